@@ -1,0 +1,73 @@
+"""`autoresearch COMMAND --flags`: finds the command, parses its flags, turns mistakes into one clear line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags
+
+from autoresearch_jax.errors import UsageError, UserError
+
+COMMANDS = {
+    "prepare": "make a dataset: corpus, splits, tokenizers, packed rows",
+    "trial": "train the training file as it stands once, and judge it",
+    "run": "the loop: propose, train, judge, keep or discard, repeat",
+    "status": "where a run stands",
+    "results": "the table of a run's experiments",
+    "sample": "text from a snapshot",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 done, 1 failed, 2 used wrongly."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else 2
+    command = words[0]
+    if command not in COMMANDS:
+        return _complain("", f"unknown command {command!r}; one of {', '.join(COMMANDS)}", UsageError.exit_status)
+    module = importlib.import_module(f"autoresearch_jax.commands.{command}")
+    flag_values = flags.FlagValues()
+    flags.DEFINE_boolean("help", False, "show these flags and exit", short_name="h", flag_values=flag_values)
+    module.define_flags(flag_values)
+    try:
+        positional = flag_values([command, *words[1:]])[1:]
+        if flag_values["help"].value:
+            print(_command_help(command, module, flag_values))
+            return 0
+        if positional and not getattr(module, "TAKES_ARGUMENTS", False):
+            raise UsageError(f"unexpected argument {positional[0]!r}: every setting is a flag, --name=value")
+        return module.run(flag_values, positional)
+    except flags.Error as error:
+        return _complain(command, " ".join(str(error).split()), UsageError.exit_status)
+    except UserError as error:
+        return _complain(command, str(error), error.exit_status)
+    except BrokenPipeError:  # `autoresearch results | head`
+        sys.stderr.close()
+        return 0
+
+
+def _complain(command: str, message: str, exit_status: int) -> int:
+    print(f"autoresearch {command}".rstrip() + f": {message}", file=sys.stderr)
+    return exit_status
+
+
+def _usage() -> str:
+    lines = ["usage: autoresearch COMMAND --flag=value ...", ""]
+    lines += [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    lines += ["", "`autoresearch COMMAND --help` lists a command's flags; --flagfile=FILE reads them from a file."]
+    return "\n".join(lines)
+
+
+def _command_help(command: str, module: ModuleType, flag_values: flags.FlagValues) -> str:
+    lines = [(module.__doc__ or "").strip(), "", f"flags of `autoresearch {command}`:"]
+    for name, flag in sorted(flag_values._flags().items()):
+        if name == flag.name:
+            lines.append(f"  --{name} (default: {flag.default})\n      {flag.help}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of `autoresearch`, one module each."""

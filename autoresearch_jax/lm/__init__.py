@@ -1,0 +1,1 @@
+"""The language-model task: corpus, tokenizer, rows, trainer, snapshot, judge."""

@@ -1,0 +1,119 @@
+"""The words that the loop and a task share: metric, budget, status, candidate, measurement.
+
+A task (such as `lm`) produces these; the loop (`search`) reads them. Neither imports the other.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Scalar = float | int | str | bool | None
+
+
+class Status(enum.StrEnum):
+    """How a trial ended. Only `OK` has a score; a missing score is None, never 0."""
+
+    OK = "ok"
+    CRASH = "crash"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    NONFINITE = "nonfinite"
+    INVALID = "invalid"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The scalar metric: one number, one direction.
+
+    Attributes:
+      name: as it is printed and stored, such as "val_bpb".
+      direction: "minimize" or "maximize".
+    """
+
+    name: str
+    direction: str = "minimize"
+
+    def is_better(self, value: float, than: float) -> bool:
+        """True if `value` is strictly better than `than`."""
+        return value < than if self.direction == "minimize" else value > than
+
+    def gain(self, value: float, over: float) -> float:
+        """How much better `value` is than `over`, in the metric's unit; negative if it is worse."""
+        return over - value if self.direction == "minimize" else value - over
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time box of one trial: wall-clock seconds or a number of steps, exactly one of them."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None):
+            raise ValueError("a budget is either seconds or steps")
+        if (self.seconds or self.steps or 0) <= 0:
+            raise ValueError("a budget must be positive")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version of the editable asset that passed every check and can be measured.
+
+    Attributes:
+      source: the asset's text.
+      program_hash: hash of what will run; equal hashes are equal candidates whatever their text.
+      programs_dir: where the task keeps what will run; None for a task that keeps nothing.
+      facts: what is known before anything is spent (parameters, FLOPs, bytes, ...).
+    """
+
+    source: str
+    program_hash: str
+    programs_dir: Path | None = None
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class CandidateRejected(Exception):
+    """The candidate cannot be measured; carries the status it gets and one line that says why.
+
+    Attributes:
+      status: REJECTED, CRASH, TIMEOUT or OOM.
+      reason: one line for people and proposers.
+      details: a longer text for the log (a traceback, say), or None.
+    """
+
+    def __init__(self, status: Status, reason: str, details: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one trial gave.
+
+    Attributes:
+      status: how it ended; `value` is a number exactly when it is OK.
+      value: the metric.
+      seed: the seed it ran with.
+      metrics: everything else that was measured, by name, None where it is missing. Names every task should
+        fill where it can: "training_seconds", "total_seconds", "peak_memory_bytes", "num_steps".
+      snapshot: folder of the trained result, if one was kept.
+      error: one line that says what went wrong, None if nothing did.
+    """
+
+    status: Status
+    value: float | None
+    seed: int
+    metrics: Mapping[str, Scalar] = field(default_factory=dict)
+    snapshot: Path | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.status is Status.OK) != (self.value is not None):
+            raise ValueError(f"a measurement with status {self.status} and value {self.value}")

@@ -1,0 +1,1 @@
+"""Where things run: child processes, and what becomes of them."""

@@ -1,0 +1,1 @@
+"""The loop: brief, proposal, candidate, trials, decision, ledger."""

@@ -1,0 +1,60 @@
+"""All that the loop knows about a task: a metric, a fingerprint, and how to prepare and measure a candidate."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar
+
+Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
+
+
+class Task(Protocol):
+    """An editable asset, a scalar metric, a time box."""
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def budget(self) -> Budget: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything but the candidate that a score depends on; unequal ones are never compared."""
+        ...
+
+    def prepare(self, source: str, log_dir: Path) -> Candidate:
+        """Checks the asset and makes it ready to measure; spends nothing of the budget.
+
+        Args:
+          source: text of the editable asset.
+          log_dir: an existing folder for whatever the checks print.
+
+        Raises:
+          CandidateRejected: it cannot be measured, and why.
+        """
+        ...
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Progress | None = None,
+    ) -> Measurement:
+        """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
+
+        Args:
+          candidate: from `prepare` of this task, possibly of an earlier process with the same settings.
+          seed: all randomness of the trial follows from it.
+          log_dir: an existing folder for the trial's log.
+          snapshot_dir: a path that does not exist yet; the snapshot is put there, whole or not at all.
+          on_progress: told how far the trial is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends whatever the task still has running."""
+        ...
