@@ -1,0 +1,99 @@
+"""The constants that an optimizer may move, and the values each may take."""
+
+import ast
+from dataclasses import dataclass, field
+
+Value = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """Real numbers from `low` to `high`, both included; `log` spreads them evenly over orders of magnitude."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def contains(self, value: Value) -> bool:
+        """True for a number between the ends."""
+        return _is_number(value) and self.low <= float(value) <= self.high
+
+    def __str__(self) -> str:
+        return _range_text(self.low, self.high, self.log)
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """Whole numbers from `low` to `high`, both included."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def contains(self, value: Value) -> bool:
+        """True for a whole number between the ends."""
+        return _is_number(value) and isinstance(value, int) and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return _range_text(self.low, self.high, self.log)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A few values, in no order."""
+
+    values: tuple[Value, ...]
+
+    def contains(self, value: Value) -> bool:
+        """True for one of the values; 1, 1.0 and True are three."""
+        return any(same(value, choice) for choice in self.values)
+
+    def __str__(self) -> str:
+        return ", ".join(str(value) for value in self.values)
+
+
+Values = FloatRange | IntRange | Choices
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One row of program.md's table.
+
+    Attributes:
+      name: of a top-level constant of the editable file.
+      values: what it may be set to.
+      note: the human's word on it.
+      line: where in program.md it stands, from 1.
+    """
+
+    name: str
+    values: Values
+    note: str = ""
+    line: int = field(default=0, compare=False)
+
+
+def same(one: object, other: object) -> bool:
+    """Equality that tells 1, 1.0 and True apart, as the source of a program does."""
+    return type(one) is type(other) and one == other
+
+
+def parse_value(text: str) -> Value:
+    """The number, truth value or string that `text` stands for; quotes around a string may be left out."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text.strip()
+    return value if isinstance(value, int | float | str | bool) else text.strip()
+
+
+def format_value(value: object) -> str:
+    """A value as people read it: no more digits than it has, no quotes."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _range_text(low: float, high: float, log: bool) -> str:
+    return f"{format_value(low)} .. {format_value(high)}" + (" log" if log else "")

@@ -1,0 +1,141 @@
+"""Top-level UPPER_CASE constants of a Python source: read, and set with everything else left as it is."""
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+
+import libcst as cst
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Scalar
+
+ConstantValue = Scalar | tuple[Scalar, ...]
+
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+}
+_LARGEST_EXPONENT = 64  # 2**19 is a constant; 9**9**9 would be a way to hang the driver
+
+
+class ConstantError(UserError):
+    """A constant cannot be set: absent, ambiguous, or a value that no source can spell."""
+
+
+def read_constants(source: str) -> dict[str, ConstantValue]:
+    """Values of the top-level UPPER_CASE names bound to a number, string, truth value, None or a tuple of them.
+
+    Arithmetic on numbers such as `2**19` counts as a number; any other expression is left out. A name that
+    is bound again and again has its last value.
+
+    Raises:
+      SyntaxError: the source is not Python.
+    """
+    constants: dict[str, ConstantValue] = {}
+    for statement in ast.parse(source).body:
+        name, expression = _binding(statement)
+        if name is None or expression is None:
+            continue
+        try:
+            constants[name] = _evaluate(expression)
+        except (ValueError, ArithmeticError):
+            constants.pop(name, None)
+    return constants
+
+
+def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
+    """The source with new values for some of its constants; comments, spacing and all else stay as they are.
+
+    A constant that has the value already is not touched, so setting nothing new gives the same text.
+
+    Raises:
+      ConstantError: a name is not bound at top level, or more than once, or the value cannot be written.
+      SyntaxError: the source is not Python.
+    """
+    current = read_constants(source)
+    bound = [name for name, _ in map(_binding, ast.parse(source).body) if name is not None]
+    for name in values:
+        if name not in bound:
+            raise ConstantError(f"no top-level constant {name}; there are {', '.join(dict.fromkeys(bound))}")
+        if bound.count(name) > 1:
+            raise ConstantError(
+                f"the constant {name} is set {bound.count(name)} times at top level; keep one"
+            )
+    new = {name: value for name, value in values.items() if not _same(current, name, value)}
+    if not new:
+        return source
+    module = cst.parse_module(source)
+    return module.with_changes(body=[_rebind(statement, new) for statement in module.body]).code
+
+
+def _binding(statement: ast.stmt) -> tuple[str | None, ast.expr | None]:
+    """Name and value of `NAME = value` or `NAME: type = value`; (None, None) for any other statement."""
+    target: ast.expr | None = None
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    elif isinstance(statement, ast.AnnAssign):
+        target = statement.target
+    if isinstance(target, ast.Name) and _NAME.fullmatch(target.id):
+        assert isinstance(statement, ast.Assign | ast.AnnAssign)
+        return target.id, statement.value
+    return None, None
+
+
+def _evaluate(expression: ast.expr) -> ConstantValue:
+    if isinstance(expression, ast.Tuple):
+        items = [_evaluate(item) for item in expression.elts]
+        if any(isinstance(item, tuple) for item in items):
+            raise ValueError("a tuple of tuples")
+        return tuple(items)  # type: ignore[arg-type]
+    if isinstance(expression, ast.BinOp) and type(expression.op) in _ARITHMETIC:
+        left, right = _number(expression.left), _number(expression.right)
+        if isinstance(expression.op, ast.Pow) and abs(right) > _LARGEST_EXPONENT:
+            raise ValueError("too large an exponent")
+        return _ARITHMETIC[type(expression.op)](left, right)
+    value = ast.literal_eval(expression)
+    if value is None or isinstance(value, int | float | str | bool):
+        return value
+    raise ValueError(f"{type(value).__name__} is not a constant's type")
+
+
+def _number(expression: ast.expr) -> float:
+    value = _evaluate(expression)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError("not a number")
+
+
+def _same(current: Mapping[str, ConstantValue], name: str, value: Scalar) -> bool:
+    return name in current and type(current[name]) is type(value) and current[name] == value
+
+
+def _rebind(
+    statement: cst.SimpleStatementLine | cst.BaseCompoundStatement, values: Mapping[str, Scalar]
+) -> cst.SimpleStatementLine | cst.BaseCompoundStatement:
+    if not isinstance(statement, cst.SimpleStatementLine):
+        return statement
+    return statement.with_changes(body=[_rebind_one(part, values) for part in statement.body])
+
+
+def _rebind_one(part: cst.BaseSmallStatement, values: Mapping[str, Scalar]) -> cst.BaseSmallStatement:
+    target: cst.BaseExpression | None = None
+    if isinstance(part, cst.Assign) and len(part.targets) == 1:
+        target = part.targets[0].target
+    elif isinstance(part, cst.AnnAssign):
+        target = part.target
+    if isinstance(target, cst.Name) and target.value in values:
+        return part.with_changes(value=_literal(target.value, values[target.value]))
+    return part
+
+
+def _literal(name: str, value: Scalar) -> cst.BaseExpression:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConstantError(f"{name} cannot be set to {value}: a constant is a finite number")
+    return cst.parse_expression(repr(value))
