@@ -1,0 +1,108 @@
+"""Batches of training tokens from packed rows: shuffled, without end, ready before they are asked for."""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import grain
+import numpy as np
+
+from autoresearch_jax.errors import UserError
+
+# One thread gathers more rows a second than a step takes, and leaves the cores to the training itself.
+_PREFETCH = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+
+
+class BatchShapeError(UserError):
+    """A batch shape that the rows cannot give."""
+
+
+class TokenLoader(Iterator[np.ndarray]):
+    """Endless batches of int32[rows, context + 1]; each epoch gives every row once, in an order of its own.
+
+    A row of T + 1 tokens gives T / context sub-rows, each sharing one token with the next: the last target of
+    one is the first input of the other. When it is made, the first batch is ready. Not for use by more
+    than one thread.
+    """
+
+    def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int) -> None:
+        """Starts to read.
+
+        Args:
+          rows: integers[N, T + 1], usually memory-mapped.
+          batch_shape: (rows, context + 1); the context divides T.
+          seed: the order follows from it; any integer from 0.
+
+        Raises:
+          BatchShapeError: the context does not divide T, or the rows do not fill one batch.
+        """
+        batch_rows, context = batch_shape[0], batch_shape[1] - 1
+        length = rows.shape[1] - 1
+        if batch_rows < 1 or context < 1 or length % context:
+            raise BatchShapeError(
+                f"batch shape {tuple(batch_shape)}: it must be (rows, context + 1), and the context must divide "
+                f"the sequence length {length}"
+            )
+        self._rows = rows.view(np.ndarray)  # indexing a np.memmap costs twice as much as the array under it
+        self._per_row = length // context
+        self._offsets = np.arange(context + 1)
+        self._context = context
+        if len(rows) * self._per_row < batch_rows:
+            raise BatchShapeError(
+                f"a batch of {batch_rows} rows with context {context} needs more than the "
+                f"{len(rows) * self._per_row} rows there are: use a smaller batch or prepare more text"
+            )
+        # Grain gives epoch e of seed s the order of epoch 0 of seed s + e: hash the seed, so that seeds near
+        # each other share nothing.
+        order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        batches = (
+            grain.MapDataset.range(len(rows) * self._per_row)
+            .shuffle(seed=order_seed)
+            .repeat()
+            .batch(batch_rows)
+            .map(self._gather)
+        )
+        self._batches = iter(batches.to_iter_dataset(_PREFETCH))
+        self._first: np.ndarray | None = None
+        self._state_before_first: dict[str, Any] = {}
+        self._prime()
+
+    def __next__(self) -> np.ndarray:
+        """The next batch, int32[rows, context + 1]."""
+        if self._first is None:
+            return next(self._batches)
+        batch, self._first = self._first, None
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iteration stands, as JSON can hold it; batches that were only prefetched do not count."""
+        return self._state_before_first if self._first is not None else self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues where `get_state` was called, on a loader with the same rows, shape and seed."""
+        self._batches.set_state(state)
+        self._prime()
+
+    def close(self) -> None:
+        """Ends the prefetching thread; no further batch can be had."""
+        self._first = None
+        self._batches.close()
+
+    def __enter__(self) -> "TokenLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prime(self) -> None:
+        self._state_before_first = self._batches.get_state()
+        self._first = next(self._batches)
+
+    def _gather(self, indices: np.ndarray) -> np.ndarray:
+        if self._per_row == 1:
+            return self._rows[indices].astype(np.int32)
+        row, part = np.divmod(indices, self._per_row)
+        columns = part[:, None] * self._context + self._offsets
+        return self._rows[row[:, None], columns].astype(np.int32)
