@@ -48,6 +48,11 @@ class Corpus(Protocol):
     """A source of documents."""
 
     @property
+    def spec(self) -> str:
+        """What --corpus must be to get this corpus from any working directory."""
+        ...
+
+    @property
     def name(self) -> str:
         """Name of the folder for the dataset made from it."""
         ...
@@ -94,11 +99,11 @@ class LocalFiles:
     """Files on this machine. The members are those of `Corpus`.
 
     Attributes:
-      name: see `Corpus`.
-      description: see `Corpus`.
+      spec, name, description: see `Corpus`.
       find: the files, in an order that never changes.
     """
 
+    spec: str
     name: str
     description: dict[str, str]
     find: Callable[[], list[Path]]
@@ -147,7 +152,7 @@ def _stdlib() -> LocalFiles:
 
     version = platform.python_version()
     description = {"python": version, "implementation": platform.python_implementation(), "folder": str(root)}
-    return LocalFiles(f"stdlib-{version}", description, find)
+    return LocalFiles(STDLIB, f"stdlib-{version}", description, find)
 
 
 def _files(pattern: str) -> LocalFiles:
@@ -166,7 +171,7 @@ def _files(pattern: str) -> LocalFiles:
         return found
 
     name = f"files-{hashlib.sha256(os.fsencode(pattern)).hexdigest()[:8]}"
-    return LocalFiles(name, {"pattern": pattern}, find)
+    return LocalFiles(FILES + pattern, name, {"pattern": pattern}, find)
 
 
 def _read_text(path: Path) -> Iterator[bytes]:

@@ -81,7 +81,7 @@ class Dataset:
             )
         if not offered:
             raise DatasetError(
-                f"the dataset {folder} has no rows of sequence length {sequence_length}: run `{command}` first"
+                f"the dataset {folder} has no rows of length {sequence_length}: run `{command}` first"
             )
         names = [text_file(split) for split in SPLITS]
         names += [name for size in offered for name in files_for(size, sequence_length)]
@@ -100,11 +100,15 @@ class Dataset:
         """How often each token occurs in the train rows, int64[V]."""
         return np.load(self.folder / counts_file(vocab_size, self.sequence_length))
 
+    def tokenizer_path(self, vocab_size: int) -> Path:
+        """File of a vocabulary."""
+        return self.folder / tokenizer_file(vocab_size)
+
     def tokenizer(self, vocab_size: int) -> "Tokenizer":
         """A vocabulary, to encode and decode with."""
         from autoresearch_jax.lm.tokenizer import Tokenizer
 
-        return Tokenizer.load(self.folder / tokenizer_file(vocab_size))
+        return Tokenizer.load(self.tokenizer_path(vocab_size))
 
     def num_bytes(self, vocab_size: int) -> np.ndarray:
         """Raw bytes each token stands for, int32[V]; 0 for BOS."""

@@ -40,8 +40,8 @@ class TokenLoader(Iterator[np.ndarray]):
         length = rows.shape[1] - 1
         if batch_rows < 1 or context < 1 or length % context:
             raise BatchShapeError(
-                f"batch shape {tuple(batch_shape)}: it must be (rows, context + 1), and the context must divide "
-                f"the sequence length {length}"
+                f"batch shape {tuple(batch_shape)}: it must be (rows, context + 1) with a context that "
+                f"divides the sequence length {length}"
             )
         self._rows = rows.view(np.ndarray)  # indexing a np.memmap costs twice as much as the array under it
         self._per_row = length // context

@@ -73,7 +73,7 @@ class Manifest:
     """What a dataset was made from and what it holds.
 
     Attributes:
-      corpus: as given to --corpus.
+      corpus: what to give to --corpus.
       source: what the corpus says of itself, for people.
       source_state: changes when the corpus does; see `Corpus.state`.
       settings: all that decides how text becomes rows, by name.

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,41 +69,37 @@ def _length(entry: tuple[int, int, np.ndarray]) -> int:
     return entry[0]
 
 
-def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> np.ndarray:
-    """Writes rows to a .npy file as they come; never holds more than a few megabytes of them.
+def write_rows(
+    path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int
+) -> tuple[int, np.ndarray]:
+    """Writes rows to a .npy file as they come; holds a few megabytes of them at most.
 
     Args:
-      path: file to write, [N, row_tokens]: uint16 if the vocabulary allows, else int32.
+      path: file to write, [N, row_tokens] of `row_dtype(vocab_size)`.
       rows: integers[row_tokens] each.
       row_tokens: length of a row, T + 1.
       vocab_size: V.
 
     Returns:
-      int64[V]: how often each token occurs.
+      N, and how often each token occurs, int64[V].
     """
     dtype = row_dtype(vocab_size)
-    block = np.empty((max(1, _WRITE_BYTES // (row_tokens * dtype.itemsize)), row_tokens), dtype)
+    at_once = max(1, _WRITE_BYTES // (row_tokens * dtype.itemsize))
+    source = iter(rows)
+    written = 0
     counts = np.zeros(vocab_size, np.int64)
-    held = written = 0
     with path.open("wb") as file:
         data_start = _write_header(file, written, row_tokens, dtype)
-
-        def flush() -> None:
-            file.write(block[:held].tobytes())
-            counts[:] += np.bincount(block[:held].ravel(), minlength=vocab_size)
-
-        for row in rows:
-            block[held] = row
-            held += 1
-            if held == len(block):
-                flush()
-                written, held = written + held, 0
-        flush()
+        while block := list(islice(source, at_once)):
+            tokens = np.stack(block).astype(dtype, copy=False)
+            file.write(tokens.tobytes())
+            written += len(block)
+            counts += np.bincount(tokens.ravel(), minlength=vocab_size)
         file.seek(0)
         # NumPy leaves room in the header for the first dimension to grow, for just this use.
-        if _write_header(file, written + held, row_tokens, dtype) != data_start:
+        if _write_header(file, written, row_tokens, dtype) != data_start:
             raise RuntimeError(f"the header of {path} grew over its data")
-    return counts
+    return written, counts
 
 
 def row_dtype(vocab_size: int) -> np.dtype:

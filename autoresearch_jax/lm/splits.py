@@ -28,7 +28,7 @@ def write_splits(
     documents: Iterable[Document],
     folder: Path,
     skipped: Counter[str],
-    on_bytes: Callable[[int], None],
+    on_document: Callable[[], None],
 ) -> dict[str, SplitCount]:
     """Writes each document to the file of its split, one line of JSON with a `text` each.
 
@@ -39,7 +39,7 @@ def write_splits(
       documents: read once.
       folder: of the dataset; gets `text/<split>.jsonl`.
       skipped: duplicates are counted here.
-      on_bytes: told the bytes of text of each document that was read.
+      on_document: called after each document that was read.
 
     Returns:
       documents and bytes of each split.
@@ -51,7 +51,7 @@ def write_splits(
         files = {split: stack.enter_context(_create(folder / text_file(split))) for split in SPLITS}
         for document in documents:
             text = document.text.encode("utf-8")
-            on_bytes(len(text))
+            on_document()
             digest = hashlib.sha256(text).digest()
             if digest in seen:
                 skipped[DUPLICATE] += 1
