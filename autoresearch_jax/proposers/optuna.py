@@ -13,6 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoresearch_jax.measurement import Metric
@@ -27,9 +28,7 @@ from autoresearch_jax.proposers.space import (
 )
 
 CATEGORY = "constants"
-STARTUP_TRIALS = (
-    5  # scored trials before TPE has anything to split; Optuna's 10 is half of a short night on a CPU
-)
+STARTUP_TRIALS = 5  # uniform draws before TPE takes over; Optuna's 10 is half of a short night on a CPU
 MOVES = (1, 2, 3)  # constants moved at once: few, so that a gain can be laid to something
 MOVES_PROBABILITY = (0.5, 0.3, 0.2)
 TPE_DRAWS = 50  # tries for a vector not yet seen; TPE likes to repeat itself in a small space
@@ -92,7 +91,7 @@ class OptunaProposer:
 
 def _new_study(metric: Metric) -> optuna.Study:
     with _quiet():
-        return optuna.create_study(direction=metric.direction)
+        return optuna.create_study(direction=StudyDirection[metric.direction.upper()])
 
 
 @contextmanager
@@ -119,7 +118,7 @@ def _pick(space: Sequence[Constant], rng: np.random.Generator) -> list[Constant]
 def _moves(
     study: optuna.Study, picked: Sequence[Constant], champion: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """Asks the study for new values of the picked constants; those that stay at the champion's are left out."""
+    """New values for the picked constants, asked of the study; what stays as it is is left out."""
     trial = study.ask({constant.name: _distribution(constant) for constant in picked})
     study.tell(trial, state=TrialState.FAIL)  # TPE passes over it; its score comes in with the history
     drawn = {constant.name: _tidy(trial.params[constant.name], constant) for constant in picked}

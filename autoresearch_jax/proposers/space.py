@@ -8,7 +8,7 @@ Value = int | float | str | bool
 
 @dataclass(frozen=True)
 class FloatRange:
-    """Real numbers from `low` to `high`, both included; `log` spreads them evenly over orders of magnitude."""
+    """Real numbers from `low` to `high`, both included; `log` spreads them evenly over magnitudes."""
 
     low: float
     high: float

@@ -30,7 +30,7 @@ class ConstantError(UserError):
 
 
 def read_constants(source: str) -> dict[str, ConstantValue]:
-    """Values of the top-level UPPER_CASE names bound to a number, string, truth value, None or a tuple of them.
+    """Values of the top-level UPPER_CASE names: numbers, strings, truth values, None, and tuples of them.
 
     Arithmetic on numbers such as `2**19` counts as a number; any other expression is left out. A name that
     is bound again and again has its last value.

@@ -1,4 +1,4 @@
-"""All that the loop knows about a task: a metric, a fingerprint, and how to prepare and measure a candidate."""
+"""All that the loop knows about a task: its metric, its fingerprint, how to prepare and measure."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
