@@ -1,8 +1,8 @@
 """Makes a dataset, or adds what it lacks; whatever stops it, the folder stays whole.
 
 New files are made in a staging folder beside the dataset and moved into place when they are complete; the
-manifest comes last. Only one process at a time works on a dataset, so a staging folder that is found is a dead
-call's.
+manifest comes last. Only one process at a time works on a dataset, so a staging folder that it finds there
+is a dead call's.
 """
 
 import os
@@ -164,7 +164,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, reporter: Reporter) -
         if not count.documents:
             total = sum(count.documents for count in counts.values())
             raise DatasetError(
-                f"--corpus={corpus.spec}: too small, none of its {total} documents falls into the split {split}"
+                f"--corpus={corpus.spec}: too small, none of its {total} documents falls into {split}"
                 f"{_in_words(skipped)}: give more documents, or cut long ones into several"
             )
     libraries = {name: version(name) for name in ("rustbpe", "tiktoken", "numpy")}
