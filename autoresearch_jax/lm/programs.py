@@ -139,9 +139,9 @@ def load_programs(folder: Path) -> Programs:
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
     """Compiles one program for the devices of `mesh`; the result is called as the program is, and never recompiles."""
-    args, _ = exported.in_tree.unflatten([jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals])
-    in_shardings, _ = exported.in_tree.unflatten(exported.in_shardings_jax(mesh))
-    out_shardings = exported.out_tree.unflatten(exported.out_shardings_jax(mesh))
+    args, _ = jax.tree.unflatten(exported.in_tree, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals])
+    in_shardings, _ = jax.tree.unflatten(exported.in_tree, exported.in_shardings_jax(mesh))
+    out_shardings = jax.tree.unflatten(exported.out_tree, exported.out_shardings_jax(mesh))
     jitted = jax.jit(
         exported.call,
         in_shardings=in_shardings,
@@ -188,8 +188,8 @@ def _check_signatures(programs: Programs) -> None:
 
 
 def _check_program(name: str, exported: export.Exported, inputs: str, outputs: str) -> None:
-    args, kwargs = exported.in_tree.unflatten(_shapes(exported.in_avals))
-    results = exported.out_tree.unflatten(_shapes(exported.out_avals))
+    args, kwargs = jax.tree.unflatten(exported.in_tree, _shapes(exported.in_avals))
+    results = jax.tree.unflatten(exported.out_tree, _shapes(exported.out_avals))
     is_sequence = isinstance(results, tuple)
     if kwargs or _structure(args) != inputs or _structure(results if is_sequence else (results,)) != outputs:
         raise ProgramError(f"`{name}` has not the signature ({inputs}) -> ({outputs})")
@@ -221,7 +221,7 @@ def _canonical_text(exported: export.Exported, name: str, platform: str) -> str:
     def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
         nonlocal constant_bytes
         if operation.name == "stablehlo.custom_call":
-            custom_calls.add(operation.attributes["call_target_name"].value)
+            custom_calls.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
         elif operation.name == "stablehlo.constant":
             constant_bytes += _constant_bytes(operation.attributes["value"])
         return ir.WalkResult.ADVANCE

@@ -62,7 +62,8 @@ class StateBoundary:
     """Turns the candidate's state into a list of plain arrays and back."""
 
     def __init__(self, state_shape: Any, state_sharding: Any, mesh: Mesh) -> None:
-        named, self.treedef = jax.tree_util.tree_flatten_with_path(state_shape)
+        named, treedef = jax.tree_util.tree_flatten_with_path(state_shape)
+        self.treedef: Any = treedef
         specs = _flat_specs(state_sharding, self.treedef)
         self.leaves = [
             Leaf(_path_name(path), tuple(value.shape), value.dtype, spec, _key_impl(value))
@@ -186,7 +187,8 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
 
 def _load(source_path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_lib", source_path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["train_lib"] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)

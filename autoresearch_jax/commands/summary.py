@@ -1,0 +1,67 @@
+"""The summary of one trial, as `key: value` lines that keep the original's names, or as JSON."""
+
+import json
+from collections.abc import Mapping
+
+from autoresearch_jax.measurement import Measurement, Metric, Scalar
+
+MEGA = 1e6
+MEBIBYTE = 1 << 20
+
+# (key, name in the measurement's metrics, divisor, decimals); the first nine keep the original's names and units
+_NUMBERS: tuple[tuple[str, str, float, int], ...] = (
+    ("training_seconds", "training_seconds", 1, 1),
+    ("total_seconds", "total_seconds", 1, 1),
+    ("peak_vram_mb", "peak_memory_bytes", MEBIBYTE, 1),
+    ("mfu_percent", "mfu_percent", 1, 2),
+    ("total_tokens_M", "num_tokens", MEGA, 3),
+    ("num_steps", "num_steps", 1, 0),
+    ("num_params_M", "num_params", MEGA, 3),
+    ("depth", "depth", 1, 0),
+    ("val_bpb_original", "val_bpb_original", 1, 6),
+    ("unigram_bpb", "unigram_bpb", 1, 6),
+    ("train_loss", "train_loss", 1, 4),
+    ("tokens_per_second", "tokens_per_second", 1, 0),
+    ("prepare_seconds", "prepare_seconds", 1, 2),
+    ("startup_seconds", "startup_seconds", 1, 2),
+    ("compile_seconds", "compile_seconds", 1, 2),
+    ("init_seconds", "init_seconds", 1, 2),
+    ("data_wait_seconds", "data_wait_seconds", 1, 3),
+    ("snapshot_seconds", "snapshot_seconds", 1, 2),
+    ("judge_seconds", "judge_seconds", 1, 2),
+    ("compiles_in_budget", "compiles_in_budget", 1, 0),
+)
+_SCORE_DECIMALS = 6
+
+
+def summarize(measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
+    """All figures of a trial under the names they are printed with; None where one is missing."""
+    summary: dict[str, Scalar] = {metric.name: measurement.value}
+    for key, name, divisor, decimals in _NUMBERS:
+        value = measurement.metrics.get(name)
+        if isinstance(value, int | float):
+            summary[key] = round(value / divisor, decimals) if decimals else round(value / divisor)
+        else:
+            summary[key] = None
+    summary["seed"] = measurement.seed
+    summary["status"] = str(measurement.status)
+    summary["error"] = measurement.error
+    summary["snapshot"] = None if measurement.snapshot is None else str(measurement.snapshot)
+    return summary
+
+
+def format_summary(summary: Mapping[str, Scalar], metric: Metric, format: str) -> str:
+    """The summary as text that `grep "^val_bpb:"` reads, or as one JSON object.
+
+    The score is printed to six places as text and in full as JSON; what is missing is "null" in both.
+    """
+    if format == "json":
+        return json.dumps(summary, indent=1)
+    lines = ["---"]
+    for key, value in summary.items():
+        if key == metric.name and isinstance(value, float):
+            value = f"{value:.{_SCORE_DECIMALS}f}"
+        if value is None and key in ("error", "snapshot"):
+            continue
+        lines.append(f"{key + ':':<21}{'null' if value is None else value}")
+    return "\n".join(lines)

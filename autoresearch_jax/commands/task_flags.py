@@ -1,0 +1,141 @@
+"""Flags that define the language-model task, shared by every command that trains or judges."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig, find_device
+from autoresearch_jax.measurement import Budget
+
+MESH_AXES = ("data", "model")
+DEFAULT_BUDGET_SECONDS = 300.0  # the original's
+PLATFORMS = ("auto", "cpu", "cuda", "tpu")
+
+
+def define_task_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of dataset, budget and machine."""
+    define_dataset_flags(flag_values)
+    flags.DEFINE_float(
+        "budget_seconds",
+        None,
+        f"training time of one trial in seconds (default: {DEFAULT_BUDGET_SECONDS:g})",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "budget_steps",
+        None,
+        "training steps of one trial, instead of seconds; repeatable",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum("platform", "auto", list(PLATFORMS), "what to run on", flag_values=flag_values)
+    flags.DEFINE_string(
+        "mesh",
+        "",
+        "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "judge_tokens", None, "judge about so many tokens instead of the whole split", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "compile_cache",
+        "~/.cache/autoresearch_jax/compiled",
+        "folder of XLA's compile cache; empty for none",
+        flag_values=flag_values,
+    )
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The task flags, parsed and checked."""
+
+    dataset: Dataset
+    budget: Budget
+    platform: str
+    mesh_axes: dict[str, int] | None
+    judge_tokens: int | None
+    compile_cache_dir: Path | None
+
+    @classmethod
+    def from_flags(cls, flag_values: flags.FlagValues) -> "TaskOptions":
+        """Reads the flags.
+
+        Raises:
+          UsageError: a flag's value makes no sense.
+          DatasetError: the dataset is not there.
+        """
+        budget = _budget(flag_values.budget_seconds, flag_values.budget_steps)
+        judge_tokens = flag_values.judge_tokens
+        if judge_tokens is not None and judge_tokens < 1:
+            raise UsageError(f"--judge_tokens={judge_tokens}: must be positive")
+        wanted = dataset_options(flag_values)
+        cache = flag_values.compile_cache
+        return cls(
+            dataset=Dataset.open(wanted.folder, sequence_length=wanted.sequence_length, vocab_sizes=wanted.vocab_sizes),
+            budget=budget,
+            platform=flag_values.platform,
+            mesh_axes=parse_mesh(flag_values.mesh),
+            judge_tokens=judge_tokens,
+            compile_cache_dir=Path(cache).expanduser() if cache else None,
+        )
+
+    def make_task(self, run_folder: Path) -> LmTask:
+        """The task, which keeps its programs in the run's folder.
+
+        Raises:
+          UserError: the device is not there, or is too small for the mesh.
+        """
+        environment = dict(os.environ)
+        (run_folder / "logs").mkdir(parents=True, exist_ok=True)
+        asked = self.mesh_axes or {}
+        mesh_size = asked.get("data", 1) * asked.get("model", 1)
+        device = find_device(self.platform, mesh_size, environment, run_folder / "logs" / "devices.log")
+        if mesh_size > device.num_devices:
+            raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
+        return LmTask(
+            LmTaskConfig(
+                dataset=self.dataset,
+                device=device,
+                mesh_axes=self.mesh_axes or {"data": device.num_devices, "model": 1},
+                budget=self.budget,
+                programs_dir=run_folder / "programs",
+                environment=environment,
+                compile_cache_dir=self.compile_cache_dir,
+                judge_tokens=self.judge_tokens,
+            )
+        )
+
+
+def parse_mesh(text: str) -> dict[str, int] | None:
+    """Axis sizes of "data=4,model=2", with 1 for an axis that is not named; None for an empty text.
+
+    Raises:
+      UsageError: it is not of that form.
+    """
+    if not text:
+        return None
+    axes = dict.fromkeys(MESH_AXES, 1)
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in axes or not size.isdigit() or int(size) < 1:
+            raise UsageError(f"--mesh={text}: expected something like data=4,model=2")
+        axes[name] = int(size)
+    return axes
+
+
+def _budget(seconds: float | None, steps: int | None) -> Budget:
+    if seconds is not None and steps is not None:
+        raise UsageError("--budget_seconds and --budget_steps exclude each other: give one of them")
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"--budget_steps={steps}: must be at least 1")
+        return Budget(steps=steps)
+    seconds = DEFAULT_BUDGET_SECONDS if seconds is None else seconds
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--budget_seconds={seconds:g}: must be positive")
+    return Budget(seconds=seconds)

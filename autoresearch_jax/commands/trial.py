@@ -1,0 +1,126 @@
+"""Measures the training file as it stands, once: trace, train, snapshot, judge; prints the summary, keeps the record.
+
+    autoresearch trial --budget_seconds=60 --set MATRIX_LR=0.03 --set DEPTH=6
+
+`--set` may be given again and again; the file itself is not changed.
+"""
+
+import ast
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.summary import format_summary, summarize
+from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.lm.task import METRIC, LmTask
+from autoresearch_jax.measurement import CandidateRejected, Measurement, Scalar, Status
+from autoresearch_jax.search.constants import set_constants
+
+DEFAULT_TAG = "trials"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch trial` was asked to do.
+
+    Attributes:
+      task: dataset, budget and machine.
+      editable: the training file.
+      constants: new values for some of its constants, for this trial only.
+      seed: all randomness of the trial follows from it.
+      run_folder: where ledger, log and snapshot go.
+      format: "text" or "json".
+    """
+
+    task: TaskOptions
+    editable: Path
+    constants: Mapping[str, Scalar]
+    seed: int
+    run_folder: Path
+    format: str
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    define_task_flags(flag_values)
+    flags.DEFINE_string("editable", "./train_lib.py", "the training file", flag_values=flag_values)
+    flags.DEFINE_multi_string(
+        "set", [], "NAME=VALUE: a constant of the training file, for this trial", flag_values=flag_values
+    )
+    flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, flag_values=flag_values)
+    flags.DEFINE_string("tag", DEFAULT_TAG, "run whose ledger the trial is added to", flag_values=flag_values)
+    flags.DEFINE_string("run_dir", "./runs", "folder of the runs", flag_values=flag_values)
+    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
+
+
+def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    options = Options(
+        task=TaskOptions.from_flags(flag_values),
+        editable=Path(flag_values.editable),
+        constants=parse_settings(flag_values.set),
+        seed=flag_values.seed,
+        run_folder=Path(flag_values.run_dir) / flag_values.tag,
+        format=flag_values.format,
+    )
+    source = edited_source(options.editable, options.constants)
+    task = options.task.make_task(options.run_folder)
+    try:
+        measurement = measure_once(task, source, options.seed, options.run_folder)
+    finally:
+        task.close()
+    summary = summarize(measurement, METRIC)
+    print(format_summary(summary, METRIC, options.format))
+    return 0 if measurement.status is Status.OK else 1
+
+
+def parse_settings(settings: list[str]) -> dict[str, Scalar]:
+    """Values of "NAME=VALUE" settings: Python literals, or the text itself where it is none.
+
+    Raises:
+      UsageError: a setting is not of that form.
+    """
+    values: dict[str, Scalar] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"--set {setting}: expected NAME=VALUE")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
+    """The training file's text with some constants set.
+
+    Raises:
+      UserError: the file cannot be read, is no Python, or has no such constant.
+    """
+    try:
+        source = editable.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{editable}: cannot be read: {error}; name the training file with --editable") from error
+    try:
+        return set_constants(source, constants) if constants else source
+    except SyntaxError as error:
+        raise UserError(f"{editable}:{error.lineno}: SyntaxError: {error.msg}") from error
+    except UserError as error:
+        raise UsageError(f"--set: {editable}: {error}") from error
+
+
+def measure_once(task: LmTask, source: str, seed: int, run_folder: Path) -> Measurement:
+    name = time.strftime("%Y%m%d-%H%M%S")
+    log_dir = run_folder / "logs" / name
+    log_dir.mkdir(parents=True)
+    snapshot_dir = run_folder / "snapshots" / name
+    try:
+        candidate = task.prepare(source, log_dir)
+    except CandidateRejected as rejection:
+        return Measurement(rejection.status, None, seed, error=rejection.reason)
+    with TrialProgress() as progress:
+        return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)

@@ -1,0 +1,31 @@
+"""Peak speed of the accelerators we know, for model FLOP utilisation."""
+
+# Dense bf16 TFLOP/s of one device as JAX counts devices, by a part of its name in lower case; the first match counts.
+# From the vendors' data sheets. T4 has no bf16: fp16. TPU v2, v3 and 7x show two devices a chip, so half a chip's peak.
+_PEAK_TFLOPS = (
+    ("h100 pcie", 756.0),
+    ("h100", 989.0),
+    ("h200", 989.0),
+    ("b200", 2250.0),
+    ("a100", 312.0),
+    ("l40s", 362.0),
+    ("l4", 121.0),
+    ("tesla t4", 65.0),
+    ("rtx 4090", 165.0),
+    ("rtx 5090", 210.0),
+    ("tpu v4", 275.0),
+    ("tpu v5 lite", 197.0),
+    ("tpu v5e", 197.0),
+    ("tpu v5", 459.0),
+    ("tpu v6", 918.0),
+    ("tpu7x", 2307.0 / 2),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bf16 FLOP/s of one device, None for a device we do not know (and for a CPU, where it must be measured)."""
+    name = device_kind.lower()
+    for part, tflops in _PEAK_TFLOPS:
+        if part in name and not (part == "l4" and "l40" in name):
+            return tflops * 1e12
+    return None

@@ -1,0 +1,343 @@
+"""One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from autoresearch_jax.lm.bits import unigram_nats
+from autoresearch_jax.lm.clock import MonotonicClock
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.hardware import peak_flops
+from autoresearch_jax.lm.judge import Exam, InvalidCandidateError, Scorer, Verdict, judge
+from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
+from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.programs import Programs, compile_program, load_programs
+from autoresearch_jax.lm.snapshot import save_snapshot
+from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
+from autoresearch_jax.measurement import Budget, Scalar, Status
+
+FREE_INIT_SECONDS = 10.0  # a longer `init` is charged to the budget, lest it be used to train
+LOSS_CURVE_FILE = "loss.csv"
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class TrialFailedError(Exception):
+    """The candidate failed in a way that is a status, not a mistake of ours."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def make_mesh(axes: dict[str, int]) -> Mesh:
+    """A mesh over this process's devices; axis types are Auto, since `jax.make_mesh` defaults to explicit ones."""
+    size = int(np.prod(list(axes.values())))
+    devices = jax.devices()[:size]
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+
+
+def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
+    """Runs a trial.
+
+    Args:
+      request: what to run.
+      emit: told of each phase's beginning, and of progress in it.
+
+    Returns:
+      {"status", "value", "error", "snapshot", "metrics"}, as `Measurement` has them.
+    """
+    trial = _Trial(request, emit)
+    try:
+        verdict = trial.run()
+    except TrialFailedError as error:
+        return trial.answer(error.status, None, str(error))
+    except InvalidCandidateError as error:
+        return trial.answer(Status.INVALID, None, str(error))
+    except BatchShapeError as error:
+        return trial.answer(Status.REJECTED, None, str(error))
+    except jax.errors.JaxRuntimeError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        return trial.answer(Status.OOM if _is_out_of_memory(error) else Status.CRASH, None, reason)
+    return trial.answer(Status.OK, verdict.bpb, None)
+
+
+class _Trial:
+    def __init__(self, request: MeasureRequest, emit: Emit) -> None:
+        self.request = request
+        self.emit = emit
+        self.metrics: dict[str, Scalar] = {}
+        self.snapshot: str | None = None
+
+    def answer(self, status: Status, value: float | None, error: str | None) -> dict[str, Any]:
+        return {
+            "status": str(status),
+            "value": value,
+            "error": error,
+            "snapshot": self.snapshot,
+            "metrics": self.metrics,
+        }
+
+    def run(self) -> Verdict:
+        request = self.request
+        self._enter("startup")
+        programs = load_programs(Path(request.programs_dir))
+        if programs.program_hash != request.program_hash:
+            raise RuntimeError(f"{request.programs_dir} holds other programs than were checked")
+        vocab_size = programs.vocab_size
+        dataset = Dataset.open(
+            Path(request.dataset_folder), sequence_length=request.sequence_length, vocab_sizes=(vocab_size,)
+        )
+        mesh = make_mesh(programs.mesh_axes)
+        with ExitStack() as stack:
+            loaders = [
+                stack.enter_context(
+                    TokenLoader(dataset.rows(vocab_size, "train"), step.batch_shape, _mix(request.seed, index))
+                )
+                for index, step in enumerate(programs.steps)
+            ]
+            self._leave("startup")
+            init, steps, scorer = self._compile(programs, mesh)
+            leaves, charged_seconds = self._init(init)
+            result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
+        if result.nonfinite:
+            raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
+        self._snapshot(programs, dataset, result)
+        return self._judge(programs, mesh, scorer, dataset, result.leaves)
+
+    def _enter(self, phase: str) -> None:
+        self.phase_start = time.monotonic()
+        self.emit({"event": "phase", "phase": phase})
+
+    def _leave(self, phase: str) -> None:
+        self.metrics[f"{phase}_seconds"] = time.monotonic() - self.phase_start
+
+    def _compile(self, programs: Programs, mesh: Mesh) -> tuple[Any, list[Any], Scorer]:
+        """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
+        self._enter("compile")
+        with ThreadPoolExecutor() as pool:
+            steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
+            scorer = pool.submit(Scorer, programs, mesh, max(programs.logits))
+            init = pool.submit(compile_program, programs.init, mesh)
+        compiled = init.result(), [step.result() for step in steps], scorer.result()
+        self._leave("compile")
+        memory = [_memory_bytes(step) for step in compiled[1]]
+        self.metrics["peak_memory_bytes"] = None if None in memory else max(m for m in memory if m is not None)
+        self.metrics["step_flops"] = (compiled[1][0].cost_analysis() or {}).get("flops")
+        self.metrics["num_params"] = programs.num_params
+        self.metrics["num_devices"] = mesh.size
+        self.metrics["device_kind"] = jax.devices()[0].device_kind
+        return compiled
+
+    def _init(self, init: Any) -> tuple[Any, float]:
+        self._enter("init")
+        seed = self.request.seed
+        key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+        leaves = jax.block_until_ready(init(key_data))
+        self._leave("init")
+        return leaves, max(0.0, time.monotonic() - self.phase_start - FREE_INIT_SECONDS)
+
+    def _train(
+        self,
+        programs: Programs,
+        mesh: Mesh,
+        steps: Sequence[Any],
+        loaders: Sequence[TokenLoader],
+        leaves: Any,
+        charged_seconds: float,
+    ) -> TrainResult:
+        budget = self.request.budget
+        if charged_seconds and budget.seconds is not None:
+            if charged_seconds >= budget.seconds:
+                raise TrialFailedError(Status.TIMEOUT, f"`init` spent the budget: {charged_seconds:.1f} s of it")
+            budget = Budget(seconds=budget.seconds - charged_seconds)
+        by_rows = NamedSharding(mesh, PartitionSpec("data"))
+
+        def put_tokens(tokens_BxT1: np.ndarray) -> jax.Array:
+            return jax.device_put(tokens_BxT1, by_rows)
+
+        phases = [
+            TrainPhase(
+                from_progress=step.from_progress,
+                step=compiled,
+                next_tokens=loader.__next__,
+                put_tokens=put_tokens,
+                tokens_per_step=step.batch_shape[0] * (step.batch_shape[1] - 1),
+                loss_index=step.metrics.index("loss"),
+            )
+            for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
+        ]
+        self._enter("train")
+        with _CompileWatch() as compiles:
+            result = train(leaves, phases, budget=budget, clock=MonotonicClock(), on_progress=self._report_training)
+        _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
+        tokens_per_second = result.num_tokens / result.seconds
+        self.metrics.update(
+            training_seconds=result.seconds,
+            charged_init_seconds=charged_seconds,
+            data_wait_seconds=result.data_wait_seconds,
+            compiles_in_budget=compiles.count,
+            num_steps=result.num_steps,
+            num_tokens=result.num_tokens,
+            tokens_per_second=tokens_per_second,
+            train_loss=_final_loss(result),
+            mfu_percent=_mfu_percent(programs, tokens_per_second, mesh),
+        )
+        return result
+
+    def _report_training(self, progress: TrainProgress) -> None:
+        budget = self.request.budget
+        self.emit(
+            {
+                "event": "progress",
+                "phase": "train",
+                "elapsed_seconds": progress.elapsed_seconds,
+                "budget_seconds": budget.seconds,
+                "budget_steps": budget.steps,
+                "step": progress.step,
+                "loss": progress.loss,
+                "tokens_per_second": progress.tokens / progress.elapsed_seconds,
+            }
+        )
+
+    def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
+        self._enter("snapshot")
+        request = self.request
+        save_snapshot(
+            Path(request.snapshot_dir),
+            programs=programs,
+            programs_dir=Path(request.programs_dir),
+            leaves=result.leaves,
+            tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
+            facts={
+                "dataset": str(dataset.folder),
+                "fingerprint": dataset.fingerprint,
+                "seed": request.seed,
+                "num_steps": result.num_steps,
+                "num_tokens": result.num_tokens,
+                **request.facts,
+            },
+        )
+        self.snapshot = request.snapshot_dir
+        self._leave("snapshot")
+
+    def _judge(
+        self, programs: Programs, mesh: Mesh, scorer: Scorer, dataset: Dataset, leaves: Sequence[jax.Array]
+    ) -> Verdict:
+        self._enter("judge")
+        read_leaves = [leaves[i] for i in programs.read_leaves]
+        exam = make_exam(dataset, programs.vocab_size, self.request.split, self.request.judge_tokens)
+
+        def report(share: float) -> None:
+            self.emit({"event": "progress", "phase": "judge", "share": share})
+
+        verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report)
+        self._leave("judge")
+        self.metrics.update(
+            val_bpb_original=verdict.bpb_original,
+            unigram_bpb=verdict.unigram_bpb,
+            probe_seconds=verdict.probe_seconds,
+            judge_batch_rows=verdict.batch_rows,
+            judge_tokens=verdict.num_tokens,
+        )
+        return verdict
+
+
+def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
+    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for."""
+    rows: np.ndarray = dataset.rows(vocab_size, split)
+    if judge_tokens is not None:
+        rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
+    return Exam(
+        rows_NxT1=rows,
+        num_bytes_V=dataset.num_bytes(vocab_size),
+        num_bytes_original_V=dataset.num_bytes_original(vocab_size),
+        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
+    )
+
+
+def judge_within_memory(
+    programs: Programs,
+    mesh: Mesh,
+    scorer: Scorer,
+    read_leaves: Sequence[jax.Array],
+    exam: Exam,
+    on_progress: Callable[[float], None],
+) -> Verdict:
+    """Judges, with the next smaller batch each time the devices' memory does not suffice."""
+    smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
+    while True:
+        try:
+            return judge(scorer, read_leaves, exam, random=np.random.default_rng(), on_progress=on_progress)
+        except jax.errors.JaxRuntimeError as error:
+            if not (_is_out_of_memory(error) and smaller):
+                raise
+        scorer = Scorer(programs, mesh, smaller.pop(0))
+
+
+class _CompileWatch:
+    """Counts compilations while it is entered: there should be none while the clock runs."""
+
+    _EVENT = "/jax/core/compile/backend_compile_duration"
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._counting = False
+
+    def __enter__(self) -> "_CompileWatch":
+        self._counting = True
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._counting = False  # listeners cannot be taken away one by one
+
+    def _listen(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        self.count += self._counting and event == self._EVENT
+
+
+def _mix(seed: int, stream: int) -> int:
+    """A seed for one of several independent uses of a trial's seed."""
+    return int(np.random.SeedSequence((seed, stream)).generate_state(1)[0])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def _memory_bytes(compiled: Any) -> int | None:
+    """Bytes a program needs at once: arguments, results and temporaries, what is donated counted once."""
+    stats = compiled.memory_analysis()
+    if stats is None:
+        return None
+    return int(
+        stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes - stats.alias_size_in_bytes
+    )
+
+
+def _mfu_percent(programs: Programs, tokens_per_second: float, mesh: Mesh) -> float | None:
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak is None or programs.model_flops_per_token is None:
+        return None
+    return 100.0 * programs.model_flops_per_token * tokens_per_second / (peak * mesh.size)
+
+
+def _final_loss(result: TrainResult) -> float:
+    """Mean loss of the last twentieth of the steps, nats per token."""
+    losses = [loss for _, loss in result.losses]
+    return float(np.mean(losses[-max(1, len(losses) // 20) :]))
+
+
+def _write_loss_curve(path: Path, result: TrainResult) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "elapsed_seconds", "loss"))
+        writer.writerows((i + 1, f"{end:.4f}", f"{loss:.6f}") for i, (end, loss) in enumerate(result.losses))

@@ -1,0 +1,46 @@
+"""What the driver and the trial's process say to each other, one JSON object a line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autoresearch_jax.measurement import Budget
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """One trial, complete: the process that gets it needs nothing else.
+
+    Attributes:
+      programs_dir: folder of the traced programs.
+      program_hash: what they must hash to.
+      dataset_folder: folder of the dataset.
+      sequence_length: T.
+      split: what is judged, "val" or "holdout".
+      judge_tokens: judge about this many tokens from the split's start; None judges all of it.
+      seed: all randomness of the trial follows from it.
+      budget: the time box.
+      snapshot_dir: where the snapshot will be.
+      log_dir: where the loss curve goes.
+      facts: further facts for the snapshot's manifest.
+    """
+
+    programs_dir: str
+    program_hash: str
+    dataset_folder: str
+    sequence_length: int
+    split: str
+    judge_tokens: int | None
+    seed: int
+    budget: Budget
+    snapshot_dir: str
+    log_dir: str
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "measure", **asdict(self)}
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
+        fields = {name: value for name, value in message.items() if name != "op"}
+        return cls(**{**fields, "budget": Budget(**fields["budget"])})

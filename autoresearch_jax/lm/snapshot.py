@@ -1,0 +1,125 @@
+"""A snapshot: what `logits` reads, saved with Orbax, with the programs and all it takes to score it years later."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.programs import ProgramError, Programs, load_programs
+
+FORMAT_VERSION = 1
+
+
+class SnapshotError(UserError):
+    """The snapshot is missing or damaged; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot read back.
+
+    Attributes:
+      programs: as they were traced.
+      read_leaves: the arrays that `logits` reads, on the devices of the mesh it was loaded for.
+      manifest: facts about its making: dataset, fingerprint, seed, steps.
+      tokenizer_path: the tokenizer's own file.
+    """
+
+    programs: Programs
+    read_leaves: list[jax.Array]
+    manifest: Mapping[str, Any]
+    tokenizer_path: Path
+
+
+def save_snapshot(
+    folder: Path,
+    *,
+    programs: Programs,
+    programs_dir: Path,
+    leaves: Sequence[jax.Array],
+    tokenizer_path: Path,
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes a snapshot under a temporary name and renames it, so that `folder` holds a whole one or none.
+
+    Args:
+      folder: where it will be; must not exist.
+      programs: the candidate's programs.
+      programs_dir: their files, which are copied.
+      leaves: all arrays of the state; only those that `logits` reads are saved.
+      tokenizer_path: copied too.
+      facts: goes into the manifest.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copytree(programs_dir, partial / "programs")
+    shutil.copyfile(tokenizer_path, partial / "tokenizer.json")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((partial / "state").absolute(), {_leaf_key(i): leaves[i] for i in programs.read_leaves})
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "program_hash": programs.program_hash,
+        "vocab_size": programs.vocab_size,
+        "sequence_length": programs.sequence_length,
+        "leaves": {_leaf_key(i): programs.leaf_names[i] for i in programs.read_leaves},
+        **facts,
+    }
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    os.rename(partial, folder)
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The snapshot's manifest.
+
+    Raises:
+      SnapshotError: there is none, or it is of a newer format.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError as error:
+        raise SnapshotError(f"{folder}: no snapshot here; `autoresearch results` names those of a run") from error
+    except ValueError as error:
+        raise SnapshotError(f"{folder / 'manifest.json'}: damaged: {error}") from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise SnapshotError(f"{folder}: format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}")
+    return manifest
+
+
+def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
+    """Reads a snapshot onto the devices of `mesh`.
+
+    Raises:
+      SnapshotError: it is missing or damaged.
+    """
+    manifest = load_manifest(folder)
+    try:
+        programs = load_programs(folder / "programs")
+    except ProgramError as error:
+        raise SnapshotError(f"{folder / 'programs'}: {error}") from error
+    shardings = programs.init.out_shardings_jax(mesh)
+    structs = {
+        _leaf_key(i): jax.ShapeDtypeStruct(
+            programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype, sharding=shardings[i]
+        )
+        for i in programs.read_leaves
+    }
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore((folder / "state").absolute(), structs)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SnapshotError(f"{folder / 'state'}: cannot be read: {first_line}") from error
+    return Snapshot(programs, [arrays[_leaf_key(i)] for i in programs.read_leaves], manifest, folder / "tokenizer.json")
+
+
+def _leaf_key(index: int) -> str:
+    return f"leaf_{index:04d}"

@@ -1,0 +1,389 @@
+"""The language-model task as the loop sees it: prepare (trace and check) a training file, measure it. Loads no JAX."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.measurement import (
+    Budget,
+    Candidate,
+    CandidateRejected,
+    Measurement,
+    Metric,
+    Scalar,
+    Status,
+)
+from autoresearch_jax.runtime.process import (
+    JsonWorker,
+    ProcessTimeoutError,
+    WorkerDiedError,
+    child_environment,
+    describe_exit,
+    run_bounded,
+)
+
+METRIC = Metric("val_bpb", "minimize")
+JUDGE_BATCH_ROWS = (
+    32,
+    8,
+    2,
+)  # rows on each data-parallel device; the judge takes the first that fits into memory
+SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
+
+
+class TaskError(UserError):
+    """The harness, not the candidate, failed; the message names the log."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What to run on; found out by `find_device`.
+
+    Attributes:
+      platform: "cpu", "cuda" or "tpu".
+      device_kind: the device's own name.
+      num_devices: how many JAX sees.
+      memory_bytes: of one device; None where it is not known.
+    """
+
+    platform: str
+    device_kind: str
+    num_devices: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """Seconds after which a phase of a trial is killed. Training has its budget and this much more."""
+
+    startup: float = 120.0
+    trace: float = 300.0
+    compile: float = 900.0
+    init: float = 120.0
+    train_slack: float = 120.0
+    snapshot: float = 600.0
+    judge: float = 1800.0
+
+    def of(self, phase: str, budget: Budget) -> float:
+        """Limit of a phase; a budget in steps has no natural end in seconds."""
+        if phase == "train":
+            return math.inf if budget.seconds is None else budget.seconds + self.train_slack
+        return float(getattr(self, phase))
+
+
+@dataclass(frozen=True)
+class LmTaskConfig:
+    """Everything that defines the task.
+
+    Attributes:
+      dataset: what to train and judge on.
+      device: what to run on.
+      mesh_axes: sizes of the mesh axes "data" and "model".
+      budget: the time box.
+      programs_dir: where traced programs are kept, a folder for each hash.
+      environment: variables of this process, of which children inherit an allow-listed few.
+      compile_cache_dir: for XLA's persistent cache; None for none.
+      split: what is judged: "val", or "holdout" for audits.
+      judge_tokens: judge about so many tokens; None judges the whole split.
+      limits: when a phase is killed.
+    """
+
+    dataset: Dataset
+    device: Device
+    mesh_axes: Mapping[str, int]
+    budget: Budget
+    programs_dir: Path
+    environment: Mapping[str, str]
+    compile_cache_dir: Path | None = None
+    split: str = "val"
+    judge_tokens: int | None = None
+    limits: TimeLimits = field(default_factory=TimeLimits)
+
+
+class LmTask:
+    """Trains and judges language models. One process for the trace, one for the trial, each new."""
+
+    def __init__(self, config: LmTaskConfig) -> None:
+        self._config = config
+        self._worker: JsonWorker | None = None  # started early, so that its imports overlap the trace
+
+    @property
+    def metric(self) -> Metric:
+        return METRIC
+
+    @property
+    def budget(self) -> Budget:
+        return self._config.budget
+
+    @property
+    def fingerprint(self) -> str:
+        tokens = self._config.judge_tokens
+        return self._config.dataset.fingerprint + ("" if tokens is None else f"-{tokens}")
+
+    def prepare(self, source: str, log_dir: Path) -> Candidate:
+        """See `search.task.Task.prepare`."""
+        start = time.monotonic()
+        worker = self._take_worker(log_dir)
+        try:
+            candidate = self._prepare(source, log_dir, worker, start)
+        except BaseException:
+            worker.close()
+            raise
+        self._worker = worker
+        return candidate
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
+    ) -> Measurement:
+        """See `search.task.Task.measure`.
+
+        Raises:
+          TaskError: the harness failed, which is no fault of the candidate.
+        """
+        worker = self._take_worker(log_dir)
+        request = self._measure_request(candidate, seed, log_dir, snapshot_dir)
+        phase = "startup"
+        try:
+            worker.send(request.to_json())
+            for event in self._events(worker):
+                if event["event"] == "phase":
+                    phase = event["phase"]
+                elif event["event"] == "progress" and on_progress is not None:
+                    on_progress({name: value for name, value in event.items() if name != "event"})
+                elif event["event"] == "failed":
+                    raise TaskError(f"the trial process failed: {event['reason']}; see {log_dir / 'worker.log'}")
+                elif event["event"] == "result":
+                    return _measurement(event, seed, time.monotonic() - worker.started, candidate)
+            raise AssertionError("events end only by an exception")
+        except ProcessTimeoutError:
+            limit = self._config.limits.of(phase, self.budget)
+            return Measurement(Status.TIMEOUT, None, seed, error=f"{phase} took longer than {limit:g} s")
+        except WorkerDiedError as error:
+            status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
+            return Measurement(status, None, seed, error=f"{error} during {phase}; see {log_dir / 'worker.log'}")
+        finally:
+            worker.close()
+
+    def close(self) -> None:
+        """Ends the waiting process, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _take_worker(self, log_dir: Path) -> JsonWorker:
+        worker, self._worker = self._worker, None
+        config = self._config
+        num_devices = math.prod(config.mesh_axes.values())
+        return worker or start_worker(
+            config.device.platform,
+            num_devices,
+            log_dir / "worker.log",
+            environment=config.environment,
+            compile_cache_dir=config.compile_cache_dir,
+        )
+
+    def _prepare(self, source: str, log_dir: Path, worker: JsonWorker, start: float) -> Candidate:
+        config = self._config
+        config.programs_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".trace-", dir=config.programs_dir) as scratch_name:
+            scratch = Path(scratch_name)
+            source_path = scratch / "train_lib.py"
+            source_path.write_text(source)
+            traced = scratch / "programs"
+            traced.mkdir()
+            self._trace(source_path, traced, log_dir)
+            worker.send({"op": "check", "programs_dir": str(traced)})
+            try:
+                event = worker.receive(config.limits.startup)
+            except (ProcessTimeoutError, WorkerDiedError) as error:
+                raise TaskError(f"checking the traced programs: {error}; see {log_dir / 'worker.log'}") from error
+            if event["event"] == "rejected":
+                raise CandidateRejected(Status.REJECTED, event["reason"])
+            if event["event"] != "checked":
+                raise TaskError(f"checking the traced programs: {event['reason']}; see {log_dir / 'worker.log'}")
+            shutil.copyfile(source_path, traced / "train_lib.py")
+            folder = config.programs_dir / event["program_hash"]
+            with contextlib.suppress(OSError):  # it is there already: the same programs
+                os.rename(traced, folder)
+        facts = {**event["facts"], "prepare_seconds": time.monotonic() - start}
+        return Candidate(source, event["program_hash"], folder, facts)
+
+    def _trace(self, source_path: Path, traced: Path, log_dir: Path) -> None:
+        """Runs the candidate's Python, once, in a process that sees no data and no keys."""
+        config = self._config
+        log_path = log_dir / "trace.log"
+        data_parallel = config.mesh_axes.get("data", 1)
+        num_devices = math.prod(config.mesh_axes.values())
+        request = {
+            "source": str(source_path),
+            "task": {
+                "vocab_sizes": config.dataset.vocab_sizes,
+                "sequence_length": config.dataset.sequence_length,
+                "platform": config.device.platform,
+                "device_kind": config.device.device_kind,
+                "num_devices": num_devices,
+                "device_memory_bytes": config.device.memory_bytes,
+                "budget_seconds": config.budget.seconds,
+                "budget_steps": config.budget.steps,
+            },
+            "mesh": dict(config.mesh_axes),
+            "judge_batch_sizes": [rows * data_parallel for rows in JUDGE_BATCH_ROWS],
+        }
+        request_path = source_path.with_name("request.json")
+        request_path.write_text(json.dumps(request))
+        environment = child_environment(
+            config.environment,
+            HOME=str(source_path.parent),
+            JAX_PLATFORMS="cpu",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={num_devices}",
+        )
+        argv = [sys.executable, "-m", "autoresearch_jax.lm.trace", str(request_path), str(traced)]
+        try:
+            returncode = run_bounded(
+                argv,
+                environment=environment,
+                cwd=source_path.parent,
+                log_path=log_path,
+                timeout_seconds=config.limits.trace,
+            )
+        except ProcessTimeoutError as error:
+            raise CandidateRejected(Status.TIMEOUT, f"the trace {error}", _tail(log_path)) from error
+        if returncode != 0:
+            raise _rejection(traced / "failure.json", returncode, log_path)
+
+    def _measure_request(self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path) -> MeasureRequest:
+        config = self._config
+        assert candidate.programs_dir is not None
+        return MeasureRequest(
+            programs_dir=str(candidate.programs_dir.absolute()),
+            program_hash=candidate.program_hash,
+            dataset_folder=str(config.dataset.folder.absolute()),
+            sequence_length=config.dataset.sequence_length,
+            split=config.split,
+            judge_tokens=config.judge_tokens,
+            seed=seed,
+            budget=config.budget,
+            snapshot_dir=str(snapshot_dir.absolute()),
+            log_dir=str(log_dir.absolute()),
+            facts={"budget": dataclasses.asdict(config.budget), "device_kind": config.device.device_kind},
+        )
+
+    def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
+        """Events of a trial, as long as each phase keeps within its limit."""
+        limits, budget = self._config.limits, self.budget
+        deadline = time.monotonic() + limits.startup
+        while True:
+            remaining = deadline - time.monotonic()
+            event = worker.receive(min(remaining, 1e6))
+            if event["event"] == "phase":
+                deadline = time.monotonic() + limits.of(event["phase"], budget)
+            yield event
+
+
+def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
+    """What to run on.
+
+    Args:
+      platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
+      mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
+      environment: variables of this process.
+      log_path: for the output of the process that asks the accelerator.
+
+    Raises:
+      TaskError: the accelerator does not answer.
+    """
+    if platform == "auto":
+        platform = _platform_of_device_files()
+    if platform == "cpu":
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device("cpu", "cpu", mesh_devices, memory_bytes)
+    worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
+    try:
+        worker.send({"op": "devices"})
+        event = worker.receive(TimeLimits().startup)
+    except (ProcessTimeoutError, WorkerDiedError) as error:
+        raise TaskError(f"--platform={platform}: {error}; see {log_path}, or use --platform=cpu") from error
+    finally:
+        worker.close()
+    if event["event"] == "failed":
+        raise TaskError(f"--platform={platform}: {event['reason']}; use --platform=cpu, or see {log_path}")
+    return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
+
+
+def start_worker(
+    platform: str,
+    num_devices: int,
+    log_path: Path,
+    *,
+    environment: Mapping[str, str],
+    compile_cache_dir: Path | None,
+) -> JsonWorker:
+    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices."""
+    extra = {"JAX_PLATFORMS": platform, "HOME": environment.get("HOME", "/")}
+    if platform == "cpu":
+        extra["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
+    if compile_cache_dir is not None:
+        extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
+        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    return JsonWorker(
+        [sys.executable, "-m", "autoresearch_jax.lm.worker"],
+        environment=child_environment(environment, **extra),
+        cwd=log_path.parent,
+        log_path=log_path,
+    )
+
+
+def _platform_of_device_files() -> str:
+    if Path("/dev/nvidia0").exists():
+        return "cuda"
+    if any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*")):
+        return "tpu"
+    return "cpu"
+
+
+def _rejection(failure_path: Path, returncode: int, log_path: Path) -> CandidateRejected:
+    """What the failed trace says of itself, which is the candidate's word: data, not truth."""
+    try:
+        failure = json.loads(failure_path.read_text())
+        status = Status.CRASH if failure["kept_contract"] else Status.REJECTED
+        return CandidateRejected(status, str(failure["reason"]), _tail(log_path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return CandidateRejected(Status.CRASH, f"the trace {describe_exit(returncode)}", _tail(log_path))
+
+
+def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, candidate: Candidate) -> Measurement:
+    metrics = {**candidate.facts, **event["metrics"], "total_seconds": total_seconds}
+    return Measurement(
+        status=Status(event["status"]),
+        value=event["value"],
+        seed=seed,
+        metrics=metrics,
+        snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
+        error=event["error"],
+    )
+
+
+def _tail(path: Path, max_characters: int = 4000) -> str | None:
+    try:
+        return path.read_text(errors="replace")[-max_characters:]
+    except OSError:
+        return None

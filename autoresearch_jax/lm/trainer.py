@@ -1,0 +1,180 @@
+"""The training loop: feeds tokens to compiled steps until the budget is spent, and not one step longer."""
+
+import collections
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from autoresearch_jax.lm.clock import Clock
+from autoresearch_jax.measurement import Budget
+
+MAX_STEPS_IN_FLIGHT = 2
+START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
+PROGRESS_SECONDS = 0.5  # between two reports
+
+
+@dataclass(frozen=True)
+class TrainPhase:
+    """A compiled step with its data.
+
+    Attributes:
+      from_progress: the phase begins at this progress.
+      step: (leaves, int32[rows, context + 1], float32[]) -> (leaves, metrics); takes its leaves over.
+      next_tokens: gives the next batch, as a host array.
+      put_tokens: moves a batch to the devices.
+      tokens_per_step: rows times context.
+      loss_index: where in metrics the loss is.
+    """
+
+    from_progress: float
+    step: Callable[[Any, jax.Array, Any], tuple[Any, Sequence[jax.Array]]]
+    next_tokens: Callable[[], np.ndarray]
+    put_tokens: Callable[[np.ndarray], jax.Array]
+    tokens_per_step: int
+    loss_index: int
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """How far training is; `loss` is of the last finished step, in nats per token."""
+
+    elapsed_seconds: float
+    step: int
+    tokens: int
+    loss: float | None
+    progress: float
+
+
+@dataclass
+class TrainResult:
+    """What training gave.
+
+    Attributes:
+      leaves: the state's arrays after the last step.
+      num_steps: parameter updates made.
+      num_tokens: tokens they were made from.
+      seconds: from the first step's start to the last step's end.
+      data_wait_seconds: of these, waiting for tokens from the host.
+      losses: (elapsed seconds at its end, nats per token) of each step.
+      nonfinite: the loss stopped being a finite number, and training with it.
+    """
+
+    leaves: Any
+    num_steps: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    nonfinite: bool = False
+
+
+def train(
+    leaves: Any,
+    phases: Sequence[TrainPhase],
+    *,
+    budget: Budget,
+    clock: Clock,
+    on_progress: Callable[[TrainProgress], None] = lambda progress: None,
+) -> TrainResult:
+    """Trains until the budget is spent or the loss is not finite.
+
+    The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
+    beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
+    and before a step's time is known, where each step's start must be certain.
+
+    Args:
+      leaves: the initial state's arrays, ready on the devices.
+      phases: in order of `from_progress`, the first at 0.
+      budget: seconds by `clock`, or steps.
+      clock: read by the harness only; the steps see `progress`, the elapsed share of the budget.
+      on_progress: told how far training is, about twice a second.
+    """
+    loop = _Loop(leaves, phases, budget, clock, on_progress)
+    return loop.run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        leaves: Any,
+        phases: Sequence[TrainPhase],
+        budget: Budget,
+        clock: Clock,
+        on_progress: Callable[[TrainProgress], None],
+    ) -> None:
+        self.phases = phases
+        self.budget = budget
+        self.clock = clock
+        self.on_progress = on_progress
+        self.result = TrainResult(leaves)
+        self.in_flight: collections.deque[jax.Array] = collections.deque()  # losses of steps not yet known to be done
+        self.step_seconds = math.inf  # of the slower of the last two steps
+        self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
+
+    def run(self) -> TrainResult:
+        self.start = self.last_end = self.last_report = self.clock.now()
+        while not self.result.nonfinite:
+            if self._may_start():
+                self._start_step()
+                if len(self.in_flight) == MAX_STEPS_IN_FLIGHT:
+                    self._finish_step()
+            elif self.in_flight:
+                self._finish_step()
+            else:
+                break
+        jax.block_until_ready(self.result.leaves)
+        self.result.seconds = self.clock.now() - self.start
+        return self.result
+
+    def _elapsed(self) -> float:
+        return self.clock.now() - self.start
+
+    def _progress(self) -> float:
+        if self.budget.steps is not None:
+            return self.result.num_steps / self.budget.steps
+        assert self.budget.seconds is not None
+        return min(self._elapsed() / self.budget.seconds, 1.0)
+
+    def _may_start(self) -> bool:
+        """Whether a step handed over now is certain to start within the budget."""
+        if self.budget.steps is not None:
+            return self.result.num_steps < self.budget.steps
+        assert self.budget.seconds is not None
+        wait = START_MARGIN * self.step_seconds * len(self.in_flight) if self.in_flight else 0.0
+        return self._elapsed() + wait < self.budget.seconds
+
+    def _start_step(self) -> None:
+        progress = self._progress()
+        phase = [phase for phase in self.phases if phase.from_progress <= progress][-1]
+        before_wait = self.clock.now()
+        host_tokens = phase.next_tokens()
+        self.result.data_wait_seconds += self.clock.now() - before_wait
+        tokens = phase.put_tokens(host_tokens)
+        self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
+        self.result.num_steps += 1
+        self.result.num_tokens += phase.tokens_per_step
+        self.in_flight.append(metrics[phase.loss_index])
+
+    def _finish_step(self) -> None:
+        loss = float(self.in_flight.popleft())  # waits for the step
+        now = self.clock.now()
+        self.last_intervals.append(now - self.last_end)
+        self.step_seconds = max(self.last_intervals)
+        self.last_end = now
+        self.result.losses.append((now - self.start, loss))
+        self.result.nonfinite = self.result.nonfinite or not math.isfinite(loss)
+        if now - self.last_report >= PROGRESS_SECONDS:
+            self.last_report = now
+            self.on_progress(
+                TrainProgress(
+                    elapsed_seconds=now - self.start,
+                    step=len(self.result.losses),
+                    tokens=self.result.num_tokens,
+                    loss=loss,
+                    progress=self._progress(),
+                )
+            )

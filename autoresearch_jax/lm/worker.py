@@ -1,0 +1,95 @@
+"""The process of one trial: imports what it needs, then does what the driver asks, one JSON line at a time.
+
+    python -m autoresearch_jax.lm.worker
+
+It runs our code only, never the candidate's Python. It touches no device before it is told to measure, so it
+can wait beside another trial; it leaves when its input is closed, so it never outlives the driver.
+"""
+
+import json
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from autoresearch_jax.lm.measure import measure
+from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.programs import ProgramError, load_programs
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Checks traced programs; tells their hash and what is known of them before they run."""
+    try:
+        programs = load_programs(folder)
+    except ProgramError as error:
+        return {"event": "rejected", "reason": str(error)}
+    return {
+        "event": "checked",
+        "program_hash": programs.program_hash,
+        "facts": {
+            "num_params": programs.num_params,
+            "vocab_size": programs.vocab_size,
+            "state_bytes": programs.state_bytes,
+            "batch_tokens": programs.steps[0].batch_shape[0] * (programs.steps[0].batch_shape[1] - 1),
+        },
+    }
+
+
+def devices() -> dict[str, Any]:
+    """What there is to run on. Takes hold of the devices."""
+    first = jax.devices()[0]
+    stats = first.memory_stats() or {}
+    return {
+        "event": "devices",
+        "platform": {"gpu": "cuda"}.get(first.platform, first.platform),
+        "device_kind": first.device_kind,
+        "num_devices": jax.device_count(),
+        "device_memory_bytes": stats.get("bytes_limit"),
+    }
+
+
+def main() -> int:
+    requests = _requests_until_closed()
+    for message in requests:
+        try:
+            if message["op"] == "check":
+                _emit(check(Path(message["programs_dir"])))
+            elif message["op"] == "devices":
+                _emit(devices())
+            elif message["op"] == "measure":
+                _emit({"event": "result", **measure(MeasureRequest.from_json(message), _emit)})
+            else:
+                raise ValueError(f"unknown request {message['op']!r}")
+        except Exception as error:
+            traceback.print_exc()
+            _emit({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
+    return 0
+
+
+def _requests_until_closed() -> Any:
+    """Yields requests as they come; ends the process at once, whatever it is doing, when the input is closed."""
+    import queue
+
+    arrived: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            arrived.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield arrived.get()
+
+
+def _emit(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Child processes in groups of their own: bounded in time, and gone with everything they started."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# What a child may inherit: no keys and no tokens.
+INHERITED_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "TPU_NAME",
+)
+KILL_WAIT_SECONDS = 10.0
+
+
+class ProcessTimeoutError(Exception):
+    """A child ran past its time and was killed with its whole process group."""
+
+
+class WorkerDiedError(Exception):
+    """A worker ended without an answer.
+
+    Attributes:
+      returncode: its exit status, negative for a signal.
+    """
+
+    def __init__(self, returncode: int) -> None:
+        super().__init__(f"the worker process {describe_exit(returncode)}")
+        self.returncode = returncode
+
+
+def child_environment(environment: Mapping[str, str], **extra: str) -> dict[str, str]:
+    """The allow-listed part of `environment`, and `extra`."""
+    inherited = {name: environment[name] for name in INHERITED_VARIABLES if name in environment}
+    return {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **inherited, **extra}
+
+
+def describe_exit(returncode: int) -> str:
+    """An exit status in words: "exited with status 3", "was killed by SIGKILL"."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"was killed by signal {-returncode}"
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kills a process that leads its own group, the group with it, and reaps it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_WAIT_SECONDS)
+
+
+def run_bounded(
+    argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path, timeout_seconds: float
+) -> int:
+    """Runs a child to its end and returns its exit status; output goes to `log_path`.
+
+    Whatever happens, nothing of its process group is left.
+
+    Raises:
+      ProcessTimeoutError: it ran longer than `timeout_seconds`.
+    """
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        return process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise ProcessTimeoutError(f"ran longer than {timeout_seconds:g} s") from error
+    finally:
+        kill_group(process)
+
+
+class JsonWorker:
+    """A child that takes JSON lines on its standard input and answers with JSON lines on its standard output.
+
+    Closing its input is the order to leave, so it also leaves when this process dies, however it dies.
+    """
+
+    def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path) -> None:
+        self.started = time.monotonic()
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                argv,
+                env=dict(environment),
+                cwd=cwd,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                text=True,
+            )
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends one request.
+
+        Raises:
+          WorkerDiedError: nobody is there to take it.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise WorkerDiedError(self._process.wait(KILL_WAIT_SECONDS)) from error
+
+    def receive(self, timeout_seconds: float) -> dict[str, Any]:
+        """The next event.
+
+        Raises:
+          ProcessTimeoutError: none came in time.
+          WorkerDiedError: the process ended.
+        """
+        try:
+            event = self._events.get(timeout=max(timeout_seconds, 0.0))
+        except queue.Empty as error:
+            raise ProcessTimeoutError(f"no answer within {timeout_seconds:.0f} s") from error
+        if event is None:
+            raise WorkerDiedError(self._process.wait(KILL_WAIT_SECONDS))
+        return event
+
+    def close(self) -> None:
+        """Ends the process and all that it started."""
+        kill_group(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):  # closed while reading, or a line that is no JSON
+            for line in self._process.stdout:
+                self._events.put(json.loads(line))
+        self._events.put(None)
