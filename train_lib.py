@@ -1,0 +1,437 @@
+"""The model, the optimizer and the training step: the one file that is edited.
+
+A GPT whose whole size follows from DEPTH, trained by Muon (matrices) and AdamW (everything else). `build`
+hands the harness three pure functions; the harness compiles them, feeds them, keeps the clock and judges.
+
+Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, L layers, N stacked
+matrices, I inputs and O outputs of a matrix.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autoresearch_jax.contract import Experiment, Task
+
+# --------------------------------------------------------------------------------------------------
+# Constants. Plain literals, one per line: `--set NAME=VALUE` and the proposers rewrite them.
+# --------------------------------------------------------------------------------------------------
+
+# Size
+DEPTH = 4  # layers; the one dial, which width, heads and learning rates follow
+ASPECT_RATIO = 64  # width over depth; the width is rounded up to whole heads
+HEAD_DIM = 64  # size of an attention head
+VOCAB_SIZE = 2048  # one of those the dataset offers
+WINDOW_PATTERN = (
+    "SSSL"  # attention windows, repeated over the layers: S half the context, L all; the last is L
+)
+VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings
+ROTARY_BASE = 10000.0  # longest wavelength of the rotary embeddings, in tokens over 2 pi
+SOFTCAP = 15.0  # logits stay within this distance of zero
+COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
+
+# Batch
+BATCH_SIZE = 16  # rows per update
+GRADIENT_ACCUMULATION = 1  # micro-batches that a batch is cut into, to save memory
+
+# Learning rates. AdamW's were tuned at width REFERENCE_WIDTH and scale with 1 / sqrt(width).
+REFERENCE_WIDTH = 768  # width at which the learning rates below hold as written
+EMBEDDING_LR = 0.6  # token and value embeddings
+UNEMBEDDING_LR = 0.004  # output layer
+SCALAR_LR = 0.5  # per-layer scalars, not scaled with width; a hundredth of it for the residual ones
+MATRIX_LR = 0.04  # everything that Muon trains, not scaled with width
+WARMUP_FRACTION = 0.0  # share of the budget over which learning rates rise
+COOLDOWN_FRACTION = 0.5  # share of the budget over which they fall
+FINAL_LR_FRACTION = 0.0  # what they fall to
+
+# AdamW
+ADAM_BETA1 = 0.8  # decay of the mean of gradients
+ADAM_BETA2 = 0.95  # decay of the mean of squared gradients
+X0_BETA1 = 0.96  # as ADAM_BETA1, for the x0 scalars, whose gradients are noisy
+ADAM_EPSILON = 1e-10  # added to the root of the second moment
+
+# Muon
+WEIGHT_DECAY = 0.2  # cautious decay, in units of the learning rate; falls to 0 over the budget
+MUON_MOMENTUM = 0.95  # decay of the mean of gradients, after the ramp
+MUON_MOMENTUM_START = 0.85  # the same at the start
+MUON_RAMP_FRACTION = 0.3  # share of the budget over which the momentum rises
+MUON_BETA2 = 0.95  # decay of NorMuon's second moment
+MUON_ITERATIONS = 5  # Polar Express iterations, at most 5
+
+# Polar Express: quintic polynomials that drive singular values to 1 in the fewest steps (arXiv 2505.16932).
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+# --------------------------------------------------------------------------------------------------
+# Model
+# --------------------------------------------------------------------------------------------------
+
+
+def model_width() -> int:
+    """D: DEPTH * ASPECT_RATIO, rounded up to whole heads."""
+    return math.ceil(DEPTH * ASPECT_RATIO / HEAD_DIM) * HEAD_DIM
+
+
+def window_size(layer: int, sequence_length: int) -> int:
+    """How many tokens back a layer attends; its own token comes on top."""
+    is_short = WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] == "S" and layer != DEPTH - 1
+    return sequence_length // 2 if is_short else sequence_length
+
+
+def has_value_embedding(layer: int) -> bool:
+    """True on every second layer, counted back from the last."""
+    return (DEPTH - 1 - layer) % 2 == 0
+
+
+def rms_norm(x: Array) -> Array:
+    """Scales the last axis to a root mean square of 1; no weights."""
+    x_f32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + jnp.finfo(jnp.float32).eps)
+    return (x_f32 * scale).astype(x.dtype)
+
+
+def rotate(x_BxTxHxK: Array) -> Array:
+    """Rotary embeddings: turns the halves of each head by angles that grow with position (RoFormer)."""
+    _, length, _, head_dim = x_BxTxHxK.shape
+    frequencies = ROTARY_BASE ** (-jnp.arange(0, head_dim, 2) / head_dim)
+    angles_TxK = (
+        jnp.arange(length)[:, None] * frequencies
+    )  # made here: a stored table would be a large constant
+    cos = jnp.cos(angles_TxK)[:, None, :].astype(x_BxTxHxK.dtype)
+    sin = jnp.sin(angles_TxK)[:, None, :].astype(x_BxTxHxK.dtype)
+    left, right = jnp.split(x_BxTxHxK, 2, axis=-1)
+    return jnp.concatenate([left * cos + right * sin, right * cos - left * sin], axis=-1)
+
+
+def attend(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, platform: str) -> Array:
+    """Causal attention to a token itself and the `window` tokens before it."""
+    return jax.nn.dot_product_attention(
+        q_BxTxHxK,
+        k_BxTxHxK,
+        v_BxTxHxK,
+        is_causal=True,
+        local_window_size=(window, 0) if window < q_BxTxHxK.shape[1] else None,
+        implementation="cudnn" if platform == "cuda" else "xla",
+    )
+
+
+def linear(inputs: int, outputs: int, init: nnx.Initializer, rngs: nnx.Rngs) -> nnx.Linear:
+    """A matrix without bias, kept in float32 and multiplied in COMPUTE_DTYPE."""
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=COMPUTE_DTYPE, rngs=rngs)
+
+
+def symmetric_uniform(width: int) -> nnx.Initializer:
+    """Uniform with standard deviation 1 / sqrt(width)."""
+    bound = math.sqrt(3 / width)
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Attention(nnx.Module):
+    """Self-attention with rotary positions, normalised queries and keys, and gated value embeddings."""
+
+    def __init__(self, layer: int, task: Task, rngs: nnx.Rngs) -> None:
+        width = model_width()
+        uniform, zeros = symmetric_uniform(width), nnx.initializers.zeros
+        self.window = window_size(layer, task.sequence_length)
+        self.platform = task.platform
+        self.query = linear(width, width, uniform, rngs)
+        self.key = linear(width, width, uniform, rngs)
+        self.value = linear(width, width, uniform, rngs)
+        self.out = linear(width, width, zeros, rngs)
+        if has_value_embedding(layer):
+            self.value_gate = linear(VALUE_GATE_CHANNELS, width // HEAD_DIM, zeros, rngs)
+
+    def __call__(self, x_BxTxD: Array, value_embedding_BxTxD: Array | None) -> Array:
+        split_heads = (*x_BxTxD.shape[:2], -1, HEAD_DIM)
+        q_BxTxHxK = self.query(x_BxTxD).reshape(split_heads)
+        k_BxTxHxK = self.key(x_BxTxD).reshape(split_heads)
+        v_BxTxHxK = self.value(x_BxTxD).reshape(split_heads)
+        if value_embedding_BxTxD is not None:
+            gate_BxTxH = 2 * jax.nn.sigmoid(self.value_gate(x_BxTxD[..., :VALUE_GATE_CHANNELS]))
+            v_BxTxHxK += gate_BxTxH[..., None] * value_embedding_BxTxD.reshape(split_heads)
+        q_BxTxHxK, k_BxTxHxK = rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))
+        mixed_BxTxHxK = attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, self.platform)
+        return self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))
+
+
+class MLP(nnx.Module):
+    """Two matrices with a squared ReLU between them."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        width = model_width()
+        self.up = linear(width, 4 * width, symmetric_uniform(width), rngs)
+        self.down = linear(4 * width, width, nnx.initializers.zeros, rngs)
+
+    def __call__(self, x_BxTxD: Array) -> Array:
+        return self.down(jnp.square(jax.nn.relu(self.up(x_BxTxD))))
+
+
+class Block(nnx.Module):
+    """Attention, then MLP, each on the normalised stream and added to it."""
+
+    def __init__(self, layer: int, task: Task, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(layer, task, rngs)
+        self.mlp = MLP(rngs)
+
+    def __call__(self, x_BxTxD: Array, value_embedding_BxTxD: Array | None) -> Array:
+        x_BxTxD += self.attention(rms_norm(x_BxTxD), value_embedding_BxTxD)
+        return x_BxTxD + self.mlp(rms_norm(x_BxTxD))
+
+
+class Model(nnx.Module):
+    """Tokens to softcapped logits."""
+
+    def __init__(self, task: Task, rngs: nnx.Rngs) -> None:
+        width = model_width()
+        embed = lambda init: nnx.Embed(VOCAB_SIZE, width, embedding_init=init, rngs=rngs)  # noqa: E731
+        self.token_embedding = embed(nnx.initializers.normal(1.0))
+        self.value_embeddings = nnx.List(
+            [embed(symmetric_uniform(width)) if has_value_embedding(i) else None for i in range(DEPTH)]
+        )
+        self.blocks = nnx.List([Block(i, task, rngs) for i in range(DEPTH)])
+        self.residual_scales = nnx.Param(jnp.full(DEPTH, 1.0))
+        self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
+        self.unembedding = linear(width, VOCAB_SIZE, nnx.initializers.normal(0.001), rngs)
+
+    def __call__(self, tokens_BxT: Array) -> Array:
+        residual_scales_L = self.residual_scales[...].astype(COMPUTE_DTYPE)
+        x0_scales_L = self.x0_scales[...].astype(COMPUTE_DTYPE)
+        x0_BxTxD = rms_norm(self.token_embedding(tokens_BxT)).astype(COMPUTE_DTYPE)
+        x_BxTxD = x0_BxTxD
+        for layer, block in enumerate(self.blocks):
+            embedding = self.value_embeddings[layer]
+            value_embedding_BxTxD = embedding(tokens_BxT).astype(COMPUTE_DTYPE) if embedding else None
+            x_BxTxD = residual_scales_L[layer] * x_BxTxD + x0_scales_L[layer] * x0_BxTxD
+            x_BxTxD = block(x_BxTxD, value_embedding_BxTxD)
+        logits_BxTxV = self.unembedding(rms_norm(x_BxTxD)).astype(jnp.float32)
+        return SOFTCAP * jnp.tanh(logits_BxTxV / SOFTCAP)
+
+
+def mean_nats(logits_BxTxV: Array, targets_BxT: Array) -> Array:
+    """Mean negative log-likelihood of the targets, in nats per token."""
+    is_target = jax.nn.one_hot(
+        targets_BxT, VOCAB_SIZE, dtype=bool
+    )  # a mask: the gradient of a gather is slow
+    target_logits_BxT = jnp.sum(logits_BxTxV, axis=-1, where=is_target)
+    return jnp.mean(jax.nn.logsumexp(logits_BxTxV, axis=-1) - target_logits_BxT)
+
+
+# --------------------------------------------------------------------------------------------------
+# Optimizer
+# --------------------------------------------------------------------------------------------------
+
+
+def learning_rate_scale(progress: Array) -> Array:
+    """Warm-up, constant, cool-down: what every learning rate is multiplied by."""
+    warmup = jnp.minimum(progress / WARMUP_FRACTION, 1.0) if WARMUP_FRACTION else jnp.float32(1)
+    cooldown = jnp.minimum((1 - progress) / COOLDOWN_FRACTION, 1.0) if COOLDOWN_FRACTION else 1.0
+    return warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cooldown)
+
+
+def adam_settings() -> dict[str, tuple[float, float]]:
+    """Learning rate and first beta of each group of parameters that AdamW trains."""
+    width_scale = math.sqrt(REFERENCE_WIDTH / model_width())
+    return {
+        "token_embedding": (EMBEDDING_LR * width_scale, ADAM_BETA1),
+        "value_embeddings": (EMBEDDING_LR * width_scale, ADAM_BETA1),
+        "unembedding": (UNEMBEDDING_LR * width_scale, ADAM_BETA1),
+        "residual_scales": (SCALAR_LR * 0.01, ADAM_BETA1),
+        "x0_scales": (SCALAR_LR, X0_BETA1),
+    }
+
+
+def orthogonalize(g_NxIxO: Array) -> Array:
+    """The nearest matrices with orthonormal rows or columns, roughly, by Polar Express."""
+    transpose = g_NxIxO.shape[1] > g_NxIxO.shape[2]  # work on the smaller Gram matrix
+    x = (g_NxIxO.mT if transpose else g_NxIxO).astype(COMPUTE_DTYPE)
+    x /= 1.02 * jnp.linalg.norm(x.astype(jnp.float32), axis=(1, 2), keepdims=True).astype(x.dtype) + 1e-6
+    for a, b, c in POLAR_EXPRESS[:MUON_ITERATIONS]:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.mT if transpose else x).astype(jnp.float32)
+
+
+def muon(
+    w_NxIxO: Array, g_NxIxO: Array, moments: dict[str, Array], progress: Array
+) -> tuple[Array, dict[str, Array]]:
+    """One update of stacked matrices by Muon with NorMuon's variance reduction and cautious weight decay.
+
+    Args:
+      w_NxIxO: the matrices.
+      g_NxIxO: their gradients.
+      moments: "momentum" [N, I, O], and "variance" [N, 1, O] or [N, I, 1], along the longer side.
+      progress: elapsed share of the budget.
+
+    Returns:
+      The matrices and moments after the update.
+
+    See https://kellerjordan.github.io/posts/muon and arXiv 2510.05491 (NorMuon).
+    """
+    _, inputs, outputs = w_NxIxO.shape
+    ramp = jnp.minimum(progress / MUON_RAMP_FRACTION, 1.0) if MUON_RAMP_FRACTION else 1.0
+    beta1 = MUON_MOMENTUM_START + (MUON_MOMENTUM - MUON_MOMENTUM_START) * ramp
+    momentum = beta1 * moments["momentum"] + (1 - beta1) * g_NxIxO
+    update = orthogonalize(beta1 * momentum + (1 - beta1) * g_NxIxO)  # Nesterov: one step ahead
+
+    # NorMuon: even out the neurons' step sizes, then restore the size of the whole.
+    axis = 1 if outputs >= inputs else 2
+    mean_square = jnp.mean(jnp.square(update), axis=axis, keepdims=True)
+    variance = MUON_BETA2 * moments["variance"] + (1 - MUON_BETA2) * mean_square
+    scale = jax.lax.rsqrt(jnp.maximum(variance, 1e-10))
+    size = jnp.sqrt(jnp.sum(mean_square, axis=(1, 2), keepdims=True))
+    scaled_size = jnp.sqrt(jnp.sum(mean_square * jnp.square(scale), axis=(1, 2), keepdims=True))
+    update *= scale * size / jnp.maximum(scaled_size, 1e-10)
+
+    # Cautious: decay only where the update shrinks the weight too.
+    decay = WEIGHT_DECAY * (1 - progress) * w_NxIxO * (update * w_NxIxO >= 0)
+    learning_rate = MATRIX_LR * learning_rate_scale(progress) * math.sqrt(max(1, outputs / inputs))
+    return w_NxIxO - learning_rate * (update + decay), {"momentum": momentum, "variance": variance}
+
+
+def group_by_shape(matrices: list[Array]) -> dict[str, list[int]]:
+    """Positions of the matrices of each shape, which Muon stacks and updates at once."""
+    groups: dict[str, list[int]] = {}
+    for position, matrix in enumerate(matrices):
+        groups.setdefault("{}x{}".format(*matrix.shape), []).append(position)
+    return groups
+
+
+def init_optimizer(params: dict) -> dict:
+    """Moments of zero: stacked by shape for Muon, as optax keeps them for AdamW."""
+    matrices = jax.tree.leaves(params["blocks"])
+    muon_state = {}
+    for name, positions in group_by_shape(matrices).items():
+        inputs, outputs = matrices[positions[0]].shape
+        variance_shape = (1, outputs) if outputs >= inputs else (inputs, 1)
+        muon_state[name] = {
+            "momentum": jnp.zeros((len(positions), inputs, outputs)),
+            "variance": jnp.zeros((len(positions), *variance_shape)),
+        }
+    adam_state = {
+        name: optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON).init(params[name])
+        for name, (_, beta1) in adam_settings().items()
+    }
+    return {"muon": muon_state, "adam": adam_state}
+
+
+def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dict, dict]:
+    """One update of all parameters; returns them and the optimizer's state."""
+    new_params, muon_state, adam_state = {}, {}, {}
+
+    for name, (learning_rate, beta1) in adam_settings().items():
+        adam = optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON)
+        updates, adam_state[name] = adam.update(grads[name], state["adam"][name])
+        scale = -learning_rate * learning_rate_scale(progress)
+        new_params[name] = jax.tree.map(lambda w, u, scale=scale: w + scale * u, params[name], updates)
+
+    matrices, treedef = jax.tree.flatten(params["blocks"])
+    gradients = jax.tree.leaves(grads["blocks"])
+    for name, positions in group_by_shape(matrices).items():
+        w_NxIxO = jnp.stack([matrices[i] for i in positions])
+        g_NxIxO = jnp.stack([gradients[i] for i in positions])
+        w_NxIxO, muon_state[name] = muon(w_NxIxO, g_NxIxO, state["muon"][name], progress)
+        for n, i in enumerate(positions):
+            matrices[i] = w_NxIxO[n]
+    new_params["blocks"] = jax.tree.unflatten(treedef, matrices)
+
+    return new_params, {"muon": muon_state, "adam": adam_state}
+
+
+# --------------------------------------------------------------------------------------------------
+# Experiment
+# --------------------------------------------------------------------------------------------------
+
+
+def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
+    """Where one array of the state lies: "model" cuts features, "data" cuts Muon's stacks of matrices."""
+    names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    if "muon" in names:
+        spec: tuple[str | None, ...] = ("data", None, None)  # each device orthogonalises its share
+    elif leaf.ndim < 2:
+        spec = ()
+    elif "out" in names or "down" in names:
+        spec = ("model", None)
+    else:
+        spec = (None, "model")
+    fits = [axis and size % mesh.shape[axis] == 0 for axis, size in zip(spec, leaf.shape, strict=False)]
+    return PartitionSpec(*(axis if fit else None for axis, fit in zip(spec, fits, strict=True)))
+
+
+def count_flops_per_token(params: dict, sequence_length: int) -> float:
+    """Forward and backward: 6 per weight of a matrix, and 12 per channel and attended token."""
+    weights = sum(leaf.size for leaf in jax.tree.leaves((params["blocks"], params["unembedding"])))
+    attended = sum(min(window_size(layer, sequence_length), sequence_length) for layer in range(DEPTH))
+    return 6.0 * weights + 12.0 * model_width() * attended
+
+
+def build(task: Task, mesh: Mesh) -> Experiment:
+    """The experiment that the constants describe.
+
+    Raises:
+      ValueError: the constants do not fit the task or the mesh.
+    """
+    if VOCAB_SIZE not in task.vocab_sizes:
+        raise ValueError(
+            f"VOCAB_SIZE = {VOCAB_SIZE} is not among the dataset's vocabularies {task.vocab_sizes}"
+        )
+    if BATCH_SIZE % (GRADIENT_ACCUMULATION * mesh.shape["data"]):
+        raise ValueError(
+            f"BATCH_SIZE = {BATCH_SIZE} does not divide into GRADIENT_ACCUMULATION = {GRADIENT_ACCUMULATION} "
+            f"micro-batches over {mesh.shape['data']} devices"
+        )
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Model(task, nnx.Rngs(0))))
+
+    def init(key: Array) -> dict:
+        params = nnx.to_pure_dict(nnx.state(Model(task, nnx.Rngs(key)), nnx.Param))
+        return {"params": params, "optimizer": init_optimizer(params)}
+
+    def apply(params: dict, tokens_BxT: Array) -> Array:
+        return nnx.merge(graph, params)(tokens_BxT)
+
+    def logits(state: dict, tokens_BxT: Array) -> Array:
+        return apply(state["params"], tokens_BxT)
+
+    def loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
+        tokens_BxT = jax.lax.with_sharding_constraint(tokens_BxT, NamedSharding(mesh, PartitionSpec("data")))
+        return jax.value_and_grad(lambda p: mean_nats(apply(p, tokens_BxT[:, :-1]), tokens_BxT[:, 1:]))(
+            params
+        )
+
+    def accumulated_loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
+        if GRADIENT_ACCUMULATION == 1:
+            return loss_and_grads(params, tokens_BxT)
+        # Every device cuts up its own rows, so that none of them moves.
+        parts_BxAxT = tokens_BxT.reshape(-1, GRADIENT_ACCUMULATION, tokens_BxT.shape[1])
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, loss_and_grads(params, part)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, zeros, parts_BxAxT.swapaxes(0, 1))
+        return jax.tree.map(lambda x: x / GRADIENT_ACCUMULATION, total)
+
+    def step(state: dict, tokens_BxT: Array, progress: Array) -> tuple[dict, Mapping[str, Array]]:
+        loss, grads = accumulated_loss_and_grads(state["params"], tokens_BxT)
+        params, optimizer = update(state["params"], grads, state["optimizer"], progress)
+        return {"params": params, "optimizer": optimizer}, {"loss": loss}
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    specs = jax.tree.map_with_path(lambda path, leaf: partition_spec(path, leaf, mesh), shapes)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    return Experiment(
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        logits=jax.jit(logits),
+        vocab_size=VOCAB_SIZE,
+        batch_shape=(BATCH_SIZE, task.sequence_length + 1),
+        state_sharding=specs,
+        model_flops_per_token=count_flops_per_token(shapes["params"], task.sequence_length),
+    )
