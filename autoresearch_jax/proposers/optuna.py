@@ -60,9 +60,7 @@ class OptunaProposer:
         if not brief.space:
             raise SpaceExhausted("program.md has no table of constants, and the optuna proposer needs one")
         study = self._update_study(brief)
-        champion = {
-            constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space
-        }
+        champion = {constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space}
         rng = np.random.default_rng((brief.run_seed, brief.experiment))
         for draw in range(TPE_DRAWS + RANDOM_DRAWS):
             seed = int(rng.integers(2**32))
@@ -115,9 +113,7 @@ def _pick(space: Sequence[Constant], rng: np.random.Generator) -> list[Constant]
     return [space[i] for i in sorted(rng.choice(len(space), size=count, replace=False))]
 
 
-def _moves(
-    study: optuna.Study, picked: Sequence[Constant], champion: Mapping[str, Value]
-) -> dict[str, Value]:
+def _moves(study: optuna.Study, picked: Sequence[Constant], champion: Mapping[str, Value]) -> dict[str, Value]:
     """New values for the picked constants, asked of the study; what stays as it is is left out."""
     trial = study.ask({constant.name: _distribution(constant) for constant in picked})
     study.tell(trial, state=TrialState.FAIL)  # TPE passes over it; its score comes in with the history
@@ -150,8 +146,7 @@ def _as_trial(outcome: Outcome, space: Sequence[Constant]) -> FrozenTrial:
     params = {
         constant.name: _scalar(outcome.constants[constant.name])
         for constant in space
-        if constant.name in outcome.constants
-        and constant.values.contains(_scalar(outcome.constants[constant.name]))
+        if constant.name in outcome.constants and constant.values.contains(_scalar(outcome.constants[constant.name]))
     }
     return create_trial(
         state=TrialState.PRUNED if outcome.score is None else TrialState.COMPLETE,
@@ -172,6 +167,4 @@ def _key(constants: Constants) -> tuple[tuple[str, str], ...]:
 
 
 def _hypothesis(champion: Mapping[str, Value], moves: Mapping[str, Value]) -> str:
-    return ", ".join(
-        f"{name} {format_value(champion[name])} -> {format_value(value)}" for name, value in moves.items()
-    )
+    return ", ".join(f"{name} {format_value(champion[name])} -> {format_value(value)}" for name, value in moves.items())

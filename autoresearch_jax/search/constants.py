@@ -65,9 +65,7 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
         if name not in bound:
             raise ConstantError(f"no top-level constant {name}; there are {', '.join(dict.fromkeys(bound))}")
         if bound.count(name) > 1:
-            raise ConstantError(
-                f"the constant {name} is set {bound.count(name)} times at top level; keep one"
-            )
+            raise ConstantError(f"the constant {name} is set {bound.count(name)} times at top level; keep one")
     new = {name: value for name, value in values.items() if not _same(current, name, value)}
     if not new:
         return source

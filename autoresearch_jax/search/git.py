@@ -1,0 +1,110 @@
+"""Git as a subprocess: no hooks, no prompts, no locks it can do without, nobody else's index."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from autoresearch_jax.errors import UserError
+
+# Variables by which a caller, such as a hook, would point git at another repository than the one asked for.
+_REPOSITORY_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+)
+_FALLBACK_IDENTITY = {"user.name": "autoresearch", "user.email": "autoresearch@localhost"}
+
+
+class GitError(UserError):
+    """Git is missing, or refused; the message says what was asked of it."""
+
+
+class Git:
+    """Runs git in one folder."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """Stores where to run.
+
+        Args:
+          folder: an existing folder.
+          environment: of this process; git finds its own programs and the user's settings by it.
+        """
+        self.folder = folder
+        self.environment = {
+            **{name: value for name, value in environment.items() if name not in _REPOSITORY_VARIABLES},
+            "LC_ALL": "C",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_OPTIONAL_LOCKS": "0",  # `git status` would else rewrite the user's index
+        }
+        self._identity: list[str] | None = None
+
+    def text(self, *words: str, **options: object) -> str:
+        """Standard output of a git command, stripped.
+
+        Raises:
+          GitError: it failed.
+        """
+        return self.bytes(*words, **options).decode("utf-8", "replace").strip()  # type: ignore[arg-type]
+
+    def bytes(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
+        """Standard output of a git command as it is.
+
+        Raises:
+          GitError: it failed.
+        """
+        result = self._run(words, stdin, variables or {})
+        if result.returncode != 0:
+            said = " ".join(result.stderr.decode("utf-8", "replace").split()) or f"exit {result.returncode}"
+            raise GitError(f"git {words[0]} failed in {self.folder}: {said}")
+        return result.stdout
+
+    def succeeds(self, *words: str) -> bool:
+        """True if a git command exits with 0."""
+        return self._run(words, b"", {}).returncode == 0
+
+    def commit_tree(self, tree: str, parent: str, message: str, date: float) -> str:
+        """Makes a commit object that no branch knows yet; equal arguments give the same one.
+
+        Args:
+          tree: its tree.
+          parent: its only parent.
+          message: its message.
+          date: of author and committer, in seconds since 1970.
+        """
+        stamp = f"@{int(date)} +0000"
+        return self.text(
+            *self._identity_settings(),
+            *("commit-tree", tree, "-p", parent, "-F", "-"),
+            stdin=message.encode(),
+            variables={"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp},
+        )
+
+    def _identity_settings(self) -> Sequence[str]:
+        """A name and an address for commits, for users who have not set theirs."""
+        if self._identity is None:
+            missing = [name for name in _FALLBACK_IDENTITY if not self.succeeds("config", "--get", name)]
+            pairs = [(name, _FALLBACK_IDENTITY[name]) for name in missing]
+            self._identity = [word for name, value in pairs for word in ("-c", f"{name}={value}")]
+        return self._identity
+
+    def _run(
+        self, words: Sequence[str], stdin: bytes, variables: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", *words]
+        try:
+            return subprocess.run(
+                command,
+                cwd=self.folder,
+                env={**self.environment, **variables},
+                input=stdin,
+                capture_output=True,
+                check=False,
+                start_new_session=True,  # Ctrl-C is for us: git finishes what it began
+            )
+        except FileNotFoundError as error:
+            raise GitError("git is not installed: install it (Debian: apt-get install git)") from error

@@ -1,0 +1,42 @@
+"""results.tsv: one line an experiment, in the original's columns, made anew from the ledger."""
+
+from pathlib import Path
+
+from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import ExperimentRow, Kind
+from autoresearch_jax.search.run_folder import write_whole
+
+GIB = 2**30
+COMMIT_DIGITS = 7
+SCORE_DECIMALS = 6
+
+
+def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
+    """Writes results.tsv, whole or not at all. What was not measured is empty, never 0."""
+    peaks = ledger.peak_memory_bytes()
+    lines = ["\t".join(("commit", metric.name, "memory_gb", "status", "description"))]
+    for row in ledger.experiments():
+        if row.is_open:
+            continue
+        peak = peaks.get(row.id)
+        columns = (
+            (row.commit or "")[:COMMIT_DIGITS],
+            "" if row.score is None else f"{row.score:.{SCORE_DECIMALS}f}",
+            "" if peak is None else f"{peak / GIB:.1f}",
+            outcome(row),
+            " ".join(row.hypothesis.split()),
+        )
+        lines.append("\t".join(columns))
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def outcome(row: ExperimentRow) -> str:
+    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...; "running" before."""
+    if row.status is None:
+        return "running"
+    if row.status is not Status.OK:
+        return str(row.status)
+    if row.kind is Kind.TRIAL:
+        return "trial"
+    return str(row.decision)

@@ -1,0 +1,107 @@
+"""A run's folder: where its parts are, what it was started with, and a lock against a second driver."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Scalar
+
+
+class RunFolderError(UserError):
+    """The folder is in use, belongs to another run, or cannot be written."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<tag>/` and what is in it."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file."""
+        return self.path / "ledger.db"
+
+    @property
+    def results(self) -> Path:
+        """The table for people and spreadsheets."""
+        return self.path / "results.tsv"
+
+    @property
+    def workspace(self) -> Path:
+        """The worktree of the run's branch."""
+        return self.path / "workspace"
+
+    def log_dir(self, experiment: int) -> Path:
+        """Folder of an experiment's logs; made if it is not there."""
+        folder = self.path / "logs" / f"{experiment:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def snapshot_dir(self, trial: int) -> Path:
+        """Where a trial's snapshot goes."""
+        return self.path / "snapshots" / f"{trial:04d}"
+
+    def create(self) -> None:
+        """Makes the folder, and keeps it out of the sight of a git repository around it.
+
+        Raises:
+          RunFolderError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise RunFolderError(f"{self.path}: the run folder cannot be made: {error.strerror}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+          RunFolderError: another process holds it.
+        """
+        path = self.path / "driver.lock"
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunFolderError(f"{self.path}: {holder} is at work on this run already") from error
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def write_settings(self, settings: Mapping[str, Scalar]) -> None:
+        """Writes run.json, a copy of the ledger's settings for people."""
+        write_whole(self.path / "run.json", json.dumps(dict(settings), indent=1) + "\n")
+
+
+def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
+    """Refuses to go on with a run that was started with other settings: its scores could not be compared.
+
+    Raises:
+      RunFolderError: some differ; the message names each.
+    """
+    differing = [
+        f"{name} {stored.get(name)} then, {value} now" for name, value in wanted.items() if stored.get(name) != value
+    ]
+    if differing:
+        raise RunFolderError(
+            f"{folder} was started with other settings ({'; '.join(differing)}): use the same ones, or another --tag"
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new one, never a part."""
+    scratch = path.with_name(path.name + ".new")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

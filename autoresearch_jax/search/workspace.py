@@ -1,0 +1,199 @@
+"""A run's branch, its worktree, and a commit for every candidate. The user's own checkout is never touched."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.search.git import Git, GitError
+
+BRANCH_PREFIX = "autoresearch/"
+DISCARDED_PREFIX = "refs/autoresearch/"
+
+
+class WorkspaceError(UserError):
+    """The repository is not in a state to start from; the message says what to do."""
+
+
+class TagError(UsageError):
+    """The tag cannot be the name of a branch and of a folder."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Where a run starts: the user's last commit."""
+
+    commit: str
+    source: str
+
+
+class Workspace:
+    """Branch `autoresearch/<tag>`, whose tip is the champion, checked out in the run's folder."""
+
+    def __init__(self, git: Git, editable: str, tag: str, folder: Path) -> None:
+        self._git = git  # runs in the top folder of the user's checkout
+        self._editable = editable
+        self._tag = tag
+        self._folder = folder
+
+    @classmethod
+    def of(cls, editable: Path, tag: str, folder: Path, environment: Mapping[str, str]) -> "Workspace":
+        """Finds the repository that the editable file is in, and checks that a run can start from it.
+
+        Args:
+          editable: a file in a git repository; its content must be committed.
+          tag: name of the run.
+          folder: where the worktree is, or will be.
+          environment: of this process.
+
+        Raises:
+          TagError: the tag is no name for a branch.
+          WorkspaceError: no repository, no commit, or the file is not committed.
+          GitError: git is missing or fails.
+        """
+        if not editable.is_file():
+            raise WorkspaceError(f"{editable}: no such file: name the file to edit with --editable")
+        place = editable.resolve()
+        git = Git(place.parent, environment)
+        check_tag(tag, git)
+        if not git.succeeds("rev-parse", "--show-toplevel"):
+            raise WorkspaceError(
+                f"{editable} is in no git repository, and the loop keeps its results as commits: run "
+                f"git init && git add {place.name} && git commit -m start in {place.parent}"
+            )
+        git = Git(Path(git.text("rev-parse", "--show-toplevel")), environment)
+        workspace = cls(git, place.relative_to(git.folder.resolve()).as_posix(), tag, folder.resolve())
+        workspace._check_committed()
+        return workspace
+
+    @property
+    def branch(self) -> str:
+        """Name of the run's branch."""
+        return BRANCH_PREFIX + self._tag
+
+    @property
+    def editable(self) -> str:
+        """Path of the editable file inside the repository."""
+        return self._editable
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the worktree."""
+        return self._folder
+
+    def baseline(self) -> Baseline:
+        """The editable file as the user last committed it."""
+        commit = self._git.text("rev-parse", "HEAD")
+        return Baseline(commit, self.source_at(commit))
+
+    def source_at(self, commit: str) -> str:
+        """The editable file as a commit has it.
+
+        Raises:
+          WorkspaceError: it is not UTF-8.
+        """
+        try:
+            return self._git.bytes("cat-file", "blob", f"{commit}:{self._editable}").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise WorkspaceError(f"{self._editable} is not UTF-8 text: {error}") from error
+
+    def require_unused_branch(self) -> None:
+        """Refuses a branch of this name that is not ours.
+
+        Raises:
+          WorkspaceError: there is one already.
+        """
+        if self._tip(self._branch_ref) is not None:
+            raise WorkspaceError(
+                f"branch {self.branch} exists already, and the run folder {self._folder.parent} knows nothing of it: "
+                f"choose another --tag, or delete the branch with git branch -D {self.branch}"
+            )
+
+    def commit(self, source: str, parent: str, message: str, date: float) -> str:
+        """Makes a commit that differs from its parent in the editable file alone; no ref knows it yet.
+
+        Equal arguments give the same commit, so that a step repeated after a kill changes nothing.
+        """
+        blob = self._git.text("hash-object", "-w", "--stdin", stdin=source.encode())
+        mode = self._git.text("ls-tree", parent, "--", self._editable).split()[0]
+        with tempfile.TemporaryDirectory() as scratch:
+            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+            self._git.text("read-tree", parent, variables=index)
+            entry = f"{mode},{blob},{self._editable}"
+            self._git.text("update-index", "--cacheinfo", entry, variables=index)
+            tree = self._git.text("write-tree", variables=index)
+        return self._git.commit_tree(tree, parent, message, date)
+
+    def keep(self, commit: str, previous: str | None) -> None:
+        """Makes a commit the tip of the run's branch, and shows it in the worktree. May be repeated.
+
+        Args:
+          commit: the new champion's.
+          previous: the old champion's, where the branch must stand now; None if any place will do.
+
+        Raises:
+          WorkspaceError: someone else moved the branch.
+        """
+        tip = self._tip(self._branch_ref)
+        if tip is not None and previous is not None and tip not in (commit, previous):
+            raise WorkspaceError(
+                f"branch {self.branch} was moved to {tip[:10]}, the ledger's champion is {commit[:10]}: put it back "
+                f"with git update-ref {self._branch_ref} {commit}"
+            )
+        if tip != commit:
+            self._git.text("update-ref", self._branch_ref, commit, tip or "")
+        self._show()
+
+    def discard(self, commit: str, experiment: int) -> None:
+        """Names a commit under refs/autoresearch/, so that no diff is ever lost. May be repeated."""
+        ref = f"{DISCARDED_PREFIX}{self._tag}/{experiment:04d}"
+        if self._tip(ref) != commit:
+            self._git.text("update-ref", ref, commit)
+
+    def _show(self) -> None:
+        """Brings the worktree to the tip of the branch; makes it if it is not there."""
+        if not (self._folder / ".git").exists():
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._git.text("worktree", "add", "--force", str(self._folder), self.branch)
+        Git(self._folder, self._git.environment).text("reset", "--quiet", "--hard", self.branch)
+
+    def _tip(self, ref: str) -> str | None:
+        try:
+            return self._git.text("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        except GitError:
+            return None
+
+    @property
+    def _branch_ref(self) -> str:
+        return f"refs/heads/{self.branch}"
+
+    def _check_committed(self) -> None:
+        if not self._git.succeeds("rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
+            raise WorkspaceError(
+                f"the git repository {self._git.folder} has no commit yet: run "
+                f"git add {self._editable} && git commit -m start"
+            )
+        if not self._git.succeeds("cat-file", "-e", f"HEAD:{self._editable}"):
+            raise WorkspaceError(
+                f"{self._editable} is not in the last commit, and the loop starts from there: run "
+                f"git add {self._editable} && git commit -m start"
+            )
+        if self._git.text("status", "--porcelain", "--", self._editable):
+            raise WorkspaceError(
+                f"{self._editable} has changes that are not committed, and the loop starts from the last commit: "
+                f"run git commit {self._editable}, or put them aside with git stash"
+            )
+
+
+def check_tag(tag: str, git: Git) -> None:
+    """Refuses a tag that cannot name a branch and a folder.
+
+    Raises:
+      TagError: it cannot.
+    """
+    ref = f"refs/heads/{BRANCH_PREFIX}{tag}"
+    if not tag or "/" in tag or tag.startswith("-") or not git.succeeds("check-ref-format", ref):
+        raise TagError(
+            f"--tag={tag}: not a name that git takes for a branch: use letters, digits, '-' and '_', such as --tag=nov20"
+        )
