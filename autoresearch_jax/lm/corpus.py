@@ -90,9 +90,7 @@ def open_corpus(spec: str) -> Corpus:
         return _stdlib()
     if spec.startswith(FILES) and len(spec) > len(FILES):
         return _files(spec.removeprefix(FILES))
-    raise UsageError(
-        f"--corpus={spec}: there is no such corpus; use `stdlib`, or `files:GLOB` for your own files"
-    )
+    raise UsageError(f"--corpus={spec}: there is no such corpus; use `stdlib`, or `files:GLOB` for your own files")
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,7 @@ def _files(pattern: str) -> LocalFiles:
             raise CorpusError(f"--corpus={FILES}{pattern}: no file matches")
         for path in found:
             if path.suffix not in _READERS or path.suffix == ".py":
-                raise CorpusError(
-                    f"{path}: only .txt, .jsonl and .parquet can be read; use a narrower pattern"
-                )
+                raise CorpusError(f"{path}: only .txt, .jsonl and .parquet can be read; use a narrower pattern")
         return found
 
     name = f"files-{hashlib.sha256(os.fsencode(pattern)).hexdigest()[:8]}"
@@ -202,14 +198,17 @@ def _read_parquet(path: Path) -> Iterator[bytes]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
-                raise CorpusError(f"{path}: has no column `text`, only {', '.join(file.schema_arrow.names)}")
+            columns = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+            if "text" not in columns:
+                raise CorpusError(f"{path}: has no column `text`, only {', '.join(columns)}")
+            if not (pa.types.is_string(columns["text"]) or pa.types.is_large_string(columns["text"])):
+                raise CorpusError(f"{path}: the column `text` holds {columns['text']}, not strings")
             for batch in file.iter_batches(_PARQUET_BATCH, columns=["text"]):
                 # As bytes, since one text that is no UTF-8 would else make the whole column unreadable.
                 for value in batch.column("text").cast(pa.large_binary()):
                     yield value.as_py() or b""
     except pa.ArrowException as error:
-        raise CorpusError(f"{path}: cannot be read as Parquet with text ({_first_line(error)})") from error
+        raise CorpusError(f"{path}: cannot be read as Parquet ({_first_line(error)})") from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[str | bytes]]] = {

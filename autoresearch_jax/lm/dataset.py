@@ -1,6 +1,7 @@
 """A prepared dataset, read only: rows, vocabularies, byte counts and the fingerprint."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +55,7 @@ class Dataset:
     manifest: Manifest
 
     @classmethod
-    def open(
-        cls, folder: Path, *, sequence_length: int, vocab_sizes: tuple[int, ...] | None = None
-    ) -> "Dataset":
+    def open(cls, folder: Path, *, sequence_length: int, vocab_sizes: tuple[int, ...] | None = None) -> "Dataset":
         """Opens a dataset; checks that its files are there with the sizes they were written with.
 
         Args:
@@ -74,21 +73,17 @@ class Dataset:
         command = prepare_command(folder, manifest.corpus, sequence_length, vocab_sizes)
         there = manifest.vocab_sizes(sequence_length)
         offered = there if vocab_sizes is None else tuple(sorted(set(vocab_sizes)))
-        if lacking := [str(size) for size in offered if size not in there]:
+        if lacking := [size for size in offered if size not in there]:
             raise DatasetError(
-                f"the dataset {folder} has no vocabulary {', '.join(lacking)} for sequence length "
-                f"{sequence_length}: run `{command}` first"
+                f"the dataset {folder} has the vocabularies {_listed(there)} for sequence length "
+                f"{sequence_length}, not {_listed(lacking)}: run `{command}` first, or choose with --vocab_sizes"
             )
         if not offered:
-            raise DatasetError(
-                f"the dataset {folder} has no rows of length {sequence_length}: run `{command}` first"
-            )
+            raise DatasetError(f"the dataset {folder} has no rows of length {sequence_length}: run `{command}` first")
         names = [text_file(split) for split in SPLITS]
         names += [name for size in offered for name in files_for(size, sequence_length)]
         if damaged := manifest.damaged(folder, names):
-            raise DatasetError(
-                f"{folder / damaged[0]} is missing or has been changed: run `{command}` to mend it"
-            )
+            raise DatasetError(f"{folder / damaged[0]} is missing or has been changed: run `{command}` to mend it")
         fingerprint = manifest.fingerprint(sequence_length, offered)
         return cls(folder, sequence_length, offered, fingerprint, manifest)
 
@@ -124,9 +119,7 @@ class Dataset:
         return [name for name, entry in entries if _sha256_or_none(self.folder / name) != entry.sha256]
 
 
-def prepare_command(
-    folder: Path, corpus: str | None, sequence_length: int, vocab_sizes: tuple[int, ...] | None
-) -> str:
+def prepare_command(folder: Path, corpus: str | None, sequence_length: int, vocab_sizes: tuple[int, ...] | None) -> str:
     """The `autoresearch prepare` command line that makes what a dataset folder lacks.
 
     Args:
@@ -146,6 +139,10 @@ def prepare_command(
         words.append(f"--vocab_sizes={','.join(map(str, vocab_sizes))}")
     words += [f"--sequence_length={sequence_length}", f"--data_dir={folder.parent}"]
     return shlex.join(words)
+
+
+def _listed(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sizes)) or "(none)"
 
 
 def _sha256_or_none(path: Path) -> str | None:

@@ -1,0 +1,86 @@
+"""Fixtures for every test: a dataset small enough to make in a second, and real."""
+
+import json
+import random
+
+import pytest
+
+from autoresearch_jax.lm.corpus import FILES, open_corpus
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.prepare import prepare_dataset
+
+TINY_VOCAB_SIZES = (256, 320)
+TINY_SEQUENCE_LENGTH = 32
+_SUBJECTS = (
+    "the cat",
+    "a small model",
+    "the night watch",
+    "an optimizer",
+    "every gradient",
+    "Käthe",
+    "one loop",
+)
+_VERBS = ("sees", "measures", "forgets", "repeats", "explains", "follows", "keeps")
+_OBJECTS = (
+    "the river",
+    "42 numbers",
+    "its own tail",
+    "the loss",
+    "a page of notes",
+    "yesterday",
+    "nothing new",
+)
+
+
+class Silent:
+    """A reporter that keeps the notes it is given and shows nothing."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage(self, what: str, documents: int | None) -> None:
+        self.stages.append(what)
+
+    def advance(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A value for --corpus: 300 short documents, which a model can learn from in a few steps."""
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(300):
+            sentences = (
+                f"{draw.choice(_SUBJECTS)} {draw.choice(_VERBS)} {draw.choice(_OBJECTS)}."
+                for _ in range(draw.randint(3, 20))
+            )
+            file.write(json.dumps({"text": f"{number}: {' '.join(sentences)}\n"}) + "\n")
+    return FILES + str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The dataset of `tiny_corpus`, with T = 32 and vocabularies of 256 and 320; not to be written to.
+
+    For a command: --corpus={tiny_dataset.manifest.corpus} --data_dir={tiny_dataset.folder.parent}
+    --sequence_length=32 --vocab_sizes=256,320.
+    """
+    corpus = open_corpus(tiny_corpus)
+    return prepare_dataset(
+        tmp_path_factory.mktemp("data") / corpus.name,
+        corpus,
+        sequence_length=TINY_SEQUENCE_LENGTH,
+        vocab_sizes=TINY_VOCAB_SIZES,
+        reporter=Silent(),
+    )
+
+
+@pytest.fixture
+def reporter() -> Silent:
+    return Silent()
