@@ -53,15 +53,17 @@ def summarize(measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
 def format_summary(summary: Mapping[str, Scalar], metric: Metric, format: str) -> str:
     """The summary as text that `grep "^val_bpb:"` reads, or as one JSON object.
 
-    The score is printed to six places as text and in full as JSON; what is missing is "null" in both.
+    The score is printed to six places as text and in full as JSON. A trial without a score says why, and as text
+    leaves out what it did not come to measure.
     """
     if format == "json":
         return json.dumps(summary, indent=1)
+    failed = summary[metric.name] is None
     lines = ["---"]
     for key, value in summary.items():
         if key == metric.name and isinstance(value, float):
             value = f"{value:.{_SCORE_DECIMALS}f}"
-        if value is None and key in ("error", "snapshot"):
+        if value is None and key != metric.name and (failed or key in ("error", "snapshot")):
             continue
         lines.append(f"{key + ':':<21}{'null' if value is None else value}")
     return "\n".join(lines)

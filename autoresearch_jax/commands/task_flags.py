@@ -84,8 +84,12 @@ class TaskOptions:
             compile_cache_dir=Path(cache).expanduser() if cache else None,
         )
 
-    def make_task(self, run_folder: Path) -> LmTask:
+    def make_task(self, run_folder: Path, editable: Path) -> LmTask:
         """The task, which keeps its programs in the run's folder.
+
+        Args:
+          run_folder: made if it is missing.
+          editable: the training file; only its name is used.
 
         Raises:
           UserError: the device is not there, or is too small for the mesh.
@@ -106,6 +110,7 @@ class TaskOptions:
                 programs_dir=run_folder / "programs",
                 environment=environment,
                 compile_cache_dir=self.compile_cache_dir,
+                editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
             )
         )

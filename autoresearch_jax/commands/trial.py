@@ -67,7 +67,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         format=flag_values.format,
     )
     source = edited_source(options.editable, options.constants)
-    task = options.task.make_task(options.run_folder)
+    task = options.task.make_task(options.run_folder, options.editable)
     try:
         measurement = measure_once(task, source, options.seed, options.run_folder)
     finally:

@@ -173,12 +173,22 @@ def _probe(
     probe_V: np.ndarray,
     random: np.random.Generator,
 ) -> None:
-    """Judges one batch of real rows again with other suffixes, then with other neighbours; nothing else may change."""
+    """Judges one batch of real rows again with other neighbours, then with other suffixes; nothing else may change."""
     rows = scorer.batch_rows
     chosen = np.asarray(rows_NxT1[random.integers(0, len(rows_NxT1), rows)])
     others = np.asarray(rows_NxT1[random.integers(0, len(rows_NxT1), rows)])
     row_length = chosen.shape[1]
     nats_BxT, projection_BxT = map(np.asarray, scorer(read_leaves, chosen, probe_V))
+
+    # Neighbours first: a candidate that fails this one fails the other too, whatever its attention does.
+    stays_B = random.permutation(rows) < rows // 2
+    mixed = np.where(stays_B[:, None], chosen, others)
+    nats_mixed_BxT, projection_mixed_BxT = map(np.asarray, scorer(read_leaves, mixed, probe_V))
+    _compare(
+        "rows of a batch are not independent: other rows change the prediction",
+        np.abs(projection_mixed_BxT - projection_BxT)[stays_B],
+        np.abs(nats_mixed_BxT - nats_BxT)[stays_B],
+    )
 
     cut_B = random.integers(1, row_length - 1, rows)  # tokens from here on are replaced
     position_T1 = np.arange(row_length)
@@ -191,16 +201,6 @@ def _probe(
         "not causal: later tokens change the prediction at earlier positions",
         np.abs(projection_swapped_BxT - projection_BxT)[same_context_BxT],
         np.abs(nats_swapped_BxT - nats_BxT)[same_target_BxT],
-    )
-    if rows == 1:
-        return
-    stays_B = random.permutation(rows) < rows // 2
-    mixed = np.where(stays_B[:, None], chosen, others)
-    nats_mixed_BxT, projection_mixed_BxT = map(np.asarray, scorer(read_leaves, mixed, probe_V))
-    _compare(
-        "rows of a batch are not independent: other rows change the prediction",
-        np.abs(projection_mixed_BxT - projection_BxT)[stays_B],
-        np.abs(nats_mixed_BxT - nats_BxT)[stays_B],
     )
 
 

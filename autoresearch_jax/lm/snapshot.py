@@ -68,6 +68,8 @@ def save_snapshot(
     manifest = {
         "format_version": FORMAT_VERSION,
         "program_hash": programs.program_hash,
+        "platform": programs.platform,
+        "mesh": programs.mesh_axes,
         "vocab_size": programs.vocab_size,
         "sequence_length": programs.sequence_length,
         "leaves": {_leaf_key(i): programs.leaf_names[i] for i in programs.read_leaves},

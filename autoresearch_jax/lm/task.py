@@ -96,6 +96,7 @@ class LmTaskConfig:
       programs_dir: where traced programs are kept, a folder for each hash.
       environment: variables of this process, of which children inherit an allow-listed few.
       compile_cache_dir: for XLA's persistent cache; None for none.
+      editable_name: file name of the training file, for messages.
       split: what is judged: "val", or "holdout" for audits.
       judge_tokens: judge about so many tokens; None judges the whole split.
       limits: when a phase is killed.
@@ -108,6 +109,7 @@ class LmTaskConfig:
     programs_dir: Path
     environment: Mapping[str, str]
     compile_cache_dir: Path | None = None
+    editable_name: str = "train_lib.py"
     split: str = "val"
     judge_tokens: int | None = None
     limits: TimeLimits = field(default_factory=TimeLimits)
@@ -206,7 +208,7 @@ class LmTask:
         config.programs_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".trace-", dir=config.programs_dir) as scratch_name:
             scratch = Path(scratch_name)
-            source_path = scratch / "train_lib.py"
+            source_path = scratch / config.editable_name
             source_path.write_text(source)
             traced = scratch / "programs"
             traced.mkdir()
@@ -220,7 +222,7 @@ class LmTask:
                 raise CandidateRejected(Status.REJECTED, event["reason"])
             if event["event"] != "checked":
                 raise TaskError(f"checking the traced programs: {event['reason']}; see {log_dir / 'worker.log'}")
-            shutil.copyfile(source_path, traced / "train_lib.py")
+            shutil.copyfile(source_path, traced / source_path.name)
             folder = config.programs_dir / event["program_hash"]
             with contextlib.suppress(OSError):  # it is there already: the same programs
                 os.rename(traced, folder)

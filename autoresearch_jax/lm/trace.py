@@ -117,16 +117,14 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
 
     boundary = StateBoundary(jax.eval_shape(plain_init, key_struct), experiment.state_sharding, mesh)
 
-    def save(name: str, function: Any, *structs: Any, in_shardings: Any, out_shardings: Any, donate: bool) -> Any:
+    def save(name: str, function: Any, *structs: Any, in_shardings: Any, out_shardings: Any, donate: bool) -> None:
         jitted = jax.jit(
             function,
             in_shardings=in_shardings,
             out_shardings=out_shardings,
             donate_argnums=(0,) if donate else (),
         )
-        exported = export.export(jitted, platforms=[task.platform])(*structs)
-        (out_dir / f"{name}.export").write_bytes(bytes(_serialize(exported, name)))
-        return exported
+        (out_dir / f"{name}.export").write_bytes(_export(jitted, name, task.platform, *structs))
 
     def flat_init(key_data: jax.Array) -> list[jax.Array]:
         return boundary.encode(plain_init(key_data))
@@ -267,9 +265,9 @@ def _leaves_read_by_logits(
     return [i for i in kept if i < len(boundary.leaves)]
 
 
-def _serialize(exported: export.Exported, name: str) -> bytearray:
+def _export(jitted: Any, name: str, platform: str, *structs: Any) -> bytes:
     try:
-        return exported.serialize()
+        return bytes(export.export(jitted, platforms=[platform])(*structs).serialize())
     except NotImplementedError as error:
         if "callback" in str(error):
             raise ContractError(
@@ -310,11 +308,11 @@ def _array_words(shape_and_dtype: tuple[tuple[int, ...], Any] | None) -> str:
 def _describe_failure(error: BaseException, source_path: Path) -> str:
     """One line: the place in the candidate's file, the kind of error, its first line."""
     if isinstance(error, ContractError):
-        return str(error)
+        return f"{source_path.name}: {error}"
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: SyntaxError: {error.msg}"
+        return f"{source_path.name}:{error.lineno}: SyntaxError: {error.msg}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source_path)]
-    place = f"line {lines[-1]}: " if lines else ""
+    place = f"{source_path.name}:{lines[-1]}: " if lines else ""
     first_line = next(iter(str(error).splitlines()), "")
     return f"{place}{type(error).__name__}: {first_line}".rstrip(": ")
 

@@ -8,6 +8,7 @@ can wait beside another trial; it leaves when its input is closed, so it never o
 
 import json
 import os
+import queue
 import sys
 import threading
 import traceback
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.measure import measure
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.programs import ProgramError, load_programs
@@ -64,6 +66,8 @@ def main() -> int:
                 _emit({"event": "result", **measure(MeasureRequest.from_json(message), _emit)})
             else:
                 raise ValueError(f"unknown request {message['op']!r}")
+        except UserError as error:
+            _emit({"event": "failed", "reason": str(error)})
         except Exception as error:
             traceback.print_exc()
             _emit({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
@@ -72,8 +76,6 @@ def main() -> int:
 
 def _requests_until_closed() -> Any:
     """Yields requests as they come; ends the process at once, whatever it is doing, when the input is closed."""
-    import queue
-
     arrived: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def read() -> None:
