@@ -43,15 +43,11 @@ class Git:
         }
         self._identity: list[str] | None = None
 
-    def text(self, *words: str, **options: object) -> str:
-        """Standard output of a git command, stripped.
+    def text(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
+        """Standard output of a git command, stripped; see `raw`."""
+        return self.raw(*words, stdin=stdin, variables=variables).decode("utf-8", "replace").strip()
 
-        Raises:
-          GitError: it failed.
-        """
-        return self.bytes(*words, **options).decode("utf-8", "replace").strip()  # type: ignore[arg-type]
-
-    def bytes(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
+    def raw(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
         """Standard output of a git command as it is.
 
         Raises:

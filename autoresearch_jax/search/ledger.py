@@ -115,7 +115,8 @@ class Ledger:
             (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
             self._connection.execute(
                 """INSERT INTO experiments (id, kind, parent, parent_commit, proposer, hypothesis,
-                       category, cost_dollars, constants, created_at, source) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                       category, cost_dollars, constants, created_at, source)
+                    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     number,
                     intent.kind,

@@ -58,15 +58,16 @@ class Program:
         """
         return tuple(self._fit(row, constants) for row in self.constants)
 
-    def present(self, constants: Mapping[str, ConstantValue]) -> "Program":
-        """The same page without the rows that do not fit a source with these constants."""
-        rows = []
+    def usable(self, constants: Mapping[str, ConstantValue]) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
+        """As `space`, but leaves out the rows that do not fit; returns the rows that do, and the complaints."""
+        rows: list[Constant] = []
+        complaints: list[str] = []
         for row in self.constants:
             try:
                 rows.append(self._fit(row, constants))
-            except ProgramError:
-                continue
-        return Program(self.path, self.text, tuple(rows), self.stops)
+            except ProgramError as error:
+                complaints.append(str(error))
+        return tuple(rows), tuple(complaints)
 
     def warnings(self, constants: Mapping[str, ConstantValue]) -> list[str]:
         """A line for each constant whose present value is outside its own row."""

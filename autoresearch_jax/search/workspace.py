@@ -39,18 +39,18 @@ class Workspace:
 
     @classmethod
     def of(cls, editable: Path, tag: str, folder: Path, environment: Mapping[str, str]) -> "Workspace":
-        """Finds the repository that the editable file is in, and checks that a run can start from it.
+        """Finds the repository that the editable file is in.
 
         Args:
-          editable: a file in a git repository; its content must be committed.
+          editable: a file in a git repository.
           tag: name of the run.
           folder: where the worktree is, or will be.
           environment: of this process.
 
         Raises:
           TagError: the tag is no name for a branch.
-          WorkspaceError: no repository, no commit, or the file is not committed.
-          GitError: git is missing or fails.
+          WorkspaceError: there is no such file, or no repository around it.
+          GitError: git is missing.
         """
         if not editable.is_file():
             raise WorkspaceError(f"{editable}: no such file: name the file to edit with --editable")
@@ -63,9 +63,7 @@ class Workspace:
                 f"git init && git add {place.name} && git commit -m start in {place.parent}"
             )
         git = Git(Path(git.text("rev-parse", "--show-toplevel")), environment)
-        workspace = cls(git, place.relative_to(git.folder.resolve()).as_posix(), tag, folder.resolve())
-        workspace._check_committed()
-        return workspace
+        return cls(git, place.relative_to(git.folder.resolve()).as_posix(), tag, folder.resolve())
 
     @property
     def branch(self) -> str:
@@ -83,7 +81,12 @@ class Workspace:
         return self._folder
 
     def baseline(self) -> Baseline:
-        """The editable file as the user last committed it."""
+        """The editable file as the user last committed it.
+
+        Raises:
+          WorkspaceError: no commit, or the file is not in it as it stands now.
+        """
+        self._check_committed()
         commit = self._git.text("rev-parse", "HEAD")
         return Baseline(commit, self.source_at(commit))
 
@@ -94,7 +97,7 @@ class Workspace:
           WorkspaceError: it is not UTF-8.
         """
         try:
-            return self._git.bytes("cat-file", "blob", f"{commit}:{self._editable}").decode("utf-8")
+            return self._git.raw("cat-file", "blob", f"{commit}:{self._editable}").decode("utf-8")
         except UnicodeDecodeError as error:
             raise WorkspaceError(f"{self._editable} is not UTF-8 text: {error}") from error
 
@@ -195,5 +198,5 @@ def check_tag(tag: str, git: Git) -> None:
     ref = f"refs/heads/{BRANCH_PREFIX}{tag}"
     if not tag or "/" in tag or tag.startswith("-") or not git.succeeds("check-ref-format", ref):
         raise TagError(
-            f"--tag={tag}: not a name that git takes for a branch: use letters, digits, '-' and '_', such as --tag=nov20"
+            f"--tag={tag}: git takes no branch of that name: use letters, digits, '-' and '_', such as --tag=nov20"
         )
