@@ -8,7 +8,7 @@ from autoresearch_jax.measurement import Measurement, Metric, Scalar
 MEGA = 1e6
 MEBIBYTE = 1 << 20
 
-# (key, name in the measurement's metrics, divisor, decimals); the first nine keep the original's names and units
+# key, name in the measurement's metrics, divisor, decimals; up to num_params_M the original's names and units
 _NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("training_seconds", "training_seconds", 1, 1),
     ("total_seconds", "total_seconds", 1, 1),
@@ -17,7 +17,6 @@ _NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("total_tokens_M", "num_tokens", MEGA, 3),
     ("num_steps", "num_steps", 1, 0),
     ("num_params_M", "num_params", MEGA, 3),
-    ("depth", "depth", 1, 0),
     ("val_bpb_original", "val_bpb_original", 1, 6),
     ("unigram_bpb", "unigram_bpb", 1, 6),
     ("train_loss", "train_loss", 1, 4),
@@ -34,8 +33,14 @@ _NUMBERS: tuple[tuple[str, str, float, int], ...] = (
 _SCORE_DECIMALS = 6
 
 
-def summarize(measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
-    """All figures of a trial under the names they are printed with; None where one is missing."""
+def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, object]) -> dict[str, Scalar]:
+    """All figures of a trial under the names they are printed with; None where one is missing.
+
+    Args:
+      measurement: the trial.
+      metric: its metric.
+      constants: of the source that was measured; the original prints its DEPTH.
+    """
     summary: dict[str, Scalar] = {metric.name: measurement.value}
     for key, name, divisor, decimals in _NUMBERS:
         value = measurement.metrics.get(name)
@@ -43,6 +48,8 @@ def summarize(measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
             summary[key] = round(value / divisor, decimals) if decimals else round(value / divisor)
         else:
             summary[key] = None
+    depth = constants.get("DEPTH")
+    summary["depth"] = depth if isinstance(depth, int) else None
     summary["seed"] = measurement.seed
     summary["status"] = str(measurement.status)
     summary["error"] = measurement.error

@@ -8,6 +8,7 @@
 import ast
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.lm.task import METRIC, LmTask
 from autoresearch_jax.measurement import CandidateRejected, Measurement, Scalar, Status
-from autoresearch_jax.search.constants import set_constants
+from autoresearch_jax.search.constants import read_constants, set_constants
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.run_folder import RunFolder
 
 DEFAULT_TAG = "trials"
 
@@ -67,12 +70,14 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         format=flag_values.format,
     )
     source = edited_source(options.editable, options.constants)
-    task = options.task.make_task(options.run_folder, options.editable)
-    try:
-        measurement = measure_once(task, source, options.seed, options.run_folder)
-    finally:
-        task.close()
-    summary = summarize(measurement, METRIC)
+    folder = RunFolder(options.run_folder)
+    folder.create()
+    task = options.task.make_task(folder.path, options.editable)
+    with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
+        measurement = measure_once(task, source, options.seed, folder)
+        description = _description(options.constants, options.editable)
+        ledger.record_trial(source, measurement, description, task.fingerprint)
+    summary = summarize(measurement, METRIC, read_constants(source) if measurement.value is not None else {})
     print(format_summary(summary, METRIC, options.format))
     return 0 if measurement.status is Status.OK else 1
 
@@ -113,14 +118,36 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
         raise UsageError(f"--set: {editable}: {error}") from error
 
 
-def measure_once(task: LmTask, source: str, seed: int, run_folder: Path) -> Measurement:
-    name = time.strftime("%Y%m%d-%H%M%S")
-    log_dir = run_folder / "logs" / name
+def measure_once(task: LmTask, source: str, seed: int, folder: RunFolder) -> Measurement:
+    """Prepares and measures a source; a refusal is a measurement too, without a score."""
+    name = time.strftime("trial-%Y%m%d-%H%M%S")
+    log_dir = folder.path / "logs" / name
     log_dir.mkdir(parents=True)
-    snapshot_dir = run_folder / "snapshots" / name
     try:
         candidate = task.prepare(source, log_dir)
     except CandidateRejected as rejection:
         return Measurement(rejection.status, None, seed, error=rejection.reason)
+    snapshot_dir = folder.path / "snapshots" / name
     with TrialProgress() as progress:
         return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)
+
+
+def _open_ledger(folder: RunFolder, fingerprint: str) -> Ledger:
+    """The ledger the trial is added to, opened before anything is spent.
+
+    Raises:
+      UserError: it cannot be opened, or belongs to a run with another dataset.
+    """
+    ledger = Ledger.open(folder.ledger)
+    stored = ledger.settings().get("fingerprint")
+    if stored not in (None, fingerprint):
+        ledger.close()
+        raise UserError(
+            f"{folder.path} is a run with another dataset or judge (fingerprint {stored}, now {fingerprint}): "
+            "use the run's own flags, or another --tag"
+        )
+    return ledger
+
+
+def _description(constants: Mapping[str, Scalar], editable: Path) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"

@@ -88,8 +88,8 @@ def _padded(context: list[int], programs: Programs) -> tuple[np.ndarray, np.int3
 def _draw(logits_V: np.ndarray, settings: SampleSettings, random: np.random.Generator) -> int:
     if settings.temperature <= 0:
         return int(logits_V.argmax())
-    # Gumbel's trick: the largest of the noisy logits is a draw from their softmax
-    noisy_V: np.ndarray = logits_V / settings.temperature + random.gumbel(size=len(logits_V))
     if 0 < settings.top_k < len(logits_V):
-        noisy_V[logits_V < np.partition(logits_V, -settings.top_k)[-settings.top_k]] = -np.inf
-    return int(noisy_V.argmax())
+        least = np.partition(logits_V, -settings.top_k)[-settings.top_k]
+        logits_V = np.where(logits_V < least, -np.inf, logits_V)
+    # Gumbel's trick: the largest of the noisy logits is a draw from their softmax
+    return int(np.argmax(logits_V / settings.temperature + random.gumbel(size=len(logits_V))))
