@@ -38,9 +38,7 @@ def define_dataset_flags(flag_values: flags.FlagValues) -> None:
         ".txt, .jsonl with a `text` field, or .parquet with a `text` column)",
         flag_values=flag_values,
     )
-    flags.DEFINE_string(
-        "name", None, "name of the dataset; default: made from the corpus", flag_values=flag_values
-    )
+    flags.DEFINE_string("name", None, "name of the dataset; default: made from the corpus", flag_values=flag_values)
     flags.DEFINE_string("data_dir", DEFAULT_DATA_DIR, "folder of all datasets", flag_values=flag_values)
     flags.DEFINE_integer("sequence_length", 256, "tokens of context", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_list(

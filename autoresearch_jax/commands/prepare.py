@@ -32,9 +32,7 @@ class Options:
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_dataset_flags(flag_values)
-    flags.DEFINE_enum(
-        "format", "text", ["text", "json"], "how the result is printed", flag_values=flag_values
-    )
+    flags.DEFINE_enum("format", "text", ["text", "json"], "how the result is printed", flag_values=flag_values)
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:

@@ -69,9 +69,7 @@ def _length(entry: tuple[int, int, np.ndarray]) -> int:
     return entry[0]
 
 
-def write_rows(
-    path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int
-) -> tuple[int, np.ndarray]:
+def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> tuple[int, np.ndarray]:
     """Writes rows to a .npy file as they come; holds a few megabytes of them at most.
 
     Args:

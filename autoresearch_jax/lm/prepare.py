@@ -89,9 +89,7 @@ def prepare_dataset(
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = folder.with_name(f".{folder.name}.lock")
-            with exclusive_lock(
-                lock, lambda: reporter.note("another call is at work on this dataset: waiting")
-            ):
+            with exclusive_lock(lock, lambda: reporter.note("another call is at work on this dataset: waiting")):
                 _bring_up_to_date(folder, corpus, state, sequence_length, vocab_sizes, reporter)
         except OSError as error:
             raise DatasetError(f"cannot write the dataset {folder}: {error} (see --data_dir)") from error
@@ -181,11 +179,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, reporter: Reporter) -
 
 
 def _in_words(skipped: Counter[str]) -> str:
-    return (
-        f" (left out: {', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))})"
-        if skipped
-        else ""
-    )
+    return f" (left out: {', '.join(f'{n} {reason}' for reason, n in sorted(skipped.items()))})" if skipped else ""
 
 
 def _add_rows(
@@ -197,18 +191,19 @@ def _add_rows(
     reporter: Reporter,
 ) -> Manifest:
     """Makes rows, and the vocabularies that are not there yet, in `staging` from the text in `folder`."""
-    for size in vocab_sizes:
-        new = [name for name in files_for(size, sequence_length) if name not in manifest.files]
-        if tokenizer_file(size) in new:
-            reporter.stage(f"vocabulary {size}: learning", manifest.splits["train"].documents)
-            vocabulary = train_tokenizer(_counted(splits.read_split(folder, "train"), reporter), size)
-            (staging / tokenizer_file(size)).parent.mkdir(exist_ok=True)
-            vocabulary.save(staging / tokenizer_file(size))
-        else:
-            vocabulary = Tokenizer.load(folder / tokenizer_file(size))
-        (staging / rows_folder(size, sequence_length)).mkdir(parents=True)
-        rows = {}
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for size in vocab_sizes:
+            made = [name for name in files_for(size, sequence_length) if name != tokenizer_file(size)]
+            if tokenizer_file(size) in manifest.files:
+                vocabulary = Tokenizer.load(folder / tokenizer_file(size))
+            else:
+                reporter.stage(f"vocabulary {size}: learning", manifest.splits["train"].documents)
+                vocabulary = train_tokenizer(_counted(splits.read_split(folder, "train"), reporter), size)
+                (staging / tokenizer_file(size)).parent.mkdir(exist_ok=True)
+                vocabulary.save(staging / tokenizer_file(size))
+                made.append(tokenizer_file(size))
+            (staging / rows_folder(size, sequence_length)).mkdir(parents=True)
+            rows = {}
             for split in SPLITS:
                 reporter.stage(f"vocabulary {size}: packing {split}", manifest.splits[split].documents)
                 texts = _counted(splits.read_split(folder, split), reporter)
@@ -222,8 +217,7 @@ def _add_rows(
                     )
                 if split == "train":
                     np.save(staging / counts_file(size, sequence_length), counts)
-        new = files_for(size, sequence_length)
-        manifest = manifest.with_files(staging, [name for name in new if (staging / name).exists()], rows)
+            manifest = manifest.with_files(staging, made, rows)
     return manifest
 
 

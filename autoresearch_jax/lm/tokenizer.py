@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     import tiktoken
 
 MIN_VOCAB_SIZE = 256
-MAX_VOCAB_SIZE = (
-    1 << 20
-)  # far beyond what any corpus here could use; keeps a typing error from running for hours
+MAX_VOCAB_SIZE = 1 << 20  # far beyond what any corpus here could use; keeps a typing error from running for hours
 BOS = "<|bos|>"
 TRAINING_CHARACTERS = 1 << 28  # text the merges are learnt from; more changes them little and takes minutes
 
@@ -82,9 +80,7 @@ class Tokenizer:
         """Tokens of a text, uint32[n], without BOS; the letters "<|bos|>" in it are letters."""
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
-    def encode_documents(
-        self, texts: Iterable[str], executor: Executor, dtype: np.dtype
-    ) -> Iterator[np.ndarray]:
+    def encode_documents(self, texts: Iterable[str], executor: Executor, dtype: np.dtype) -> Iterator[np.ndarray]:
         """Tokens of each text with BOS before them, dtype[1 + n], in order; texts are taken all at once."""
 
         def with_bos(text: str) -> np.ndarray:
