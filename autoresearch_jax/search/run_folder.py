@@ -80,6 +80,17 @@ class RunFolder:
             file.flush()
             yield
 
+    def holder(self) -> str | None:
+        """Who is at work on the run, such as "pid 12 on box"; None if nobody is."""
+        try:
+            with (self.path / "driver.lock").open(encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return (self.path / "driver.lock").read_text(encoding="utf-8").strip()
+        return None
+
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Writes run.json, a copy of the ledger's settings for people."""
         write_whole(self.path / "run.json", json.dumps(dict(settings), indent=1) + "\n")

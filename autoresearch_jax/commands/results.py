@@ -1,0 +1,34 @@
+"""The table of a run's experiments, one line each, in the order they were tried.
+
+autoresearch results --tag=nov20 --format=json
+"""
+
+import json
+import sys
+from contextlib import closing
+
+from absl import flags
+
+from autoresearch_jax.commands.status import define_flags as define_status_flags
+from autoresearch_jax.commands.status import run_folder
+from autoresearch_jax.report.summary import experiments_as_json, stored_metric, summarize_run
+from autoresearch_jax.report.tables import format_lines, print_experiments
+from autoresearch_jax.search.ledger import Ledger
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    define_status_flags(flag_values)
+
+
+def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    with closing(Ledger.open_to_read(run_folder(flag_values).ledger)) as ledger:
+        rows = ledger.experiments()
+        figures = summarize_run(ledger).lines()
+        metric = stored_metric(ledger)
+    if flag_values.format == "json":
+        print(json.dumps({"summary": figures, "experiments": experiments_as_json(rows)}, indent=1))
+        return 0
+    print_experiments(rows, metric, sys.stdout)
+    print()
+    print(format_lines(figures))
+    return 0

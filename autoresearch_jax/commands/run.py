@@ -1,0 +1,207 @@
+"""The loop: propose a change of the training file, train, judge, keep or discard, repeat.
+
+    autoresearch run --tag=nov20 --budget_seconds=60 --experiments=20
+
+Every keep is a commit on branch autoresearch/TAG; your checkout stays as it is. The same command again goes on
+where the last one ended. Experiments, time and other ends of the run stand in program.md under "Stop when"; the
+time counted there is what experiments took, over all the processes that worked on the run.
+"""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+
+from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.proposers.base import Proposer
+from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
+from autoresearch_jax.search.constants import ConstantValue, read_constants
+from autoresearch_jax.search.decision import GreedyDecision
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.loop import Loop, Parts
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.workspace import Workspace
+
+PROPOSERS = ("optuna",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch run` was asked to do.
+
+    Attributes:
+      tag: name of the run, its branch and its folder.
+      proposer: one of `PROPOSERS`.
+      program: program.md.
+      editable: the file to edit.
+      run_dir: folder of the runs.
+      seed: the source of every seed.
+      max_experiments: end after so many, whatever program.md says of experiments.
+    """
+
+    tag: str
+    proposer: str
+    program: Path
+    editable: Path
+    run_dir: Path
+    seed: int
+    max_experiments: int | None
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    define_task_flags(flag_values)
+    flags.DEFINE_string("tag", None, "name of the run, its branch and its folder", flag_values=flag_values)
+    flags.DEFINE_enum("proposer", "optuna", list(PROPOSERS), "who proposes", flag_values=flag_values)
+    flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
+    flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
+    flags.DEFINE_string("run_dir", "./runs", "folder of the runs", flag_values=flag_values)
+    flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "experiments",
+        None,
+        "end after so many, in place of what program.md says of experiments",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+
+
+def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    options = _options(flag_values)
+    folder = RunFolder(options.run_dir / options.tag)
+    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
+    program = ProgramFile(options.program)
+    task_options = TaskOptions.from_flags(flag_values)
+    folder.create()
+    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+        _check_start(ledger, workspace, program, options)
+        task = task_options.make_task(folder.path, options.editable)
+        try:
+            return run_loop(options, task, workspace, folder, ledger, program, interrupts)
+        finally:
+            task.close()
+
+
+def run_loop(
+    options: Options,
+    task: Task,
+    workspace: Workspace,
+    folder: RunFolder,
+    ledger: Ledger,
+    program: ProgramFile,
+    interrupts: Interrupts,
+) -> int:
+    """Runs the loop on any task, and prints what came of it."""
+    observer = ConsoleObserver()
+    parts = Parts(
+        task=task,
+        proposer=make_proposer(options.proposer),
+        rule=GreedyDecision(task.metric),
+        ledger=ledger,
+        workspace=workspace,
+        folder=folder,
+        program=program,
+        observer=observer,
+        interrupts=interrupts,
+    )
+    with closing(observer):
+        try:
+            reason = Loop(parts, options.seed, options.max_experiments).run()
+        except sqlite3.Error as error:
+            raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
+    print()
+    print_experiments(ledger.experiments(), task.metric, sys.stdout)
+    print()
+    figures: dict[str, Scalar] = {
+        **summarize_run(ledger).lines(),
+        "branch": workspace.branch,
+        "ledger": str(folder.ledger),
+        "results": str(folder.results),
+        "ended": reason,
+    }
+    print(format_lines(figures))
+    return 0
+
+
+def make_proposer(name: str) -> Proposer:
+    """The proposer of a name in `PROPOSERS`."""
+    return {"optuna": OptunaProposer}[name]()
+
+
+class ConsoleObserver:
+    """Prints a line an experiment, and shows how far the current one is below."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._progress: TrialProgress | None = None
+
+    def notice(self, text: str) -> None:
+        """Prints what the user should know, on standard error."""
+        self.close()
+        print(f"autoresearch run: {text}", file=sys.stderr, flush=True)
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        """Names the trial in the live line."""
+        self.close()
+        self._progress = self._stack.enter_context(TrialProgress(f"{experiment.id:>4}  {experiment.hypothesis}  "))
+
+    def progress(self, report: Mapping[str, Scalar]) -> None:
+        """Shows how far the trial is."""
+        if self._progress is not None:
+            self._progress(report)
+
+    def ends(self, experiment: ExperimentRow) -> None:
+        """Prints what came of an experiment."""
+        self.close()
+        print(format_experiment(experiment), flush=True)
+
+    def close(self) -> None:
+        """Takes the live line away."""
+        self._stack.close()
+
+
+def _options(flag_values: flags.FlagValues) -> Options:
+    tag = flag_values.tag
+    if tag is None:
+        raise UsageError("--tag is missing: name the run, such as --tag=nov20")
+    return Options(
+        tag=tag,
+        proposer=flag_values.proposer,
+        program=Path(flag_values.program),
+        editable=Path(flag_values.editable),
+        run_dir=Path(flag_values.run_dir),
+        seed=flag_values.seed,
+        max_experiments=flag_values.experiments,
+    )
+
+
+def _check_start(ledger: Ledger, workspace: Workspace, program: ProgramFile, options: Options) -> None:
+    """Finds what would fail after minutes of work before any of it is done."""
+    champion = summarize_run(ledger).champion
+    if champion is None:
+        workspace.require_unused_branch()
+        try:
+            constants: Mapping[str, ConstantValue] = read_constants(workspace.baseline().source)
+        except SyntaxError:
+            return  # the task says it better
+    else:
+        constants = champion.constants
+    for warning in program.program.warnings(constants):
+        print(f"autoresearch run: {warning}", file=sys.stderr)
+    if options.proposer == "optuna" and not program.program.constants:
+        raise UsageError(
+            f'{options.program}: no table of constants under "You may change", which --proposer=optuna needs'
+        )

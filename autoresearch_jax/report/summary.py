@@ -1,0 +1,109 @@
+"""Where a run stands, in a few figures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.search.results import outcome
+
+SCORE_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run at a glance.
+
+    Attributes:
+      metric: the name in the ledger's settings; None for a ledger of single trials.
+      baseline: the experiment that the run started from; None before it was measured.
+      champion: the experiment that was kept last.
+      current: the experiment that is not over.
+      counts: experiments by outcome ("keep", "discard", "crash", ...), the baseline left out.
+      seconds: spent on experiments.
+      dollars: spent on proposals.
+    """
+
+    metric: Metric | None
+    baseline: ExperimentRow | None
+    champion: ExperimentRow | None
+    current: ExperimentRow | None
+    counts: dict[str, int]
+    seconds: float
+    dollars: float
+
+    @property
+    def gain(self) -> float | None:
+        """How much better the champion is than the baseline, in the metric's unit."""
+        if self.metric is None or self.baseline is None or self.champion is None:
+            return None
+        if self.baseline.score is None or self.champion.score is None:
+            return None
+        return self.metric.gain(self.champion.score, over=self.baseline.score)
+
+    def lines(self) -> dict[str, Scalar]:
+        """The figures under the names they are printed with; None where one is missing."""
+        name = "score" if self.metric is None else self.metric.name
+        gain, baseline = self.gain, None if self.baseline is None else self.baseline.score
+        return {
+            "experiments": sum(self.counts.values()),
+            **dict(sorted(self.counts.items())),
+            "seconds": round(self.seconds, 1),
+            "dollars": round(self.dollars, 4),
+            f"baseline_{name}": _rounded(baseline),
+            f"champion_{name}": _rounded(None if self.champion is None else self.champion.score),
+            "gain": _rounded(gain),
+            "gain_percent": None if gain is None or not baseline else round(100 * gain / abs(baseline), 3),
+            "champion_experiment": None if self.champion is None else self.champion.id,
+            "champion_commit": None if self.champion is None else self.champion.commit,
+        }
+
+
+def summarize_run(ledger: Ledger) -> RunSummary:
+    """Reads the figures from a ledger."""
+    metric = stored_metric(ledger)
+    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
+    kept = [row for row in rows if row.decision is Verdict.KEEP]
+    return RunSummary(
+        metric=metric,
+        baseline=kept[0] if kept else None,
+        champion=kept[-1] if kept else None,
+        current=next((row for row in rows if row.is_open), None),
+        counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
+        seconds=sum(row.seconds or 0.0 for row in rows),
+        dollars=sum(row.cost_dollars for row in rows),
+    )
+
+
+def stored_metric(ledger: Ledger) -> Metric | None:
+    """The metric that the run was started with; None in a ledger of single trials."""
+    settings = ledger.settings()
+    if "metric" not in settings:
+        return None
+    return Metric(str(settings["metric"]), str(settings["direction"]))
+
+
+def experiments_as_json(rows: Sequence[ExperimentRow]) -> list[dict[str, object]]:
+    """Experiments as plain objects; a missing number is null."""
+    return [
+        {
+            "experiment": row.id,
+            "kind": str(row.kind),
+            "outcome": outcome(row),
+            "score": row.score,
+            "hypothesis": row.hypothesis,
+            "category": row.category,
+            "proposer": row.proposer,
+            "reason": row.reason,
+            "commit": row.commit,
+            "seconds": row.seconds,
+            "constants": dict(row.constants),
+        }
+        for row in rows
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, SCORE_DECIMALS)

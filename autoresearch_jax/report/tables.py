@@ -1,0 +1,50 @@
+"""What commands print: a table of experiments, and `key: value` lines."""
+
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.results import outcome
+
+PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
+KEY_WIDTH = 21
+STYLES = {"keep": "green", "discard": "dim", "running": "cyan"}
+FAILURE_STYLE = "yellow"
+
+
+def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stream: TextIO) -> None:
+    """Prints a line an experiment: number, outcome, score, seconds, hypothesis; colours on a terminal only."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("experiment", justify="right")
+    table.add_column("outcome")
+    table.add_column("score" if metric is None else metric.name, justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("hypothesis", overflow="fold")
+    for row in rows:
+        word = outcome(row)
+        table.add_row(
+            str(row.id),
+            Text(word, style=STYLES.get(word, FAILURE_STYLE)),
+            "" if row.score is None else f"{row.score:.6f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            Text(row.hypothesis),
+        )
+    width = None if stream.isatty() else PLAIN_WIDTH
+    Console(file=stream, width=width, soft_wrap=False, highlight=False).print(table)
+
+
+def format_lines(figures: Mapping[str, Scalar]) -> str:
+    """`key: value` lines, one a figure; what is missing is "null"."""
+    return "\n".join(f"{key + ':':<{KEY_WIDTH}}{'null' if value is None else value}" for key, value in figures.items())
+
+
+def format_experiment(row: ExperimentRow) -> str:
+    """An experiment that is over, on one line."""
+    score = f"{row.score:.6f}" if row.score is not None else "-"
+    why = "" if outcome(row) in ("keep", "discard") else f"  ({row.reason})"
+    return f"{row.id:>4}  {outcome(row):<9} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"
