@@ -1,6 +1,7 @@
 """`autoresearch COMMAND --flags`: finds the command, parses its flags, turns mistakes into one clear line."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(command, " ".join(str(error).split()), UsageError.exit_status)
     except UserError as error:
         return _complain(command, str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _complain(command, "interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:  # `autoresearch results | head`
         sys.stderr.close()
         return 0

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,9 @@ def tiny_dataset(tiny_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def reporter() -> Silent:
     return Silent()
+
+
+@pytest.fixture(scope="session")
+def tiny_source() -> str:
+    """Text of a training file that compiles in a second; it wants a vocabulary of 256."""
+    return (Path(__file__).parent / "tiny_train_lib.py").read_text()

@@ -21,18 +21,18 @@ from autoresearch_jax.lm.trace import SIGNATURE_FILE
 
 MAX_CONSTANT_BYTES = 1 << 20  # embedded in one program, splats apart: a table of the answers must not fit
 
-# Custom calls that only compute. XLA's CPU and GPU back ends resolve the linear algebra ones themselves.
+# Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
+_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk"
 ALLOWED_CUSTOM_CALLS = {
-    "all": {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "annotate_device_placement"},
-    "cpu": {"mhlo.topk", "stablehlo.dynamic_top_k"},
-    "cuda": {
-        "__cudnn$fmhaSoftmax",
-        "__cudnn$fmhaSoftmaxBackward",
-        "__gpu$xla.gpu.triton",
-        "mhlo.topk",
-        "stablehlo.dynamic_top_k",
-    },
-    "tpu": {"tpu_custom_call", "mhlo.topk", "stablehlo.dynamic_top_k", "ApproxTopK"},
+    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
+    "cuda": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
+        r"|__cudnn\$fmha[A-Za-z]+"
+    ),
+    "tpu": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|ApproxTopK|Qr|Eigh|LuDecomposition"
+        "|ProductOfElementaryHouseholderReflectors"
+    ),
 }
 
 # What differs between equal programs: the module's name and the names of its results (key paths of the state).
@@ -128,6 +128,8 @@ def load_programs(folder: Path) -> Programs:
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ProgramError(f"the traced programs cannot be read: {type(error).__name__}: {error}") from error
+    if platform not in ALLOWED_CUSTOM_CALLS:
+        raise ProgramError(f"the programs are for the unknown platform {platform!r}")
     _check_signatures(programs)
     canonical = [f"vocab_size={programs.vocab_size}"]
     for name, exported in _named(programs):
@@ -152,7 +154,12 @@ def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = Fal
 
 
 def _read(folder: Path, name: str) -> export.Exported:
-    return export.deserialize(bytearray((folder / f"{name}.export").read_bytes()))
+    path = folder / f"{name}.export"
+    data = bytearray(path.read_bytes())
+    try:
+        return export.deserialize(data)
+    except Exception as error:  # a damaged file fails inside flatbuffers, in more ways than anybody lists
+        raise ProgramError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _named(programs: Programs) -> Iterator[tuple[str, export.Exported]]:
@@ -229,9 +236,12 @@ def _canonical_text(exported: export.Exported, name: str, platform: str) -> str:
     with ir.Context() as context:
         for dialect in (stablehlo, chlo, sdy):
             dialect.register_dialect(context)
-        module = mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
+        try:
+            module = mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
+        except (ValueError, RuntimeError) as error:
+            raise ProgramError(f"`{name}` holds no StableHLO: {error}") from error
         module.operation.walk(visit)
-        forbidden = custom_calls - ALLOWED_CUSTOM_CALLS["all"] - ALLOWED_CUSTOM_CALLS.get(platform, set())
+        forbidden = [call for call in custom_calls if not ALLOWED_CUSTOM_CALLS[platform].fullmatch(call)]
         if forbidden:
             raise ProgramError(f"`{name}` uses custom calls not allowed on {platform}: {', '.join(sorted(forbidden))}")
         if constant_bytes > MAX_CONSTANT_BYTES:

@@ -87,7 +87,7 @@ def _padded(context: list[int], programs: Programs) -> tuple[np.ndarray, np.int3
 
 def _draw(logits_V: np.ndarray, settings: SampleSettings, random: np.random.Generator) -> int:
     if settings.temperature <= 0:
-        return int(logits_V.argmax())
+        return int(np.argmax(logits_V))
     if 0 < settings.top_k < len(logits_V):
         least = np.partition(logits_V, -settings.top_k)[-settings.top_k]
         logits_V = np.where(logits_V < least, -np.inf, logits_V)

@@ -45,8 +45,7 @@ class TrainProgress:
     elapsed_seconds: float
     step: int
     tokens: int
-    loss: float | None
-    progress: float
+    loss: float
 
 
 @dataclass
@@ -90,7 +89,7 @@ def train(
       leaves: the initial state's arrays, ready on the devices.
       phases: in order of `from_progress`, the first at 0.
       budget: seconds by `clock`, or steps.
-      clock: read by the harness only; the steps see `progress`, the elapsed share of the budget.
+      clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
       on_progress: told how far training is, about twice a second.
     """
     loop = _Loop(leaves, phases, budget, clock, on_progress)
@@ -134,10 +133,14 @@ class _Loop:
         return self.clock.now() - self.start
 
     def _progress(self) -> float:
+        """Share of the budget that will have passed when a step handed over now starts."""
         if self.budget.steps is not None:
             return self.result.num_steps / self.budget.steps
         assert self.budget.seconds is not None
-        return min(self._elapsed() / self.budget.seconds, 1.0)
+        begins = self._elapsed()
+        if self.in_flight:
+            begins = max(begins, self.last_end - self.start + self.step_seconds * len(self.in_flight))
+        return min(begins / self.budget.seconds, 1.0)
 
     def _may_start(self) -> bool:
         """Whether a step handed over now is certain to start within the budget."""
@@ -175,6 +178,5 @@ class _Loop:
                     step=len(self.result.losses),
                     tokens=self.result.num_tokens,
                     loss=loss,
-                    progress=self._progress(),
                 )
             )

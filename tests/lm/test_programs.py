@@ -1,0 +1,201 @@
+"""From a training file to checked programs: what passes, what equals what, and what is refused with which words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autoresearch_jax.contract import Task
+from autoresearch_jax.lm.measure import make_mesh
+from autoresearch_jax.lm.programs import ProgramError, Programs, compile_program, load_programs
+from autoresearch_jax.lm.trace import ContractError, trace
+
+TASK = Task(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
+JUDGE_BATCH_ROWS = (4, 2)
+
+
+def traced(source: str, folder: Path) -> Path:
+    """Traces a source into a new folder, in this process, and returns that folder."""
+    folder.mkdir()
+    path = folder / "train_lib.py"
+    path.write_text(source)
+    programs_dir = folder / "programs"
+    programs_dir.mkdir()
+    trace(path, TASK, make_mesh({"data": 1, "model": 1}), JUDGE_BATCH_ROWS, programs_dir)
+    return programs_dir
+
+
+def edited(source: str, *edits: tuple[str, str]) -> str:
+    for old, new in edits:
+        assert old in source
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.fixture(scope="module")
+def programs_dir(tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return traced(tiny_source, tmp_path_factory.mktemp("traced") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def programs(programs_dir: Path) -> Programs:
+    return load_programs(programs_dir)
+
+
+def test_signature_tells_state_and_parameters(programs: Programs) -> None:
+    assert programs.leaf_names == ("count", "key", "table")
+    assert [programs.leaf_names[i] for i in programs.read_leaves] == ["table"]
+    assert programs.num_params == 256 * 256
+    assert programs.state_bytes == 256 * 256 * 4 + 4 + 8
+    assert programs.steps[0].metrics == ("count", "loss")
+    assert set(programs.logits) == set(JUDGE_BATCH_ROWS)
+
+
+def test_compiled_programs_compute_what_the_file_says(programs: Programs) -> None:
+    mesh = make_mesh({"data": 1, "model": 1})
+    key_data = np.array([0, 7], np.uint32)
+    leaves = compile_program(programs.init, mesh)(key_data)
+    table = 0.01 * jax.random.normal(jax.random.key(7), (256, 256))
+    np.testing.assert_array_equal(leaves[2], table)
+
+    tokens = np.random.default_rng(0).integers(0, 256, (8, 17)).astype(np.int32)
+    step = compile_program(programs.steps[0].exported, mesh, donate=True)
+    donated = leaves[2]
+    leaves, (count, loss) = step(leaves, tokens, np.float32(0.5))
+    log_probs = jax.nn.log_softmax(table[tokens[:, :-1]])
+    expected_loss = -jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1).mean()
+    assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
+    assert (int(leaves[0]), float(count)) == (1, 0.0)
+    assert donated.is_deleted()
+
+    logits = compile_program(programs.logits[2], mesh)([leaves[2]], tokens[:2, :16])
+    np.testing.assert_array_equal(logits, np.asarray(leaves[2])[tokens[:2, :16]])
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        pytest.param([("UNUSED = 1", "UNUSED = 2")], id="a constant that nothing reads"),
+        pytest.param([("# of plain SGD", "# another comment")], id="a comment"),
+        pytest.param([("loss_fn", "objective"), ("LEARNING_RATE", "RATE"), ("gradient", "g")], id="names"),
+        pytest.param([("10.0  #", "20.0 / 2  #")], id="arithmetic before tracing"),
+        pytest.param([('"loss": loss, "count"', '"loss": loss, "done"')], id="a metric's name"),
+    ],
+)
+def test_equal_programs_have_equal_hashes(
+    edits: list[tuple[str, str]], tiny_source: str, programs: Programs, tmp_path: Path
+) -> None:
+    same = load_programs(traced(edited(tiny_source, *edits), tmp_path / "same"))
+    assert same.program_hash == programs.program_hash
+
+
+def test_reordered_definitions_have_equal_hashes(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
+    head, rest = tiny_source.split("    def logits", 1)
+    logits, rest = rest.split("    def loss_fn", 1)
+    loss_fn, step = rest.split("    def step", 1)
+    step, end = step.split("    return Experiment", 1)
+    reordered = f"{head}    def loss_fn{loss_fn}    def step{step}    def logits{logits}    return Experiment{end}"
+    assert load_programs(traced(reordered, tmp_path / "same")).program_hash == programs.program_hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("10.0", "10.5"), ("BATCH_SIZE = 8", "BATCH_SIZE = 4"), ("0.01 *", "0.02 *"), ("(1 - progress)", "1")],
+)
+def test_other_programs_have_other_hashes(
+    old: str, new: str, tiny_source: str, programs: Programs, tmp_path: Path
+) -> None:
+    other = load_programs(traced(edited(tiny_source, (old, new)), tmp_path / "other"))
+    assert other.program_hash != programs.program_hash
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("def build(", "def bild(", r"has no function `build\(task, mesh\)`"),
+        ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", "vocab_size 300 is not offered by the dataset, which has 256"),
+        ('"count": state["count"] + 1,', '"count": state["count"] + 1.0,', r"count: int32\[\] became float32\[\]"),
+        ('"count": state["count"] + 1, ', "", r"count: int32\[\] became nothing"),
+        ('{"loss": loss, ', "{", 'returns no metric "loss"'),
+        ('{"loss": loss, ', '{"loss": gradient, ', r"metric 'loss' of `step` has shape \(256, 256\)"),
+        (
+            "        loss, grad",
+            "        jax.debug.print('{}', progress)\n        loss, grad",
+            "`step` calls back to the host",
+        ),
+        ("    return Experiment(", "    return dict(", "`build` returned dict, not an Experiment"),
+        (
+            'return state["table"][tokens]',
+            'return state["table"][tokens][:, :-1]',
+            r"`logits` returns shape \(2, 15, 256\)",
+        ),
+        ("task.sequence_length + 1)", "task.sequence_length)", "a context that divides the sequence length 16"),
+    ],
+)
+def test_a_broken_contract_is_refused(old: str, new: str, message: str, tiny_source: str, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=message):
+        traced(edited(tiny_source, (old, new)), tmp_path / "broken")
+
+
+def test_an_embedded_table_is_refused(tiny_source: str, tmp_path: Path) -> None:
+    def with_table(rows: int) -> str:
+        table = f"np.random.default_rng(0).random((VOCAB_SIZE, {rows}), np.float32)"
+        return edited(
+            tiny_source,
+            ("import jax\n", "import jax\nimport numpy as np\n"),
+            ("normal(key, (VOCAB_SIZE,", f"normal(key, ({rows},"),
+            ("0.01 * jax", f"{table} @ jax"),
+        )
+
+    assert load_programs(traced(with_table(512), tmp_path / "small")).num_params == 256 * 256  # half a mebibyte
+    with pytest.raises(ProgramError, match=r"`init` embeds 2,097,\d+ bytes of constants, more than 1,048,576"):
+        load_programs(traced(with_table(2048), tmp_path / "large"))
+
+
+def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> None:
+    factored = edited(tiny_source, ("0.01 * jax", "jnp.linalg.cholesky(jnp.eye(VOCAB_SIZE)) @ jax"))
+    assert load_programs(traced(factored, tmp_path / "lapack")).num_params == 256 * 256
+    call = "jax.ffi.ffi_call('evil', jax.ShapeDtypeStruct((), jnp.float32))()"
+    foreign = edited(tiny_source, ("- LEARNING_RATE *", f"- {call} *"))
+    with pytest.raises(ValueError, match="evil"):  # jax.export itself refuses
+        traced(foreign, tmp_path / "foreign")
+    forced = edited(foreign, ("import jax\n", "import jax\nimport jax._src.export._export as e\n"))
+    forced = edited(forced, ("def build", "e._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE |= {'evil'}\n\n\ndef build"))
+    with pytest.raises(ProgramError, match="`step` uses custom calls not allowed on cpu: evil"):
+        load_programs(traced(forced, tmp_path / "forced"))
+
+
+def test_tampered_files_are_refused(programs_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "swapped"
+    shutil.copytree(programs_dir, copy)
+    shutil.copyfile(copy / "logits_4.export", copy / "step_0.export")
+    with pytest.raises(ProgramError, match="`step` has not the signature"):
+        load_programs(copy)
+
+    copy = tmp_path / "cut"
+    shutil.copytree(programs_dir, copy)
+    data = (copy / "init.export").read_bytes()
+    (copy / "init.export").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ProgramError, match=r"init\.export is damaged"):
+        load_programs(copy)
+
+    copy = tmp_path / "lie"
+    shutil.copytree(programs_dir, copy)
+    signature = json.loads((copy / "signature.json").read_text())
+    (copy / "signature.json").write_text(json.dumps({**signature, "vocab_size": 16}))
+    with pytest.raises(ProgramError, match="`logits` has not the signature"):
+        load_programs(copy)
+
+
+def test_phases_are_traced_apart(tiny_source: str, tmp_path: Path) -> None:
+    source = edited(
+        tiny_source,
+        ("import Experiment", "import Experiment, Phase"),
+        ("        vocab_size=", "        later_phases=(Phase(0.5, step, (16, 9)),),\n        vocab_size="),
+    )
+    programs = load_programs(traced(source, tmp_path / "phases"))
+    assert [(step.from_progress, step.batch_shape) for step in programs.steps] == [(0.0, (8, 17)), (0.5, (16, 9))]

@@ -1,0 +1,129 @@
+"""The training loop against a clock that only the steps move: what starts, what is counted, what ends it."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from autoresearch_jax.lm.trainer import MAX_STEPS_IN_FLIGHT, TrainPhase, TrainResult, train
+from autoresearch_jax.measurement import Budget
+
+
+class Device:
+    """A device that works its steps off one after another, and the clock that goes on meanwhile.
+
+    A step handed over starts when the one before it is done. Reading a loss waits for its step.
+    """
+
+    def __init__(self, step_seconds: Callable[[int], float], loss: Callable[[int], float] = lambda step: 1.0) -> None:
+        self.time = 100.0
+        self.step_seconds = step_seconds
+        self.loss = loss
+        self.starts: list[float] = []
+        self.ends: list[float] = []
+        self.progress: list[float] = []
+        self.batches: list[str] = []
+        self.read = 0
+        self.most_in_flight = 0
+
+    def now(self) -> float:
+        return self.time
+
+    def phase(self, name: str = "first", from_progress: float = 0.0, wait_seconds: float = 0.0) -> TrainPhase:
+        def step(leaves: int, tokens: np.ndarray, progress: np.float32) -> tuple[int, Sequence["PendingLoss"]]:
+            index = len(self.starts)
+            self.starts.append(max(self.time, self.ends[-1] if self.ends else 0.0))
+            self.ends.append(self.starts[-1] + self.step_seconds(index))
+            self.progress.append(float(progress))
+            self.batches.append(name)
+            self.most_in_flight = max(self.most_in_flight, len(self.starts) - self.read)
+            return leaves + 1, [PendingLoss(self, index)]
+
+        def next_tokens() -> np.ndarray:
+            self.time += wait_seconds
+            return np.zeros((2, 5), np.int32)
+
+        return TrainPhase(from_progress, step, next_tokens, lambda tokens: tokens, tokens_per_step=8, loss_index=0)
+
+    def train(self, budget: Budget, *phases: TrainPhase) -> TrainResult:
+        return train(0, phases or [self.phase()], budget=budget, clock=self)
+
+
+class PendingLoss:
+    """A loss that is there when its step is done."""
+
+    def __init__(self, device: Device, index: int) -> None:
+        self.device = device
+        self.index = index
+
+    def __float__(self) -> float:
+        self.device.time = max(self.device.time, self.device.ends[self.index])
+        self.device.read += 1
+        return self.device.loss(self.index)
+
+
+@pytest.mark.parametrize("step_seconds", [0.01, 0.3, 0.7, 1.0, 3.0, 25.0])
+def test_no_step_starts_after_the_budget_and_none_is_missing(step_seconds: float) -> None:
+    device = Device(lambda step: step_seconds)
+    result = device.train(Budget(seconds=10.0))
+    begin = device.starts[0]
+    assert max(device.starts) - begin < 10.0
+    assert 10.0 <= result.seconds < 10.0 + step_seconds + 1e-6
+    assert result.seconds == pytest.approx(device.ends[-1] - begin)
+    assert result.num_steps == result.leaves == math.ceil(round(10.0 / step_seconds, 6))
+    assert result.num_tokens == 8 * result.num_steps
+
+
+def test_uneven_steps_stay_within_one_step_of_the_budget() -> None:
+    noise = np.random.default_rng(0).uniform(0.8, 1.2, 1000)
+    device = Device(lambda step: float(noise[step]))
+    result = device.train(Budget(seconds=20.0))
+    assert max(device.starts) - device.starts[0] < 20.0
+    assert result.seconds < 20.0 + 1.2
+
+
+def test_the_device_is_kept_busy() -> None:
+    device = Device(lambda step: 0.1)
+    device.train(Budget(seconds=10.0))
+    assert device.most_in_flight == MAX_STEPS_IN_FLIGHT
+    idle = sum(start - end for start, end in zip(device.starts[1:], device.ends[:-1], strict=True))
+    assert idle == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_budget_in_steps_is_exact_and_progress_follows_it() -> None:
+    device = Device(lambda step: 0.1)
+    result = device.train(Budget(steps=4))
+    assert result.num_steps == 4
+    assert device.progress == [0.0, 0.25, 0.5, 0.75]
+    assert [loss for _, loss in result.losses] == [1.0] * 4
+
+
+def test_progress_follows_the_clock() -> None:
+    device = Device(lambda step: 1.0)
+    device.train(Budget(seconds=10.0))
+    assert device.progress[0] == 0.0
+    assert device.progress == sorted(device.progress)
+    assert 0.85 <= device.progress[-1] < 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_training(bad: float) -> None:
+    device = Device(lambda step: 0.1, loss=lambda step: bad if step == 5 else 1.0)
+    result = device.train(Budget(seconds=10.0))
+    assert result.nonfinite
+    assert len(result.losses) == 6
+    assert result.num_steps <= 6 + MAX_STEPS_IN_FLIGHT
+
+
+def test_waiting_for_data_is_inside_the_budget_and_told() -> None:
+    device = Device(lambda step: 0.1)
+    result = device.train(Budget(seconds=10.0), device.phase(wait_seconds=0.4))
+    assert result.data_wait_seconds == pytest.approx(0.4 * result.num_steps)
+    assert result.seconds < 10.0 + 0.5 + 1e-6
+
+
+def test_phases_follow_progress() -> None:
+    device = Device(lambda step: 0.1)
+    device.train(Budget(steps=10), device.phase("short"), device.phase("long", from_progress=0.6))
+    assert device.batches == ["short"] * 6 + ["long"] * 4
