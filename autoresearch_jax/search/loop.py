@@ -143,7 +143,7 @@ class Loop:
             "direction": task.metric.direction,
             "budget_seconds": task.budget.seconds,
             "budget_steps": task.budget.steps,
-            "task_fingerprint": task.fingerprint,
+            "fingerprint": task.fingerprint,
         }
 
     def _run_baseline(self) -> None:

@@ -1,0 +1,192 @@
+"""`autoresearch run`, `status` and `results` from the command line, on a fake task."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from absl import flags
+from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
+
+from autoresearch_jax import cli
+from autoresearch_jax.commands import run as run_command
+from autoresearch_jax.search.run_folder import RunFolder
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+class FakeOptions:
+    """Stands for the flags of the language-model task."""
+
+    task = FakeTask()
+
+    @classmethod
+    def from_flags(cls, flag_values: flags.FlagValues) -> "FakeOptions":
+        return cls()
+
+    def make_task(self, run_folder: Path, editable: Path) -> FakeTask:
+        return self.task
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A repository that is the present folder, and a task of milliseconds."""
+    (tmp_path / "train_lib.py").write_text(SOURCE)
+    (tmp_path / "program.md").write_text(PROGRAM)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "start")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_command, "TaskOptions", FakeOptions)
+    monkeypatch.setattr(FakeOptions, "task", FakeTask())
+    return tmp_path
+
+
+def figures(output: str) -> dict[str, str]:
+    pairs = (line.split(":", 1) for line in output.splitlines() if ":" in line and not line.startswith(" "))
+    return {name: value.strip() for name, value in pairs}
+
+
+def test_a_run_prints_its_table_its_gain_and_where_things_are(place, capsys):
+    assert cli.main(["run", "--tag=night", "--experiments=6"]) == 0
+    output = capsys.readouterr().out
+    found = figures(output)
+    assert found["experiments"] == "6"
+    baseline, champion = float(found["baseline_loss"]), float(found["champion_loss"])
+    assert float(found["gain"]) == pytest.approx(baseline - champion, abs=2e-6)
+    assert champion < baseline
+    assert found["branch"] == "autoresearch/night"
+    assert git(place, "rev-parse", found["branch"]) == found["champion_commit"]
+    assert (place / found["ledger"]).is_file()
+    assert (place / found["results"]).read_text().startswith(RESULTS_HEADER)
+    assert found["ended"] == "6 experiments reached"
+    assert output.startswith(f"   0  keep        {baseline:.6f}     0.0 s  baseline\n")
+    assert FakeOptions.task.closed
+    assert git(place, "status", "--porcelain") == "", "the run folder is not in the user's sight"
+    assert json.loads((place / "runs/night/run.json").read_text())["seed"] == 0
+
+
+def test_the_same_command_goes_on(place, capsys):
+    assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
+    measured = len(FakeOptions.task.measured)
+    assert cli.main(["run", "--tag=night", "--experiments=4"]) == 0
+    assert len(FakeOptions.task.measured) == measured + 2
+    assert figures(capsys.readouterr().out)["experiments"] == "4"
+
+
+def test_status_and_results_of_a_run(place, capsys):
+    cli.main(["run", "--tag=night", "--experiments=3"])
+    capsys.readouterr()
+    assert cli.main(["status", "--tag=night"]) == 0
+    found = figures(capsys.readouterr().out)
+    assert found["driver"].startswith("none")
+    assert (found["experiments"], found["current"]) == ("3", "null")
+    assert cli.main(["results", "--tag=night"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "keep"]
+    assert cli.main(["results", "--tag=night", "--format=json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert [row["experiment"] for row in parsed["experiments"]] == [0, 1, 2, 3]
+    assert parsed["summary"]["experiments"] == 3
+
+
+def failing(arguments: list[str], capsys) -> tuple[int, str]:
+    status = cli.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, "one line"
+    return status, captured.err.strip()
+
+
+@pytest.mark.parametrize("command", ["run", "status", "results"])
+def test_no_tag(place, capsys, command):
+    expected = f"autoresearch {command}: --tag is missing: name the run, such as --tag=nov20"
+    assert failing([command], capsys) == (2, expected)
+
+
+@pytest.mark.parametrize("command", ["status", "results"])
+def test_no_such_run(place, capsys, command):
+    expected = f"autoresearch {command}: runs/gone/ledger.db: no ledger there; check --tag and --run_dir"
+    assert failing([command, "--tag=gone"], capsys) == (1, expected)
+
+
+def test_a_tag_that_is_no_branch_name(place, capsys):
+    status, line = failing(["run", "--tag=a b"], capsys)
+    assert status == 2
+    assert line == (
+        "autoresearch run: --tag=a b: git takes no branch of that name: use letters, digits, '-' and '_', "
+        "such as --tag=nov20"
+    )
+    assert not (place / "runs").exists()
+
+
+def test_a_constant_that_does_not_exist(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("DEPTH", "DEEP"))
+    assert failing(["run", "--tag=night"], capsys) == (
+        1,
+        "autoresearch run: program.md:12: no constant DEEP at the top of the editable file; there are: "
+        "LR, DEPTH, PATTERN, FAULT",
+    )
+    assert FakeOptions.task.measured == []
+
+
+def test_no_table(place, capsys):
+    (place / "program.md").write_text("## Goal\n\nLower it.\n")
+    assert failing(["run", "--tag=night"], capsys) == (
+        2,
+        'autoresearch run: program.md: no table of constants under "You may change", which --proposer=optuna needs',
+    )
+
+
+def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("2 .. 8", "5 .. 8"))
+    assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0
+    assert capsys.readouterr().err == "autoresearch run: program.md:12: DEPTH is 4 now, outside 5 .. 8\n"
+
+
+def test_changes_that_are_not_committed(place, capsys):
+    (place / "train_lib.py").write_text(SOURCE + "# more\n")
+    assert failing(["run", "--tag=night"], capsys) == (
+        1,
+        "autoresearch run: train_lib.py has changes that are not committed, and the loop starts from the last commit: "
+        "run git commit train_lib.py, or put them aside with git stash",
+    )
+    assert (place / "train_lib.py").read_text() == SOURCE + "# more\n"
+
+
+def test_changes_do_not_stand_in_the_way_of_a_run_that_has_begun(place, capsys):
+    cli.main(["run", "--tag=night", "--experiments=1"])
+    (place / "train_lib.py").write_text("LR = = 1\n")
+    assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
+
+
+def test_a_run_folder_from_another_dataset(place, capsys, monkeypatch):
+    cli.main(["run", "--tag=night", "--experiments=1"])
+    capsys.readouterr()
+    monkeypatch.setattr(FakeOptions, "task", FakeTask(fingerprint="other"))
+    assert failing(["run", "--tag=night"], capsys) == (
+        1,
+        "autoresearch run: runs/night was started with other settings (fingerprint fake then, other now): "
+        "use the same ones, or another --tag",
+    )
+
+
+def test_a_baseline_that_cannot_be_measured(place, capsys):
+    (place / "train_lib.py").write_text("LR = = 1\n")
+    git(place, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qam", "break it")
+    status = cli.main(["run", "--tag=night"])
+    assert status == 1
+    assert capsys.readouterr().err == (
+        "autoresearch run: the baseline, train_lib.py as committed, cannot be measured (rejected): "
+        "line 1: invalid syntax\n"
+    )
+
+
+def test_a_second_driver(place, capsys):
+    folder = RunFolder(Path("runs/night"))
+    folder.create()
+    with folder.lock():
+        status, line = failing(["run", "--tag=night"], capsys)
+    assert status == 1
+    assert line.startswith("autoresearch run: runs/night: pid ")
+    assert line.endswith(" is at work on this run already")

@@ -1,0 +1,44 @@
+"""A driver of a fake task as a process of its own, for tests that kill it: REPO EXPERIMENTS TRIAL_SECONDS."""
+
+import os
+import sys
+from pathlib import Path
+
+from fakes import FakeTask
+
+from autoresearch_jax.commands.run import Options, run_loop
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.workspace import Workspace
+
+
+def main() -> int:
+    repo, experiments, trial_seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    options = Options(
+        tag="night",
+        proposer="optuna",
+        program=repo / "program.md",
+        editable=repo / "train_lib.py",
+        run_dir=repo / "runs",
+        seed=0,
+        max_experiments=experiments,
+    )
+    folder = RunFolder(options.run_dir / options.tag)
+    folder.create()
+    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
+    with folder.lock(), Interrupts().installed() as interrupts:
+        return run_loop(
+            options,
+            FakeTask(trial_seconds),
+            workspace,
+            folder,
+            Ledger.open(folder.ledger),
+            ProgramFile(options.program),
+            interrupts,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""A task of milliseconds and a proposer of known proposals, for tests of the loop."""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Measurement, Metric, Status
+from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
+from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.task import Progress
+
+SOURCE = '''"""A training file of three constants."""
+
+LR = 0.5  # best at 0.1
+DEPTH = 4  # best at 6
+PATTERN = "SL"  # best as "SSSL"
+FAULT = "none"
+'''
+
+PROGRAM = """# A page
+
+## Goal
+
+Lower the loss.
+
+## You may change
+
+| constant | values | note |
+|---|---|---|
+| `LR` | 0.01 .. 1 log | step size |
+| DEPTH | 2 .. 8 | layers |
+| PATTERN | SL, SSSL, L | windows |
+
+## Stop when
+
+- 8 experiments
+
+## Ideas
+"""
+
+RESULTS_HEADER = "commit\tloss\tmemory_gb\tstatus\tdescription"
+
+
+class FakeTask:
+    """Scores constants by a formula with noise seeded by trial and program, after `trial_seconds`.
+
+    FAULT in the source makes it fail: "reject", "crash", "nonfinite", or "raise" for a failure of the task itself.
+    """
+
+    def __init__(self, trial_seconds: float = 0.0, fingerprint: str = "fake", noise: float = 0.001) -> None:
+        self._trial_seconds = trial_seconds
+        self._noise = noise
+        self.fingerprint = fingerprint
+        self.metric = Metric("loss")
+        self.budget = Budget(steps=1)
+        self.measured: list[tuple[str, int]] = []
+        self.closed = False
+
+    def prepare(self, source: str, log_dir: Path) -> Candidate:
+        assert log_dir.is_dir()
+        try:
+            constants = read_constants(source)
+        except SyntaxError as error:
+            raise CandidateRejected(Status.REJECTED, f"line {error.lineno}: {error.msg}", "details") from error
+        if constants["FAULT"] == "reject":
+            raise CandidateRejected(Status.REJECTED, "no build")
+        return Candidate(source, hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest())
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Progress | None = None,
+    ) -> Measurement:
+        assert log_dir.is_dir()
+        assert not snapshot_dir.exists()
+        self.measured.append((candidate.program_hash, seed))
+        constants = read_constants(candidate.source)
+        fault = constants["FAULT"]
+        if fault == "raise":
+            raise RuntimeError("the device is gone")
+        if fault in ("crash", "nonfinite"):
+            return Measurement(Status(fault), None, seed, error=f"made to {fault}")
+        if on_progress is not None:
+            on_progress({"step": 1, "budget_steps": 1, "loss": 1.0})
+        time.sleep(self._trial_seconds)
+        snapshot_dir.mkdir()
+        return Measurement(
+            Status.OK,
+            self.score(constants) + random.Random(f"{candidate.program_hash}{seed}").gauss(0, self._noise),
+            seed,
+            metrics={"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds},
+            snapshot=snapshot_dir,
+        )
+
+    @staticmethod
+    def score(constants: dict) -> float:
+        """What a program scores without noise; the lower the better."""
+        learning = abs(float(constants["LR"]) - 0.1)
+        return round(1.0 + learning + 0.05 * abs(constants["DEPTH"] - 6) + 0.1 * (constants["PATTERN"] != "SSSL"), 6)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ScriptedProposer:
+    """Proposes what it was given, by the number of the experiment: a pure function of the brief, as it must be."""
+
+    name = "scripted"
+
+    def __init__(self, proposals: Sequence[Proposal], before: Callable[[Brief], None] | None = None) -> None:
+        self._proposals = proposals
+        self._before = before
+        self.briefs: list[Brief] = []
+
+    def propose(self, brief: Brief) -> Proposal:
+        self.briefs.append(brief)
+        if self._before is not None:
+            self._before(brief)
+        if brief.experiment > len(self._proposals):
+            raise SpaceExhausted("the script is over")
+        return self._proposals[brief.experiment - 1]
+
+
+def moved(**constants: float | int | str) -> Proposal:
+    """A proposal that sets constants."""
+    return Proposal(", ".join(f"{name} {value}" for name, value in constants.items()), "constants", constants)

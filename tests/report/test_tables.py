@@ -1,0 +1,76 @@
+"""What people read: the table, the figures, the line of an experiment."""
+
+import io
+
+import pytest
+
+from autoresearch_jax.measurement import Measurement, Metric, Status
+from autoresearch_jax.report.summary import experiments_as_json, summarize_run
+from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
+
+LONG = "a hypothesis of many words " * 8 + "and an end"
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger.open(tmp_path / "ledger.db", clock=lambda: 0.0)
+    ledger.save_settings({"metric": "val_bpb", "direction": "minimize"})
+    ends = [
+        (Kind.BASELINE, "baseline", Conclusion(Status.OK, 1.5, Verdict.KEEP, "the baseline", "a" * 40, 2.0)),
+        (Kind.PROPOSAL, LONG, Conclusion(Status.OK, 1.2, Verdict.KEEP, "better", "b" * 40, 2.0)),
+        (Kind.PROPOSAL, "[red]LR[/red]", Conclusion(Status.CRASH, None, Verdict.DISCARD, "boom", "c" * 40, 0.5)),
+    ]
+    for kind, hypothesis, conclusion in ends:
+        row = ledger.begin_experiment(Intent(kind, "LR = 1\n", {"LR": 1}, hypothesis, cost_dollars=0.25))
+        ledger.conclude(row.id, conclusion)
+    ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n", {}, "LR 1 -> 2"))
+    yield ledger
+    ledger.close()
+
+
+def test_figures_of_a_run(ledger):
+    ledger.record_trial("LR = 9\n", Measurement(Status.OK, 0.1, 0), "by hand", "print")
+    assert summarize_run(ledger).lines() == {
+        "experiments": 2,
+        "crash": 1,
+        "keep": 1,
+        "seconds": 4.5,
+        "dollars": 0.75,
+        "baseline_val_bpb": 1.5,
+        "champion_val_bpb": 1.2,
+        "gain": 0.3,
+        "gain_percent": 20.0,
+        "champion_experiment": 1,
+        "champion_commit": "b" * 40,
+    }
+    assert summarize_run(ledger).current.hypothesis == "LR 1 -> 2"
+
+
+def test_an_empty_ledger_has_no_figures_rather_than_zeros(tmp_path):
+    lines = summarize_run(Ledger.open(tmp_path / "empty.db")).lines()
+    assert lines["gain"] is None
+    assert format_lines({"gain": lines["gain"]}) == "gain:                null"
+
+
+def test_a_table_in_a_file_is_whole_and_plain(ledger):
+    stream = io.StringIO()
+    print_experiments(ledger.experiments(), Metric("val_bpb"), stream)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split() == ["experiment", "outcome", "val_bpb", "seconds", "hypothesis"]
+    assert lines[2].split(maxsplit=4) == ["1", "keep", "1.200000", "2.0", LONG]
+    assert lines[3].split() == ["2", "crash", "0.5", "[red]LR[/red]"]
+    assert lines[4].split(maxsplit=2) == ["3", "running", "LR 1 -> 2"]
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_an_experiment_on_one_line(ledger):
+    rows = ledger.experiments()
+    assert format_experiment(rows[0]) == "   0  keep        1.500000     2.0 s  baseline"
+    assert format_experiment(rows[2]) == "   2  crash              -     0.5 s  [red]LR[/red]  (boom)"
+
+
+def test_json_has_null_for_what_is_missing(ledger):
+    crash = experiments_as_json(ledger.experiments())[2]
+    assert (crash["outcome"], crash["score"], crash["constants"]) == ("crash", None, {"LR": 1})

@@ -1,0 +1,123 @@
+"""A git repository with a training file and a page, and a loop on a fake task in it."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fakes import PROGRAM, SOURCE, FakeTask
+
+from autoresearch_jax.proposers.base import Proposer
+from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.search.decision import DecisionRule, GreedyDecision
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.loop import Loop, Parts
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.workspace import Workspace
+
+
+def git(folder: Path, *words: str) -> str:
+    """Standard output of git, as the user would call it."""
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@dataclass
+class Recorder:
+    """An observer that remembers."""
+
+    notices: list[str] = field(default_factory=list)
+    ended: list[ExperimentRow] = field(default_factory=list)
+    reports: int = 0
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def progress(self, report: object) -> None:
+        self.reports += 1
+
+    def ends(self, experiment: ExperimentRow) -> None:
+        self.ended.append(experiment)
+
+
+@dataclass
+class Bench:
+    """A repository, and loops that are made in it anew, as after a kill."""
+
+    repo: Path
+    ledgers: ExitStack
+    recorder: Recorder = field(default_factory=Recorder)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.repo / "runs" / "night")
+
+    @property
+    def program(self) -> Path:
+        return self.repo / "program.md"
+
+    def ledger(self) -> Ledger:
+        ledger = Ledger.open(self.folder.ledger)
+        self.ledgers.callback(ledger.close)
+        return ledger
+
+    def workspace(self, tag: str = "night") -> Workspace:
+        return Workspace.of(self.repo / "train_lib.py", tag, self.folder.workspace, os.environ)
+
+    def loop(
+        self,
+        task: FakeTask | None = None,
+        proposer: Proposer | None = None,
+        rule: DecisionRule | None = None,
+        max_experiments: int | None = None,
+        seed: int = 0,
+    ) -> Loop:
+        task = task or FakeTask()
+        self.folder.create()
+        parts = Parts(
+            task=task,
+            proposer=proposer or OptunaProposer(),
+            rule=rule or GreedyDecision(task.metric),
+            ledger=self.ledger(),
+            workspace=self.workspace(),
+            folder=self.folder,
+            program=ProgramFile(self.program),
+            observer=self.recorder,
+            interrupts=Interrupts(),
+        )
+        return Loop(parts, seed, max_experiments)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A git repository with one commit, a local identity, and a file of the user's that is not committed."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "train_lib.py").write_text(SOURCE)
+    (folder / "program.md").write_text(PROGRAM)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "config", "user.name", "Researcher")
+    git(folder, "config", "user.email", "researcher@example.org")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "start")
+    (folder / "notes.txt").write_text("mine\n")
+    return folder
+
+
+@pytest.fixture
+def bench(repo: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(repo, stack)
+
+
+@pytest.fixture
+def run_git() -> Callable[..., str]:
+    return git

@@ -1,0 +1,76 @@
+"""Constants of a source: read, and set without touching anything else."""
+
+import pytest
+
+from autoresearch_jax.search.constants import ConstantError, read_constants, set_constants
+
+SOURCE = '''"""Doc."""
+import os
+
+DEPTH = 4  # layers
+LR: float = 4e-2   # a comment that stays
+BETAS = (0.9, 0.95)
+PATTERN = 'SL'  ; FLAG = True
+TOKENS = 2**19
+NEGATIVE = -1.5
+WIDTH = DEPTH * 64  # follows DEPTH
+lower = 3
+TWICE = 1
+TWICE = 2
+
+
+def f():
+    DEPTH = 7
+    return DEPTH
+'''
+
+
+def test_reads_literals_and_arithmetic_of_top_level_names():
+    assert read_constants(SOURCE) == {
+        "DEPTH": 4,
+        "LR": 0.04,
+        "BETAS": (0.9, 0.95),
+        "PATTERN": "SL",
+        "FLAG": True,
+        "TOKENS": 524288,
+        "NEGATIVE": -1.5,
+        "TWICE": 2,
+    }
+
+
+def test_arithmetic_that_would_hang_is_left_out():
+    assert read_constants("A = 9**9**9\nB = 1/0\nC = 3") == {"C": 3}
+
+
+def test_sets_values_and_nothing_else():
+    edited = set_constants(SOURCE, {"DEPTH": 6, "LR": 0.028, "FLAG": False, "PATTERN": 'S"L', "TOKENS": 7})
+    expected = (
+        SOURCE.replace("DEPTH = 4  #", "DEPTH = 6  #")
+        .replace("4e-2 ", "0.028 ")
+        .replace("True", "False")
+        .replace("'SL'", "'S\"L'")
+        .replace("2**19", "7")
+    )
+    assert edited == expected
+
+
+def test_setting_nothing_new_gives_the_same_text():
+    assert set_constants(SOURCE, {"LR": 0.04, "DEPTH": 4}) == SOURCE
+
+
+def test_types_count():
+    assert "DEPTH = 4.0  # layers" in set_constants(SOURCE, {"DEPTH": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"GONE": 1}, "no top-level constant GONE; there are DEPTH, LR, BETAS, PATTERN, FLAG, TOKENS, NEGATIVE, WIDTH"),
+        ({"TWICE": 1}, "the constant TWICE is set 2 times at top level; keep one"),
+        ({"LR": float("nan")}, "LR cannot be set to nan: a constant is a finite number"),
+    ],
+)
+def test_what_cannot_be_set(values, complaint):
+    with pytest.raises(ConstantError) as caught:
+        set_constants(SOURCE, values)
+    assert str(caught.value).startswith(complaint)

@@ -1,0 +1,105 @@
+"""Git repositories that a run cannot start from, and commits that a kill cannot double."""
+
+import os
+import subprocess
+
+import pytest
+
+from autoresearch_jax.search.git import GitError
+from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
+
+
+def workspace(folder, tag="night", environment=None, editable="train_lib.py"):
+    return Workspace.of(folder / editable, tag, folder / "runs" / tag / "workspace", environment or os.environ)
+
+
+def test_equal_commits_are_one(repo):
+    place = workspace(repo)
+    parent = place.baseline().commit
+    commits = {place.commit("LR = 1\n", parent, "message", 1000.7) for _ in range(2)}
+    assert len(commits) == 1
+    assert place.source_at(commits.pop()) == "LR = 1\n"
+    assert place.commit("LR = 1\n", parent, "message", 2000) not in commits
+
+
+def test_the_editable_file_may_be_deep_in_the_repository_and_executable(repo, run_git):
+    deep = repo / "a b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "train_lib.py").write_bytes(b"LR = 1\r\n")
+    (deep / "train_lib.py").chmod(0o755)
+    run_git(repo, "add", "a b")
+    run_git(repo, "commit", "-qm", "deep")
+    place = workspace(repo, editable="a b/c/train_lib.py")
+    baseline = place.baseline()
+    assert baseline.source == "LR = 1\r\n", "line ends are the user's"
+    commit = place.commit("LR = 2\r\n", baseline.commit, "message", 0)
+    assert run_git(repo, "diff", "--name-status", baseline.commit, commit) == "M\ta b/c/train_lib.py"
+    assert run_git(repo, "ls-tree", commit, "a b/c/train_lib.py").startswith("100755")
+
+
+def test_a_branch_that_someone_moved_is_not_moved_back(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    second = place.commit("LR = 1\n", first, "one", 0)
+    third = place.commit("LR = 2\n", second, "two", 0)
+    place.keep(first, None)
+    run_git(repo, "update-ref", "refs/heads/autoresearch/night", third)
+    with pytest.raises(
+        WorkspaceError, match=rf"night was moved to {third[:10]}, the ledger's champion is {second[:10]}"
+    ):
+        place.keep(second, first)
+
+
+def test_a_branch_from_elsewhere_is_refused(repo, run_git):
+    run_git(repo, "branch", "autoresearch/night")
+    with pytest.raises(WorkspaceError, match=r"^branch autoresearch/night exists already, .* another --tag, or delete"):
+        workspace(repo).require_unused_branch()
+
+
+@pytest.mark.parametrize("tag", ["", "a b", "a..b", "x.lock", "a/b", "-x", "a~1", ".hidden", "a\nb"])
+def test_tags_that_are_no_branch_names(repo, tag):
+    with pytest.raises(TagError, match=r"git takes no branch of that name"):
+        workspace(repo, tag)
+
+
+def test_no_git_on_the_machine(repo):
+    with pytest.raises(GitError, match=r"^git is not installed: install it"):
+        workspace(repo, environment={"PATH": str(repo)})
+
+
+def test_no_repository(tmp_path):
+    (tmp_path / "train_lib.py").write_text("LR = 1\n")
+    with pytest.raises(
+        WorkspaceError, match=r"is in no git repository, .* git init && git add train_lib.py && git com"
+    ):
+        workspace(tmp_path, environment={"PATH": "/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)})
+
+
+def test_no_commit_yet(tmp_path):
+    (tmp_path / "train_lib.py").write_text("LR = 1\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    with pytest.raises(WorkspaceError, match=r"has no commit yet: run git add train_lib.py && git commit -m start"):
+        workspace(tmp_path).baseline()
+
+
+def test_the_editable_file_is_not_tracked(repo):
+    (repo / "new.py").write_text("LR = 1\n")
+    with pytest.raises(
+        WorkspaceError, match=r"^new.py is not in the last commit, .*: run git add new.py && git commit"
+    ):
+        workspace(repo, editable="new.py").baseline()
+
+
+def test_the_editable_file_has_changes(repo, run_git):
+    (repo / "train_lib.py").write_text("LR = 1\n")
+    for _ in ("in the worktree", "in the index"):
+        with pytest.raises(
+            WorkspaceError, match=r"^train_lib.py has changes that are not committed, .* git commit train"
+        ):
+            workspace(repo).baseline()
+        run_git(repo, "add", "train_lib.py")
+
+
+def test_no_editable_file(repo):
+    with pytest.raises(WorkspaceError, match=r"gone.py: no such file: name the file to edit with --editable"):
+        workspace(repo, editable="gone.py")
