@@ -219,7 +219,6 @@ class _Trial:
             tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
             facts={
                 "dataset": str(dataset.folder),
-                "fingerprint": dataset.fingerprint,
                 "seed": request.seed,
                 "num_steps": result.num_steps,
                 "num_tokens": result.num_tokens,

@@ -286,7 +286,11 @@ class LmTask:
             budget=config.budget,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
-            facts={"budget": dataclasses.asdict(config.budget), "device_kind": config.device.device_kind},
+            facts={
+                "fingerprint": self.fingerprint,
+                "budget": dataclasses.asdict(config.budget),
+                "device_kind": config.device.device_kind,
+            },
         )
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:

@@ -8,32 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tracing import JUDGE_BATCH_ROWS, edited, traced
 
-from autoresearch_jax.contract import Task
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.programs import ProgramError, Programs, compile_program, load_programs
-from autoresearch_jax.lm.trace import ContractError, trace
-
-TASK = Task(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
-JUDGE_BATCH_ROWS = (4, 2)
-
-
-def traced(source: str, folder: Path) -> Path:
-    """Traces a source into a new folder, in this process, and returns that folder."""
-    folder.mkdir()
-    path = folder / "train_lib.py"
-    path.write_text(source)
-    programs_dir = folder / "programs"
-    programs_dir.mkdir()
-    trace(path, TASK, make_mesh({"data": 1, "model": 1}), JUDGE_BATCH_ROWS, programs_dir)
-    return programs_dir
-
-
-def edited(source: str, *edits: tuple[str, str]) -> str:
-    for old, new in edits:
-        assert old in source
-        source = source.replace(old, new)
-    return source
+from autoresearch_jax.lm.trace import ContractError
 
 
 @pytest.fixture(scope="module")

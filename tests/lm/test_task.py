@@ -1,0 +1,212 @@
+"""The language-model task with its real processes: traced, trained, snapshot, judged, refused, killed."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tracing import edited
+
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.judge import Scorer, judge
+from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_exam, make_mesh
+from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
+from autoresearch_jax.lm.task import Device, LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.measurement import Budget, CandidateRejected, Measurement, Scalar, Status
+
+DEVICE = Device("cpu", "cpu", 1, None)
+STEPS = Budget(steps=30)
+MakeTask = Callable[..., LmTask]
+
+
+@pytest.fixture
+def make_task(tiny_dataset: Dataset, tmp_path: Path) -> Iterator[MakeTask]:
+    tasks = []
+
+    def make(budget: Budget = STEPS, mesh_axes: Mapping[str, int] | None = None, **limits: float) -> LmTask:
+        config = LmTaskConfig(
+            dataset=tiny_dataset,
+            device=DEVICE,
+            mesh_axes=mesh_axes or {"data": 1, "model": 1},
+            budget=budget,
+            programs_dir=tmp_path / "programs",
+            environment=os.environ,
+            limits=TimeLimits(**limits),
+        )
+        tasks.append(LmTask(config))
+        return tasks[-1]
+
+    yield make
+    for task in tasks:
+        task.close()
+
+
+def run_trial(
+    task: LmTask, source: str, folder: Path, seed: int = 0, reports: list[Mapping[str, Scalar]] | None = None
+) -> Measurement:
+    folder.mkdir()
+    candidate = task.prepare(source, folder)
+    assert candidate.programs_dir is not None
+    assert candidate.programs_dir.name == candidate.program_hash
+    return task.measure(
+        candidate,
+        seed=seed,
+        log_dir=folder,
+        snapshot_dir=folder / "snapshot",
+        on_progress=None if reports is None else reports.append,
+    )
+
+
+def test_a_trial_from_source_to_score(
+    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    task = make_task()
+    first = run_trial(task, tiny_source, tmp_path / "first", seed=2**40 + 3)
+    assert first.status is Status.OK
+    assert first.error is None
+    metrics = first.metrics
+    assert metrics["num_steps"] == 30
+    assert metrics["num_tokens"] == 30 * 8 * 32
+    assert metrics["compiles_in_budget"] == 0
+    phases = ["startup", "compile", "init", "snapshot", "judge"]
+    parts = sum(float(metrics[f"{phase}_seconds"] or 0) for phase in phases) + float(metrics["training_seconds"] or 0)
+    assert 0 < parts < float(metrics["total_seconds"] or 0)
+    with (tmp_path / "first" / LOSS_CURVE_FILE).open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+    assert metrics["train_loss"] == pytest.approx(losses[-1], abs=1e-5)
+
+    again = run_trial(task, tiny_source, tmp_path / "again", seed=2**40 + 3)
+    assert again.value == first.value  # to the last bit
+    other = run_trial(task, tiny_source, tmp_path / "other", seed=3)
+    assert other.value != first.value
+
+    # the snapshot alone gives the score again
+    mesh = make_mesh({"data": 1, "model": 1})
+    assert first.snapshot == tmp_path / "first" / "snapshot"
+    snapshot = load_snapshot(first.snapshot, mesh)
+    scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
+    exam = make_exam(tiny_dataset, 256, "val", None)
+    verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
+    assert verdict.bpb == first.value
+    assert snapshot.manifest["fingerprint"] == tiny_dataset.fingerprint
+    state = shutil.copytree(first.snapshot, tmp_path / "damaged") / "state"
+    largest = max((path for path in state.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.unlink()
+    with pytest.raises(SnapshotError, match="damaged/state: cannot be read"):
+        load_snapshot(tmp_path / "damaged", mesh)
+
+
+def test_the_budget_in_seconds_is_kept_and_progress_told(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    reports: list[Mapping[str, Scalar]] = []
+    measurement = run_trial(make_task(Budget(seconds=2.0)), tiny_source, tmp_path / "trial", reports=reports)
+    seconds, steps = measurement.metrics["training_seconds"], measurement.metrics["num_steps"]
+    assert isinstance(seconds, float)
+    assert isinstance(steps, int)
+    assert seconds >= 2.0
+    with (tmp_path / "trial" / LOSS_CURVE_FILE).open() as file:
+        ends = [float(row["elapsed_seconds"]) for row in csv.DictReader(file)]
+    assert len(ends) == steps
+    assert ends[-2] < 2.0  # only the last step may end after the budget
+    training = [report for report in reports if report["phase"] == "train"]
+    assert training
+    assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= training[-1].keys()
+
+
+def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    one = run_trial(make_task(), tiny_source, tmp_path / "one")
+    two = run_trial(make_task(mesh_axes={"data": 2, "model": 1}), tiny_source, tmp_path / "two")
+    assert (one.metrics["num_devices"], two.metrics["num_devices"]) == (1, 2)
+    assert two.value == pytest.approx(one.value, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "reason"),
+    [
+        ("def build(task, mesh):", "def build(task, mesh:", Status.CRASH, "train_lib.py:14: SyntaxError: "),
+        ("def build(", "def bild(", Status.REJECTED, "train_lib.py: the file has no function `build(task, mesh)`"),
+        ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", Status.REJECTED, "train_lib.py: vocab_size 300 is not offered"),
+        ("UNUSED = 1", "UNUSED = {}['x']", Status.CRASH, "train_lib.py:11: KeyError: 'x'"),
+        ("UNUSED = 1", "import os; os._exit(7)", Status.CRASH, "the trace exited with status 7"),
+        ("UNUSED = 1", "raise SystemExit(0)", Status.CRASH, "train_lib.py:11: SystemExit: 0"),
+        (
+            "        loss, gr",
+            "        tokens[progress]\n        loss, gr",
+            Status.CRASH,
+            "train_lib.py:27: TypeError: ",
+        ),
+        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 5 s"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_in_one_line(
+    old: str, new: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    task = make_task(trace=5.0)
+    with pytest.raises(CandidateRejected) as caught:
+        task.prepare(edited(tiny_source, (old, new)), tmp_path)
+    assert caught.value.status is status
+    assert caught.value.reason.startswith(reason)
+    assert "\n" not in caught.value.reason
+    assert not list((tmp_path / "programs").iterdir())  # nothing half-made is left
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "reason"),
+    [
+        ('{"loss": loss,', '{"loss": loss * jnp.nan,', Status.NONFINITE, "the loss is nan at step 1"),
+        ("BATCH_SIZE = 8", "BATCH_SIZE = 10**6", Status.REJECTED, "a batch of 1000000 rows"),
+        ('return state["table"][tokens]', 'return state["table"][tokens] * jnp.inf', Status.INVALID, "logits are not"),
+    ],
+)
+def test_what_fails_in_the_trial_has_a_status_and_no_score(
+    old: str, new: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    measurement = run_trial(make_task(), edited(tiny_source, (old, new)), tmp_path / "trial")
+    assert measurement.status is status
+    assert measurement.value is None
+    assert measurement.error is not None
+    assert measurement.error.startswith(reason)
+
+
+def test_a_phase_that_takes_too_long_is_killed(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    task = make_task(Budget(seconds=600.0), train_slack=-599.0)
+    measurement = run_trial(task, tiny_source, tmp_path / "trial")
+    assert measurement.status is Status.TIMEOUT
+    assert measurement.error == "train took longer than 1 s"
+
+
+def test_a_trial_ends_with_its_driver(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys, time; from pathlib import Path; from autoresearch_jax.lm.task import start_worker\n"
+            f"worker = start_worker('cpu', 1, Path({str(tmp_path / 'log')!r}), environment=os.environ,"
+            " compile_cache_dir=None)\nprint(worker._process.pid, flush=True)\ntime.sleep(600)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    worker_pid = int(driver.stdout.readline())
+    time.sleep(3.0)  # let it finish its imports, after which it waits for requests
+    assert Path(f"/proc/{worker_pid}").exists()
+    driver.kill()
+    driver.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker_pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker_pid}").exists()
+
+
+def test_the_driver_loads_no_jax() -> None:
+    modules = ", ".join(f"autoresearch_jax.commands.{name}" for name in ("run", "trial", "status", "results"))
+    code = f"import sys, {modules}; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

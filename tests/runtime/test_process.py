@@ -1,0 +1,116 @@
+"""Child processes: what they inherit, and that nothing of them is left."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autoresearch_jax.runtime.process import (
+    JsonWorker,
+    ProcessTimeoutError,
+    WorkerDiedError,
+    child_environment,
+    describe_exit,
+    run_bounded,
+)
+
+# Starts a child of its own, writes that child's pid to a file, then waits for ever.
+WITH_CHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").write(str(child.pid))
+{then}
+"""
+ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_alive(pid)
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"), [("time.sleep(600)", "timeout"), ("", "status"), ("import os; os.abort()", "status")]
+)
+def test_the_children_of_a_child_are_gone_however_it_ends(then: str, expected: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", WITH_CHILD.format(then=then), str(tmp_path / "pid")]
+    arguments = {"environment": child_environment(os.environ), "cwd": tmp_path, "log_path": tmp_path / "log"}
+    if expected == "timeout":
+        with pytest.raises(ProcessTimeoutError, match="longer than 1 s"):
+            run_bounded(argv, timeout_seconds=1.0, **arguments)
+    else:
+        run_bounded(argv, timeout_seconds=30.0, **arguments)
+    assert wait_until_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_output_and_exit_status_are_kept(tmp_path: Path) -> None:
+    status = run_bounded(
+        [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"],
+        environment=child_environment(os.environ),
+        cwd=tmp_path,
+        log_path=tmp_path / "log",
+        timeout_seconds=30.0,
+    )
+    assert status == 3
+    assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
+
+
+def test_a_child_inherits_no_keys() -> None:
+    environment = {"PATH": "/bin", "GEMINI_API_KEY": "secret", "HF_TOKEN": "secret", "PYTHONPATH": "/elsewhere"}
+    assert "secret" not in child_environment(environment).values()
+    assert child_environment(environment, EXTRA="1")["EXTRA"] == "1"
+    assert child_environment(environment)["PATH"] == "/bin"
+
+
+def json_worker(code: str, tmp_path: Path, *arguments: str) -> JsonWorker:
+    return JsonWorker(
+        [sys.executable, "-c", code, *arguments],
+        environment=child_environment(os.environ),
+        cwd=tmp_path,
+        log_path=tmp_path / "log",
+    )
+
+
+def test_a_worker_answers_line_by_line_and_leaves_when_closed(tmp_path: Path) -> None:
+    worker = json_worker(ECHO, tmp_path)
+    for message in ({"op": "a"}, {"op": "ä", "n": 1.5}):
+        worker.send(message)
+        assert worker.receive(30.0) == message
+    with pytest.raises(ProcessTimeoutError):
+        worker.receive(0.05)
+    worker.close()
+    with pytest.raises(WorkerDiedError):
+        worker.receive(30.0)
+
+
+def test_a_worker_that_dies_is_told_with_its_status(tmp_path: Path) -> None:
+    worker = json_worker("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+    with pytest.raises(WorkerDiedError, match="was killed by SIGKILL"):
+        worker.receive(30.0)
+    with pytest.raises(WorkerDiedError):
+        worker.send({"op": "a"})
+    worker.close()
+
+
+def test_a_worker_takes_its_children_along(tmp_path: Path) -> None:
+    worker = json_worker(WITH_CHILD.format(then="print('{}', flush=True); time.sleep(600)"), tmp_path, "pid")
+    worker.receive(30.0)
+    worker.close()
+    assert wait_until_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_exit_statuses_in_words() -> None:
+    assert describe_exit(3) == "exited with status 3"
+    assert describe_exit(-15) == "was killed by SIGTERM"
