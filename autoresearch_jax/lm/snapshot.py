@@ -117,7 +117,7 @@ def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             arrays = checkpointer.restore((folder / "state").absolute(), structs)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Orbax raises a bare Exception for a damaged array, among others
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise SnapshotError(f"{folder / 'state'}: cannot be read: {first_line}") from error
     return Snapshot(programs, [arrays[_leaf_key(i)] for i in programs.read_leaves], manifest, folder / "tokenizer.json")
