@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Makes .venv with the newest CPython that works, and installs the project into it in editable mode.
+#
+#   ./scripts/setup.sh [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, ray
+#
+# Looks for CPython 3.11 or newer on PATH, among pyenv's versions and through uv. Does nothing when all is in place.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+extras=$(IFS=,; echo "$*")
+stamp=.venv/.installed-${extras:-base}
+
+# Each usable interpreter as "VERSION PATH", the newest first; of one version the first found.
+interpreters() {
+    local candidates=() name found
+    for name in python3.{14..11} python3 python; do
+        if found=$(command -v "$name"); then candidates+=("$found"); fi
+    done
+    for found in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do
+        if [ -x "$found" ]; then candidates+=("$found"); fi
+    done
+    if command -v uv >/dev/null; then
+        for name in 3.{14..11}; do
+            if found=$(uv python find "$name" 2>/dev/null); then candidates+=("$found"); fi
+        done
+    fi
+    for found in "${candidates[@]}"; do
+        # a shim of pyenv may stand for a version that is not there: it fails and is passed over
+        "$found" -c '
+import sys, sysconfig
+usable = sys.version_info >= (3, 11) and sys.version_info.releaselevel == "final"
+usable = usable and sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+if usable:
+    print("%d.%d.%d" % sys.version_info[:3], sys.executable)' 2>/dev/null || true
+    done | sort --version-sort --reverse --stable --key=1,1 --unique
+}
+
+# A virtual environment with a pip that can fill it, also where Debian left ensurepip out.
+make_environment() {
+    rm -rf .venv
+    if "$1" -c 'import ensurepip' 2>/dev/null; then
+        "$1" -m venv .venv
+    elif "$1" -m pip --version >/dev/null 2>&1; then
+        "$1" -m venv --without-pip .venv
+        "$1" -m pip --quiet --python .venv/bin/python install pip
+    else
+        return 1
+    fi
+}
+
+install() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}" &&
+        touch "$stamp"
+}
+
+if [ -e "$stamp" ] && [ "$stamp" -nt setup.cfg ] && [ -x .venv/bin/autoresearch ]; then
+    exit 0
+fi
+if [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    echo "setup: adding what .venv lacks" >&2
+    install && exit 0
+fi
+while read -r version python; do
+    echo "setup: making .venv with CPython $version ($python); the first time takes a few minutes" >&2
+    if make_environment "$python" && install; then exit 0; fi
+    echo "setup: CPython $version does not work here, trying the next older one" >&2
+done < <(interpreters)
+if command -v uv >/dev/null; then
+    echo "setup: letting uv fetch CPython 3.13" >&2
+    rm -rf .venv
+    uv venv --quiet --seed --python 3.13 .venv && install && exit 0
+fi
+echo "setup: no CPython 3.11 or newer with pip was found: install one (on Debian: apt-get install python3 python3-pip)" >&2
+exit 1
