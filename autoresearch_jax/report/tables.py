@@ -1,5 +1,6 @@
 """What commands print: a table of experiments, and `key: value` lines."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -34,8 +35,13 @@ def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stre
             "" if row.seconds is None else f"{row.seconds:.1f}",
             Text(row.hypothesis),
         )
-    width = None if stream.isatty() else PLAIN_WIDTH
-    Console(file=stream, width=width, soft_wrap=False, highlight=False).print(table)
+    if stream.isatty():
+        Console(file=stream, highlight=False).print(table)
+        return
+    console = Console(file=io.StringIO(), width=PLAIN_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    stream.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
 def format_lines(figures: Mapping[str, Scalar]) -> str:

@@ -9,7 +9,8 @@ from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.decision import Choice, Decision
-from autoresearch_jax.search.loop import INTERRUPTED, RunError
+from autoresearch_jax.search.evaluation import RunError
+from autoresearch_jax.search.loop import INTERRUPTED
 from autoresearch_jax.search.records import Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
 

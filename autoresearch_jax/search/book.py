@@ -1,0 +1,154 @@
+"""A run's books: what was tried, who is champion, kept the same in ledger, git and results.tsv."""
+
+import time
+from dataclasses import dataclass
+
+from autoresearch_jax.measurement import Measurement, Metric, Status
+from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.search.commits import commit_message
+from autoresearch_jax.search.decision import Score
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.search.results import write_results
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an experiment ended, before it is in the books.
+
+    Attributes:
+      status: OK if it was measured, else what kept it from it.
+      score: mean of its trials; a duplicate has its twin's; None where there is none.
+      verdict: what becomes of it.
+      reason: one line.
+      num_runs: trials that the score is the mean of.
+      last_trial: the trial that ended it and what it gave, not in the ledger yet; None if nothing was measured.
+    """
+
+    status: Status
+    score: float | None
+    verdict: Verdict
+    reason: str
+    num_runs: int = 0
+    last_trial: tuple[TrialRow, Measurement] | None = None
+
+
+class Book:
+    """Rows of a run's ledger that are over, and how one more gets there."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, folder: RunFolder, metric: Metric) -> None:
+        self.ledger = ledger
+        self._workspace = workspace
+        self._folder = folder
+        self._metric = metric
+        rows = ledger.experiments()
+        self.rows = [row for row in rows if row.kind is not Kind.TRIAL and not row.is_open]
+        self.history = [_as_outcome(row) for row in self.rows if _is_of_search(row)]
+        self.champion = next((row for row in reversed(self.rows) if row.decision is Verdict.KEEP), None)
+
+    def settle(self) -> None:
+        """Completes what a killed process left undone between ledger, git and results.tsv.
+
+        Raises:
+          WorkspaceError: the branch is not where the ledger says.
+        """
+        if self.champion is None:
+            self._workspace.require_unused_branch()
+        else:
+            last = self.rows[-1]
+            if last.id != self.champion.id:
+                self._publish(self.champion, previous=self.champion.commit)
+            self._publish(last, previous=last.parent_commit)
+        write_results(self._folder.results, self.ledger, self._metric)
+
+    def require_champion(self) -> ExperimentRow:
+        """The champion, once there is a baseline."""
+        assert self.champion is not None, "the baseline comes first"
+        return self.champion
+
+    def scores(self, experiment: ExperimentRow | None) -> list[Score]:
+        """Scores of an experiment's trials, in their order; of no experiment, none."""
+        trials = [] if experiment is None else self.ledger.trials(experiment.id)
+        return [Score(trial.seed, trial.value) for trial in trials if trial.value is not None]
+
+    def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
+        """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
+
+        Args:
+          experiment: as it was begun.
+          ending: how it ended.
+          started: `time.monotonic()` when this process began with it.
+
+        Returns:
+          The experiment as it now stands in the ledger.
+        """
+        commit = self._commit(experiment, ending)
+        with self.ledger.transaction():
+            if ending.last_trial is not None:
+                trial, measurement = ending.last_trial
+                self.ledger.finish_trial(trial.id, measurement)
+            seconds = time.monotonic() - started
+            conclusion = Conclusion(ending.status, ending.score, ending.verdict, ending.reason, commit, seconds)
+            row = self.ledger.conclude(experiment.id, conclusion)
+        self._publish(row, previous=row.parent_commit)
+        self.rows.append(row)
+        if _is_of_search(row):
+            self.history.append(_as_outcome(row))
+        if ending.verdict is Verdict.KEEP:
+            self.champion = row
+        write_results(self._folder.results, self.ledger, self._metric)
+        return row
+
+    def _commit(self, experiment: ExperimentRow, ending: Ending) -> str | None:
+        """The commit that holds an experiment's source; the baseline is in the user's own."""
+        if experiment.kind is Kind.BASELINE:
+            return experiment.parent_commit
+        assert experiment.parent_commit is not None
+        message = commit_message(
+            experiment,
+            ending.verdict,
+            ending.reason,
+            self._metric,
+            ending.score,
+            score_of(self.require_champion()),
+            ending.num_runs,
+        )
+        source = self.ledger.source(experiment.id)
+        return self._workspace.commit(source, experiment.parent_commit, message, experiment.created_at)
+
+    def _publish(self, row: ExperimentRow, previous: str | None) -> None:
+        """Gives an ended experiment's commit its name in git; a baseline that failed gets none."""
+        if row.commit is None or not _is_of_search(row):
+            return
+        if row.decision is Verdict.KEEP:
+            self._workspace.keep(row.commit, previous)
+        else:
+            self._workspace.discard(row.commit, row.id)
+
+
+def score_of(row: ExperimentRow) -> float:
+    """The score of an experiment that has one."""
+    assert row.score is not None, f"experiment {row.id} has no score"
+    return row.score
+
+
+def _is_of_search(row: ExperimentRow) -> bool:
+    """False for a baseline that failed: a later one took its place."""
+    return row.kind is Kind.PROPOSAL or row.decision is Verdict.KEEP
+
+
+def _as_outcome(row: ExperimentRow) -> Outcome:
+    assert row.status is not None
+    return Outcome(
+        experiment=row.id,
+        proposer=row.proposer,
+        hypothesis=row.hypothesis,
+        category=row.category,
+        constants=row.constants,
+        status=row.status,
+        score=row.score,
+        kept=row.decision is Verdict.KEEP,
+        reason=row.reason or "",
+    )
