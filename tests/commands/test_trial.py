@@ -1,0 +1,179 @@
+"""`autoresearch trial` and `sample` as a person calls them: the summary, the ledger, the refusals."""
+
+import json
+import re
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from autoresearch_jax.cli import main
+from autoresearch_jax.commands.progress import TrialProgress, describe
+from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.commands.trial import parse_settings
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.search.ledger import Ledger
+
+
+@pytest.fixture
+def editable(tiny_source: str, tmp_path: Path) -> Path:
+    path = tmp_path / "train_lib.py"
+    path.write_text(tiny_source)
+    return path
+
+
+@pytest.fixture
+def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
+    """Flags of a trial that takes seconds."""
+    return [
+        f"--corpus={tiny_dataset.manifest.corpus}",
+        f"--data_dir={tiny_dataset.folder.parent}",
+        "--sequence_length=32",
+        "--vocab_sizes=256,320",
+        f"--editable={editable}",
+        f"--run_dir={tmp_path / 'runs'}",
+        "--budget_steps=20",
+        f"--compile_cache={tmp_path / 'cache'}",
+    ]
+
+
+def test_the_summary_reads_as_the_originals_does(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", *flags, "--set", "LEARNING_RATE=20.0", "--seed=5"]) == 0
+    out = capsys.readouterr().out
+    lines = dict(line.split(":", 1) for line in out.splitlines() if line != "---")
+    values = {key: value.strip() for key, value in lines.items()}
+    assert re.search(r"^val_bpb: +\d\.\d{6}$", out, re.MULTILINE)
+    assert values["num_steps"] == "20"
+    assert values["total_tokens_M"] == "0.005"
+    assert values["status"] == "ok"
+    assert values["mfu_percent"] == "null"  # nobody knows this CPU's peak
+    assert float(values["unigram_bpb"]) > 1
+
+    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
+        (experiment,) = ledger.experiments()
+        assert experiment.hypothesis == "LEARNING_RATE=20.0"
+        assert "LEARNING_RATE = 20.0  # of plain SGD" in ledger.source(0)
+        assert f"{ledger.trials()[0].value:.6f}" == values["val_bpb"]
+        assert ledger.trials()[0].seed == 5
+
+    # the snapshot speaks, and says the same twice
+    arguments = ["sample", f"--run_dir={tmp_path / 'runs'}", "--prompt=the ", "--tokens=20", "--seed=3"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("the ")
+    assert len(text) > 10
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_json_has_the_score_in_full_and_equal_trials_agree(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = []
+    for _ in range(2):
+        assert main(["trial", *flags, "--format=json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["error"] is None
+        scores.append(summary["val_bpb"])
+    assert scores[0] == scores[1]
+    assert len(str(scores[0])) > 10
+
+
+def test_a_refused_candidate_has_no_score_and_its_reason(
+    flags: list[str], editable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editable.write_text(editable.read_text().replace("def build(task, mesh):", "def build(task, mesh:"))
+    assert main(["trial", *flags]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"^val_bpb: +null$", out, re.MULTILINE)
+    assert re.search(r"^error: +train_lib.py:14: SyntaxError: ", out, re.MULTILINE)
+    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
+        assert ledger.trials()[0].value is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "exit_status", "message"),
+    [
+        (["--set", "NO_SUCH=1"], 2, r"--set: .*train_lib.py: no top-level constant NO_SUCH; there are LEARNING_RATE, "),
+        (["--set", "LEARNING_RATE"], 2, "--set LEARNING_RATE: expected NAME=VALUE"),
+        (["--budget_seconds=5"], 2, "--budget_seconds and --budget_steps exclude each other"),
+        (["--budget_steps=0"], 2, "--budget_steps=0: must be at least 1"),
+        (["--mesh=data=two"], 2, "--mesh=data=two: expected something like data=4,model=2"),
+        (["--editable=/nowhere/train_lib.py"], 1, "/nowhere/train_lib.py: cannot be read"),
+        (["--vocab_sizes=512"], 1, "run `autoresearch prepare"),
+        (["--sequence_length=64"], 1, "run `autoresearch prepare"),
+        (["--no_such_flag"], 2, "Unknown command line flag 'no_such_flag'"),
+        (["stray"], 2, "unexpected argument 'stray'"),
+        (["--judge_tokens=0"], 2, "--judge_tokens=0: must be positive"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    extra: list[str], exit_status: int, message: str, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", *flags, *extra]) == exit_status
+    error = capsys.readouterr().err
+    assert error.startswith("autoresearch trial: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+def test_a_run_of_another_dataset_is_not_added_to(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Ledger.open(tmp_path / "runs" / "other" / "ledger.db")) as ledger:
+        ledger.save_settings({"fingerprint": "of another dataset"})
+    assert main(["trial", *flags, "--tag=other"]) == 1
+    assert "is a run with another dataset or judge" in capsys.readouterr().err
+
+
+def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", f"--snapshot={tmp_path}"]) == 1
+    assert f"{tmp_path}: no snapshot here" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("{")
+    assert main(["sample", f"--snapshot={tmp_path}"]) == 1
+    assert "manifest.json: damaged" in capsys.readouterr().err
+
+
+def test_settings_are_python_literals_or_text() -> None:
+    settings = parse_settings(["A=1", "B=2.5e-3", "C=SSSL", "D='x y'", "E=True", "F=a=b"])
+    assert settings == {"A": 1, "B": 0.0025, "C": "SSSL", "D": "x y", "E": True, "F": "a=b"}
+
+
+def test_mesh_names_its_axes() -> None:
+    assert parse_mesh("") is None
+    assert parse_mesh("model=2") == {"data": 1, "model": 2}
+    with pytest.raises(UsageError):
+        parse_mesh("rows=2")
+
+
+class Terminal:
+    """What a stream needs to be taken for a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
+    report = {"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25}
+    assert describe({**report, "tokens_per_second": 9876.0}) == (
+        "train  step 7  12/60 s  48 s left  loss 3.2500  9,876 tokens/s"
+    )
+    assert describe({"phase": "judge", "share": 0.5}) == "judge  50%"
+    terminal = Terminal()
+    with TrialProgress("try 1: ", terminal) as progress:  # type: ignore[arg-type]
+        progress(report)
+    assert "try 1: train  step 7" in terminal.text
+    assert terminal.text.endswith("\x1b[2K")  # the line is taken away

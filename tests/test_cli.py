@@ -1,0 +1,36 @@
+"""The command line: help, mistakes, flag files."""
+
+from pathlib import Path
+
+import pytest
+
+from autoresearch_jax.cli import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name}" in out for name in COMMANDS)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"flags of `autoresearch {command}`" in out
+    assert "--help" in out
+
+
+def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("autoresearch: unknown command 'trian'; one of prepare, trial")
+
+
+def test_flags_come_from_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flagfile = tmp_path / "a.flags"
+    flagfile.write_text("# a comment\n--corpus=no_such_corpus\n")
+    assert main(["prepare", f"--flagfile={flagfile}"]) == 2
+    assert "no_such_corpus" in capsys.readouterr().err
+    assert main(["prepare", "--flagfile=/nowhere.flags"]) == 2
+    assert "/nowhere.flags" in capsys.readouterr().err
