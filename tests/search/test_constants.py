@@ -74,3 +74,17 @@ def test_what_cannot_be_set(values, complaint):
     with pytest.raises(ConstantError) as caught:
         set_constants(SOURCE, values)
     assert str(caught.value).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("source", "edited"),
+    [
+        ("A = 1\r\nB = (\r\n    2  # two\r\n)\r\n", "A = 7\r\nB = (\r\n    2  # two\r\n)\r\n"),
+        ("B = (\n    2\n); A = 1  # one\nC = 3", "B = (\n    2\n); A = 7  # one\nC = 3"),
+        ("C = 3\nA = (\n    1\n)", "C = 3\nA = 7"),
+        ('"""A \x0c page\x0b."""\n\x0c\nA = 1\n', '"""A \x0c page\x0b."""\n\x0c\nA = 7\n'),
+        ("@f\ndef g(): pass\n\nA: int = 1;\n", "@f\ndef g(): pass\n\nA: int = 7;\n"),
+    ],
+)
+def test_line_ends_and_shared_lines_are_kept(source, edited):
+    assert set_constants(source, {"A": 7}) == edited
