@@ -53,6 +53,7 @@ ADAM_BETA1 = 0.8  # decay of the mean of gradients
 ADAM_BETA2 = 0.95  # decay of the mean of squared gradients
 X0_BETA1 = 0.96  # as ADAM_BETA1, for the x0 scalars, whose gradients are noisy
 ADAM_EPSILON = 1e-10  # added to the root of the second moment
+ADAM_WEIGHT_DECAY = 0.0  # decoupled decay, in units of the learning rate
 
 # Muon
 WEIGHT_DECAY = 0.2  # cautious decay, in units of the learning rate; falls to 0 over the budget
@@ -199,15 +200,16 @@ class Model(nnx.Module):
 
     def __init__(self, task: Task, rngs: nnx.Rngs) -> None:
         width = model_width()
-        embed = lambda init: nnx.Embed(VOCAB_SIZE, width, embedding_init=init, rngs=rngs)  # noqa: E731
-        self.token_embedding = embed(nnx.initializers.normal(1.0))
+        normal, uniform = nnx.initializers.normal, symmetric_uniform(width)
+        self.token_embedding = nnx.Embed(VOCAB_SIZE, width, embedding_init=normal(1.0), rngs=rngs)
         self.value_embeddings = nnx.List(
-            [embed(symmetric_uniform(width)) if has_value_embedding(i) else None for i in range(DEPTH)]
+            nnx.Embed(VOCAB_SIZE, width, embedding_init=uniform, rngs=rngs) if has_value_embedding(i) else None
+            for i in range(DEPTH)
         )
         self.blocks = nnx.List([Block(i, task, rngs) for i in range(DEPTH)])
         self.residual_scales = nnx.Param(jnp.full(DEPTH, 1.0))
         self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
-        self.unembedding = Linear(width, VOCAB_SIZE, nnx.initializers.normal(0.001), rngs)
+        self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)
 
     def __call__(self, tokens_BxT: Array) -> Array:
         residual_scales_L = self.residual_scales[...].astype(COMPUTE_DTYPE)
@@ -252,6 +254,14 @@ def adam_settings() -> dict[str, tuple[float, float]]:
         "residual_scales": (SCALAR_LR * 0.01, ADAM_BETA1),
         "x0_scales": (SCALAR_LR, X0_BETA1),
     }
+
+
+def adam(name: str) -> optax.GradientTransformation:
+    """AdamW of one group of parameters, but for the learning rate."""
+    _, beta1 = adam_settings()[name]
+    return optax.chain(
+        optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON), optax.add_decayed_weights(ADAM_WEIGHT_DECAY)
+    )
 
 
 def orthogonalize(g_NxOxI: Array) -> Array:
@@ -319,22 +329,17 @@ def init_optimizer(params: dict) -> dict:
             "momentum": jnp.zeros((len(positions), outputs, inputs)),
             "variance": jnp.zeros((len(positions), *variance_shape)),
         }
-    adam_state = {
-        name: optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON).init(params[name])
-        for name, (_, beta1) in adam_settings().items()
-    }
-    return {"muon": muon_state, "adam": adam_state}
+    return {"muon": muon_state, "adam": {name: adam(name).init(params[name]) for name in adam_settings()}}
 
 
 def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dict, dict]:
     """One update of all parameters; returns them and the optimizer's state."""
     new_params, muon_state, adam_state = {}, {}, {}
 
-    for name, (learning_rate, beta1) in adam_settings().items():
-        adam = optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON)
-        updates, adam_state[name] = adam.update(grads[name], state["adam"][name])
+    for name, (learning_rate, _) in adam_settings().items():
+        updates, adam_state[name] = adam(name).update(grads[name], state["adam"][name], params[name])
         scale = -learning_rate * learning_rate_scale(progress)
-        new_params[name] = jax.tree.map(lambda w, u, scale=scale: w + scale * u, params[name], updates)
+        new_params[name] = optax.apply_updates(params[name], optax.tree.scale(scale, updates))
 
     matrices, treedef = jax.tree.flatten(params["blocks"])
     gradients = jax.tree.leaves(grads["blocks"])
@@ -411,7 +416,10 @@ def build(task: Task, mesh: Mesh) -> Experiment:
         # Every device cuts up its own rows, so that none of them moves.
         parts_BxAxT = tokens_BxT.reshape(-1, GRADIENT_ACCUMULATION, tokens_BxT.shape[1])
         zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-        add = lambda total, part: (jax.tree.map(jnp.add, total, loss_and_grads(params, part)), None)  # noqa: E731
+
+        def add(total: tuple[Array, dict], part_BxT: Array) -> tuple[tuple[Array, dict], None]:
+            return jax.tree.map(jnp.add, total, loss_and_grads(params, part_BxT)), None
+
         total, _ = jax.lax.scan(add, zeros, parts_BxAxT.swapaxes(0, 1))
         return jax.tree.map(lambda x: x / GRADIENT_ACCUMULATION, total)
 

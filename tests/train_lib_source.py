@@ -1,0 +1,47 @@
+"""train_lib.py with other constants, loaded as a module of its own; nothing global is changed."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from autoresearch_jax.search.constants import set_constants
+
+TRAIN_LIB = Path(__file__).parent.parent / "train_lib.py"
+TINY = {
+    "DEPTH": 3,
+    "ASPECT_RATIO": 8,
+    "HEAD_DIM": 8,
+    "VOCAB_SIZE": 256,
+    "WINDOW_PATTERN": "SL",
+    "VALUE_GATE_CHANNELS": 4,
+    "COMPUTE_DTYPE": "float32",
+    "BATCH_SIZE": 8,
+    "GRADIENT_ACCUMULATION": 1,
+}
+
+
+def tiny_source_text(**constants: int | float | str) -> str:
+    """The text of train_lib.py with a model that compiles in two seconds, and with `constants` on top."""
+    return set_constants(TRAIN_LIB.read_text(), TINY | constants)
+
+
+def load_tiny(**constants: int | float | str) -> ModuleType:
+    """The module that `tiny_source_text` describes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train_lib.py"
+        path.write_text(tiny_source_text(**constants))
+        spec = importlib.util.spec_from_file_location("tiny_train_lib", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def make_mesh(data: int = 1, model: int = 1) -> Mesh:
+    devices = jax.devices()[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
