@@ -105,6 +105,7 @@ def run_loop(
     interrupts: Interrupts,
 ) -> int:
     """Runs the loop on any task, and prints what came of it."""
+    program.program.check_metric(task.metric.name)
     observer = ConsoleObserver()
     parts = Parts(
         task=task,

@@ -19,7 +19,7 @@ from autoresearch_jax.proposers.space import (
     parse_value,
 )
 from autoresearch_jax.search.constants import ConstantValue
-from autoresearch_jax.search.stopping import STOP_EXAMPLES, Stop, parse_stop
+from autoresearch_jax.search.stopping import STOP_EXAMPLES, Stop, Target, parse_stop
 
 SECTIONS = ("Goal", "You may change", "You must not change", "Stop when", "Ideas")
 TABLE_SECTION = "You may change"
@@ -76,6 +76,16 @@ class Program:
             for row in self.space(constants)
             if not _contains(row.values, constants[row.name])
         ]
+
+    def check_metric(self, metric: str) -> None:
+        """Refuses a target that can never be reached because the task has another metric.
+
+        Raises:
+          ProgramError: there is one.
+        """
+        for stop in self.stops:
+            if isinstance(stop, Target) and stop.metric != metric:
+                raise ProgramError(f'{self.path}: "{STOP_SECTION}" names {stop.metric}, but the metric is {metric}')
 
     def _fit(self, row: Constant, constants: Mapping[str, ConstantValue]) -> Constant:
         where = f"{self.path}:{row.line}: "

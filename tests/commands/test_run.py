@@ -138,6 +138,22 @@ def test_no_table(place, capsys):
     )
 
 
+def test_a_target_for_another_metric(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "lost <= 0.5"))
+    assert failing(["run", "--tag=night"], capsys) == (
+        1,
+        'autoresearch run: program.md: "Stop when" names lost, but the metric is loss',
+    )
+
+
+def test_a_target_ends_the_run(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "loss <= 1.5"))
+    assert cli.main(["run", "--tag=night"]) == 0
+    found = figures(capsys.readouterr().out)
+    assert found["ended"] == "loss <= 1.5 reached"
+    assert float(found["champion_loss"]) <= 1.5
+
+
 def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
     (place / "program.md").write_text(PROGRAM.replace("2 .. 8", "5 .. 8"))
     assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0

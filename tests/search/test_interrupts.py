@@ -1,0 +1,30 @@
+"""Signals cut short what may be cut short, and wait for the rest."""
+
+import os
+import signal
+
+import pytest
+
+from autoresearch_jax.search.interrupts import Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_what_may_be_cut_short(number):
+    before = signal.getsignal(number)
+    with Interrupts().installed() as interrupts:
+        os.kill(os.getpid(), number)
+        assert interrupts.requested
+        assert signal.getsignal(number) is signal.SIG_DFL, "a second one has its usual effect"
+        with pytest.raises(KeyboardInterrupt), interrupts.allowed():
+            pytest.fail("nothing more is begun")
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_inside_raises_at_once():
+    def work(interrupts):
+        with interrupts.allowed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("went on after the signal")
+
+    with Interrupts().installed() as interrupts, pytest.raises(KeyboardInterrupt):
+        work(interrupts)
