@@ -42,10 +42,10 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
       constants: of the source that was measured; the original prints its DEPTH.
     """
     summary: dict[str, Scalar] = {metric.name: measurement.value}
-    for key, name, divisor, decimals in _NUMBERS:
+    for key, name, divisor, _ in _NUMBERS:
         value = measurement.metrics.get(name)
         if isinstance(value, int | float):
-            summary[key] = round(value / divisor, decimals) if decimals else round(value / divisor)
+            summary[key] = value if divisor == 1 else value / divisor
         else:
             summary[key] = None
     depth = constants.get("DEPTH")
@@ -60,17 +60,18 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
 def format_summary(summary: Mapping[str, Scalar], metric: Metric, format: str) -> str:
     """The summary as text that `grep "^val_bpb:"` reads, or as one JSON object.
 
-    The score is printed to six places as text and in full as JSON. A trial without a score says why, and as text
-    leaves out what it did not come to measure.
+    Figures are rounded as text and in full as JSON. A trial without a score says why, and as text leaves out what it
+    did not come to measure.
     """
     if format == "json":
         return json.dumps(summary, indent=1)
     failed = summary[metric.name] is None
+    decimals = {metric.name: _SCORE_DECIMALS, **{key: places for key, _, _, places in _NUMBERS}}
     lines = ["---"]
     for key, value in summary.items():
-        if key == metric.name and isinstance(value, float):
-            value = f"{value:.{_SCORE_DECIMALS}f}"
         if value is None and key != metric.name and (failed or key in ("error", "snapshot")):
             continue
+        if isinstance(value, float) and key in decimals:
+            value = f"{value:.{decimals[key]}f}"
         lines.append(f"{key + ':':<21}{'null' if value is None else value}")
     return "\n".join(lines)
