@@ -37,7 +37,7 @@ def trial(run_dir: Path, *flags: str) -> tuple[dict[str, Any], float]:
 
 
 def step_seconds(summary: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Start and duration of each step, from the trial's loss curve; a step starts no earlier than the one before ends."""
+    """Start and duration of each step, from the trial's loss curve: a step starts when the one before it ends."""
     snapshot = Path(summary["snapshot"])
     curve = snapshot.parent.parent / "logs" / snapshot.name / "loss.csv"
     with curve.open() as file:

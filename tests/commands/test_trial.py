@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -60,13 +62,12 @@ def test_the_summary_reads_as_the_originals_does(
         assert ledger.trials()[0].seed == 5
 
     # the snapshot speaks, and says the same twice
-    arguments = ["sample", f"--run_dir={tmp_path / 'runs'}", "--prompt=the ", "--tokens=20", "--seed=3"]
-    assert main(arguments) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("the ")
-    assert len(text) > 10
-    assert main(arguments) == 0
-    assert capsys.readouterr().out == text
+    command = [sys.executable, "-m", "autoresearch_jax.cli", "sample", f"--run_dir={tmp_path / 'runs'}"]
+    command += ["--prompt=the ", "--tokens=20", "--seed=3"]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first.startswith("the ")
+    assert len(first) > 10
+    assert first == second
 
 
 def test_json_has_the_score_in_full_and_equal_trials_agree(
