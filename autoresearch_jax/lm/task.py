@@ -30,7 +30,7 @@ from autoresearch_jax.runtime.process import (
     JsonWorker,
     ProcessTimeoutError,
     WorkerDiedError,
-    child_environment,
+    bare_environment,
     describe_exit,
     run_bounded,
 )
@@ -94,7 +94,7 @@ class LmTaskConfig:
       mesh_axes: sizes of the mesh axes "data" and "model".
       budget: the time box.
       programs_dir: where traced programs are kept, a folder for each hash.
-      environment: variables of this process, of which children inherit an allow-listed few.
+      environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
       split: what is judged: "val", or "holdout" for audits.
@@ -252,7 +252,7 @@ class LmTask:
         }
         request_path = source_path.with_name("request.json")
         request_path.write_text(json.dumps(request))
-        environment = child_environment(
+        environment = bare_environment(
             config.environment,
             HOME=str(source_path.parent),
             JAX_PLATFORMS="cpu",
@@ -343,16 +343,20 @@ def start_worker(
     environment: Mapping[str, str],
     compile_cache_dir: Path | None,
 ) -> JsonWorker:
-    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices."""
-    extra = {"JAX_PLATFORMS": platform, "HOME": environment.get("HOME", "/")}
+    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
+
+    It runs our code only, so it inherits everything: an accelerator's runtime is told by many a variable.
+    """
+    extra = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
     if platform == "cpu":
-        extra["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={num_devices}"
+        device_count = f"--xla_force_host_platform_device_count={num_devices}"
+        extra["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()
     if compile_cache_dir is not None:
         extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
         extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     return JsonWorker(
         [sys.executable, "-m", "autoresearch_jax.lm.worker"],
-        environment=child_environment(environment, **extra),
+        environment={**environment, **extra},
         cwd=log_path.parent,
         log_path=log_path,
     )

@@ -12,16 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What a child may inherit: no keys and no tokens.
-INHERITED_VARIABLES = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "TPU_NAME",
-)
+# What a process that runs a candidate's Python inherits: no keys and no tokens.
+INHERITED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 KILL_WAIT_SECONDS = 10.0
 
 
@@ -41,7 +33,7 @@ class WorkerDiedError(Exception):
         self.returncode = returncode
 
 
-def child_environment(environment: Mapping[str, str], **extra: str) -> dict[str, str]:
+def bare_environment(environment: Mapping[str, str], **extra: str) -> dict[str, str]:
     """The allow-listed part of `environment`, and `extra`."""
     inherited = {name: environment[name] for name in INHERITED_VARIABLES if name in environment}
     return {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **inherited, **extra}

@@ -11,7 +11,7 @@ from autoresearch_jax.runtime.process import (
     JsonWorker,
     ProcessTimeoutError,
     WorkerDiedError,
-    child_environment,
+    bare_environment,
     describe_exit,
     run_bounded,
 )
@@ -46,7 +46,7 @@ def wait_until_gone(pid: int) -> bool:
 )
 def test_the_children_of_a_child_are_gone_however_it_ends(then: str, expected: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WITH_CHILD.format(then=then), str(tmp_path / "pid")]
-    arguments = {"environment": child_environment(os.environ), "cwd": tmp_path, "log_path": tmp_path / "log"}
+    arguments = {"environment": bare_environment(os.environ), "cwd": tmp_path, "log_path": tmp_path / "log"}
     if expected == "timeout":
         with pytest.raises(ProcessTimeoutError, match="longer than 1 s"):
             run_bounded(argv, timeout_seconds=1.0, **arguments)
@@ -58,7 +58,7 @@ def test_the_children_of_a_child_are_gone_however_it_ends(then: str, expected: s
 def test_output_and_exit_status_are_kept(tmp_path: Path) -> None:
     status = run_bounded(
         [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"],
-        environment=child_environment(os.environ),
+        environment=bare_environment(os.environ),
         cwd=tmp_path,
         log_path=tmp_path / "log",
         timeout_seconds=30.0,
@@ -69,15 +69,15 @@ def test_output_and_exit_status_are_kept(tmp_path: Path) -> None:
 
 def test_a_child_inherits_no_keys() -> None:
     environment = {"PATH": "/bin", "GEMINI_API_KEY": "secret", "HF_TOKEN": "secret", "PYTHONPATH": "/elsewhere"}
-    assert "secret" not in child_environment(environment).values()
-    assert child_environment(environment, EXTRA="1")["EXTRA"] == "1"
-    assert child_environment(environment)["PATH"] == "/bin"
+    assert "secret" not in bare_environment(environment).values()
+    assert bare_environment(environment, EXTRA="1")["EXTRA"] == "1"
+    assert bare_environment(environment)["PATH"] == "/bin"
 
 
 def json_worker(code: str, tmp_path: Path, *arguments: str) -> JsonWorker:
     return JsonWorker(
         [sys.executable, "-c", code, *arguments],
-        environment=child_environment(os.environ),
+        environment=bare_environment(os.environ),
         cwd=tmp_path,
         log_path=tmp_path / "log",
     )
