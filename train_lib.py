@@ -24,8 +24,8 @@ from autoresearch_jax.contract import Experiment, Task
 # --------------------------------------------------------------------------------------------------
 
 # Size
-DEPTH = 4  # layers; the one dial, which width, heads and learning rates follow
-ASPECT_RATIO = 64  # width over depth; the width is rounded up to whole heads
+DEPTH = 2  # layers; the one dial, which width, heads and learning rates follow
+ASPECT_RATIO = 128  # width over depth; the width is rounded up to whole heads
 HEAD_DIM = 128  # size of an attention head
 VOCAB_SIZE = 2048  # one of those the dataset offers
 WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half the context, L all; the last is L
@@ -35,7 +35,7 @@ SOFTCAP = 15.0  # logits stay within this distance of zero
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
 
 # Batch
-BATCH_SIZE = 16  # rows per update
+BATCH_SIZE = 8  # rows per update
 GRADIENT_ACCUMULATION = 1  # micro-batches that a batch is cut into, to save memory
 
 # Learning rates. AdamW's were tuned at width REFERENCE_WIDTH and scale with 1 / sqrt(width).
