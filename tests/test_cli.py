@@ -34,3 +34,10 @@ def test_flags_come_from_files_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no_such_corpus" in capsys.readouterr().err
     assert main(["prepare", "--flagfile=/nowhere.flags"]) == 2
     assert "/nowhere.flags" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "results", "sample"])
+@pytest.mark.parametrize("tag", ["../elsewhere", "/elsewhere", "a/../../b"])
+def test_a_tag_stays_among_the_runs(command: str, tag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, f"--tag={tag}"]) == 2
+    assert f"--tag={tag}: a name, not a path" in capsys.readouterr().err

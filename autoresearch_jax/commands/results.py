@@ -9,8 +9,8 @@ from contextlib import closing
 
 from absl import flags
 
+from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.status import define_flags as define_status_flags
-from autoresearch_jax.commands.status import run_folder
 from autoresearch_jax.report.summary import experiments_as_json, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.search.ledger import Ledger

@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Scalar
@@ -44,31 +45,30 @@ class Options:
     """What `autoresearch run` was asked to do.
 
     Attributes:
-      tag: name of the run, its branch and its folder.
+      tag: name of the run and its branch.
+      folder: of the run.
       proposer: one of `PROPOSERS`.
       program: program.md.
       editable: the file to edit.
-      run_dir: folder of the runs.
       seed: the source of every seed.
       max_experiments: end after so many, whatever program.md says of experiments.
     """
 
     tag: str
+    folder: RunFolder
     proposer: str
     program: Path
     editable: Path
-    run_dir: Path
     seed: int
     max_experiments: int | None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     define_task_flags(flag_values)
-    flags.DEFINE_string("tag", None, "name of the run, its branch and its folder", flag_values=flag_values)
+    define_run_flags(flag_values)
     flags.DEFINE_enum("proposer", "optuna", list(PROPOSERS), "who proposes", flag_values=flag_values)
     flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
-    flags.DEFINE_string("run_dir", "./runs", "folder of the runs", flag_values=flag_values)
     flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
     flags.DEFINE_integer(
         "experiments",
@@ -81,7 +81,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     options = _options(flag_values)
-    folder = RunFolder(options.run_dir / options.tag)
+    folder = options.folder
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
     program = ProgramFile(options.program)
     task_options = TaskOptions.from_flags(flag_values)
@@ -175,15 +175,12 @@ class ConsoleObserver:
 
 
 def _options(flag_values: flags.FlagValues) -> Options:
-    tag = flag_values.tag
-    if tag is None:
-        raise UsageError("--tag is missing: name the run, such as --tag=nov20")
     return Options(
-        tag=tag,
+        folder=run_folder(flag_values),
+        tag=flag_values.tag,
         proposer=flag_values.proposer,
         program=Path(flag_values.program),
         editable=Path(flag_values.editable),
-        run_dir=Path(flag_values.run_dir),
         seed=flag_values.seed,
         max_experiments=flag_values.experiments,
     )

@@ -5,11 +5,10 @@ autoresearch status --tag=nov20
 
 import json
 from contextlib import closing
-from pathlib import Path
 
 from absl import flags
 
-from autoresearch_jax.errors import UsageError
+from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.report.tables import format_lines
@@ -19,8 +18,7 @@ from autoresearch_jax.search.workspace import BRANCH_PREFIX
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
-    flags.DEFINE_string("tag", None, "name of the run", flag_values=flag_values)
-    flags.DEFINE_string("run_dir", "./runs", "folder of the runs", flag_values=flag_values)
+    define_run_flags(flag_values)
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
 
 
@@ -30,18 +28,6 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         figures = describe(summarize_run(ledger), folder)
     print(json.dumps(figures, indent=1) if flag_values.format == "json" else format_lines(figures))
     return 0
-
-
-def run_folder(flag_values: flags.FlagValues) -> RunFolder:
-    """The folder that --tag and --run_dir name.
-
-    Raises:
-      UsageError: --tag is missing.
-    """
-    tag = flag_values.tag
-    if not tag:
-        raise UsageError("--tag is missing: name the run, such as --tag=nov20")
-    return RunFolder(Path(flag_values.run_dir) / tag)
 
 
 def describe(summary: RunSummary, folder: RunFolder) -> dict[str, Scalar]:

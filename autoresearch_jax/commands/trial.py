@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError, UserError
@@ -36,7 +37,7 @@ class Options:
       editable: the training file.
       constants: new values for some of its constants, for this trial only.
       seed: all randomness of the trial follows from it.
-      run_folder: where ledger, log and snapshot go.
+      folder: the run whose ledger the trial is added to; log and snapshot go there too.
       format: "text" or "json".
     """
 
@@ -44,7 +45,7 @@ class Options:
     editable: Path
     constants: Mapping[str, Scalar]
     seed: int
-    run_folder: Path
+    folder: RunFolder
     format: str
 
 
@@ -55,8 +56,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "set", [], "NAME=VALUE: a constant of the training file, for this trial", flag_values=flag_values
     )
     flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, flag_values=flag_values)
-    flags.DEFINE_string("tag", DEFAULT_TAG, "run whose ledger the trial is added to", flag_values=flag_values)
-    flags.DEFINE_string("run_dir", "./runs", "folder of the runs", flag_values=flag_values)
+    define_run_flags(flag_values, default_tag=DEFAULT_TAG)
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
 
 
@@ -66,11 +66,11 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         editable=Path(flag_values.editable),
         constants=parse_settings(flag_values.set),
         seed=flag_values.seed,
-        run_folder=Path(flag_values.run_dir) / flag_values.tag,
+        folder=run_folder(flag_values),
         format=flag_values.format,
     )
     source = edited_source(options.editable, options.constants)
-    folder = RunFolder(options.run_folder)
+    folder = options.folder
     folder.create()
     task = options.task.make_task(folder.path, options.editable)
     with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
