@@ -1,5 +1,6 @@
 """The live line of a trial: elapsed, loss, tokens per second, time left; plain lines where there is no terminal."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from typing import TextIO
 from autoresearch_jax.measurement import Scalar
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines in a log file
+LIVE_LINE_SECONDS = 0.1  # between two states of the line on a terminal
+FALLBACK_COLUMNS = 80  # of a terminal that does not tell
 CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -22,18 +25,29 @@ class TrialProgress:
         self._prefix = prefix
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
-        self._last_line = time.monotonic()
+        self._pause = LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS
+        self._last_line = 0.0 if self._live else time.monotonic()
+        self._phase: Scalar = None
         self._shown = False
 
     def __call__(self, report: Mapping[str, Scalar]) -> None:
         now = time.monotonic()
-        if not self._live and now - self._last_line < PLAIN_LINE_SECONDS:
+        is_new_phase = self._live and report.get("phase") != self._phase
+        if now - self._last_line < self._pause and not is_new_phase:
             return
         self._last_line = now
+        self._phase = report.get("phase")
         line = self._prefix + describe(report)
-        self._stream.write(f"{CLEAR_LINE}{line}" if self._live else f"{line}\n")
+        # a line that wraps could not be taken back
+        self._stream.write(f"{CLEAR_LINE}{line[: self._columns() - 1]}" if self._live else f"{line}\n")
         self._stream.flush()
         self._shown = True
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or FALLBACK_COLUMNS
+        except (OSError, ValueError):
+            return FALLBACK_COLUMNS
 
     def __enter__(self) -> "TrialProgress":
         return self

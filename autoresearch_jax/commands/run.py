@@ -158,6 +158,7 @@ class ConsoleObserver:
         """Names the trial in the live line."""
         self.close()
         self._progress = self._stack.enter_context(TrialProgress(f"{experiment.id:>4}  {experiment.hypothesis}  "))
+        self._progress({"phase": "prepare"})
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""

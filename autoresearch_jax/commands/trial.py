@@ -123,12 +123,13 @@ def measure_once(task: LmTask, source: str, seed: int, folder: RunFolder) -> Mea
     name = time.strftime("trial-%Y%m%d-%H%M%S")
     log_dir = folder.path / "logs" / name
     log_dir.mkdir(parents=True)
-    try:
-        candidate = task.prepare(source, log_dir)
-    except CandidateRejected as rejection:
-        return Measurement(rejection.status, None, seed, error=rejection.reason)
     snapshot_dir = folder.path / "snapshots" / name
     with TrialProgress() as progress:
+        progress({"phase": "prepare"})
+        try:
+            candidate = task.prepare(source, log_dir)
+        except CandidateRejected as rejection:
+            return Measurement(rejection.status, None, seed, error=rejection.reason)
         return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)
 
 

@@ -167,10 +167,10 @@ class LmTask:
         try:
             worker.send(request.to_json())
             for event in self._events(worker):
-                if event["event"] == "phase":
+                if event["event"] in ("phase", "progress"):
                     phase = event["phase"]
-                elif event["event"] == "progress" and on_progress is not None:
-                    on_progress({name: value for name, value in event.items() if name != "event"})
+                    if on_progress is not None:
+                        on_progress({name: value for name, value in event.items() if name != "event"})
                 elif event["event"] == "failed":
                     raise TaskError(f"the trial process failed: {event['reason']}; see {log_dir / 'worker.log'}")
                 elif event["event"] == "result":

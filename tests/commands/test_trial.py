@@ -1,16 +1,19 @@
 """`autoresearch trial` and `sample` as a person calls them: the summary, the ledger, the refusals."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands.progress import TrialProgress, describe
+from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.commands.task_flags import parse_mesh
 from autoresearch_jax.commands.trial import parse_settings
 from autoresearch_jax.errors import UsageError
@@ -150,31 +153,28 @@ def test_mesh_names_its_axes() -> None:
         parse_mesh("rows=2")
 
 
-class Terminal:
-    """What a stream needs to be taken for a terminal."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
 def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
     report = {"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25}
     assert describe({**report, "tokens_per_second": 9876.0}) == (
         "train  step 7  12/60 s  48 s left  loss 3.2500  9,876 tokens/s"
     )
     assert describe({"phase": "judge", "share": 0.5}) == "judge  50%"
-    terminal = Terminal()
-    with TrialProgress("try 1: ", terminal) as progress:  # type: ignore[arg-type]
-        progress(report)
-    assert "try 1: train  step 7" in terminal.text
-    assert terminal.text.endswith("\x1b[2K")  # the line is taken away
+
+
+def test_the_live_line_stays_one_line_and_goes_away() -> None:
+    driver, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 40))
+    with open(terminal, "w") as stream, TrialProgress("try 1: ", stream) as progress:
+        progress({"phase": "prepare"})
+        progress({"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25})
+    written = os.read(driver, 10_000).decode()
+    assert [len(state) for state in written.split(CLEAR_LINE)] == [0, len("try 1: prepare"), 39, 0]
+    assert "try 1: train  step 7  12/60 s" in written
+    os.close(driver)
+
+
+def test_where_there_is_no_terminal_lines_are_few(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream, TrialProgress(stream=stream) as progress:
+        for step in range(1000):
+            progress({"phase": "train", "step": step})
+    assert (tmp_path / "log").read_text() == ""
