@@ -110,8 +110,10 @@ class _Loop:
         self.clock = clock
         self.on_progress = on_progress
         self.result = TrainResult(leaves)
-        self.in_flight: collections.deque[jax.Array] = collections.deque()  # losses of steps not yet known to be done
-        self.step_seconds = math.inf  # of the slower of the last two steps
+        self.phase: TrainPhase | None = None  # of the step started last
+        # (phase, loss) of steps not yet known to be done
+        self.in_flight: collections.deque[tuple[TrainPhase, jax.Array]] = collections.deque()
+        self.step_seconds = math.inf  # of the slower of this phase's last two steps
         self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
 
     def run(self) -> TrainResult:
@@ -153,6 +155,9 @@ class _Loop:
     def _start_step(self) -> None:
         progress = self._progress()
         phase = [phase for phase in self.phases if phase.from_progress <= progress][-1]
+        if phase is not self.phase:  # its steps may take many times as long
+            self.phase, self.step_seconds = phase, math.inf
+            self.last_intervals.clear()
         before_wait = self.clock.now()
         host_tokens = phase.next_tokens()
         self.result.data_wait_seconds += self.clock.now() - before_wait
@@ -160,13 +165,15 @@ class _Loop:
         self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
         self.result.num_steps += 1
         self.result.num_tokens += phase.tokens_per_step
-        self.in_flight.append(metrics[phase.loss_index])
+        self.in_flight.append((phase, metrics[phase.loss_index]))
 
     def _finish_step(self) -> None:
-        loss = float(self.in_flight.popleft())  # waits for the step
+        phase, pending_loss = self.in_flight.popleft()
+        loss = float(pending_loss)  # waits for the step
         now = self.clock.now()
-        self.last_intervals.append(now - self.last_end)
-        self.step_seconds = max(self.last_intervals)
+        if phase is self.phase:
+            self.last_intervals.append(now - self.last_end)
+            self.step_seconds = max(self.last_intervals)
         self.last_end = now
         self.result.losses.append((now - self.start, loss))
         self.result.nonfinite = self.result.nonfinite or not math.isfinite(loss)

@@ -34,9 +34,9 @@ class Device:
         def step(leaves: int, tokens: np.ndarray, progress: np.float32) -> tuple[int, Sequence["PendingLoss"]]:
             index = len(self.starts)
             self.starts.append(max(self.time, self.ends[-1] if self.ends else 0.0))
+            self.batches.append(name)
             self.ends.append(self.starts[-1] + self.step_seconds(index))
             self.progress.append(float(progress))
-            self.batches.append(name)
             self.most_in_flight = max(self.most_in_flight, len(self.starts) - self.read)
             return leaves + 1, [PendingLoss(self, index)]
 
@@ -127,3 +127,11 @@ def test_phases_follow_progress() -> None:
     device = Device(lambda step: 0.1)
     device.train(Budget(steps=10), device.phase("short"), device.phase("long", from_progress=0.6))
     assert device.batches == ["short"] * 6 + ["long"] * 4
+
+
+@pytest.mark.parametrize("from_progress", [0.5, 0.93, 0.95, 0.97])
+def test_a_slower_phase_late_in_the_budget_starts_no_step_after_it(from_progress: float) -> None:
+    device = Device(lambda step: 60.0 if device.batches[step] == "slow" else 1.0)
+    device.train(Budget(seconds=100.0), device.phase("fast"), device.phase("slow", from_progress=from_progress))
+    assert device.batches[-1] == "slow"
+    assert max(device.starts) - device.starts[0] < 100.0
