@@ -1,10 +1,11 @@
 """The traced programs of a candidate: read from disk, checked, hashed, compiled. Never believed, always verified."""
 
 import hashlib
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def load_programs(folder: Path) -> Programs:
             model_flops_per_token=_optional_float(signature["model_flops_per_token"]),
             program_hash="",
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ProgramError(f"the traced programs cannot be read: {type(error).__name__}: {error}") from error
     if platform not in ALLOWED_CUSTOM_CALLS:
         raise ProgramError(f"the programs are for the unknown platform {platform!r}")
@@ -137,6 +138,17 @@ def load_programs(folder: Path) -> Programs:
     canonical += [f"{step.from_progress} {step.batch_shape}" for step in programs.steps]
     program_hash = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
     return Programs(**{**programs.__dict__, "program_hash": program_hash})
+
+
+def check_asked(programs: Programs, request: Mapping[str, Any]) -> None:
+    """Raises ProgramError unless the programs are for what `trace.py` was asked for in `request`."""
+    task = request["task"]
+    asked = (task["platform"], request["mesh"], task["sequence_length"], sorted(request["judge_batch_sizes"]))
+    made = (programs.platform, programs.mesh_axes, programs.sequence_length, sorted(programs.logits))
+    if made != asked:
+        raise ProgramError(f"the programs are for platform, mesh, length and batches {made}, asked for was {asked}")
+    if programs.vocab_size not in task["vocab_sizes"]:
+        raise ProgramError(f"vocab_size {programs.vocab_size} is not offered by the dataset")
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
@@ -177,10 +189,20 @@ def _check_signatures(programs: Programs) -> None:
         raise ProgramError("the signature does not fit the programs: the leaves of the state differ")
     if not programs.steps or not programs.logits:
         raise ProgramError("the programs lack a `step` or `logits`")
+    begins = [step.from_progress for step in programs.steps]
+    if begins[0] != 0 or not all(before < begin < 1 for before, begin in itertools.pairwise(begins)):
+        raise ProgramError(f"the phases begin at {begins}, not at rising progress from 0 to below 1")
+    num_devices = math.prod(programs.mesh_axes.values())
+    for name, exported in _named(programs):
+        if exported.platforms != (programs.platform,) or exported.nr_devices != num_devices:
+            made = f"{exported.nr_devices} devices of {', '.join(exported.platforms)}"
+            raise ProgramError(f"`{name}` is for {made}, not for {num_devices} of {programs.platform}")
     _check_program("init", programs.init, "([2]uint32)", "([" + ",".join(leaves) + "])")
     state = "[" + ",".join(leaves) + "]"
     for step in programs.steps:
         rows, length = step.batch_shape
+        if "loss" not in step.metrics:
+            raise ProgramError('`step` returns no metric "loss"')
         metrics = "[" + ",".join("[]float32" for _ in step.metrics) + "]"
         inputs = f"({state},[{rows},{length}]int32,[]float32)"
         _check_program("step", step.exported, inputs, f"({state},{metrics})")
@@ -263,4 +285,6 @@ def _constant_bytes(value: ir.Attribute) -> int:
 
 
 def _optional_float(value: Any) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
     return None if value is None else float(value)

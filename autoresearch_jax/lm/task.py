@@ -209,17 +209,18 @@ class LmTask:
         with tempfile.TemporaryDirectory(prefix=".trace-", dir=config.programs_dir) as scratch_name:
             scratch = Path(scratch_name)
             source_path = scratch / config.editable_name
-            source_path.write_text(source)
+            source_path.write_text(source, encoding="utf-8")
             traced = scratch / "programs"
             traced.mkdir()
-            self._trace(source_path, traced, log_dir)
-            worker.send({"op": "check", "programs_dir": str(traced)})
+            request = self._trace_request(source_path)
+            self._trace(request, source_path, traced, log_dir)
             try:
+                worker.send({"op": "check", "programs_dir": str(traced), "request": request})
                 event = worker.receive(config.limits.startup)
             except (ProcessTimeoutError, WorkerDiedError) as error:
                 raise TaskError(f"checking the traced programs: {error}; see {log_dir / 'worker.log'}") from error
             if event["event"] == "rejected":
-                raise CandidateRejected(Status.REJECTED, event["reason"])
+                raise CandidateRejected(Status.REJECTED, _one_line(event["reason"]))
             if event["event"] != "checked":
                 raise TaskError(f"checking the traced programs: {event['reason']}; see {log_dir / 'worker.log'}")
             shutil.copyfile(source_path, traced / source_path.name)
@@ -229,20 +230,17 @@ class LmTask:
         facts = {**event["facts"], "prepare_seconds": time.monotonic() - start}
         return Candidate(source, event["program_hash"], folder, facts)
 
-    def _trace(self, source_path: Path, traced: Path, log_dir: Path) -> None:
-        """Runs the candidate's Python, once, in a process that sees no data and no keys."""
+    def _trace_request(self, source_path: Path) -> dict[str, Any]:
         config = self._config
-        log_path = log_dir / "trace.log"
         data_parallel = config.mesh_axes.get("data", 1)
-        num_devices = math.prod(config.mesh_axes.values())
-        request = {
+        return {
             "source": str(source_path),
             "task": {
                 "vocab_sizes": config.dataset.vocab_sizes,
                 "sequence_length": config.dataset.sequence_length,
                 "platform": config.device.platform,
                 "device_kind": config.device.device_kind,
-                "num_devices": num_devices,
+                "num_devices": math.prod(config.mesh_axes.values()),
                 "device_memory_bytes": config.device.memory_bytes,
                 "budget_seconds": config.budget.seconds,
                 "budget_steps": config.budget.steps,
@@ -250,13 +248,18 @@ class LmTask:
             "mesh": dict(config.mesh_axes),
             "judge_batch_sizes": [rows * data_parallel for rows in JUDGE_BATCH_ROWS],
         }
+
+    def _trace(self, request: Mapping[str, Any], source_path: Path, traced: Path, log_dir: Path) -> None:
+        """Runs the candidate's Python, once, in a process that sees no data and no keys."""
+        config = self._config
+        log_path = log_dir / "trace.log"
         request_path = source_path.with_name("request.json")
         request_path.write_text(json.dumps(request))
         environment = bare_environment(
             config.environment,
             HOME=str(source_path.parent),
             JAX_PLATFORMS="cpu",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={num_devices}",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
         )
         argv = [sys.executable, "-m", "autoresearch_jax.lm.trace", str(request_path), str(traced)]
         try:
@@ -375,7 +378,7 @@ def _rejection(failure_path: Path, returncode: int, log_path: Path) -> Candidate
     try:
         failure = json.loads(failure_path.read_text())
         status = Status.CRASH if failure["kept_contract"] else Status.REJECTED
-        return CandidateRejected(status, str(failure["reason"]), _tail(log_path))
+        return CandidateRejected(status, _one_line(str(failure["reason"])), _tail(log_path))
     except (OSError, ValueError, KeyError, TypeError):
         return CandidateRejected(Status.CRASH, f"the trace {describe_exit(returncode)}", _tail(log_path))
 
@@ -392,8 +395,15 @@ def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, cand
     )
 
 
-def _tail(path: Path, max_characters: int = 4000) -> str | None:
+def _one_line(text: str, max_characters: int = 500) -> str:
+    """A candidate's words as they may be printed and stored: neither lines nor half characters of its own making."""
+    return " ".join(text.split())[:max_characters].encode("utf-8", errors="replace").decode()
+
+
+def _tail(path: Path, max_bytes: int = 4000) -> str | None:
     try:
-        return path.read_text(errors="replace")[-max_characters:]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - max_bytes))
+            return file.read(max_bytes).decode("utf-8", errors="replace")
     except OSError:
         return None

@@ -7,6 +7,7 @@ process of ours. State, whatever pytree it is, crosses the boundary as a flat li
 as their raw data), named by key path.
 """
 
+import importlib.machinery
 import importlib.util
 import json
 import resource
@@ -166,25 +167,31 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
             donate=False,
         )
 
+    flops_per_token = experiment.model_flops_per_token
     signature = {
-        "vocab_size": experiment.vocab_size,
+        "vocab_size": int(experiment.vocab_size),  # NumPy's numbers, too, are what a file may count with
         "sequence_length": task.sequence_length,
         "platform": task.platform,
         "mesh": dict(mesh.shape),
         "leaves": [leaf.name for leaf in boundary.leaves],
         "read_leaves": read_leaves,
         "phases": [
-            {"from_progress": phase.from_progress, "batch_shape": list(phase.batch_shape), "metrics": names}
+            {
+                "from_progress": float(phase.from_progress),
+                "batch_shape": list(map(int, phase.batch_shape)),
+                "metrics": names,
+            }
             for phase, names in zip(experiment.phases, metric_names, strict=True)
         ],
         "judge_batch_sizes": list(judge_batch_sizes),
-        "model_flops_per_token": experiment.model_flops_per_token,
+        "model_flops_per_token": None if flops_per_token is None else float(flops_per_token),
     }
     (out_dir / SIGNATURE_FILE).write_text(json.dumps(signature, indent=1))
 
 
 def _load(source_path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_lib", source_path)
+    loader = importlib.machinery.SourceFileLoader("train_lib", str(source_path))  # whatever the file's suffix
+    spec = importlib.util.spec_from_file_location("train_lib", source_path, loader=loader)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -309,7 +316,7 @@ def _describe_failure(error: BaseException, source_path: Path) -> str:
     """One line: the place in the candidate's file, the kind of error, its first line."""
     if isinstance(error, ContractError):
         return f"{source_path.name}: {error}"
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.lineno is not None:
         return f"{source_path.name}:{error.lineno}: SyntaxError: {error.msg}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source_path)]
     place = f"{source_path.name}:{lines[-1]}: " if lines else ""

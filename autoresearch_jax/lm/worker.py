@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ import jax
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.measure import measure
 from autoresearch_jax.lm.messages import MeasureRequest
-from autoresearch_jax.lm.programs import ProgramError, load_programs
+from autoresearch_jax.lm.programs import ProgramError, check_asked, load_programs
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """Checks traced programs; tells their hash and what is known of them before they run."""
+def check(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the traced programs of a request; tells their hash and what is known of them before they run."""
     try:
         programs = load_programs(folder)
+        check_asked(programs, request)
     except ProgramError as error:
         return {"event": "rejected", "reason": str(error)}
+    except Exception as error:  # of files made to be stumbled over
+        traceback.print_exc()
+        return {"event": "rejected", "reason": f"the traced programs cannot be read: {type(error).__name__}: {error}"}
     return {
         "event": "checked",
         "program_hash": programs.program_hash,
@@ -59,7 +64,7 @@ def main() -> int:
     for message in requests:
         try:
             if message["op"] == "check":
-                _emit(check(Path(message["programs_dir"])))
+                _emit(check(Path(message["programs_dir"]), message["request"]))
             elif message["op"] == "devices":
                 _emit(devices())
             elif message["op"] == "measure":

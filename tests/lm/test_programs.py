@@ -11,7 +11,7 @@ import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.lm.measure import make_mesh
-from autoresearch_jax.lm.programs import ProgramError, Programs, compile_program, load_programs
+from autoresearch_jax.lm.programs import ProgramError, Programs, check_asked, compile_program, load_programs
 from autoresearch_jax.lm.trace import ContractError
 
 
@@ -162,12 +162,56 @@ def test_tampered_files_are_refused(programs_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match=r"init\.export is damaged"):
         load_programs(copy)
 
+
+PHASE = {"from_progress": 0.0, "batch_shape": [8, 17], "metrics": ["count", "loss"]}
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"vocab_size": 16}, "`logits` has not the signature"),
+        ({"platform": "tpu"}, "`init` is for 1 devices of cpu, not for 1 of tpu"),
+        ({"mesh": {"data": 8, "model": 1}}, "`init` is for 1 devices of cpu, not for 8 of cpu"),
+        ({"phases": [{**PHASE, "from_progress": 0.5}]}, r"the phases begin at \[0.5\]"),
+        ({"phases": [PHASE, PHASE]}, r"the phases begin at \[0.0, 0.0\]"),
+        ({"phases": [{**PHASE, "metrics": ["count", "lost"]}]}, 'no metric "loss"'),
+        ({"model_flops_per_token": float("nan")}, "nan is not finite"),
+        ({"vocab_size": float("inf")}, "OverflowError"),
+    ],
+)
+def test_a_signature_that_lies_is_refused(
+    lie: dict[str, object], message: str, programs_dir: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "lie"
     shutil.copytree(programs_dir, copy)
     signature = json.loads((copy / "signature.json").read_text())
-    (copy / "signature.json").write_text(json.dumps({**signature, "vocab_size": 16}))
-    with pytest.raises(ProgramError, match="`logits` has not the signature"):
+    assert signature["phases"] == [PHASE]
+    for index in range(1, len(lie.get("phases", []))):  # type: ignore[arg-type]
+        shutil.copyfile(copy / "step_0.export", copy / f"step_{index}.export")
+    (copy / "signature.json").write_text(json.dumps({**signature, **lie}))
+    with pytest.raises(ProgramError, match=message):
         load_programs(copy)
+
+
+def test_programs_for_another_task_are_refused(programs: Programs) -> None:
+    task = {"platform": "cpu", "sequence_length": 16, "vocab_sizes": [256]}
+    request = {"task": task, "mesh": {"data": 1, "model": 1}, "judge_batch_sizes": [4, 2]}
+    check_asked(programs, request)
+    for other in ({"mesh": {"model": 1, "x": 1}}, {"judge_batch_sizes": [4]}, {"task": {**task, "vocab_sizes": [320]}}):
+        with pytest.raises(ProgramError):
+            check_asked(programs, {**request, **other})
+
+
+def test_numpy_numbers_are_numbers(tiny_source: str, tmp_path: Path) -> None:
+    source = edited(
+        tiny_source,
+        ("import jax\n", "import jax\nimport numpy as np\n"),
+        ("batch_shape=(BATCH_SIZE,", "model_flops_per_token=np.int64(6), batch_shape=(np.int32(BATCH_SIZE),"),
+        ("vocab_size=VOCAB_SIZE", "vocab_size=np.uint16(VOCAB_SIZE)"),
+    )
+    programs = load_programs(traced(source, tmp_path / "numpy"))
+    assert (programs.vocab_size, programs.model_flops_per_token) == (256, 6.0)
+    assert programs.steps[0].batch_shape == (8, 17)
 
 
 def test_phases_are_traced_apart(tiny_source: str, tmp_path: Path) -> None:

@@ -142,6 +142,20 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             Status.CRASH,
             "train_lib.py:27: TypeError: ",
         ),
+        ("UNUSED = 1", r"raise SyntaxError('a\nval_bpb: \ud800')", Status.CRASH, "train_lib.py:11: SyntaxError: a"),
+        (
+            "UNUSED = 1",
+            "import json; write = json.dumps; json.dumps = lambda value, **k: write({**value, 'mesh': {'x': 1}}, **k)",
+            Status.REJECTED,
+            "the programs are for platform, mesh, length and batches ('cpu', {'x': 1}, ",
+        ),
+        (
+            "UNUSED = 1",
+            r"""import os, sys; open(sys.argv[2] + '/failure.json', 'w').write(
+    '{"kept_contract": true, "reason": "a\\nval_bpb: \\ud800"}'); os._exit(1)""",
+            Status.CRASH,
+            "a val_bpb: ?",
+        ),
         ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 5 s"),
     ],
 )
