@@ -138,6 +138,7 @@ class LmTask:
     def prepare(self, source: str, log_dir: Path) -> Candidate:
         """See `search.task.Task.prepare`."""
         start = time.monotonic()
+        self.close()  # a process that waits since a candidate nobody measured would count that time as this one's
         worker = self._take_worker(log_dir)
         try:
             candidate = self._prepare(source, log_dir, worker, start)
@@ -177,11 +178,12 @@ class LmTask:
                     return _measurement(event, seed, time.monotonic() - worker.started, candidate)
             raise AssertionError("events end only by an exception")
         except ProcessTimeoutError:
-            limit = self._config.limits.of(phase, self.budget)
-            return Measurement(Status.TIMEOUT, None, seed, error=f"{phase} took longer than {limit:g} s")
+            reason = f"{phase} took longer than {self._config.limits.of(phase, self.budget):g} s"
+            return Measurement(Status.TIMEOUT, None, seed, snapshot=_existing(snapshot_dir), error=reason)
         except WorkerDiedError as error:
             status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
-            return Measurement(status, None, seed, error=f"{error} during {phase}; see {log_dir / 'worker.log'}")
+            reason = f"{error} during {phase}; see {log_dir / 'worker.log'}"
+            return Measurement(status, None, seed, snapshot=_existing(snapshot_dir), error=reason)
         finally:
             worker.close()
 
@@ -393,6 +395,11 @@ def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, cand
         snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
         error=event["error"],
     )
+
+
+def _existing(snapshot_dir: Path) -> Path | None:
+    """The snapshot that a killed trial left: it is there whole or not at all."""
+    return snapshot_dir if snapshot_dir.exists() else None
 
 
 def _one_line(text: str, max_characters: int = 500) -> str:

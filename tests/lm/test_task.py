@@ -196,6 +196,24 @@ def test_a_phase_that_takes_too_long_is_killed(make_task: MakeTask, tiny_source:
     assert measurement.error == "train took longer than 1 s"
 
 
+def test_a_snapshot_outlives_a_judge_that_is_killed(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    measurement = run_trial(make_task(judge=0.0), tiny_source, tmp_path / "trial")
+    assert (measurement.status, measurement.error) == (Status.TIMEOUT, "judge took longer than 0 s")
+    assert measurement.snapshot == tmp_path / "trial" / "snapshot"
+
+
+def test_a_candidate_that_is_not_measured_costs_the_next_one_nothing(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    task = make_task()
+    task.prepare(tiny_source, tmp_path)
+    time.sleep(1.0)
+    begin = time.monotonic()
+    measurement = run_trial(task, tiny_source, tmp_path / "trial")
+    assert float(measurement.metrics["total_seconds"] or 0) <= time.monotonic() - begin
+    assert (tmp_path / "trial" / "worker.log").exists()
+
+
 def test_a_trial_ends_with_its_driver(tiny_dataset: Dataset, tmp_path: Path) -> None:
     driver = subprocess.Popen(
         [
