@@ -14,6 +14,7 @@ from autoresearch_jax.measurement import Budget
 
 MAX_STEPS_IN_FLIGHT = 2
 START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
+HICCUP_SECONDS = 0.1  # and if it would at this time, since short steps may take many times theirs
 PROGRESS_SECONDS = 0.5  # between two reports
 
 
@@ -149,7 +150,7 @@ class _Loop:
         if self.budget.steps is not None:
             return self.result.num_steps < self.budget.steps
         assert self.budget.seconds is not None
-        wait = START_MARGIN * self.step_seconds * len(self.in_flight) if self.in_flight else 0.0
+        wait = max(START_MARGIN * self.step_seconds, HICCUP_SECONDS) * len(self.in_flight) if self.in_flight else 0.0
         return self._elapsed() + wait < self.budget.seconds
 
     def _start_step(self) -> None:

@@ -83,6 +83,12 @@ def test_uneven_steps_stay_within_one_step_of_the_budget() -> None:
     assert result.seconds < 20.0 + 1.2
 
 
+def test_a_hiccup_of_the_machine_starts_no_short_step_after_the_budget() -> None:
+    device = Device(lambda step: 0.09 if step == 997 else 0.01)
+    device.train(Budget(seconds=10.0))
+    assert max(device.starts) - device.starts[0] < 10.0
+
+
 def test_the_device_is_kept_busy() -> None:
     device = Device(lambda step: 0.1)
     device.train(Budget(seconds=10.0))
