@@ -176,8 +176,9 @@ def _probe(
     """Judges one batch of real rows again with other neighbours, then with other suffixes; nothing else may change."""
     rows = scorer.batch_rows
     chosen = np.asarray(rows_NxT1[random.integers(0, len(rows_NxT1), rows)])
-    others = np.asarray(rows_NxT1[random.integers(0, len(rows_NxT1), rows)])
     row_length = chosen.shape[1]
+    # rotated, so that they differ from the chosen ones even where a small split gives the same rows again
+    others = np.roll(rows_NxT1[random.integers(0, len(rows_NxT1), rows)], random.integers(1, row_length), axis=1)
     nats_BxT, projection_BxT = map(np.asarray, scorer(read_leaves, chosen, probe_V))
 
     # Neighbours first: a candidate that fails this one fails the other too, whatever its attention does.

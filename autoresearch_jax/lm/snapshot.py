@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -63,8 +64,9 @@ def save_snapshot(
     partial.mkdir(parents=True)
     shutil.copytree(programs_dir, partial / "programs")
     shutil.copyfile(tokenizer_path, partial / "tokenizer.json")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((partial / "state").absolute(), {_leaf_key(i): leaves[i] for i in programs.read_leaves})
+    if arrays := {_leaf_key(i): leaves[i] for i in programs.read_leaves if leaves[i].size}:  # Orbax saves no empty ones
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((partial / "state").absolute(), arrays)
     manifest = {
         "format_version": FORMAT_VERSION,
         "program_hash": programs.program_hash,
@@ -108,15 +110,16 @@ def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
     except ProgramError as error:
         raise SnapshotError(f"{folder / 'programs'}: {error}") from error
     shardings = programs.init.out_shardings_jax(mesh)
+    avals = programs.init.out_avals
     structs = {
-        _leaf_key(i): jax.ShapeDtypeStruct(
-            programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype, sharding=shardings[i]
-        )
-        for i in programs.read_leaves
+        i: jax.ShapeDtypeStruct(avals[i].shape, avals[i].dtype, sharding=shardings[i]) for i in programs.read_leaves
     }
+    saved = {_leaf_key(i): struct for i, struct in structs.items() if struct.size}
+    arrays = {_leaf_key(i): jnp.zeros_like(struct) for i, struct in structs.items() if not struct.size}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore((folder / "state").absolute(), structs)
+        if saved:
+            with ocp.StandardCheckpointer() as checkpointer:
+                arrays |= checkpointer.restore((folder / "state").absolute(), saved)
     except Exception as error:  # Orbax raises a bare Exception for a damaged array, among others
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise SnapshotError(f"{folder / 'state'}: cannot be read: {first_line}") from error

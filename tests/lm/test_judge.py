@@ -1,5 +1,6 @@
 """The judge on a candidate with known likelihoods, and on candidates that see what they must not."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -22,10 +23,10 @@ MESH = make_mesh({"data": 1, "model": 1})
 READ = 'return state["table"][tokens]'
 
 
-def judged(source: str, folder: Path, table: np.ndarray = TABLE) -> Verdict:
+def judged(source: str, folder: Path, table: np.ndarray = TABLE, exam: Exam = EXAM) -> Verdict:
     programs = load_programs(traced(source, folder))
     scorer = Scorer(programs, MESH, max(JUDGE_BATCH_ROWS))
-    return judge(scorer, [jax.numpy.asarray(table)], EXAM, random=np.random.default_rng(1))
+    return judge(scorer, [jax.numpy.asarray(table)], exam, random=np.random.default_rng(1))
 
 
 def expected_bpb(table: np.ndarray) -> float:
@@ -82,6 +83,13 @@ def test_what_a_candidate_must_not_see_makes_it_invalid(
 ) -> None:
     with pytest.raises(InvalidCandidateError, match=reason):
         judged(edited(tiny_source, (READ, READ + leak)), tmp_path / "leak")
+
+
+@pytest.mark.parametrize("leak", ["jnp.roll(tokens, -1, 1)", "jnp.roll(tokens, 1, 0)"])
+def test_a_split_of_one_row_hides_nothing(leak: str, tiny_source: str, tmp_path: Path) -> None:
+    one_row = dataclasses.replace(EXAM, rows_NxT1=ROWS[:1])
+    with pytest.raises(InvalidCandidateError):
+        judged(edited(tiny_source, (READ, f"{READ} + state['table'][{leak}]")), tmp_path / "leak", exam=one_row)
 
 
 def test_a_causal_use_of_earlier_tokens_is_allowed(tiny_source: str, tmp_path: Path) -> None:

@@ -172,6 +172,28 @@ def test_what_cannot_be_traced_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
+    ("extra", "logits"),
+    [("()", "jnp.zeros((*tokens.shape, VOCAB_SIZE))"), ("(0, 3)", 'state["table"][tokens] + state["extra"].sum()')],
+    ids=["reads nothing", "reads an empty array"],
+)
+def test_a_state_without_much_in_it_can_be_judged_and_kept(
+    extra: str, logits: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    source = edited(
+        tiny_source,
+        ('return {"table"', f'return {{"extra": jnp.zeros({extra}), "table"'),
+        ('new_state = {"table"', 'new_state = {"extra": state["extra"], "table"'),
+        ('return state["table"][tokens]', f"return {logits}"),
+    )
+    measurement = run_trial(make_task(), source, tmp_path / "trial")
+    assert measurement.status is Status.OK
+    assert measurement.snapshot is not None
+    snapshot = load_snapshot(measurement.snapshot, make_mesh({"data": 1, "model": 1}))
+    avals = [snapshot.programs.init.out_avals[i] for i in snapshot.programs.read_leaves]
+    assert [(leaf.shape, leaf.dtype) for leaf in snapshot.read_leaves] == [(a.shape, a.dtype) for a in avals]
+
+
+@pytest.mark.parametrize(
     ("old", "new", "status", "reason"),
     [
         ('{"loss": loss,', '{"loss": loss * jnp.nan,', Status.NONFINITE, "the loss is nan at step 1"),
