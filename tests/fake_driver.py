@@ -16,16 +16,16 @@ from autoresearch_jax.search.workspace import Workspace
 
 def main() -> int:
     repo, experiments, trial_seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    folder = RunFolder(repo / "runs" / "night")
     options = Options(
         tag="night",
+        folder=folder,
         proposer="optuna",
         program=repo / "program.md",
         editable=repo / "train_lib.py",
-        run_dir=repo / "runs",
         seed=0,
         max_experiments=experiments,
     )
-    folder = RunFolder(options.run_dir / options.tag)
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
     with folder.lock(), Interrupts().installed() as interrupts:

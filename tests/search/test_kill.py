@@ -62,6 +62,7 @@ def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo,
     while kills < 5:
         process = start(repo)
         while not (repo / "runs" / "night" / "ledger.db").exists():
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.01)
         done = number_of_trials(repo)
         while number_of_trials(repo) == done and process.poll() is None:
@@ -93,6 +94,7 @@ def number_of_trials(repo: Path) -> int:
 def test_a_signal_ends_the_run_cleanly_and_it_can_go_on(repo, number):
     process = start(repo, trial_seconds=30)
     while number_of_trials(repo) == 0:
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     time.sleep(0.1)
     process.send_signal(number)
