@@ -127,7 +127,7 @@ def parse_mesh(text: str) -> dict[str, int] | None:
     axes = dict.fromkeys(MESH_AXES, 1)
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
-        if name not in axes or not size.isdigit() or int(size) < 1:
+        if name not in axes or not size.isdecimal() or int(size) < 1:
             raise UsageError(f"--mesh={text}: expected something like data=4,model=2")
         axes[name] = int(size)
     return axes

@@ -6,6 +6,7 @@
 """
 
 import ast
+import os
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -26,6 +27,7 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder
 
 DEFAULT_TAG = "trials"
+MAX_SEED = 2**63 - 1  # what SQLite can hold
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "set", [], "NAME=VALUE: a constant of the training file, for this trial", flag_values=flag_values
     )
-    flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, flag_values=flag_values)
+    flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, upper_bound=MAX_SEED, flag_values=flag_values)
     define_run_flags(flag_values, default_tag=DEFAULT_TAG)
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
 
@@ -95,7 +97,7 @@ def parse_settings(settings: list[str]) -> dict[str, Scalar]:
             raise UsageError(f"--set {setting}: expected NAME=VALUE")
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as its documentation warns
             values[name] = text
     return values
 
@@ -120,7 +122,7 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
 
 def measure_once(task: LmTask, source: str, seed: int, folder: RunFolder) -> Measurement:
     """Prepares and measures a source; a refusal is a measurement too, without a score."""
-    name = time.strftime("trial-%Y%m%d-%H%M%S")
+    name = f"{time.strftime('trial-%Y%m%d-%H%M%S')}-{os.getpid()}"  # others may begin in the same second
     log_dir = folder.path / "logs" / name
     log_dir.mkdir(parents=True)
     snapshot_dir = folder.path / "snapshots" / name

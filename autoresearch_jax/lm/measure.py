@@ -329,10 +329,10 @@ def _mfu_percent(programs: Programs, tokens_per_second: float, mesh: Mesh) -> fl
     return 100.0 * programs.model_flops_per_token * tokens_per_second / (peak * mesh.size)
 
 
-def _final_loss(result: TrainResult) -> float:
-    """Mean loss of the last twentieth of the steps, nats per token."""
+def _final_loss(result: TrainResult) -> float | None:
+    """Mean loss of the last twentieth of the steps, nats per token; None where it is not finite."""
     losses = [loss for _, loss in result.losses]
-    return float(np.mean(losses[-max(1, len(losses) // 20) :]))
+    return None if result.nonfinite else float(np.mean(losses[-max(1, len(losses) // 20) :]))
 
 
 def _write_loss_curve(path: Path, result: TrainResult) -> None:

@@ -25,11 +25,12 @@ class WorkerDiedError(Exception):
     """A worker ended without an answer.
 
     Attributes:
-      returncode: its exit status, negative for a signal.
+      returncode: its exit status, negative for a signal; None if it closed its output and did not end.
     """
 
-    def __init__(self, returncode: int) -> None:
-        super().__init__(f"the worker process {describe_exit(returncode)}")
+    def __init__(self, returncode: int | None) -> None:
+        words = "closed its output but did not end" if returncode is None else describe_exit(returncode)
+        super().__init__(f"the worker process {words}")
         self.returncode = returncode
 
 
@@ -117,7 +118,7 @@ class JsonWorker:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
-            raise WorkerDiedError(self._process.wait(KILL_WAIT_SECONDS)) from error
+            raise self._died() from error
 
     def receive(self, timeout_seconds: float) -> dict[str, Any]:
         """The next event.
@@ -131,7 +132,7 @@ class JsonWorker:
         except queue.Empty as error:
             raise ProcessTimeoutError(f"no answer within {timeout_seconds:.0f} s") from error
         if event is None:
-            raise WorkerDiedError(self._process.wait(KILL_WAIT_SECONDS))
+            raise self._died()
         return event
 
     def close(self) -> None:
@@ -142,9 +143,16 @@ class JsonWorker:
                 if pipe is not None:
                     pipe.close()
 
+    def _died(self) -> WorkerDiedError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return WorkerDiedError(self._process.wait(KILL_WAIT_SECONDS))
+        return WorkerDiedError(None)
+
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # closed while reading, or a line that is no JSON
+        with contextlib.suppress(ValueError, OSError):  # closed while reading
             for line in self._process.stdout:
-                self._events.put(json.loads(line))
+                if line.startswith("{"):  # else a library's words, such as NCCL's
+                    with contextlib.suppress(json.JSONDecodeError):
+                        self._events.put(json.loads(line))
         self._events.put(None)

@@ -86,6 +86,25 @@ def test_json_has_the_score_in_full_and_equal_trials_agree(
     assert len(str(scores[0])) > 10
 
 
+def test_json_of_a_loss_that_is_no_number_is_json(
+    flags: list[str], editable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    editable.write_text(editable.read_text().replace('{"loss": loss,', '{"loss": loss * jnp.nan,'))
+    assert main(["trial", *flags, "--format=json"]) == 1
+    summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert summary["status"] == "nonfinite"
+    assert summary["train_loss"] is None
+
+
+def test_trials_at_the_same_time_are_all_kept(flags: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "autoresearch_jax.cli", "trial", *flags]
+    trials = [subprocess.Popen([*command, f"--seed={seed}"], stdout=subprocess.DEVNULL) for seed in range(2)]
+    assert [trial.wait() for trial in trials] == [0, 0]
+    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
+        assert sorted(trial.seed for trial in ledger.trials()) == [0, 1]
+        assert len({trial.snapshot for trial in ledger.trials()}) == 2
+
+
 def test_a_refused_candidate_has_no_score_and_its_reason(
     flags: list[str], editable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +130,8 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         (["--sequence_length=64"], 1, "run `autoresearch prepare"),
         (["--no_such_flag"], 2, "Unknown command line flag 'no_such_flag'"),
         (["stray"], 2, "unexpected argument 'stray'"),
+        (["--mesh=data=²"], 2, "--mesh=data=²: expected something like data=4,model=2"),
+        ([f"--seed={2**63}"], 2, "flag --seed="),
         (["--judge_tokens=0"], 2, "--judge_tokens=0: must be positive"),
     ],
 )
@@ -142,8 +163,8 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
 
 
 def test_settings_are_python_literals_or_text() -> None:
-    settings = parse_settings(["A=1", "B=2.5e-3", "C=SSSL", "D='x y'", "E=True", "F=a=b"])
-    assert settings == {"A": 1, "B": 0.0025, "C": "SSSL", "D": "x y", "E": True, "F": "a=b"}
+    settings = parse_settings(["A=1", "B=2.5e-3", "C=SSSL", "D='x y'", "E=True", "F=a=b", "G={[]: 1}"])
+    assert settings == {"A": 1, "B": 0.0025, "C": "SSSL", "D": "x y", "E": True, "F": "a=b", "G": "{[]: 1}"}
 
 
 def test_mesh_names_its_axes() -> None:

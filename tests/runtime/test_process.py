@@ -104,6 +104,21 @@ def test_a_worker_that_dies_is_told_with_its_status(tmp_path: Path) -> None:
     worker.close()
 
 
+def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
+    chatter = "print('NCCL version 2.27\\n7\\n{', flush=True)"
+    worker = json_worker(f"{chatter}; print('{{\"a\": 1}}', flush=True); import time; time.sleep(600)", tmp_path)
+    assert worker.receive(30.0) == {"a": 1}
+    worker.close()
+
+
+def test_a_worker_that_falls_silent_without_ending_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoresearch_jax.runtime.process.KILL_WAIT_SECONDS", 0.1)
+    worker = json_worker("import os, time; os.close(1); time.sleep(600)", tmp_path)
+    with pytest.raises(WorkerDiedError, match="closed its output"):
+        worker.receive(30.0)
+    worker.close()
+
+
 def test_a_worker_takes_its_children_along(tmp_path: Path) -> None:
     worker = json_worker(WITH_CHILD.format(then="print('{}', flush=True); time.sleep(600)"), tmp_path, "pid")
     worker.receive(30.0)
