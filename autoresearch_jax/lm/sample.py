@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.programs import Programs
-from autoresearch_jax.lm.snapshot import load_manifest, load_snapshot
+from autoresearch_jax.lm.snapshot import SnapshotError, load_manifest, load_snapshot
 from autoresearch_jax.lm.tokenizer import Tokenizer
 
 
@@ -43,10 +43,19 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     than the context, only its end is seen.
 
     Raises:
-      SnapshotError: the snapshot is missing or damaged.
+      SnapshotError: the snapshot is missing or damaged, or was made for other devices than are here.
     """
-    snapshot = load_snapshot(snapshot_dir, _mesh_of(load_manifest(snapshot_dir)))
-    tokenizer = Tokenizer.load(snapshot.tokenizer_path)
+    manifest = load_manifest(snapshot_dir)
+    try:
+        mesh = _mesh_of(manifest)
+    except (RuntimeError, ValueError, AssertionError) as error:  # as JAX raises where they are not
+        needed = f"{math.prod(manifest['mesh'].values())} devices of platform {manifest['platform']}"
+        raise SnapshotError(f"{snapshot_dir}: needs {needed}, which this machine lacks") from error
+    snapshot = load_snapshot(snapshot_dir, mesh)
+    try:
+        tokenizer = Tokenizer.load(snapshot.tokenizer_path)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SnapshotError(f"{snapshot.tokenizer_path}: damaged: {type(error).__name__}: {error}") from error
     predict = _compile_predict(snapshot.programs)
     random = np.random.default_rng(settings.seed)
     tokens = [tokenizer.bos_id, *map(int, tokenizer.encode(settings.prompt))]

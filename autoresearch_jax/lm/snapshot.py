@@ -85,16 +85,19 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     """The snapshot's manifest.
 
     Raises:
-      SnapshotError: there is none, or it is of a newer format.
+      SnapshotError: there is none, or it is damaged or of a newer format.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-    except FileNotFoundError as error:
+        version = manifest["format_version"]
+        if version == FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh"}:
+            raise ValueError("it tells no platform or no mesh")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SnapshotError(f"{folder}: no snapshot here; `autoresearch results` names those of a run") from error
-    except ValueError as error:
-        raise SnapshotError(f"{folder / 'manifest.json'}: damaged: {error}") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise SnapshotError(f"{folder}: format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{folder / 'manifest.json'}: damaged: {type(error).__name__}: {error}") from error
+    if version != FORMAT_VERSION:
+        raise SnapshotError(f"{folder}: format {version}, this version reads {FORMAT_VERSION}")
     return manifest
 
 

@@ -71,6 +71,12 @@ def test_the_summary_reads_as_the_originals_does(
     assert first.startswith("the ")
     assert len(first) > 10
     assert first == second
+    (snapshot,) = (tmp_path / "runs" / "trials" / "snapshots").iterdir()
+    (snapshot / "tokenizer.json").unlink()
+    damaged = subprocess.run(command, capture_output=True, text=True)
+    assert damaged.returncode == 1
+    assert "tokenizer.json: damaged: FileNotFoundError" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
 
 
 def test_json_has_the_score_in_full_and_equal_trials_agree(
@@ -160,6 +166,19 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
     (tmp_path / "manifest.json").write_text("{")
     assert main(["sample", f"--snapshot={tmp_path}"]) == 1
     assert "manifest.json: damaged" in capsys.readouterr().err
+    for manifest in ("[]", '{"format_version": 1}'):
+        (tmp_path / "manifest.json").write_text(manifest)
+        assert main(["sample", f"--snapshot={tmp_path}"]) == 1
+        assert "manifest.json: damaged" in capsys.readouterr().err
+    assert main(["sample", f"--snapshot={tmp_path / 'manifest.json'}"]) == 1
+    assert "no snapshot here" in capsys.readouterr().err
+    manifest = '{"format_version": 1, "platform": "tpu", "mesh": {"data": 1, "model": 1}}'
+    (tmp_path / "manifest.json").write_text(manifest)
+    command = [sys.executable, "-m", "autoresearch_jax.cli", "sample", f"--snapshot={tmp_path}"]
+    elsewhere = subprocess.run(command, capture_output=True, text=True)  # what JAX is told stays told
+    assert elsewhere.returncode == 1
+    assert re.search(r"^autoresearch sample: .*needs 1 devices of platform tpu", elsewhere.stderr, re.MULTILINE)
+    assert "Traceback" not in elsewhere.stderr
 
 
 def test_settings_are_python_literals_or_text() -> None:
@@ -188,7 +207,9 @@ def test_the_live_line_stays_one_line_and_goes_away() -> None:
     with open(terminal, "w") as stream, TrialProgress("try 1: ", stream) as progress:
         progress({"phase": "prepare"})
         progress({"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25})
-    written = os.read(driver, 10_000).decode()
+    written = ""
+    while written.count(CLEAR_LINE) < 3:  # what is written arrives in pieces
+        written += os.read(driver, 10_000).decode()
     assert [len(state) for state in written.split(CLEAR_LINE)] == [0, len("try 1: prepare"), 39, 0]
     assert "try 1: train  step 7  12/60 s" in written
     os.close(driver)
