@@ -1,6 +1,7 @@
 """The ledger of a run: everything that was tried, in one SQLite file, written before it is spent on."""
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -157,7 +158,7 @@ class Ledger:
                     self._clock(),
                     measurement.status,
                     measurement.value,
-                    json.dumps(dict(measurement.metrics), sort_keys=True),
+                    json.dumps(_finite(measurement.metrics), sort_keys=True),
                     None if measurement.snapshot is None else str(measurement.snapshot),
                     measurement.error,
                     trial,
@@ -291,6 +292,14 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: the ledger has version {version} and this autoresearch reads {SCHEMA_VERSION}: "
             "use the autoresearch that made it, or another --tag"
         )
+
+
+def _finite(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The metrics with null for NaN and infinity, which are no JSON: SQLite would refuse to read any of it."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
 
 
 def _experiment(row: tuple[Any, ...]) -> ExperimentRow:

@@ -96,6 +96,13 @@ def test_two_processes_write_to_one_ledger(ledger, tmp_path):
     assert [row.id for row in ledger.experiments()] == list(range(40))
 
 
+def test_figures_that_are_not_numbers_do_not_spoil_the_ledger(ledger):
+    metrics = {"train_loss": float("nan"), "mfu_percent": float("inf"), "peak_memory_bytes": 7}
+    ledger.record_trial("LR = 3\n", Measurement(Status.NONFINITE, None, 0, metrics), "", "print")
+    assert ledger.peak_memory_bytes() == {0: 7}
+    assert ledger.trials()[0].metrics == {"train_loss": None, "mfu_percent": None, "peak_memory_bytes": 7}
+
+
 def test_settings_are_kept(ledger):
     assert ledger.settings() == {}
     ledger.save_settings({"seed": 3, "budget_steps": None})
