@@ -24,6 +24,7 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Pow: operator.pow,
 }
 _LARGEST_EXPONENT = 64  # 2**19 is a constant; 9**9**9 would be a way to hang the driver
+_MOST_BITS = 1024  # of a whole number, about a float's range; Python refuses to print one of 15,000
 
 
 class ConstantError(UserError):
@@ -46,7 +47,7 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
             continue
         try:
             constants[name] = _evaluate(expression)
-        except (ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError, TypeError):  # TypeError: {[]: 1} is an expression too
             constants.pop(name, None)
     return constants
 
@@ -115,8 +116,13 @@ def _evaluate(expression: ast.expr) -> ConstantValue:
         left, right = _number(expression.left), _number(expression.right)
         if isinstance(expression.op, ast.Pow) and abs(right) > _LARGEST_EXPONENT:
             raise ValueError("too large an exponent")
-        return _ARITHMETIC[type(expression.op)](left, right)
-    value = ast.literal_eval(expression)
+        value = _ARITHMETIC[type(expression.op)](left, right)  # (-8) ** 0.5 is complex
+    elif isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.USub):
+        value = -_number(expression.operand)
+    else:
+        value = ast.literal_eval(expression)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ValueError("too large a number")
     if value is None or isinstance(value, int | float | str | bool):
         return value
     raise ValueError(f"{type(value).__name__} is not a constant's type")

@@ -42,6 +42,15 @@ def test_arithmetic_that_would_hang_is_left_out():
     assert read_constants("A = 9**9**9\nB = 1/0\nC = 3") == {"C": 3}
 
 
+def test_arithmetic_below_a_minus_sign():
+    assert read_constants("A = -2**3\nB = -(1 + 0.5)\nC = (1, -2.0)") == {"A": -8, "B": -1.5, "C": (1, -2.0)}
+
+
+@pytest.mark.parametrize("expression", ["(-8) ** 0.5", "{[]: 1}", "{{}}", "((9**64)**64)**2", "0x1" + "0" * 4000])
+def test_what_no_ledger_can_store_is_left_out(expression):
+    assert read_constants(f"A = {expression}\nB = 3") == {"B": 3}
+
+
 def test_sets_values_and_nothing_else():
     edited = set_constants(SOURCE, {"DEPTH": 6, "LR": 0.028, "FLAG": False, "PATTERN": 'S"L', "TOKENS": 7})
     expected = (
