@@ -1,6 +1,7 @@
 """Constants moved by Optuna's tree-structured Parzen estimator (TPE), one to three at a time."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -131,11 +132,13 @@ def _distribution(constant: Constant) -> BaseDistribution:
 
 
 def _tidy(value: Value, constant: Constant) -> Value:
-    """Rounds a real number to a few digits, without leaving its range."""
-    if not isinstance(constant.values, FloatRange):
+    """Rounds a real number to a few digits, its own or its range's if that is narrow, without leaving the range."""
+    values = constant.values
+    if not isinstance(values, FloatRange) or not isinstance(value, float) or value == 0:
         return value
-    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    return min(max(rounded, constant.values.low), constant.values.high)
+    finest = min(abs(value), values.high - values.low)
+    rounded = round(value, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(finest)))
+    return min(max(rounded, values.low), values.high)
 
 
 def _as_trial(outcome: Outcome, space: Sequence[Constant]) -> FrozenTrial:

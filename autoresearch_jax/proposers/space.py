@@ -81,7 +81,7 @@ def parse_value(text: str) -> Value:
     """The number, truth value or string that `text` stands for; quotes around a string may be left out."""
     try:
         value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # TypeError: {[]} is an expression too
         return text.strip()
     return value if isinstance(value, int | float | str | bool) else text.strip()
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -27,6 +28,7 @@ STOP_SECTION = "Stop when"
 COLUMNS = ("constant", "values", "note")
 
 _RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
+_CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
 _VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
 
 
@@ -139,7 +141,7 @@ def _sections(tokens: Sequence[Token], path: Path) -> dict[str, list[Token]]:
     known = {name.lower(): name for name in SECTIONS}
     sections: dict[str, list[Token]] = {}
     current: list[Token] = []
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    for token, following in zip_longest(tokens, tokens[1:]):
         if token.type == "heading_open" and token.tag == "h2" and following is not None:
             title = following.content.strip().rstrip(":").lower()
             if title not in known:
@@ -148,6 +150,8 @@ def _sections(tokens: Sequence[Token], path: Path) -> dict[str, list[Token]]:
                 raise _error(path, token, f"a second section {known[title]!r}; merge the two")
             current = sections[known[title]] = []
         current.append(token)
+    if not sections:  # an editor may empty a page for a moment before it writes it
+        raise ProgramError(f"{path}: no section: the page is made of ## {', ## '.join(SECTIONS)}")
     return sections
 
 
@@ -195,7 +199,7 @@ def _values(text: str) -> Values:
     """
     if ".." in text:
         return _range(text)
-    choices = tuple(parse_value(word) for word in text.split(",") if word.strip())
+    choices = tuple(parse_value(word) for word in _CHOICE.findall(text) if word.strip())
     if len(set(map(repr, choices))) < max(2, len(choices)):
         raise ValueError(f"{text!r} is not two or more different values; {_VALUES_HELP}")
     return Choices(choices)

@@ -170,6 +170,12 @@ def test_real_numbers_are_short_and_stay_in_their_range():
     assert 0.123456 <= value <= 0.123457
 
 
+def test_a_narrow_range_is_not_rounded_away():
+    space = (Constant("LR", FloatRange(0.999, 0.9999)),)
+    brief = dataclasses.replace(first_brief(), space=space)
+    assert len({outcome.constants["LR"] for outcome in night(brief, 10).history}) == 11
+
+
 def test_optuna_says_nothing(capfd):
     night(first_brief(), 3)
     captured = capfd.readouterr()

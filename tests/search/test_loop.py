@@ -202,6 +202,13 @@ def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench)
     assert proposer.briefs[3].program.endswith("- try harder\n")
 
 
+def test_a_page_that_an_editor_empties_for_a_moment_does_not_end_the_night(bench):
+    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(""))
+    assert bench.loop(proposer=script, max_experiments=2).run() == "2 experiments reached"
+    assert len(script.briefs[1].space) == 3
+    assert "program.md: no section" in bench.recorder.notices[0]
+
+
 def test_the_worktree_and_the_branch_are_restored_at_the_next_start(bench, run_git):
     bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
     champion = run_git(bench.repo, "rev-parse", "autoresearch/night")

@@ -34,6 +34,9 @@ def cell(values: str) -> str:
         ("1 .. 4", IntRange(1, 4)),
         ("1..4", IntRange(1, 4)),
         ("1 .. 4 log", IntRange(1, 4, log=True)),
+        ("-1.5 .. -1e-3", FloatRange(-1.5, -0.001)),
+        ("'a, b', \"c\", d", Choices(("a, b", "c", "d"))),
+        ("a\\|b, {[]}, -1", Choices(("a|b", "{[]}", -1))),
         ("-1 .. 0.5", FloatRange(-1.0, 0.5)),
         ("1e-5 .. 1e-2 log", FloatRange(1e-5, 1e-2, log=True)),
         ("`0.0 .. 1.0`", FloatRange(0.0, 1.0)),
@@ -67,6 +70,8 @@ def test_values_that_are_not_understood(text, complaint):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("", "program.md: no section: the page is made of ## Goal, ## You may change, "),
+        ("# Stop when\n\n- 1 experiment\n", "program.md: no section"),
         (
             "# T\n\n## Gaol\n",
             "program.md:3: unknown section 'Gaol'; one of: Goal, You may change, You must not change, ",
