@@ -20,7 +20,7 @@ from jaxlib.mlir.passmanager import PassManager
 
 from autoresearch_jax.lm.trace import SIGNATURE_FILE
 
-MAX_CONSTANT_BYTES = 1 << 20  # embedded in one program, splats apart: a table of the answers must not fit
+MAX_CONSTANT_BYTES = 1 << 20  # embedded in one program: a table of the answers must not fit
 
 # Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
 _ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk"
@@ -276,12 +276,12 @@ def _canonical_text(exported: export.Exported, name: str, platform: str) -> str:
 
 
 def _constant_bytes(value: ir.Attribute) -> int:
-    if isinstance(value, ir.DenseElementsAttr) and value.is_splat:
-        return 0
+    """Bytes that a constant tells; one number for all of an array counts once, but counts: a table can be in pieces."""
     shaped = ir.ShapedType(value.type)
     element = shaped.element_type
     bits = element.width if hasattr(element, "width") else 64
-    return math.prod(shaped.shape) * max(bits, 8) // 8
+    is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
+    return (1 if is_splat else math.prod(shaped.shape)) * max(bits, 8) // 8
 
 
 def _optional_float(value: Any) -> float | None:

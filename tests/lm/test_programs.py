@@ -135,6 +135,15 @@ def test_an_embedded_table_is_refused(tiny_source: str, tmp_path: Path) -> None:
         load_programs(traced(with_table(2048), tmp_path / "large"))
 
 
+def test_a_table_in_pieces_is_refused_too(tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "jnp.stack([jnp.full(VOCAB_SIZE, 0.001 * row) for row in range(VOCAB_SIZE)])"  # 256 numbers of 4 bytes
+    folder = traced(edited(tiny_source, ("0.01 * jax", f"{rows} + 0.01 * jax")), tmp_path / "pieces")
+    assert load_programs(folder).num_params == 256 * 256
+    monkeypatch.setattr("autoresearch_jax.lm.programs.MAX_CONSTANT_BYTES", 1000)
+    with pytest.raises(ProgramError, match=r"`init` embeds 1,\d+ bytes of constants"):
+        load_programs(folder)
+
+
 def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> None:
     factored = edited(tiny_source, ("0.01 * jax", "jnp.linalg.cholesky(jnp.eye(VOCAB_SIZE)) @ jax"))
     assert load_programs(traced(factored, tmp_path / "lapack")).num_params == 256 * 256
