@@ -35,7 +35,7 @@ SOFTCAP = 15.0  # logits stay within this distance of zero
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
 
 # Batch
-BATCH_SIZE = 8  # rows per update
+BATCH_SIZE = 16  # rows per update
 GRADIENT_ACCUMULATION = 1  # micro-batches that a batch is cut into, to save memory
 
 # Learning rates. AdamW's were tuned at width REFERENCE_WIDTH and scale with 1 / sqrt(width).
