@@ -17,6 +17,8 @@ _REPOSITORY_VARIABLES = (
     "GIT_NAMESPACE",
     "GIT_PREFIX",
 )
+# Whatever the user has set; without the last, a checkout would also move the submodules of the user's own.
+_SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "submodule.recurse=false")
 _FALLBACK_IDENTITY = {"user.name": "autoresearch", "user.email": "autoresearch@localhost"}
 
 
@@ -91,7 +93,7 @@ class Git:
     def _run(
         self, words: Sequence[str], stdin: bytes, variables: Mapping[str, str]
     ) -> subprocess.CompletedProcess[bytes]:
-        command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", *words]
+        command = ["git", *_SETTINGS, *words]
         try:
             return subprocess.run(
                 command,

@@ -57,12 +57,16 @@ class Workspace:
         place = editable.resolve()
         git = Git(place.parent, environment)
         check_tag(tag, git)
-        if not git.succeeds("rev-parse", "--show-toplevel"):
+        try:
+            top = Path(git.text("rev-parse", "--show-toplevel"))
+        except GitError as error:
+            if "not a git repository" not in str(error):  # such as one of another user's, which git calls dubious
+                raise
             raise WorkspaceError(
                 f"{editable} is in no git repository, and the loop keeps its results as commits: run "
                 f"git init && git add {place.name} && git commit -m start in {place.parent}"
-            )
-        git = Git(Path(git.text("rev-parse", "--show-toplevel")), environment)
+            ) from error
+        git = Git(top, environment)
         return cls(git, place.relative_to(git.folder.resolve()).as_posix(), tag, folder.resolve())
 
     @property
@@ -102,15 +106,29 @@ class Workspace:
             raise WorkspaceError(f"{self._editable} is not UTF-8 text: {error}") from error
 
     def require_unused_branch(self) -> None:
-        """Refuses a branch of this name that is not ours.
+        """Refuses a branch of this name that is not ours, what leaves it no room, and an earlier run's discarded refs.
 
         Raises:
-          WorkspaceError: there is one already.
+          WorkspaceError: there is one of these.
         """
         if self._tip(self._branch_ref) is not None:
             raise WorkspaceError(
                 f"branch {self.branch} exists already, and the run folder {self._folder.parent} knows nothing of it: "
-                f"choose another --tag, or delete the branch with git branch -D {self.branch}"
+                f"choose another --tag, or delete the branch with git worktree prune && git branch -D {self.branch}"
+            )
+        branch = self._first_ref(f"{self._branch_ref}/").removeprefix("refs/heads/")
+        if self._tip(f"refs/heads/{BRANCH_PREFIX}".rstrip("/")) is not None:
+            branch = BRANCH_PREFIX.rstrip("/")
+        if branch:
+            raise WorkspaceError(
+                f"git makes no branch {self.branch} beside a branch {branch}: rename that one with "
+                f"git branch -m {branch} NAME"
+            )
+        discarded = f"{DISCARDED_PREFIX}{self._tag}/"
+        if self._first_ref(discarded):
+            raise WorkspaceError(
+                f"an earlier run of this tag left discarded candidates under {discarded}: choose another --tag, or "
+                f"delete them with git for-each-ref --format='delete %(refname)' {discarded} | git update-ref --stdin"
             )
 
     def commit(self, source: str, parent: str, message: str, date: float) -> str:
@@ -156,16 +174,27 @@ class Workspace:
 
     def _show(self) -> None:
         """Brings the worktree to the tip of the branch; makes it if it is not there."""
+        here = Git(self._folder, self._git.environment)
         if not (self._folder / ".git").exists():
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._git.text("worktree", "add", "--force", str(self._folder), self.branch)
-        Git(self._folder, self._git.environment).text("reset", "--quiet", "--hard", self.branch)
+        elif _common_dir(here) != _common_dir(self._git):
+            raise WorkspaceError(
+                f"{self._folder} is not a worktree of {self._git.folder}, as after a copy or a move: "
+                "delete it, and the same command makes it anew"
+            )
+        # not `reset`: it would move whatever branch someone has checked out there
+        here.text("checkout", "--quiet", "--force", "--ignore-other-worktrees", self.branch, "--")
 
     def _tip(self, ref: str) -> str | None:
         try:
             return self._git.text("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
         except GitError:
             return None
+
+    def _first_ref(self, prefix: str) -> str:
+        """A ref whose name begins so; empty if there is none."""
+        return self._git.text("for-each-ref", "--count=1", "--format=%(refname)", prefix)
 
     @property
     def _branch_ref(self) -> str:
@@ -187,6 +216,14 @@ class Workspace:
                 f"{self._editable} has changes that are not committed, and the loop starts from the last commit: "
                 f"run git commit {self._editable}, or put them aside with git stash"
             )
+
+
+def _common_dir(git: Git) -> Path | None:
+    """The folder of the repository that a folder is a checkout of; None if it is gone."""
+    try:
+        return (git.folder / git.text("rev-parse", "--git-common-dir")).resolve()
+    except GitError:
+        return None
 
 
 def check_tag(tag: str, git: Git) -> None:

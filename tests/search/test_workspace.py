@@ -1,6 +1,7 @@
 """Git repositories that a run cannot start from, and commits that a kill cannot double."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -54,6 +55,77 @@ def test_a_branch_from_elsewhere_is_refused(repo, run_git):
     run_git(repo, "branch", "autoresearch/night")
     with pytest.raises(WorkspaceError, match=r"^branch autoresearch/night exists already, .* another --tag, or delete"):
         workspace(repo).require_unused_branch()
+
+
+@pytest.mark.parametrize("blocking", ["autoresearch", "autoresearch/night/mine"])
+def test_a_branch_that_leaves_no_room_is_refused_before_anything_is_spent(repo, run_git, blocking):
+    run_git(repo, "branch", blocking)
+    with pytest.raises(WorkspaceError, match=rf"^git makes .* beside a branch {blocking}: .* -m {blocking} "):
+        workspace(repo).require_unused_branch()
+
+
+def test_what_an_earlier_run_discarded_is_not_written_over(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    place.discard(place.commit("LR = 1\n", first, "one", 0), 1)
+    shutil.rmtree(repo / "runs")
+    for complaint in ("branch autoresearch/night exists", "an earlier run of this tag left discarded candidates"):
+        with pytest.raises(WorkspaceError, match=complaint) as caught:
+            workspace(repo).require_unused_branch()
+        subprocess.run(["bash", "-ce", str(caught.value).split(" with ")[1]], cwd=repo, check=True)
+    workspace(repo).require_unused_branch()
+
+
+def test_showing_the_champion_moves_no_other_branch(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    run_git(repo, "tag", "autoresearch/night")  # git would take it for the branch
+    run_git(place.folder, "checkout", "-q", "-b", "mine")
+    run_git(place.folder, "commit", "-q", "--allow-empty", "-m", "mine")
+    mine = run_git(repo, "rev-parse", "mine")
+    second = place.commit("LR = 1\n", first, "one", 0)
+    place.keep(second, first)
+    assert run_git(repo, "rev-parse", "mine") == mine
+    assert run_git(repo, "rev-parse", "refs/heads/autoresearch/night") == second
+    assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
+def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    shutil.copytree(repo, tmp_path / "copy")
+    copy = workspace(tmp_path / "copy")
+    second = copy.commit("LR = 1\n", first, "one", 0)
+    with pytest.raises(WorkspaceError, match=rf"{copy.folder} is not a worktree of .*copy, .*: delete it, and"):
+        copy.keep(second, first)
+    shutil.rmtree(copy.folder)
+    copy.keep(second, first)
+    assert (copy.folder / "train_lib.py").read_text() == "LR = 1\n"
+    assert (place.folder / "train_lib.py").read_text() != "LR = 1\n"
+
+
+def test_submodules_of_the_user_are_left_alone(repo, run_git, tmp_path):
+    run_git(tmp_path, "init", "-q", "part")
+    run_git(tmp_path / "part", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "part")
+    run_git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "part"), "part")
+    run_git(repo, "commit", "-qm", "part")
+    run_git(repo, "config", "submodule.recurse", "true")
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    place.keep(place.commit("LR = 1\n", first, "one", 0), first)
+    assert run_git(repo, "status", "--porcelain", "part") == ""
+    assert run_git(repo / "part", "rev-parse", "--show-toplevel") == str(repo / "part")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_repository_that_git_does_not_trust_is_not_called_missing(repo):
+    shutil.chown(repo, "nobody")
+    with pytest.raises(GitError, match=r"dubious ownership .* git config --global --add safe.directory"):
+        workspace(repo, environment={"PATH": os.environ["PATH"]})
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "a..b", "x.lock", "a/b", "-x", "a~1", ".hidden", "a\nb"])
