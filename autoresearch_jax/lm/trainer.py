@@ -154,14 +154,18 @@ class _Loop:
         return self._elapsed() + wait < self.budget.seconds
 
     def _start_step(self) -> None:
-        progress = self._progress()
-        phase = [phase for phase in self.phases if phase.from_progress <= progress][-1]
-        if phase is not self.phase:  # its steps may take many times as long
-            self.phase, self.step_seconds = phase, math.inf
-            self.last_intervals.clear()
+        phase = [phase for phase in self.phases if phase.from_progress <= self._progress()][-1]
         before_wait = self.clock.now()
         host_tokens = phase.next_tokens()
         self.result.data_wait_seconds += self.clock.now() - before_wait
+        while self.in_flight and not self._may_start():  # any more, after the wait
+            self._finish_step()
+        if not self._may_start():
+            return
+        if phase is not self.phase:  # its steps may take many times as long
+            self.phase, self.step_seconds = phase, math.inf
+            self.last_intervals.clear()
+        progress = self._progress()
         tokens = phase.put_tokens(host_tokens)
         self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
         self.result.num_steps += 1
