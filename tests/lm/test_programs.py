@@ -39,7 +39,7 @@ def test_compiled_programs_compute_what_the_file_says(programs: Programs) -> Non
     key_data = np.array([0, 7], np.uint32)
     leaves = compile_program(programs.init, mesh)(key_data)
     table = 0.01 * jax.random.normal(jax.random.key(7), (256, 256))
-    np.testing.assert_array_equal(leaves[2], table)
+    np.testing.assert_allclose(leaves[2], table, rtol=1e-5, atol=1e-8)  # not fused as in the program
 
     tokens = np.random.default_rng(0).integers(0, 256, (8, 17)).astype(np.int32)
     step = compile_program(programs.steps[0].exported, mesh, donate=True)

@@ -114,7 +114,7 @@ def test_the_budget_in_seconds_is_kept_and_progress_told(make_task: MakeTask, ti
     with (tmp_path / "trial" / LOSS_CURVE_FILE).open() as file:
         ends = [float(row["elapsed_seconds"]) for row in csv.DictReader(file)]
     assert len(ends) == steps
-    assert ends[-2] < 2.0  # only the last step may end after the budget
+    assert ends[-2] <= 2.0  # only the last step may end after the budget; written to 0.1 ms
     training = [report for report in reports if report["phase"] == "train"]
     assert training
     assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= training[-1].keys()
