@@ -6,7 +6,14 @@
 # Looks for CPython 3.11 or newer on PATH, among pyenv's versions and through uv. Does nothing when all is in place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+trap 'exit 130' INT # else Ctrl-C ends only pip, which looks as if this Python did not work
 
+for extra in "$@"; do
+    if ! [[ $extra =~ ^[a-z][a-z0-9]*$ ]]; then
+        echo "usage: $0 [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, ray" >&2
+        exit 2
+    fi
+done
 extras=$(IFS=,; echo "$*")
 stamp=.venv/.installed-${extras:-base}
 
@@ -53,12 +60,21 @@ install() {
         touch "$stamp"
 }
 
-if [ -e "$stamp" ] && [ "$stamp" -nt setup.cfg ] && [ -x .venv/bin/autoresearch ]; then
+# False for one that came here with a folder that was copied or moved: its commands run the old place's Python.
+is_of_this_folder() {
+    grep -qsF "$(pwd -P)/.venv/bin/python" .venv/bin/autoresearch
+}
+
+if [ -e "$stamp" ] && [ "$stamp" -nt setup.cfg ] && is_of_this_folder; then
     exit 0
 fi
-if [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if { [ ! -e .venv/bin/autoresearch ] || is_of_this_folder; } && .venv/bin/python -m pip --version >/dev/null 2>&1; then
     echo "setup: adding what .venv lacks" >&2
     install && exit 0
+    if is_of_this_folder; then
+        echo "setup: pip failed, as it says above, and .venv is as it was: try again, or delete .venv to begin anew" >&2
+        exit 1
+    fi
 fi
 while read -r version python; do
     echo "setup: making .venv with CPython $version ($python); the first time takes a few minutes" >&2

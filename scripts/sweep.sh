@@ -4,9 +4,10 @@
 #   ./scripts/sweep.sh MATRIX_LR=0.02,0.04,0.08 DEPTH=2,4 -- --flagfile=configs/cpu.flags --seed=1
 #
 # Words before -- are constants of train_lib.py with their values; what follows is handed to `autoresearch trial`.
-# Each trial is recorded in runs/sweep; the table of all of them is printed at the end.
+# Each trial is recorded in runs/sweep, or where --tag and --run_dir say; the table of all is printed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+trap 'exit 130' INT # else Ctrl-C ends only the trial at hand
 
 usage() {
     echo "usage: $0 NAME=VALUE,VALUE ... [-- FLAG OF autoresearch trial ...]" >&2
@@ -31,13 +32,17 @@ if [ $# -gt 0 ]; then shift; fi
 
 ./scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
+where=(--tag=sweep)
+for word in "$@"; do
+    case $word in --tag=* | --run_dir=*) where+=("$word") ;; esac
+done
 failed=0
 for index in "${!grid[@]}"; do
     echo "sweep: $((index + 1)) of ${#grid[@]}:${grid[index]}"
     read -ra settings <<<"${grid[index]}"
     autoresearch trial --tag=sweep "$@" "${settings[@]}" || failed=$((failed + 1))
 done
-autoresearch results --tag=sweep
+autoresearch results "${where[@]}"
 if [ "$failed" -gt 0 ]; then
     echo "sweep: $failed of ${#grid[@]} trials gave no score" >&2
     exit 1

@@ -1,0 +1,98 @@
+"""The shell scripts in a folder with a stand-in for .venv: nothing is installed or trained."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+FAILING_PIP = '#!/bin/sh\ncase "$*" in *install*) echo "no network" >&2; exit 1 ;; esac\n'
+AUTORESEARCH = """#!/bin/sh
+# {python}
+echo "$@" >> calls
+trap 'exit 130' INT
+if [ "$1 $HANG" = "trial yes" ]; then touch hanging; sleep 30 & wait; fi
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with a space in its path, a .venv in which pip fails, and no Python that works elsewhere."""
+    folder = tmp_path / "a b"
+    shutil.copytree(SCRIPTS, folder / "scripts")
+    (folder / "setup.cfg").touch()
+    commands = folder / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name, text in (("python", FAILING_PIP), ("autoresearch", AUTORESEARCH.format(python=commands / "python"))):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    (folder / ".venv" / ".installed-base").touch()
+    nothing = folder / "nothing"
+    nothing.mkdir()
+    for name in ("python", "python3", *(f"python3.{minor}" for minor in range(11, 15)), "uv"):
+        (nothing / name).write_text("#!/bin/sh\nexit 1\n")
+        (nothing / name).chmod(0o755)
+    return folder
+
+
+def script(checkout: Path, name: str, *words: str) -> tuple[int, str]:
+    result = subprocess.run(
+        [f"scripts/{name}", *words],
+        cwd=checkout,
+        env={"PATH": f"{checkout / 'nothing'}:{os.environ['PATH']}", "PYENV_ROOT": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, result.stderr
+
+
+def test_setup_does_nothing_when_all_is_in_place(checkout):
+    assert script(checkout, "setup.sh") == (0, "")
+
+
+def test_setup_keeps_an_environment_that_worked_when_pip_fails(checkout):
+    status, said = script(checkout, "setup.sh", "dev")
+    assert (status, said.splitlines()[1]) == (1, "no network")
+    assert (checkout / ".venv" / "bin" / "autoresearch").exists()
+
+
+@pytest.mark.parametrize("word", ["--help", "dev,ray", ".."])
+def test_setup_takes_names_of_extras_only(checkout, word):
+    status, said = script(checkout, "setup.sh", word)
+    assert (status, said.split()[0]) == (2, "usage:")
+    assert (checkout / ".venv").exists()
+
+
+def test_setup_is_not_content_with_the_environment_of_another_folder(checkout, tmp_path):
+    shutil.copytree(checkout, tmp_path / "copy")
+    assert script(tmp_path / "copy", "setup.sh")[0] == 1, "no Python to make another with"
+
+
+def test_sweep_runs_the_grid_and_prints_the_table_of_where_it_went(checkout):
+    status, said = script(checkout, "sweep.sh", "LR=-1e-3,2", "PATTERN=SL", "--", "--run_dir=/x y", "--seed=1")
+    assert (status, said) == (0, "")
+    assert (checkout / "calls").read_text().splitlines() == [
+        "trial --tag=sweep --run_dir=/x y --seed=1 --set LR=-1e-3 --set PATTERN=SL",
+        "trial --tag=sweep --run_dir=/x y --seed=1 --set LR=2 --set PATTERN=SL",
+        "results --tag=sweep --run_dir=/x y",
+    ]
+
+
+def test_an_interrupt_ends_a_sweep_and_not_only_its_trial(checkout):
+    process = subprocess.Popen(
+        ["scripts/sweep.sh", "LR=1,2,3"],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"], "HANG": "yes"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (checkout / "hanging").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(10) == 130
+    assert len((checkout / "calls").read_text().splitlines()) == 1
