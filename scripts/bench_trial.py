@@ -5,6 +5,8 @@ Each figure is the last lines' `key: value`:
   updates_outside_budget    steps that started after the budget, over the ten trials
   overhead_cold_seconds     wall time of a trial minus its budget, with an empty compile cache
   overhead_warm_seconds     the same with the cache that trial filled
+  huge_pages_speedup        tokens per second with glibc's huge pages, as the harness sets them, over those without:
+                            median of pairs run in turn
   equal_trials_agree        1 if two trials with one seed and --budget_steps=50 have the same val_bpb to the last digit
   val_bpb, unigram_bpb, ratio_to_unigram    after 60 s
 """
@@ -14,6 +16,7 @@ import csv
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,11 +27,12 @@ from typing import Any
 FLAGS = "--flagfile=configs/cpu.flags"
 
 
-def trial(run_dir: Path, *flags: str) -> tuple[dict[str, Any], float]:
+def trial(run_dir: Path, *flags: str, **variables: str) -> tuple[dict[str, Any], float]:
     """The summary of one trial, and its wall time in seconds from the call to the prompt."""
     command = ["autoresearch", "trial", FLAGS, "--format=json", f"--run_dir={run_dir}", *flags]
     start = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     seconds = time.monotonic() - start
     summary = json.loads(done.stdout)
     if summary["status"] != "ok":
@@ -74,6 +78,15 @@ def main() -> None:
             late += sum(start >= budget for start in starts)
             print(f"{summary['training_seconds']:17.3f}{overrun:9.3f}{max(durations):14.3f}{len(starts):7d}")
 
+        speedups = []
+        for pair in range(1 if quick else 5):
+            with_pages, without = (
+                trial(run_dir, f"--budget_seconds={budget}", f"--seed={pair}", cache, GLIBC_TUNABLES=tunable)[0]
+                for tunable in ("glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb=0")
+            )
+            speedups.append(with_pages["tokens_per_second"] / without["tokens_per_second"])
+        print("huge pages, speedup of each pair: " + ", ".join(f"{speedup:.2f}" for speedup in speedups))
+
         steps = 5 if quick else 50
         equal = [trial(run_dir, f"--budget_steps={steps}", "--seed=7", cache)[0]["val_bpb"] for _ in range(2)]
         print(f"equal trials: {equal[0]!r} {equal[1]!r}")
@@ -84,6 +97,7 @@ def main() -> None:
     figures["overhead_cold_seconds"] = round(cold_wall - budget, 2)
     figures["overhead_warm_seconds"] = round(warm_wall - budget, 2)
     figures["equal_trials_agree"] = int(equal[0] == equal[1])
+    figures["huge_pages_speedup"] = round(statistics.median(speedups), 3)
     figures["tokens_per_second"] = round(long["tokens_per_second"])
     figures["val_bpb"] = round(long["val_bpb"], 4)
     figures["unigram_bpb"] = round(long["unigram_bpb"], 4)

@@ -41,6 +41,8 @@ JUDGE_BATCH_ROWS = (
     8,
     2,
 )  # rows on each data-parallel device; the judge takes the first that fits into memory
+# glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
 
 
@@ -356,6 +358,7 @@ def start_worker(
     if platform == "cpu":
         device_count = f"--xla_force_host_platform_device_count={num_devices}"
         extra["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()
+        extra["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
     if compile_cache_dir is not None:
         extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
         extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

@@ -158,11 +158,12 @@ class _Loop:
         before_wait = self.clock.now()
         host_tokens = phase.next_tokens()
         self.result.data_wait_seconds += self.clock.now() - before_wait
-        while self.in_flight and not self._may_start():  # any more, after the wait
+        is_new_phase = phase is not self.phase  # its steps may take many times as long: nothing is known of them
+        while self.in_flight and (is_new_phase or not self._may_start()):
             self._finish_step()
-        if not self._may_start():
+        if not self._may_start():  # any more, after the wait
             return
-        if phase is not self.phase:  # its steps may take many times as long
+        if is_new_phase:
             self.phase, self.step_seconds = phase, math.inf
             self.last_intervals.clear()
         progress = self._progress()

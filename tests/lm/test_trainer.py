@@ -143,3 +143,12 @@ def test_a_slower_phase_late_in_the_budget_starts_no_step_after_it(from_progress
     device.train(Budget(seconds=100.0), device.phase("fast"), device.phase("slow", from_progress=from_progress))
     assert device.batches[-1] == "slow"
     assert max(device.starts) - device.starts[0] < 100.0
+
+
+def test_progress_goes_on_from_phase_to_phase() -> None:
+    device = Device(lambda step: 0.1)
+    device.train(Budget(seconds=10.0), device.phase("short"), device.phase("long", from_progress=0.6))
+    assert device.progress == sorted(device.progress)
+    first_long = device.batches.index("long")
+    assert 0.6 <= device.progress[first_long] < 0.63
+    assert device.progress == pytest.approx([(start - device.starts[0]) / 10 for start in device.starts], abs=0.011)
