@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Measurement, Metric, Status
 from autoresearch_jax.proposers.base import Outcome
-from autoresearch_jax.search.commits import commit_message
+from autoresearch_jax.search.commits import commit_message, one_line
 from autoresearch_jax.search.decision import Score
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, TrialRow, Verdict
@@ -90,7 +90,8 @@ class Book:
                 trial, measurement = ending.last_trial
                 self.ledger.finish_trial(trial.id, measurement)
             seconds = time.monotonic() - started
-            conclusion = Conclusion(ending.status, ending.score, ending.verdict, ending.reason, commit, seconds)
+            reason = one_line(ending.reason)
+            conclusion = Conclusion(ending.status, ending.score, ending.verdict, reason, commit, seconds)
             row = self.ledger.conclude(experiment.id, conclusion)
         self._publish(row, previous=row.parent_commit)
         self.rows.append(row)

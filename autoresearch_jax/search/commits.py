@@ -6,6 +6,11 @@ from autoresearch_jax.search.records import ExperimentRow, Verdict
 SCORE_DECIMALS = 6
 
 
+def one_line(text: str) -> str:
+    """A text that others wrote, as git, SQLite and a terminal take it: neither lines nor control characters."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def commit_message(
     experiment: ExperimentRow,
     verdict: Verdict,
@@ -33,6 +38,6 @@ def commit_message(
     trailers.append(("Runs", str(num_runs)))
     if experiment.proposer:
         trailers.append(("Proposer", experiment.proposer))
-    subject = " ".join(experiment.hypothesis.split()) or f"experiment {experiment.id}"
+    subject = one_line(experiment.hypothesis) or f"experiment {experiment.id}"
     footer = "\n".join(f"{name}: {value}" for name, value in trailers)
-    return f"{subject}\n\n{' '.join(reason.split())}\n\n{footer}\n"
+    return f"{subject}\n\n{one_line(reason)}\n\n{footer}\n"

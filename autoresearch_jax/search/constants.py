@@ -41,13 +41,13 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
       SyntaxError: the source is not Python.
     """
     constants: dict[str, ConstantValue] = {}
-    for statement in ast.parse(source).body:
+    for statement in _parse(source):
         name, expression = _binding(statement)
         if name is None or expression is None:
             continue
         try:
             constants[name] = _evaluate(expression)
-        except (ValueError, ArithmeticError, TypeError):  # TypeError: {[]: 1} is an expression too
+        except (ValueError, ArithmeticError, TypeError, RecursionError):  # {[]: 1} and a sum of 999 are expressions too
             constants.pop(name, None)
     return constants
 
@@ -62,7 +62,7 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
       SyntaxError: the source is not Python.
     """
     current = read_constants(source)
-    statements = ast.parse(source).body
+    statements = _parse(source)
     bound = [name for name, _ in map(_binding, statements) if name is not None]
     for name in values:
         if name not in bound:
@@ -77,6 +77,14 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
             body = [_rebind(statement, new) for statement in module.body]
             lines[first:last] = [module.with_changes(body=body).code]
     return "".join(lines)
+
+
+def _parse(source: str) -> list[ast.stmt]:
+    """Top-level statements; whatever the parser has against a source is a SyntaxError."""
+    try:
+        return ast.parse(source).body
+    except (ValueError, RecursionError, MemoryError) as error:  # a null byte in 3.11, brackets in brackets in ...
+        raise SyntaxError(f"Python's parser gives up: {error}") from error
 
 
 def _line_groups(statements: Sequence[ast.stmt]) -> list[tuple[int, int, set[str]]]:

@@ -9,6 +9,7 @@ from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.base import Brief, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.book import Book, Ending, score_of
+from autoresearch_jax.search.commits import one_line
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation, RunError
@@ -152,7 +153,9 @@ class Loop:
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
             champion = self._book.require_champion()
-            space = self._parts.program.refresh(champion.constants, self._parts.observer.notice)
+            space = self._parts.program.refresh(
+                champion.constants, self._parts.task.metric.name, self._parts.observer.notice
+            )
             reason = self._stop_reason(champion)
             if reason is not None:
                 return f"{reason} reached"
@@ -162,7 +165,7 @@ class Loop:
                     proposal = self._parts.proposer.propose(brief)
             except SpaceExhausted as exhausted:
                 return str(exhausted)
-            experiment = self._begin(champion, brief, proposal)
+            experiment = self._begin(champion, brief, proposal, started)
         if experiment.is_open:
             self._carry_out(experiment, started)
         return None
@@ -196,7 +199,7 @@ class Loop:
             history=tuple(self._book.history),
         )
 
-    def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal) -> ExperimentRow:
+    def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
         """Writes a proposal down; one that cannot be applied is over at once."""
         source, problem = proposal.source, None
         if source is None:
@@ -208,7 +211,7 @@ class Loop:
             kind=Kind.PROPOSAL,
             source=source,
             constants=_constants(source),
-            hypothesis=proposal.hypothesis,
+            hypothesis=one_line(proposal.hypothesis),
             category=proposal.category,
             proposer=self._parts.proposer.name,
             parent=champion.id,
@@ -219,7 +222,7 @@ class Loop:
             experiment = self._parts.ledger.begin_experiment(intent)
             if problem is not None:
                 ending = Ending(Status.REJECTED, None, Verdict.DISCARD, problem)
-                experiment = self._book.conclude(experiment, ending, time.monotonic())
+                experiment = self._book.conclude(experiment, ending, started)
         if not experiment.is_open:
             self._parts.observer.ends(experiment)
         return experiment

@@ -26,16 +26,21 @@ class ProgramFile:
         """The last good version."""
         return self._program
 
-    def refresh(self, constants: Mapping[str, ConstantValue], complain: Callable[[str], None]) -> Sequence[Constant]:
+    def refresh(
+        self, constants: Mapping[str, ConstantValue], metric: str, complain: Callable[[str], None]
+    ) -> Sequence[Constant]:
         """Reads the file again and returns the constants that may be moved.
 
         Args:
           constants: of the champion; rows that do not fit them are left out.
+          metric: the task's; a page with a target for another one is not understood.
           complain: told once of each new problem; the last good version stays in force meanwhile.
         """
         broken: tuple[str, ...] = ()
         try:
-            self._program = read_program(self._path)
+            program = read_program(self._path)
+            program.check_metric(metric)
+            self._program = program
         except ProgramError as error:
             broken = (f"{error} (the version before stays in force)",)
         space, misfits = self._program.usable(constants)

@@ -154,8 +154,13 @@ class Workspace:
           previous: the old champion's, where the branch must stand now; None if any place will do.
 
         Raises:
-          WorkspaceError: someone else moved the branch.
+          WorkspaceError: someone else moved the branch, or has it checked out.
         """
+        if self._git.text("rev-parse", "--symbolic-full-name", "HEAD") == self._branch_ref:
+            raise WorkspaceError(
+                f"{self._git.folder} has branch {self.branch} checked out, which the run moves: check out another "
+                "one there, such as with git checkout -b mine"
+            )
         tip = self._tip(self._branch_ref)
         if tip is not None and previous is not None and tip not in (commit, previous):
             raise WorkspaceError(

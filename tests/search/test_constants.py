@@ -51,6 +51,13 @@ def test_what_no_ledger_can_store_is_left_out(expression):
     assert read_constants(f"A = {expression}\nB = 3") == {"B": 3}
 
 
+def test_what_the_parser_gives_up_on_is_a_syntax_error():
+    assert read_constants("A = " + "1 + " * 600 + "1\nB = 3") == {"B": 3}
+    for source in ("A = " + "-" * 5000 + "1\n", "A = 1  # \0\n"):
+        with pytest.raises(SyntaxError):
+            read_constants(source)
+
+
 def test_sets_values_and_nothing_else():
     edited = set_constants(SOURCE, {"DEPTH": 6, "LR": 0.028, "FLAG": False, "PATTERN": 'S"L', "TOKENS": 7})
     expected = (

@@ -1,12 +1,14 @@
 """The whole loop on a fake task, with real git and a real ledger."""
 
+import dataclasses
 import os
 import subprocess
+import time
 
 import pytest
 from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.measurement import Status
+from autoresearch_jax.measurement import CandidateRejected, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.decision import Choice, Decision
 from autoresearch_jax.search.evaluation import RunError
@@ -200,6 +202,38 @@ def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench)
     spaces = [[constant.name for constant in brief.space] for brief in proposer.briefs]
     assert spaces == [["LR", "DEPTH", "PATTERN"]] * 3 + [["LR", "PATTERN"]]
     assert proposer.briefs[3].program.endswith("- try harder\n")
+
+
+def test_words_of_candidates_and_proposers_may_be_anything(bench):
+    class Rude(FakeTask):
+        def prepare(self, source, log_dir):
+            if "LR = 0.3" in source:
+                raise CandidateRejected(Status.REJECTED, "no\0build\n\x1b[31m")
+            return super().prepare(source, log_dir)
+
+    script = [moved(LR=0.3), dataclasses.replace(moved(LR=0.2), hypothesis="a\0b\n\ud800\tc")]
+    assert bench.loop(Rude(), ScriptedProposer(script)).run() == "the script is over"
+    rows = bench.ledger().experiments()
+    assert (rows[1].reason, rows[2].hypothesis) == ("no build [31m", "a b c")
+
+
+def test_a_source_that_breaks_the_parser_is_rejected(bench):
+    script = [Proposal("deep", "text", source=SOURCE + "X = " + "-" * 5000 + "1\n")]
+    assert bench.loop(proposer=ScriptedProposer(script)).run() == "the script is over"
+    assert bench.ledger().experiment(1).status is Status.REJECTED
+
+
+def test_time_spent_on_a_proposal_that_cannot_be_applied_counts(bench):
+    script = ScriptedProposer([moved(GONE=1)], before=lambda brief: time.sleep(0.1))
+    bench.loop(proposer=script).run()
+    assert bench.ledger().experiment(1).seconds > 0.1
+
+
+def test_a_target_for_another_metric_is_named_while_the_run_goes_on(bench):
+    page = bench.program.read_text().replace("8 experiments", "lost <= 0.5")
+    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(page))
+    bench.loop(proposer=script).run()
+    assert '"Stop when" names lost, but the metric is loss (the version' in bench.recorder.notices[0]
 
 
 def test_a_page_that_an_editor_empties_for_a_moment_does_not_end_the_night(bench):

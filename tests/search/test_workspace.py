@@ -107,6 +107,15 @@ def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
     assert (place.folder / "train_lib.py").read_text() != "LR = 1\n"
 
 
+def test_a_branch_that_the_user_has_checked_out_is_not_moved_beneath_him(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    run_git(repo, "checkout", "-q", "-b", "autoresearch/night")
+    with pytest.raises(WorkspaceError, match=r"has branch autoresearch/night checked out, which the run moves: check"):
+        place.keep(place.commit("LR = 1\n", first, "one", 0), first)
+    assert run_git(repo, "rev-parse", "HEAD") == first
+
+
 def test_submodules_of_the_user_are_left_alone(repo, run_git, tmp_path):
     run_git(tmp_path, "init", "-q", "part")
     run_git(tmp_path / "part", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "part")
