@@ -9,7 +9,8 @@ from absl import flags
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig, find_device
+from autoresearch_jax.lm.device import find_device
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig
 from autoresearch_jax.measurement import Budget
 
 MESH_AXES = ("data", "model")

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +14,9 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.device import Device, start_worker
 from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.tracer import one_line, run_trace
 from autoresearch_jax.measurement import (
     Budget,
     Candidate,
@@ -26,45 +26,16 @@ from autoresearch_jax.measurement import (
     Scalar,
     Status,
 )
-from autoresearch_jax.runtime.process import (
-    JsonWorker,
-    ProcessTimeoutError,
-    WorkerDiedError,
-    bare_environment,
-    describe_exit,
-    run_bounded,
-)
+from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 
 METRIC = Metric("val_bpb", "minimize")
-JUDGE_BATCH_ROWS = (
-    32,
-    8,
-    2,
-)  # rows on each data-parallel device; the judge takes the first that fits into memory
-# glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# Rows on each data-parallel device; the judge takes the first size that fits into memory.
+JUDGE_BATCH_ROWS = (32, 8, 2)
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
 
 
 class TaskError(UserError):
     """The harness, not the candidate, failed; the message names the log."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """What to run on; found out by `find_device`.
-
-    Attributes:
-      platform: "cpu", "cuda" or "tpu".
-      device_kind: the device's own name.
-      num_devices: how many JAX sees.
-      memory_bytes: of one device; None where it is not known.
-    """
-
-    platform: str
-    device_kind: str
-    num_devices: int
-    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -217,14 +188,20 @@ class LmTask:
             traced = scratch / "programs"
             traced.mkdir()
             request = self._trace_request(source_path)
-            self._trace(request, source_path, traced, log_dir)
+            run_trace(
+                request,
+                traced,
+                environment=config.environment,
+                log_path=log_dir / "trace.log",
+                timeout_seconds=config.limits.trace,
+            )
             try:
                 worker.send({"op": "check", "programs_dir": str(traced), "request": request})
                 event = worker.receive(config.limits.startup)
             except (ProcessTimeoutError, WorkerDiedError) as error:
                 raise TaskError(f"checking the traced programs: {error}; see {log_dir / 'worker.log'}") from error
             if event["event"] == "rejected":
-                raise CandidateRejected(Status.REJECTED, _one_line(event["reason"]))
+                raise CandidateRejected(Status.REJECTED, one_line(event["reason"]))
             if event["event"] != "checked":
                 raise TaskError(f"checking the traced programs: {event['reason']}; see {log_dir / 'worker.log'}")
             shutil.copyfile(source_path, traced / source_path.name)
@@ -253,32 +230,6 @@ class LmTask:
             "judge_batch_sizes": [rows * data_parallel for rows in JUDGE_BATCH_ROWS],
         }
 
-    def _trace(self, request: Mapping[str, Any], source_path: Path, traced: Path, log_dir: Path) -> None:
-        """Runs the candidate's Python, once, in a process that sees no data and no keys."""
-        config = self._config
-        log_path = log_dir / "trace.log"
-        request_path = source_path.with_name("request.json")
-        request_path.write_text(json.dumps(request))
-        environment = bare_environment(
-            config.environment,
-            HOME=str(source_path.parent),
-            JAX_PLATFORMS="cpu",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
-        )
-        argv = [sys.executable, "-m", "autoresearch_jax.lm.trace", str(request_path), str(traced)]
-        try:
-            returncode = run_bounded(
-                argv,
-                environment=environment,
-                cwd=source_path.parent,
-                log_path=log_path,
-                timeout_seconds=config.limits.trace,
-            )
-        except ProcessTimeoutError as error:
-            raise CandidateRejected(Status.TIMEOUT, f"the trace {error}", _tail(log_path)) from error
-        if returncode != 0:
-            raise _rejection(traced / "failure.json", returncode, log_path)
-
     def _measure_request(self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path) -> MeasureRequest:
         config = self._config
         assert candidate.programs_dir is not None
@@ -306,86 +257,12 @@ class LmTask:
         deadline = time.monotonic() + limits.startup
         while True:
             remaining = deadline - time.monotonic()
+            if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on who is quicker
+                raise ProcessTimeoutError(f"{-remaining:.1f} s late")
             event = worker.receive(min(remaining, 1e6))
             if event["event"] == "phase":
                 deadline = time.monotonic() + limits.of(event["phase"], budget)
             yield event
-
-
-def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
-    """What to run on.
-
-    Args:
-      platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
-      mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
-      environment: variables of this process.
-      log_path: for the output of the process that asks the accelerator.
-
-    Raises:
-      TaskError: the accelerator does not answer.
-    """
-    if platform == "auto":
-        platform = _platform_of_device_files()
-    if platform == "cpu":
-        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", "cpu", mesh_devices, memory_bytes)
-    worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
-    try:
-        worker.send({"op": "devices"})
-        event = worker.receive(TimeLimits().startup)
-    except (ProcessTimeoutError, WorkerDiedError) as error:
-        raise TaskError(f"--platform={platform}: {error}; see {log_path}, or use --platform=cpu") from error
-    finally:
-        worker.close()
-    if event["event"] == "failed":
-        raise TaskError(f"--platform={platform}: {event['reason']}; use --platform=cpu, or see {log_path}")
-    return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
-
-
-def start_worker(
-    platform: str,
-    num_devices: int,
-    log_path: Path,
-    *,
-    environment: Mapping[str, str],
-    compile_cache_dir: Path | None,
-) -> JsonWorker:
-    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
-
-    It runs our code only, so it inherits everything: an accelerator's runtime is told by many a variable.
-    """
-    extra = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
-    if platform == "cpu":
-        device_count = f"--xla_force_host_platform_device_count={num_devices}"
-        extra["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()
-        extra["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
-    if compile_cache_dir is not None:
-        extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
-        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-    return JsonWorker(
-        [sys.executable, "-m", "autoresearch_jax.lm.worker"],
-        environment={**environment, **extra},
-        cwd=log_path.parent,
-        log_path=log_path,
-    )
-
-
-def _platform_of_device_files() -> str:
-    if Path("/dev/nvidia0").exists():
-        return "cuda"
-    if any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*")):
-        return "tpu"
-    return "cpu"
-
-
-def _rejection(failure_path: Path, returncode: int, log_path: Path) -> CandidateRejected:
-    """What the failed trace says of itself, which is the candidate's word: data, not truth."""
-    try:
-        failure = json.loads(failure_path.read_text())
-        status = Status.CRASH if failure["kept_contract"] else Status.REJECTED
-        return CandidateRejected(status, _one_line(str(failure["reason"])), _tail(log_path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return CandidateRejected(Status.CRASH, f"the trace {describe_exit(returncode)}", _tail(log_path))
 
 
 def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, candidate: Candidate) -> Measurement:
@@ -403,17 +280,3 @@ def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, cand
 def _existing(snapshot_dir: Path) -> Path | None:
     """The snapshot that a killed trial left: it is there whole or not at all."""
     return snapshot_dir if snapshot_dir.exists() else None
-
-
-def _one_line(text: str, max_characters: int = 500) -> str:
-    """A candidate's words as they may be printed and stored: neither lines nor half characters of its own making."""
-    return " ".join(text.split())[:max_characters].encode("utf-8", errors="replace").decode()
-
-
-def _tail(path: Path, max_bytes: int = 4000) -> str | None:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - max_bytes))
-            return file.read(max_bytes).decode("utf-8", errors="replace")
-    except OSError:
-        return None

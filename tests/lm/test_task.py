@@ -14,10 +14,11 @@ import pytest
 from tracing import edited
 
 from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.judge import Scorer, judge
 from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_exam, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
-from autoresearch_jax.lm.task import Device, LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
 from autoresearch_jax.measurement import Budget, CandidateRejected, Measurement, Scalar, Status
 
 DEVICE = Device("cpu", "cpu", 1, None)
@@ -241,7 +242,7 @@ def test_a_trial_ends_with_its_driver(tiny_dataset: Dataset, tmp_path: Path) -> 
         [
             sys.executable,
             "-c",
-            "import os, sys, time; from pathlib import Path; from autoresearch_jax.lm.task import start_worker\n"
+            "import os, sys, time; from pathlib import Path; from autoresearch_jax.lm.device import start_worker\n"
             f"worker = start_worker('cpu', 1, Path({str(tmp_path / 'log')!r}), environment=os.environ,"
             " compile_cache_dir=None)\nprint(worker._process.pid, flush=True)\ntime.sleep(600)",
         ],

@@ -1,0 +1,101 @@
+"""What to run on: the platform that is there, its devices, and the processes that may use them. Loads no JAX."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+
+PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
+# glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
+
+class DeviceError(UserError):
+    """The accelerator asked for does not answer; the message names the flag and the log."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What to run on; found out by `find_device`.
+
+    Attributes:
+      platform: "cpu", "cuda" or "tpu".
+      device_kind: the device's own name.
+      num_devices: how many JAX sees.
+      memory_bytes: of one device; None where it is not known.
+    """
+
+    platform: str
+    device_kind: str
+    num_devices: int
+    memory_bytes: int | None
+
+
+def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
+    """What to run on.
+
+    Args:
+      platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
+      mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
+      environment: variables of this process.
+      log_path: for the output of the process that asks the accelerator.
+
+    Raises:
+      DeviceError: the accelerator does not answer.
+    """
+    if platform == "auto":
+        platform = _platform_of_device_files()
+    if platform == "cpu":
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device("cpu", "cpu", mesh_devices, memory_bytes)
+    worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
+    try:
+        worker.send({"op": "devices"})
+        event = worker.receive(PROBE_SECONDS)
+    except (ProcessTimeoutError, WorkerDiedError) as error:
+        raise DeviceError(f"--platform={platform}: {error}; see {log_path}, or use --platform=cpu") from error
+    finally:
+        worker.close()
+    if event["event"] == "failed":
+        raise DeviceError(f"--platform={platform}: {event['reason']}; use --platform=cpu, or see {log_path}")
+    return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
+
+
+def start_worker(
+    platform: str,
+    num_devices: int,
+    log_path: Path,
+    *,
+    environment: Mapping[str, str],
+    compile_cache_dir: Path | None,
+) -> JsonWorker:
+    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
+
+    It runs our code only, so it inherits everything: an accelerator's runtime is told by many a variable.
+    """
+    extra = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
+    if platform == "cpu":
+        device_count = f"--xla_force_host_platform_device_count={num_devices}"
+        extra["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()
+        extra["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
+    if compile_cache_dir is not None:
+        extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
+        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    return JsonWorker(
+        [sys.executable, "-m", "autoresearch_jax.lm.worker"],
+        environment={**environment, **extra},
+        cwd=log_path.parent,
+        log_path=log_path,
+    )
+
+
+def _platform_of_device_files() -> str:
+    if Path("/dev/nvidia0").exists():
+        return "cuda"
+    if any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*")):
+        return "tpu"
+    return "cpu"
