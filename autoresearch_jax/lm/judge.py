@@ -206,6 +206,6 @@ def _probe(
 
 
 def _compare(reason: str, *differences: np.ndarray) -> None:
-    worst = max((float(difference.max()) for difference in differences if difference.size), default=0.0)
-    if not worst <= PROBE_TOLERANCE:  # a NaN must not pass
+    worst = float(np.concatenate([np.zeros(1), *differences]).max())  # NumPy's max, unlike Python's, hands a NaN on
+    if not worst <= PROBE_TOLERANCE:  # and a NaN must not pass
         raise InvalidCandidateError(f"{reason} (by {worst:.3g} nats, tolerance {PROBE_TOLERANCE:g})")
