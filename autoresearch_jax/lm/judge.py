@@ -206,6 +206,7 @@ def _probe(
 
 
 def _compare(reason: str, *differences: np.ndarray) -> None:
-    worst = float(np.concatenate([np.zeros(1), *differences]).max())  # NumPy's max, unlike Python's, hands a NaN on
+    # NumPy's max, unlike Python's, hands a NaN on wherever it stands
+    worst = float(np.concatenate([difference.ravel() for difference in differences]).max(initial=0.0))
     if not worst <= PROBE_TOLERANCE:  # and a NaN must not pass
         raise InvalidCandidateError(f"{reason} (by {worst:.3g} nats, tolerance {PROBE_TOLERANCE:g})")

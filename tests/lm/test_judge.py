@@ -9,7 +9,7 @@ import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.lm.bits import bits_per_byte
-from autoresearch_jax.lm.judge import Exam, InvalidCandidateError, Scorer, Verdict, judge
+from autoresearch_jax.lm.judge import Exam, InvalidCandidateError, Scorer, Verdict, _compare, judge
 from autoresearch_jax.lm.measure import judge_within_memory, make_mesh
 from autoresearch_jax.lm.programs import load_programs
 
@@ -96,3 +96,11 @@ def test_a_causal_use_of_earlier_tokens_is_allowed(tiny_source: str, tmp_path: P
     earlier = "jnp.cumsum(state['table'][tokens], 1) / jnp.arange(1, 17)[:, None]"
     verdict = judged(edited(tiny_source, (READ, f"return {earlier}")), tmp_path / "mean of the past")
     assert 0 < verdict.bpb < 20
+
+
+@pytest.mark.parametrize("differences", [[0.0, np.nan], [np.nan, 0.0], [0.0, np.inf], [2e-3, 0.0]])
+def test_a_probe_passes_small_differences_only(differences: list[float]) -> None:
+    first, second = (np.full((2, 3), difference) for difference in differences)
+    with pytest.raises(InvalidCandidateError, match=r"reason \(by (nan|inf|0.002) nats, tolerance 0.001\)"):
+        _compare("reason", first, second)
+    _compare("reason", np.full(3, 1e-4), np.zeros(0))
