@@ -30,7 +30,7 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "budget_steps",
         None,
-        "training steps of one trial, instead of seconds; repeatable",
+        "training steps of one trial, in place of --budget_seconds; repeatable",
         flag_values=flag_values,
     )
     flags.DEFINE_enum("platform", "auto", list(PLATFORMS), "what to run on", flag_values=flag_values)
@@ -135,9 +135,7 @@ def parse_mesh(text: str) -> dict[str, int] | None:
 
 
 def _budget(seconds: float | None, steps: int | None) -> Budget:
-    if seconds is not None and steps is not None:
-        raise UsageError("--budget_seconds and --budget_steps exclude each other: give one of them")
-    if steps is not None:
+    if steps is not None:  # wins, since a flag file usually sets the seconds
         if steps < 1:
             raise UsageError(f"--budget_steps={steps}: must be at least 1")
         return Budget(steps=steps)
