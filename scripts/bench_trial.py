@@ -34,6 +34,8 @@ def trial(run_dir: Path, *flags: str, **variables: str) -> tuple[dict[str, Any],
     environment = {**os.environ, **variables}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     seconds = time.monotonic() - start
+    if not done.stdout:
+        sys.exit(f"bench_trial: {' '.join(command)}: exit status {done.returncode}")
     summary = json.loads(done.stdout)
     if summary["status"] != "ok":
         sys.exit(f"bench_trial: {' '.join(command)}: {summary['error']}")
