@@ -24,8 +24,8 @@ from autoresearch_jax.contract import Experiment, Task
 # --------------------------------------------------------------------------------------------------
 
 # Size
-DEPTH = 2  # layers; the one dial, which width, heads and learning rates follow
-ASPECT_RATIO = 128  # width over depth; the width is rounded up to whole heads
+DEPTH = 4  # layers; the one dial, which width, heads and learning rates follow
+ASPECT_RATIO = 32  # width over depth; the width is rounded up to whole heads
 HEAD_DIM = 128  # size of an attention head
 VOCAB_SIZE = 2048  # one of those the dataset offers
 WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half the context, L all; the last is L

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tracing import edited, traced
 from train_lib_source import TRAIN_LIB, load_tiny, make_mesh, nudged, tiny_source_text
 
 from autoresearch_jax.contract import Task
+from autoresearch_jax.lm.trace import ContractError
 
 TASK = Task(vocab_sizes=(256, 320), sequence_length=16)
 
@@ -98,8 +100,10 @@ MULTI_DEVICE = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
+from tracing import edited, traced
 from train_lib_source import load_tiny, make_mesh, nudged
 from autoresearch_jax.contract import Task
+from autoresearch_jax.lm.trace import ContractError
 
 task = Task(vocab_sizes=(256,), sequence_length=16, num_devices=8)
 tokens = np.random.default_rng(0).integers(0, 256, size=(8, 17), dtype=np.int32)
@@ -130,9 +134,23 @@ def test_eight_devices_train_as_one():
 
 
 def test_harness_traces_it(tmp_path):
-    from tracing import traced
-
     assert any(traced(tiny_source_text(), tmp_path / "trial").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (
+            '{"params": params}, {"loss": loss}',
+            "another state than it took: optimizer/.* became nothing",
+        ),
+        ('{"params": params, "optimizer": optimizer}', r"`step` must return \(state, metrics\)"),
+    ],
+)
+def test_another_state_is_refused_in_the_contracts_words(result, message, tmp_path):
+    as_it_is = 'return {"params": params, "optimizer": optimizer}, {"loss": loss}'
+    with pytest.raises(ContractError, match=message):
+        traced(edited(tiny_source_text(), (as_it_is, f"return {result}")), tmp_path / "trial")
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])

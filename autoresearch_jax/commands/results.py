@@ -22,13 +22,14 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     with closing(Ledger.open_to_read(run_folder(flag_values).ledger)) as ledger:
-        rows = ledger.experiments()
+        rows, trials = ledger.experiments(), ledger.trials()
         figures = summarize_run(ledger).lines()
         metric = stored_metric(ledger)
     if flag_values.format == "json":
-        print(json.dumps({"summary": figures, "experiments": experiments_as_json(rows)}, indent=1))
+        print(json.dumps({"summary": figures, "experiments": experiments_as_json(rows, trials)}, indent=1))
         return 0
     print_experiments(rows, metric, sys.stdout)
-    print()
-    print(format_lines(figures))
+    if metric is not None:  # trials by hand have no baseline, and so no gain
+        print()
+        print(format_lines(figures))
     return 0

@@ -1,7 +1,7 @@
 """Prints text from a snapshot, so that a person sees what the model learnt.
 
 autoresearch sample --tag=NAME --prompt='def '
-autoresearch sample --snapshot=runs/NAME/snapshots/3 --temperature=0
+autoresearch sample --snapshot=runs/NAME/snapshots/0003-0004 --temperature=0
 """
 
 from contextlib import closing

@@ -93,7 +93,9 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         if version == FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh"}:
             raise ValueError("it tells no platform or no mesh")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SnapshotError(f"{folder}: no snapshot here; `autoresearch results` names those of a run") from error
+        raise SnapshotError(
+            f"{folder}: no snapshot here; `autoresearch results --format=json` names a run's"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(f"{folder / 'manifest.json'}: damaged: {type(error).__name__}: {error}") from error
     if version != FORMAT_VERSION:

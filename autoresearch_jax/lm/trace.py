@@ -13,8 +13,9 @@ import json
 import resource
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.contract import Experiment, Phase, Task
+from autoresearch_jax.contract import Experiment, Phase, Step, Task
 
 CPU_SECONDS_LIMIT = 900  # a trace that spins ends by itself even if its parent was killed
 FAILURE_FILE = "failure.json"
@@ -232,14 +233,23 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
     tokens = jax.ShapeDtypeStruct(phase.batch_shape, jnp.int32)
     progress = jax.ShapeDtypeStruct((), jnp.float32)
 
-    def plain_step(arrays: list[jax.Array], tokens_BxT1: jax.Array, progress: jax.Array) -> Any:
-        result = phase.step(boundary.decode(arrays), tokens_BxT1, progress)
+    def plain_step(step: Step, arrays: list[jax.Array], tokens_BxT1: jax.Array, progress: jax.Array) -> Any:
+        result = step(boundary.decode(arrays), tokens_BxT1, progress)
         if not (isinstance(result, tuple) and len(result) == 2 and hasattr(result[1], "items")):
             raise ContractError("`step` must return (state, metrics) with metrics a dict")
         return result
 
-    state_shape, metrics_shape = jax.eval_shape(plain_step, boundary.structs, tokens, progress)
-    boundary.check_same(state_shape)
+    def metrics_of(step: Step) -> Mapping[str, jax.ShapeDtypeStruct]:
+        state_shape, metrics_shape = jax.eval_shape(partial(plain_step, step), boundary.structs, tokens, progress)
+        boundary.check_same(state_shape)
+        return metrics_shape
+
+    try:
+        metrics_shape = metrics_of(phase.step)
+    except (TypeError, ValueError):
+        # a jit with out_shardings complains of another structure in its own words: ours say it better
+        metrics_of(getattr(phase.step, "__wrapped__", phase.step))
+        raise
     names = sorted(metrics_shape)
     if "loss" not in names:
         raise ContractError('`step` returns no metric "loss": add it, in nats per token')
@@ -248,7 +258,7 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
             raise ContractError(f"metric {name!r} of `step` has shape {metrics_shape[name].shape}, not ()")
 
     def flat_step(arrays: list[jax.Array], tokens_BxT1: jax.Array, progress: jax.Array) -> Any:
-        state, metrics = plain_step(arrays, tokens_BxT1, progress)
+        state, metrics = plain_step(phase.step, arrays, tokens_BxT1, progress)
         return boundary.encode(state), [jnp.asarray(metrics[name], jnp.float32) for name in names]
 
     return flat_step, names
@@ -313,15 +323,14 @@ def _array_words(shape_and_dtype: tuple[tuple[int, ...], Any] | None) -> str:
 
 
 def _describe_failure(error: BaseException, source_path: Path) -> str:
-    """One line: the place in the candidate's file, the kind of error, its first line."""
+    """One line: the place in the candidate's file, the kind of error, what it says."""
     if isinstance(error, ContractError):
         return f"{source_path.name}: {error}"
     if isinstance(error, SyntaxError) and error.lineno is not None:
         return f"{source_path.name}:{error.lineno}: SyntaxError: {error.msg}"
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(source_path)]
     place = f"{source_path.name}:{lines[-1]}: " if lines else ""
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"{place}{type(error).__name__}: {first_line}".rstrip(": ")
+    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -49,6 +49,8 @@ def run_trace(
         raise CandidateRejected(Status.TIMEOUT, f"the trace {error}", _tail(log_path)) from error
     if returncode != 0:
         raise _rejection(out_dir / "failure.json", returncode, log_path)
+    if not (out_dir / "signature.json").exists():
+        raise CandidateRejected(Status.CRASH, "the trace ended before it had written its programs", _tail(log_path))
 
 
 def one_line(text: str) -> str:

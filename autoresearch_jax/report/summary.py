@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import outcome
 
 SCORE_DECIMALS = 6
@@ -85,8 +85,12 @@ def stored_metric(ledger: Ledger) -> Metric | None:
     return Metric(str(settings["metric"]), str(settings["direction"]))
 
 
-def experiments_as_json(rows: Sequence[ExperimentRow]) -> list[dict[str, object]]:
-    """Experiments as plain objects; a missing number is null."""
+def experiments_as_json(rows: Sequence[ExperimentRow], trials: Sequence[TrialRow]) -> list[dict[str, object]]:
+    """Experiments as plain objects, with the snapshots of their trials; a missing number is null."""
+    snapshots: dict[int, list[str]] = {}
+    for trial in trials:
+        if trial.snapshot is not None:
+            snapshots.setdefault(trial.experiment, []).append(str(trial.snapshot))
     return [
         {
             "experiment": row.id,
@@ -99,6 +103,7 @@ def experiments_as_json(rows: Sequence[ExperimentRow]) -> list[dict[str, object]
             "reason": row.reason,
             "commit": row.commit,
             "seconds": row.seconds,
+            "snapshots": snapshots.get(row.id, []),
             "constants": dict(row.constants),
         }
         for row in rows

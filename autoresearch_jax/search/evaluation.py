@@ -102,7 +102,7 @@ class Evaluation:
         return draw_seed(self._run_seed, experiment.id, trial)
 
     def _measure(self, experiment: ExperimentRow, trial: TrialRow, candidate: Candidate) -> Measurement:
-        snapshot_dir = self._folder.snapshot_dir(trial.id)
+        snapshot_dir = self._folder.snapshot_dir(experiment.id, trial.id)
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(snapshot_dir, ignore_errors=True)  # of the same trial, in a process that was killed
         try:

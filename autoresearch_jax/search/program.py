@@ -74,7 +74,8 @@ class Program:
     def warnings(self, constants: Mapping[str, ConstantValue]) -> list[str]:
         """A line for each constant whose present value is outside its own row."""
         return [
-            f"{self.path}:{row.line}: {row.name} is {_show(constants[row.name])} now, outside {row.values}"
+            f"{self.path}:{row.line}: {row.name} is {_show(constants[row.name])} now, outside {row.values}: "
+            "once moved it never comes back"
             for row in self.space(constants)
             if not _contains(row.values, constants[row.name])
         ]

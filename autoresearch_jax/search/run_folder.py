@@ -44,9 +44,9 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def snapshot_dir(self, trial: int) -> Path:
-        """Where a trial's snapshot goes."""
-        return self.path / "snapshots" / f"{trial:04d}"
+    def snapshot_dir(self, experiment: int, trial: int) -> Path:
+        """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
+        return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"
 
     def create(self) -> None:
         """Makes the folder, and keeps it out of the sight of a git repository around it.

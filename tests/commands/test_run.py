@@ -157,7 +157,8 @@ def test_a_target_ends_the_run(place, capsys):
 def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
     (place / "program.md").write_text(PROGRAM.replace("2 .. 8", "5 .. 8"))
     assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0
-    assert capsys.readouterr().err == "autoresearch run: program.md:12: DEPTH is 4 now, outside 5 .. 8\n"
+    warning = "program.md:12: DEPTH is 4 now, outside 5 .. 8: once moved it never comes back"
+    assert capsys.readouterr().err == f"autoresearch run: {warning}\n"
 
 
 def test_changes_that_are_not_committed(place, capsys):

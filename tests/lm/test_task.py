@@ -157,6 +157,7 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             Status.CRASH,
             "a val_bpb: ?",
         ),
+        ("UNUSED = 1", "import os; os._exit(0)", Status.CRASH, "the trace ended before it had written its programs"),
         ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 5 s"),
     ],
 )

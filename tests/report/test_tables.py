@@ -72,5 +72,5 @@ def test_an_experiment_on_one_line(ledger):
 
 
 def test_json_has_null_for_what_is_missing(ledger):
-    crash = experiments_as_json(ledger.experiments())[2]
+    crash = experiments_as_json(ledger.experiments(), ledger.trials())[2]
     assert (crash["outcome"], crash["score"], crash["constants"]) == ("crash", None, {"LR": 1})

@@ -132,7 +132,7 @@ def test_whole_ends_are_real_ones_for_a_real_constant():
 
 def test_a_value_outside_its_range_is_a_warning():
     warnings = parse_program(PROGRAM).warnings({**CONSTANTS, "DEPTH": 12})
-    assert warnings == ["program.md:12: DEPTH is 12 now, outside 2 .. 8"]
+    assert warnings == ["program.md:12: DEPTH is 12 now, outside 2 .. 8: once moved it never comes back"]
 
 
 def test_a_missing_page_says_what_to_do(tmp_path: Path):
