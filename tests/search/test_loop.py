@@ -218,7 +218,7 @@ def test_words_of_candidates_and_proposers_may_be_anything(bench):
 
 
 def test_a_source_that_breaks_the_parser_is_rejected(bench):
-    script = [Proposal("deep", "text", source=SOURCE + "X = " + "-" * 5000 + "1\n")]
+    script = [Proposal("deep", "text", source=SOURCE + "X = " + "-" * 200_000 + "1\n")]
     assert bench.loop(proposer=ScriptedProposer(script)).run() == "the script is over"
     assert bench.ledger().experiment(1).status is Status.REJECTED
 
