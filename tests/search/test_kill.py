@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.ledger import Ledger, LedgerError
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 
 DRIVER = Path(__file__).parent.parent / "fake_driver.py"
@@ -86,7 +87,7 @@ def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo,
 def number_of_trials(repo: Path) -> int:
     try:
         return len(ledger_of(repo).trials())
-    except Exception:  # the file is there and the tables are not yet
+    except (LedgerError, sqlite3.Error):  # the file is there and the tables are not yet
         return 0
 
 
