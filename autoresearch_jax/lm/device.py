@@ -54,6 +54,7 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
         return Device("cpu", "cpu", mesh_devices, memory_bytes)
     worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
     try:
+        worker.receive(PROBE_SECONDS)  # that it is ready
         worker.send({"op": "devices"})
         event = worker.receive(PROBE_SECONDS)
     except (ProcessTimeoutError, WorkerDiedError) as error:

@@ -1,43 +1,22 @@
 """The traced programs of a candidate: read from disk, checked, hashed, compiled. Never believed, always verified."""
 
-import hashlib
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax import export
-from jax.extend import mlir
-from jax.extend.mlir import ir
-from jax.extend.mlir.dialects import chlo, sdy, stablehlo
 from jax.sharding import Mesh
-from jaxlib.mlir.passmanager import PassManager
 
-from autoresearch_jax.lm.trace import SIGNATURE_FILE
-
-MAX_CONSTANT_BYTES = 1 << 20  # embedded in one program: a table of the answers must not fit
-
-# Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
-_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk"
-ALLOWED_CUSTOM_CALLS = {
-    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
-    "cuda": re.compile(
-        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
-        r"|__cudnn\$fmha[A-Za-z]+"
-    ),
-    "tpu": re.compile(
-        rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|ApproxTopK|Qr|Eigh|LuDecomposition"
-        "|ProductOfElementaryHouseholderReflectors"
-    ),
-}
-
-# What differs between equal programs: the module's name and the names of its results (key paths of the state).
-_NAMES = re.compile(r'^module @\S+|jax\.result_info = "[^"]*",? ?|jax\.arg_info = "[^"]*",? ?', re.MULTILINE)
+from autoresearch_jax.lm.canonical import Dataflow, digest, refine
+from autoresearch_jax.lm.caps import Caps
+from autoresearch_jax.lm.operations import ALLOWED_CUSTOM_CALLS, OperationError, check_operations, stablehlo_module
+from autoresearch_jax.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
+from autoresearch_jax.untrusted import quoted
 
 
 class ProgramError(Exception):
@@ -71,7 +50,8 @@ class Programs:
       logits: rows of the batch -> program (read leaves, int32[rows, T]) -> float[rows, T, vocab_size].
       leaf_names: key path of each leaf.
       read_leaves: indices of the leaves that `logits` reads.
-      program_hash: SHA-256 of the canonical programs; equal hashes are the same candidate.
+      constant_bytes: bytes of the constants that `init`, all steps and `logits` embed together.
+      program_hash: SHA-256 of what the programs compute (see `canonical.py`); equal hashes are the same candidate.
     """
 
     init: export.Exported
@@ -84,6 +64,7 @@ class Programs:
     leaf_names: tuple[str, ...]
     read_leaves: tuple[int, ...]
     model_flops_per_token: float | None
+    constant_bytes: int
     program_hash: str
 
     @property
@@ -125,23 +106,24 @@ def load_programs(folder: Path) -> Programs:
             leaf_names=tuple(map(str, signature["leaves"])),
             read_leaves=tuple(map(int, signature["read_leaves"])),
             model_flops_per_token=_optional_float(signature["model_flops_per_token"]),
+            constant_bytes=0,
             program_hash="",
         )
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ProgramError(f"the traced programs cannot be read: {type(error).__name__}: {error}") from error
     if platform not in ALLOWED_CUSTOM_CALLS:
-        raise ProgramError(f"the programs are for the unknown platform {platform!r}")
+        raise ProgramError(f"the programs are for the unknown platform {quoted(platform, 20)}")
     _check_signatures(programs)
-    canonical = [f"vocab_size={programs.vocab_size}"]
-    for name, exported in _named(programs):
-        canonical.append(f"{name}\n{_canonical_text(exported, name, platform)}")
-    canonical += [f"{step.from_progress} {step.batch_shape}" for step in programs.steps]
-    program_hash = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
-    return Programs(**{**programs.__dict__, "program_hash": program_hash})
+    constant_bytes, program_hash = _read_operations(programs)
+    return replace(programs, constant_bytes=constant_bytes, program_hash=program_hash)
 
 
-def check_asked(programs: Programs, request: Mapping[str, Any]) -> None:
-    """Raises ProgramError unless the programs are for what `trace.py` was asked for in `request`."""
+def check_asked(programs: Programs, request: Mapping[str, Any], caps: Caps) -> None:
+    """Checks that the programs are for what `trace.py` was asked for, and within the caps.
+
+    Raises:
+      ProgramError: they are not.
+    """
     task = request["task"]
     asked = (task["platform"], request["mesh"], task["sequence_length"], sorted(request["judge_batch_sizes"]))
     made = (programs.platform, programs.mesh_axes, programs.sequence_length, sorted(programs.logits))
@@ -149,6 +131,11 @@ def check_asked(programs: Programs, request: Mapping[str, Any]) -> None:
         raise ProgramError(f"the programs are for platform, mesh, length and batches {made}, asked for was {asked}")
     if programs.vocab_size not in task["vocab_sizes"]:
         raise ProgramError(f"vocab_size {programs.vocab_size} is not offered by the dataset")
+    if programs.constant_bytes > caps.constant_bytes:
+        raise ProgramError(
+            f"the programs embed {programs.constant_bytes:,} bytes of constants, more than {caps.constant_bytes:,}: "
+            "compute arrays inside the functions, from few numbers"
+        )
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
@@ -201,8 +188,11 @@ def _check_signatures(programs: Programs) -> None:
     state = "[" + ",".join(leaves) + "]"
     for step in programs.steps:
         rows, length = step.batch_shape
-        if "loss" not in step.metrics:
-            raise ProgramError('`step` returns no metric "loss"')
+        if "loss" not in step.metrics or len(set(step.metrics)) != len(step.metrics):
+            raise ProgramError('`step` returns no metric "loss", or one name twice')
+        for metric in step.metrics:
+            if not METRIC_NAME.fullmatch(metric):
+                raise ProgramError(f"a metric of `step` is called {quoted(metric, 80)}: {METRIC_NAME_RULE}")
         metrics = "[" + ",".join("[]float32" for _ in step.metrics) + "]"
         inputs = f"({state},[{rows},{length}]int32,[]float32)"
         _check_program("step", step.exported, inputs, f"({state},{metrics})")
@@ -242,46 +232,52 @@ def _shape_words(shape: Sequence[int], dtype: Any) -> str:
     return f"[{','.join(map(str, shape))}]{dtype}"
 
 
-def _canonical_text(exported: export.Exported, name: str, platform: str) -> str:
-    """The program's text without what names and source locations leave in it, after checking its operations."""
-    custom_calls: set[str] = set()
-    constant_bytes = 0
-
-    def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
-        nonlocal constant_bytes
-        if operation.name == "stablehlo.custom_call":
-            custom_calls.add(ir.StringAttr(operation.attributes["call_target_name"]).value)
-        elif operation.name == "stablehlo.constant":
-            constant_bytes += _constant_bytes(operation.attributes["value"])
-        return ir.WalkResult.ADVANCE
-
-    with ir.Context() as context:
-        for dialect in (stablehlo, chlo, sdy):
-            dialect.register_dialect(context)
+def _read_operations(programs: Programs) -> tuple[int, str]:
+    """Checks every operation; bytes of the constants, and the hash of what is computed."""
+    flows: list[Dataflow] = []
+    sizes: list[int] = []
+    for name, exported in _named(programs):
         try:
-            module = mlir.deserialize_portable_artifact(exported.mlir_module_serialized)
-        except (ValueError, RuntimeError) as error:
-            raise ProgramError(f"`{name}` holds no StableHLO: {error}") from error
-        module.operation.walk(visit)
-        forbidden = [call for call in custom_calls if not ALLOWED_CUSTOM_CALLS[platform].fullmatch(call)]
-        if forbidden:
-            raise ProgramError(f"`{name}` uses custom calls not allowed on {platform}: {', '.join(sorted(forbidden))}")
-        if constant_bytes > MAX_CONSTANT_BYTES:
-            raise ProgramError(
-                f"`{name}` embeds {constant_bytes:,} bytes of constants, more than {MAX_CONSTANT_BYTES:,}: "
-                "compute them inside the function or keep them in the state"
-            )
-        PassManager.parse("builtin.module(inline,symbol-dce,canonicalize,cse)").run(module.operation)
-        return _NAMES.sub("", module.operation.get_asm(enable_debug_info=False))
+            with stablehlo_module(exported.mlir_module_serialized) as module:
+                sizes.append(check_operations(module, programs.platform))
+                flows.append(Dataflow(module))
+        except OperationError as error:
+            raise ProgramError(f"`{name}`: {error}") from error
+    num_steps = len(programs.steps)
+    # `logits` is one function, traced for several sizes of a batch
+    constant_bytes = sum(sizes[: 1 + num_steps]) + max(sizes[1 + num_steps :])
+    return constant_bytes, _program_hash(programs, flows[0], flows[1 : 1 + num_steps], flows[1 + num_steps :])
 
 
-def _constant_bytes(value: ir.Attribute) -> int:
-    """Bytes that a constant tells; one number for all of an array counts once, but counts: a table can be in pieces."""
-    shaped = ir.ShapedType(value.type)
-    element = shaped.element_type
-    bits = element.width if hasattr(element, "width") else 64
-    is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
-    return (1 if is_splat else math.prod(shaped.shape)) * max(bits, 8) // 8
+def _program_hash(programs: Programs, init: Dataflow, steps: Sequence[Dataflow], logits: Sequence[Dataflow]) -> str:
+    """Hash of what the programs compute; the parts of the state are told apart by nothing else."""
+    read = set(programs.read_leaves)
+    start = [
+        digest(value, sharding, str(index in read))
+        for index, (value, sharding) in enumerate(
+            zip(init.results(["key"][: len(init.argument_shardings)]), init.result_shardings, strict=True)
+        )
+    ]
+
+    def run(flow: Dataflow, step: StepProgram, colours: Sequence[str]) -> list[str]:
+        inputs = [*colours, "tokens", "progress"]
+        return flow.results([inputs[i] for i in step.exported.module_kept_var_idx])
+
+    def successors(colours: list[str]) -> list[str]:
+        after = [run(flow, step, colours)[: len(colours)] for flow, step in zip(steps, programs.steps, strict=True)]
+        return [digest(*values) for values in zip(*after, strict=True)]
+
+    colours = refine(start, successors)
+    parts = [f"vocab_size={programs.vocab_size}", *(flow.surroundings for flow in (init, *steps, *logits))]
+    parts += ["state", *sorted(colours)]
+    for flow, step in zip(steps, programs.steps, strict=True):
+        metrics = dict(zip(step.metrics, run(flow, step, colours)[len(colours) :], strict=True))
+        loss = metrics.pop("loss")
+        parts += [f"step from {step.from_progress} on {step.batch_shape}", loss, *sorted(metrics.values())]
+    for flow, (rows, exported) in zip(logits, programs.logits.items(), strict=True):
+        inputs = [*(colours[i] for i in programs.read_leaves), "tokens"]
+        parts += [f"logits of {rows}", *flow.results([inputs[i] for i in exported.module_kept_var_idx])]
+    return digest(*parts)
 
 
 def _optional_float(value: Any) -> float | None:

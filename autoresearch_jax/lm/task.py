@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
 from autoresearch_jax.lm.messages import MeasureRequest
-from autoresearch_jax.lm.tracer import one_line, run_trace
+from autoresearch_jax.lm.tracer import run_trace
 from autoresearch_jax.measurement import (
     Budget,
     Candidate,
@@ -44,6 +45,7 @@ class TimeLimits:
 
     startup: float = 120.0
     trace: float = 300.0
+    check: float = 120.0
     compile: float = 900.0
     init: float = 120.0
     train_slack: float = 120.0
@@ -73,6 +75,7 @@ class LmTaskConfig:
       split: what is judged: "val", or "holdout" for audits.
       judge_tokens: judge about so many tokens; None judges the whole split.
       limits: when a phase is killed.
+      caps: what a candidate must not exceed.
     """
 
     dataset: Dataset
@@ -86,6 +89,7 @@ class LmTaskConfig:
     split: str = "val"
     judge_tokens: int | None = None
     limits: TimeLimits = field(default_factory=TimeLimits)
+    caps: Caps = field(default_factory=Caps)
 
 
 class LmTask:
@@ -111,6 +115,10 @@ class LmTask:
     def prepare(self, source: str, log_dir: Path) -> Candidate:
         """See `search.task.Task.prepare`."""
         start = time.monotonic()
+        num_bytes, cap = len(source.encode()), self._config.caps.source_bytes
+        if num_bytes > cap:
+            reason = f"the source has {num_bytes:,} bytes, more than {cap:,}: make it shorter"
+            raise CandidateRejected(Status.REJECTED, reason)
         self.close()  # a process that waits since a candidate nobody measured would count that time as this one's
         worker = self._take_worker(log_dir)
         try:
@@ -195,21 +203,41 @@ class LmTask:
                 log_path=log_dir / "trace.log",
                 timeout_seconds=config.limits.trace,
             )
-            try:
-                worker.send({"op": "check", "programs_dir": str(traced), "request": request})
-                event = worker.receive(config.limits.startup)
-            except (ProcessTimeoutError, WorkerDiedError) as error:
-                raise TaskError(f"checking the traced programs: {error}; see {log_dir / 'worker.log'}") from error
-            if event["event"] == "rejected":
-                raise CandidateRejected(Status.REJECTED, one_line(event["reason"]))
-            if event["event"] != "checked":
-                raise TaskError(f"checking the traced programs: {event['reason']}; see {log_dir / 'worker.log'}")
+            event = self._check(worker, traced, request, log_dir / "worker.log")
             shutil.copyfile(source_path, traced / source_path.name)
             folder = config.programs_dir / event["program_hash"]
             with contextlib.suppress(OSError):  # it is there already: the same programs
                 os.rename(traced, folder)
         facts = {**event["facts"], "prepare_seconds": time.monotonic() - start}
         return Candidate(source, event["program_hash"], folder, facts)
+
+    def _check(self, worker: JsonWorker, traced: Path, request: Mapping[str, Any], log_path: Path) -> dict[str, Any]:
+        """What the trial's process found out about the traced programs.
+
+        Raises:
+          CandidateRejected: they break a rule, or break the process that looks at them.
+          TaskError: that process did not even start.
+        """
+        config = self._config
+        try:
+            worker.receive(config.limits.startup)  # that it is ready
+        except (ProcessTimeoutError, WorkerDiedError) as error:
+            raise TaskError(f"starting the trial's process: {error}; see {log_path}") from error
+        caps = dataclasses.asdict(config.caps)
+        try:
+            worker.send({"op": "check", "programs_dir": str(traced), "request": request, "caps": caps})
+            event = worker.receive(config.limits.check)
+        except ProcessTimeoutError as error:
+            reason = f"checking the traced programs took longer than {config.limits.check:g} s"
+            raise CandidateRejected(Status.TIMEOUT, reason) from error
+        except WorkerDiedError as error:
+            reason = f"{error} when it read the traced programs; see {log_path}"
+            raise CandidateRejected(Status.CRASH, reason) from error
+        if event["event"] == "rejected":
+            raise CandidateRejected(Status.REJECTED, event["reason"])
+        if event["event"] != "checked":
+            raise TaskError(f"checking the traced programs: {event['reason']}; see {log_path}")
+        return event
 
     def _trace_request(self, source_path: Path) -> dict[str, Any]:
         config = self._config

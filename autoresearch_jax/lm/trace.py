@@ -10,6 +10,7 @@ as their raw data), named by key path.
 import importlib.machinery
 import importlib.util
 import json
+import re
 import resource
 import sys
 import traceback
@@ -30,6 +31,8 @@ from autoresearch_jax.contract import Experiment, Phase, Step, Task
 CPU_SECONDS_LIMIT = 900  # a trace that spins ends by itself even if its parent was killed
 FAILURE_FILE = "failure.json"
 SIGNATURE_FILE = "signature.json"
+METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
+METRIC_NAME_RULE = "use up to 64 letters, digits and _ . / -"
 
 
 class ContractError(Exception):
@@ -254,6 +257,8 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
     if "loss" not in names:
         raise ContractError('`step` returns no metric "loss": add it, in nats per token')
     for name in names:
+        if not METRIC_NAME.fullmatch(name):
+            raise ContractError(f"a metric of `step` is called {name!r}: {METRIC_NAME_RULE}")
         if metrics_shape[name].shape != ():
             raise ContractError(f"metric {name!r} of `step` has shape {metrics_shape[name].shape}, not ()")
 

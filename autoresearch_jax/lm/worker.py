@@ -19,21 +19,24 @@ from typing import Any
 import jax
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.measure import measure
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.programs import ProgramError, check_asked, load_programs
+from autoresearch_jax.untrusted import clean_line, quoted
 
 
-def check(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+def check(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any]:
     """Checks the traced programs of a request; tells their hash and what is known of them before they run."""
     try:
         programs = load_programs(folder)
-        check_asked(programs, request)
+        check_asked(programs, request, caps)
     except ProgramError as error:
-        return {"event": "rejected", "reason": str(error)}
+        return {"event": "rejected", "reason": clean_line(str(error))}
     except Exception as error:  # of files made to be stumbled over
         traceback.print_exc()
-        return {"event": "rejected", "reason": f"the traced programs cannot be read: {type(error).__name__}: {error}"}
+        reason = f"the traced programs cannot be read: {type(error).__name__}: {quoted(str(error))}"
+        return {"event": "rejected", "reason": reason}
     return {
         "event": "checked",
         "program_hash": programs.program_hash,
@@ -41,6 +44,7 @@ def check(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
             "num_params": programs.num_params,
             "vocab_size": programs.vocab_size,
             "state_bytes": programs.state_bytes,
+            "constant_bytes": programs.constant_bytes,
             "batch_tokens": programs.steps[0].batch_shape[0] * (programs.steps[0].batch_shape[1] - 1),
         },
     }
@@ -61,10 +65,11 @@ def devices() -> dict[str, Any]:
 
 def main() -> int:
     requests = _requests_until_closed()
+    _emit({"event": "ready"})
     for message in requests:
         try:
             if message["op"] == "check":
-                _emit(check(Path(message["programs_dir"]), message["request"]))
+                _emit(check(Path(message["programs_dir"]), message["request"], Caps(**message["caps"])))
             elif message["op"] == "devices":
                 _emit(devices())
             elif message["op"] == "measure":

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
+from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.programs import ProgramError, Programs, check_asked, compile_program, load_programs
 from autoresearch_jax.lm.trace import ContractError
+
+REQUEST = {
+    "task": {"platform": "cpu", "sequence_length": 16, "vocab_sizes": [256]},
+    "mesh": {"data": 1, "model": 1},
+    "judge_batch_sizes": [4, 2],
+}
 
 
 @pytest.fixture(scope="module")
@@ -120,28 +127,27 @@ def test_a_broken_contract_is_refused(old: str, new: str, message: str, tiny_sou
         traced(edited(tiny_source, (old, new)), tmp_path / "broken")
 
 
-def test_an_embedded_table_is_refused(tiny_source: str, tmp_path: Path) -> None:
-    def with_table(rows: int) -> str:
-        table = f"np.random.default_rng(0).random((VOCAB_SIZE, {rows}), np.float32)"
-        return edited(
-            tiny_source,
-            ("import jax\n", "import jax\nimport numpy as np\n"),
-            ("normal(key, (VOCAB_SIZE,", f"normal(key, ({rows},"),
-            ("0.01 * jax", f"{table} @ jax"),
-        )
+def test_constants_are_counted(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
+    assert programs.constant_bytes < 500
+    table = "np.random.default_rng(0).random((VOCAB_SIZE, 512), np.float32)"  # half a mebibyte
+    source = edited(
+        tiny_source,
+        ("import jax\n", "import jax\nimport numpy as np\n"),
+        ("normal(key, (VOCAB_SIZE,", "normal(key, (512,"),
+        ("0.01 * jax", f"{table} @ jax"),
+        ('return state["table"][tokens]', 'return state["table"][tokens] + np.arange(256, dtype=np.float32) ** 0.5'),
+    )
+    large = load_programs(traced(source, tmp_path / "large"))
+    assert 2**19 + 1024 < large.constant_bytes < 2**19 + 1024 + 500  # in `init`, and once for all batches of `logits`
+    check_asked(large, REQUEST, Caps())
+    with pytest.raises(ProgramError, match=r"the programs embed 525,\d+ bytes of constants, more than 524,288: "):
+        check_asked(large, REQUEST, Caps(constant_bytes=2**19))
 
-    assert load_programs(traced(with_table(512), tmp_path / "small")).num_params == 256 * 256  # half a mebibyte
-    with pytest.raises(ProgramError, match=r"`init` embeds 2,097,\d+ bytes of constants, more than 1,048,576"):
-        load_programs(traced(with_table(2048), tmp_path / "large"))
 
-
-def test_a_table_in_pieces_is_refused_too(tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_pieces_counts_too(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
     rows = "jnp.stack([jnp.full(VOCAB_SIZE, 0.001 * row) for row in range(VOCAB_SIZE)])"  # 256 numbers of 4 bytes
-    folder = traced(edited(tiny_source, ("0.01 * jax", f"{rows} + 0.01 * jax")), tmp_path / "pieces")
-    assert load_programs(folder).num_params == 256 * 256
-    monkeypatch.setattr("autoresearch_jax.lm.programs.MAX_CONSTANT_BYTES", 1000)
-    with pytest.raises(ProgramError, match=r"`init` embeds 1,\d+ bytes of constants"):
-        load_programs(folder)
+    pieces = load_programs(traced(edited(tiny_source, ("0.01 * jax", f"{rows} + 0.01 * jax")), tmp_path / "pieces"))
+    assert 1000 < pieces.constant_bytes - programs.constant_bytes < 1100
 
 
 def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> N
         traced(foreign, tmp_path / "foreign")
     forced = edited(foreign, ("import jax\n", "import jax\nimport jax._src.export._export as e\n"))
     forced = edited(forced, ("def build", "e._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE |= {'evil'}\n\n\ndef build"))
-    with pytest.raises(ProgramError, match="`step` uses custom calls not allowed on cpu: evil"):
+    with pytest.raises(ProgramError, match='`step`: it uses custom calls not allowed on cpu: "evil"'):
         load_programs(traced(forced, tmp_path / "forced"))
 
 
@@ -203,12 +209,14 @@ def test_a_signature_that_lies_is_refused(
 
 
 def test_programs_for_another_task_are_refused(programs: Programs) -> None:
-    task = {"platform": "cpu", "sequence_length": 16, "vocab_sizes": [256]}
-    request = {"task": task, "mesh": {"data": 1, "model": 1}, "judge_batch_sizes": [4, 2]}
-    check_asked(programs, request)
-    for other in ({"mesh": {"model": 1, "x": 1}}, {"judge_batch_sizes": [4]}, {"task": {**task, "vocab_sizes": [320]}}):
+    check_asked(programs, REQUEST, Caps())
+    for other in (
+        {"mesh": {"model": 1, "x": 1}},
+        {"judge_batch_sizes": [4]},
+        {"task": {**REQUEST["task"], "vocab_sizes": [320]}},
+    ):
         with pytest.raises(ProgramError):
-            check_asked(programs, {**request, **other})
+            check_asked(programs, {**REQUEST, **other}, Caps())
 
 
 def test_numpy_numbers_are_numbers(tiny_source: str, tmp_path: Path) -> None:

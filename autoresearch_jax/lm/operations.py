@@ -1,0 +1,101 @@
+"""Reads the StableHLO of one traced program and checks every operation in it: what it calls, what it embeds."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jax.extend import mlir
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import chlo, sdy, stablehlo
+
+from autoresearch_jax.untrusted import quoted
+
+# Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
+_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk"
+ALLOWED_CUSTOM_CALLS = {
+    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
+    "cuda": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
+        r"|__cudnn\$fmha[A-Za-z]+"
+    ),
+    "tpu": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|ApproxTopK|Qr|Eigh|LuDecomposition"
+        "|ProductOfElementaryHouseholderReflectors"
+    ),
+}
+MAX_NAMED_CALLS = 5  # in a message
+
+
+class OperationError(Exception):
+    """A program holds what no program may; one line."""
+
+
+@contextmanager
+def stablehlo_module(serialized: bytes) -> Iterator[ir.Module]:
+    """A program's module; it and all that was read from it must not be used afterwards.
+
+    Raises:
+      OperationError: it is no StableHLO.
+    """
+    with ir.Context() as context:
+        for dialect in (stablehlo, chlo, sdy):
+            dialect.register_dialect(context)
+        try:
+            module = mlir.deserialize_portable_artifact(serialized)
+        except (ValueError, RuntimeError) as error:
+            raise OperationError("it holds no StableHLO") from error
+        yield module
+
+
+def check_operations(module: ir.Module, platform: str) -> int:
+    """Checks that a program only computes.
+
+    Returns:
+      Bytes of the constants it embeds.
+
+    Raises:
+      OperationError: it calls what is not allowed on the platform, or hides constants.
+    """
+    custom_calls: set[str] = set()
+    with_side_effect: set[str] = set()
+    constant_bytes = 0
+    has_resources = False
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
+        nonlocal constant_bytes, has_resources
+        if operation.name == "stablehlo.custom_call":
+            target = ir.StringAttr(operation.attributes["call_target_name"]).value
+            custom_calls.add(target)
+            if "has_side_effect" in operation.attributes and ir.BoolAttr(operation.attributes["has_side_effect"]).value:
+                with_side_effect.add(target)
+        elif operation.name == "stablehlo.constant":
+            value = operation.attributes["value"]
+            constant_bytes += _constant_bytes(value)
+            has_resources = has_resources or not isinstance(value, ir.DenseElementsAttr)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    forbidden = {call for call in custom_calls if not ALLOWED_CUSTOM_CALLS[platform].fullmatch(call)}
+    if forbidden:
+        raise OperationError(f"it uses custom calls not allowed on {platform}: {_listed(forbidden)}")
+    if with_side_effect:
+        raise OperationError(
+            f"it uses custom calls with a side effect, programs must be pure: {_listed(with_side_effect)}"
+        )
+    if has_resources:
+        raise OperationError("it holds a constant that is no plain array")
+    return constant_bytes
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(quoted(name, 80) for name in sorted(names)[:MAX_NAMED_CALLS])
+
+
+def _constant_bytes(value: ir.Attribute) -> int:
+    """Bytes that a constant tells; one number for all of an array counts once, but counts: a table can be in pieces."""
+    shaped = ir.ShapedType(value.type)
+    element = shaped.element_type
+    bits = element.width if hasattr(element, "width") else 64
+    is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
+    return (1 if is_splat else math.prod(shaped.shape)) * max(bits, 8) // 8
