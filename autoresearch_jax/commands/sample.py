@@ -50,7 +50,7 @@ def _snapshot(flag_values: flags.FlagValues) -> Path:
     folder = run_folder(flag_values)
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         champion = summarize_run(ledger).champion
-        trials = ledger.trials(None if champion is None else champion.id)
+        trials = ledger.trials(None if champion is None else ledger.measured(champion).id)
     snapshots = [trial.snapshot for trial in trials if trial.snapshot is not None and trial.value is not None]
     if not snapshots:
         raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")

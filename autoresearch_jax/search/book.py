@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Measurement, Metric, Status
 from autoresearch_jax.proposers.base import Outcome
-from autoresearch_jax.search.commits import commit_message, one_line
+from autoresearch_jax.search.commits import commit_message
 from autoresearch_jax.search.decision import Score
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.untrusted import clean_line
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Ending:
       score: mean of its trials; a duplicate has its twin's; None where there is none.
       verdict: what becomes of it.
       reason: one line.
-      num_runs: trials that the score is the mean of.
+      num_runs: trials that were run for it; none for a duplicate.
       last_trial: the trial that ended it and what it gave, not in the ledger yet; None if nothing was measured.
     """
 
@@ -68,9 +69,14 @@ class Book:
         assert self.champion is not None, "the baseline comes first"
         return self.champion
 
+    @property
+    def last_improvement(self) -> int:
+        """Number of the last experiment that was kept for its score: a refactoring was not."""
+        return max(row.id for row in self.rows if row.decision is Verdict.KEEP and row.status is Status.OK)
+
     def scores(self, experiment: ExperimentRow | None) -> list[Score]:
-        """Scores of an experiment's trials, in their order; of no experiment, none."""
-        trials = [] if experiment is None else self.ledger.trials(experiment.id)
+        """Scores of an experiment's trials, in their order, or of its twin's; of no experiment, none."""
+        trials = [] if experiment is None else self.ledger.trials(self.ledger.measured(experiment).id)
         return [Score(trial.seed, trial.value) for trial in trials if trial.value is not None]
 
     def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
@@ -90,7 +96,7 @@ class Book:
                 trial, measurement = ending.last_trial
                 self.ledger.finish_trial(trial.id, measurement)
             seconds = time.monotonic() - started
-            reason = one_line(ending.reason)
+            reason = clean_line(ending.reason)
             conclusion = Conclusion(ending.status, ending.score, ending.verdict, reason, commit, seconds)
             row = self.ledger.conclude(experiment.id, conclusion)
         self._publish(row, previous=row.parent_commit)

@@ -2,13 +2,9 @@
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.search.records import ExperimentRow, Verdict
+from autoresearch_jax.untrusted import clean_line
 
 SCORE_DECIMALS = 6
-
-
-def one_line(text: str) -> str:
-    """A text that others wrote, as git, SQLite and a terminal take it: neither lines nor control characters."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def commit_message(
@@ -29,7 +25,7 @@ def commit_message(
       metric: names the trailer of the score: val_bpb becomes Val-Bpb.
       score: None where there is none, and then no trailer says one.
       champion_score: of the champion it was compared with; Delta is the difference from it.
-      num_runs: trials that the score is the mean of.
+      num_runs: trials that were run for it; none for a duplicate, whose score is its twin's.
     """
     trailers = [("Experiment", str(experiment.id)), ("Decision", str(verdict))]
     if score is not None:
@@ -38,6 +34,6 @@ def commit_message(
     trailers.append(("Runs", str(num_runs)))
     if experiment.proposer:
         trailers.append(("Proposer", experiment.proposer))
-    subject = one_line(experiment.hypothesis) or f"experiment {experiment.id}"
+    subject = clean_line(experiment.hypothesis) or f"experiment {experiment.id}"
     footer = "\n".join(f"{name}: {value}" for name, value in trailers)
-    return f"{subject}\n\n{one_line(reason)}\n\n{footer}\n"
+    return f"{subject}\n\n{clean_line(reason)}\n\n{footer}\n"

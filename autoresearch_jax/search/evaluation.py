@@ -10,9 +10,11 @@ from autoresearch_jax.measurement import Candidate, CandidateRejected, Measureme
 from autoresearch_jax.search.book import Book, Ending, score_of
 from autoresearch_jax.search.decision import Choice, Decision, DecisionRule, Score
 from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_seed
+from autoresearch_jax.search.simplicity import syntax_nodes
 from autoresearch_jax.search.task import Progress, Task
 
 MAX_TASK_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidates' doing
@@ -31,6 +33,7 @@ class Evaluation:
         rule: DecisionRule,
         book: Book,
         folder: RunFolder,
+        program: ProgramFile,
         interrupts: Interrupts,
         on_progress: Progress,
         run_seed: int,
@@ -39,6 +42,7 @@ class Evaluation:
         self._rule = rule
         self._book = book
         self._folder = folder
+        self._program = program
         self._interrupts = interrupts
         self._on_progress = on_progress
         self._run_seed = run_seed
@@ -62,11 +66,35 @@ class Evaluation:
         except Exception as error:
             return Ending(Status.CRASH, None, Verdict.DISCARD, self._task_failed(experiment, error))
         self._book.ledger.set_program(experiment.id, candidate.program_hash)
+        champion = self._book.champion
+        if champion is not None and champion.program_hash == candidate.program_hash:
+            return self._compare_texts(experiment, champion)
         twin = self._book.ledger.scored_twin(candidate.program_hash, before=experiment.id)
         if twin is not None:
             reason = f"the same program as experiment {twin.id}, which scored {score_of(twin):.6f}"
             return Ending(Status.DUPLICATE, twin.score, Verdict.DISCARD, reason)
         return self._measure_until_decided(experiment, candidate)
+
+    def _compare_texts(self, experiment: ExperimentRow, champion: ExperimentRow) -> Ending:
+        """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""
+        same = f"the same program as the champion (experiment {champion.id})"
+
+        def ending(verdict: Verdict, reason: str) -> Ending:
+            return Ending(Status.DUPLICATE, champion.score, verdict, f"{same} {reason}")
+
+        nodes = syntax_nodes(self._book.ledger.source(experiment.id))
+        champion_nodes = syntax_nodes(self._book.ledger.source(champion.id))
+        if nodes is None or champion_nodes is None or nodes >= champion_nodes:
+            more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
+            return ending(Verdict.DISCARD, f"in a text that is no shorter{more}")
+        shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
+        # a number written in place of its name is one node less, and one constant less for an optimizer to move
+        listed = {constant.name for constant in self._program.program.constants}
+        lost = sorted(listed & champion.constants.keys() - experiment.constants.keys())
+        if lost:
+            page = self._program.program.path.name
+            return ending(Verdict.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
+        return ending(Verdict.KEEP, f"{shorter}: a proven refactoring")
 
     def _measure_until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Ending:
         ledger = self._book.ledger

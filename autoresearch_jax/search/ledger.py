@@ -248,6 +248,12 @@ class Ledger:
         ).fetchone()
         return None if row is None else _experiment(row)
 
+    def measured(self, row: ExperimentRow) -> ExperimentRow:
+        """The experiment whose trials gave the score of `row`: itself, or the twin of a duplicate."""
+        if row.status is not Status.DUPLICATE or row.program_hash is None:
+            return row
+        return self.scored_twin(row.program_hash, before=row.id) or row
+
     def source(self, experiment: int) -> str:
         """Full text that the experiment measured."""
         (source,) = self._connection.execute("SELECT source FROM experiments WHERE id = ?", (experiment,)).fetchone()

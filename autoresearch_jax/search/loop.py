@@ -9,7 +9,6 @@ from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.base import Brief, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.book import Book, Ending, score_of
-from autoresearch_jax.search.commits import one_line
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation, RunError
@@ -21,6 +20,7 @@ from autoresearch_jax.search.run_folder import RunFolder, check_settings
 from autoresearch_jax.search.stopping import Limit, Progress, experiments_limit
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.untrusted import clean_line
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 
@@ -84,6 +84,7 @@ class Loop:
             parts.rule,
             self._book,
             parts.folder,
+            parts.program,
             parts.interrupts,
             parts.observer.progress,
             run_seed,
@@ -176,7 +177,7 @@ class Loop:
             experiments=len(proposals),
             seconds=sum(row.seconds or 0.0 for row in self._book.rows),
             dollars=sum(row.cost_dollars for row in proposals),
-            since_keep=sum(row.id > champion.id for row in proposals),
+            since_keep=sum(row.id > self._book.last_improvement for row in proposals),
             metric=self._parts.task.metric.name,
             score=score_of(champion),
         )
@@ -211,7 +212,7 @@ class Loop:
             kind=Kind.PROPOSAL,
             source=source,
             constants=_constants(source),
-            hypothesis=one_line(proposal.hypothesis),
+            hypothesis=clean_line(proposal.hypothesis),
             category=proposal.category,
             proposer=self._parts.proposer.name,
             parent=champion.id,

@@ -22,7 +22,7 @@ class Progress:
       experiments: proposals that are over, whatever became of them; the baseline is not counted.
       seconds: spent on all experiments, over every process that worked on the run.
       dollars: spent on proposals.
-      since_keep: proposals since the last keep.
+      since_keep: proposals since the last keep that was an improvement; a refactoring is none.
       metric: the metric's name.
       score: the champion's.
     """

@@ -36,6 +36,7 @@ def test_figures_of_a_run(ledger):
         "experiments": 2,
         "crash": 1,
         "keep": 1,
+        "refactorings": 0,
         "seconds": 4.5,
         "dollars": 0.75,
         "baseline_val_bpb": 1.5,
