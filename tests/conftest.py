@@ -1,6 +1,7 @@
 """Fixtures for every test: a dataset small enough to make in a second, and real."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from autoresearch_jax.lm.corpus import FILES, open_corpus
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.prepare import prepare_dataset
+from autoresearch_jax.runtime.sandbox import Sandbox, open_sandbox
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
@@ -80,6 +82,18 @@ def tiny_dataset(tiny_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> 
         vocab_sizes=TINY_VOCAB_SIZES,
         reporter=Silent(),
     )
+
+
+@pytest.fixture(scope="session")
+def sandbox_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the compiled standard library is kept while tests run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def sandbox(sandbox_cache: Path) -> Sandbox:
+    """The best sandbox that works on this machine."""
+    return open_sandbox("auto", cache_dir=sandbox_cache, environment=os.environ)
 
 
 @pytest.fixture

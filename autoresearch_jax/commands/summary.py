@@ -50,6 +50,7 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
             summary[key] = None
     depth = constants.get("DEPTH")
     summary["depth"] = depth if isinstance(depth, int) else None
+    summary["sandbox"] = measurement.metrics.get("sandbox")
     summary["seed"] = measurement.seed
     summary["status"] = str(measurement.status)
     summary["error"] = measurement.error

@@ -1,6 +1,8 @@
 """Flags that define the language-model task, shared by every command that trains or judges."""
 
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,15 @@ from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import find_device
 from autoresearch_jax.lm.task import LmTask, LmTaskConfig
 from autoresearch_jax.measurement import Budget
+from autoresearch_jax.runtime.sandbox import CHOICES, Level, Sandbox, open_sandbox
 
 MESH_AXES = ("data", "model")
 DEFAULT_BUDGET_SECONDS = 300.0  # the original's
+CACHE_DIR = "~/.cache/autoresearch_jax"
+UNCONFINED = (
+    "the training file runs with limits but not confined: it can read this machine's files; "
+    "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
+)
 PLATFORMS = ("auto", "cpu", "cuda", "tpu")
 
 
@@ -43,12 +51,33 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "judge_tokens", None, "judge about so many tokens instead of the whole split", flag_values=flag_values
     )
+    define_sandbox_flag(flag_values)
     flags.DEFINE_string(
         "compile_cache",
-        "~/.cache/autoresearch_jax/compiled",
+        f"{CACHE_DIR}/compiled",
         "folder of XLA's compile cache; empty for none",
         flag_values=flag_values,
     )
+
+
+def define_sandbox_flag(flag_values: flags.FlagValues) -> None:
+    """Defines --sandbox."""
+    flags.DEFINE_enum(
+        "sandbox",
+        "auto",
+        list(CHOICES),
+        "what confines a training file while it is traced: the best that works here, at least Landlock, or this one",
+        flag_values=flag_values,
+    )
+
+
+def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
+    """The sandbox of a value of --sandbox.
+
+    Raises:
+      SandboxError: it cannot be had.
+    """
+    return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
 
 
 @dataclass(frozen=True)
@@ -60,6 +89,7 @@ class TaskOptions:
     platform: str
     mesh_axes: dict[str, int] | None
     judge_tokens: int | None
+    sandbox: str
     compile_cache_dir: Path | None
 
     @classmethod
@@ -82,6 +112,7 @@ class TaskOptions:
             platform=flag_values.platform,
             mesh_axes=parse_mesh(flag_values.mesh),
             judge_tokens=judge_tokens,
+            sandbox=flag_values.sandbox,
             compile_cache_dir=Path(cache).expanduser() if cache else None,
         )
 
@@ -93,9 +124,12 @@ class TaskOptions:
           editable: the training file; only its name is used.
 
         Raises:
-          UserError: the device is not there, or is too small for the mesh.
+          UserError: the device is not there, or is too small for the mesh; or the sandbox cannot be had.
         """
         environment = dict(os.environ)
+        sandbox = find_sandbox(self.sandbox, environment)
+        if sandbox.level is Level.LIMITS:
+            print(f"autoresearch: {UNCONFINED}", file=sys.stderr, flush=True)
         (run_folder / "logs").mkdir(parents=True, exist_ok=True)
         asked = self.mesh_axes or {}
         mesh_size = asked.get("data", 1) * asked.get("model", 1)
@@ -108,6 +142,7 @@ class TaskOptions:
                 device=device,
                 mesh_axes=self.mesh_axes or {"data": device.num_devices, "model": 1},
                 budget=self.budget,
+                sandbox=sandbox,
                 programs_dir=run_folder / "programs",
                 environment=environment,
                 compile_cache_dir=self.compile_cache_dir,

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from autoresearch_jax.measurement import (
     Status,
 )
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.runtime.sandbox import Limits, Sandbox, remove_tree
 
 METRIC = Metric("val_bpb", "minimize")
 # Rows on each data-parallel device; the judge takes the first size that fits into memory.
@@ -68,6 +68,7 @@ class LmTaskConfig:
       device: what to run on.
       mesh_axes: sizes of the mesh axes "data" and "model".
       budget: the time box.
+      sandbox: where a candidate is traced.
       programs_dir: where traced programs are kept, a folder for each hash.
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
@@ -75,6 +76,7 @@ class LmTaskConfig:
       split: what is judged: "val", or "holdout" for audits.
       judge_tokens: judge about so many tokens; None judges the whole split.
       limits: when a phase is killed.
+      trace_limits: what a trace may use; its time is `limits.trace`.
       caps: what a candidate must not exceed.
     """
 
@@ -82,6 +84,7 @@ class LmTaskConfig:
     device: Device
     mesh_axes: Mapping[str, int]
     budget: Budget
+    sandbox: Sandbox
     programs_dir: Path
     environment: Mapping[str, str]
     compile_cache_dir: Path | None = None
@@ -89,6 +92,7 @@ class LmTaskConfig:
     split: str = "val"
     judge_tokens: int | None = None
     limits: TimeLimits = field(default_factory=TimeLimits)
+    trace_limits: Limits = field(default_factory=Limits)
     caps: Caps = field(default_factory=Caps)
 
 
@@ -189,27 +193,35 @@ class LmTask:
     def _prepare(self, source: str, log_dir: Path, worker: JsonWorker, start: float) -> Candidate:
         config = self._config
         config.programs_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".trace-", dir=config.programs_dir) as scratch_name:
-            scratch = Path(scratch_name)
-            source_path = scratch / config.editable_name
-            source_path.write_text(source, encoding="utf-8")
-            traced = scratch / "programs"
+        folder = Path(tempfile.mkdtemp(prefix=".trace-", dir=config.programs_dir)).resolve()  # as the cage shows it
+        try:
+            cage, traced = folder / "cage", folder / "programs"
+            cage.mkdir()
             traced.mkdir()
+            source_path = cage / config.editable_name
+            source_path.write_text(source, encoding="utf-8")
             request = self._trace_request(source_path)
             run_trace(
                 request,
                 traced,
+                sandbox=config.sandbox,
+                limits=dataclasses.replace(config.trace_limits, wall_seconds=config.limits.trace),
                 environment=config.environment,
                 log_path=log_dir / "trace.log",
-                timeout_seconds=config.limits.trace,
             )
             event = self._check(worker, traced, request, log_dir / "worker.log")
-            shutil.copyfile(source_path, traced / source_path.name)
-            folder = config.programs_dir / event["program_hash"]
+            (traced / config.editable_name).write_text(source, encoding="utf-8")  # what the cage holds may have changed
+            kept = config.programs_dir / event["program_hash"]
             with contextlib.suppress(OSError):  # it is there already: the same programs
-                os.rename(traced, folder)
-        facts = {**event["facts"], "prepare_seconds": time.monotonic() - start}
-        return Candidate(source, event["program_hash"], folder, facts)
+                os.rename(traced, kept)
+        finally:
+            remove_tree(folder)
+        facts = {
+            **event["facts"],
+            "sandbox": str(config.sandbox.level),
+            "prepare_seconds": time.monotonic() - start,
+        }
+        return Candidate(source, event["program_hash"], kept, facts)
 
     def _check(self, worker: JsonWorker, traced: Path, request: Mapping[str, Any], log_path: Path) -> dict[str, Any]:
         """What the trial's process found out about the traced programs.

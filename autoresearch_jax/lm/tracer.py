@@ -1,77 +1,141 @@
-"""Runs the trace of a candidate in a process of its own, and tells what became of it. Loads no JAX."""
+"""Runs the trace of a candidate in the sandbox, tells what became of it and takes what it wrote. Loads no JAX."""
 
+import contextlib
 import json
-import sys
-from collections.abc import Mapping
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.measurement import CandidateRejected, Status
-from autoresearch_jax.runtime.process import ProcessTimeoutError, bare_environment, describe_exit, run_bounded
+from autoresearch_jax.runtime.process import describe_exit
+from autoresearch_jax.runtime.sandbox import MEBIBYTE, Limits, Outcome, Sandbox
+from autoresearch_jax.untrusted import clean_block, clean_line
 
-MAX_REASON_CHARACTERS = 500
+MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's are 2 MiB
+MAX_FAILURE_BYTES = 1 << 16
 MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
+
+# What `trace.py` writes; anything else that lies there is left where it is.
+_PROGRAM_FILE = re.compile(r"signature\.json|(init|step_\d+|logits_\d+)\.export")
+_FAILURE_FILE = "failure.json"
+_STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
+
+
+class FileRefusedError(Exception):
+    """What the trace left is not what may be taken; one line that tells which."""
 
 
 def run_trace(
     request: Mapping[str, Any],
     out_dir: Path,
     *,
+    sandbox: Sandbox,
+    limits: Limits,
     environment: Mapping[str, str],
     log_path: Path,
-    timeout_seconds: float,
 ) -> None:
-    """Runs the candidate's Python, once, in a process that sees no data and no keys.
+    """Runs the candidate's Python, once, in the sandbox, and copies the programs it wrote.
 
     Args:
-      request: see `trace.py`; "source" lies in a folder of its own, which is the process's home.
-      out_dir: an empty folder, for what the trace writes.
+      request: see `trace.py`; "source" lies in a folder of its own, the only one that the candidate can write to.
+      out_dir: an empty folder for the copies, elsewhere.
+      sandbox: where it runs.
+      limits: what it may use.
       environment: variables of this process, of which the trace gets an allow-listed few.
       log_path: for its output.
-      timeout_seconds: after which it is killed with everything it started.
 
     Raises:
       CandidateRejected: there are no programs, and why.
     """
-    home = Path(request["source"]).parent
-    request_path = home / "request.json"
+    scratch = Path(request["source"]).parent
+    request_path, written = scratch / "request.json", scratch / "programs"
     request_path.write_text(json.dumps(request))
-    bare = bare_environment(
-        environment,
-        HOME=str(home),
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
+    written.mkdir()
+    outcome = sandbox.run_python(
+        ["-m", "autoresearch_jax.lm.trace", str(request_path), str(written)],
+        scratch=scratch,
+        environment=environment,
+        log_path=log_path,
+        limits=limits,
+        variables={
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
+        },
     )
-    argv = [sys.executable, "-m", "autoresearch_jax.lm.trace", str(request_path), str(out_dir)]
+    if outcome.broken_limit is not None:
+        status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
+        raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path))
+    if outcome.returncode != 0:
+        raise _rejection(written, outcome, log_path)
     try:
-        returncode = run_bounded(argv, environment=bare, cwd=home, log_path=log_path, timeout_seconds=timeout_seconds)
-    except ProcessTimeoutError as error:
-        raise CandidateRejected(Status.TIMEOUT, f"the trace {error}", _tail(log_path)) from error
-    if returncode != 0:
-        raise _rejection(out_dir / "failure.json", returncode, log_path)
+        collect_programs(written, out_dir)
+    except FileRefusedError as error:
+        raise CandidateRejected(Status.REJECTED, str(error), _tail(log_path)) from error
     if not (out_dir / "signature.json").exists():
         raise CandidateRejected(Status.CRASH, "the trace ended before it had written its programs", _tail(log_path))
 
 
-def one_line(text: str) -> str:
-    """A candidate's words as they may be printed and stored: neither lines nor half characters of its own making."""
-    return " ".join(text.split())[:MAX_REASON_CHARACTERS].encode("utf-8", errors="replace").decode()
+def collect_programs(written: Path, out_dir: Path) -> None:
+    """Copies the programs out of a folder that a candidate could write to; nothing works in it any more.
+
+    Raises:
+      FileRefusedError: one of them is a link, a device or a pipe, or they are too large together.
+    """
+    room = MAX_PROGRAM_BYTES
+    with _open_folder(written) as folder:
+        for name in sorted(os.listdir(folder)):
+            if _PROGRAM_FILE.fullmatch(name):
+                data = _read_regular(name, folder, room)
+                room -= len(data)
+                (out_dir / name).write_bytes(data)
 
 
-def _rejection(failure_path: Path, returncode: int, log_path: Path) -> CandidateRejected:
+@contextlib.contextmanager
+def _open_folder(path: Path) -> Iterator[int]:
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise FileRefusedError(f"the trace left no folder of programs: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
+    """A file's bytes, if it is one: opening must neither follow a link nor wait for a pipe's other end."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        raise FileRefusedError(f"the trace's {name} cannot be read: {error.strerror}") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise FileRefusedError(f"the trace's {name} is no regular file")
+        if status.st_size > max_bytes:
+            raise FileRefusedError(f"the trace's programs are larger than {MAX_PROGRAM_BYTES / MEBIBYTE:.0f} MiB")
+        return file.read(max_bytes)
+
+
+def _rejection(written: Path, outcome: Outcome, log_path: Path) -> CandidateRejected:
     """What the failed trace says of itself, which is the candidate's word: data, not truth."""
     try:
-        failure = json.loads(failure_path.read_text())
+        with _open_folder(written) as folder:
+            failure = json.loads(_read_regular(_FAILURE_FILE, folder, MAX_FAILURE_BYTES))
         status = Status.CRASH if failure["kept_contract"] else Status.REJECTED
-        return CandidateRejected(status, one_line(str(failure["reason"])), _tail(log_path))
-    except (OSError, ValueError, KeyError, TypeError):
-        return CandidateRejected(Status.CRASH, f"the trace {describe_exit(returncode)}", _tail(log_path))
+        return CandidateRejected(status, clean_line(str(failure["reason"])), _tail(log_path))
+    except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
+        assert outcome.returncode is not None
+        return CandidateRejected(Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path))
 
 
 def _tail(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
-            return file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace")
+            return clean_block(file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace"))
     except OSError:
         return None

@@ -1,0 +1,314 @@
+"""Runs one command confined, keeps all it starts within limits, and leaves nothing of it behind.
+
+A process of its own between the driver and what the driver does not trust. It reads one JSON object, what
+`sandbox.py` calls the order, from its standard input, and answers with one on its standard output. What the command
+prints goes, up to a limit, to its standard error. Starts quickly: few imports, none from outside the standard library.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import sys
+import time
+from typing import Any, NoReturn
+
+from autoresearch_jax.runtime import landlock, linux
+
+POLL_SECONDS = 0.025
+SWEEP_SECONDS = 0.002
+SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
+CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
+MAX_FOLDER_DEPTH = 64
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class Breach(Exception):
+    """A limit is broken.
+
+    Attributes:
+      limit: its name among the order's limits.
+    """
+
+    def __init__(self, limit: str, words: str) -> None:
+        super().__init__(words)
+        self.limit = limit
+
+
+class Tree:
+    """The descendants of this process, found by who is whose parent. As its subreaper, it loses none."""
+
+    def __init__(self) -> None:
+        self._strangers: set[int] = set()  # never become ours, so are looked at once
+
+    def stats(self) -> dict[int, list[str]]:
+        """The fields of /proc/PID/stat from the state on, by pid."""
+        try:
+            pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        except FileNotFoundError:  # not Linux
+            return {}
+        self._strangers &= pids
+        found = {}
+        for pid in pids - self._strangers:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+                found[pid] = file.read().rpartition(b")")[2].decode().split()
+        parents = {pid: int(fields[1]) for pid, fields in found.items()}
+        ours = _with_children({os.getpid()}, parents)
+        # whose parent ended while we read belongs to neither, until it has another
+        self._strangers = _with_children({0} | self._strangers, {p: q for p, q in parents.items() if p not in ours})
+        return {pid: fields for pid, fields in found.items() if pid in ours and pid != os.getpid()}
+
+
+def _with_children(pids: set[int], parents: dict[int, int]) -> set[int]:
+    """Some processes, their children, and theirs."""
+    while True:
+        new = {pid for pid, parent in parents.items() if parent in pids and pid not in pids}
+        if not new:
+            return pids
+        pids = pids | new
+
+
+class Watch:
+    """Watches over the confined process and all that it starts."""
+
+    def __init__(self, order: dict[str, Any], pid: int, output: int) -> None:
+        self._limits: dict[str, float] = order["limits"]
+        self._driver: int = order["driver"]
+        self._scratch: str = order["scratch"]
+        self._pid = pid
+        self._output: int | None = output
+        self._tree = Tree()
+        self._started = time.monotonic()
+        self._log_bytes = 0
+        self._status: int | None = None
+        self._peak_memory = 0
+        self.interrupted = False
+
+    def run(self) -> dict[str, Any]:
+        """Waits for the end, brings it about if a limit is broken, and says what happened."""
+        breach = None
+        try:
+            while self._status is None and not self.interrupted and os.getppid() == self._driver:
+                self._check()
+                self._pass_on(POLL_SECONDS)
+                self._reap()
+        except Breach as error:
+            breach = error
+        left = self._end()
+        try:
+            self._pass_on(0.0)
+            if breach is None:
+                self._check_disk({})
+        except Breach as error:
+            breach = breach or error
+        return {
+            "status": None if self._status is None else os.waitstatus_to_exitcode(self._status),
+            "breach": None if breach is None else {"limit": breach.limit, "words": str(breach)},
+            "seconds": time.monotonic() - self._started,
+            "peak_memory_bytes": self._peak_memory,
+            "left": left,
+        }
+
+    def _check(self) -> None:
+        limits = self._limits
+        seconds = time.monotonic() - self._started
+        if seconds > limits["wall_seconds"]:
+            raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
+        stats = self._tree.stats()
+        memory = sum(int(fields[21]) for fields in stats.values()) * PAGE_BYTES
+        self._peak_memory = max(self._peak_memory, memory)
+        if memory > limits["memory_bytes"]:
+            raise Breach("memory_bytes", f"used more than {limits['memory_bytes'] / 2**30:.1f} GiB of memory")
+        threads = sum(int(fields[17]) for fields in stats.values())
+        if threads > limits["processes"]:
+            raise Breach("processes", f"started more than {limits['processes']:g} processes and threads")
+        cpu_seconds = sum(sum(map(int, fields[11:15])) for fields in stats.values()) / TICKS_PER_SECOND
+        if cpu_seconds > limits["cpu_seconds"]:
+            raise Breach("cpu_seconds", f"used more than {limits['cpu_seconds']:g} s of CPU time")
+        self._check_disk(stats)
+
+    def _check_disk(self, stats: dict[int, list[str]]) -> None:
+        """Counts what lies in the scratch folder, and what is held open though it has no name any more."""
+        limits = self._limits
+        num_bytes = num_files = 0
+        folders = [(self._scratch, 0)]
+        while folders:
+            folder, depth = folders.pop()
+            if depth > MAX_FOLDER_DEPTH:
+                raise Breach("scratch_files", f"made more than {MAX_FOLDER_DEPTH} folders in one another")
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        num_files += 1
+                        if num_files > limits["scratch_files"]:
+                            raise Breach("scratch_files", f"made more than {limits['scratch_files']:g} files")
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append((entry.path, depth + 1))
+                        else:
+                            with contextlib.suppress(FileNotFoundError):
+                                num_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+            except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
+                continue
+            except PermissionError:  # made so by the candidate, who is to hide nothing
+                with contextlib.suppress(OSError):
+                    os.chmod(folder, 0o700, follow_symlinks=False)
+        num_bytes += sum(_unnamed_files(stats).values())
+        if num_bytes > limits["scratch_bytes"]:
+            raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
+
+    def _pass_on(self, seconds: float) -> None:
+        """Copies output to the log for about so many seconds, or what is there already for 0."""
+        deadline = time.monotonic() + seconds
+        while True:
+            wait = max(0.0, deadline - time.monotonic())
+            if self._output is None:
+                time.sleep(wait)
+                return
+            if not select.select([self._output], [], [], wait)[0]:
+                return
+            data = os.read(self._output, 1 << 16)
+            if not data:
+                os.close(self._output)
+                self._output = None
+            self._log_bytes += len(data)
+            room = int(self._limits["log_bytes"]) - self._log_bytes
+            _write_all(sys.stderr.fileno(), data[: len(data) + min(room, 0)])
+            if room < 0:
+                raise Breach("log_bytes", f"printed more than {self._limits['log_bytes'] / 2**20:g} MiB")
+            if seconds and time.monotonic() >= deadline:
+                return
+
+    def _reap(self) -> bool:
+        """Collects the children that have ended; returns whether there are others."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                if pid == self._pid:
+                    self._status = status
+        return False
+
+    def _end(self) -> int:
+        """Kills until nothing is left; returns how many could not be killed."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        deadline = time.monotonic() + SWEEP_LIMIT_SECONDS
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)
+        while self._reap() and time.monotonic() < deadline:
+            for pid in self._tree.stats():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(SWEEP_SECONDS)
+        return len(self._tree.stats())
+
+
+def _unnamed_files(stats: dict[int, list[str]]) -> dict[tuple[int, int], int]:
+    """Bytes of the open files that have no name: deleted ones, and those that are memory."""
+    found = {}
+    for pid in stats:
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _become_confined(order: dict[str, Any], output: int) -> NoReturn:
+    """Gives up what the order says and becomes its command."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in ((0, null), (1, output), (2, output)):
+        os.dup2(source, target)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.chdir(order["scratch"])
+        _set_limits(order["limits"])
+        if linux.IS_LINUX:
+            linux.die_with_parent(signal.SIGKILL)
+            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+                file.write("1000")  # short of memory, the kernel takes this one first
+        if order["drop_capabilities"]:
+            linux.forbid_new_privileges()
+            linux.drop_capabilities(order["keep_capabilities"])
+        if order["landlock"] is not None:
+            landlock.restrict(**order["landlock"])
+        os.execve(order["argv"][0], order["argv"], order["environment"])
+    except OSError as error:
+        print(f"cannot confine the command: {error}", flush=True)
+    os._exit(126)
+
+
+def _set_limits(limits: dict[str, Any]) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_CPU, int(limits["cpu_seconds"]) + CPU_GRACE_SECONDS)
+    _lower(resource.RLIMIT_FSIZE, int(limits["file_bytes"]))
+    _lower(resource.RLIMIT_NOFILE, int(limits["open_files"]))
+    _lower(resource.RLIMIT_AS, int(limits["address_bytes"]))
+    if linux.IS_LINUX:
+        _lower(resource.RLIMIT_NPROC, int(limits["processes"]) + _threads_of_user())
+
+
+def _lower(which: int, value: int) -> None:
+    """Sets a limit, soft and hard, that may already be lower."""
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _threads_of_user() -> int:
+    """How many threads this user has already: the kernel's limit counts them all."""
+    uid, count = os.getuid(), 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+    return count
+
+
+def _lead_namespace(order: dict[str, Any], output: int) -> NoReturn:
+    """First process of the namespace: waits for the command, whose end is the end of all others in it."""
+    linux.die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    command = os.fork()
+    if command == 0:
+        os.setsid()
+        _become_confined(order, output)
+    while True:
+        pid, status = os.wait()
+        if pid == command:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)  # as a shell and bubblewrap tell it
+
+
+def main() -> int:
+    order = json.loads(sys.stdin.readline())
+    if linux.IS_LINUX:
+        linux.become_subreaper()
+    in_namespaces = order["namespaces"] and linux.enter_namespaces()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        if in_namespaces:
+            _lead_namespace(order, write_end)
+        _become_confined(order, write_end)
+    os.close(write_end)
+    watch = Watch(order, pid, read_end)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(watch, "interrupted", True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    outcome = watch.run()
+    print(json.dumps({**outcome, "namespaces": in_namespaces}), flush=True)
+    return 0
