@@ -1,13 +1,13 @@
 """The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one.
 
 It has the `logits` program, the arrays it reads and the rows of the split; the normalisation, the sum and the byte
-counts are its own.
+counts are its own. The probes are in `probes.py`.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.bits import bits_per_byte
+from autoresearch_jax.lm.probes import InvalidCandidateError, check_probes, draw_probes
 from autoresearch_jax.lm.programs import Programs
 
-# A batch is judged twice with the same program, so an honest candidate gives the same numbers up to the order in
-# which a device adds. In units of the compared quantity: nats for a likelihood.
-PROBE_TOLERANCE = 1e-3
-
-
-class InvalidCandidateError(Exception):
-    """A probe failed; one line with the reason and the offending number."""
+PROBE_SHARE = 0.05  # of the rows are looked at twice, as far as that fills whole batches
+MIN_PROBES = 8  # even if they need a batch more
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,10 @@ class Verdict:
       unigram_bpb: of a unigram model over the same tokens.
       num_tokens: target tokens that stand for bytes.
       batch_rows: rows of the batches it judged with.
+      num_probes: rows that were looked at twice.
+      worst_probe: the largest difference of a probe, in nats.
       seconds: judging, compilation apart.
-      probe_seconds: of these, for the probes.
+      probe_seconds: what judging would have taken less without the probes.
     """
 
     bpb: float
@@ -45,6 +43,8 @@ class Verdict:
     unigram_bpb: float
     num_tokens: int
     batch_rows: int
+    num_probes: int
+    worst_probe: float
     seconds: float
     probe_seconds: float
 
@@ -57,31 +57,27 @@ class Scorer:
         self.batch_rows = batch_rows
         self._by_rows = NamedSharding(mesh, PartitionSpec("data"))
 
-        def score(read_leaves: list[jax.Array], tokens_BxT1: jax.Array, probe_V: jax.Array) -> Any:
-            logits_BxTxV = exported.call(read_leaves, tokens_BxT1[:, :-1]).astype(jnp.float32)
-            log_total_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
-            target_BxT = jnp.take_along_axis(logits_BxTxV, tokens_BxT1[:, 1:, None], axis=-1)[..., 0]
-            # one number that hangs on the whole distribution, for the probes to compare
-            projection_BxT = logits_BxTxV @ probe_V - log_total_BxT * probe_V.sum()
-            return log_total_BxT - target_BxT, projection_BxT
+        def score(read_leaves: list[jax.Array], inputs_BxT: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+            logits_BxTxV = exported.call(read_leaves, inputs_BxT).astype(jnp.float32)
+            # Their size must not matter: a large constant added to all would round the differences away
+            shifted_BxTxV = logits_BxTxV - logits_BxTxV.max(axis=-1, keepdims=True)
+            target_BxT = jnp.take_along_axis(shifted_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+            return jnp.log(jnp.exp(shifted_BxTxV).sum(axis=-1)) - target_BxT
 
         leaf_structs = [
             jax.ShapeDtypeStruct(programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype)
             for i in programs.read_leaves
         ]
         leaf_shardings = [programs.init.out_shardings_jax(mesh)[i] for i in programs.read_leaves]
-        tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length + 1), jnp.int32)
-        probe = jax.ShapeDtypeStruct((programs.vocab_size,), jnp.float32)
-        replicated = NamedSharding(mesh, PartitionSpec())
-        jitted = jax.jit(score, in_shardings=(leaf_shardings, self._by_rows, replicated), out_shardings=self._by_rows)
-        self._compiled = jitted.lower(leaf_structs, tokens, probe).compile()
+        tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length), jnp.int32)
+        in_shardings = (leaf_shardings, self._by_rows, self._by_rows)
+        jitted = jax.jit(score, in_shardings=in_shardings, out_shardings=self._by_rows)
+        self._compiled = jitted.lower(leaf_structs, tokens, tokens).compile()
 
-    def __call__(
-        self, read_leaves: Sequence[jax.Array], tokens_BxT1: np.ndarray, probe_V: np.ndarray
-    ) -> tuple[jax.Array, jax.Array]:
-        """Nats of each target token, and the probe's projection of each position's distribution; float32[B, T]."""
-        tokens = jax.device_put(tokens_BxT1.astype(np.int32), self._by_rows)
-        return self._compiled(list(read_leaves), tokens, probe_V)
+    def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
+        """Nats of each target token given the inputs up to its place, float32[B, T]."""
+        inputs, targets = (jax.device_put(x.astype(np.int32), self._by_rows) for x in (inputs_BxT, targets_BxT))
+        return self._compiled(list(read_leaves), inputs, targets)
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,8 @@ def judge(
     exam: Exam,
     *,
     random: np.random.Generator,
+    limit_seconds: float = math.inf,
+    probe_share: float = PROBE_SHARE,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> Verdict:
     """Scores every row and probes the candidate.
@@ -115,98 +113,128 @@ def judge(
       scorer: for the batch size to judge with.
       read_leaves: the arrays that `logits` reads.
       exam: the split.
-      random: where the probes' positions come from; the candidate must not be able to know it.
+      random: where the probes' rows and positions come from; the candidate must not be able to know it.
+      limit_seconds: for all rows; who needs longer does in `logits` what belongs into the budget.
+      probe_share: share of the rows to probe.
       on_progress: told the share of rows that is done.
 
     Raises:
-      InvalidCandidateError: a probe failed.
+      InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
     """
-    start = time.monotonic()
-    num_rows, row_length = exam.rows_NxT1.shape
-    probe_V = random.standard_normal(len(exam.num_bytes_V)).astype(np.float32) / np.sqrt(len(exam.num_bytes_V))
-    nats_NxT = np.empty((num_rows, row_length - 1), np.float32)
-    pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
-    for first in range(0, num_rows, scorer.batch_rows):
-        nats_BxT, _ = scorer(read_leaves, _batch(exam.rows_NxT1, first, scorer.batch_rows), probe_V)
-        if pending is not None:
-            _store(nats_NxT, *pending)
-        pending = (first, nats_BxT)
-        on_progress(first / num_rows)
-    if pending is not None:
-        _store(nats_NxT, *pending)
+    work = _Work(scorer, read_leaves, exam, limit_seconds, on_progress)
+    num_rows = len(exam.rows_NxT1)
+    # The rows that fill no batch share their last ones with the probes.
+    num_first = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
+    nats_NxT = np.empty((num_rows, exam.rows_NxT1.shape[1] - 1), np.float32)
+    nats_NxT[:num_first] = work.score(exam.rows_NxT1[:num_first, :-1], exam.rows_NxT1[:num_first, 1:])
+    _require_finite(nats_NxT[:num_first])
 
+    begin = time.monotonic()
+    num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
+    unigram_nats_NxT = exam.unigram_nats_V[exam.rows_NxT1[:num_first, 1:]]
+    probe = draw_probes(exam.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
+    drawn = time.monotonic()
+    rest_inputs, rest_targets = exam.rows_NxT1[num_first:, :-1], exam.rows_NxT1[num_first:, 1:]
+    nats_rest, probe_nats_PxT = work.score_mixed((rest_inputs, rest_targets), (probe.inputs, probe.targets), random)
+    scored = time.monotonic()
+    nats_NxT[num_first:] = nats_rest
+    _require_finite(nats_NxT)
+    worst = check_probes(probe, probe_nats_PxT, nats_NxT, work.score, random)
+    end = time.monotonic()
+
+    num_mixed_batches = -(-(num_rows - num_first + num_probes) // scorer.batch_rows)
+    extra_share = num_extra_batches / num_mixed_batches
     targets_NxT = np.asarray(exam.rows_NxT1[:, 1:])
     num_bytes_NxT = exam.num_bytes_V[targets_NxT]
-    if not np.isfinite(nats_NxT).all():
-        bad = int((~np.isfinite(nats_NxT)).sum())
-        raise InvalidCandidateError(f"logits are not finite: {bad} of {nats_NxT.size} tokens have no likelihood")
-    before_probes = time.monotonic()
-    _probe(scorer, read_leaves, exam.rows_NxT1, probe_V, random)
-    end = time.monotonic()
     return Verdict(
         bpb=bits_per_byte(nats_NxT, num_bytes_NxT),
         bpb_original=bits_per_byte(nats_NxT, exam.num_bytes_original_V[targets_NxT]),
         unigram_bpb=bits_per_byte(exam.unigram_nats_V[targets_NxT], num_bytes_NxT),
         num_tokens=int((num_bytes_NxT > 0).sum()),
         batch_rows=scorer.batch_rows,
-        seconds=end - start,
-        probe_seconds=end - before_probes,
+        num_probes=num_probes,
+        worst_probe=worst,
+        seconds=end - work.start,
+        probe_seconds=(drawn - begin) + extra_share * (scored - drawn) + (end - scored),
     )
 
 
-def _batch(rows_NxT1: np.ndarray, first: int, batch_rows: int) -> np.ndarray:
-    """Rows from `first` on, the last batch filled up with its own rows again."""
-    indices = np.arange(first, first + batch_rows)
-    last = min(first + batch_rows, len(rows_NxT1))
-    return np.asarray(rows_NxT1[np.where(indices < last, indices, first + (indices - first) % (last - first))])
+def plan_probes(num_rows: int, batch_rows: int, probe_share: float = PROBE_SHARE) -> tuple[int, int]:
+    """How many rows to probe, and in how many batches more than the rows themselves need.
+
+    The places that the rows leave free in their last batch are filled; a batch more is taken for each that
+    `probe_share` pays, or for the least number of probes.
+    """
+    num_batches = -(-num_rows // batch_rows)
+    free = num_batches * batch_rows - num_rows if num_batches > 1 else 0
+    extra = int(probe_share * num_batches)
+    if extra == 0 and free < MIN_PROBES:
+        extra = 1
+    return free + extra * batch_rows, extra
 
 
-def _store(nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
-    rows = nats_NxT[first : first + nats_BxT.shape[0]]
-    rows[:] = np.asarray(nats_BxT)[: len(rows)]
+class _Work:
+    """Batches of rows through the scorer, within the time that judging may take."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        read_leaves: Sequence[jax.Array],
+        exam: Exam,
+        limit_seconds: float,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        self.start = time.monotonic()
+        self._scorer = scorer
+        self._read_leaves = read_leaves
+        self._num_rows = len(exam.rows_NxT1)
+        self._limit_seconds = limit_seconds
+        self._on_progress = on_progress
+        self._num_done = 0
+
+    def score(self, inputs_NxT: np.ndarray, targets_NxT: np.ndarray) -> np.ndarray:
+        """Nats of each target, float32[N, T]; the last batch is filled up with its own rows again."""
+        num_rows, batch_rows = len(inputs_NxT), self._scorer.batch_rows
+        nats_NxT = np.empty(inputs_NxT.shape, np.float32)
+        pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
+        for first in range(0, num_rows, batch_rows):
+            last = min(first + batch_rows, num_rows)
+            rows = first + np.arange(batch_rows) % (last - first)
+            nats_BxT = self._scorer(self._read_leaves, inputs_NxT[rows], targets_NxT[rows])
+            if pending is not None:
+                self._store(nats_NxT, *pending)
+            pending = (first, nats_BxT)
+        if pending is not None:
+            self._store(nats_NxT, *pending)
+        return nats_NxT
+
+    def score_mixed(
+        self,
+        rows: tuple[np.ndarray, np.ndarray],
+        others: tuple[np.ndarray, np.ndarray],
+        random: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores two sets of (inputs, targets) in the same batches, in a random order."""
+        inputs, targets = (np.concatenate(pair) for pair in zip(rows, others, strict=True))
+        order = random.permutation(len(inputs))
+        nats = np.empty(inputs.shape, np.float32)
+        nats[order] = self.score(inputs[order], targets[order])
+        return nats[: len(rows[0])], nats[len(rows[0]) :]
+
+    def _store(self, nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
+        rows = nats_NxT[first : first + nats_BxT.shape[0]]
+        rows[:] = np.asarray(nats_BxT)[: len(rows)]
+        self._num_done += len(rows)
+        self._on_progress(min(1.0, self._num_done / self._num_rows))
+        elapsed = time.monotonic() - self.start
+        if elapsed > self._limit_seconds:
+            raise InvalidCandidateError(
+                f"judging {min(1.0, self._num_done / self._num_rows):.0%} of the rows took {elapsed:.1f} s, and all of "
+                f"them may take {self._limit_seconds:.1f} s: `logits` must not do the work of `step`"
+            )
 
 
-def _probe(
-    scorer: Scorer,
-    read_leaves: Sequence[jax.Array],
-    rows_NxT1: np.ndarray,
-    probe_V: np.ndarray,
-    random: np.random.Generator,
-) -> None:
-    """Judges one batch of real rows again with other neighbours, then with other suffixes; nothing else may change."""
-    rows = scorer.batch_rows
-    chosen = np.asarray(rows_NxT1[random.integers(0, len(rows_NxT1), rows)])
-    row_length = chosen.shape[1]
-    # rotated, so that they differ from the chosen ones even where a small split gives the same rows again
-    others = np.roll(rows_NxT1[random.integers(0, len(rows_NxT1), rows)], random.integers(1, row_length), axis=1)
-    nats_BxT, projection_BxT = map(np.asarray, scorer(read_leaves, chosen, probe_V))
-
-    # Neighbours first: a candidate that fails this one fails the other too, whatever its attention does.
-    stays_B = random.permutation(rows) < rows // 2
-    mixed = np.where(stays_B[:, None], chosen, others)
-    nats_mixed_BxT, projection_mixed_BxT = map(np.asarray, scorer(read_leaves, mixed, probe_V))
-    _compare(
-        "rows of a batch are not independent: other rows change the prediction",
-        np.abs(projection_mixed_BxT - projection_BxT)[stays_B],
-        np.abs(nats_mixed_BxT - nats_BxT)[stays_B],
-    )
-
-    cut_B = random.integers(1, row_length - 1, rows)  # tokens from here on are replaced
-    position_T1 = np.arange(row_length)
-    swapped = np.where(position_T1 < cut_B[:, None], chosen, others)
-    nats_swapped_BxT, projection_swapped_BxT = map(np.asarray, scorer(read_leaves, swapped, probe_V))
-    # position i predicts token i + 1: the distribution before the cut, and the likelihood of targets before it
-    same_context_BxT = position_T1[:-1] < cut_B[:, None]
-    same_target_BxT = position_T1[1:] < cut_B[:, None]
-    _compare(
-        "not causal: later tokens change the prediction at earlier positions",
-        np.abs(projection_swapped_BxT - projection_BxT)[same_context_BxT],
-        np.abs(nats_swapped_BxT - nats_BxT)[same_target_BxT],
-    )
-
-
-def _compare(reason: str, *differences: np.ndarray) -> None:
-    # NumPy's max, unlike Python's, hands a NaN on wherever it stands
-    worst = float(np.concatenate([difference.ravel() for difference in differences]).max(initial=0.0))
-    if not worst <= PROBE_TOLERANCE:  # and a NaN must not pass
-        raise InvalidCandidateError(f"{reason} (by {worst:.3g} nats, tolerance {PROBE_TOLERANCE:g})")
+def _require_finite(nats_NxT: np.ndarray) -> None:
+    if not np.isfinite(nats_NxT).all():
+        bad = int((~np.isfinite(nats_NxT)).sum())
+        raise InvalidCandidateError(f"logits are not finite: {bad} of {nats_NxT.size} tokens have no likelihood")

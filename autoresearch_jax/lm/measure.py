@@ -1,6 +1,7 @@
 """One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
 
 import csv
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,19 @@ from autoresearch_jax.lm.bits import unigram_nats
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.hardware import peak_flops
-from autoresearch_jax.lm.judge import Exam, InvalidCandidateError, Scorer, Verdict, judge
+from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
 from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.probes import InvalidCandidateError
 from autoresearch_jax.lm.programs import Programs, compile_program, load_programs
 from autoresearch_jax.lm.snapshot import save_snapshot
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
 from autoresearch_jax.measurement import Budget, Scalar, Status
 
-FREE_INIT_SECONDS = 10.0  # a longer `init` is charged to the budget, lest it be used to train
+# Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
+# takes a third of a step, and short ones have their overhead. Short judging is free, as a short `init` is.
+JUDGE_SLOWDOWN = 10.0
+FREE_JUDGE_SECONDS = 10.0
 LOSS_CURVE_FILE = "loss.csv"
 
 Emit = Callable[[dict[str, Any]], None]
@@ -111,7 +116,7 @@ class _Trial:
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
         self._snapshot(programs, dataset, result)
-        return self._judge(programs, mesh, scorer, dataset, result.leaves)
+        return self._judge(programs, mesh, scorer, dataset, result)
 
     def _enter(self, phase: str) -> None:
         self.phase_start = time.monotonic()
@@ -143,7 +148,7 @@ class _Trial:
         key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
         leaves = jax.block_until_ready(init(key_data))
         self._leave("init")
-        return leaves, max(0.0, time.monotonic() - self.phase_start - FREE_INIT_SECONDS)
+        return leaves, max(0.0, time.monotonic() - self.phase_start - self.request.free_init_seconds)
 
     def _train(
         self,
@@ -228,22 +233,24 @@ class _Trial:
         self.snapshot = request.snapshot_dir
         self._leave("snapshot")
 
-    def _judge(
-        self, programs: Programs, mesh: Mesh, scorer: Scorer, dataset: Dataset, leaves: Sequence[jax.Array]
-    ) -> Verdict:
+    def _judge(self, programs: Programs, mesh: Mesh, scorer: Scorer, dataset: Dataset, result: TrainResult) -> Verdict:
         self._enter("judge")
-        read_leaves = [leaves[i] for i in programs.read_leaves]
+        read_leaves = [result.leaves[i] for i in programs.read_leaves]
         exam = make_exam(dataset, programs.vocab_size, self.request.split, self.request.judge_tokens)
 
         def report(share: float) -> None:
             self.emit({"event": "progress", "phase": "judge", "share": share})
 
-        verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report)
+        trained_as_long = result.seconds / result.num_tokens * exam.rows_NxT1[:, 1:].size
+        limit_seconds = max(FREE_JUDGE_SECONDS, JUDGE_SLOWDOWN * trained_as_long)
+        verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report, limit_seconds)
         self._leave("judge")
         self.metrics.update(
             val_bpb_original=verdict.bpb_original,
             unigram_bpb=verdict.unigram_bpb,
             probe_seconds=verdict.probe_seconds,
+            num_probes=verdict.num_probes,
+            worst_probe_nats=verdict.worst_probe,
             judge_batch_rows=verdict.batch_rows,
             judge_tokens=verdict.num_tokens,
         )
@@ -270,12 +277,20 @@ def judge_within_memory(
     read_leaves: Sequence[jax.Array],
     exam: Exam,
     on_progress: Callable[[float], None],
+    limit_seconds: float = math.inf,
 ) -> Verdict:
-    """Judges, with the next smaller batch each time the devices' memory does not suffice."""
+    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
     smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
     while True:
         try:
-            return judge(scorer, read_leaves, exam, random=np.random.default_rng(), on_progress=on_progress)
+            return judge(
+                scorer,
+                read_leaves,
+                exam,
+                random=np.random.default_rng(),
+                limit_seconds=limit_seconds,
+                on_progress=on_progress,
+            )
         except jax.errors.JaxRuntimeError as error:
             if not (_is_out_of_memory(error) and smaller):
                 raise

@@ -22,6 +22,7 @@ class MeasureRequest:
       budget: the time box.
       snapshot_dir: where the snapshot will be.
       log_dir: where the loss curve goes.
+      free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
       facts: further facts for the snapshot's manifest.
     """
 
@@ -35,6 +36,7 @@ class MeasureRequest:
     budget: Budget
     snapshot_dir: str
     log_dir: str
+    free_init_seconds: float
     facts: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:

@@ -41,21 +41,27 @@ class TaskError(UserError):
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """Seconds after which a phase of a trial is killed. Training has its budget and this much more."""
+    """Seconds after which a phase of a trial is killed.
+
+    Training has its budget and `train_slack`, or with a budget in steps `train_report` from one report of its
+    progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds.
+    """
 
     startup: float = 120.0
     trace: float = 300.0
     check: float = 120.0
     compile: float = 900.0
     init: float = 120.0
+    free_init: float = 10.0
     train_slack: float = 120.0
+    train_report: float = 600.0
     snapshot: float = 600.0
     judge: float = 1800.0
 
     def of(self, phase: str, budget: Budget) -> float:
-        """Limit of a phase; a budget in steps has no natural end in seconds."""
+        """Limit of a phase; training by steps has none as a whole."""
         if phase == "train":
-            return math.inf if budget.seconds is None else budget.seconds + self.train_slack
+            return self.train_report if budget.seconds is None else budget.seconds + self.train_slack
         return float(getattr(self, phase))
 
 
@@ -284,6 +290,7 @@ class LmTask:
             budget=config.budget,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
+            free_init_seconds=config.limits.free_init,
             facts={
                 "fingerprint": self.fingerprint,
                 "budget": dataclasses.asdict(config.budget),
@@ -299,8 +306,9 @@ class LmTask:
             remaining = deadline - time.monotonic()
             if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on who is quicker
                 raise ProcessTimeoutError(f"{-remaining:.1f} s late")
-            event = worker.receive(min(remaining, 1e6))
-            if event["event"] == "phase":
+            event = worker.receive(remaining)
+            reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
+            if event["event"] == "phase" or reports_steps:
                 deadline = time.monotonic() + limits.of(event["phase"], budget)
             yield event
 

@@ -1,0 +1,148 @@
+"""Probes of a candidate's predictions: rows that were judged are judged again, changed where it must not matter.
+
+One batch asks three things at once, so that honest candidates pay little: each row stands at another place among
+other rows (a row sees only itself), most rows have another ending (a position sees no later token), and all are
+evaluated a second time (the same tokens give the same numbers). Only a difference makes them be asked one by one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# An honest candidate gives the same numbers up to the order in which a device adds. In nats: what could be gained
+# within it is below any noise between seeds.
+PROBE_TOLERANCE = 1e-3
+WHOLE_SHARE = 0.25  # of the probes keep their whole row: only place and neighbours differ
+UNIFORM_SHARE = 0.25  # are cut anywhere; the others where the candidate gained
+SUFFIX_DRAWS = 16  # to find one that begins with another token
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (inputs[N, T], targets[N, T]) -> nats[N, T]
+
+
+class InvalidCandidateError(Exception):
+    """A probe failed; one line with the reason and the offending number."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows to be judged again.
+
+    Attributes:
+      rows: which rows of the split they are, int[P].
+      whole_PxT1: the rows as they are.
+      cuts: inputs from here on are replaced, int[P]; T where none is.
+      inputs: int[P, T].
+    """
+
+    rows: np.ndarray
+    whole_PxT1: np.ndarray
+    cuts: np.ndarray
+    inputs: np.ndarray
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The rows' own, behind the cut too, int[P, T]: whoever has seen its replacement thinks less of one."""
+        return self.whole_PxT1[:, 1:]
+
+    @property
+    def is_unchanged(self) -> np.ndarray:
+        """Positions that see no replaced token, whose prediction must stay, bool[P, T]."""
+        return np.arange(self.inputs.shape[1]) < self.cuts[:, None]
+
+
+def draw_probes(
+    rows_NxT1: np.ndarray,
+    nats_MxT: np.ndarray,
+    unigram_nats_MxT: np.ndarray,
+    num_probes: int,
+    random: np.random.Generator,
+) -> Probe:
+    """Draws rows and the places where to cut them.
+
+    Where one token ahead is seen at few positions only, a cut right behind one of them finds it and no other does. So
+    half of the cuts are drawn in proportion to what the candidate gained over a unigram model there: a candidate that
+    owes a share of its gain to what it must not see is found by each of them with at least that probability.
+
+    Args:
+      rows_NxT1: the split.
+      nats_MxT: of its first M rows, which are probed.
+      unigram_nats_MxT: the same under the unigram model.
+      num_probes: P.
+      random: not known to the candidate.
+    """
+    num_judged, length = nats_MxT.shape
+    rows = random.choice(num_judged, num_probes, replace=num_probes > num_judged)
+    cuts = random.integers(1, max(length, 2), num_probes)
+    gain_PxT = np.maximum(unigram_nats_MxT[rows] - nats_MxT[rows], 0.0).astype(np.float64)
+    gain_PxT[:, -1] = 0.0  # what its target is, no input tells
+    total_P = gain_PxT.cumsum(axis=1)
+    weighted = (total_P < random.random((num_probes, 1)) * total_P[:, -1:]).sum(axis=1) + 1
+    kind = random.random(num_probes)
+    cuts = np.where((kind >= WHOLE_SHARE + UNIFORM_SHARE) & (total_P[:, -1] > 0), weighted, cuts)
+    cuts = np.where(kind < WHOLE_SHARE, length, np.minimum(cuts, length))
+    whole_PxT1 = np.asarray(rows_NxT1[rows])
+    inputs = whole_PxT1[:, :-1].copy()
+    for row, cut in zip(inputs, cuts, strict=True):
+        if cut < length:
+            row[cut:] = _suffix(rows_NxT1, int(row[cut]), length - cut, random)
+    return Probe(rows, whole_PxT1, cuts, inputs)
+
+
+def check_probes(
+    probe: Probe, nats_PxT: np.ndarray, nats_NxT: np.ndarray, score: Score, random: np.random.Generator
+) -> float:
+    """Compares the probes with the same rows as they were judged.
+
+    Args:
+      probe: from `draw_probes`.
+      nats_PxT: of its targets, evaluated in a random order among other rows.
+      nats_NxT: of all rows of the split, as judged.
+      score: evaluates more rows, to find out what it was that mattered.
+      random: not known to the candidate.
+
+    Returns:
+      The largest difference, in nats.
+
+    Raises:
+      InvalidCandidateError: it is above the tolerance.
+    """
+    judged_PxT = nats_NxT[probe.rows]
+    different_PxT = np.where(probe.is_unchanged, np.abs(nats_PxT - judged_PxT), 0.0)
+    worst = float(different_PxT.max(initial=0.0))
+    if worst <= PROBE_TOLERANCE:  # a NaN, which NumPy's max hands on, is not
+        return worst
+
+    again = _worst(score(probe.inputs, probe.targets), score(probe.inputs, probe.targets))
+    if not again <= PROBE_TOLERANCE:
+        raise _failure("two evaluations of the same rows differ", again)
+    is_bad = ~(different_PxT <= PROBE_TOLERANCE)
+    among_others = float(different_PxT[probe.cuts == probe.inputs.shape[1]].max(initial=0.0))
+    if among_others <= PROBE_TOLERANCE:  # no whole row came out otherwise: look at all of them whole
+        order = random.permutation(len(probe.rows))
+        whole_PxT1 = probe.whole_PxT1[order]
+        among_others = _worst(score(whole_PxT1[:, :-1], whole_PxT1[:, 1:]), judged_PxT[order])
+    if not among_others <= PROBE_TOLERANCE:
+        raise _failure("rows of a batch are not independent: other rows change the prediction", among_others)
+    row, position = np.argwhere(is_bad)[0]
+    where = f"with other tokens from position {probe.cuts[row]} on, the prediction at position {position} is another"
+    raise _failure(f"not causal: {where}", worst)
+
+
+def _suffix(rows_NxT1: np.ndarray, not_first: int, length: int, random: np.random.Generator) -> np.ndarray:
+    """Tokens from somewhere in the split, the first of them another than `not_first` where one can be found."""
+    num_rows, row_length = rows_NxT1.shape
+    for _ in range(SUFFIX_DRAWS):
+        row = rows_NxT1[random.integers(num_rows)]
+        begin = int(random.integers(row_length))
+        if row[begin] != not_first:
+            break
+    return np.roll(row, -begin)[:length]
+
+
+def _worst(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max(initial=0.0))
+
+
+def _failure(reason: str, nats: float) -> InvalidCandidateError:
+    return InvalidCandidateError(f"{reason} (by {nats:.3g} nats, tolerance {PROBE_TOLERANCE:g})")
