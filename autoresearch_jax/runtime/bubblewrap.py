@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoresearch_jax.runtime.seccomp import FILTER_DESCRIPTOR, filter_program
 from autoresearch_jax.runtime.view import READABLE_DEVICES, WRITABLE_DEVICES, View
 
 _NOBODY = "65534"
@@ -13,7 +14,8 @@ _TOP_LINKS = ("/lib", "/lib64", "/lib32", "/usr/lib64")  # on most systems links
 def bubblewrap_argv(bwrap: str, view: View, scratch: Path, argv: Sequence[str]) -> list[str]:
     """A command line that runs `argv` with everything but the view and `scratch` out of sight.
 
-    All is where it is outside, and read-only; /tmp is a folder in `scratch`. No network, no other process.
+    All is where it is outside, and read-only; /tmp is a folder in `scratch`. No network, no other process. The filter
+    of system calls is read from `FILTER_DESCRIPTOR`.
 
     Args:
       bwrap: the program.
@@ -38,4 +40,6 @@ def bubblewrap_argv(bwrap: str, view: View, scratch: Path, argv: Sequence[str]) 
     words += ["--proc", "/proc"]
     for device in (*READABLE_DEVICES, *WRITABLE_DEVICES):
         words += ["--dev-bind", device, device]
+    if filter_program() is not None:
+        words += ["--seccomp", str(FILTER_DESCRIPTOR)]
     return [*words, "--remount-ro", "/", "--chdir", str(scratch), "--", *argv]

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
 _CLONE_NEWIPC = 0x08000000
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
@@ -57,6 +59,18 @@ def become_subreaper() -> None:
 def forbid_new_privileges() -> None:
     """From here on no program that is executed gives more rights than its caller has."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_seccomp_filter(header: bytes) -> None:
+    """Installs a filter of system calls.
+
+    Args:
+      header: a `struct sock_fprog`.
+
+    Raises:
+      OSError: the kernel does not take it.
+    """
+    call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header))
 
 
 def drop_capabilities(keep: int = 0) -> None:

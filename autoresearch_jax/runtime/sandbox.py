@@ -22,6 +22,7 @@ from autoresearch_jax.runtime.bytecode import compiled_standard_library
 from autoresearch_jax.runtime.landlock import landlock_abi
 from autoresearch_jax.runtime.linux import IS_LINUX, READ_AND_WRITE_ANYTHING
 from autoresearch_jax.runtime.process import bare_environment
+from autoresearch_jax.runtime.seccomp import FILTER_DESCRIPTOR
 from autoresearch_jax.runtime.view import READABLE_DEVICES, WRITABLE_DEVICES, View, package_root, python_view
 
 GIBIBYTE = 1 << 30
@@ -182,10 +183,12 @@ class Sandbox:
             # reading is free at the last level, and root's Python may lie in another user's home
             "keep_capabilities": READ_AND_WRITE_ANYTHING if self.level is Level.LIMITS else 0,
             "landlock": None,
+            "filter_descriptor": None,
         }
         if self.level is Level.BUBBLEWRAP:
             assert self.bwrap is not None
             order["argv"] = bubblewrap_argv(self.bwrap, self.view, scratch, argv)
+            order["filter_descriptor"] = FILTER_DESCRIPTOR
         elif self.level is Level.LANDLOCK:
             order["landlock"] = {
                 "readable": [*self.view.allowed(), *READABLE_DEVICES],
