@@ -264,7 +264,7 @@ def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float) ->
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _SUPERVISE, str(package_root().parent)],
-            env=bare_environment({}),
+            env=order["environment"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -14,6 +14,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from autoresearch_jax.runtime import landlock, linux, seccomp
@@ -23,6 +24,7 @@ SWEEP_SECONDS = 0.002
 SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
+MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -98,11 +100,11 @@ class Watch:
                 self._reap()
         except Breach as error:
             breach = error
-        left = self._end()
+        finally:
+            left = self._end()
         try:
             self._pass_on(0.0)
-            if breach is None:
-                self._check_disk({})
+            self._check_disk({})
         except Breach as error:
             breach = breach or error
         return {
@@ -128,7 +130,9 @@ class Watch:
         self._peak_memory = max(self._peak_memory, memory)
         if memory > limits["memory_bytes"]:
             raise Breach("memory_bytes", f"used more than {limits['memory_bytes'] / 2**30:.1f} GiB of memory")
-        cpu_seconds = sum(sum(map(int, fields[11:15])) for fields in stats.values()) / TICKS_PER_SECOND
+        ticks = sum(sum(map(int, fields[11:15])) for fields in stats.values())
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_seconds = ticks / TICKS_PER_SECOND + ended.ru_utime + ended.ru_stime
         if cpu_seconds > limits["cpu_seconds"]:
             raise Breach("cpu_seconds", f"used more than {limits['cpu_seconds']:g} s of CPU time")
         self._check_disk(stats)
@@ -136,28 +140,14 @@ class Watch:
     def _check_disk(self, stats: dict[int, list[str]]) -> None:
         """Counts what lies in the scratch folder, and what is held open though it has no name any more."""
         limits = self._limits
-        num_bytes = num_files = 0
-        folders = [(self._scratch, 0)]
-        while folders:
-            folder, depth = folders.pop()
-            if depth > MAX_FOLDER_DEPTH:
+        num_bytes = 0
+        for num_files, (path, depth) in enumerate(_walk(self._scratch), start=1):
+            if num_files > limits["scratch_files"]:
+                raise Breach("scratch_files", f"made more than {limits['scratch_files']:g} files")
+            if depth > MAX_FOLDER_DEPTH or len(path) > MAX_PATH_CHARACTERS:
                 raise Breach("scratch_files", f"made more than {MAX_FOLDER_DEPTH} folders in one another")
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        num_files += 1
-                        if num_files > limits["scratch_files"]:
-                            raise Breach("scratch_files", f"made more than {limits['scratch_files']:g} files")
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append((entry.path, depth + 1))
-                        else:
-                            with contextlib.suppress(FileNotFoundError):
-                                num_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
-            except (FileNotFoundError, NotADirectoryError):  # gone meanwhile
-                continue
-            except PermissionError:  # made so by the candidate, who is to hide nothing
-                with contextlib.suppress(OSError):
-                    os.chmod(folder, 0o700, follow_symlinks=False)
+            with contextlib.suppress(OSError):  # gone meanwhile
+                num_bytes += os.lstat(path).st_blocks * 512
         num_bytes += sum(_unnamed_files(stats).values())
         if num_bytes > limits["scratch_bytes"]:
             raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
@@ -178,7 +168,7 @@ class Watch:
                 self._output = None
             self._log_bytes += len(data)
             room = int(self._limits["log_bytes"]) - self._log_bytes
-            _write_all(sys.stderr.fileno(), data[: len(data) + min(room, 0)])
+            _write_all(sys.stderr.fileno(), data[: max(0, len(data) + min(room, 0))])
             if room < 0:
                 raise Breach("log_bytes", f"printed more than {self._limits['log_bytes'] / 2**20:g} MiB")
             if seconds and time.monotonic() >= deadline:
@@ -207,6 +197,27 @@ class Watch:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(SWEEP_SECONDS)
         return len(self._tree.stats())
+
+
+def _walk(folder: str) -> Iterator[tuple[str, int]]:
+    """Everything in a folder, with how deep it lies.
+
+    Raises:
+      Breach: not everything can be seen.
+    """
+    folders = [(folder, 1)]
+    while folders:
+        path, depth = folders.pop()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append((entry.path, depth + 1))
+                    yield entry.path, depth
+        except PermissionError as error:
+            raise Breach("scratch_files", "made a folder that cannot be read") from error
+        except OSError:  # gone meanwhile
+            continue
 
 
 def _shared_out_bytes(pid: int, resident_pages: int) -> int:
