@@ -15,9 +15,9 @@ from autoresearch_jax.lm.manifest import (
     DatasetError,
     Manifest,
     counts_file,
-    files_for,
+    covered_files,
+    is_read_by_judge,
     rows_file,
-    text_file,
     tokenizer_file,
 )
 
@@ -55,13 +55,21 @@ class Dataset:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path, *, sequence_length: int, vocab_sizes: tuple[int, ...] | None = None) -> "Dataset":
+    def open(
+        cls,
+        folder: Path,
+        *,
+        sequence_length: int,
+        vocab_sizes: tuple[int, ...] | None = None,
+        only_split: str | None = None,
+    ) -> "Dataset":
         """Opens a dataset; checks that its files are there with the sizes they were written with.
 
         Args:
           folder: from `dataset_folder`.
           sequence_length: T.
           vocab_sizes: what to offer; None offers all that are there for T.
+          only_split: ask only for what judging this split reads, which is all that an exam's folder has.
 
         Raises:
           DatasetError: something is missing; the message gives the command that makes it.
@@ -80,8 +88,9 @@ class Dataset:
             )
         if not offered:
             raise DatasetError(f"the dataset {folder} has no rows of length {sequence_length}: run `{command}` first")
-        names = [text_file(split) for split in SPLITS]
-        names += [name for size in offered for name in files_for(size, sequence_length)]
+        names = covered_files(offered, sequence_length)
+        if only_split is not None:
+            names = [name for name in names if is_read_by_judge(name, only_split)]
         if damaged := manifest.damaged(folder, names):
             raise DatasetError(f"{folder / damaged[0]} is missing or has been changed: run `{command}` to mend it")
         fingerprint = manifest.fingerprint(sequence_length, offered)

@@ -1,4 +1,9 @@
-"""Peak speed of the accelerators we know, for model FLOP utilisation."""
+"""Peak speed of the accelerators we know, for model FLOP utilisation, and the name of this machine's processors."""
+
+import os
+import platform
+import re
+from pathlib import Path
 
 # Dense bf16 TFLOP/s of one device as JAX counts devices, by a part of its name in lower case; the first match counts.
 # From the vendors' data sheets. T4 has no bf16: fp16. TPU v2, v3 and 7x show two devices a chip, so half a chip's peak.
@@ -29,3 +34,14 @@ def peak_flops(device_kind: str) -> float | None:
         if part in name and not (part == "l4" and "l40" in name):
             return tflops * 1e12
     return None
+
+
+def host_processors() -> str:
+    """Number and model of the processors this process may use: XLA divides work by the one, compiles for the other."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{count} x {name}"

@@ -47,6 +47,18 @@ def files_for(vocab_size: int, sequence_length: int) -> list[str]:
     return [tokenizer_file(vocab_size), *rows, counts_file(vocab_size, sequence_length)]
 
 
+def covered_files(vocab_sizes: Iterable[int], sequence_length: int) -> list[str]:
+    """Names of all files that a fingerprint covers."""
+    return [text_file(split) for split in SPLITS] + [
+        name for size in vocab_sizes for name in files_for(size, sequence_length)
+    ]
+
+
+def is_read_by_judge(name: str, split: str) -> bool:
+    """Whether judging a split reads a file: its rows, the vocabularies, the counts of the train rows."""
+    return name.startswith("tokenizers/") or Path(name).name in (f"{split}.npy", "train_counts.npy")
+
+
 @dataclass(frozen=True)
 class FileEntry:
     """A file as it was written: size in bytes and SHA-256 in hexadecimal."""

@@ -1,5 +1,6 @@
 """Text from a snapshot: one token at a time, drawn from what its `logits` program predicts."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,13 +46,7 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     Raises:
       SnapshotError: the snapshot is missing or damaged, or was made for other devices than are here.
     """
-    manifest = load_manifest(snapshot_dir)
-    try:
-        mesh = _mesh_of(manifest)
-    except (RuntimeError, ValueError, AssertionError) as error:  # as JAX raises where they are not
-        needed = f"{math.prod(manifest['mesh'].values())} devices of platform {manifest['platform']}"
-        raise SnapshotError(f"{snapshot_dir}: needs {needed}, which this machine lacks") from error
-    snapshot = load_snapshot(snapshot_dir, mesh)
+    snapshot = load_snapshot(snapshot_dir, snapshot_mesh(snapshot_dir, load_manifest(snapshot_dir)))
     try:
         tokenizer = Tokenizer.load(snapshot.tokenizer_path)
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -69,12 +64,22 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     return tokenizer.decode(tokens[1:])
 
 
-def _mesh_of(manifest: Mapping[str, Any]) -> Mesh:
-    """A mesh as the programs were traced for; takes hold of the devices, and must come before anything else does."""
-    jax.config.update("jax_platforms", manifest["platform"])
-    if manifest["platform"] == "cpu":
-        jax.config.update("jax_num_cpu_devices", math.prod(manifest["mesh"].values()))
-    return make_mesh(manifest["mesh"])
+def snapshot_mesh(snapshot_dir: Path, manifest: Mapping[str, Any]) -> Mesh:
+    """A mesh as the programs were traced for; takes hold of the devices, and must come before anything else does.
+
+    Raises:
+      SnapshotError: this machine has no such devices.
+    """
+    num_devices = math.prod(manifest["mesh"].values())
+    try:
+        jax.config.update("jax_platforms", manifest["platform"])
+        if manifest["platform"] == "cpu":
+            with contextlib.suppress(RuntimeError):  # JAX has hold of its devices already: then they must do
+                jax.config.update("jax_num_cpu_devices", num_devices)
+        return make_mesh(manifest["mesh"])
+    except (RuntimeError, ValueError, AssertionError) as error:  # as JAX raises where they are not
+        needed = f"{num_devices} devices of platform {manifest['platform']}"
+        raise SnapshotError(f"{snapshot_dir}: needs {needed}, which this machine lacks") from error
 
 
 def _compile_predict(programs: Programs) -> Callable[..., jax.Array]:

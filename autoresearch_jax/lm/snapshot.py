@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,14 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.files import sha256_of_file, write_json
+from autoresearch_jax.lm.hardware import host_processors
+from autoresearch_jax.lm.inventory import inventory_differences, take_inventory
+from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.programs import ProgramError, Programs, load_programs
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the first one listed no files
+RESTORE = "restore it from a copy"
 
 
 class SnapshotError(UserError):
@@ -48,7 +53,7 @@ def save_snapshot(
     leaves: Sequence[jax.Array],
     tokenizer_path: Path,
     facts: Mapping[str, Any],
-) -> None:
+) -> str:
     """Writes a snapshot under a temporary name and renames it, so that `folder` holds a whole one or none.
 
     Args:
@@ -58,6 +63,9 @@ def save_snapshot(
       leaves: all arrays of the state; only those that `logits` reads are saved.
       tokenizer_path: copied too.
       facts: goes into the manifest.
+
+    Returns:
+      SHA-256 of the manifest, which has the hashes of all other files.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -75,10 +83,39 @@ def save_snapshot(
         "vocab_size": programs.vocab_size,
         "sequence_length": programs.sequence_length,
         "leaves": {_leaf_key(i): programs.leaf_names[i] for i in programs.read_leaves},
+        "made_with": made_with(),
         **facts,
+        "files": {name: asdict(entry) for name, entry in take_inventory(partial).items()},
     }
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    write_json(partial / MANIFEST, manifest)
     os.rename(partial, folder)
+    return sha256_of_file(folder / MANIFEST)
+
+
+def made_with() -> dict[str, str]:
+    """What the last digits of a number may hang on: the version of JAX, the device, on a CPU the processors."""
+    device = jax.devices()[0]
+    machine = {"jax": jax.__version__, "device_kind": device.device_kind}
+    return machine | ({"processors": host_processors()} if device.platform == "cpu" else {})
+
+
+def snapshot_differences(folder: Path, manifest: Mapping[str, Any]) -> list[str] | None:
+    """A line for each file of a snapshot that is missing, changed or does not belong there; nothing is deserialised.
+
+    Args:
+      folder: of the snapshot.
+      manifest: from `load_manifest`; None is returned for one of format 1, which lists no files.
+
+    Raises:
+      SnapshotError: the list is damaged.
+    """
+    if manifest["format_version"] < 2:
+        return None
+    try:
+        files = {str(name): FileEntry(**entry) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SnapshotError(f"{folder / MANIFEST}: damaged: the list of files: {error}") from error
+    return inventory_differences(folder, files, RESTORE)
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -88,18 +125,18 @@ def load_manifest(folder: Path) -> dict[str, Any]:
       SnapshotError: there is none, or it is damaged or of a newer format.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        version = manifest["format_version"]
-        if version == FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh"}:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        version = int(manifest["format_version"])
+        if version <= FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh"}:
             raise ValueError("it tells no platform or no mesh")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SnapshotError(
             f"{folder}: no snapshot here; `autoresearch results --format=json` names a run's"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{folder / 'manifest.json'}: damaged: {type(error).__name__}: {error}") from error
-    if version != FORMAT_VERSION:
-        raise SnapshotError(f"{folder}: format {version}, this version reads {FORMAT_VERSION}")
+        raise SnapshotError(f"{folder / MANIFEST}: damaged: {type(error).__name__}: {error}") from error
+    if not 1 <= version <= FORMAT_VERSION:
+        raise SnapshotError(f"{folder}: format {version}, this version reads 1 to {FORMAT_VERSION}")
     return manifest
 
 

@@ -5,7 +5,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from autoresearch_jax.search.records import (
     TrialRow,
     Verdict,
 )
-from autoresearch_jax.search.schema import SCHEMA_VERSION, TABLES
+from autoresearch_jax.search.schema import MIGRATIONS, SCHEMA_VERSION
+from autoresearch_jax.search.seals import row_digest, seal_of, seal_text
 
 Clock = Callable[[], float]  # seconds since 1970
 
@@ -39,13 +40,21 @@ class LedgerError(UserError):
 class Ledger:
     """Experiments and their trials. Only times and durations differ between two equal runs."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, seal: Path | None = None) -> None:
+        """See `open` and `open_to_read`.
+
+        Args:
+          connection: to the file.
+          clock: what rows are dated with.
+          seal: the file to seal when it is closed; None for a ledger that is only read.
+        """
         self._connection = connection
         self._clock = clock
+        self._seal = seal
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> "Ledger":
-        """Opens a ledger, and makes it if there is none.
+        """Opens a ledger, makes it if there is none, and brings one of an older version to the present one.
 
         Raises:
           LedgerError: it is no ledger, of a newer version, or cannot be written.
@@ -55,13 +64,14 @@ class Ledger:
             connection = _connect(path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
-            ledger = cls(connection, clock)
+            seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
+            ledger = cls(connection, clock, seal=path)
             with ledger.transaction():
-                if _version(connection) == 0:
-                    for statement in TABLES.split(";"):
+                for version in range(_version(connection), SCHEMA_VERSION):
+                    for statement in MIGRATIONS[version].split(";"):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            _check_version(connection, path)
+                    connection.execute(f"PRAGMA user_version = {version + 1}")
+            _check_version(connection, path, oldest=SCHEMA_VERSION)
         return ledger
 
     @classmethod
@@ -69,19 +79,22 @@ class Ledger:
         """Opens an existing ledger without ever writing to it; a driver may be at work in it meanwhile.
 
         Raises:
-          LedgerError: there is none, or it is of another version.
+          LedgerError: there is none, or it is of a newer version.
         """
         if not path.is_file():
             raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")
         with _named(path):
             connection = _connect(path)
             connection.execute("PRAGMA query_only = ON")
-            _check_version(connection, path)
+            _check_version(connection, path, oldest=1)
         return cls(connection)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, and seals it unless another process has it open and may go on writing."""
         self._connection.close()
+        if self._seal is not None and not self._seal.with_name(self._seal.name + "-wal").exists():
+            with suppress(OSError):  # a disk that is full: the ledger itself is written
+                seal_of(self._seal).write_text(seal_text(self._seal), encoding="utf-8")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -98,8 +111,8 @@ class Ledger:
         self._connection.execute("COMMIT")
 
     def settings(self) -> dict[str, Scalar]:
-        """What `save_settings` saved; empty before."""
-        rows = self._connection.execute("SELECT name, value FROM settings")
+        """What `save_settings` saved, in that order; empty before."""
+        rows = self._connection.execute("SELECT name, value FROM settings ORDER BY rowid")
         return {name: json.loads(value) for name, value in rows}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
@@ -164,6 +177,7 @@ class Ledger:
                     trial,
                 ),
             )
+            self._seal_row("trials", trial)
 
     def conclude(self, experiment: int, conclusion: Conclusion) -> ExperimentRow:
         """Ends an experiment; returns it as it now stands."""
@@ -181,7 +195,16 @@ class Ledger:
                     experiment,
                 ),
             )
+            self._seal_row("experiments", experiment)
         return self.experiment(experiment)
+
+    def _seal_row(self, table: str, number: int) -> None:
+        """Stores the digest of a row that will not change any more."""
+        cursor = self._connection.execute(f"SELECT * FROM {table} WHERE id = ? AND digest IS NULL", (number,))
+        for values in cursor.fetchall():
+            names = [column[0] for column in cursor.description]
+            digest = row_digest(dict(zip(names, values, strict=True)))
+            self._connection.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (digest, number))
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
         """Adds one measurement that was made by hand, outside any search.
@@ -291,9 +314,9 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
     version = _version(connection)
-    if version != SCHEMA_VERSION:
+    if not oldest <= version <= SCHEMA_VERSION:
         raise LedgerError(
             f"{path}: the ledger has version {version} and this autoresearch reads {SCHEMA_VERSION}: "
             "use the autoresearch that made it, or another --tag"

@@ -125,7 +125,17 @@ class Loop:
             check_settings(stored, settings, self._parts.folder.path)
         else:
             self._parts.ledger.save_settings(settings)
-        self._parts.folder.write_settings(settings)
+        self._keep_exam()
+        self._parts.folder.write_settings(self._parts.ledger.settings())
+
+    def _keep_exam(self) -> None:
+        """Has the task put down what a score can be computed again from, once for the run."""
+        folder = self._parts.folder
+        stored = self._parts.ledger.settings().get("exam")
+        exam = self._parts.task.keep_exam(folder.exam)
+        if stored not in (None, exam):
+            raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
+        self._parts.ledger.save_settings({"exam": exam})
 
     def _run_baseline(self) -> None:
         """Measures what the user committed; the run stands on it."""

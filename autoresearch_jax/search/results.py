@@ -13,7 +13,12 @@ SCORE_DECIMALS = 6
 
 
 def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
-    """Writes results.tsv, whole or not at all. What was not measured is empty, never 0."""
+    """Writes results.tsv, whole or not at all."""
+    write_whole(path, results_text(ledger, metric))
+
+
+def results_text(ledger: Ledger, metric: Metric) -> str:
+    """What results.tsv says for this ledger. What was not measured is empty, never 0."""
     peaks = ledger.peak_memory_bytes()
     lines = ["\t".join(("commit", metric.name, "memory_gb", "status", "description"))]
     for row in ledger.experiments():
@@ -28,7 +33,7 @@ def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
             " ".join(row.hypothesis.split()),
         )
         lines.append("\t".join(columns))
-    write_whole(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def outcome(row: ExperimentRow) -> str:

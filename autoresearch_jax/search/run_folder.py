@@ -38,6 +38,16 @@ class RunFolder:
         """The worktree of the run's branch."""
         return self.path / "workspace"
 
+    @property
+    def settings(self) -> Path:
+        """A copy of the ledger's settings for people."""
+        return self.path / "run.json"
+
+    @property
+    def exam(self) -> Path:
+        """What the task keeps of its own so that a score can be computed again from this folder alone."""
+        return self.path / "exam"
+
     def log_dir(self, experiment: int) -> Path:
         """Folder of an experiment's logs; made if it is not there."""
         folder = self.path / "logs" / f"{experiment:04d}"
@@ -47,6 +57,11 @@ class RunFolder:
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
         return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"
+
+    def snapshot(self, recorded: Path) -> Path:
+        """Where a snapshot is that the ledger recorded: in this folder, wherever the folder was at that time."""
+        here = self.path / "snapshots" / recorded.name
+        return here if here.exists() else recorded
 
     def create(self) -> None:
         """Makes the folder, and keeps it out of the sight of a git repository around it.
@@ -92,8 +107,13 @@ class RunFolder:
         return None
 
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
-        """Writes run.json, a copy of the ledger's settings for people."""
-        write_whole(self.path / "run.json", json.dumps(dict(settings), indent=1) + "\n")
+        """Writes run.json."""
+        write_whole(self.settings, settings_text(settings))
+
+
+def settings_text(settings: Mapping[str, Scalar]) -> str:
+    """What run.json says for these settings of the ledger."""
+    return json.dumps(dict(settings), indent=1) + "\n"
 
 
 def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:

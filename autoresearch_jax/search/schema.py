@@ -1,9 +1,7 @@
-"""Tables of a run's ledger and their version."""
-
-SCHEMA_VERSION = 1
+"""Tables of a run's ledger, their version, and the way from each version to the next."""
 
 # The source comes last in its row: reading the other columns then never touches its pages.
-TABLES = """
+_TABLES = """
 CREATE TABLE settings (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL                 -- JSON
@@ -46,3 +44,11 @@ CREATE TABLE trials (
 CREATE INDEX trials_of_experiment ON trials (experiment);
 CREATE INDEX experiments_by_program ON experiments (program_hash);
 """
+
+# What makes each version of the one before it; a new ledger goes the same way, so there is one layout and not two.
+MIGRATIONS = (
+    _TABLES,
+    # SHA-256 of the row, written when it is concluded; null in rows that version 1 concluded
+    "ALTER TABLE experiments ADD COLUMN digest TEXT; ALTER TABLE trials ADD COLUMN digest TEXT",
+)
+SCHEMA_VERSION = len(MIGRATIONS)

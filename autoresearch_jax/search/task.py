@@ -23,6 +23,17 @@ class Task(Protocol):
         """Hash of everything but the candidate that a score depends on; unequal ones are never compared."""
         ...
 
+    def keep_exam(self, folder: Path) -> str:
+        """Puts into `folder` whatever else a snapshot's score can be computed again from, unless it is there.
+
+        Returns:
+          SHA-256 over all of it, in hexadecimal; what is there is checked against it.
+
+        Raises:
+          UserError: what is there was changed, or cannot be written.
+        """
+        ...
+
     def prepare(self, source: str, log_dir: Path) -> Candidate:
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
 

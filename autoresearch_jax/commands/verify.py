@@ -1,0 +1,226 @@
+"""Scores the champion's snapshot again from the run's folder alone, and compares what was recorded with what is there.
+
+    autoresearch verify nov20
+    autoresearch verify runs/nov20 --experiment=3
+
+Needs neither the training file nor the repository nor the dataset. Exit status 0 if all agrees, 1 if anything differs:
+each difference is named by file or row.
+"""
+
+import json
+import os
+import sqlite3
+import statistics
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.report.summary import stored_metric, summarize_run
+from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.search.integrity import (
+    RESTORE,
+    check_rows,
+    ledger_file_differences,
+    results_differences,
+    settings_differences,
+    source_differences,
+    workspace_differences,
+)
+from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
+from autoresearch_jax.search.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from autoresearch_jax.lm.verify import Recorded
+
+TAKES_ARGUMENTS = True
+OK = "ok"
+DIFFERS = "differs"
+
+
+@dataclass
+class Report:
+    """What is printed.
+
+    Attributes:
+      figures: of the run and its score.
+      checks: a word for each check.
+      differences: a line each.
+    """
+
+    figures: dict[str, Scalar] = field(default_factory=dict)
+    checks: dict[str, str] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+
+    def add(self, name: str, found: list[str] | str, note: str = "") -> None:
+        """Enters a check: its differences, or why it was not made, and what limits it.
+
+        The same check of a further trial is added to the first.
+        """
+        if isinstance(found, str):
+            word = f"skipped: {found}"
+        else:
+            self.differences += found
+            word = DIFFERS if found else f"{OK}; {note}" if note else OK
+        if self.checks.get(name, OK).startswith(OK):
+            self.checks[name] = word
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    define_run_flags(flag_values)
+    flags.DEFINE_integer(
+        "experiment", None, "verify this experiment instead of the champion", lower_bound=0, flag_values=flag_values
+    )
+    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
+
+
+def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    folder = _named_folder(flag_values, positional)
+    if not folder.ledger.is_file():
+        raise LedgerError(f"{folder.ledger}: no ledger there; name a run, or its folder, and check --run_dir")
+    if holder := folder.holder():
+        raise UserError(f"{folder.path}: {holder} is at work on this run: verify it when it has ended")
+    report = verify(folder, flag_values.experiment)
+    verified = not report.differences and report.figures.get("verified_trials", 0) != 0
+    lines = {"verified": "yes" if verified else "no", **report.figures, **report.checks}
+    if flag_values.format == "json":
+        print(json.dumps({**lines, "verified": verified, "differences": report.differences}, indent=1))
+    else:
+        print(format_lines(lines))
+        for difference in report.differences:
+            print(f"difference:          {difference}")
+    return 0 if verified else 1
+
+
+def verify(folder: RunFolder, experiment: int | None) -> Report:
+    """Makes every check of a run's folder.
+
+    Args:
+      folder: the run's.
+      experiment: whose snapshots to score; None for the champion's.
+
+    Raises:
+      UserError: there is nothing to score.
+    """
+    report = Report(figures={"run": str(folder.path)})
+    report.add("ledger_file", ledger_file_differences(folder.ledger))
+    rows = check_rows(folder.ledger)
+    report.add("ledger_rows", rows.differences, f"{rows.unsealed} rows not sealed" if rows.unsealed else "")
+    if report.differences:  # nothing can be compared with what it says
+        return report
+    try:
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+            _check_texts(folder, ledger, report)
+            _check_score(folder, ledger, experiment, report)
+    except (LedgerError, sqlite3.Error, ValueError, LookupError) as error:  # of rows that no seal vouches for
+        report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
+    return report
+
+
+def _named_folder(flag_values: flags.FlagValues, positional: list[str]) -> RunFolder:
+    """The run that is named by its tag or by its folder."""
+    if len(positional) > 1:
+        raise UsageError(f"unexpected argument {positional[1]!r}: one run at a time")
+    if not positional:
+        return run_folder(flag_values)
+    if flag_values.tag is not None:
+        raise UsageError(f"--tag={flag_values.tag} and {positional[0]!r}: name the run once")
+    by_tag = RunFolder(Path(flag_values.run_dir) / positional[0])
+    by_path = RunFolder(Path(positional[0]))
+    return by_path if by_path.ledger.is_file() and not by_tag.ledger.is_file() else by_tag
+
+
+def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
+    """Everything that is a copy of what the ledger says."""
+    metric, champion = stored_metric(ledger), summarize_run(ledger).champion
+    if metric is None or champion is None:
+        return  # trials by hand have no such copies
+    report.add("run_json", settings_differences(folder, ledger))
+    report.add("results_tsv", results_differences(folder, ledger, metric))
+    report.add("workspace", workspace_differences(folder, ledger, champion))
+    report.add("commits", source_differences(folder, ledger, os.environ))
+
+
+def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, report: Report) -> None:
+    """Scores the snapshot of each trial of an experiment."""
+    row = _asked(folder, ledger, experiment)
+    measured = ledger.measured(row)
+    trials = [trial for trial in ledger.trials(measured.id) if trial.value is not None]
+    if not trials or measured.score is None:
+        raise UserError(f"{folder.path}: experiment {row.id} has no score to verify ({row.status})")
+    report.figures["experiment"] = row.id
+    if measured.id != row.id:
+        report.figures["measured_as"] = measured.id
+    mean = statistics.fmean(trial.value for trial in trials if trial.value is not None)
+    todo = f"the ledger contradicts itself: {RESTORE}"
+    same = row.score == measured.score == mean
+    report.add("mean_of_trials", [] if same else [f"{folder.ledger}: experiment {row.id}: {row.score}, {mean}: {todo}"])
+    now = [_check_trial(folder, ledger, measured, trial, report) for trial in trials]
+    scores = [value for value in now if value is not None]
+    metric = stored_metric(ledger)
+    name = "score" if metric is None else metric.name
+    value = statistics.fmean(scores) if len(scores) == len(trials) else None
+    report.figures |= {
+        f"{name}_then": measured.score,
+        f"{name}_now": value,
+        "difference": None if value is None else value - measured.score,
+        "verified_trials": len(scores),
+    }
+
+
+def _asked(folder: RunFolder, ledger: Ledger, experiment: int | None) -> ExperimentRow:
+    rows = {row.id: row for row in ledger.experiments()}
+    champion = summarize_run(ledger).champion
+    row = champion if experiment is None else rows.get(experiment)
+    if row is not None:
+        return row
+    what = "no champion" if experiment is None else f"no experiment {experiment}"
+    raise UserError(f"{folder.path}: there is {what}; `autoresearch results` lists them, --experiment=N names one")
+
+
+def _check_trial(
+    folder: RunFolder, ledger: Ledger, measured: ExperimentRow, trial: TrialRow, report: Report
+) -> float | None:
+    """Scores a trial's snapshot; returns the score, None if it could not be computed."""
+    if trial.snapshot is None:
+        report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
+        return None
+    snapshot = folder.snapshot(trial.snapshot)
+    programs = folder.path / "programs" / str(measured.program_hash)
+    from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
+
+    recorded = _recorded(ledger, measured, trial)
+    findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
+    report.figures["snapshot"] = str(snapshot)
+    for name, found in findings.checks.items():
+        report.add(name, found, findings.notes.get(name, ""))
+    return findings.value
+
+
+def _recorded(ledger: Ledger, measured: ExperimentRow, trial: TrialRow) -> "Recorded":
+    from autoresearch_jax.lm.verify import Recorded
+
+    assert trial.value is not None
+    assert trial.status is Status.OK
+    settings = ledger.settings()
+    by_hand = measured.category if measured.kind is Kind.TRIAL else None
+    sha256, rows, exam = (
+        trial.metrics.get("snapshot_sha256"),
+        trial.metrics.get("judge_batch_rows"),
+        settings.get("exam"),
+    )
+    return Recorded(
+        value=trial.value,
+        seed=trial.seed,
+        program_hash=measured.program_hash,
+        fingerprint=by_hand or str(settings.get("fingerprint")),
+        snapshot_sha256=None if sha256 is None else str(sha256),
+        judge_batch_rows=rows if isinstance(rows, int) else None,
+        exam_sha256=None if exam is None else str(exam),
+    )
