@@ -15,8 +15,13 @@ from dataclasses import dataclass, field
 
 from jax.extend.mlir import ir
 
+MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
 _SYMBOL = re.compile(r"@([A-Za-z_$.][\w$.-]*)")
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
+
+
+class TooManyOperationsError(Exception):
+    """A module is small only as long as nobody runs it, such as forty functions that call each other twice."""
 
 
 @dataclass
@@ -46,6 +51,7 @@ class Dataflow:
     def __init__(self, module: ir.Module) -> None:
         self._functions: dict[str, _Block] = {}
         self._results: dict[tuple[object, ...], list[str]] = {}
+        self._num_operations = 0
         surroundings: list[str] = []
         for view in module.body.operations:
             operation = view.operation
@@ -71,6 +77,9 @@ class Dataflow:
         return self._results[key]
 
     def _run(self, block: _Block, arguments: list[str], outside: dict[int, str], depth: int) -> list[str]:
+        self._num_operations += len(block.operations)
+        if self._num_operations > MAX_OPERATIONS:
+            raise TooManyOperationsError(f"it has more than {MAX_OPERATIONS:,} operations")
         values = {**outside, **dict(zip(block.arguments, arguments, strict=True))}
         for operation in block.operations:
             operands = [values[i] for i in operation.operands]

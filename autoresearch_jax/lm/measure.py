@@ -15,21 +15,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.bits import unigram_nats
 from autoresearch_jax.lm.clock import MonotonicClock
+from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.hardware import peak_flops
 from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.probes import InvalidCandidateError
 from autoresearch_jax.lm.programs import Programs, compile_program, load_programs
 from autoresearch_jax.lm.snapshot import save_snapshot
+from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
 from autoresearch_jax.measurement import Budget, Scalar, Status
+from autoresearch_jax.untrusted import quoted
 
 # Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
-# takes a third of a step, and short ones have their overhead. Short judging is free, as a short `init` is.
-JUDGE_SLOWDOWN = 10.0
-FREE_JUDGE_SECONDS = 10.0
+# alone takes a third of a step. A short one is free, as a short `init` is.
+JUDGE_SLOWDOWN = 3.0
 LOSS_CURVE_FILE = "loss.csv"
 
 Emit = Callable[[dict[str, Any]], None]
@@ -67,11 +68,11 @@ def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
         return trial.answer(error.status, None, str(error))
     except InvalidCandidateError as error:
         return trial.answer(Status.INVALID, None, str(error))
-    except BatchShapeError as error:
+    except (BatchShapeError, TooCostlyError) as error:
         return trial.answer(Status.REJECTED, None, str(error))
-    except jax.errors.JaxRuntimeError as error:
-        reason = next(iter(str(error).splitlines()), "")
-        return trial.answer(Status.OOM if _is_out_of_memory(error) else Status.CRASH, None, reason)
+    except jax.errors.JaxRuntimeError as error:  # it may quote names of the candidate's
+        reason = quoted(next(iter(str(error).splitlines()), ""))
+        return trial.answer(Status.OOM if _is_out_of_memory(error) else Status.CRASH, None, f"XLA says: {reason}")
     return trial.answer(Status.OK, verdict.bpb, None)
 
 
@@ -109,6 +110,7 @@ class _Trial:
                 )
                 for index, step in enumerate(programs.steps)
             ]
+            self.peak_flops = mesh_peak_flops(mesh)
             self._leave("startup")
             init, steps, scorer = self._compile(programs, mesh)
             leaves, charged_seconds = self._init(init)
@@ -134,13 +136,28 @@ class _Trial:
             init = pool.submit(compile_program, programs.init, mesh)
         compiled = init.result(), [step.result() for step in steps], scorer.result()
         self._leave("compile")
-        memory = [_memory_bytes(step) for step in compiled[1]]
-        self.metrics["peak_memory_bytes"] = None if None in memory else max(m for m in memory if m is not None)
-        self.metrics["step_flops"] = (compiled[1][0].cost_analysis() or {}).get("flops")
-        self.metrics["num_params"] = programs.num_params
-        self.metrics["num_devices"] = mesh.size
-        self.metrics["device_kind"] = jax.devices()[0].device_kind
+        self.metrics.update(
+            num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
+        )
+        self._check_costs(programs, mesh, compiled[0], compiled[1])
         return compiled
+
+    def _check_costs(self, programs: Programs, mesh: Mesh, init: Any, steps: Sequence[Any]) -> None:
+        """Raises TooCostlyError for what will not fit into the memory or the budget."""
+        request, budget = self.request, self.request.budget
+        memory = [memory_bytes(step) for step in steps]
+        step_flops = [flops(step) for step in steps]
+        peak_bytes = None if None in memory else max(m for m in memory if m is not None)
+        self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
+        sharing = mesh.size if programs.platform == "cpu" else 1  # host devices have one memory between them
+        needed = {"init": memory_bytes(init), "step": peak_bytes}
+        check_memory({name: size and size * sharing for name, size in needed.items()}, request.device_memory_bytes)
+        if budget.seconds is not None:
+            begins = [step.from_progress for step in programs.steps]
+            of_mesh = [f and f * mesh.size for f in step_flops]
+            predicted = predict_steps(begins, of_mesh, budget.seconds, self.peak_flops)
+            self.metrics["predicted_steps"] = predicted
+            check_steps(predicted, request.min_steps, budget.seconds)
 
     def _init(self, init: Any) -> tuple[Any, float]:
         self._enter("init")
@@ -194,7 +211,7 @@ class _Trial:
             num_tokens=result.num_tokens,
             tokens_per_second=tokens_per_second,
             train_loss=_final_loss(result),
-            mfu_percent=_mfu_percent(programs, tokens_per_second, mesh),
+            mfu_percent=_mfu_percent(programs, tokens_per_second, self.peak_flops),
         )
         return result
 
@@ -216,8 +233,7 @@ class _Trial:
     def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
         self._enter("snapshot")
         request = self.request
-        # with the trial, and not in a column of its own: only this task knows what a snapshot is made of
-        self.metrics["snapshot_sha256"] = save_snapshot(
+        save_snapshot(
             Path(request.snapshot_dir),
             programs=programs,
             programs_dir=Path(request.programs_dir),
@@ -225,8 +241,6 @@ class _Trial:
             tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
             facts={
                 "dataset": str(dataset.folder),
-                "split": request.split,
-                "judge_tokens": request.judge_tokens,
                 "seed": request.seed,
                 "num_steps": result.num_steps,
                 "num_tokens": result.num_tokens,
@@ -245,7 +259,7 @@ class _Trial:
             self.emit({"event": "progress", "phase": "judge", "share": share})
 
         trained_as_long = result.seconds / result.num_tokens * exam.rows_NxT1[:, 1:].size
-        limit_seconds = max(FREE_JUDGE_SECONDS, JUDGE_SLOWDOWN * trained_as_long)
+        limit_seconds = max(self.request.free_judge_seconds, JUDGE_SLOWDOWN * trained_as_long)
         verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report, limit_seconds)
         self._leave("judge")
         self.metrics.update(
@@ -330,21 +344,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
-def _memory_bytes(compiled: Any) -> int | None:
-    """Bytes a program needs at once: arguments, results and temporaries, what is donated counted once."""
-    stats = compiled.memory_analysis()
-    if stats is None:
+def _mfu_percent(programs: Programs, tokens_per_second: float, peak_flops: float | None) -> float | None:
+    if peak_flops is None or programs.model_flops_per_token is None:
         return None
-    return int(
-        stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes - stats.alias_size_in_bytes
-    )
-
-
-def _mfu_percent(programs: Programs, tokens_per_second: float, mesh: Mesh) -> float | None:
-    peak = peak_flops(jax.devices()[0].device_kind)
-    if peak is None or programs.model_flops_per_token is None:
-        return None
-    return 100.0 * programs.model_flops_per_token * tokens_per_second / (peak * mesh.size)
+    return 100.0 * programs.model_flops_per_token * tokens_per_second / peak_flops
 
 
 def _final_loss(result: TrainResult) -> float | None:

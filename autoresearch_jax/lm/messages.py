@@ -22,7 +22,10 @@ class MeasureRequest:
       budget: the time box.
       snapshot_dir: where the snapshot will be.
       log_dir: where the loss curve goes.
+      device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
+      min_steps: reject a candidate of which fewer fit into the budget.
       free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
+      free_judge_seconds: judging may take so long, whatever training took.
       facts: further facts for the snapshot's manifest.
     """
 
@@ -36,7 +39,10 @@ class MeasureRequest:
     budget: Budget
     snapshot_dir: str
     log_dir: str
+    device_memory_bytes: int | None
+    min_steps: int
     free_init_seconds: float
+    free_judge_seconds: float
     facts: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:

@@ -96,6 +96,6 @@ def _constant_bytes(value: ir.Attribute) -> int:
     """Bytes that a constant tells; one number for all of an array counts once, but counts: a table can be in pieces."""
     shaped = ir.ShapedType(value.type)
     element = shaped.element_type
-    bits = element.width if hasattr(element, "width") else 64
+    bits = element.width if hasattr(element, "width") else 128  # complex numbers tell no width
     is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
     return (1 if is_splat else math.prod(shaped.shape)) * max(bits, 8) // 8

@@ -12,7 +12,7 @@ import jax
 from jax import export
 from jax.sharding import Mesh
 
-from autoresearch_jax.lm.canonical import Dataflow, digest, refine
+from autoresearch_jax.lm.canonical import Dataflow, TooManyOperationsError, digest, refine
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.operations import ALLOWED_CUSTOM_CALLS, OperationError, check_operations, stablehlo_module
 from autoresearch_jax.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
@@ -114,7 +114,10 @@ def load_programs(folder: Path) -> Programs:
     if platform not in ALLOWED_CUSTOM_CALLS:
         raise ProgramError(f"the programs are for the unknown platform {quoted(platform, 20)}")
     _check_signatures(programs)
-    constant_bytes, program_hash = _read_operations(programs)
+    try:
+        constant_bytes, program_hash = _read_operations(programs)
+    except TooManyOperationsError as error:
+        raise ProgramError(f"a program is too large: {error}, all calls counted") from error
     return replace(programs, constant_bytes=constant_bytes, program_hash=program_hash)
 
 

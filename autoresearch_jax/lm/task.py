@@ -15,7 +15,6 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
-from autoresearch_jax.lm.exam import keep_exam
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.tracer import run_trace
 from autoresearch_jax.measurement import (
@@ -45,7 +44,8 @@ class TimeLimits:
     """Seconds after which a phase of a trial is killed.
 
     Training has its budget and `train_slack`, or with a budget in steps `train_report` from one report of its
-    progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds.
+    progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds;
+    judging that takes longer than `free_judge` must not be slower than training (see `measure.py`).
     """
 
     startup: float = 120.0
@@ -58,6 +58,7 @@ class TimeLimits:
     train_report: float = 600.0
     snapshot: float = 600.0
     judge: float = 1800.0
+    free_judge: float = 10.0
 
     def of(self, phase: str, budget: Budget) -> float:
         """Limit of a phase; training by steps has none as a whole."""
@@ -122,10 +123,6 @@ class LmTask:
     def fingerprint(self) -> str:
         tokens = self._config.judge_tokens
         return self._config.dataset.fingerprint + ("" if tokens is None else f"-{tokens}")
-
-    def keep_exam(self, folder: Path) -> str:
-        """See `search.task.Task.keep_exam`."""
-        return keep_exam(self._config.dataset, self._config.split, folder)
 
     def prepare(self, source: str, log_dir: Path) -> Candidate:
         """See `search.task.Task.prepare`."""
@@ -295,7 +292,10 @@ class LmTask:
             budget=config.budget,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
+            device_memory_bytes=config.device.memory_bytes,
+            min_steps=config.caps.min_steps,
             free_init_seconds=config.limits.free_init,
+            free_judge_seconds=config.limits.free_judge,
             facts={
                 "fingerprint": self.fingerprint,
                 "budget": dataclasses.asdict(config.budget),

@@ -129,7 +129,7 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
             out_shardings=out_shardings,
             donate_argnums=(0,) if donate else (),
         )
-        (out_dir / f"{name}.export").write_bytes(_export(jitted, name, task.platform, *structs))
+        (out_dir / f"{name}.export").write_bytes(_export(jitted, name, task.platform, *structs).serialize())
 
     def flat_init(key_data: jax.Array) -> list[jax.Array]:
         return boundary.encode(plain_init(key_data))
@@ -283,13 +283,13 @@ def _leaves_read_by_logits(
     if shape != expected:
         raise ContractError(f"`logits` returns shape {shape} for tokens {tokens.shape}, not {expected}")
     jitted = jax.jit(logits, in_shardings=(boundary.shardings, NamedSharding(mesh, PartitionSpec("data"))))
-    kept = export.export(jitted, platforms=[task.platform])(boundary.structs, tokens).module_kept_var_idx
+    kept = _export(jitted, "logits", task.platform, boundary.structs, tokens).module_kept_var_idx
     return [i for i in kept if i < len(boundary.leaves)]
 
 
-def _export(jitted: Any, name: str, platform: str, *structs: Any) -> bytes:
+def _export(jitted: Any, name: str, platform: str, *structs: Any) -> export.Exported:
     try:
-        return bytes(export.export(jitted, platforms=[platform])(*structs).serialize())
+        return export.export(jitted, platforms=[platform])(*structs)
     except NotImplementedError as error:
         if "callback" in str(error):
             raise ContractError(

@@ -6,6 +6,7 @@ It runs our code only, never the candidate's Python. It touches no device before
 can wait beside another trial; it leaves when its input is closed, so it never outlives the driver.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -64,6 +65,8 @@ def devices() -> dict[str, Any]:
 
 
 def main() -> int:
+    with contextlib.suppress(OSError):  # where memory runs out, a candidate's trial dies first, not the driver
+        Path("/proc/self/oom_score_adj").write_text("1000")
     requests = _requests_until_closed()
     _emit({"event": "ready"})
     for message in requests:

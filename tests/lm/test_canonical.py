@@ -10,7 +10,7 @@ from jax import export
 from tracing import edited, traced
 from train_lib_source import tiny_source_text
 
-from autoresearch_jax.lm.canonical import Dataflow, digest, refine
+from autoresearch_jax.lm.canonical import Dataflow, TooManyOperationsError, digest, refine
 from autoresearch_jax.lm.operations import stablehlo_module
 from autoresearch_jax.lm.programs import load_programs
 
@@ -96,6 +96,18 @@ def test_nested_loops_are_told_apart_by_depth() -> None:
         return function
 
     assert results(nested(True)) != results(nested(False))
+
+
+def test_a_program_that_unfolds_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(lambda x: function(function(x)))
+
+    function: Callable[..., Any] = jnp.sin
+    for _ in range(40):
+        function = twice(function)
+    monkeypatch.setattr("autoresearch_jax.lm.canonical.MAX_OPERATIONS", 10_000)
+    with pytest.raises(TooManyOperationsError, match="more than 10,000 operations"):
+        results(lambda a, b: function(a))
 
 
 def test_a_barrier_has_no_order_either() -> None:
