@@ -233,7 +233,8 @@ class _Trial:
     def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
         self._enter("snapshot")
         request = self.request
-        save_snapshot(
+        # with the trial, and not in a column of its own: only this task knows what a snapshot is made of
+        self.metrics["snapshot_sha256"] = save_snapshot(
             Path(request.snapshot_dir),
             programs=programs,
             programs_dir=Path(request.programs_dir),
@@ -241,6 +242,8 @@ class _Trial:
             tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
             facts={
                 "dataset": str(dataset.folder),
+                "split": request.split,
+                "judge_tokens": request.judge_tokens,
                 "seed": request.seed,
                 "num_steps": result.num_steps,
                 "num_tokens": result.num_tokens,

@@ -15,6 +15,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
+from autoresearch_jax.lm.exam import keep_exam
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.tracer import run_trace
 from autoresearch_jax.measurement import (
@@ -123,6 +124,10 @@ class LmTask:
     def fingerprint(self) -> str:
         tokens = self._config.judge_tokens
         return self._config.dataset.fingerprint + ("" if tokens is None else f"-{tokens}")
+
+    def keep_exam(self, folder: Path) -> str:
+        """See `search.task.Task.keep_exam`."""
+        return keep_exam(self._config.dataset, self._config.split, folder)
 
     def prepare(self, source: str, log_dir: Path) -> Candidate:
         """See `search.task.Task.prepare`."""
@@ -298,6 +303,7 @@ class LmTask:
             free_judge_seconds=config.limits.free_judge,
             facts={
                 "fingerprint": self.fingerprint,
+                "vocab_sizes": config.dataset.vocab_sizes,
                 "budget": dataclasses.asdict(config.budget),
                 "device_kind": config.device.device_kind,
             },
