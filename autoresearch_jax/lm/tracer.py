@@ -111,13 +111,16 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
         raise FileRefusedError(f"the trace's {name} cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise FileRefusedError(f"the trace's {name} is no regular file")
         if status.st_size > max_bytes:
             raise FileRefusedError(f"the trace's programs are larger than {MAX_PROGRAM_BYTES / MEBIBYTE:.0f} MiB")
-        return file.read(max_bytes)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _rejection(written: Path, outcome: Outcome, log_path: Path) -> CandidateRejected:

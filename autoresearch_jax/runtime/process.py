@@ -1,4 +1,4 @@
-"""Child processes in groups of their own: bounded in time, and gone with everything they started."""
+"""Child processes of our own code, in groups of their own: gone with everything they started."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ KILL_WAIT_SECONDS = 10.0
 
 
 class ProcessTimeoutError(Exception):
-    """A child ran past its time and was killed with its whole process group."""
+    """A child did not answer in time."""
 
 
 class WorkerDiedError(Exception):
@@ -55,34 +55,6 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(KILL_WAIT_SECONDS)
-
-
-def run_bounded(
-    argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path, timeout_seconds: float
-) -> int:
-    """Runs a child to its end and returns its exit status; output goes to `log_path`.
-
-    Whatever happens, nothing of its process group is left.
-
-    Raises:
-      ProcessTimeoutError: it ran longer than `timeout_seconds`.
-    """
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            argv,
-            env=dict(environment),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        return process.wait(timeout_seconds)
-    except subprocess.TimeoutExpired as error:
-        raise ProcessTimeoutError(f"ran longer than {timeout_seconds:g} s") from error
-    finally:
-        kill_group(process)
 
 
 class JsonWorker:

@@ -13,7 +13,6 @@ from autoresearch_jax.runtime.process import (
     WorkerDiedError,
     bare_environment,
     describe_exit,
-    run_bounded,
 )
 
 # Starts a child of its own, writes that child's pid to a file, then waits for ever.
@@ -39,32 +38,6 @@ def wait_until_gone(pid: int) -> bool:
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_alive(pid)
-
-
-@pytest.mark.parametrize(
-    ("then", "expected"), [("time.sleep(600)", "timeout"), ("", "status"), ("import os; os.abort()", "status")]
-)
-def test_the_children_of_a_child_are_gone_however_it_ends(then: str, expected: str, tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", WITH_CHILD.format(then=then), str(tmp_path / "pid")]
-    arguments = {"environment": bare_environment(os.environ), "cwd": tmp_path, "log_path": tmp_path / "log"}
-    if expected == "timeout":
-        with pytest.raises(ProcessTimeoutError, match="longer than 1 s"):
-            run_bounded(argv, timeout_seconds=1.0, **arguments)
-    else:
-        run_bounded(argv, timeout_seconds=30.0, **arguments)
-    assert wait_until_gone(int((tmp_path / "pid").read_text()))
-
-
-def test_output_and_exit_status_are_kept(tmp_path: Path) -> None:
-    status = run_bounded(
-        [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"],
-        environment=bare_environment(os.environ),
-        cwd=tmp_path,
-        log_path=tmp_path / "log",
-        timeout_seconds=30.0,
-    )
-    assert status == 3
-    assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
 
 
 def test_a_child_inherits_no_keys() -> None:
