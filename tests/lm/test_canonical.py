@@ -103,10 +103,10 @@ def test_a_program_that_unfolds_without_end_is_refused(monkeypatch: pytest.Monke
         return jax.jit(lambda x: function(function(x)))
 
     function: Callable[..., Any] = jnp.sin
-    for _ in range(40):
+    for _ in range(12):
         function = twice(function)
-    monkeypatch.setattr("autoresearch_jax.lm.canonical.MAX_OPERATIONS", 10_000)
-    with pytest.raises(TooManyOperationsError, match="more than 10,000 operations"):
+    monkeypatch.setattr("autoresearch_jax.lm.canonical.MAX_OPERATIONS", 1_000)
+    with pytest.raises(TooManyOperationsError, match="more than 1,000 operations"):
         results(lambda a, b: function(a))
 
 
