@@ -8,7 +8,8 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,13 @@ import pytest
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.verify import Recorded, verify_snapshot
+from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.seals import seal_of
+from autoresearch_jax.search.seals import row_digest, seal_of
 
 PAGE = """## You may change
 
@@ -239,3 +245,82 @@ def test_a_run_at_work_is_left_alone(night: Path, capsys: pytest.CaptureFixture[
     with RunFolder(night).lock():
         assert main(["verify", str(night)]) == 1
     assert "is at work on this run: verify it when it has ended" in capsys.readouterr().err
+
+
+def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unsealed: Path) -> None:
+    book = Ledger.open(ledger(unsealed))
+    baseline = book.experiment(0)
+    intent = Intent(Kind.PROPOSAL, book.source(0), baseline.constants, "shorter", parent=0)
+    number = book.begin_experiment(intent).id
+    book.set_program(number, str(baseline.program_hash))
+    kept = Conclusion(Status.DUPLICATE, baseline.score, Verdict.KEEP, "a proven refactoring", None, 0.1)
+    book.conclude(number, kept)
+    write_results(unsealed / "results.tsv", book, Metric("val_bpb"))
+    book.close()
+    report = verify(RunFolder(unsealed), None)
+    assert report.differences == []
+    assert (report.figures["experiment"], report.figures["measured_as"], report.figures["difference"]) == (2, 0, 0)
+
+
+def test_a_score_that_was_written_over_is_found_by_scoring_again(unsealed: Path) -> None:
+    """As by someone who knows of the seals: all hashes are right, the numbers are better than the model."""
+    connection = sqlite3.connect(ledger(unsealed))
+    connection.row_factory = sqlite3.Row
+    for table, column in (("experiments", "score"), ("trials", "value")):
+        connection.execute(f"UPDATE {table} SET {column} = {column} - 1e-9 WHERE id = (SELECT min(id) FROM {table})")
+        row = connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchone()
+        connection.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (row_digest(dict(row)), row["id"]))
+    connection.commit()
+    connection.close()
+    (line,) = differences(unsealed)
+    assert f"{unsealed / 'snapshots' / '0000-0001'}: scores " in line
+    assert "not equal to the last digit" in line
+
+
+def test_a_trial_by_hand_is_verified_with_its_dataset(
+    tiny_dataset: Dataset, tiny_source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(tiny_dataset.folder, tmp_path / "data" / tiny_dataset.folder.name)
+    (tmp_path / "train_lib.py").write_text(tiny_source)
+    flags = [f"--corpus={tiny_dataset.manifest.corpus}", f"--data_dir={data.parent}", "--sequence_length=32"]
+    flags += ["--vocab_sizes=256,320"]
+    flags += [f"--editable={tmp_path / 'train_lib.py'}", "--budget_steps=5", "--compile_cache=", "--platform=cpu"]
+    assert main(["trial", *flags, f"--run_dir={tmp_path}"]) == 0
+    trials = RunFolder(tmp_path / "trials")
+    report = verify(trials, 0)
+    assert report.differences == []
+    assert report.figures["difference"] == 0
+    assert report.checks["exam_files"] == f"ok; the run has no exam, read from {data}"
+    assert report.checks["fingerprint"] == "ok"
+
+    # as the first format was: no hashes of files, nor what it was made with
+    (snapshot,) = (trials.path / "snapshots").iterdir()
+    with closing(Ledger.open_to_read(trials.ledger)) as book:
+        (trial,) = book.trials()
+    assert trial.value is not None
+    recorded = Recorded(trial.value * (1 + 5e-5), trial.seed, None, tiny_dataset.fingerprint, None, None, None)
+    manifest = json.loads((snapshot / "manifest.json").read_text())
+    for name in ("files", "made_with", "vocab_sizes"):
+        del manifest[name]
+    (snapshot / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    findings = verify_snapshot(snapshot, trials.exam, None, recorded)
+    assert not findings.differs, findings
+    assert findings.checks["snapshot_files"] == "format 1 lists no hashes"
+    assert findings.checks["fingerprint"] == "the snapshot does not say which vocabularies were offered"
+    assert findings.notes["score"].startswith(
+        "compared within 0.0001 of it: it is not known what it was made with, jax"
+    )
+    assert verify_snapshot(snapshot, trials.exam, None, replace(recorded, value=trial.value * 1.0002)).differs
+
+    (line,) = verify(trials, 0).differences
+    assert line == f"{snapshot / 'manifest.json'}: has been changed: restore it from a copy"
+    data.rename(tmp_path / "gone")
+    findings = verify_snapshot(snapshot, trials.exam, None, recorded)
+    assert findings.checks["exam_files"] == [
+        f"{data}: the dataset is gone, and there is no exam in its place: run `autoresearch prepare` again"
+    ]
+    capsys.readouterr()
+    assert main(["verify", "trials", f"--run_dir={tmp_path}"]) == 1
+    assert (
+        "there is no champion; `autoresearch results` lists them, --experiment=N names one" in capsys.readouterr().err
+    )

@@ -1,0 +1,158 @@
+"""Rows are sealed when they are concluded, the file when it is closed; what is a copy is compared with its original."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+from fakes import FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.search.integrity import (
+    check_rows,
+    ledger_file_differences,
+    results_differences,
+    source_differences,
+    workspace_differences,
+)
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.search.schema import MIGRATIONS, SCHEMA_VERSION
+from autoresearch_jax.search.seals import row_digest, seal_of
+
+GOOD = Measurement(Status.OK, 0.9, 7, {"peak_memory_bytes": 5})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ledger.db"
+
+
+def execute(path, *statements):
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def fill(path, count=3):
+    ledger = Ledger.open(path)
+    for _ in range(count):
+        ledger.record_trial("LR = 3\n", GOOD, "by hand", "print")
+    ledger.close()
+
+
+def test_a_closed_ledger_is_sealed_and_sha256sum_agrees(path):
+    fill(path)
+    assert check_rows(path).differences == []
+    assert ledger_file_differences(path) == []
+    subprocess.run(["sha256sum", "--check", "--quiet", seal_of(path).name], cwd=path.parent, check=True)
+    execute(path, "UPDATE experiments SET seconds = 9 WHERE id = 1")
+    (line,) = ledger_file_differences(path)
+    assert line.startswith(f"{path}: not the bytes that ledger.db.sha256 was made of")
+
+
+def test_a_ledger_that_is_written_to_has_no_seal(path):
+    fill(path)
+    ledger, other = Ledger.open(path), Ledger.open(path)
+    assert "no seal" in ledger_file_differences(path)
+    ledger.close()
+    assert "no seal" in ledger_file_differences(path), "another process may go on writing"
+    other.record_trial("LR = 3\n", GOOD, "by hand", "print")
+    other.close()
+    assert ledger_file_differences(path) == []
+    reader = Ledger.open_to_read(path)
+    reader.experiments()
+    reader.close()
+    assert ledger_file_differences(path) == [], "reading changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("statement", "row"),
+    [
+        ("UPDATE experiments SET score = 0.1 WHERE id = 1", "experiment 1 is not as it was sealed"),
+        ("UPDATE experiments SET source = source || ' ' WHERE id = 2", "experiment 2 is not as it was sealed"),
+        ("UPDATE experiments SET parent = 0 WHERE id = 2", "experiment 2 is not as it was sealed"),
+        ("UPDATE trials SET metrics = '{}' WHERE id = 3", "trial 3 is not as it was sealed"),
+        ("UPDATE trials SET digest = NULL WHERE id = 2", "trial 2 has lost its seal"),
+        ("UPDATE trials SET error = 'x' WHERE id = 1", "trial 1 is not as it was sealed"),
+        ("DELETE FROM trials WHERE id = 2", "trial 2 is missing"),
+        ("DELETE FROM experiments WHERE id = 0", "experiment 0 is missing"),
+    ],
+)
+def test_a_row_that_was_changed_is_named(path, statement, row):
+    fill(path)
+    execute(path, statement)
+    assert [line.split(": ")[1] for line in check_rows(path).differences] == [row]
+
+
+def test_what_is_not_over_has_no_seal_and_needs_none(path):
+    ledger = Ledger.open(path)
+    number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
+    trial = ledger.begin_trial(number, 7)
+    ledger.set_program(number, "hash")
+    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 0)
+    ledger.finish_trial(trial.id, GOOD)
+    ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
+    ledger.close()
+    execute(path, "UPDATE experiments SET program_hash = 'other'")
+    assert len(check_rows(path).differences) == 1
+
+
+def test_a_ledger_of_the_first_version_is_read_as_it_is_and_brought_forward_to_be_written(path):
+    insert = """INSERT INTO experiments (id, kind, proposer, hypothesis, category, cost_dollars, constants, created_at,
+                    source, status, score) VALUES (0, 'trial', '', 'old', '', 0, '{}', 1.0, 'x = 1', 'ok', 0.5)"""
+    execute(path, *MIGRATIONS[0].split(";"), insert, "PRAGMA user_version = 1")
+    before = path.read_bytes()
+    reader = Ledger.open_to_read(path)
+    (old,) = reader.experiments()
+    reader.close()
+    assert old.score == 0.5
+    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 1)
+    assert path.read_bytes() == before
+
+    fill(path, count=1)
+    reader = Ledger.open_to_read(path)
+    assert [row.hypothesis for row in reader.experiments()] == ["old", "by hand"]
+    assert reader.experiment(0) == old
+    reader.close()
+    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 1)
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    connection.close()
+    execute(path, "UPDATE experiments SET digest = NULL WHERE id = 1", "UPDATE trials SET value = 2.0")
+    assert [line.split(": ")[1] for line in check_rows(path).differences] == ["trial 1 is not as it was sealed"]
+
+
+def test_a_digest_covers_every_column_that_says_something():
+    row = {"id": 1, "score": 0.1, "error": None, "digest": "x"}
+    assert row_digest(row) == row_digest({"id": 1, "score": 0.1}), "a later version may add columns"
+    others = [{**row, "id": 2}, {**row, "score": 0.1 + 1e-16 * 2}, {**row, "error": ""}, {**row, "score": "0.1"}]
+    assert len({row_digest(row), *map(row_digest, others)}) == 5
+
+
+def test_the_commits_hold_the_sources_of_the_ledger(bench, run_git, tmp_path):
+    loop = bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1), moved(DEPTH=2)]))
+    loop.run()
+    ledger, folder = bench.ledger(), bench.folder
+    champion = ledger.experiment(1)
+    assert source_differences(folder, ledger, os.environ) == []
+    assert workspace_differences(folder, ledger, champion) == []
+    assert results_differences(folder, ledger, FakeTask().metric) == []
+
+    execute(folder.ledger, "UPDATE experiments SET source = source || '#' WHERE id = 2")
+    (line,) = source_differences(folder, ledger, os.environ)
+    assert line.startswith(f"commit {ledger.experiment(2).commit} does not hold the source of experiment 2")
+    execute(folder.ledger, "UPDATE experiments SET commit_id = '1234' WHERE id = 2")
+    (line,) = source_differences(folder, ledger, os.environ)
+    assert line.startswith("commit 1234 of experiment 2 is not in ")
+    (line,) = results_differences(folder, ledger, FakeTask().metric)
+    assert line.startswith(f"{folder.results}:4: is not what the ledger would write")
+
+    shutil.rmtree(folder.workspace)
+    assert workspace_differences(folder, ledger, champion) == "no worktree here"
+    assert source_differences(folder, ledger, os.environ) != "no repository of the run at hand", "the one around it"
+    bench.repo.joinpath(".git").rename(tmp_path / "gone")
+    assert source_differences(folder, ledger, os.environ) == "no repository of the run at hand"
