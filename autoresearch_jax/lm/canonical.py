@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from jax.extend.mlir import ir
 
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
-_SYMBOL = re.compile(r"@([A-Za-z_$.][\w$.-]*)")
+_SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
 
 
@@ -122,8 +122,9 @@ class Dataflow:
         """The label, with what a called function computes in place of its name."""
 
         def meaning(match: re.Match[str]) -> str:
-            block = self._functions.get(match[1])
-            return match[0] if block is None else digest(*self._call(match[1], _inputs(block, 0), 0))
+            name = match["quoted"] or match["plain"]
+            block = self._functions.get(name)
+            return match[0] if block is None else digest(*self._call(name, _inputs(block, 0), 0))
 
         return _SYMBOL.sub(meaning, operation.label)
 
@@ -147,7 +148,10 @@ class _Reader:
 
     def _operation(self, operation: ir.Operation) -> _Operation:
         attributes = {name: str(operation.attributes[name]) for name in _attribute_names(operation)}
-        callee = attributes.pop("callee", "").removeprefix("@") if operation.name == "func.call" else None
+        callee = None
+        if operation.name == "func.call":
+            callee = ir.FlatSymbolRefAttr(operation.attributes["callee"]).value
+            attributes = {}
         operands = [self._number(value) for value in operation.operands]
         first_inside = len(self._numbers)
         blocks = [self.block(block) for region in operation.regions for block in region.blocks]
