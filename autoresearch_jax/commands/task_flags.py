@@ -10,6 +10,7 @@ from absl import flags
 
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import find_device
 from autoresearch_jax.lm.task import LmTask, LmTaskConfig
@@ -52,6 +53,13 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
         "judge_tokens", None, "judge about so many tokens instead of the whole split", flag_values=flag_values
     )
     define_sandbox_flag(flag_values)
+    caps = Caps()
+    for name, default, what in (
+        ("max_source_bytes", caps.source_bytes, "reject a training file larger than this"),
+        ("max_constant_bytes", caps.constant_bytes, "reject programs that embed more bytes of constants than this"),
+        ("min_steps", caps.min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed"),
+    ):
+        flags.DEFINE_integer(name, default, what, lower_bound=0, flag_values=flag_values)
     flags.DEFINE_string(
         "compile_cache",
         f"{CACHE_DIR}/compiled",
@@ -90,6 +98,7 @@ class TaskOptions:
     mesh_axes: dict[str, int] | None
     judge_tokens: int | None
     sandbox: str
+    caps: Caps
     compile_cache_dir: Path | None
 
     @classmethod
@@ -113,6 +122,11 @@ class TaskOptions:
             mesh_axes=parse_mesh(flag_values.mesh),
             judge_tokens=judge_tokens,
             sandbox=flag_values.sandbox,
+            caps=Caps(
+                source_bytes=flag_values.max_source_bytes,
+                constant_bytes=flag_values.max_constant_bytes,
+                min_steps=flag_values.min_steps,
+            ),
             compile_cache_dir=Path(cache).expanduser() if cache else None,
         )
 
@@ -148,6 +162,7 @@ class TaskOptions:
                 compile_cache_dir=self.compile_cache_dir,
                 editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
+                caps=self.caps,
             )
         )
 

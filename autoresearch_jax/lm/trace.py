@@ -30,6 +30,7 @@ from autoresearch_jax.contract import Experiment, Phase, Step, Task
 
 CPU_SECONDS_LIMIT = 900  # a trace that spins ends by itself even if its parent was killed
 FAILURE_FILE = "failure.json"
+MAX_REASON_CHARACTERS = 2000
 SIGNATURE_FILE = "signature.json"
 METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 METRIC_NAME_RULE = "use up to 64 letters, digits and _ . / -"
@@ -258,7 +259,7 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
         raise ContractError('`step` returns no metric "loss": add it, in nats per token')
     for name in names:
         if not METRIC_NAME.fullmatch(name):
-            raise ContractError(f"a metric of `step` is called {name!r}: {METRIC_NAME_RULE}")
+            raise ContractError(f"a metric of `step` is called {name[:80]!r}: {METRIC_NAME_RULE}")
         if metrics_shape[name].shape != ():
             raise ContractError(f"metric {name!r} of `step` has shape {metrics_shape[name].shape}, not ()")
 
@@ -354,7 +355,7 @@ def main(argv: Sequence[str]) -> int:
     except (Exception, SystemExit) as error:
         failure = {
             "kept_contract": not isinstance(error, ContractError),
-            "reason": _describe_failure(error, source_path),
+            "reason": _describe_failure(error, source_path)[:MAX_REASON_CHARACTERS],
         }
         (out_dir / FAILURE_FILE).write_text(json.dumps(failure))
         traceback.print_exc()

@@ -43,6 +43,25 @@ def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("cap", "reason"),
+    [
+        ("--max_source_bytes=100", r"the source has 1,\d+ bytes, more than 100: make it shorter"),
+        ("--max_constant_bytes=3", r"the programs embed \d+ bytes of constants, more than 3: compute arrays inside"),
+        (
+            "--min_steps=1000000000",
+            r"even at the device's peak speed only [\d.]+ steps fit into 1 s, ",
+        ),
+    ],
+)
+def test_caps_are_flags(cap: str, reason: str, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    by_seconds = [flag for flag in flags if not flag.startswith("--budget")]
+    assert main(["trial", *by_seconds, "--budget_seconds=1", cap]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"^status: +rejected$", out, re.MULTILINE)
+    assert re.search(f"^error: +{reason}", out, re.MULTILINE)
+
+
 def test_the_summary_reads_as_the_originals_does(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,7 +74,7 @@ def test_the_summary_reads_as_the_originals_does(
     assert values["num_steps"] == "20"
     assert values["total_tokens_M"] == "0.005"
     assert values["status"] == "ok"
-    assert values["mfu_percent"] == "null"  # nobody knows this CPU's peak
+    assert values["mfu_percent"] == "null"  # the file does not count its operations
     assert float(values["unigram_bpb"]) > 1
 
     with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
