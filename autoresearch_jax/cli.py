@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "where a run stands",
     "results": "the table of a run's experiments",
     "sample": "text from a snapshot",
+    "doctor": "how training files are confined on this machine, tried by escaping",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",
 }
 

@@ -236,9 +236,12 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
 
 def remove_tree(path: Path) -> None:
     """Removes a folder that a candidate could write to: however deep, and whatever its modes."""
-    for words in (("rm", "-rf"), ("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
+    for words in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
         if path.exists():
-            subprocess.run([*words, "--", str(path)], stderr=subprocess.DEVNULL, check=False)
+            environment = {"PATH": os.defpath}
+            subprocess.run([*words, "--", str(path)], env=environment, stderr=subprocess.DEVNULL, check=False)
 
 
 def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
