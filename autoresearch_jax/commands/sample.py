@@ -54,4 +54,4 @@ def _snapshot(flag_values: flags.FlagValues) -> Path:
     snapshots = [trial.snapshot for trial in trials if trial.snapshot is not None and trial.value is not None]
     if not snapshots:
         raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")
-    return snapshots[-1]
+    return folder.snapshot(snapshots[-1])

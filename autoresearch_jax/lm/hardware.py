@@ -1,5 +1,6 @@
 """Peak speed of the accelerators we know, for model FLOP utilisation, and the name of this machine's processors."""
 
+import hashlib
 import os
 import platform
 import re
@@ -39,9 +40,13 @@ def peak_flops(device_kind: str) -> float | None:
 def host_processors() -> str:
     """Number and model of the processors this process may use: XLA divides work by the one, compiles for the other."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        found = None
-    name = found[1].strip() if found else platform.processor() or platform.machine()
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    if features:  # a virtual machine's model name does not tell which instructions there are
+        name += f" with features {hashlib.sha256(features[1].encode()).hexdigest()[:8]}"
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{count} x {name}"
