@@ -94,7 +94,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     else:
         print(format_lines(lines))
         for difference in report.differences:
-            print(f"difference:          {difference}")
+            print(format_lines({"differs": difference}))
     return 0 if verified else 1
 
 
@@ -114,12 +114,14 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
     report.add("ledger_rows", rows.differences, f"{rows.unsealed} rows not sealed" if rows.unsealed else "")
     if report.differences:  # nothing can be compared with what it says
         return report
-    try:
-        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-            _check_texts(folder, ledger, report)
-            _check_score(folder, ledger, experiment, report)
-    except (LedgerError, sqlite3.Error, ValueError, LookupError) as error:  # of rows that no seal vouches for
-        report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+        try:
+            ledger.settings(), ledger.experiments(), ledger.trials()
+        except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # of what has no seal
+            report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
+            return report
+        _check_texts(folder, ledger, report)
+        _check_score(folder, ledger, experiment, report)
     return report
 
 

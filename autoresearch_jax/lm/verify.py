@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from autoresearch_jax.lm.dataset import Dataset, DatasetError
 from autoresearch_jax.lm.exam import exam_differences
 from autoresearch_jax.lm.inventory import file_differences, inventory_differences
@@ -95,8 +97,9 @@ def verify_snapshot(folder: Path, exam_folder: Path, programs_dir: Path | None, 
         else:
             assert dataset is not None
             _score(folder, manifest, dataset, recorded, findings)
-    except (SnapshotError, DatasetError) as error:
-        findings.checks["score"] = [f"cannot be computed: {error}"]
+    except (SnapshotError, DatasetError, jax.errors.JaxRuntimeError) as error:
+        first_line = next(iter(str(error).splitlines()), "")
+        findings.checks["score"] = [f"{folder}: the score cannot be computed: {first_line}"]
     return findings
 
 

@@ -247,6 +247,15 @@ def test_a_run_at_work_is_left_alone(night: Path, capsys: pytest.CaptureFixture[
     assert "is at work on this run: verify it when it has ended" in capsys.readouterr().err
 
 
+def test_a_row_without_a_seal_that_makes_no_sense_is_named(unsealed: Path) -> None:
+    connection = sqlite3.connect(ledger(unsealed))
+    connection.execute("UPDATE experiments SET digest = NULL, status = 'okay'")
+    connection.commit()
+    connection.close()
+    (line,) = differences(unsealed)
+    assert line.startswith(f"{ledger(unsealed)}: cannot be understood: 'okay' is not a valid Status")
+
+
 def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unsealed: Path) -> None:
     book = Ledger.open(ledger(unsealed))
     baseline = book.experiment(0)
