@@ -1,0 +1,201 @@
+"""Where the red team's candidates run: the real task with all its processes, and a look at the machine afterwards."""
+
+import contextlib
+import os
+import shutil
+import signal
+import site
+import socket
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE
+
+import autoresearch_jax
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.device import Device
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Scalar, Status
+from autoresearch_jax.runtime.sandbox import Sandbox
+
+PACKAGE = Path(autoresearch_jax.__file__).parent
+DEVICE = Device("cpu", "cpu", 1, 64 << 30)
+STEPS = Budget(steps=30)
+MAX_LEFT_BYTES = 64 << 20  # logs and programs of one candidate
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a candidate: of a refused one status, reason and details alone."""
+
+    status: Status
+    value: float | None
+    reason: str
+    details: str = ""
+    program_hash: str | None = None
+    snapshot: Path | None = None
+    metrics: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class Arena:
+    """Runs candidates one by one, with a key in the environment, a listener on loopback and a marker for leftovers."""
+
+    def __init__(self, folder: Path, dataset: Dataset, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.dataset = dataset
+        self.sandbox = sandbox
+        self.mark = f"rt-{uuid.uuid4().hex[:8]}"  # short enough for the name of a process
+        self.secret = f"secret-{uuid.uuid4().hex}"
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.signals: list[int] = []
+        self.programs_dir = folder / "programs"
+        self._num_runs = 0
+        self._honest: tuple[LmTask, Candidate] | None = None
+        self._honest_score: float | None = None
+
+    def __enter__(self) -> "Arena":
+        self._old_handler = signal.signal(signal.SIGUSR2, lambda number, frame: self.signals.append(number))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGUSR2, self._old_handler)
+        self.listener.close()
+
+    def fill(self, source: str) -> str:
+        """A source with its placeholders filled in."""
+        values = {
+            MARK: self.mark,
+            DATASET: str(self.dataset.folder.resolve()),
+            REPOSITORY: str(PACKAGE.parent),
+            PORT: str(self.listener.getsockname()[1]),
+        }
+        for name, value in values.items():
+            source = source.replace(name, value)
+        return source
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the driver's own environment is here: with a key in it."""
+        return {**os.environ, SECRET_NAME: self.secret}
+
+    def task(self, budget: Budget = STEPS, limits: Mapping[str, float] | None = None) -> LmTask:
+        config = LmTaskConfig(
+            dataset=self.dataset,
+            device=DEVICE,
+            mesh_axes={"data": 1, "model": 1},
+            budget=budget,
+            sandbox=self.sandbox,
+            programs_dir=self.programs_dir,
+            environment=self.environment,
+            limits=TimeLimits(**(limits or {})),
+        )
+        return LmTask(config)
+
+    def run(
+        self, source: str, *, seed: int = 0, budget: Budget = STEPS, limits: Mapping[str, float] | None = None
+    ) -> Result:
+        """Prepares and measures a candidate."""
+        task, folder = self.task(budget, limits), self._new_folder()
+        try:
+            candidate = task.prepare(self.fill(source), folder)
+            return self._measure(task, candidate, folder, seed)
+        except CandidateRejected as error:
+            return Result(error.status, None, error.reason, error.details or "")
+        finally:
+            task.close()
+
+    @property
+    def honest_score(self) -> float:
+        """Of the tiny training file, before any cheat."""
+        if self._honest_score is None:
+            self._honest_score = self.honest().value
+            assert self._honest_score is not None
+        return self._honest_score
+
+    def honest(self) -> Result:
+        """Measures the tiny training file again, which is prepared once."""
+        folder = self._new_folder()
+        if self._honest is None:
+            task = self.task()
+            self._honest = task, task.prepare(TINY_SOURCE, folder)
+        task, candidate = self._honest
+        return self._measure(task, candidate, folder, seed=0)
+
+    def seal(self) -> dict[str, tuple[int, int]]:
+        """Size and time of every file that no candidate may change: our package and the dataset."""
+        paths = [*PACKAGE.rglob("*.py"), PACKAGE.parent / "train_lib.py", *self.dataset.folder.rglob("*")]
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file()}
+
+    def harm(self) -> list[str]:
+        """What is left that must not be: processes, files, a key, a connection, a signal. Clears the folder of logs."""
+        found = [f"process {pid}: {words}" for pid, words in self._processes()]
+        found += [f"file {path}" for path in self._marked_files()]
+        files = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        size = sum(path.stat().st_size for path in files)
+        if size > MAX_LEFT_BYTES:
+            found.append(f"{size:,} bytes in {self.folder}")
+        found += [f"key in {path}" for path in files if self.secret.encode() in path.read_bytes()]
+        found += [f"scratch folder {path}" for path in self.programs_dir.glob(".*")]
+        with contextlib.suppress(BlockingIOError):
+            self.listener.accept()[0].close()
+            found.append("a connection")
+        found += [f"signal {number}" for number in self.signals]
+        self.signals.clear()
+        for path in self.folder.glob("run-*"):
+            shutil.rmtree(path)
+        return found
+
+    def _measure(self, task: LmTask, candidate: Candidate, folder: Path, seed: int) -> Result:
+        measured = task.measure(candidate, seed=seed, log_dir=folder, snapshot_dir=folder / "snapshot")
+        return Result(
+            measured.status,
+            measured.value,
+            measured.error or "",
+            program_hash=candidate.program_hash,
+            snapshot=measured.snapshot,
+            metrics=measured.metrics,
+        )
+
+    def _new_folder(self) -> Path:
+        self._num_runs += 1
+        folder = self.folder / f"run-{self._num_runs}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _processes(self) -> list[tuple[int, str]]:
+        """Processes that bear the marker, or hold on to the arena's folder."""
+        found = []
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+            words = ""
+            with contextlib.suppress(OSError):
+                words += Path(f"/proc/{pid}/comm").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+                words += os.readlink(f"/proc/{pid}/cwd")
+            if self.mark in words or str(self.folder) in words:
+                found.append((pid, words.replace("\0", " ")))
+        return found
+
+    def _marked_files(self) -> list[Path]:
+        """Files of the marker's name, where a candidate would leave some."""
+        folders = [
+            Path(tempfile.gettempdir()),
+            Path("/tmp"),
+            Path("/var/tmp"),
+            Path("/dev/shm"),
+            Path("/etc"),
+            Path.home(),
+        ]
+        folders += [*PACKAGE.rglob("."), *PACKAGE.rglob("__pycache__"), PACKAGE.parent, Path(os.__file__).parent]
+        folders += [
+            *map(Path, site.getsitepackages()),
+            self.dataset.folder,
+            self.programs_dir,
+            *self.programs_dir.glob("*"),
+        ]
+        return sorted({path for folder in folders for path in folder.glob(f"*{self.mark}*")})

@@ -1,0 +1,103 @@
+"""The words of the red team: what an entry says of itself, and the edits of the tiny training file it is made of."""
+
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracing import edited
+
+from autoresearch_jax.measurement import Budget, Status
+
+TINY_SOURCE = (Path(__file__).parent.parent / "tiny_train_lib.py").read_text()
+SECRET_NAME = "GEMINI_API_KEY"
+
+# Placeholders in an entry's source, filled in by the arena.
+MARK = "@MARK@"  # names whatever an entry leaves behind: files, processes
+DATASET = "@DATASET@"  # folder of the dataset
+REPOSITORY = "@REPOSITORY@"  # where the package lies
+PORT = "@PORT@"  # of a listener on loopback
+
+Edit = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """A candidate that cheats or does harm.
+
+    Attributes:
+      name: its id among the tests.
+      hope: how it hopes to win, or what it would break.
+      source: a complete training file.
+      status: what it must get. OK where the trick must turn out to be worth nothing.
+      reason: regular expression that the reason must match; "" for OK.
+      gains: for OK, "nothing" if the score is the honest one, "less" if it is a worse one.
+      budget: the time box of its trial.
+      limits: time limits of its trial, in seconds, by name.
+      needs_cage: it succeeds where the sandbox is less than Landlock, which its documents say.
+    """
+
+    name: str
+    hope: str
+    source: str
+    status: Status
+    reason: str = ""
+    gains: str = "nothing"
+    budget: Budget = field(default_factory=lambda: Budget(steps=30))
+    limits: Mapping[str, float] = field(default_factory=dict)
+    needs_cage: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An honest candidate, which must be `ok`: name, what it is, and the training file, made when it is wanted."""
+
+    name: str
+    what: str
+    source: Callable[[], str]
+
+
+def tiny(*edits: Edit) -> str:
+    """The tiny training file with edits."""
+    return edited(TINY_SOURCE, *edits)
+
+
+def logits_plus(expression: str) -> str:
+    """The tiny file whose `logits` adds something; `table` and `tokens` are in reach, `here` is what is honest."""
+    return with_logits(f"return here + {expression}")
+
+
+def with_logits(body: str) -> str:
+    """The tiny file with another end of `logits`; `table`, `tokens` and the honest logits `here` are in reach."""
+    start = 'table = state["table"]\nhere = table[tokens]\n'
+    return tiny((indented('return state["table"][tokens]', 8), indented(start + textwrap.dedent(body).strip(), 8)))
+
+
+def with_step(line: str) -> str:
+    """The tiny file whose step begins with more lines."""
+    return tiny(("        loss, gradient", indented(line, 8) + "\n        loss, gradient"))
+
+
+def at_import(code: str) -> str:
+    """The tiny file that does something when it is imported."""
+    return tiny(("UNUSED = 1  # read by nothing", textwrap.dedent(code).strip()))
+
+
+def in_build(code: str) -> str:
+    """The tiny file that does something in `build`."""
+    return tiny(
+        ("def build(task, mesh):\n", f"def build(task, mesh):\n{indented(textwrap.dedent(code).strip(), 4)}\n\n")
+    )
+
+
+def thief(loot: str) -> str:
+    """The tiny file with a function `loot`, whose success shows in the score: it halves the learning rate."""
+    return at_import(
+        f"def loot():\n{indented(textwrap.dedent(loot).strip(), 4)}\n\n\n"
+        "try:\n    found = loot()\nexcept Exception:\n    found = None\n"
+        "if found:\n    LEARNING_RATE = 5.0"
+    )
+
+
+def indented(code: str, spaces: int) -> str:
+    return textwrap.indent(code, " " * spaces)

@@ -1,0 +1,74 @@
+"""Every cheat gets the status it must get and nothing else: no score, no process, no file, no harm to the next one."""
+
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+from redteam import cheats_judge, cheats_process, cheats_programs, cheats_theft
+from redteam.arena import Arena
+from redteam.entries import Cheat
+
+from autoresearch_jax.measurement import Status
+from autoresearch_jax.runtime.sandbox import Level
+from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line
+
+CHEATS = [
+    pytest.param(cheat, id=f"{kind}: {cheat.name}")
+    for kind, cheats in (
+        ("judge", cheats_judge.CHEATS),
+        ("programs", cheats_programs.CHEATS),
+        ("theft", cheats_theft.CHEATS),
+        ("process", cheats_process.CHEATS),
+    )
+    for cheat in cheats
+]
+THIEVES = [pytest.param(cheat, id=cheat.name) for cheat in cheats_theft.CHEATS if cheat.needs_cage]
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) -> None:
+    if cheat.needs_cage and arena.sandbox.level is Level.LIMITS:
+        pytest.skip("limits alone do not keep a candidate from reading files")
+    honest_score = arena.honest_score
+    seal = arena.seal()
+
+    result = arena.run(cheat.source, budget=cheat.budget, limits=cheat.limits)
+
+    again = arena.honest()
+    harm = arena.harm()
+    assert harm == []
+    assert arena.seal() == seal
+    assert (again.status, again.value) == (Status.OK, honest_score)
+    assert result.status is cheat.status, result
+    assert re.search(cheat.reason, result.reason), result
+    assert clean_line(result.reason, MAX_LINE_CHARACTERS) == result.reason
+    assert "\x1b" not in result.details
+    assert arena.secret not in f"{result}"
+    if cheat.status is not Status.OK:
+        assert result.value is None
+    elif cheat.gains == "nothing":
+        assert result.value == pytest.approx(honest_score, abs=1e-6)
+    else:
+        assert result.value is not None
+        assert math.isfinite(result.value)
+        assert result.value > honest_score
+
+
+@pytest.mark.parametrize("cheat", THIEVES)
+def test_a_thief_would_steal_if_it_could(cheat: Cheat, arena: Arena) -> None:
+    """Without a cage each thief finds something: else its coming home with nothing would prove nothing."""
+    assert arena.honest_score  # whose programs are there to be found
+    loot = arena.fill(cheat.source).partition("def loot")[2].partition("\n\n\ntry")[0]
+    folder = arena.programs_dir / "cage" / "inner"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = subprocess.run(
+        [sys.executable, "-c", f"def loot{loot}\n\nprint(bool(loot()))"],
+        cwd=folder,
+        env=arena.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    arena.harm()
+    assert result.stdout == "True\n"
