@@ -36,6 +36,7 @@ def describe(summary: RunSummary, folder: RunFolder) -> dict[str, Scalar]:
     holder = folder.holder()
     return {
         "driver": holder or "none; `autoresearch run` with the same flags goes on",
+        "ended": None if holder else summary.ended,
         "current": None if current is None else f"{current.id}: {current.hypothesis}",
         **summary.lines(),
         "branch": BRANCH_PREFIX + folder.path.name,

@@ -25,6 +25,7 @@ class RunSummary:
       refactorings: of the duplicates, those that were kept for their shorter source.
       seconds: spent on experiments.
       dollars: spent on proposals.
+      ended: why the last driver ended; see `Ledger.last_ending`.
     """
 
     metric: Metric | None
@@ -35,6 +36,7 @@ class RunSummary:
     refactorings: int
     seconds: float
     dollars: float
+    ended: str | None
 
     @property
     def gain(self) -> float | None:
@@ -78,6 +80,7 @@ def summarize_run(ledger: Ledger) -> RunSummary:
         refactorings=sum(row.status is Status.DUPLICATE for row in kept),
         seconds=sum(row.seconds or 0.0 for row in rows),
         dollars=sum(row.cost_dollars for row in rows),
+        ended=ledger.last_ending(),
     )
 
 

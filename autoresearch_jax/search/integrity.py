@@ -23,6 +23,22 @@ RESTORE = "restore it from a copy"
 REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A table whose rows are sealed: the number of its first row, and the column that a concluded row has filled."""
+
+    name: str
+    first: int
+    concluded: str
+
+
+_TABLES = (  # the first version of the ledger had no sessions
+    _Table("experiments", 0, "status"),
+    _Table("trials", 1, "status"),
+    _Table("sessions", 1, "ended_at"),
+)
+
+
 def ledger_file_differences(path: Path) -> list[str] | str:
     """Compares the ledger's bytes with the seal that was made when it was closed."""
     seal = seal_of(path)
@@ -56,24 +72,30 @@ def check_rows(path: Path) -> RowCheck:
             connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # a flipped byte is no UTF-8
             faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
             differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]
-            for table, first in (("experiments", 0), ("trials", 1)):
-                sealed_before = False
-                for expected, row in enumerate(_rows(connection, table), start=first):
-                    name = f"{path}: {table[:-1]} {expected}"
-                    if row["id"] != expected:
-                        differences.append(f"{name} is missing: {RESTORE}")
-                        break
-                    digest = row.get(DIGEST)
-                    if digest is not None and digest != row_digest(row):
-                        differences.append(f"{name} is not as it was sealed: {RESTORE}")
-                    elif digest is None and row["status"] is not None:
-                        if sealed_before:  # only rows of the first version come without, and they come first
-                            differences.append(f"{name} has lost its seal: {RESTORE}")
-                        unsealed += 1
-                    sealed_before |= digest is not None
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for table in _TABLES if version > 1 else _TABLES[:2]:
+                unsealed += _check_table(connection, table, f"{path}: {table.name[:-1]}", differences)
     except (sqlite3.Error, UnicodeError, LookupError, OverflowError) as error:  # the names of tables may be damaged too
         differences.append(f"{path}: SQLite cannot read it: {error}: {RESTORE}")
     return RowCheck(differences, unsealed)
+
+
+def _check_table(connection: sqlite3.Connection, table: _Table, name: str, differences: list[str]) -> int:
+    """Adds what differs in a table's rows, which are called `name`; returns how many are concluded without a seal."""
+    unsealed, sealed_before = 0, False
+    for expected, row in enumerate(_rows(connection, table.name), start=table.first):
+        if row["id"] != expected:
+            differences.append(f"{name} {expected} is missing: {RESTORE}")
+            break
+        digest = row.get(DIGEST)
+        if digest is not None and digest != row_digest(row):
+            differences.append(f"{name} {expected} is not as it was sealed: {RESTORE}")
+        elif digest is None and row[table.concluded] is not None:
+            if sealed_before:  # only rows of the first version come without, and they come first
+                differences.append(f"{name} {expected} has lost its seal: {RESTORE}")
+            unsealed += 1
+        sealed_before |= digest is not None
+    return unsealed
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> Iterator[Mapping[str, object]]:

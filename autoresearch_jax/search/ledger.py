@@ -242,6 +242,27 @@ class Ledger:
             )
         return experiment.id
 
+    def begin_session(self) -> int:
+        """Writes down that a process begins to work on the run; returns the session's number."""
+        with self.transaction():
+            number = self._connection.execute("INSERT INTO sessions (began_at) VALUES (?)", (self._clock(),)).lastrowid
+        assert number is not None
+        return number
+
+    def end_session(self, session: int, reason: str) -> None:
+        """Stores in one line why a process ends its work on the run."""
+        with self.transaction():
+            values = (self._clock(), reason, session)
+            self._connection.execute("UPDATE sessions SET ended_at = ?, reason = ? WHERE id = ?", values)
+            self._seal_row("sessions", session)
+
+    def last_ending(self) -> str | None:
+        """Why the last process ended; "killed" if it could not say, or is at work; None if nobody kept account."""
+        if _version(self._connection) < 2:  # which had no table of them
+            return None
+        row = self._connection.execute("SELECT reason FROM sessions ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else row[0] or "killed"
+
     def experiment(self, number: int) -> ExperimentRow:
         """One experiment.
 

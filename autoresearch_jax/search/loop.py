@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.base import Brief, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.space import Constant
@@ -99,6 +100,17 @@ class Loop:
         """
         self._check_settings()
         self._book.settle()
+        ledger = self._parts.ledger
+        session = ledger.begin_session()
+        try:
+            reason = self._work()
+        except UserError as error:
+            ledger.end_session(session, clean_line(str(error)))
+            raise
+        ledger.end_session(session, reason)
+        return reason
+
+    def _work(self) -> str:
         try:
             if self._book.champion is None:
                 self._run_baseline()

@@ -45,10 +45,20 @@ CREATE INDEX trials_of_experiment ON trials (experiment);
 CREATE INDEX experiments_by_program ON experiments (program_hash);
 """
 
-# What makes each version of the one before it; a new ledger goes the same way, so there is one layout and not two.
-MIGRATIONS = (
-    _TABLES,
-    # SHA-256 of the row, written when it is concluded; null in rows that version 1 concluded
-    "ALTER TABLE experiments ADD COLUMN digest TEXT; ALTER TABLE trials ADD COLUMN digest TEXT",
-)
+_SEALS_AND_SESSIONS = """
+-- SHA-256 of the row, written when it is concluded, null in rows that version 1 concluded
+ALTER TABLE experiments ADD COLUMN digest TEXT;
+ALTER TABLE trials ADD COLUMN digest TEXT;
+
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: the processes that worked on the run
+    began_at REAL NOT NULL,
+    ended_at REAL,                      -- null while it is at work, and if it was killed
+    reason TEXT,                        -- why it ended, one line
+    digest TEXT
+) STRICT
+"""
+
+# What makes each version of the one before it, statements apart by ";": a new ledger goes the same way.
+MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS)
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -83,6 +83,7 @@ def test_status_and_results_of_a_run(place, capsys):
     found = figures(capsys.readouterr().out)
     assert found["driver"].startswith("none")
     assert (found["experiments"], found["current"]) == ("3", "null")
+    assert found["ended"] == "3 experiments reached"
     assert cli.main(["results", "--tag=night"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "keep"]
     assert cli.main(["results", "--tag=night", "--format=json"]) == 0

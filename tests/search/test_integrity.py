@@ -39,6 +39,8 @@ def execute(path, *statements):
 
 def fill(path, count=3):
     ledger = Ledger.open(path)
+    ledger.end_session(ledger.begin_session(), "done")
+    ledger.begin_session()
     for _ in range(count):
         ledger.record_trial("LR = 3\n", GOOD, "by hand", "print")
     ledger.close()
@@ -78,6 +80,7 @@ def test_a_ledger_that_is_written_to_has_no_seal(path):
         ("UPDATE trials SET metrics = '{}' WHERE id = 3", "trial 3 is not as it was sealed"),
         ("UPDATE trials SET digest = NULL WHERE id = 2", "trial 2 has lost its seal"),
         ("UPDATE trials SET error = 'x' WHERE id = 1", "trial 1 is not as it was sealed"),
+        ("UPDATE sessions SET reason = 'won' WHERE id = 1", "session 1 is not as it was sealed"),
         ("DELETE FROM trials WHERE id = 2", "trial 2 is missing"),
         ("DELETE FROM experiments WHERE id = 0", "experiment 0 is missing"),
     ],
@@ -108,6 +111,7 @@ def test_a_ledger_of_the_first_version_is_read_as_it_is_and_brought_forward_to_b
     before = path.read_bytes()
     reader = Ledger.open_to_read(path)
     (old,) = reader.experiments()
+    assert reader.last_ending() is None
     reader.close()
     assert old.score == 0.5
     assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 1)

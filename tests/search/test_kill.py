@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.search.integrity import check_rows
 from autoresearch_jax.search.ledger import Ledger, LedgerError
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 
@@ -74,9 +75,12 @@ def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo,
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
+    assert ledger_of(repo).last_ending() == "killed"
     assert kills >= 3
     finish(repo)
     assert substance(repo) == substance(twin)
+    assert ledger_of(repo).last_ending() == f"{EXPERIMENTS} experiments reached"
+    assert check_rows(repo / "runs" / "night" / "ledger.db").differences == []
     rows = ledger_of(repo).experiments()
     champion = [row for row in rows if row.decision == "keep"][-1]
     assert run_git(repo, "rev-parse", "autoresearch/night") == champion.commit

@@ -117,6 +117,7 @@ def test_a_task_that_keeps_failing_ends_the_loop_and_loses_nothing(bench):
     rows = bench.ledger().experiments()
     assert [row.is_open for row in rows] == [False, False, False, True]
     assert "Traceback" in (bench.folder.log_dir(3) / "task_error.txt").read_text()
+    assert bench.ledger().last_ending().startswith("the task failed: RuntimeError: the device is gone; see ")
     bench.loop(proposer=ScriptedProposer(script)).run()
     assert not bench.ledger().experiment(3).is_open
 
@@ -159,6 +160,7 @@ def test_an_interrupt_keeps_the_experiment_for_the_next_start(bench):
             return super().measure(candidate, **arguments)
 
     assert bench.loop(Interrupted(), max_experiments=3).run() == INTERRUPTED
+    assert bench.ledger().last_ending() == INTERRUPTED
     open_row = bench.ledger().open_experiment()
     assert open_row.id == 2
     seed = bench.ledger().trials(2)[0].seed
