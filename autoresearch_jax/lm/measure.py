@@ -17,7 +17,7 @@ from autoresearch_jax.lm.bits import unigram_nats
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge
+from autoresearch_jax.lm.judge import PROBE_SHARE, Exam, Scorer, Verdict, judge
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.probes import InvalidCandidateError
@@ -296,8 +296,9 @@ def judge_within_memory(
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
     exam: Exam,
-    on_progress: Callable[[float], None],
+    on_progress: Callable[[float], None] = lambda share: None,
     limit_seconds: float = math.inf,
+    probe_share: float = PROBE_SHARE,
 ) -> Verdict:
     """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
     smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
@@ -309,6 +310,7 @@ def judge_within_memory(
                 exam,
                 random=np.random.default_rng(),
                 limit_seconds=limit_seconds,
+                probe_share=probe_share,
                 on_progress=on_progress,
             )
         except jax.errors.JaxRuntimeError as error:

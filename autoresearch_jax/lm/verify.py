@@ -26,6 +26,7 @@ from autoresearch_jax.lm.snapshot import (
 
 TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device: they add in another order
 SPLIT = "val"  # what a run is judged on
+PROBE_SHARE = 1.0  # of the rows are probed: here time does not matter
 PREPARE = "run `autoresearch prepare` again"
 
 
@@ -186,7 +187,7 @@ def _score(folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
     exam = make_exam(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"))
     try:
-        verdict = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, exam, lambda share: None)
+        verdict = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, exam, probe_share=PROBE_SHARE)
     except InvalidCandidateError as error:
         findings.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
         return

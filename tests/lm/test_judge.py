@@ -77,7 +77,7 @@ def test_the_next_smaller_batch_gives_the_same_score(tiny_source: str, tmp_path:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     leaves = [jax.numpy.asarray(TABLE)]
-    verdict = judge_within_memory(programs, MESH, Full(), leaves, EXAM, lambda share: None)
+    verdict = judge_within_memory(programs, MESH, Full(), leaves, EXAM)
     assert verdict.batch_rows == 2
     assert verdict.bpb == pytest.approx(judge(large, leaves, EXAM, random=RANDOM).bpb, rel=1e-6)
     assert verdict.bpb == judge(small, leaves, EXAM, random=RANDOM).bpb
