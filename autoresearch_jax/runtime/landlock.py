@@ -64,7 +64,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> None:
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:  # a dangling link
+    except (FileNotFoundError, PermissionError):  # a dangling link, or out of our own reach
         return
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):

@@ -54,8 +54,8 @@ def default_memory_bytes() -> int:
     return min(8 * GIBIBYTE, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
-def default_processes() -> int:
-    """Processes and threads: JAX's pools grow with the number of cores."""
+def default_threads() -> int:
+    """Threads of all processes: JAX's pools grow with the number of cores."""
     return 512 + 64 + 32 * (os.cpu_count() or 1)
 
 
@@ -68,7 +68,8 @@ class Limits:
       cpu_seconds: of all cores.
       memory_bytes: resident.
       address_bytes: virtual, of one process; only a backstop, since JAX reserves far more than it uses.
-      processes: and threads.
+      processes: at a time.
+      threads: of all processes.
       open_files: of one process.
       file_bytes: one file's size.
       scratch_bytes: all that lies in the scratch folder, or is held open without a name.
@@ -80,7 +81,8 @@ class Limits:
     cpu_seconds: float = 900.0
     memory_bytes: int = field(default_factory=default_memory_bytes)
     address_bytes: int = 1 << 40
-    processes: int = field(default_factory=default_processes)
+    processes: int = 64
+    threads: int = field(default_factory=default_threads)
     open_files: int = 1024
     file_bytes: int = 256 * MEBIBYTE
     scratch_bytes: int = 512 * MEBIBYTE

@@ -21,6 +21,8 @@ from autoresearch_jax.runtime import landlock, linux, seccomp
 
 POLL_SECONDS = 0.025
 SWEEP_SECONDS = 0.002
+MEMORY_QUESTION_SECONDS = 0.02
+NICENESS = 10  # of the confined, where we cannot have a priority of our own
 SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
@@ -77,7 +79,7 @@ def _with_children(pids: set[int], parents: dict[int, int]) -> set[int]:
 class Watch:
     """Watches over the confined process and all that it starts."""
 
-    def __init__(self, order: dict[str, Any], pid: int, output: int) -> None:
+    def __init__(self, order: dict[str, Any], pid: int, output: int, orders_to_stop: list[int]) -> None:
         self._limits: dict[str, float] = order["limits"]
         self._driver: int = order["driver"]
         self._scratch: str = order["scratch"]
@@ -88,13 +90,13 @@ class Watch:
         self._log_bytes = 0
         self._status: int | None = None
         self._peak_memory = 0
-        self.interrupted = False
+        self._orders_to_stop = orders_to_stop
 
     def run(self) -> dict[str, Any]:
         """Waits for the end, brings it about if a limit is broken, and says what happened."""
         breach = None
         try:
-            while self._status is None and not self.interrupted and os.getppid() == self._driver:
+            while self._status is None and not self._orders_to_stop and os.getppid() == self._driver:
                 self._check()
                 self._pass_on(POLL_SECONDS)
                 self._reap()
@@ -121,12 +123,14 @@ class Watch:
         if seconds > limits["wall_seconds"]:
             raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
         stats = self._tree.stats()
-        threads = sum(int(fields[17]) for fields in stats.values())
-        if threads > limits["processes"]:
-            raise Breach("processes", f"started more than {limits['processes']:g} processes and threads")
-        memory = sum(int(fields[21]) for fields in stats.values()) * PAGE_BYTES
+        if len(stats) > limits["processes"]:
+            raise Breach("processes", f"started more than {limits['processes']:g} processes")
+        if sum(int(fields[17]) for fields in stats.values()) > limits["threads"]:
+            raise Breach("threads", f"started more than {limits['threads']:g} threads")
+        resident = {pid: int(fields[21]) * PAGE_BYTES for pid, fields in stats.items()}
+        memory = sum(resident.values())
         if memory > limits["memory_bytes"] and len(stats) > 1:  # what they share has been counted for each
-            memory = sum(_shared_out_bytes(pid, int(fields[21])) for pid, fields in stats.items())
+            memory = int(memory * _share_of_own(resident))
         self._peak_memory = max(self._peak_memory, memory)
         if memory > limits["memory_bytes"]:
             raise Breach("memory_bytes", f"used more than {limits['memory_bytes'] / 2**30:.1f} GiB of memory")
@@ -189,8 +193,11 @@ class Watch:
         """Kills until nothing is left; returns how many could not be killed."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         deadline = time.monotonic() + SWEEP_LIMIT_SECONDS
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)
+        if self._status is None:  # with the first process of a namespace, or bubblewrap, all others go
+            os.kill(self._pid, signal.SIGKILL)
+        if not linux.IS_LINUX:  # no tree is known there
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
         while self._reap() and time.monotonic() < deadline:
             for pid in self._tree.stats():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -220,13 +227,27 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             continue
 
 
-def _shared_out_bytes(pid: int, resident_pages: int) -> int:
-    """Memory of a process, of what it shares its part; all that is resident where the kernel does not tell."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return resident_pages * PAGE_BYTES
+def _share_of_own(resident: dict[int, int]) -> float:
+    """How much of some processes' resident memory there really is, what they share counted once.
+
+    Asking the kernel takes milliseconds a process, so that of many only some are asked, drawn by chance.
+
+    Args:
+      resident: bytes by pid.
+    """
+    pids = sorted(resident)
+    start = int.from_bytes(os.urandom(4), "little") % len(pids)
+    deadline = time.monotonic() + MEMORY_QUESTION_SECONDS
+    asked = told = 0
+    for pid in pids[start:] + pids[:start]:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            lines = [line.split() for line in file if line.startswith(b"Pss:")]
+            if lines:
+                asked += resident[pid]
+                told += int(lines[0][1]) * 1024
+        if time.monotonic() > deadline:
+            break
+    return min(told / asked, 1.0) if asked else 1.0
 
 
 def _unnamed_files(stats: dict[int, list[str]]) -> dict[tuple[int, int], int]:
@@ -247,7 +268,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _become_confined(order: dict[str, Any], output: int) -> NoReturn:
+def _become_confined(order: dict[str, Any], output: int, has_priority: bool) -> NoReturn:
     """Gives up what the order says and becomes its command."""
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, null), (1, output), (2, output)):
@@ -257,6 +278,8 @@ def _become_confined(order: dict[str, Any], output: int) -> NoReturn:
     try:
         os.chdir(order["scratch"])
         _set_limits(order["limits"])
+        if not has_priority:
+            os.nice(NICENESS)
         if linux.IS_LINUX:
             linux.die_with_parent(signal.SIGKILL)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -296,7 +319,7 @@ def _set_limits(limits: dict[str, Any]) -> None:
     _lower(resource.RLIMIT_NOFILE, int(limits["open_files"]))
     _lower(resource.RLIMIT_AS, int(limits["address_bytes"]))
     if linux.IS_LINUX:
-        _lower(resource.RLIMIT_NPROC, int(limits["processes"]) + _threads_of_user())
+        _lower(resource.RLIMIT_NPROC, int(limits["threads"]) + _threads_of_user())
 
 
 def _lower(which: int, value: int) -> None:
@@ -317,14 +340,14 @@ def _threads_of_user() -> int:
     return count
 
 
-def _lead_namespace(order: dict[str, Any], output: int) -> NoReturn:
+def _lead_namespace(order: dict[str, Any], output: int, has_priority: bool) -> NoReturn:
     """First process of the namespace: waits for the command, whose end is the end of all others in it."""
     linux.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     command = os.fork()
     if command == 0:
         os.setsid()
-        _become_confined(order, output)
+        _become_confined(order, output, has_priority)
     while True:
         pid, status = os.wait()
         if pid == command:
@@ -332,22 +355,33 @@ def _lead_namespace(order: dict[str, Any], output: int) -> NoReturn:
             os._exit(code if code >= 0 else 128 - code)  # as a shell and bubblewrap tell it
 
 
+def _take_priority() -> bool:
+    """Lets this process, and no child of it, run at once however many others want to; False where it may not."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except (OSError, AttributeError):  # not root; not Linux
+        return False
+    return True
+
+
 def main() -> int:
+    """Carries out the order on standard input."""
     order = json.loads(sys.stdin.readline())
     if linux.IS_LINUX:
         linux.become_subreaper()
     in_namespaces = order["namespaces"] and linux.enter_namespaces()
+    has_priority = _take_priority()
+    orders_to_stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: orders_to_stop.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
         if in_namespaces:
-            _lead_namespace(order, write_end)
-        _become_confined(order, write_end)
+            _lead_namespace(order, write_end, has_priority)
+        _become_confined(order, write_end, has_priority)
     os.close(write_end)
-    watch = Watch(order, pid, read_end)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(watch, "interrupted", True))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    outcome = watch.run()
+    outcome = Watch(order, pid, read_end, orders_to_stop).run()
     print(json.dumps({**outcome, "namespaces": in_namespaces}), flush=True)
     return 0

@@ -60,9 +60,9 @@ def python_view(standard_library: Path, environment: Mapping[str, str]) -> View:
     interpreter = Path(sys.executable).resolve()
     extensions = _existing(path for path in sys.path if Path(path).name == "lib-dynload")
     packages = _existing(path for path in sys.path if Path(path).name in _PACKAGE_FOLDERS)
-    folders = _library_folders(environment)
+    folders = _library_folders()
     hidden = {path.resolve() for folder in folders for name in _HIDDEN_NAMES for path in folder.glob(name)}
-    files = _existing(_LIBRARY_FILES)
+    files = [*_existing(_LIBRARY_FILES), *_named_libraries(environment.get("LD_LIBRARY_PATH", ""))]
     readable = {interpreter, standard_library, package_root(), *extensions, *packages, *folders, *files}
     return View(
         interpreter=str(interpreter),
@@ -78,15 +78,20 @@ def package_root() -> Path:
     return Path(autoresearch_jax.__file__).resolve().parent
 
 
-def _library_folders(environment: Mapping[str, str]) -> list[Path]:
+def _library_folders() -> list[Path]:
     """Where the loader finds shared libraries."""
     folders = [*_LIBRARY_FOLDERS, *map(str, Path("/usr/lib").glob("*-linux-*"))]  # Debian's name for a machine
-    if len(folders) == len(_LIBRARY_FOLDERS):
+    if len(folders) == len(_LIBRARY_FOLDERS):  # another system's, with all of them in one folder
         folders.append("/usr/lib")
     if sys.base_prefix != "/usr":
         folders.append(f"{sys.base_prefix}/lib")
-    folders += [path for path in environment.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/")]
     return _existing(folders)
+
+
+def _named_libraries(library_path: str) -> list[Path]:
+    """The libraries in the folders of an LD_LIBRARY_PATH; those may hold other things, which are nobody's business."""
+    folders = [Path(path) for path in library_path.split(":") if path.startswith("/")]
+    return _existing(str(path) for folder in folders if folder.is_dir() for path in folder.glob("*.so*"))
 
 
 def _existing(paths: Iterable[str]) -> list[Path]:

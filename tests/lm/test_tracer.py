@@ -75,7 +75,7 @@ def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_pat
             "import threading, time; hold = [threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
             " for _ in range(250)]; time.sleep(9)",
             Status.CRASH,
-            "the trace started more than 200 processes and threads",
+            "the trace started more than 200 threads",
         ),
     ],
 )
@@ -83,7 +83,7 @@ def test_what_is_not_a_programs_file_is_refused_at_once(
     code: str, status: Status, reason: str, tiny_source: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     begin = time.monotonic()
-    limits = dataclasses.replace(LIMITS, memory_bytes=717 << 20, processes=200)
+    limits = dataclasses.replace(LIMITS, memory_bytes=717 << 20, threads=200)
     with pytest.raises(CandidateRejected) as caught:
         trace(edited(tiny_source, ("UNUSED = 1", OUT + code)), sandbox, tmp_path, limits)
     assert time.monotonic() - begin < LIMITS.wall_seconds
