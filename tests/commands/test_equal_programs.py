@@ -1,0 +1,96 @@
+"""The loop on real programs: texts of one program are one candidate, the shortest is kept and verified as its twin."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+from fakes import ScriptedProposer
+
+from autoresearch_jax.commands.verify import verify
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.device import Device
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig
+from autoresearch_jax.measurement import Budget, Scalar, Status
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.runtime.sandbox import Sandbox
+from autoresearch_jax.search.decision import GreedyDecision
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.loop import Loop, Parts
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.records import ExperimentRow, Verdict
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.workspace import Workspace
+
+
+class Silent:
+    """An observer."""
+
+    def notice(self, text: str) -> None: ...
+
+    def begins(self, experiment: ExperimentRow) -> None: ...
+
+    def progress(self, report: Mapping[str, Scalar]) -> None: ...
+
+    def ends(self, experiment: ExperimentRow) -> None: ...
+
+
+def replaced(source: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        assert old in source
+        source = source.replace(old, new)
+    return source
+
+
+def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
+    tiny_dataset: Dataset, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    constants = "LEARNING_RATE = 10.0  # of plain SGD\nVOCAB_SIZE = 256\n"
+    texts = {
+        "a comment": f"{tiny_source}\n# the end\n",
+        "other names": replaced(
+            tiny_source, ("table_VxV", "weights"), ("loss_fn", "criterion"), ('"count"', '"steps"')
+        ),
+        "another order": replaced(tiny_source, (constants, "".join(reversed(constants.splitlines(keepends=True))))),
+        "another seed that nothing reads": replaced(tiny_source, ("UNUSED = 1 ", "UNUSED = 2 ")),
+        "without it": replaced(tiny_source, ("UNUSED = 1  # read by nothing\n", "")),
+        "as it was": tiny_source,
+    }
+    (tmp_path / "train_lib.py").write_text(tiny_source)
+    (tmp_path / "program.md").write_text("## Stop when\n\n- 100 experiments\n")
+    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@example.org commit -qm start"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    folder = RunFolder(tmp_path / "runs" / "night")
+    folder.create()
+    config = LmTaskConfig(
+        dataset=tiny_dataset,
+        device=Device("cpu", "cpu", 1, None),
+        mesh_axes={"data": 1, "model": 1},
+        budget=Budget(steps=5),
+        programs_dir=folder.path / "programs",
+        sandbox=sandbox,
+        environment=os.environ,
+    )
+    with closing(LmTask(config)) as task, closing(Ledger.open(folder.ledger)) as ledger:
+        parts = Parts(
+            task=task,
+            proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
+            rule=GreedyDecision(task.metric),
+            ledger=ledger,
+            workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),
+            folder=folder,
+            program=ProgramFile(tmp_path / "program.md"),
+            observer=Silent(),
+            interrupts=Interrupts(),
+        )
+        assert Loop(parts, run_seed=0).run() == "the script is over"
+        rows = ledger.experiments()[1:]
+        assert [row.status for row in rows] == [Status.DUPLICATE] * len(texts), [row.reason for row in rows]
+        assert [row.hypothesis for row in rows if row.decision is Verdict.KEEP] == ["without it"]
+        assert len(ledger.trials()) == 1, "trained once"
+    assert (folder.workspace / "train_lib.py").read_text() == texts["without it"]
+    report = verify(folder, None)
+    assert report.differences == []
+    assert (report.figures["experiment"], report.figures["measured_as"], report.figures["difference"]) == (5, 0, 0)
