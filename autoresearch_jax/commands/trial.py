@@ -24,6 +24,7 @@ from autoresearch_jax.lm.task import METRIC, LmTask
 from autoresearch_jax.measurement import CandidateRejected, Measurement, Scalar, Status
 from autoresearch_jax.search.constants import read_constants, set_constants
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
 
 DEFAULT_TAG = "trials"
@@ -79,6 +80,8 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         measurement = measure_once(task, source, options.seed, folder)
         description = _description(options.constants, options.editable)
         ledger.record_trial(source, measurement, description, task.fingerprint)
+        if folder.results.exists():  # of a run, whose table says all that its ledger says
+            write_results(folder.results, ledger, METRIC)
     summary = summarize(measurement, METRIC, read_constants(source) if measurement.value is not None else {})
     print(format_summary(summary, METRIC, options.format))
     return 0 if measurement.status is Status.OK else 1

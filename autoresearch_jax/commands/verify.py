@@ -116,7 +116,9 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
         return report
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         try:
-            ledger.settings(), ledger.experiments(), ledger.trials()
+            ledger.settings()
+            ledger.experiments()
+            ledger.trials()
         except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # of what has no seal
             report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
             return report

@@ -294,8 +294,11 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     flags = [f"--corpus={tiny_dataset.manifest.corpus}", f"--data_dir={data.parent}", "--sequence_length=32"]
     flags += ["--vocab_sizes=256,320"]
     flags += [f"--editable={tmp_path / 'train_lib.py'}", "--budget_steps=5", "--compile_cache=", "--platform=cpu"]
-    assert main(["trial", *flags, f"--run_dir={tmp_path}"]) == 0
     trials = RunFolder(tmp_path / "trials")
+    trials.create()
+    trials.results.write_text("the table of a run\n")
+    assert main(["trial", *flags, f"--run_dir={tmp_path}"]) == 0
+    assert [line.split("\t")[3] for line in trials.results.read_text().splitlines()] == ["status", "trial"]
     report = verify(trials, 0)
     assert report.differences == []
     assert report.figures["difference"] == 0
