@@ -24,6 +24,8 @@ ALLOWED_CUSTOM_CALLS = {
         "|ProductOfElementaryHouseholderReflectors"
     ),
 }
+# Operations that speak with the host, or draw numbers that no key determines.
+FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
 MAX_NAMED_CALLS = 5  # in a message
 
 
@@ -60,10 +62,13 @@ def check_operations(module: ir.Module, platform: str) -> int:
     custom_calls: set[str] = set()
     with_side_effect: set[str] = set()
     constant_bytes = 0
+    forbidden_operations: set[str] = set()
     has_resources = False
 
     def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
         nonlocal constant_bytes, has_resources
+        if operation.name in FORBIDDEN_OPERATIONS:
+            forbidden_operations.add(operation.name)
         if operation.name == "stablehlo.custom_call":
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
             custom_calls.add(target)
@@ -83,6 +88,9 @@ def check_operations(module: ir.Module, platform: str) -> int:
         raise OperationError(
             f"it uses custom calls with a side effect, programs must be pure: {_listed(with_side_effect)}"
         )
+    if forbidden_operations:
+        names = ", ".join(sorted(forbidden_operations))
+        raise OperationError(f"it uses {names}: programs have no host to speak with, and randomness comes from a key")
     if has_resources:
         raise OperationError("it holds a constant that is no plain array")
     return constant_bytes

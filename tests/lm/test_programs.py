@@ -163,6 +163,12 @@ def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> N
         load_programs(traced(forced, tmp_path / "forced"))
 
 
+def test_randomness_without_a_key_is_refused(tiny_source: str, tmp_path: Path) -> None:
+    restless = edited(tiny_source, ("- LEARNING_RATE *", "- jax.lax.rng_uniform(0.0, 1.0, ()) *"))
+    with pytest.raises(ProgramError, match=r"`step`: it uses stablehlo\.rng: programs have no host"):
+        load_programs(traced(restless, tmp_path / "restless"))
+
+
 def test_tampered_files_are_refused(programs_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "swapped"
     shutil.copytree(programs_dir, copy)
