@@ -224,7 +224,11 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
     wanted = [Level(choice)] if choice in list(Level) else list(Level)
     if choice == "require":
         wanted.remove(Level.LIMITS)
-    view = python_view(compiled_standard_library(cache_dir), environment)
+    try:
+        standard_library = compiled_standard_library(cache_dir)
+    except OSError as error:
+        raise SandboxError(f"{cache_dir}: {error.strerror}: what the sandbox shows of Python is kept there") from error
+    view = python_view(standard_library, environment)
     why_not: dict[Level, str] = {}
     for level in wanted:
         sandbox = Sandbox(level, view, dict(why_not), shutil.which("bwrap", path=environment.get("PATH")))

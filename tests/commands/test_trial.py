@@ -62,6 +62,20 @@ def test_caps_are_flags(cap: str, reason: str, flags: list[str], capsys: pytest.
     assert re.search(f"^error: +{reason}", out, re.MULTILINE)
 
 
+def test_a_trial_says_how_its_file_was_confined_and_warns_where_it_was_not(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", *flags, "--sandbox=limits", "--format=json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["sandbox"] == "limits"
+    assert said.err.count("runs with limits but not confined") == 1
+    assert main(["trial", *flags]) == 0
+    said = capsys.readouterr()
+    level = re.search(r"^sandbox: +(\w+)$", said.out, re.MULTILINE)
+    assert level is not None
+    assert ("not confined" in said.err) == (level[1] == "limits")
+
+
 def test_the_summary_reads_as_the_originals_does(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -475,6 +475,12 @@ def test_require_is_refused_with_less_than_landlock(sandbox_cache: Path, monkeyp
             open_sandbox(choice, cache_dir=sandbox_cache, environment=nowhere)
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SandboxError, match=r"file/cache: Not a directory: what the sandbox shows"):
+        open_sandbox("auto", cache_dir=tmp_path / "file" / "cache", environment=os.environ)
+
+
 def test_a_bubblewrap_that_does_not_work_is_found_out(sandbox_cache: Path, tmp_path: Path) -> None:
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
