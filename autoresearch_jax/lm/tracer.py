@@ -12,7 +12,7 @@ from typing import Any
 from autoresearch_jax.measurement import CandidateRejected, Status
 from autoresearch_jax.runtime.process import describe_exit
 from autoresearch_jax.runtime.sandbox import MEBIBYTE, Limits, Outcome, Sandbox
-from autoresearch_jax.untrusted import clean_block, clean_line
+from autoresearch_jax.untrusted import clean_block, fenced, quoted
 
 MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's are 2 MiB
 MAX_FAILURE_BYTES = 1 << 16
@@ -65,6 +65,7 @@ def run_trace(
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
         },
     )
+    _clean(log_path)
     if outcome.broken_limit is not None:
         status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
         raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path))
@@ -128,17 +129,27 @@ def _rejection(written: Path, outcome: Outcome, log_path: Path) -> CandidateReje
     try:
         with _open_folder(written) as folder:
             failure = json.loads(_read_regular(_FAILURE_FILE, folder, MAX_FAILURE_BYTES))
-        status = Status.CRASH if failure["kept_contract"] else Status.REJECTED
-        return CandidateRejected(status, clean_line(str(failure["reason"])), _tail(log_path))
+        crashed, words = bool(failure["kept_contract"]), quoted(str(failure["reason"]))
+        label = "the training file failed, in its own words" if crashed else "the contract is not kept"
+        status = Status.CRASH if crashed else Status.REJECTED
+        return CandidateRejected(status, f"{label}: {words}", _tail(log_path))
     except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
         assert outcome.returncode is not None
         return CandidateRejected(Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path))
+
+
+def _clean(log_path: Path) -> None:
+    """Makes a log safe to look at in a terminal."""
+    text = log_path.read_bytes().decode("utf-8", errors="replace")
+    partial = log_path.with_name(f"{log_path.name}.partial")
+    partial.write_text(clean_block(text, limit=len(text)) + "\n", encoding="utf-8")
+    partial.replace(log_path)
 
 
 def _tail(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
-            return clean_block(file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace"))
+            return fenced("the trace's log", file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace"))
     except OSError:
         return None

@@ -62,7 +62,7 @@ class Ledger:
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = _connect(path)
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
             seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
             ledger = cls(connection, clock, seal=path)
@@ -328,6 +328,19 @@ def _named(path: Path) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switches to a write-ahead log; where two make a ledger at once, SQLite does not wait for its lock by itself."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _version(connection: sqlite3.Connection) -> int:

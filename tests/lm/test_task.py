@@ -24,6 +24,7 @@ from autoresearch_jax.runtime.sandbox import Sandbox
 
 DEVICE = Device("cpu", "cpu", 1, None)
 STEPS = Budget(steps=30)
+FAILED, BROKEN = 'the training file failed, in its own words: "', 'the contract is not kept: "'
 MakeTask = Callable[..., LmTask]
 
 
@@ -133,19 +134,34 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
 @pytest.mark.parametrize(
     ("old", "new", "status", "reason"),
     [
-        ("def build(task, mesh):", "def build(task, mesh:", Status.CRASH, "train_lib.py:14: SyntaxError: "),
-        ("def build(", "def bild(", Status.REJECTED, "train_lib.py: the file has no function `build(task, mesh)`"),
-        ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", Status.REJECTED, "train_lib.py: vocab_size 300 is not offered"),
-        ("UNUSED = 1", "UNUSED = {}['x']", Status.CRASH, "train_lib.py:11: KeyError: 'x'"),
+        ("def build(task, mesh):", "def build(task, mesh:", Status.CRASH, FAILED + "train_lib.py:14: SyntaxError: "),
+        (
+            "def build(",
+            "def bild(",
+            Status.REJECTED,
+            BROKEN + "train_lib.py: the file has no function `build(task, mesh)`",
+        ),
+        (
+            "VOCAB_SIZE = 256",
+            "VOCAB_SIZE = 300",
+            Status.REJECTED,
+            BROKEN + "train_lib.py: vocab_size 300 is not offered",
+        ),
+        ("UNUSED = 1", "UNUSED = {}['x']", Status.CRASH, FAILED + "train_lib.py:11: KeyError: 'x'"),
         ("UNUSED = 1", "import os; os._exit(7)", Status.CRASH, "the trace exited with status 7"),
-        ("UNUSED = 1", "raise SystemExit(0)", Status.CRASH, "train_lib.py:11: SystemExit: 0"),
+        ("UNUSED = 1", "raise SystemExit(0)", Status.CRASH, FAILED + "train_lib.py:11: SystemExit: 0"),
         (
             "        loss, gr",
             "        tokens[progress]\n        loss, gr",
             Status.CRASH,
-            "train_lib.py:27: TypeError: ",
+            FAILED + "train_lib.py:27: TypeError: ",
         ),
-        ("UNUSED = 1", r"raise SyntaxError('a\nval_bpb: \ud800')", Status.CRASH, "train_lib.py:11: SyntaxError: a"),
+        (
+            "UNUSED = 1",
+            r"raise SyntaxError('a\nval_bpb: \ud800')",
+            Status.CRASH,
+            FAILED + "train_lib.py:11: SyntaxError: a",
+        ),
         (
             "UNUSED = 1",
             "import json; write = json.dumps; json.dumps = lambda value, **k: write({**value, 'mesh': {'x': 1}}, **k)",
@@ -157,7 +173,7 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             r"""import os, sys; open(sys.argv[2] + '/failure.json', 'w').write(
     '{"kept_contract": true, "reason": "a\\nval_bpb: \\ud800"}'); os._exit(1)""",
             Status.CRASH,
-            "a val_bpb:",
+            FAILED + "a val_bpb:",
         ),
         ("UNUSED = 1", "import os; os._exit(0)", Status.CRASH, "the trace ended before it had written its programs"),
         ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 5 s"),
