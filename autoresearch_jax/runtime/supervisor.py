@@ -11,24 +11,21 @@ import os
 import resource
 import select
 import signal
-import stat
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from autoresearch_jax.runtime import landlock, linux, seccomp
+from autoresearch_jax.runtime.tree import Stat, Tree, share_of_own, unnamed_files
 
 POLL_SECONDS = 0.025
 SWEEP_SECONDS = 0.002
-MEMORY_QUESTION_SECONDS = 0.02
 NICENESS = 10  # of the confined, where we cannot have a priority of our own
 SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
 MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Breach(Exception):
@@ -41,39 +38,6 @@ class Breach(Exception):
     def __init__(self, limit: str, words: str) -> None:
         super().__init__(words)
         self.limit = limit
-
-
-class Tree:
-    """The descendants of this process, found by who is whose parent. As its subreaper, it loses none."""
-
-    def __init__(self) -> None:
-        self._strangers: set[int] = set()  # never become ours, so are looked at once
-
-    def stats(self) -> dict[int, list[str]]:
-        """The fields of /proc/PID/stat from the state on, by pid."""
-        try:
-            pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
-        except FileNotFoundError:  # not Linux
-            return {}
-        self._strangers &= pids
-        found = {}
-        for pid in pids - self._strangers:
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-                found[pid] = file.read().rpartition(b")")[2].decode().split()
-        parents = {pid: int(fields[1]) for pid, fields in found.items()}
-        ours = _with_children({os.getpid()}, parents)
-        # whose parent ended while we read belongs to neither, until it has another
-        self._strangers = _with_children({0} | self._strangers, {p: q for p, q in parents.items() if p not in ours})
-        return {pid: fields for pid, fields in found.items() if pid in ours and pid != os.getpid()}
-
-
-def _with_children(pids: set[int], parents: dict[int, int]) -> set[int]:
-    """Some processes, their children, and theirs."""
-    while True:
-        new = {pid for pid, parent in parents.items() if parent in pids and pid not in pids}
-        if not new:
-            return pids
-        pids = pids | new
 
 
 class Watch:
@@ -125,23 +89,22 @@ class Watch:
         stats = self._tree.stats()
         if len(stats) > limits["processes"]:
             raise Breach("processes", f"started more than {limits['processes']:g} processes")
-        if sum(int(fields[17]) for fields in stats.values()) > limits["threads"]:
+        if sum(stat.threads for stat in stats.values()) > limits["threads"]:
             raise Breach("threads", f"started more than {limits['threads']:g} threads")
-        resident = {pid: int(fields[21]) * PAGE_BYTES for pid, fields in stats.items()}
+        resident = {pid: stat.resident_bytes for pid, stat in stats.items()}
         memory = sum(resident.values())
         if memory > limits["memory_bytes"] and len(stats) > 1:  # what they share has been counted for each
-            memory = int(memory * _share_of_own(resident))
+            memory = int(memory * share_of_own(resident))
         self._peak_memory = max(self._peak_memory, memory)
         if memory > limits["memory_bytes"]:
             raise Breach("memory_bytes", f"used more than {limits['memory_bytes'] / 2**30:.1f} GiB of memory")
-        ticks = sum(sum(map(int, fields[11:15])) for fields in stats.values())
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_seconds = ticks / TICKS_PER_SECOND + ended.ru_utime + ended.ru_stime
+        cpu_seconds = sum(stat.cpu_seconds for stat in stats.values()) + ended.ru_utime + ended.ru_stime
         if cpu_seconds > limits["cpu_seconds"]:
             raise Breach("cpu_seconds", f"used more than {limits['cpu_seconds']:g} s of CPU time")
         self._check_disk(stats)
 
-    def _check_disk(self, stats: dict[int, list[str]]) -> None:
+    def _check_disk(self, stats: dict[int, Stat]) -> None:
         """Counts what lies in the scratch folder, and what is held open though it has no name any more."""
         limits = self._limits
         num_bytes = 0
@@ -152,7 +115,7 @@ class Watch:
                 raise Breach("scratch_files", f"made more than {MAX_FOLDER_DEPTH} folders in one another")
             with contextlib.suppress(OSError):  # gone meanwhile
                 num_bytes += os.lstat(path).st_blocks * 512
-        num_bytes += sum(_unnamed_files(stats).values())
+        num_bytes += sum(unnamed_files(stats).values())
         if num_bytes > limits["scratch_bytes"]:
             raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
 
@@ -225,42 +188,6 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             raise Breach("scratch_files", "made a folder that cannot be read") from error
         except OSError:  # gone meanwhile
             continue
-
-
-def _share_of_own(resident: dict[int, int]) -> float:
-    """How much of some processes' resident memory there really is, what they share counted once.
-
-    Asking the kernel takes milliseconds a process, so that of many only some are asked, drawn by chance.
-
-    Args:
-      resident: bytes by pid.
-    """
-    pids = sorted(resident)
-    start = int.from_bytes(os.urandom(4), "little") % len(pids)
-    deadline = time.monotonic() + MEMORY_QUESTION_SECONDS
-    asked = told = 0
-    for pid in pids[start:] + pids[:start]:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            lines = [line.split() for line in file if line.startswith(b"Pss:")]
-            if lines:
-                asked += resident[pid]
-                told += int(lines[0][1]) * 1024
-        if time.monotonic() > deadline:
-            break
-    return min(told / asked, 1.0) if asked else 1.0
-
-
-def _unnamed_files(stats: dict[int, list[str]]) -> dict[tuple[int, int], int]:
-    """Bytes of the open files that have no name: deleted ones, and those that are memory."""
-    found = {}
-    for pid in stats:
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return found
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
