@@ -20,11 +20,12 @@ from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
 from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Scalar, Status
-from autoresearch_jax.runtime.sandbox import Sandbox
+from autoresearch_jax.runtime.sandbox import Limits, Sandbox
 
 PACKAGE = Path(autoresearch_jax.__file__).parent
 DEVICE = Device("cpu", "cpu", 1, 64 << 30)
 STEPS = Budget(steps=30)
+MAX_TRACE_BYTES = 2 << 30  # of memory: less than by default, so that whoever wants it all is done sooner
 MAX_LEFT_BYTES = 64 << 20  # logs and programs of one candidate
 
 
@@ -95,6 +96,7 @@ class Arena:
             programs_dir=self.programs_dir,
             environment=self.environment,
             limits=TimeLimits(**(limits or {})),
+            trace_limits=Limits(memory_bytes=MAX_TRACE_BYTES),
         )
         return LmTask(config)
 

@@ -6,7 +6,9 @@ from autoresearch_jax.measurement import Budget, Status
 
 TOO_LARGE = r"the programs embed [\d,]+ bytes of constants, more than 1,048,576|programs are larger than 64 MiB"
 CALLBACK = r"`{}` calls back to the host"
+PIECES = "sum(jnp.asarray(np.random.default_rng(n).random(9000)).mean() for n in range(32))"
 TABLE = "jnp.asarray(np.random.default_rng(0).{}).mean()"  # all of it matters, nothing of it is copied
+FOUR_BITS = TABLE.format("integers(0, 7, 2**22).astype(jnp.uint4)).astype(float")
 FIFTY_MEGABYTES = TABLE.format("random(12 * 2**20, np.float32)")
 IMPORTS = ("import jax\n", "import jax\nimport numpy as np\n")
 
@@ -37,13 +39,7 @@ TABLES = [
     rejected(
         "a table in pieces",
         "each piece is below the cap",
-        tiny(
-            IMPORTS,
-            (
-                "[tokens]",
-                "[tokens] + sum(jnp.asarray(np.random.default_rng(n).random(9000)).mean() for n in range(32))",
-            ),
-        ),
+        tiny(IMPORTS, ("[tokens]", f"[tokens] + {PIECES}")),
         TOO_LARGE,
     ),
     rejected(
@@ -56,7 +52,8 @@ TABLES = [
                 "    def phase(n):\n"
                 "        def later(state, tokens, progress):\n"
                 "            table = jnp.asarray(np.random.default_rng(n).random((256, 900), np.float32))\n"
-                '            return step({**state, "table": state["table"] + 1e-9 * table[:, :256]}, tokens, progress)\n'
+                '            state = {**state, "table": state["table"] + 1e-9 * table[:, :256]}\n'
+                "            return step(state, tokens, progress)\n"
                 "        return Phase(n / 10, later, (BATCH_SIZE, task.sequence_length + 1))\n\n"
                 "    return Experiment(later_phases=tuple(map(phase, range(1, 6))),",
             ),
@@ -78,9 +75,7 @@ TABLES = [
     rejected(
         "a table of four-bit integers",
         "packed eight to a word",
-        tiny(
-            IMPORTS, ("[tokens]", "[tokens] + " + TABLE.format("integers(0, 7, 2**22).astype(jnp.uint4)).astype(float"))
-        ),
+        tiny(IMPORTS, ("[tokens]", "[tokens] + " + FOUR_BITS)),
         TOO_LARGE,
     ),
     rejected(
@@ -154,7 +149,7 @@ CALLS_TO_THE_HOST = [
         ),
         "`step`.* custom calls not allowed on cpu: .xla_ffi_python_cpu_callback",
     ),
-    rejected(
+    Cheat(
         "an infeed",
         "a program that waits for a host that never answers",
         tiny(
@@ -176,7 +171,10 @@ CALLS_TO_THE_HOST = [
             ),
             ("- LEARNING_RATE *", "- wait.bind() *"),
         ),
+        Status.REJECTED,
         "`step`.*infeed",
+        budget=Budget(seconds=1.0),
+        limits={"train_slack": 1.0},
     ),
 ]
 
@@ -188,15 +186,15 @@ WITHOUT_END = [
         Status.TIMEOUT,
         r"train took longer than [\d.]+ s",
         budget=Budget(seconds=1.0),
-        limits={"train_slack": 2.0},
+        limits={"train_slack": 1.0},
     ),
     Cheat(
         "endless logits",
         "a judge that never comes to an end keeps the device",
         with_logits("return jax.lax.while_loop(lambda x: x[0, 0, 0] < 1e30, lambda x: x * 0 + here, here)"),
         Status.TIMEOUT,
-        r"judge took longer than 3 s",
-        limits={"judge": 3.0},
+        "judge took longer than 2 s",
+        limits={"judge": 2.0},
     ),
     Cheat(
         "endless init",
@@ -208,8 +206,8 @@ WITHOUT_END = [
             )
         ),
         Status.TIMEOUT,
-        r"init took longer than 3 s",
-        limits={"init": 3.0},
+        "init took longer than 2 s",
+        limits={"init": 2.0},
     ),
     Cheat(
         "a billion laughs",
@@ -227,32 +225,41 @@ WITHOUT_END = [
             ),
             ("- LEARNING_RATE *", "- laughs(progress) *"),
         ),
-        Status.REJECTED,
-        r"`step`.*\d",
+        Status.TIMEOUT,
+        "the trace ran longer than 3 s",
+        limits={"trace": 3.0},
     ),
     rejected(
         "10 TB of state",
         "the machine swaps until it dies",
-        tiny(("0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))", "jnp.zeros((VOCAB_SIZE, 10**10))")),
+        tiny(
+            ('return {"table"', 'return {"extra": jnp.zeros((10_000, 16_000, 16_000)), "table"'),
+            ('new_state = {"table"', 'new_state = {"extra": state["extra"] + 1, "table"'),
+        ),
         r"\d.*(bytes|GiB|TiB|GB|TB)",
     ),
-    rejected(
+    Cheat(
         "10 TB in a step",
         "temporaries without end",
-        with_step("progress += 1e-30 * jnp.sin(jnp.arange(2**31)[:, None] * jnp.arange(1200.0) * progress).max()"),
+        with_step(
+            "many = progress * jax.lax.broadcasted_iota(jnp.float32, (2500, 10**9), 1)\n"
+            "progress += 1e-30 * jnp.sort(many, axis=1).max()"
+        ),
+        Status.REJECTED,
         r"\d.*(bytes|GiB|TiB|GB|TB)",
+        budget=Budget(seconds=1.0),
+        limits={"train_slack": 1.0},
     ),
     Cheat(
         "fewer than ten steps",
         "one step that does it all, the clock is read between steps only",
         with_step(
-            "spin = lambda _, x: jnp.sin(x @ x)\n"
-            "progress += 1e-30 * jax.lax.fori_loop(0, 40, spin, jnp.full((700, 700), progress)).sum()"
+            "x = jnp.full((9000, 9000), progress)\nfor _ in range(20):\n    x = x @ x\nprogress += 1e-30 * x.max()"
         ),
         Status.REJECTED,
         r"\d.* steps",
         budget=Budget(seconds=1.0),
-        limits={"train_slack": 20.0},
+        limits={"train_slack": 1.0},
     ),
 ]
 

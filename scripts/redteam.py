@@ -1,0 +1,42 @@
+"""Runs the red team's tests and counts; called by redteam.sh. Exit status 0 if every candidate was run.
+
+Its last lines:
+  worst_probe_nats    largest difference of a probe that an honest candidate showed
+  caught              candidates that got the status they must get, and harmed nobody, of those that cheat or do harm
+  false_alarms        honest candidates that did not come out `ok`, of all of them
+"""
+
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+CHEAT, HONEST = "test_a_cheat_gets_its_status_and_nothing_else", "test_an_honest_candidate_is_ok"
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        subprocess.run([sys.executable, "-m", "pytest", "tests/redteam", f"--junitxml={report}"], check=False)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    passed: dict[str, list[bool]] = {CHEAT: [], HONEST: []}
+    for case in cases:
+        results = passed.get(case.get("name", "").partition("[")[0])
+        if results is not None:
+            if case.find("skipped") is not None:
+                print(f"redteam: not run: {case.get('name')}")
+                return 1
+            results.append(case.find("failure") is None and case.find("error") is None)
+    if not all(passed.values()):
+        print("redteam: nothing was run")
+        return 1
+    worst = max(float(p.get("value", "nan")) for case in cases for p in case.iter("property"))
+    print(f"worst_probe_nats: {worst:.3g}")
+    print(f"caught: {sum(passed[CHEAT])} of {len(passed[CHEAT])}")
+    print(f"false_alarms: {passed[HONEST].count(False)} of {len(passed[HONEST])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Honest changes of the real training file, made tiny."""
+
+from redteam.entries import Edit, Variant
+from tracing import edited
+from train_lib_source import tiny_source_text
+
+
+def constants(name: str, what: str, **values: int | float | str) -> Variant:
+    return Variant(name, what, lambda: tiny_source_text(**values))
+
+
+def change(name: str, what: str, *edits: Edit) -> Variant:
+    return Variant(name, what, lambda: edited(tiny_source_text(), *edits))
+
+
+TOTAL = '{"params": params, "optimizer": optimizer}'
+
+VARIANTS = [
+    constants("as it is", "the reference"),
+    constants("three layers", "another depth and pattern of windows", DEPTH=3, WINDOW_PATTERN="SSL"),
+    constants("one layer in bfloat16", "computed in half the width", DEPTH=1, COMPUTE_DTYPE="bfloat16"),
+    constants("micro-batches, full windows", "gradients added up", GRADIENT_ACCUMULATION=2, WINDOW_PATTERN="L"),
+    constants("softcap of 200, short rotary", "other shapes of logits and positions", SOFTCAP=200.0, ROTARY_BASE=100.0),
+    change(
+        "tied embeddings",
+        "one table in and out",
+        ("        self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)\n", ""),
+        ("self.unembedding(rms_norm(x_BxTxD))", "self.token_embedding.attend(rms_norm(x_BxTxD))"),
+        ('        "unembedding": (UNEMBEDDING_LR * width_scale, ADAM_BETA1),\n', ""),
+        ('params["unembedding"]', 'params["token_embedding"]'),
+    ),
+    change(
+        "grouped-query attention",
+        "all heads share keys and values",
+        ("self.key = Linear(width, width,", "self.key = Linear(width, HEAD_DIM,"),
+        ("self.value = Linear(width, width,", "self.value = Linear(width, HEAD_DIM,"),
+        ("return (DEPTH - 1 - layer) % 2 == 0", "return False"),
+        ('        "value_embeddings": (EMBEDDING_LR * width_scale, ADAM_BETA1),\n', ""),
+    ),
+    change(
+        "no positions, every layer recomputed",
+        "rotary embeddings gone, activations made again",
+        ("rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))", "rms_norm(q_BxTxHxK), rms_norm(k_BxTxHxK)"),
+        ("x_BxTxD = block(x_BxTxD, value", "x_BxTxD = nnx.remat(Block.__call__)(block, x_BxTxD, value"),
+    ),
+    change(
+        "average of the weights, half the context",
+        "`logits` reads an EMA of weights that were trained on shorter rows",
+        (
+            'return {"params": params, "optimizer": init_optimizer(params)}',
+            'return {"params": params, "optimizer": init_optimizer(params), "average": params}',
+        ),
+        (
+            f"return {TOTAL}, ",
+            "average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, state['average'], params)\n"
+            '        return {"params": params, "optimizer": optimizer, "average": average}, ',
+        ),
+        ('return apply(state["params"], tokens_BxT)', 'return apply(state["average"], tokens_BxT)'),
+        ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
+    ),
+    change(
+        "two tokens at once",
+        "a second head predicts the token after next, in training only",
+        (
+            "        return jax.value_and_grad(lambda p: mean_nats(apply(p, tokens_BxT[:, :-1]), tokens_BxT[:, 1:]))"
+            "(params)",
+            "        def two(p: dict) -> Array:\n"
+            "            logits_BxTxV = apply(p, tokens_BxT[:, :-1])\n"
+            "            return mean_nats(logits_BxTxV, tokens_BxT[:, 1:]) + 0.1 * mean_nats(\n"
+            "                jnp.roll(logits_BxTxV, 1, -1)[:, :-1], tokens_BxT[:, 2:]\n"
+            "            )\n\n"
+            "        return jax.value_and_grad(two)(params)",
+        ),
+    ),
+]

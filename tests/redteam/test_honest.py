@@ -1,0 +1,48 @@
+"""No false alarm: honest candidates of many kinds are `ok`, however often and at however many rows they are probed."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from redteam import honest_small, honest_train_lib
+from redteam.arena import Arena
+from redteam.entries import Variant
+
+from autoresearch_jax.lm.judge import Scorer, judge
+from autoresearch_jax.lm.measure import make_exam, make_mesh
+from autoresearch_jax.lm.probes import PROBE_TOLERANCE
+from autoresearch_jax.lm.snapshot import load_snapshot
+from autoresearch_jax.measurement import Status
+
+NUM_DRAWS = 3
+VARIANTS = [
+    pytest.param(variant, id=f"{kind}: {variant.name}")
+    for kind, variants in (("small", honest_small.VARIANTS), ("train_lib", honest_train_lib.VARIANTS))
+    for variant in variants
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_honest_candidate_is_ok(
+    variant: Variant, arena: Arena, record_property: Callable[[str, object], None]
+) -> None:
+    result = arena.run(variant.source())
+    assert result.status is Status.OK, result
+    assert result.value is not None
+    assert 0 < result.value < 9  # bits per byte: it is trained for 30 steps
+    assert result.snapshot is not None
+
+    mesh = make_mesh({"data": 1, "model": 1})
+    snapshot = load_snapshot(result.snapshot, mesh)
+    scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
+    exam = make_exam(arena.dataset, snapshot.programs.vocab_size, "val", None)
+    worst = 0.0
+    for draw in range(NUM_DRAWS):
+        verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng(draw), probe_share=1.0)
+        assert verdict.bpb == pytest.approx(result.value, rel=1e-6)
+        worst = max(worst, verdict.worst_probe)
+    record_property("worst_probe_nats", worst)
+    assert math.isfinite(worst)
+    assert worst < PROBE_TOLERANCE / 10  # far from an alarm
+    assert arena.harm() == []
