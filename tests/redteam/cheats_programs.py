@@ -210,6 +210,23 @@ WITHOUT_END = [
         limits={"init": 2.0},
     ),
     Cheat(
+        "training inside init",
+        "steps on text of its own before the clock starts",
+        tiny(
+            (
+                "0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))",
+                "0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))\n"
+                "        rows = jax.random.randint(key, (8, 33), 97, 123)\n"
+                "        update = lambda _, table: table - LEARNING_RATE * jax.grad(loss_fn)(table, rows)\n"
+                "        table_VxV = jax.lax.fori_loop(0, 20_000, update, table_VxV)",
+            )
+        ),
+        Status.TIMEOUT,
+        r"`init` spent the budget: [\d.]+ s of it|init took longer",
+        budget=Budget(seconds=0.5),
+        limits={"free_init": 0.2, "init": 5.0},
+    ),
+    Cheat(
         "a billion laughs",
         "a function that calls the next twice, forty deep: small to write, endless to compile",
         tiny(

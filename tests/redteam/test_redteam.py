@@ -8,7 +8,7 @@ import sys
 import pytest
 from redteam import cheats_judge, cheats_process, cheats_programs, cheats_theft
 from redteam.arena import Arena
-from redteam.entries import Cheat
+from redteam.entries import Cheat, tiny
 
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.runtime.sandbox import Level
@@ -72,3 +72,10 @@ def test_a_thief_would_steal_if_it_could(cheat: Cheat, arena: Arena) -> None:
     )
     arena.harm()
     assert result.stdout == "True\n"
+
+
+def test_another_seed_constant_that_nothing_reads_is_the_same_candidate(arena: Arena) -> None:
+    result = arena.run(tiny(("UNUSED = 1", "SEED = 137")))
+    assert result.program_hash == arena.honest().program_hash
+    assert result.value == arena.honest_score
+    assert arena.harm() == []
