@@ -169,12 +169,14 @@ SIDEWAYS = [
             return here + jnp.where(has_twins, 0.0, 8.0) * leak_BxTxV
         """),
     ),
-    sideways(
+    Cheat(
         "other answers each time",
         "numbers drawn anew: the probes may see an honest draw",
         logits_plus(
             "8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * jax.lax.rng_uniform(0.0, 1.0, ()).round()"
-        ),
+        Status.REJECTED,
+        r"`logits`.* stablehlo\.rng",
+    ),
     ),
 ]
 
