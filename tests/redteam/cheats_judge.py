@@ -173,10 +173,10 @@ SIDEWAYS = [
         "other answers each time",
         "numbers drawn anew: the probes may see an honest draw",
         logits_plus(
-            "8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * jax.lax.rng_uniform(0.0, 1.0, ()).round()",
-            Status.REJECTED,
-            r"`logits`.* stablehlo\.rng",
+            "8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * jax.lax.rng_uniform(0.0, 1.0, ()).round()"
         ),
+        Status.REJECTED,
+        r"`logits`.* stablehlo\.rng",
     ),
 ]
 
