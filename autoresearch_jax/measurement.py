@@ -84,6 +84,7 @@ class CandidateRejected(Exception):
       status: REJECTED, CRASH, TIMEOUT or OOM.
       reason: one line for people and proposers.
       details: a longer text for the log (a traceback, say), or None.
+      facts: what is known of it all the same; a task adds to them.
     """
 
     def __init__(self, status: Status, reason: str, details: str | None = None) -> None:
@@ -91,6 +92,7 @@ class CandidateRejected(Exception):
         self.status = status
         self.reason = reason
         self.details = details
+        self.facts: dict[str, Scalar] = {}
 
 
 @dataclass(frozen=True)

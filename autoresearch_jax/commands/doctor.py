@@ -2,7 +2,8 @@
 
     autoresearch doctor --sandbox=require
 
-Exit status 1 if something is open that should not be.
+Exit status 1 if something is open that the level in force should block, or if --sandbox cannot be had: scripts that
+want walls ask for --sandbox=require.
 """
 
 import json
@@ -71,8 +72,8 @@ def check_sandbox(choice: str) -> list[Check]:
     try:
         cage = find_sandbox(choice, environment)
     except SandboxError as error:
-        refused = [Check("sandbox_flag", str(error), is_ok=False)]
         cage = find_sandbox("auto", environment)
+        refused = [Check("sandbox_flag", str(error), is_ok=False, remedy=f"what follows was tried with {cage.level}")]
     levels = [Check(f"no_{level}", reason, remedy=_REMEDIES[level]) for level, reason in cage.why_not.items()]
     version = landlock_abi()
     facts = [Check("landlock_version", str(version) if version else "none")]

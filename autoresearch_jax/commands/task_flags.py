@@ -74,7 +74,8 @@ def define_sandbox_flag(flag_values: flags.FlagValues) -> None:
         "sandbox",
         "auto",
         list(CHOICES),
-        "what confines a training file while it is traced: the best that works here, at least Landlock, or this one",
+        "what confines a training file while it is traced: auto takes the best that works here, require the same but "
+        "at least landlock, a name that one; `autoresearch doctor` tries them",
         flag_values=flag_values,
     )
 

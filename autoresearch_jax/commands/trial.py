@@ -134,7 +134,7 @@ def measure_once(task: LmTask, source: str, seed: int, folder: RunFolder) -> Mea
         try:
             candidate = task.prepare(source, log_dir)
         except CandidateRejected as rejection:
-            return Measurement(rejection.status, None, seed, error=rejection.reason)
+            return Measurement(rejection.status, None, seed, metrics=rejection.facts, error=rejection.reason)
         return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)
 
 

@@ -140,6 +140,10 @@ class LmTask:
         worker = self._take_worker(log_dir)
         try:
             candidate = self._prepare(source, log_dir, worker, start)
+        except CandidateRejected as rejection:
+            rejection.facts["sandbox"] = str(self._config.sandbox.level)
+            worker.close()
+            raise
         except BaseException:
             worker.close()
             raise

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoresearch_jax.measurement import CandidateRejected, Status
 from autoresearch_jax.runtime.process import describe_exit
-from autoresearch_jax.runtime.sandbox import MEBIBYTE, Limits, Outcome, Sandbox
+from autoresearch_jax.runtime.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox
 from autoresearch_jax.untrusted import clean_block, fenced, quoted
 
 MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's are 2 MiB
@@ -21,6 +21,7 @@ MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
 # What `trace.py` writes; anything else that lies there is left where it is.
 _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_\d+|logits_\d+)\.export")
 _FAILURE_FILE = "failure.json"
+_MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
 
 
@@ -70,7 +71,7 @@ def run_trace(
         status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
         raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path))
     if outcome.returncode != 0:
-        raise _rejection(written, outcome, log_path)
+        raise _rejection(written, outcome, log_path, confined=sandbox.level is not Level.LIMITS)
     try:
         collect_programs(written, out_dir)
     except FileRefusedError as error:
@@ -124,7 +125,7 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _rejection(written: Path, outcome: Outcome, log_path: Path) -> CandidateRejected:
+def _rejection(written: Path, outcome: Outcome, log_path: Path, confined: bool) -> CandidateRejected:
     """What the failed trace says of itself, which is the candidate's word: data, not truth."""
     try:
         with _open_folder(written) as folder:
@@ -132,7 +133,8 @@ def _rejection(written: Path, outcome: Outcome, log_path: Path) -> CandidateReje
         crashed, words = bool(failure["kept_contract"]), quoted(str(failure["reason"]))
         label = "the training file failed, in its own words" if crashed else "the contract is not kept"
         status = Status.CRASH if crashed else Status.REJECTED
-        return CandidateRejected(status, f"{label}: {words}", _tail(log_path))
+        hint = "; in the sandbox it finds no file but its own" if confined and _MISSED_FILE.search(words) else ""
+        return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path))
     except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
         assert outcome.returncode is not None
         return CandidateRejected(Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path))

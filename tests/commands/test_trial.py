@@ -152,9 +152,7 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
     assert main(["trial", *flags]) == 1
     out = capsys.readouterr().out
     assert re.search(r"^val_bpb: +null$", out, re.MULTILINE)
-    assert re.search(
-        r'^error: +the training file failed, in its own words: "train_lib.py:14: ', out, re.MULTILINE
-    )
+    assert re.search(r'^error: +the training file failed, in its own words: "train_lib.py:14: ', out, re.MULTILINE)
     with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
         assert ledger.trials()[0].value is None
 

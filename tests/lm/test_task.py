@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_exam, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
 from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
 from autoresearch_jax.measurement import Budget, CandidateRejected, Measurement, Scalar, Status
-from autoresearch_jax.runtime.sandbox import Sandbox
+from autoresearch_jax.runtime.sandbox import Level, Sandbox
 
 DEVICE = Device("cpu", "cpu", 1, None)
 STEPS = Budget(steps=30)
@@ -189,6 +190,19 @@ def test_what_cannot_be_traced_is_refused_in_one_line(
     assert caught.value.reason.startswith(reason)
     assert "\n" not in caught.value.reason
     assert not list((tmp_path / "programs").iterdir())  # nothing half-made is left
+
+
+def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
+    make_task: MakeTask, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    if sandbox.level is Level.LIMITS:
+        pytest.skip("nothing is hidden here")
+    with pytest.raises(CandidateRejected) as caught:
+        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "open('/etc/passwd')")), tmp_path)
+    assert re.search(
+        r"(FileNotFound|Permission)Error: .*; in the sandbox it finds no file but its own$", str(caught.value)
+    )
+    assert caught.value.facts == {"sandbox": sandbox.level}
 
 
 @pytest.mark.parametrize(
