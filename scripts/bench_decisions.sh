@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# What each rule of decision keeps, misses and costs, in simulated nights of 100 ideas. A minute; seeded, so it repeats.
+#
+#   ./scripts/bench_decisions.sh [--nights=N] [--seed=N]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+./scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+exec python scripts/bench_decisions.py "$@"
