@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 TAKES_ARGUMENTS = True
 OK = "ok"
 DIFFERS = "differs"
+NEEDED_SETTINGS = {"editable", "metric", "direction", "fingerprint"}  # of every run; trials by hand have none
 
 
 @dataclass
@@ -110,15 +111,19 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
     """
     report = Report(figures={"run": str(folder.path)})
     report.add("ledger_file", ledger_file_differences(folder.ledger))
-    rows = check_rows(folder.ledger)
-    report.add("ledger_rows", rows.differences, f"{rows.unsealed} rows not sealed" if rows.unsealed else "")
+    check = check_rows(folder.ledger)
+    report.add("ledger_rows", check.differences, check.note)
     if report.differences:  # nothing can be compared with what it says
         return report
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         try:
-            ledger.settings()
-            ledger.experiments()
+            settings, rows = ledger.settings(), ledger.experiments()
             ledger.trials()
+            if settings or folder.settings.exists():
+                report.add("run_json", settings_differences(folder, ledger))
+            lacking = NEEDED_SETTINGS - settings.keys()
+            if lacking and (settings or any(row.kind is not Kind.TRIAL for row in rows)):
+                raise LookupError(f"the settings lack {', '.join(sorted(lacking))}")
         except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # of what has no seal
             report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
             return report
@@ -145,7 +150,6 @@ def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
     metric, champion = stored_metric(ledger), summarize_run(ledger).champion
     if metric is None or champion is None:
         return  # trials by hand have no such copies
-    report.add("run_json", settings_differences(folder, ledger))
     report.add("results_tsv", results_differences(folder, ledger, metric))
     report.add("workspace", workspace_differences(folder, ledger, champion))
     report.add("commits", source_differences(folder, ledger, os.environ))

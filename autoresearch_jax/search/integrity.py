@@ -17,26 +17,11 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import results_text
 from autoresearch_jax.search.run_folder import RunFolder, settings_text
-from autoresearch_jax.search.seals import DIGEST, row_digest, seal_of, seal_text
+from autoresearch_jax.search.schema import ALL_SEALED_VERSION, SEALED_TABLES, SealedTable
+from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text
 
 RESTORE = "restore it from a copy"
 REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table whose rows are sealed: the number of its first row, and the column that a concluded row has filled."""
-
-    name: str
-    first: int
-    concluded: str
-
-
-_TABLES = (  # the first version of the ledger had no sessions
-    _Table("experiments", 0, "status"),
-    _Table("trials", 1, "status"),
-    _Table("sessions", 1, "ended_at"),
-)
 
 
 def ledger_file_differences(path: Path) -> list[str] | str:
@@ -55,17 +40,17 @@ class RowCheck:
 
     Attributes:
       differences: a line for each row that is not as it was sealed, and for each fault of the file.
-      unsealed: rows that were concluded before there were seals.
+      note: rows that were concluded before there were seals, if there are any.
     """
 
     differences: list[str]
-    unsealed: int = 0
+    note: str = ""
 
 
 def check_rows(path: Path) -> RowCheck:
     """Computes the digest of each row again, and has SQLite check its own pages."""
     differences: list[str] = []
-    unsealed = 0
+    note, unsealed = "", 0
     try:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA query_only = ON")
@@ -73,16 +58,29 @@ def check_rows(path: Path) -> RowCheck:
             faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
             differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            for table in _TABLES if version > 1 else _TABLES[:2]:
-                unsealed += _check_table(connection, table, f"{path}: {table.name[:-1]}", differences)
+            all_sealed = version >= ALL_SEALED_VERSION
+            for table in SEALED_TABLES:
+                if version >= table.since:
+                    name = f"{path}: {table.name[:-1]}"
+                    unsealed += _check_table(connection, table, name, differences, all_sealed)
+            if unsealed:
+                note = f"{unsealed} rows not sealed"
+            if all_sealed:
+                settings = dict(connection.execute("SELECT name, value FROM settings"))
+                if settings and settings.get(DIGEST) != row_digest(settings):
+                    differences.append(f"{path}: the settings are not as they were sealed: {RESTORE}")
+                if SEALED_LATER in settings:
+                    note = f"{settings[SEALED_LATER]} rows were sealed later, when an older ledger was brought forward"
     except (sqlite3.Error, UnicodeError, LookupError, OverflowError) as error:  # the names of tables may be damaged too
         differences.append(f"{path}: SQLite cannot read it: {error}: {RESTORE}")
-    return RowCheck(differences, unsealed)
+    return RowCheck(differences, note)
 
 
-def _check_table(connection: sqlite3.Connection, table: _Table, name: str, differences: list[str]) -> int:
-    """Adds what differs in a table's rows, which are called `name`; returns how many are concluded without a seal."""
-    unsealed, sealed_before = 0, False
+def _check_table(
+    connection: sqlite3.Connection, table: SealedTable, name: str, differences: list[str], all_sealed: bool
+) -> int:
+    """Adds what differs in a table's rows, which are called `name`; returns how many need no seal and have none."""
+    unsealed = 0
     for expected, row in enumerate(_rows(connection, table.name), start=table.first):
         if row["id"] != expected:
             differences.append(f"{name} {expected} is missing: {RESTORE}")
@@ -91,10 +89,10 @@ def _check_table(connection: sqlite3.Connection, table: _Table, name: str, diffe
         if digest is not None and digest != row_digest(row):
             differences.append(f"{name} {expected} is not as it was sealed: {RESTORE}")
         elif digest is None and row[table.concluded] is not None:
-            if sealed_before:  # only rows of the first version come without, and they come first
+            if all_sealed:
                 differences.append(f"{name} {expected} has lost its seal: {RESTORE}")
-            unsealed += 1
-        sealed_before |= digest is not None
+            else:
+                unsealed += 1
     return unsealed
 
 

@@ -20,8 +20,8 @@ from autoresearch_jax.search.records import (
     TrialRow,
     Verdict,
 )
-from autoresearch_jax.search.schema import MIGRATIONS, SCHEMA_VERSION
-from autoresearch_jax.search.seals import row_digest, seal_of, seal_text
+from autoresearch_jax.search.schema import ALL_SEALED_VERSION, MIGRATIONS, SCHEMA_VERSION, SEALED_TABLES
+from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text
 
 Clock = Callable[[], float]  # seconds since 1970
 
@@ -67,10 +67,13 @@ class Ledger:
             seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
             ledger = cls(connection, clock, seal=path)
             with ledger.transaction():
-                for version in range(_version(connection), SCHEMA_VERSION):
+                before = _version(connection)
+                for version in range(before, SCHEMA_VERSION):
                     for statement in MIGRATIONS[version].split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {version + 1}")
+                if 0 < before < ALL_SEALED_VERSION:
+                    ledger._seal_what_has_no_seal()
             _check_version(connection, path, oldest=SCHEMA_VERSION)
         return ledger
 
@@ -113,15 +116,15 @@ class Ledger:
     def settings(self) -> dict[str, Scalar]:
         """What `save_settings` saved, in that order; empty before."""
         rows = self._connection.execute("SELECT name, value FROM settings ORDER BY rowid")
-        return {name: json.loads(value) for name, value in rows}
+        return {name: json.loads(value) for name, value in rows if name not in (DIGEST, SEALED_LATER)}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
-        """Stores what must stay the same for as long as the run lives."""
+        """Stores what must stay the same for as long as the run lives, and seals it."""
+        statement = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
         with self.transaction():
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO settings VALUES (?, ?)",
-                [(name, json.dumps(value)) for name, value in settings.items()],
-            )
+            self._connection.executemany(statement, [(name, json.dumps(value)) for name, value in settings.items()])
+            digest = row_digest(dict(self._connection.execute("SELECT name, value FROM settings")))
+            self._connection.execute(statement, (DIGEST, digest))
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
         """Writes down what is about to be tried and gives it the next number."""
@@ -205,6 +208,18 @@ class Ledger:
             names = [column[0] for column in cursor.description]
             digest = row_digest(dict(zip(names, values, strict=True)))
             self._connection.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (digest, number))
+
+    def _seal_what_has_no_seal(self) -> None:
+        """Seals the settings, and the rows that were concluded before there were seals; writes down how many."""
+        changes = self._connection.total_changes
+        for table in SEALED_TABLES:
+            where = f"WHERE digest IS NULL AND {table.concluded} IS NOT NULL"
+            for (number,) in self._connection.execute(f"SELECT id FROM {table.name} {where}").fetchall():
+                self._seal_row(table.name, number)
+        if count := self._connection.total_changes - changes:
+            self.save_settings({SEALED_LATER: count})
+        elif self.settings():
+            self.save_settings({})
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
         """Adds one measurement that was made by hand, outside any search.

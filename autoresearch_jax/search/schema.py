@@ -1,5 +1,7 @@
 """Tables of a run's ledger, their version, and the way from each version to the next."""
 
+from dataclasses import dataclass
+
 # The source comes last in its row: reading the other columns then never touches its pages.
 _TABLES = """
 CREATE TABLE settings (
@@ -46,7 +48,7 @@ CREATE INDEX experiments_by_program ON experiments (program_hash);
 """
 
 _SEALS_AND_SESSIONS = """
--- SHA-256 of the row, written when it is concluded, null in rows that version 1 concluded
+-- SHA-256 of the row, written when it is concluded
 ALTER TABLE experiments ADD COLUMN digest TEXT;
 ALTER TABLE trials ADD COLUMN digest TEXT;
 
@@ -59,6 +61,33 @@ CREATE TABLE sessions (
 ) STRICT
 """
 
+_NOTHING_WITHOUT_A_SEAL = "-- no table changes: `Ledger.open` seals what version 1 concluded"
+
 # What makes each version of the one before it, statements apart by ";": a new ledger goes the same way.
-MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS)
+MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS, _NOTHING_WITHOUT_A_SEAL)
 SCHEMA_VERSION = len(MIGRATIONS)
+ALL_SEALED_VERSION = 3  # from which on every concluded row has a seal, and the settings have one
+
+
+@dataclass(frozen=True)
+class SealedTable:
+    """A table whose rows are sealed.
+
+    Attributes:
+      name: of the table.
+      first: the number of its first row.
+      concluded: the column that a concluded row has filled.
+      since: the version of the ledger that has the table.
+    """
+
+    name: str
+    first: int
+    concluded: str
+    since: int = 1
+
+
+SEALED_TABLES = (
+    SealedTable("experiments", 0, "status"),
+    SealedTable("trials", 1, "status"),
+    SealedTable("sessions", 1, "ended_at", since=2),
+)

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-DIGEST = "digest"
+DIGEST = "digest"  # column of a row's seal, and among the settings the name of theirs
+SEALED_LATER = "sealed_later"  # among the settings: how many rows were sealed when the ledger was brought forward
 
 
 def row_digest(row: Mapping[str, object]) -> str:

@@ -214,11 +214,43 @@ def test_a_flipped_byte_in_any_cell_is_found_by_its_row(unsealed: Path, table: s
     assert tried > 4
 
 
-def test_a_flipped_byte_in_the_settings_is_found_by_their_copy(unsealed: Path) -> None:
+@pytest.mark.parametrize("text", [b"train_lib.py", b"editable", b"direction", b"metric"])
+def test_a_flipped_byte_in_the_settings_is_found(unsealed: Path, text: bytes) -> None:
     data = ledger(unsealed).read_bytes()
-    with changed(ledger(unsealed), data.find(b"train_lib.py") + 3, random.Random(8)):
+    with changed(ledger(unsealed), data.find(text) + 3, random.Random(8)):
         found = differences(unsealed)
-    assert any("run.json:2: is not the ledger's settings: one of the two was changed" in line for line in found), found
+    assert found
+    assert all(line.startswith(f"{ledger(unsealed)}: ") for line in found), found
+
+
+def test_settings_that_are_gone_with_their_seal_are_missed_by_their_copy(unsealed: Path) -> None:
+    connection = sqlite3.connect(ledger(unsealed))
+    connection.execute("DELETE FROM settings")
+    connection.commit()
+    connection.close()
+    lost = (
+        f"{ledger(unsealed)}: cannot be understood: the settings lack direction, editable, fingerprint, metric: "
+        "restore it from a copy"
+    )
+    copy = f"{unsealed / 'run.json'}:1: is not the ledger's settings: one of the two was changed"
+    assert differences(unsealed) == [copy, lost]
+    (unsealed / "run.json").unlink()
+    assert differences(unsealed) == [lost]
+
+
+@pytest.mark.parametrize("name", ["editable", "direction", "metric"])
+def test_settings_that_lack_a_name_are_told_in_one_line(unsealed: Path, name: str) -> None:
+    """As by someone who knows of their seal and of their copy."""
+    connection = sqlite3.connect(ledger(unsealed))
+    connection.execute("DELETE FROM settings WHERE name = ?", (name,))
+    connection.commit()
+    connection.close()
+    book = Ledger.open(ledger(unsealed))
+    book.save_settings({})
+    RunFolder(unsealed).write_settings(book.settings())
+    book.close()
+    (line,) = differences(unsealed)
+    assert line == f"{ledger(unsealed)}: cannot be understood: the settings lack {name}: restore it from a copy"
 
 
 @pytest.mark.parametrize(
@@ -247,9 +279,12 @@ def test_a_run_at_work_is_left_alone(night: Path, capsys: pytest.CaptureFixture[
     assert "is at work on this run: verify it when it has ended" in capsys.readouterr().err
 
 
-def test_a_row_without_a_seal_that_makes_no_sense_is_named(unsealed: Path) -> None:
+def test_a_row_that_makes_no_sense_is_named_though_its_seal_is_right(unsealed: Path) -> None:
     connection = sqlite3.connect(ledger(unsealed))
-    connection.execute("UPDATE experiments SET digest = NULL, status = 'okay'")
+    connection.row_factory = sqlite3.Row
+    connection.execute("UPDATE experiments SET status = 'okay' WHERE id = 1")
+    row = connection.execute("SELECT * FROM experiments WHERE id = 1").fetchone()
+    connection.execute("UPDATE experiments SET digest = ? WHERE id = 1", (row_digest(dict(row)),))
     connection.commit()
     connection.close()
     (line,) = differences(unsealed)

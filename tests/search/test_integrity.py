@@ -10,6 +10,7 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Measurement, Status
 from autoresearch_jax.search.integrity import (
+    RowCheck,
     check_rows,
     ledger_file_differences,
     results_differences,
@@ -96,7 +97,7 @@ def test_what_is_not_over_has_no_seal_and_needs_none(path):
     number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
     trial = ledger.begin_trial(number, 7)
     ledger.set_program(number, "hash")
-    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 0)
+    assert (check_rows(path).differences, check_rows(path).note) == ([], "")
     ledger.finish_trial(trial.id, GOOD)
     ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
     ledger.close()
@@ -104,30 +105,80 @@ def test_what_is_not_over_has_no_seal_and_needs_none(path):
     assert len(check_rows(path).differences) == 1
 
 
-def test_a_ledger_of_the_first_version_is_read_as_it_is_and_brought_forward_to_be_written(path):
-    insert = """INSERT INTO experiments (id, kind, proposer, hypothesis, category, cost_dollars, constants, created_at,
-                    source, status, score) VALUES (0, 'trial', '', 'old', '', 0, '{}', 1.0, 'x = 1', 'ok', 0.5)"""
-    execute(path, *MIGRATIONS[0].split(";"), insert, "PRAGMA user_version = 1")
+def old_experiment(number, status):
+    """A row as the first version wrote it; open if it has no status."""
+    values = f"{number}, 'trial', '', 'old {number}', '', 0, '{{}}', 1.0, 'x = 1', {status}, 0.5"
+    return f"""INSERT INTO experiments (id, kind, proposer, hypothesis, category, cost_dollars, constants, created_at,
+        source, status, score) VALUES ({values})"""
+
+
+def test_a_ledger_of_the_first_version_is_read_as_it_is_and_sealed_when_it_is_brought_forward(path):
+    settings = "INSERT INTO settings VALUES ('metric', '\"loss\"')"
+    rows = [old_experiment(0, "'ok'"), old_experiment(1, "NULL"), old_experiment(2, "'ok'")]
+    execute(path, *MIGRATIONS[0].split(";"), *rows, settings, "PRAGMA user_version = 1")
     before = path.read_bytes()
     reader = Ledger.open_to_read(path)
-    (old,) = reader.experiments()
+    old = reader.experiments()
     assert reader.last_ending() is None
     reader.close()
-    assert old.score == 0.5
-    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 1)
+    assert old[2].score == 0.5
+    assert check_rows(path) == RowCheck([], "2 rows not sealed")
     assert path.read_bytes() == before
 
+    later = RowCheck([], "2 rows were sealed later, when an older ledger was brought forward")
+    ledger = Ledger.open(path)
+    assert ledger.settings() == {"metric": "loss"}
+    assert check_rows(path) == later
+    ledger.conclude(1, Conclusion(Status.OK, 0.9, None, "why", None, 1.0))  # between two that were over before
+    ledger.close()
     fill(path, count=1)
     reader = Ledger.open_to_read(path)
-    assert [row.hypothesis for row in reader.experiments()] == ["old", "by hand"]
-    assert reader.experiment(0) == old
+    assert [row.hypothesis for row in reader.experiments()] == ["old 0", "old 1", "old 2", "by hand"]
+    assert reader.experiment(2) == old[2]
     reader.close()
-    assert (check_rows(path).differences, check_rows(path).unsealed) == ([], 1)
+    assert check_rows(path) == later
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     connection.close()
-    execute(path, "UPDATE experiments SET digest = NULL WHERE id = 1", "UPDATE trials SET value = 2.0")
-    assert [line.split(": ")[1] for line in check_rows(path).differences] == ["trial 1 is not as it was sealed"]
+    execute(path, "UPDATE experiments SET digest = NULL WHERE id = 0", "UPDATE trials SET value = 2.0")
+    lines = check_rows(path).differences
+    assert [line.split(": ")[1] for line in lines] == [
+        "experiment 0 has lost its seal",
+        "trial 1 is not as it was sealed",
+    ]
+
+
+def test_a_ledger_of_the_second_version_may_have_rows_without_a_seal_anywhere(path):
+    rows = [old_experiment(0, "'ok'"), old_experiment(1, "'ok'")]
+    statements = [part for migration in MIGRATIONS[:2] for part in migration.split(";")]
+    execute(path, *statements, *rows, "PRAGMA user_version = 2")
+    digest = row_digest({"id": 0})
+    execute(path, f"UPDATE experiments SET digest = '{digest}' WHERE id = 0")
+    found = check_rows(path)
+    assert [line.split(": ")[1] for line in found.differences] == ["experiment 0 is not as it was sealed"]
+    assert found.note == "1 rows not sealed"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM settings WHERE name = 'metric'",
+        "DELETE FROM settings WHERE name = 'digest'",
+        "UPDATE settings SET name = 'dirEction' WHERE name = 'direction'",
+        "UPDATE settings SET value = '5' WHERE name = 'seed'",
+        "INSERT INTO settings VALUES ('sealed_later', '1')",
+    ],
+)
+def test_settings_have_a_seal_of_their_own(path, statement):
+    ledger = Ledger.open(path)
+    ledger.save_settings({"metric": "loss", "direction": "minimize", "seed": 3})
+    ledger.save_settings({"exam": "abc"})
+    assert list(ledger.settings()) == ["metric", "direction", "seed", "exam"]
+    ledger.close()
+    assert check_rows(path) == RowCheck([])
+    execute(path, statement)
+    (line,) = check_rows(path).differences
+    assert line == f"{path}: the settings are not as they were sealed: restore it from a copy"
 
 
 def test_a_digest_covers_every_column_that_says_something():

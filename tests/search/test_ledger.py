@@ -116,7 +116,7 @@ def test_a_newer_ledger_is_refused(tmp_path):
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     for opened in (Ledger.open, Ledger.open_to_read):
-        with pytest.raises(LedgerError, match=r"ledger.db: the ledger has version 99 and this autoresearch reads 2: "):
+        with pytest.raises(LedgerError, match=r"ledger.db: the ledger has version 99 and this autoresearch reads 3: "):
             opened(path)
 
 
