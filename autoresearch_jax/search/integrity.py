@@ -29,8 +29,11 @@ def ledger_file_differences(path: Path) -> list[str] | str:
     seal = seal_of(path)
     if not seal.exists():
         return "no seal: a driver was killed, or another process had the ledger open"
-    if seal.read_bytes() == seal_text(path).encode():
-        return []
+    try:
+        if seal.read_bytes() == seal_text(path).encode():
+            return []
+    except OSError as error:  # it is a folder
+        return [f"{error.filename}: {error.strerror}: {RESTORE}"]
     return [f"{path}: not the bytes that {seal.name} was made of: {RESTORE}, both of them"]
 
 

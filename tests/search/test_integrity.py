@@ -57,6 +57,13 @@ def test_a_closed_ledger_is_sealed_and_sha256sum_agrees(path):
     assert line.startswith(f"{path}: not the bytes that ledger.db.sha256 was made of")
 
 
+def test_a_seal_that_is_no_file_is_named(path):
+    fill(path)
+    seal_of(path).unlink()
+    seal_of(path).mkdir()
+    assert ledger_file_differences(path) == [f"{seal_of(path)}: Is a directory: restore it from a copy"]
+
+
 def test_a_ledger_that_is_written_to_has_no_seal(path):
     fill(path)
     ledger, other = Ledger.open(path), Ledger.open(path)
