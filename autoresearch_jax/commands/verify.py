@@ -136,6 +136,8 @@ def _named_folder(flag_values: flags.FlagValues, positional: list[str]) -> RunFo
     """The run that is named by its tag or by its folder."""
     if len(positional) > 1:
         raise UsageError(f"unexpected argument {positional[1]!r}: one run at a time")
+    if not positional and not flag_values.tag:
+        raise UsageError("no run named: `autoresearch verify NAME`, or the run's folder in place of its name")
     if not positional:
         return run_folder(flag_values)
     if flag_values.tag is not None:
@@ -199,7 +201,10 @@ def _check_trial(
     if trial.snapshot is None:
         report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
         return None
-    snapshot = folder.snapshot(trial.snapshot)
+    snapshot = folder.own_snapshot(trial.snapshot)  # and no other: the folder alone has to stand for the score
+    if not snapshot.is_dir():
+        report.add("snapshot_files", [f"{snapshot}: is missing: {RESTORE} of the run's folder"])
+        return None
     programs = folder.path / "programs" / str(measured.program_hash)
     from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
 

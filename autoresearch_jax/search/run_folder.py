@@ -58,9 +58,13 @@ class RunFolder:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
         return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"
 
+    def own_snapshot(self, recorded: Path) -> Path:
+        """Where in this folder a snapshot belongs that the ledger recorded, wherever the folder was at that time."""
+        return self.path / "snapshots" / recorded.name
+
     def snapshot(self, recorded: Path) -> Path:
-        """Where a snapshot is that the ledger recorded: in this folder, wherever the folder was at that time."""
-        here = self.path / "snapshots" / recorded.name
+        """Where a snapshot is that the ledger recorded: in this folder, else where it was at that time."""
+        here = self.own_snapshot(recorded)
         return here if here.exists() else recorded
 
     def create(self) -> None:

@@ -169,6 +169,21 @@ def test_files_that_are_gone_and_files_too_many_are_named(night: Path) -> None:
     assert differences(night) == []
 
 
+def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(night: Path, unsealed: Path) -> None:
+    gone = unsealed / "snapshots" / "0000-0001"
+    shutil.rmtree(gone)
+    with closing(Ledger.open(ledger(unsealed))) as book:  # where the snapshot was, there is one
+        (trial,) = book.trials(0)
+        assert trial.snapshot is not None
+    trial.snapshot.parent.mkdir(parents=True)
+    shutil.copytree(night / "snapshots" / "0000-0001", trial.snapshot)
+    report = verify(RunFolder(unsealed), 0)
+    shutil.rmtree(trial.snapshot.parent.parent)
+    assert report.differences == [f"{gone}: is missing: restore it from a copy of the run's folder"]
+    assert report.checks["snapshot_files"] == "differs"
+    assert report.figures["val_bpb_now"] is None
+
+
 def test_a_flipped_byte_anywhere_in_the_ledger_is_found(night: Path) -> None:
     draw = random.Random(4)
     for _ in range(100):
@@ -256,7 +271,7 @@ def test_settings_that_lack_a_name_are_told_in_one_line(unsealed: Path, name: st
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "--tag is missing"),
+        ([], 2, "no run named: `autoresearch verify NAME`, or the run's folder in place of its name"),
         (["gone"], 1, "runs/gone/ledger.db: no ledger there; name a run, or its folder"),
         (["night", "day"], 2, "unexpected argument 'day': one run at a time"),
         (["night", "--tag=night"], 2, "name the run once"),
