@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoresearch_jax.measurement import Metric, Scalar, Status
+from autoresearch_jax.measurement import Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import outcome
@@ -21,8 +21,7 @@ class RunSummary:
       baseline: the experiment that the run started from; None before it was measured.
       champion: the experiment that was kept last.
       current: the experiment that is not over.
-      counts: experiments by outcome ("keep", "discard", "crash", ...), the baseline left out.
-      refactorings: of the duplicates, those that were kept for their shorter source.
+      counts: experiments by outcome ("keep", "refactoring", "crash", ...), the baseline left out.
       seconds: spent on experiments.
       dollars: spent on proposals.
       ended: why the last driver ended; see `Ledger.last_ending`.
@@ -33,7 +32,6 @@ class RunSummary:
     champion: ExperimentRow | None
     current: ExperimentRow | None
     counts: dict[str, int]
-    refactorings: int
     seconds: float
     dollars: float
     ended: str | None
@@ -54,7 +52,6 @@ class RunSummary:
         return {
             "experiments": sum(self.counts.values()),
             **dict(sorted(self.counts.items())),
-            "refactorings": self.refactorings,
             "seconds": round(self.seconds, 1),
             "dollars": round(self.dollars, 4),
             f"baseline_{name}": _rounded(baseline),
@@ -77,7 +74,6 @@ def summarize_run(ledger: Ledger) -> RunSummary:
         champion=kept[-1] if kept else None,
         current=next((row for row in rows if row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
-        refactorings=sum(row.status is Status.DUPLICATE for row in kept),
         seconds=sum(row.seconds or 0.0 for row in rows),
         dollars=sum(row.cost_dollars for row in rows),
         ended=ledger.last_ending(),
@@ -103,6 +99,7 @@ def experiments_as_json(rows: Sequence[ExperimentRow], trials: Sequence[TrialRow
             "experiment": row.id,
             "kind": str(row.kind),
             "outcome": outcome(row),
+            "decision": None if row.decision is None else str(row.decision),
             "score": row.score,
             "hypothesis": row.hypothesis,
             "category": row.category,

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from autoresearch_jax.measurement import Metric, Scalar
 from autoresearch_jax.search.records import ExperimentRow
-from autoresearch_jax.search.results import outcome
+from autoresearch_jax.search.results import REFACTORING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 21
-STYLES = {"keep": "green", "discard": "dim", "running": "cyan"}
+STYLES = {"keep": "green", REFACTORING: "green", "discard": "dim", "running": "cyan"}
 FAILURE_STYLE = "yellow"
 
 
@@ -53,4 +53,4 @@ def format_experiment(row: ExperimentRow) -> str:
     """An experiment that is over, on one line."""
     score = f"{row.score:.6f}" if row.score is not None else "-"
     why = "" if outcome(row) in ("keep", "discard") else f"  ({row.reason})"
-    return f"{row.id:>4}  {outcome(row):<9} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"
+    return f"{row.id:>4}  {outcome(row):<11} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"

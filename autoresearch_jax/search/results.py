@@ -4,12 +4,13 @@ from pathlib import Path
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind
+from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.run_folder import write_whole
 
 GIB = 2**30
 COMMIT_DIGITS = 7
 SCORE_DECIMALS = 6
+REFACTORING = "refactoring"
 
 
 def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
@@ -29,7 +30,7 @@ def results_text(ledger: Ledger, metric: Metric) -> str:
             (row.commit or "")[:COMMIT_DIGITS],
             "" if row.score is None else f"{row.score:.{SCORE_DECIMALS}f}",
             "" if peak is None else f"{peak / GIB:.1f}",
-            outcome(row),
+            _status(row),
             " ".join(row.hypothesis.split()),
         )
         lines.append("\t".join(columns))
@@ -37,11 +38,22 @@ def results_text(ledger: Ledger, metric: Metric) -> str:
 
 
 def outcome(row: ExperimentRow) -> str:
-    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...; "running" before."""
+    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...; "running" before.
+
+    A duplicate that was kept, for its shorter text, is a "refactoring".
+    """
     if row.status is None:
         return "running"
+    if row.status is Status.DUPLICATE and row.decision is Verdict.KEEP:
+        return REFACTORING
     if row.status is not Status.OK:
         return str(row.status)
     if row.kind is Kind.TRIAL:
         return "trial"
     return str(row.decision)
+
+
+def _status(row: ExperimentRow) -> str:
+    """The outcome in the original's words: what became the tip of the branch is a keep."""
+    word = outcome(row)
+    return str(Verdict.KEEP) if word == REFACTORING else word

@@ -62,7 +62,7 @@ def test_a_run_prints_its_table_its_gain_and_where_things_are(place, capsys):
     assert (place / found["ledger"]).is_file()
     assert (place / found["results"]).read_text().startswith(RESULTS_HEADER)
     assert found["ended"] == "6 experiments reached"
-    assert output.startswith(f"   0  keep        {baseline:.6f}     0.0 s  baseline\n")
+    assert output.startswith(f"   0  keep          {baseline:.6f}     0.0 s  baseline\n")
     assert FakeOptions.task.closed
     assert git(place, "status", "--porcelain") == "", "the run folder is not in the user's sight"
     assert json.loads((place / "runs/night/run.json").read_text())["seed"] == 0

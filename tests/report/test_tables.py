@@ -9,6 +9,7 @@ from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.search.results import results_text
 
 LONG = "a hypothesis of many words " * 8 + "and an end"
 
@@ -36,7 +37,6 @@ def test_figures_of_a_run(ledger):
         "experiments": 2,
         "crash": 1,
         "keep": 1,
-        "refactorings": 0,
         "seconds": 4.5,
         "dollars": 0.75,
         "baseline_val_bpb": 1.5,
@@ -68,10 +68,27 @@ def test_a_table_in_a_file_is_whole_and_plain(ledger):
 
 def test_an_experiment_on_one_line(ledger):
     rows = ledger.experiments()
-    assert format_experiment(rows[0]) == "   0  keep        1.500000     2.0 s  baseline"
-    assert format_experiment(rows[2]) == "   2  crash              -     0.5 s  [red]LR[/red]  (boom)"
+    assert format_experiment(rows[0]) == "   0  keep          1.500000     2.0 s  baseline"
+    assert format_experiment(rows[2]) == "   2  crash                -     0.5 s  [red]LR[/red]  (boom)"
 
 
 def test_json_has_null_for_what_is_missing(ledger):
     crash = experiments_as_json(ledger.experiments(), ledger.trials())[2]
     assert (crash["outcome"], crash["score"], crash["constants"]) == ("crash", None, {"LR": 1})
+
+
+def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger):
+    kept = Conclusion(Status.DUPLICATE, 1.2, Verdict.KEEP, "a proven refactoring", "d" * 40, 0.5)
+    row = ledger.conclude(3, kept)
+    other = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 3\n", {}, "as before"))
+    ledger.conclude(other.id, Conclusion(Status.DUPLICATE, 1.2, Verdict.DISCARD, "no shorter", "e" * 40, 0.5))
+    rows = ledger.experiments()
+    found = [(line["outcome"], line["decision"]) for line in experiments_as_json(rows, [])[3:]]
+    assert found == [("refactoring", "keep"), ("duplicate", "discard")]
+    assert format_experiment(row).split()[1] == "refactoring"
+    assert [line.split("\t")[3] for line in results_text(ledger, Metric("val_bpb")).splitlines()[4:]] == [
+        "keep",
+        "duplicate",
+    ]
+    figures = summarize_run(ledger).lines()
+    assert (figures["keep"], figures["refactoring"], figures["duplicate"]) == (1, 1, 1)
