@@ -42,7 +42,7 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
     """
     constants: dict[str, ConstantValue] = {}
     for statement in _parse(source):
-        name, expression = _binding(statement)
+        name, expression = binding(statement)
         if name is None or expression is None:
             continue
         try:
@@ -63,13 +63,13 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
     """
     current = read_constants(source)
     statements = _parse(source)
-    bound = [name for name, _ in map(_binding, statements) if name is not None]
+    bound = [name for name, _ in map(binding, statements) if name is not None]
     for name in values:
         if name not in bound:
             raise ConstantError(f"no top-level constant {name}; there are {', '.join(dict.fromkeys(bound))}")
         if bound.count(name) > 1:
             raise ConstantError(f"the constant {name} is set {bound.count(name)} times at top level; keep one")
-    new = {name: value for name, value in values.items() if not _same(current, name, value)}
+    new = {name: value for name, value in values.items() if name not in current or not same_value(current[name], value)}
     lines = list(io.StringIO(source, newline=""))  # lines as Python counts them, with their own ends
     for first, last, names in reversed(_line_groups(statements)):
         if new.keys() & names:  # libcst takes 50 ms for a whole training file, and nothing for these lines
@@ -91,7 +91,7 @@ def _line_groups(statements: Sequence[ast.stmt]) -> list[tuple[int, int, set[str
     """First line, line after the last, and names bound, for statements that share no line with any other."""
     groups: list[tuple[int, int, set[str]]] = []
     for statement in statements:
-        name, _ = _binding(statement)
+        name, _ = binding(statement)
         names = set() if name is None else {name}
         first, last = statement.lineno - 1, statement.end_lineno or statement.lineno
         if groups and first < groups[-1][1]:
@@ -101,7 +101,7 @@ def _line_groups(statements: Sequence[ast.stmt]) -> list[tuple[int, int, set[str
     return groups
 
 
-def _binding(statement: ast.stmt) -> tuple[str | None, ast.expr | None]:
+def binding(statement: ast.stmt) -> tuple[str | None, ast.expr | None]:
     """Name and value of `NAME = value` or `NAME: type = value`; (None, None) for any other statement."""
     target: ast.expr | None = None
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
@@ -143,8 +143,9 @@ def _number(expression: ast.expr) -> float:
     raise ValueError("not a number")
 
 
-def _same(current: Mapping[str, ConstantValue], name: str, value: Scalar) -> bool:
-    return name in current and type(current[name]) is type(value) and current[name] == value
+def same_value(one: ConstantValue, other: ConstantValue) -> bool:
+    """True of values that a program cannot tell apart: 1, 1.0 and True are three, in a tuple too."""
+    return repr(one) == repr(other)
 
 
 def _rebind(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Candidate, CandidateRejected, Measurement, Status
 from autoresearch_jax.search.book import Book, Ending, score_of
+from autoresearch_jax.search.constants import same_value
 from autoresearch_jax.search.decision import Choice, Decision, DecisionRule, Score
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.program_file import ProgramFile
@@ -82,18 +83,26 @@ class Evaluation:
         def ending(verdict: Verdict, reason: str) -> Ending:
             return Ending(Status.DUPLICATE, champion.score, verdict, f"{same} {reason}")
 
-        nodes = syntax_nodes(self._book.ledger.source(experiment.id))
-        champion_nodes = syntax_nodes(self._book.ledger.source(champion.id))
+        listed = {constant.name for constant in self._program.program.constants}
+        nodes = syntax_nodes(self._book.ledger.source(experiment.id), listed)
+        champion_nodes = syntax_nodes(self._book.ledger.source(champion.id), listed)
         if nodes is None or champion_nodes is None or nodes >= champion_nodes:
             more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
             return ending(Verdict.DISCARD, f"in a text that is no shorter{more}")
         shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
         # a number written in place of its name is one node less, and one constant less for an optimizer to move
-        listed = {constant.name for constant in self._program.program.constants}
-        lost = sorted(listed & champion.constants.keys() - experiment.constants.keys())
+        listed &= champion.constants.keys()
+        lost = sorted(listed - experiment.constants.keys())
+        page = self._program.program.path.name
         if lost:
-            page = self._program.program.path.name
             return ending(Verdict.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
+        # no trial ever told that the new value is as good: it only does nothing in the program of now
+        moved = sorted(name for name in listed if not same_value(champion.constants[name], experiment.constants[name]))
+        if moved:
+            reason = (
+                f"{shorter}, but with another {', '.join(moved)}, which {page} lists: a value is kept for its score"
+            )
+            return ending(Verdict.DISCARD, reason)
         return ending(Verdict.KEEP, f"{shorter}: a proven refactoring")
 
     def _measure_until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Ending:

@@ -1,21 +1,33 @@
 """How long a source is, in what a reader has to understand: nodes of its syntax tree."""
 
 import ast
+from collections.abc import Collection
+
+from autoresearch_jax.search.constants import binding
 
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def syntax_nodes(source: str) -> int | None:
+def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     """Nodes of Python's syntax tree, or None for a source that Python cannot parse.
 
     Lines and characters would reward denser formatting and shorter names. The tree has neither, nor comments, and
     docstrings are left out: to delete them would else be progress. A literal counts a node for each byte it holds,
     because a program in a string, executed, is no shorter than one in plain sight.
+
+    Args:
+      source: Python.
+      values_of: top-level constants whose values count one node each, however they are written: to move them is what
+        an optimizer does, and "L" in place of "SSSL" is no simpler.
     """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser has against a source
         return None
+    for statement in tree.body:
+        name, value = binding(statement)
+        if name in values_of and value is not None:
+            statement.value = ast.Constant(None)  # type: ignore[attr-defined]
     count = 0
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):

@@ -45,7 +45,7 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
         (Status.DUPLICATE, 1.2, Verdict.DISCARD),
     ]
     assert rows[1].reason == (
-        "the same program as the champion (experiment 0) in a text that is no shorter: 30 syntax nodes against 30"
+        "the same program as the champion (experiment 0) in a text that is no shorter: 29 syntax nodes against 29"
     )
     assert rows[3].reason == (
         "the same program as the champion (experiment 2) with 9 fewer syntax nodes: a proven refactoring"
@@ -108,6 +108,29 @@ def test_a_constant_of_the_page_is_no_ballast(bench):
     row = bench.ledger().experiment(1)
     assert row.decision is Verdict.DISCARD
     assert row.reason.endswith("fewer syntax nodes, but without LR, which program.md lists to be moved")
+
+
+def test_a_refactoring_moves_no_constant_of_the_page(long_bench):
+    class Deaf(FakeTask):
+        """A task whose programs do not hang on PATTERN."""
+
+        def prepare(self, source, log_dir):
+            return super().prepare(source.replace("PATTERN = 'L'", 'PATTERN = "SL"'), log_dir)
+
+    letter = SOURCE.replace('PATTERN = "SL"', "PATTERN = 'L'")
+    script = [moved(PATTERN="L"), text("no helper, another pattern", letter), text("no helper", SOURCE)]
+    bench = long_bench
+    bench.loop(Deaf(), ScriptedProposer(script)).run()
+    rows = bench.ledger().experiments()[1:]
+    assert [(row.status, row.decision) for row in rows] == [
+        (Status.DUPLICATE, Verdict.DISCARD),
+        (Status.DUPLICATE, Verdict.DISCARD),
+        (Status.DUPLICATE, Verdict.KEEP),
+    ]
+    assert "in a text that is no shorter: " in rows[0].reason
+    assert rows[1].reason.endswith(
+        "9 fewer syntax nodes, but with another PATTERN, which program.md lists: a value is kept for its score"
+    )
 
 
 def test_a_discarded_programs_twin_is_discarded_however_short(long_bench):

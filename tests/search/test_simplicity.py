@@ -39,6 +39,15 @@ def test_a_program_packed_into_a_literal_is_no_shorter(tiny_source: str) -> None
         assert (syntax_nodes(hidden) or 0) > nodes
 
 
+def test_values_of_listed_constants_count_one_node_each() -> None:
+    texts = ('P = "SSSL"\nN = 4\n', 'P = "L"\nN: int = 2**2\n', "P = ('S', 'L')\nN = 2**2\n")
+    nodes = [syntax_nodes(text, {"P", "N"}) for text in texts]
+    assert nodes[0] == nodes[2] == syntax_nodes("P = 0\nN = 0\n")
+    assert nodes[1] == syntax_nodes("P = 0\nN: int = 0\n")
+    assert syntax_nodes(texts[0], {"N"}) == syntax_nodes(texts[0]) > nodes[0]
+    assert syntax_nodes("if X:\n    P = 'SSSL'\n", {"P"}) == syntax_nodes("if X:\n    P = 'SSSL'\n"), "not at top level"
+
+
 @pytest.mark.parametrize("source", ["x = = 1", "x = '\0'", "(" * 10_000, "X = " + "-" * 200_000 + "1\n"])
 def test_a_source_that_cannot_be_parsed_has_no_length(source: str) -> None:
     assert syntax_nodes(source) is None
