@@ -6,11 +6,11 @@ MAX_LINE_CHARACTERS = 500
 MAX_BLOCK_CHARACTERS = 4000
 
 # What a terminal takes for a command: CSI sequences (colours, cursor), OSC and other strings with their terminator,
-# two-character escapes; ECMA-48.
+# two-character escapes; ECMA-48. Nothing in it is tried twice, or a log made for it would take days.
 _ESCAPE_SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c|$)"
-    r"|\x1b[ -/]*[0-~]?"
+    r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*+(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*+[0-~]?"
 )
 
 

@@ -33,6 +33,11 @@ def test_what_is_long_is_cut() -> None:
     assert len(quoted("y" * 10**6)) == 502
 
 
+@pytest.mark.parametrize("piece", ["\x9d", "\x1b]", "\x1b[0", "\x1b ", "\x9b0", "\x1bP\x1b"])
+def test_a_log_made_to_take_long_does_not(piece: str) -> None:
+    assert clean_block(piece * 500_000 + "\x1bAend", limit=10).endswith("end")
+
+
 def test_a_block_keeps_its_lines_and_nothing_else() -> None:
     assert clean_block("\n  File \x1b[1mx\x1b[0m\n\traise\x07\r\n\n") == "  File x\n    raise"
 

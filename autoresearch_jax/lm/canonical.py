@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from jax.extend.mlir import ir
 
+from autoresearch_jax.lm.operations import constant_text
+
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
 _SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
@@ -147,11 +149,14 @@ class _Reader:
         return ours
 
     def _operation(self, operation: ir.Operation) -> _Operation:
-        attributes = {name: str(operation.attributes[name]) for name in _attribute_names(operation)}
+        attributes: dict[str, str] = {}
         callee = None
         if operation.name == "func.call":
             callee = ir.FlatSymbolRefAttr(operation.attributes["callee"]).value
-            attributes = {}
+        elif operation.name == "stablehlo.constant":
+            attributes["value"] = constant_text(operation)
+        else:
+            attributes = {name: str(operation.attributes[name]) for name in _attribute_names(operation)}
         operands = [self._number(value) for value in operation.operands]
         first_inside = len(self._numbers)
         blocks = [self.block(block) for region in operation.regions for block in region.blocks]

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.bits import bits_per_byte
+from autoresearch_jax.lm.costs import memory_bytes
 from autoresearch_jax.lm.probes import InvalidCandidateError, check_probes, draw_probes
 from autoresearch_jax.lm.programs import Programs
 
@@ -73,6 +74,7 @@ class Scorer:
         in_shardings = (leaf_shardings, self._by_rows, self._by_rows)
         jitted = jax.jit(score, in_shardings=in_shardings, out_shardings=self._by_rows)
         self._compiled = jitted.lower(leaf_structs, tokens, tokens).compile()
+        self.memory_bytes = memory_bytes(self._compiled)
 
     def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
         """Nats of each target token given the inputs up to its place, float32[B, T]."""

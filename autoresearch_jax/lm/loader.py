@@ -10,6 +10,7 @@ import numpy as np
 from autoresearch_jax.errors import UserError
 
 # One thread gathers more rows a second than a step takes, and leaves the cores to the training itself.
+_EPOCHS = 10**9  # without end; Grain's own "for ever" is too long for batches of one row
 _PREFETCH = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
 
 
@@ -58,7 +59,7 @@ class TokenLoader(Iterator[np.ndarray]):
         batches = (
             grain.MapDataset.range(len(rows) * self._per_row)
             .shuffle(seed=order_seed)
-            .repeat()
+            .repeat(_EPOCHS)
             .batch(batch_rows)
             .map(self._gather)
         )

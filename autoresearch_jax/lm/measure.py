@@ -1,7 +1,9 @@
 """One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
 
 import csv
+import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +31,14 @@ from autoresearch_jax.measurement import Budget, Scalar, Status
 from autoresearch_jax.untrusted import quoted
 
 # Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
-# alone takes a third of a step. A short one is free, as a short `init` is.
+# alone takes a third of a step. No batch may take more than this share of training, since a tiny training batch makes
+# its tokens slow, and each judged batch has to begin anew. A short judging is free, as a short `init` is.
 JUDGE_SLOWDOWN = 3.0
+MAX_BATCH_SHARE = 0.1
+# The last step may end so much after the budget, or so many times as long as the steps before it usually took.
+FREE_OVERRUN_SECONDS = 2.0
+MAX_OVERRUN_STEPS = 1.5
+LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
 
 Emit = Callable[[dict[str, Any]], None]
@@ -117,6 +125,7 @@ class _Trial:
             result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
+        self._check_kept_budget(result, charged_seconds)
         self._snapshot(programs, dataset, result)
         return self._judge(programs, mesh, scorer, dataset, result)
 
@@ -134,13 +143,36 @@ class _Trial:
             steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
             scorer = pool.submit(Scorer, programs, mesh, max(programs.logits))
             init = pool.submit(compile_program, programs.init, mesh)
-        compiled = init.result(), [step.result() for step in steps], scorer.result()
+        try:
+            compiled = init.result(), [step.result() for step in steps], scorer.result()
+        except jax.errors.JaxRuntimeError:
+            raise
+        except Exception as error:  # what JAX has against a program that it was not made to write
+            reason = f"its programs cannot be compiled: {type(error).__name__}: {quoted(str(error))}"
+            raise TrialFailedError(Status.CRASH, reason) from error
         self._leave("compile")
         self.metrics.update(
             num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
         )
-        self._check_costs(programs, mesh, compiled[0], compiled[1])
-        return compiled
+        init_program, step_programs, scorer_program = compiled
+        self._check_costs(programs, mesh, init_program, step_programs)
+        return init_program, step_programs, self._fitting(scorer_program, programs, mesh)
+
+    def _fitting(self, scorer: Scorer, programs: Programs, mesh: Mesh) -> Scorer:
+        """The scorer for the largest batch that the memory can hold."""
+        for rows in sorted(programs.logits, reverse=True):
+            if rows < scorer.batch_rows:
+                scorer = Scorer(programs, mesh, rows)
+            try:
+                self._check_memory(mesh, logits=scorer.memory_bytes)
+                return scorer
+            except TooCostlyError as error:
+                too_costly = error
+        raise too_costly
+
+    def _check_memory(self, mesh: Mesh, **needed: int | None) -> None:
+        sharing = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1  # host devices have one memory
+        check_memory({name: size and size * sharing for name, size in needed.items()}, self.request.device_memory_bytes)
 
     def _check_costs(self, programs: Programs, mesh: Mesh, init: Any, steps: Sequence[Any]) -> None:
         """Raises TooCostlyError for what will not fit into the memory or the budget."""
@@ -149,9 +181,7 @@ class _Trial:
         step_flops = [flops(step) for step in steps]
         peak_bytes = None if None in memory else max(m for m in memory if m is not None)
         self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
-        sharing = mesh.size if programs.platform == "cpu" else 1  # host devices have one memory between them
-        needed = {"init": memory_bytes(init), "step": peak_bytes}
-        check_memory({name: size and size * sharing for name, size in needed.items()}, request.device_memory_bytes)
+        self._check_memory(mesh, init=memory_bytes(init), step=peak_bytes)
         if budget.seconds is not None:
             begins = [step.from_progress for step in programs.steps]
             of_mesh = [f and f * mesh.size for f in step_flops]
@@ -215,6 +245,22 @@ class _Trial:
         )
         return result
 
+    def _check_kept_budget(self, result: TrainResult, charged_seconds: float) -> None:
+        """Refuses what the prediction could not see: a last step unlike the others, or too few of them."""
+        if self.request.budget.seconds is None:
+            return
+        seconds, min_steps = self.request.budget.seconds - charged_seconds, self.request.min_steps
+        ends = [0.0, *(end for end, _ in result.losses)]
+        steps = [end - begin for begin, end in itertools.pairwise(ends)]
+        usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
+        overrun = ends[-1] - seconds
+        if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
+            reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
+            raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")
+        if result.num_steps < min_steps:
+            reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
+            raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
+
     def _report_training(self, progress: TrainProgress) -> None:
         budget = self.request.budget
         self.emit(
@@ -262,7 +308,9 @@ class _Trial:
             self.emit({"event": "progress", "phase": "judge", "share": share})
 
         trained_as_long = result.seconds / result.num_tokens * exam.rows_NxT1[:, 1:].size
-        limit_seconds = max(self.request.free_judge_seconds, JUDGE_SLOWDOWN * trained_as_long)
+        num_batches = -(-len(exam.rows_NxT1) // scorer.batch_rows)
+        most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * result.seconds * num_batches)
+        limit_seconds = max(self.request.free_judge_seconds, most)
         verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report, limit_seconds)
         self._leave("judge")
         self.metrics.update(

@@ -12,7 +12,7 @@ from jax.extend.mlir.dialects import chlo, sdy, stablehlo
 from autoresearch_jax.untrusted import quoted
 
 # Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
-_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk"
+_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk|ApproxTopK"
 ALLOWED_CUSTOM_CALLS = {
     "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
     "cuda": re.compile(
@@ -20,7 +20,7 @@ ALLOWED_CUSTOM_CALLS = {
         r"|__cudnn\$fmha[A-Za-z]+"
     ),
     "tpu": re.compile(
-        rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|ApproxTopK|Qr|Eigh|LuDecomposition"
+        rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|Qr|Eigh|LuDecomposition"
         "|ProductOfElementaryHouseholderReflectors"
     ),
 }
@@ -75,9 +75,9 @@ def check_operations(module: ir.Module, platform: str) -> int:
             if "has_side_effect" in operation.attributes and ir.BoolAttr(operation.attributes["has_side_effect"]).value:
                 with_side_effect.add(target)
         elif operation.name == "stablehlo.constant":
-            value = operation.attributes["value"]
-            constant_bytes += _constant_bytes(value)
-            has_resources = has_resources or not isinstance(value, ir.DenseElementsAttr)
+            text = constant_text(operation)
+            constant_bytes += _constant_bytes(operation, text)
+            has_resources = has_resources or not text.startswith("dense<")
         return ir.WalkResult.ADVANCE
 
     module.operation.walk(visit)
@@ -100,10 +100,15 @@ def _listed(names: set[str]) -> str:
     return ", ".join(quoted(name, 80) for name in sorted(names)[:MAX_NAMED_CALLS])
 
 
-def _constant_bytes(value: ir.Attribute) -> int:
+def constant_text(operation: ir.Operation) -> str:
+    """The value and type of a `stablehlo.constant` as MLIR writes them; its attributes cannot show complex numbers."""
+    return str(operation.get_asm(enable_debug_info=False)).partition("stablehlo.constant ")[2]
+
+
+def _constant_bytes(operation: ir.Operation, text: str) -> int:
     """Bytes that a constant tells; one number for all of an array counts once, but counts: a table can be in pieces."""
-    shaped = ir.ShapedType(value.type)
+    shaped = ir.ShapedType(operation.results[0].type)
     element = shaped.element_type
     bits = element.width if hasattr(element, "width") else 128  # complex numbers tell no width
-    is_splat = isinstance(value, ir.DenseElementsAttr) and value.is_splat
-    return (1 if is_splat else math.prod(shaped.shape)) * max(bits, 8) // 8
+    is_array = text.startswith(("dense<[", 'dense<"'))
+    return (math.prod(shaped.shape) if is_array else 1) * max(bits, 8) // 8

@@ -18,6 +18,12 @@ from autoresearch_jax.lm.operations import ALLOWED_CUSTOM_CALLS, OperationError,
 from autoresearch_jax.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
 from autoresearch_jax.untrusted import quoted
 
+# What every backend computes with and Orbax saves; 64 bits would need another mode of JAX.
+_INTEGERS = ("bool", "int4", "int8", "int16", "int32", "uint8", "uint16", "uint32")
+_FLOATS = ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32", "complex64")
+STATE_DTYPES = (*_INTEGERS, *_FLOATS)
+MAX_MODEL_FLOPS = 1e18  # a token
+
 
 class ProgramError(Exception):
     """The traced programs break a rule; one line that tells which, for people and proposers."""
@@ -187,6 +193,9 @@ def _check_signatures(programs: Programs) -> None:
         if exported.platforms != (programs.platform,) or exported.nr_devices != num_devices:
             made = f"{exported.nr_devices} devices of {', '.join(exported.platforms)}"
             raise ProgramError(f"`{name}` is for {made}, not for {num_devices} of {programs.platform}")
+        if not all(isinstance(size, int) for aval in (*exported.in_avals, *exported.out_avals) for size in aval.shape):
+            raise ProgramError(f"`{name}` has shapes that are not numbers")
+    _check_dtypes(programs)
     _check_program("init", programs.init, "([2]uint32)", "([" + ",".join(leaves) + "])")
     state = "[" + ",".join(leaves) + "]"
     for step in programs.steps:
@@ -207,6 +216,14 @@ def _check_signatures(programs: Programs) -> None:
             raise ProgramError(f"`logits` returns {dtype}, not a floating point array")
         inputs = f"({read},[{rows},{programs.sequence_length}]int32)"
         _check_program("logits", exported, inputs, f"({_shape_words(shape, dtype)})")
+
+
+def _check_dtypes(programs: Programs) -> None:
+    """Raises ProgramError for a part of the state that cannot be computed with, or saved, everywhere."""
+    for name, aval in zip(programs.leaf_names, programs.init.out_avals, strict=True):
+        if str(aval.dtype) not in STATE_DTYPES:
+            allowed = ", ".join(STATE_DTYPES)
+            raise ProgramError(f"the state's {quoted(name, 80)} has dtype {aval.dtype}: use one of {allowed}")
 
 
 def _check_program(name: str, exported: export.Exported, inputs: str, outputs: str) -> None:
@@ -284,6 +301,6 @@ def _program_hash(programs: Programs, init: Dataflow, steps: Sequence[Dataflow],
 
 
 def _optional_float(value: Any) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{value} is not finite")
+    if value is not None and not 0 < value < MAX_MODEL_FLOPS:
+        raise ValueError(f"model_flops_per_token is {value}")
     return None if value is None else float(value)

@@ -163,6 +163,30 @@ def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> N
         load_programs(traced(forced, tmp_path / "forced"))
 
 
+def test_a_state_of_64_bits_is_refused(tiny_source: str, tmp_path: Path) -> None:
+    wide = edited(
+        tiny_source,
+        ("jnp.zeros((), jnp.int32)", "jnp.zeros((), jnp.uint4)"),
+        ('state["count"] + 1,', 'state["count"],'),
+        ('"count": state["count"]}', '"count": 0.0}'),
+    )
+    with pytest.raises(ProgramError, match=r'the state\'s "count" has dtype uint4: use one of bool, int4, '):
+        load_programs(traced(wide, tmp_path / "wide"))
+
+
+@pytest.mark.parametrize("number", ["(1 + 2j)", "jnp.zeros(256, jnp.complex64)", "np.arange(256) * 1j"])
+def test_complex_numbers_are_numbers(number: str, tiny_source: str, programs: Programs, tmp_path: Path) -> None:
+    source = edited(
+        tiny_source,
+        ("import jax\n", "import jax\nimport numpy as np\n"),
+        ('return state["table"][tokens]', f'return (state["table"][tokens] * {number}).real'),
+    )
+    texts = {"one": source, "other": source.replace("2j", "3j")}
+    one, other = (load_programs(traced(text, tmp_path / name)) for name, text in texts.items())
+    assert (one.program_hash == other.program_hash) == ("2j" not in number)
+    assert (one.constant_bytes > programs.constant_bytes + 256 * 4) == ("arange" in number)
+
+
 def test_randomness_without_a_key_is_refused(tiny_source: str, tmp_path: Path) -> None:
     restless = edited(tiny_source, ("- LEARNING_RATE *", "- jax.lax.rng_uniform(0.0, 1.0, ()) *"))
     with pytest.raises(ProgramError, match=r"`step`: it uses stablehlo\.rng: programs have no host"):
@@ -196,7 +220,8 @@ PHASE = {"from_progress": 0.0, "batch_shape": [8, 17], "metrics": ["count", "los
         ({"phases": [{**PHASE, "from_progress": 0.5}]}, r"the phases begin at \[0.5\]"),
         ({"phases": [PHASE, PHASE]}, r"the phases begin at \[0.0, 0.0\]"),
         ({"phases": [{**PHASE, "metrics": ["count", "lost"]}]}, 'no metric "loss"'),
-        ({"model_flops_per_token": float("nan")}, "nan is not finite"),
+        ({"model_flops_per_token": float("nan")}, "model_flops_per_token is nan"),
+        ({"model_flops_per_token": 1e308}, r"model_flops_per_token is 1e\+308"),
         ({"vocab_size": float("inf")}, "OverflowError"),
     ],
 )

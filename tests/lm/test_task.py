@@ -33,10 +33,15 @@ MakeTask = Callable[..., LmTask]
 def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterator[MakeTask]:
     tasks = []
 
-    def make(budget: Budget = STEPS, mesh_axes: Mapping[str, int] | None = None, **limits: float) -> LmTask:
+    def make(
+        budget: Budget = STEPS,
+        mesh_axes: Mapping[str, int] | None = None,
+        device: Device = DEVICE,
+        **limits: float,
+    ) -> LmTask:
         config = LmTaskConfig(
             dataset=tiny_dataset,
-            device=DEVICE,
+            device=device,
             mesh_axes=mesh_axes or {"data": 1, "model": 1},
             budget=budget,
             sandbox=sandbox,
@@ -203,6 +208,50 @@ def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
         r"(FileNotFound|Permission)Error: .*; in the sandbox it finds no file but its own$", str(caught.value)
     )
     assert caught.value.facts == {"sandbox": sandbox.level}
+
+
+SPIN = "jax.lax.fori_loop(0, {rounds}, lambda i, x: jnp.sin(x @ x), jnp.eye(64))[0, 0]"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "status", "reason"),
+    [
+        (
+            "jnp.where(progress > 0.7, 300_000, 1)",
+            Status.INVALID,
+            r"training ended [\d.]+ s after the budget: the last",
+        ),
+        ("30_000", Status.REJECTED, r"only \d steps fitted into 2 s, at least 10 must: make the model or"),
+    ],
+    ids=["a last step that takes long", "steps that all take long"],
+)
+def test_a_step_s_loops_are_seen_at_the_end(
+    rounds: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    spin = SPIN.format(rounds=rounds)
+    source = edited(tiny_source, ('"loss": loss,', f'"loss": loss + 0 * {spin},'))
+    measurement = run_trial(make_task(Budget(seconds=2.0)), source, tmp_path / "trial")
+    assert (measurement.status, measurement.value) == (status, None)
+    assert re.match(reason, measurement.error or "")
+
+
+def test_a_batch_of_one_row_is_a_batch(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    source = edited(tiny_source, ("BATCH_SIZE = 8", "BATCH_SIZE = 1"))
+    assert run_trial(make_task(), source, tmp_path / "trial").status is Status.OK
+
+
+@pytest.mark.parametrize("device_bytes", [2**22, 2**18])
+def test_the_judge_takes_the_batch_that_fits(
+    device_bytes: int, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    hungry = "state['table'][tokens] + 0 * jnp.linalg.norm(jax.random.normal(jax.random.key(0), (*tokens.shape, 256)))"
+    source = edited(tiny_source, ('return state["table"][tokens]', f"return {hungry}"))
+    task = make_task(device=Device("cpu", "cpu", 1, device_bytes))
+    measurement = run_trial(task, source, tmp_path / "trial")
+    if device_bytes == 2**22:
+        assert measurement.metrics["judge_batch_rows"] in (2, 8)
+    else:
+        assert measurement.status is Status.REJECTED
 
 
 @pytest.mark.parametrize(
