@@ -21,6 +21,10 @@ _REPOSITORY_VARIABLES = (
 _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "submodule.recurse=false")
 _FALLBACK_IDENTITY = {"user.name": "autoresearch", "user.email": "autoresearch@localhost"}
 
+# Nothing is ever fetched. A folder that somebody sent may name a remote, and git would run any command that its
+# configuration calls a way to get there, for an object that it lacks.
+_NO_REMOTE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
+
 
 class GitError(UserError):
     """Git is missing, or refused; the message says what was asked of it."""
@@ -42,6 +46,7 @@ class Git:
             "LC_ALL": "C",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_OPTIONAL_LOCKS": "0",  # `git status` would else rewrite the user's index
+            **_NO_REMOTE,
         }
         self._identity: list[str] | None = None
 

@@ -62,6 +62,7 @@ class Ledger:
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = _connect(path)
+            _check_version(connection, path, oldest=0)  # before anything of another version's is touched
             _write_ahead(connection)
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
             seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only

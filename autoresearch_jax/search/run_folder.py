@@ -137,6 +137,6 @@ def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], f
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one, never a part."""
-    scratch = path.with_name(path.name + ".new")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing it, too
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

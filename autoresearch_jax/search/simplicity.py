@@ -5,15 +5,23 @@ from collections.abc import Collection
 
 from autoresearch_jax.search.constants import binding
 
+# With these a source can run what does not count: its docstrings, its own file's comments, another file.
+_RUNS_HIDDEN_TEXT = frozenset(
+    ("exec", "eval", "compile", "open", "__doc__", "__file__", "__import__", "__builtins__", "__loader__", "__spec__")
+)
+_READS_SOURCES = frozenset(
+    ("builtins", "code", "importlib", "inspect", "io", "linecache", "os", "pathlib", "runpy", "sys")
+)
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
-    """Nodes of Python's syntax tree, or None for a source that Python cannot parse.
+    """Nodes of Python's syntax tree, or None for a source that Python cannot parse or that can run hidden text.
 
     Lines and characters would reward denser formatting and shorter names. The tree has neither, nor comments, and
     docstrings are left out: to delete them would else be progress. A literal counts a node for each byte it holds,
-    because a program in a string, executed, is no shorter than one in plain sight.
+    because a program in a string, executed, is no shorter than one in plain sight; one in a docstring or a comment
+    would be, so what could execute or read such text has no count.
 
     Args:
       source: Python.
@@ -23,6 +31,8 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser has against a source
+        return None
+    if any(map(_may_run_hidden_text, ast.walk(tree))):
         return None
     for statement in tree.body:
         name, value = binding(statement)
@@ -38,6 +48,17 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
                 docstring = node.body[0].value  # type: ignore[attr-defined]
                 count -= 1 + max(1, _bytes_held(docstring.value))
     return count
+
+
+def _may_run_hidden_text(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _RUNS_HIDDEN_TEXT
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] in _READS_SOURCES for alias in names)
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] in _READS_SOURCES
+    return False
 
 
 def _bytes_held(value: object) -> int:

@@ -26,7 +26,7 @@ def test_comments_layout_docstrings_and_names_do_not_count(same: str) -> None:
 def test_what_is_said_with_less_counts_less() -> None:
     nodes = syntax_nodes(PLAIN)
     assert nodes is not None
-    assert nodes < (syntax_nodes(PLAIN + "import os\n") or 0)
+    assert nodes < (syntax_nodes(PLAIN + "import math\n") or 0)
     assert nodes > (syntax_nodes("def area(r):\n    return 3.14159 * r**2\n") or 0)
 
 
@@ -35,8 +35,23 @@ def test_a_program_packed_into_a_literal_is_no_shorter(tiny_source: str) -> None
     assert nodes is not None
     packed = base64.b85encode(zlib.compress(tiny_source.encode(), 9))
     number = int.from_bytes(zlib.compress(tiny_source.encode(), 9), "big")
-    for hidden in (f"exec({tiny_source!r})", f"exec(d({packed!r}))", f"exec(d({hex(number)}))"):
+    for hidden in (f"run({tiny_source!r})", f"run(d({packed!r}))", f"run(d({hex(number)}))"):
         assert (syntax_nodes(hidden) or 0) > nodes
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "exec(__doc__)",
+        "print(build.__doc__)",
+        "f = open",
+        "import inspect",
+        "from linecache import getlines",
+        "import os.path",
+    ],
+)
+def test_what_can_run_a_docstring_or_a_comment_has_no_count(runs: str) -> None:
+    assert syntax_nodes(f'"""a = 1"""\n{runs}\n# b = 2\n') is None
 
 
 def test_values_of_listed_constants_count_one_node_each() -> None:

@@ -3,10 +3,11 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.search.git import GitError
+from autoresearch_jax.search.git import Git, GitError
 from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
 
 
@@ -184,3 +185,21 @@ def test_the_editable_file_has_changes(repo, run_git):
 def test_no_editable_file(repo):
     with pytest.raises(WorkspaceError, match=r"gone.py: no such file: name the file to edit with --editable"):
         workspace(repo, editable="gone.py")
+
+
+def test_git_fetches_nothing_whatever_a_repository_says(tmp_path: Path) -> None:
+    """A folder that somebody sent may be a partial clone whose remote is a command."""
+    sent, proof = tmp_path / "sent", tmp_path / "proof"
+    subprocess.run(["git", "init", "--quiet", str(sent)], check=True)
+    for name, value in {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": f"ext::sh -c touch% {proof}",
+        "protocol.ext.allow": "always",
+    }.items():
+        subprocess.run(["git", "-C", str(sent), "config", name, value], check=True)
+    assert not Git(sent, os.environ).succeeds("cat-file", "-e", "1" * 40)
+    assert not proof.exists()
+    subprocess.run(["git", "-C", str(sent), "cat-file", "-e", "1" * 40], check=False, capture_output=True)
+    assert proof.exists()  # as git does by itself
