@@ -60,6 +60,9 @@ class Budget:
             raise ValueError("a budget must be positive")
 
 
+HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A version of the editable asset that passed every check and can be measured.

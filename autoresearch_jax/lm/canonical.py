@@ -17,6 +17,7 @@ from jax.extend.mlir import ir
 
 from autoresearch_jax.lm.operations import constant_text
 
+HASH_VERSION = 2  # one more whenever equal programs get another hash than before
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
 _SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")

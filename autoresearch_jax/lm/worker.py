@@ -20,10 +20,12 @@ from typing import Any
 import jax
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.canonical import HASH_VERSION
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.measure import measure
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.programs import ProgramError, check_asked, load_programs
+from autoresearch_jax.measurement import HASHED_BY
 from autoresearch_jax.untrusted import clean_line, quoted
 
 
@@ -42,6 +44,7 @@ def check(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any
         "event": "checked",
         "program_hash": programs.program_hash,
         "facts": {
+            HASHED_BY: f"{HASH_VERSION}, jax {jax.__version__}",
             "num_params": programs.num_params,
             "vocab_size": programs.vocab_size,
             "state_bytes": programs.state_bytes,

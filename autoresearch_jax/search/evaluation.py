@@ -4,9 +4,10 @@ import shutil
 import statistics
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Candidate, CandidateRejected, Measurement, Status
+from autoresearch_jax.measurement import HASHED_BY, Candidate, CandidateRejected, Measurement, Status
 from autoresearch_jax.search.book import Book, Ending, score_of
 from autoresearch_jax.search.constants import same_value
 from autoresearch_jax.search.decision import Choice, Decision, DecisionRule, Score
@@ -48,6 +49,7 @@ class Evaluation:
         self._on_progress = on_progress
         self._run_seed = run_seed
         self._task_failures = 0
+        self._hashes_now: dict[int, str | None] = {}  # of champions that were hashed otherwise
 
     def evaluate(self, experiment: ExperimentRow) -> Ending:
         """Spends what it takes to decide on an experiment; takes up one that a killed process left.
@@ -60,21 +62,46 @@ class Evaluation:
         try:
             with self._interrupts.allowed():
                 candidate = self._task.prepare(self._book.ledger.source(experiment.id), log_dir)
+                champion_hash = self._champion_hash(candidate, log_dir / "champion")
         except CandidateRejected as rejection:
             if rejection.details:
                 (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
             return Ending(rejection.status, None, Verdict.DISCARD, rejection.reason)
         except Exception as error:
             return Ending(Status.CRASH, None, Verdict.DISCARD, self._task_failed(experiment, error))
-        self._book.ledger.set_program(experiment.id, candidate.program_hash)
         champion = self._book.champion
-        if champion is not None and champion.program_hash == candidate.program_hash:
+        if champion is not None and champion_hash == candidate.program_hash:
+            assert champion.program_hash is not None
+            self._book.ledger.set_program(experiment.id, champion.program_hash)  # by which its trials are found
             return self._compare_texts(experiment, champion)
+        self._book.ledger.set_program(experiment.id, candidate.program_hash)
         twin = self._book.ledger.scored_twin(candidate.program_hash, before=experiment.id)
         if twin is not None:
             reason = f"the same program as experiment {twin.id}, which scored {score_of(twin):.6f}"
             return Ending(Status.DUPLICATE, twin.score, Verdict.DISCARD, reason)
         return self._measure_until_decided(experiment, candidate)
+
+    def _champion_hash(self, candidate: Candidate, log_dir: Path) -> str | None:
+        """The champion's program hash, made as the candidate's was; None without a champion that can be prepared.
+
+        An older autoresearch and another JAX hash the same program to something else. A champion from before is
+        prepared again, once a process; other twins from before are not found, and their programs are measured anew.
+        """
+        ledger, champion = self._book.ledger, self._book.champion
+        if champion is None:
+            return None
+        trial = ledger.trials(ledger.measured(champion).id)[0]
+        if trial.metrics.get(HASHED_BY) == candidate.facts.get(HASHED_BY):
+            return champion.program_hash
+        if champion.id not in self._hashes_now:
+            log_dir.mkdir(exist_ok=True)
+            try:
+                now = self._task.prepare(ledger.source(champion.id), log_dir).program_hash
+            except CandidateRejected:
+                now = None
+            self._task.close()  # what it made ready is not what will be measured
+            self._hashes_now[champion.id] = now
+        return self._hashes_now[champion.id]
 
     def _compare_texts(self, experiment: ExperimentRow, champion: ExperimentRow) -> Ending:
         """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""

@@ -1,6 +1,7 @@
 """The loop on real programs: texts of one program are one candidate, the shortest is kept and verified as its twin."""
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Mapping
 from contextlib import closing
@@ -73,24 +74,38 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
         sandbox=sandbox,
         environment=os.environ,
     )
-    with closing(LmTask(config)) as task, closing(Ledger.open(folder.ledger)) as ledger:
-        parts = Parts(
-            task=task,
-            proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
-            rule=GreedyDecision(task.metric),
-            ledger=ledger,
-            workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),
-            folder=folder,
-            program=ProgramFile(tmp_path / "program.md"),
-            observer=Silent(),
-            interrupts=Interrupts(),
-        )
-        assert Loop(parts, run_seed=0).run() == "the script is over"
-        rows = ledger.experiments()[1:]
-        assert [row.status for row in rows] == [Status.DUPLICATE] * len(texts), [row.reason for row in rows]
-        assert [row.hypothesis for row in rows if row.decision is Verdict.KEEP] == ["without it"]
+
+    def go_on() -> list[ExperimentRow]:
+        with closing(LmTask(config)) as task, closing(Ledger.open(folder.ledger)) as ledger:
+            parts = Parts(
+                task=task,
+                proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
+                rule=GreedyDecision(task.metric),
+                ledger=ledger,
+                workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),
+                folder=folder,
+                program=ProgramFile(tmp_path / "program.md"),
+                observer=Silent(),
+                interrupts=Interrupts(),
+            )
+            assert Loop(parts, run_seed=0).run() == "the script is over"
+            return ledger.experiments()
+
+    rows = go_on()[1:]
+    assert [row.status for row in rows] == [Status.DUPLICATE] * len(texts), [row.reason for row in rows]
+    assert [row.hypothesis for row in rows if row.decision is Verdict.KEEP] == ["without it"]
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         assert len(ledger.trials()) == 1, "trained once"
     assert (folder.workspace / "train_lib.py").read_text() == texts["without it"]
     report = verify(folder, None)
     assert report.differences == []
     assert (report.figures["experiment"], report.figures["measured_as"], report.figures["difference"]) == (5, 0, 0)
+
+    # as if an older autoresearch had hashed them: the champion is traced again, and still equal
+    with closing(sqlite3.connect(folder.ledger)) as connection:
+        connection.execute("UPDATE experiments SET program_hash = 'older'")
+        connection.execute("UPDATE trials SET metrics = json_remove(metrics, '$.hashed_by')")
+        connection.commit()
+    texts["later"] = f"{texts['without it']}\n# later\n"
+    (row,) = go_on()[len(texts) :]
+    assert (row.status, row.decision, row.program_hash) == (Status.DUPLICATE, Verdict.DISCARD, "older"), row.reason

@@ -1,9 +1,11 @@
 """Candidates that are the champion's program: the shorter text is kept, and nothing is spent on it."""
 
+from dataclasses import replace
+
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.measurement import Status
+from autoresearch_jax.measurement import Candidate, CandidateRejected, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.search.records import Verdict
@@ -131,6 +133,70 @@ def test_a_refactoring_moves_no_constant_of_the_page(long_bench):
     assert rows[1].reason.endswith(
         "9 fewer syntax nodes, but with another PATTERN, which program.md lists: a value is kept for its score"
     )
+
+
+class Hashing(FakeTask):
+    """A task that hashes programs in its own way."""
+
+    def __init__(self, version):
+        super().__init__(noise=0)
+        self._version = version
+        self.prepared = []
+
+    def prepare(self, source, log_dir):
+        self.prepared.append(source)
+        candidate = super().prepare(source, log_dir)
+        return Candidate(source, f"{self._version}{candidate.program_hash}", facts={"hashed_by": self._version})
+
+    def measure(self, candidate, **options):
+        measurement = super().measure(candidate, **options)
+        return replace(measurement, metrics={**measurement.metrics, **candidate.facts})
+
+
+def test_a_champion_that_was_hashed_otherwise_is_prepared_again(long_bench):
+    bench = long_bench
+    script = [
+        moved(LR=0.1),
+        text("a comment", BETTER + HELPER + "# the end\n"),
+        text("no helper", BETTER),
+        text("more of it", BETTER + HELPER),
+        moved(DEPTH=6),
+        text("a comment", BETTER.replace("DEPTH = 4", "DEPTH = 6") + "# the end\n"),
+    ]
+    bench.loop(Hashing("old"), ScriptedProposer(script), max_experiments=1).run()
+    first, second = Hashing("new"), Hashing("new")
+    bench.loop(first, ScriptedProposer(script), max_experiments=3).run()
+    bench.loop(second, ScriptedProposer(script)).run()
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    assert [(row.status, row.decision) for row in rows[1:]] == [
+        (Status.OK, Verdict.KEEP),
+        (Status.DUPLICATE, Verdict.DISCARD),
+        (Status.DUPLICATE, Verdict.KEEP),
+        (Status.DUPLICATE, Verdict.DISCARD),
+        (Status.OK, Verdict.KEEP),
+        (Status.DUPLICATE, Verdict.DISCARD),
+    ]
+    assert [ledger.measured(row).id for row in rows] == [0, 1, 1, 1, 1, 5, 5]
+    assert ledger.trials(5)[0].seed == ledger.trials(1)[0].seed, "compared with the trial of the champion"
+    source = ledger.source
+    assert first.prepared == [source(2), source(1), source(3)], "the champion once, after the first candidate"
+    assert second.prepared == [source(4), source(3), source(5), source(6)], (
+        "again in another process, till another leads"
+    )
+
+
+def test_a_champion_that_is_refused_now_has_no_twin(long_bench):
+    class Strict(Hashing):
+        def prepare(self, source, log_dir):
+            if "helper" in source:
+                raise CandidateRejected(Status.REJECTED, "no helpers")
+            return super().prepare(source, log_dir)
+
+    script = [text("no helper", SOURCE)]
+    long_bench.loop(Hashing("old"), ScriptedProposer([])).run()
+    long_bench.loop(Strict("new"), ScriptedProposer(script)).run()
+    assert long_bench.ledger().experiment(1).status is Status.OK
 
 
 def test_a_discarded_programs_twin_is_discarded_however_short(long_bench):
