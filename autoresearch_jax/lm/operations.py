@@ -11,8 +11,9 @@ from jax.extend.mlir.dialects import chlo, sdy, stablehlo
 
 from autoresearch_jax.untrusted import quoted
 
+_PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
 # Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
-_ALLOWED_ANYWHERE = "Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|mhlo.topk|ApproxTopK"
+_ALLOWED_ANYWHERE = f"Sharding|SPMDFullToShardShape|SPMDShardToFullShape|{_PLACEMENT}|mhlo.topk|ApproxTopK"
 ALLOWED_CUSTOM_CALLS = {
     "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
     "cuda": re.compile(
@@ -72,7 +73,11 @@ def check_operations(module: ir.Module, platform: str) -> int:
         if operation.name == "stablehlo.custom_call":
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
             custom_calls.add(target)
-            if "has_side_effect" in operation.attributes and ir.BoolAttr(operation.attributes["has_side_effect"]).value:
+            if (
+                target != _PLACEMENT
+                and "has_side_effect" in operation.attributes
+                and ir.BoolAttr(operation.attributes["has_side_effect"]).value
+            ):
                 with_side_effect.add(target)
         elif operation.name == "stablehlo.constant":
             text = constant_text(operation)
@@ -101,7 +106,13 @@ def _listed(names: set[str]) -> str:
 
 
 def constant_text(operation: ir.Operation) -> str:
-    """The value and type of a `stablehlo.constant` as MLIR writes them; its attributes cannot show complex numbers."""
+    """The value and type of a `stablehlo.constant` as MLIR writes them.
+
+    An attribute of complex numbers cannot be had from Python, so these are cut out of the operation's own text, which
+    takes as long as its whole function is: that must not be done for each constant.
+    """
+    if "complex<" not in str(operation.results[0].type):
+        return str(operation.attributes["value"])
     return str(operation.get_asm(enable_debug_info=False)).partition("stablehlo.constant ")[2]
 
 

@@ -112,7 +112,7 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
       ContractError: the file does not keep the contract.
     """
     experiment = _build(_load(source_path), task, mesh)
-    _check_experiment(experiment, task)
+    _check_experiment(experiment, task, mesh)
 
     key_struct = jax.ShapeDtypeStruct((2,), jnp.uint32)
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -215,7 +215,7 @@ def _build(module: ModuleType, task: Task, mesh: Mesh) -> Experiment:
     return experiment
 
 
-def _check_experiment(experiment: Experiment, task: Task) -> None:
+def _check_experiment(experiment: Experiment, task: Task, mesh: Mesh) -> None:
     if experiment.vocab_size not in task.vocab_sizes:
         offered = ", ".join(map(str, task.vocab_sizes))
         raise ContractError(f"vocab_size {experiment.vocab_size} is not offered by the dataset, which has {offered}")
@@ -229,6 +229,10 @@ def _check_experiment(experiment: Experiment, task: Task) -> None:
             raise ContractError(
                 f"batch_shape {phase.batch_shape} must be (rows, context + 1) with a context that divides the "
                 f"sequence length {task.sequence_length}"
+            )
+        if rows % mesh.shape["data"]:
+            raise ContractError(
+                f'a batch of {rows} rows does not divide over the {mesh.shape["data"]} devices of "data"'
             )
 
 

@@ -19,7 +19,7 @@ MAX_FAILURE_BYTES = 1 << 16
 MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
 
 # What `trace.py` writes; anything else that lies there is left where it is.
-_PROGRAM_FILE = re.compile(r"signature\.json|(init|step_\d+|logits_\d+)\.export")
+_PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{1,6})\.export")
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}

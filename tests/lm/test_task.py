@@ -235,6 +235,12 @@ def test_a_step_s_loops_are_seen_at_the_end(
     assert re.match(reason, measurement.error or "")
 
 
+def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    source = edited(tiny_source, ("BATCH_SIZE = 8", "BATCH_SIZE = 7"))
+    with pytest.raises(CandidateRejected, match="a batch of 7 rows does not divide over the 2 devices of 'data'"):
+        make_task(mesh_axes={"data": 2, "model": 1}).prepare(source, tmp_path)
+
+
 def test_a_batch_of_one_row_is_a_batch(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     source = edited(tiny_source, ("BATCH_SIZE = 8", "BATCH_SIZE = 1"))
     assert run_trial(make_task(), source, tmp_path / "trial").status is Status.OK
