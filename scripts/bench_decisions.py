@@ -252,6 +252,20 @@ def print_table(pool: Executor, nights: int, seed: int) -> dict[str, Night]:
     return figures
 
 
+def print_curve(nights: int, seed: int) -> None:
+    """Prints what becomes of the first idea of a night, by its true gain, and how many runs that takes."""
+    print("the first idea of a night: kept with normal noise, with t4, and runs until decided with normal noise")
+    for gain in (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0):
+        kept, runs = [], []
+        for heavy in (False, True):
+            machines = [Machine(random.Random(f"{seed} curve {gain} {night}"), heavy) for night in range(nights)]
+            rules = [Sequential(machine) for machine in machines]
+            before = fmean(machine.num_runs for machine in machines)
+            kept.append(fmean(rule.judge(-gain, for_real=False) for rule in rules))
+            runs.append(fmean(machine.num_runs for machine in machines) - before)
+        print(f"  gain {gain:<6g}{kept[0]:<8.3f}{kept[1]:<8.3f}{runs[0]:.1f}")
+
+
 def print_mixed_nights(nights: int, seed: int) -> None:
     """Prints what is found, and what is claimed, where one idea in ten is good by 2 sigma, and half are bad by 2."""
     print("nights of 10 gains of 2 sigma, 40 ideas without effect, 50 losses of 2 sigma; in sigma, normal noise:")
@@ -298,6 +312,7 @@ def main() -> None:
     print(f"{args.nights} nights a row, seed {args.seed}, {SequentialSettings()}")
     with ProcessPoolExecutor(2) as pool:
         figures = print_table(pool, args.nights, args.seed)
+    print_curve(args.nights, args.seed)
     print_mixed_nights(args.nights // 10, args.seed)
     print_simplifications(args.nights, args.seed)
     print(f"seconds: {time.monotonic() - start:.0f}")
