@@ -2,8 +2,8 @@
 
     autoresearch doctor --sandbox=require
 
-Exit status 1 if something is open that the level in force should block, or if --sandbox cannot be had: scripts that
-want walls ask for --sandbox=require.
+Exit status 1 if something is open that the level in force should block, or if what --sandbox asks for cannot be had;
+with --sandbox=auto that is a sandbox, so limits alone are not enough.
 """
 
 import json
@@ -78,7 +78,8 @@ def check_sandbox(choice: str) -> list[Check]:
     version = landlock_abi()
     facts = [Check("landlock_version", str(version) if version else "none")]
     attempts = try_to_escape(cage, Path(CACHE_DIR).expanduser(), environment)
-    return [Check("sandbox", str(cage.level)), *refused, *levels, *facts, *map(_check_of, attempts)]
+    walls = cage.level is not Level.LIMITS or choice == Level.LIMITS
+    return [Check("sandbox", str(cage.level), is_ok=walls), *refused, *levels, *facts, *map(_check_of, attempts)]
 
 
 def _check_of(attempt: Attempt) -> Check:

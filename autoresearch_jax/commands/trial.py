@@ -77,12 +77,14 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     folder.create()
     task = options.task.make_task(folder.path, options.editable)
     with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
-        measurement = measure_once(task, source, options.seed, folder)
+        log_dir = new_log_dir(folder)
+        measurement = measure_once(task, source, options.seed, folder.path / "snapshots" / log_dir.name, log_dir)
         description = _description(options.constants, options.editable)
         ledger.record_trial(source, measurement, description, task.fingerprint)
         if folder.results.exists():  # of a run, whose table says all that its ledger says
             write_results(folder.results, ledger, METRIC)
     summary = summarize(measurement, METRIC, read_constants(source) if measurement.value is not None else {})
+    summary["log"] = str(log_dir)
     print(format_summary(summary, METRIC, options.format))
     return 0 if measurement.status is Status.OK else 1
 
@@ -123,12 +125,16 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
         raise UsageError(f"--set: {editable}: {error}") from error
 
 
-def measure_once(task: LmTask, source: str, seed: int, folder: RunFolder) -> Measurement:
-    """Prepares and measures a source; a refusal is a measurement too, without a score."""
+def new_log_dir(folder: RunFolder) -> Path:
+    """A folder for the logs of a trial by hand; its name is the trial's."""
     name = f"{time.strftime('trial-%Y%m%d-%H%M%S')}-{os.getpid()}"  # others may begin in the same second
     log_dir = folder.path / "logs" / name
     log_dir.mkdir(parents=True)
-    snapshot_dir = folder.path / "snapshots" / name
+    return log_dir
+
+
+def measure_once(task: LmTask, source: str, seed: int, snapshot_dir: Path, log_dir: Path) -> Measurement:
+    """Prepares and measures a source; a refusal is a measurement too, without a score."""
     with TrialProgress() as progress:
         progress({"phase": "prepare"})
         try:

@@ -69,7 +69,8 @@ class Report:
         else:
             self.differences += found
             word = DIFFERS if found else f"{OK}; {note}" if note else OK
-        if self.checks.get(name, OK).startswith(OK):
+        before = self.checks.get(name, OK)
+        if before.startswith(OK) or word == DIFFERS:
             self.checks[name] = word
 
 

@@ -1,6 +1,5 @@
 """The language-model task as the loop sees it: prepare (trace and check) a training file, measure it. Loads no JAX."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -227,9 +226,8 @@ class LmTask:
                 log_path=log_dir / "trace.log",
             )
             event = self._check(worker, traced, request, log_dir / "worker.log")
-            (traced / config.editable_name).write_text(source, encoding="utf-8")  # what the cage holds may have changed
             kept = config.programs_dir / event["program_hash"]
-            with contextlib.suppress(OSError):  # it is there already: the same programs
+            if not kept.exists():  # else the same programs
                 os.rename(traced, kept)
         finally:
             remove_tree(folder)

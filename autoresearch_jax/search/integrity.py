@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.search.git import Git, GitError
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.ledger import Ledger, connect_to_read
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import results_text
 from autoresearch_jax.search.run_folder import RunFolder, settings_text
@@ -55,8 +55,7 @@ def check_rows(path: Path) -> RowCheck:
     differences: list[str] = []
     note, unsealed = "", 0
     try:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA query_only = ON")
+        with closing(connect_to_read(path)) as connection:
             connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # a flipped byte is no UTF-8
             faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
             differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]

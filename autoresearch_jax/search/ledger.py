@@ -88,8 +88,7 @@ class Ledger:
         if not path.is_file():
             raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")
         with _named(path):
-            connection = _connect(path)
-            connection.execute("PRAGMA query_only = ON")
+            connection = connect_to_read(path)
             _check_version(connection, path, oldest=1)
         return cls(connection)
 
@@ -340,6 +339,22 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"{path}: the ledger cannot be opened: {error}") from error
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, not even beside the file, where the folder cannot be written to."""
+    uri = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(f"{path.name}-wal").exists():  # whose rows are not in the file yet
+            raise
+        # with a write-ahead log SQLite wants a file of its own beside it, unless nobody ever writes
+        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:

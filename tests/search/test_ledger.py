@@ -1,7 +1,12 @@
 """The ledger, in a file and in memory."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +132,24 @@ def test_what_is_no_ledger_is_refused(tmp_path):
     path.write_text("a text of more than sixteen bytes\n" * 100)
     with pytest.raises(LedgerError, match=r"ledger.db: the ledger cannot be opened: file is not a database"):
         Ledger.open(path)
+
+
+def test_a_ledger_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """As in an archive: SQLite wants to write beside a file with a write-ahead log even to read it."""
+    folder = tmp_path / "run"
+    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+        ledger.save_settings({"metric": "loss"})
+    program = (
+        "import sys; from pathlib import Path; from autoresearch_jax.search.ledger import Ledger; "
+        "print(Ledger.open_to_read(Path(sys.argv[1])).settings())"
+    )
+    command = [sys.executable, "-c", program, str(folder / "ledger.db")]
+    folder.chmod(0o555)
+    if os.getuid() == 0:  # whom modes do not stop
+        command = ["unshare", "--mount", "sh", "-c", 'mount --bind -o ro "$0" "$0" && exec "$@"', str(folder), *command]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    folder.chmod(0o755)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.stdout == "{'metric': 'loss'}\n", done.stderr
