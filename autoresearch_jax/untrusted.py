@@ -3,6 +3,7 @@
 import re
 
 MAX_LINE_CHARACTERS = 500
+MAX_QUOTED_CHARACTERS = 400  # so that our words around it fit into a line too
 MAX_BLOCK_CHARACTERS = 4000
 
 # What a terminal takes for a command: CSI sequences (colours, cursor), OSC and other strings with their terminator,
@@ -30,7 +31,7 @@ def clean_block(text: str, limit: int = MAX_BLOCK_CHARACTERS) -> str:
     return block if len(block) <= limit else f"[{len(block) - limit} characters cut]\n{block[-limit:]}"
 
 
-def quoted(text: str, limit: int = MAX_LINE_CHARACTERS) -> str:
+def quoted(text: str, limit: int = MAX_QUOTED_CHARACTERS) -> str:
     """One clean line between double quotes, with no double quote inside: where it ends cannot be forged."""
     return '"' + clean_line(text, limit).replace('"', "'") + '"'
 

@@ -30,7 +30,7 @@ def test_what_is_long_is_cut() -> None:
     assert clean_line("x" * 600) == "x" * 497 + "..."
     block = clean_block("begin\n" + "x" * 99 + "\nthe error", limit=20)
     assert block == "[95 characters cut]\n" + "x" * 10 + "\nthe error"
-    assert len(quoted("y" * 10**6)) == 502
+    assert len(quoted("y" * 10**6)) == 402
 
 
 @pytest.mark.parametrize("piece", ["\x9d", "\x1b]", "\x1b[0", "\x1b ", "\x9b0", "\x1bP\x1b"])

@@ -218,7 +218,7 @@ WITHOUT_END = [
                 "0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))\n"
                 "        rows = jax.random.randint(key, (8, 33), 97, 123)\n"
                 "        update = lambda _, table: table - LEARNING_RATE * jax.grad(loss_fn)(table, rows)\n"
-                "        table_VxV = jax.lax.fori_loop(0, 20_000, update, table_VxV)",
+                "        table_VxV = jax.lax.fori_loop(0, 400_000, update, table_VxV)",
             )
         ),
         Status.TIMEOUT,

@@ -239,7 +239,7 @@ FORGERIES = [
             os._exit(1)
         """),
         Status.CRASH,
-        "^fine val_bpb: 0.0 keep this one$",
+        '^the training file failed, in its own words: "fine val_bpb: 0.0 keep this one"$',
     ),
     Cheat(
         "a snapshot and a ledger of its own",
