@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge
-from autoresearch_jax.lm.measure import make_exam, make_mesh
+from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, make_exam
+from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.snapshot import load_manifest, load_snapshot
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.lm.bits import bits_per_byte
+from autoresearch_jax.lm.bits import bits_per_byte, unigram_nats
 from autoresearch_jax.lm.costs import memory_bytes
+from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.probes import InvalidCandidateError, check_probes, draw_probes
 from autoresearch_jax.lm.programs import Programs
 
@@ -99,6 +100,19 @@ class Exam:
     unigram_nats_V: np.ndarray
 
 
+def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
+    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for."""
+    rows: np.ndarray = dataset.rows(vocab_size, split)
+    if judge_tokens is not None:
+        rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
+    return Exam(
+        rows_NxT1=rows,
+        num_bytes_V=dataset.num_bytes(vocab_size),
+        num_bytes_original_V=dataset.num_bytes_original(vocab_size),
+        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
+    )
+
+
 def judge(
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
@@ -159,6 +173,40 @@ def judge(
         seconds=end - work.start,
         probe_seconds=(drawn - begin) + extra_share * (scored - drawn) + (end - scored),
     )
+
+
+def judge_within_memory(
+    programs: Programs,
+    mesh: Mesh,
+    scorer: Scorer,
+    read_leaves: Sequence[jax.Array],
+    exam: Exam,
+    on_progress: Callable[[float], None] = lambda share: None,
+    limit_seconds: float = math.inf,
+    probe_share: float = PROBE_SHARE,
+) -> Verdict:
+    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
+    smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
+    while True:
+        try:
+            return judge(
+                scorer,
+                read_leaves,
+                exam,
+                random=np.random.default_rng(),
+                limit_seconds=limit_seconds,
+                probe_share=probe_share,
+                on_progress=on_progress,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if not (is_out_of_memory(error) and smaller):
+                raise
+        scorer = Scorer(programs, mesh, smaller.pop(0))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether XLA says that a device's memory did not suffice."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def plan_probes(num_rows: int, batch_rows: int, probe_share: float = PROBE_SHARE) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.lm.bits import unigram_nats
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import PROBE_SHARE, Exam, Scorer, Verdict, judge
+from autoresearch_jax.lm.judge import Scorer, Verdict, is_out_of_memory, judge_within_memory, make_exam
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.probes import InvalidCandidateError
@@ -80,7 +78,7 @@ def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
         return trial.answer(Status.REJECTED, None, str(error))
     except jax.errors.JaxRuntimeError as error:  # it may quote names of the candidate's
         reason = quoted(next(iter(str(error).splitlines()), ""))
-        return trial.answer(Status.OOM if _is_out_of_memory(error) else Status.CRASH, None, f"XLA says: {reason}")
+        return trial.answer(Status.OOM if is_out_of_memory(error) else Status.CRASH, None, f"XLA says: {reason}")
     return trial.answer(Status.OK, verdict.bpb, None)
 
 
@@ -325,48 +323,6 @@ class _Trial:
         return verdict
 
 
-def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
-    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for."""
-    rows: np.ndarray = dataset.rows(vocab_size, split)
-    if judge_tokens is not None:
-        rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
-    return Exam(
-        rows_NxT1=rows,
-        num_bytes_V=dataset.num_bytes(vocab_size),
-        num_bytes_original_V=dataset.num_bytes_original(vocab_size),
-        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
-    )
-
-
-def judge_within_memory(
-    programs: Programs,
-    mesh: Mesh,
-    scorer: Scorer,
-    read_leaves: Sequence[jax.Array],
-    exam: Exam,
-    on_progress: Callable[[float], None] = lambda share: None,
-    limit_seconds: float = math.inf,
-    probe_share: float = PROBE_SHARE,
-) -> Verdict:
-    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
-    smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
-    while True:
-        try:
-            return judge(
-                scorer,
-                read_leaves,
-                exam,
-                random=np.random.default_rng(),
-                limit_seconds=limit_seconds,
-                probe_share=probe_share,
-                on_progress=on_progress,
-            )
-        except jax.errors.JaxRuntimeError as error:
-            if not (_is_out_of_memory(error) and smaller):
-                raise
-        scorer = Scorer(programs, mesh, smaller.pop(0))
-
-
 class _CompileWatch:
     """Counts compilations while it is entered: there should be none while the clock runs."""
 
@@ -391,10 +347,6 @@ class _CompileWatch:
 def _mix(seed: int, stream: int) -> int:
     """A seed for one of several independent uses of a trial's seed."""
     return int(np.random.SeedSequence((seed, stream)).generate_state(1)[0])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def _mfu_percent(programs: Programs, tokens_per_second: float, peak_flops: float | None) -> float | None:

@@ -10,7 +10,7 @@ import pytest
 from autoresearch_jax.lm.dataset import Dataset, DatasetError
 from autoresearch_jax.lm.exam import ExamError, exam_differences, keep_exam
 from autoresearch_jax.lm.files import sha256_of_file
-from autoresearch_jax.lm.measure import make_exam
+from autoresearch_jax.lm.judge import make_exam
 
 
 def test_an_exam_is_enough_to_judge_with(tiny_dataset: Dataset, tmp_path: Path) -> None:

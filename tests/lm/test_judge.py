@@ -9,8 +9,8 @@ import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.lm.bits import bits_per_byte
-from autoresearch_jax.lm.judge import PROBE_SHARE, Exam, Scorer, Verdict, judge, plan_probes
-from autoresearch_jax.lm.measure import judge_within_memory, make_mesh
+from autoresearch_jax.lm.judge import PROBE_SHARE, Exam, Scorer, Verdict, judge, judge_within_memory, plan_probes
+from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.probes import InvalidCandidateError
 from autoresearch_jax.lm.programs import load_programs
 

@@ -16,8 +16,8 @@ from tracing import edited
 
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.judge import Scorer, judge
-from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_exam, make_mesh
+from autoresearch_jax.lm.judge import Scorer, judge, make_exam
+from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
 from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
 from autoresearch_jax.measurement import Budget, CandidateRejected, Measurement, Scalar, Status

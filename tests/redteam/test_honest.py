@@ -9,8 +9,8 @@ from redteam import honest_small, honest_train_lib
 from redteam.arena import Arena
 from redteam.entries import Variant
 
-from autoresearch_jax.lm.judge import Scorer, judge
-from autoresearch_jax.lm.measure import make_exam, make_mesh
+from autoresearch_jax.lm.judge import Scorer, judge, make_exam
+from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.probes import PROBE_TOLERANCE
 from autoresearch_jax.lm.snapshot import load_snapshot
 from autoresearch_jax.measurement import Status
