@@ -239,7 +239,11 @@ BREAKS = [
         "the driver is stopped, or told to keep",
         at_import("""
             import os, signal
-            for pid in {os.getppid(), *map(int, filter(str.isdigit, os.listdir("/proc")))} - {os.getpid(), 1}:
+            try:
+                others = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+            except OSError:
+                others = set(range(2, 40_000))
+            for pid in {os.getppid(), *others} - {os.getpid(), 1}:
                 try:
                     if pid == os.getppid() or b"pytest" in open(f"/proc/{pid}/cmdline", "rb").read():
                         os.kill(pid, signal.SIGUSR2)

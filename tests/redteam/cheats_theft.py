@@ -277,8 +277,12 @@ FORGERIES = [
                 os.setsid()
                 ctypes.CDLL(None).prctl(15, b"{MARK}", 0, 0, 0)
                 if os.fork() == 0:
-                    while os.path.exists(f"/proc/{{trace}}/cwd"):
-                        time.sleep(0.001)
+                    try:
+                        while True:
+                            os.kill(trace, 0)
+                            time.sleep(0.001)
+                    except ProcessLookupError:
+                        time.sleep(0.3)  # what is overwritten at once may still be its own
                     while True:
                         for name in os.listdir(sys.argv[2]):
                             open(f"{{sys.argv[2]}}/{{name}}", "wb").write(b"forged")
