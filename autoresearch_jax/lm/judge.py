@@ -186,7 +186,6 @@ def judge_within_memory(
     probe_share: float = PROBE_SHARE,
 ) -> Verdict:
     """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
-    smaller = sorted((rows for rows in programs.logits if rows < scorer.batch_rows), reverse=True)
     while True:
         try:
             return judge(
@@ -199,9 +198,16 @@ def judge_within_memory(
                 on_progress=on_progress,
             )
         except jax.errors.JaxRuntimeError as error:
-            if not (is_out_of_memory(error) and smaller):
+            smaller = smaller_scorer(programs, mesh, scorer)
+            if smaller is None or not is_out_of_memory(error):
                 raise
-        scorer = Scorer(programs, mesh, smaller.pop(0))
+        scorer = smaller
+
+
+def smaller_scorer(programs: Programs, mesh: Mesh, scorer: Scorer) -> Scorer | None:
+    """The scorer for the next smaller batch, compiled; None if there is none."""
+    sizes = [rows for rows in programs.logits if rows < scorer.batch_rows]
+    return Scorer(programs, mesh, max(sizes)) if sizes else None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import Scorer, Verdict, is_out_of_memory, judge_within_memory, make_exam
+from autoresearch_jax.lm.judge import Scorer, Verdict, is_out_of_memory, judge_within_memory, make_exam, smaller_scorer
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
 from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.probes import InvalidCandidateError
@@ -154,19 +154,22 @@ class _Trial:
         )
         init_program, step_programs, scorer_program = compiled
         self._check_costs(programs, mesh, init_program, step_programs)
-        return init_program, step_programs, self._fitting(scorer_program, programs, mesh)
+        fitting = self._fitting(scorer_program, programs, mesh)
+        self._leave("compile")  # with the smaller scorers, if there had to be some
+        return init_program, step_programs, fitting
 
     def _fitting(self, scorer: Scorer, programs: Programs, mesh: Mesh) -> Scorer:
         """The scorer for the largest batch that the memory can hold."""
-        for rows in sorted(programs.logits, reverse=True):
-            if rows < scorer.batch_rows:
-                scorer = Scorer(programs, mesh, rows)
+        while True:
             try:
                 self._check_memory(mesh, logits=scorer.memory_bytes)
+            except TooCostlyError:
+                smaller = smaller_scorer(programs, mesh, scorer)
+                if smaller is None:
+                    raise
+                scorer = smaller
+            else:
                 return scorer
-            except TooCostlyError as error:
-                too_costly = error
-        raise too_costly
 
     def _check_memory(self, mesh: Mesh, **needed: int | None) -> None:
         sharing = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1  # host devices have one memory

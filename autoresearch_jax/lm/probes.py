@@ -62,7 +62,7 @@ def draw_probes(
 
     Where one token ahead is seen at few positions only, a cut right behind one of them finds it and no other does. So
     half of the cuts are drawn in proportion to what the candidate gained over a unigram model there: a candidate that
-    owes a share of its gain to what it must not see is found by each of them with at least that probability.
+    owes a share of its gain to what it must not see is found by each of them with that share of the drawn row's gain.
 
     Args:
       rows_NxT1: the split.

@@ -11,7 +11,6 @@ import importlib.machinery
 import importlib.util
 import json
 import re
-import resource
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Phase, Step, Task
 
-CPU_SECONDS_LIMIT = 900  # a trace that spins ends by itself even if its parent was killed
 FAILURE_FILE = "failure.json"
 MAX_REASON_CHARACTERS = 2000
 SIGNATURE_FILE = "signature.json"
@@ -346,8 +344,6 @@ def _describe_failure(error: BaseException, source_path: Path) -> str:
 def main(argv: Sequence[str]) -> int:
     request_path, out_dir = Path(argv[0]), Path(argv[1])
     request = json.loads(request_path.read_text())
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_LIMIT, CPU_SECONDS_LIMIT))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     source_path = Path(request["source"])
     task = Task(**{**request["task"], "vocab_sizes": tuple(request["task"]["vocab_sizes"])})
     axes = request["mesh"]

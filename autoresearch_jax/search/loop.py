@@ -147,7 +147,8 @@ class Loop:
         exam = self._parts.task.keep_exam(folder.exam)
         if stored not in (None, exam):
             raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
-        self._parts.ledger.save_settings({"exam": exam})
+        if stored is None:
+            self._parts.ledger.save_settings({"exam": exam})
 
     def _run_baseline(self) -> None:
         """Measures what the user committed; the run stands on it."""
