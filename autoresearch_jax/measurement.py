@@ -25,6 +25,18 @@ class Status(enum.StrEnum):
     PRUNED = "pruned"
 
 
+class Scrutiny(enum.StrEnum):
+    """How hard a trial is looked at; it changes what is checked, never what is trained or how it is scored.
+
+    `SEARCH`: a trial of the search, a sample of the rows is probed. `KEEP`: the candidate is about to become champion,
+    every row is probed. `AUDIT`: every row is probed, and the trained model is scored on the holdout, too.
+    """
+
+    SEARCH = "search"
+    KEEP = "keep"
+    AUDIT = "audit"
+
+
 @dataclass(frozen=True)
 class Metric:
     """The scalar metric: one number, one direction.
@@ -60,6 +72,7 @@ class Budget:
             raise ValueError("a budget must be positive")
 
 
+HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on the holdout, where an audit asked for it
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
 
 

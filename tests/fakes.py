@@ -6,7 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Measurement, Metric, Status
+from autoresearch_jax.measurement import (
+    HOLDOUT_SCORE,
+    Budget,
+    Candidate,
+    CandidateRejected,
+    Measurement,
+    Metric,
+    Scalar,
+    Scrutiny,
+    Status,
+)
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.task import Progress
@@ -44,7 +54,7 @@ RESULTS_HEADER = "commit\tloss\tmemory_gb\tstatus\tdescription"
 
 
 class FakeTask:
-    """Scores constants by a formula with noise seeded by trial and program, after `trial_seconds`.
+    """Scores constants by a formula with noise seeded by trial and program, after `trial_seconds`; so on the holdout.
 
     FAULT in the source makes it fail: "reject", "crash", "nonfinite", or "raise" for a failure of the task itself.
     """
@@ -56,6 +66,7 @@ class FakeTask:
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
         self.measured: list[tuple[str, int]] = []
+        self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
         self.closed = False
 
     def keep_exam(self, folder: Path) -> str:
@@ -80,10 +91,12 @@ class FakeTask:
         log_dir: Path,
         snapshot_dir: Path,
         on_progress: Progress | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Measurement:
         assert log_dir.is_dir()
         assert not snapshot_dir.exists()
         self.measured.append((candidate.program_hash, seed))
+        self.scrutinies.append(scrutiny)
         constants = read_constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":
@@ -94,11 +107,15 @@ class FakeTask:
             on_progress({"step": 1, "budget_steps": 1, "loss": 1.0})
         time.sleep(self._trial_seconds)
         snapshot_dir.mkdir()
+        score, drawn_by = self.score(constants), f"{candidate.program_hash}{seed}"
+        metrics: dict[str, Scalar] = {"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds}
+        if scrutiny is Scrutiny.AUDIT:
+            metrics[HOLDOUT_SCORE] = score + random.Random(f"holdout{drawn_by}").gauss(0, self._noise)
         return Measurement(
             Status.OK,
-            self.score(constants) + random.Random(f"{candidate.program_hash}{seed}").gauss(0, self._noise),
+            score + random.Random(drawn_by).gauss(0, self._noise),
             seed,
-            metrics={"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds},
+            metrics=metrics,
             snapshot=snapshot_dir,
         )
 

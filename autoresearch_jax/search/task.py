@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar
+from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny
 
 Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
@@ -54,6 +54,7 @@ class Task(Protocol):
         log_dir: Path,
         snapshot_dir: Path,
         on_progress: Progress | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Measurement:
         """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
 
@@ -63,6 +64,8 @@ class Task(Protocol):
           log_dir: an existing folder for the trial's log.
           snapshot_dir: a path that does not exist yet; the snapshot is put there, whole or not at all.
           on_progress: told how far the trial is.
+          scrutiny: how hard the trained result is looked at. AUDIT is the only way anybody reads the holdout: the
+            metrics then have HOLDOUT_SCORE, and in no other case.
         """
         ...
 
