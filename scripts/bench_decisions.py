@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.decision import Choice, GreedyDecision, Score
+from autoresearch_jax.search.decision import Evidence, GreedyDecision, Score, Step
 from autoresearch_jax.search.noise import Noise, estimate_noise, next_paired_seed
-from autoresearch_jax.search.sequential import Evidence, SequentialDecision, SequentialSettings, Step
+from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
 METRIC = Metric("score")
 IDEAS = 100
@@ -78,7 +78,7 @@ class Greedy:
     def judge(self, truth: float, for_real: bool) -> bool:
         """Tries an idea; if it is kept for real, it is the champion then."""
         runs = [self._machine.run(truth)]
-        kept = GreedyDecision(METRIC).decide(self._champion, runs).choice is Choice.KEEP
+        kept = GreedyDecision(METRIC).decide(Evidence(self._champion, runs)).step is Step.KEEP
         if kept and for_real:
             self.truth, self._champion = truth, runs
         return kept
@@ -134,7 +134,7 @@ class Sequential:
 
     def _crown(self, truth: float) -> None:
         self.truth = truth
-        self._champion = [self._machine.run(truth) for _ in range(self._rule.settings.baseline_runs)]
+        self._champion = [self._machine.run(truth) for _ in range(self._rule.baseline_runs)]
         self._first_runs.append([])
 
     def judge(self, truth: float, for_real: bool, nodes_saved: int = 0) -> bool:
@@ -158,11 +158,11 @@ class Sequential:
             self._num_ideas += 1
             pair = [(run.value, runs[0].value) for run in champion if run.seed == runs[0].seed]
             self._first_runs[-1] += pair
-            if step is not Step.DISCARD:
+            if step.keeps:
                 self._anchor = (self._anchor or champion) if step is Step.KEEP_SIMPLER else []
                 self._former.append([run.value for run in champion])
                 self._crown(truth)
-        return step is not Step.DISCARD
+        return step.keeps
 
     def _noise(self, champion: Sequence[Score]) -> Noise:
         return estimate_noise([*self._former, [run.value for run in champion]], self._first_runs)

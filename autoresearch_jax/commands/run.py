@@ -17,6 +17,12 @@ from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.decision_flags import (
+    GREEDY_WARNING,
+    decision_settings,
+    define_decision_flags,
+    make_rule,
+)
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
@@ -27,13 +33,14 @@ from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
 from autoresearch_jax.search.constants import ConstantValue, read_constants
-from autoresearch_jax.search.decision import GreedyDecision
+from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.workspace import Workspace
 
@@ -52,6 +59,7 @@ class Options:
       editable: the file to edit.
       seed: the source of every seed.
       max_experiments: end after so many, whatever program.md says of experiments.
+      decision: what the sequential rule is asked for; None for the greedy one.
     """
 
     tag: str
@@ -61,11 +69,13 @@ class Options:
     editable: Path
     seed: int
     max_experiments: int | None
+    decision: SequentialSettings | None = None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     define_task_flags(flag_values)
     define_run_flags(flag_values)
+    define_decision_flags(flag_values)
     flags.DEFINE_enum("proposer", "optuna", list(PROPOSERS), "who proposes", flag_values=flag_values)
     flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
@@ -107,10 +117,12 @@ def run_loop(
     """Runs the loop on any task, and prints what came of it."""
     program.program.check_metric(task.metric.name)
     observer = ConsoleObserver()
+    if options.decision is None:
+        observer.notice(GREEDY_WARNING)
     parts = Parts(
         task=task,
         proposer=make_proposer(options.proposer),
-        rule=GreedyDecision(task.metric),
+        rule=make_rule(options.decision, task.metric),
         ledger=ledger,
         workspace=workspace,
         folder=folder,
@@ -155,10 +167,19 @@ class ConsoleObserver:
         print(f"autoresearch run: {text}", file=sys.stderr, flush=True)
 
     def begins(self, experiment: ExperimentRow) -> None:
+        """Names the experiment in the live line."""
+        self._show(experiment, "")
+        self.progress({"phase": "prepare"})
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         """Names the trial in the live line."""
+        whose = "" if trial.experiment == experiment.id else "champion's "
+        self._show(experiment, f"{whose}run {number}  ")
+
+    def _show(self, experiment: ExperimentRow, words: str) -> None:
         self.close()
-        self._progress = self._stack.enter_context(TrialProgress(f"{experiment.id:>4}  {experiment.hypothesis}  "))
-        self._progress({"phase": "prepare"})
+        prefix = f"{experiment.id:>4}  {experiment.hypothesis}  {words}"
+        self._progress = self._stack.enter_context(TrialProgress(prefix))
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""
@@ -169,6 +190,8 @@ class ConsoleObserver:
         """Prints what came of an experiment."""
         self.close()
         print(format_experiment(experiment), flush=True)
+        if experiment.kind is Kind.BASELINE and experiment.decision is Verdict.KEEP:
+            print(f"      {experiment.reason}", flush=True)
 
     def close(self) -> None:
         """Takes the live line away."""
@@ -184,6 +207,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         editable=Path(flag_values.editable),
         seed=flag_values.seed,
         max_experiments=flag_values.experiments,
+        decision=decision_settings(flag_values),
     )
 
 

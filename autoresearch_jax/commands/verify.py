@@ -10,7 +10,6 @@ each difference is named by file or row.
 import json
 import os
 import sqlite3
-import statistics
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.report.summary import stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.decision import mean_score
 from autoresearch_jax.search.integrity import (
     RESTORE,
     check_rows,
@@ -32,7 +33,8 @@ from autoresearch_jax.search.integrity import (
     source_differences,
     workspace_differences,
 )
-from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.noise import mean_of
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder
 
@@ -67,7 +69,7 @@ class Report:
         if isinstance(found, str):
             word = f"skipped: {found}"
         else:
-            self.differences += found
+            self.differences += [line for line in found if line not in self.differences]
             word = DIFFERS if found else f"{OK}; {note}" if note else OK
         before = self.checks.get(name, OK)
         if before.startswith(OK) or word == DIFFERS:
@@ -162,13 +164,13 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     """Scores the snapshot of each trial of an experiment."""
     row = _asked(folder, ledger, experiment)
     measured = ledger.measured(row)
-    trials = [trial for trial in ledger.trials(measured.id) if trial.value is not None]
+    trials = ledger.runs(row)
     if not trials or measured.score is None:
         raise UserError(f"{folder.path}: experiment {row.id} has no score to verify ({row.status})")
     report.figures["experiment"] = row.id
     if measured.id != row.id:
         report.figures["measured_as"] = measured.id
-    mean = statistics.fmean(trial.value for trial in trials if trial.value is not None)
+    mean = mean_score([trial.score for trial in trials])
     todo = f"the ledger contradicts itself: {RESTORE}"
     same = row.score == measured.score == mean
     report.add("mean_of_trials", [] if same else [f"{folder.ledger}: experiment {row.id}: {row.score}, {mean}: {todo}"])
@@ -176,7 +178,7 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     scores = [value for value in now if value is not None]
     metric = stored_metric(ledger)
     name = "score" if metric is None else metric.name
-    value = statistics.fmean(scores) if len(scores) == len(trials) else None
+    value = None if len(scores) < len(trials) else mean_of(scores)
     report.figures |= {
         f"{name}_then": measured.score,
         f"{name}_now": value,

@@ -3,12 +3,13 @@
 import time
 from dataclasses import dataclass
 
-from autoresearch_jax.measurement import Measurement, Metric, Status
+from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome
 from autoresearch_jax.search.commits import commit_message
-from autoresearch_jax.search.decision import Score
+from autoresearch_jax.search.decision import Ruling
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.search.noise import Noise, round_to_noise
+from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import Workspace
@@ -25,7 +26,9 @@ class Ending:
       verdict: what becomes of it.
       reason: one line.
       num_runs: trials that were run for it; none for a duplicate.
-      last_trial: the trial that ended it and what it gave, not in the ledger yet; None if nothing was measured.
+      simplification: True if it is kept for its shorter source alone.
+      ruling: what the rule said last, not in the ledger yet; None if it was not asked, or that is written down.
+      noise: the noise floor it said it with.
     """
 
     status: Status
@@ -33,7 +36,9 @@ class Ending:
     verdict: Verdict
     reason: str
     num_runs: int = 0
-    last_trial: tuple[TrialRow, Measurement] | None = None
+    simplification: bool = False
+    ruling: Ruling | None = None
+    noise: Noise | None = None
 
 
 class Book:
@@ -44,10 +49,25 @@ class Book:
         self._workspace = workspace
         self._folder = folder
         self._metric = metric
-        rows = ledger.experiments()
+        self._read()
+
+    def _read(self) -> None:
+        rows = self.ledger.experiments()
         self.rows = [row for row in rows if row.kind is not Kind.TRIAL and not row.is_open]
-        self.history = [_as_outcome(row) for row in self.rows if _is_of_search(row)]
         self.champion = next((row for row in reversed(self.rows) if row.decision is Verdict.KEEP), None)
+
+    def refresh(self) -> None:
+        """Enters in all books what changed in the ledger: a further run of the champion moves its score."""
+        self._read()
+        write_results(self._folder.results, self.ledger, self._metric)
+
+    def history(self, sigma: float | None) -> tuple[Outcome, ...]:
+        """All experiments that are over, as proposers see them: scores to the noise floor, and no finer.
+
+        Args:
+          sigma: the noise floor; None where it is not known, and then scores have all their digits.
+        """
+        return tuple(_as_outcome(row, sigma) for row in self.rows if _is_of_search(row))
 
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
@@ -71,13 +91,9 @@ class Book:
 
     @property
     def last_improvement(self) -> int:
-        """Number of the last experiment that was kept for its score: a refactoring was not."""
-        return max(row.id for row in self.rows if row.decision is Verdict.KEEP and row.status is Status.OK)
-
-    def scores(self, experiment: ExperimentRow | None) -> list[Score]:
-        """Scores of an experiment's trials, in their order, or of its twin's; of no experiment, none."""
-        trials = [] if experiment is None else self.ledger.trials(self.ledger.measured(experiment).id)
-        return [Score(trial.seed, trial.value) for trial in trials if trial.value is not None]
+        """Number of the last experiment that was kept for its score: what only says the same more briefly was not."""
+        kept = [row for row in self.rows if row.decision is Verdict.KEEP and row.status is Status.OK]
+        return max(row.id for row in kept if not row.simplification)
 
     def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
@@ -92,20 +108,16 @@ class Book:
         """
         commit = self._commit(experiment, ending)
         with self.ledger.transaction():
-            if ending.last_trial is not None:
-                trial, measurement = ending.last_trial
-                self.ledger.finish_trial(trial.id, measurement)
+            if ending.ruling is not None:
+                self.ledger.record_ruling(experiment.id, ending.ruling, ending.noise)
             seconds = time.monotonic() - started
             reason = clean_line(ending.reason)
-            conclusion = Conclusion(ending.status, ending.score, ending.verdict, reason, commit, seconds)
+            conclusion = Conclusion(
+                ending.status, ending.score, ending.verdict, reason, commit, seconds, ending.simplification
+            )
             row = self.ledger.conclude(experiment.id, conclusion)
         self._publish(row, previous=row.parent_commit)
-        self.rows.append(row)
-        if _is_of_search(row):
-            self.history.append(_as_outcome(row))
-        if ending.verdict is Verdict.KEEP:
-            self.champion = row
-        write_results(self._folder.results, self.ledger, self._metric)
+        self.refresh()
         return row
 
     def _commit(self, experiment: ExperimentRow, ending: Ending) -> str | None:
@@ -141,13 +153,24 @@ def score_of(row: ExperimentRow) -> float:
     return row.score
 
 
+def as_shown(score: float, sigma: float | None) -> float:
+    """A score as proposers see it; see `round_to_noise`."""
+    return score if sigma is None else round_to_noise(score, sigma)
+
+
 def _is_of_search(row: ExperimentRow) -> bool:
     """False for a baseline that failed: a later one took its place."""
     return row.kind is Kind.PROPOSAL or row.decision is Verdict.KEEP
 
 
-def _as_outcome(row: ExperimentRow) -> Outcome:
+def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
     assert row.status is not None
+    kept = row.decision is Verdict.KEEP
+    reason = row.reason or ""
+    if row.status is Status.OK:  # the reason in the ledger has all digits
+        reason = "kept" if kept else "no better than the champion"
+        if row.simplification:
+            reason = "kept for its shorter source, no worse than the champion"
     return Outcome(
         experiment=row.id,
         proposer=row.proposer,
@@ -155,7 +178,7 @@ def _as_outcome(row: ExperimentRow) -> Outcome:
         category=row.category,
         constants=row.constants,
         status=row.status,
-        score=row.score,
-        kept=row.decision is Verdict.KEEP,
-        reason=row.reason or "",
+        score=None if row.score is None else as_shown(row.score, sigma),
+        kept=kept,
+        reason=reason,
     )

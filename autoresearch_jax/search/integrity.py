@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.measurement import Metric
+from autoresearch_jax.search.database import connect_to_read
 from autoresearch_jax.search.git import Git, GitError
-from autoresearch_jax.search.ledger import Ledger, connect_to_read
+from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import results_text
 from autoresearch_jax.search.run_folder import RunFolder, settings_text

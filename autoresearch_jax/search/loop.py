@@ -1,49 +1,31 @@
 """The loop: propose, measure, decide, keep or discard, repeat; every step written down before it is spent on."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.base import Brief, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.space import Constant
-from autoresearch_jax.search.book import Book, Ending, score_of
+from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
-from autoresearch_jax.search.evaluation import Evaluation, RunError
+from autoresearch_jax.search.evaluation import Evaluation
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.measuring import Measuring, RunError
+from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, check_settings
+from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.stopping import Limit, Progress, experiments_limit
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 
 INTERRUPTED = "interrupted; the same command goes on from here"
-
-
-class Observer(Protocol):
-    """Who is told what the loop does."""
-
-    def notice(self, text: str) -> None:
-        """Something that the user should know."""
-        ...
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        """An experiment is about to be prepared and measured."""
-        ...
-
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """How far the current trial is."""
-        ...
-
-    def ends(self, experiment: ExperimentRow) -> None:
-        """An experiment is over."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,16 +62,17 @@ class Loop:
         self._run_seed = run_seed
         self._max_experiments = max_experiments
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
-        self._evaluation = Evaluation(
+        measuring = Measuring(
             parts.task,
             parts.rule,
             self._book,
             parts.folder,
             parts.program,
             parts.interrupts,
-            parts.observer.progress,
+            parts.observer,
             run_seed,
         )
+        self._evaluation = Evaluation(parts.task, self._book, parts.folder, parts.program, parts.interrupts, measuring)
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
@@ -131,10 +114,11 @@ class Loop:
             "budget_seconds": task.budget.seconds,
             "budget_steps": task.budget.steps,
             "fingerprint": task.fingerprint,
+            **self._parts.rule.settings,
         }
         stored = self._parts.ledger.settings()
-        if stored:
-            check_settings(stored, settings, self._parts.folder.path)
+        if stored:  # a run of before there was a choice decided greedily
+            check_settings({"decision": "greedy", **stored}, settings, self._parts.folder.path)
         else:
             self._parts.ledger.save_settings(settings)
         self._keep_exam()
@@ -211,6 +195,8 @@ class Loop:
         return next((reason for stop in stops if (reason := stop.reached(progress)) is not None), None)
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
+        standing = read_standing(self._parts.ledger)
+        sigma = None if standing is None or standing.noise is None else standing.noise.sigma
         return Brief(
             experiment=self._book.rows[-1].id + 1,
             run_seed=self._run_seed,
@@ -219,8 +205,8 @@ class Loop:
             space=space,
             champion_source=self._parts.ledger.source(champion.id),
             champion_constants=champion.constants,
-            champion_score=score_of(champion),
-            history=tuple(self._book.history),
+            champion_score=as_shown(score_of(champion), sigma),
+            history=self._book.history(sigma),
         )
 
     def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:

@@ -60,16 +60,16 @@ def estimate_noise(
     groups = [runs for runs in champions if len(runs) > 1]
     if not groups:
         raise NoiseError("noise shows in two runs of one program at least: set --baseline_runs to 2 or more")
-    deviation = sum(abs(value - mean) for runs in groups for mean in [_mean(runs)] for value in runs)
+    deviation = sum(abs(value - mean) for runs in groups for mean in [mean_of(runs)] for value in runs)
     expected = sum(math.sqrt(len(runs) * (len(runs) - 1)) for runs in groups)
     sigma = _SIGMA_OVER_MEAN_DEVIATION * deviation / expected
     degrees = sum(len(runs) - 1 for runs in groups)
     return Noise(sigma, degrees, _seed_correlation(first_runs, sigma))
 
 
-def _mean(runs: Sequence[float]) -> float:
-    """Their mean, which for equal runs is exactly their value."""
-    return runs[0] if min(runs) == max(runs) else fmean(runs)
+def mean_of(values: Sequence[float]) -> float:
+    """The mean, which of equal values is exactly their value."""
+    return values[0] if min(values) == max(values) else fmean(values)
 
 
 def _seed_correlation(first_runs: Sequence[Sequence[tuple[float, float]]], sigma: float) -> float:
@@ -112,16 +112,6 @@ def next_paired_seed(champion: Sequence[int], used: Sequence[int], start: int) -
     """
     ahead = (champion[(start + step) % len(champion)] for step in range(len(champion)))
     return next((seed for seed in ahead if seed not in used), None)
-
-
-def ran_slow(steps_per_second: float, others: Sequence[float], tolerance: float = 0.1) -> bool:
-    """True if a trial ran slower, by more than `tolerance`, than the median of others; never if there are none.
-
-    Says that the machine may have been busy, so that the trial is marked and measured again. Asked of a candidate's
-    first trial against its champion's; if the repetition is not faster than the marked trial by the same
-    tolerance (`ran_slow(marked, [again])`), the candidate is slow by itself and both count.
-    """
-    return bool(others) and steps_per_second < (1 - tolerance) * median(others)
 
 
 def round_to_noise(score: float, sigma: float) -> float:

@@ -1,12 +1,16 @@
-"""Rows of the ledger."""
+"""Rows of the ledger, and how they are read from its columns."""
 
 import enum
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.search.constants import ConstantValue
+from autoresearch_jax.search.decision import Score, Step
+from autoresearch_jax.search.noise import Noise
 
 
 class Kind(enum.StrEnum):
@@ -22,6 +26,13 @@ class Verdict(enum.StrEnum):
 
     KEEP = "keep"
     DISCARD = "discard"
+
+
+class Purpose(enum.StrEnum):
+    """What a trial is run for."""
+
+    CANDIDATE = "candidate"  # to decide on its experiment
+    CHAMPION = "champion"  # to know the champion; no decision hung on how it came out
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Conclusion:
       reason: one line.
       commit: where git has it; None for what never became a commit.
       seconds: time spent on it.
+      simplification: True if it was kept for its shorter source alone.
     """
 
     status: Status
@@ -71,11 +83,15 @@ class Conclusion:
     reason: str
     commit: str | None
     seconds: float
+    simplification: bool = False
 
 
 @dataclass(frozen=True)
 class ExperimentRow:
-    """An experiment without its source, which `Ledger.source` reads; see `Intent` and `Conclusion`."""
+    """An experiment without its source, which `Ledger.source` reads; see `Intent` and `Conclusion`.
+
+    The score of one that was kept is the mean of all its runs as champion so far; else it is what was concluded.
+    """
 
     id: int
     kind: Kind
@@ -94,6 +110,7 @@ class ExperimentRow:
     reason: str | None
     commit: str | None
     seconds: float | None
+    simplification: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -115,3 +132,71 @@ class TrialRow:
     metrics: Mapping[str, Scalar]
     snapshot: Path | None
     error: str | None
+    purpose: Purpose = Purpose.CANDIDATE
+
+    @property
+    def score(self) -> Score:
+        """Of a trial that has one."""
+        assert self.value is not None, f"trial {self.id} has no score"
+        return Score(self.seed, self.value)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """How fast it trained; None where that is not known."""
+        steps, seconds = self.metrics.get("num_steps"), self.metrics.get("training_seconds")
+        if isinstance(steps, int | float) and isinstance(seconds, int | float) and seconds > 0:
+            return steps / seconds
+        return None
+
+
+@dataclass(frozen=True)
+class RulingRow:
+    """What the rule said of an experiment after one of its trials, and the noise floor it said it with."""
+
+    id: int
+    experiment: int
+    ruled_at: float
+    step: Step
+    reason: str
+    noise: Noise | None
+
+
+EXPERIMENT_COLUMNS = (
+    *("id", "kind", "parent", "parent_commit", "proposer", "hypothesis", "category", "cost_dollars", "constants"),
+    *("created_at", "program_hash", "status", "score", "decision", "reason", "commit_id", "seconds", "simplification"),
+)
+TRIAL_COLUMNS = (
+    *("id", "experiment", "seed", "started_at", "finished_at", "status", "value", "metrics", "snapshot", "error"),
+    "purpose",
+)
+RULING_COLUMNS = ("id", "experiment", "ruled_at", "step", "reason", "sigma", "degrees", "seed_correlation")
+
+
+def as_experiment(row: Sequence[Any]) -> ExperimentRow:
+    """From `EXPERIMENT_COLUMNS`."""
+    values = list(row)
+    values[1] = Kind(values[1])
+    values[8] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values[8]).items()
+    }
+    values[11] = None if values[11] is None else Status(values[11])
+    values[13] = None if values[13] is None else Verdict(values[13])
+    values[17] = bool(values[17])
+    return ExperimentRow(*values)
+
+
+def as_trial(row: Sequence[Any]) -> TrialRow:
+    """From `TRIAL_COLUMNS`."""
+    values = list(row)
+    values[5] = None if values[5] is None else Status(values[5])
+    values[7] = json.loads(values[7] or "{}")
+    values[8] = None if values[8] is None else Path(values[8])
+    values[10] = Purpose(values[10] or Purpose.CANDIDATE)
+    return TrialRow(*values)
+
+
+def as_ruling(row: Sequence[Any]) -> RulingRow:
+    """From `RULING_COLUMNS`."""
+    number, experiment, ruled_at, step, reason, sigma, degrees, correlation = row
+    noise = None if sigma is None else Noise(sigma, degrees, correlation)
+    return RulingRow(number, experiment, ruled_at, Step(step), reason, noise)

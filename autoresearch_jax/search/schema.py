@@ -63,8 +63,57 @@ CREATE TABLE sessions (
 
 _NOTHING_WITHOUT_A_SEAL = "-- no table changes: `Ledger.open` seals what version 1 concluded"
 
+# What is null has no part in a row's digest, so the new columns of old rows are null and their seals hold.
+_DECISIONS_AND_AUDITS = """
+ALTER TABLE experiments ADD COLUMN simplification INTEGER;  -- 1 if it was kept for its shorter source alone
+ALTER TABLE trials ADD COLUMN purpose TEXT CHECK (purpose = 'champion');    -- null to decide on its experiment
+
+CREATE TABLE rulings (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    experiment INTEGER NOT NULL REFERENCES experiments (id),
+    ruled_at REAL NOT NULL,
+    step TEXT NOT NULL,                 -- what to do next
+    reason TEXT NOT NULL,
+    sigma REAL,                         -- the noise floor at that time, null without one
+    degrees INTEGER,
+    seed_correlation REAL,
+    digest TEXT
+) STRICT;
+
+CREATE INDEX rulings_of_experiment ON rulings (experiment);
+
+CREATE TABLE audits (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    kind TEXT NOT NULL CHECK (kind IN ('holdout', 'ablation', 'transfer')),
+    champion INTEGER NOT NULL REFERENCES experiments (id),
+    settings TEXT NOT NULL,             -- JSON: what was asked for
+    began_at REAL NOT NULL,
+    ended_at REAL,                      -- null while it is not over
+    findings TEXT,                      -- JSON
+    digest TEXT
+) STRICT;
+
+CREATE TABLE audit_trials (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    audit INTEGER NOT NULL REFERENCES audits (id),
+    subject TEXT NOT NULL,              -- what was measured, such as "champion" or "without 7"
+    seed INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    finished_at REAL,                   -- null while it runs
+    status TEXT,
+    value REAL,
+    holdout REAL,                       -- the score on the holdout, where it was read
+    metrics TEXT,                       -- JSON
+    error TEXT,
+    source TEXT NOT NULL,
+    digest TEXT
+) STRICT;
+
+CREATE INDEX audit_trials_of_audit ON audit_trials (audit)
+"""
+
 # What makes each version of the one before it, statements apart by ";": a new ledger goes the same way.
-MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS, _NOTHING_WITHOUT_A_SEAL)
+MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS, _NOTHING_WITHOUT_A_SEAL, _DECISIONS_AND_AUDITS)
 SCHEMA_VERSION = len(MIGRATIONS)
 ALL_SEALED_VERSION = 3  # from which on every concluded row has a seal, and the settings have one
 
@@ -90,4 +139,7 @@ SEALED_TABLES = (
     SealedTable("experiments", 0, "status"),
     SealedTable("trials", 1, "status"),
     SealedTable("sessions", 1, "ended_at", since=2),
+    SealedTable("rulings", 1, "ruled_at", since=4),
+    SealedTable("audits", 1, "ended_at", since=4),
+    SealedTable("audit_trials", 1, "status", since=4),
 )

@@ -4,16 +4,14 @@ A sequential probability-ratio test (Wald 1945) of "better by the smallest effec
 ideas of each size is measured by scripts/bench_decisions.sh and explained in docs/decisions.md.
 """
 
-import enum
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.decision import Score
-from autoresearch_jax.search.noise import Noise
+from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.search.decision import Evidence, PeakMemory, Ruling, Score, Step, mean_score
+from autoresearch_jax.search.noise import Noise, NoiseError
 
 # A run counts as no further than this many sigma from the middle between "gain" and "no gain" (Huber 1965): noise with
 # heavy tails has runs so lucky that one of them would decide.
@@ -21,6 +19,8 @@ _MAX_SURPRISE = 1.2
 _MIN_RUNS = 2
 # Runs of the champion for each of a candidate that is still in question; they serve all candidates after it, too.
 _CHAMPION_RUNS_PER_RUN = 3
+# Where each run of a candidate is better by so many smallest effects, the champion's own error cannot be what is seen.
+_FAR = 1.5
 
 
 @dataclass(frozen=True)
@@ -65,93 +65,73 @@ class SequentialSettings:
             raise UsageError(f"--memory_percent={self.memory_percent:g}: a percentage above 0")
 
 
-class Step(enum.StrEnum):
-    """What to do next with a candidate."""
-
-    KEEP = "keep"
-    KEEP_SIMPLER = "keep as a simplification"
-    DISCARD = "discard"
-    MEASURE_CANDIDATE = "measure again"
-    MEASURE_CHAMPION = "measure the champion again"
-
-
-@dataclass(frozen=True)
-class Ruling:
-    """The next step, and one line that says why."""
-
-    step: Step
-    reason: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a candidate and its champion; trials without a score are not in it.
-
-    Attributes:
-      champion: the champion's runs since it was kept; those it was kept for were lucky and are not among them.
-      candidate: the candidate's runs, in their order, at least one.
-      noise: the noise floor.
-      nodes_saved: syntax nodes that the candidate's source has fewer than the champion's; 0 or less if it has not.
-      anchor: runs of the last champion that was kept for its gain, if the present one is a simplification of it. A
-        simplification is compared with these, so that a chain of them cannot lose more than one could.
-      memory_toll: what the candidate's memory must be paid with, see `memory_toll`.
-    """
-
-    champion: Sequence[Score]
-    candidate: Sequence[Score]
-    noise: Noise
-    nodes_saved: int = 0
-    anchor: Sequence[Score] = ()
-    memory_toll: float = 0.0
-
-    @property
-    def is_simpler(self) -> bool:
-        """True if no worse is good enough: a shorter source, for no more memory."""
-        return self.nodes_saved > 0 and self.memory_toll == 0
-
-
 @dataclass(frozen=True)
 class SequentialDecision:
     """Keeps what is better beyond its noise, or no worse and shorter."""
 
     metric: Metric
-    settings: SequentialSettings = SequentialSettings()
+    risk: SequentialSettings = SequentialSettings()
+
+    @property
+    def baseline_runs(self) -> int:
+        """See `DecisionRule.baseline_runs`."""
+        return self.risk.baseline_runs
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """See `DecisionRule.settings`."""
+        return {"decision": "sequential", **asdict(self.risk)}
 
     def decide(self, evidence: Evidence) -> Ruling:
-        """The next step after each run of the candidate, and after each of the champion that was asked for."""
-        step, why = self._without_noise(evidence) if evidence.noise.sigma == 0 else self._with_noise(evidence)
-        return Ruling(step, f"{self._comparison(evidence)}: {why}")
+        """See `DecisionRule.decide`.
+
+        Raises:
+          NoiseError: the evidence has no noise floor.
+        """
+        if evidence.noise is None:
+            raise NoiseError("the sequential rule needs a noise floor: two runs of one program at least")
+        noise = evidence.noise
+        step, why = self._without_noise(evidence) if noise.sigma == 0 else self._with_noise(evidence, noise)
+        return Ruling(step, f"{self._comparison(evidence, noise)}: {why}")
+
+    def _toll(self, evidence: Evidence) -> float:
+        return memory_toll(evidence.memory, self.risk.memory_percent)
+
+    def _is_simpler(self, evidence: Evidence) -> bool:
+        """True if no worse is good enough: a shorter source, for no more memory."""
+        return evidence.nodes_saved > 0 and self._toll(evidence) == 0
 
     def _without_noise(self, evidence: Evidence) -> tuple[Step, str]:
         """Equal means equal, and any difference counts at once."""
         gain = self._mean_gain(evidence)
         if gain > 0:
             return Step.KEEP, "there is no noise, so it is a gain"
-        if gain == 0 and evidence.is_simpler:
+        if gain == 0 and self._is_simpler(evidence):
             return Step.KEEP_SIMPLER, f"there is no noise, and {_nodes(evidence)}"
         return Step.DISCARD, "there is no noise, so it is no gain"
 
-    def _with_noise(self, evidence: Evidence) -> tuple[Step, str]:
-        settings = self.settings
+    def _with_noise(self, evidence: Evidence, noise: Noise) -> tuple[Step, str]:
+        settings = self.risk
         num_runs, num_champion_runs = len(evidence.candidate), len(evidence.champion)
         keep_at, discard_at = math.log(1 / settings.alpha), math.log(1 - settings.power)
 
-        effect, toll = settings.smallest_effect, evidence.memory_toll * settings.smallest_effect
-        log_odds = self._log_odds(evidence.champion, evidence, over=toll)
+        effect, toll = settings.smallest_effect, self._toll(evidence) * settings.smallest_effect
+        log_odds = self._log_odds(evidence.champion, evidence.candidate, noise, over=toll)
         keep = Step.KEEP
         words = f"likelier if the gain is {effect + toll:.3g} sigma than if "
         words += f"it is {toll:.3g}, the price of its memory" if toll else "there is none"
-        if evidence.is_simpler and log_odds < keep_at:
+        if self._is_simpler(evidence) and log_odds < keep_at:
             keep = Step.KEEP_SIMPLER
-            log_odds = self._log_odds(evidence.anchor or evidence.champion, evidence, over=-effect)
+            log_odds = self._log_odds(evidence.anchor or evidence.champion, evidence.candidate, noise, over=-effect)
             before = (
                 f" than {mean_score(evidence.anchor):.6f} before the last simplification" if evidence.anchor else ""
             )
             words = f"likelier if it is no worse{before} than if it loses {effect:.3g} sigma, and {_nodes(evidence)}"
         why = f"{_times(log_odds)} {words} ({1 / settings.alpha:.3g} keeps, {1 - settings.power:.2g} discards)"
 
+        is_known = num_champion_runs >= settings.max_runs or self._is_far_better(evidence, noise, toll)
         if log_odds >= keep_at and num_runs >= _MIN_RUNS:
-            if num_champion_runs < settings.max_runs:
+            if not is_known:
                 return Step.MEASURE_CHAMPION, f"{why}; first the champion is measured as often as may be"
             return keep, why
         if log_odds <= discard_at:
@@ -159,11 +139,17 @@ class SequentialDecision:
         if num_runs >= settings.max_runs:
             return Step.DISCARD, f"{why}; in doubt after {num_runs} runs, the most allowed"
         wanted = settings.baseline_runs + _CHAMPION_RUNS_PER_RUN * num_runs
-        if num_champion_runs < min(settings.max_runs, wanted):
+        if num_champion_runs < wanted and not is_known:
             return Step.MEASURE_CHAMPION, f"{why}; the champion must be known better to tell"
         return Step.MEASURE_CANDIDATE, why
 
-    def _log_odds(self, reference: Sequence[Score], evidence: Evidence, over: float) -> float:
+    def _is_far_better(self, evidence: Evidence, noise: Noise, toll: float) -> bool:
+        """True if no run of the candidate leaves a doubt that more runs of the champion could clear up."""
+        mean, enough = mean_score(evidence.champion), toll + _FAR * self.risk.smallest_effect
+        gains = [self.metric.gain(score.value, over=mean) for score in evidence.candidate]
+        return min(gains) > enough * noise.cautious_sigma
+
+    def _log_odds(self, reference: Sequence[Score], candidate: Sequence[Score], noise: Noise, over: float) -> float:
         """Log of how much likelier the scores are with a gain of `over` + the smallest effect than with one of `over`.
 
         The difference of the means and its variance hold the reference's error, too, so this is the ratio for all the
@@ -173,22 +159,23 @@ class SequentialDecision:
 
         Args:
           reference: the runs to compare with.
-          evidence: the candidate and the noise.
+          candidate: the candidate's runs.
+          noise: the noise floor.
           over: in sigma.
         """
-        sigma, correlation = evidence.noise.cautious_sigma, evidence.noise.seed_correlation
-        middle = self.settings.smallest_effect / 2
+        sigma, correlation = noise.cautious_sigma, noise.seed_correlation
+        middle = self.risk.smallest_effect / 2
         bound = _MAX_SURPRISE * math.sqrt(1 - correlation**2)
         mean = mean_score(reference)
         luck = {score.seed: self.metric.gain(score.value, over=mean) for score in reference}
         total, num_paired = 0.0, 0
-        for score in evidence.candidate:
+        for score in candidate:
             gain = self.metric.gain(score.value, over=mean)
             if score.seed in luck:
                 gain -= correlation * luck[score.seed]
                 num_paired += 1
             total += max(-bound, min(bound, gain / sigma - over - middle))
-        num_runs = len(evidence.candidate)
+        num_runs = len(candidate)
         variance = (num_runs - correlation**2 * num_paired) / num_runs**2
         variance += (1 - correlation * num_paired / num_runs) ** 2 / len(reference)
         return 2 * middle * total / num_runs / variance
@@ -196,8 +183,8 @@ class SequentialDecision:
     def _mean_gain(self, evidence: Evidence) -> float:
         return self.metric.gain(mean_score(evidence.candidate), over=mean_score(evidence.champion))
 
-    def _comparison(self, evidence: Evidence) -> str:
-        gain, sigma = self._mean_gain(evidence), evidence.noise.sigma
+    def _comparison(self, evidence: Evidence, noise: Noise) -> str:
+        gain, sigma = self._mean_gain(evidence), noise.sigma
         if gain == 0:
             difference = "equal"
         else:
@@ -210,24 +197,17 @@ class SequentialDecision:
         )
 
 
-def mean_score(scores: Sequence[Score]) -> float:
-    """The mean, which for equal scores is exactly their value."""
-    values = [score.value for score in scores]
-    return values[0] if min(values) == max(values) else fmean(values)
-
-
-def memory_toll(candidate: float | None, champion: float | None, baseline: float | None, percent: float) -> float:
+def memory_toll(memory: PeakMemory, percent: float) -> float:
     """What a candidate's extra memory must be paid with, in smallest effects; 0 if it is free, or not known.
 
     Up to `percent` more than the baseline's is free, each further `percent` costs one smallest effect, and what the
     champion has paid for is paid. So small steps cost as much as one large one, and nothing is sold back.
 
     Args:
-      candidate: peak memory, in the same unit as `champion` and `baseline`.
-      champion: the same.
-      baseline: the same.
+      memory: of candidate, champion and baseline.
       percent: see `SequentialSettings.memory_percent`.
     """
+    candidate, champion, baseline = memory.candidate, memory.champion, memory.baseline
     if candidate is None or champion is None or not baseline:
         return 0.0
 

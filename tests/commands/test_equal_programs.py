@@ -33,6 +33,9 @@ class Silent:
 
     def begins(self, experiment: ExperimentRow) -> None: ...
 
+    def measures(self, experiment: object, trial: object, number: int) -> None:
+        pass
+
     def progress(self, report: Mapping[str, Scalar]) -> None: ...
 
     def ends(self, experiment: ExperimentRow) -> None: ...

@@ -17,7 +17,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.records import ExperimentRow, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import Workspace
 
@@ -39,6 +39,9 @@ class Recorder:
         self.notices.append(text)
 
     def begins(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         pass
 
     def progress(self, report: object) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
-from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 
 DRIVER = Path(__file__).parent.parent / "fake_driver.py"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.measurement import Measurement, Status
-from autoresearch_jax.search.ledger import Ledger, LedgerError
+from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
 
 INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "optuna")
@@ -121,7 +122,7 @@ def test_a_newer_ledger_is_refused(tmp_path):
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     for opened in (Ledger.open, Ledger.open_to_read):
-        with pytest.raises(LedgerError, match=r"ledger.db: the ledger has version 99 and this autoresearch reads 3: "):
+        with pytest.raises(LedgerError, match=r"ledger.db: the ledger has version 99 and this autoresearch reads 4: "):
             opened(path)
 
 

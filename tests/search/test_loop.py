@@ -10,9 +10,8 @@ from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import CandidateRejected, Status
 from autoresearch_jax.proposers.base import Proposal
-from autoresearch_jax.search.decision import Choice, Decision
-from autoresearch_jax.search.evaluation import RunError
 from autoresearch_jax.search.loop import INTERRUPTED
+from autoresearch_jax.search.measuring import RunError
 from autoresearch_jax.search.records import Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
 
@@ -67,7 +66,7 @@ def test_keeps_carry_hypothesis_and_trailers(bench, run_git):
     bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1), moved(DEPTH=2)])).run()
     message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
     assert message == (
-        "LR 0.1\n\nloss 1.200000 against the champion's 1.600000 (+0.400000)\n\n"
+        "LR 0.1\n\nloss 1.200000 against the champion's 1.600000 (+0.400000), one run each\n\n"
         "Experiment: 1\nDecision: keep\nLoss: 1.200000\nDelta: -0.400000\nRuns: 1\nProposer: scripted"
     )
     discarded = run_git(bench.repo, "log", "-1", "--format=%B", "refs/autoresearch/night/0002")
@@ -133,23 +132,6 @@ def test_a_broken_baseline_is_one_line_and_can_be_mended(bench, run_git):
     rows = bench.ledger().experiments()
     assert [row.kind for row in rows] == [Kind.BASELINE, Kind.BASELINE, Kind.PROPOSAL, Kind.PROPOSAL]
     assert rows[1].commit == run_git(bench.repo, "rev-parse", "main")
-
-
-def test_champion_and_candidate_run_on_the_same_seeds_until_the_rule_is_content(bench):
-    class TwoRuns:
-        def decide(self, champion, candidate):
-            assert all(mine.seed == yours.seed for mine, yours in zip(champion, candidate, strict=False))
-            if len(candidate) < 2:
-                return Decision(Choice.MEASURE_AGAIN, "once more")
-            better = sum(s.value for s in candidate) / 2 < champion[0].value
-            return Decision(Choice.KEEP if better else Choice.DISCARD, "two runs")
-
-    bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.1), moved(DEPTH=6)]), TwoRuns()).run()
-    ledger = bench.ledger()
-    assert [len(ledger.trials(row.id)) for row in ledger.experiments()] == [1, 2, 2]
-    first, second = ledger.trials(1), ledger.trials(2)
-    assert [trial.seed for trial in first] == [trial.seed for trial in second]
-    assert ledger.experiment(1).score == pytest.approx(sum(trial.value for trial in first) / 2)
 
 
 def test_an_interrupt_keeps_the_experiment_for_the_next_start(bench):

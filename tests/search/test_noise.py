@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from autoresearch_jax.search.noise import NoiseError, estimate_noise, next_paired_seed, ran_slow, round_to_noise
+from autoresearch_jax.search.noise import NoiseError, estimate_noise, next_paired_seed, round_to_noise
 
 
 def test_the_noise_of_many_normal_runs_is_their_standard_deviation():
@@ -93,13 +93,6 @@ def test_candidates_take_the_champions_seeds_in_turn_and_each_once():
     assert next_paired_seed(seeds, [33], 2) == 11
     assert next_paired_seed([*seeds, 44], [33], 2) == 44, "the champion got another run meanwhile"
     assert next_paired_seed(seeds, [33, 11, 22], 2) is None
-
-
-def test_slow_is_more_than_a_tenth_below_the_others():
-    assert not ran_slow(9.01, [10.0, 10.0, 30.0])
-    assert ran_slow(8.99, [10.0, 10.0, 30.0])
-    assert not ran_slow(8.99, []), "nothing to compare with"
-    assert not ran_slow(7.5, [8.0]), "a candidate that is slow by itself repeats its own speed"
 
 
 @pytest.mark.parametrize(

@@ -205,4 +205,4 @@ def test_a_discarded_programs_twin_is_discarded_however_short(long_bench):
     long_bench.loop(FakeTask(noise=0), ScriptedProposer(script)).run()
     row = long_bench.ledger().experiment(2)
     assert (row.status, row.score, row.decision) == (Status.DUPLICATE, 1.7, Verdict.DISCARD)
-    assert row.reason == "the same program as experiment 1, which scored 1.700000"
+    assert row.reason == "the same program as experiment 1"

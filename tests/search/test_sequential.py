@@ -11,9 +11,9 @@ import pytest
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.decision import Score
-from autoresearch_jax.search.noise import Noise
-from autoresearch_jax.search.sequential import Evidence, SequentialDecision, SequentialSettings, Step, memory_toll
+from autoresearch_jax.search.decision import Evidence, PeakMemory, Score, Step
+from autoresearch_jax.search.noise import Noise, NoiseError
+from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings, memory_toll
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench_decisions.py"
 RULE = SequentialDecision(Metric("val_bpb"))
@@ -87,6 +87,11 @@ def test_a_gain_against_the_champions_luck_is_seen_sooner_with_its_seed():
     assert RULE.decide(correlated).step is Step.KEEP
 
 
+def test_without_a_noise_floor_nothing_is_decided():
+    with pytest.raises(NoiseError, match="two runs of one program"):
+        RULE.decide(evidence(1, [1.0], noise=None))
+
+
 def test_without_noise_equal_means_equal_and_any_difference_counts_once():
     for value, nodes_saved, step in (
         (1.0, 0, Step.DISCARD),
@@ -123,13 +128,15 @@ def test_a_chain_of_simplifications_is_compared_with_what_it_began_with():
 
 def test_extra_memory_must_be_paid_for_with_a_gain():
     gain = [0.75, 0.78, 0.7]
-    assert RULE.decide(evidence(16, gain, memory_toll=0.0)).step is Step.KEEP
-    assert RULE.decide(evidence(16, gain, memory_toll=0.5)).step is Step.MEASURE_CANDIDATE
-    dear = RULE.decide(evidence(16, gain, memory_toll=2.0))
+    assert RULE.decide(evidence(16, gain, memory=PeakMemory(100, 100, 100))).step is Step.KEEP
+    assert RULE.decide(evidence(16, gain, memory=PeakMemory(130, 100, 100))).step is Step.MEASURE_CANDIDATE
+    dear = RULE.decide(evidence(16, gain, memory=PeakMemory(160, 100, 100)))
     assert dear.step is Step.DISCARD
     assert "6 sigma than if it is 4, the price of its memory" in dear.reason
-    assert RULE.decide(evidence(16, [value - 0.4 for value in gain], memory_toll=2.0)).step is Step.KEEP
-    assert RULE.decide(evidence(16, [1.0] * 3, memory_toll=0.1, nodes_saved=9)).step is Step.DISCARD
+    assert (
+        RULE.decide(evidence(16, [value - 0.4 for value in gain], memory=PeakMemory(160, 100, 100))).step is Step.KEEP
+    )
+    assert RULE.decide(evidence(16, [1.0] * 3, memory=PeakMemory(122, 100, 100), nodes_saved=9)).step is Step.DISCARD
 
 
 @pytest.mark.parametrize(
@@ -147,8 +154,8 @@ def test_extra_memory_must_be_paid_for_with_a_gain():
     ],
 )
 def test_the_toll_of_memory(candidate, champion, toll):
-    assert memory_toll(candidate, champion, 100, percent=20) == pytest.approx(toll)
-    assert memory_toll(candidate, champion, None, percent=20) == 0
+    assert memory_toll(PeakMemory(candidate, champion, 100), percent=20) == pytest.approx(toll)
+    assert memory_toll(PeakMemory(candidate, champion, None), percent=20) == 0
 
 
 def test_the_reason_has_the_numbers():

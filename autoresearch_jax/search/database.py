@@ -1,0 +1,219 @@
+"""A ledger's file: SQLite with sealed rows, its versions, and one line for what SQLite has against it."""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.search.schema import ALL_SEALED_VERSION, MIGRATIONS, SCHEMA_VERSION, SEALED_TABLES
+from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text
+
+Clock = Callable[[], float]  # seconds since 1970
+
+BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
+
+
+class LedgerError(UserError):
+    """The ledger cannot be read or written; the message names the file."""
+
+
+class Database:
+    """One SQLite file with seals: a row gets its digest when it is concluded, the file its hash when it is closed."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, seal: Path | None = None) -> None:
+        """See `open` and `open_to_read`.
+
+        Args:
+          connection: to the file.
+          clock: what rows are dated with.
+          seal: the file to seal when it is closed; None for one that is only read.
+        """
+        self._connection = connection
+        self._seal = seal
+        self.clock = clock
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock) -> "Database":
+        """See `Ledger.open`."""
+        with _named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            _check_version(connection, path, oldest=0)  # before anything of another version's is touched
+            _write_ahead(connection)
+            connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
+            seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
+            database = cls(connection, clock, seal=path)
+            with database.transaction():
+                before = database.version
+                for version in range(before, SCHEMA_VERSION):
+                    for statement in MIGRATIONS[version].split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {version + 1}")
+                if 0 < before < ALL_SEALED_VERSION:
+                    database._seal_what_has_no_seal()
+            _check_version(connection, path, oldest=SCHEMA_VERSION)
+        return database
+
+    @classmethod
+    def open_to_read(cls, path: Path) -> "Database":
+        """See `Ledger.open_to_read`."""
+        if not path.is_file():
+            raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")
+        with _named(path):
+            connection = connect_to_read(path)
+            _check_version(connection, path, oldest=1)
+        return cls(connection)
+
+    def close(self) -> None:
+        """Closes the file, and seals it unless another process has it open and may go on writing."""
+        self._connection.close()
+        if self._seal is not None and not self._seal.with_name(self._seal.name + "-wal").exists():
+            with suppress(OSError):  # a disk that is full: the ledger itself is written
+                seal_of(self._seal).write_text(seal_text(self._seal), encoding="utf-8")
+
+    @property
+    def version(self) -> int:
+        """Of the tables; an older one is read as it is."""
+        return _version(self._connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written inside is written together or not at all; transactions nest."""
+        if self._connection.in_transaction:
+            yield
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Runs one statement."""
+        return self._connection.execute(statement, values)
+
+    def insert(self, table: str, values: Mapping[str, Any]) -> int:
+        """Adds a row; returns its number."""
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        number = self.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values())).lastrowid
+        assert number is not None
+        return number
+
+    def conclude(self, table: str, number: int, values: Mapping[str, Any], where: str = "TRUE") -> None:
+        """Fills in the columns of a row that will not change any more, if `where` holds, and seals it."""
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        with self.transaction():
+            self.execute(f"UPDATE {table} SET {assignments} WHERE id = ? AND {where}", (*values.values(), number))
+            self.seal_row(table, number)
+
+    def rows(self, table: str, columns: Sequence[str], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
+        """Some columns of some rows; null for those that a ledger of an older version does not have."""
+        there = {name for (name,) in self.execute(f"SELECT name FROM pragma_table_info('{table}')")}
+        if not there:
+            return []
+        names = ", ".join(name if name in there else f"NULL AS {name}" for name in columns)
+        return self.execute(f"SELECT {names} FROM {table} {where}", values).fetchall()
+
+    def seal_row(self, table: str, number: int) -> None:
+        """Stores the digest of a row that will not change any more."""
+        cursor = self.execute(f"SELECT * FROM {table} WHERE id = ? AND digest IS NULL", (number,))
+        for values in cursor.fetchall():
+            names = [column[0] for column in cursor.description]
+            digest = row_digest(dict(zip(names, values, strict=True)))
+            self.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (digest, number))
+
+    def settings(self) -> dict[str, Scalar]:
+        """See `Ledger.settings`."""
+        rows = self.execute("SELECT name, value FROM settings ORDER BY rowid")
+        return {name: json.loads(value) for name, value in rows if name not in (DIGEST, SEALED_LATER)}
+
+    def save_settings(self, settings: Mapping[str, Scalar]) -> None:
+        """See `Ledger.save_settings`."""
+        statement = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
+        with self.transaction():
+            for name, value in settings.items():
+                self.execute(statement, (name, json.dumps(value)))
+            digest = row_digest(dict(self.execute("SELECT name, value FROM settings")))
+            self.execute(statement, (DIGEST, digest))
+
+    def _seal_what_has_no_seal(self) -> None:
+        """Seals the settings, and the rows that were concluded before there were seals; writes down how many."""
+        changes = self._connection.total_changes
+        for table in SEALED_TABLES:
+            where = f"WHERE digest IS NULL AND {table.concluded} IS NOT NULL"
+            for (number,) in self.execute(f"SELECT id FROM {table.name} {where}").fetchall():
+                self.seal_row(table.name, number)
+        if count := self._connection.total_changes - changes:
+            self.save_settings({SEALED_LATER: count})
+        elif self.settings():
+            self.save_settings({})
+
+
+def metrics_json(metrics: Mapping[str, Scalar]) -> str:
+    """Metrics as they are stored: null for NaN and infinity, which are no JSON, so that SQLite would not read any."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
+    return json.dumps(finite, sort_keys=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns SQLite's complaints into one line that names the file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerError(f"{path}: the ledger cannot be opened: {error}") from error
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, not even beside the file, where the folder cannot be written to."""
+    uri = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(f"{path.name}-wal").exists():  # whose rows are not in the file yet
+            raise
+        # with a write-ahead log SQLite wants a file of its own beside it, unless nobody ever writes
+        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switches to a write-ahead log; where two make a ledger at once, SQLite does not wait for its lock by itself."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
+    version = _version(connection)
+    if not oldest <= version <= SCHEMA_VERSION:
+        raise LedgerError(
+            f"{path}: the ledger has version {version} and this autoresearch reads {SCHEMA_VERSION}: "
+            "use the autoresearch that made it, or another --tag"
+        )

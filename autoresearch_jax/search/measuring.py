@@ -1,0 +1,248 @@
+"""Trials of an experiment, one after the other, until the rule has decided; then fresh ones of what was kept."""
+
+import shutil
+import traceback
+from dataclasses import replace
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Candidate, CandidateRejected, Measurement, Scrutiny, Status
+from autoresearch_jax.search.book import Book, Ending
+from autoresearch_jax.search.decision import DecisionRule, Ruling, Step, mean_score
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
+from autoresearch_jax.search.observer import Observer
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.seeds import draw_seed
+from autoresearch_jax.search.standing import Standing, read_standing
+from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.texts import nodes_saved
+
+MAX_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidate's doing
+RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
+
+
+class RunError(UserError):
+    """The run cannot go on; what was measured so far is kept."""
+
+
+class Measuring:
+    """Measures candidates of one task, under one rule.
+
+    What comes next follows from the ledger alone, after each trial anew. So an experiment can be left at any point and
+    is taken up from there.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        rule: DecisionRule,
+        book: Book,
+        folder: RunFolder,
+        program: ProgramFile,
+        interrupts: Interrupts,
+        observer: Observer,
+        run_seed: int,
+    ) -> None:
+        self._task = task
+        self._rule = rule
+        self._book = book
+        self._folder = folder
+        self._program = program
+        self._interrupts = interrupts
+        self._observer = observer
+        self._run_seed = run_seed
+        self._task_failures = 0
+        self._champion_failures = 0
+        self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
+
+    def until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Ending:
+        """Runs trials of a candidate, and where they are wanted of its champion, until it is kept or discarded.
+
+        Raises:
+          RunError: the task itself, or the champion, failed too often; the experiment stays open.
+          KeyboardInterrupt: the process was asked to end; the same.
+        """
+        self._prepared[experiment.id] = candidate
+        while True:
+            found = self._book.ledger.open_trial() or self._next(experiment)
+            if isinstance(found, Ending):
+                kept = experiment.id if found.verdict is Verdict.KEEP else self._champion_id()
+                self._prepared = {number: ready for number, ready in self._prepared.items() if number == kept}
+                return found
+            self._run(experiment, found)
+
+    def task_failed(self, experiment: ExperimentRow, error: Exception) -> str:
+        """Logs a failure that is not the candidate's and returns it in one line.
+
+        Raises:
+          RunError: it was one too many; the experiment stays open, and the same command takes it up again.
+        """
+        log = self._folder.log_dir(experiment.id) / "task_error.txt"
+        with log.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        line = f"the task failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        self._task_failures += 1
+        if self._task_failures >= MAX_FAILURES or experiment.kind is Kind.BASELINE:
+            raise RunError(f"{line}; see {log}; the same command goes on from here") from error
+        return line
+
+    def _champion_id(self) -> int | None:
+        champion = self._book.champion
+        return None if champion is None else self._book.ledger.measured(champion).id
+
+    def _next(self, experiment: ExperimentRow) -> TrialRow | Ending:
+        """The next trial, written down with the ruling that asks for it; or how the experiment ends."""
+        ledger = self._book.ledger
+        trials = ledger.trials(experiment.id)
+        failed = next((trial for trial in trials if trial.status is not Status.OK), None)
+        if failed is not None:
+            return _failure(experiment, failed)
+        standing = read_standing(ledger)
+        if standing is None:
+            return self._next_of_baseline(experiment)
+        rulings = ledger.rulings(experiment.id)
+        if rulings and rulings[-1].step.keeps:
+            kept = Ruling(rulings[-1].step, rulings[-1].reason)
+            return self._next_as_champion(experiment, self._fresh_runs(standing), kept)
+        if not trials:
+            return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, trials))
+        ruling = self._rule_on(experiment, standing, trials)
+        with ledger.transaction():
+            found: TrialRow | Ending
+            match ruling.step:
+                case Step.MEASURE_CANDIDATE:
+                    found = self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, trials))
+                case Step.MEASURE_CHAMPION:
+                    found = self._begin(standing.champion, Purpose.CHAMPION, self._fresh_seed(standing.champion))
+                case Step.DISCARD:
+                    score = mean_score([trial.score for trial in ledger.runs(experiment)])
+                    found = Ending(Status.OK, score, Verdict.DISCARD, ruling.reason, len(trials))
+                case Step.KEEP | Step.KEEP_SIMPLER:
+                    found = self._next_as_champion(experiment, self._fresh_runs(standing), ruling)
+            if isinstance(found, Ending):  # is written down with the ruling, not before
+                return replace(found, ruling=ruling, noise=standing.noise)
+            ledger.record_ruling(experiment.id, ruling, standing.noise)
+        return found
+
+    def _rule_on(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> Ruling:
+        slowdown = standing.slowdown(trials)
+        if slowdown is not None and standing.noise is not None and self._task.budget.seconds is not None:
+            reason = f"ran {slowdown:.0%} slower than the champion's runs, and the machine may have been busy"
+            return Ruling(Step.MEASURE_CANDIDATE, reason)
+        saved = nodes_saved(self._book.ledger, experiment, self._book.require_champion(), self._program.program)
+        return self._rule.decide(standing.evidence(self._book.ledger.runs(experiment), saved))
+
+    def _fresh_runs(self, standing: Standing) -> int:
+        """Runs of a new champion before anything is compared with it: those that it was kept for were lucky."""
+        if self._rule.baseline_runs == 1:
+            return 0
+        has_noise = standing.noise is None or standing.noise.sigma > 0
+        return self._rule.baseline_runs if has_noise else min(RUNS_WITHOUT_NOISE, self._rule.baseline_runs)
+
+    def _next_of_baseline(self, experiment: ExperimentRow) -> TrialRow | Ending:
+        """Runs of the baseline, all to know it; their spread is the first noise floor."""
+        found = self._next_as_champion(experiment, self._rule.baseline_runs, Ruling(Step.KEEP, "the baseline"))
+        if isinstance(found, TrialRow):
+            return found
+        runs = [run.score.value for run in self._book.ledger.runs(experiment)]
+        noise = estimate_noise([runs]) if len(runs) > 1 else None
+        floor = "" if noise is None else f"; the noise floor is {noise.sigma:.3g}, the standard deviation of a run"
+        ruling = Ruling(Step.KEEP, f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{floor}")
+        return replace(found, reason=ruling.reason, ruling=ruling, noise=noise)
+
+    def _next_as_champion(self, experiment: ExperimentRow, wanted: int, ruling: Ruling) -> TrialRow | Ending:
+        ledger = self._book.ledger
+        trials = ledger.trials(experiment.id)
+        runs = ledger.runs(experiment)
+        if sum(run.purpose is Purpose.CHAMPION for run in runs) < wanted:
+            return self._begin(experiment, Purpose.CHAMPION, self._fresh_seed(experiment))
+        simpler = ruling.step is Step.KEEP_SIMPLER
+        score = mean_score([run.score for run in runs])
+        afresh = f"; {score:.6f} in {len(runs)} runs on fresh seeds" if wanted else ""
+        return Ending(Status.OK, score, Verdict.KEEP, ruling.reason + afresh, len(trials), simplification=simpler)
+
+    def _paired_seed(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> int:
+        """One of the champion's, so that the two runs are a pair, while there are such; else a fresh one."""
+        paired = next_paired_seed(standing.seeds, [trial.seed for trial in trials], experiment.id)
+        return self._fresh_seed(experiment) if paired is None else paired
+
+    def _fresh_seed(self, experiment: ExperimentRow) -> int:
+        return draw_seed(self._run_seed, experiment.id, len(self._book.ledger.trials(experiment.id)))
+
+    def _begin(self, measured: ExperimentRow, purpose: Purpose, seed: int) -> TrialRow:
+        return self._book.ledger.begin_trial(measured.id, seed, purpose)
+
+    def _run(self, experiment: ExperimentRow, trial: TrialRow) -> None:
+        """Runs a trial and stores what it gave.
+
+        Args:
+          experiment: the one in question.
+          trial: of it, or of its champion.
+        """
+        ledger = self._book.ledger
+        self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
+        measurement = self._measure(experiment, trial)
+        ledger.finish_trial(trial.id, measurement)
+        if trial.experiment == experiment.id:
+            return
+        self._book.refresh()
+        if measurement.value is not None:
+            self._champion_failures = 0
+            return
+        self._champion_failures += 1
+        if self._champion_failures >= MAX_FAILURES:
+            raise RunError(
+                f"the champion (experiment {trial.experiment}) cannot be measured any more ({measurement.status}): "
+                f"{measurement.error}; see {self._folder.log_dir(trial.experiment)}; the same command goes on from here"
+            )
+
+    def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement:
+        snapshot_dir = self._folder.snapshot_dir(trial.experiment, trial.id)
+        snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(snapshot_dir, ignore_errors=True)  # of the same trial, in a process that was killed
+        try:
+            with self._interrupts.allowed():
+                measurement = self._task.measure(
+                    self._ready(trial.experiment),
+                    seed=trial.seed,
+                    log_dir=self._folder.log_dir(trial.experiment),
+                    snapshot_dir=snapshot_dir,
+                    scrutiny=self._scrutiny(trial),
+                    on_progress=self._observer.progress,
+                )
+        except CandidateRejected as rejection:
+            return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
+        except Exception as error:
+            return Measurement(Status.CRASH, None, trial.seed, error=self.task_failed(experiment, error))
+        self._task_failures = 0
+        return measurement
+
+    def _ready(self, experiment: int) -> Candidate:
+        """An experiment that can be measured; the champion of an earlier process is prepared again.
+
+        Raises:
+          CandidateRejected: it is refused now.
+        """
+        if experiment not in self._prepared:
+            source = self._book.ledger.source(experiment)
+            self._prepared[experiment] = self._task.prepare(source, self._folder.log_dir(experiment))
+        return self._prepared[experiment]
+
+    def _scrutiny(self, trial: TrialRow) -> Scrutiny:
+        """The first run of what becomes the champion is looked at harder than a sample does."""
+        if trial.purpose is not Purpose.CHAMPION:
+            return Scrutiny.SEARCH
+        earlier = [other for other in self._book.ledger.trials(trial.experiment) if other.id < trial.id]
+        is_first = all(other.purpose is not Purpose.CHAMPION for other in earlier)
+        return Scrutiny.KEEP if is_first else Scrutiny.SEARCH
+
+
+def _failure(experiment: ExperimentRow, trial: TrialRow) -> Ending:
+    """How an experiment ends one of whose trials gave no score."""
+    assert trial.status is not None
+    reason = trial.error or str(trial.status)
+    if trial.purpose is Purpose.CHAMPION and experiment.kind is not Kind.BASELINE:
+        reason = f"it failed when it was measured afresh as the champion: {reason}"
+    return Ending(trial.status, None, Verdict.DISCARD, reason)

@@ -1,0 +1,52 @@
+"""Two texts compared: which is the shorter, and whether it gave up what program.md lists to be moved."""
+
+from autoresearch_jax.measurement import Status
+from autoresearch_jax.search.book import Ending
+from autoresearch_jax.search.constants import same_value
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.program import Program
+from autoresearch_jax.search.records import ExperimentRow, Verdict
+from autoresearch_jax.search.simplicity import syntax_nodes
+
+
+def compare_texts(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> Ending:
+    """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""
+    same = f"the same program as the champion (experiment {champion.id})"
+
+    def ending(verdict: Verdict, reason: str) -> Ending:
+        return Ending(Status.DUPLICATE, champion.score, verdict, f"{same} {reason}")
+
+    listed = _listed(program)
+    nodes, champion_nodes = (syntax_nodes(ledger.source(row.id), listed) for row in (experiment, champion))
+    if nodes is None or champion_nodes is None or nodes >= champion_nodes:
+        more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
+        return ending(Verdict.DISCARD, f"in a text that is no shorter{more}")
+    shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
+    page = program.path.name
+    if lost := _lost_constants(experiment, champion, program):
+        return ending(Verdict.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
+    # no trial ever told that the new value is as good: it only does nothing in the program of now
+    constants = sorted(listed & champion.constants.keys())
+    moved = [name for name in constants if not same_value(champion.constants[name], experiment.constants[name])]
+    if moved:
+        reason = f"{shorter}, but with another {', '.join(moved)}, which {page} lists: a value is kept for its score"
+        return ending(Verdict.DISCARD, reason)
+    return ending(Verdict.KEEP, f"{shorter}: a proven refactoring")
+
+
+def nodes_saved(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
+    """Syntax nodes that a text has fewer than the champion's; 0 if it has not, or gave up a listed constant."""
+    listed = _listed(program)
+    nodes, champion_nodes = (syntax_nodes(ledger.source(row.id), listed) for row in (experiment, champion))
+    if nodes is None or champion_nodes is None or _lost_constants(experiment, champion, program):
+        return 0
+    return max(0, champion_nodes - nodes)
+
+
+def _listed(program: Program) -> set[str]:
+    return {constant.name for constant in program.constants}
+
+
+def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> list[str]:
+    """Listed constants that a text has no more: a number in place of its name is shorter, and cannot be moved."""
+    return sorted(_listed(program) & champion.constants.keys() - experiment.constants.keys())
