@@ -18,7 +18,7 @@ from autoresearch_jax.search.measuring import Measuring, RunError
 from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
-from autoresearch_jax.search.run_folder import RunFolder, check_settings
+from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.stopping import Limit, Progress, experiments_limit
 from autoresearch_jax.search.task import Task
@@ -105,15 +105,10 @@ class Loop:
 
     def _check_settings(self) -> None:
         """Stores what the run's scores depend on; refuses to mix them with scores of other settings."""
-        task = self._parts.task
         settings: dict[str, Scalar] = {
             "editable": self._parts.workspace.editable,
             "seed": self._run_seed,
-            "metric": task.metric.name,
-            "direction": task.metric.direction,
-            "budget_seconds": task.budget.seconds,
-            "budget_steps": task.budget.steps,
-            "fingerprint": task.fingerprint,
+            **task_settings(self._parts.task),
             **self._parts.rule.settings,
         }
         stored = self._parts.ledger.settings()

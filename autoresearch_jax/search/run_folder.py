@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.search.task import Task
 
 
 class RunFolderError(UserError):
@@ -113,6 +114,17 @@ class RunFolder:
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Writes run.json."""
         write_whole(self.settings, settings_text(settings))
+
+
+def task_settings(task: Task) -> dict[str, Scalar]:
+    """All of a task that a score depends on, as a run's settings have it."""
+    return {
+        "metric": task.metric.name,
+        "direction": task.metric.direction,
+        "budget_seconds": task.budget.seconds,
+        "budget_steps": task.budget.steps,
+        "fingerprint": task.fingerprint,
+    }
 
 
 def settings_text(settings: Mapping[str, Scalar]) -> str:
