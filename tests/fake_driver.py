@@ -11,6 +11,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.workspace import Workspace
 
 
@@ -25,6 +26,7 @@ def main() -> int:
         editable=repo / "train_lib.py",
         seed=0,
         max_experiments=experiments,
+        decision=SequentialSettings(baseline_runs=2, max_runs=3),
     )
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)

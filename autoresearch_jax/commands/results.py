@@ -9,15 +9,15 @@ from contextlib import closing
 
 from absl import flags
 
-from autoresearch_jax.commands.run_flags import run_folder
-from autoresearch_jax.commands.status import define_flags as define_status_flags
+from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.report.summary import experiments_as_json, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.search.ledger import Ledger
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
-    define_status_flags(flag_values)
+    define_run_flags(flag_values)
+    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import outcome
+from autoresearch_jax.search.standing import read_standing
 
 SCORE_DECIMALS = 6
 
@@ -25,6 +27,9 @@ class RunSummary:
       seconds: spent on experiments.
       dollars: spent on proposals.
       ended: why the last driver ended; see `Ledger.last_ending`.
+      noise: the noise floor; None where nothing was run twice.
+      champion_runs: runs that the champion's score is the mean of.
+      holdout_readings: audits that read the holdout so far.
     """
 
     metric: Metric | None
@@ -35,6 +40,9 @@ class RunSummary:
     seconds: float
     dollars: float
     ended: str | None
+    noise: Noise | None
+    champion_runs: int
+    holdout_readings: int
 
     @property
     def gain(self) -> float | None:
@@ -48,6 +56,7 @@ class RunSummary:
     def lines(self) -> dict[str, Scalar]:
         """The figures under the names they are printed with; None where one is missing."""
         name = "score" if self.metric is None else self.metric.name
+        sigma = None if self.noise is None else self.noise.sigma
         gain, baseline = self.gain, None if self.baseline is None else self.baseline.score
         return {
             "experiments": sum(self.counts.values()),
@@ -58,6 +67,10 @@ class RunSummary:
             f"champion_{name}": _rounded(None if self.champion is None else self.champion.score),
             "gain": _rounded(gain),
             "gain_percent": None if gain is None or not baseline else round(100 * gain / abs(baseline), 3),
+            "noise_floor": None if sigma is None else float(f"{sigma:.2g}"),
+            "gain_sigma": round(gain / sigma, 1) if gain is not None and sigma else None,
+            "champion_runs": self.champion_runs,
+            "holdout_readings": self.holdout_readings,
             "champion_experiment": None if self.champion is None else self.champion.id,
             "champion_commit": None if self.champion is None else self.champion.commit,
         }
@@ -65,7 +78,7 @@ class RunSummary:
 
 def summarize_run(ledger: Ledger) -> RunSummary:
     """Reads the figures from a ledger."""
-    metric = stored_metric(ledger)
+    metric, standing = stored_metric(ledger), read_standing(ledger)
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
     kept = [row for row in rows if row.decision is Verdict.KEEP]
     return RunSummary(
@@ -77,6 +90,9 @@ def summarize_run(ledger: Ledger) -> RunSummary:
         seconds=sum(row.seconds or 0.0 for row in rows),
         dollars=sum(row.cost_dollars for row in rows),
         ended=ledger.last_ending(),
+        noise=None if standing is None else standing.noise,
+        champion_runs=0 if standing is None else len(standing.runs),
+        holdout_readings=ledger.audits.holdout_readings(),
     )
 
 

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from autoresearch_jax.measurement import Metric, Scalar
 from autoresearch_jax.search.records import ExperimentRow
-from autoresearch_jax.search.results import REFACTORING, outcome
+from autoresearch_jax.search.results import KEEPS, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 21
-STYLES = {"keep": "green", REFACTORING: "green", "discard": "dim", "running": "cyan"}
+STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", "running": "cyan"}
 FAILURE_STYLE = "yellow"
 
 
@@ -35,6 +35,20 @@ def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stre
             "" if row.seconds is None else f"{row.seconds:.1f}",
             Text(row.hypothesis),
         )
+    _print(table, stream)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
+    """Prints rows of cells below their columns' names; a name that begins with ">" has its column flush right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _print(table, stream)
+
+
+def _print(table: Table, stream: TextIO) -> None:
     if stream.isatty():
         Console(file=stream, highlight=False).print(table)
         return
@@ -52,5 +66,5 @@ def format_lines(figures: Mapping[str, Scalar]) -> str:
 def format_experiment(row: ExperimentRow) -> str:
     """An experiment that is over, on one line."""
     score = f"{row.score:.6f}" if row.score is not None else "-"
-    why = "" if outcome(row) in ("keep", "discard") else f"  ({row.reason})"
-    return f"{row.id:>4}  {outcome(row):<11} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"
+    why = "" if outcome(row) in ("keep", "simplification", "discard") else f"  ({row.reason})"
+    return f"{row.id:>4}  {outcome(row):<14} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"

@@ -226,7 +226,7 @@ class Ledger:
         runs: dict[int, list[TrialRow]] = {}
         for trial in self._trials("WHERE purpose = 'champion' AND status = 'ok'"):
             runs.setdefault(trial.experiment, []).append(trial)
-        return {number: mean_score([trial.score for trial in self._steady(found)]) for number, found in runs.items()}
+        return {number: mean_score([trial.score for trial in self.steady(found)]) for number, found in runs.items()}
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
@@ -260,10 +260,10 @@ class Ledger:
         """
         trials = [trial for trial in self.trials(self.measured(row).id) if trial.value is not None]
         champion = [trial for trial in trials if trial.purpose is Purpose.CHAMPION]
-        return self._steady(champion or trials)
+        return self.steady(champion or trials)
 
-    def _steady(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
-        """Without those that ran on a busy machine; with a budget in steps that is all the same."""
+    def steady(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
+        """Trials of one program without those of a busy machine; with a budget in steps speed does not matter."""
         return list(trials) if self.settings().get("budget_seconds") is None else steady(trials)
 
     def source(self, experiment: int) -> str:

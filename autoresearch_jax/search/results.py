@@ -11,6 +11,8 @@ GIB = 2**30
 COMMIT_DIGITS = 7
 SCORE_DECIMALS = 6
 REFACTORING = "refactoring"
+SIMPLIFICATION = "simplification"
+KEEPS = (str(Verdict.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch
 
 
 def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
@@ -40,7 +42,8 @@ def results_text(ledger: Ledger, metric: Metric) -> str:
 def outcome(row: ExperimentRow) -> str:
     """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...; "running" before.
 
-    A duplicate that was kept, for its shorter text, is a "refactoring".
+    What was kept for its shorter text alone is a "simplification", and if it is the champion's own program a
+    "refactoring".
     """
     if row.status is None:
         return "running"
@@ -48,6 +51,8 @@ def outcome(row: ExperimentRow) -> str:
         return REFACTORING
     if row.status is not Status.OK:
         return str(row.status)
+    if row.simplification:
+        return SIMPLIFICATION
     if row.kind is Kind.TRIAL:
         return "trial"
     return str(row.decision)
@@ -56,4 +61,4 @@ def outcome(row: ExperimentRow) -> str:
 def _status(row: ExperimentRow) -> str:
     """The outcome in the original's words: what became the tip of the branch is a keep."""
     word = outcome(row)
-    return str(Verdict.KEEP) if word == REFACTORING else word
+    return str(Verdict.KEEP) if word in KEEPS else word

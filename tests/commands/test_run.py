@@ -1,6 +1,7 @@
 """`autoresearch run`, `status` and `results` from the command line, on a fake task."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def test_a_run_prints_its_table_its_gain_and_where_things_are(place, capsys):
     assert (place / found["ledger"]).is_file()
     assert (place / found["results"]).read_text().startswith(RESULTS_HEADER)
     assert found["ended"] == "6 experiments reached"
-    assert output.startswith(f"   0  keep          {baseline:.6f}     0.0 s  baseline\n")
+    first, second = output.splitlines()[:2]
+    assert re.fullmatch(r"   0  keep             1.\d{6}     0.\d s  baseline", first)
+    assert second.startswith("      the baseline, 6 runs; the noise floor is 0.00")
     assert FakeOptions.task.closed
     assert git(place, "status", "--porcelain") == "", "the run folder is not in the user's sight"
     assert json.loads((place / "runs/night/run.json").read_text())["seed"] == 0
@@ -90,6 +93,53 @@ def test_status_and_results_of_a_run(place, capsys):
     parsed = json.loads(capsys.readouterr().out)
     assert [row["experiment"] for row in parsed["experiments"]] == [0, 1, 2, 3]
     assert parsed["summary"]["experiments"] == 3
+
+
+def test_status_tells_why(place, capsys):
+    cli.main(["run", "--tag=night", "--experiments=3"])
+    capsys.readouterr()
+    assert cli.main(["status", "--tag=night"]) == 0
+    found = figures(capsys.readouterr().out)
+    assert 0.0002 < float(found["noise_floor"]) < 0.005, "the task's is 0.001"
+    assert int(found["champion_runs"]) >= 6
+    assert float(found["gain_sigma"]) > 5
+    assert found["holdout_readings"] == "0"
+    for number in range(4):
+        assert cli.main(["status", "--tag=night", f"--why={number}", "--format=json"]) == 0
+        why = json.loads(capsys.readouterr().out)
+        assert why["reason"].startswith("the baseline, 6 runs; the noise floor is" if number == 0 else "loss ")
+        assert why["rulings"][-1]["step"] in ("keep", "discard")
+        assert why["rulings"][-1]["noise_floor"] > 0
+        assert why["reason"].startswith(why["rulings"][-1]["reason"])
+        runs_as = [trial["run_as"] for trial in why["trials"]]
+        assert runs_as[-6:] == ["champion"] * 6 or why["outcome"] == "discard"
+        assert cli.main(["status", "--tag=night", f"--why={number}"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"experiment:          {number}"
+        assert lines[5].split() == ["trial", "run", "as", "seed", "score", "steps/s", "status"]
+        assert lines[-1] == f"reason:              {why['reason']}"
+    assert failing(["status", "--tag=night", "--why=99"], capsys)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--baseline_runs=1", "--baseline_runs=1: noise shows in two runs at least"),
+        ("--alpha=2", "--alpha=2: "),
+        ("--max_runs=3", "--max_runs=3: "),
+        ("--decision=best", "best"),
+    ],
+)
+def test_rules_that_make_no_sense(place, capsys, flag, named):
+    status, line = failing(["run", "--tag=night", flag], capsys)
+    assert status == 2
+    assert named in line
+
+
+def test_the_greedy_rule_says_what_it_is(place, capsys):
+    assert cli.main(["run", "--tag=night", "--experiments=1", "--decision=greedy", "--baseline_runs=1"]) == 0
+    assert "--decision=greedy keeps whatever came out better in one run each" in capsys.readouterr().err
+    assert len(FakeOptions.task.measured) == 2
 
 
 def failing(arguments: list[str], capsys) -> tuple[int, str]:

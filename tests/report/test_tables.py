@@ -43,6 +43,10 @@ def test_figures_of_a_run(ledger):
         "champion_val_bpb": 1.2,
         "gain": 0.3,
         "gain_percent": 20.0,
+        "noise_floor": None,
+        "gain_sigma": None,
+        "champion_runs": 0,
+        "holdout_readings": 0,
         "champion_experiment": 1,
         "champion_commit": "b" * 40,
     }
@@ -68,8 +72,8 @@ def test_a_table_in_a_file_is_whole_and_plain(ledger):
 
 def test_an_experiment_on_one_line(ledger):
     rows = ledger.experiments()
-    assert format_experiment(rows[0]) == "   0  keep          1.500000     2.0 s  baseline"
-    assert format_experiment(rows[2]) == "   2  crash                -     0.5 s  [red]LR[/red]  (boom)"
+    assert format_experiment(rows[0]) == "   0  keep             1.500000     2.0 s  baseline"
+    assert format_experiment(rows[2]) == "   2  crash                   -     0.5 s  [red]LR[/red]  (boom)"
 
 
 def test_json_has_null_for_what_is_missing(ledger):

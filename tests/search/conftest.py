@@ -1,6 +1,7 @@
 """A git repository with a training file and a page, and a loop on a fake task in it."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -119,6 +120,13 @@ def repo(tmp_path: Path) -> Path:
 def bench(repo: Path) -> Iterator[Bench]:
     with ExitStack() as stack:
         yield Bench(repo, stack)
+
+
+@pytest.fixture
+def twin(repo: Path, tmp_path: Path) -> Iterator[Bench]:
+    """A bench in a copy of the repository."""
+    with ExitStack() as stack:
+        yield Bench(shutil.copytree(repo, tmp_path / "twin"), stack)
 
 
 @pytest.fixture

@@ -52,8 +52,9 @@ def substance(repo: Path) -> list[tuple]:
         )
         for row in ledger.experiments()
     ]
-    trials = [(t.id, t.experiment, t.seed, t.status, t.value, t.error) for t in ledger.trials()]
-    return experiments + trials
+    trials = [(t.id, t.experiment, t.seed, t.purpose, t.status, t.value, t.error) for t in ledger.trials()]
+    rulings = [(r.id, r.experiment, r.step, r.reason, r.noise) for row in experiments for r in ledger.rulings(row[0])]
+    return experiments + trials + rulings
 
 
 def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo, tmp_path, run_git):

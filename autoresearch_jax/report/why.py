@@ -1,0 +1,82 @@
+"""Why an experiment was kept or discarded: its runs, what the rule said after each, and the reason in one line."""
+
+from typing import Any, TextIO
+
+from autoresearch_jax.report.tables import format_lines, print_table
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import Purpose, TrialRow
+from autoresearch_jax.search.results import outcome
+
+
+def explain(ledger: Ledger, number: int) -> dict[str, Any]:
+    """All that the ledger has on an experiment's decision.
+
+    Args:
+      ledger: the run's.
+      number: of the experiment.
+
+    Raises:
+      LedgerError: there is none of that number.
+    """
+    row = ledger.experiment(number)
+    trials = ledger.trials(row.id)
+    return {
+        "experiment": row.id,
+        "hypothesis": row.hypothesis,
+        "outcome": outcome(row),
+        "score": row.score,
+        "reason": row.reason,
+        "trials": [_trial(trial, slow=trial in _slow(ledger, trials)) for trial in trials],
+        "rulings": [
+            {
+                "step": str(ruling.step),
+                "reason": ruling.reason,
+                "noise_floor": None if ruling.noise is None else ruling.noise.sigma,
+                "seed_correlation": None if ruling.noise is None else ruling.noise.seed_correlation,
+            }
+            for ruling in ledger.rulings(row.id)
+        ],
+    }
+
+
+def _slow(ledger: Ledger, trials: list[TrialRow]) -> list[TrialRow]:
+    """Those that do not count because the machine was busy."""
+    groups = [
+        [trial for trial in trials if trial.purpose is purpose and trial.value is not None] for purpose in Purpose
+    ]
+    return [trial for group in groups for trial in group if trial not in ledger.steady(group)]
+
+
+def _trial(trial: TrialRow, slow: bool) -> dict[str, Any]:
+    return {
+        "trial": trial.id,
+        "run_as": str(trial.purpose),
+        "seed": trial.seed,
+        "score": trial.value,
+        "steps_per_second": trial.steps_per_second,
+        "status": "running" if trial.status is None else "slow" if slow else str(trial.status),
+        "error": trial.error,
+    }
+
+
+def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
+    """Prints what `explain` found."""
+    stream.write(format_lines({name: found[name] for name in ("experiment", "hypothesis", "outcome", "score")}) + "\n")
+    if found["trials"]:
+        cells = [
+            (
+                str(trial["trial"]),
+                trial["run_as"],
+                str(trial["seed"]),
+                "" if trial["score"] is None else f"{trial['score']:.6f}",
+                "" if trial["steps_per_second"] is None else f"{trial['steps_per_second']:.2f}",
+                trial["status"] + (f": {trial['error']}" if trial["error"] else ""),
+            )
+            for trial in found["trials"]
+        ]
+        stream.write("\n")
+        print_table((">trial", "run as", ">seed", ">score", ">steps/s", "status"), cells, stream)
+        stream.write("\n")
+    for ruling in found["rulings"]:
+        stream.write(f"{ruling['step']}: {ruling['reason']}\n")
+    stream.write(format_lines({"reason": found["reason"]}) + "\n")

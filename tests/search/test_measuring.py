@@ -1,0 +1,284 @@
+"""What the sequential rule does to the loop: runs, seeds, rulings and scores, on a fake task with a real ledger."""
+
+import dataclasses
+import math
+from statistics import fmean
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, Status
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.search.decision import Step
+from autoresearch_jax.search.loop import INTERRUPTED
+from autoresearch_jax.search.measuring import RunError
+from autoresearch_jax.search.records import Purpose, Verdict
+from autoresearch_jax.search.run_folder import RunFolderError
+from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
+from autoresearch_jax.search.standing import read_standing
+
+SETTINGS = SequentialSettings(baseline_runs=4, max_runs=6)
+RULE = SequentialDecision(Metric("loss"), SETTINGS)
+BETTER, WORSE = moved(LR=0.1), moved(LR=0.9)
+
+
+def trials(ledger, experiment, purpose):
+    return [trial for trial in ledger.trials(experiment) if trial.purpose is purpose]
+
+
+def test_a_gain_is_measured_until_it_is_sure_and_then_afresh(bench, run_git):
+    task = FakeTask()
+    bench.loop(task, ScriptedProposer([BETTER, WORSE]), RULE).run()
+    ledger = bench.ledger()
+    baseline, gain, loss = ledger.experiments()
+    assert [len(trials(ledger, 0, purpose)) for purpose in Purpose] == [0, 4], "no decision hung on the baseline's"
+    won, fresh = (trials(ledger, 1, purpose) for purpose in Purpose)
+    assert len(won) >= 2, "one run is never enough"
+    pairs = {trial.seed for trial in won[:4]}
+    assert pairs == {trial.seed for trial in ledger.trials(0)}, "each with a run of the champion, while there are such"
+    assert len(fresh) == 4
+    assert not {trial.seed for trial in fresh} & {trial.seed for trial in won}
+    assert gain.score == pytest.approx(fmean(trial.value for trial in fresh))
+    assert gain.score != pytest.approx(fmean(trial.value for trial in won), rel=1e-9)
+    assert gain.reason.endswith(f"; {gain.score:.6f} in 4 runs on fresh seeds")
+    message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
+    assert f"Loss: {gain.score:.6f}\nDelta: {gain.score - baseline.score:+.6f}\nRuns: {len(won) + 4}" in message
+    assert (loss.decision, len(ledger.trials(2))) == (Verdict.DISCARD, 1), "what is clearly worse costs one run"
+    looked_at = [seed for (_, seed), scrutiny in zip(task.measured, task.scrutinies, strict=True) if scrutiny == "keep"]
+    assert looked_at == [ledger.trials(0)[0].seed, fresh[0].seed], "every row is probed once of what becomes champion"
+    assert set(task.scrutinies) == {Scrutiny.SEARCH, Scrutiny.KEEP}
+
+
+def test_each_ruling_is_written_down_with_its_noise_floor(bench):
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    ledger = bench.ledger()
+    (first,) = ledger.rulings(0)
+    values = [trial.value for trial in ledger.trials(0)]
+    assert (
+        first.reason
+        == f"the baseline, 4 runs; the noise floor is {first.noise.sigma:.3g}, the standard deviation of a run"
+    )
+    assert ledger.experiment(0).reason == first.reason
+    mean = fmean(values)
+    geary = math.sqrt(math.pi / 2) * sum(abs(value - mean) for value in values) / math.sqrt(12)
+    assert first.noise.sigma == pytest.approx(geary)
+    rulings = ledger.rulings(1)
+    assert rulings[-1].step is Step.KEEP
+    assert len(rulings) == len(trials(ledger, 1, Purpose.CANDIDATE)), "one after each run"
+    assert all(ruling.noise.degrees == 3 for ruling in rulings)
+    assert read_standing(ledger).noise.degrees == 6, "the new champion's runs are pooled"
+
+
+def test_a_candidate_in_doubt_has_the_champion_measured_too_and_its_score_moves(bench):
+    doubtful = moved(LR=0.498)  # 0.002 better, and a run's standard deviation is 0.001
+    bench.loop(FakeTask(), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    ledger = bench.ledger()
+    assert Step.MEASURE_CHAMPION in [ruling.step for ruling in ledger.rulings(1)]
+    runs = trials(ledger, 0, Purpose.CHAMPION)
+    assert len(runs) == 6
+    assert ledger.experiment(0).score == pytest.approx(fmean(trial.value for trial in runs))
+    line = bench.folder.results.read_text().splitlines()[1]
+    assert line.split("\t")[1] == f"{ledger.experiment(0).score:.6f}"
+
+
+def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
+    longer = SOURCE + 'UNUSED = "4444"\n'
+    script = [
+        Proposal("more words", "text", source=longer.replace("LR = 0.5", "LR = 0.1")),
+        Proposal("fewer words", "text", source=SOURCE.replace("LR = 0.5", "LR = 0.1")),
+    ]
+    bench.loop(FakeTask(), ScriptedProposer(script), RULE).run()
+    ledger = bench.ledger()
+    _, gain, simpler = ledger.experiments()
+    assert (gain.decision, gain.simplification) == (Verdict.KEEP, False)
+    assert (simpler.decision, simpler.simplification) == (Verdict.KEEP, True), simpler.reason
+    assert ", and it has 7 syntax nodes fewer (" in simpler.reason
+    assert bench.folder.results.read_text().splitlines()[-1].split("\t")[3] == "keep"
+    standing = read_standing(ledger)
+    assert standing.champion.id == 2
+    assert [score.seed for score in standing.anchor] == [trial.seed for trial in ledger.runs(gain)]
+
+
+def test_a_source_is_not_simpler_for_giving_up_a_constant_of_the_page(bench):
+    class Forgiving(FakeTask):
+        """Takes PATTERN as the constant's value where a text has it no more."""
+
+        @staticmethod
+        def score(constants):
+            return FakeTask.score({"PATTERN": "SL", **constants})
+
+    source = SOURCE.replace('PATTERN = "SL"  # best as "SSSL"\n', "")
+    bench.loop(Forgiving(), ScriptedProposer([Proposal("no PATTERN", "text", source=source)]), RULE).run()
+    row = bench.ledger().experiment(1)
+    assert row.decision is Verdict.DISCARD
+    assert "syntax nodes" not in row.reason
+
+
+class Flaky(FakeTask):
+    """Fails in some of its measurements, counted from 0."""
+
+    def __init__(self, failing, **arguments):
+        super().__init__(**arguments)
+        self._failing = failing
+
+    def measure(self, candidate, *, seed, **arguments):
+        if len(self.measured) in self._failing:
+            self.measured.append((candidate.program_hash, seed))
+            self.scrutinies.append(arguments["scrutiny"])
+            return Measurement(Status.OOM, None, seed, error="no memory")
+        return super().measure(candidate, seed=seed, **arguments)
+
+
+def test_what_fails_on_a_fresh_seed_is_not_kept(bench, twin):
+    probe = FakeTask()
+    twin.loop(probe, ScriptedProposer([BETTER]), RULE).run()
+    bench.loop(Flaky({len(probe.measured) - 2}), ScriptedProposer([BETTER]), RULE).run()
+    row = bench.ledger().experiment(1)
+    assert (row.status, row.score, row.decision) == (Status.OOM, None, Verdict.DISCARD)
+    assert row.reason == "it failed when it was measured afresh as the champion: no memory"
+
+
+def test_a_run_of_the_champion_without_a_score_is_no_evidence(bench):
+    doubtful = moved(LR=0.498)
+    bench.loop(Flaky({5}), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    ledger = bench.ledger()
+    runs = trials(ledger, 0, Purpose.CHAMPION)
+    assert [run.status for run in runs].count(Status.OOM) == 1
+    assert len(ledger.runs(ledger.experiment(0))) == len(runs) - 1
+    assert not ledger.experiment(1).is_open
+
+
+def test_a_champion_that_cannot_be_measured_any_more_ends_the_run_and_loses_nothing(bench):
+    doubtful = moved(LR=0.498)
+    with pytest.raises(
+        RunError, match=r"the champion \(experiment 0\) cannot be measured any more \(oom\): no memory; "
+    ):
+        bench.loop(Flaky({5, 6, 7}), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    assert bench.ledger().experiment(1).is_open
+    bench.loop(FakeTask(), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    assert not bench.ledger().experiment(1).is_open
+
+
+def test_without_noise_any_difference_counts_at_once(bench):
+    equal = Proposal("equal", "text", source=SOURCE.replace("DEPTH = 4", "DEPTH = 5").replace('"none"', '"same"'))
+    script = [moved(DEPTH=5), moved(DEPTH=4), equal]
+    bench.loop(FakeTask(noise=0), ScriptedProposer(script), RULE).run()
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    assert [row.decision for row in rows] == ["keep", "keep", "discard", "discard"]
+    assert [len(ledger.trials(row.id)) for row in rows] == [4, 1 + 2, 0, 1]
+    assert rows[1].reason.startswith("loss 1.550000 in 1 run against the champion's 1.600000 in 4 runs, 0.05 better: ")
+    assert "there is no noise, so it is a gain; 1.550000 in 2 runs on fresh seeds" in rows[1].reason
+    assert rows[3].reason.endswith("equal: there is no noise, so it is no gain")
+
+
+class Clocked(FakeTask):
+    """Has a budget in seconds, and speeds by number of the measurement; 10 steps a second where none is given."""
+
+    def __init__(self, speeds):
+        super().__init__()
+        self.budget = Budget(seconds=1.0)
+        self._speeds = speeds
+
+    def measure(self, candidate, **arguments):
+        speed = self._speeds.get(len(self.measured), 10.0)
+        found = super().measure(candidate, **arguments)
+        return dataclasses.replace(found, metrics={**found.metrics, "num_steps": speed, "training_seconds": 1.0})
+
+
+def test_a_trial_on_a_busy_machine_is_measured_again_and_does_not_count(bench):
+    bench.loop(Clocked({4: 7.0}), ScriptedProposer([WORSE]), RULE).run()
+    ledger = bench.ledger()
+    first, second = ledger.rulings(1)
+    assert first.step is Step.MEASURE_CANDIDATE
+    assert first.reason == "ran 30% slower than the champion's runs, and the machine may have been busy"
+    assert second.step is Step.DISCARD
+    slow, again = ledger.trials(1)
+    assert [run.id for run in ledger.runs(ledger.experiment(1))] == [again.id]
+    assert ledger.experiment(1).score == again.value != slow.value
+
+
+def test_a_candidate_that_is_slow_by_itself_is_measured_twice_and_both_count(bench):
+    bench.loop(Clocked({4: 7.0, 5: 7.2}), ScriptedProposer([WORSE]), RULE).run()
+    ledger = bench.ledger()
+    assert len(ledger.runs(ledger.experiment(1))) == len(ledger.trials(1)) == 2
+
+
+def test_a_slow_run_of_the_baseline_is_replaced(bench):
+    bench.loop(Clocked({2: 5.0}), ScriptedProposer([]), RULE).run()
+    ledger = bench.ledger()
+    assert len(ledger.trials(0)) == 5
+    assert [run.id for run in ledger.runs(ledger.experiment(0))] == [1, 2, 4, 5]
+
+
+def test_with_a_budget_in_steps_speed_does_not_matter(bench):
+    task = Clocked({2: 5.0, 4: 5.0})
+    task.budget = Budget(steps=1)
+    bench.loop(task, ScriptedProposer([WORSE]), RULE).run()
+    assert [len(bench.ledger().trials(number)) for number in (0, 1)] == [4, 1]
+
+
+def substance(ledger):
+    """All rows, without times and what contains times."""
+    rows = [
+        (row.id, row.program_hash, row.status, row.score, row.decision, row.reason, row.simplification)
+        for row in ledger.experiments()
+    ]
+    runs = [(trial.id, trial.experiment, trial.seed, trial.value, trial.purpose) for trial in ledger.trials()]
+    rulings = [(found.id, found.step, found.reason, found.noise) for row in rows for found in ledger.rulings(row[0])]
+    return rows + runs + rulings
+
+
+def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin):
+    script = [moved(LR=0.498), BETTER, WORSE]
+    twin.loop(FakeTask(), ScriptedProposer(script), RULE).run()
+    expected = substance(twin.ledger())
+
+    class Interrupted(FakeTask):
+        def measure(self, candidate, **arguments):
+            if self.measured:
+                raise KeyboardInterrupt
+            return super().measure(candidate, **arguments)
+
+    reason, starts = INTERRUPTED, 0
+    while reason == INTERRUPTED:
+        reason = bench.loop(Interrupted(), ScriptedProposer(script), RULE).run()
+        starts += 1
+    assert starts == len(twin.ledger().trials())
+    assert substance(bench.ledger()) == expected
+
+
+def test_proposers_see_no_finer_than_the_noise(bench):
+    proposer = ScriptedProposer([moved(LR=0.498), BETTER, WORSE, moved(FAULT="crash"), moved(LR=0.498)])
+    bench.loop(FakeTask(noise=0.03), proposer, RULE).run()
+    ledger = bench.ledger()
+    brief = proposer.briefs[-1]
+    sigma = read_standing(ledger).noise.sigma
+    digits = 1 if sigma > 0.05 else 2
+    shown = [brief.champion_score, *(outcome.score for outcome in brief.history if outcome.score is not None)]
+    assert len(shown) == 6
+    assert all(round(score, digits) == score for score in shown), shown
+    for outcome in brief.history:
+        if outcome.status is Status.OK:
+            assert not any(character.isdigit() for character in outcome.reason)
+    assert brief.history[4].reason == "made to crash"
+    assert ledger.experiment(1).score not in shown
+
+
+def test_a_run_keeps_to_its_rule(bench):
+    bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
+    other = SequentialDecision(Metric("loss"), dataclasses.replace(SETTINGS, alpha=0.01))
+    with pytest.raises(RunFolderError, match=r"\(alpha 0.005 then, 0.01 now\)"):
+        bench.loop(FakeTask(), ScriptedProposer([]), other).run()
+    with pytest.raises(RunFolderError, match=r"decision sequential then, greedy now"):
+        bench.loop(FakeTask(), ScriptedProposer([])).run()
+
+
+def test_a_run_of_before_there_was_a_choice_was_greedy(bench):
+    bench.loop(FakeTask(), ScriptedProposer([])).run()
+    ledger = bench.ledger()
+    with ledger.transaction():
+        ledger._database.execute("DELETE FROM settings WHERE name = 'decision'")
+    bench.loop(FakeTask(), ScriptedProposer([])).run()
+    with pytest.raises(RunFolderError, match="decision greedy then, sequential now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
