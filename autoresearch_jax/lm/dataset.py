@@ -97,8 +97,21 @@ class Dataset:
         return cls(folder, sequence_length, offered, fingerprint, manifest)
 
     def rows(self, vocab_size: int, split: str) -> np.memmap:
-        """Packed rows of a split, uint16 or int32[N, T + 1], memory-mapped and read-only."""
-        return np.load(self.folder / rows_file(vocab_size, self.sequence_length, split), mmap_mode="r")
+        """Packed rows of a split, uint16 or int32[N, T + 1] with N > 0, memory-mapped and read-only.
+
+        Raises:
+          DatasetError: there are none, or they cannot be read.
+        """
+        path = self.folder / rows_file(vocab_size, self.sequence_length, split)
+        command = prepare_command(self.folder, self.manifest.corpus, self.sequence_length, self.vocab_sizes)
+        try:
+            rows: np.memmap = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise DatasetError(f"{path} cannot be read ({reason}): remove it and run `{command}`") from error
+        if not len(rows):
+            raise DatasetError(f"{path} holds no row: remove it and run `{command}`")
+        return rows
 
     def train_counts(self, vocab_size: int) -> np.ndarray:
         """How often each token occurs in the train rows, int64[V]."""

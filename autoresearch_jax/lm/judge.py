@@ -17,11 +17,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.lm.bits import bits_per_byte, unigram_nats
 from autoresearch_jax.lm.costs import memory_bytes
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.probes import InvalidCandidateError, check_probes, draw_probes
+from autoresearch_jax.lm.probes import (
+    EVERY_ROW,
+    PROBE_SHARE,
+    InvalidCandidateError,
+    check_probes,
+    draw_probes,
+    plan_probes,
+)
 from autoresearch_jax.lm.programs import Programs
-
-PROBE_SHARE = 0.05  # of the rows are looked at twice, as far as that fills whole batches
-MIN_PROBES = 8  # even if they need a batch more
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ class Exam:
 
 
 def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
-    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for."""
+    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for.
+
+    Raises:
+      DatasetError: there are no rows, or they cannot be read.
+    """
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:
         rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
@@ -130,23 +138,28 @@ def judge(
       read_leaves: the arrays that `logits` reads.
       exam: the split.
       random: where the probes' rows and positions come from; the candidate must not be able to know it.
-      limit_seconds: for all rows; who needs longer does in `logits` what belongs into the budget.
-      probe_share: share of the rows to probe.
-      on_progress: told the share of rows that is done.
+      limit_seconds: for the batches of every row once; those of probes have as much each, so that who is probed more is
+        not in more of a hurry. Who needs longer does in `logits` what belongs into the budget.
+      probe_share: share of the rows to probe; `EVERY_ROW` probes the last batch's, too, which a sample leaves out.
+      on_progress: told the share of the batches that is done, probes and all.
 
     Raises:
       InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
     """
-    work = _Work(scorer, read_leaves, exam, limit_seconds, on_progress)
+    start = time.monotonic()
     num_rows = len(exam.rows_NxT1)
-    # The rows that fill no batch share their last ones with the probes.
-    num_first = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
+    num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
+    num_batches = -(-num_rows // scorer.batch_rows)
+    num_planned = num_batches + num_extra_batches
+    work = _Work(scorer, read_leaves, num_planned, limit_seconds * num_planned / num_batches, on_progress)
+    # The rows that fill no batch share their last ones with the probes, unless they are to be probed themselves.
+    in_full_batches = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
+    num_first = num_rows if probe_share >= EVERY_ROW else in_full_batches
     nats_NxT = np.empty((num_rows, exam.rows_NxT1.shape[1] - 1), np.float32)
     nats_NxT[:num_first] = work.score(exam.rows_NxT1[:num_first, :-1], exam.rows_NxT1[:num_first, 1:])
     _require_finite(nats_NxT[:num_first])
 
     begin = time.monotonic()
-    num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
     unigram_nats_NxT = exam.unigram_nats_V[exam.rows_NxT1[:num_first, 1:]]
     probe = draw_probes(exam.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
     drawn = time.monotonic()
@@ -170,7 +183,7 @@ def judge(
         batch_rows=scorer.batch_rows,
         num_probes=num_probes,
         worst_probe=worst,
-        seconds=end - work.start,
+        seconds=end - start,
         probe_seconds=(drawn - begin) + extra_share * (scored - drawn) + (end - scored),
     )
 
@@ -215,41 +228,29 @@ def is_out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
-def plan_probes(num_rows: int, batch_rows: int, probe_share: float = PROBE_SHARE) -> tuple[int, int]:
-    """How many rows to probe, and in how many batches more than the rows themselves need.
-
-    The places that the rows leave free in their last batch are filled; a batch more is taken for each that
-    `probe_share` pays, or for the least number of probes.
-    """
-    num_batches = -(-num_rows // batch_rows)
-    free = num_batches * batch_rows - num_rows if num_batches > 1 else 0
-    extra = int(probe_share * num_batches)
-    if extra == 0 and free < MIN_PROBES:
-        extra = 1
-    return free + extra * batch_rows, extra
-
-
 class _Work:
-    """Batches of rows through the scorer, within the time that judging may take."""
+    """Batches of rows through the scorer, within the time that so many may take; what else is done is not counted."""
 
     def __init__(
         self,
         scorer: Scorer,
         read_leaves: Sequence[jax.Array],
-        exam: Exam,
+        num_planned: int,
         limit_seconds: float,
         on_progress: Callable[[float], None],
     ) -> None:
-        self.start = time.monotonic()
         self._scorer = scorer
         self._read_leaves = read_leaves
-        self._num_rows = len(exam.rows_NxT1)
+        self._num_planned = num_planned
         self._limit_seconds = limit_seconds
         self._on_progress = on_progress
         self._num_done = 0
+        self._seconds = 0.0  # in earlier calls of `score`
+        self._begin = 0.0  # of the present one
 
     def score(self, inputs_NxT: np.ndarray, targets_NxT: np.ndarray) -> np.ndarray:
         """Nats of each target, float32[N, T]; the last batch is filled up with its own rows again."""
+        self._begin = time.monotonic()
         num_rows, batch_rows = len(inputs_NxT), self._scorer.batch_rows
         nats_NxT = np.empty(inputs_NxT.shape, np.float32)
         pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
@@ -262,6 +263,7 @@ class _Work:
             pending = (first, nats_BxT)
         if pending is not None:
             self._store(nats_NxT, *pending)
+        self._seconds += time.monotonic() - self._begin
         return nats_NxT
 
     def score_mixed(
@@ -280,13 +282,15 @@ class _Work:
     def _store(self, nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
         rows = nats_NxT[first : first + nats_BxT.shape[0]]
         rows[:] = np.asarray(nats_BxT)[: len(rows)]
-        self._num_done += len(rows)
-        self._on_progress(min(1.0, self._num_done / self._num_rows))
-        elapsed = time.monotonic() - self.start
-        if elapsed > self._limit_seconds:
+        self._num_done += 1
+        share = self._num_done / self._num_planned
+        self._on_progress(min(1.0, share))
+        elapsed = self._seconds + time.monotonic() - self._begin
+        limit_seconds = self._limit_seconds * max(1.0, share)  # above 1 while it is found out why a probe failed
+        if elapsed > limit_seconds:
             raise InvalidCandidateError(
-                f"judging {min(1.0, self._num_done / self._num_rows):.0%} of the rows took {elapsed:.1f} s, and all of "
-                f"them may take {self._limit_seconds:.1f} s: `logits` must not do the work of `step`"
+                f"judging {min(1.0, share):.0%} of the rows took {elapsed:.1f} s, and all of "
+                f"them may take {limit_seconds:.1f} s: `logits` must not do the work of `step`"
             )
 
 

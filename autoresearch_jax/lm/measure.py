@@ -1,6 +1,7 @@
 """One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
 
 import csv
+import functools
 import itertools
 import statistics
 import time
@@ -17,15 +18,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import Scorer, Verdict, is_out_of_memory, judge_within_memory, make_exam, smaller_scorer
+from autoresearch_jax.lm.judge import (
+    Exam,
+    Scorer,
+    Verdict,
+    is_out_of_memory,
+    judge_within_memory,
+    make_exam,
+    smaller_scorer,
+)
 from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
-from autoresearch_jax.lm.messages import MeasureRequest
-from autoresearch_jax.lm.probes import InvalidCandidateError
+from autoresearch_jax.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
+from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
 from autoresearch_jax.lm.programs import Programs, compile_program, load_programs
 from autoresearch_jax.lm.snapshot import save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
-from autoresearch_jax.measurement import Budget, Scalar, Status
+from autoresearch_jax.measurement import HOLDOUT_SCORE, Budget, Scalar, Scrutiny, Status
 from autoresearch_jax.untrusted import quoted
 
 # Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
@@ -108,6 +117,10 @@ class _Trial:
         dataset = Dataset.open(
             Path(request.dataset_folder), sequence_length=request.sequence_length, vocab_sizes=(vocab_size,)
         )
+        exam = make_exam(dataset, vocab_size, request.split, request.judge_tokens)
+        holdout = None  # its rows are opened for an audit only, before anything is spent
+        if request.scrutiny is Scrutiny.AUDIT:
+            holdout = make_exam(dataset, vocab_size, "holdout", request.judge_tokens)
         mesh = make_mesh(programs.mesh_axes)
         with ExitStack() as stack:
             loaders = [
@@ -125,14 +138,30 @@ class _Trial:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
         self._check_kept_budget(result, charged_seconds)
         self._snapshot(programs, dataset, result)
-        return self._judge(programs, mesh, scorer, dataset, result)
+        judge_split = functools.partial(self._judge, programs, mesh, scorer, result)
+        verdict = judge_split(JUDGE, exam)
+        self.metrics.update(
+            val_bpb_original=verdict.bpb_original,
+            unigram_bpb=verdict.unigram_bpb,
+            probe_seconds=verdict.probe_seconds,
+            num_probes=verdict.num_probes,
+            worst_probe_nats=verdict.worst_probe,
+            judge_batch_rows=verdict.batch_rows,
+            judge_tokens=verdict.num_tokens,
+        )
+        if holdout is not None:
+            try:
+                self.metrics[HOLDOUT_SCORE] = judge_split(JUDGE_HOLDOUT, holdout).bpb
+            except InvalidCandidateError as error:
+                raise InvalidCandidateError(f"on the holdout: {error}") from error
+        return verdict
 
     def _enter(self, phase: str) -> None:
         self.phase_start = time.monotonic()
         self.emit({"event": "phase", "phase": phase})
 
     def _leave(self, phase: str) -> None:
-        self.metrics[f"{phase}_seconds"] = time.monotonic() - self.phase_start
+        self.metrics[f"{phase.replace(' ', '_')}_seconds"] = time.monotonic() - self.phase_start
 
     def _compile(self, programs: Programs, mesh: Mesh) -> tuple[Any, list[Any], Scorer]:
         """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
@@ -300,29 +329,24 @@ class _Trial:
         self.snapshot = request.snapshot_dir
         self._leave("snapshot")
 
-    def _judge(self, programs: Programs, mesh: Mesh, scorer: Scorer, dataset: Dataset, result: TrainResult) -> Verdict:
-        self._enter("judge")
+    def _judge(
+        self, programs: Programs, mesh: Mesh, scorer: Scorer, result: TrainResult, phase: str, exam: Exam
+    ) -> Verdict:
+        self._enter(phase)
         read_leaves = [result.leaves[i] for i in programs.read_leaves]
-        exam = make_exam(dataset, programs.vocab_size, self.request.split, self.request.judge_tokens)
 
         def report(share: float) -> None:
-            self.emit({"event": "progress", "phase": "judge", "share": share})
+            self.emit({"event": "progress", "phase": phase, "share": share})
 
         trained_as_long = result.seconds / result.num_tokens * exam.rows_NxT1[:, 1:].size
         num_batches = -(-len(exam.rows_NxT1) // scorer.batch_rows)
         most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * result.seconds * num_batches)
         limit_seconds = max(self.request.free_judge_seconds, most)
-        verdict = judge_within_memory(programs, mesh, scorer, read_leaves, exam, report, limit_seconds)
-        self._leave("judge")
-        self.metrics.update(
-            val_bpb_original=verdict.bpb_original,
-            unigram_bpb=verdict.unigram_bpb,
-            probe_seconds=verdict.probe_seconds,
-            num_probes=verdict.num_probes,
-            worst_probe_nats=verdict.worst_probe,
-            judge_batch_rows=verdict.batch_rows,
-            judge_tokens=verdict.num_tokens,
+        probe_share = PROBE_SHARE if self.request.scrutiny is Scrutiny.SEARCH else EVERY_ROW
+        verdict = judge_within_memory(
+            programs, mesh, scorer, read_leaves, exam, report, limit_seconds=limit_seconds, probe_share=probe_share
         )
+        self._leave(phase)
         return verdict
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoresearch_jax.measurement import Budget
+from autoresearch_jax.measurement import Budget, Scrutiny
+
+JUDGE, JUDGE_HOLDOUT = "judge", "judge holdout"  # phases of a trial, as its events name them
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,9 @@ class MeasureRequest:
       program_hash: what they must hash to.
       dataset_folder: folder of the dataset.
       sequence_length: T.
-      split: what is judged, "val" or "holdout".
-      judge_tokens: judge about this many tokens from the split's start; None judges all of it.
+      split: what is judged, "val".
+      judge_tokens: judge about this many tokens from a split's start; None judges all of it.
+      scrutiny: whether every row is probed, and whether the holdout is judged, too.
       seed: all randomness of the trial follows from it.
       budget: the time box.
       snapshot_dir: where the snapshot will be.
@@ -35,6 +38,7 @@ class MeasureRequest:
     sequence_length: int
     split: str
     judge_tokens: int | None
+    scrutiny: Scrutiny
     seed: int
     budget: Budget
     snapshot_dir: str
@@ -51,4 +55,4 @@ class MeasureRequest:
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
         fields = {name: value for name, value in message.items() if name != "op"}
-        return cls(**{**fields, "budget": Budget(**fields["budget"])})
+        return cls(**{**fields, "budget": Budget(**fields["budget"]), "scrutiny": Scrutiny(fields["scrutiny"])})

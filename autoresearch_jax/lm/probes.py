@@ -13,6 +13,9 @@ import numpy as np
 # An honest candidate gives the same numbers up to the order in which a device adds. In nats: what could be gained
 # within it is below any noise between seeds.
 PROBE_TOLERANCE = 1e-3
+PROBE_SHARE = 0.05  # of the rows are looked at twice, as far as that fills whole batches
+EVERY_ROW = 1.0  # as a share: no row is left out
+MIN_PROBES = 8  # even if they need a batch more
 WHOLE_SHARE = 0.25  # of the probes keep their whole row: only place and neighbours differ
 UNIFORM_SHARE = 0.25  # are cut anywhere; the others where the candidate gained
 SUFFIX_DRAWS = 16  # to find one that begins with another token
@@ -51,6 +54,24 @@ class Probe:
         return np.arange(self.inputs.shape[1]) < self.cuts[:, None]
 
 
+def plan_probes(num_rows: int, batch_rows: int, probe_share: float = PROBE_SHARE) -> tuple[int, int]:
+    """How many rows to probe, and in how many batches more than the rows themselves need.
+
+    The places that the rows leave free in their last batch are filled; a batch more is taken for each that
+    `probe_share` pays, or for the least number of probes. With `EVERY_ROW` the probes have their own batches: one look
+    at every row, then those of a sample, some of which see whole rows.
+    """
+    num_batches = -(-num_rows // batch_rows)
+    if probe_share >= EVERY_ROW:
+        extra = -(-(num_rows + max(MIN_PROBES, int(PROBE_SHARE * num_rows))) // batch_rows)
+        return extra * batch_rows, extra
+    free = num_batches * batch_rows - num_rows if num_batches > 1 else 0
+    extra = int(probe_share * num_batches)
+    if extra == 0 and free < MIN_PROBES:
+        extra = 1
+    return free + extra * batch_rows, extra
+
+
 def draw_probes(
     rows_NxT1: np.ndarray,
     nats_MxT: np.ndarray,
@@ -64,6 +85,9 @@ def draw_probes(
     half of the cuts are drawn in proportion to what the candidate gained over a unigram model there: a candidate that
     owes a share of its gain to what it must not see is found by each of them with that share of the drawn row's gain.
 
+    No row comes twice before all have come once. If all come, the first look at each is one with a cut: a whole row
+    shows nothing of what that row alone sees ahead.
+
     Args:
       rows_NxT1: the split.
       nats_MxT: of its first M rows, which are probed.
@@ -72,13 +96,16 @@ def draw_probes(
       random: not known to the candidate.
     """
     num_judged, length = nats_MxT.shape
-    rows = random.choice(num_judged, num_probes, replace=num_probes > num_judged)
+    rounds = -(-num_probes // num_judged)
+    rows = np.concatenate([random.permutation(num_judged) for _ in range(rounds)])[:num_probes]
     cuts = random.integers(1, max(length, 2), num_probes)
     gain_PxT = np.maximum(unigram_nats_MxT[rows] - nats_MxT[rows], 0.0).astype(np.float64)
     gain_PxT[:, -1] = 0.0  # what its target is, no input tells
     total_P = gain_PxT.cumsum(axis=1)
     weighted = (total_P < random.random((num_probes, 1)) * total_P[:, -1:]).sum(axis=1) + 1
     kind = random.random(num_probes)
+    if num_probes >= num_judged:
+        kind[:num_judged] = WHOLE_SHARE + (1 - WHOLE_SHARE) * kind[:num_judged]
     cuts = np.where((kind >= WHOLE_SHARE + UNIFORM_SHARE) & (total_P[:, -1] > 0), weighted, cuts)
     cuts = np.where(kind < WHOLE_SHARE, length, np.minimum(cuts, length))
     whole_PxT1 = np.asarray(rows_NxT1[rows])

@@ -15,7 +15,7 @@ from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
 from autoresearch_jax.lm.exam import keep_exam
-from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
 from autoresearch_jax.lm.tracer import run_trace
 from autoresearch_jax.measurement import (
     Budget,
@@ -24,6 +24,7 @@ from autoresearch_jax.measurement import (
     Measurement,
     Metric,
     Scalar,
+    Scrutiny,
     Status,
 )
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
@@ -32,6 +33,8 @@ from autoresearch_jax.runtime.sandbox import Limits, Sandbox, remove_tree
 METRIC = Metric("val_bpb", "minimize")
 # Rows on each data-parallel device; the judge takes the first size that fits into memory.
 JUDGE_BATCH_ROWS = (32, 8, 2)
+# Where every row is probed, judging may take so many times as long: scored twice, and again for a reason if one fails.
+EVERY_ROW_SLOWDOWN = 3.0
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
 
 
@@ -45,7 +48,8 @@ class TimeLimits:
 
     Training has its budget and `train_slack`, or with a budget in steps `train_report` from one report of its
     progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds;
-    judging that takes longer than `free_judge` must not be slower than training (see `measure.py`).
+    judging that takes longer than `free_judge` must not be slower than training (see `measure.py`). `judge` is for
+    one split with a sample of probes.
     """
 
     startup: float = 120.0
@@ -60,8 +64,10 @@ class TimeLimits:
     judge: float = 1800.0
     free_judge: float = 10.0
 
-    def of(self, phase: str, budget: Budget) -> float:
+    def of(self, phase: str, budget: Budget, scrutiny: Scrutiny = Scrutiny.SEARCH) -> float:
         """Limit of a phase; training by steps has none as a whole."""
+        if phase in (JUDGE, JUDGE_HOLDOUT):
+            return self.judge if scrutiny is Scrutiny.SEARCH else EVERY_ROW_SLOWDOWN * self.judge
         if phase == "train":
             return self.train_report if budget.seconds is None else budget.seconds + self.train_slack
         return float(getattr(self, phase))
@@ -81,8 +87,8 @@ class LmTaskConfig:
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
-      split: what is judged: "val", or "holdout" for audits.
-      judge_tokens: judge about so many tokens; None judges the whole split.
+      split: what is judged: "val". An audit judges the holdout besides, see `Scrutiny`.
+      judge_tokens: judge about so many tokens of a split; None judges all of it.
       limits: when a phase is killed.
       trace_limits: what a trace may use; its time is `limits.trace`.
       caps: what a candidate must not exceed.
@@ -157,6 +163,7 @@ class LmTask:
         log_dir: Path,
         snapshot_dir: Path,
         on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Measurement:
         """See `search.task.Task.measure`.
 
@@ -164,11 +171,11 @@ class LmTask:
           TaskError: the harness failed, which is no fault of the candidate.
         """
         worker = self._take_worker(log_dir)
-        request = self._measure_request(candidate, seed, log_dir, snapshot_dir)
+        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
         phase = "startup"
         try:
             worker.send(request.to_json())
-            for event in self._events(worker):
+            for event in self._events(worker, scrutiny):
                 if event["event"] in ("phase", "progress"):
                     phase = event["phase"]
                     if on_progress is not None:
@@ -179,7 +186,7 @@ class LmTask:
                     return _measurement(event, seed, time.monotonic() - worker.started, candidate)
             raise AssertionError("events end only by an exception")
         except ProcessTimeoutError:
-            reason = f"{phase} took longer than {self._config.limits.of(phase, self.budget):g} s"
+            reason = f"{phase} took longer than {self._config.limits.of(phase, self.budget, scrutiny):g} s"
             return Measurement(Status.TIMEOUT, None, seed, snapshot=_existing(snapshot_dir), error=reason)
         except WorkerDiedError as error:
             status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
@@ -285,7 +292,9 @@ class LmTask:
             "judge_batch_sizes": [rows * data_parallel for rows in JUDGE_BATCH_ROWS],
         }
 
-    def _measure_request(self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path) -> MeasureRequest:
+    def _measure_request(
+        self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path, scrutiny: Scrutiny
+    ) -> MeasureRequest:
         config = self._config
         assert candidate.programs_dir is not None
         return MeasureRequest(
@@ -295,6 +304,7 @@ class LmTask:
             sequence_length=config.dataset.sequence_length,
             split=config.split,
             judge_tokens=config.judge_tokens,
+            scrutiny=scrutiny,
             seed=seed,
             budget=config.budget,
             snapshot_dir=str(snapshot_dir.absolute()),
@@ -311,7 +321,7 @@ class LmTask:
             },
         )
 
-    def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
+    def _events(self, worker: JsonWorker, scrutiny: Scrutiny) -> Iterator[dict[str, Any]]:
         """Events of a trial, as long as each phase keeps within its limit."""
         limits, budget = self._config.limits, self.budget
         deadline = time.monotonic() + limits.startup
@@ -322,7 +332,7 @@ class LmTask:
             event = worker.receive(remaining)
             reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
             if event["event"] == "phase" or reports_steps:
-                deadline = time.monotonic() + limits.of(event["phase"], budget)
+                deadline = time.monotonic() + limits.of(event["phase"], budget, scrutiny)
             yield event
 
 

@@ -12,7 +12,7 @@ from autoresearch_jax.lm.exam import exam_differences
 from autoresearch_jax.lm.inventory import file_differences, inventory_differences
 from autoresearch_jax.lm.judge import Scorer, judge_within_memory, make_exam
 from autoresearch_jax.lm.manifest import MANIFEST, FileEntry, Manifest, files_for, is_read_by_judge
-from autoresearch_jax.lm.probes import InvalidCandidateError
+from autoresearch_jax.lm.probes import EVERY_ROW, InvalidCandidateError
 from autoresearch_jax.lm.sample import snapshot_mesh
 from autoresearch_jax.lm.snapshot import (
     RESTORE,
@@ -25,7 +25,6 @@ from autoresearch_jax.lm.snapshot import (
 
 TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device: they add in another order
 SPLIT = "val"  # what a run is judged on
-PROBE_SHARE = 1.0  # of the rows are probed: here time does not matter
 PREPARE = "run `autoresearch prepare` again"
 
 
@@ -187,7 +186,7 @@ def _score(folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
     exam = make_exam(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"))
     try:
-        verdict = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, exam, probe_share=PROBE_SHARE)
+        verdict = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, exam, probe_share=EVERY_ROW)
     except InvalidCandidateError as error:
         findings.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
         return

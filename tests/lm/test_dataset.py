@@ -1,5 +1,6 @@
 """What a dataset holds is what its text says; its fingerprint changes with what a score depends on, and only then."""
 
+import dataclasses
 import hashlib
 import json
 from itertools import chain
@@ -137,6 +138,18 @@ def test_damage_is_found_and_mended(tmp_path: Path, reporter, name: str) -> None
     mended = prepare(tmp_path, spec, reporter)
     assert mended.verify() == []
     assert mended.manifest == whole.manifest
+
+
+def test_rows_that_are_no_rows_are_said_to_be_none(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    dataset = dataclasses.replace(tiny_dataset, folder=tmp_path)
+    path = tmp_path / "rows/256x32/holdout.npy"
+    path.parent.mkdir(parents=True)
+    remedy = r": remove it and run `autoresearch prepare --corpus=\S+ --name=\S+ --vocab_sizes=256,320 "
+    with pytest.raises(DatasetError, match=rf"holdout\.npy cannot be read \(.*No such file.*\){remedy}"):
+        dataset.rows(256, "holdout")
+    np.save(path, np.empty((0, 33), np.uint16))
+    with pytest.raises(DatasetError, match=rf"holdout\.npy holds no row{remedy}"):
+        dataset.rows(256, "holdout")
 
 
 def test_what_is_missing_comes_with_the_command(tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The judge on a candidate with known likelihoods, and on candidates that see what they must not."""
 
 import dataclasses
+import types
 from pathlib import Path
 
 import jax
@@ -9,9 +10,9 @@ import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.lm.bits import bits_per_byte
-from autoresearch_jax.lm.judge import PROBE_SHARE, Exam, Scorer, Verdict, judge, judge_within_memory, plan_probes
+from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, judge_within_memory
 from autoresearch_jax.lm.measure import make_mesh
-from autoresearch_jax.lm.probes import InvalidCandidateError
+from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
 from autoresearch_jax.lm.programs import load_programs
 
 NUM_ROWS = 9  # the last batch of four is not full
@@ -107,6 +108,69 @@ def test_a_split_of_one_row_hides_nothing(leak: str, tiny_source: str, tmp_path:
         judged(edited(tiny_source, (READ, f"{READ} + state['table'][{leak}]")), tmp_path / "leak", exam=one_row)
 
 
+@pytest.mark.parametrize("leaking_row", [100, 200], ids=["in the midst", "in the last batch, which is not full"])
+def test_a_leak_in_one_row_is_missed_by_a_sample_and_found_by_probing_every_row(
+    leaking_row: int, tiny_source: str, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(3).integers(0, 256, (201, 17))
+    exam = dataclasses.replace(EXAM, rows_NxT1=rows)
+    is_it = f"(tokens[:, :4] == jnp.array({rows[leaking_row, :4].tolist()})).all(1)[:, None, None]"
+    leaking = edited(tiny_source, (READ, f"{READ} + {is_it} * state['table'][jnp.roll(tokens, -1, 1)]"))
+    scorer = Scorer(load_programs(traced(leaking, tmp_path / "leak")), MESH, 4)
+    leaves = [jax.numpy.asarray(TABLE)]
+    sample = judge(scorer, leaves, exam, random=np.random.default_rng(0))
+    assert sample.num_probes == 11
+    for seed in range(3):
+        with pytest.raises(InvalidCandidateError, match="not causal"):
+            judge(scorer, leaves, exam, random=np.random.default_rng(seed), probe_share=EVERY_ROW)
+
+
+def test_how_much_is_probed_changes_no_score(tiny_source: str, tmp_path: Path) -> None:
+    scorer = Scorer(load_programs(traced(tiny_source, tmp_path / "honest")), MESH, 4)
+    leaves = [jax.numpy.asarray(TABLE)]
+    shares: list[float] = []
+    sample, every = (
+        judge(scorer, leaves, EXAM, random=RANDOM, probe_share=share, on_progress=shares.append)
+        for share in (PROBE_SHARE, EVERY_ROW)
+    )
+    assert (sample.num_probes, every.num_probes) == (7, 20)
+    assert every.bpb == sample.bpb
+    assert shares[-1] == 1.0
+    assert shares.count(1.0) == 2  # once for each: a probe of all rows is no more than half done with the rows
+
+
+class TimedScorer:
+    """A candidate for which each batch takes so long by a clock of its own."""
+
+    batch_rows = 4
+
+    def __init__(self, batch_seconds: float) -> None:
+        self.now = 0.0
+        self._batch_seconds = batch_seconds
+
+    def __call__(self, read_leaves: object, inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> np.ndarray:
+        self.now += self._batch_seconds
+        return np.full(inputs_BxT.shape, np.log(256), np.float32)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4, 9, 80, 83])
+@pytest.mark.parametrize("probe_share", [PROBE_SHARE, EVERY_ROW])
+def test_who_is_probed_more_is_not_in_more_of_a_hurry(
+    probe_share: float, num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = dataclasses.replace(EXAM, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
+    num_batches = -(-num_rows // 4)
+
+    def judge_with(batch_seconds: float) -> Verdict:
+        scorer = TimedScorer(batch_seconds)
+        monkeypatch.setattr("autoresearch_jax.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
+        return judge(scorer, [], exam, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)
+
+    assert judge_with(99.0 / num_batches).num_probes > 0
+    with pytest.raises(InvalidCandidateError, match="`logits` must not do the work of `step`"):
+        judge_with(101.0 / num_batches)
+
+
 def test_a_causal_use_of_earlier_tokens_is_allowed(tiny_source: str, tmp_path: Path) -> None:
     earlier = "jnp.cumsum(state['table'][tokens], 1) / jnp.arange(1, 17)[:, None]"
     verdict = judged(edited(tiny_source, (READ, f"return {earlier}")), tmp_path / "mean of the past")
@@ -118,13 +182,3 @@ def test_a_candidate_that_trains_in_logits_takes_too_long(tiny_source: str, tmp_
     scorer = Scorer(programs, MESH, 4)
     with pytest.raises(InvalidCandidateError, match=r"judging \d+% of the rows took .* `logits` must not do the work"):
         judge(scorer, [jax.numpy.asarray(TABLE)], EXAM, random=RANDOM, limit_seconds=0.0)
-
-
-@pytest.mark.parametrize("num_rows", [20 * 32, 428, 505, 1275, 10240, 33 * 32 + 31])
-def test_probes_take_a_twentieth_at_most(num_rows: int) -> None:
-    num_probes, extra = plan_probes(num_rows, 32)
-    num_batches = -(-num_rows // 32)
-    assert num_probes >= 8
-    assert (num_rows + num_probes) % 32 == 0
-    assert -(-(num_rows + num_probes) // 32) == num_batches + extra
-    assert extra <= max(PROBE_SHARE * num_batches, num_batches < 20)  # of a small exam one batch, if none is half empty

@@ -17,10 +17,19 @@ from tracing import edited
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.judge import Scorer, judge, make_exam
+from autoresearch_jax.lm.manifest import rows_file
 from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
-from autoresearch_jax.measurement import Budget, CandidateRejected, Measurement, Scalar, Status
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TaskError, TimeLimits
+from autoresearch_jax.measurement import (
+    HOLDOUT_SCORE,
+    Budget,
+    CandidateRejected,
+    Measurement,
+    Scalar,
+    Scrutiny,
+    Status,
+)
 from autoresearch_jax.runtime.sandbox import Level, Sandbox
 
 DEVICE = Device("cpu", "cpu", 1, None)
@@ -37,10 +46,11 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
         budget: Budget = STEPS,
         mesh_axes: Mapping[str, int] | None = None,
         device: Device = DEVICE,
+        dataset: Dataset = tiny_dataset,
         **limits: float,
     ) -> LmTask:
         config = LmTaskConfig(
-            dataset=tiny_dataset,
+            dataset=dataset,
             device=device,
             mesh_axes=mesh_axes or {"data": 1, "model": 1},
             budget=budget,
@@ -58,7 +68,12 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
 
 
 def run_trial(
-    task: LmTask, source: str, folder: Path, seed: int = 0, reports: list[Mapping[str, Scalar]] | None = None
+    task: LmTask,
+    source: str,
+    folder: Path,
+    seed: int = 0,
+    reports: list[Mapping[str, Scalar]] | None = None,
+    scrutiny: Scrutiny = Scrutiny.SEARCH,
 ) -> Measurement:
     folder.mkdir()
     candidate = task.prepare(source, folder)
@@ -70,6 +85,7 @@ def run_trial(
         log_dir=folder,
         snapshot_dir=folder / "snapshot",
         on_progress=None if reports is None else reports.append,
+        scrutiny=scrutiny,
     )
 
 
@@ -128,6 +144,65 @@ def test_the_budget_in_seconds_is_kept_and_progress_told(make_task: MakeTask, ti
     training = [report for report in reports if report["phase"] == "train"]
     assert training
     assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= training[-1].keys()
+
+
+def test_only_an_audit_reads_the_holdout(
+    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_dataset.folder, tmp_path / "copy")
+    holdout_rows = copy / rows_file(256, 32, "holdout")
+    holdout_rows.write_bytes(bytes(holdout_rows.stat().st_size))  # as large as it was, and not to be opened
+    blind = make_task(dataset=Dataset.open(copy, sequence_length=32))
+    search = run_trial(blind, tiny_source, tmp_path / "search")
+    keep = run_trial(blind, tiny_source, tmp_path / "keep", scrutiny=Scrutiny.KEEP)
+    assert search.status is keep.status is Status.OK
+    assert keep.value == search.value
+    num_rows = len(tiny_dataset.rows(256, "val"))
+    assert int(search.metrics["num_probes"] or 0) < num_rows < int(keep.metrics["num_probes"] or 0)
+    assert not {HOLDOUT_SCORE, "judge_holdout_seconds"} & {*search.metrics, *keep.metrics}
+    with pytest.raises(
+        TaskError, match=r"holdout\.npy cannot be read \(.*\): remove it and run `autoresearch prepare "
+    ):
+        run_trial(blind, tiny_source, tmp_path / "blind", scrutiny=Scrutiny.AUDIT)
+
+    reports: list[Mapping[str, Scalar]] = []
+    audit = run_trial(make_task(), tiny_source, tmp_path / "audit", reports=reports, scrutiny=Scrutiny.AUDIT)
+    assert audit.value == search.value
+    phases = list(dict.fromkeys(report["phase"] for report in reports))
+    assert phases == ["startup", "compile", "init", "train", "snapshot", "judge", "judge holdout"]
+    assert float(audit.metrics["judge_holdout_seconds"] or 0) > 0
+    # the score of the holdout, too, can be computed again to the last bit
+    assert audit.snapshot is not None
+    mesh = make_mesh({"data": 1, "model": 1})
+    snapshot = load_snapshot(audit.snapshot, mesh)
+    assert snapshot.manifest["split"] == "val"
+    scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
+    exam = make_exam(tiny_dataset, 256, "holdout", None)
+    holdout = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
+    assert audit.metrics[HOLDOUT_SCORE] == holdout.bpb != audit.value
+
+
+@pytest.mark.parametrize(
+    ("split", "scrutiny", "reason"),
+    [("val", Scrutiny.KEEP, "not causal: "), ("holdout", Scrutiny.AUDIT, "on the holdout: not causal: ")],
+)
+def test_a_leak_in_one_row_is_found_where_every_row_is_probed(
+    split: str,
+    scrutiny: Scrutiny,
+    reason: str,
+    make_task: MakeTask,
+    tiny_source: str,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+) -> None:
+    begin = tiny_dataset.rows(256, split)[-1, :28].tolist()  # so many that no other row has them
+    is_it = f"(tokens[:, :28] == jnp.array({begin})).all(1)[:, None, None]"
+    leak = f"8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * {is_it}"
+    source = edited(tiny_source, ('return state["table"][tokens]', f'return state["table"][tokens] + {leak}'))
+    measurement = run_trial(make_task(), source, tmp_path / "trial", scrutiny=scrutiny)
+    assert (measurement.status, measurement.value) == (Status.INVALID, None)
+    assert (measurement.error or "").startswith(reason)
+    assert HOLDOUT_SCORE not in measurement.metrics
 
 
 def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
@@ -311,6 +386,10 @@ def test_a_snapshot_outlives_a_judge_that_is_killed(make_task: MakeTask, tiny_so
     measurement = run_trial(make_task(judge=0.0), tiny_source, tmp_path / "trial")
     assert (measurement.status, measurement.error) == (Status.TIMEOUT, "judge took longer than 0 s")
     assert measurement.snapshot == tmp_path / "trial" / "snapshot"
+    limits = TimeLimits(judge=100.0)
+    assert limits.of("judge", STEPS) == limits.of("judge", STEPS, Scrutiny.SEARCH) == 100.0
+    for phase in ("judge", "judge holdout"):  # more work, more time
+        assert limits.of(phase, STEPS, Scrutiny.AUDIT) == limits.of("judge", STEPS, Scrutiny.KEEP) > 200.0
 
 
 def test_a_candidate_that_is_not_measured_costs_the_next_one_nothing(
