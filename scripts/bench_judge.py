@@ -5,6 +5,9 @@ Each figure is the last lines' `key: value`:
   plain_seconds       the same rows through the same compiled program without probes, median
   probe_share         what the probes add to judging: 1 - plain / judge, median of pairs run in turn
   num_probes          rows that were looked at twice
+  full_judge_seconds  one judging with every row probed, median
+  full_probe_share    what probing every row adds to a judging with a sample: full / judge - 1, median of pairs
+  num_full_probes     looks at rows already judged, where every row is probed
   worst_probe_nats    largest difference over all draws of an honest candidate; the tolerance is 1e-3
 """
 
@@ -24,6 +27,7 @@ import numpy as np
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, make_exam
 from autoresearch_jax.lm.measure import make_mesh
+from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE
 from autoresearch_jax.lm.snapshot import load_manifest, load_snapshot
 
 
@@ -51,6 +55,13 @@ def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: Exam) -> float:
     return time.perf_counter() - start
 
 
+def timed_judge(scorer: Scorer, leaves: list[jax.Array], exam: Exam, probe_share: float) -> tuple[float, Verdict]:
+    """Seconds of a judging, and what it found."""
+    start = time.perf_counter()
+    verdict = judge(scorer, leaves, exam, random=np.random.default_rng(), probe_share=probe_share)
+    return time.perf_counter() - start, verdict
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
@@ -66,14 +77,15 @@ def main() -> None:
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
     plain_seconds(scorer, snapshot.read_leaves, exam)  # the first is slower
 
-    seconds: list[float] = []
     plain: list[float] = []
-    verdicts: list[Verdict] = []
+    sampled: list[tuple[float, Verdict]] = []
+    full: list[tuple[float, Verdict]] = []
     for _ in range(pairs):
         plain.append(plain_seconds(scorer, snapshot.read_leaves, exam))
-        start = time.perf_counter()
-        verdicts.append(judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng()))
-        seconds.append(time.perf_counter() - start)
+        sampled.append(timed_judge(scorer, snapshot.read_leaves, exam, PROBE_SHARE))
+        full.append(timed_judge(scorer, snapshot.read_leaves, exam, EVERY_ROW))
+    seconds, full_seconds = [s for s, _ in sampled], [s for s, _ in full]
+    verdicts = [verdict for _, verdict in sampled + full]
     if len({verdict.bpb for verdict in verdicts}) != 1:
         sys.exit("bench_judge: two judgings of one snapshot gave two scores")
     print(f"machine: {platform.platform()}, Python {platform.python_version()}, jax {jax.__version__}")
@@ -82,6 +94,9 @@ def main() -> None:
     print(f"plain_seconds: {statistics.median(plain):.3f}")
     print(f"probe_share: {statistics.median(1 - p / s for p, s in zip(plain, seconds, strict=True)):.4f}")
     print(f"num_probes: {verdicts[0].num_probes}")
+    print(f"full_judge_seconds: {statistics.median(full_seconds):.3f}")
+    print(f"full_probe_share: {statistics.median(f / s - 1 for f, s in zip(full_seconds, seconds, strict=True)):.3f}")
+    print(f"num_full_probes: {verdicts[-1].num_probes}")
     print(f"worst_probe_nats: {max(verdict.worst_probe for verdict in verdicts):.3g}")
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the judge's probes cost, and how far honest numbers differ in them, in the default CPU configuration. Two minutes.
+# What the judge's probes cost, a sample of them and all, and how far honest numbers differ in them, in the default CPU
+# configuration. Four minutes.
 #
 #   ./scripts/bench_judge.sh [--quick]      --quick: few repetitions, to see that the script works; no figures to quote
 set -euo pipefail
