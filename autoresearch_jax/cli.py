@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "the loop: propose, train, judge, keep or discard, repeat",
     "status": "where a run stands",
     "results": "the table of a run's experiments",
+    "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "sample": "text from a snapshot",
     "doctor": "how training files are confined on this machine, tried by escaping",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",

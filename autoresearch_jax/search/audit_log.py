@@ -54,6 +54,14 @@ class AuditTrialRow:
     metrics: Mapping[str, Scalar]
     error: str | None
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """How fast it trained; None where that is not known."""
+        steps, seconds = self.metrics.get("num_steps"), self.metrics.get("training_seconds")
+        if isinstance(steps, int | float) and isinstance(seconds, int | float) and seconds > 0:
+            return steps / seconds
+        return None
+
 
 class AuditLog:
     """The part of a ledger that audits write."""

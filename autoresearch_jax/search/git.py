@@ -1,6 +1,7 @@
 """Git as a subprocess: no hooks, no prompts, no locks it can do without, nobody else's index."""
 
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _REPOSITORY_VARIABLES = (
 )
 # Whatever the user has set; without the last, a checkout would also move the submodules of the user's own.
 _SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "submodule.recurse=false")
+_MOST_CONFLICTS = 127  # the exit status of `git merge-file` counts them; beyond, it is an error
 _FALLBACK_IDENTITY = {"user.name": "autoresearch", "user.email": "autoresearch@localhost"}
 
 # Nothing is ever fetched. A folder that somebody sent may name a remote, and git would run any command that its
@@ -86,6 +88,24 @@ class Git:
             stdin=message.encode(),
             variables={"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp},
         )
+
+    def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """A text with the changes that lead from `base` to two others; None where both change the same lines.
+
+        Raises:
+          GitError: git takes a text for no text.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
+            for path, text in zip(paths, (ours, base, theirs), strict=True):
+                path.write_bytes(text.encode())
+            words = ("merge-file", "--stdout", "--quiet", *map(str, paths))
+            result = self._run(words, b"", {})
+        if result.returncode == 0:
+            return result.stdout.decode()
+        if result.returncode <= _MOST_CONFLICTS:
+            return None
+        raise GitError(f"git merge-file failed: {' '.join(result.stderr.decode('utf-8', 'replace').split())}")
 
     def _identity_settings(self) -> Sequence[str]:
         """A name and an address for commits, for users who have not set theirs."""

@@ -1,0 +1,312 @@
+"""`autoresearch audit` from the command line, on a fake task."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from absl import flags
+from fakes import PROGRAM, SOURCE, FakeTask
+
+from autoresearch_jax import cli
+from autoresearch_jax.commands import audit as audit_command
+from autoresearch_jax.commands import run as run_command
+from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, Status
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.run_folder import RunFolder
+
+NIGHT = Path("runs/night")
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], cwd=folder, check=True)
+
+
+class Gallery:
+    """The task that the flags stand for, and all that were made."""
+
+    factory = FakeTask
+    made: list[FakeTask] = []  # noqa: RUF012  # set anew by each test
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    """Stands for the flags of the language-model task."""
+
+    budget: Budget
+
+    @classmethod
+    def from_flags(cls, flag_values: flags.FlagValues) -> "FakeOptions":
+        return cls(Budget(steps=flag_values.budget_steps or 1))
+
+    def make_task(self, run_folder: Path, editable: Path) -> FakeTask:
+        assert editable.name == "train_lib.py"
+        task = Gallery.factory()
+        task.budget = self.budget
+        Gallery.made.append(task)
+        return task
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of the runs, with one that kept something."""
+    repo = tmp_path_factory.mktemp("repo")
+    (repo / "train_lib.py").write_text(SOURCE)
+    (repo / "program.md").write_text(PROGRAM)
+    git(repo, "init", "-q")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "start")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repo)
+        patch.setattr(run_command, "TaskOptions", FakeOptions)
+        assert cli.main(["run", "--tag=night", "--experiments=8", "--decision=greedy"]) == 0
+        assert cli.main(["run", "--tag=idle", "--experiments=0", "--decision=greedy"]) == 0
+    return repo / "runs"
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch) -> Path:
+    """Somewhere else: no repository, no training file, a copy of the runs."""
+    shutil.copytree(finished, tmp_path / "runs", ignore=shutil.ignore_patterns("workspace"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit_command, "TaskOptions", FakeOptions)
+    monkeypatch.setattr(Gallery, "factory", FakeTask)
+    monkeypatch.setattr(Gallery, "made", [])
+    return tmp_path
+
+
+def figures(output: str) -> dict[str, str]:
+    lines = output.split("\n\n")[1].splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def test_the_audit_of_the_holdout(place, capsys):
+    assert cli.main(["audit", "--tag=night"]) == 0
+    output = capsys.readouterr().out
+    table = [line.split() for line in output.split("\n\n")[0].splitlines()]
+    assert table[0] == ["subject", "runs", "loss", "holdout"]
+    assert [row[:2] for row in table[1:]] == [["baseline", "6"], ["champion", "6"]]
+    found = figures(output)
+    assert found["verdict"] == "real"
+    assert found["in_words"].startswith("the gain is real: the holdout, which steered nothing, shows ")
+    assert float(found["gain_val_low"]) <= float(found["gain_val"]) <= float(found["gain_val_high"])
+    assert float(found["gain_val"]) == pytest.approx(float(table[1][2]) - float(table[2][2]), abs=3e-6)
+    assert float(found["gain_holdout"]) == pytest.approx(float(table[1][3]) - float(table[2][3]), abs=3e-6)
+    assert (found["pairs"], found["holdout_readings"], found["failed_runs"]) == ("6", "1", "0")
+    assert "first_failure" not in found
+    (task,) = Gallery.made
+    assert task.closed
+    assert set(task.scrutinies) == {Scrutiny.AUDIT}
+
+
+def test_each_reading_is_counted(place, capsys):
+    for count in (1, 2):
+        assert cli.main(["audit", "--tag=night", "--runs=2", "--format=json"]) == 0
+        assert json.loads(capsys.readouterr().out)["holdout_readings"] == count
+    for words in (["--ablate"], ["--transfer=8"]):
+        assert cli.main(["audit", "--tag=night", "--runs=2", "--format=json", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["holdout_readings"] == 2
+
+
+def test_the_same_figures_as_json(place, capsys):
+    assert cli.main(["audit", "--tag=night", "--runs=2", "--format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "holdout"
+    assert found["first_failure"] is None
+    assert [row["subject"] for row in found["subjects"]] == ["baseline", "champion"]
+    assert found["gain_val"] == pytest.approx(found["subjects"][0]["loss"] - found["subjects"][1]["loss"])
+
+
+def test_the_ablation(place, capsys):
+    assert cli.main(["audit", "--tag=night", "--ablate", "--runs=3"]) == 0
+    output = capsys.readouterr().out
+    header, *rows = output.split("\n\n")[0].splitlines()
+    assert header.split() == [
+        "experiment",
+        "kept_for",
+        "gain",
+        "gain_low",
+        "gain_high",
+        "verdict",
+        "hypothesis",
+        "note",
+    ]
+    found = figures(output)
+    assert len(rows) == int(found["changes"]) > 1
+    assert sum("earns its place" in row for row in rows) == int(found["earn_their_place"]) > 0
+    assert found["in_words"].endswith("each is judged at 95 %, so about one in twenty is judged wrongly")
+    assert set(Gallery.made[0].scrutinies) == {Scrutiny.SEARCH}
+
+
+def test_a_transfer(place, capsys):
+    assert cli.main(["audit", "--tag=night", "--transfer=8", "--transfer_budget=2.5", "--runs=2"]) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[0].split() == ["subject", "runs", "loss"]
+    found = figures(output)
+    assert (found["depth"], found["budget_steps"], found["verdict"]) == ("8", "3", "holds")
+    assert "budget_seconds" not in found
+    assert found["in_words"] == "the champion is better than the baseline at DEPTH 8 with 2.5 times the budget, too"
+    assert Gallery.made[0].budget == Budget(steps=3)
+
+
+def test_a_longer_budget():
+    assert audit_command.longer(Budget(seconds=60.0), 2.0) == Budget(seconds=120.0)
+    assert audit_command.longer(Budget(steps=3), 1.1) == Budget(steps=4)
+
+
+def failing(arguments: list[str], capsys) -> tuple[int, str]:
+    status = cli.main(["audit", *arguments])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, "one line"
+    return status, captured.err.strip().removeprefix("autoresearch audit: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        ([], 2, "--tag is missing: name the run, such as --tag=nov20"),
+        (["--tag=gone"], 1, "runs/gone/ledger.db: no ledger there; check --tag and --run_dir"),
+        (["--tag=night", "--runs=1"], 2, "--runs=1: at least 2, or no spread is to be seen"),
+        (["--tag=night", "--ablate", "--transfer=8"], 2, "--ablate and --transfer ask two questions: one at a time"),
+        (
+            ["--tag=night", "--transfer_budget=3"],
+            2,
+            "--transfer_budget is for --transfer: name a depth, such as --transfer=8",
+        ),
+        (["--tag=night", "--transfer=8", "--transfer_budget=1"], 2, "--transfer_budget=1: a factor above 1, such as 2"),
+        (
+            ["--tag=night", "--transfer=8", "--transfer_budget=nan"],
+            2,
+            "--transfer_budget=nan: a factor above 1, such as 2",
+        ),
+        (
+            ["--tag=night", "--transfer=0"],
+            2,
+            "flag --transfer=0: 0 is not a positive integer",
+        ),
+        (["--tag=night", "--editable=other.py"], 2, "--editable=other.py: the run's training file is train_lib.py"),
+        (
+            ["--tag=idle"],
+            1,
+            "runs/idle: the champion is still the baseline: there is nothing to audit until `autoresearch run` has "
+            "kept a change",
+        ),
+        (
+            ["--tag=night", "--budget_steps=7"],
+            1,
+            "runs/night was started with other settings (budget_steps 1 then, 7 now): use the same ones, or another "
+            "--tag",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(place, capsys, arguments, status, line):
+    assert failing(arguments, capsys) == (status, line)
+    assert all(task.measured == [] for task in Gallery.made)
+    assert not (place / "runs/gone").exists()
+
+
+def test_another_dataset(place, capsys, monkeypatch):
+    monkeypatch.setattr(Gallery, "factory", lambda: FakeTask(fingerprint="other"))
+    status, line = failing(["--tag=night"], capsys)
+    assert (status, "fingerprint fake then, other now" in line) == (1, True)
+    status, line = failing(["--tag=night", "--transfer=8"], capsys)
+    assert (status, "(fingerprint fake then, other now)" in line) == (1, True), "the longer budget is no difference"
+
+
+def test_single_trials_are_no_run(place, capsys):
+    trials = RunFolder(Path("runs/trials"))
+    trials.create()
+    ledger = Ledger.open(trials.ledger)
+    ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0), "by hand", "fake")
+    ledger.close()
+    expected = "runs/trials: holds single trials and no run; name one with --tag"
+    assert failing(["--tag=trials"], capsys) == (1, expected)
+
+
+def test_a_driver_is_at_work(place, capsys):
+    with RunFolder(NIGHT).lock():
+        status, line = failing(["--tag=night"], capsys)
+    assert status == 1
+    assert line.endswith(" is at work on this run already")
+
+
+class Depthless(FakeTask):
+    @staticmethod
+    def score(constants: dict) -> float:
+        return FakeTask.score({"DEPTH": 6, **constants})
+
+
+def test_a_training_file_without_a_depth(tmp_path, capsys, monkeypatch):
+    (tmp_path / "train_lib.py").write_text(SOURCE.replace("DEPTH", "LAYERS"))
+    (tmp_path / "program.md").write_text(PROGRAM.replace("| DEPTH | 2 .. 8 | layers |\n", ""))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "start")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Gallery, "factory", Depthless)
+    monkeypatch.setattr(run_command, "TaskOptions", FakeOptions)
+    monkeypatch.setattr(audit_command, "TaskOptions", FakeOptions)
+    assert cli.main(["run", "--tag=night", "--experiments=6", "--decision=greedy"]) == 0
+    capsys.readouterr()
+    assert failing(["--tag=night", "--transfer=8"], capsys) == (
+        2,
+        "--transfer=8: the baseline, experiment 0: no top-level constant DEPTH; there are LR, LAYERS, PATTERN, FAULT",
+    )
+
+
+class Broken(FakeTask):
+    def measure(self, candidate, **settings) -> Measurement:
+        self.measured.append((candidate.program_hash, settings["seed"]))
+        return Measurement(Status.CRASH, None, settings["seed"], error="made to")
+
+
+def test_missing_figures_are_null_and_the_status_is_1(place, capsys, monkeypatch):
+    monkeypatch.setattr(Gallery, "factory", Broken)
+    assert cli.main(["audit", "--tag=night", "--format=json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["gain_val"], found["gain_holdout_low"], found["pairs"]) == (None, None, 0)
+    assert [row["loss"] for row in found["subjects"]] == [None, None]
+    assert found["verdict"] == "not measured"
+    assert cli.main(["audit", "--tag=night"]) == 1
+    text = figures(capsys.readouterr().out)
+    assert text["gain_val"] == "null"
+    assert text["first_failure"].endswith(": crash: made to")
+    assert cli.main(["audit", "--tag=night", "--ablate"]) == 1
+    assert figures(capsys.readouterr().out)["compared"] == "0"
+
+
+class Stopped(FakeTask):
+    def measure(self, candidate, **settings) -> Measurement:
+        if len(self.measured) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().measure(candidate, **settings)
+
+
+def test_a_signal_ends_an_audit_and_the_same_command_goes_on(place, capsys, monkeypatch):
+    monkeypatch.setattr(Gallery, "factory", Stopped)
+    assert failing(["--tag=night"], capsys) == (130, "interrupted; the same command goes on from here")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(Gallery, "factory", FakeTask)
+    assert cli.main(["audit", "--tag=night"]) == 0
+    assert len(Gallery.made[-1].measured) == 12 - 3
+    found = figures(capsys.readouterr().out)
+    assert (found["audit"], found["holdout_readings"]) == ("1", "1")
+
+
+class Larger(FakeTask):
+    """The same scores, but the larger the better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metric = Metric("loss", "maximize")
+
+
+def test_a_metric_with_another_direction_is_another_setting(place, capsys, monkeypatch):
+    monkeypatch.setattr(Gallery, "factory", Larger)
+    status, line = failing(["--tag=night"], capsys)
+    assert (status, "direction minimize then, maximize now" in line) == (1, True)
