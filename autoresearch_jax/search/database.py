@@ -96,6 +96,11 @@ class Database:
             raise
         self._connection.execute("COMMIT")
 
+    @property
+    def in_transaction(self) -> bool:
+        """True while what was written may yet be undone."""
+        return self._connection.in_transaction
+
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Runs one statement."""
         return self._connection.execute(statement, values)

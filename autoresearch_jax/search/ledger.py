@@ -31,6 +31,7 @@ from autoresearch_jax.search.records import (
     as_ruling,
     as_trial,
 )
+from autoresearch_jax.search.sealed_rows import SealedRows
 
 
 class Ledger:
@@ -40,6 +41,8 @@ class Ledger:
         """See `open` and `open_to_read`."""
         self._database = database
         self.audits = AuditLog(database)
+        self._experiments = SealedRows(self._experiments_from, lambda: not database.in_transaction)
+        self._all_trials = SealedRows(self._trials_from, lambda: not database.in_transaction)
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> "Ledger":
@@ -107,7 +110,7 @@ class Ledger:
             values["purpose"] = purpose
         with self.transaction():
             number = self._database.insert("trials", values)
-        return self._trials("WHERE id = ?", number)[0]
+        return next(trial for trial in reversed(self.trials()) if trial.id == number)
 
     def finish_trial(self, trial: int, measurement: Measurement) -> None:
         """Stores what a trial gave."""
@@ -207,11 +210,10 @@ class Ledger:
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
-        rows = map(as_experiment, self._database.rows("experiments", EXPERIMENT_COLUMNS, "ORDER BY id"))
         means = self._champions_means()
         scored: dict[str, float] = {}  # by program, of the first experiment that measured it
         found = []
-        for row in rows:
+        for row in self._experiments.all():
             if row.status is Status.DUPLICATE:
                 row = replace(row, score=scored.get(row.program_hash or "", row.score))
             elif row.score is not None and row.decision is Verdict.KEEP:
@@ -221,11 +223,16 @@ class Ledger:
             found.append(row)
         return found
 
+    def _experiments_from(self, first: int) -> list[ExperimentRow]:
+        rows = self._database.rows("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
+        return [as_experiment(row) for row in rows]
+
     def _champions_means(self) -> dict[int, float]:
         """By experiment, the mean of its runs as champion, which are never fewer than when it was kept."""
         runs: dict[int, list[TrialRow]] = {}
-        for trial in self._trials("WHERE purpose = 'champion' AND status = 'ok'"):
-            runs.setdefault(trial.experiment, []).append(trial)
+        for trial in self.trials():
+            if trial.purpose is Purpose.CHAMPION and trial.value is not None:
+                runs.setdefault(trial.experiment, []).append(trial)
         return {number: mean_score([trial.score for trial in self.steady(found)]) for number, found in runs.items()}
 
     def open_experiment(self) -> ExperimentRow | None:
@@ -274,14 +281,16 @@ class Ledger:
 
     def trials(self, experiment: int | None = None) -> list[TrialRow]:
         """Trials of one experiment, or all, in the order of their numbers."""
-        return self._trials() if experiment is None else self._trials("WHERE experiment = ?", experiment)
+        rows = self._all_trials.all()
+        return rows if experiment is None else [row for row in rows if row.experiment == experiment]
 
     def open_trial(self) -> TrialRow | None:
         """The trial of the search that was begun and not finished, if there is one."""
-        return next(iter(self._trials("WHERE status IS NULL")), None)
+        return next((trial for trial in self.trials() if trial.status is None), None)
 
-    def _trials(self, where: str = "", *values: int) -> list[TrialRow]:
-        return [as_trial(row) for row in self._database.rows("trials", TRIAL_COLUMNS, f"{where} ORDER BY id", values)]
+    def _trials_from(self, first: int) -> list[TrialRow]:
+        rows = self._database.rows("trials", TRIAL_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
+        return [as_trial(row) for row in rows]
 
     def rulings(self, experiment: int) -> list[RulingRow]:
         """What the rule said of an experiment, in its order."""
@@ -290,8 +299,9 @@ class Ledger:
 
     def peak_memory_bytes(self) -> dict[int, float]:
         """Largest peak memory of each experiment's trials, where it is known."""
-        rows = self._database.execute(
-            """SELECT experiment, max(json_extract(metrics, '$.peak_memory_bytes')) AS peak FROM trials
-               GROUP BY experiment HAVING peak IS NOT NULL"""
-        )
-        return dict(rows.fetchall())
+        peaks: dict[int, float] = {}
+        for trial in self.trials():
+            peak = trial.metrics.get("peak_memory_bytes")
+            if isinstance(peak, int | float):
+                peaks[trial.experiment] = max(peak, peaks.get(trial.experiment, peak))
+        return peaks

@@ -175,11 +175,12 @@ class Loop:
 
     def _stop_reason(self, champion: ExperimentRow) -> str | None:
         proposals = [row for row in self._book.rows if row.kind is Kind.PROPOSAL]
+        last_improvement = self._book.last_improvement
         progress = Progress(
             experiments=len(proposals),
             seconds=sum(row.seconds or 0.0 for row in self._book.rows),
             dollars=sum(row.cost_dollars for row in proposals),
-            since_keep=sum(row.id > self._book.last_improvement for row in proposals),
+            since_keep=sum(row.id > last_improvement for row in proposals),
             metric=self._parts.task.metric.name,
             score=score_of(champion),
         )

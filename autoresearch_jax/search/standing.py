@@ -92,11 +92,15 @@ def _noise(
     if max(map(len, values.values())) < 2:
         return None
     first_runs: dict[int, list[tuple[float, float]]] = {champion: [] for champion in values}
+    first_trials: dict[int, TrialRow] = {}
+    for trial in ledger.trials():
+        if trial.purpose is Purpose.CANDIDATE:
+            first_trials.setdefault(trial.experiment, trial)
     for row in rows:
         if row.kind is not Kind.PROPOSAL or row.parent is None:
             continue
         champion = champion_of[row.parent]
-        first = next((trial for trial in ledger.trials(row.id) if trial.purpose is Purpose.CANDIDATE), None)
+        first = first_trials.get(row.id)
         if first is not None and first.value is not None and first.seed in values[champion]:
             first_runs[champion].append((values[champion][first.seed], first.value))
     return estimate_noise([list(found.values()) for found in values.values()], list(first_runs.values()))
