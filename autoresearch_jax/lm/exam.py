@@ -12,10 +12,8 @@ from pathlib import Path
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.dataset import Dataset, prepare_command
 from autoresearch_jax.lm.files import sha256_of_file
-from autoresearch_jax.lm.inventory import inventory_differences
+from autoresearch_jax.lm.inventory import RESTORE, inventory_differences
 from autoresearch_jax.lm.manifest import MANIFEST, Manifest, covered_files, is_read_by_judge
-
-RESTORE = "restore it from a copy"
 
 
 class ExamError(UserError):

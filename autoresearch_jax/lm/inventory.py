@@ -7,6 +7,8 @@ from pathlib import Path
 from autoresearch_jax.lm.files import sha256_of_file
 from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 
+RESTORE = "restore it from a copy"  # what to do about what was written once and cannot be made again
+
 
 def take_inventory(folder: Path) -> dict[str, FileEntry]:
     """Every file below a folder but its manifest, by name relative to it, in order of the names."""

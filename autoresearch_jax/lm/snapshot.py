@@ -16,12 +16,11 @@ from jax.sharding import Mesh
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.files import sha256_of_file, write_json
 from autoresearch_jax.lm.hardware import host_processors
-from autoresearch_jax.lm.inventory import inventory_differences, take_inventory
+from autoresearch_jax.lm.inventory import RESTORE, inventory_differences, take_inventory
 from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.programs import ProgramError, Programs, load_programs
 
 FORMAT_VERSION = 2  # the first one listed no files
-RESTORE = "restore it from a copy"
 
 
 class SnapshotError(UserError):
