@@ -76,7 +76,8 @@ def _judge(val: Interval, holdout: Interval, above_half: Interval) -> tuple[Word
         return Word.UNDECIDED, "the holdout shows neither a gain nor that there is none: ask with more --runs"
     if val.sign < 0:
         return Word.NO_GAIN, "the champion is worse than the baseline on val, and no better on the holdout"
-    return Word.NO_GAIN, "no gain is to be seen, neither on val nor on the holdout"
+    hidden = f"; one of up to {holdout.high:.2g} may hide in the noise" if holdout.high > 0 else ""
+    return Word.NO_GAIN, f"no gain is to be seen, neither on val nor on the holdout{hidden}"
 
 
 def read_change(gain: Interval | None, kept_for_score: bool) -> str:
