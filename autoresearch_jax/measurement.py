@@ -4,6 +4,7 @@ A task (such as `lm`) produces these; the loop (`search`) reads them. Neither im
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ class Budget:
 
 
 HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on the holdout, where an audit asked for it
+PROGRAM_HASH = "program_hash"  # among a measurement's metrics: what ran, as it was hashed then
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
 
 
@@ -135,3 +137,5 @@ class Measurement:
     def __post_init__(self) -> None:
         if (self.status is Status.OK) != (self.value is not None):
             raise ValueError(f"a measurement with status {self.status} and value {self.value}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a score of {self.value}: that is no number to compare")

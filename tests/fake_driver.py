@@ -26,7 +26,7 @@ def main() -> int:
         editable=repo / "train_lib.py",
         seed=0,
         max_experiments=experiments,
-        decision=SequentialSettings(baseline_runs=2, max_runs=3),
+        decision=SequentialSettings(baseline_runs=4, max_runs=6),
     )
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)

@@ -69,7 +69,7 @@ class Options:
     editable: Path
     seed: int
     max_experiments: int | None
-    decision: SequentialSettings | None = None
+    decision: SequentialSettings | None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

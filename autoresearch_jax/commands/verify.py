@@ -19,7 +19,7 @@ from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
 from autoresearch_jax.report.summary import stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.search.database import LedgerError
@@ -208,7 +208,7 @@ def _check_trial(
     if not snapshot.is_dir():
         report.add("snapshot_files", [f"{snapshot}: is missing: {RESTORE} of the run's folder"])
         return None
-    programs = folder.path / "programs" / str(measured.program_hash)
+    programs = folder.path / "programs" / str(_program_hash(measured, trial))
     from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
 
     recorded = _recorded(ledger, measured, trial)
@@ -217,6 +217,12 @@ def _check_trial(
     for name, found in findings.checks.items():
         report.add(name, found, findings.notes.get(name, ""))
     return findings.value
+
+
+def _program_hash(measured: ExperimentRow, trial: TrialRow) -> str | None:
+    """Of what a trial ran: a champion's later ones may have been hashed otherwise, after an update."""
+    own = trial.metrics.get(PROGRAM_HASH)
+    return measured.program_hash if own is None else str(own)
 
 
 def _recorded(ledger: Ledger, measured: ExperimentRow, trial: TrialRow) -> "Recorded":
@@ -234,7 +240,7 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, trial: TrialRow) -> "Reco
     return Recorded(
         value=trial.value,
         seed=trial.seed,
-        program_hash=measured.program_hash,
+        program_hash=_program_hash(measured, trial),
         fingerprint=by_hand or str(settings.get("fingerprint")),
         snapshot_sha256=None if sha256 is None else str(sha256),
         judge_batch_rows=rows if isinstance(rows, int) else None,

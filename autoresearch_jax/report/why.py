@@ -26,7 +26,7 @@ def explain(ledger: Ledger, number: int) -> dict[str, Any]:
         "outcome": outcome(row),
         "score": row.score,
         "reason": row.reason,
-        "trials": [_trial(trial, slow=trial in _slow(ledger, trials)) for trial in trials],
+        "trials": [_trial(trial, is_out=trial in _left_out(ledger, trials)) for trial in trials],
         "rulings": [
             {
                 "step": str(ruling.step),
@@ -39,22 +39,22 @@ def explain(ledger: Ledger, number: int) -> dict[str, Any]:
     }
 
 
-def _slow(ledger: Ledger, trials: list[TrialRow]) -> list[TrialRow]:
-    """Those that do not count because the machine was busy."""
+def _left_out(ledger: Ledger, trials: list[TrialRow]) -> list[TrialRow]:
+    """Those that do not count because they ran at another speed than the others."""
     groups = [
         [trial for trial in trials if trial.purpose is purpose and trial.value is not None] for purpose in Purpose
     ]
-    return [trial for group in groups for trial in group if trial not in ledger.steady(group)]
+    return [trial for group in groups for trial in group if trial not in ledger.counted(group)]
 
 
-def _trial(trial: TrialRow, slow: bool) -> dict[str, Any]:
+def _trial(trial: TrialRow, is_out: bool) -> dict[str, Any]:
     return {
         "trial": trial.id,
         "run_as": str(trial.purpose),
         "seed": trial.seed,
         "score": trial.value,
         "steps_per_second": trial.steps_per_second,
-        "status": "running" if trial.status is None else "slow" if slow else str(trial.status),
+        "status": "running" if trial.status is None else "other speed" if is_out else str(trial.status),
         "error": trial.error,
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoresearch_jax.measurement import HOLDOUT_SCORE, Measurement, Scalar, Status
 from autoresearch_jax.search.database import Database, metrics_json
+from autoresearch_jax.search.drift import steps_per_second
 
 _AUDIT_COLUMNS = ("id", "kind", "champion", "settings", "began_at", "ended_at", "findings")
 _TRIAL_COLUMNS = ("id", "audit", "subject", "seed", "status", "value", "holdout", "metrics", "error")
@@ -57,10 +58,7 @@ class AuditTrialRow:
     @property
     def steps_per_second(self) -> float | None:
         """How fast it trained; None where that is not known."""
-        steps, seconds = self.metrics.get("num_steps"), self.metrics.get("training_seconds")
-        if isinstance(steps, int | float) and isinstance(seconds, int | float) and seconds > 0:
-            return steps / seconds
-        return None
+        return steps_per_second(self.metrics)
 
 
 class AuditLog:

@@ -103,7 +103,11 @@ class GreedyDecision:
     """Keeps whatever came out better in a single run. Climbs its own noise."""
 
     metric: Metric
-    baseline_runs: int = 1
+
+    @property
+    def baseline_runs(self) -> int:
+        """See `DecisionRule.baseline_runs`."""
+        return 1
 
     @property
     def settings(self) -> Mapping[str, Scalar]:

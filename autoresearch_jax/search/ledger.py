@@ -13,7 +13,7 @@ from autoresearch_jax.search.audit_log import AuditLog
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import Clock, Database, LedgerError, metrics_json
 from autoresearch_jax.search.decision import Ruling, mean_score
-from autoresearch_jax.search.drift import steady
+from autoresearch_jax.search.drift import at_present_speed, without_busy_start
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import (
     EXPERIMENT_COLUMNS,
@@ -233,7 +233,7 @@ class Ledger:
         for trial in self.trials():
             if trial.purpose is Purpose.CHAMPION and trial.value is not None:
                 runs.setdefault(trial.experiment, []).append(trial)
-        return {number: mean_score([trial.score for trial in self.steady(found)]) for number, found in runs.items()}
+        return {number: mean_score([trial.score for trial in self.counted(found)]) for number, found in runs.items()}
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
@@ -260,18 +260,23 @@ class Ledger:
         return self.scored_twin(row.program_hash, before=row.id) or row
 
     def runs(self, row: ExperimentRow) -> list[TrialRow]:
-        """The trials that count for an experiment, in their order; their mean is its score.
+        """The trials that count for an experiment, in their order; their mean is its score."""
+        return self.counted(self.scored(row))
+
+    def scored(self, row: ExperimentRow) -> list[TrialRow]:
+        """The trials that have a score and stand for an experiment, or its twin, in their order.
 
         Of a champion those that were run to know it, and not the lucky ones that it was kept for, unless there are no
-        others. Those that ran on a busy machine do not count.
+        others.
         """
         trials = [trial for trial in self.trials(self.measured(row).id) if trial.value is not None]
-        champion = [trial for trial in trials if trial.purpose is Purpose.CHAMPION]
-        return self.steady(champion or trials)
+        return [trial for trial in trials if trial.purpose is Purpose.CHAMPION] or trials
 
-    def steady(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
-        """Trials of one program without those of a busy machine; with a budget in steps speed does not matter."""
-        return list(trials) if self.settings().get("budget_seconds") is None else steady(trials)
+    def counted(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
+        """Trials of one program for one purpose, without those that had another speed, if that matters to the score."""
+        if not trials or self.settings().get("budget_seconds") is None:
+            return list(trials)
+        return at_present_speed(trials) if trials[0].purpose is Purpose.CHAMPION else without_busy_start(trials)
 
     def source(self, experiment: int) -> str:
         """Full text that the experiment measured."""

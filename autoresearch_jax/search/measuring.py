@@ -5,7 +5,15 @@ import traceback
 from dataclasses import replace
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Candidate, CandidateRejected, Measurement, Scrutiny, Status
+from autoresearch_jax.measurement import (
+    HASHED_BY,
+    PROGRAM_HASH,
+    Candidate,
+    CandidateRejected,
+    Measurement,
+    Scrutiny,
+    Status,
+)
 from autoresearch_jax.search.book import Book, Ending
 from autoresearch_jax.search.decision import DecisionRule, Ruling, Step, mean_score
 from autoresearch_jax.search.interrupts import Interrupts
@@ -96,7 +104,7 @@ class Measuring:
         """The next trial, written down with the ruling that asks for it; or how the experiment ends."""
         ledger = self._book.ledger
         trials = ledger.trials(experiment.id)
-        failed = next((trial for trial in trials if trial.status is not Status.OK), None)
+        failed = _fatal(experiment, trials)
         if failed is not None:
             return _failure(experiment, failed)
         standing = read_standing(ledger)
@@ -127,12 +135,14 @@ class Measuring:
         return found
 
     def _rule_on(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> Ruling:
-        slowdown = standing.slowdown(trials)
-        if slowdown is not None and standing.noise is not None and self._task.budget.seconds is not None:
-            reason = f"ran {slowdown:.0%} slower than the champion's runs, and the machine may have been busy"
-            return Ruling(Step.MEASURE_CANDIDATE, reason)
-        saved = nodes_saved(self._book.ledger, experiment, self._book.require_champion(), self._program.program)
-        return self._rule.decide(standing.evidence(self._book.ledger.runs(experiment), saved))
+        ledger = self._book.ledger
+        saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
+        ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
+        if (
+            standing.noise is None or self._task.budget.seconds is None
+        ):  # one run is all there is; speed is all the same
+            return ruling
+        return standing.check_speed(ruling, trials, ledger.trials()[-1].id)
 
     def _fresh_runs(self, standing: Standing) -> int:
         """Runs of a new champion before anything is compared with it: those that it was kept for were lucky."""
@@ -156,7 +166,8 @@ class Measuring:
         ledger = self._book.ledger
         trials = ledger.trials(experiment.id)
         runs = ledger.runs(experiment)
-        if sum(run.purpose is Purpose.CHAMPION for run in runs) < wanted:
+        is_baseline = experiment.kind is Kind.BASELINE  # none of whose runs was lucky, whatever they were begun for
+        if sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs) < wanted:
             return self._begin(experiment, Purpose.CHAMPION, self._fresh_seed(experiment))
         simpler = ruling.step is Step.KEEP_SIMPLER
         score = mean_score([run.score for run in runs])
@@ -184,6 +195,8 @@ class Measuring:
         ledger = self._book.ledger
         self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
         measurement = self._measure(experiment, trial)
+        if measurement is None:
+            return  # the same trial again
         ledger.finish_trial(trial.id, measurement)
         if trial.experiment == experiment.id:
             return
@@ -198,14 +211,16 @@ class Measuring:
                 f"{measurement.error}; see {self._folder.log_dir(trial.experiment)}; the same command goes on from here"
             )
 
-    def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement:
+    def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
+        """What a trial gave; None if the task failed on a program that it measured before, so that it is run again."""
         snapshot_dir = self._folder.snapshot_dir(trial.experiment, trial.id)
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(snapshot_dir, ignore_errors=True)  # of the same trial, in a process that was killed
         try:
             with self._interrupts.allowed():
+                candidate = self._ready(trial.experiment)
                 measurement = self._task.measure(
-                    self._ready(trial.experiment),
+                    candidate,
                     seed=trial.seed,
                     log_dir=self._folder.log_dir(trial.experiment),
                     snapshot_dir=snapshot_dir,
@@ -214,29 +229,59 @@ class Measuring:
                 )
         except CandidateRejected as rejection:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
+        except RunError:
+            raise
         except Exception as error:
-            return Measurement(Status.CRASH, None, trial.seed, error=self.task_failed(experiment, error))
+            reason = self.task_failed(experiment, error)
+            if any(other.value is not None for other in self._book.ledger.trials(trial.experiment)):
+                return None
+            return Measurement(Status.CRASH, None, trial.seed, error=reason)
         self._task_failures = 0
-        return measurement
+        return replace(measurement, metrics={**measurement.metrics, PROGRAM_HASH: candidate.program_hash})
 
     def _ready(self, experiment: int) -> Candidate:
         """An experiment that can be measured; the champion of an earlier process is prepared again.
 
         Raises:
           CandidateRejected: it is refused now.
+          RunError: it has become another program.
         """
         if experiment not in self._prepared:
-            source = self._book.ledger.source(experiment)
-            self._prepared[experiment] = self._task.prepare(source, self._folder.log_dir(experiment))
+            ledger = self._book.ledger
+            candidate = self._task.prepare(ledger.source(experiment), self._folder.log_dir(experiment))
+            then, hashed_by = ledger.experiment(experiment).program_hash, candidate.facts.get(HASHED_BY)
+            # an update may write the same program differently; what made the hashes says whether one may compare them
+            if candidate.program_hash != then and ledger.trials(experiment)[0].metrics.get(HASHED_BY) == hashed_by:
+                raise RunError(
+                    f"the champion (experiment {experiment}) is another program now ({candidate.program_hash}) than "
+                    f"when it was measured ({then}): go on where the task is as it was, or use another --tag"
+                )
+            self._prepared[experiment] = candidate
         return self._prepared[experiment]
 
     def _scrutiny(self, trial: TrialRow) -> Scrutiny:
-        """The first run of what becomes the champion is looked at harder than a sample does."""
+        """One run of what becomes the champion is looked at harder than a sample does: the first that it does not need
+        luck for, or with a rule that is content with one run, that one."""
+        if self._rule.baseline_runs == 1:
+            return Scrutiny.KEEP
         if trial.purpose is not Purpose.CHAMPION:
             return Scrutiny.SEARCH
         earlier = [other for other in self._book.ledger.trials(trial.experiment) if other.id < trial.id]
         is_first = all(other.purpose is not Purpose.CHAMPION for other in earlier)
         return Scrutiny.KEEP if is_first else Scrutiny.SEARCH
+
+
+def _fatal(experiment: ExperimentRow, trials: list[TrialRow]) -> TrialRow | None:
+    """The trial without a score that ends an experiment; None if there is none.
+
+    A baseline that was scored once is as good as a champion: what fails after that is run again, but for MAX_FAILURES
+    in a row.
+    """
+    failed = [trial for trial in trials if trial.status is not Status.OK]
+    if experiment.kind is not Kind.BASELINE or len(failed) == len(trials):
+        return failed[0] if failed else None
+    latest = trials[-MAX_FAILURES:]
+    return latest[-1] if len(latest) == MAX_FAILURES and all(trial in failed for trial in latest) else None
 
 
 def _failure(experiment: ExperimentRow, trial: TrialRow) -> Ending:

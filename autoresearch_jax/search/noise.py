@@ -14,6 +14,8 @@ _CAUTION = 0.5
 # Candidates may be worse by any amount; beyond this many sigma their distance says nothing more of their seed.
 _FAR = 3.0
 _MAX_SEED_CORRELATION = 0.9
+# Of a slope that is believed: of three or four pairs each fourth shows a correlation that is not there.
+_MIN_CORRELATION_DEGREES = 8
 
 
 class NoiseError(UserError):
@@ -88,7 +90,7 @@ def _seed_correlation(first_runs: Sequence[Sequence[tuple[float, float]]], sigma
         ys += _centred(near)
     spread = sum(x * x for x in xs)
     degrees = len(xs) - len(groups) - 1
-    if spread == 0 or degrees < 1:
+    if spread == 0 or degrees < _MIN_CORRELATION_DEGREES:
         return 0.0
     slope = sum(x * y for x, y in zip(xs, ys, strict=True)) / spread
     residual = sum((y - slope * x) ** 2 for x, y in zip(xs, ys, strict=True)) / degrees

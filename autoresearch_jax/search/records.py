@@ -10,6 +10,7 @@ from typing import Any
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.search.constants import ConstantValue
 from autoresearch_jax.search.decision import Score, Step
+from autoresearch_jax.search.drift import steps_per_second
 from autoresearch_jax.search.noise import Noise
 
 
@@ -143,10 +144,7 @@ class TrialRow:
     @property
     def steps_per_second(self) -> float | None:
         """How fast it trained; None where that is not known."""
-        steps, seconds = self.metrics.get("num_steps"), self.metrics.get("training_seconds")
-        if isinstance(steps, int | float) and isinstance(seconds, int | float) and seconds > 0:
-            return steps / seconds
-        return None
+        return steps_per_second(self.metrics)
 
 
 @dataclass(frozen=True)

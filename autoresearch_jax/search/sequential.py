@@ -23,6 +23,11 @@ _CHAMPION_RUNS_PER_RUN = 3
 _FAR = 1.5
 
 
+def _best_log_odds(effect: float, num_runs: int, num_champion_runs: int) -> float:
+    """The most that so many runs can say for a gain, however large it is: each counts up to `_MAX_SURPRISE` only."""
+    return effect * _MAX_SURPRISE / (1 / num_runs + 1 / num_champion_runs)
+
+
 @dataclass(frozen=True)
 class SequentialSettings:
     """What the rule is asked to find, and at what risk.
@@ -61,6 +66,12 @@ class SequentialSettings:
             raise UsageError(f"--smallest_effect={self.smallest_effect:g}: a number of standard deviations above 0")
         if self.max_runs < max(2, self.baseline_runs):
             raise UsageError(f"--max_runs={self.max_runs}: at least 2, and no fewer than --baseline_runs")
+        if _best_log_odds(self.smallest_effect, self.max_runs, self.max_runs) < math.log(1 / self.alpha):
+            fewest = math.ceil(2 * math.log(1 / self.alpha) / (self.smallest_effect * _MAX_SURPRISE))
+            raise UsageError(
+                f"--max_runs={self.max_runs}: nothing could ever be kept with --alpha={self.alpha:g} and "
+                f"--smallest_effect={self.smallest_effect:g}; set {fewest} or more"
+            )
         if not 0 < self.memory_percent < math.inf:
             raise UsageError(f"--memory_percent={self.memory_percent:g}: a percentage above 0")
 
@@ -129,7 +140,9 @@ class SequentialDecision:
             words = f"likelier if it is no worse{before} than if it loses {effect:.3g} sigma, and {_nodes(evidence)}"
         why = f"{_times(log_odds)} {words} ({1 / settings.alpha:.3g} keeps, {1 - settings.power:.2g} discards)"
 
-        is_known = num_champion_runs >= settings.max_runs or self._is_far_better(evidence, noise, toll)
+        can_decide = _best_log_odds(effect, settings.max_runs, num_champion_runs) >= keep_at
+        is_known = num_champion_runs >= settings.max_runs
+        is_known = is_known or (can_decide and self._is_far_better(evidence, noise, toll))
         if log_odds >= keep_at and num_runs >= _MIN_RUNS:
             if not is_known:
                 return Step.MEASURE_CHAMPION, f"{why}; first the champion is measured as often as may be"

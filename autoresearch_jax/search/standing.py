@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from autoresearch_jax.measurement import Status
-from autoresearch_jax.search.decision import Evidence, PeakMemory, Score
-from autoresearch_jax.search.drift import slowdown, speeds
+from autoresearch_jax.search.decision import Evidence, PeakMemory, Ruling, Score, Step
+from autoresearch_jax.search.drift import TOLERANCE, typical_speed
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise, estimate_noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
+
+TRIALS_BETWEEN_CHECKS = 10  # of the champion's speed, where candidates are slower; each check is a run
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,15 @@ class Standing:
 
     Attributes:
       champion: the experiment that measured the champion's program.
-      runs: the champion's runs that count, see `Ledger.runs`.
+      trials: the champion's that have a score, see `Ledger.scored`.
+      runs: those of them that count.
       anchor: runs of the last champion that was kept for its gain; none if that is the present one.
       noise: the noise floor; None if no champion has two runs.
       baseline_memory: peak memory of the baseline, in bytes, None where it is not known.
     """
 
     champion: ExperimentRow
+    trials: Sequence[TrialRow]
     runs: Sequence[TrialRow]
     anchor: Sequence[Score]
     noise: Noise | None
@@ -51,12 +55,36 @@ class Standing:
             memory=PeakMemory(_peak_memory(runs), _peak_memory(self.runs), self.baseline_memory),
         )
 
-    def slowdown(self, trials: Sequence[TrialRow]) -> float | None:
-        """By which share the only trial of a candidate ran slower than the champion's; None if it did not.
+    def check_speed(self, ruling: Ruling, trials: Sequence[TrialRow], last_trial: int) -> Ruling:
+        """What to do in place of a ruling, if a difference in speed may be the machine's; else the ruling.
 
-        Whether the machine was busy or the candidate is slow shows when it is measured again.
+        A first run that was slower is repeated. Before a faster candidate is kept, the champion has to show that it is
+        still as slow; before a slower one is discarded, now and then that it is still as fast. A champion that is not
+        runs until most of its latest runs agree.
+
+        Args:
+          ruling: on the candidate.
+          trials: the candidate's that have a score.
+          last_trial: number of the latest trial of the run.
         """
-        return slowdown(trials[0].steps_per_second, speeds(self.runs)) if len(trials) == 1 else None
+        own = typical_speed(self.runs)
+        speed = typical_speed(trials)
+        if own is None or speed is None:
+            return ruling
+        share = speed / own - 1
+        words = f"{ruling.reason}; but it ran {abs(share):.0%} {'faster' if share > 0 else 'slower'} than the champion"
+        if len(trials) == 1 and share < -TOLERANCE:
+            return Ruling(Step.MEASURE_CANDIDATE, f"{words}, and the machine may have been busy")
+        if ruling.step.keeps and 1 / (1 + share) < 1 - TOLERANCE:
+            since = trials[0].id
+        elif ruling.step is Step.DISCARD and share < -TOLERANCE:
+            since = last_trial - TRIALS_BETWEEN_CHECKS
+        else:
+            return ruling
+        latest = self.trials[-1]
+        if latest.id > since and latest in self.runs:
+            return ruling
+        return Ruling(Step.MEASURE_CHAMPION, f"{words}: is the machine as fast as it was then?")
 
 
 def read_standing(ledger: Ledger) -> Standing | None:
@@ -72,6 +100,7 @@ def read_standing(ledger: Ledger) -> Standing | None:
     runs = {row.id: ledger.runs(row) for row in measured.values()}
     return Standing(
         champion=champion,
+        trials=ledger.scored(champion),
         runs=runs[champion.id],
         anchor=anchor,
         noise=_noise(ledger, rows, runs, {row: found.id for row, found in measured.items()}),
@@ -92,17 +121,17 @@ def _noise(
     if max(map(len, values.values())) < 2:
         return None
     first_runs: dict[int, list[tuple[float, float]]] = {champion: [] for champion in values}
-    first_trials: dict[int, TrialRow] = {}
+    candidates: dict[int, list[TrialRow]] = {}
     for trial in ledger.trials():
-        if trial.purpose is Purpose.CANDIDATE:
-            first_trials.setdefault(trial.experiment, trial)
+        if trial.purpose is Purpose.CANDIDATE and trial.value is not None:
+            candidates.setdefault(trial.experiment, []).append(trial)
     for row in rows:
         if row.kind is not Kind.PROPOSAL or row.parent is None:
             continue
         champion = champion_of[row.parent]
-        first = first_trials.get(row.id)
-        if first is not None and first.value is not None and first.seed in values[champion]:
-            first_runs[champion].append((values[champion][first.seed], first.value))
+        for first in ledger.counted(candidates.get(row.id, []))[:1]:
+            if first.seed in values[champion]:
+                first_runs[champion].append((values[champion][first.seed], first.score.value))
     return estimate_noise([list(found.values()) for found in values.values()], list(first_runs.values()))
 
 

@@ -85,6 +85,7 @@ def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo,
     assert check_rows(repo / "runs" / "night" / "ledger.db").differences == []
     rows = ledger_of(repo).experiments()
     champion = [row for row in rows if row.decision == "keep"][-1]
+    assert champion.id > 0, "a keep was among what was killed"
     assert run_git(repo, "rev-parse", "autoresearch/night") == champion.commit
     refs = run_git(repo, "for-each-ref", "--format=%(objectname)", "refs/autoresearch").split()
     assert refs == [row.commit for row in rows if row.decision == "discard"]

@@ -138,6 +138,52 @@ def test_what_fails_on_a_fresh_seed_is_not_kept(bench, twin):
     assert row.reason == "it failed when it was measured afresh as the champion: no memory"
 
 
+def test_an_accident_of_the_baseline_costs_one_run(bench):
+    bench.loop(Flaky({2, 3}), ScriptedProposer([]), RULE).run()
+    ledger = bench.ledger()
+    assert [str(trial.status) for trial in ledger.trials(0)] == ["ok", "ok", "oom", "oom", "ok", "ok"]
+    assert len(ledger.runs(ledger.experiment(0))) == 4
+
+
+def test_a_baseline_that_keeps_failing_ends_the_run(bench):
+    with pytest.raises(RunError, match=r"cannot be measured \(oom\): no memory"):
+        bench.loop(Flaky({2, 3, 4}), ScriptedProposer([]), RULE).run()
+
+
+def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench, twin):
+    class Shaky(FakeTask):
+        failures = 2
+
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == 6 and self.failures:
+                self.failures -= 1
+                raise RuntimeError("the device is gone")
+            return super().measure(candidate, **arguments)
+
+    bench.loop(Shaky(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
+    assert (bench.folder.log_dir(1) / "task_error.txt").read_text().count("Traceback") == 2
+
+
+def test_a_champion_that_became_another_program_is_not_measured(bench):
+    class Updated(FakeTask):
+        def prepare(self, source, log_dir):
+            found = super().prepare(source, log_dir)
+            return dataclasses.replace(found, program_hash=f"new {found.program_hash}")
+
+    doubtful = [moved(LR=0.498 + number / 4000) for number in range(8)]
+    bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
+    with pytest.raises(RunError, match=r"the champion \(experiment 0\) is another program now \(new "):
+        bench.loop(Updated(), ScriptedProposer(doubtful), RULE, max_experiments=8).run()
+
+
+def test_a_rule_of_one_run_has_every_row_probed(bench):
+    task = FakeTask()
+    bench.loop(task, ScriptedProposer([BETTER])).run()
+    assert task.scrutinies == [Scrutiny.KEEP, Scrutiny.KEEP]
+
+
 def test_a_run_of_the_champion_without_a_score_is_no_evidence(bench):
     doubtful = moved(LR=0.498)
     bench.loop(Flaky({5}), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
@@ -191,7 +237,7 @@ def test_a_trial_on_a_busy_machine_is_measured_again_and_does_not_count(bench):
     ledger = bench.ledger()
     first, second = ledger.rulings(1)
     assert first.step is Step.MEASURE_CANDIDATE
-    assert first.reason == "ran 30% slower than the champion's runs, and the machine may have been busy"
+    assert first.reason.endswith("; but it ran 30% slower than the champion, and the machine may have been busy")
     assert second.step is Step.DISCARD
     slow, again = ledger.trials(1)
     assert [run.id for run in ledger.runs(ledger.experiment(1))] == [again.id]
@@ -209,6 +255,55 @@ def test_a_slow_run_of_the_baseline_is_replaced(bench):
     ledger = bench.ledger()
     assert len(ledger.trials(0)) == 5
     assert [run.id for run in ledger.runs(ledger.experiment(0))] == [1, 2, 4, 5]
+
+
+class Throttled(Clocked):
+    """A slow run had less training: its score is ten standard deviations worse."""
+
+    def __init__(self, slow):
+        super().__init__(dict.fromkeys(slow, 8.0))
+
+    def measure(self, candidate, **arguments):
+        found = super().measure(candidate, **arguments)
+        return dataclasses.replace(found, value=found.value + 0.01 * (found.metrics["num_steps"] < 10))
+
+
+def same(number):
+    return moved(FAULT=f"none {number}")  # another program with the same score
+
+
+def test_a_champion_of_a_busy_machine_is_measured_again_before_it_is_beaten(bench):
+    bench.loop(Throttled(range(4)), ScriptedProposer([same(n) for n in range(4)]), RULE).run()
+    ledger = bench.ledger()
+    assert [row.decision for row in ledger.experiments()[1:]] == [Verdict.DISCARD] * 4
+    reasons = [ruling.reason for ruling in ledger.rulings(1)]
+    assert any(
+        reason.endswith("; but it ran 25% faster than the champion: is the machine as fast as it was then?")
+        for reason in reasons
+    )
+    assert {run.steps_per_second for run in ledger.runs(ledger.experiment(0))} == {10.0}
+
+
+def test_a_champion_of_faster_days_is_measured_again_and_gains_are_seen_once_more(bench):
+    script = [*(same(number) for number in range(6)), moved(LR=0.494), moved(LR=0.48)]
+    bench.loop(Throttled(range(4, 1000)), ScriptedProposer(script), RULE).run()
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    assert [row.decision for row in rows[1:]] == ["discard"] * 6 + ["keep"] * 2, [row.reason for row in rows]
+    assert {run.steps_per_second for run in ledger.runs(rows[0])} == {8.0}
+
+
+def test_a_candidate_that_is_fast_by_itself_costs_one_run_of_the_champion(bench):
+    class Light(Clocked):
+        def measure(self, candidate, **arguments):
+            found = super().measure(candidate, **arguments)
+            speed = 15.0 if "LR = 0.1" in candidate.source else 10.0
+            return dataclasses.replace(found, metrics={**found.metrics, "num_steps": speed})
+
+    bench.loop(Light({}), ScriptedProposer([BETTER]), RULE).run()
+    ledger = bench.ledger()
+    assert ledger.experiment(1).decision is Verdict.KEEP
+    assert len(ledger.trials(0)) == 4 + 1
 
 
 def test_with_a_budget_in_steps_speed_does_not_matter(bench):

@@ -78,7 +78,9 @@ def test_where_seeds_explain_nothing_next_to_nothing_is_found():
 
 
 def test_few_candidates_show_no_correlation():
-    assert estimate_noise([[1.0, 2.0]], [[(1.0, 1.0), (2.0, 2.0)]]).seed_correlation == 0
+    pairs = [(float(number % 5), float(number % 5)) for number in range(9)]
+    assert estimate_noise([[1.0, 2.0]], [pairs]).seed_correlation == 0, "7 degrees of freedom"
+    assert estimate_noise([[1.0, 2.0]], [[*pairs, (1.0, 1.0)]]).seed_correlation == 0.9
     assert estimate_noise([[1.0, 2.0]], [[(1.0, 5.0)] * 9]).seed_correlation == 0, "one seed shows nothing"
 
 

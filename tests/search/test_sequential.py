@@ -188,6 +188,45 @@ def test_settings_that_make_no_sense_are_refused_by_name(change, named):
         SequentialSettings(**change)
 
 
+def decided(rule: SequentialDecision, gain: float) -> Step:
+    """What becomes of a candidate each of whose runs is better by the same; the champion's runs are all 1."""
+    champion, candidate = rule.baseline_runs, 1
+    while True:
+        ruling = rule.decide(Evidence(scores([1.0] * champion), scores([1.0 - gain] * candidate, 100), NOISE))
+        if ruling.step is Step.MEASURE_CHAMPION:
+            champion += 1
+        elif ruling.step is Step.MEASURE_CANDIDATE:
+            candidate += 1
+        else:
+            return ruling.step
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"baseline_runs": 2},
+        {"baseline_runs": 3, "max_runs": 6},
+        {"baseline_runs": 4, "max_runs": 5},
+        {"smallest_effect": 1.0},
+        {"smallest_effect": 0.5, "max_runs": 64},
+        {"alpha": 0.05, "max_runs": 6},
+    ],
+)
+def test_whatever_can_be_kept_at_all_is_kept_if_it_is_better_by_more(change):
+    rule = SequentialDecision(Metric("val_bpb"), SequentialSettings(**change))
+    steps = [decided(rule, gain / 10) for gain in (3, 5, 8, 20, 100, 10_000)]
+    assert steps == [Step.KEEP] * len(steps)
+
+
+def test_settings_with_which_nothing_could_be_kept_are_refused():
+    with pytest.raises(UsageError, match=r"--max_runs=4: nothing could ever be kept with .*; set 5 or more"):
+        SequentialSettings(baseline_runs=3, max_runs=4)
+    with pytest.raises(UsageError, match=r"--smallest_effect=0.5; set 18 or more"):
+        SequentialSettings(smallest_effect=0.5)
+    SequentialSettings(smallest_effect=0.5, max_runs=18)
+
+
 def test_extreme_settings_do_not_overflow():
     rule = SequentialDecision(Metric("val_bpb"), SequentialSettings(smallest_effect=1000.0))
     assert rule.decide(evidence(16, [-1e6] * 3)).step is Step.KEEP
