@@ -11,6 +11,8 @@ from pathlib import Path
 
 Scalar = float | int | str | bool | None
 
+SCORE_DECIMALS = 6  # of a score that is printed
+
 
 class Status(enum.StrEnum):
     """How a trial ended. Only `OK` has a score; a missing score is None, never 0."""

@@ -25,9 +25,9 @@ from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import Budget, Scalar
 from autoresearch_jax.report.audits import format_findings
-from autoresearch_jax.search.audit_findings import Findings
-from autoresearch_jax.search.auditing import Auditing
-from autoresearch_jax.search.audits import Audits, kept_experiments
+from autoresearch_jax.search.audit.auditing import Auditing
+from autoresearch_jax.search.audit.audits import Audits, kept_experiments
+from autoresearch_jax.search.audit.findings import Findings
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.git import Git
 from autoresearch_jax.search.interrupts import Interrupts

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from autoresearch_jax.measurement import Measurement, Metric, Scalar
+from autoresearch_jax.measurement import SCORE_DECIMALS, Measurement, Metric, Scalar
 
 MEGA = 1e6
 MEBIBYTE = 1 << 20
@@ -30,7 +30,6 @@ _NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("judge_seconds", "judge_seconds", 1, 2),
     ("compiles_in_budget", "compiles_in_budget", 1, 0),
 )
-_SCORE_DECIMALS = 6
 
 
 def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, object]) -> dict[str, Scalar]:
@@ -67,7 +66,7 @@ def format_summary(summary: Mapping[str, Scalar], metric: Metric, format: str) -
     if format == "json":
         return json.dumps(summary, indent=1)
     failed = summary[metric.name] is None
-    decimals = {metric.name: _SCORE_DECIMALS, **{key: places for key, _, _, places in _NUMBERS}}
+    decimals = {metric.name: SCORE_DECIMALS, **{key: places for key, _, _, places in _NUMBERS}}
     lines = ["---"]
     for key, value in summary.items():
         if value is None and key != metric.name and (failed or key in ("error", "snapshot")):

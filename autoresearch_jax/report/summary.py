@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import outcome
 from autoresearch_jax.search.standing import read_standing
-
-SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True)

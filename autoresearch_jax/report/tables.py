@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import KEEPS, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 21
+GAP = "  "  # between columns of plain text
 STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", "running": "cyan"}
 FAILURE_STYLE = "yellow"
 
@@ -35,20 +36,6 @@ def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stre
             "" if row.seconds is None else f"{row.seconds:.1f}",
             Text(row.hypothesis),
         )
-    _print(table, stream)
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
-    """Prints rows of cells below their columns' names; a name that begins with ">" has its column flush right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _print(table, stream)
-
-
-def _print(table: Table, stream: TextIO) -> None:
     if stream.isatty():
         Console(file=stream, highlight=False).print(table)
         return
@@ -56,6 +43,30 @@ def _print(table: Table, stream: TextIO) -> None:
     with console.capture() as capture:
         console.print(table)
     stream.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
+
+
+def format_table(rows: Sequence[Mapping[str, Scalar]]) -> str:
+    """Rows with equal columns as aligned text: numbers to the right, and what is missing left empty."""
+    names = list(rows[0])
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    is_number = [not any(isinstance(row[name], str) for row in rows) for name in names]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    return "\n".join(
+        GAP.join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        ).rstrip()
+        for line in [names, *cells]
+    )
+
+
+def _cell(value: Scalar) -> str:
+    return "" if value is None else str(rounded(value))
+
+
+def rounded(value: Scalar) -> Scalar:
+    """A real number with as many decimals as scores have; anything else as it is."""
+    return f"{value:.{SCORE_DECIMALS}f}" if isinstance(value, float) else value
 
 
 def format_lines(figures: Mapping[str, Scalar]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any, TextIO
 
-from autoresearch_jax.report.tables import format_lines, print_table
+from autoresearch_jax.report.tables import format_lines, format_table
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Purpose, TrialRow
 from autoresearch_jax.search.results import outcome
@@ -63,20 +63,13 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     """Prints what `explain` found."""
     stream.write(format_lines({name: found[name] for name in ("experiment", "hypothesis", "outcome", "score")}) + "\n")
     if found["trials"]:
-        cells = [
-            (
-                str(trial["trial"]),
-                trial["run_as"],
-                str(trial["seed"]),
-                "" if trial["score"] is None else f"{trial['score']:.6f}",
-                "" if trial["steps_per_second"] is None else f"{trial['steps_per_second']:.2f}",
-                trial["status"] + (f": {trial['error']}" if trial["error"] else ""),
-            )
-            for trial in found["trials"]
-        ]
-        stream.write("\n")
-        print_table((">trial", "run as", ">seed", ">score", ">steps/s", "status"), cells, stream)
-        stream.write("\n")
+        shown = [{name: value for name, value in trial.items() if name != "error"} for trial in found["trials"]]
+        for row, trial in zip(shown, found["trials"], strict=True):
+            if trial["steps_per_second"] is not None:
+                row["steps_per_second"] = f"{trial['steps_per_second']:.2f}"
+            if trial["error"]:
+                row["status"] += f": {trial['error']}"
+        stream.write(f"\n{format_table(shown)}\n\n")
     for ruling in found["rulings"]:
         stream.write(f"{ruling['step']}: {ruling['reason']}\n")
     stream.write(format_lines({"reason": found["reason"]}) + "\n")

@@ -1,10 +1,8 @@
 """Messages of the commits that a run makes."""
 
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric
 from autoresearch_jax.search.records import ExperimentRow, Verdict
 from autoresearch_jax.untrusted import clean_line
-
-SCORE_DECIMALS = 6
 
 
 def commit_message(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.measurement import Measurement, Scalar, Status
-from autoresearch_jax.search.audit_log import AuditLog
+from autoresearch_jax.search.audit.log import AuditLog
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import Clock, Database, LedgerError, metrics_json
 from autoresearch_jax.search.decision import Ruling, mean_score

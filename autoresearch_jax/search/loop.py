@@ -14,7 +14,7 @@ from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.measuring import Measuring, RunError
+from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
@@ -22,6 +22,7 @@ from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_s
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.stopping import Limit, Progress, experiments_limit
 from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.task_failures import RunError
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 

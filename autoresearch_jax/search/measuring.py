@@ -1,10 +1,8 @@
 """Trials of an experiment, one after the other, until the rule has decided; then fresh ones of what was kept."""
 
 import shutil
-import traceback
 from dataclasses import replace
 
-from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import (
     HASHED_BY,
     PROGRAM_HASH,
@@ -25,14 +23,10 @@ from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_seed
 from autoresearch_jax.search.standing import Standing, read_standing
 from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.search.texts import nodes_saved
 
-MAX_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidate's doing
 RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
-
-
-class RunError(UserError):
-    """The run cannot go on; what was measured so far is kept."""
 
 
 class Measuring:
@@ -61,7 +55,7 @@ class Measuring:
         self._interrupts = interrupts
         self._observer = observer
         self._run_seed = run_seed
-        self._task_failures = 0
+        self._failures = TaskFailures()
         self._champion_failures = 0
         self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
 
@@ -87,14 +81,8 @@ class Measuring:
         Raises:
           RunError: it was one too many; the experiment stays open, and the same command takes it up again.
         """
-        log = self._folder.log_dir(experiment.id) / "task_error.txt"
-        with log.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
-        line = f"the task failed: {type(error).__name__}: {' '.join(str(error).split())}"
-        self._task_failures += 1
-        if self._task_failures >= MAX_FAILURES or experiment.kind is Kind.BASELINE:
-            raise RunError(f"{line}; see {log}; the same command goes on from here") from error
-        return line
+        most = 1 if experiment.kind is Kind.BASELINE else MAX_FAILURES
+        return self._failures.enter(error, self._folder.log_dir(experiment.id), most)
 
     def _champion_id(self) -> int | None:
         champion = self._book.champion
@@ -236,7 +224,7 @@ class Measuring:
             if any(other.value is not None for other in self._book.ledger.trials(trial.experiment)):
                 return None
             return Measurement(Status.CRASH, None, trial.seed, error=reason)
-        self._task_failures = 0
+        self._failures.clear()
         return replace(measurement, metrics={**measurement.metrics, PROGRAM_HASH: candidate.program_hash})
 
     def _ready(self, experiment: int) -> Candidate:

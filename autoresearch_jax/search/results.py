@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Status
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.run_folder import write_whole
 
 GIB = 2**30
 COMMIT_DIGITS = 7
-SCORE_DECIMALS = 6
 REFACTORING = "refactoring"
 SIMPLIFICATION = "simplification"
 KEEPS = (str(Verdict.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch

@@ -116,7 +116,7 @@ def test_status_tells_why(place, capsys):
         assert cli.main(["status", "--tag=night", f"--why={number}"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"experiment:          {number}"
-        assert lines[5].split() == ["trial", "run", "as", "seed", "score", "steps/s", "status"]
+        assert lines[5].split() == ["trial", "run_as", "seed", "score", "steps_per_second", "status"]
         assert lines[-1] == f"reason:              {why['reason']}"
     assert failing(["status", "--tag=night", "--why=99"], capsys)[0] == 1
 

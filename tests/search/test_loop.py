@@ -11,9 +11,9 @@ from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
 from autoresearch_jax.measurement import CandidateRejected, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.loop import INTERRUPTED
-from autoresearch_jax.search.measuring import RunError
 from autoresearch_jax.search.records import Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
+from autoresearch_jax.search.task_failures import RunError
 
 
 def test_a_night_in_miniature(bench, run_git):

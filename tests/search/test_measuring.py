@@ -11,11 +11,11 @@ from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, 
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.decision import Step
 from autoresearch_jax.search.loop import INTERRUPTED
-from autoresearch_jax.search.measuring import RunError
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 from autoresearch_jax.search.standing import read_standing
+from autoresearch_jax.search.task_failures import RunError
 
 SETTINGS = SequentialSettings(baseline_runs=4, max_runs=6)
 RULE = SequentialDecision(Metric("loss"), SETTINGS)

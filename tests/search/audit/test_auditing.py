@@ -25,11 +25,11 @@ from autoresearch_jax.measurement import (
     Status,
 )
 from autoresearch_jax.proposers.base import Proposal
-from autoresearch_jax.search.audit_findings import Findings
-from autoresearch_jax.search.audit_log import AuditKind, AuditTrialRow
-from autoresearch_jax.search.audit_scores import on_val, read_scores
-from autoresearch_jax.search.auditing import Auditing
-from autoresearch_jax.search.audits import AuditError, Audits
+from autoresearch_jax.search.audit.auditing import Auditing
+from autoresearch_jax.search.audit.audits import AuditError, Audits
+from autoresearch_jax.search.audit.findings import Findings
+from autoresearch_jax.search.audit.log import AuditKind, AuditTrialRow
+from autoresearch_jax.search.audit.scores import on_val, read_scores
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.git import Git
 from autoresearch_jax.search.integrity import check_rows
@@ -40,7 +40,7 @@ from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_audit_seeds, draw_seed
 
 RUNS = 4
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[2]
 GAINS = (moved(LR=0.3), moved(DEPTH=6), moved(LR=0.1))  # 0.2, 0.1 and 0.2
 
 
@@ -453,8 +453,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from fakes import FakeTask
-from autoresearch_jax.search.auditing import Auditing
-from autoresearch_jax.search.audits import Audits
+from autoresearch_jax.search.audit.auditing import Auditing
+from autoresearch_jax.search.audit.audits import Audits
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder

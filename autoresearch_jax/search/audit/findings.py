@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Scalar, Status
-from autoresearch_jax.search.audit_log import AuditTrialRow
-from autoresearch_jax.search.audit_scores import Scores, on_holdout, on_val
-from autoresearch_jax.search.intervals import Interval, t_interval
+from autoresearch_jax.search.audit.intervals import Interval, t_interval
+from autoresearch_jax.search.audit.log import AuditTrialRow
+from autoresearch_jax.search.audit.scores import Scores, on_holdout, on_val
+from autoresearch_jax.search.audit.verdicts import read_change, read_holdout, read_transfer
 from autoresearch_jax.search.records import ExperimentRow
-from autoresearch_jax.search.verdicts import read_change, read_holdout, read_transfer
 
 BASELINE = "baseline"
 CHAMPION = "champion"

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import Candidate, CandidateRejected, Scalar
-from autoresearch_jax.search.ablation import CONFLICT, Merge, Reverted, Version, revert
-from autoresearch_jax.search.audit_findings import (
+from autoresearch_jax.search.audit.ablation import CONFLICT, Merge, Reverted, Version, revert
+from autoresearch_jax.search.audit.auditing import Auditing
+from autoresearch_jax.search.audit.findings import (
     BASELINE,
     CHAMPION,
     Change,
@@ -15,9 +16,8 @@ from autoresearch_jax.search.audit_findings import (
     holdout_findings,
     transfer_findings,
 )
-from autoresearch_jax.search.audit_log import AuditKind, AuditRow
-from autoresearch_jax.search.audit_scores import Scores, read_scores
-from autoresearch_jax.search.auditing import Auditing
+from autoresearch_jax.search.audit.log import AuditKind, AuditRow
+from autoresearch_jax.search.audit.scores import Scores, read_scores
 from autoresearch_jax.search.constants import ConstantError, set_constants
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict

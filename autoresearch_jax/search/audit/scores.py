@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.search.audit_log import AuditTrialRow
+from autoresearch_jax.search.audit.log import AuditTrialRow
 from autoresearch_jax.search.drift import slowdown
 from autoresearch_jax.search.noise import mean_of
 

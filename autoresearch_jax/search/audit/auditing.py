@@ -1,19 +1,18 @@
 """Audits: some texts on the same fresh seeds, each trial written down before it is spent on."""
 
 import shutil
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from autoresearch_jax.measurement import Candidate, Measurement, Scalar, Scrutiny, Status
-from autoresearch_jax.search.audit_log import AuditKind, AuditRow, AuditTrialRow
+from autoresearch_jax.search.audit.log import AuditKind, AuditRow, AuditTrialRow
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.measuring import MAX_FAILURES, RunError
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_audit_seeds
 from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.task_failures import MAX_FAILURES, TaskFailures
 
 
 class AuditObserver(Protocol):
@@ -43,7 +42,7 @@ class Auditing:
         self._folder = folder
         self._interrupts = interrupts
         self._observer = observer
-        self._task_failures = 0
+        self._failures = TaskFailures()
 
     def prepare(self, audit: AuditRow, subject: str, source: str) -> Candidate:
         """Makes a text ready to be measured.
@@ -124,21 +123,11 @@ class Auditing:
                     scrutiny=Scrutiny.AUDIT if audit.kind is AuditKind.HOLDOUT else Scrutiny.SEARCH,
                 )
         except Exception as error:
-            return Measurement(Status.CRASH, None, trial.seed, error=self._task_failed(log_dir, error))
+            return Measurement(Status.CRASH, None, trial.seed, error=self._failures.enter(error, log_dir))
         finally:
             shutil.rmtree(snapshot_dir, ignore_errors=True)
-        self._task_failures = 0
+        self._failures.clear()
         return measurement
-
-    def _task_failed(self, log_dir: Path, error: Exception) -> str:
-        log = log_dir / "task_error.txt"
-        with log.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
-        line = f"the task failed: {type(error).__name__}: {' '.join(str(error).split())}"
-        self._task_failures += 1
-        if self._task_failures >= MAX_FAILURES:
-            raise RunError(f"{line}; see {log}; the same command goes on from here") from error
-        return line
 
     def _log_dir(self, audit: AuditRow, subject: str) -> Path:
         log_dir = self._folder.path / "logs" / f"audit-{audit.id:04d}" / subject.replace(" ", "-")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.search.ablation import CONFLICT, SUPERSEDED, Reverted, Version, revert
+from autoresearch_jax.search.audit.ablation import CONFLICT, SUPERSEDED, Reverted, Version, revert
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.git import Git, GitError
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from autoresearch_jax.search.intervals import Interval, t_interval
-from autoresearch_jax.search.verdicts import Reading, Word, read_change, read_holdout, read_transfer
+from autoresearch_jax.search.audit.intervals import Interval, t_interval
+from autoresearch_jax.search.audit.verdicts import Reading, Word, read_change, read_holdout, read_transfer
 
 RUNS = 6
 SIMULATIONS = 2000
@@ -40,7 +40,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says():
 
 
 def test_a_driver_does_not_wait_for_scipy():
-    modules = "import sys, autoresearch_jax.search.audits; print('scipy' in sys.modules, 'jax' in sys.modules)"
+    modules = "import sys, autoresearch_jax.search.audit.audits; print('scipy' in sys.modules, 'jax' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", modules], check=True, capture_output=True, text=True).stdout
     assert output.split() == ["False", "False"]
 

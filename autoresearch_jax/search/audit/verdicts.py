@@ -4,7 +4,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoresearch_jax.search.intervals import Interval, t_interval
+from autoresearch_jax.search.audit.intervals import Interval, t_interval
 
 # Of val's gain that must be left on the holdout. The two are different texts, so an honest gain is a little larger on
 # one of them; to call any such difference wear would be wrong nearly always. A gain that lost half of itself is
