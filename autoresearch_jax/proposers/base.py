@@ -8,10 +8,25 @@ from autoresearch_jax.measurement import Metric, Scalar, Status
 from autoresearch_jax.proposers.space import Constant
 
 Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
+NO_PROPOSAL = "no proposal"  # the category of an experiment whose proposer failed, see `ProposalFailed`
 
 
 class SpaceExhausted(Exception):
     """The proposer has nothing left to try; the message says why in one line. Ends the loop cleanly."""
+
+
+class ProposalFailed(Exception):
+    """The proposer did not come up with anything this time; the message says why in one line.
+
+    The loop writes it down as an experiment that was rejected, and goes on; too many in a row end it.
+
+    Attributes:
+      cost_dollars: what it cost all the same.
+    """
+
+    def __init__(self, reason: str, cost_dollars: float = 0.0) -> None:
+        super().__init__(reason)
+        self.cost_dollars = cost_dollars
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,12 @@ class Brief:
       champion_constants: its top-level constants.
       champion_score: its score.
       history: every experiment so far, the oldest first.
+      noise_floor: standard deviation of one run, to one digit; every score here is rounded to it. None where it is not
+        known.
+      limits_left: what is left before the run ends, in words, such as "37 experiments".
+      facts: what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...);
+        nothing that was measured on validation text.
+      curves: training loss at even steps of a run, by experiment: the champion's and the latest candidates'.
     """
 
     experiment: int
@@ -66,6 +87,10 @@ class Brief:
     champion_constants: Constants
     champion_score: float
     history: Sequence[Outcome]
+    noise_floor: float | None = None
+    limits_left: Sequence[str] = ()
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    curves: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,9 +127,11 @@ class Proposer(Protocol):
     def propose(self, brief: Brief) -> Proposal:
         """The next experiment; never one that changes nothing.
 
-        Must depend on the brief alone, so that a resumed run proposes what the uninterrupted one would have.
+        Must depend on the brief alone, so that a resumed run proposes what the uninterrupted one would have; but for an
+        agent's answer, which is another one each time.
 
         Raises:
           SpaceExhausted: there is nothing left to try.
+          ProposalFailed: nothing came of it this time.
         """
         ...

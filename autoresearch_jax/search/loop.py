@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar, Status
-from autoresearch_jax.proposers.base import Brief, Proposal, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Proposal, ProposalFailed, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
+from autoresearch_jax.search.briefs import champion_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation
@@ -20,13 +21,14 @@ from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.standing import read_standing
-from autoresearch_jax.search.stopping import Limit, Progress, experiments_limit
+from autoresearch_jax.search.stopping import Limit, Progress, Stop, experiments_limit
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 
 INTERRUPTED = "interrupted; the same command goes on from here"
+MAX_FAILED_PROPOSALS = 5  # in a row; an agent may stumble, but one that never comes up with anything is broken
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Loop:
         self._parts = parts
         self._run_seed = run_seed
         self._max_experiments = max_experiments
+        self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
         measuring = Measuring(
             parts.task,
@@ -169,15 +172,18 @@ class Loop:
                     proposal = self._parts.proposer.propose(brief)
             except SpaceExhausted as exhausted:
                 return str(exhausted)
+            except ProposalFailed as failure:
+                return self._enter_failure(champion, brief, failure, started)
+            self._failed_proposals = 0
             experiment = self._begin(champion, brief, proposal, started)
         if experiment.is_open:
             self._carry_out(experiment, started)
         return None
 
-    def _stop_reason(self, champion: ExperimentRow) -> str | None:
+    def _progress(self, champion: ExperimentRow) -> Progress:
         proposals = [row for row in self._book.rows if row.kind is Kind.PROPOSAL]
         last_improvement = self._book.last_improvement
-        progress = Progress(
+        return Progress(
             experiments=len(proposals),
             seconds=sum(row.seconds or 0.0 for row in self._book.rows),
             dollars=sum(row.cost_dollars for row in proposals),
@@ -185,15 +191,22 @@ class Loop:
             metric=self._parts.task.metric.name,
             score=score_of(champion),
         )
+
+    def _stops(self) -> list[Stop]:
         stops = list(self._parts.program.program.stops)
         if self._max_experiments is not None:
             stops = [stop for stop in stops if not (isinstance(stop, Limit) and stop.quantity == "experiments")]
             stops.append(experiments_limit(self._max_experiments))
-        return next((reason for stop in stops if (reason := stop.reached(progress)) is not None), None)
+        return stops
+
+    def _stop_reason(self, champion: ExperimentRow) -> str | None:
+        progress = self._progress(champion)
+        return next((reason for stop in self._stops() if (reason := stop.reached(progress)) is not None), None)
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         standing = read_standing(self._parts.ledger)
         sigma = None if standing is None or standing.noise is None else standing.noise.sigma
+        measured = self._parts.ledger.measured(champion)
         return Brief(
             experiment=self._book.rows[-1].id + 1,
             run_seed=self._run_seed,
@@ -204,34 +217,57 @@ class Loop:
             champion_constants=champion.constants,
             champion_score=as_shown(score_of(champion), sigma),
             history=self._book.history(sigma),
+            noise_floor=noise_floor(standing),
+            limits_left=limits_left(self._stops(), self._progress(champion)),
+            facts=champion_facts(standing, self._parts.task.budget),
+            curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
         )
 
     def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
         """Writes a proposal down; one that cannot be applied is over at once."""
-        source, problem = proposal.source, None
+        source = proposal.source
         if source is None:
             try:
                 source = set_constants(brief.champion_source, proposal.constants)
             except ConstantError as error:
-                source, problem = brief.champion_source, str(error)
-        intent = Intent(
+                intent = self._intent(champion, brief.champion_source, proposal.hypothesis, proposal.category)
+                return self._reject(replace(intent, cost_dollars=proposal.cost_dollars), str(error), started)
+        intent = self._intent(champion, source, proposal.hypothesis, proposal.category)
+        return self._parts.ledger.begin_experiment(
+            replace(intent, constants=_constants(source), cost_dollars=proposal.cost_dollars)
+        )
+
+    def _enter_failure(
+        self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float
+    ) -> str | None:
+        """Writes down that there was no proposal; returns why the run is over if that is so again and again."""
+        self._failed_proposals += 1
+        intent = self._intent(champion, brief.champion_source, NO_PROPOSAL, NO_PROPOSAL)
+        self._reject(replace(intent, cost_dollars=failure.cost_dollars), str(failure), started)
+        if self._failed_proposals < MAX_FAILED_PROPOSALS:
+            return None
+        reason = clean_line(str(failure))
+        return f"{self._failed_proposals} proposals in a row came to nothing, the last one because: {reason}"
+
+    def _intent(self, champion: ExperimentRow, source: str, hypothesis: str, category: str) -> Intent:
+        """An experiment without constants: of a text that is the champion's none are tried."""
+        return Intent(
             kind=Kind.PROPOSAL,
             source=source,
-            constants=_constants(source),
-            hypothesis=clean_line(proposal.hypothesis),
-            category=proposal.category,
+            hypothesis=clean_line(hypothesis),
+            category=category,
             proposer=self._parts.proposer.name,
             parent=champion.id,
             parent_commit=champion.commit,
-            cost_dollars=proposal.cost_dollars,
         )
+
+    def _reject(self, intent: Intent, reason: str, started: float) -> ExperimentRow:
+        """Enters an experiment that is over before it began."""
         with self._parts.ledger.transaction():
             experiment = self._parts.ledger.begin_experiment(intent)
-            if problem is not None:
-                ending = Ending(Status.REJECTED, None, Verdict.DISCARD, problem)
-                experiment = self._book.conclude(experiment, ending, started)
-        if not experiment.is_open:
-            self._parts.observer.ends(experiment)
+            ending = Ending(Status.REJECTED, None, Verdict.DISCARD, reason)
+            experiment = self._book.conclude(experiment, ending, started)
+        self._parts.observer.ends(experiment)
         return experiment
 
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:

@@ -1,0 +1,95 @@
+"""What a proposer is told beside the history: noise floor, what is left, what the champion's runs cost, loss curves."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from autoresearch_jax.measurement import Budget, Scalar
+from autoresearch_jax.search.records import ExperimentRow, Kind
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.standing import Standing
+from autoresearch_jax.search.stopping import SECONDS, Limit, Progress, Stop, Target
+
+# Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
+FACTS = (
+    *("device_kind", "num_devices", "step_flops", "peak_memory_bytes", "state_bytes", "predicted_steps", "num_steps"),
+    *("num_params", "batch_tokens", "vocab_size", "tokens_per_second", "mfu_percent", "training_seconds"),
+    *("compile_seconds", "train_loss"),
+)
+LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
+CURVE_POINTS = 10
+CURVES = 4  # the champion's, and those of as many less one candidates
+_SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
+
+
+def noise_floor(standing: Standing | None) -> float | None:
+    """Sigma to one digit, as proposers see it; None where it is not known."""
+    if standing is None or standing.noise is None:
+        return None
+    return float(f"{standing.noise.sigma:.1g}")
+
+
+def champion_facts(standing: Standing | None, budget: Budget) -> dict[str, Scalar]:
+    """Costs of the champion, of its latest run, and the time box of a trial."""
+    facts: dict[str, Scalar] = {"budget_seconds": budget.seconds, "budget_steps": budget.steps}
+    if standing is not None and standing.trials:
+        facts |= {name: standing.trials[-1].metrics.get(name) for name in FACTS}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def limits_left(stops: Sequence[Stop], progress: Progress) -> tuple[str, ...]:
+    """What is left until each item of the stopping list, in words."""
+    return tuple(_left(stops, progress))
+
+
+def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
+    for stop in stops:
+        if isinstance(stop, Target):
+            yield f"the search ends at {stop.metric} {stop.relation} {stop.value:g}"
+        elif isinstance(stop, Limit):
+            left = max(0.0, stop.limit - getattr(progress, stop.quantity))
+            if stop.quantity == "seconds":
+                unit = next((unit for unit in ("hour", "minute") if left >= SECONDS[unit]), "second")
+                yield f"{left / SECONDS[unit]:.1f} {unit}s"
+            elif stop.quantity == "since_keep":
+                yield f"{_count(left)} without a keep end the search"
+            elif stop.quantity == "experiments":
+                yield _count(left)
+            else:
+                yield f"{left:.2f} {stop.quantity}"
+
+
+def _count(left: float) -> str:
+    number = math.ceil(left - _SLACK)
+    return f"{number} experiment{'s' if number != 1 else ''}"
+
+
+def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
+    """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
+
+    Args:
+      folder: the run's.
+      rows: experiments that are over, the oldest first.
+      champion: number of the experiment that measured the champion's program.
+    """
+    curves = {champion: read_curve(folder.log_dir(champion) / LOSS_CURVE)}
+    for row in reversed(rows):
+        if sum(map(bool, curves.values())) >= CURVES:
+            break
+        if row.kind is Kind.PROPOSAL and row.id not in curves:
+            curves[row.id] = read_curve(folder.log_dir(row.id) / LOSS_CURVE)
+    return {number: curve for number, curve in curves.items() if curve}
+
+
+def read_curve(path: Path, points: int = CURVE_POINTS) -> list[float]:
+    """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        losses = [float(row[-1]) for row in rows if row]
+    except (OSError, ValueError, csv.Error):  # none; or cut off in the midst of a number
+        return []
+    if len(losses) <= points:
+        return losses
+    return [losses[round(place * (len(losses) - 1) / (points - 1))] for place in range(points)]
