@@ -24,15 +24,20 @@ from autoresearch_jax.commands.decision_flags import (
     make_rule,
 )
 from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.proposer_flags import (
+    agent_options,
+    check_agent,
+    define_proposer_flags,
+    make_proposer,
+)
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.proposers.base import Proposer
-from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
-from autoresearch_jax.search.constants import ConstantValue, read_constants
+from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
@@ -43,8 +48,6 @@ from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.workspace import Workspace
-
-PROPOSERS = ("optuna",)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Options:
       seed: the source of every seed.
       max_experiments: end after so many, whatever program.md says of experiments.
       decision: what the sequential rule is asked for; None for the greedy one.
+      agent: what --proposer=command calls; None for the others.
     """
 
     tag: str
@@ -70,13 +74,14 @@ class Options:
     seed: int
     max_experiments: int | None
     decision: SequentialSettings | None
+    agent: Agent | None = None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     define_task_flags(flag_values)
     define_run_flags(flag_values)
     define_decision_flags(flag_values)
-    flags.DEFINE_enum("proposer", "optuna", list(PROPOSERS), "who proposes", flag_values=flag_values)
+    define_proposer_flags(flag_values)
     flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
     flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
@@ -121,7 +126,7 @@ def run_loop(
         observer.notice(GREEDY_WARNING)
     parts = Parts(
         task=task,
-        proposer=make_proposer(options.proposer),
+        proposer=make_proposer(options.proposer, options.agent, workspace, folder, os.environ),
         rule=make_rule(options.decision, task.metric),
         ledger=ledger,
         workspace=workspace,
@@ -147,11 +152,6 @@ def run_loop(
     }
     print(format_lines(figures))
     return 0
-
-
-def make_proposer(name: str) -> Proposer:
-    """The proposer of a name in `PROPOSERS`."""
-    return {"optuna": OptunaProposer}[name]()
 
 
 class ConsoleObserver:
@@ -208,6 +208,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         seed=flag_values.seed,
         max_experiments=flag_values.experiments,
         decision=decision_settings(flag_values),
+        agent=agent_options(flag_values),
     )
 
 
@@ -216,12 +217,15 @@ def _check_start(ledger: Ledger, workspace: Workspace, program: ProgramFile, opt
     champion = summarize_run(ledger).champion
     if champion is None:
         workspace.require_unused_branch()
-        try:
-            constants: Mapping[str, ConstantValue] = read_constants(workspace.baseline().source)
-        except SyntaxError:
-            return  # the task says it better
+        source = workspace.baseline().source
     else:
-        constants = champion.constants
+        source = ledger.source(champion.id)
+    if options.agent is not None:
+        check_agent(options.agent, options.editable, program.program.text, source, os.environ)
+    try:
+        constants = read_constants(source) if champion is None else champion.constants
+    except SyntaxError:
+        return  # the task says it better
     for warning in program.program.warnings(constants):
         print(f"autoresearch run: {warning}", file=sys.stderr)
     if options.proposer == "optuna" and not program.program.constants:

@@ -20,6 +20,7 @@ FACTS = (
 LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
 CURVE_POINTS = 10
 CURVES = 4  # the champion's, and those of as many less one candidates
+LOOKED_AT = 12  # latest experiments whose logs are looked into: a task may write no curves, and runs get long
 _SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
 
 
@@ -74,7 +75,7 @@ def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int)
       champion: number of the experiment that measured the champion's program.
     """
     curves = {champion: read_curve(folder.log_dir(champion) / LOSS_CURVE)}
-    for row in reversed(rows):
+    for row in reversed(rows[-LOOKED_AT:]):
         if sum(map(bool, curves.values())) >= CURVES:
             break
         if row.kind is Kind.PROPOSAL and row.id not in curves:

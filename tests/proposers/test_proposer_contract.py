@@ -1,13 +1,17 @@
 """What every proposer must do; add a maker to PROPOSERS for each new one."""
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fakes import SOURCE, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.search.constants import read_constants, set_constants
@@ -17,7 +21,21 @@ SPACE = (
     Constant("DEPTH", IntRange(2, 8)),
     Constant("PATTERN", Choices(("SL", "SSSL", "L"))),
 )
+# An agent that counts, which is all it can do to propose the same again.
+COUNTING = (
+    """n=$(sed -n '1s/# Experiment //p' BRIEF.md); sed -i "s/^LR = .*/LR = 0.$((100 + n))/" train_lib.py; echo LR $n"""
+)
+
+
+def counting_agent() -> CommandProposer:
+    logs = tempfile.TemporaryDirectory()  # which is gone with the proposer
+    return CommandProposer(
+        Agent(COUNTING), "train_lib.py", lambda target: None, lambda number: Path(logs.name), os.environ
+    )
+
+
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
+    "command": counting_agent,
     "optuna": OptunaProposer,
     "scripted": lambda: ScriptedProposer([moved(LR=0.5 - 0.01 * n) for n in range(1, 40)]),
 }

@@ -1,0 +1,237 @@
+"""Any coding agent with a command line: what it does to the training file in a scratch copy is the proposal."""
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, write_brief
+from autoresearch_jax.runtime.keeper import CommandOutcome, KeeperError, run_command
+from autoresearch_jax.runtime.process import describe_exit
+from autoresearch_jax.runtime.sandbox import remove_tree
+from autoresearch_jax.untrusted import clean_line, quoted
+
+BRIEF_FILE = "BRIEF.md"
+HYPOTHESIS_FILE = "HYPOTHESIS.md"
+DEFAULT_SECONDS = 600.0
+DEFAULT_CATEGORY = "code"
+MAX_SOURCE_BYTES = 1 << 20
+MAX_HYPOTHESIS_BYTES = 1 << 14
+MAX_HYPOTHESIS_CHARACTERS = 300  # so that notes find room behind it
+MAX_NAMES = 3  # of other files that are named
+MAX_QUOTE_CHARACTERS = 160  # of output
+# By these a caller, such as a git hook, would point the agent's git at the user's own repository.
+_REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+_INSTRUCTIONS = """\
+You are to improve a training program. Change `{name}` in this folder: one idea, as small a change as it takes.
+
+- What you leave in `{name}` is the proposal. It is traced, trained on one trial's budget, judged and compared with the
+  champion by others; there is no data here to try it on. Changes of other files are ignored.
+- Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
+- Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
+  `category: WORD` names the kind of change, such as attention, optimizer, schedule or data. Without this file the last
+  line that you print is the hypothesis.
+- You have {seconds:.0f} seconds.
+"""
+
+Files = Mapping[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """How an agent is called.
+
+    Attributes:
+      command: a line of shell.
+      seconds: its time limit.
+      brief_tokens: length of BRIEF.md, see `briefing.count_tokens`.
+    """
+
+    command: str
+    seconds: float = DEFAULT_SECONDS
+    brief_tokens: int = DEFAULT_TOKENS
+
+
+class CommandProposer:
+    """Starts the command anew for each proposal, in a copy of the champion's files that is gone afterwards.
+
+    Not confined: it is the user's own agent, has their rights and variables, and needs their keys.
+    """
+
+    name = "command"
+
+    def __init__(
+        self,
+        agent: Agent,
+        editable: str,
+        copy_files: Callable[[Path], None],
+        log_dir: Callable[[int], Path],
+        environment: Mapping[str, str],
+        scratch_parent: Path | None = None,
+    ) -> None:
+        """Stores what to call and where.
+
+        Args:
+          agent: what to call.
+          editable: path of the training file inside the repository.
+          copy_files: puts the champion's tracked files into an empty folder; may raise UserError.
+          log_dir: an existing folder for an experiment's logs, by its number.
+          environment: of this process; the agent gets all of it but git's pointers to a repository.
+          scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
+            repository: an agent's git would find that one.
+        """
+        self._agent = agent
+        self._editable = editable
+        self._copy_files = copy_files
+        self._log_dir = log_dir
+        self._environment = {k: v for k, v in environment.items() if k not in _REPOSITORY_VARIABLES}
+        self._scratch_parent = scratch_parent
+
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`.
+
+        Raises:
+          ProposalFailed: the agent left no proposal.
+          BriefError: what must be in BRIEF.md does not fit.
+        """
+        instructions = _INSTRUCTIONS.format(
+            name=Path(self._editable).name, hypothesis=HYPOTHESIS_FILE, seconds=self._agent.seconds
+        )
+        page = write_brief(brief, instructions, self._agent.brief_tokens)
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="autoresearch-agent-", dir=self._scratch_parent)).resolve()
+            try:
+                return self._propose_in(scratch, brief, page)
+            finally:
+                remove_tree(scratch)
+        except (OSError, KeeperError) as error:
+            raise ProposalFailed(f"the agent could not be run: {error}") from error
+
+    def _propose_in(self, scratch: Path, brief: Brief, page: str) -> Proposal:
+        log_dir = self._log_dir(brief.experiment)
+        (log_dir / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
+        editable = scratch / self._editable
+        self._prepare(editable, scratch, brief.champion_source, page)
+        before = _files(scratch)
+        outcome = run_command(
+            self._agent.command,
+            cwd=editable.parent,
+            environment=self._environment,
+            log_path=log_dir / "agent.log",
+            seconds=self._agent.seconds,
+        )
+        if outcome.returncode is None:
+            raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
+        notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files())]
+        source = _read_source(editable, notes)
+        if source == brief.champion_source:
+            said = f"; it said {quoted(outcome.last_line, MAX_QUOTE_CHARACTERS)}" if outcome.last_line else ""
+            raise ProposalFailed(_with_notes(f"the agent changed nothing in {editable.name}", notes) + said)
+        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, outcome.last_line)
+        return Proposal(_with_notes(hypothesis, notes), category, source=source)
+
+    def _prepare(self, editable: Path, scratch: Path, source: str, page: str) -> None:
+        """Lays out what the agent finds."""
+        try:
+            self._copy_files(scratch)
+        except UserError as error:
+            raise ProposalFailed(f"the agent's copy of the files could not be made: {error}") from error
+        editable.parent.mkdir(parents=True, exist_ok=True)
+        for name in (BRIEF_FILE, HYPOTHESIS_FILE):  # of the repository: another one's words, or a link to elsewhere
+            path = editable.parent / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            path.unlink(missing_ok=True)
+        editable.write_bytes(source.encode("utf-8"))
+        (editable.parent / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
+
+    def _own_files(self) -> set[str]:
+        """Paths in the scratch copy that are no other files."""
+        folder = Path(self._editable).parent
+        return {self._editable, *((folder / name).as_posix() for name in (BRIEF_FILE, HYPOTHESIS_FILE))}
+
+
+def _files(folder: Path) -> Files:
+    """What tells one state of a file from another, by path in the folder; links are looked at themselves."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]:
+            path = os.path.join(place, name)
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                found[os.path.relpath(path, folder)] = (status.st_mode, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _other_files(before: Files, after: Files, own: set[str]) -> Iterator[str]:
+    """A note that names what else was changed; caches and an agent's own hidden files are nobody's business."""
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in own}
+    names = sorted(
+        path
+        for path in changed
+        if path in before or not any(part.startswith(".") or part == "__pycache__" for part in Path(path).parts)
+    )
+    if names:
+        shown = ", ".join(quoted(name, MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        yield f"changes of {shown}{more} ignored"
+
+
+def _exit_note(outcome: CommandOutcome) -> Iterator[str]:
+    """A note of an exit that was no success: agents are not of one mind about it, and the change is judged anyhow."""
+    if outcome.returncode:
+        yield describe_exit(outcome.returncode)
+
+
+def _with_notes(words: str, notes: list[str]) -> str:
+    return f"{words} ({'; '.join(notes)})" if notes else words
+
+
+def _read_source(path: Path, notes: list[str]) -> str:
+    """The training file as the agent left it.
+
+    Raises:
+      ProposalFailed: it is gone, or no text.
+    """
+    data = _read_regular(path, MAX_SOURCE_BYTES + 1)
+    if data is None:
+        what = "made something else of" if os.path.lexists(path) else "deleted"
+        raise ProposalFailed(_with_notes(f"the agent {what} {path.name}", notes))
+    if len(data) > MAX_SOURCE_BYTES:
+        raise ProposalFailed(_with_notes(f"the agent made {path.name} larger than {MAX_SOURCE_BYTES} bytes", notes))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ProposalFailed(
+            _with_notes(f"the agent left {path.name} that is not UTF-8 text: {error}", notes)
+        ) from error
+
+
+def _read_regular(path: Path, most: int) -> bytes | None:
+    """The beginning of a regular file; None of a link, a pipe, or nothing."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            with path.open("rb") as file:
+                return file.read(most)
+    return None
+
+
+def _hypothesis(path: Path, last_line: str) -> tuple[str, str]:
+    """Hypothesis and category, from HYPOTHESIS.md or else the last line of output."""
+    text = (_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace")
+    category, words = DEFAULT_CATEGORY, ""
+    for line in map(clean_line, text.splitlines()):
+        match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)
+        if match:
+            category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS) or DEFAULT_CATEGORY
+        else:
+            words = words or line.lstrip("#").strip()
+    words = words or clean_line(last_line) or "a change that the agent did not explain"
+    return clean_line(words, MAX_HYPOTHESIS_CHARACTERS), category

@@ -1,0 +1,275 @@
+"""Agents with a command line, as real shell scripts."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed
+from autoresearch_jax.proposers.briefing import BriefError
+from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.runtime.keeper import run_command
+
+BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
+GOOD = "sed -i 's/^LR = 0.5/LR = 0.1/' train_lib.py"
+CHANGED = SOURCE.replace("LR = 0.5", "LR = 0.1")
+
+
+class Place:
+    """Where agents are tried: a repository of two files, logs, and a folder for scratch copies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.logs, self.scratch, self.repo = folder / "logs", folder / "scratch", folder / "repo"
+        for path in (self.logs, self.scratch, self.repo / "tools"):
+            path.mkdir(parents=True)
+        (self.repo / "train_lib.py").write_text("an older text\n")
+        (self.repo / "tools" / "notes.txt").write_text("notes\n")
+        (self.repo / "other.py").write_text("x = 1\n")
+
+    def proposer(self, command: str, seconds: float = 20, editable: str = "train_lib.py", **environment: str):
+        def copy_files(target: Path) -> None:
+            shutil.copytree(self.repo, target, dirs_exist_ok=True, symlinks=True)
+
+        return CommandProposer(
+            Agent(command, seconds),
+            editable,
+            copy_files,
+            lambda number: self.logs,
+            {**os.environ, **environment},
+            self.scratch,
+        )
+
+    def propose(self, command: str, seconds: float = 20, **environment: str) -> Proposal:
+        proposal = self.proposer(command, seconds, **environment).propose(BRIEF)
+        assert list(self.scratch.iterdir()) == []
+        return proposal
+
+    def failure(self, command: str, seconds: float = 20) -> str:
+        with pytest.raises(ProposalFailed) as failure:
+            self.propose(command, seconds)
+        assert list(self.scratch.iterdir()) == []
+        return str(failure.value)
+
+    @property
+    def log(self) -> str:
+        return (self.logs / "agent.log").read_text()
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    return Place(tmp_path)
+
+
+def test_what_it_does_to_the_training_file_is_the_proposal_and_its_last_line_the_hypothesis(place):
+    proposal = place.propose(f"echo thinking; {GOOD}; printf '  LR was \\033[1mtoo large\\033[0m  \\n\\n' >&2")
+    assert proposal == Proposal("LR was too large", "code", source=CHANGED)
+    assert "thinking" in place.log
+
+
+def test_hypothesis_md_comes_before_the_output_and_may_name_the_category(place):
+    text = "# A smaller step\n\nCategory: **Optimizer**\nmore words\n"
+    proposal = place.propose(f"{GOOD}; printf '{text}' > HYPOTHESIS.md; echo done")
+    assert (proposal.hypothesis, proposal.category) == ("A smaller step", "optimizer")
+
+
+def test_without_a_word_of_it_the_hypothesis_says_so(place):
+    assert place.propose(GOOD).hypothesis == "a change that the agent did not explain"
+    assert place.propose(f"{GOOD}; mkfifo HYPOTHESIS.md").hypothesis == "a change that the agent did not explain"
+
+
+def test_it_finds_the_brief_the_champion_and_the_other_files(place):
+    (place.repo / "HYPOTHESIS.md").write_text("of yesterday\n")
+    (place.repo / "BRIEF.md").symlink_to(place.repo / "other.py")
+    proposal = place.propose(
+        f"head -1 BRIEF.md; cat train_lib.py tools/notes.txt; pwd; ls; cat; {GOOD}; echo $MY_KEY", MY_KEY="k1"
+    )
+    assert proposal.hypothesis == "k1", "its environment is the user's"
+    lines = place.log.splitlines()
+    assert lines[0] == "# Experiment 3"
+    assert SOURCE + "notes\n" in place.log
+    assert lines[-5:] == ["BRIEF.md", "other.py", "tools", "train_lib.py", "k1"], "and no words of yesterday"
+    assert str(place.scratch) in place.log
+    assert (place.repo / "other.py").read_text() == "x = 1\n"
+    assert (place.logs / "BRIEF.md").read_text().startswith("# Experiment 3\n")
+
+
+def test_the_command_runs_beside_a_training_file_in_a_folder(place):
+    proposer = place.proposer(f"{GOOD}; ls; echo fine", editable="deep/er/train_lib.py")
+    assert proposer.propose(BRIEF) == Proposal("fine", "code", source=CHANGED)
+    assert place.log.split() == ["BRIEF.md", "train_lib.py", "fine"]
+
+
+def test_git_of_the_agent_is_not_pointed_at_the_users_repository(place):
+    proposal = place.propose(f"{GOOD}; echo dir=$GIT_DIR; ", GIT_DIR="/somewhere/.git")
+    assert proposal.hypothesis == "dir="
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("echo I am not sure", 'the agent changed nothing in train_lib.py; it said "I am not sure"'),
+        ("true", "the agent changed nothing in train_lib.py"),
+        ("touch train_lib.py", "the agent changed nothing in train_lib.py"),
+        (
+            "echo 'rate limit'; exit 3",
+            'the agent changed nothing in train_lib.py (exited with status 3); it said "rate limit"',
+        ),
+        ("kill -9 $$", "the agent changed nothing in train_lib.py (was killed by SIGKILL)"),
+        ("rm train_lib.py", "the agent deleted train_lib.py"),
+        ("rm -r -- ./*", 'the agent deleted train_lib.py (changes of "other.py", "tools/notes.txt" ignored)'),
+        ("rm train_lib.py; ln -s /etc/passwd train_lib.py", "the agent made something else of train_lib.py"),
+        ("rm train_lib.py; mkfifo train_lib.py", "the agent made something else of train_lib.py"),
+        ("printf '\\377' > train_lib.py", "the agent left train_lib.py that is not UTF-8 text: "),
+        ("head -c 2000000 /dev/zero > train_lib.py", "the agent made train_lib.py larger than 1048576 bytes"),
+        ("echo x > other.py", 'the agent changed nothing in train_lib.py (changes of "other.py" ignored)'),
+    ],
+)
+def test_what_is_no_proposal(place, command, reason):
+    assert place.failure(command).startswith(reason)
+
+
+def test_a_command_that_is_not_there(place):
+    reason = place.failure("no_such_agent_anywhere --yes")
+    assert reason.startswith('the agent changed nothing in train_lib.py (exited with status 127); it said "')
+    assert "no_such_agent_anywhere" in reason
+
+
+def test_changes_of_other_files_are_ignored_and_named(place):
+    command = (
+        f"{GOOD}; echo y >> other.py; rm tools/notes.txt; echo z > new.py; echo z > last.py; "
+        "mkdir __pycache__ .agent; touch __pycache__/a .agent/b; echo fine"
+    )
+    proposal = place.propose(command)
+    assert proposal.source == CHANGED
+    assert proposal.hypothesis == 'fine (changes of "last.py", "new.py", "other.py" and 1 more ignored)'
+
+
+def test_a_change_counts_whatever_the_exit_status_and_the_status_is_noted(place):
+    assert place.propose(f"{GOOD}; echo out of turns; exit 2") == Proposal(
+        "out of turns (exited with status 2)", "code", source=CHANGED
+    )
+
+
+def test_a_long_hypothesis_leaves_room_for_the_notes(place):
+    proposal = place.propose(f"{GOOD}; head -c 5000 /dev/zero | tr '\\0' x; exit 1")
+    assert len(proposal.hypothesis) < 400
+    assert proposal.hypothesis.endswith("... (exited with status 1)")
+
+
+def is_alive(pid_file: Path) -> bool:
+    pid = int(pid_file.read_text())
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def background(tmp_path: Path) -> str:
+    """A child in a session of its own, as a server that an agent starts; its pid goes into a file."""
+    return (
+        f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' & while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done"
+    )
+
+
+def test_when_time_is_up_nothing_of_it_is_left(place, tmp_path):
+    started = time.monotonic()
+    reason = place.failure(f"{background(tmp_path)}; {GOOD}; sleep 300", seconds=1.5)
+    assert reason == "the agent ran longer than 1.5 s"
+    assert time.monotonic() - started < 10
+    assert not is_alive(tmp_path / "pid")
+
+
+def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
+    started = time.monotonic()
+    assert place.propose(f"{background(tmp_path)}; {GOOD}; echo fine").hypothesis == "fine"
+    assert time.monotonic() - started < 10, "nobody waits for the child that holds the output open"
+    assert not is_alive(tmp_path / "pid")
+
+
+def test_a_hundred_megabytes_of_output_are_no_trouble(place):
+    proposal = place.propose(f"head -c 100000000 /dev/zero | tr '\\0' y; {GOOD}; echo; echo last word", seconds=60)
+    assert proposal == Proposal("last word", "code", source=CHANGED)
+    assert (place.logs / "agent.log").stat().st_size < 5_000_000
+    assert place.log.endswith("\n[the rest of the output is not kept]\n")
+
+
+def test_a_shells_pipe_ends_as_in_a_terminal(place):
+    assert place.propose(f"yes | head -1; {GOOD}; echo fine").hypothesis == "fine"
+    assert "Broken pipe" not in place.log
+
+
+def test_ctrl_c_ends_the_agent_and_all_it_started(place, tmp_path):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            place.propose(f"{background(tmp_path)}; sleep 300")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not is_alive(tmp_path / "pid")
+    assert list(place.scratch.iterdir()) == []
+
+
+def test_when_the_driver_is_killed_the_agent_does_not_outlive_it(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from autoresearch_jax.runtime.keeper import run_command\n"
+        "run_command(sys.argv[1], cwd=Path(sys.argv[2]), environment=os.environ, log_path=Path(sys.argv[2]) / 'log', "
+        "seconds=300)"
+    )
+    command = f"{background(tmp_path)}; echo here > {tmp_path}/ready; sleep 300"
+    driver = subprocess.Popen([sys.executable, "-c", code, command, str(tmp_path)])
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert is_alive(tmp_path / "pid")
+    driver.kill()
+    driver.wait()
+    while is_alive(tmp_path / "pid") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(tmp_path / "pid")
+
+
+def test_a_commands_outcome(tmp_path):
+    outcome = run_command(
+        "printf 'a\\nb\\n \\n'; exit 7", cwd=tmp_path, environment={}, log_path=tmp_path / "log", seconds=20
+    )
+    assert (outcome.returncode, outcome.last_line) == (7, "b")
+    assert (tmp_path / "log").read_text() == "a\nb\n \n"
+    short = run_command("echo 12345", cwd=tmp_path, environment={}, log_path=tmp_path / "log", seconds=20, log_bytes=3)
+    assert short.last_line == "12345"
+    assert (tmp_path / "log").read_text() == "123\n[the rest of the output is not kept]\n"
+
+
+def test_files_that_cannot_be_copied_are_a_failed_proposal(place):
+    def refuse(target):
+        raise UserError("git is not installed")
+
+    proposer = CommandProposer(
+        Agent(GOOD), "train_lib.py", refuse, lambda number: place.logs, os.environ, place.scratch
+    )
+    with pytest.raises(
+        ProposalFailed, match=r"^the agent's copy of the files could not be made: git is not installed$"
+    ):
+        proposer.propose(BRIEF)
+    gone = CommandProposer(Agent(GOOD), "train_lib.py", refuse, lambda number: place.logs, {}, place.scratch / "gone")
+    with pytest.raises(ProposalFailed, match="the agent could not be run"):
+        gone.propose(BRIEF)
+
+
+def test_a_brief_that_does_not_fit_is_the_users_to_mend(place):
+    proposer = CommandProposer(
+        Agent(GOOD, brief_tokens=100), "train_lib.py", lambda target: None, lambda number: place.logs, {}, place.scratch
+    )
+    with pytest.raises(BriefError, match="--brief_tokens"):
+        proposer.propose(BRIEF)

@@ -1,0 +1,131 @@
+"""A scripted agent in the loop, with real git, a real ledger, and a driver that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE, FakeTask
+
+from autoresearch_jax.commands.proposer_flags import make_proposer
+from autoresearch_jax.measurement import Status
+from autoresearch_jax.proposers.command import Agent
+from autoresearch_jax.search.records import Verdict
+
+# By the number of the experiment; what it does is in the repository, so that the copy must be whole.
+AGENT = r"""
+n=$(sed -n '1s/# Experiment //p' BRIEF.md)
+echo $n >> "$CALLS"
+case $n in
+  1) sed -i 's/^LR = .*/LR = 0.1/' train_lib.py; echo 'a smaller step' ;;
+  2) echo 'out of ideas' ;;
+  3) rm train_lib.py ;;
+  4) echo 'LR = = 1' > train_lib.py ;;
+  5) sleep 60 ;;
+  6) sed -i 's/^DEPTH = .*/DEPTH = 6/' train_lib.py; echo >> agent.sh
+     printf 'deeper\ncategory: depth\n' > HYPOTHESIS.md ;;
+  7) sed -i 's/^FAULT = .*/FAULT = "crash"/' train_lib.py; echo 'a crash'; exit 4 ;;
+  8) echo '# a comment' >> train_lib.py; echo 'says the same' ;;
+  9) sed -i 's/^PATTERN = .*/PATTERN = "SSSL"/' train_lib.py; echo 'longer windows' ;;
+esac
+"""
+KILLED_DRIVER = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from fakes import FakeTask
+from autoresearch_jax.commands.run import Options, run_loop
+from autoresearch_jax.proposers.command import Agent
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.workspace import Workspace
+
+class Killing(FakeTask):
+    def prepare(self, source, log_dir):
+        if log_dir.name == "0001":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().prepare(source, log_dir)
+
+repo = Path(sys.argv[1])
+folder = RunFolder(repo / "runs" / "night")
+folder.create()
+workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.environ)
+program = repo / "program.md"
+options = Options("night", folder, "command", program, repo / "train_lib.py", 0, 9, None, Agent("sh agent.sh"))
+ledger = Ledger.open(folder.ledger)
+run_loop(options, Killing(noise=0), workspace, folder, ledger, ProgramFile(program), Interrupts())
+"""
+
+
+@pytest.fixture
+def agents(bench, run_git, tmp_path, monkeypatch):
+    """The agent is in the repository; a file has the experiments it was called for."""
+    (bench.repo / "agent.sh").write_text(AGENT)
+    run_git(bench.repo, "add", "agent.sh")
+    run_git(bench.repo, "commit", "-qm", "an agent")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return bench
+
+
+def calls(tmp_path: Path) -> list[int]:
+    return [int(line) for line in (tmp_path / "calls").read_text().split()]
+
+
+def proposer(bench, seconds: float = 30.0):
+    return make_proposer("command", Agent("sh agent.sh", seconds), bench.workspace(), bench.folder, os.environ)
+
+
+def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
+    task = FakeTask(noise=0)
+    assert agents.loop(task, proposer(agents, seconds=3), max_experiments=9).run() == "9 experiments reached"
+    rows = agents.ledger().experiments()
+    assert calls(tmp_path) == list(range(1, 10))
+    assert [str(row.status) for row in rows] == [
+        *("ok", "ok", "rejected", "rejected", "rejected", "rejected", "ok", "crash", "duplicate", "ok")
+    ]
+    assert [row.id for row in rows if row.decision is Verdict.KEEP] == [0, 1, 6, 9]
+    assert rows[9].score == 1.0
+    assert [row.reason for row in rows[2:6]] == [
+        'the agent changed nothing in train_lib.py; it said "out of ideas"',
+        "the agent deleted train_lib.py",
+        "line 1: invalid syntax",
+        "the agent ran longer than 3 s",
+    ]
+    assert (rows[6].hypothesis, rows[6].category) == ('deeper (changes of "agent.sh" ignored)', "depth")
+    assert rows[7].hypothesis == "a crash (exited with status 4)"
+    assert len(task.measured) == 5
+    assert run_git(agents.repo, "diff", "--name-only", "main", "autoresearch/night") == "train_lib.py"
+    assert (agents.repo / "train_lib.py").read_text() == SOURCE
+    brief = (agents.folder.log_dir(9) / "BRIEF.md").read_text()
+    assert "\n- left of the search: 1 experiment\n" in brief
+    assert '- "depth": 1 tried, 1 kept, 0 without a score' in brief
+    assert "DEPTH = 6" in brief, "the champion's source"
+    assert agents.ledger().experiments()[2].seconds is not None
+
+
+def test_killed_between_proposal_and_trial_the_agent_is_not_asked_again(agents, tmp_path):
+    command = [sys.executable, "-c", KILLED_DRIVER, str(agents.repo), str(Path(__file__).parent.parent)]
+    driver = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    open_row = agents.ledger().open_experiment()
+    assert (open_row.id, open_row.hypothesis) == (1, "a smaller step")
+    agents.loop(FakeTask(noise=0), proposer(agents), max_experiments=2).run()
+    rows = agents.ledger().experiments()
+    assert calls(tmp_path) == [1, 2]
+    assert (rows[1].status, rows[1].score) == (Status.OK, 1.2)
+    assert "LR = 0.1" in agents.ledger().source(1)
+
+
+def test_an_agent_that_is_broken_ends_the_run_after_a_few(agents):
+    (agents.repo / "agent.sh").unlink()  # in the user's checkout only: the copy is of the champion's commit
+    broken = make_proposer("command", Agent("no-such-agent"), agents.workspace(), agents.folder, os.environ)
+    reason = agents.loop(FakeTask(), broken, max_experiments=50).run()
+    assert reason.startswith(
+        "5 proposals in a row came to nothing, the last one because: the agent changed nothing in "
+    )
+    assert "exited with status 127" in reason
+    assert agents.ledger().last_ending() == reason
