@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fakes import SOURCE, FakeTask
 from autoresearch_jax.commands.proposer_flags import make_proposer
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.command import Agent
+from autoresearch_jax.search.loop import INTERRUPTED
 from autoresearch_jax.search.records import Verdict
 
 # By the number of the experiment; what it does is in the repository, so that the copy must be whole.
@@ -31,7 +33,7 @@ case $n in
   9) sed -i 's/^PATTERN = .*/PATTERN = "SSSL"/' train_lib.py; echo 'longer windows' ;;
 esac
 """
-KILLED_DRIVER = """
+DRIVER = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -46,7 +48,7 @@ from autoresearch_jax.search.workspace import Workspace
 
 class Killing(FakeTask):
     def prepare(self, source, log_dir):
-        if log_dir.name == "0001":
+        if log_dir.name == "0001" and sys.argv[3] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().prepare(source, log_dir)
 
@@ -55,9 +57,10 @@ folder = RunFolder(repo / "runs" / "night")
 folder.create()
 workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.environ)
 program = repo / "program.md"
-options = Options("night", folder, "command", program, repo / "train_lib.py", 0, 9, None, Agent("sh agent.sh"))
+options = Options("night", folder, "command", program, repo / "train_lib.py", 0, 9, None, Agent(sys.argv[4]))
 ledger = Ledger.open(folder.ledger)
-run_loop(options, Killing(noise=0), workspace, folder, ledger, ProgramFile(program), Interrupts())
+with Interrupts().installed() as interrupts:
+    run_loop(options, Killing(noise=0), workspace, folder, ledger, ProgramFile(program), interrupts)
 """
 
 
@@ -107,10 +110,30 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     assert agents.ledger().experiments()[2].seconds is not None
 
 
+def start_driver(bench, mode: str, agent: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", DRIVER, str(bench.repo), str(Path(__file__).parent.parent), mode, agent]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_signal_while_the_agent_is_at_work_ends_both_and_enters_nothing(agents, tmp_path):
+    driver = start_driver(agents, "live", f"echo $$ > {tmp_path}/pid; sleep 300")
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    output, errors = driver.communicate(timeout=30)
+    assert driver.returncode == 0, errors
+    assert INTERRUPTED in output
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+    assert [row.id for row in agents.ledger().experiments()] == [0]
+    agents.loop(FakeTask(noise=0), proposer(agents), max_experiments=1).run()
+    assert agents.ledger().experiment(1).hypothesis == "a smaller step"
+
+
 def test_killed_between_proposal_and_trial_the_agent_is_not_asked_again(agents, tmp_path):
-    command = [sys.executable, "-c", KILLED_DRIVER, str(agents.repo), str(Path(__file__).parent.parent)]
-    driver = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    driver = start_driver(agents, "kill", "sh agent.sh")
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == -signal.SIGKILL, errors
     open_row = agents.ledger().open_experiment()
     assert (open_row.id, open_row.hypothesis) == (1, "a smaller step")
     agents.loop(FakeTask(noise=0), proposer(agents), max_experiments=2).run()
