@@ -12,6 +12,12 @@ from autoresearch_jax.search.audit.intervals import Interval, t_interval
 HONEST_SHARE = 0.5
 
 
+NOT_ENOUGH = (
+    "fewer than two seeds gave both a score that counts, so nothing can be said: see failed_runs and slow_runs, and "
+    "ask with more --runs"
+)
+
+
 class Word(enum.StrEnum):
     """What a reading of the holdout says of the champion's gain."""
 
@@ -52,7 +58,7 @@ def read_holdout(val_gains: Sequence[float], holdout_gains: Sequence[float]) -> 
     pairs = zip(val_gains, holdout_gains, strict=True)
     above_half = t_interval([holdout_gain - HONEST_SHARE * val_gain for val_gain, holdout_gain in pairs])
     if val is None or holdout is None or above_half is None:
-        sentence = "fewer than two seeds gave both a score, so nothing can be said: see the logs"
+        sentence = NOT_ENOUGH
         return Reading(val, holdout, Word.NOT_MEASURED, sentence)
     word, sentence = _judge(val, holdout, above_half)
     return Reading(val, holdout, word, sentence)
@@ -102,7 +108,7 @@ def read_transfer(gain: Interval | None, where: str) -> tuple[str, str]:
       where: such as "at DEPTH 8 and 2 times the budget".
     """
     if gain is None:
-        return "not measured", "fewer than two seeds gave both a score, so nothing can be said: see the logs"
+        return "not measured", NOT_ENOUGH
     if gain.sign > 0:
         return "holds", f"the champion is better than the baseline {where}, too"
     if gain.sign < 0:
