@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -17,12 +16,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from autoresearch_jax.runtime import landlock, linux, seccomp
-from autoresearch_jax.runtime.tree import Stat, Tree, share_of_own, unnamed_files
+from autoresearch_jax.runtime.family import Family, Output, attach, take_orders_to_stop, write_log
+from autoresearch_jax.runtime.tree import Stat, share_of_own, unnamed_files
 
 POLL_SECONDS = 0.025
-SWEEP_SECONDS = 0.002
 NICENESS = 10  # of the confined, where we cannot have a priority of our own
-SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
 MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
@@ -47,12 +45,10 @@ class Watch:
         self._limits: dict[str, float] = order["limits"]
         self._driver: int = order["driver"]
         self._scratch: str = order["scratch"]
-        self._pid = pid
-        self._output: int | None = output
-        self._tree = Tree()
+        self._family = Family(pid)
+        self._output = Output(output, self._log)
         self._started = time.monotonic()
         self._log_bytes = 0
-        self._status: int | None = None
         self._peak_memory = 0
         self._orders_to_stop = orders_to_stop
 
@@ -60,21 +56,22 @@ class Watch:
         """Waits for the end, brings it about if a limit is broken, and says what happened."""
         breach = None
         try:
-            while self._status is None and not self._orders_to_stop and os.getppid() == self._driver:
+            while self._family.status is None and not self._orders_to_stop and os.getppid() == self._driver:
                 self._check()
-                self._pass_on(POLL_SECONDS)
-                self._reap()
+                self._output.pass_on(POLL_SECONDS)
+                self._family.reap()
         except Breach as error:
             breach = error
         finally:
-            left = self._end()
+            left = self._family.end()
         try:
-            self._pass_on(0.0)
+            self._output.pass_on(0.0)
             self._check_disk({})
         except Breach as error:
             breach = breach or error
+        status = self._family.status
         return {
-            "status": None if self._status is None else os.waitstatus_to_exitcode(self._status),
+            "status": None if status is None else os.waitstatus_to_exitcode(status),
             "breach": None if breach is None else {"limit": breach.limit, "words": str(breach)},
             "seconds": time.monotonic() - self._started,
             "peak_memory_bytes": self._peak_memory,
@@ -86,7 +83,7 @@ class Watch:
         seconds = time.monotonic() - self._started
         if seconds > limits["wall_seconds"]:
             raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
-        stats = self._tree.stats()
+        stats = self._family.tree.stats()
         if len(stats) > limits["processes"]:
             raise Breach("processes", f"started more than {limits['processes']:g} processes")
         if sum(stat.threads for stat in stats.values()) > limits["threads"]:
@@ -119,54 +116,12 @@ class Watch:
         if num_bytes > limits["scratch_bytes"]:
             raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
 
-    def _pass_on(self, seconds: float) -> None:
-        """Copies output to the log for about so many seconds, or what is there already for 0."""
-        deadline = time.monotonic() + seconds
-        while True:
-            wait = max(0.0, deadline - time.monotonic())
-            if self._output is None:
-                time.sleep(wait)
-                return
-            if not select.select([self._output], [], [], wait)[0]:
-                return
-            data = os.read(self._output, 1 << 16)
-            if not data:
-                os.close(self._output)
-                self._output = None
-            self._log_bytes += len(data)
-            room = int(self._limits["log_bytes"]) - self._log_bytes
-            _write_all(sys.stderr.fileno(), data[: max(0, len(data) + min(room, 0))])
-            if room < 0:
-                raise Breach("log_bytes", f"printed more than {self._limits['log_bytes'] / 2**20:g} MiB")
-            if seconds and time.monotonic() >= deadline:
-                return
-
-    def _reap(self) -> bool:
-        """Collects the children that have ended; returns whether there are others."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return True
-                if pid == self._pid:
-                    self._status = status
-        return False
-
-    def _end(self) -> int:
-        """Kills until nothing is left; returns how many could not be killed."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        deadline = time.monotonic() + SWEEP_LIMIT_SECONDS
-        if self._status is None:  # with the first process of a namespace, or bubblewrap, all others go
-            os.kill(self._pid, signal.SIGKILL)
-        if not linux.IS_LINUX:  # no tree is known there
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
-        while self._reap() and time.monotonic() < deadline:
-            for pid in self._tree.stats():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(SWEEP_SECONDS)
-        return len(self._tree.stats())
+    def _log(self, data: bytes) -> None:
+        self._log_bytes += len(data)
+        room = int(self._limits["log_bytes"]) - self._log_bytes
+        write_log(data[: max(0, len(data) + min(room, 0))])
+        if room < 0:
+            raise Breach("log_bytes", f"printed more than {self._limits['log_bytes'] / 2**20:g} MiB")
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int]]:
@@ -190,16 +145,9 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             continue
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
 def _become_confined(order: dict[str, Any], output: int, has_priority: bool) -> NoReturn:
     """Gives up what the order says and becomes its command."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for target, source in ((0, null), (1, output), (2, output)):
-        os.dup2(source, target)
+    attach(output)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -298,9 +246,7 @@ def main() -> int:
         linux.become_subreaper()
     in_namespaces = order["namespaces"] and linux.enter_namespaces()
     has_priority = _take_priority()
-    orders_to_stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: orders_to_stop.append(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders_to_stop = take_orders_to_stop()
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -5,7 +5,7 @@ import io
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import libcst as cst
 
@@ -112,6 +112,15 @@ def binding(statement: ast.stmt) -> tuple[str | None, ast.expr | None]:
         assert isinstance(statement, ast.Assign | ast.AnnAssign)
         return target.id, statement.value
     return None, None
+
+
+def blank_values(tree: ast.Module, names: Collection[str]) -> None:
+    """Puts None in place of the values of some top-level constants, so that trees that differ in these are equal."""
+    for statement in tree.body:
+        name, value = binding(statement)
+        if name in names and value is not None:
+            assert isinstance(statement, ast.Assign | ast.AnnAssign)
+            statement.value = ast.Constant(None)
 
 
 def _evaluate(expression: ast.expr) -> ConstantValue:

@@ -126,9 +126,7 @@ class Measuring:
         ledger = self._book.ledger
         saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
         ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
-        if (
-            standing.noise is None or self._task.budget.seconds is None
-        ):  # one run is all there is; speed is all the same
+        if standing.noise is None or self._task.budget.seconds is None:  # a single run decides; speed does not matter
             return ruling
         return standing.check_speed(ruling, trials, ledger.trials()[-1].id)
 

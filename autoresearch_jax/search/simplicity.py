@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Collection
 
-from autoresearch_jax.search.constants import binding
+from autoresearch_jax.search.constants import blank_values
 
 # With these a source can run what does not count: its docstrings, its own file's comments, another file.
 _RUNS_HIDDEN_TEXT = frozenset(
@@ -34,10 +34,7 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
         return None
     if any(map(_may_run_hidden_text, ast.walk(tree))):
         return None
-    for statement in tree.body:
-        name, value = binding(statement)
-        if name in values_of and value is not None:
-            statement.value = ast.Constant(None)  # type: ignore[attr-defined]
+    blank_values(tree, values_of)
     count = 0
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):

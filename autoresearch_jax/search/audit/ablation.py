@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.constants import binding, read_constants, same_value, set_constants
+from autoresearch_jax.search.constants import binding, blank_values, read_constants, same_value, set_constants
 
 # base, ours, theirs -> a text with the changes that lead from base to both; None where these touch the same lines
 Merge = Callable[[str, str, str], str | None]
@@ -113,10 +113,7 @@ def _is_same_apart_from(before: str, after: str, names: Mapping[str, Scalar]) ->
 
 def _tree_without(source: str, names: Mapping[str, Scalar]) -> str:
     tree = ast.parse(source)
-    for statement in tree.body:
-        name, _ = binding(statement)
-        if name in names:
-            statement.value = ast.Constant(None)  # type: ignore[attr-defined]
+    blank_values(tree, names)
     return ast.dump(tree)
 
 
