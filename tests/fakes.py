@@ -147,6 +147,12 @@ class ScriptedProposer:
             raise SpaceExhausted("the script is over")
         return self._proposals[brief.experiment - 1]
 
+    def asks_ahead(self, brief: Brief) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
 
 def moved(**constants: float | int | str) -> Proposal:
     """A proposal that sets constants."""

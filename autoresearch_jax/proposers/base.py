@@ -1,6 +1,6 @@
 """What a proposer is told, what it answers, and the protocol between the two."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,24 +9,63 @@ from autoresearch_jax.proposers.space import Constant
 
 Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
 NO_PROPOSAL = "no proposal"  # the category of an experiment whose proposer failed, see `ProposalFailed`
+CONSTANTS_CATEGORY = "constants"  # of proposals that move nothing but constants of program.md's table
+# Kinds of structural change that an agent may be asked for; a run may name its own.
+DEFAULT_CATEGORIES = (
+    *("architecture", "attention", "embedding", "normalization", "initialization"),
+    *("optimizer", "schedule", "regularization", "batch", "numerics", "simplification"),
+)
 
 
 class SpaceExhausted(Exception):
     """The proposer has nothing left to try; the message says why in one line. Ends the loop cleanly."""
 
 
+class LimitReached(SpaceExhausted):
+    """What the proposer may spend is spent; the message names the flag."""
+
+
 class ProposalFailed(Exception):
     """The proposer did not come up with anything this time; the message says why in one line.
 
-    The loop writes it down as an experiment that was rejected, and goes on; too many in a row end it.
+    The loop writes it down as an experiment that was rejected, and goes on; after a few in a row it waits in between.
 
     Attributes:
       cost_dollars: what it cost all the same.
+      proposer: whose failure it is, where one proposer speaks for several; None for the one that raised it.
     """
 
-    def __init__(self, reason: str, cost_dollars: float = 0.0) -> None:
+    def __init__(self, reason: str, cost_dollars: float = 0.0, proposer: str | None = None) -> None:
         super().__init__(reason)
         self.cost_dollars = cost_dollars
+        self.proposer = proposer
+
+
+class ServiceDown(Exception):
+    """The service behind the proposer does not answer, which is nobody's proposal: nothing is written down.
+
+    The loop asks again later, for as long as its stopping list lets it.
+
+    Attributes:
+      retry_seconds: when to ask again; what the server asked for, if it did.
+    """
+
+    def __init__(self, reason: str, retry_seconds: float) -> None:
+        super().__init__(reason)
+        self.retry_seconds = retry_seconds
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why a text would not be worth measuring, found before anything is spent on it.
+
+    Attributes:
+      text: what the agent is told, a few clean lines at most.
+      repeats: True if it says what was measured before; such a text goes back to the agent once.
+    """
+
+    text: str
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +82,7 @@ class Outcome:
       score: the metric, None where there is none.
       kept: True if it became the champion.
       reason: the decision's or the failure's one line.
+      program_hash: of what it ran; None of what was never traced.
     """
 
     experiment: int
@@ -54,6 +94,17 @@ class Outcome:
     score: float | None
     kept: bool
     reason: str
+    program_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """An experiment that is being measured while the next one is thought of; nobody knows yet what comes of it."""
+
+    experiment: int
+    proposer: str
+    hypothesis: str
+    category: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +127,11 @@ class Brief:
       facts: what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...);
         nothing that was measured on validation text.
       curves: training loss at even steps of a run, by experiment: the champion's and the latest candidates'.
+      running: the experiment before this one, if it is not over; it is not in the history then.
+      categories: kinds of structural change that may be named.
+      category: the kind that is asked for this time; None leaves the choice.
+      plateau: after so many discards in a row a structural change is demanded; None never demands one.
+      learnt: what an optimizer has found out about the constants, a line each.
     """
 
     experiment: int
@@ -91,6 +147,16 @@ class Brief:
     limits_left: Sequence[str] = ()
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     curves: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    running: Running | None = None
+    categories: Sequence[str] = DEFAULT_CATEGORIES
+    category: str | None = None
+    plateau: int | None = None
+    learnt: Sequence[str] = ()
+
+
+Examine = Callable[[Brief, str], Objection | None]
+"""Tries a whole text before it is proposed: traces it, and looks whether it was measured before. Called in whatever
+thread the proposer runs in; None if nothing speaks against it."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +169,7 @@ class Proposal:
       constants: new values of constants of the champion's source; empty with `source`.
       source: the whole text of the editable file; None with `constants`.
       cost_dollars: what proposing it cost.
+      proposer: who it is from, where one proposer speaks for several; None for the one that returned it.
     """
 
     hypothesis: str
@@ -110,6 +177,7 @@ class Proposal:
     constants: Mapping[str, Scalar] = field(default_factory=dict)
     source: str | None = None
     cost_dollars: float = 0.0
+    proposer: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.constants) == (self.source is not None):
@@ -130,8 +198,19 @@ class Proposer(Protocol):
         Must depend on the brief alone, so that a resumed run proposes what the uninterrupted one would have; but for an
         agent's answer, which is another one each time.
 
+        May be called in another thread than the one that made it, but in one at a time.
+
         Raises:
           SpaceExhausted: there is nothing left to try.
           ProposalFailed: nothing came of it this time.
+          ServiceDown: nobody is there to ask.
         """
+        ...
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """True if the answer takes so long that it is worth asking while another experiment is measured."""
+        ...
+
+    def close(self) -> None:
+        """Ends what is under way, called from another thread: a `propose` there raises ProposalFailed soon after."""
         ...

@@ -114,6 +114,13 @@ class CommandProposer:
         except (OSError, KeeperError) as error:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
 
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`."""
+        return True
+
+    def close(self) -> None:
+        """See `Proposer.close`."""
+
     def _propose_in(self, scratch: Path, brief: Brief, page: str) -> Proposal:
         log_dir = self._log_dir(brief.experiment)
         (log_dir / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")

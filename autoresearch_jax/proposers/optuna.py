@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.proposers.base import Brief, Constants, Outcome, Proposal, SpaceExhausted
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Constants, Outcome, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import (
     Constant,
     FloatRange,
@@ -28,7 +28,6 @@ from autoresearch_jax.proposers.space import (
     same,
 )
 
-CATEGORY = "constants"
 STARTUP_TRIALS = 5  # uniform draws before TPE takes over; Optuna's 10 is half of a short night on a CPU
 MOVES = (1, 2, 3)  # constants moved at once: few, so that a gain can be laid to something
 MOVES_PROBABILITY = (0.5, 0.3, 0.2)
@@ -68,11 +67,18 @@ class OptunaProposer:
             study.sampler = _sampler(seed, with_tpe=draw < TPE_DRAWS)
             moves = _moves(study, _pick(brief.space, rng), champion)
             if moves and _key({**brief.champion_constants, **moves}) not in self._tried:
-                return Proposal(_hypothesis(champion, moves), CATEGORY, constants=moves)
+                return Proposal(_hypothesis(champion, moves), CONSTANTS_CATEGORY, constants=moves)
         raise SpaceExhausted(
             f"{TPE_DRAWS + RANDOM_DRAWS} draws from program.md's table of constants were all tried before: "
             "widen a range or add a constant"
         )
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`: an answer takes milliseconds, and every outcome makes it a better one."""
+        return False
+
+    def close(self) -> None:
+        """See `Proposer.close`: nothing is ever under way."""
 
     def _update_study(self, brief: Brief) -> optuna.Study:
         space, history = tuple(brief.space), list(brief.history)
