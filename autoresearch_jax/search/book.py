@@ -181,4 +181,5 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
         score=None if row.score is None else as_shown(row.score, sigma),
         kept=kept,
         reason=reason,
+        program_hash=row.program_hash,
     )
