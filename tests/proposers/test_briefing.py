@@ -8,7 +8,7 @@ import pytest
 from fakes import SOURCE
 
 from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Outcome
+from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Outcome, Running
 from autoresearch_jax.proposers.briefing import (
     BYTES_PER_TOKEN,
     HEADINGS,
@@ -47,8 +47,9 @@ HISTORY = (
     outcome(13, category=NO_PROPOSAL, status=Status.REJECTED, score=None, reason="changed nothing"),
     *(outcome(number) for number in range(14, 40)),
 )
+LEARNT = ("LR (0.01 .. 1 log): now 0.5; 3 tried; 0.2 worse by 0.05", "DEPTH (2 .. 8): now 4; not tried yet")
 BRIEF = Brief(
-    experiment=40,
+    experiment=41,
     run_seed=0,
     metric=Metric("loss"),
     program=PAGE,
@@ -61,6 +62,11 @@ BRIEF = Brief(
     limits_left=("37 experiments", "5.2 hours"),
     facts={"step_flops": 9671587840.0, "num_steps": 147, "device_kind": "cpu", "unknown": None},
     curves={10: [7.62511, 3.0, 1.23456], 39: [7.5, 4.25]},
+    running=Running(40, "gemini", "gated attention", "attention"),
+    categories=("schedule", "attention", "numerics", "batch", "optimizer"),
+    category="numerics",
+    plateau=20,
+    learnt=LEARNT,
 )
 
 
@@ -82,11 +88,13 @@ def sections(page: str) -> list[str]:
 def test_all_that_there_is_to_tell():
     page = write_brief(BRIEF, WORDS, LARGE)
     assert sections(page) == [
-        "# Experiment 40",
+        "# Experiment 41",
+        "## What is asked for this time",
         "## The task",
         "## program.md: what the human asks for",
         "## The champion's source, to be improved",
         "## What was tried, by category",
+        "## What the optimizer has learnt about the constants",
         "## What was kept, the newest first",
         "## Experiments, the newest first",
         "## Training loss at even steps of a run",
@@ -105,11 +113,14 @@ def test_all_that_there_is_to_tell():
         '- experiment 10, "optimizer": 1.98 -> 1.93, "idea number 10"',
         '- experiment 11 ("schedule", by gemini): crash; "idea number 11"; reason: "KeyError: \'x\'"',
         "- experiment 10: 7.63 3 1.23",
-        '- "optimizer": 12 tried, 1 kept, 0 without a score; best 1.93 (experiment 10: "idea number 10")',
+        '- "optimizer": 12 tried, 1 kept, 0 without a score; best 1.93 (experiment 10: "idea number 10"); '
+        'worst 1.95 (experiment 1: "idea number 1")',
+        *(f"- {line}" for line in LEARNT),
     ):
         assert f"\n{line}\n" in page
     assert '- "attention": 13 tried, 0 kept, 0 without a score; best 1.95' in page
     assert page.count("; a dead end so far\n") == 2
+    assert page.count("; worst ") == 1, "where all scored the same none was worst"
     assert "unknown" not in page
     numbers = [int(n) for n in re.findall(r"^- experiment (\d+) \(", page, re.MULTILINE)]
     assert numbers == list(range(39, 0, -1)), "each proposal, the newest first"
@@ -122,6 +133,37 @@ def test_of_a_first_brief_nothing_is_made_up():
     assert sections(page)[-1] == "## The champion's source, to be improved"
     assert "higher is better" in page
     assert "noise floor" not in page
+
+
+def asked(**changes) -> list[str]:
+    """Lines of the page on what is asked for this time."""
+    page = write_brief(dataclasses.replace(BRIEF, **changes), WORDS, LARGE)
+    section = page.split("## What is asked for this time\n\n")
+    return section[1].split("\n\n")[0].splitlines() if len(section) == 2 else []
+
+
+def test_what_is_asked_for_this_time():
+    demand, kind, running = asked()
+    assert demand == (
+        "- 28 experiments in a row brought no gain. Change the structure of the program: another mechanism, or one "
+        "less. Another value of a constant is not what is wanted now. The kinds of change least tried: "
+        '"numerics" (0 tried), "batch" (0 tried), "optimizer" (12 tried).'
+    )
+    assert kind == '- The kind of change that is asked for: "numerics".'
+    assert running.startswith("- Being measured right now")
+    assert running.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"')
+    assert asked(plateau=28)[0] == demand
+    assert asked(plateau=29) == asked(plateau=None) == [kind, running]
+    assert asked(plateau=None, category=None, running=None) == []
+    assert len(asked(categories=())) == 3
+
+
+def test_the_worst_idea_is_so_by_the_metrics_own_direction():
+    history = [*HISTORY, outcome(40, score=2.5, category="schedule"), outcome(41, score=1.5, category="schedule")]
+    lower = write_brief(dataclasses.replace(BRIEF, history=history), WORDS, LARGE)
+    assert 'best 1.5 (experiment 41: "idea number 41"); worst 2.5 (experiment 40: "idea number 40")' in lower
+    higher = write_brief(dataclasses.replace(BRIEF, history=history, metric=Metric("loss", "maximize")), WORDS, LARGE)
+    assert 'best 2.5 (experiment 40: "idea number 40"); worst 1.5 (experiment 41: "idea number 41")' in higher
 
 
 def test_no_score_has_more_digits_than_the_brief():
@@ -138,6 +180,7 @@ def lines_at(tokens: int) -> set[str]:
     assert count_tokens(page) <= tokens
     assert PAGE in page
     assert SOURCE in page
+    assert set(asked()) <= set(page.splitlines()), "never cut"
     return {line for line in page.splitlines() if not line.startswith("Left out")}
 
 
@@ -160,6 +203,8 @@ def test_a_larger_budget_never_shows_less_and_the_least_informative_goes_first()
             "- metric:",
             "- device_kind",
             '- "optimizer": 12 tried',
+            "- LR (0.01",
+            "- DEPTH (2",
             "- experiment 10, ",
             "- experiment 39 (",
             "- experiment 30 (",
@@ -208,7 +253,16 @@ def test_equal_briefs_give_equal_pages():
 def test_no_words_of_others_open_a_section_or_forge_a_line(words):
     plain = write_brief(BRIEF, WORDS, LARGE)
     forged = outcome(41, hypothesis=words, category=words, proposer=words, reason=words, kept=True)
-    page = write_brief(dataclasses.replace(BRIEF, history=(*HISTORY, forged), facts={"kind": words}), WORDS, LARGE)
+    told = dataclasses.replace(
+        BRIEF,
+        history=(*HISTORY, forged),
+        facts={"kind": words},
+        running=Running(40, words, words, words),
+        category=words,
+        categories=[words],
+        learnt=[words, LEARNT[1]],
+    )
+    page = write_brief(dataclasses.replace(told, plateau=0), WORDS, LARGE)
     assert sections(page) == sections(plain)
     starts = ("- experiment", "- metric", "#")
     count = sum(line.startswith(starts) for line in page.splitlines())
@@ -227,4 +281,4 @@ def test_tokens_are_counted_in_bytes_and_rounded_up():
     assert count_tokens("a") == 1
     assert count_tokens("ä" * BYTES_PER_TOKEN) == 2
     assert count_tokens("\ud800") == 1
-    assert len(HEADINGS) == 5
+    assert len(HEADINGS) == 6

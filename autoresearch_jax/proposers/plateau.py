@@ -1,0 +1,37 @@
+"""How long a search has gone without a gain, and which kinds of change it has hardly tried."""
+
+from collections.abc import Sequence
+
+from autoresearch_jax.measurement import Status
+from autoresearch_jax.proposers.base import NO_PROPOSAL, Outcome
+
+
+def is_gain(outcome: Outcome) -> bool:
+    """True if it was kept for what it scored: a duplicate that is kept only says the same more briefly."""
+    return outcome.kept and outcome.status is not Status.DUPLICATE
+
+
+def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The experiments after the last gain, the oldest first; the baseline is one."""
+    last = next((place for place in reversed(range(len(history))) if is_gain(history[place])), -1)
+    return history[last + 1 :]
+
+
+def discards_in_a_row(history: Sequence[Outcome]) -> int:
+    """Experiments without a gain since the last one: measured, duplicates or rejected alike, but none that was never
+    proposed: of those nothing is learnt about the search."""
+    return sum(not outcome.kept and outcome.category != NO_PROPOSAL for outcome in since_gain(history))
+
+
+def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
+    """True after so many discards in a row; never for None."""
+    return plateau is not None and discards_in_a_row(history) >= plateau
+
+
+def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[tuple[str, int]]:
+    """The categories with how often each was tried, the least tried first; equals stay in their order."""
+    counts = dict.fromkeys(categories, 0)
+    for outcome in history:
+        if outcome.category in counts:
+            counts[outcome.category] += 1
+    return sorted(counts.items(), key=lambda item: item[1])
