@@ -1,0 +1,167 @@
+"""What an optimizer has found out about the constants of the table, a line each, for an agent to read."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeGuard
+
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Constants, Outcome
+from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
+from autoresearch_jax.untrusted import quoted
+
+MOST_MOVES = 3  # constants moved at once beyond which a gain says little of each
+ENOUGH = 4  # scored tries of which it is worth telling where the best lie
+BEST = 3  # one in so many is among the best
+SHOWN = 6  # tries that are told one by one
+MAX_VALUE_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A value that a constant was moved to.
+
+    Attributes:
+      experiment: when.
+      value: where to.
+      beside: other constants that were moved at once.
+      gain: over the champion of that time, 0 within the noise; None where there is no score.
+      status: how it ended.
+    """
+
+    experiment: int
+    value: Value
+    beside: tuple[str, ...]
+    gain: Decimal | None
+    status: Status
+
+
+def learnt_lines(
+    space: Sequence[Constant],
+    history: Sequence[Outcome],
+    metric: Metric,
+    champion_constants: Constants,
+    noise_floor: float | None,
+) -> tuple[str, ...]:
+    """A line for each constant of the table, the one whose moves mattered most first.
+
+    It says where the constant stands, how often it was moved and how that came out against the champion of that time.
+    Only proposals that moved nothing but a few constants count: of others nobody knows what made the difference.
+
+    Args:
+      space: the table.
+      history: every experiment so far, the oldest first.
+      metric: what is to become better.
+      champion_constants: as they stand now.
+      noise_floor: differences up to it are none; None if it is not known.
+    """
+    tries = _tries(space, history, metric, noise_floor)
+    order = sorted(space, key=lambda constant: -_importance(tries[constant.name]))  # stable: equals as in the table
+    return tuple(_line(constant, champion_constants.get(constant.name), tries[constant.name]) for constant in order)
+
+
+def _tries(
+    space: Sequence[Constant], history: Sequence[Outcome], metric: Metric, noise_floor: float | None
+) -> Mapping[str, list[_Try]]:
+    """What each constant was moved to, the oldest first; values outside of today's table are left out."""
+    tries: dict[str, list[_Try]] = {constant.name: [] for constant in space}
+    champion: Outcome | None = None
+    for outcome in history:
+        if champion is not None and outcome.category == CONSTANTS_CATEGORY and outcome.status is not Status.DUPLICATE:
+            moved = list(_moved(space, champion.constants, outcome.constants))
+            gain = _gain(outcome, champion, metric, noise_floor)
+            for constant, value in moved if len(moved) <= MOST_MOVES else ():
+                beside = tuple(other.name for other, _ in moved if other is not constant)
+                tries[constant.name].append(_Try(outcome.experiment, value, beside, gain, outcome.status))
+        if outcome.kept and outcome.score is not None:
+            champion = outcome
+    return tries
+
+
+def _moved(space: Sequence[Constant], before: Constants, after: Constants) -> Iterator[tuple[Constant, Value]]:
+    for constant in space:
+        value = after.get(constant.name)
+        if _is_value(value) and constant.values.contains(value) and not same(value, before.get(constant.name)):
+            yield constant, value
+
+
+def _gain(outcome: Outcome, champion: Outcome, metric: Metric, noise_floor: float | None) -> Decimal | None:
+    """How much better it scored; no digit more than the two scores have."""
+    if outcome.score is None or champion.score is None:
+        return None
+    gain = _decimal(champion.score) - _decimal(outcome.score)
+    if metric.direction != "minimize":
+        gain = -gain
+    return gain if noise_floor is None or abs(gain) > _decimal(noise_floor) else Decimal(0)
+
+
+def _decimal(number: float) -> Decimal:
+    """As it is printed, so that 0.3 - 0.1 is 0.2."""
+    return Decimal(repr(round(number, SCORE_DECIMALS)))
+
+
+def _importance(tries: Sequence[_Try]) -> float:
+    """Mean size of a gain or loss, shared among what was moved at once, as if one more move had made no difference."""
+    scored = [(attempt, attempt.gain) for attempt in tries if attempt.gain is not None]
+    return sum(float(abs(gain)) / (1 + len(attempt.beside)) for attempt, gain in scored) / (1 + len(scored))
+
+
+def _line(constant: Constant, now: Scalar | tuple[Scalar, ...], tries: Sequence[_Try]) -> str:
+    parts = [f"now {_shown(now)}", *_summary(constant, now, tries)]
+    return f"{constant.name} ({constant.values}): {'; '.join(parts)}"
+
+
+def _summary(constant: Constant, now: Scalar | tuple[Scalar, ...], tries: Sequence[_Try]) -> Iterator[str]:
+    if not tries:
+        yield "not tried yet"
+        return
+    yield f"{len(tries)} tried"
+    scored = [(attempt.gain, attempt.value) for attempt in tries if attempt.gain is not None]
+    if not isinstance(constant.values, Choices) and isinstance(now, int | float):
+        for side, sign in (("lower", -1), ("higher", 1)):
+            gains = [gain for gain, value in scored if (_number(value) - now) * sign > 0]
+            if gains:
+                yield f"{side} was worse in {sum(gain < 0 for gain in gains)} of {len(gains)}"
+    if len(scored) >= ENOUGH:
+        standing = [(Decimal(0), now)] if _is_value(now) and constant.values.contains(now) else []
+        ranked = sorted([*standing, *scored], key=lambda pair: -pair[0])  # stable: where it stands before its equals
+        best = [value for _, value in ranked[: math.ceil(len(ranked) / BEST)]]
+        yield f"the best third {_region(best, constant)}"
+    told = sorted(tries, key=lambda attempt: (len(attempt.beside), -attempt.experiment))[:SHOWN]
+    if not isinstance(constant.values, Choices):
+        told.sort(key=lambda attempt: _number(attempt.value))
+    yield ", ".join(_told(attempt) for attempt in told) + (", ..." if len(told) < len(tries) else "")
+
+
+def _region(values: Sequence[Value], constant: Constant) -> str:
+    if isinstance(constant.values, Choices):
+        return "is " + ", ".join(dict.fromkeys(map(_shown, values)))
+    low, high = min(values, key=_number), max(values, key=_number)
+    return f"is {_shown(low)}" if low == high else f"lies in {_shown(low)} .. {_shown(high)}"
+
+
+def _told(attempt: _Try) -> str:
+    if attempt.gain is None:
+        came = f"ended in {attempt.status}"
+    elif attempt.gain == 0:
+        came = "no different"
+    else:
+        came = f"{'better' if attempt.gain > 0 else 'worse'} by {abs(attempt.gain):f}"
+    beside = f" (with {', '.join(attempt.beside)})" if attempt.beside else ""
+    return f"{_shown(attempt.value)} {came}{beside}"
+
+
+def _is_value(value: object) -> TypeGuard[Value]:
+    return isinstance(value, int | float | str)
+
+
+def _number(value: Value) -> float:
+    """A value of a range, which has only numbers."""
+    assert not isinstance(value, str)
+    return float(value)
+
+
+def _shown(value: object) -> str:
+    """A value; strings are quoted, since the champion may have any."""
+    return quoted(value, MAX_VALUE_CHARACTERS) if isinstance(value, str) else format_value(value)

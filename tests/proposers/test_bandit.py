@@ -1,0 +1,205 @@
+"""Who is asked for the next experiment, on histories of many nights; and what counts as a plateau."""
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.proposers.bandit import BLOCK, draw_category, draws_agent
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, NO_PROPOSAL, Brief, Outcome, Running
+from autoresearch_jax.proposers.plateau import discards_in_a_row, least_tried, on_plateau
+from autoresearch_jax.proposers.space import Constant, IntRange
+
+OPTIMIZER, AGENT = "optuna", "gemini"
+SPACE = (Constant("DEPTH", IntRange(2, 8)),)
+SEEDS = range(12)
+NIGHT = 120
+PLATEAU = 10
+
+Chance = Callable[[str, str], float]  # of being kept, by proposer and category
+
+
+def outcome(number: int, proposer: str, category: str, kept: bool = False, status: Status = Status.OK) -> Outcome:
+    return Outcome(number, proposer, "", category, {}, status, 1.0, kept, "")
+
+
+BASELINE = outcome(0, "", "", kept=True)
+FIRST = Brief(1, 0, Metric("loss"), "", SPACE, "", {}, 1.0, (BASELINE,))
+
+
+def brief(history, seed: int = 0, **changes) -> Brief:
+    values = {"experiment": len(history), "history": tuple(history), **changes}
+    return dataclasses.replace(FIRST, run_seed=seed, **values)
+
+
+def night(chance: Chance, seed: int, plateau: int | None = None) -> list[Outcome]:
+    """A night whose proposals are kept by chance."""
+    luck = random.Random(seed)
+    history = [BASELINE]
+    for number in range(1, NIGHT + 1):
+        now = brief(history, seed, plateau=plateau)
+        proposer, category = OPTIMIZER, "constants"
+        if draws_agent(now, OPTIMIZER, AGENT):
+            proposer, category = AGENT, draw_category(now, AGENT)
+        history.append(outcome(number, proposer, category, kept=luck.random() < chance(proposer, category)))
+    return history[1:]
+
+
+def share(outcomes: list[Outcome], proposer: str) -> float:
+    return sum(one.proposer == proposer for one in outcomes) / len(outcomes)
+
+
+def nobody(proposer: str, category: str) -> float:
+    return 0.0
+
+
+def only(name: str) -> Chance:
+    """A proposer that pays off, while the other never does."""
+    return lambda proposer, category: 0.2 * (proposer == name)
+
+
+@pytest.mark.parametrize(("good", "weak"), [(OPTIMIZER, AGENT), (AGENT, OPTIMIZER)])
+def test_who_pays_off_gets_most(good, weak):
+    shares = [share(night(only(good), seed), good) for seed in SEEDS]
+    assert min(shares) > 0.6
+    assert max(shares) <= 0.8, "the other one has its floor"
+
+
+def test_a_useless_agent_cannot_keep_a_fruitful_table_from_most_of_the_night_even_with_plateaus():
+    shares = [share(night(only(OPTIMIZER), seed, PLATEAU), OPTIMIZER) for seed in SEEDS]
+    assert sum(shares) / len(shares) > 0.55
+
+
+def test_two_that_are_useless_share_alike():
+    shares = [share(night(nobody, seed), AGENT) for seed in SEEDS]
+    assert 0.4 < sum(shares) / len(shares) < 0.6
+    assert min(shares) > 0.3
+    assert max(shares) < 0.7
+
+
+@pytest.mark.parametrize("plateau", [None, PLATEAU])
+@pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), only(AGENT), lambda *_: 1.0])
+def test_of_five_experiments_each_proposer_has_one_whatever_comes_of_them(chance, plateau):
+    for seed in SEEDS:
+        outcomes = night(chance, seed, plateau)
+        for start in range(0, NIGHT, BLOCK):
+            assert {one.proposer for one in outcomes[start : start + BLOCK]} == {OPTIMIZER, AGENT}
+
+
+@pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), lambda _, category: 0.9 * (category == "attention")])
+def test_each_category_has_its_turn(chance):
+    blocks = len(DEFAULT_CATEGORIES)
+    for seed in SEEDS:
+        outcomes = night(chance, seed)
+        for start in range(0, NIGHT - blocks * BLOCK + 1, BLOCK):
+            asked = {one.category for one in outcomes[start : start + blocks * BLOCK]}
+            assert set(DEFAULT_CATEGORIES) <= asked
+
+
+@pytest.mark.parametrize("plateau", [None, PLATEAU])
+def test_a_category_that_pays_off_gets_more_than_any_other(plateau):
+    counts: Counter[str] = Counter()
+    for seed in SEEDS:
+        outcomes = night(lambda _, category: 0.5 * (category == "attention"), seed, plateau)
+        counts.update(one.category for one in outcomes if one.proposer == AGENT)
+    (first, most), (_, second) = counts.most_common(2)
+    assert first == "attention"
+    assert most > 2 * second
+
+
+def probability(history, **changes) -> float:
+    """Of the agent, over many seeds, at one number that none of the two is sure of."""
+    draws = [draws_agent(brief(history, seed, **changes), OPTIMIZER, AGENT) for seed in range(200)]
+    return sum(draws) / len(draws)
+
+
+def several(count: int, proposer: str, category: str, first: int = 1, **changes) -> list[Outcome]:
+    return [outcome(number, proposer, category, **changes) for number in range(first, first + count)]
+
+
+def test_what_is_old_counts_less():
+    gains = several(12, AGENT, "attention", kept=True)
+    fresh = [BASELINE, *gains, *several(2, OPTIMIZER, "constants", first=13)]
+    old = [BASELINE, *gains, *several(200, "human", "", first=13), *several(2, OPTIMIZER, "constants", first=213)]
+    assert probability(old) < probability(fresh) - 0.1
+
+
+def test_failed_proposals_and_kept_duplicates_are_no_gains_of_their_proposer():
+    start = [BASELINE, *several(20, OPTIMIZER, "constants")]
+    base = probability([*start, *several(20, "human", "", first=21)])
+    failed = several(20, AGENT, NO_PROPOSAL, first=21, status=Status.REJECTED)
+    refactored = several(20, AGENT, "simplification", first=21, status=Status.DUPLICATE, kept=True)
+    made_up = several(20, AGENT, "alchemy", first=21)
+    for useless in (failed, refactored, made_up):
+        assert probability([*start, *useless]) < base - 0.1
+    assert probability([*start, *several(20, AGENT, "alchemy", first=21, kept=True)]) > base + 0.1
+
+
+@pytest.mark.parametrize("plateau", [None, 4])
+def test_the_experiment_just_before_makes_no_difference(plateau):
+    for seed in SEEDS:
+        outcomes = night(only(AGENT), seed, plateau)
+        for number in range(2, 60):
+            known = [BASELINE, *outcomes[: number - 2]]
+            running = Running(number - 1, AGENT, "", "attention")
+            ahead = brief(known, seed, experiment=number, running=running, plateau=plateau)
+            for last in (outcome(number - 1, AGENT, "attention", kept=True), outcomes[number - 2]):
+                after = dataclasses.replace(ahead, history=(*known, last), running=None)
+                assert draws_agent(after, OPTIMIZER, AGENT) == draws_agent(ahead, OPTIMIZER, AGENT)
+                assert draw_category(after, AGENT) == draw_category(ahead, AGENT)
+
+
+def test_a_plateau_asks_the_agent_for_what_was_least_tried_and_not_for_ever():
+    categories = ("attention", "schedule", "batch")
+    tried = [outcome(1, AGENT, "attention"), outcome(2, AGENT, "batch")]
+
+    def at(discards: int) -> list[tuple[bool, str | None]]:
+        """The draws after so many discards, and one more experiment that is not counted yet."""
+        history = [BASELINE, *tried, *several(discards - 1, OPTIMIZER, "constants", first=3)]
+        briefs = [brief(history, seed, plateau=PLATEAU, categories=categories) for seed in range(100)]
+        return [(draws_agent(now, OPTIMIZER, AGENT), draw_category(now, AGENT)) for now in briefs]
+
+    for discards in (PLATEAU, 2 * PLATEAU - 1, 3 * PLATEAU):
+        draws = at(discards)
+        assert {category for _, category in draws} == {"schedule"}
+        assert 0.7 < sum(agent for agent, _ in draws) / 100 < 0.9, "all but the optimizer's floor"
+    for discards in (PLATEAU - 1, 2 * PLATEAU, 3 * PLATEAU - 1):
+        assert {category for _, category in at(discards)} == set(categories)
+
+
+def test_without_a_table_all_is_the_agents_and_without_categories_it_is_free():
+    history = [BASELINE, *several(30, OPTIMIZER, "constants", kept=True)]
+    assert probability(history, space=()) == 1.0
+    assert draw_category(brief(history, categories=()), AGENT) is None
+
+
+def test_seeds_differ_and_draws_repeat():
+    nights = [[(one.proposer, one.category) for one in night(nobody, seed)] for seed in (1, 2, 1)]
+    assert nights[0] != nights[1]
+    assert nights[0] == nights[2]
+
+
+# What counts as a plateau.
+
+
+def test_discards_are_counted_back_to_the_last_gain():
+    history = [
+        *(BASELINE, outcome(1, AGENT, "batch"), outcome(2, AGENT, "batch", kept=True)),
+        *(outcome(3, AGENT, "batch"), outcome(4, AGENT, "batch", status=Status.DUPLICATE)),
+        outcome(5, AGENT, "batch", status=Status.REJECTED),
+        outcome(6, AGENT, NO_PROPOSAL, status=Status.REJECTED),
+        outcome(7, AGENT, "simplification", status=Status.DUPLICATE, kept=True),
+    ]
+    assert [discards_in_a_row(history[:count]) for count in range(9)] == [0, 0, 1, 0, 1, 2, 3, 3, 3]
+    assert on_plateau(history, 3)
+    assert not on_plateau(history, 4)
+    assert not on_plateau(history, None)
+
+
+def test_the_least_tried_come_first_and_equals_in_their_order():
+    history = [BASELINE, *several(2, AGENT, "batch"), outcome(3, OPTIMIZER, "constants"), outcome(4, AGENT, "numerics")]
+    counts = [("schedule", 0), ("attention", 0), ("numerics", 1), ("batch", 2)]
+    assert least_tried(history, ("numerics", "schedule", "batch", "attention")) == counts
