@@ -1,0 +1,327 @@
+"""An optimizer and an agent that share the experiments, and what happens when one of them is out."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from fakes import SOURCE
+
+from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.proposers.bandit import draw_category, draws_agent
+from autoresearch_jax.proposers.base import (
+    DEFAULT_CATEGORIES,
+    NO_PROPOSAL,
+    Brief,
+    LimitReached,
+    Outcome,
+    Proposal,
+    ProposalFailed,
+    ServiceDown,
+    SpaceExhausted,
+)
+from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer
+from autoresearch_jax.proposers.learnt import learnt_lines
+from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange
+from autoresearch_jax.search.constants import read_constants, set_constants
+
+SPACE = (Constant("LR", FloatRange(0.01, 1.0, log=True)), Constant("DEPTH", IntRange(2, 8)))
+NARROW = (Constant("DEPTH", IntRange(4, 4)),)  # nothing to move
+START = Outcome(0, "", "baseline", "", read_constants(SOURCE), Status.OK, 2.0, True, "")
+FIRST = Brief(1, 0, Metric("loss"), "", SPACE, SOURCE, START.constants, 2.0, (START,), noise_floor=0.01)
+
+
+class FakeAgent:
+    """Appends a line to the source, or raises what it is told to; remembers what it was asked."""
+
+    name = "agent"
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+        self.briefs: list[Brief] = []
+        self.closed = False
+
+    def propose(self, brief: Brief) -> Proposal:
+        self.briefs.append(brief)
+        if self.trouble is not None:
+            raise self.trouble
+        source = f"{brief.champion_source}# {brief.experiment} {len(brief.learnt)}\n"
+        return Proposal(f"idea {brief.experiment}", brief.category or "any", source=source, cost_dollars=0.1)
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Optimizer(OptunaProposer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """A hybrid proposer whose parts can be looked at."""
+
+    def __init__(self, with_agent: bool = True) -> None:
+        self.agent, self.optimizer, self.clock = FakeAgent(), Optimizer(), Clock()
+        self.notices: list[str] = []
+        agent = self.agent if with_agent else None
+        self.hybrid = HybridProposer(self.optimizer, agent, self.notices.append, self.clock)
+
+    def down(self, seconds: float = 60.0) -> None:
+        self.agent.trouble = ServiceDown("the service answers\n503", seconds)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def drawn_for(agent: bool, **changes) -> Brief:
+    """A brief whose draw is the agent's, or the optimizer's."""
+    briefs = (dataclasses.replace(FIRST, run_seed=seed, **changes) for seed in range(1000))
+    return next(brief for brief in briefs if draws_agent(brief, "optuna", "agent") == agent)
+
+
+AGENTS, OPTIMIZERS = drawn_for(True), drawn_for(False)
+
+
+def following(brief: Brief, proposal: Proposal) -> Brief:
+    """The brief after a proposal was measured; what an agent proposes is kept now and then."""
+    source = proposal.source or set_constants(brief.champion_source, proposal.constants)
+    constants = read_constants(source)
+    score = round(1 + abs(constants["LR"] - 0.1) + abs(constants["DEPTH"] - 6) / 10 - source.count("#") / 100, 2)
+    kept = score < brief.champion_score
+    result = Outcome(
+        *(brief.experiment, proposal.proposer, proposal.hypothesis, proposal.category),
+        *(constants, Status.OK, score, kept, ""),
+    )
+    after = dataclasses.replace(brief, experiment=brief.experiment + 1, history=(*brief.history, result))
+    if not kept:
+        return after
+    return dataclasses.replace(after, champion_source=source, champion_constants=constants, champion_score=score)
+
+
+def night(propose: Callable[[Brief], Proposal], count: int, brief: Brief = FIRST) -> Brief:
+    for _ in range(count):
+        brief = following(brief, propose(brief))
+    return brief
+
+
+# Who proposes.
+
+
+def test_constants_are_the_optimizers_and_structure_is_the_agents(bench):
+    history = night(bench.hybrid.propose, 40).history[1:]
+    by = {name: [one for one in history if one.proposer == name] for name in ("optuna", "agent")}
+    assert len(by["optuna"]) + len(by["agent"]) == 40
+    assert min(map(len, by.values())) >= 8
+    assert {one.category for one in by["optuna"]} == {"constants"}
+    assert {one.category for one in by["agent"]} <= set(DEFAULT_CATEGORIES)
+    assert len({one.category for one in by["agent"]}) > 3
+    assert bench.notices == []
+    assert bench.hybrid.name == "hybrid"
+
+
+def test_the_agent_is_asked_for_a_kind_of_change_and_told_what_the_optimizer_has_learnt(bench):
+    brief = night(bench.optimizer.propose, 20)
+    while not draws_agent(brief, "optuna", "agent"):
+        brief = following(brief, bench.hybrid.propose(brief))
+    proposal = bench.hybrid.propose(brief)
+    (told,) = bench.agent.briefs
+    assert told.category == draw_category(brief, "agent") == proposal.category
+    learnt = learnt_lines(SPACE, brief.history, brief.metric, brief.champion_constants, 0.01)
+    assert told.learnt == learnt
+    assert sum("was worse" in line for line in learnt) == 2
+    assert dataclasses.replace(told, category=None, learnt=()) == brief
+    assert (proposal.proposer, proposal.cost_dollars) == ("agent", 0.1)
+
+
+def test_a_resumed_process_proposes_what_the_uninterrupted_one_would_have(bench):
+    brief = dataclasses.replace(FIRST, run_seed=3, plateau=5)
+    for _ in range(25):
+        proposal = bench.hybrid.propose(brief)
+        assert Bench().hybrid.propose(brief) == proposal, "a fresh proposer"
+        assert bench.hybrid.propose(brief) == proposal, "the same one, asked again"
+        brief = following(brief, proposal)
+
+
+def test_an_agents_failure_is_its_own(bench):
+    bench.agent.trouble = ProposalFailed("changed nothing", cost_dollars=0.25)
+    with pytest.raises(ProposalFailed, match=r"^changed nothing$") as failure:
+        bench.hybrid.propose(AGENTS)
+    assert (failure.value.proposer, failure.value.cost_dollars) == ("agent", 0.25)
+    assert bench.hybrid.propose(OPTIMIZERS).proposer == "optuna"
+    assert bench.hybrid.asks_ahead(AGENTS), "it may do better the next time"
+
+
+def test_it_looks_ahead_where_the_agent_is_asked(bench):
+    assert bench.hybrid.asks_ahead(AGENTS)
+    assert not bench.hybrid.asks_ahead(OPTIMIZERS)
+    assert not Bench(with_agent=False).hybrid.asks_ahead(AGENTS)
+
+
+def test_closing_it_closes_both(bench):
+    bench.hybrid.close()
+    assert bench.agent.closed
+    assert bench.optimizer.closed
+    Bench(with_agent=False).hybrid.close()
+
+
+# Without an agent.
+
+
+def test_without_an_agent_the_optimizer_is_alone_and_that_is_said_once():
+    bench, alone = Bench(with_agent=False), OptunaProposer()
+    brief = FIRST
+    for _ in range(10):
+        proposal = bench.hybrid.propose(brief)
+        assert proposal == dataclasses.replace(alone.propose(brief), proposer="optuna")
+        brief = following(brief, proposal)
+    assert bench.notices == ["no key and no command for an agent: optuna proposes alone"]
+
+
+@pytest.mark.parametrize(("space", "words"), [((), "^program.md has no table"), (NARROW, "all tried before")])
+def test_without_an_agent_the_end_of_the_table_is_the_end(space, words):
+    with pytest.raises(SpaceExhausted, match=words):
+        Bench(with_agent=False).hybrid.propose(dataclasses.replace(FIRST, space=space))
+
+
+# When the service is down.
+
+
+def test_while_the_service_is_down_the_optimizer_proposes_and_that_is_said_once(bench):
+    bench.down(60)
+    for _ in range(3):
+        assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+        assert not bench.hybrid.asks_ahead(AGENTS)
+    assert len(bench.agent.briefs) == 1, "not asked again so soon"
+    assert bench.notices == ["agent: the service answers 503; until it answers optuna proposes"]
+    bench.agent.trouble = None
+    bench.clock.now += 59
+    assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+    bench.clock.now += 1
+    assert bench.hybrid.asks_ahead(AGENTS)
+    assert bench.hybrid.propose(AGENTS).proposer == "agent"
+    assert len(bench.notices) == 1
+
+
+def waits(bench: Bench, count: int) -> list[float]:
+    """How long it is not asked, time after time."""
+    found = []
+    for _ in range(count):
+        bench.hybrid.propose(AGENTS)
+        asked, begun = len(bench.agent.briefs), bench.clock.now
+        while len(bench.agent.briefs) == asked:
+            bench.clock.now += 10
+            bench.hybrid.propose(AGENTS)
+        found.append(bench.clock.now - begun)
+    return found
+
+
+def test_the_longer_it_is_down_the_more_seldom_it_is_asked_until_it_answers(bench):
+    bench.down(60)
+    assert waits(bench, 6) == [60, 120, 240, 480, MAX_WAIT_SECONDS, MAX_WAIT_SECONDS]
+    assert len(bench.notices) == 1
+    for answer in (None, ProposalFailed("nothing")):
+        bench.agent.trouble = answer
+        bench.clock.now += MAX_WAIT_SECONDS
+        try:
+            bench.hybrid.propose(AGENTS)
+        except ProposalFailed:
+            assert answer is not None
+        bench.down(60)
+        assert waits(bench, 2) == [60, 120]
+    assert len(bench.notices) == 3, "once for each time that it was down"
+
+
+def test_a_service_that_asks_for_more_patience_gets_it(bench):
+    bench.down(3600)
+    assert waits(bench, 2) == [3600, 3600]
+
+
+# When the agent may spend no more.
+
+
+@pytest.mark.parametrize("end", [LimitReached("--max_dollars=5 is spent"), SpaceExhausted("the script is over")])
+def test_an_agent_that_is_done_is_not_asked_again(bench, end):
+    bench.agent.trouble = end
+    for _ in range(3):
+        assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+        bench.clock.now += 10_000
+    assert len(bench.agent.briefs) == 1
+    assert bench.notices == [f"{end}: optuna proposes alone from here on"]
+    assert not bench.hybrid.asks_ahead(AGENTS)
+
+
+# When the table is empty, or tried to its end.
+
+
+@pytest.mark.parametrize("space", [(), NARROW])
+@pytest.mark.parametrize("brief", [AGENTS, OPTIMIZERS])
+def test_without_constants_to_move_the_agent_carries_on(bench, space, brief):
+    brief = dataclasses.replace(brief, space=space)
+    proposal = bench.hybrid.propose(brief)
+    assert (proposal.proposer, proposal.category) == ("agent", draw_category(brief, "agent"))
+    assert bench.hybrid.propose(dataclasses.replace(OPTIMIZERS, space=SPACE)).proposer == "optuna", "the table grew"
+    if not space:
+        assert bench.hybrid.asks_ahead(brief), "whose turn it is is known beforehand"
+
+
+@pytest.mark.parametrize("brief", [AGENTS, OPTIMIZERS])
+def test_where_both_are_at_their_end_both_reasons_are_given(bench, brief):
+    bench.agent.trouble = LimitReached("--max_dollars=5 is spent")
+    for _ in range(2):
+        with pytest.raises(SpaceExhausted, match=r"all tried before: .*; and agent: --max_dollars=5 is spent$"):
+            bench.hybrid.propose(dataclasses.replace(brief, space=NARROW))
+    assert len(bench.agent.briefs) == 1
+
+
+@pytest.mark.parametrize("brief", [AGENTS, OPTIMIZERS])
+def test_where_only_the_service_could_propose_the_loop_waits_for_it(bench, brief):
+    bench.down(60)
+    brief = dataclasses.replace(brief, space=())
+    for left in (60, 45):
+        with pytest.raises(ServiceDown, match="503") as down:
+            bench.hybrid.propose(brief)
+        assert down.value.retry_seconds == left
+        bench.clock.now += 15
+    assert len(bench.agent.briefs) == 1
+    bench.clock.now += 30
+    bench.agent.trouble = None
+    assert bench.hybrid.propose(brief).proposer == "agent"
+
+
+def test_a_night_in_which_all_goes_wrong_goes_on(bench):
+    """Down for the first third, failing in the second, well in the last."""
+    brief = FIRST
+    for number in range(1, 61):
+        bench.down(600)
+        if number > 20:
+            bench.agent.trouble = ProposalFailed("nothing") if number <= 40 else None
+        bench.clock.now += 300
+        try:
+            brief = following(brief, bench.hybrid.propose(brief))
+        except ProposalFailed as failure:
+            failed = Outcome(
+                *(number, failure.proposer, NO_PROPOSAL, NO_PROPOSAL, {}, Status.REJECTED, None, False, str(failure))
+            )
+            brief = dataclasses.replace(brief, experiment=number + 1, history=(*brief.history, failed))
+    names = [one.proposer for one in brief.history[1:]]
+    assert set(names[:20]) == {"optuna"}
+    assert names[20:40].count("optuna") >= 4
+    assert names[40:].count("agent") >= 4
+    assert len(bench.notices) == 1
