@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fakes import FakeTask
 
+from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Options, run_loop
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
@@ -21,7 +22,7 @@ def main() -> int:
     options = Options(
         tag="night",
         folder=folder,
-        proposer="optuna",
+        proposer=ProposerOptions(),
         program=repo / "program.md",
         editable=repo / "train_lib.py",
         seed=0,

@@ -65,6 +65,7 @@ class FakeTask:
         self.fingerprint = fingerprint
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
+        self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
         self.closed = False
@@ -73,8 +74,9 @@ class FakeTask:
         folder.mkdir(exist_ok=True)
         return "an exam"
 
-    def prepare(self, source: str, log_dir: Path) -> Candidate:
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         assert log_dir.is_dir()
+        self.traced.append((source, beside_a_trial))
         try:
             constants = read_constants(source)
         except SyntaxError as error:

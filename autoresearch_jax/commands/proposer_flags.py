@@ -1,42 +1,60 @@
 """Flags of who proposes, and the proposer that they ask for."""
 
-import os
-import shlex
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.agent_flags import agent_options, define_agent_flags, missing_command
+from autoresearch_jax.commands.gemini_flags import define_gemini_flags, gemini_options, make_gemini, require_price
+from autoresearch_jax.commands.run_flags import named_run
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.proposers.base import Proposer
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Examine, Proposer
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
-from autoresearch_jax.proposers.command import DEFAULT_SECONDS, Agent, CommandProposer
+from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.proposers.replay import ReplayProposer
+from autoresearch_jax.search.briefs import Asking
 from autoresearch_jax.search.git import Git
+from autoresearch_jax.search.program import Program
+from autoresearch_jax.search.rebase import rebase
+from autoresearch_jax.search.recorded import read_recorded
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.stopping import Limit
 from autoresearch_jax.search.workspace import Workspace
 
-PROPOSERS = ("optuna", "command")
+PROPOSERS = ("optuna", "gemini", "command", "hybrid", "replay")
 INSTRUCTION_TOKENS = 1000  # kept free for our own words
-# What a shell makes something else of than a word, or does itself.
-_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")
-_SHELL_WORDS = (
-    "if",
-    "for",
-    "while",
-    "until",
-    "case",
-    "cd",
-    "exec",
-    "eval",
-    "export",
-    "set",
-    "ulimit",
-    "umask",
-    ".",
-    ":",
-)
+DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
+
+
+@dataclass(frozen=True)
+class ProposerOptions:
+    """Who proposes.
+
+    Attributes:
+      name: one of `PROPOSERS`.
+      agent: how a command is called; None without one.
+      gemini: how a model is asked; None without a way to one.
+      replay: the run to take proposals from; None but for "replay".
+      brief_tokens: length of a brief.
+      asking: what of a brief the user chose.
+    """
+
+    name: str = "optuna"
+    agent: Agent | None = None
+    gemini: GeminiOptions | None = None
+    replay: RunFolder | None = None
+    brief_tokens: int = DEFAULT_TOKENS
+    asking: Asking = field(default_factory=Asking)
+
+    @property
+    def moves_constants_alone(self) -> bool:
+        """True if nothing is proposed without program.md's table."""
+        return self.name == "optuna" or (self.name == "hybrid" and self.agent is None and self.gemini is None)
 
 
 def define_proposer_flags(flag_values: flags.FlagValues) -> None:
@@ -45,18 +63,17 @@ def define_proposer_flags(flag_values: flags.FlagValues) -> None:
         "proposer",
         "optuna",
         list(PROPOSERS),
-        "who proposes: optuna moves the constants of program.md's table; command calls --agent_command",
+        "who proposes: optuna moves the constants of program.md's table; gemini asks a model; command calls "
+        "--agent_command; hybrid shares the experiments between optuna and one of these; replay repeats --replay",
         flag_values=flag_values,
     )
+    define_agent_flags(flag_values)
+    define_gemini_flags(flag_values)
     flags.DEFINE_string(
-        "agent_command",
+        "replay",
         None,
-        "line of shell that starts a coding agent in a copy of the champion's files; it reads BRIEF.md and changes the "
-        "training file; it has your rights, network and environment",
+        "run, by its tag or its folder, whose proposals --proposer=replay repeats",
         flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "agent_seconds", DEFAULT_SECONDS, "time limit of the agent for one proposal", flag_values=flag_values
     )
     flags.DEFINE_integer(
         "brief_tokens",
@@ -64,79 +81,152 @@ def define_proposer_flags(flag_values: flags.FlagValues) -> None:
         f"length of the brief for an agent, a token counted as {BYTES_PER_TOKEN} bytes",
         flag_values=flag_values,
     )
+    flags.DEFINE_integer(
+        "plateau",
+        DEFAULT_PLATEAU,
+        "after so many discards in a row an agent is told to change the structure; 0 for never",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "categories",
+        list(DEFAULT_CATEGORIES),
+        "kinds of change that an agent may name, and that hybrid asks it for in turn",
+        flag_values=flag_values,
+    )
 
 
-def agent_options(flag_values: flags.FlagValues) -> Agent | None:
-    """How the agent is to be called; None for a proposer without one.
+def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, str]) -> ProposerOptions:
+    """Who is to propose, as the flags and the environment say.
 
     Raises:
-      UsageError: there is no command, or a limit that makes no sense.
+      UsageError: something that the proposer needs is missing, or makes no sense.
     """
-    if flag_values.proposer != "command":
-        return None
-    if not (flag_values.agent_command or "").strip():
+    name = flag_values.proposer
+    agent, gemini = None, None
+    if name in ("command", "hybrid"):
+        agent = agent_options(flag_values)
+    if name == "gemini" or (name == "hybrid" and agent is None):
+        gemini = gemini_options(flag_values, environment, required=name == "gemini")
+    if name == "command" and agent is None:
         raise UsageError("--proposer=command needs --agent_command='...', the line of shell that starts your agent")
-    if not flag_values.agent_seconds > 0:
-        raise UsageError(f"--agent_seconds={flag_values.agent_seconds:g}: the agent needs some time, such as 600")
-    return Agent(flag_values.agent_command, flag_values.agent_seconds, flag_values.brief_tokens)
+    if (name == "replay") != (flag_values.replay is not None):
+        raise UsageError("--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together")
+    categories = [words for word in flag_values.categories if (words := " ".join(word.lower().split()))]
+    if not categories:
+        raise UsageError(f"--categories: name one or more, such as {','.join(DEFAULT_CATEGORIES[:3])}")
+    return ProposerOptions(
+        name,
+        agent,
+        gemini,
+        None if flag_values.replay is None else named_run(flag_values, flag_values.replay),
+        flag_values.brief_tokens,
+        Asking(tuple(dict.fromkeys(categories)), flag_values.plateau or None),
+    )
 
 
-def check_agent(agent: Agent, editable: Path, program: str, source: str, environment: Mapping[str, str]) -> None:
+def check_proposer(
+    options: ProposerOptions, editable: Path, program: Program, source: str, environment: Mapping[str, str]
+) -> None:
     """Finds what would make every proposal fail, before anything is measured.
 
     Args:
-      agent: how it is to be called.
+      options: who proposes.
       editable: the training file in the user's checkout.
-      program: text of program.md.
+      program: program.md.
       source: the champion's text.
       environment: of this process.
 
     Raises:
-      UsageError: the command is not there, or the brief has no room.
+      UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
+      LedgerError: there is no run to replay.
     """
-    problem = missing_command(agent.command, editable, environment)
-    if problem is not None:
-        raise UsageError(f"--agent_command: {problem}")
-    needed = count_tokens(essential_text(program, source)) + INSTRUCTION_TOKENS
-    if needed > agent.brief_tokens:
+    if options.moves_constants_alone and not program.constants:
         raise UsageError(
-            f"--brief_tokens={agent.brief_tokens}: program.md and {editable.name} alone take {needed}: set twice that"
+            f'{program.path}: no table of constants under "You may change", which --proposer={options.name} needs'
+            + ("" if options.name == "optuna" else " where there is no agent")
         )
-
-
-def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:
-    """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        return f"{command}: no line of shell: {error}"
-    word = words[0] if words else ""
-    if not word or set(command.split()[0]) & _SHELL_CHARACTERS or word in _SHELL_WORDS:
-        return None
-    if "/" not in word or word.startswith(("/", "~")):
-        expanded = os.path.expanduser(word)
-        if shutil.which(expanded, path=environment.get("PATH")) is None:
-            return f"{word}: no such program: install it, or give its whole path"
-        return None
-    if not Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):
-        return (
-            f"{word} is not in the repository beside {editable.name}, and the command runs in a copy of what git "
-            "tracks: give the whole path, or commit it"
+    if options.replay is not None:
+        read_recorded(options.replay)
+    if options.agent is not None:
+        problem = missing_command(options.agent.command, editable, environment)
+        if problem is not None:
+            raise UsageError(f"--agent_command: {problem}")
+    if options.agent is None and options.gemini is None:
+        return
+    needed = count_tokens(essential_text(program.text, source)) + INSTRUCTION_TOKENS
+    if needed > options.brief_tokens:
+        raise UsageError(
+            f"--brief_tokens={options.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: set "
+            "twice that"
         )
-    return None
+    for stop in program.stops:
+        if options.gemini is not None and isinstance(stop, Limit) and stop.quantity == "dollars":
+            require_price(options.gemini, f'{program.path}: "{stop.words}"')
 
 
 def make_proposer(
-    name: str, agent: Agent | None, workspace: Workspace, folder: RunFolder, environment: Mapping[str, str]
+    options: ProposerOptions,
+    workspace: Workspace,
+    folder: RunFolder,
+    environment: Mapping[str, str],
+    examine: Examine,
+    notice: Callable[[str], None],
 ) -> Proposer:
-    """The proposer of a name in `PROPOSERS`."""
-    if name == "optuna":
-        return OptunaProposer()
-    assert agent is not None, "agent_options sees to it"
+    """Who proposes.
 
-    def copy_files(target: Path) -> None:
-        """What the run's branch holds, which is the champion's commit."""
-        git = Git(workspace.folder, environment)
-        git.text("checkout-index", "--all", "--force", f"--prefix={target}/")
+    Args:
+      options: from `proposer_options`.
+      workspace: of the run.
+      folder: of the run.
+      environment: of this process, for an agent's command.
+      examine: tries a text before it is proposed.
+      notice: told what the user should know.
 
-    return CommandProposer(agent, workspace.editable, copy_files, folder.log_dir, environment)
+    Raises:
+      UserError: the model is not there, or does not let us in.
+    """
+    match options.name:
+        case "optuna":
+            return OptunaProposer()
+        case "replay":
+            assert options.replay is not None, "proposer_options sees to it"
+            return ReplayProposer(
+                read_recorded(options.replay), lambda made, base, brief: rebase(made, base, brief, workspace.merge)
+            )
+    agent = _make_agent(options, workspace, folder, environment, examine, notice)
+    if options.name == "hybrid":
+        return HybridProposer(OptunaProposer(), agent, notice)
+    assert agent is not None, "proposer_options sees to it"
+    return agent
+
+
+def _make_agent(
+    options: ProposerOptions,
+    workspace: Workspace,
+    folder: RunFolder,
+    environment: Mapping[str, str],
+    examine: Examine,
+    notice: Callable[[str], None],
+) -> Proposer | None:
+    if options.agent is not None:
+
+        def copy_files(target: Path) -> None:
+            """What the run's branch holds, which is the champion's commit."""
+            git = Git(workspace.folder, environment)
+            git.text("checkout-index", "--all", "--force", f"--prefix={target}/")
+
+        agent = replace(options.agent, brief_tokens=options.brief_tokens)
+        return CommandProposer(agent, workspace.editable, copy_files, folder.llm_dir, environment, examine=examine)
+    if options.gemini is not None:
+        gemini = make_gemini(
+            options.gemini,
+            editable_name=Path(workspace.editable).name,
+            examine=examine,
+            llm_dir=folder.llm_dir,
+            brief_tokens=options.brief_tokens,
+        )
+        if (warning := gemini.check_model()) is not None:
+            notice(warning)
+        return gemini
+    return None

@@ -10,6 +10,7 @@ time counted there is what experiments took, over all the processes that worked 
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -25,20 +26,20 @@ from autoresearch_jax.commands.decision_flags import (
 )
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.proposer_flags import (
-    agent_options,
-    check_agent,
+    ProposerOptions,
+    check_proposer,
     define_proposer_flags,
     make_proposer,
+    proposer_options,
 )
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
-from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -57,24 +58,22 @@ class Options:
     Attributes:
       tag: name of the run and its branch.
       folder: of the run.
-      proposer: one of `PROPOSERS`.
+      proposer: who proposes.
       program: program.md.
       editable: the file to edit.
       seed: the source of every seed.
       max_experiments: end after so many, whatever program.md says of experiments.
       decision: what the sequential rule is asked for; None for the greedy one.
-      agent: what --proposer=command calls; None for the others.
     """
 
     tag: str
     folder: RunFolder
-    proposer: str
+    proposer: ProposerOptions
     program: Path
     editable: Path
     seed: int
     max_experiments: int | None
     decision: SequentialSettings | None
-    agent: Agent | None = None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -124,9 +123,11 @@ def run_loop(
     observer = ConsoleObserver()
     if options.decision is None:
         observer.notice(GREEDY_WARNING)
+    examiner = Examiner(task, folder)
     parts = Parts(
         task=task,
-        proposer=make_proposer(options.proposer, options.agent, workspace, folder, os.environ),
+        proposer=make_proposer(options.proposer, workspace, folder, os.environ, examiner.examine, observer.notice),
+        examiner=examiner,
         rule=make_rule(options.decision, task.metric),
         ledger=ledger,
         workspace=workspace,
@@ -137,7 +138,7 @@ def run_loop(
     )
     with closing(observer):
         try:
-            reason = Loop(parts, options.seed, options.max_experiments).run()
+            reason = Loop(parts, options.seed, options.max_experiments, options.proposer.asking).run()
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     print()
@@ -162,8 +163,9 @@ class ConsoleObserver:
         self._progress: TrialProgress | None = None
 
     def notice(self, text: str) -> None:
-        """Prints what the user should know, on standard error."""
-        self.close()
+        """Prints what the user should know, on standard error; in whatever thread."""
+        if threading.current_thread() is threading.main_thread():
+            self.close()
         print(f"autoresearch run: {text}", file=sys.stderr, flush=True)
 
     def begins(self, experiment: ExperimentRow) -> None:
@@ -202,13 +204,12 @@ def _options(flag_values: flags.FlagValues) -> Options:
     return Options(
         folder=run_folder(flag_values),
         tag=flag_values.tag,
-        proposer=flag_values.proposer,
+        proposer=proposer_options(flag_values, os.environ),
         program=Path(flag_values.program),
         editable=Path(flag_values.editable),
         seed=flag_values.seed,
         max_experiments=flag_values.experiments,
         decision=decision_settings(flag_values),
-        agent=agent_options(flag_values),
     )
 
 
@@ -220,15 +221,10 @@ def _check_start(ledger: Ledger, workspace: Workspace, program: ProgramFile, opt
         source = workspace.baseline().source
     else:
         source = ledger.source(champion.id)
-    if options.agent is not None:
-        check_agent(options.agent, options.editable, program.program.text, source, os.environ)
+    check_proposer(options.proposer, options.editable, program.program, source, os.environ)
     try:
         constants = read_constants(source) if champion is None else champion.constants
     except SyntaxError:
         return  # the task says it better
     for warning in program.program.warnings(constants):
         print(f"autoresearch run: {warning}", file=sys.stderr)
-    if options.proposer == "optuna" and not program.program.constants:
-        raise UsageError(
-            f'{options.program}: no table of constants under "You may change", which --proposer=optuna needs'
-        )

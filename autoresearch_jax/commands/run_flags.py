@@ -27,3 +27,9 @@ def run_folder(flag_values: flags.FlagValues) -> RunFolder:
     if tag.startswith("/") or ".." in parts or not parts:
         raise UsageError(f"--tag={tag}: a name, not a path that leads out of {flag_values.run_dir}")
     return RunFolder(Path(flag_values.run_dir) / tag)
+
+
+def named_run(flag_values: flags.FlagValues, name: str) -> RunFolder:
+    """A run that is named by its tag, in the folder of --run_dir, or by its own folder."""
+    by_tag, by_path = RunFolder(Path(flag_values.run_dir) / name), RunFolder(Path(name))
+    return by_path if by_path.ledger.is_file() and not by_tag.ledger.is_file() else by_tag

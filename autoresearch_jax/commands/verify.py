@@ -12,12 +12,11 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
+from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run_folder
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
 from autoresearch_jax.report.summary import stored_metric, summarize_run
@@ -145,9 +144,7 @@ def _named_folder(flag_values: flags.FlagValues, positional: list[str]) -> RunFo
         return run_folder(flag_values)
     if flag_values.tag is not None:
         raise UsageError(f"--tag={flag_values.tag} and {positional[0]!r}: name the run once")
-    by_tag = RunFolder(Path(flag_values.run_dir) / positional[0])
-    by_path = RunFolder(Path(positional[0]))
-    return by_path if by_path.ledger.is_file() and not by_tag.ledger.is_file() else by_tag
+    return named_run(flag_values, positional[0])
 
 
 def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:

@@ -134,15 +134,18 @@ class LmTask:
         """See `search.task.Task.keep_exam`."""
         return keep_exam(self._config.dataset, self._config.split, folder)
 
-    def prepare(self, source: str, log_dir: Path) -> Candidate:
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """See `search.task.Task.prepare`."""
         start = time.monotonic()
         num_bytes, cap = len(source.encode()), self._config.caps.source_bytes
         if num_bytes > cap:
             reason = f"the source has {num_bytes:,} bytes, more than {cap:,}: make it shorter"
             raise CandidateRejected(Status.REJECTED, reason)
-        self.close()  # a process that waits since a candidate nobody measured would count that time as this one's
-        worker = self._take_worker(log_dir)
+        if beside_a_trial:
+            worker = self._start_worker(log_dir)
+        else:
+            self.close()  # a process that waits since a candidate nobody measured would count that time as this one's
+            worker = self._take_worker(log_dir)
         try:
             candidate = self._prepare(source, log_dir, worker, start)
         except CandidateRejected as rejection:
@@ -152,7 +155,10 @@ class LmTask:
         except BaseException:
             worker.close()
             raise
-        self._worker = worker
+        if beside_a_trial:
+            worker.close()  # it may run at a lower priority, and a trial must not
+        else:
+            self._worker = worker
         return candidate
 
     def measure(
@@ -203,11 +209,13 @@ class LmTask:
 
     def _take_worker(self, log_dir: Path) -> JsonWorker:
         worker, self._worker = self._worker, None
+        return worker or self._start_worker(log_dir)
+
+    def _start_worker(self, log_dir: Path) -> JsonWorker:
         config = self._config
-        num_devices = math.prod(config.mesh_axes.values())
-        return worker or start_worker(
+        return start_worker(
             config.device.platform,
-            num_devices,
+            math.prod(config.mesh_axes.values()),
             log_dir / "worker.log",
             environment=config.environment,
             compile_cache_dir=config.compile_cache_dir,
@@ -234,8 +242,11 @@ class LmTask:
             )
             event = self._check(worker, traced, request, log_dir / "worker.log")
             kept = config.programs_dir / event["program_hash"]
-            if not kept.exists():  # else the same programs
+            try:
                 os.rename(traced, kept)
+            except OSError:
+                if not kept.exists():  # else the same programs
+                    raise
         finally:
             remove_tree(folder)
         facts = {

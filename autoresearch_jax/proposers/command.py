@@ -6,14 +6,17 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed
+from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, write_brief
-from autoresearch_jax.runtime.keeper import CommandOutcome, KeeperError, run_command
+from autoresearch_jax.proposers.redaction import redact, redact_file, secret_values
+from autoresearch_jax.runtime.keeper import CommandOutcome, CommandStopped, KeeperError, run_command
 from autoresearch_jax.runtime.process import describe_exit
 from autoresearch_jax.runtime.sandbox import remove_tree
 from autoresearch_jax.untrusted import clean_line, quoted
@@ -21,6 +24,8 @@ from autoresearch_jax.untrusted import clean_line, quoted
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
 DEFAULT_SECONDS = 600.0
+DEFAULT_REPAIR_ROUNDS = 2
+SHORTEST_ROUND_SECONDS = 1.0
 DEFAULT_CATEGORY = "code"
 MAX_SOURCE_BYTES = 1 << 20
 MAX_HYPOTHESIS_BYTES = 1 << 14
@@ -40,6 +45,13 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
   line that you print is the hypothesis.
 - You have {seconds:.0f} seconds.
 """
+_REFUSED = """
+## Your last try was refused
+
+`{name}` is as you left it, and is the proposal if you change nothing. What is wrong with it:
+
+{objection}
+"""
 
 Files = Mapping[str, tuple[int, int, int]]
 
@@ -52,11 +64,13 @@ class Agent:
       command: a line of shell.
       seconds: its time limit.
       brief_tokens: length of BRIEF.md, see `briefing.count_tokens`.
+      repair_rounds: how often a text that cannot be measured goes back to it.
     """
 
     command: str
     seconds: float = DEFAULT_SECONDS
     brief_tokens: int = DEFAULT_TOKENS
+    repair_rounds: int = DEFAULT_REPAIR_ROUNDS
 
 
 class CommandProposer:
@@ -72,9 +86,10 @@ class CommandProposer:
         agent: Agent,
         editable: str,
         copy_files: Callable[[Path], None],
-        log_dir: Callable[[int], Path],
+        llm_dir: Callable[[int], Path],
         environment: Mapping[str, str],
         scratch_parent: Path | None = None,
+        examine: Examine | None = None,
     ) -> None:
         """Stores what to call and where.
 
@@ -82,17 +97,21 @@ class CommandProposer:
           agent: what to call.
           editable: path of the training file inside the repository.
           copy_files: puts the champion's tracked files into an empty folder; may raise UserError.
-          log_dir: an existing folder for an experiment's logs, by its number.
+          llm_dir: an existing folder for what is said and answered, by the experiment's number.
           environment: of this process; the agent gets all of it but git's pointers to a repository.
           scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
             repository: an agent's git would find that one.
+          examine: tries what the agent wrote; what it objects to goes back to the agent. None lets all pass.
         """
         self._agent = agent
         self._editable = editable
         self._copy_files = copy_files
-        self._log_dir = log_dir
+        self._llm_dir = llm_dir
+        self._examine = examine
         self._environment = {k: v for k, v in environment.items() if k not in _REPOSITORY_VARIABLES}
+        self._secrets = secret_values(environment)
         self._scratch_parent = scratch_parent
+        self._closed = threading.Event()
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`.
@@ -101,16 +120,14 @@ class CommandProposer:
           ProposalFailed: the agent left no proposal.
           BriefError: what must be in BRIEF.md does not fit.
         """
-        instructions = _INSTRUCTIONS.format(
-            name=Path(self._editable).name, hypothesis=HYPOTHESIS_FILE, seconds=self._agent.seconds
-        )
-        page = write_brief(brief, instructions, self._agent.brief_tokens)
         try:
             scratch = Path(tempfile.mkdtemp(prefix="autoresearch-agent-", dir=self._scratch_parent)).resolve()
             try:
-                return self._propose_in(scratch, brief, page)
+                return self._propose_in(scratch, brief)
             finally:
                 remove_tree(scratch)
+        except CommandStopped as error:
+            raise ProposalFailed("the agent was stopped") from error
         except (OSError, KeeperError) as error:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
 
@@ -120,31 +137,98 @@ class CommandProposer:
 
     def close(self) -> None:
         """See `Proposer.close`."""
+        self._closed.set()
 
-    def _propose_in(self, scratch: Path, brief: Brief, page: str) -> Proposal:
-        log_dir = self._log_dir(brief.experiment)
-        (log_dir / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
+    def _propose_in(self, scratch: Path, brief: Brief) -> Proposal:
+        """Calls the agent until nothing speaks against what it wrote, or it was called often enough."""
         editable = scratch / self._editable
-        self._prepare(editable, scratch, brief.champion_source, page)
+        self._prepare(editable, scratch, brief.champion_source)
+        deadline = time.monotonic() + self._agent.seconds
+        proposal: Proposal | None = None
+        objection: Objection | None = None
+        for number in range(1, 2 + self._agent.repair_rounds):
+            try:
+                proposal = self._call(number, editable, scratch, brief, objection, deadline - time.monotonic())
+            except ProposalFailed:
+                if proposal is None:
+                    raise
+                break  # the text of before stands, whatever speaks against it
+            was_repeat = objection is not None and objection.repeats
+            objection = self._objection(brief, proposal)
+            has_time = deadline - time.monotonic() > SHORTEST_ROUND_SECONDS
+            if objection is None or (objection.repeats and was_repeat) or not has_time:
+                break
+        assert proposal is not None
+        if proposal.source == brief.champion_source:
+            raise ProposalFailed(proposal.hypothesis)
+        return proposal
+
+    def _objection(self, brief: Brief, proposal: Proposal) -> Objection | None:
+        assert proposal.source is not None
+        if proposal.source == brief.champion_source:
+            return Objection("it is the champion's, to the last character: nothing was changed", repeats=True)
+        return None if self._examine is None else self._examine(brief, proposal.source)
+
+    def _call(
+        self,
+        number: int,
+        editable: Path,
+        scratch: Path,
+        brief: Brief,
+        objection: Objection | None,
+        seconds: float,
+    ) -> Proposal:
+        """What the agent made of the files; if it changed nothing, that is what the hypothesis says.
+
+        Args:
+          number: of the call, from 1.
+          editable: the training file in the scratch copy.
+          scratch: the copy.
+          brief: of the proposal.
+          objection: to what the last call left.
+          seconds: time limit of the call.
+
+        Raises:
+          ProposalFailed: there is no text, or time is up.
+        """
+        page = self._page(brief, objection, seconds)
+        (editable.parent / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
+        llm_dir, mark = self._llm_dir(brief.experiment), "" if number == 1 else f"-{number}"
+        (llm_dir / f"BRIEF{mark}.md").write_text(page, encoding="utf-8", errors="replace")
+        log_path = llm_dir / f"agent{mark}.log"
         before = _files(scratch)
-        outcome = run_command(
-            self._agent.command,
-            cwd=editable.parent,
-            environment=self._environment,
-            log_path=log_dir / "agent.log",
-            seconds=self._agent.seconds,
-        )
+        try:
+            outcome = run_command(
+                self._agent.command,
+                cwd=editable.parent,
+                environment=self._environment,
+                log_path=log_path,
+                seconds=seconds,
+                stop=self._closed,
+            )
+        finally:
+            redact_file(log_path, self._secrets)
         if outcome.returncode is None:
             raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
         notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files())]
         source = _read_source(editable, notes)
+        last_line = redact(outcome.last_line, self._secrets)
         if source == brief.champion_source:
-            said = f"; it said {quoted(outcome.last_line, MAX_QUOTE_CHARACTERS)}" if outcome.last_line else ""
-            raise ProposalFailed(_with_notes(f"the agent changed nothing in {editable.name}", notes) + said)
-        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, outcome.last_line)
+            said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
+            words = _with_notes(f"the agent changed nothing in {editable.name}", notes) + said
+            return Proposal(words, DEFAULT_CATEGORY, source=source)
+        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, last_line)
+        category = category or brief.category or DEFAULT_CATEGORY
         return Proposal(_with_notes(hypothesis, notes), category, source=source)
 
-    def _prepare(self, editable: Path, scratch: Path, source: str, page: str) -> None:
+    def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
+        name = Path(self._editable).name
+        instructions = _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, seconds=seconds)
+        if objection is not None:
+            instructions += _REFUSED.format(name=name, objection=objection.text)
+        return write_brief(brief, instructions, self._agent.brief_tokens)
+
+    def _prepare(self, editable: Path, scratch: Path, source: str) -> None:
         """Lays out what the agent finds."""
         try:
             self._copy_files(scratch)
@@ -157,7 +241,6 @@ class CommandProposer:
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
         editable.write_bytes(source.encode("utf-8"))
-        (editable.parent / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
 
     def _own_files(self) -> set[str]:
         """Paths in the scratch copy that are no other files."""
@@ -231,13 +314,13 @@ def _read_regular(path: Path, most: int) -> bytes | None:
 
 
 def _hypothesis(path: Path, last_line: str) -> tuple[str, str]:
-    """Hypothesis and category, from HYPOTHESIS.md or else the last line of output."""
+    """Hypothesis, from HYPOTHESIS.md or else the last line of output, and the category that the file names, if any."""
     text = (_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace")
-    category, words = DEFAULT_CATEGORY, ""
+    category, words = "", ""
     for line in map(clean_line, text.splitlines()):
         match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)
         if match:
-            category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS) or DEFAULT_CATEGORY
+            category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS)
         else:
             words = words or line.lstrip("#").strip()
     words = words or clean_line(last_line) or "a change that the agent did not explain"

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from autoresearch_jax.runtime.family import SWEEP_LIMIT_SECONDS, Family, Output,
 LOG_BYTES = 4 << 20  # of a command's output that are kept
 TAIL_BYTES = 1 << 14  # of its end that are looked at for its last line
 POLL_SECONDS = 0.05
+STOP_POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _KEEP = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.runtime.keeper import main; main()"
@@ -31,6 +33,10 @@ _KEEP = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.runtime
 
 class KeeperError(Exception):
     """The keeper itself failed; the message says how in one line."""
+
+
+class CommandStopped(Exception):
+    """The command was ended because somebody asked for it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def run_command(
     log_path: Path,
     seconds: float,
     log_bytes: int = LOG_BYTES,
+    stop: threading.Event | None = None,
 ) -> CommandOutcome:
     """Runs a line of shell to its end or its time limit; nothing that it started is left then.
 
@@ -68,9 +75,11 @@ def run_command(
       log_path: written anew; at most `log_bytes` of the beginning, and a line that says so if there was more.
       seconds: after which it is killed.
       log_bytes: see `log_path`.
+      stop: set by another thread to end it.
 
     Raises:
       KeeperError: it could not be run at all.
+      CommandStopped: `stop` was set.
     """
     order = {
         "argv": ["/bin/sh", "-c", command],
@@ -89,7 +98,7 @@ def run_command(
             start_new_session=True,  # Ctrl-C is for the driver, which then ends this
         )
     try:
-        answer, _ = process.communicate(json.dumps(order).encode() + b"\n", timeout=seconds + GRACE_SECONDS)
+        answer = _answer(process, json.dumps(order).encode() + b"\n", seconds + GRACE_SECONDS, stop)
         return CommandOutcome(**json.loads(answer))
     except (subprocess.TimeoutExpired, ValueError, TypeError) as error:
         raise KeeperError(f"the process that watches over the command failed; see {log_path}") from error
@@ -100,6 +109,24 @@ def run_command(
                 process.wait(SWEEP_LIMIT_SECONDS + GRACE_SECONDS)
             process.kill()
             process.wait()
+
+
+def _answer(process: "subprocess.Popen[bytes]", order: bytes, seconds: float, stop: threading.Event | None) -> bytes:
+    """What the keeper says when it has carried out its order."""
+    deadline = time.monotonic() + seconds
+    given: bytes | None = order
+    while True:
+        remaining = deadline - time.monotonic()
+        try:
+            return process.communicate(given, timeout=remaining if stop is None else min(remaining, STOP_POLL_SECONDS))[
+                0
+            ]
+        except subprocess.TimeoutExpired:
+            if stop is not None and stop.is_set():
+                raise CommandStopped from None
+            if remaining <= STOP_POLL_SECONDS:
+                raise
+            given = None  # is on its way
 
 
 class _Log:

@@ -3,9 +3,11 @@
 import csv
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.measurement import Budget, Scalar
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.standing import Standing
@@ -22,6 +24,14 @@ CURVE_POINTS = 10
 CURVES = 4  # the champion's, and those of as many less one candidates
 LOOKED_AT = 12  # latest experiments whose logs are looked into: a task may write no curves, and runs get long
 _SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What of a brief the user chose, see `Brief`."""
+
+    categories: Sequence[str] = DEFAULT_CATEGORIES
+    plateau: int | None = None
 
 
 def noise_floor(standing: Standing | None) -> float | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from autoresearch_jax.measurement import HASHED_BY, Candidate, CandidateRejected, Status
 from autoresearch_jax.search.book import Book, Ending
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.program_file import ProgramFile
@@ -24,6 +25,7 @@ class Evaluation:
         program: ProgramFile,
         interrupts: Interrupts,
         measuring: Measuring,
+        examiner: Examiner,
     ) -> None:
         self._task = task
         self._book = book
@@ -31,6 +33,7 @@ class Evaluation:
         self._program = program
         self._interrupts = interrupts
         self._measuring = measuring
+        self._examiner = examiner
         self._hashes_now: dict[int, str | None] = {}  # of champions that were hashed otherwise
 
     def evaluate(self, experiment: ExperimentRow) -> Ending:
@@ -43,7 +46,7 @@ class Evaluation:
         log_dir = self._folder.log_dir(experiment.id)
         try:
             with self._interrupts.allowed():
-                candidate = self._task.prepare(self._book.ledger.source(experiment.id), log_dir)
+                candidate = self._examiner.prepare(self._book.ledger.source(experiment.id), experiment.id)
                 champion_hash = self._champion_hash(candidate, log_dir / "champion")
         except CandidateRejected as rejection:
             if rejection.details:

@@ -6,18 +6,29 @@ from dataclasses import dataclass, replace
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar, Status
-from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Proposal, ProposalFailed, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.base import (
+    NO_PROPOSAL,
+    Brief,
+    Proposal,
+    ProposalFailed,
+    Proposer,
+    Running,
+    ServiceDown,
+    SpaceExhausted,
+)
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
-from autoresearch_jax.search.briefs import champion_facts, limits_left, loss_curves, noise_floor
+from autoresearch_jax.search.briefs import Asking, champion_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.standing import read_standing
@@ -28,7 +39,10 @@ from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 
 INTERRUPTED = "interrupted; the same command goes on from here"
-MAX_FAILED_PROPOSALS = 5  # in a row; an agent may stumble, but one that never comes up with anything is broken
+FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
+FIRST_WAIT_SECONDS = 60.0  # after these; each further wait is twice as long
+LONGEST_WAIT_SECONDS = 900.0
+WAIT_STEP_SECONDS = 5.0  # how often the stopping list is looked at meanwhile
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class Parts:
 
     task: Task
     proposer: Proposer
+    examiner: Examiner
     rule: DecisionRule
     ledger: Ledger
     workspace: Workspace
@@ -53,19 +68,35 @@ class Loop:
     and the seed that were written down for it.
     """
 
-    def __init__(self, parts: Parts, run_seed: int, max_experiments: int | None = None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        run_seed: int,
+        max_experiments: int | None = None,
+        asking: Asking | None = None,
+        first_wait_seconds: float = FIRST_WAIT_SECONDS,
+    ) -> None:
         """Makes a loop.
 
         Args:
           parts: what it is made of.
           run_seed: with the number of an experiment, the source of every seed.
           max_experiments: proposals to end after, instead of what program.md says of experiments.
+          asking: what proposers are asked for.
+          first_wait_seconds: how long to wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row.
         """
         self._parts = parts
         self._run_seed = run_seed
         self._max_experiments = max_experiments
+        self._asking = asking or Asking()
+        self._first_wait_seconds = first_wait_seconds
         self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
+        self._waiting_since: float | None = None  # for the next proposal
+        self._is_service_down = False
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
+        self._proposals = Proposals(
+            parts.proposer, parts.folder, parts.ledger.source, parts.workspace.merge, parts.observer.notice
+        )
         measuring = Measuring(
             parts.task,
             parts.rule,
@@ -76,7 +107,9 @@ class Loop:
             parts.observer,
             run_seed,
         )
-        self._evaluation = Evaluation(parts.task, self._book, parts.folder, parts.program, parts.interrupts, measuring)
+        self._evaluation = Evaluation(
+            parts.task, self._book, parts.folder, parts.program, parts.interrupts, measuring, parts.examiner
+        )
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
@@ -94,6 +127,8 @@ class Loop:
         except UserError as error:
             ledger.end_session(session, clean_line(str(error)))
             raise
+        finally:
+            self._proposals.close()
         ledger.end_session(session, reason)
         return reason
 
@@ -155,39 +190,64 @@ class Loop:
             )
 
     def _advance(self) -> str | None:
-        """Carries out one experiment; returns why the run is over, or None."""
-        started = time.monotonic()
+        """Carries out one experiment, or waits; returns why the run is over, or None."""
+        started = time.monotonic() if self._waiting_since is None else self._waiting_since
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
             champion = self._book.require_champion()
-            space = self._parts.program.refresh(
-                champion.constants, self._parts.task.metric.name, self._parts.observer.notice
-            )
-            reason = self._stop_reason(champion)
+            space = self._refresh_space(champion)
+            reason = self._stop_reason(self._progress(champion, waited_seconds=time.monotonic() - started))
             if reason is not None:
                 return f"{reason} reached"
             brief = self._brief(champion, space)
             try:
                 with self._parts.interrupts.allowed():
-                    proposal = self._parts.proposer.propose(brief)
+                    proposal = self._proposals.next(brief)
             except SpaceExhausted as exhausted:
                 return str(exhausted)
+            except ServiceDown as down:
+                self._wait_for_service(down, champion, started)
+                return None
             except ProposalFailed as failure:
-                return self._enter_failure(champion, brief, failure, started)
+                self._enter_failure(champion, brief, failure, started)
+                return None
             self._failed_proposals = 0
+            self._waiting_since, self._is_service_down = None, False
             experiment = self._begin(champion, brief, proposal, started)
         if experiment.is_open:
             self._carry_out(experiment, started)
         return None
 
-    def _progress(self, champion: ExperimentRow) -> Progress:
+    def _refresh_space(self, champion: ExperimentRow) -> Sequence[Constant]:
+        parts = self._parts
+        return parts.program.refresh(champion.constants, parts.task.metric.name, parts.observer.notice)
+
+    def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
+        """Waits until the service may be asked again; all of the wait counts as time of the next experiment."""
+        if not self._is_service_down:
+            self._parts.observer.notice(f"{clean_line(str(down))}: waiting, and asking again until it answers")
+        self._is_service_down = True
+        self._waiting_since = started
+        self._wait(down.retry_seconds, champion, started)
+
+    def _wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
+        """Sleeps, but not beyond what the stopping list allows."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            if self._stop_reason(self._progress(champion, waited_seconds=now - started)) is not None:
+                return
+            with self._parts.interrupts.allowed():
+                time.sleep(min(until - now, WAIT_STEP_SECONDS))
+
+    def _progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
+        """How far the run is, with what is not in the ledger yet."""
         proposals = [row for row in self._book.rows if row.kind is Kind.PROPOSAL]
         last_improvement = self._book.last_improvement
         return Progress(
-            experiments=len(proposals),
-            seconds=sum(row.seconds or 0.0 for row in self._book.rows),
+            experiments=len(proposals) + more_experiments,
+            seconds=sum(row.seconds or 0.0 for row in self._book.rows) + waited_seconds,
             dollars=sum(row.cost_dollars for row in proposals),
-            since_keep=sum(row.id > last_improvement for row in proposals),
+            since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
             metric=self._parts.task.metric.name,
             score=score_of(champion),
         )
@@ -199,16 +259,16 @@ class Loop:
             stops.append(experiments_limit(self._max_experiments))
         return stops
 
-    def _stop_reason(self, champion: ExperimentRow) -> str | None:
-        progress = self._progress(champion)
+    def _stop_reason(self, progress: Progress) -> str | None:
         return next((reason for stop in self._stops() if (reason := stop.reached(progress)) is not None), None)
 
-    def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
+    def _brief(self, champion: ExperimentRow, space: Sequence[Constant], running: ExperimentRow | None = None) -> Brief:
+        """What a proposer is told; of the experiment after `running`, where that is being measured."""
         standing = read_standing(self._parts.ledger)
         sigma = None if standing is None or standing.noise is None else standing.noise.sigma
         measured = self._parts.ledger.measured(champion)
         return Brief(
-            experiment=self._book.rows[-1].id + 1,
+            experiment=(self._book.rows[-1] if running is None else running).id + 1,
             run_seed=self._run_seed,
             metric=self._parts.task.metric,
             program=self._parts.program.program.text,
@@ -218,10 +278,23 @@ class Loop:
             champion_score=as_shown(score_of(champion), sigma),
             history=self._book.history(sigma),
             noise_floor=noise_floor(standing),
-            limits_left=limits_left(self._stops(), self._progress(champion)),
+            limits_left=limits_left(self._stops(), self._progress(champion, more_experiments=int(running is not None))),
             facts=champion_facts(standing, self._parts.task.budget),
             curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
+            running=None
+            if running is None
+            else Running(running.id, running.proposer, running.hypothesis, running.category),
+            categories=self._asking.categories,
+            plateau=self._asking.plateau,
         )
+
+    def _look_ahead(self, running: ExperimentRow) -> None:
+        """Has the experiment after this one thought of meanwhile, if there will be one."""
+        champion = self._book.champion
+        if running.kind is not Kind.PROPOSAL or champion is None:
+            return
+        if self._stop_reason(self._progress(champion, more_experiments=1)) is None:
+            self._proposals.look_ahead(self._brief(champion, self._refresh_space(champion), running))
 
     def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
         """Writes a proposal down; one that cannot be applied is over at once."""
@@ -230,35 +303,44 @@ class Loop:
             try:
                 source = set_constants(brief.champion_source, proposal.constants)
             except ConstantError as error:
-                intent = self._intent(champion, brief.champion_source, proposal.hypothesis, proposal.category)
-                return self._reject(replace(intent, cost_dollars=proposal.cost_dollars), str(error), started)
-        intent = self._intent(champion, source, proposal.hypothesis, proposal.category)
-        return self._parts.ledger.begin_experiment(
-            replace(intent, constants=_constants(source), cost_dollars=proposal.cost_dollars)
-        )
+                return self._reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
+        intent = self._intent(champion, source, proposal)
+        return self._parts.ledger.begin_experiment(replace(intent, constants=_constants(source)))
 
-    def _enter_failure(
-        self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float
-    ) -> str | None:
-        """Writes down that there was no proposal; returns why the run is over if that is so again and again."""
+    def _enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
+        """Writes down that there was no proposal; waits if that is so again and again."""
         self._failed_proposals += 1
-        intent = self._intent(champion, brief.champion_source, NO_PROPOSAL, NO_PROPOSAL)
-        self._reject(replace(intent, cost_dollars=failure.cost_dollars), str(failure), started)
-        if self._failed_proposals < MAX_FAILED_PROPOSALS:
-            return None
-        reason = clean_line(str(failure))
-        return f"{self._failed_proposals} proposals in a row came to nothing, the last one because: {reason}"
+        self._waiting_since, self._is_service_down = None, False
+        nothing = Proposal(
+            NO_PROPOSAL,
+            NO_PROPOSAL,
+            source=brief.champion_source,
+            cost_dollars=failure.cost_dollars,
+            proposer=failure.proposer,
+        )
+        self._reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
+        doublings = self._failed_proposals - FAILURES_WITHOUT_WAIT
+        if doublings < 0:
+            return
+        seconds = min(self._first_wait_seconds * 2.0 ** min(doublings, 10), LONGEST_WAIT_SECONDS)
+        self._parts.observer.notice(
+            f"{self._failed_proposals} proposals in a row came to nothing, the last one because: "
+            f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"
+        )
+        self._waiting_since = time.monotonic()
+        self._wait(seconds, champion, self._waiting_since)
 
-    def _intent(self, champion: ExperimentRow, source: str, hypothesis: str, category: str) -> Intent:
+    def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
         """An experiment without constants: of a text that is the champion's none are tried."""
         return Intent(
             kind=Kind.PROPOSAL,
             source=source,
-            hypothesis=clean_line(hypothesis),
-            category=category,
-            proposer=self._parts.proposer.name,
+            hypothesis=clean_line(proposal.hypothesis),
+            category=proposal.category,
+            proposer=proposal.proposer or self._parts.proposer.name,
             parent=champion.id,
             parent_commit=champion.commit,
+            cost_dollars=proposal.cost_dollars,
         )
 
     def _reject(self, intent: Intent, reason: str, started: float) -> ExperimentRow:
@@ -273,6 +355,7 @@ class Loop:
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:
         """Measures an experiment and enters what came of it in the books."""
         self._parts.observer.begins(experiment)
+        self._look_ahead(experiment)
         ending = self._evaluation.evaluate(experiment)
         row = self._book.conclude(experiment, ending, started)
         self._parts.observer.ends(row)

@@ -55,6 +55,12 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def llm_dir(self, experiment: int) -> Path:
+        """Folder of what was said to an agent for an experiment, and what it answered; made if it is not there."""
+        folder = self.path / "llm" / f"{experiment:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
         return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"

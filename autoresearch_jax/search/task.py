@@ -34,12 +34,13 @@ class Task(Protocol):
         """
         ...
 
-    def prepare(self, source: str, log_dir: Path) -> Candidate:
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
 
         Args:
           source: text of the editable asset.
           log_dir: an existing folder for whatever the checks print.
+          beside_a_trial: another thread may be measuring: it must not be disturbed, and what it made ready stays so.
 
         Raises:
           CandidateRejected: it cannot be measured, and why.

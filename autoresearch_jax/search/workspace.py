@@ -146,6 +146,10 @@ class Workspace:
             tree = self._git.text("write-tree", variables=index)
         return self._git.commit_tree(tree, parent, message, date)
 
+    def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """See `Git.merge`."""
+        return self._git.merge(base, ours, theirs)
+
     def keep(self, commit: str, previous: str | None) -> None:
         """Makes a commit the tip of the run's branch, and shows it in the worktree. May be repeated.
 

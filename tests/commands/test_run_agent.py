@@ -54,7 +54,7 @@ def test_an_agent_of_the_repository_proposes(place, capsys, command):
     output = capsys.readouterr().out
     assert "a smaller step" in output
     assert "ended:               1 experiments reached" in output
-    assert "# Experiment 1\n" in (place / "runs/night/logs/0001/BRIEF.md").read_text()
+    assert "# Experiment 1\n" in (place / "runs/night/llm/0001/BRIEF.md").read_text()
 
 
 def test_an_agent_anywhere_by_its_whole_path(place, capsys):

@@ -13,7 +13,9 @@ from fakes import PROGRAM, SOURCE, FakeTask
 
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
+from autoresearch_jax.search.briefs import Asking
 from autoresearch_jax.search.decision import DecisionRule, GreedyDecision
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -83,12 +85,16 @@ class Bench:
         rule: DecisionRule | None = None,
         max_experiments: int | None = None,
         seed: int = 0,
+        asking: Asking | None = None,
+        first_wait_seconds: float = 0.0,
+        examiner: Examiner | None = None,
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
         parts = Parts(
             task=task,
             proposer=proposer or OptunaProposer(),
+            examiner=examiner or Examiner(task, self.folder),
             rule=rule or GreedyDecision(task.metric),
             ledger=self.ledger(),
             workspace=self.workspace(),
@@ -97,7 +103,7 @@ class Bench:
             observer=self.recorder,
             interrupts=Interrupts(),
         )
-        return Loop(parts, seed, max_experiments)
+        return Loop(parts, seed, max_experiments, asking, first_wait_seconds)
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from fakes import SOURCE, FakeTask
 
-from autoresearch_jax.commands.proposer_flags import make_proposer
+from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.command import Agent
-from autoresearch_jax.search.loop import INTERRUPTED
+from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.loop import INTERRUPTED, Loop
 from autoresearch_jax.search.records import Verdict
 
 # By the number of the experiment; what it does is in the repository, so that the copy must be whole.
@@ -38,6 +39,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
+from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Options, run_loop
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.search.interrupts import Interrupts
@@ -47,17 +49,18 @@ from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import Workspace
 
 class Killing(FakeTask):
-    def prepare(self, source, log_dir):
-        if log_dir.name == "0001" and sys.argv[3] == "kill":
+    def measure(self, candidate, **options):
+        if "LR = 0.1" in candidate.source and sys.argv[3] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().prepare(source, log_dir)
+        return super().measure(candidate, **options)
 
 repo = Path(sys.argv[1])
 folder = RunFolder(repo / "runs" / "night")
 folder.create()
 workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.environ)
 program = repo / "program.md"
-options = Options("night", folder, "command", program, repo / "train_lib.py", 0, 9, None, Agent(sys.argv[4]))
+who = ProposerOptions("command", Agent(sys.argv[4]))
+options = Options("night", folder, who, program, repo / "train_lib.py", 0, 1, None)
 ledger = Ledger.open(folder.ledger)
 with Interrupts().installed() as interrupts:
     run_loop(options, Killing(noise=0), workspace, folder, ledger, ProgramFile(program), interrupts)
@@ -78,15 +81,25 @@ def calls(tmp_path: Path) -> list[int]:
     return [int(line) for line in (tmp_path / "calls").read_text().split()]
 
 
-def proposer(bench, seconds: float = 30.0):
-    return make_proposer("command", Agent("sh agent.sh", seconds), bench.workspace(), bench.folder, os.environ)
+def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 30.0, **options) -> Loop:
+    """A loop whose proposer is a command, wired as the command line does it."""
+    examiner = Examiner(task, bench.folder)
+    proposer = make_proposer(
+        ProposerOptions("command", Agent(command, seconds)),
+        bench.workspace(),
+        bench.folder,
+        os.environ,
+        examiner.examine,
+        bench.recorder.notice,
+    )
+    return bench.loop(task, proposer, examiner=examiner, **options)
 
 
 def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     task = FakeTask(noise=0)
-    assert agents.loop(task, proposer(agents, seconds=3), max_experiments=9).run() == "9 experiments reached"
+    assert night(agents, task, seconds=3, max_experiments=9).run() == "9 experiments reached"
     rows = agents.ledger().experiments()
-    assert calls(tmp_path) == list(range(1, 10))
+    assert calls(tmp_path) == [1, 2, 2, 3, 4, 4, 4, 5, 6, 7, 8, 8, 9], "sent back: once or twice what is no proposal"
     assert [str(row.status) for row in rows] == [
         *("ok", "ok", "rejected", "rejected", "rejected", "rejected", "ok", "crash", "duplicate", "ok")
     ]
@@ -103,7 +116,7 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     assert len(task.measured) == 5
     assert run_git(agents.repo, "diff", "--name-only", "main", "autoresearch/night") == "train_lib.py"
     assert (agents.repo / "train_lib.py").read_text() == SOURCE
-    brief = (agents.folder.log_dir(9) / "BRIEF.md").read_text()
+    brief = (agents.folder.llm_dir(9) / "BRIEF.md").read_text()
     assert "\n- left of the search: 1 experiment\n" in brief
     assert '- "depth": 1 tried, 1 kept, 0 without a score' in brief
     assert "DEPTH = 6" in brief, "the champion's source"
@@ -126,7 +139,7 @@ def test_a_signal_while_the_agent_is_at_work_ends_both_and_enters_nothing(agents
     assert INTERRUPTED in output
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
     assert [row.id for row in agents.ledger().experiments()] == [0]
-    agents.loop(FakeTask(noise=0), proposer(agents), max_experiments=1).run()
+    night(agents, FakeTask(noise=0), max_experiments=1).run()
     assert agents.ledger().experiment(1).hypothesis == "a smaller step"
 
 
@@ -136,19 +149,40 @@ def test_killed_between_proposal_and_trial_the_agent_is_not_asked_again(agents, 
     assert driver.returncode == -signal.SIGKILL, errors
     open_row = agents.ledger().open_experiment()
     assert (open_row.id, open_row.hypothesis) == (1, "a smaller step")
-    agents.loop(FakeTask(noise=0), proposer(agents), max_experiments=2).run()
+    night(agents, FakeTask(noise=0), max_experiments=2).run()
     rows = agents.ledger().experiments()
-    assert calls(tmp_path) == [1, 2]
+    assert calls(tmp_path) == [1, 2, 2], "the second has no ideas, twice"
     assert (rows[1].status, rows[1].score) == (Status.OK, 1.2)
     assert "LR = 0.1" in agents.ledger().source(1)
 
 
-def test_an_agent_that_is_broken_ends_the_run_after_a_few(agents):
+def test_an_agent_that_is_broken_is_waited_for_until_the_stopping_list_ends_the_run(agents):
     (agents.repo / "agent.sh").unlink()  # in the user's checkout only: the copy is of the champion's commit
-    broken = make_proposer("command", Agent("no-such-agent"), agents.workspace(), agents.folder, os.environ)
-    reason = agents.loop(FakeTask(), broken, max_experiments=50).run()
-    assert reason.startswith(
-        "5 proposals in a row came to nothing, the last one because: the agent changed nothing in "
-    )
-    assert "exited with status 127" in reason
-    assert agents.ledger().last_ending() == reason
+    assert night(agents, FakeTask(), "no-such-agent", max_experiments=6).run() == "6 experiments reached"
+    assert all("exited with status 127" in row.reason for row in agents.ledger().experiments()[1:])
+    notices = agents.recorder.notices
+    assert [notice.partition(" in a row came to nothing")[0] for notice in notices] == ["5 proposals", "6 proposals"]
+
+
+def test_a_crash_goes_back_to_the_agent_with_what_it_said_and_the_mended_text_is_the_proposal(agents, tmp_path):
+    command = f"""
+        if grep -q 'Your last try was refused' BRIEF.md; then
+            cp BRIEF.md {tmp_path}/second.md
+            sed -i 's/LR = = 1/LR = 0.1/' train_lib.py
+        else
+            sed -i 's/^LR = .*/LR = = 1/' train_lib.py; echo 'a smaller step' > HYPOTHESIS.md
+        fi; echo key $NIGHT_API_KEY"""
+    os.environ["NIGHT_API_KEY"] = "not-for-any-log"
+    try:
+        night(agents, FakeTask(noise=0), command, max_experiments=1).run()
+    finally:
+        del os.environ["NIGHT_API_KEY"]
+    row = agents.ledger().experiment(1)
+    assert (row.status, row.score, row.hypothesis) == (Status.OK, 1.2, "a smaller step")
+    page = (tmp_path / "second.md").read_text()
+    assert "it cannot be measured: line 3: invalid syntax" in page
+    llm = agents.folder.llm_dir(1)
+    assert {path.name for path in llm.iterdir()} == {
+        *("BRIEF.md", "BRIEF-2.md", "agent.log", "agent-2.log", "proposal.json")
+    }
+    assert (llm / "agent.log").read_text() == "key [secret]\n"

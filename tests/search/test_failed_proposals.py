@@ -1,11 +1,11 @@
-"""A proposer that comes up with nothing: written down, and the loop goes on, but not for ever."""
+"""A proposer that comes up with nothing: written down or waited out, and the loop goes on."""
 
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Status
-from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed
+from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.optuna import OptunaProposer
-from autoresearch_jax.search.loop import MAX_FAILED_PROPOSALS
+from autoresearch_jax.search.loop import FAILURES_WITHOUT_WAIT
 from autoresearch_jax.search.records import Verdict
 
 
@@ -39,22 +39,59 @@ def test_a_failed_proposal_is_an_experiment_that_was_rejected(bench, run_git):
     assert [row.id for row in bench.recorder.ended] == [0, 1, 2, 3, 4]
 
 
-def test_too_many_in_a_row_end_the_run_and_another_start_counts_anew(bench):
-    proposer = Stumbling(range(100))
-    reason = bench.loop(proposer=proposer, max_experiments=50).run()
-    assert reason == (
-        f"{MAX_FAILED_PROPOSALS} proposals in a row came to nothing, the last one because: nothing came of 5"
-    )
-    assert bench.ledger().last_ending() is not None
-    again = Stumbling(range(9), [None] * 8 + [moved(LR=0.1)])
-    assert bench.loop(proposer=again, max_experiments=9).run() == "9 experiments reached"
-    assert bench.ledger().experiments()[-1].status is Status.OK
+def test_many_in_a_row_are_waited_out_and_end_no_run(bench):
+    proposer = Stumbling(range(1, 8), [None] * 7 + [moved(LR=0.1)])
+    assert bench.loop(proposer=proposer, max_experiments=8).run() == "8 experiments reached"
+    assert [row.status for row in bench.ledger().experiments()[1:]] == [Status.REJECTED] * 7 + [Status.OK]
+    assert [notice.partition(";")[0] for notice in bench.recorder.notices] == [
+        f"{n} proposals in a row came to nothing, the last one because: nothing came of {n}" for n in (5, 6, 7)
+    ]
 
 
-def test_only_failures_in_a_row_count(bench):
+def test_waiting_ends_where_the_stopping_list_says_so(bench):
+    bench.program.write_text(bench.program.read_text().replace("8 experiments", "1.5 seconds"))
+    loop = bench.loop(proposer=Stumbling(range(100)), first_wait_seconds=60.0)
+    assert loop.run() == "1.5 seconds reached"
+    assert len(bench.ledger().experiments()) == 1 + FAILURES_WITHOUT_WAIT
+
+
+def test_only_failures_in_a_row_are_waited_out(bench):
     failing = set(range(1, 12)) - {4, 9}
     proposer = Stumbling(failing, [moved(LR=0.5 - n / 100) for n in range(12)])
     assert bench.loop(proposer=proposer, max_experiments=11).run() == "11 experiments reached"
+    assert bench.recorder.notices == []
+
+
+class Down(ScriptedProposer):
+    """A service that does not answer a few times."""
+
+    def __init__(self, times, retry_seconds=0.0):
+        super().__init__([moved(LR=0.1)])
+        self._left = times
+        self._retry_seconds = retry_seconds
+
+    def propose(self, brief):
+        if self._left:
+            self._left -= 1
+            raise ServiceDown("503 from the service", self._retry_seconds)
+        return super().propose(brief)
+
+
+def test_a_service_that_is_down_is_no_experiment_and_is_asked_again(bench):
+    assert bench.loop(proposer=Down(4), max_experiments=1).run() == "1 experiments reached"
+    assert [row.id for row in bench.ledger().experiments()] == [0, 1]
+    assert bench.recorder.notices == ["503 from the service: waiting, and asking again until it answers"]
+
+
+def test_a_service_that_stays_down_is_waited_for_until_the_stopping_list_ends_the_run(bench):
+    bench.program.write_text(bench.program.read_text().replace("8 experiments", "1.5 seconds"))
+    assert bench.loop(proposer=Down(10**9, retry_seconds=0.2)).run() == "1.5 seconds reached"
+    assert [row.id for row in bench.ledger().experiments()] == [0]
+
+
+def test_the_time_a_service_was_waited_for_counts_as_the_experiments(bench):
+    bench.loop(proposer=Down(2, retry_seconds=0.3), max_experiments=1).run()
+    assert bench.ledger().experiment(1).seconds > 0.6
 
 
 def test_an_optimizer_learns_nothing_of_the_champions_constants_from_it(bench):

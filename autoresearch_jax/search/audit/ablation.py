@@ -2,15 +2,12 @@
 
 import ast
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.constants import binding, blank_values, read_constants, same_value, set_constants
-
-# base, ours, theirs -> a text with the changes that lead from base to both; None where these touch the same lines
-Merge = Callable[[str, str, str], str | None]
+from autoresearch_jax.search.constants import blank_values, same_value, set_constants
+from autoresearch_jax.search.merging import Merge, merge_sources, moved_constants, settable_constants
 
 SUPERSEDED = "superseded"
 CONFLICT = "cannot be reverted"
@@ -59,7 +56,7 @@ def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
     """
     number, champion = versions[index].experiment, versions[-1].source
     before, after = versions[index - 1].source, versions[index].source
-    old = _moved(before, after)
+    old = moved_constants(before, after)
     again = {name: moved_by for name in old if (moved_by := _moved_again(versions[index:], name)) is not None}
     values = {name: value for name, value in old.items() if name not in again}
     note = _superseded_note(again)
@@ -67,24 +64,17 @@ def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
         if not values:
             return Reverted(number, None, SUPERSEDED, note)
         return Reverted(number, set_constants(champion, values), note=note)
-    base, ours, theirs = _with_equal_constants((after, champion, before), values)
-    merged = merge(base, ours, theirs)
+    merged = merge_sources(after, champion, before, values, merge)
     if merged is None:
         return Reverted(number, None, CONFLICT, "later changes touch the same lines")
     return Reverted(number, merged, note=note)
-
-
-def _moved(before: str, after: str) -> dict[str, Scalar]:
-    """Constants of two texts whose values differ, with those of the first."""
-    old, new = _settable(before), _settable(after)
-    return {name: old[name] for name in old if name in new and not same_value(old[name], new[name])}
 
 
 def _moved_again(versions: Sequence[Version], name: str) -> int | None:
     """The last experiment after the first version that gave a constant another value or took it away."""
     moved_by = None
     for earlier, later in itertools.pairwise(versions):
-        old, new = _settable(earlier.source), _settable(later.source)
+        old, new = settable_constants(earlier.source), settable_constants(later.source)
         if name in old and not (name in new and same_value(old[name], new[name])):
             moved_by = later.experiment
     return moved_by
@@ -92,18 +82,6 @@ def _moved_again(versions: Sequence[Version], name: str) -> int | None:
 
 def _superseded_note(again: Mapping[str, int]) -> str:
     return ", ".join(f"{name} was moved again by {experiment}" for name, experiment in again.items())
-
-
-def _settable(source: str) -> dict[str, Scalar]:
-    """Top-level constants that `set_constants` can set: bound once, to one value."""
-    bound = [name for name, _ in map(binding, ast.parse(source).body) if name is not None]
-    return {
-        name: value
-        for name, value in read_constants(source).items()
-        if bound.count(name) == 1
-        and not isinstance(value, tuple)
-        and not (isinstance(value, float) and not math.isfinite(value))
-    }
 
 
 def _is_same_apart_from(before: str, after: str, names: Mapping[str, Scalar]) -> bool:
@@ -115,17 +93,3 @@ def _tree_without(source: str, names: Mapping[str, Scalar]) -> str:
     tree = ast.parse(source)
     blank_values(tree, names)
     return ast.dump(tree)
-
-
-def _with_equal_constants(texts: tuple[str, str, str], values: Mapping[str, Scalar]) -> list[str]:
-    """Three texts with one value, in one spelling, for each constant that all of them have.
-
-    Args:
-      texts: the second is the champion, which keeps its values but for `values`.
-      values: new ones.
-    """
-    settable = [_settable(text) for text in texts]
-    shared = [name for name in settable[1] if all(name in constants for constants in settable)]
-    wanted = {name: values.get(name, settable[1][name]) for name in shared}
-    blank = dict.fromkeys(shared)  # a value that is there already would keep its spelling
-    return [set_constants(set_constants(text, blank), wanted) for text in texts]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import Candidate, CandidateRejected, Scalar
-from autoresearch_jax.search.audit.ablation import CONFLICT, Merge, Reverted, Version, revert
+from autoresearch_jax.search.audit.ablation import CONFLICT, Reverted, Version, revert
 from autoresearch_jax.search.audit.auditing import Auditing
 from autoresearch_jax.search.audit.findings import (
     BASELINE,
@@ -20,6 +20,7 @@ from autoresearch_jax.search.audit.log import AuditKind, AuditRow
 from autoresearch_jax.search.audit.scores import Scores, read_scores
 from autoresearch_jax.search.constants import ConstantError, set_constants
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.merging import Merge
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.task import Task
 

@@ -69,7 +69,7 @@ def test_several_constants_of_one_change(merge):
 def test_the_last_change_taken_back_gives_the_text_before_it(merge):
     one = edited(BASELINE, FIRST)
     two = edited(one, THIRD)
-    assert revert(versions(one, two), 2, merge) == Reverted(20, edited(one, ("2**2", "4"), ('"SL"', "'SL'")))
+    assert revert(versions(one, two), 2, merge) == Reverted(20, one)
 
 
 def test_a_constant_that_was_moved_again_is_superseded(merge):
@@ -137,7 +137,7 @@ def test_later_changes_of_the_same_lines_are_a_conflict(merge):
     one = edited(BASELINE, FIRST)
     two = edited(one, ("x + 10", "x + 100"))
     assert revert(versions(one, two), 1, merge) == Reverted(10, None, CONFLICT, "later changes touch the same lines")
-    assert revert(versions(one, two), 2, merge).source == edited(one, ("2**2", "4"), ('"SL"', "'SL'"))
+    assert revert(versions(one, two), 2, merge).source == one
 
 
 def test_a_tuple_is_merged_as_text(merge):

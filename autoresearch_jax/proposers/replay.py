@@ -1,0 +1,71 @@
+"""The proposals of a run that is over, once more and offline."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, SpaceExhausted
+
+Rebase = Callable[[Proposal, str, Brief], Proposal | None]  # a proposal, the source it was made from, and a brief
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A proposal as a ledger has it.
+
+    Attributes:
+      proposal: what was proposed, with its proposer; None where nothing came of it.
+      base: source of the champion that it was made from.
+      failure: why there is none, one line; empty with a proposal.
+      proposer: whose failure it was.
+    """
+
+    proposal: Proposal | None
+    base: str
+    failure: str = ""
+    proposer: str = ""
+
+
+class ReplayProposer:
+    """Proposes what was recorded, in its order: the first of it as the run's first proposal, and so on.
+
+    What was decided otherwise this time may leave another champion; then a proposal is moved to that one.
+    """
+
+    name = "replay"
+
+    def __init__(self, recorded: Sequence[Recorded], rebase: Rebase) -> None:
+        """Stores what to propose.
+
+        Args:
+          recorded: all of a run's proposals, in their order.
+          rebase: moves one to another champion; None where it no longer fits.
+        """
+        self._recorded = recorded
+        self._rebase = rebase
+
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`.
+
+        Raises:
+          SpaceExhausted: the recorded run has no more of them.
+          ProposalFailed: nothing came of it then, or it does not fit the champion of now.
+        """
+        number = len(brief.history) - 1  # without the baseline
+        if number >= len(self._recorded):
+            raise SpaceExhausted(f"the recorded run ends here: it has {len(self._recorded)} proposals")
+        recorded = self._recorded[number]
+        if recorded.proposal is None:
+            raise ProposalFailed(recorded.failure, proposer=recorded.proposer)
+        proposal = self._rebase(recorded.proposal, recorded.base, brief)
+        if proposal is None:
+            raise ProposalFailed(
+                "what was proposed then does not fit the champion of now", proposer=recorded.proposal.proposer
+            )
+        return proposal
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`: the answer is there."""
+        return False
+
+    def close(self) -> None:
+        """See `Proposer.close`: nothing is ever under way."""

@@ -1,0 +1,113 @@
+"""Where the next proposal comes from: asked for ahead, left by a killed process, or asked for now."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, Proposer
+from autoresearch_jax.runtime import linux
+from autoresearch_jax.search.merging import Merge
+from autoresearch_jax.search.rebase import rebase
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.stored_proposals import Made, forget_proposal, store_proposal, stored_proposal
+
+CLOSE_SECONDS = 10.0  # for a proposer to notice that it was closed
+
+SourceOf = Callable[[int], str]  # of an experiment, by its number
+
+
+class Proposals:
+    """Asks the proposer, for the next experiment now or for the one after it while the next one is measured.
+
+    What a slow proposer answers is on disk before it is used, so that a kill loses no answer that was paid for.
+    """
+
+    def __init__(
+        self, proposer: Proposer, folder: RunFolder, source_of: SourceOf, merge: Merge, notice: Callable[[str], None]
+    ) -> None:
+        """Stores where to look and whom to ask.
+
+        Args:
+          proposer: who is asked.
+          folder: the run's.
+          source_of: reads a source from the ledger; called in the main thread only.
+          merge: of three texts, such as `Git.merge`.
+          notice: told when an answer is dropped.
+        """
+        self._proposer = proposer
+        self._folder = folder
+        self._source_of = source_of
+        self._merge = merge
+        self._notice = notice
+        self._ahead: tuple[int, Future[Made]] | None = None
+
+    def next(self, brief: Brief) -> Proposal:
+        """The next proposal, for the champion of now; raises what `Proposer.propose` does.
+
+        Where one was asked for ahead, waits for it.
+        """
+        made = self._made_before(brief)
+        if made is None:
+            return self._ask(brief).proposal
+        proposal = rebase(made.proposal, self._source_of(made.champion), brief, self._merge)
+        if proposal is not None:
+            return proposal
+        forget_proposal(self._folder, brief.experiment)
+        self._notice(
+            f"what was proposed for experiment {brief.experiment} while another was measured does not fit the new "
+            "champion: asked again"
+        )
+        again = self._ask(brief).proposal
+        return replace(again, cost_dollars=max(again.cost_dollars, made.proposal.cost_dollars))
+
+    def look_ahead(self, brief: Brief) -> None:
+        """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it.
+
+        Args:
+          brief: of the experiment after the one that is about to be measured, see `Brief.running`.
+        """
+        if not self._proposer.asks_ahead(brief) or stored_proposal(self._folder, brief.experiment) is not None:
+            return
+        future: Future[Made] = Future()
+
+        def ask() -> None:
+            if linux.IS_LINUX:
+                linux.lower_priority_of_this_thread()  # whatever it starts leaves the processors to the trial
+            try:
+                future.set_result(self._ask(brief))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._ahead = brief.experiment, future
+        self._thread = threading.Thread(target=ask, name="look-ahead", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the proposer, and what it is doing for us."""
+        self._proposer.close()
+        if self._ahead is not None:
+            self._thread.join(CLOSE_SECONDS)
+            self._ahead = None
+
+    def _made_before(self, brief: Brief) -> Made | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == brief.experiment:
+            try:
+                return ahead[1].result()
+            except KeyboardInterrupt:
+                self._ahead = ahead  # is still at work
+                raise
+        return stored_proposal(self._folder, brief.experiment) if self._proposer.asks_ahead(brief) else None
+
+    def _ask(self, brief: Brief) -> Made:
+        try:
+            proposal = self._proposer.propose(brief)
+        except UserError as error:  # such as a brief without room: to be mended while the loop goes on
+            raise ProposalFailed(str(error)) from error
+        proposal = replace(proposal, proposer=proposal.proposer or self._proposer.name)
+        made = Made(proposal, champion=[outcome.experiment for outcome in brief.history if outcome.kept][-1])
+        if self._proposer.asks_ahead(brief):
+            store_proposal(self._folder, brief.experiment, made)
+        return made

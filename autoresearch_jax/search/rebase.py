@@ -1,0 +1,39 @@
+"""Moves a proposal that was made for one champion to the next."""
+
+from dataclasses import replace
+
+from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.search.constants import read_constants, same_value
+from autoresearch_jax.search.merging import Merge, merge_sources, moved_constants
+
+
+def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
+    """The proposal as it is for another champion; None if it is stale.
+
+    A constant that both the proposal and the new champion moved keeps the champion's value, which was measured.
+
+    Args:
+      proposal: to move.
+      base: source of the champion that it was made for.
+      brief: of now.
+      merge: of three texts, such as `Git.merge`.
+    """
+    champion = brief.champion_source
+    if base == champion:
+        return proposal
+    if proposal.source is None:
+        present = brief.champion_constants
+        if any(name not in present for name in proposal.constants):
+            return None
+        moves = {name: value for name, value in proposal.constants.items() if not same_value(present[name], value)}
+        return replace(proposal, constants=moves) if moves else None
+    try:
+        ours = moved_constants(champion, base)
+        moves = {name: value for name, value in moved_constants(proposal.source, base).items() if name not in ours}
+        merged = merge_sources(base, champion, proposal.source, moves, merge)
+        if merged is None or merged == champion:
+            return None
+        read_constants(merged)
+    except SyntaxError:
+        return None
+    return replace(proposal, source=merged)

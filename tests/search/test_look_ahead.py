@@ -1,0 +1,210 @@
+"""The next proposal is asked for and traced while a trial runs, and no answer that was paid for is lost."""
+
+import json
+import threading
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer
+
+from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
+from autoresearch_jax.search.records import Verdict
+
+
+def code(champion: str, *edits: tuple[str, str], cost: float = 0.25) -> Proposal:
+    for old, new in edits:
+        assert champion.count(old) == 1, old
+        champion = champion.replace(old, new)
+    return Proposal("; ".join(new for _, new in edits), "code", source=champion, cost_dollars=cost)
+
+
+class Agent(ScriptedProposer):
+    """Edits the champion it is told of, slowly enough to be asked ahead; an edit may be an exception instead."""
+
+    name = "agent"
+
+    def __init__(self, edits, examine=None):
+        super().__init__([])
+        self._edits = edits
+        self._examine = examine
+        self.threads: list[bool] = []  # for each brief: was it asked for ahead?
+        self.objections: list[object] = []
+
+    def propose(self, brief):
+        self.briefs.append(brief)
+        self.threads.append(threading.current_thread() is not threading.main_thread())
+        edit = self._edits[brief.experiment - 1]
+        if isinstance(edit, Exception):
+            raise edit
+        proposal = code(brief.champion_source, *edit)
+        if self._examine is not None:
+            self.objections.append(self._examine(brief, proposal.source))
+        return proposal
+
+    def asks_ahead(self, brief):
+        return True
+
+
+LR = ("LR = 0.5", "LR = 0.1")
+DEPTH = ("DEPTH = 4", "DEPTH = 6")
+PATTERN = ('PATTERN = "SL"', 'PATTERN = "SSSL"')
+WORSE = ("DEPTH = 4", "DEPTH = 2")
+
+
+def test_a_night_ahead_of_itself(bench):
+    agent = Agent([[LR], [DEPTH], [PATTERN]])
+    assert bench.loop(FakeTask(noise=0), agent, max_experiments=3).run() == "3 experiments reached"
+    rows = bench.ledger().experiments()
+    assert agent.threads == [False, True, True], "the first has nothing to run beside"
+    assert [brief.running and brief.running.experiment for brief in agent.briefs] == [None, 1, 2]
+    assert agent.briefs[1].running.hypothesis == "LR = 0.1"
+    assert [outcome.experiment for outcome in agent.briefs[1].history] == [0]
+    assert agent.briefs[1].limits_left == ("2 experiments",)
+    assert [row.decision for row in rows] == [Verdict.KEEP] * 4
+    assert rows[3].score == 1.0, "each was made for the champion before, and carried over to the new one"
+    assert [(row.proposer, row.cost_dollars) for row in rows[1:]] == [("agent", 0.25)] * 3
+
+
+def test_nothing_is_asked_for_that_the_stopping_list_will_not_allow(bench):
+    agent = Agent([[LR], [DEPTH]])
+    bench.loop(FakeTask(noise=0), agent, max_experiments=1).run()
+    assert len(agent.briefs) == 1
+
+
+def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench):
+    agent = Agent([[("LR = 0.5  # best at 0.1", "LR = 0.1")], [("0.5  # best at 0.1", "0.2  # why not")]])
+    agent._edits.append([DEPTH])
+    original = agent.propose
+
+    def propose(brief):
+        if brief.experiment == 2 and "0.5" not in brief.champion_source:
+            agent._edits[1] = [DEPTH]
+        return original(brief)
+
+    agent.propose = propose
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    rows = bench.ledger().experiments()
+    assert agent.threads == [False, True, False]
+    assert (rows[2].hypothesis, rows[2].score) == ("DEPTH = 6", 1.1)
+    (notice,) = bench.recorder.notices
+    assert notice.startswith("what was proposed for experiment 2 while another was measured does not fit")
+    stale = json.loads((bench.folder.llm_dir(2) / "stale.json").read_text())
+    assert stale["hypothesis"] == "0.2  # why not"
+
+
+def test_what_was_traced_ahead_is_not_traced_again(bench):
+    task = FakeTask(noise=0)
+    loop = bench.loop(task, None, max_experiments=2)
+    agent = Agent([[WORSE], [DEPTH]], examine=loop._parts.examiner.examine)
+    bench.loop(task, agent, max_experiments=2, examiner=loop._parts.examiner).run()
+    assert agent.objections == [None, None]
+    beside = [is_beside for _, is_beside in task.traced]
+    assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
+
+
+def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(bench):
+    task = FakeTask(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    rejected = ('FAULT = "none"', 'FAULT = "reject"')
+    comment = ('"""A training file of three constants."""', '"""A file."""')
+    agent = Agent([[WORSE], [comment], [WORSE], [rejected], [LR]], examine=examiner.examine)
+    bench.loop(task, agent, max_experiments=5, examiner=examiner).run()
+    first, changed_nothing, again, refused, good = agent.objections
+    assert (first, good) == (None, None)
+    assert changed_nothing.repeats
+    assert changed_nothing.text.startswith("it changes nothing: it is the champion's own program (experiment 0")
+    assert again.repeats
+    assert again.text == (
+        'it is the same program as experiment 1, "DEPTH = 2", which was discarded with 1.7: propose something else'
+    )
+    assert (refused.text, refused.repeats) == ("it cannot be measured: no build", False)
+    statuses = [row.status for row in bench.ledger().experiments()]
+    assert statuses == [Status.OK, Status.OK, Status.DUPLICATE, Status.DUPLICATE, Status.REJECTED, Status.OK]
+    assert len(task.measured) == 3
+
+
+@pytest.mark.parametrize("left", [LimitReached("--max_requests=1: spent"), ProposalFailed("nothing", 0.5, "agent")])
+def test_what_a_proposer_raises_ahead_counts_when_its_turn_comes(bench, left):
+    agent = Agent([[LR], left, [DEPTH]])
+    reason = bench.loop(FakeTask(noise=0), agent, max_experiments=3).run()
+    rows = bench.ledger().experiments()
+    assert rows[1].status is Status.OK
+    if isinstance(left, LimitReached):
+        assert reason == "--max_requests=1: spent"
+        assert len(rows) == 2
+    else:
+        assert (rows[2].status, rows[2].reason, rows[2].cost_dollars) == (Status.REJECTED, "nothing", 0.5)
+        assert rows[3].score == 1.1
+
+
+def test_a_service_that_was_down_ahead_is_asked_again_in_its_turn(bench):
+    agent = Agent([[LR], ServiceDown("503", 0.0)])
+    original = agent.propose
+
+    def propose(brief):
+        try:
+            return original(brief)
+        finally:
+            if brief.experiment == 2:
+                agent._edits[1] = [DEPTH]
+
+    agent.propose = propose
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    assert agent.threads == [False, True, False]
+    assert bench.ledger().experiments()[2].score == 1.1
+
+
+class Interrupted(FakeTask):
+    """Ends the process, as far as the loop can tell, in the trial of experiment 1, once the one after is proposed."""
+
+    def __init__(self, ready):
+        super().__init__(noise=0)
+        self._ready = ready
+
+    def measure(self, candidate, **options) -> Measurement:
+        if "LR = 0.1" in candidate.source:
+            assert self._ready.wait(10)
+            raise KeyboardInterrupt
+        return super().measure(candidate, **options)
+
+
+def test_a_proposal_made_ahead_outlives_the_process_that_paid_for_it(bench):
+    ready = threading.Event()
+    agent = Agent([[LR], [DEPTH]])
+    original = agent.propose
+
+    def propose(brief):
+        proposal = original(brief)
+        if brief.experiment == 2:
+            threading.Timer(0.2, ready.set).start()  # when it is on disk
+        return proposal
+
+    agent.propose = propose
+    assert bench.loop(Interrupted(ready), agent, max_experiments=2).run().startswith("interrupted")
+    assert bench.ledger().open_experiment().id == 1
+    stored = json.loads((bench.folder.llm_dir(2) / "proposal.json").read_text())
+    assert (stored["hypothesis"], stored["champion"], stored["proposer"]) == ("DEPTH = 6", 0, "agent")
+    nobody = Agent([RuntimeError("asked again")] * 2)
+    assert bench.loop(FakeTask(noise=0), nobody, max_experiments=2).run() == "2 experiments reached"
+    rows = bench.ledger().experiments()
+    assert (rows[2].hypothesis, rows[2].score, rows[2].cost_dollars) == ("DEPTH = 6", 1.1, 0.25)
+    assert SOURCE.replace("LR = 0.5", "LR = 0.1") == bench.ledger().source(1)
+
+
+def test_the_end_of_a_run_closes_who_is_still_thinking(bench):
+    begun, closed = threading.Event(), threading.Event()
+
+    class Thinking(Agent):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                begun.set()
+                assert closed.wait(10)
+                raise ProposalFailed("closed")
+            return super().propose(brief)
+
+        def close(self):
+            closed.set()
+
+    assert bench.loop(Interrupted(begun), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
+    assert closed.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]

@@ -1,0 +1,76 @@
+"""A proposal that was made for one champion, moved to the next."""
+
+import dataclasses
+import os
+
+import pytest
+from fakes import SOURCE
+
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.git import Git
+from autoresearch_jax.search.rebase import rebase
+
+BODY = "\n\ndef step(x):\n    return x + 1\n\n\ndef scale(x):\n    return x * 2\n"
+BASE = SOURCE + BODY
+
+
+@pytest.fixture
+def merge(tmp_path):
+    return Git(tmp_path, os.environ).merge
+
+
+def brief(champion: str) -> Brief:
+    return Brief(2, 0, Metric("loss"), "", (), champion, read_constants(champion), 1.0, ())
+
+
+def edited(source: str, *edits: tuple[str, str]) -> str:
+    for old, new in edits:
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    return source
+
+
+def code(source: str) -> Proposal:
+    return Proposal("a change", "code", source=source, cost_dollars=0.5, proposer="agent")
+
+
+def test_for_the_same_champion_it_stays_as_it_is(merge):
+    proposal = code(edited(BASE, ("x + 1", "x + 3")))
+    assert rebase(proposal, BASE, brief(BASE), merge) is proposal
+
+
+def test_a_change_elsewhere_is_carried_over_with_all_else_it_says(merge):
+    champion = edited(BASE, ("x * 2", "x * 4"), ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("x + 1", "x + 3")))
+    moved = rebase(proposal, BASE, brief(champion), merge)
+    assert moved == dataclasses.replace(proposal, source=edited(champion, ("x + 1", "x + 3")))
+
+
+def test_constants_side_by_side_are_no_conflict_and_one_that_both_moved_is_the_champions(merge):
+    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("LR = 0.5", "LR = 0.3"), ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3")))
+    moved = rebase(proposal, BASE, brief(champion), merge)
+    assert moved.source == edited(champion, ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3"))
+
+
+@pytest.mark.parametrize(
+    ("champion", "proposed"),
+    [
+        ([("x + 1", "x + 2")], [("x + 1", "x + 3")]),  # the same line
+        ([("x + 1", "x + 3")], [("x + 1", "x + 3")]),  # the same change
+        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3")]),  # nothing is left of it
+        ([("x * 2", "x * 4")], [("return x + 1", "return (x + 1")]),  # not Python
+    ],
+)
+def test_what_no_longer_fits_is_stale(merge, champion, proposed):
+    assert rebase(code(edited(BASE, *proposed)), BASE, brief(edited(BASE, *champion)), merge) is None
+
+
+def test_values_of_constants_are_carried_over_while_they_change_something(merge):
+    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
+    moves = Proposal("moves", "constants", {"LR": 0.1, "DEPTH": 6})
+    assert rebase(moves, BASE, brief(champion), merge).constants == {"DEPTH": 6}
+    assert rebase(Proposal("moves", "constants", {"LR": 0.1}), BASE, brief(champion), merge) is None
+    assert rebase(Proposal("moves", "constants", {"GONE": 1}), BASE, brief(champion), merge) is None
