@@ -16,6 +16,7 @@ from autoresearch_jax.proposers.base import (
 from autoresearch_jax.proposers.learnt import learnt_lines
 from autoresearch_jax.untrusted import clean_line
 
+MIN_WAIT_SECONDS = 5.0  # whatever a service says: it has just failed
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more
 
 
@@ -84,10 +85,12 @@ class HybridProposer:
         try:
             return _ask(self._optimizer, brief)
         except SpaceExhausted as exhausted:
+            if self._agent is None:
+                raise
             proposal = None if agent_first else self._ask_agent(brief)
             if proposal is not None:
                 return proposal
-            raise self._nobody_left(exhausted) from exhausted
+            raise self._nobody_left(exhausted, self._agent) from exhausted
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: true if this experiment is the agent's, and it may be asked now."""
@@ -130,20 +133,18 @@ class HybridProposer:
 
     def _enter_outage(self, agent: Proposer, down: ServiceDown) -> None:
         """Waits twice as long as before, up to a limit, or as long as the service asks for."""
-        wait = down.retry_seconds
+        wait = max(down.retry_seconds, MIN_WAIT_SECONDS)
         if self._outage is None:
             self._notice(f"{agent.name}: {clean_line(str(down))}; until it answers {self._optimizer.name} proposes")
         else:
             wait = max(wait, min(2 * self._outage.wait_seconds, MAX_WAIT_SECONDS))
         self._outage = _Outage(str(down), wait, self._clock() + wait)
 
-    def _nobody_left(self, exhausted: SpaceExhausted) -> Exception:
+    def _nobody_left(self, exhausted: SpaceExhausted, agent: Proposer) -> Exception:
         """What to raise where neither of the two can propose."""
-        if self._agent is None:
-            return exhausted
         if self._outage is not None:
             return ServiceDown(self._outage.reason, max(0.0, self._outage.until - self._clock()))
-        return SpaceExhausted(f"{exhausted}; and {self._agent.name}: {self._spent}")
+        return SpaceExhausted(f"{exhausted}; and {agent.name}: {self._spent}")
 
 
 def _ask(proposer: Proposer, brief: Brief) -> Proposal:

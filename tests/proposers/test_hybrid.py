@@ -253,6 +253,13 @@ def test_a_service_that_asks_for_more_patience_gets_it(bench):
     assert waits(bench, 2) == [3600, 3600]
 
 
+def test_a_service_that_asks_for_none_is_not_asked_again_and_again(bench):
+    bench.down(0)
+    for _ in range(5):
+        bench.hybrid.propose(AGENTS)
+    assert len(bench.agent.briefs) == 1
+
+
 # When the agent may spend no more.
 
 
