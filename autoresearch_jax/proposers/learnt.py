@@ -82,7 +82,7 @@ def _tries(
 def _moved(space: Sequence[Constant], before: Constants, after: Constants) -> Iterator[tuple[Constant, Value]]:
     for constant in space:
         value = after.get(constant.name)
-        if _is_value(value) and constant.values.contains(value) and not same(value, before.get(constant.name)):
+        if not same(value, before.get(constant.name)) and _is_value(value) and constant.values.contains(value):
             yield constant, value
 
 
