@@ -5,6 +5,7 @@ with GeminiServer([error(429, retry_seconds=1), answer(edits=[("LR = 0.5", "LR =
     assert server.requests[0].text.startswith("# Experiment 1")
 """
 
+import contextlib
 import json
 import re
 import threading
@@ -14,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+
+KEY = "AIza-a-key-that-nobody-may-see"
 MODEL = "gemini-3.8-flash"
 TOKEN = "ya29.a-token-of-the-fake-token-server"
 _GENERATE = re.compile(r"/(?P<version>v\w+)/(?P<scope>.*?)models/(?P<model>[^/:]+):generateContent")
@@ -266,10 +270,8 @@ class GeminiServer:
                 headers = {name.title(): value for name, value in self.headers.items()}
                 step = server.step(Request(self.path, headers, body))
                 self.close_connection = True
-                try:
+                with contextlib.suppress(OSError):  # the client has gone
                     self.perform(step)
-                except OSError:  # the client has gone
-                    pass
 
             def perform(self, step: Step) -> None:
                 if step.before is not None:
@@ -297,3 +299,20 @@ class GeminiServer:
                 """Says nothing."""
 
         return Handler
+
+
+def quick(server: GeminiServer, **changes: Any) -> GeminiOptions:
+    """Options that reach the server and wait milliseconds between tries."""
+    usual = {"key": KEY, "base_url": server.url, "first_wait_seconds": 0.001, "longest_wait_seconds": 0.004}
+    return GeminiOptions(**{**usual, **changes})
+
+
+def llm_dir(folder: Path) -> Callable[[int], Path]:
+    """Folders for exchanges, made when they are asked for."""
+
+    def place(experiment: int) -> Path:
+        path = folder / f"{experiment:04d}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    return place

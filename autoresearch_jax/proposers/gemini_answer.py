@@ -10,11 +10,10 @@ from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.edit_places import Reason
 from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, replace_file, unfenced
-from autoresearch_jax.untrusted import clean_line, quoted
+from autoresearch_jax.untrusted import clean_line
 
 OTHER_CATEGORY = "other"
 MAX_HYPOTHESIS_CHARACTERS = 300  # as an agent's with a command line
-MAX_QUOTE_CHARACTERS = 80
 MAX_PROBLEMS = 10  # of the form that are named
 _UNCHANGING = (Reason.SAME, Reason.UNCHANGED)
 _INSTRUCTIONS = """\
@@ -31,7 +30,6 @@ small a change as it takes.
 - `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
 - `category` names the kind of change, one of: {categories}.
 """
-_ASKED_FOR = "\nThis time a change of the category {category} is asked for.\n"
 
 
 class AnswerError(Exception):
@@ -62,21 +60,20 @@ class Answer:
 
 
 def instructions(brief: Brief, name: str) -> str:
-    """Our own words at the head of the brief.
+    """Our own words at the head of the brief, which itself says what is asked for this time.
 
     Args:
       brief: what is to be improved.
       name: of the training file.
     """
     minimize = brief.metric.direction == "minimize"
-    words = _INSTRUCTIONS.format(
+    return _INSTRUCTIONS.format(
         name=name,
         metric=clean_line(brief.metric.name),
         better="lower" if minimize else "higher",
         sign="negative" if minimize else "positive",
         categories=", ".join(_categories(brief)),
     )
-    return words + (_ASKED_FOR.format(category=clean_line(brief.category)) if brief.category else "")
 
 
 def answer_schema(brief: Brief) -> dict[str, Any]:
@@ -173,16 +170,8 @@ def _edited(value: Mapping[str, Any], brief: Brief) -> str:
 
     Raises:
       EditError: it cannot be made.
-      AnswerError: it is no text.
     """
     if value.get("file"):
-        source = replace_file(brief.champion_source, value["file"]).source
-    else:
-        edits = [Edit(edit["search"], edit["replace"]) for edit in value["edits"]]
-        source = apply_edits(brief.champion_source, edits).source
-    try:
-        source.encode("utf-8")
-    except UnicodeEncodeError as error:
-        bad = quoted(ascii(source[error.start : error.end]), MAX_QUOTE_CHARACTERS)
-        raise AnswerError(f"the new text has half a character, {bad}, which no file can hold") from error
-    return source
+        return replace_file(brief.champion_source, value["file"]).source
+    edits = [Edit(edit["search"], edit["replace"]) for edit in value["edits"]]
+    return apply_edits(brief.champion_source, edits).source

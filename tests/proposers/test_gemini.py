@@ -1,0 +1,254 @@
+"""A Gemini model as a proposer: what it is asked, what becomes of its answers, and what goes back to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE
+from gemini_server import MODEL, GeminiServer, Request, answer, blocked, llm_dir, quick, raw, reply, says
+
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
+from autoresearch_jax.proposers.gemini import GeminiProposer
+from autoresearch_jax.proposers.prices import Price
+
+BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
+EDIT = ("LR = 0.5", "LR = 0.1")
+CHANGED = SOURCE.replace(*EDIT)
+GOOD = answer([EDIT])
+
+
+class Place:
+    """A server and a proposer that asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[Request] = []
+
+    def propose(self, *steps, brief: Brief = BRIEF, examine: Examine | None = None, **options) -> Proposal:
+        with GeminiServer(steps) as server:
+            self.asked = server.requests
+            proposer = GeminiProposer(quick(server, **options), "train_lib.py", examine, llm_dir(self.folder))
+            return proposer.propose(brief)
+
+    def failure(self, *steps, **options) -> ProposalFailed:
+        with pytest.raises(ProposalFailed) as failure:
+            self.propose(*steps, **options)
+        assert "\n" not in str(failure.value)
+        return failure.value
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    return Place(tmp_path / "llm")
+
+
+def test_edits_are_a_proposal_with_the_predicted_effect_and_what_it_cost(place):
+    proposal = place.propose(answer([EDIT], hypothesis="a \x1b[1msmaller\x1b[0m\nstep", effect=-0.0123))
+    assert (proposal.hypothesis, proposal.category) == ("a smaller step (expected: -0.0123)", "optimizer")
+    assert proposal.source == CHANGED
+    assert proposal.cost_dollars > 0
+
+
+def test_the_cost_is_that_of_all_its_requests_at_the_price_given(place):
+    proposal = place.propose(says("no"), GOOD, price=Price(2.0, 8.0))
+    assert proposal.cost_dollars == pytest.approx(2 * (1000 * 2 + 250 * 8) / 1e6)
+
+
+def test_a_whole_file_is_a_proposal(place):
+    assert place.propose(answer(file=f"```python\n{CHANGED}```\n")).source == CHANGED
+
+
+def test_the_model_gets_the_brief_the_schema_and_the_categories(place):
+    brief = dataclasses.replace(BRIEF, categories=("attention", "data"), category="data")
+    place.propose(answer([EDIT], category="Data"), brief=brief, temperature=0.5, max_output_tokens=4096)
+    (request,) = place.asked
+    assert request.path == f"/v1beta/models/{MODEL}:generateContent"
+    assert request.text.startswith("# Experiment 3\n")
+    assert SOURCE in request.text
+    assert "one of: attention, data, other" in request.text
+    assert "so a gain is negative" in request.text
+    config = request.body["generationConfig"]
+    assert config["maxOutputTokens"] == 4096
+    assert config["temperature"] == 0.5
+    assert config["responseMimeType"] == "application/json"
+    assert config["responseSchema"]["properties"]["category"]["enum"] == ["attention", "data", "other"]
+    assert config["responseSchema"]["required"] == ["hypothesis", "category", "predicted_effect"]
+
+
+def test_what_a_gain_is_depends_on_the_metric(place):
+    place.propose(GOOD, brief=dataclasses.replace(BRIEF, metric=Metric("accuracy", "maximize")))
+    assert "higher is better, so a gain is positive" in place.asked[0].text
+
+
+@pytest.mark.parametrize(
+    ("named", "asked_for", "category"),
+    [
+        ("Schedule", None, "schedule"),
+        ("magic", None, "other"),
+        ("magic", "batch", "batch"),
+        ("numerics", "batch", "numerics"),
+    ],
+)
+def test_a_category_that_nobody_knows_falls_back(place, named, asked_for, category):
+    brief = dataclasses.replace(BRIEF, category=asked_for)
+    assert place.propose(answer([EDIT], category=named), brief=brief).category == category
+
+
+def test_each_experiment_is_a_fresh_conversation(place):
+    place.propose(says("no"), GOOD)
+    place.propose(GOOD, brief=dataclasses.replace(BRIEF, experiment=4))
+    assert [role for role, _ in place.asked[0].texts] == ["user"]
+
+
+UNUSABLE = {
+    "malformed JSON": (says('{"hypothesis": "x"'), "not JSON"),
+    "no object": (says("[1, 2]"), "no object"),
+    "a number without end": (says('{"hypothesis": "x", "predicted_effect": ' + "9" * 5000 + "}"), "not JSON"),
+    "a number that is none": (
+        says('{"hypothesis": "x", "category": "y", "predicted_effect": NaN}'),
+        "must be a number",
+    ),
+    "nothing of the schema": (says("{}"), "hypothesis must be a line of text; category must be a word"),
+    "edits without their parts": (
+        says('{"hypothesis": "x", "category": "y", "predicted_effect": 0, "edits": [{"search": 1}, 2]}'),
+        "edit 1 must have the texts search and replace; edit 2 must",
+    ),
+    "edits that are no list": (
+        says('{"hypothesis": "x", "category": "y", "predicted_effect": 0, "edits": "LR"}'),
+        "edits must be a list",
+    ),
+    "edits and a file": (answer([EDIT], file=CHANGED), "not both"),
+    "neither": (answer(), "neither edits nor a file"),
+    "an empty answer": (says(""), "empty"),
+    "no candidate": (reply({}), "empty"),
+    "a missed block": (answer([("LR = 0.7", "LR = 0.1")]), "edit 1: missed"),
+    "an ambiguous block": (answer([('"""', "'''")]), "edit 1: ambiguous"),
+    "what does not parse": (answer([("LR = 0.5", "LR = = 0.5")]), "does not parse"),
+    "half a character": (answer([("LR = 0.5", 'LR = "\ud800"')]), "does not parse"),
+    "no change": (answer([("LR = 0.5", "LR = 0.5")]), "search equals replace"),
+    "the same file": (answer(file=SOURCE), "changes nothing"),
+    "cut off": (says('{"hypothesis": "x', finish="MAX_TOKENS"), "cut off at 32768 tokens"),
+    "ended early": (says("", finish="MALFORMED_RESPONSE"), "ended early: MALFORMED_RESPONSE"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_an_unusable_answer_goes_back_with_the_reason_in_the_same_conversation(place, case):
+    step, reason = UNUSABLE[case]
+    assert place.propose(step, GOOD).source == CHANGED
+    first, second = place.asked
+    assert [role for role, _ in second.texts] == ["user", "model", "user"]
+    assert second.text == first.text
+    assert reason in second.last
+
+
+@pytest.mark.parametrize("case", ["malformed JSON", "a missed block", "an empty answer", "cut off", "no change"])
+def test_what_stays_unusable_is_a_failure_that_says_why(place, case):
+    step, reason = UNUSABLE[case]
+    failure = place.failure(step, step, step)
+    assert reason in str(failure)
+    assert failure.cost_dollars > 0
+    assert len(place.asked) == (2 if case == "no change" else 3)
+
+
+def test_an_ambiguous_block_is_mended_with_more_lines(place):
+    source = SOURCE + "\nX = 1\n\n\ndef f():\n    return 1\n\n\ndef g():\n    return 1\n"
+    brief = dataclasses.replace(BRIEF, champion_source=source)
+    twice = answer([("    return 1\n", "    return 2\n")])
+    once = answer([("def g():\n    return 1\n", "def g():\n    return 2\n")])
+    assert place.propose(twice, once, brief=brief).source == source.replace("g():\n    return 1", "g():\n    return 2")
+    assert "ambiguous" in place.asked[1].last
+
+
+def test_the_model_sees_its_own_answer_again(place):
+    place.propose(says("not JSON at all"), GOOD)
+    assert place.asked[1].texts[1] == ("model", "not JSON at all")
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_so_many_repairs_and_no_more(place, rounds):
+    failure = place.failure(*[says("no")] * 5, repair_rounds=rounds)
+    assert len(place.asked) == rounds + 1
+    assert ("after" in str(failure)) == (rounds > 0)
+
+
+def test_an_answer_of_5_mb_is_refused_and_only_its_beginning_goes_back(place):
+    proposal = place.propose(answer(file="x = 1\n" * 800_000), GOOD)
+    assert proposal.source == CHANGED
+    assert "more than 1048576 characters" in place.asked[1].last
+    assert len(place.asked[1].texts[1][1]) < 101_000
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "PROHIBITED_CONTENT"])
+def test_a_blocked_answer_is_a_failure_that_names_the_reason_and_is_not_asked_for_again(place, reason):
+    assert reason in str(place.failure(says("", finish=reason)))
+    assert len(place.asked) == 1
+
+
+def test_a_blocked_prompt_too(place):
+    assert "blocked it: BLOCKLIST" in str(place.failure(blocked("BLOCKLIST")))
+    assert len(place.asked) == 1
+
+
+def test_an_objection_to_the_traced_text_goes_back_and_is_mended(place):
+    tried = []
+
+    def examine(brief: Brief, source: str) -> Objection | None:
+        tried.append((brief.experiment, source))
+        return Objection("line 3: TypeError:\n| no such thing") if "0.9" in source else None
+
+    assert place.propose(answer([("LR = 0.5", "LR = 0.9")]), GOOD, examine=examine).source == CHANGED
+    assert tried == [(3, SOURCE.replace("0.5", "0.9")), (3, CHANGED)]
+    assert "line 3: TypeError:\n| no such thing" in place.asked[1].last
+
+
+def test_an_objection_that_stays_is_a_failure_with_its_reason(place):
+    failure = place.failure(*[GOOD] * 3, examine=lambda brief, source: Objection("shapes\ndiffer"))
+    assert str(failure) == "after 2 repairs: shapes differ"
+
+
+def test_a_repeat_goes_back_only_once(place):
+    failure = place.failure(*[GOOD] * 6, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
+    assert str(failure) == "after 1 repair: experiment 1 did that"
+    assert len(place.asked) == 2
+
+
+def test_what_changes_nothing_counts_as_a_repeat(place):
+    failure = place.failure(
+        answer(file=SOURCE), *[GOOD] * 5, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True)
+    )
+    assert "experiment 1" in str(failure)
+    assert len(place.asked) == 2
+
+
+def test_other_faults_between_repeats_do_not_make_room_for_one_more(place):
+    steps = [GOOD, says("no"), GOOD, GOOD]
+    place.failure(*steps, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
+    assert len(place.asked) == 3
+
+
+def test_thinking_is_no_part_of_the_answer_and_a_fence_around_it_is_forgiven(place):
+    words = json.dumps(
+        {"hypothesis": "x", "category": "y", "predicted_effect": 1, "edits": [{"search": EDIT[0], "replace": EDIT[1]}]}
+    )
+    assert place.propose(says(f"```json\n{words}\n```")).source == CHANGED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"<html>",
+        b'{"candidates": 7}',
+        b'{"candidates": [{"content": []}]}',
+        b"\xff\xfe",
+        b"[" * 90_000,
+        says("[" * 90_000).body,
+    ],
+)
+def test_a_body_that_is_no_answer_is_asked_for_again(place, body):
+    assert place.propose(raw(body), GOOD).source == CHANGED

@@ -1,0 +1,111 @@
+"""What is on disk of an exchange with a model, and that no secret is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE
+from gemini_server import KEY, MODEL, TOKEN, GeminiServer, answer, error, llm_dir, quick, raw, says
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, Objection, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.exchanges import SECRET, without_secrets
+from autoresearch_jax.proposers.gemini import GeminiProposer
+from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+
+BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
+GOOD = answer([("LR = 0.5", "LR = 0.1")])
+OTHER = "another-secret-of-the-user"
+
+
+def all_text(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_exchange_is_stored_whole(tmp_path):
+    with GeminiServer([says("no"), GOOD]) as server:
+        GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
+        sent = server.requests[1].texts
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "0003/01.json",
+        "0003/02.json",
+    ]
+    second = json.loads((tmp_path / "0003" / "02.json").read_text())
+    assert second["model"] == MODEL
+    assert [(turn["role"], turn["parts"][0]["text"]) for turn in second["request"]["contents"]] == sent
+    assert second["request"]["config"]["max_output_tokens"] == 32_768
+    parts = second["response"]["candidates"][0]["content"]["parts"]
+    assert json.loads(parts[-1]["text"])["hypothesis"] == "a smaller step"
+    assert second["usage"] == {"input_tokens": 1000, "output_tokens": 250}
+    assert second["error"] is None
+    assert second["seconds"] >= 0
+    assert second["dollars"] > 0
+    assert second["time"].endswith("+00:00")
+
+
+def test_an_answer_is_on_disk_before_it_is_used(tmp_path):
+    def examine(brief: Brief, source: str) -> Objection | None:
+        stored = json.loads((tmp_path / "0003" / "01.json").read_text())
+        assert stored["response"] is not None
+        return None
+
+    with GeminiServer([GOOD]) as server:
+        GeminiProposer(quick(server), "train_lib.py", examine, llm_dir(tmp_path)).propose(BRIEF)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [says(f"my key is {KEY} and {OTHER}"), answer([("LR = 0.5", f'LR = "{KEY}"')], hypothesis=f"tell {KEY}")],
+        [error(500, f"{KEY} {OTHER}"), error(400, f"{KEY} {OTHER}")],
+        [raw(f"no JSON, but {KEY}".encode()), error(403, f"{KEY} {OTHER}")],
+        [error(403, f"{KEY} is not let in", reason=OTHER)],
+    ],
+)
+def test_a_server_that_echoes_secrets_puts_none_on_disk_or_into_what_is_said(tmp_path, steps):
+    said = ""
+    with GeminiServer(steps) as server:
+        proposer = GeminiProposer(quick(server, secrets=(OTHER,)), "train_lib.py", None, llm_dir(tmp_path))
+        try:
+            said = repr(proposer.propose(BRIEF))
+        except (ProposalFailed, ServiceDown) as failure:
+            said = str(failure)
+        assert server.requests[0].headers["X-Goog-Api-Key"] == KEY
+    stored = all_text(tmp_path)
+    assert SECRET in stored
+    for text in (stored, said):
+        assert KEY not in text
+        assert OTHER not in text
+
+
+def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):
+    with GeminiServer([error(500, f"Bearer {TOKEN}"), GOOD]) as server:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.service_account(tmp_path / "account.json")))
+        options = quick(server, key=None, vertex_project="a-project")
+        GeminiProposer(options, "train_lib.py", None, llm_dir(tmp_path / "llm")).propose(BRIEF)
+    assert f"Bearer {SECRET}" in all_text(tmp_path / "llm")
+    assert TOKEN not in all_text(tmp_path / "llm")
+
+
+def test_a_check_of_the_model_does_not_say_the_key(tmp_path):
+    with GeminiServer(key="the-right-key") as server:
+        proposer = GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path))
+        with pytest.raises(UserError, match="is not let in") as refusal:
+            proposer.check_model()
+    assert KEY not in str(refusal.value)
+
+
+def test_options_do_not_show_their_secrets():
+    assert KEY not in repr(GeminiOptions(key=KEY, secrets=(KEY,)))
+
+
+def test_secrets_are_found_everywhere_in_a_value():
+    value = {"a sesame": ["open sesame", 1, None, {"b": ("sesame",)}]}
+    assert without_secrets(value, ["sesame"]) == {f"a {SECRET}": [f"open {SECRET}", 1, None, {"b": [SECRET]}]}
+
+
+def test_a_key_that_is_a_common_word_does_not_blank_out_the_brief(tmp_path):
+    with GeminiServer([GOOD]) as server:
+        GeminiProposer(quick(server, key="LR"), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
+    assert SECRET not in all_text(tmp_path)

@@ -1,0 +1,287 @@
+"""Services that fail, stall, drip, lie and refuse: what is asked again, what ends a proposal, and when."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from fakes import SOURCE
+from gemini_server import KEY, MODEL, TOKEN, GeminiServer, Request, answer, cut, drip, error, llm_dir, quick, raw, says
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.gemini import GeminiProposer
+
+BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
+EDIT = ("LR = 0.5", "LR = 0.1")
+CHANGED = SOURCE.replace(*EDIT)
+GOOD = answer([EDIT])
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes a proposer that asks a server; closes it in the end."""
+    made = []
+
+    def make(server: GeminiServer, **options) -> GeminiProposer:
+        made.append(GeminiProposer(quick(server, **options), "train_lib.py", None, llm_dir(tmp_path / "llm")))
+        return made[-1]
+
+    yield make
+    for proposer in made:
+        proposer.close()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        error(429),
+        error(500),
+        error(503),
+        error(408),
+        cut(),
+        raw(b"proxy says no", 502),
+        raw(b"{}", Content_Encoding="gzip"),
+    ],
+    ids=["429", "500", "503", "408", "cut", "502", "compressed"],
+)
+def test_what_passes_is_asked_again(make, step):
+    with GeminiServer([step, step, GOOD]) as server:
+        assert make(server).propose(BRIEF).source == CHANGED
+        assert len(server.requests) == 3
+        assert [request.texts for request in server.requests] == [server.requests[0].texts] * 3
+
+
+@pytest.mark.parametrize("step", [error(400, "bad field"), error(404, "bad field"), error(413, "bad field")])
+def test_what_stays_is_not_asked_again_and_fails_in_the_services_own_words(make, step):
+    with GeminiServer([step, GOOD]) as server:
+        with pytest.raises(ProposalFailed, match=f"the service says {step.status}: bad field"):
+            make(server).propose(BRIEF)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("step", [error(401, "who?"), error(403, "who?"), error(400, "who?", reason="API_KEY_INVALID")])
+def test_a_key_that_is_not_let_in_is_a_service_that_is_down_until_somebody_mends_it(make, step):
+    with GeminiServer([step, GOOD]) as server:
+        with pytest.raises(ServiceDown, match="who") as down:
+            make(server).propose(BRIEF)
+        assert down.value.retry_seconds == 600
+        assert len(server.requests) == 1
+
+
+def test_a_redirect_is_not_followed_since_the_key_would_go_along(make):
+    with GeminiServer() as elsewhere:
+        step = raw(b"{}", 307, Location=f"{elsewhere.url}/v1beta/models/{MODEL}:generateContent")
+        with GeminiServer([step]) as server, pytest.raises(ProposalFailed, match="307"):
+            make(server).propose(BRIEF)
+        assert elsewhere.requests == []
+
+
+def test_500_for_ever_is_a_service_that_is_down(make):
+    with GeminiServer(lambda request: error(500, "on fire")) as server:
+        with pytest.raises(ServiceDown, match="500: on fire") as down:
+            make(server, proposal_seconds=0.3).propose(BRIEF)
+        assert down.value.retry_seconds == 60
+        assert len(server.requests) > 3
+
+
+def test_nobody_at_the_address_is_a_service_that_is_down(make):
+    with GeminiServer() as server:
+        pass
+    with pytest.raises(ServiceDown, match="the connection failed"):
+        make(server, proposal_seconds=0.1).propose(BRIEF)
+
+
+def test_answers_before_the_failures_make_it_a_failed_proposal_that_names_both(make):
+    def step(request: Request):
+        return says("no") if len(request.texts) == 1 else error(500, "on fire")
+
+    with GeminiServer(step) as server, pytest.raises(ProposalFailed, match=r"on fire; before that: .*not JSON"):
+        make(server, proposal_seconds=0.3).propose(BRIEF)
+
+
+@pytest.mark.parametrize("step", [error(429, retry_seconds=0.25), error(503, retry_after="0.25")])
+def test_the_server_is_not_asked_before_it_wants_to_be(make, step):
+    times = []
+
+    def script(request: Request):
+        times.append(time.monotonic())
+        return step if len(times) == 1 else GOOD
+
+    with GeminiServer(script) as server:
+        assert make(server).propose(BRIEF).source == CHANGED
+    assert times[1] - times[0] >= 0.25
+
+
+def test_a_date_to_ask_again_is_understood(make):
+    then = format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True)
+    with GeminiServer([error(503, retry_after=then)]) as server:
+        with pytest.raises(ServiceDown) as down:
+            make(server, proposal_seconds=60).propose(BRIEF)
+        assert 1500 < down.value.retry_seconds <= 1800
+
+
+@pytest.mark.parametrize("step", [error(429, "quota", retry_seconds=77.5), error(429, "quota", retry_after="77.5")])
+def test_a_wait_longer_than_what_is_left_ends_it_at_once(make, step):
+    with GeminiServer([step, GOOD]) as server:
+        with pytest.raises(ServiceDown, match="quota") as down:
+            make(server, proposal_seconds=60).propose(BRIEF)
+        assert down.value.retry_seconds == 77.5
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("wanted", ["1" + "0" * 15, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_no_server_silences_a_run_for_more_than_an_hour(make, wanted):
+    with GeminiServer([error(503, retry_after=wanted)]) as server:
+        with pytest.raises(ServiceDown) as down:
+            make(server, proposal_seconds=60).propose(BRIEF)
+        assert down.value.retry_seconds == 3600
+
+
+@pytest.mark.parametrize("wanted", ["soon", "-5", "nan", "", "1e400"])
+def test_a_wait_that_makes_no_sense_is_no_wait(make, wanted):
+    with GeminiServer([error(503, retry_after=wanted), GOOD]) as server:
+        assert make(server).propose(BRIEF).source == CHANGED
+
+
+@pytest.mark.parametrize("part", ["body", "headers"])
+def test_a_drip_ends_with_the_proposals_time_though_each_byte_is_in_time(make, part):
+    with GeminiServer(lambda request: drip(part)) as server:
+        with pytest.raises(ServiceDown, match="no whole answer within"):
+            make(server, proposal_seconds=0.4).propose(BRIEF)
+        assert len(server.requests) == 1
+
+
+def test_a_request_that_stalls_leaves_time_for_another(make):
+    with GeminiServer([drip(), GOOD]) as server:
+        assert make(server, request_seconds=0.2).propose(BRIEF).source == CHANGED
+
+
+def test_a_body_beyond_the_cap_is_refused(make, tmp_path):
+    with GeminiServer([raw(b" " * (17 << 20)), GOOD]) as server:
+        assert make(server).propose(BRIEF).source == CHANGED
+    assert "larger than 16 MiB" in (tmp_path / "llm" / "0003" / "01.json").read_text()
+
+
+def under_way(proposer: GeminiProposer) -> tuple[threading.Thread, list[Exception]]:
+    """A proposal in another thread, and what it raised."""
+    raised: list[Exception] = []
+
+    def propose() -> None:
+        try:
+            proposer.propose(BRIEF)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=propose)
+    thread.start()
+    return thread, raised
+
+
+@pytest.mark.parametrize("part", ["body", "headers"])
+def test_closing_ends_a_request_under_way(make, part):
+    arrived = threading.Event()
+    with GeminiServer(lambda request: drip(part, before=arrived.set)) as server:
+        proposer = make(server)
+        thread, raised = under_way(proposer)
+        assert arrived.wait(20)
+        proposer.close()
+        thread.join(20)
+        assert [type(error) for error in raised] == [ProposalFailed]
+        assert "closed" in str(raised[0])
+
+
+def test_closing_ends_a_wait(make):
+    arrived = threading.Event()
+
+    def step(request: Request):
+        arrived.set()
+        return error(429, retry_seconds=500)
+
+    with GeminiServer(step) as server:
+        proposer = make(server)
+        thread, raised = under_way(proposer)
+        assert arrived.wait(20)
+        proposer.close()
+        thread.join(20)
+        assert [type(error) for error in raised] == [ProposalFailed]
+
+
+def test_closed_it_sends_nothing_any_more(make):
+    with GeminiServer([GOOD]) as server:
+        proposer = make(server)
+        proposer.close()
+        with pytest.raises(ProposalFailed, match="closed"):
+            proposer.propose(BRIEF)
+        assert server.requests == []
+
+
+def test_a_model_that_is_there(make):
+    with GeminiServer() as server:
+        assert make(server).check_model() is None
+        assert [request.path for request in server.others] == [f"/v1beta/models/{MODEL}"]
+
+
+@pytest.mark.parametrize(
+    "step", [error(404, "no such model"), error(400, "no such model"), error(403, "no such model")]
+)
+def test_what_the_service_has_against_a_model_is_said_in_its_own_words(make, step):
+    with GeminiServer(on_get=step) as server:
+        proposer = make(server, model="gemini-9-none")
+        with pytest.raises(UserError, match=f"--gemini_model=gemini-9-none: .*{step.status}: no such model"):
+            proposer.check_model()
+
+
+def test_fewer_output_tokens_than_asked_for_are_found_before_anything_is_spent(make):
+    with GeminiServer(models={MODEL: 8192}) as server, pytest.raises(UserError, match=r"32768.*gives 8192 at most"):
+        make(server).check_model()
+
+
+@pytest.mark.parametrize("step", [error(500, "on fire"), error(429, "on fire"), raw(b"what?")])
+def test_a_service_that_is_down_at_the_start_is_a_warning(make, step):
+    with GeminiServer(on_get=step) as server:
+        warning = make(server).check_model()
+    assert warning is not None
+    assert "cannot be asked now" in warning
+
+
+def test_vertex_ai_with_application_default_credentials(make, tmp_path, monkeypatch):
+    with GeminiServer([says("no"), GOOD]) as server:
+        account = server.service_account(tmp_path / "account.json")
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+        monkeypatch.setenv("GEMINI_API_KEY", KEY)  # which is not used then
+        proposer = make(server, key=None, vertex_project="a-project", vertex_location="europe-west4")
+        assert proposer.check_model() is None
+        assert proposer.propose(BRIEF).source == CHANGED
+        assert {request.path for request in server.requests} == {
+            f"/v1beta1/projects/a-project/locations/europe-west4/publishers/google/models/{MODEL}:generateContent"
+        }
+        assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {TOKEN}"}
+        assert not any("X-Goog-Api-Key" in request.headers for request in server.requests)
+        assert [request.path for request in server.others].count("/token") == 1
+
+
+def test_a_token_server_that_refuses_is_a_service_that_is_down_until_somebody_mends_it(make, tmp_path, monkeypatch):
+    with GeminiServer([GOOD]) as server:
+        account = server.service_account(tmp_path / "account.json")
+        account.write_text(account.read_text().replace("/token", "/no-token"))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+        proposer = make(server, key=None, vertex_project="a-project")
+        with pytest.raises(ServiceDown, match="application-default credentials") as down:
+            proposer.propose(BRIEF)
+        assert down.value.retry_seconds == 600
+
+
+def test_no_application_default_credentials_are_the_users_to_mend(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with GeminiServer() as server, pytest.raises(UserError, match="gcloud auth application-default login"):
+        make(server, key=None, vertex_project="a-project")
+
+
+def test_a_service_of_ones_own_needs_no_key_and_does_not_get_that_of_the_environment(make, monkeypatch):
+    monkeypatch.setenv("GOOGLE_API_KEY", KEY)
+    with GeminiServer([GOOD]) as server:
+        make(server, key=None).propose(BRIEF)
+        assert server.requests[0].headers["X-Goog-Api-Key"] == "none"

@@ -1,0 +1,193 @@
+"""Limits of what a run may spend: none is exceeded, and none is forgotten."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE
+from gemini_server import GeminiServer, answer, drip, error, llm_dir, quick, says
+
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import Brief, LimitReached, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.exchanges import ExchangeError, Exchanges, Paid
+from autoresearch_jax.proposers.gemini import GeminiProposer
+from autoresearch_jax.proposers.prices import Price, Usage
+from autoresearch_jax.proposers.spending import Limits, Spent, check_limits, spent
+
+BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
+GOOD = answer([("LR = 0.5", "LR = 0.1")], usage=(1000, 200, 50))  # 1250 tokens
+PRICE = Price(1.0, 4.0)  # 0.002 dollars for GOOD
+OUTPUT = 500  # --max_output_tokens
+
+
+def propose(server: GeminiServer, folder: Path, experiment: int = 3, **options) -> float:
+    """What a proposal cost, of a new process as far as the proposer can tell."""
+    proposer = GeminiProposer(
+        quick(server, **{"price": PRICE, "max_output_tokens": OUTPUT, **options}),
+        "train_lib.py",
+        None,
+        llm_dir(folder),
+    )
+    return proposer.propose(dataclasses.replace(BRIEF, experiment=experiment)).cost_dollars
+
+
+def until_the_limit(folder: Path, limits: Limits) -> tuple[int, str]:
+    """Proposals of one new proposer each until the limit, and what was said then."""
+    with GeminiServer(lambda request: GOOD) as server:
+        for experiment in range(1, 40):
+            try:
+                propose(server, folder, experiment, limits=limits)
+            except LimitReached as limit:
+                assert len(server.requests) == experiment - 1
+                return experiment - 1, str(limit)
+    raise AssertionError("no limit")
+
+
+def stored(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+
+
+@pytest.mark.parametrize(
+    ("limits", "flag"),
+    [
+        (Limits(dollars=0.012), "--max_dollars=0.012"),
+        (Limits(tokens=7000), "--max_tokens=7000"),
+        (Limits(requests=4), "--max_requests=4"),
+    ],
+)
+def test_no_limit_is_exceeded_over_any_number_of_processes(tmp_path, limits, flag):
+    sent, words = until_the_limit(tmp_path, limits)
+    assert words.startswith(flag)
+    exchanges = stored(tmp_path)
+    assert len(exchanges) == sent >= 3
+    usage = [exchange["usage"] for exchange in exchanges]
+    tokens = sum(one["input_tokens"] + one["output_tokens"] for one in usage)
+    assert tokens == 1250 * sent <= (limits.tokens or tokens)
+    assert sum(exchange["dollars"] for exchange in exchanges) <= (limits.dollars or 1)
+
+
+def test_a_limit_holds_within_a_proposal_too(tmp_path):
+    with GeminiServer([says("no"), GOOD]) as server:
+        with pytest.raises(LimitReached, match="--max_requests=1: 1 were sent"):
+            propose(server, tmp_path, limits=Limits(requests=1))
+        assert len(server.requests) == 1
+
+
+def test_requests_that_failed_count_as_requests_and_as_nothing_else(tmp_path):
+    with GeminiServer([error(500), error(500), GOOD]) as server:
+        assert propose(server, tmp_path) == pytest.approx(0.002)
+        with pytest.raises(LimitReached, match="3 were sent"):
+            propose(server, tmp_path, 4, limits=Limits(requests=3))
+    assert [one["usage_is"] for one in stored(tmp_path)] == ["not said", "not said", "reported"]
+
+
+def test_an_answer_without_figures_is_counted_at_the_most_it_may_have_taken(tmp_path):
+    silent = answer([("LR = 0.5", "LR = 0.1")], usage=None)
+    with GeminiServer([silent]) as server:
+        propose(server, tmp_path)
+    (one,) = stored(tmp_path)
+    assert one["usage_is"] == "worst case"
+    assert one["usage"]["output_tokens"] == OUTPUT
+    assert one["usage"]["input_tokens"] > len(SOURCE) / 3
+
+
+def test_thinking_is_paid_for(tmp_path):
+    thoughtful = answer([("LR = 0.5", "LR = 0.1")], usage=(1000, 100, 400))
+    with GeminiServer([thoughtful]) as server:
+        assert propose(server, tmp_path) == pytest.approx((1000 * 1 + 500 * 4) / 1e6)
+
+
+def test_what_a_failed_proposal_and_an_earlier_process_spent_on_an_experiment_is_in_its_cost(tmp_path):
+    with GeminiServer([says("no"), error(403), says("no"), GOOD]) as server:
+        with pytest.raises(ProposalFailed) as failure:  # as an unusable answer was there before
+            propose(server, tmp_path)
+        assert failure.value.cost_dollars == pytest.approx(0.002)
+        assert propose(server, tmp_path) == pytest.approx(0.006)
+    assert sorted(path.name for path in (tmp_path / "0003").iterdir()) == ["01.json", "02.json", "03.json", "04.json"]
+
+
+def test_a_process_that_is_killed_in_the_midst_of_a_request_has_spent_the_most_it_may_cost(tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "import test_spending\n"
+        "class Server: url = sys.argv[2]\n"
+        "test_spending.propose(Server, Path(sys.argv[3]))\n"
+    )
+    arrived = threading.Event()
+    with GeminiServer(lambda request: drip(before=arrived.set)) as server:
+        here = Path(__file__)
+        command = [sys.executable, "-c", script, str(here.parent), server.url, str(tmp_path)]
+        process = subprocess.Popen(command, env={"PYTHONPATH": f"{here.parents[1]}:{here.parents[2]}"})
+        assert arrived.wait(60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    (one,) = stored(tmp_path)
+    assert one["usage_is"] == "worst case"
+    assert one["response"] is None
+    assert one["dollars"] > 0.002
+    with GeminiServer([GOOD]) as server:
+        with pytest.raises(LimitReached):
+            propose(server, tmp_path, limits=Limits(requests=1))
+        assert propose(server, tmp_path) == pytest.approx(one["dollars"] + 0.002)
+
+
+def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(tmp_path):
+    with GeminiServer([GOOD, GOOD], models={"my-model": 9000}) as server:
+        assert propose(server, tmp_path, model="my-model", price=None) == 0
+        (one,) = stored(tmp_path)
+        assert one["dollars"] is None
+        # With a price given later they are known, those of before too.
+        with pytest.raises(LimitReached, match=r"--max_dollars=0.003: 0.0020 are spent"):
+            propose(server, tmp_path, 4, model="my-model", limits=Limits(dollars=0.003))
+
+
+def test_a_record_that_cannot_be_read_is_the_users_to_mend(tmp_path):
+    path = llm_dir(tmp_path)(1) / "01.json"
+    path.write_text('{"usage": {"input_to')
+    with GeminiServer([GOOD]) as server:
+        with pytest.raises(ExchangeError, match=r"0001/01.json: .*mend it, or delete it"):
+            propose(server, tmp_path)
+        assert server.requests == []
+
+
+def test_half_a_record_of_a_killed_process_is_none(tmp_path):
+    (llm_dir(tmp_path)(3) / "01.json.new").write_text('{"usage": {"input_to')
+    assert list(Exchanges(llm_dir(tmp_path), list).paid(3)) == []
+
+
+def test_the_sum():
+    paid = [Paid(1, Usage(10, 5), 0.5), Paid(1, Usage(0, 0), 0.0), Paid(2, Usage(1_000_000, 0), None)]
+    assert spent(paid, PRICE) == Spent(3, 1_000_015, 1.5)
+    assert spent(paid, None) == Spent(3, 1_000_015, 0.5)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(), Limits(requests=6), Limits(tokens=1110), Limits(dollars=0.0014)],
+)
+def test_a_request_that_reaches_a_limit_to_the_last_token_is_sent(limits):
+    check_limits(limits, Spent(5, 1000, 0.001), Usage(10, 100), Price(0.0, 4.0))
+
+
+@pytest.mark.parametrize("limits", [Limits(requests=5), Limits(tokens=1109), Limits(dollars=0.00139)])
+def test_a_request_that_goes_beyond_by_one_is_not(limits):
+    with pytest.raises(LimitReached):
+        check_limits(limits, Spent(5, 1000, 0.001), Usage(10, 100), Price(0.0, 4.0))
+
+
+def test_a_limit_of_dollars_without_a_price_lets_nothing_through():
+    with pytest.raises(LimitReached, match="not known"):
+        check_limits(Limits(dollars=5.0), Spent(0, 0, 0.0), Usage(1, 1), None)
+
+
+def test_a_service_that_is_down_keeps_the_record_of_what_was_tried(tmp_path):
+    with GeminiServer([error(503, "asleep", retry_seconds=900)]) as server, pytest.raises(ServiceDown):
+        propose(server, tmp_path)
+    (one,) = stored(tmp_path)
+    assert "503: asleep" in one["error"]
