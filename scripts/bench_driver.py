@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric,
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
 from autoresearch_jax.search.briefs import LOSS_CURVE
-from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.constants import ConstantValue, read_constants
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -54,30 +56,50 @@ METRICS = 32  # about as many figures as a trial of the language model has
 STEPS = 500  # rows of a loss curve
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds on the wall, and of processors, git's included: the second are what a busy machine changes little."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def until_now(cls) -> "Spent":
+        """Since some time in the past."""
+        usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return cls(time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages))
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+
 @dataclass
 class Stopwatch:
     """Adds up what is not the driver's, and notes between two proposals what is."""
 
-    not_ours: float = 0.0
-    answered: float | None = None  # `time.perf_counter()` of the last answer of the proposer
-    overheads: list[float] = field(default_factory=list)
+    not_ours: Spent = Spent(0.0, 0.0)
+    answered: Spent | None = None  # when the proposer answered last
+    overheads: list[Spent] = field(default_factory=list)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Does not count what happens inside."""
-        start = time.perf_counter()
+        start = Spent.until_now()
         yield
-        self.not_ours += time.perf_counter() - start
+        self.not_ours += Spent.until_now() - start
 
     def asked(self) -> None:
         """Ends an experiment."""
         if self.answered is not None:
-            self.overheads.append(time.perf_counter() - self.answered - self.not_ours)
+            self.overheads.append(Spent.until_now() - self.answered - self.not_ours)
 
     def answer(self) -> None:
         """Begins an experiment."""
-        self.not_ours = 0.0
-        self.answered = time.perf_counter()
+        self.not_ours = Spent(0.0, 0.0)
+        self.answered = Spent.until_now()
 
 
 class FormulaTask:
@@ -95,7 +117,7 @@ class FormulaTask:
         folder.mkdir(exist_ok=True)
         return "formula"
 
-    def prepare(self, source: str, log_dir: Path) -> Candidate:
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         with self._watch.stopped():
             constants = sorted(read_constants(source).items())
             return Candidate(source, hashlib.sha256(repr(constants).encode()).hexdigest())
@@ -122,11 +144,13 @@ class FormulaTask:
             score = self._score(read_constants(candidate.source)) + draw.gauss(0, NOISE)
             return Measurement(Status.OK, score, seed, metrics, snapshot_dir)
 
-    def _score(self, constants: Mapping[str, object]) -> float:
+    def _score(self, constants: Mapping[str, ConstantValue]) -> float:
         best = random.Random(self._seed)
         score = 1.0
         for row in self._program.constants:
-            score += 0.05 * (_place(row, constants[row.name]) - best.random()) ** 2
+            value = constants[row.name]
+            assert isinstance(value, int | float | str)
+            score += 0.05 * (_place(row, value) - best.random()) ** 2
         return score
 
     def close(self) -> None:
@@ -185,10 +209,10 @@ class Nobody:
         pass
 
 
-def _place(row: Constant, value: object) -> float:
+def _place(row: Constant, value: Value) -> float:
     """Where a value lies among those that it may have, from 0 to 1."""
     if isinstance(row.values, Choices):
-        return row.values.values.index(value) / len(row.values.values)  # type: ignore[arg-type]
+        return row.values.values.index(value) / len(row.values.values)
     assert isinstance(value, int | float)
     low, high = row.values.low, row.values.high
     if row.values.log:
@@ -247,6 +271,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
         parts = Parts(
             task=task,
             proposer=proposer,
+            examiner=Examiner(task, folder),
             rule=SequentialDecision(task.metric),
             ledger=ledger,
             workspace=Workspace.of(repo / "train_lib.py", TAG, folder.workspace, os.environ),
@@ -273,15 +298,24 @@ def resume_elsewhere(repo: Path, count: int, seed: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_growth(overheads: Sequence[float]) -> None:
-    """Prints medians and 95th percentiles, in milliseconds, over the length of the run."""
-    print(f"{'experiments':<16}{'median ms':<12}{'p95 ms':<10}slowest ms")
+def median_ms(overheads: Sequence[Spent]) -> float:
+    """Of the time on the wall, in milliseconds."""
+    return statistics.median(spent.wall for spent in overheads) * 1e3
+
+
+def print_growth(overheads: Sequence[Spent]) -> None:
+    """Prints what experiments took, in milliseconds, over the length of the run."""
+    print(f"{'experiments':<16}{'median ms':<12}{'p95 ms':<10}{'slowest ms':<12}median ms of processors")
     width = max(WINDOW, len(overheads) // 10)
-    for first in (0, *range(width, len(overheads) - width + 1, width)):
-        part = overheads[first : first + width]
+    last = len(overheads) - WINDOW
+    spans = [(0, WINDOW), *((first, first + width) for first in range(0, last, width)), (last, len(overheads))]
+    for first, end in dict.fromkeys(spans):
+        part = overheads[first:end]
+        walls = [spent.wall * 1e3 for spent in part]
+        cpu = statistics.median(spent.cpu for spent in part) * 1e3
+        percentile = statistics.quantiles(walls, n=20)[-1]
         name = f"{first + 1}..{first + len(part)}"
-        percentile = statistics.quantiles(part, n=20)[-1]
-        print(f"{name:<16}{statistics.median(part) * 1e3:<12.1f}{percentile * 1e3:<10.1f}{max(part) * 1e3:.1f}")
+        print(f"{name:<16}{median_ms(part):<12.1f}{percentile:<10.1f}{max(walls):<12.1f}{cpu:.1f}")
 
 
 def main() -> None:
@@ -315,8 +349,8 @@ def main() -> None:
     (megabytes, files), (last_megabytes, last_files) = proposer.settled, proposer.last
     print(f"rss_mb: {last_megabytes:.0f}")
     print(f"seconds: {time.monotonic() - start:.0f}, load {os.getloadavg()[0]:.2f}")
-    print(f"overhead_ms_at_1: {statistics.median(watch.overheads[:WINDOW]) * 1e3:.1f}")
-    print(f"overhead_ms_at_{count}: {statistics.median(watch.overheads[-WINDOW:]) * 1e3:.1f}")
+    print(f"overhead_ms_at_1: {median_ms(watch.overheads[:WINDOW]):.1f}")
+    print(f"overhead_ms_at_{count}: {median_ms(watch.overheads[-WINDOW:]):.1f}")
     print(f"rss_growth_mb: {last_megabytes - megabytes:.1f}")
     print(f"fd_growth: {last_files - files}")
     print(f"resume_seconds: {statistics.median(resumes):.2f}")

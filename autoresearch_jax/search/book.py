@@ -10,8 +10,9 @@ from autoresearch_jax.search.decision import Ruling
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise, round_to_noise
 from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Verdict
-from autoresearch_jax.search.results import write_results
+from autoresearch_jax.search.results import Results
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.sealed_rows import MadeOnce
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 
@@ -49,6 +50,8 @@ class Book:
         self._workspace = workspace
         self._folder = folder
         self._metric = metric
+        self._results = Results(ledger, metric)
+        self._outcomes: MadeOnce[ExperimentRow, Outcome] = MadeOnce(_as_outcome)
         self._read()
 
     def _read(self) -> None:
@@ -59,7 +62,7 @@ class Book:
     def refresh(self) -> None:
         """Enters in all books what changed in the ledger: a further run of the champion moves its score."""
         self._read()
-        write_results(self._folder.results, self.ledger, self._metric)
+        self._results.write(self._folder.results)
 
     def history(self, sigma: float | None) -> tuple[Outcome, ...]:
         """All experiments that are over, as proposers see them: scores to the noise floor, and no finer.
@@ -67,7 +70,7 @@ class Book:
         Args:
           sigma: the noise floor; None where it is not known, and then scores have all their digits.
         """
-        return tuple(_as_outcome(row, sigma) for row in self.rows if _is_of_search(row))
+        return tuple(self._outcomes.of(row, sigma) for row in self.rows if _is_of_search(row))
 
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
@@ -82,7 +85,7 @@ class Book:
             if last.id != self.champion.id:
                 self._publish(self.champion, previous=self.champion.commit)
             self._publish(last, previous=last.parent_commit)
-        write_results(self._folder.results, self.ledger, self._metric)
+        self._results.write(self._folder.results)
 
     def require_champion(self) -> ExperimentRow:
         """The champion, once there is a baseline."""

@@ -40,8 +40,12 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
     Raises:
       SyntaxError: the source is not Python.
     """
+    return _values(_parse(source))
+
+
+def _values(statements: Sequence[ast.stmt]) -> dict[str, ConstantValue]:
     constants: dict[str, ConstantValue] = {}
-    for statement in _parse(source):
+    for statement in statements:
         name, expression = binding(statement)
         if name is None or expression is None:
             continue
@@ -61,8 +65,8 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
       ConstantError: a name is not bound at top level, or more than once, or the value cannot be written.
       SyntaxError: the source is not Python.
     """
-    current = read_constants(source)
     statements = _parse(source)
+    current = _values(statements)
     bound = [name for name, _ in map(binding, statements) if name is not None]
     for name in values:
         if name not in bound:

@@ -1,9 +1,10 @@
 """Git as a subprocess: no hooks, no prompts, no locks it can do without, nobody else's index."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from autoresearch_jax.errors import UserError
 
@@ -51,6 +52,7 @@ class Git:
             **_NO_REMOTE,
         }
         self._identity: list[str] | None = None
+        self._listings: tuple[str, dict[PurePosixPath, bytes]] = ("", {})  # of one commit's folders, see `_listing`
 
     def text(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
         """Standard output of a git command, stripped; see `raw`."""
@@ -71,6 +73,30 @@ class Git:
     def succeeds(self, *words: str) -> bool:
         """True if a git command exits with 0."""
         return self._run(words, b"", {}).returncode == 0
+
+    def tree_with(self, commit: str, path: str, text: bytes) -> str:
+        """Makes a tree that differs from a commit's in the text of one file alone.
+
+        Args:
+          commit: its full hash.
+          path: of a file that the commit has, from the top of the repository.
+          text: the new one.
+        """
+        made = self.text("hash-object", "-w", "--stdin", stdin=text)
+        place = PurePosixPath(path)
+        for changed in (place, *place.parents[:-1]):  # from the file upwards, each folder on its way anew
+            entries = _with_object(self._listing(commit, changed.parent), changed.name, made)
+            made = self.text("mktree", "-z", "--missing", stdin=entries)  # what else is in there need not be at hand
+        return made
+
+    def _listing(self, commit: str, folder: PurePosixPath) -> bytes:
+        """Entries of a commit's folder, as `ls-tree -z` prints them; read once as long as it is the same commit."""
+        if self._listings[0] != commit:
+            self._listings = (commit, {})
+        listings = self._listings[1]
+        if folder not in listings:
+            listings[folder] = self.raw("ls-tree", "-z", f"{commit}:{'' if folder == PurePosixPath() else folder}")
+        return listings[folder]
 
     def commit_tree(self, tree: str, parent: str, message: str, date: float) -> str:
         """Makes a commit object that no branch knows yet; equal arguments give the same one.
@@ -131,3 +157,15 @@ class Git:
             )
         except FileNotFoundError as error:
             raise GitError("git is not installed: install it (Debian: apt-get install git)") from error
+
+
+def _with_object(listing: bytes, name: str, made: str) -> bytes:
+    """Entries as `ls-tree -z` prints them, with another object under one of the names."""
+    entries = []
+    for entry in listing.split(b"\0")[:-1]:
+        words, _, found = entry.partition(b"\t")
+        if found == os.fsencode(name):
+            mode, kind, _ = words.split(b" ")
+            entry = b"%s %s %s\t%s" % (mode, kind, made.encode(), found)
+        entries.append(entry + b"\0")
+    return b"".join(entries)

@@ -12,7 +12,7 @@ from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.audit.log import AuditLog
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import Clock, Database, LedgerError, metrics_json
-from autoresearch_jax.search.decision import Ruling, mean_score
+from autoresearch_jax.search.decision import Ruling, Score, mean_score
 from autoresearch_jax.search.drift import at_present_speed, without_busy_start
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import (
@@ -31,7 +31,7 @@ from autoresearch_jax.search.records import (
     as_ruling,
     as_trial,
 )
-from autoresearch_jax.search.sealed_rows import SealedRows
+from autoresearch_jax.search.sealed_rows import MadeOnce, SealedRows
 
 
 class Ledger:
@@ -41,8 +41,14 @@ class Ledger:
         """See `open` and `open_to_read`."""
         self._database = database
         self.audits = AuditLog(database)
-        self._experiments = SealedRows(self._experiments_from, lambda: not database.in_transaction)
-        self._all_trials = SealedRows(self._trials_from, lambda: not database.in_transaction)
+        self._settings: dict[str, Scalar] = {}  # as they were read last
+
+        def may_keep() -> bool:
+            return not database.in_transaction
+
+        self._experiments = SealedRows(self._experiments_from, may_keep, group=lambda row: row.program_hash)
+        self._trials = SealedRows(self._trials_from, may_keep, group=lambda row: row.experiment)
+        self._first_runs: MadeOnce[ExperimentRow, Score | None] = MadeOnce(self._find_first_run)
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> "Ledger":
@@ -72,10 +78,15 @@ class Ledger:
 
     def settings(self) -> dict[str, Scalar]:
         """What `save_settings` saved, in that order; empty before."""
-        return self._database.settings()
+        if self._database.in_transaction:  # which may yet be undone
+            return self._database.settings()
+        if not self._settings:
+            self._settings = self._database.settings()
+        return dict(self._settings)
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Stores what must stay the same for as long as the run lives, and seals it."""
+        self._settings = {}
         self._database.save_settings(settings)
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
@@ -110,7 +121,9 @@ class Ledger:
             values["purpose"] = purpose
         with self.transaction():
             number = self._database.insert("trials", values)
-        return next(trial for trial in reversed(self.trials()) if trial.id == number)
+        trial = self._trials.get(number)
+        assert trial is not None
+        return trial
 
     def finish_trial(self, trial: int, measurement: Measurement) -> None:
         """Stores what a trial gave."""
@@ -203,55 +216,44 @@ class Ledger:
         Raises:
           LedgerError: there is none of that number.
         """
-        row = next((row for row in self.experiments() if row.id == number), None)
+        row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return row
+        return self._as_now(row)
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
-        means = self._champions_means()
-        scored: dict[str, float] = {}  # by program, of the first experiment that measured it
-        found = []
-        for row in self._experiments.all():
-            if row.status is Status.DUPLICATE:
-                row = replace(row, score=scored.get(row.program_hash or "", row.score))
-            elif row.score is not None and row.decision is Verdict.KEEP:
-                row = replace(row, score=means.get(row.id, row.score))
-            if row.status is Status.OK and row.kind is not Kind.TRIAL and row.program_hash and row.score is not None:
-                scored.setdefault(row.program_hash, row.score)
-            found.append(row)
-        return found
+        return [self._as_now(row) for row in self._experiments.all()]
+
+    def _as_now(self, row: ExperimentRow) -> ExperimentRow:
+        """A row with the score that it has by now; the row itself while that is the one it was concluded with.
+
+        A champion's is the mean of its runs as champion, which are never fewer than when it was kept; a duplicate's is
+        that of its twin.
+        """
+        score = row.score
+        if row.status is Status.DUPLICATE:
+            measured = self.measured(row)
+            score = score if measured is row else measured.score
+        elif row.decision is Verdict.KEEP and score is not None:
+            runs = self.counted([trial for trial in self._with_score(row.id) if trial.purpose is Purpose.CHAMPION])
+            score = mean_score([run.score for run in runs]) if runs else score
+        return row if score == row.score else replace(row, score=score)
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
         rows = self._database.rows("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
         return [as_experiment(row) for row in rows]
 
-    def _champions_means(self) -> dict[int, float]:
-        """By experiment, the mean of its runs as champion, which are never fewer than when it was kept."""
-        runs: dict[int, list[TrialRow]] = {}
-        for trial in self.trials():
-            if trial.purpose is Purpose.CHAMPION and trial.value is not None:
-                runs.setdefault(trial.experiment, []).append(trial)
-        return {number: mean_score([trial.score for trial in self.counted(found)]) for number, found in runs.items()}
-
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
-        return next((row for row in self.experiments() if row.is_open), None)
+        return next(iter(self._experiments.open()), None)
 
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The first experiment of the search, before number `before`, that measured the same program."""
-        return next(
-            (
-                row
-                for row in self.experiments()
-                if row.program_hash == program_hash
-                and row.id < before
-                and row.status is Status.OK
-                and row.kind is not Kind.TRIAL
-            ),
-            None,
-        )
+        for row in self._experiments.of(program_hash):
+            if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL:
+                return self._as_now(row)
+        return None
 
     def measured(self, row: ExperimentRow) -> ExperimentRow:
         """The experiment whose trials gave the score of `row`: itself, or the twin of a duplicate."""
@@ -269,8 +271,19 @@ class Ledger:
         Of a champion those that were run to know it, and not the lucky ones that it was kept for, unless there are no
         others.
         """
-        trials = [trial for trial in self.trials(self.measured(row).id) if trial.value is not None]
+        trials = self._with_score(self.measured(row).id)
         return [trial for trial in trials if trial.purpose is Purpose.CHAMPION] or trials
+
+    def first_run(self, row: ExperimentRow) -> Score | None:
+        """The first run that counts of those that decided on an experiment; None if there is none."""
+        return self._first_runs.of(row)
+
+    def _find_first_run(self, row: ExperimentRow) -> Score | None:
+        trials = [trial for trial in self._with_score(row.id) if trial.purpose is Purpose.CANDIDATE]
+        return next((trial.score for trial in self.counted(trials)), None)
+
+    def _with_score(self, experiment: int) -> list[TrialRow]:
+        return [trial for trial in self._trials.of(experiment) if trial.value is not None]
 
     def counted(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
         """Trials of one program for one purpose, without those that had another speed, if that matters to the score."""
@@ -286,12 +299,11 @@ class Ledger:
 
     def trials(self, experiment: int | None = None) -> list[TrialRow]:
         """Trials of one experiment, or all, in the order of their numbers."""
-        rows = self._all_trials.all()
-        return rows if experiment is None else [row for row in rows if row.experiment == experiment]
+        return self._trials.all() if experiment is None else self._trials.of(experiment)
 
     def open_trial(self) -> TrialRow | None:
         """The trial of the search that was begun and not finished, if there is one."""
-        return next((trial for trial in self.trials() if trial.status is None), None)
+        return next(iter(self._trials.open()), None)
 
     def _trials_from(self, first: int) -> list[TrialRow]:
         rows = self._database.rows("trials", TRIAL_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))

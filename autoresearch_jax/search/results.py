@@ -6,6 +6,7 @@ from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Status
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.run_folder import write_whole
+from autoresearch_jax.search.sealed_rows import MadeOnce
 
 GIB = 2**30
 COMMIT_DIGITS = 7
@@ -14,28 +15,45 @@ SIMPLIFICATION = "simplification"
 KEEPS = (str(Verdict.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch
 
 
-def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
-    """Writes results.tsv, whole or not at all."""
-    write_whole(path, results_text(ledger, metric))
+class Results:
+    """The table of one ledger. What an experiment adds to it is put in words once, unless it changes."""
+
+    def __init__(self, ledger: Ledger, metric: Metric) -> None:
+        self._ledger = ledger
+        self._metric = metric
+        self._lines: MadeOnce[ExperimentRow, str] = MadeOnce(_line)
+
+    def text(self) -> str:
+        """What results.tsv says for the ledger as it is now. What was not measured is empty, never 0."""
+        peaks = self._ledger.peak_memory_bytes()
+        lines = ["\t".join(("commit", self._metric.name, "memory_gb", "status", "description"))]
+        lines += [self._lines.of(row, peaks.get(row.id)) for row in self._ledger.experiments() if not row.is_open]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes results.tsv, whole or not at all."""
+        write_whole(path, self.text())
 
 
 def results_text(ledger: Ledger, metric: Metric) -> str:
-    """What results.tsv says for this ledger. What was not measured is empty, never 0."""
-    peaks = ledger.peak_memory_bytes()
-    lines = ["\t".join(("commit", metric.name, "memory_gb", "status", "description"))]
-    for row in ledger.experiments():
-        if row.is_open:
-            continue
-        peak = peaks.get(row.id)
-        columns = (
-            (row.commit or "")[:COMMIT_DIGITS],
-            "" if row.score is None else f"{row.score:.{SCORE_DECIMALS}f}",
-            "" if peak is None else f"{peak / GIB:.1f}",
-            _status(row),
-            " ".join(row.hypothesis.split()),
-        )
-        lines.append("\t".join(columns))
-    return "\n".join(lines) + "\n"
+    """See `Results.text`."""
+    return Results(ledger, metric).text()
+
+
+def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
+    """See `Results.write`."""
+    Results(ledger, metric).write(path)
+
+
+def _line(row: ExperimentRow, peak_memory: float | None) -> str:
+    columns = (
+        (row.commit or "")[:COMMIT_DIGITS],
+        "" if row.score is None else f"{row.score:.{SCORE_DECIMALS}f}",
+        "" if peak_memory is None else f"{peak_memory / GIB:.1f}",
+        _status(row),
+        " ".join(row.hypothesis.split()),
+    )
+    return "\t".join(columns)
 
 
 def outcome(row: ExperimentRow) -> str:

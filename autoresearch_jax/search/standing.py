@@ -121,17 +121,13 @@ def _noise(
     if max(map(len, values.values())) < 2:
         return None
     first_runs: dict[int, list[tuple[float, float]]] = {champion: [] for champion in values}
-    candidates: dict[int, list[TrialRow]] = {}
-    for trial in ledger.trials():
-        if trial.purpose is Purpose.CANDIDATE and trial.value is not None:
-            candidates.setdefault(trial.experiment, []).append(trial)
     for row in rows:
         if row.kind is not Kind.PROPOSAL or row.parent is None:
             continue
-        champion = champion_of[row.parent]
-        for first in ledger.counted(candidates.get(row.id, []))[:1]:
-            if first.seed in values[champion]:
-                first_runs[champion].append((values[champion][first.seed], first.score.value))
+        first = ledger.first_run(row)
+        partners = values[champion_of[row.parent]]
+        if first is not None and first.seed in partners:
+            first_runs[champion_of[row.parent]].append((partners[first.seed], first.value))
     return estimate_noise([list(found.values()) for found in values.values()], list(first_runs.values()))
 
 

@@ -1,5 +1,7 @@
 """Two texts compared: which is the shorter, and whether it gave up what program.md lists to be moved."""
 
+from functools import lru_cache
+
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.search.book import Ending
 from autoresearch_jax.search.constants import same_value
@@ -17,7 +19,7 @@ def compare_texts(ledger: Ledger, experiment: ExperimentRow, champion: Experimen
         return Ending(Status.DUPLICATE, champion.score, verdict, f"{same} {reason}")
 
     listed = _listed(program)
-    nodes, champion_nodes = (syntax_nodes(ledger.source(row.id), listed) for row in (experiment, champion))
+    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
     if nodes is None or champion_nodes is None or nodes >= champion_nodes:
         more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
         return ending(Verdict.DISCARD, f"in a text that is no shorter{more}")
@@ -37,14 +39,19 @@ def compare_texts(ledger: Ledger, experiment: ExperimentRow, champion: Experimen
 def nodes_saved(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
     """Syntax nodes that a text has fewer than the champion's; 0 if it has not, or gave up a listed constant."""
     listed = _listed(program)
-    nodes, champion_nodes = (syntax_nodes(ledger.source(row.id), listed) for row in (experiment, champion))
+    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
     if nodes is None or champion_nodes is None or _lost_constants(experiment, champion, program):
         return 0
     return max(0, champion_nodes - nodes)
 
 
-def _listed(program: Program) -> set[str]:
-    return {constant.name for constant in program.constants}
+@lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls
+def _count(source: str, listed: frozenset[str]) -> int | None:
+    return syntax_nodes(source, listed)
+
+
+def _listed(program: Program) -> frozenset[str]:
+    return frozenset(constant.name for constant in program.constants)
 
 
 def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> list[str]:

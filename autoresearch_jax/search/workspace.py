@@ -1,6 +1,5 @@
 """A run's branch, its worktree, and a commit for every candidate. The user's own checkout is never touched."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,14 +135,7 @@ class Workspace:
 
         Equal arguments give the same commit, so that a step repeated after a kill changes nothing.
         """
-        blob = self._git.text("hash-object", "-w", "--stdin", stdin=source.encode())
-        mode = self._git.text("ls-tree", parent, "--", self._editable).split()[0]
-        with tempfile.TemporaryDirectory() as scratch:
-            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
-            self._git.text("read-tree", parent, variables=index)
-            entry = f"{mode},{blob},{self._editable}"
-            self._git.text("update-index", "--cacheinfo", entry, variables=index)
-            tree = self._git.text("write-tree", variables=index)
+        tree = self._git.tree_with(parent, self._editable, source.encode())
         return self._git.commit_tree(tree, parent, message, date)
 
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
@@ -178,8 +170,7 @@ class Workspace:
     def discard(self, commit: str, experiment: int) -> None:
         """Names a commit under refs/autoresearch/, so that no diff is ever lost. May be repeated."""
         ref = f"{DISCARDED_PREFIX}{self._tag}/{experiment:04d}"
-        if self._tip(ref) != commit:
-            self._git.text("update-ref", ref, commit)
+        self._git.text("update-ref", ref, commit)
 
     def _show(self) -> None:
         """Brings the worktree to the tip of the branch; makes it if it is not there."""

@@ -39,6 +39,35 @@ def test_the_editable_file_may_be_deep_in_the_repository_and_executable(repo, ru
     assert run_git(repo, "ls-tree", commit, "a b/c/train_lib.py").startswith("100755")
 
 
+def test_a_commit_has_all_else_as_its_own_parent_has_it(repo, run_git):
+    """Whatever the names; and by turns, so that what is remembered of one parent is not taken for another's."""
+    for name in ("ümlaut", "a\ttrain_lib.py", "new\nline", '"', "train_lib.py2"):
+        (repo / name).write_text("odd\n")
+    (repo / "link").symlink_to("nowhere")
+    (repo / "run.sh").write_text("true\n")
+    (repo / "run.sh").chmod(0o755)
+    run_git(repo, "add", ".")
+    run_git(repo, "commit", "-qm", "odd")
+    place = workspace(repo)
+    first = place.baseline().commit
+    run_git(repo, "rm", "-q", "run.sh")
+    run_git(repo, "commit", "-qm", "another")
+    second = place.baseline().commit
+    for parent in (first, second, first):
+        commit = place.commit("LR = 1\n", parent, "message", 0)
+        assert run_git(repo, "diff", "--name-status", parent, commit) == "M\ttrain_lib.py"
+        assert run_git(repo, "rev-parse", f"{commit}^") == parent
+        run_git(repo, "fsck", "--strict", commit)
+
+
+def test_a_discarded_commit_may_be_named_again(repo, run_git):
+    place = workspace(repo)
+    first = place.baseline().commit
+    for commit in (first, first, place.commit("LR = 1\n", first, "one", 0)):
+        place.discard(commit, 7)
+        assert run_git(repo, "rev-parse", "refs/autoresearch/night/0007") == commit
+
+
 def test_a_branch_that_someone_moved_is_not_moved_back(repo, run_git):
     place = workspace(repo)
     first = place.baseline().commit
