@@ -27,7 +27,8 @@ from autoresearch_jax.proposers.spending import Limits
 if TYPE_CHECKING:
     from autoresearch_jax.proposers.gemini import GeminiProposer
 
-KEY_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")  # the first that is set holds
+KEY_VARIABLE = "GEMINI_API_KEY"
+KEY_VARIABLES = ("GOOGLE_API_KEY", KEY_VARIABLE)  # the first that is set holds, as with google-genai itself
 _MODEL = re.compile(r"[\w@-][\w.@-]*(/[\w@-][\w.@-]*)*", re.ASCII)
 
 
@@ -135,7 +136,7 @@ def gemini_options(
         if not required:
             return None
         raise UsageError(
-            f"--proposer=gemini needs a key in {KEY_VARIABLES[0]}, or --gemini_vertex_project with application-default "
+            f"--proposer=gemini needs a key in {KEY_VARIABLE}, or --gemini_vertex_project with application-default "
             "credentials (--gemini_vertex_location names a region), or --gemini_base_url of a service of your own"
         )
     if options.key is not None and not (options.key.isascii() and options.key.isprintable() and " " not in options.key):
@@ -216,7 +217,7 @@ def _base_url(url: str | None) -> str | None:
     if not usable or parts.query or parts.fragment:
         raise UsageError(f"--gemini_base_url={url}: expected a URL such as http://127.0.0.1:8080")
     if parts.username is not None or parts.password is not None:
-        raise UsageError(f"--gemini_base_url: leave out name and password; a key is read from {KEY_VARIABLES[0]}")
+        raise UsageError(f"--gemini_base_url: leave out name and password; a key is read from {KEY_VARIABLE}")
     return url
 
 

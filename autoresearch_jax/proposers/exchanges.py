@@ -23,7 +23,7 @@ NOT_SAID = "not said"  # the request failed
 
 
 class ExchangeError(UserError):
-    """A stored exchange cannot be read, so nobody knows what was spent."""
+    """An exchange cannot be read or written, so nobody would know what was spent."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,22 @@ class Exchanges:
         return path
 
     def write(self, path: Path, experiment: int, exchange: Exchange) -> None:
-        """Writes an exchange where `add` put it before, whole or not at all, without any secret."""
+        """Writes an exchange where `add` put it before, whole or not at all, without any secret.
+
+        Raises:
+          ExchangeError: it cannot be written.
+        """
         known = self._known(experiment)
         text = json.dumps(self.clean(asdict(exchange)), indent=1)
         scratch = path.with_name(f"{path.name}.new")
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a lost file would be lost money
-        scratch.replace(path)
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a lost file would be lost money
+            scratch.replace(path)
+        except OSError as error:
+            raise ExchangeError(f"{path}: the exchange cannot be written down: {error.strerror}") from error
         known[path] = Paid(experiment, exchange.usage, exchange.dollars)
 
     def clean(self, value: Any) -> Any:

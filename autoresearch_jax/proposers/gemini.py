@@ -173,11 +173,16 @@ class _Talk:
           LimitReached: the next request could go beyond a limit.
         """
         failures = 0
+        last: RequestFailed | None = None
         while True:
             try:
                 return self._exchange()
-            except RequestFailed as failure:
+            except RequestFailed as error:
                 failures += 1
+                failure = error
+                if last is not None and error.trouble is Trouble.DOWN and self._patience.left <= 0:
+                    failure = last  # that the time was over says less than what went wrong before
+                last = failure
                 if failure.trouble is Trouble.DOWN and self._wait(failures, failure.retry_seconds):
                     continue
                 if self._problem is not None:

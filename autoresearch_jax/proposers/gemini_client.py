@@ -151,7 +151,8 @@ class GeminiClient:
         except RequestFailed as failure:
             if failure.trouble in (Trouble.DOWN, Trouble.CLOSED):
                 return f"the service of {self._options.model} cannot be asked now: {failure}"
-            raise UserError(f"--gemini_model={self._options.model}: {failure}") from failure
+            what = "not let in" if failure.trouble is Trouble.KEY else f"--gemini_model={self._options.model}"
+            raise UserError(f"{what}: {failure}") from failure
         if most is not None and most < self._options.max_output_tokens:
             raise UserError(
                 f"--max_output_tokens={self._options.max_output_tokens}: {self._options.model} gives {most} at most"
@@ -221,7 +222,11 @@ class GeminiClient:
         return without_secrets(value, [secret for secret in self.secrets() if len(secret) >= LEAST_SECRET])
 
     def _reply(self, response: types.GenerateContentResponse) -> Reply:
-        raw = response.model_dump(mode="json", exclude_none=True, exclude={"sdk_http_response", "parsed"})
+        raw = response.model_dump(
+            mode="json",
+            exclude_none=True,
+            exclude={"sdk_http_response", "parsed", "automatic_function_calling_history"},
+        )
         candidate = response.candidates[0] if response.candidates else None
         parts = (candidate.content.parts if candidate is not None and candidate.content is not None else None) or []
         text = "".join(part.text for part in parts if part.text and not part.thought)

@@ -12,6 +12,7 @@ MAX_BODY_BYTES = 16 << 20
 CONNECT_SECONDS = 30.0
 # Sent uncompressed, a body is as long as it says; a compressed one may be a thousand times longer once it is read.
 _PLAIN = {"Accept-Encoding": "identity"}
+_THIS_MACHINE = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # reached directly, whatever proxy others are
 
 T = TypeVar("T")
 
@@ -79,7 +80,8 @@ class BoundedClient(httpx2.Client):
         """Makes a client without a request."""
         # A connection is used once: its socket is seen when it is opened.
         limits = httpx2.Limits(max_keepalive_connections=0)
-        super().__init__(headers=_PLAIN, follow_redirects=False, limits=limits)
+        direct = dict.fromkeys(_THIS_MACHINE)
+        super().__init__(headers=_PLAIN, follow_redirects=False, limits=limits, mounts=direct)
         self._here = threading.local()
         self._calls: set[_Call[Any]] = set()
         self._closing = threading.Event()

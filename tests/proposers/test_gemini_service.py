@@ -228,9 +228,10 @@ def test_a_model_that_is_there(make):
     "step", [error(404, "no such model"), error(400, "no such model"), error(403, "no such model")]
 )
 def test_what_the_service_has_against_a_model_is_said_in_its_own_words(make, step):
+    head = "not let in" if step.status == 403 else "--gemini_model=gemini-9-none"
     with GeminiServer(on_get=step) as server:
         proposer = make(server, model="gemini-9-none")
-        with pytest.raises(UserError, match=f"--gemini_model=gemini-9-none: .*{step.status}: no such model"):
+        with pytest.raises(UserError, match=rf"{head}: the service says {step.status}: no such model"):
             proposer.check_model()
 
 
@@ -285,3 +286,19 @@ def test_a_service_of_ones_own_needs_no_key_and_does_not_get_that_of_the_environ
     with GeminiServer([GOOD]) as server:
         make(server, key=None).propose(BRIEF)
         assert server.requests[0].headers["X-Goog-Api-Key"] == "none"
+
+
+def test_this_machine_is_reached_directly_whatever_proxy_there_is(make, monkeypatch):
+    with GeminiServer() as gone:
+        pass
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, gone.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    with GeminiServer([GOOD]) as server:
+        assert make(server).propose(BRIEF).source == CHANGED
+
+
+def test_a_base_url_may_have_a_path(make):
+    with GeminiServer([GOOD]) as server, pytest.raises(ProposalFailed, match="no such path: /relay/v1beta/models/"):
+        make(server, base_url=f"{server.url}/relay/").propose(BRIEF)
