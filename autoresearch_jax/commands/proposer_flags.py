@@ -115,11 +115,17 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
     categories = [words for word in flag_values.categories if (words := " ".join(word.lower().split()))]
     if not categories:
         raise UsageError(f"--categories: name one or more, such as {','.join(DEFAULT_CATEGORIES[:3])}")
+    replay = None if flag_values.replay is None else named_run(flag_values, flag_values.replay)
+    if replay is not None and not replay.ledger.is_file():
+        raise UsageError(
+            f"--replay={flag_values.replay}: no run of that tag in {flag_values.run_dir}, nor a run's folder: name one "
+            "that has a ledger.db"
+        )
     return ProposerOptions(
         name,
         agent,
         gemini,
-        None if flag_values.replay is None else named_run(flag_values, flag_values.replay),
+        replay,
         flag_values.brief_tokens,
         Asking(tuple(dict.fromkeys(categories)), flag_values.plateau or None),
     )
@@ -139,15 +145,12 @@ def check_proposer(
 
     Raises:
       UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
-      LedgerError: there is no run to replay.
     """
     if options.moves_constants_alone and not program.constants:
         raise UsageError(
             f'{program.path}: no table of constants under "You may change", which --proposer={options.name} needs'
             + ("" if options.name == "optuna" else " where there is no agent")
         )
-    if options.replay is not None:
-        read_recorded(options.replay)
     if options.agent is not None:
         problem = missing_command(options.agent.command, editable, environment)
         if problem is not None:

@@ -121,6 +121,7 @@ def experiments_as_json(rows: Sequence[ExperimentRow], trials: Sequence[TrialRow
             "reason": row.reason,
             "commit": row.commit,
             "seconds": row.seconds,
+            "dollars": row.cost_dollars,
             "snapshots": snapshots.get(row.id, []),
             "constants": dict(row.constants),
         }

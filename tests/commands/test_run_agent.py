@@ -1,4 +1,4 @@
-"""`autoresearch run --proposer=command`: its flags, and what is said before anything is measured."""
+"""`autoresearch run --proposer=...`: its flags, and what is said before anything is measured."""
 
 import subprocess
 from pathlib import Path
@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 from absl import flags
 from fakes import PROGRAM, SOURCE, FakeTask
+from gemini_server import GeminiServer, answer
+from ledgers import substance
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands import run as run_command
-from autoresearch_jax.commands.proposer_flags import missing_command
+from autoresearch_jax.commands.agent_flags import missing_command
+from autoresearch_jax.commands.gemini_flags import KEY_VARIABLES
+from autoresearch_jax.search.ledger import Ledger
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"
 
@@ -44,8 +48,8 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> int:
-    return cli.main(["run", "--tag=night", "--experiments=1", "--proposer=command", *arguments])
+def run(*arguments: str, proposer: str = "command", tag: str = "night") -> int:
+    return cli.main(["run", f"--tag={tag}", "--experiments=1", f"--proposer={proposer}", *arguments])
 
 
 @pytest.mark.parametrize("command", ["./agent.sh", "NAME=x sh agent.sh", "cd . && ./agent.sh", "sh -c ./agent.sh"])
@@ -84,6 +88,79 @@ def test_what_is_refused_before_anything_is_measured(place, capsys, arguments, w
     assert errors.startswith(f"autoresearch run: {words}")
     assert errors.count("\n") == 1
     assert not (place / "runs/night/logs").exists()
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch):
+    for name in KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("proposer", "arguments", "words"),
+    [
+        ("gemini", (), "--proposer=gemini needs a key in GEMINI_API_KEY, or --gemini_vertex_project with "),
+        ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
+        (
+            "optuna",
+            ("--replay=x",),
+            "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go togeth",
+        ),
+        ("replay", ("--replay=evening",), "--replay=evening: no run of that tag in ./runs, nor a run's folder"),
+        ("hybrid", ("--categories=",), "--categories: name one or more, such as architecture,"),
+        (
+            "gemini",
+            ("--gemini_base_url=http://127.0.0.1:9", "--gemini_model=mine", "--max_dollars=1"),
+            "--max_dollars=1: the price of mine is not known: give it, --model_price=IN,OUT",
+        ),
+    ],
+)
+def test_what_is_refused_of_other_proposers(place, capsys, proposer, arguments, words):
+    assert run(*arguments, proposer=proposer) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"autoresearch run: {words}")
+    assert errors.count("\n") == 1
+    assert not (place / "runs/night/logs").exists()
+
+
+def test_dollars_of_the_page_need_a_price(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "20 dollars"))
+    assert run("--gemini_base_url=http://127.0.0.1:9", "--gemini_model=mine", proposer="gemini") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith('autoresearch run: program.md: "20 dollars": the price of mine is not known')
+
+
+def test_a_model_that_is_not_there_is_said_in_the_services_words_before_anything_is_measured(place, capsys):
+    with GeminiServer() as server:
+        assert run(f"--gemini_base_url={server.url}", "--gemini_model=nobody", proposer="gemini") == 1
+    assert "models/nobody is not found for API version" in capsys.readouterr().err
+    assert not Ledger.open_to_read(place / "runs/night/ledger.db").experiments()
+    assert server.requests == []
+
+
+def test_a_model_proposes_and_what_it_cost_is_in_the_summary(place, capsys):
+    with GeminiServer([answer([("LR = 0.5", "LR = 0.1")])]) as server:
+        assert run(f"--gemini_base_url={server.url}", "--model_price=1,10", proposer="gemini") == 0
+    output = capsys.readouterr().out
+    assert "a smaller step (expected: -0.01)" in output
+    assert "\ndollars:             0.0035\n" in output
+    assert (place / "runs/night/llm/0001/01.json").exists()
+
+
+def test_hybrid_without_a_key_is_the_optimizer_alone_and_says_so_once(place, capsys):
+    assert run("--experiments=3", proposer="hybrid") == 0
+    captured = capsys.readouterr()
+    assert "ended:               3 experiments reached" in captured.out
+    assert captured.err.count("optuna proposes alone") == 1
+
+
+def test_a_recorded_run_is_replayed_by_its_tag_and_by_its_folder(place, capsys):
+    assert run("--experiments=3", proposer="optuna") == 0
+    assert run("--experiments=3", "--replay=night", proposer="replay", tag="by_tag") == 0
+    assert run("--experiments=9", f"--replay={place / 'runs/night'}", proposer="replay", tag="by_folder") == 0
+    assert "ended:               the recorded run ends here: it has 3 proposals" in capsys.readouterr().out
+    ledgers = [Ledger.open_to_read(place / "runs" / tag / "ledger.db") for tag in ("night", "by_tag", "by_folder")]
+    assert substance(ledgers[0]) == substance(ledgers[1]) == substance(ledgers[2])
 
 
 def test_a_page_without_a_table_will_do(place, capsys):

@@ -12,6 +12,7 @@ from fakes import SOURCE, ScriptedProposer, moved
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.search.constants import read_constants, set_constants
@@ -36,6 +37,8 @@ def counting_agent() -> CommandProposer:
 
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "command": counting_agent,
+    "hybrid": lambda: HybridProposer(OptunaProposer(), counting_agent(), lambda line: None),
+    "hybrid without an agent": lambda: HybridProposer(OptunaProposer(), None, lambda line: None),
     "optuna": OptunaProposer,
     "scripted": lambda: ScriptedProposer([moved(LR=0.5 - 0.01 * n) for n in range(1, 40)]),
 }
@@ -109,8 +112,16 @@ def test_a_resumed_process_proposes_what_the_uninterrupted_one_would_have(make):
         brief = following(brief, proposal)
 
 
-def test_a_proposer_has_a_name(make):
-    assert make().name
+def test_a_proposer_has_a_name_and_knows_if_it_is_slow(make):
+    proposer = make()
+    assert proposer.name
+    assert proposer.asks_ahead(first_brief()) in (True, False)
+
+
+def test_closed_twice_it_stays_closed(make):
+    proposer = make()
+    proposer.close()
+    proposer.close()
 
 
 # What follows is the optuna proposer's own.

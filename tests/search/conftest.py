@@ -61,10 +61,11 @@ class Bench:
     repo: Path
     ledgers: ExitStack
     recorder: Recorder = field(default_factory=Recorder)
+    tag: str = "night"
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(self.repo / "runs" / "night")
+        return RunFolder(self.repo / "runs" / self.tag)
 
     @property
     def program(self) -> Path:
@@ -75,8 +76,8 @@ class Bench:
         self.ledgers.callback(ledger.close)
         return ledger
 
-    def workspace(self, tag: str = "night") -> Workspace:
-        return Workspace.of(self.repo / "train_lib.py", tag, self.folder.workspace, os.environ)
+    def workspace(self, tag: str | None = None) -> Workspace:
+        return Workspace.of(self.repo / "train_lib.py", tag or self.tag, self.folder.workspace, os.environ)
 
     def loop(
         self,

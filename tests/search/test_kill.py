@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ledgers import substance
 
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
@@ -42,21 +43,6 @@ def ledger_of(repo: Path) -> Ledger:
     return Ledger.open_to_read(repo / "runs" / "night" / "ledger.db")
 
 
-def substance(repo: Path) -> list[tuple]:
-    """All rows without times, durations, and what contains times (commits do)."""
-    ledger = ledger_of(repo)
-    experiments = [
-        (
-            *(row.id, row.kind, row.parent, row.hypothesis, row.program_hash, row.constants),
-            *(row.status, row.score, row.decision, row.reason, ledger.source(row.id)),
-        )
-        for row in ledger.experiments()
-    ]
-    trials = [(t.id, t.experiment, t.seed, t.purpose, t.status, t.value, t.error) for t in ledger.trials()]
-    rulings = [(r.id, r.experiment, r.step, r.reason, r.noise) for row in experiments for r in ledger.rulings(row[0])]
-    return experiments + trials + rulings
-
-
 def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo, tmp_path, run_git):
     twin = tmp_path / "twin" / "repo"
     shutil.copytree(repo, twin)
@@ -80,7 +66,7 @@ def test_killed_again_and_again_the_ledger_is_that_of_an_uninterrupted_run(repo,
     assert ledger_of(repo).last_ending() == "killed"
     assert kills >= 3
     finish(repo)
-    assert substance(repo) == substance(twin)
+    assert substance(ledger_of(repo)) == substance(ledger_of(twin))
     assert ledger_of(repo).last_ending() == f"{EXPERIMENTS} experiments reached"
     assert check_rows(repo / "runs" / "night" / "ledger.db").differences == []
     rows = ledger_of(repo).experiments()

@@ -1,0 +1,17 @@
+"""What two ledgers of equal runs have in common."""
+
+from autoresearch_jax.search.ledger import Ledger
+
+
+def substance(ledger: Ledger) -> list[tuple]:
+    """All rows without times, durations, costs, and what contains times (commits do)."""
+    experiments = [
+        (
+            *(row.id, row.kind, row.parent, row.proposer, row.hypothesis, row.category, row.program_hash),
+            *(row.constants, row.status, row.score, row.decision, row.reason, ledger.source(row.id)),
+        )
+        for row in ledger.experiments()
+    ]
+    trials = [(t.id, t.experiment, t.seed, t.purpose, t.status, t.value, t.error) for t in ledger.trials()]
+    rulings = [(r.id, r.experiment, r.step, r.reason, r.noise) for row in experiments for r in ledger.rulings(row[0])]
+    return experiments + trials + rulings
