@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,12 +25,14 @@ from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TaskError, TimeLimits
 from autoresearch_jax.measurement import (
     HOLDOUT_SCORE,
     Budget,
+    Candidate,
     CandidateRejected,
     Measurement,
     Scalar,
     Scrutiny,
     Status,
 )
+from autoresearch_jax.runtime.linux import lower_priority_of_this_thread
 from autoresearch_jax.runtime.sandbox import Level, Sandbox
 
 DEVICE = Device("cpu", "cpu", 1, None)
@@ -402,6 +405,38 @@ def test_a_candidate_that_is_not_measured_costs_the_next_one_nothing(
     measurement = run_trial(task, tiny_source, tmp_path / "trial")
     assert float(measurement.metrics["total_seconds"] or 0) <= time.monotonic() - begin
     assert (tmp_path / "trial" / "worker.log").exists()
+
+
+def test_another_candidate_is_traced_beside_a_trial_and_neither_disturbs_the_other(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    task = make_task()
+    alone = run_trial(task, tiny_source, tmp_path / "alone")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "trial").mkdir()
+    first = task.prepare(tiny_source, tmp_path / "trial")
+    found: list[Candidate] = []
+
+    def look_ahead() -> None:
+        lower_priority_of_this_thread()
+        found.append(
+            task.prepare(
+                edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 8.0")),
+                tmp_path / "beside",
+                beside_a_trial=True,
+            )
+        )
+
+    thread = threading.Thread(target=look_ahead)
+    thread.start()
+    measured = task.measure(first, seed=0, log_dir=tmp_path / "trial", snapshot_dir=tmp_path / "trial" / "snapshot")
+    thread.join()
+    assert measured.value == alone.value
+    (other,) = found
+    assert other.program_hash != first.program_hash
+    later = task.measure(other, seed=0, log_dir=tmp_path / "beside", snapshot_dir=tmp_path / "beside" / "snapshot")
+    assert later.status is Status.OK
+    assert later.value != alone.value
 
 
 def test_a_trial_ends_with_its_driver(tiny_dataset: Dataset, tmp_path: Path) -> None:
