@@ -97,10 +97,9 @@ def read_curve(path: Path, points: int = CURVE_POINTS) -> list[float]:
     """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        losses = [float(row[-1]) for row in rows if row]
+            lines = [line for line in file if not line.isspace()][1:]
+        if len(lines) > points:
+            lines = [lines[round(place * (len(lines) - 1) / (points - 1))] for place in range(points)]
+        return [float(row[-1]) for row in csv.reader(lines)]
     except (OSError, ValueError, csv.Error):  # none; or cut off in the midst of a number
         return []
-    if len(losses) <= points:
-        return losses
-    return [losses[round(place * (len(losses) - 1) / (points - 1))] for place in range(points)]

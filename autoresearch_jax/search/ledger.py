@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.audit.log import AuditLog
@@ -33,6 +33,8 @@ from autoresearch_jax.search.records import (
 )
 from autoresearch_jax.search.sealed_rows import MadeOnce, SealedRows
 
+Value = TypeVar("Value")
+
 
 class Ledger:
     """Experiments and their trials. Only times and durations differ between two equal runs."""
@@ -48,6 +50,7 @@ class Ledger:
 
         self._experiments = SealedRows(self._experiments_from, may_keep, group=lambda row: row.program_hash)
         self._trials = SealedRows(self._trials_from, may_keep, group=lambda row: row.experiment)
+        self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
         self._first_runs: MadeOnce[ExperimentRow, Score | None] = MadeOnce(self._find_first_run)
 
     @classmethod
@@ -87,6 +90,7 @@ class Ledger:
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Stores what must stay the same for as long as the run lives, and seals it."""
         self._settings = {}
+        self._remembered.clear()
         self._database.save_settings(settings)
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
@@ -243,6 +247,21 @@ class Ledger:
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
         rows = self._database.rows("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
         return [as_experiment(row) for row in rows]
+
+    def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
+        """What a function makes of this ledger, made again only once an experiment or a trial more is concluded.
+
+        Args:
+          make: a pure function of what is concluded.
+        """
+        if self._database.in_transaction:  # which may yet be undone
+            return make(self)
+        state = self._experiments.num_concluded, self._trials.num_concluded
+        found = self._remembered.get(make)
+        if found is None or found[0] != state:
+            found = self._remembered[make] = state, make(self)
+        value: Value = found[1]
+        return value
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""

@@ -2,6 +2,7 @@
 
 import enum
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,12 +171,20 @@ TRIAL_COLUMNS = (
 RULING_COLUMNS = ("id", "experiment", "ruled_at", "step", "reason", "sigma", "degrees", "seed_correlation")
 
 
+def _read_json(text: str) -> dict[str, Any]:
+    """An object whose names are shared with all others that have them: the rows of a long run stay in memory."""
+    found: dict[str, Any] = json.loads(
+        text, object_pairs_hook=lambda pairs: {sys.intern(name): value for name, value in pairs}
+    )
+    return found
+
+
 def as_experiment(row: Sequence[Any]) -> ExperimentRow:
     """From `EXPERIMENT_COLUMNS`."""
     values = list(row)
     values[1] = Kind(values[1])
     values[8] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(values[8]).items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in _read_json(values[8]).items()
     }
     values[11] = None if values[11] is None else Status(values[11])
     values[13] = None if values[13] is None else Verdict(values[13])
@@ -187,7 +196,7 @@ def as_trial(row: Sequence[Any]) -> TrialRow:
     """From `TRIAL_COLUMNS`."""
     values = list(row)
     values[5] = None if values[5] is None else Status(values[5])
-    values[7] = json.loads(values[7] or "{}")
+    values[7] = _read_json(values[7] or "{}")
     values[8] = None if values[8] is None else Path(values[8])
     values[10] = Purpose(values[10] or Purpose.CANDIDATE)
     return TrialRow(*values)

@@ -55,6 +55,12 @@ class SealedRows(Generic[Row]):
         """The rows that are not concluded."""
         return [row for row in self._rest() if row.status is None]
 
+    @property
+    def num_concluded(self) -> int:
+        """How many rows are concluded by now."""
+        rest = self._rest()
+        return len(self._concluded) + sum(row.status is not None for row in rest)
+
     def get(self, number: int) -> Row | None:
         """The row of a number; None if there is none."""
         rest = self._rest()

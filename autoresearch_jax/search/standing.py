@@ -89,6 +89,10 @@ class Standing:
 
 def read_standing(ledger: Ledger) -> Standing | None:
     """Where a run stands; None before there is a baseline. A pure function of what is concluded in the ledger."""
+    return ledger.remembered(_standing)
+
+
+def _standing(ledger: Ledger) -> Standing | None:
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
     kept = [row for row in rows if row.decision is Verdict.KEEP]
     if not kept:

@@ -50,7 +50,9 @@ def test_what_is_concluded_is_read_once_up_to_the_first_open_row():
     assert table.sealed.all() == table.rows
     assert table.read == [0, 1, 2, 3, 2, 3]
     assert table.sealed.open() == [table.rows[2]]
+    assert table.sealed.num_concluded == 3
     table.rows[2] = Line(2, Status.OOM)
+    assert table.sealed.num_concluded == 4
     assert table.sealed.all() == table.rows
     table.read.clear()
     assert table.sealed.open() == []
@@ -154,6 +156,30 @@ def test_what_a_transaction_undid_was_never_there(ledger):
     assert (ledger.trials(1), len(ledger.trials()), ledger.open_trial()) == ([], 1, None)
     row = measured(ledger, "third", [0.7])
     assert (row.id, ledger.first_run(row).value, results.text().splitlines()[2].split("\t")[1]) == (1, 0.7, "0.700000")
+
+
+def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger):
+    measured(ledger, "champion", [1.0, 1.25], Verdict.KEEP)
+    standing = read_standing(ledger)
+    ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n"))
+    trial = ledger.begin_trial(0, seed=7, purpose=Purpose.CHAMPION)
+    assert read_standing(ledger) is standing
+    ledger.finish_trial(trial.id, Measurement(Status.OK, 2.0, 7))
+    assert [score.value for score in read_standing(ledger).runs] == [1.0, 1.25, 2.0]
+
+    def undone():
+        with ledger.transaction():
+            run(ledger, 0, 9.0)
+            assert len(read_standing(ledger).runs) == 4
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        undone()
+    assert len(read_standing(ledger).runs) == 3
+    run(ledger, 0, 5.0)
+    assert read_standing(ledger).runs[-1].value == 5.0
+    ledger.conclude(1, Conclusion(Status.OK, 0.5, Verdict.KEEP, "why", "abc", 1.0))
+    assert read_standing(ledger).champion.id == 1
 
 
 def test_settings_that_are_saved_later_are_seen(ledger):
