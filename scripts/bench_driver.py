@@ -112,6 +112,7 @@ class FormulaTask:
         self.metric = Metric("val_bpb")
         self.budget = Budget(seconds=60.0)
         self.fingerprint = "formula"
+        self.facts: dict[str, Scalar] = {}
 
     def keep_exam(self, folder: Path) -> str:
         folder.mkdir(exist_ok=True)

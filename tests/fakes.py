@@ -65,6 +65,7 @@ class FakeTask:
         self.fingerprint = fingerprint
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
+        self.facts: dict[str, Scalar] = {"device_kind": "a fake"}
         self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`

@@ -130,6 +130,19 @@ class LmTask:
         tokens = self._config.judge_tokens
         return self._config.dataset.fingerprint + ("" if tokens is None else f"-{tokens}")
 
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """See `search.task.Task.facts`."""
+        device, dataset = self._config.device, self._config.dataset
+        return {
+            "platform": device.platform,
+            "device_kind": device.device_kind,
+            "num_devices": math.prod(self._config.mesh_axes.values()),
+            "device_memory_bytes": device.memory_bytes,
+            "sequence_length": dataset.sequence_length,
+            "vocab_sizes on offer": ", ".join(map(str, dataset.vocab_sizes)),
+        }
+
     def keep_exam(self, folder: Path) -> str:
         """See `search.task.Task.keep_exam`."""
         return keep_exam(self._config.dataset, self._config.split, folder)

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.measurement import Budget, Scalar
+from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.standing import Standing
 from autoresearch_jax.search.stopping import SECONDS, Limit, Progress, Stop, Target
+from autoresearch_jax.search.task import Task
 
 # Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
 FACTS = (
-    *("device_kind", "num_devices", "step_flops", "peak_memory_bytes", "state_bytes", "predicted_steps", "num_steps"),
-    *("num_params", "batch_tokens", "vocab_size", "tokens_per_second", "mfu_percent", "training_seconds"),
-    *("compile_seconds", "train_loss"),
+    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
+    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
 )
 LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
 CURVE_POINTS = 10
@@ -41,11 +41,12 @@ def noise_floor(standing: Standing | None) -> float | None:
     return float(f"{standing.noise.sigma:.1g}")
 
 
-def champion_facts(standing: Standing | None, budget: Budget) -> dict[str, Scalar]:
-    """Costs of the champion, of its latest run, and the time box of a trial."""
-    facts: dict[str, Scalar] = {"budget_seconds": budget.seconds, "budget_steps": budget.steps}
+def known_facts(task: Task, standing: Standing | None) -> dict[str, Scalar]:
+    """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
+    budget = task.budget
+    facts: dict[str, Scalar] = {**task.facts, "budget_seconds": budget.seconds, "budget_steps": budget.steps}
     if standing is not None and standing.trials:
-        facts |= {name: standing.trials[-1].metrics.get(name) for name in FACTS}
+        facts |= {f"champion's {name}": standing.trials[-1].metrics.get(name) for name in FACTS}
     return {name: value for name, value in facts.items() if value is not None}
 
 

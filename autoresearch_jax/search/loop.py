@@ -18,7 +18,7 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
-from autoresearch_jax.search.briefs import Asking, champion_facts, limits_left, loss_curves, noise_floor
+from autoresearch_jax.search.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.evaluation import Evaluation
@@ -279,7 +279,7 @@ class Loop:
             history=self._book.history(sigma),
             noise_floor=noise_floor(standing),
             limits_left=limits_left(self._stops(), self._progress(champion, more_experiments=int(running is not None))),
-            facts=champion_facts(standing, self._parts.task.budget),
+            facts=known_facts(self._parts.task, standing),
             curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
             running=None
             if running is None

@@ -23,6 +23,11 @@ class Task(Protocol):
         """Hash of everything but the candidate that a score depends on; unequal ones are never compared."""
         ...
 
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
+        ...
+
     def keep_exam(self, folder: Path) -> str:
         """Puts into `folder` whatever else a snapshot's score can be computed again from, unless it is there.
 

@@ -36,7 +36,12 @@ def briefs(bench):
 
 
 def test_the_champions_facts_and_nothing_of_the_validation_text(briefs):
-    assert briefs[0].facts == {"budget_steps": 1, "step_flops": 9.5e9, "peak_memory_bytes": 2**30}
+    assert briefs[0].facts == {
+        "device_kind": "a fake",
+        "budget_steps": 1,
+        "champion's step_flops": 9.5e9,
+        "champion's peak_memory_bytes": 2**30,
+    }
     assert "1.23456" not in write_brief(briefs[-1], "", 10_000)
 
 
