@@ -51,6 +51,7 @@ class Ledger:
         self._experiments = SealedRows(self._experiments_from, may_keep, group=lambda row: row.program_hash)
         self._trials = SealedRows(self._trials_from, may_keep, group=lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
+        self._rescored: MadeOnce[ExperimentRow, ExperimentRow] = MadeOnce(_with_score)
         self._first_runs: MadeOnce[ExperimentRow, Score | None] = MadeOnce(self._find_first_run)
 
     @classmethod
@@ -223,26 +224,39 @@ class Ledger:
         row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return self._as_now(row)
+        return self._as_now(row, self._scores_now())
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
-        return [self._as_now(row) for row in self._experiments.all()]
+        scores = self._scores_now()
+        return [self._as_now(row, scores) for row in self._experiments.all()]
 
-    def _as_now(self, row: ExperimentRow) -> ExperimentRow:
-        """A row with the score that it has by now; the row itself while that is the one it was concluded with.
+    def _as_now(self, row: ExperimentRow, scores: Mapping[int, float]) -> ExperimentRow:
+        score = scores.get(row.id)
+        return row if score is None else self._rescored.of(row, score)
 
-        A champion's is the mean of its runs as champion, which are never fewer than when it was kept; a duplicate's is
-        that of its twin.
-        """
-        score = row.score
-        if row.status is Status.DUPLICATE:
-            measured = self.measured(row)
-            score = score if measured is row else measured.score
-        elif row.decision is Verdict.KEEP and score is not None:
-            runs = self.counted([trial for trial in self._with_score(row.id) if trial.purpose is Purpose.CHAMPION])
-            score = mean_score([run.score for run in runs]) if runs else score
-        return row if score == row.score else replace(row, score=score)
+    def _scores_now(self) -> Mapping[int, float]:
+        """By experiment, the scores that moved since it was concluded."""
+        return self.remembered(Ledger._find_scores_now)
+
+    def _find_scores_now(self) -> Mapping[int, float]:
+        """A champion's is the mean of its runs as champion, never fewer than when it was kept; a twin's is the same."""
+        moved: dict[int, float] = {}
+        scored: dict[str, float] = {}  # by program, of the first experiment that measured it
+        for row in self._experiments.all():
+            score = row.score
+            if row.status is Status.DUPLICATE:
+                score = scored.get(row.program_hash or "", score)
+            elif row.decision is Verdict.KEEP:
+                runs = [trial.score for trial in self.runs(row) if trial.purpose is Purpose.CHAMPION]
+                score = mean_score(runs) if runs else score
+            if score is None:
+                continue
+            if score != row.score:
+                moved[row.id] = score
+            if row.status is Status.OK and row.kind is not Kind.TRIAL and row.program_hash:
+                scored.setdefault(row.program_hash, score)
+        return moved
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
         rows = self._database.rows("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
@@ -271,7 +285,7 @@ class Ledger:
         """The first experiment of the search, before number `before`, that measured the same program."""
         for row in self._experiments.of(program_hash):
             if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL:
-                return self._as_now(row)
+                return self._as_now(row, self._scores_now())
         return None
 
     def measured(self, row: ExperimentRow) -> ExperimentRow:
@@ -290,7 +304,7 @@ class Ledger:
         Of a champion those that were run to know it, and not the lucky ones that it was kept for, unless there are no
         others.
         """
-        trials = self._with_score(self.measured(row).id)
+        trials = self._scored(self.measured(row).id)
         return [trial for trial in trials if trial.purpose is Purpose.CHAMPION] or trials
 
     def first_run(self, row: ExperimentRow) -> Score | None:
@@ -298,10 +312,10 @@ class Ledger:
         return self._first_runs.of(row)
 
     def _find_first_run(self, row: ExperimentRow) -> Score | None:
-        trials = [trial for trial in self._with_score(row.id) if trial.purpose is Purpose.CANDIDATE]
+        trials = [trial for trial in self._scored(row.id) if trial.purpose is Purpose.CANDIDATE]
         return next((trial.score for trial in self.counted(trials)), None)
 
-    def _with_score(self, experiment: int) -> list[TrialRow]:
+    def _scored(self, experiment: int) -> list[TrialRow]:
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
 
     def counted(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
@@ -341,3 +355,7 @@ class Ledger:
             if isinstance(peak, int | float):
                 peaks[trial.experiment] = max(peak, peaks.get(trial.experiment, peak))
         return peaks
+
+
+def _with_score(row: ExperimentRow, score: float) -> ExperimentRow:
+    return replace(row, score=score)
