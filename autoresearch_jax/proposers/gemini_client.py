@@ -239,7 +239,7 @@ class GeminiClient:
             cut_off=finish == "MAX_TOKENS",
             blocked=blocked,
             ended=None if blocked or finish in (None, "STOP", "MAX_TOKENS") else finish,
-            response=self._without_secrets(raw),
+            response=raw,
             usage=_usage(response.usage_metadata),
         )
 

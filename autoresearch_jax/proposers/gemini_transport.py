@@ -10,6 +10,7 @@ import httpx2
 
 MAX_BODY_BYTES = 16 << 20
 CONNECT_SECONDS = 30.0
+THREAD = "request to gemini"
 # Sent uncompressed, a body is as long as it says; a compressed one may be a thousand times longer once it is read.
 _PLAIN = {"Accept-Encoding": "identity"}
 _THIS_MACHINE = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # reached directly, whatever proxy others are
@@ -108,7 +109,7 @@ class BoundedClient(httpx2.Client):
         try:
             if self._closing.is_set():
                 raise Closed
-            threading.Thread(target=call.run, name="gemini", daemon=True).start()
+            threading.Thread(target=call.run, name=THREAD, daemon=True).start()
             in_time = call.over.wait(seconds)
             if self._closing.is_set():
                 raise Closed

@@ -1,5 +1,6 @@
 """What is on disk of an exchange with a model, and that no secret is."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_a_server_that_echoes_secrets_puts_none_on_disk_or_into_what_is_said(tmp
     for text in (stored, said):
         assert KEY not in text
         assert OTHER not in text
+
+
+def test_a_secret_that_stands_in_the_brief_is_not_stored(tmp_path):
+    brief = dataclasses.replace(BRIEF, program=f"# A page\n\nUse {KEY}.\n")
+    with GeminiServer([GOOD]) as server:
+        GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(brief)
+    assert f"Use {SECRET}." in all_text(tmp_path)
+    assert KEY not in all_text(tmp_path)
 
 
 def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):

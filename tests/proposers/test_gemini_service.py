@@ -1,5 +1,6 @@
 """Services that fail, stall, drip, lie and refuse: what is asked again, what ends a proposal, and when."""
 
+import gzip
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.gemini import GeminiProposer
+from autoresearch_jax.proposers.gemini_transport import THREAD
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 EDIT = ("LR = 0.5", "LR = 0.1")
@@ -43,7 +45,7 @@ def make(tmp_path):
         error(408),
         cut(),
         raw(b"proxy says no", 502),
-        raw(b"{}", Content_Encoding="gzip"),
+        raw(gzip.compress(GOOD.body), Content_Encoding="gzip"),
     ],
     ids=["429", "500", "503", "408", "cut", "502", "compressed"],
 )
@@ -191,6 +193,9 @@ def test_closing_ends_a_request_under_way(make, part):
         thread.join(20)
         assert [type(error) for error in raised] == [ProposalFailed]
         assert "closed" in str(raised[0])
+        for worker in [thread for thread in threading.enumerate() if thread.name == THREAD]:
+            worker.join(20)
+            assert not worker.is_alive()  # though the server drips on
 
 
 def test_closing_ends_a_wait(make):
@@ -296,7 +301,7 @@ def test_this_machine_is_reached_directly_whatever_proxy_there_is(make, monkeypa
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
     with GeminiServer([GOOD]) as server:
-        assert make(server).propose(BRIEF).source == CHANGED
+        assert make(server, proposal_seconds=5).propose(BRIEF).source == CHANGED
 
 
 def test_a_base_url_may_have_a_path(make):

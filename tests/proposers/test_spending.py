@@ -130,6 +130,7 @@ def test_a_process_that_is_killed_in_the_midst_of_a_request_has_spent_the_most_i
     (one,) = stored(tmp_path)
     assert one["usage_is"] == "worst case"
     assert one["response"] is None
+    assert one["usage"]["output_tokens"] == OUTPUT
     assert one["dollars"] > 0.002
     with GeminiServer([GOOD]) as server:
         with pytest.raises(LimitReached):
