@@ -1,9 +1,5 @@
 """One request to a Gemini model through google-genai: what came back, or why nothing did and whether to ask again."""
 
-import email.utils
-import math
-import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +13,7 @@ from google.genai import errors, types
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.exchanges import LEAST_SECRET, without_secrets
+from autoresearch_jax.proposers.gemini_retries import wanted_wait
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClient, Closed, GivenUp
 from autoresearch_jax.proposers.prices import Usage
@@ -26,7 +23,6 @@ API_VERSION = "v1beta"  # the documented one for response schemas; google-genai'
 PLACEHOLDER = "none"  # google-genai wants a key, a service of one's own may not
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CHECK_SECONDS = 30.0
-MOST_WAIT_SECONDS = 3600.0  # of what a server asks for: it is asked again each hour at least
 _BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
 
 T = TypeVar("T")
@@ -208,7 +204,7 @@ class GeminiClient:
         if error.code in (401, 403) or (error.code == 400 and "API_KEY_INVALID" in str(details)):
             return RequestFailed(reason, Trouble.KEY)
         if error.code in (408, 429) or error.code >= 500:
-            return RequestFailed(reason, Trouble.DOWN, _wanted_wait(details, getattr(error.response, "headers", {})))
+            return RequestFailed(reason, Trouble.DOWN, wanted_wait(details, getattr(error.response, "headers", {})))
         return RequestFailed(reason, Trouble.REFUSED)
 
     def _failed(self, head: str, error: Exception, trouble: Trouble) -> RequestFailed:
@@ -280,34 +276,3 @@ def _usage(metadata: Any) -> Usage | None:
     given = max(0, metadata.prompt_token_count) + max(0, metadata.tool_use_prompt_token_count or 0)
     made = max(0, metadata.candidates_token_count or 0) + max(0, metadata.thoughts_token_count or 0)
     return Usage(given, max(made, (metadata.total_token_count or 0) - given))
-
-
-def _wanted_wait(details: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
-    """How many seconds a server wants to be left alone, by the error's details or the header; None if it is silent."""
-    wanted = []
-    for detail in _details(details):
-        if "RetryInfo" in str(detail.get("@type")):
-            wanted.append(_seconds(detail.get("retryDelay")))
-    wanted.append(_seconds(headers.get("Retry-After")))
-    known = [min(seconds, MOST_WAIT_SECONDS) for seconds in wanted if seconds is not None]
-    return max(known, default=None)
-
-
-def _details(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    error = body.get("error", body)
-    details = error.get("details") if isinstance(error, Mapping) else None
-    return [detail for detail in details if isinstance(detail, Mapping)] if isinstance(details, list) else []
-
-
-def _seconds(value: object) -> float | None:
-    """Seconds of "34", "34.07s", {"seconds": 34} or an HTTP date; None of what is none of them."""
-    if isinstance(value, Mapping):
-        value = value.get("seconds")
-    text = str(value).strip() if value is not None else ""
-    if re.fullmatch(r"\d{1,18}(\.\d{1,18})?s?", text):
-        return float(text.rstrip("s"))
-    try:
-        seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

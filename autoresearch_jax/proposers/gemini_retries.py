@@ -1,11 +1,16 @@
 """The one layer that asks again: exponential back-off with full jitter, within the time of a proposal."""
 
+import email.utils
+import math
 import random
+import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+
+MOST_WAIT_SECONDS = 3600.0  # of what a server asks for: it is asked again each hour at least
 
 T = TypeVar("T")
 
@@ -55,3 +60,34 @@ class Patience:
             return False
         self.spend(lambda: self._wait(seconds))
         return self.left > 0
+
+
+def wanted_wait(details: Mapping[str, Any], headers: Mapping[str, str]) -> float | None:
+    """How many seconds a server wants to be left alone, by the error's details or the header; None if it is silent."""
+    wanted = []
+    for detail in _details(details):
+        if "RetryInfo" in str(detail.get("@type")):
+            wanted.append(_seconds(detail.get("retryDelay")))
+    wanted.append(_seconds(headers.get("Retry-After")))
+    known = [min(seconds, MOST_WAIT_SECONDS) for seconds in wanted if seconds is not None]
+    return max(known, default=None)
+
+
+def _details(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    error = body.get("error", body)
+    details = error.get("details") if isinstance(error, Mapping) else None
+    return [detail for detail in details if isinstance(detail, Mapping)] if isinstance(details, list) else []
+
+
+def _seconds(value: object) -> float | None:
+    """Seconds of "34", "34.07s", {"seconds": 34} or an HTTP date; None of what is none of them."""
+    if isinstance(value, Mapping):
+        value = value.get("seconds")
+    text = str(value).strip() if value is not None else ""
+    if re.fullmatch(r"\d{1,18}(\.\d{1,18})?s?", text):
+        return float(text.rstrip("s"))
+    try:
+        seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
