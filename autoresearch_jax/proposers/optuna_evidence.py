@@ -1,0 +1,93 @@
+"""Which experiments say something about the constants of today's champion, and how good each was."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Constants, Outcome
+
+NEWEST, BEST = 120, 60  # experiments that count of a longer history; the time of a proposal grows with their number
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting of the constants.
+
+    Attributes:
+      experiment: its number.
+      constants: all of the source's.
+      loss: its score as the champion's structure would have it, turned so that lower is better; None if it failed.
+    """
+
+    experiment: int
+    constants: Constants
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Losses of trials for a model.
+
+    Attributes:
+      losses_N: with mean 0 and deviation 1; those above the median are drawn closer, failures are as bad as the worst.
+      unit: what 1 is near the best of them, in units of the score.
+    """
+
+    losses_N: NDArray[np.float64]
+    unit: float
+
+
+def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
+    """The latest and the best trials, the oldest first.
+
+    An experiment that changed more than constants says nothing of them. If it was kept, what it gained is taken off the
+    scores before it: the constants are assumed to matter as much as they did.
+    """
+    sign = 1.0 if metric.direction == "minimize" else -1.0
+    trials: list[Trial] = []
+    level: float | None = None  # the champion's loss at that time
+    gained = 0.0  # by changes of structure so far
+    for outcome in history:
+        loss = None if outcome.score is None else sign * outcome.score
+        is_structure = level is not None and outcome.category != CONSTANTS_CATEGORY
+        kept = outcome.kept and loss is not None
+        if is_structure and kept:
+            assert loss is not None
+            assert level is not None
+            gained += level - loss
+        if kept or not is_structure:
+            trials.append(Trial(outcome.experiment, outcome.constants, None if loss is None else loss + gained))
+        if kept:
+            level = loss
+    at_present = [trial if trial.loss is None else replace(trial, loss=trial.loss - gained) for trial in trials]
+    return _most_telling(at_present)
+
+
+def standardise(trials: Sequence[Trial]) -> Standardised:
+    """Losses for a model, which is to be exact about good settings and not to care how bad bad ones are.
+
+    Args:
+      trials: one of which has a loss.
+    """
+    known = np.array([trial.loss for trial in trials if trial.loss is not None])
+    worst = known.max()
+    losses_N = np.array([worst if trial.loss is None else trial.loss for trial in trials])
+    best, median = known.min(), float(np.median(losses_N))
+    unit = float(median - best) or float(worst - best) or 1.0
+    losses_N = (losses_N - best) / unit
+    losses_N = np.where(losses_N > 1, 1 + np.log(np.maximum(losses_N, 1)), losses_N)
+    spread = float(losses_N.std()) or 1.0
+    return Standardised((losses_N - losses_N.mean()) / spread, unit * spread)
+
+
+def _most_telling(trials: Sequence[Trial]) -> list[Trial]:
+    if len(trials) <= NEWEST + BEST:
+        return list(trials)
+    older, newest = trials[:-NEWEST], trials[-NEWEST:]
+    scored = [(trial.loss, -trial.experiment, trial) for trial in older if trial.loss is not None]
+    best = [trial for _, _, trial in heapq.nsmallest(BEST, scored, key=lambda entry: entry[:2])]
+    return [*sorted(best, key=lambda trial: trial.experiment), *newest]
