@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 
 import libcst as cst
 
@@ -83,10 +84,11 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
     return "".join(lines)
 
 
-def _parse(source: str) -> list[ast.stmt]:
-    """Top-level statements; whatever the parser has against a source is a SyntaxError."""
+@lru_cache(maxsize=2)  # the champion's is asked for with each proposal
+def _parse(source: str) -> tuple[ast.stmt, ...]:
+    """Top-level statements, not to be changed; whatever the parser has against a source is a SyntaxError."""
     try:
-        return ast.parse(source).body
+        return tuple(ast.parse(source).body)
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte in 3.11, brackets in brackets in ...
         raise SyntaxError(f"Python's parser gives up: {error}") from error
 

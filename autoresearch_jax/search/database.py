@@ -37,6 +37,7 @@ class Database:
         self._connection = connection
         self._seal = seal
         self.clock = clock
+        self._columns: dict[str, set[str]] = {}  # of each table that was read; an open ledger's stay as they are
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> "Database":
@@ -122,7 +123,9 @@ class Database:
 
     def rows(self, table: str, columns: Sequence[str], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
         """Some columns of some rows; null for those that a ledger of an older version does not have."""
-        there = {name for (name,) in self.execute(f"SELECT name FROM pragma_table_info('{table}')")}
+        if not self._columns.get(table):
+            self._columns[table] = {name for (name,) in self.execute(f"SELECT name FROM pragma_table_info('{table}')")}
+        there = self._columns[table]
         if not there:
             return []
         names = ", ".join(name if name in there else f"NULL AS {name}" for name in columns)
