@@ -13,9 +13,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.prices import Usage
-
-SECRET = "[secret]"
-LEAST_SECRET = 8  # characters; shorter words are placeholders such as "none", and would blank out half of a text
+from autoresearch_jax.proposers.redaction import redact_value
 
 REPORTED = "reported"  # by the service
 WORST_CASE = "worst case"  # nobody said, so the most that the request may have taken
@@ -121,27 +119,13 @@ class Exchanges:
 
     def clean(self, value: Any) -> Any:
         """The same with every secret in its texts blanked out."""
-        secrets = {secret for secret in self._secrets() if len(secret) >= LEAST_SECRET}
-        return without_secrets(value, sorted(secrets, key=len, reverse=True))  # one may be part of another
+        return redact_value(value, self._secrets())
 
     def _known(self, experiment: int) -> dict[Path, Paid]:
         if self._paid is None:
             root = self._llm_dir(experiment).parent
             self._paid = {path: _read(path) for path in sorted(root.glob("*/*.json")) if path.stem.isdigit()}
         return self._paid
-
-
-def without_secrets(value: Any, secrets: Sequence[str]) -> Any:
-    """A JSON value with every secret in its texts and keys blanked out."""
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, SECRET)
-        return value
-    if isinstance(value, dict):
-        return {without_secrets(key, secrets): without_secrets(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item, secrets) for item in value]
-    return value
 
 
 def _read(path: Path) -> Paid:

@@ -103,37 +103,41 @@ class GeminiProposer:
           ServiceDown: the service did not answer at all.
         """
         repeated = False
+        text: Proposal | None = None  # the last that could be applied, whatever speaks against it
         for repairs in range(self._options.repair_rounds + 1):
             reply = talk.ask()
             if reply.blocked is not None:
                 raise ProposalFailed(f"the service blocked it: {reply.blocked}")
-            problem = self._problem(brief, reply)
-            if isinstance(problem, Proposal):
-                return problem
+            proposal, problem = self._read(brief, reply)
+            if problem is None:
+                assert proposal is not None
+                return proposal
+            text = proposal or text
             if repairs == self._options.repair_rounds or (repeated and problem.repeats):
+                if text is not None:
+                    return text  # it is written down with what becomes of it, and costs no trial
                 tried = f"after {repairs} repair{'' if repairs == 1 else 's'}: " if repairs else ""
                 raise ProposalFailed(clean_line(f"{tried}{problem}"))
             repeated = repeated or problem.repeats
             talk.send_back(reply, str(problem))
         raise AssertionError("the last round ends it")
 
-    def _problem(self, brief: Brief, reply: Reply) -> Proposal | AnswerError:
-        """The proposal that an answer is, or what is wrong with it."""
+    def _read(self, brief: Brief, reply: Reply) -> tuple[Proposal | None, AnswerError | None]:
+        """The proposal that an answer is, if it could be applied, and what is wrong with it, if anything is."""
         if reply.cut_off:
             most = self._options.max_output_tokens
-            return AnswerError(
+            return None, AnswerError(
                 f"the answer was cut off at {most} tokens, thinking included (--max_output_tokens): give smaller edits"
             )
         if reply.ended is not None:
-            return AnswerError(f"the answer ended early: {reply.ended}")
+            return None, AnswerError(f"the answer ended early: {reply.ended}")
         try:
             answer = read_answer(reply.text, brief)
         except AnswerError as error:
-            return error
+            return None, error
+        proposal = Proposal(answer.hypothesis, answer.category, source=answer.source)
         objection = self._examine(brief, answer.source) if self._examine is not None else None
-        if objection is not None:
-            return AnswerError(objection.text, objection.repeats)
-        return Proposal(answer.hypothesis, answer.category, source=answer.source)
+        return proposal, None if objection is None else AnswerError(objection.text, objection.repeats)
 
 
 class _Talk:

@@ -12,11 +12,11 @@ from google import genai
 from google.genai import errors, types
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.exchanges import LEAST_SECRET, without_secrets
 from autoresearch_jax.proposers.gemini_retries import wanted_wait
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClient, Closed, GivenUp
 from autoresearch_jax.proposers.prices import Usage
+from autoresearch_jax.proposers.redaction import redact
 from autoresearch_jax.untrusted import clean_line
 
 API_VERSION = "v1beta"  # the documented one for response schemas; google-genai's own choice has changed before
@@ -212,10 +212,7 @@ class GeminiClient:
         return RequestFailed(head + words, trouble)
 
     def _clean(self, text: str) -> str:
-        return clean_line(self._without_secrets(text))
-
-    def _without_secrets(self, value: Any) -> Any:
-        return without_secrets(value, [secret for secret in self.secrets() if len(secret) >= LEAST_SECRET])
+        return clean_line(redact(text, self.secrets()))
 
     def _reply(self, response: types.GenerateContentResponse) -> Reply:
         raw = response.model_dump(
@@ -231,7 +228,7 @@ class GeminiClient:
         if finish in _BLOCKED:
             blocked = finish
         return Reply(
-            text=self._without_secrets(text),
+            text=redact(text, self.secrets()),
             cut_off=finish == "MAX_TOKENS",
             blocked=blocked,
             ended=None if blocked or finish in (None, "STOP", "MAX_TOKENS") else finish,

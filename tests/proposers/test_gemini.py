@@ -204,28 +204,33 @@ def test_an_objection_to_the_traced_text_goes_back_and_is_mended(place):
     assert "line 3: TypeError:\n| no such thing" in place.asked[1].last
 
 
-def test_an_objection_that_stays_is_a_failure_with_its_reason(place):
-    failure = place.failure(*[GOOD] * 3, examine=lambda brief, source: Objection("shapes\ndiffer"))
-    assert str(failure) == "after 2 repairs: shapes differ"
+def test_a_text_that_is_still_objected_to_is_proposed_so_that_it_is_written_down(place):
+    proposal = place.propose(*[GOOD] * 3, examine=lambda brief, source: Objection("shapes\ndiffer"))
+    assert proposal.source == CHANGED
+    assert len(place.asked) == 3
+
+
+def test_a_text_outlives_an_unusable_answer_after_it(place):
+    proposal = place.propose(GOOD, says("no"), says("no"), examine=lambda *_: Objection("shapes differ"))
+    assert proposal.source == CHANGED
+    assert "not JSON" in place.asked[2].last
 
 
 def test_a_repeat_goes_back_only_once(place):
-    failure = place.failure(*[GOOD] * 6, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
-    assert str(failure) == "after 1 repair: experiment 1 did that"
+    place.propose(*[GOOD] * 6, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
     assert len(place.asked) == 2
+    assert "experiment 1 did that" in place.asked[1].last
 
 
 def test_what_changes_nothing_counts_as_a_repeat(place):
-    failure = place.failure(
-        answer(file=SOURCE), *[GOOD] * 5, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True)
-    )
-    assert "experiment 1" in str(failure)
+    steps = [answer(file=SOURCE), *[GOOD] * 5]
+    place.propose(*steps, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
     assert len(place.asked) == 2
 
 
 def test_other_faults_between_repeats_do_not_make_room_for_one_more(place):
     steps = [GOOD, says("no"), GOOD, GOOD]
-    place.failure(*steps, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
+    place.propose(*steps, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
     assert len(place.asked) == 3
 
 

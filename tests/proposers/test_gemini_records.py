@@ -11,9 +11,9 @@ from gemini_server import KEY, MODEL, TOKEN, GeminiServer, answer, error, llm_di
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, Objection, ProposalFailed, ServiceDown
-from autoresearch_jax.proposers.exchanges import SECRET, without_secrets
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+from autoresearch_jax.proposers.redaction import REDACTED, redact_value
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 GOOD = answer([("LR = 0.5", "LR = 0.1")])
@@ -74,7 +74,7 @@ def test_a_server_that_echoes_secrets_puts_none_on_disk_or_into_what_is_said(tmp
             said = str(failure)
         assert server.requests[0].headers["X-Goog-Api-Key"] == KEY
     stored = all_text(tmp_path)
-    assert SECRET in stored
+    assert REDACTED in stored
     for text in (stored, said):
         assert KEY not in text
         assert OTHER not in text
@@ -84,7 +84,7 @@ def test_a_secret_that_stands_in_the_brief_is_not_stored(tmp_path):
     brief = dataclasses.replace(BRIEF, program=f"# A page\n\nUse {KEY}.\n")
     with GeminiServer([GOOD]) as server:
         GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(brief)
-    assert f"Use {SECRET}." in all_text(tmp_path)
+    assert f"Use {REDACTED}." in all_text(tmp_path)
     assert KEY not in all_text(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.service_account(tmp_path / "account.json")))
         options = quick(server, key=None, vertex_project="a-project")
         GeminiProposer(options, "train_lib.py", None, llm_dir(tmp_path / "llm")).propose(BRIEF)
-    assert f"Bearer {SECRET}" in all_text(tmp_path / "llm")
+    assert f"Bearer {REDACTED}" in all_text(tmp_path / "llm")
     assert TOKEN not in all_text(tmp_path / "llm")
 
 
@@ -110,11 +110,11 @@ def test_options_do_not_show_their_secrets():
 
 
 def test_secrets_are_found_everywhere_in_a_value():
-    value = {"a sesame": ["open sesame", 1, None, {"b": ("sesame",)}]}
-    assert without_secrets(value, ["sesame"]) == {f"a {SECRET}": [f"open {SECRET}", 1, None, {"b": [SECRET]}]}
+    value = {"a sesame-open": ["open sesame-open", 1, None, {"b": ("sesame-open",)}]}
+    assert redact_value(value, ["sesame-open"]) == {f"a {REDACTED}": [f"open {REDACTED}", 1, None, {"b": [REDACTED]}]}
 
 
 def test_a_key_that_is_a_common_word_does_not_blank_out_the_brief(tmp_path):
     with GeminiServer([GOOD]) as server:
         GeminiProposer(quick(server, key="LR"), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
-    assert SECRET not in all_text(tmp_path)
+    assert REDACTED not in all_text(tmp_path)

@@ -3,15 +3,18 @@
 import dataclasses
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fakes import SOURCE, ScriptedProposer, moved
+from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
 from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
@@ -35,8 +38,28 @@ def counting_agent() -> CommandProposer:
     )
 
 
+class CountingModel(GeminiProposer):
+    """A model that counts, and a server of its own that ends with it."""
+
+    def __init__(self) -> None:
+        def count(request: Request) -> Step:
+            number = int(request.text.splitlines()[0].removeprefix("# Experiment "))
+            (line,) = [line for line in request.text.splitlines() if line.startswith("LR = ")]
+            return answer([(line, f"LR = 0.{100 + number}")], hypothesis=f"LR {number}")
+
+        self._server = GeminiServer(count)
+        self._server.__enter__()
+        self._logs = tempfile.TemporaryDirectory()
+        weakref.finalize(self, self._server.__exit__)
+        super().__init__(quick(self._server), "train_lib.py", None, llm_dir(Path(self._logs.name)))
+
+    def propose(self, brief: Brief) -> Proposal:
+        return dataclasses.replace(super().propose(brief), cost_dollars=0.0)  # asked twice, it costs twice
+
+
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "command": counting_agent,
+    "gemini": CountingModel,
     "hybrid": lambda: HybridProposer(OptunaProposer(), counting_agent(), lambda line: None),
     "hybrid without an agent": lambda: HybridProposer(OptunaProposer(), None, lambda line: None),
     "optuna": OptunaProposer,
