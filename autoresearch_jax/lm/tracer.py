@@ -5,7 +5,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
 _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{1,6})\.export")
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
+_FRAME = '  File "'  # of Python's traceback; its lines of source are indented further
+_OUR_FRAME = 'autoresearch_jax/lm/trace.py", line'
+_JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
 
 
@@ -69,15 +72,17 @@ def run_trace(
     _clean(log_path)
     if outcome.broken_limit is not None:
         status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
-        raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path))
+        raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path, scratch))
     if outcome.returncode != 0:
-        raise _rejection(written, outcome, log_path, confined=sandbox.level is not Level.LIMITS)
+        raise _rejection(written, outcome, log_path, scratch, confined=sandbox.level is not Level.LIMITS)
     try:
         collect_programs(written, out_dir)
     except FileRefusedError as error:
-        raise CandidateRejected(Status.REJECTED, str(error), _tail(log_path)) from error
+        raise CandidateRejected(Status.REJECTED, str(error), _tail(log_path, scratch)) from error
     if not (out_dir / "signature.json").exists():
-        raise CandidateRejected(Status.CRASH, "the trace ended before it had written its programs", _tail(log_path))
+        raise CandidateRejected(
+            Status.CRASH, "the trace ended before it had written its programs", _tail(log_path, scratch)
+        )
 
 
 def collect_programs(written: Path, out_dir: Path) -> None:
@@ -125,7 +130,7 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _rejection(written: Path, outcome: Outcome, log_path: Path, confined: bool) -> CandidateRejected:
+def _rejection(written: Path, outcome: Outcome, log_path: Path, scratch: Path, confined: bool) -> CandidateRejected:
     """What the failed trace says of itself, which is the candidate's word: data, not truth."""
     try:
         with _open_folder(written) as folder:
@@ -134,10 +139,12 @@ def _rejection(written: Path, outcome: Outcome, log_path: Path, confined: bool) 
         label = "the training file failed, in its own words" if crashed else "the contract is not kept"
         status = Status.CRASH if crashed else Status.REJECTED
         hint = "; in the sandbox it finds no file but its own" if confined and _MISSED_FILE.search(words) else ""
-        return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path))
+        return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path, scratch))
     except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
         assert outcome.returncode is not None
-        return CandidateRejected(Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path))
+        return CandidateRejected(
+            Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path, scratch)
+        )
 
 
 def _clean(log_path: Path) -> None:
@@ -148,10 +155,23 @@ def _clean(log_path: Path) -> None:
     partial.replace(log_path)
 
 
-def _tail(path: Path) -> str | None:
+def _tail(path: Path, scratch: Path) -> str | None:
+    """The end of the trace's log for whoever wrote the candidate."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MAX_LOG_BYTES))
-            return fenced("the trace's log", file.read(MAX_LOG_BYTES).decode("utf-8", errors="replace"))
+        text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return None
+    lines = [line.replace(f"{scratch}/", "") for line in _without_our_frames(text.splitlines())]
+    return fenced("the trace's log", "\n".join(lines), MAX_LOG_BYTES)
+
+
+def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a log without the harness's own frames of a traceback, and without JAX's note on those of its own."""
+    is_ours = False
+    for line in lines:
+        if line.startswith(_FRAME):
+            is_ours = _OUR_FRAME in line
+        elif not line.startswith("    "):
+            is_ours = False
+        if not is_ours and not _JAX_NOTE.match(line):
+            yield line

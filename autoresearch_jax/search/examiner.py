@@ -2,7 +2,7 @@
 
 import threading
 
-from autoresearch_jax.measurement import Candidate, CandidateRejected, Status
+from autoresearch_jax.measurement import SCORE_DECIMALS, Candidate, CandidateRejected, Status
 from autoresearch_jax.proposers.base import Brief, Objection, Outcome
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.simplicity import syntax_nodes
@@ -77,5 +77,5 @@ def _repetition(brief: Brief, source: str, program_hash: str) -> Objection | Non
 
 def _words(outcome: Outcome) -> str:
     became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
-    score = "" if outcome.score is None else f" with {outcome.score}"
+    score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
     return f"experiment {outcome.experiment}, {quoted(outcome.hypothesis)}, which was {became}{score}"
