@@ -71,7 +71,7 @@ def _draws(brief: Brief, champion: Mapping[str, Value]) -> Iterator[dict[str, Va
     trials = find_trials(brief.history, brief.metric)
     has_losses = any(trial.loss is not None for trial in trials)
     if rng.random() >= TPE_SHARE and has_losses:
-        yield from promising_moves(brief.space, champion, trials, brief.noise_floor, rng)
+        yield from promising_moves(brief.space, champion, trials, rng)
     study = _study(trials, brief.space)
     for draw in range(TPE_DRAWS + RANDOM_DRAWS):
         study.sampler = _sampler(int(rng.integers(2**32)), with_tpe=draw < TPE_DRAWS)

@@ -28,19 +28,6 @@ class Trial:
     loss: float | None
 
 
-@dataclass(frozen=True)
-class Standardised:
-    """Losses of trials for a model.
-
-    Attributes:
-      losses_N: with mean 0 and deviation 1; those above the median are drawn closer, failures are as bad as the worst.
-      unit: what 1 is near the best of them, in units of the score.
-    """
-
-    losses_N: NDArray[np.float64]
-    unit: float
-
-
 def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
     """The latest and the best trials, the oldest first.
 
@@ -67,21 +54,21 @@ def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
     return _most_telling(at_present)
 
 
-def standardise(trials: Sequence[Trial]) -> Standardised:
-    """Losses for a model, which is to be exact about good settings and not to care how bad bad ones are.
+def standardise(trials: Sequence[Trial]) -> NDArray[np.float64]:
+    """Losses with mean 0 and deviation 1 for a model that is to be exact about good settings only.
+
+    Losses above the median are drawn closer, and failures are as bad as the worst.
 
     Args:
       trials: one of which has a loss.
     """
     known = np.array([trial.loss for trial in trials if trial.loss is not None])
-    worst = known.max()
+    best, worst = float(known.min()), float(known.max())
     losses_N = np.array([worst if trial.loss is None else trial.loss for trial in trials])
-    best, median = known.min(), float(np.median(losses_N))
-    unit = float(median - best) or float(worst - best) or 1.0
+    unit = float(np.median(losses_N)) - best or worst - best or 1.0
     losses_N = (losses_N - best) / unit
     losses_N = np.where(losses_N > 1, 1 + np.log(np.maximum(losses_N, 1)), losses_N)
-    spread = float(losses_N.std()) or 1.0
-    return Standardised((losses_N - losses_N.mean()) / spread, unit * spread)
+    return (losses_N - losses_N.mean()) / (float(losses_N.std()) or 1.0)
 
 
 def _most_telling(trials: Sequence[Trial]) -> list[Trial]:

@@ -3,6 +3,7 @@
 Scores are standardised and lower is better; settings are numbers as `optuna_axes` writes them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,9 @@ Mask = NDArray[np.bool_]
 # with the root of their number, as in arXiv 2402.02229, or a model of many constants would expect nothing of any.
 LENGTH_MEAN, LENGTH_SPREAD = -0.6, 0.6
 VARIANCE_MEAN, VARIANCE_SPREAD = 0.0, 1.0
-NOISE_SPREAD = 2.0
-LEAST_NOISE_VARIANCE = 1e-4  # of scores that repeat to the last digit; the model itself is not exact
+# Of the noise's variance. It is small on purpose: told how noisy scores are, searches of noisy problems came out worse,
+# because a model that smooths more sees promise everywhere.
+NOISE_MEAN, NOISE_SPREAD = math.log(1e-4), 2.0
 FIT_ITERATIONS = 40  # of L-BFGS; more change the fit in the third digit
 JITTER = 1e-6  # keeps settings that are nearly equal from making the matrix singular
 FAR_TAIL = -5.0  # standard deviations below which 1 - 1 of floats would be what is left of an improvement
@@ -54,22 +56,20 @@ class Model:
         return k_MxN @ self.weights_N, np.sqrt(np.maximum(variances_M, JITTER * self.variance))
 
 
-def fit_model(settings_NxD: Array, scores_N: Array, is_choice_D: Mask, noise: float) -> Model:
+def fit_model(settings_NxD: Array, scores_N: Array, is_choice_D: Mask) -> Model:
     """The most probable model.
 
     Args:
       settings_NxD: what was measured.
       scores_N: standardised.
       is_choice_D: constants without an order.
-      noise: standard deviation of a run's score where it is known, else 0.
     """
     squares_DxNxN = _squares(settings_NxD, settings_NxD, is_choice_D)
     identity_NxN = np.eye(len(scores_N))
     num_constants = len(is_choice_D)
     length_mean = LENGTH_MEAN + 0.5 * np.log(num_constants)
-    noise_mean = np.log(max(noise**2, LEAST_NOISE_VARIANCE))
     # p: logarithms of the length scales, of the variance, and of the noise's variance
-    mean_P = np.array([*[length_mean] * num_constants, VARIANCE_MEAN, noise_mean])
+    mean_P = np.array([*[length_mean] * num_constants, VARIANCE_MEAN, NOISE_MEAN])
     spread_P = np.array([*[LENGTH_SPREAD] * num_constants, VARIANCE_SPREAD, NOISE_SPREAD])
 
     def loss_and_gradient(p: Array) -> tuple[float, Array]:

@@ -25,11 +25,7 @@ FINE_LOW, FINE_HIGH = 0.005, 0.1  # by steps of this deviation
 
 
 def promising_moves(
-    space: Sequence[Constant],
-    champion: Constants,
-    trials: Sequence[Trial],
-    noise_floor: float | None,
-    rng: np.random.Generator,
+    space: Sequence[Constant], champion: Constants, trials: Sequence[Trial], rng: np.random.Generator
 ) -> Iterator[dict[str, Value]]:
     """New values for one to three constants, in order of the expected improvement over the champion.
 
@@ -37,12 +33,11 @@ def promising_moves(
       space: the table.
       champion: the champion's constants.
       trials: at least one of them with a loss.
-      noise_floor: standard deviation of one run's score; None where it is not known.
       rng: draws the moves that are looked at.
     """
     axes = [Axis(row) for row in space]
     champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
-    model = _fit(axes, champion_D, trials, noise_floor)
+    model = _fit(axes, champion_D, trials)
     mean_1, _ = model.predict(champion_D[None])  # not its score, which a run's luck is part of
     settings_MxD = _drawn(axes, champion_D, rng)
     promise_M = log_expected_improvement(*model.predict(settings_MxD), mean_1[0])
@@ -55,7 +50,7 @@ def promising_moves(
         yield {axes[d].name: axes[d].decode(settings_MxD[m, d]) for d in moved}
 
 
-def _fit(axes: Sequence[Axis], champion_D: Array, trials: Sequence[Trial], noise_floor: float | None) -> Model:
+def _fit(axes: Sequence[Axis], champion_D: Array, trials: Sequence[Trial]) -> Model:
     """A constant that a trial did not have, or with a value that has no place today, is taken to be as it is now."""
     settings_NxD = np.array(
         [
@@ -63,10 +58,8 @@ def _fit(axes: Sequence[Axis], champion_D: Array, trials: Sequence[Trial], noise
             for trial in trials
         ]
     )
-    standardised = standardise(trials)
     is_choice_D = np.array([bool(axis.choices) for axis in axes])
-    noise = (noise_floor or 0.0) / standardised.unit
-    return fit_model(settings_NxD, standardised.losses_N, is_choice_D, noise)
+    return fit_model(settings_NxD, standardise(trials), is_choice_D)
 
 
 def _place(axis: Axis, value: object, otherwise: float) -> float:
