@@ -132,11 +132,11 @@ def _as_optuna_trial(trial: Trial, space: Sequence[Constant]) -> FrozenTrial:
 
     Values outside today's table (the human edited it) are left out: TPE looks at each constant by itself.
     """
-    params = {
-        constant.name: _scalar(trial.constants[constant.name])
-        for constant in space
-        if constant.name in trial.constants and constant.values.contains(_scalar(trial.constants[constant.name]))
-    }
+    params: dict[str, Value] = {}
+    for constant in space:
+        value = trial.constants.get(constant.name)
+        if isinstance(value, int | float | str | bool) and constant.values.contains(value):
+            params[constant.name] = value
     return create_trial(
         state=TrialState.PRUNED if trial.loss is None else TrialState.COMPLETE,
         value=trial.loss,
