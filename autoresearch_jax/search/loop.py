@@ -91,6 +91,7 @@ class Loop:
         self._asking = asking or Asking()
         self._first_wait_seconds = first_wait_seconds
         self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
+        self._latest_brief: Brief | None = None
         self._waiting_since: float | None = None  # for the next proposal
         self._is_service_down = False
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
@@ -199,7 +200,7 @@ class Loop:
             reason = self._stop_reason(self._progress(champion, waited_seconds=time.monotonic() - started))
             if reason is not None:
                 return f"{reason} reached"
-            brief = self._brief(champion, space)
+            brief = self._latest_brief = self._brief(champion, space)
             try:
                 with self._parts.interrupts.allowed():
                     proposal = self._proposals.next(brief)
@@ -262,13 +263,13 @@ class Loop:
     def _stop_reason(self, progress: Progress) -> str | None:
         return next((reason for stop in self._stops() if (reason := stop.reached(progress)) is not None), None)
 
-    def _brief(self, champion: ExperimentRow, space: Sequence[Constant], running: ExperimentRow | None = None) -> Brief:
-        """What a proposer is told; of the experiment after `running`, where that is being measured."""
+    def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
+        """What a proposer is told."""
         standing = read_standing(self._parts.ledger)
         sigma = None if standing is None or standing.noise is None else standing.noise.sigma
         measured = self._parts.ledger.measured(champion)
         return Brief(
-            experiment=(self._book.rows[-1] if running is None else running).id + 1,
+            experiment=self._book.rows[-1].id + 1,
             run_seed=self._run_seed,
             metric=self._parts.task.metric,
             program=self._parts.program.program.text,
@@ -278,12 +279,9 @@ class Loop:
             champion_score=as_shown(score_of(champion), sigma),
             history=self._book.history(sigma),
             noise_floor=noise_floor(standing),
-            limits_left=limits_left(self._stops(), self._progress(champion, more_experiments=int(running is not None))),
+            limits_left=limits_left(self._stops(), self._progress(champion)),
             facts=known_facts(self._parts.task, standing),
             curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
-            running=None
-            if running is None
-            else Running(running.id, running.proposer, running.hypothesis, running.category),
             categories=self._asking.categories,
             plateau=self._asking.plateau,
         )
@@ -293,8 +291,19 @@ class Loop:
         champion = self._book.champion
         if running.kind is not Kind.PROPOSAL or champion is None:
             return
-        if self._stop_reason(self._progress(champion, more_experiments=1)) is None:
-            self._proposals.look_ahead(self._brief(champion, self._refresh_space(champion), running))
+        progress = self._progress(champion, more_experiments=1)
+        if self._stop_reason(progress) is not None:
+            return
+        brief = self._latest_brief
+        if brief is None or brief.experiment != running.id:  # an earlier process began it
+            brief = self._brief(champion, self._refresh_space(champion))
+        ahead = replace(
+            brief,
+            experiment=running.id + 1,
+            running=Running(running.id, running.proposer, running.hypothesis, running.category),
+            limits_left=limits_left(self._stops(), progress),
+        )
+        self._proposals.look_ahead(ahead)
 
     def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
         """Writes a proposal down; one that cannot be applied is over at once."""
