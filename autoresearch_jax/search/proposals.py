@@ -1,18 +1,28 @@
 """Where the next proposal comes from: asked for ahead, left by a killed process, or asked for now."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, Proposer
+from autoresearch_jax.proposers.base import (
+    Brief,
+    Proposal,
+    ProposalFailed,
+    Proposer,
+    ServiceDown,
+    SpaceExhausted,
+)
 from autoresearch_jax.runtime import linux
 from autoresearch_jax.search.merging import Merge
 from autoresearch_jax.search.rebase import rebase
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.stored_proposals import Made, forget_proposal, store_proposal, stored_proposal
+from autoresearch_jax.untrusted import clean_line
 
+FAULT_FILE = "proposer_error.txt"
 CLOSE_SECONDS = 10.0  # for a proposer to notice that it was closed
 
 SourceOf = Callable[[int], str]  # of an experiment, by its number
@@ -104,8 +114,15 @@ class Proposals:
     def _ask(self, brief: Brief) -> Made:
         try:
             proposal = self._proposer.propose(brief)
+        except (ProposalFailed, ServiceDown, SpaceExhausted):
+            raise
         except UserError as error:  # such as a brief without room: to be mended while the loop goes on
             raise ProposalFailed(str(error)) from error
+        except Exception as error:  # a fault of ours must not end a night either
+            log = self._folder.log_dir(brief.experiment) / FAULT_FILE
+            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            words = f"{self._proposer.name} failed: {type(error).__name__}: {clean_line(str(error))}; see {log}"
+            raise ProposalFailed(words) from error
         proposal = replace(proposal, proposer=proposal.proposer or self._proposer.name)
         made = Made(proposal, champion=[outcome.experiment for outcome in brief.history if outcome.kept][-1])
         if self._proposer.asks_ahead(brief):

@@ -2,6 +2,7 @@
 
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.optuna import OptunaProposer
@@ -98,3 +99,21 @@ def test_an_optimizer_learns_nothing_of_the_champions_constants_from_it(bench):
     bench.loop(proposer=Stumbling({1, 2}), max_experiments=2).run()
     assert bench.loop(proposer=OptunaProposer(), max_experiments=5).run() == "5 experiments reached"
     assert all(row.status is Status.OK for row in bench.ledger().experiments()[3:])
+
+
+def test_a_fault_of_a_proposer_ends_no_night_and_its_traceback_is_in_the_logs(bench):
+    class Faulty(ScriptedProposer):
+        def propose(self, brief):
+            if brief.experiment == 1:
+                raise ZeroDivisionError("of nobody's\ndoing")
+            if brief.experiment == 2:
+                raise UserError("brief.md: no room")
+            return super().propose(brief)
+
+    proposer = Faulty([None, None, moved(LR=0.1)])
+    assert bench.loop(proposer=proposer, max_experiments=3).run() == "3 experiments reached"
+    rows = bench.ledger().experiments()
+    log = bench.folder.log_dir(1) / "proposer_error.txt"
+    assert rows[1].reason == f"scripted failed: ZeroDivisionError: of nobody's doing; see {log}"
+    assert "test_failed_proposals.py" in log.read_text()
+    assert (rows[2].reason, rows[3].status) == ("brief.md: no room", Status.OK)

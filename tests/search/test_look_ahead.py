@@ -184,8 +184,9 @@ def test_a_proposal_made_ahead_outlives_the_process_that_paid_for_it(bench):
     assert bench.ledger().open_experiment().id == 1
     stored = json.loads((bench.folder.llm_dir(2) / "proposal.json").read_text())
     assert (stored["hypothesis"], stored["champion"], stored["proposer"]) == ("DEPTH = 6", 0, "agent")
-    nobody = Agent([RuntimeError("asked again")] * 2)
+    nobody = Agent([])
     assert bench.loop(FakeTask(noise=0), nobody, max_experiments=2).run() == "2 experiments reached"
+    assert nobody.briefs == []
     rows = bench.ledger().experiments()
     assert (rows[2].hypothesis, rows[2].score, rows[2].cost_dollars) == ("DEPTH = 6", 1.1, 0.25)
     assert SOURCE.replace("LR = 0.5", "LR = 0.1") == bench.ledger().source(1)
