@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -143,8 +143,9 @@ def measure(jobs: Sequence[Job]) -> dict[Job, list[float | None]]:
     context = multiprocessing.get_context("spawn")  # JAX's threads do not live through a fork
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
         start = time.monotonic()
-        for number, (job, scores) in enumerate(zip(jobs, pool.map(run_job, jobs), strict=True), start=1):
-            results[job] = scores
+        futures = {pool.submit(run_job, job): job for job in jobs}
+        for number, future in enumerate(as_completed(futures), start=1):
+            results[futures[future]] = future.result()
             if number % 20 == 0 or number == len(jobs):
                 print(
                     f"{number} of {len(jobs)} searches, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True

@@ -54,6 +54,7 @@ TEXT_BYTES = 2**20
 VALIDATION_ROWS = 128
 BOS = VOCAB_SIZE - 1  # a byte that UTF-8 never has
 SEED = 0
+MOST_PROGRAMS = 24  # that a process holds, each some 40 MB; XLA's cache on disk has the others
 # Two searches run at once on two cores, and XLA reads this before the first computation.
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
@@ -102,6 +103,9 @@ class Scores:
         arguments = {name: value for name, value in reals.items() if name not in literals}
         key = json.dumps(literals, sort_keys=True)
         if key not in self._programs:
+            if len(self._programs) == MOST_PROGRAMS:
+                self._programs.clear()
+                jax.clear_caches()
             self._programs[key] = _compiled(set_constants(self._source, literals), self._folder)
         rows_per_step = int(setting["BATCH_SIZE"])
         train, val = self._rows[:-VALIDATION_ROWS], self._rows[-VALIDATION_ROWS:]
