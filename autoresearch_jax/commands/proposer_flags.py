@@ -28,6 +28,8 @@ from autoresearch_jax.search.workspace import Workspace
 
 PROPOSERS = ("optuna", "gemini", "command", "hybrid", "replay")
 INSTRUCTION_TOKENS = 1000  # kept free for our own words
+SPENDING_LIMITS = ("max_dollars", "max_tokens", "max_requests")
+UNKNOWN_COST = "what --agent_command costs nobody knows here, so no such limit can be kept: leave it out"
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 
 
@@ -108,6 +110,14 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
         agent = agent_options(flag_values)
     if name == "gemini" or (name == "hybrid" and agent is None):
         gemini = gemini_options(flag_values, environment, required=name == "gemini")
+    if name in ("optuna", "gemini") and flag_values.agent_command:
+        raise UsageError(
+            f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
+        )
+    if agent is not None:
+        limits = [flag for flag in SPENDING_LIMITS if flag_values[flag].value is not None]
+        if limits:
+            raise UsageError(f"--{limits[0]} limits what a Gemini model takes: {UNKNOWN_COST}")
     if name == "command" and agent is None:
         raise UsageError("--proposer=command needs --agent_command='...', the line of shell that starts your agent")
     if (name == "replay") != (flag_values.replay is not None):
@@ -164,8 +174,11 @@ def check_proposer(
             "twice that"
         )
     for stop in program.stops:
-        if options.gemini is not None and isinstance(stop, Limit) and stop.quantity == "dollars":
-            require_price(options.gemini, f'{program.path}: "{stop.words}"')
+        if isinstance(stop, Limit) and stop.quantity == "dollars":
+            where = f'{program.path}: "{stop.words}"'
+            if options.gemini is None:
+                raise UsageError(f"{where}: {UNKNOWN_COST}")
+            require_price(options.gemini, where)
 
 
 def make_proposer(

@@ -100,6 +100,21 @@ def _no_keys(monkeypatch):
     ("proposer", "arguments", "words"),
     [
         ("gemini", (), "--proposer=gemini needs a key in GEMINI_API_KEY, or --gemini_vertex_project with "),
+        (
+            "gemini",
+            ("--agent_command=true",),
+            "--agent_command is called by --proposer=command or hybrid, not by gemini",
+        ),
+        (
+            "optuna",
+            ("--agent_command=true",),
+            "--agent_command is called by --proposer=command or hybrid, not by optuna",
+        ),
+        (
+            "hybrid",
+            ("--agent_command=true", "--max_dollars=1"),
+            "--max_dollars limits what a Gemini model takes: what ",
+        ),
         ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
         (
             "optuna",
@@ -128,6 +143,14 @@ def test_dollars_of_the_page_need_a_price(place, capsys):
     assert run("--gemini_base_url=http://127.0.0.1:9", "--gemini_model=mine", proposer="gemini") == 2
     errors = capsys.readouterr().err
     assert errors.startswith('autoresearch run: program.md: "20 dollars": the price of mine is not known')
+
+
+def test_dollars_of_the_page_cannot_be_counted_for_a_command(place, capsys):
+    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "20 dollars"))
+    assert run("--agent_command=true") == 2
+    assert capsys.readouterr().err.startswith(
+        'autoresearch run: program.md: "20 dollars": what --agent_command costs nobody knows here'
+    )
 
 
 def test_a_model_that_is_not_there_is_said_in_the_services_words_before_anything_is_measured(place, capsys):
