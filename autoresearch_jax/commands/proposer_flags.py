@@ -105,15 +105,15 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
       UsageError: something that the proposer needs is missing, or makes no sense.
     """
     name = flag_values.proposer
+    if name in ("optuna", "gemini") and flag_values.agent_command:
+        raise UsageError(
+            f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
+        )
     agent, gemini = None, None
     if name in ("command", "hybrid"):
         agent = agent_options(flag_values)
     if name == "gemini" or (name == "hybrid" and agent is None):
         gemini = gemini_options(flag_values, environment, required=name == "gemini")
-    if name in ("optuna", "gemini") and flag_values.agent_command:
-        raise UsageError(
-            f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
-        )
     if agent is not None:
         limits = [flag for flag in SPENDING_LIMITS if flag_values[flag].value is not None]
         if limits:
