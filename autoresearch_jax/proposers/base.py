@@ -33,12 +33,16 @@ class ProposalFailed(Exception):
     Attributes:
       cost_dollars: what it cost all the same.
       proposer: whose failure it is, where one proposer speaks for several; None for the one that raised it.
+      worth_waiting: False if nothing will be better a while later.
     """
 
-    def __init__(self, reason: str, cost_dollars: float = 0.0, proposer: str | None = None) -> None:
+    def __init__(
+        self, reason: str, cost_dollars: float = 0.0, proposer: str | None = None, worth_waiting: bool = True
+    ) -> None:
         super().__init__(reason)
         self.cost_dollars = cost_dollars
         self.proposer = proposer
+        self.worth_waiting = worth_waiting
 
 
 class ServiceDown(Exception):
@@ -83,6 +87,7 @@ class Outcome:
       kept: True if it became the champion.
       reason: the decision's or the failure's one line.
       program_hash: of what it ran; None of what was never traced.
+      simplification: True if it was kept for its shorter source alone, which is no gain.
     """
 
     experiment: int
@@ -95,6 +100,7 @@ class Outcome:
     kept: bool
     reason: str
     program_hash: str | None = None
+    simplification: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,11 +160,6 @@ class Brief:
     learnt: Sequence[str] = ()
 
 
-Examine = Callable[[Brief, str], Objection | None]
-"""Tries a whole text before it is proposed: traces it, and looks whether it was measured before. Called in whatever
-thread the proposer runs in; None if nothing speaks against it."""
-
-
 @dataclass(frozen=True)
 class Proposal:
     """What to try next: new values for constants of the champion, or a whole new text.
@@ -182,6 +183,11 @@ class Proposal:
     def __post_init__(self) -> None:
         if bool(self.constants) == (self.source is not None):
             raise ValueError("a proposal is either constants or a source")
+
+
+Examine = Callable[[Brief, Proposal], Objection | None]
+"""Tries a whole text before it is proposed: keeps it, traces it, and looks whether it was measured before. Called in
+whatever thread the proposer runs in, with the proposal as it would be returned; None if nothing speaks against it."""
 
 
 class Proposer(Protocol):

@@ -167,7 +167,7 @@ class CommandProposer:
         assert proposal.source is not None
         if proposal.source == brief.champion_source:
             return Objection("it is the champion's, to the last character: nothing was changed", repeats=True)
-        return None if self._examine is None else self._examine(brief, proposal.source)
+        return None if self._examine is None else self._examine(brief, proposal)
 
     def _call(
         self,
@@ -219,7 +219,7 @@ class CommandProposer:
             return Proposal(words, DEFAULT_CATEGORY, source=source)
         hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, last_line)
         category = category or brief.category or DEFAULT_CATEGORY
-        return Proposal(_with_notes(hypothesis, notes), category, source=source)
+        return Proposal(_with_notes(hypothesis, notes), category, source=source, proposer=self.name)
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name

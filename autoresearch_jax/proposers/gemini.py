@@ -135,8 +135,11 @@ class GeminiProposer:
             answer = read_answer(reply.text, brief)
         except AnswerError as error:
             return None, error
-        proposal = Proposal(answer.hypothesis, answer.category, source=answer.source)
-        objection = self._examine(brief, answer.source) if self._examine is not None else None
+        cost = self._exchanges.dollars(brief.experiment)
+        proposal = Proposal(
+            answer.hypothesis, answer.category, source=answer.source, cost_dollars=cost, proposer=self.name
+        )
+        objection = self._examine(brief, proposal) if self._examine is not None else None
         return proposal, None if objection is None else AnswerError(objection.text, objection.repeats)
 
 

@@ -55,11 +55,13 @@ class ReplayProposer:
             raise SpaceExhausted(f"the recorded run ends here: it has {len(self._recorded)} proposals")
         recorded = self._recorded[number]
         if recorded.proposal is None:
-            raise ProposalFailed(recorded.failure, proposer=recorded.proposer)
+            raise ProposalFailed(recorded.failure, proposer=recorded.proposer, worth_waiting=False)
         proposal = self._rebase(recorded.proposal, recorded.base, brief)
         if proposal is None:
             raise ProposalFailed(
-                "what was proposed then does not fit the champion of now", proposer=recorded.proposal.proposer
+                "what was proposed then does not fit the champion of now",
+                proposer=recorded.proposal.proposer,
+                worth_waiting=False,
             )
         return proposal
 

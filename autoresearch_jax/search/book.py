@@ -185,4 +185,5 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
         kept=kept,
         reason=reason,
         program_hash=row.program_hash,
+        simplification=row.simplification,
     )

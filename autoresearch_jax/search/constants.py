@@ -63,7 +63,7 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
     A constant that has the value already is not touched, so setting nothing new gives the same text.
 
     Raises:
-      ConstantError: a name is not bound at top level, or more than once, or the value cannot be written.
+      ConstantError: a name is not bound at top level, or more than once, or the value cannot be written there.
       SyntaxError: the source is not Python.
     """
     statements = _parse(source)
@@ -78,9 +78,7 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
     lines = list(io.StringIO(source, newline=""))  # lines as Python counts them, with their own ends
     for first, last, names in reversed(_line_groups(statements)):
         if new.keys() & names:  # libcst takes 50 ms for a whole training file, and nothing for these lines
-            module = cst.parse_module("".join(lines[first:last]))
-            body = [_rebind(statement, new) for statement in module.body]
-            lines[first:last] = [module.with_changes(body=body).code]
+            lines[first:last] = [_rebound("".join(lines[first:last]), new)]
     return "".join(lines)
 
 
@@ -161,6 +159,20 @@ def _number(expression: ast.expr) -> float:
 def same_value(one: ConstantValue, other: ConstantValue) -> bool:
     """True of values that a program cannot tell apart: 1, 1.0 and True are three, in a tuple too."""
     return repr(one) == repr(other)
+
+
+def _rebound(lines: str, values: Mapping[str, Scalar]) -> str:
+    """Lines with new values in them.
+
+    Raises:
+      ConstantError: they are beyond what libcst can read, such as a sum of thousands beside the constant.
+    """
+    try:
+        module = cst.parse_module(lines)
+        return module.with_changes(body=[_rebind(statement, values) for statement in module.body]).code
+    except (cst.ParserSyntaxError, RecursionError, MemoryError) as error:
+        names = ", ".join(values)
+        raise ConstantError(f"{names}: no value can be set in a line like that: {type(error).__name__}") from error
 
 
 def _rebind(

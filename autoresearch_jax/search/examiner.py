@@ -3,13 +3,13 @@
 import threading
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Candidate, CandidateRejected, Status
-from autoresearch_jax.proposers.base import Brief, Objection, Outcome
+from autoresearch_jax.proposers.base import Brief, Objection, Outcome, Proposal
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.simplicity import syntax_nodes
+from autoresearch_jax.search.stored_proposals import REFUSED_FILE, keep_proposal, put_aside
 from autoresearch_jax.search.task import Task
-from autoresearch_jax.untrusted import clean_block, clean_line, quoted
+from autoresearch_jax.untrusted import clean_line, quoted
 
-MAX_DETAILS_CHARACTERS = 2000
 # What may be the fault of a machine that is busy with a trial beside it: no reason to object.
 _BUSY = (Status.TIMEOUT, Status.OOM)
 
@@ -25,8 +25,16 @@ class Examiner:
         self._folder = folder
         self._traced: dict[int, Candidate] = {}  # by the number of the experiment
 
-    def examine(self, brief: Brief, source: str) -> Objection | None:
+    def examine(self, brief: Brief, proposal: Proposal) -> Objection | None:
         """See `proposers.base.Examine`."""
+        assert proposal.source is not None
+        keep_proposal(self._folder, brief, proposal)  # a kill while it is traced loses nothing that was paid for
+        objection = self._objection(brief, proposal.source)
+        if objection is not None:
+            put_aside(self._folder, brief.experiment, REFUSED_FILE)
+        return objection
+
+    def _objection(self, brief: Brief, source: str) -> Objection | None:
         beside = threading.current_thread() is not threading.main_thread()
         log_dir = self._folder.log_dir(brief.experiment)
         try:
@@ -53,8 +61,9 @@ class Examiner:
 
 
 def _as_text(rejection: CandidateRejected) -> str:
-    details = clean_block(rejection.details or "", MAX_DETAILS_CHARACTERS)
-    return f"it cannot be measured: {clean_line(rejection.reason)}" + (f"\n{details}" if details else "")
+    return f"it cannot be measured: {clean_line(rejection.reason)}" + (
+        f"\n{rejection.details}" if rejection.details else ""
+    )
 
 
 def _repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:

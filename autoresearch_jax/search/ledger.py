@@ -325,10 +325,16 @@ class Ledger:
         return at_present_speed(trials) if trials[0].purpose is Purpose.CHAMPION else without_busy_start(trials)
 
     def source(self, experiment: int) -> str:
-        """Full text that the experiment measured."""
+        """Full text that the experiment measured.
+
+        Raises:
+          LedgerError: there is none of that number.
+        """
         statement = "SELECT source FROM experiments WHERE id = ?"
-        (source,) = self._database.execute(statement, (experiment,)).fetchone()
-        return str(source)
+        row = self._database.execute(statement, (experiment,)).fetchone()
+        if row is None:
+            raise LedgerError(f"the ledger has no experiment {experiment}")
+        return str(row[0])
 
     def trials(self, experiment: int | None = None) -> list[TrialRow]:
         """Trials of one experiment, or all, in the order of their numbers."""

@@ -311,7 +311,7 @@ class Loop:
         if source is None:
             try:
                 source = set_constants(brief.champion_source, proposal.constants)
-            except ConstantError as error:
+            except (ConstantError, SyntaxError) as error:
                 return self._reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
         intent = self._intent(champion, source, proposal)
         return self._parts.ledger.begin_experiment(replace(intent, constants=_constants(source)))
@@ -329,7 +329,7 @@ class Loop:
         )
         self._reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
         doublings = self._failed_proposals - FAILURES_WITHOUT_WAIT
-        if doublings < 0:
+        if doublings < 0 or not failure.worth_waiting:
             return
         seconds = min(self._first_wait_seconds * 2.0 ** min(doublings, 10), LONGEST_WAIT_SECONDS)
         self._parts.observer.notice(

@@ -4,6 +4,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 
 from autoresearch_jax.errors import UserError
@@ -19,7 +20,7 @@ from autoresearch_jax.runtime import linux
 from autoresearch_jax.search.merging import Merge
 from autoresearch_jax.search.rebase import rebase
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.stored_proposals import Made, forget_proposal, store_proposal, stored_proposal
+from autoresearch_jax.search.stored_proposals import STALE_FILE, Made, keep_proposal, kept_proposal, made_for, put_aside
 from autoresearch_jax.untrusted import clean_line
 
 FAULT_FILE = "proposer_error.txt"
@@ -61,10 +62,10 @@ class Proposals:
         made = self._made_before(brief)
         if made is None:
             return self._ask(brief).proposal
-        proposal = rebase(made.proposal, self._source_of(made.champion), brief, self._merge)
+        proposal = self._for_champion_of_now(made, brief)
         if proposal is not None:
             return proposal
-        forget_proposal(self._folder, brief.experiment)
+        put_aside(self._folder, brief.experiment, STALE_FILE)
         self._notice(
             f"what was proposed for experiment {brief.experiment} while another was measured does not fit the new "
             "champion: asked again"
@@ -78,14 +79,14 @@ class Proposals:
         Args:
           brief: of the experiment after the one that is about to be measured, see `Brief.running`.
         """
-        if not self._proposer.asks_ahead(brief) or stored_proposal(self._folder, brief.experiment) is not None:
+        if kept_proposal(self._folder, brief.experiment) is not None or not self._proposer.asks_ahead(brief):
             return
         future: Future[Made] = Future()
 
         def ask() -> None:
-            if linux.IS_LINUX:
-                linux.lower_priority_of_this_thread()  # whatever it starts leaves the processors to the trial
             try:
+                with suppress(OSError):  # whatever it starts leaves the processors to the trial, where that is allowed
+                    linux.lower_priority_of_this_thread()
                 future.set_result(self._ask(brief))
             except BaseException as error:
                 future.set_exception(error)
@@ -103,13 +104,26 @@ class Proposals:
 
     def _made_before(self, brief: Brief) -> Made | None:
         ahead, self._ahead = self._ahead, None
+        made: Made | None = None
         if ahead is not None and ahead[0] == brief.experiment:
             try:
-                return ahead[1].result()
+                made = ahead[1].result()
             except KeyboardInterrupt:
                 self._ahead = ahead  # is still at work
                 raise
-        return stored_proposal(self._folder, brief.experiment) if self._proposer.asks_ahead(brief) else None
+        made = made or kept_proposal(self._folder, brief.experiment)
+        # An optimizer that stood in for an agent did not know what was being measured: it is asked again.
+        return None if made is None or made.proposal.source is None else made
+
+    def _for_champion_of_now(self, made: Made, brief: Brief) -> Proposal | None:
+        """None for one that is stale, or of a run that left its files here."""
+        if made.is_for(brief.champion_source):
+            return made.proposal
+        try:
+            base = self._source_of(made.champion)
+        except UserError:
+            return None
+        return rebase(made.proposal, base, brief, self._merge) if made.is_for(base) else None
 
     def _ask(self, brief: Brief) -> Made:
         try:
@@ -120,11 +134,11 @@ class Proposals:
             raise ProposalFailed(str(error)) from error
         except Exception as error:  # a fault of ours must not end a night either
             log = self._folder.log_dir(brief.experiment) / FAULT_FILE
-            log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            with suppress(OSError):
+                log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             words = f"{self._proposer.name} failed: {type(error).__name__}: {clean_line(str(error))}; see {log}"
             raise ProposalFailed(words) from error
         proposal = replace(proposal, proposer=proposal.proposer or self._proposer.name)
-        made = Made(proposal, champion=[outcome.experiment for outcome in brief.history if outcome.kept][-1])
-        if self._proposer.asks_ahead(brief):
-            store_proposal(self._folder, brief.experiment, made)
-        return made
+        if proposal.source is None:  # made again in no time
+            return made_for(brief, proposal)
+        return keep_proposal(self._folder, brief, proposal)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Proposal
-from autoresearch_jax.search.constants import read_constants, same_value
+from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.merging import Merge, merge_sources, moved_constants
 
 
 def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
-    """The proposal as it is for another champion; None if it is stale.
+    """A proposed text as it is for another champion; None if it is stale.
 
     A constant that both the proposal and the new champion moved keeps the champion's value, which was measured.
 
@@ -19,14 +20,9 @@ def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposa
       merge: of three texts, such as `Git.merge`.
     """
     champion = brief.champion_source
+    assert proposal.source is not None
     if base == champion:
         return proposal
-    if proposal.source is None:
-        present = brief.champion_constants
-        if any(name not in present for name in proposal.constants):
-            return None
-        moves = {name: value for name, value in proposal.constants.items() if not same_value(present[name], value)}
-        return replace(proposal, constants=moves) if moves else None
     try:
         ours = moved_constants(champion, base)
         moves = {name: value for name, value in moved_constants(proposal.source, base).items() if name not in ours}
@@ -34,6 +30,6 @@ def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposa
         if merged is None or merged == champion:
             return None
         read_constants(merged)
-    except SyntaxError:
+    except (SyntaxError, UserError):  # a line that no constant can be set in; a text that git takes for none
         return None
     return replace(proposal, source=merged)

@@ -1,14 +1,17 @@
 """Proposals of agents on disk: what was paid for is not lost between its answer and the ledger."""
 
+import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.proposers.base import Brief, Proposal
 from autoresearch_jax.search.run_folder import RunFolder, write_whole
 
 PROPOSAL_FILE = "proposal.json"
+STALE_FILE = "stale.json"  # one that did not fit the champion that came meanwhile
+REFUSED_FILE = "refused.json"  # the last that went back to its author
 
 
 @dataclass(frozen=True)
@@ -18,17 +21,30 @@ class Made:
     Attributes:
       proposal: with its proposer's name.
       champion: number of the experiment that was champion when it was asked for.
+      champion_digest: of that one's source.
     """
 
     proposal: Proposal
     champion: int
+    champion_digest: str
+
+    def is_for(self, source: str) -> bool:
+        """True if it was made for this source: a folder may have files of another run."""
+        return self.champion_digest == _digest(source)
 
 
-def store_proposal(folder: RunFolder, experiment: int, made: Made) -> None:
-    """Writes a proposal down, in place of an older one of the same experiment."""
-    proposal = made.proposal
+def made_for(brief: Brief, proposal: Proposal) -> Made:
+    """A proposal that answers a brief."""
+    champion = [outcome.experiment for outcome in brief.history if outcome.kept][-1]
+    return Made(proposal, champion, _digest(brief.champion_source))
+
+
+def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
+    """Writes a proposal down, in place of an older one of the same experiment, where there is room."""
+    made = made_for(brief, proposal)
     record = {
         "champion": made.champion,
+        "champion_digest": made.champion_digest,
         "proposer": proposal.proposer,
         "hypothesis": proposal.hypothesis,
         "category": proposal.category,
@@ -36,25 +52,27 @@ def store_proposal(folder: RunFolder, experiment: int, made: Made) -> None:
         "constants": dict(proposal.constants),
         "source": proposal.source,
     }
-    write_whole(_path(folder, experiment), json.dumps(record, indent=1) + "\n")
+    with suppress(OSError):  # a full disk: the proposal is in hand
+        write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(record, indent=1) + "\n")
+    return made
 
 
-def stored_proposal(folder: RunFolder, experiment: int) -> Made | None:
+def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
     """The proposal that was made for an experiment; None if there is none, or nobody can make sense of it."""
     try:
-        record: dict[str, Any] = json.loads(_path(folder, experiment).read_text(encoding="utf-8"))
-        champion = int(record.pop("champion"))
-        return Made(Proposal(**record), champion)
+        record: dict[str, Any] = json.loads((folder.llm_dir(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
+        champion, digest = int(record.pop("champion")), str(record.pop("champion_digest"))
+        return Made(Proposal(**record), champion, digest)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def forget_proposal(folder: RunFolder, experiment: int) -> None:
-    """Puts a proposal that no longer fits aside, for people to read."""
-    path = _path(folder, experiment)
-    if path.exists():
-        path.replace(path.with_name("stale.json"))
+def put_aside(folder: RunFolder, experiment: int, name: str) -> None:
+    """Gives a proposal that is of no use another name, for people to read."""
+    path = folder.llm_dir(experiment) / PROPOSAL_FILE
+    with suppress(OSError):
+        path.replace(path.with_name(name))
 
 
-def _path(folder: RunFolder, experiment: int) -> Path:
-    return folder.llm_dir(experiment) / PROPOSAL_FILE
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()

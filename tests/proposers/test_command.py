@@ -70,7 +70,7 @@ def place(tmp_path) -> Place:
 
 def test_what_it_does_to_the_training_file_is_the_proposal_and_its_last_line_the_hypothesis(place):
     proposal = place.propose(f"echo thinking; {GOOD}; printf '  LR was \\033[1mtoo large\\033[0m  \\n\\n' >&2")
-    assert proposal == Proposal("LR was too large", "code", source=CHANGED)
+    assert proposal == Proposal("LR was too large", "code", source=CHANGED, proposer="command")
     assert "thinking" in place.log
 
 
@@ -103,7 +103,7 @@ def test_it_finds_the_brief_the_champion_and_the_other_files(place):
 
 def test_the_command_runs_beside_a_training_file_in_a_folder(place):
     proposer = place.proposer(f"{GOOD}; ls; echo fine", editable="deep/er/train_lib.py")
-    assert proposer.propose(BRIEF) == Proposal("fine", "code", source=CHANGED)
+    assert proposer.propose(BRIEF) == Proposal("fine", "code", source=CHANGED, proposer="command")
     assert place.log.split() == ["BRIEF.md", "train_lib.py", "fine"]
 
 
@@ -196,7 +196,7 @@ def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
 
 def test_a_hundred_megabytes_of_output_are_no_trouble(place):
     proposal = place.propose(f"head -c 100000000 /dev/zero | tr '\\0' y; {GOOD}; echo; echo last word", seconds=60)
-    assert proposal == Proposal("last word", "code", source=CHANGED)
+    assert proposal == Proposal("last word", "code", source=CHANGED, proposer="command")
     assert (place.logs / "agent.log").stat().st_size < 5_000_000
     assert place.log.endswith("\n[the rest of the output is not kept]\n")
 

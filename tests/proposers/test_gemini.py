@@ -195,9 +195,9 @@ def test_a_blocked_prompt_too(place):
 def test_an_objection_to_the_traced_text_goes_back_and_is_mended(place):
     tried = []
 
-    def examine(brief: Brief, source: str) -> Objection | None:
-        tried.append((brief.experiment, source))
-        return Objection("line 3: TypeError:\n| no such thing") if "0.9" in source else None
+    def examine(brief: Brief, proposal: Proposal) -> Objection | None:
+        tried.append((brief.experiment, proposal.source))
+        return Objection("line 3: TypeError:\n| no such thing") if "0.9" in proposal.source else None
 
     assert place.propose(answer([("LR = 0.5", "LR = 0.9")]), GOOD, examine=examine).source == CHANGED
     assert tried == [(3, SOURCE.replace("0.5", "0.9")), (3, CHANGED)]

@@ -10,7 +10,7 @@ from gemini_server import KEY, MODEL, TOKEN, GeminiServer, answer, error, llm_di
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.proposers.base import Brief, Objection, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.base import Brief, Objection, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.redaction import REDACTED, redact_value
@@ -46,7 +46,7 @@ def test_an_exchange_is_stored_whole(tmp_path):
 
 
 def test_an_answer_is_on_disk_before_it_is_used(tmp_path):
-    def examine(brief: Brief, source: str) -> Objection | None:
+    def examine(brief: Brief, proposal: Proposal) -> Objection | None:
         stored = json.loads((tmp_path / "0003" / "01.json").read_text())
         assert stored["response"] is not None
         return None

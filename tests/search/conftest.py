@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,10 @@ class Bench:
     ledgers: ExitStack
     recorder: Recorder = field(default_factory=Recorder)
     tag: str = "night"
+
+    def with_tag(self, tag: str) -> "Bench":
+        """The same repository, and another run."""
+        return replace(self, tag=tag)
 
     @property
     def folder(self) -> RunFolder:

@@ -183,6 +183,6 @@ def test_a_crash_goes_back_to_the_agent_with_what_it_said_and_the_mended_text_is
     assert "it cannot be measured: line 3: invalid syntax" in page
     llm = agents.folder.llm_dir(1)
     assert {path.name for path in llm.iterdir()} == {
-        *("BRIEF.md", "BRIEF-2.md", "agent.log", "agent-2.log", "proposal.json")
+        *("BRIEF.md", "BRIEF-2.md", "agent.log", "agent-2.log", "proposal.json", "refused.json")
     }
     assert (llm / "agent.log").read_text() == "key [secret]\n"

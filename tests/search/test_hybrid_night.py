@@ -115,7 +115,7 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
     assert not [row for row in rows if row.status is Status.CRASH]
     assert check_rows(bench.folder.ledger).differences == []
 
-    replayed = dataclasses.replace(bench, tag="again")
+    replayed = bench.with_tag("again")
     recorded = read_recorded(bench.folder)
     proposer = ReplayProposer(recorded, lambda made, base, brief: rebase(made, base, brief, bench.workspace().merge))
     reason = replayed.loop(StructuredTask(), proposer, RULE, max_experiments=EXPERIMENTS).run()

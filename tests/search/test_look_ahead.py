@@ -1,10 +1,12 @@
 """The next proposal is asked for and traced while a trial runs, and no answer that was paid for is lost."""
 
 import json
+import shutil
+import subprocess
 import threading
 
 import pytest
-from fakes import SOURCE, FakeTask, ScriptedProposer
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Measurement, Status
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
@@ -38,7 +40,7 @@ class Agent(ScriptedProposer):
             raise edit
         proposal = code(brief.champion_source, *edit)
         if self._examine is not None:
-            self.objections.append(self._examine(brief, proposal.source))
+            self.objections.append(self._examine(brief, proposal))
         return proposal
 
     def asks_ahead(self, brief):
@@ -49,6 +51,7 @@ LR = ("LR = 0.5", "LR = 0.1")
 DEPTH = ("DEPTH = 4", "DEPTH = 6")
 PATTERN = ('PATTERN = "SL"', 'PATTERN = "SSSL"')
 WORSE = ("DEPTH = 4", "DEPTH = 2")
+WORSE_PATTERN = ('PATTERN = "SL"', 'PATTERN = "L"')
 
 
 def test_a_night_ahead_of_itself(bench):
@@ -209,3 +212,51 @@ def test_the_end_of_a_run_closes_who_is_still_thinking(bench):
     assert bench.loop(Interrupted(begun), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
     assert closed.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
+    class Killed(FakeTask):
+        def prepare(self, source, log_dir, **options):
+            if "LR = 0.1" in source:
+                raise KeyboardInterrupt
+            return super().prepare(source, log_dir, **options)
+
+    task = Killed(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[LR]], examine=examiner.examine)
+    assert bench.loop(task, agent, max_experiments=1, examiner=examiner).run().startswith("interrupted")
+    assert bench.ledger().open_experiment() is None
+    nobody = Agent([])
+    assert bench.loop(FakeTask(noise=0), nobody, max_experiments=1).run() == "1 experiments reached"
+    assert nobody.briefs == []
+    row = bench.ledger().experiment(1)
+    assert (row.score, row.cost_dollars, row.hypothesis) == (1.2, 0.25, "LR = 0.1")
+
+
+def test_files_of_an_earlier_run_in_the_same_folder_are_not_proposed(bench):
+    bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2).run()
+    bench.folder.ledger.unlink()
+    for suffix in ("-wal", "-shm", ".sha256"):
+        bench.folder.ledger.with_name(bench.folder.ledger.name + suffix).unlink(missing_ok=True)
+    again = bench.with_tag("again")
+    shutil.copytree(bench.folder.path / "llm", again.folder.path / "llm")
+    (again.repo / "train_lib.py").write_text(SOURCE.replace("DEPTH = 4", "DEPTH = 3"))
+    subprocess.run(["git", "commit", "-qam", "another baseline"], cwd=again.repo, check=True)
+    agent = Agent([[WORSE_PATTERN]])
+    again.loop(FakeTask(noise=0), agent, max_experiments=1).run()
+    assert len(agent.briefs) == 1
+    assert again.ledger().experiment(1).hypothesis == WORSE_PATTERN[1]
+
+
+def test_an_optimizer_that_stands_in_for_an_agent_ahead_is_asked_again_in_its_turn(bench):
+    class StandingIn(Agent):
+        def propose(self, brief):
+            if brief.experiment == 1:
+                return super().propose(brief)
+            self.briefs.append(brief)
+            return moved(LR=0.2) if len(brief.history) == 1 else moved(DEPTH=5)
+
+    agent = StandingIn([[LR]])
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    assert [len(brief.history) for brief in agent.briefs] == [1, 1, 2]
+    assert bench.ledger().experiments()[2].constants["LR"] == 0.1, "the champion's"

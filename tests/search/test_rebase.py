@@ -8,7 +8,7 @@ from fakes import SOURCE
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, Proposal
-from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.constants import ConstantError, read_constants, set_constants
 from autoresearch_jax.search.git import Git
 from autoresearch_jax.search.rebase import rebase
 
@@ -68,9 +68,10 @@ def test_what_no_longer_fits_is_stale(merge, champion, proposed):
     assert rebase(code(edited(BASE, *proposed)), BASE, brief(edited(BASE, *champion)), merge) is None
 
 
-def test_values_of_constants_are_carried_over_while_they_change_something(merge):
-    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
-    moves = Proposal("moves", "constants", {"LR": 0.1, "DEPTH": 6})
-    assert rebase(moves, BASE, brief(champion), merge).constants == {"DEPTH": 6}
-    assert rebase(Proposal("moves", "constants", {"LR": 0.1}), BASE, brief(champion), merge) is None
-    assert rebase(Proposal("moves", "constants", {"GONE": 1}), BASE, brief(champion), merge) is None
+def test_lines_that_no_constant_can_be_set_in_are_stale_and_not_the_end(merge):
+    endless = "DEPTH = 6; y = " + "+".join("0" * 2500)
+    champion = edited(BASE, ("DEPTH = 4", "DEPTH = 5"))
+    proposal = code(edited(BASE, ("DEPTH = 4  # best at 6", endless)))
+    assert rebase(proposal, BASE, brief(champion), merge) is None
+    with pytest.raises(ConstantError, match=r"^DEPTH: no value can be set in a line like that: RecursionError"):
+        set_constants(proposal.source, {"DEPTH": 8})
