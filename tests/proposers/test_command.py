@@ -154,7 +154,7 @@ def test_changes_of_other_files_are_ignored_and_named(place):
 
 def test_a_change_counts_whatever_the_exit_status_and_the_status_is_noted(place):
     assert place.propose(f"{GOOD}; echo out of turns; exit 2") == Proposal(
-        "out of turns (exited with status 2)", "code", source=CHANGED
+        "out of turns (exited with status 2)", "code", source=CHANGED, proposer="command"
     )
 
 
