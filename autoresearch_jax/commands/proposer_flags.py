@@ -10,7 +10,7 @@ from autoresearch_jax.commands.agent_flags import agent_options, define_agent_fl
 from autoresearch_jax.commands.gemini_flags import define_gemini_flags, gemini_options, make_gemini, require_price
 from autoresearch_jax.commands.run_flags import named_run
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Examine, Proposer
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORIES, NO_PROPOSAL, Examine, Proposer
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
@@ -125,6 +125,8 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
     categories = [words for word in flag_values.categories if (words := " ".join(word.lower().split()))]
     if not categories:
         raise UsageError(f"--categories: name one or more, such as {','.join(DEFAULT_CATEGORIES[:3])}")
+    if ours := {CONSTANTS_CATEGORY, NO_PROPOSAL} & set(categories):
+        raise UsageError(f"--categories: {min(ours)!r} is a mark of the ledger's own: name it otherwise")
     replay = None if flag_values.replay is None else named_run(flag_values, flag_values.replay)
     if replay is not None and not replay.ledger.is_file():
         raise UsageError(

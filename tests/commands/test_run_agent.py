@@ -122,6 +122,7 @@ def _no_keys(monkeypatch):
             "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go togeth",
         ),
         ("replay", ("--replay=evening",), "--replay=evening: no run of that tag in ./runs, nor a run's folder"),
+        ("hybrid", ("--categories=data,Constants",), "--categories: 'constants' is a mark of the ledger's own"),
         ("hybrid", ("--categories=",), "--categories: name one or more, such as architecture,"),
         (
             "gemini",
