@@ -49,6 +49,15 @@ def test_many_in_a_row_are_waited_out_and_end_no_run(bench):
     ]
 
 
+def test_failures_that_waiting_would_not_change_are_not_waited_out(bench):
+    class Recorded(ScriptedProposer):
+        def propose(self, brief):
+            raise ProposalFailed("as it was then", worth_waiting=False)
+
+    loop = bench.loop(proposer=Recorded([]), max_experiments=7, first_wait_seconds=3600.0)
+    assert loop.run() == "7 experiments reached"
+
+
 def test_waiting_ends_where_the_stopping_list_says_so(bench):
     bench.program.write_text(bench.program.read_text().replace("8 experiments", "1.5 seconds"))
     loop = bench.loop(proposer=Stumbling(range(100)), first_wait_seconds=60.0)

@@ -1,14 +1,17 @@
 """The next proposal is asked for and traced while a trial runs, and no answer that was paid for is lost."""
 
+import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.measurement import CandidateRejected, Measurement, Status
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.search.records import Verdict
 
@@ -30,11 +33,13 @@ class Agent(ScriptedProposer):
         self._edits = edits
         self._examine = examine
         self.threads: list[bool] = []  # for each brief: was it asked for ahead?
+        self.priorities: list[int] = []  # of the thread that asked, as nice values
         self.objections: list[object] = []
 
     def propose(self, brief):
         self.briefs.append(brief)
         self.threads.append(threading.current_thread() is not threading.main_thread())
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         edit = self._edits[brief.experiment - 1]
         if isinstance(edit, Exception):
             raise edit
@@ -59,6 +64,7 @@ def test_a_night_ahead_of_itself(bench):
     assert bench.loop(FakeTask(noise=0), agent, max_experiments=3).run() == "3 experiments reached"
     rows = bench.ledger().experiments()
     assert agent.threads == [False, True, True], "the first has nothing to run beside"
+    assert agent.priorities[1:] == [19, 19] > [agent.priorities[0]], "a trial comes first"
     assert [brief.running and brief.running.experiment for brief in agent.briefs] == [None, 1, 2]
     assert agent.briefs[1].running.hypothesis == "LR = 0.1"
     assert [outcome.experiment for outcome in agent.briefs[1].history] == [0]
@@ -82,6 +88,7 @@ def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench
     def propose(brief):
         if brief.experiment == 2 and "0.5" not in brief.champion_source:
             agent._edits[1] = [DEPTH]
+            return dataclasses.replace(original(brief), cost_dollars=0.1)
         return original(brief)
 
     agent.propose = propose
@@ -89,6 +96,7 @@ def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench
     rows = bench.ledger().experiments()
     assert agent.threads == [False, True, False]
     assert (rows[2].hypothesis, rows[2].score) == ("DEPTH = 6", 1.1)
+    assert rows[2].cost_dollars == 0.25, "what was dropped was paid for, too"
     (notice,) = bench.recorder.notices
     assert notice.startswith("what was proposed for experiment 2 while another was measured does not fit")
     stale = json.loads((bench.folder.llm_dir(2) / "stale.json").read_text())
@@ -260,3 +268,48 @@ def test_an_optimizer_that_stands_in_for_an_agent_ahead_is_asked_again_in_its_tu
     bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
     assert [len(brief.history) for brief in agent.briefs] == [1, 1, 2]
     assert bench.ledger().experiments()[2].constants["LR"] == 0.1, "the champion's"
+
+
+def test_what_a_busy_machine_refuses_ahead_is_tried_again_in_its_turn(bench):
+    class Busy(FakeTask):
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            if beside_a_trial:
+                raise CandidateRejected(Status.TIMEOUT, "took longer than 300 s")
+            return super().prepare(source, log_dir)
+
+    task = Busy(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[LR], [DEPTH]], examine=examiner.examine)
+    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    assert agent.threads == [False, True]
+    assert agent.objections == [None, None]
+    assert bench.ledger().experiment(2).score == 1.1
+
+
+def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench):
+    closed = threading.Event()
+
+    class Thinking(Agent):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()  # the trial is over by then
+                assert closed.wait(10)
+                raise ProposalFailed("closed")
+            return super().propose(brief)
+
+        def close(self):
+            closed.set()
+
+    assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
+    assert bench.ledger().experiment(1).score == 1.2
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_where_no_priority_can_be_lowered_it_looks_ahead_all_the_same(bench, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    agent = Agent([[LR], [DEPTH]])
+    assert bench.loop(FakeTask(noise=0), agent, max_experiments=2).run() == "2 experiments reached"
+    assert agent.threads == [False, True]
