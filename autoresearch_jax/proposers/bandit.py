@@ -21,7 +21,7 @@ import random
 from collections.abc import Sequence
 
 from autoresearch_jax.proposers.base import Brief, Outcome
-from autoresearch_jax.proposers.plateau import is_gain, least_tried, on_plateau, since_gain
+from autoresearch_jax.proposers.plateau import is_gain, least_tried, since_plateau
 
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
@@ -97,9 +97,10 @@ def _known(brief: Brief) -> list[Outcome]:
 
 def _shifted(known: Sequence[Outcome], plateau: int | None) -> bool:
     """True while a plateau gives the draws to the agent; its failures count, or it would keep them by failing."""
-    if plateau is None or not on_plateau(known, plateau):
+    after = since_plateau(known, plateau)
+    if plateau is None or after is None:
         return False
-    return (len(since_gain(known)) // max(1, plateau)) % 2 == 1
+    return (len(after) // max(1, plateau)) % 2 == 0
 
 
 def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[Outcome]) -> float:

@@ -20,12 +20,21 @@ def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
 def discards_in_a_row(history: Sequence[Outcome]) -> int:
     """Experiments without a gain since the last one: measured, duplicates or rejected alike, but none that was never
     proposed: of those nothing is learnt about the search."""
-    return sum(not outcome.kept and outcome.category != NO_PROPOSAL for outcome in since_gain(history))
+    return sum(_is_discard(outcome) for outcome in since_gain(history))
 
 
 def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
     """True after so many discards in a row; never for None."""
     return plateau is not None and discards_in_a_row(history) >= plateau
+
+
+def since_plateau(history: Sequence[Outcome], plateau: int | None) -> Sequence[Outcome] | None:
+    """The experiments after the discard that made it a plateau, the oldest first; None where it is none."""
+    if plateau is None or not on_plateau(history, plateau):
+        return None
+    tail = since_gain(history)
+    discards = [place for place, outcome in enumerate(tail) if _is_discard(outcome)]
+    return tail[discards[plateau - 1] + 1 :] if plateau > 0 else tail
 
 
 def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[tuple[str, int]]:
@@ -35,3 +44,7 @@ def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[t
         if outcome.category in counts:
             counts[outcome.category] += 1
     return sorted(counts.items(), key=lambda item: item[1])
+
+
+def _is_discard(outcome: Outcome) -> bool:
+    return not outcome.kept and outcome.category != NO_PROPOSAL

@@ -170,6 +170,25 @@ def test_a_plateau_asks_the_agent_for_what_was_least_tried_and_not_for_ever():
         assert {category for _, category in at(discards)} == set(categories)
 
 
+@pytest.mark.parametrize("failures", [1, PLATEAU // 2, PLATEAU, 2 * PLATEAU])
+def test_a_plateau_is_as_long_however_many_proposals_failed_before_it(failures):
+    failed = several(failures, AGENT, NO_PROPOSAL, status=Status.REJECTED)
+
+    def is_shifted(discards: int, failed_since: int = 0) -> bool:
+        """True if the draws are all for one of the categories, which is the one that was never tried."""
+        history = [BASELINE, *failed, outcome(failures + 1, AGENT, "batch")]
+        history += several(discards - 1, OPTIMIZER, "constants", first=len(history))
+        history += several(failed_since, AGENT, NO_PROPOSAL, first=len(history), status=Status.REJECTED)
+        history += several(1, OPTIMIZER, "constants", first=len(history))  # not counted yet
+        briefs = [brief(history, seed, plateau=PLATEAU, categories=("batch", "schedule")) for seed in range(60)]
+        return {draw_category(now, AGENT) for now in briefs} == {"schedule"}
+
+    begins = [discards for discards in range(1, 4 * PLATEAU) if is_shifted(discards)]
+    assert begins == [*range(PLATEAU, 2 * PLATEAU), *range(3 * PLATEAU, 4 * PLATEAU)]
+    during = [failed_since for failed_since in range(2 * PLATEAU) if is_shifted(PLATEAU, failed_since)]
+    assert during == list(range(PLATEAU)), "it cannot be kept up by failing"
+
+
 def test_without_a_table_all_is_the_agents_and_without_categories_it_is_free():
     history = [BASELINE, *several(30, OPTIMIZER, "constants", kept=True)]
     assert probability(history, space=()) == 1.0
