@@ -2,7 +2,7 @@
 
 The arms are the optimizer, and the agent with each of its categories. First it is drawn who proposes, then, for the
 agent, the category; both by Thompson sampling ("On the likelihood that one unknown probability exceeds another", 1933):
-of each arm one draw from the Beta posterior of "a proposal of it is kept", the highest wins. An experiment counts the
+of each arm one draw from the Beta posterior of "a proposal of it is a gain", the highest wins. An experiment counts the
 less the older it is, since what pays off early in a night need not later.
 
 What holds whatever the outcomes are:
@@ -25,7 +25,7 @@ from autoresearch_jax.proposers.plateau import is_gain, least_tried, since_plate
 
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
-PRIOR_KEPT, PRIOR_MISSED = 0.25, 2.25  # one in ten is kept, but a few proposals outweigh that: a night has no more
+PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
 
 _OPTIMIZER, _AGENT = "optimizer", "agent"
 
@@ -104,15 +104,15 @@ def _shifted(known: Sequence[Outcome], plateau: int | None) -> bool:
 
 
 def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[Outcome]) -> float:
-    """A draw of the probability that one more is kept, given these."""
-    kept, missed = PRIOR_KEPT, PRIOR_MISSED
+    """A draw of the probability that one more is a gain, given these."""
+    gains, misses = PRIOR_GAINS, PRIOR_MISSES
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)
         if is_gain(outcome):
-            kept += weight
+            gains += weight
         else:
-            missed += weight
-    return rng.betavariate(kept, missed)
+            misses += weight
+    return rng.betavariate(gains, misses)
 
 
 def _rng(brief: Brief, purpose: str) -> random.Random:

@@ -7,8 +7,8 @@ from autoresearch_jax.proposers.base import NO_PROPOSAL, Outcome
 
 
 def is_gain(outcome: Outcome) -> bool:
-    """True if it was kept for what it scored: a duplicate that is kept only says the same more briefly."""
-    return outcome.kept and outcome.status is not Status.DUPLICATE
+    """True if it was kept for what it scored; a duplicate or a simplification is kept for its shorter source alone."""
+    return outcome.kept and outcome.status is not Status.DUPLICATE and not outcome.simplification
 
 
 def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:

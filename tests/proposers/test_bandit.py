@@ -22,8 +22,16 @@ PLATEAU = 10
 Chance = Callable[[str, str], float]  # of being kept, by proposer and category
 
 
-def outcome(number: int, proposer: str, category: str, kept: bool = False, status: Status = Status.OK) -> Outcome:
-    return Outcome(number, proposer, "", category, {}, status, 1.0, kept, "")
+def outcome(
+    number: int,
+    proposer: str,
+    category: str,
+    kept: bool = False,
+    status: Status = Status.OK,
+    simplification: bool = False,
+) -> Outcome:
+    score = 1.0 if status is Status.OK else None
+    return Outcome(number, proposer, "", category, {}, status, score, kept, "", simplification=simplification)
 
 
 BASELINE = outcome(0, "", "", kept=True)
@@ -127,13 +135,14 @@ def test_what_is_old_counts_less():
     assert probability(old) < probability(fresh) - 0.1
 
 
-def test_failed_proposals_and_kept_duplicates_are_no_gains_of_their_proposer():
+def test_failed_proposals_and_what_was_kept_for_its_shorter_source_are_no_gains_of_their_proposer():
     start = [BASELINE, *several(20, OPTIMIZER, "constants")]
     base = probability([*start, *several(20, "human", "", first=21)])
     failed = several(20, AGENT, NO_PROPOSAL, first=21, status=Status.REJECTED)
     refactored = several(20, AGENT, "simplification", first=21, status=Status.DUPLICATE, kept=True)
+    simplified = several(20, AGENT, "simplification", first=21, kept=True, simplification=True)
     made_up = several(20, AGENT, "alchemy", first=21)
-    for useless in (failed, refactored, made_up):
+    for useless in (failed, refactored, simplified, made_up):
         assert probability([*start, *useless]) < base - 0.1
     assert probability([*start, *several(20, AGENT, "alchemy", first=21, kept=True)]) > base + 0.1
 
@@ -211,8 +220,9 @@ def test_discards_are_counted_back_to_the_last_gain():
         outcome(5, AGENT, "batch", status=Status.REJECTED),
         outcome(6, AGENT, NO_PROPOSAL, status=Status.REJECTED),
         outcome(7, AGENT, "simplification", status=Status.DUPLICATE, kept=True),
+        outcome(8, AGENT, "simplification", kept=True, simplification=True),
     ]
-    assert [discards_in_a_row(history[:count]) for count in range(9)] == [0, 0, 1, 0, 1, 2, 3, 3, 3]
+    assert [discards_in_a_row(history[:count]) for count in range(10)] == [0, 0, 1, 0, 1, 2, 3, 3, 3, 3]
     assert on_plateau(history, 3)
     assert not on_plateau(history, 4)
     assert not on_plateau(history, None)
