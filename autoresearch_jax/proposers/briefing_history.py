@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Status
-from autoresearch_jax.proposers.base import NO_PROPOSAL, Outcome
+from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.plateau import is_failed_proposal
 from autoresearch_jax.untrusted import clean_line, quoted
 
 MAX_CATEGORY_CHARACTERS = 40
@@ -15,7 +16,7 @@ def category_lines(history: Sequence[Outcome], metric: Metric) -> list[str]:
     """A line for each category, the best first: how much was tried, its best idea, and its worst."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in history:
-        if outcome.experiment > baseline_number(history) and outcome.category != NO_PROPOSAL:
+        if outcome.experiment > baseline_number(history) and not is_failed_proposal(outcome):
             groups.setdefault(category_text(outcome.category), []).append(outcome)
     lines = []
     for name, group in groups.items():
@@ -66,7 +67,7 @@ def experiment_line(outcome: Outcome) -> str:
 
 def says_little(outcome: Outcome) -> bool:
     """True if nothing was measured for it."""
-    return outcome.status is Status.DUPLICATE or outcome.category == NO_PROPOSAL
+    return outcome.status is Status.DUPLICATE or is_failed_proposal(outcome)
 
 
 def baseline_number(history: Sequence[Outcome]) -> int:

@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import TypeGuard
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
-from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Constants, Outcome
+from autoresearch_jax.proposers.base import Constants, Outcome
+from autoresearch_jax.proposers.optuna_evidence import moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
 from autoresearch_jax.untrusted import quoted
 
@@ -47,7 +48,7 @@ def learnt_lines(
     """A line for each constant of the table, the one whose moves mattered most first.
 
     It says where the constant stands, how often it was moved and how that came out against the champion of that time.
-    Only proposals that moved nothing but a few constants count: of others nobody knows what made the difference.
+    Only the optimizer's proposals that moved a few constants count: of others nobody knows what made the difference.
 
     Args:
       space: the table.
@@ -68,7 +69,7 @@ def _tries(
     tries: dict[str, list[_Try]] = {constant.name: [] for constant in space}
     champion: Outcome | None = None
     for outcome in history:
-        if champion is not None and outcome.category == CONSTANTS_CATEGORY and outcome.status is not Status.DUPLICATE:
+        if champion is not None and moves_constants_alone(outcome) and outcome.status is not Status.DUPLICATE:
             moved = list(_moved(space, champion.constants, outcome.constants))
             gain = _gain(outcome, champion, metric, noise_floor)
             for constant, value in moved if len(moved) <= MOST_MOVES else ():

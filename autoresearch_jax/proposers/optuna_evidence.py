@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Constants, Outcome
 
+OPTIMIZER = "optuna"  # name of the proposer that moves constants; a replayed or resumed run keeps it
 NEWEST, BEST = 120, 60  # experiments that count of a longer history; the time of a proposal grows with their number
 
 
@@ -28,11 +29,19 @@ class Trial:
     loss: float | None
 
 
+def moves_constants_alone(outcome: Outcome) -> bool:
+    """True if an experiment is known to have moved nothing but constants.
+
+    The category alone does not say so: an agent may give any to a change of structure. The proposer's name is ours.
+    """
+    return outcome.category == CONSTANTS_CATEGORY and outcome.proposer == OPTIMIZER
+
+
 def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
     """The latest and the best trials, the oldest first.
 
-    An experiment that changed more than constants says nothing of them. If it was kept, what it gained is taken off the
-    scores before it: the constants are assumed to matter as much as they did.
+    An experiment that may have changed more than constants says nothing of them. If it was kept, what it gained is
+    taken off the scores before it: the constants are assumed to matter as much as they did.
     """
     sign = 1.0 if metric.direction == "minimize" else -1.0
     trials: list[Trial] = []
@@ -40,7 +49,7 @@ def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
     gained = 0.0  # by changes of structure so far
     for outcome in history:
         loss = None if outcome.score is None else sign * outcome.score
-        is_structure = level is not None and outcome.category != CONSTANTS_CATEGORY
+        is_structure = level is not None and not moves_constants_alone(outcome)
         kept = outcome.kept and loss is not None
         if is_structure and kept:
             assert loss is not None

@@ -11,6 +11,11 @@ def is_gain(outcome: Outcome) -> bool:
     return outcome.kept and outcome.status is not Status.DUPLICATE and not outcome.simplification
 
 
+def is_failed_proposal(outcome: Outcome) -> bool:
+    """True if nothing was proposed; what was measured was, whatever category its agent gave it."""
+    return outcome.category == NO_PROPOSAL and outcome.status is Status.REJECTED and outcome.score is None
+
+
 def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
     """The experiments after the last gain, the oldest first; the baseline is one."""
     last = next((place for place in reversed(range(len(history))) if is_gain(history[place])), -1)
@@ -47,4 +52,4 @@ def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[t
 
 
 def _is_discard(outcome: Outcome) -> bool:
-    return not outcome.kept and outcome.category != NO_PROPOSAL
+    return not outcome.kept and not is_failed_proposal(outcome)

@@ -228,6 +228,11 @@ def test_discards_are_counted_back_to_the_last_gain():
     assert not on_plateau(history, None)
 
 
+@pytest.mark.parametrize("status", [Status.OK, Status.CRASH, Status.DUPLICATE])
+def test_what_was_measured_was_proposed_whatever_its_agent_calls_it(status):
+    assert discards_in_a_row([BASELINE, outcome(1, AGENT, NO_PROPOSAL, status=status)]) == 1
+
+
 def test_the_least_tried_come_first_and_equals_in_their_order():
     history = [BASELINE, *several(2, AGENT, "batch"), outcome(3, OPTIMIZER, "constants"), outcome(4, AGENT, "numerics")]
     counts = [("schedule", 0), ("attention", 0), ("numerics", 1), ("batch", 2)]

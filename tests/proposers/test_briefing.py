@@ -17,6 +17,7 @@ from autoresearch_jax.proposers.briefing import (
     essential_text,
     write_brief,
 )
+from autoresearch_jax.proposers.briefing_history import category_lines, says_little
 
 PAGE = "# A page\n\n## Goal\n\nLower the `loss`.\n\n```\nnot a fence of ours\n```\n"
 WORDS = "Answer with a new text."
@@ -173,6 +174,14 @@ def test_no_score_has_more_digits_than_the_brief():
     assert set(scores) == {"1.93", "1.95", "1.98"}
     fuzzy = dataclasses.replace(BRIEF, champion_score=0.1 + 0.2)
     assert "score: 0.3\n" in write_brief(fuzzy, WORDS, LARGE)
+
+
+def test_a_measured_experiment_is_told_whatever_its_agent_calls_it():
+    measured = outcome(1, category=NO_PROPOSAL, score=1.94)
+    assert not says_little(measured)
+    assert says_little(HISTORY[13])
+    (line,) = category_lines([HISTORY[0], measured, HISTORY[13]], BRIEF.metric)
+    assert line.startswith('- "no proposal": 1 tried, 0 kept, 0 without a score; best 1.94')
 
 
 def lines_at(tokens: int) -> set[str]:

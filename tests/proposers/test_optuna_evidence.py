@@ -5,14 +5,21 @@ import pytest
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.optuna_evidence import BEST, NEWEST, Trial, find_trials, standardise
 
 LOSS, ACCURACY = Metric("loss"), Metric("accuracy", "maximize")
 
 
-def outcome(number: int, score: float | None, kept: bool = False, category: str = "constants") -> Outcome:
+def outcome(
+    number: int,
+    score: float | None,
+    kept: bool = False,
+    category: str = "constants",
+    proposer: str = OptunaProposer.name,
+) -> Outcome:
     status = Status.CRASH if score is None else Status.OK
-    return Outcome(number, "", "", category, {"LR": number}, status, score, kept, "")
+    return Outcome(number, proposer, "", category, {"LR": number}, status, score, kept, "")
 
 
 def losses(*history: Outcome, metric: Metric = LOSS) -> dict[int, float | None]:
@@ -42,6 +49,16 @@ def test_other_structures_say_nothing_and_what_one_gained_is_taken_off_before():
     assert list(found) == sorted(found)
     upside_down = [outcome(o.experiment, None if o.score is None else -o.score, o.kept, o.category) for o in history]
     assert losses(*upside_down, metric=ACCURACY) == pytest.approx(found)
+
+
+def test_an_agents_change_is_of_structure_whatever_it_is_called():
+    history = (
+        outcome(0, 2.0, True, ""),
+        outcome(1, 2.3),
+        outcome(2, 1.5, True, "constants", "command"),
+        outcome(3, 1.4, False, "constants", "command"),
+    )
+    assert losses(*history) == pytest.approx({0: 1.5, 1: 1.8, 2: 1.5})
 
 
 def test_of_a_long_history_the_newest_and_the_best_count():
