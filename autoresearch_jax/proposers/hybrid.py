@@ -39,7 +39,9 @@ class HybridProposer:
     """Neither a weak agent nor a flat table stalls the run, and neither does a service that is down for hours.
 
     Who proposes is drawn by `bandit`, of the brief alone. Where the agent is out, or has spent what it may, the
-    optimizer proposes instead; where the table is empty or tried to its end, the agent does.
+    optimizer proposes instead; where the table is empty or tried to its end, the agent does. That a table is tried to
+    its end shows only when the optimizer is asked: of its draws the agent is then asked once the experiment before is
+    over, and not while that is measured.
     """
 
     name = "hybrid"
