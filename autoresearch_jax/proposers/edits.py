@@ -72,11 +72,12 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> Edited:
     """The source after all edits, each applied to the text as those before it left it.
 
     Line ends are compared and written as one character; a source that ends all its lines in CRLF keeps them.
-    Takes time in proportion to the source for each edit: half a second at 256 KiB where whitespace is forgiven.
+    Takes time in proportion to the source for each edit: half a second at 256 KiB where whitespace is forgiven. Holds
+    one text at a time, and what was replaced so far.
 
     Raises:
-      EditError: an edit searches for nothing, changes nothing, or has no place or several; the result does not parse,
-        or is the source. It names all of these that there are.
+      EditError: an edit searches for nothing, changes nothing, has no place or several, or makes the text too long; the
+        result does not parse, or is the source. It names all of these that there are.
     """
     if len(edits) > MAX_EDITS:
         raise EditError(
@@ -84,12 +85,12 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> Edited:
         )
     if len(source) > MAX_CHARACTERS:
         raise EditError([Problem(None, Reason.TOO_MANY, f"the file has more than {MAX_CHARACTERS} characters")])
-    start = Source(unix_lines(source))
-    texts = [start]
+    start = unix_lines(source)
+    current = Source(start)
+    undone: list[_Undo] = []
     rungs: list[Rung] = []
     problems: list[Problem] = []
     for number, edit in enumerate(edits, 1):
-        current = texts[-1]
         try:
             edited, rung = _applied(current, edit)
         except Refused as refused:
@@ -97,17 +98,18 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> Edited:
             rows = _rows_shown(current, refused.row) if shown and refused.row is not None else ""
             problems.append(Problem(number, refused.reason, clean_line(str(refused), _NUMBERS_SHOWN) + rows))
         else:
-            texts.append(edited)
+            undone.append(_undo(current.text, edited.text))
             rungs.append(rung)
-    if not problems and texts[-1].fault:
-        problems.append(_unparsable(texts))
-    if not problems and texts[-1].text == start.text:
+            current = edited
+    if not problems and current.fault:
+        problems.append(_unparsable(current, undone))
+    if not problems and current.text == start:
         problems.append(
             Problem(None, Reason.UNCHANGED, "together they leave the file as it is; nothing would be measured")
         )
     if problems:
         raise EditError(problems)
-    return Edited(_with_line_ends_of(source, texts[-1].text), tuple(rungs))
+    return Edited(_with_line_ends_of(source, current.text), tuple(rungs))
 
 
 def replace_file(source: str, text: str) -> Edited:
@@ -122,7 +124,7 @@ def replace_file(source: str, text: str) -> Edited:
     if not new.text.strip():
         raise EditError([Problem(None, Reason.EMPTY, "the new file is empty; give all of it")])
     if new.fault:
-        raise EditError([_unparsable([new])])
+        raise EditError([_unparsable(new, [])])
     if new.text == unix_lines(source):
         raise EditError([Problem(None, Reason.UNCHANGED, "the new file is the old one; nothing would be measured")])
     return Edited(new.text, ())
@@ -198,20 +200,58 @@ def _applied(source: Source, edit: Edit) -> tuple[Source, Rung]:
         raise Refused(refused.reason, f"{refused}{within}", nearest_row(source, search)) from None
     if edited.text == source.text:
         raise Refused(Reason.UNCHANGED, "what it would write stands there already", nearest_row(source, search))
+    if len(edited.text) > MAX_CHARACTERS:
+        raise Refused(Reason.TOO_MANY, f"with it the file would have more than {MAX_CHARACTERS} characters")
     return edited, rung
 
 
-def _unparsable(texts: Sequence[Source]) -> Problem:
-    """The last text does not parse; the edit after which none did is named."""
-    first = len(texts) - 1
-    while first > 0 and texts[first - 1].fault:
-        first -= 1
-    line, message = texts[-1].fault or (1, "")
-    which = first or None
-    text = f"line {line} of the result: {clean_line(message, 200)}"
-    if len(texts) > 1 and not which:
-        text += "; the file did not parse before either"
-    return Problem(which, Reason.UNPARSABLE, text + _rows_shown(texts[-1], line - 1, "lines of the result"))
+@dataclass(frozen=True)
+class _Undo:
+    """How the text before an edit is made of the one after it; no longer than what the edit replaced.
+
+    Attributes:
+      start: offset of what the edit wrote.
+      written: characters that it wrote.
+      replaced: what stood there before.
+    """
+
+    start: int
+    written: int
+    replaced: str
+
+
+def _undo(before: str, after: str) -> _Undo:
+    start = _shared(before, after)
+    end = _shared(before[start:][::-1], after[start:][::-1])
+    return _Undo(start, len(after) - start - end, before[start : len(before) - end])
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _unparsable(result: Source, undone: Sequence[_Undo]) -> Problem:
+    """The result does not parse; the edit after which no text did is named."""
+    text = result.text
+    which: int | None = None  # the file itself did not
+    for number, undo in reversed(list(enumerate(undone, 1))):
+        text = text[: undo.start] + undo.replaced + text[undo.start + undo.written :]
+        if not Source(text).fault:
+            which = number
+            break
+    line, message = result.fault or (1, "")
+    words = f"line {line} of the result: {clean_line(message, 200)}"
+    if undone and which is None:
+        words += "; the file did not parse before either"
+    return Problem(which, Reason.UNPARSABLE, words + _rows_shown(result, line - 1, "lines of the result"))
 
 
 def _rows_shown(source: Source, row: int, label: str = "lines of the file") -> str:

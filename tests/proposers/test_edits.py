@@ -3,12 +3,13 @@
 import ast
 import re
 import time
+import tracemalloc
 
 import pytest
 
 from autoresearch_jax.proposers.edit_blocks import parse_blocks
 from autoresearch_jax.proposers.edit_places import Reason, Rung
-from autoresearch_jax.proposers.edits import MAX_EDITS, Edit, EditError, apply_edits, replace_file
+from autoresearch_jax.proposers.edits import MAX_CHARACTERS, MAX_EDITS, Edit, EditError, apply_edits, replace_file
 
 SOURCE = '''\
 """A model."""
@@ -301,6 +302,45 @@ def test_long_and_repetitive_files_take_a_few_seconds_at_most(source, search, re
     else:
         assert problems((search, "pass\n"), source=source) == [(1, reason)]
     assert time.monotonic() - before < 10  # 0.1 to 1.5 s on one idle core of 2020
+
+
+def test_no_edit_makes_the_text_too_long_though_each_is_short_enough():
+    half = "#" * (MAX_CHARACTERS // 2)
+    grown = [(f"x{n} = 1\n", f"x{n + 1} = 1\n{half}\n") for n in range(3)]
+    refused = refusal(*grown, source="x0 = 1\n").problems
+    assert [(problem.edit, problem.reason) for problem in refused] == [(2, Reason.TOO_MANY), (3, Reason.MISSED)]
+    assert str(MAX_CHARACTERS) in refused[0].text
+    assert len(edited(grown[0], source="x0 = 1\n")[0]) > MAX_CHARACTERS // 2
+
+
+def most_memory(number_of_edits: int) -> int:
+    """Bytes at most while a file of 40 kB is edited, its end last, so that it does not parse."""
+    source = "x0 = 1\n" + "y = 2  # and some more words\n" * 1400
+    edits = [Edit(f"x{n}  =  1\n", f"x{n + 1} = 1\n") for n in range(number_of_edits)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(EditError, match=f"edit {number_of_edits + 1}: does not parse"):
+            apply_edits(source, [*edits, Edit(f"x{number_of_edits} = 1\n", "x = (\n")])
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_edits_take_no_more_memory_than_few():
+    assert most_memory(24) < 1.5 * most_memory(3)
+
+
+@pytest.mark.parametrize("last", [("B = 2", "B = 3"), ("A = (", "A = ((")])
+def test_the_edit_after_which_nothing_parsed_is_named_though_others_follow(last):
+    steps = [("A = 1", "A = [1"), ("A = [1", "A = [1]"), ("A = [1]", "A = ("), last]
+    error = refusal(*steps, source="A = 1\nB = 2\n")
+    assert str(error).startswith("edit 3: does not parse: line 1 of the result:")
+
+
+def test_a_file_that_did_not_parse_before_is_said_to_be_so():
+    error = refusal(("B = 2", "B = 3"), ("B = 3", "B = 4"), source="A = (\nB = 2\n")
+    assert str(error).startswith("edits: does not parse: line 1 of the result:")
+    assert "; the file did not parse before either" in str(error)
 
 
 # Whole files and blocks in free text
