@@ -1,35 +1,22 @@
 """Flags of the proposer that calls a coding agent, and what is looked at before it is ever called."""
 
 import os
-import shlex
 import shutil
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.command import DEFAULT_SECONDS, Agent
+from autoresearch_jax.runtime.process import describe_exit
 from autoresearch_jax.search.git import Git
+from autoresearch_jax.untrusted import clean_line
 
-# What a shell makes something else of than a word, or does itself.
-_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")
-_SHELL_WORDS = (
-    "if",
-    "for",
-    "while",
-    "until",
-    "case",
-    "cd",
-    "exec",
-    "eval",
-    "export",
-    "set",
-    "ulimit",
-    "umask",
-    ".",
-    ":",
-)
+SHELL = "/bin/sh"
+SHELL_SECONDS = 10.0  # within which it has parsed a line
+_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # what a shell makes something else of than a word
 
 
 def define_agent_flags(flag_values: flags.FlagValues) -> None:
@@ -63,16 +50,17 @@ def agent_options(flag_values: flags.FlagValues) -> Agent | None:
 
 def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:
     """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        return f"{command}: no line of shell: {error}"
-    word = words[0] if words else ""
-    if not word or set(command.split()[0]) & _SHELL_CHARACTERS or word in _SHELL_WORDS:
+    parsed = _ask_shell(["-n", "-c", command], environment)
+    if parsed is not None and parsed.returncode:
+        said = clean_line(parsed.stderr) or describe_exit(parsed.returncode)
+        return f"{clean_line(command)}: no line of shell: {said}"
+    words = command.split(maxsplit=1)
+    if not words or set(words[0]) & _SHELL_CHARACTERS or (words[1:] and words[1].startswith("(")):
         return None
+    word = words[0]
     if "/" not in word or word.startswith(("/", "~")):
         expanded = os.path.expanduser(word)
-        if shutil.which(expanded, path=environment.get("PATH")) is None:
+        if shutil.which(expanded, path=environment.get("PATH")) is None and not _is_the_shells(word, environment):
             return f"{word}: no such program: install it, or give its whole path"
         return None
     if not Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):
@@ -81,3 +69,26 @@ def missing_command(command: str, editable: Path, environment: Mapping[str, str]
             "tracks: give the whole path, or commit it"
         )
     return None
+
+
+def _is_the_shells(word: str, environment: Mapping[str, str]) -> bool:
+    """True of what the shell does itself, such as `trap`, and where it cannot be asked."""
+    answer = _ask_shell(["-c", 'command -v -- "$1"', SHELL, word], environment)
+    return answer is None or answer.returncode == 0
+
+
+def _ask_shell(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str] | None":
+    """What the shell that will run the command says; None if it says nothing."""
+    try:
+        return subprocess.run(
+            [SHELL, *arguments],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SHELL_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None

@@ -74,7 +74,7 @@ def test_an_agent_anywhere_by_its_whole_path(place, capsys):
         (("--agent_command=no-such-agent --yes",), "--agent_command: no-such-agent: no such program: install it"),
         (("--agent_command=/no/such agent",), "--agent_command: /no/such: no such program"),
         (("--agent_command=./untracked.sh",), "--agent_command: ./untracked.sh is not in the repository beside train_"),
-        (("--agent_command=sh 'x",), "--agent_command: sh 'x: no line of shell: No closing quotation"),
+        (("--agent_command=sh 'x",), "--agent_command: sh 'x: no line of shell: "),
         (("--agent_command=true", "--agent_seconds=0"), "--agent_seconds=0: the agent needs some time"),
         (
             ("--agent_command=true", "--brief_tokens=900"),
@@ -193,7 +193,20 @@ def test_a_page_without_a_table_will_do(place, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["if true; then x; fi", "$AGENT go", "(x)", "A=1 B=2 x", "exec x", '"$X" y', "{ x; }"]
+    "command",
+    [
+        *("if true; then x; fi", "$AGENT go", "(x)", "A=1 B=2 x", "exec x", '"$X" y', "{ x; }", "x () { y; }; x"),
+        *("trap '' TERM; x", "command x", "unset X; x", "read X; x", "alias y=x", "shift; x", "wait", "type x"),
+        *("$AGENT # it's fine", "read X <<E\nit's\nE"),
+    ],
 )
 def test_what_only_the_shell_can_know_is_left_to_it(place, command):
     assert missing_command(command, place / "train_lib.py", {"PATH": ""}) is None
+
+
+def test_a_program_is_found_whatever_quotes_come_after_it(place):
+    editable, path = place / "train_lib.py", {"PATH": "/usr/bin:/bin"}
+    assert missing_command("sed p # it's fine", editable, path) is None
+    missing = missing_command("no-such-agent # it's fine", editable, path)
+    assert missing == "no-such-agent: no such program: install it, or give its whole path"
+    assert "no line of shell" in str(missing_command("if true", editable, path))
