@@ -79,7 +79,7 @@ def outcome(number: int, source: str, best: float | None) -> Outcome:
     value = score(constants)
     return Outcome(
         experiment=number,
-        proposer="test",
+        proposer=OptunaProposer.name,
         hypothesis="",
         category="constants",
         constants=constants,
