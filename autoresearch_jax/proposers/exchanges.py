@@ -13,7 +13,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.prices import Usage
-from autoresearch_jax.proposers.redaction import redact_value
+from autoresearch_jax.proposers.spelt_secrets import without_secrets
 
 REPORTED = "reported"  # by the service
 WORST_CASE = "worst case"  # nobody said, so the most that the request may have taken
@@ -119,7 +119,7 @@ class Exchanges:
 
     def clean(self, value: Any) -> Any:
         """The same with every secret in its texts blanked out."""
-        return redact_value(value, self._secrets())
+        return without_secrets(value, self._secrets())
 
     def _known(self, experiment: int) -> dict[Path, Paid]:
         if self._paid is None:

@@ -132,7 +132,7 @@ class GeminiProposer:
         if reply.ended is not None:
             return None, AnswerError(f"the answer ended early: {reply.ended}")
         try:
-            answer = read_answer(reply.text, brief)
+            answer = read_answer(reply.text, brief, self._client.secrets())
         except AnswerError as error:
             return None, error
         cost = self._exchanges.dollars(brief.experiment)

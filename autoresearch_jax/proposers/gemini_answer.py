@@ -10,6 +10,7 @@ from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.edit_places import Reason
 from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, replace_file, unfenced
+from autoresearch_jax.proposers.spelt_secrets import clean_words, without_secrets, worth_hiding
 from autoresearch_jax.untrusted import clean_line
 
 OTHER_CATEGORY = "other"
@@ -94,16 +95,30 @@ def answer_schema(brief: Brief) -> dict[str, Any]:
     }
 
 
-def read_answer(text: str, brief: Brief) -> Answer:
+def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> Answer:
     """Understands an answer and applies it to the champion's source.
+
+    Args:
+      text: the answer.
+      brief: what was asked.
+      secrets: what neither the answer nor an error may say. They are looked for in what the JSON means, since JSON can
+        spell a word in many ways, and again in what is made of it.
 
     Raises:
       AnswerError: it cannot be used.
     """
+    try:
+        return _read(text, brief, secrets)
+    except AnswerError as error:
+        # A message shows lines of a text that several edits may have put together.
+        raise AnswerError(without_secrets(str(error), secrets), error.repeats) from error
+
+
+def _read(text: str, brief: Brief, secrets: Sequence[str]) -> Answer:
     if not text.strip():
         raise AnswerError("the answer was empty")
     try:
-        value = json.loads(unfenced(text))
+        value = without_secrets(json.loads(unfenced(text)), secrets)
     except (ValueError, RecursionError) as error:
         raise AnswerError(f"the answer is not JSON: {clean_line(str(error))}") from error
     if not isinstance(value, Mapping):
@@ -112,12 +127,15 @@ def read_answer(text: str, brief: Brief) -> Answer:
     if problems:
         raise AnswerError(f"the answer does not follow the schema: {'; '.join(problems)}")
     effect = float(value["predicted_effect"])
-    words = clean_line(value["hypothesis"], MAX_HYPOTHESIS_CHARACTERS)
+    words = clean_words(value["hypothesis"], secrets, MAX_HYPOTHESIS_CHARACTERS)
     try:
-        return Answer(f"{words} (expected: {effect:+.3g})", _category(value, brief), _edited(value, brief))
+        source = _edited(value, brief)
     except EditError as error:
         unchanging = all(problem.reason in _UNCHANGING for problem in error.problems)
         raise AnswerError(str(error), repeats=unchanging) from error
+    if any(source.count(secret) > brief.champion_source.count(secret) for secret in worth_hiding(secrets)):
+        raise AnswerError("the edits put together a key or another secret: leave it out")
+    return Answer(f"{words} (expected: {effect:+.3g})", _category(value, brief), source)
 
 
 def _problems(value: Mapping[str, Any]) -> list[str]:

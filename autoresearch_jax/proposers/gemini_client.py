@@ -17,6 +17,7 @@ from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClient, Closed, GivenUp
 from autoresearch_jax.proposers.prices import Usage
 from autoresearch_jax.proposers.redaction import redact
+from autoresearch_jax.proposers.spelt_secrets import clean_words
 from autoresearch_jax.untrusted import clean_line
 
 API_VERSION = "v1beta"  # the documented one for response schemas; google-genai's own choice has changed before
@@ -212,7 +213,11 @@ class GeminiClient:
         return RequestFailed(head + words, trouble)
 
     def _clean(self, text: str) -> str:
-        return clean_line(redact(text, self.secrets()))
+        return clean_words(text, self.secrets())
+
+    def _word(self, value: Any) -> str | None:
+        """An enumeration's word, which a server may have made up."""
+        return None if value is None else clean_words(str(getattr(value, "value", value)), self.secrets(), 40)
 
     def _reply(self, response: types.GenerateContentResponse) -> Reply:
         raw = response.model_dump(
@@ -223,8 +228,8 @@ class GeminiClient:
         candidate = response.candidates[0] if response.candidates else None
         parts = (candidate.content.parts if candidate is not None and candidate.content is not None else None) or []
         text = "".join(part.text for part in parts if part.text and not part.thought)
-        finish = _word(candidate.finish_reason) if candidate is not None else None
-        blocked = _word(response.prompt_feedback.block_reason) if response.prompt_feedback is not None else None
+        finish = self._word(candidate.finish_reason) if candidate is not None else None
+        blocked = self._word(response.prompt_feedback.block_reason) if response.prompt_feedback is not None else None
         if finish in _BLOCKED:
             blocked = finish
         return Reply(
@@ -259,11 +264,6 @@ def _closed() -> RequestFailed:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _word(value: Any) -> str | None:
-    """An enumeration's word, which a server may have made up."""
-    return None if value is None else clean_line(str(getattr(value, "value", value)), 40)
 
 
 def _usage(metadata: Any) -> Usage | None:
