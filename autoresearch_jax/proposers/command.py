@@ -3,23 +3,30 @@
 import contextlib
 import os
 import re
-import shutil
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
-from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, write_brief
-from autoresearch_jax.proposers.redaction import redact, redact_file, secret_values
+from autoresearch_jax.proposers.base import (
+    CONSTANTS_CATEGORY,
+    NO_PROPOSAL,
+    Brief,
+    Examine,
+    Objection,
+    Proposal,
+    ProposalFailed,
+)
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
+from autoresearch_jax.proposers.redaction import blanks, redact, secret_values
 from autoresearch_jax.runtime.keeper import CommandOutcome, CommandStopped, KeeperError, run_command
 from autoresearch_jax.runtime.process import describe_exit
 from autoresearch_jax.runtime.sandbox import remove_tree
-from autoresearch_jax.untrusted import clean_line, quoted
+from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line, quoted
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
@@ -32,6 +39,8 @@ MAX_HYPOTHESIS_BYTES = 1 << 14
 MAX_HYPOTHESIS_CHARACTERS = 300  # so that notes find room behind it
 MAX_NAMES = 3  # of other files that are named
 MAX_QUOTE_CHARACTERS = 160  # of output
+SHORT_OBJECTION_CHARACTERS = 300  # where a longer one does not fit into the brief
+_MARKERS = (NO_PROPOSAL, CONSTANTS_CATEGORY)  # categories by which the driver knows its own proposals
 # By these a caller, such as a git hook, would point the agent's git at the user's own repository.
 _REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 _INSTRUCTIONS = """\
@@ -41,8 +50,8 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
   champion by others; there is no data here to try it on. Changes of other files are ignored.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
 - Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
-  `category: WORD` names the kind of change, such as attention, optimizer, schedule or data. Without this file the last
-  line that you print is the hypothesis.
+  `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
+  the hypothesis.
 - You have {seconds:.0f} seconds.
 """
 _REFUSED = """
@@ -76,7 +85,8 @@ class Agent:
 class CommandProposer:
     """Starts the command anew for each proposal, in a copy of the champion's files that is gone afterwards.
 
-    Not confined: it is the user's own agent, has their rights and variables, and needs their keys.
+    Not confined: it is the user's own agent, has their rights and variables, and needs their keys. What it leaves is
+    taken without the values of these: a key that it wrote into a text by mistake reaches neither git nor the ledger.
     """
 
     name = "command"
@@ -125,7 +135,7 @@ class CommandProposer:
             try:
                 return self._propose_in(scratch, brief)
             finally:
-                remove_tree(scratch)
+                _remove(scratch)
         except CommandStopped as error:
             raise ProposalFailed("the agent was stopped") from error
         except (OSError, KeeperError) as error:
@@ -149,7 +159,7 @@ class CommandProposer:
         for number in range(1, 2 + self._agent.repair_rounds):
             try:
                 proposal = self._call(number, editable, scratch, brief, objection, deadline - time.monotonic())
-            except ProposalFailed:
+            except (ProposalFailed, BriefError, KeeperError, OSError):
                 if proposal is None:
                     raise
                 break  # the text of before stands, whatever speaks against it
@@ -191,42 +201,56 @@ class CommandProposer:
         Raises:
           ProposalFailed: there is no text, or time is up.
         """
-        page = self._page(brief, objection, seconds)
-        (editable.parent / BRIEF_FILE).write_text(page, encoding="utf-8", errors="replace")
+        page = redact(self._page(brief, objection, seconds), self._secrets)
+        _write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
         llm_dir, mark = self._llm_dir(brief.experiment), "" if number == 1 else f"-{number}"
         (llm_dir / f"BRIEF{mark}.md").write_text(page, encoding="utf-8", errors="replace")
-        log_path = llm_dir / f"agent{mark}.log"
         before = _files(scratch)
-        try:
-            outcome = run_command(
-                self._agent.command,
-                cwd=editable.parent,
-                environment=self._environment,
-                log_path=log_path,
-                seconds=seconds,
-                stop=self._closed,
-            )
-        finally:
-            redact_file(log_path, self._secrets)
+        outcome = run_command(
+            self._agent.command,
+            cwd=editable.parent,
+            environment=self._environment,
+            log_path=llm_dir / f"agent{mark}.log",
+            seconds=seconds,
+            stop=self._closed,
+            blanks=blanks(self._secrets),
+        )
         if outcome.returncode is None:
             raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
-        notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files())]
-        source = _read_source(editable, notes)
-        last_line = redact(outcome.last_line, self._secrets)
+        if os.path.realpath(editable.parent) != str(editable.parent):  # nothing is read or written behind a link
+            raise ProposalFailed(f"the agent made a link of the folder of {editable.name}")
+        notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files(), self._secrets)]
+        source = self._without_secrets(_read_source(editable, notes), brief.champion_source, notes)
+        last_line = _clean(outcome.last_line, self._secrets)
         if source == brief.champion_source:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
             words = _with_notes(f"the agent changed nothing in {editable.name}", notes) + said
             return Proposal(words, DEFAULT_CATEGORY, source=source)
-        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, last_line)
+        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, last_line, self._secrets)
         category = category or brief.category or DEFAULT_CATEGORY
         return Proposal(_with_notes(hypothesis, notes), category, source=source, proposer=self.name)
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
-        instructions = _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, seconds=seconds)
-        if objection is not None:
-            instructions += _REFUSED.format(name=name, objection=objection.text)
-        return write_brief(brief, instructions, self._agent.brief_tokens)
+        categories = ", ".join(clean_line(category) for category in brief.categories)
+        instructions = _INSTRUCTIONS.format(
+            name=name, hypothesis=HYPOTHESIS_FILE, categories=categories, seconds=seconds
+        )
+        if objection is None:
+            return write_brief(brief, instructions, self._agent.brief_tokens)
+        short = clean_line(objection.text, SHORT_OBJECTION_CHARACTERS)
+        whole, cut = (instructions + _REFUSED.format(name=name, objection=text) for text in (objection.text, short))
+        try:
+            return write_brief(brief, whole, self._agent.brief_tokens)
+        except BriefError:
+            return write_brief(brief, cut, self._agent.brief_tokens)
+
+    def _without_secrets(self, source: str, champion_source: str, notes: list[str]) -> str:
+        """The text with every secret blanked out but those that git has already, in the champion's."""
+        clean = redact(source, [secret for secret in self._secrets if secret not in champion_source])
+        if clean != source:
+            notes.append(f"a secret in {Path(self._editable).name} is blanked out")
+        return clean
 
     def _prepare(self, editable: Path, scratch: Path, source: str) -> None:
         """Lays out what the agent finds."""
@@ -236,16 +260,28 @@ class CommandProposer:
             raise ProposalFailed(f"the agent's copy of the files could not be made: {error}") from error
         editable.parent.mkdir(parents=True, exist_ok=True)
         for name in (BRIEF_FILE, HYPOTHESIS_FILE):  # of the repository: another one's words, or a link to elsewhere
-            path = editable.parent / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            path.unlink(missing_ok=True)
-        editable.write_bytes(source.encode("utf-8"))
+            _remove(editable.parent / name)
+        _write_anew(editable, source.encode("utf-8"))
 
     def _own_files(self) -> set[str]:
         """Paths in the scratch copy that are no other files."""
         folder = Path(self._editable).parent
         return {self._editable, *((folder / name).as_posix() for name in (BRIEF_FILE, HYPOTHESIS_FILE))}
+
+
+def _remove(path: Path) -> None:
+    """Removes whatever is there: a link and not what it points to, a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_anew(path: Path, data: bytes) -> None:
+    """Writes a file where somebody may have left a link to elsewhere, a pipe that nobody reads, or a folder."""
+    _remove(path)
+    with path.open("xb") as file:  # opens nothing that is there, and follows no link
+        file.write(data)
 
 
 def _files(folder: Path) -> Files:
@@ -260,7 +296,7 @@ def _files(folder: Path) -> Files:
     return found
 
 
-def _other_files(before: Files, after: Files, own: set[str]) -> Iterator[str]:
+def _other_files(before: Files, after: Files, own: set[str], secrets: Sequence[str]) -> Iterator[str]:
     """A note that names what else was changed; caches and an agent's own hidden files are nobody's business."""
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in own}
     names = sorted(
@@ -269,7 +305,7 @@ def _other_files(before: Files, after: Files, own: set[str]) -> Iterator[str]:
         if path in before or not any(part.startswith(".") or part == "__pycache__" for part in Path(path).parts)
     )
     if names:
-        shown = ", ".join(quoted(name, MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
+        shown = ", ".join(quoted(redact(name, secrets), MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         yield f"changes of {shown}{more} ignored"
 
@@ -313,15 +349,21 @@ def _read_regular(path: Path, most: int) -> bytes | None:
     return None
 
 
-def _hypothesis(path: Path, last_line: str) -> tuple[str, str]:
+def _clean(text: str, secrets: Sequence[str]) -> str:
+    """One clean line without secrets; looked for again in what is shown, since colours may have been within one."""
+    shown = redact(clean_line(redact(text, secrets), len(text) + MAX_LINE_CHARACTERS), secrets)
+    return clean_line(shown)
+
+
+def _hypothesis(path: Path, last_line: str, secrets: Sequence[str]) -> tuple[str, str]:
     """Hypothesis, from HYPOTHESIS.md or else the last line of output, and the category that the file names, if any."""
-    text = (_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace")
+    text = redact((_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace"), secrets)
     category, words = "", ""
-    for line in map(clean_line, text.splitlines()):
+    for line in (_clean(line, secrets) for line in text.splitlines()):
         match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)
         if match:
             category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS)
         else:
             words = words or line.lstrip("#").strip()
-    words = words or clean_line(last_line) or "a change that the agent did not explain"
-    return clean_line(words, MAX_HYPOTHESIS_CHARACTERS), category
+    words = words or last_line or "a change that the agent did not explain"
+    return clean_line(words, MAX_HYPOTHESIS_CHARACTERS), "" if category in _MARKERS else category

@@ -1,8 +1,8 @@
 """Secrets taken out of whatever is written down."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 REDACTED = "[secret]"
@@ -12,22 +12,25 @@ _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGN
 
 
 def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of the variables whose names say that they are secrets; a path to a file of secrets is none itself."""
-    return tuple(
-        value for name, value in environment.items() if _SECRET_NAME.search(name) and not value.startswith("/")
-    )
+    """Values of the variables whose names say that they are secrets; a path to a file of secrets is none itself.
+
+    One secret in base64 of 64 begins with a slash too, so only what is there, or could be put into a folder that is
+    there, is a path.
+    """
+    values = (value.strip() for name, value in environment.items() if _SECRET_NAME.search(name))
+    return tuple(value for value in values if value and not _is_path(value))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """The text with every secret blanked out."""
-    for secret in _worth_hiding(secrets):
-        text = text.replace(secret, REDACTED)
+    for secret, blank in blanks(secrets).items():
+        text = text.replace(secret, blank)
     return text
 
 
 def redact_value(value: Any, secrets: Iterable[str]) -> Any:
     """A JSON value with every secret in its texts and keys blanked out."""
-    secrets = _worth_hiding(secrets)
+    secrets = list(blanks(secrets))
     if isinstance(value, str):
         return redact(value, secrets)
     if isinstance(value, dict):
@@ -37,15 +40,12 @@ def redact_value(value: Any, secrets: Iterable[str]) -> Any:
     return value
 
 
-def redact_file(path: Path, secrets: Iterable[str]) -> None:
-    """Blanks out every secret in a file of any bytes; one without any is left as it is."""
-    data = clean = path.read_bytes()
-    for secret in _worth_hiding(secrets):
-        clean = clean.replace(secret.encode(), REDACTED.encode())
-    if clean != data:
-        path.write_bytes(clean)
+def blanks(secrets: Iterable[str]) -> dict[str, str]:
+    """What is written instead of each secret worth hiding; the longest first, since one may be part of another."""
+    worth_hiding = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
+    return dict.fromkeys(sorted(worth_hiding, key=len, reverse=True), REDACTED)
 
 
-def _worth_hiding(secrets: Iterable[str]) -> list[str]:
-    """The longest first, since one may be part of another."""
-    return sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
+def _is_path(value: str) -> bool:
+    folder = os.path.dirname(value)
+    return value.startswith("/") and (os.path.lexists(value) or (folder != "/" and os.path.isdir(folder)))

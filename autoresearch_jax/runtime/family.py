@@ -107,7 +107,12 @@ def attach(output: int) -> None:
         os.dup2(source, target)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes with no buffer between, so that nothing is left to be written, and to fail, at exit."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
 def write_log(data: bytes) -> None:
     """Writes to standard error, where the driver has put the log."""
-    while data:
-        data = data[os.write(sys.stderr.fileno(), data) :]
+    write_all(sys.stderr.fileno(), data)

@@ -8,6 +8,7 @@ ends, when time is up, or when the driver ends, however that comes about.
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.runtime import linux
-from autoresearch_jax.runtime.family import SWEEP_LIMIT_SECONDS, Family, Output, attach, take_orders_to_stop, write_log
+from autoresearch_jax.runtime.family import (
+    SWEEP_LIMIT_SECONDS,
+    Family,
+    Output,
+    attach,
+    take_orders_to_stop,
+    write_all,
+    write_log,
+)
 
 LOG_BYTES = 4 << 20  # of a command's output that are kept
 TAIL_BYTES = 1 << 14  # of its end that are looked at for its last line
@@ -63,6 +72,7 @@ def run_command(
     seconds: float,
     log_bytes: int = LOG_BYTES,
     stop: threading.Event | None = None,
+    blanks: Mapping[str, str] | None = None,
 ) -> CommandOutcome:
     """Runs a line of shell to its end or its time limit; nothing that it started is left then.
 
@@ -76,6 +86,8 @@ def run_command(
       seconds: after which it is killed.
       log_bytes: see `log_path`.
       stop: set by another thread to end it.
+      blanks: what stands in the log and in the last line instead of some texts, such as secrets, which are never on
+        disk then; where several begin at one place, the longest counts.
 
     Raises:
       KeeperError: it could not be run at all.
@@ -87,6 +99,7 @@ def run_command(
         "seconds": seconds,
         "log_bytes": log_bytes,
         "driver": os.getpid(),
+        "blanks": dict(blanks or {}),
     }
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -129,10 +142,55 @@ def _answer(process: "subprocess.Popen[bytes]", order: bytes, seconds: float, st
             given = None  # is on its way
 
 
-class _Log:
-    """The log of a command, up to a limit, and the end of its output."""
+class _Blanking:
+    """Replaces texts in a stream, also those that come in two pieces."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, blanks: Mapping[str, str]) -> None:
+        self._blanks = {_as_bytes(text): _as_bytes(blank) for text, blank in blanks.items() if text}
+        longest_first = sorted(self._blanks, key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, longest_first)))
+        self._held = b""
+
+    def take(self, data: bytes) -> bytes:
+        """What can be written after one more piece; what may be the beginning of a text is held back."""
+        data = self._held + data
+        written, place, end = [], 0, self._end(data, 0)
+        if any(text in data for text in self._blanks):  # much faster than the pattern
+            for match in self._pattern.finditer(data):
+                if match.start() >= end:
+                    break
+                written += [data[place : match.start()], self._blanks[match[0]]]
+                place = match.end()
+                if place > end:
+                    end = self._end(data, place)
+        self._held = data[end:]
+        return b"".join([*written, data[place:end]])
+
+    def rest(self) -> bytes:
+        """What was held back, once nothing comes any more."""
+        rest, self._held = self._held, b""
+        return self._pattern.sub(lambda match: self._blanks[match[0]], rest) if self._blanks else rest
+
+    def _end(self, data: bytes, start: int) -> int:
+        """The first place from `start` on behind which there is nothing but the beginning of a text."""
+        end = len(data)
+        for text in self._blanks:
+            place = data.find(text[:1], max(start, len(data) - len(text) + 1), end)
+            while place >= 0 and not text.startswith(data[place:]):
+                place = data.find(text[:1], place + 1, end)
+            end = place if place >= 0 else end
+        return end
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # as variables are read
+
+
+class _Log:
+    """The log of a command, up to a limit, and the end of its output; both with blanks."""
+
+    def __init__(self, max_bytes: int, blanks: Mapping[str, str]) -> None:
+        self._blanking = _Blanking(blanks)
         self._room = max_bytes
         self._is_cut = False
         self._tail: deque[bytes] = deque()
@@ -140,6 +198,13 @@ class _Log:
 
     def keep(self, data: bytes) -> None:
         """Takes a piece of output."""
+        self._write(self._blanking.take(data))
+
+    def finish(self) -> None:
+        """Says that no more comes."""
+        self._write(self._blanking.rest())
+
+    def _write(self, data: bytes) -> None:
         self._tail.append(data)
         self._tail_bytes += len(data)
         while self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
@@ -159,7 +224,7 @@ class _Log:
 
 def _watch(order: dict[str, Any], pid: int, descriptor: int, orders_to_stop: list[int]) -> dict[str, Any]:
     """Waits for the command's end or brings it about; returns the fields of `CommandOutcome`."""
-    family, log, started = Family(pid), _Log(order["log_bytes"]), time.monotonic()
+    family, log, started = Family(pid), _Log(order["log_bytes"], order["blanks"]), time.monotonic()
     output = Output(descriptor, log.keep)
     while family.status is None and not orders_to_stop and os.getppid() == order["driver"]:
         if time.monotonic() - started > order["seconds"]:
@@ -169,6 +234,7 @@ def _watch(order: dict[str, Any], pid: int, descriptor: int, orders_to_stop: lis
     status = family.status
     family.end()
     output.pass_on(0.0)
+    log.finish()
     return {
         "returncode": None if status is None else os.waitstatus_to_exitcode(status),
         "seconds": time.monotonic() - started,
@@ -189,7 +255,7 @@ def main() -> None:
     os.close(write_end)
     answer = _watch(order, pid, read_end, orders_to_stop)
     with contextlib.suppress(BrokenPipeError):  # the driver is gone
-        print(json.dumps(answer), flush=True)
+        write_all(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
 def _become_command(order: dict[str, Any], output: int) -> None:

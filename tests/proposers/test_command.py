@@ -1,11 +1,13 @@
 """Agents with a command line, as real shell scripts."""
 
+import dataclasses
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,16 @@ from fakes import SOURCE
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed
-from autoresearch_jax.proposers.briefing import BriefError
+from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, BriefError, count_tokens
 from autoresearch_jax.proposers.command import Agent, CommandProposer
-from autoresearch_jax.runtime.keeper import run_command
+from autoresearch_jax.proposers.redaction import REDACTED
+from autoresearch_jax.runtime.keeper import TAIL_BYTES, run_command
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 GOOD = "sed -i 's/^LR = 0.5/LR = 0.1/' train_lib.py"
 CHANGED = SOURCE.replace("LR = 0.5", "LR = 0.1")
+KEY = "/9j4AAQSkZJRgABAQEA"  # base64 that looks like a path
 
 
 class Place:
@@ -34,17 +38,26 @@ class Place:
         (self.repo / "tools" / "notes.txt").write_text("notes\n")
         (self.repo / "other.py").write_text("x = 1\n")
 
-    def proposer(self, command: str, seconds: float = 20, editable: str = "train_lib.py", **environment: str):
+    def proposer(
+        self,
+        command: str,
+        seconds: float = 20,
+        editable: str = "train_lib.py",
+        examine: Examine | None = None,
+        brief_tokens: int = DEFAULT_TOKENS,
+        **environment: str,
+    ) -> CommandProposer:
         def copy_files(target: Path) -> None:
             shutil.copytree(self.repo, target, dirs_exist_ok=True, symlinks=True)
 
         return CommandProposer(
-            Agent(command, seconds),
+            Agent(command, seconds, brief_tokens),
             editable,
             copy_files,
             lambda number: self.logs,
             {**os.environ, **environment},
             self.scratch,
+            examine,
         )
 
     def propose(self, command: str, seconds: float = 20, **environment: str) -> Proposal:
@@ -273,3 +286,193 @@ def test_a_brief_that_does_not_fit_is_the_users_to_mend(place):
     )
     with pytest.raises(BriefError, match="--brief_tokens"):
         proposer.propose(BRIEF)
+
+
+def everything_in(folder: Path) -> str:
+    return "\n".join(f"{path}\n{path.read_text()}" for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_a_secret_is_in_nothing_that_is_left_behind(place):
+    brief = dataclasses.replace(BRIEF, program=f"# A page\n\nUse {KEY}.\n")
+    command = (
+        f'{GOOD}; echo "# $MY_KEY" >> train_lib.py; echo "$MY_KEY"; touch "a${{MY_KEY#/}}" "$OTHER_TOKEN"; '
+        'printf \'I used %s\ncategory: %s\n\' "$MY_KEY" "$OTHER_TOKEN" > HYPOTHESIS.md'
+    )
+    proposal = place.proposer(command, MY_KEY=KEY, OTHER_TOKEN="sesame-open").propose(brief)
+    assert proposal.source == f"{CHANGED}# {REDACTED}\n"
+    assert proposal.hypothesis.startswith(f"I used {REDACTED} (changes of ")
+    assert proposal.hypothesis.endswith("; a secret in train_lib.py is blanked out)")
+    left = f"{proposal}{everything_in(place.logs)}"
+    assert KEY not in left
+    assert "sesame-open" not in left
+    assert f"Use {REDACTED}." in (place.logs / "BRIEF.md").read_text()
+    assert place.log == f"{REDACTED}\n"
+
+
+def test_a_secret_that_colours_were_put_into_is_one_when_they_are_gone(place):
+    proposal = place.propose(f"{GOOD}; printf 'with sesame\\033[1m-open\\n'", MY_KEY="sesame-open")
+    assert proposal.hypothesis == f"with {REDACTED}"
+
+
+def test_the_last_words_of_an_agent_that_changed_nothing_hold_no_secret(place):
+    with pytest.raises(ProposalFailed, match=r'; it said "no \[secret\]"$'):
+        place.propose('echo "no $MY_KEY"', MY_KEY=KEY)
+
+
+def test_what_the_champion_has_already_is_left_though_a_variable_has_it_too(place):
+    assert place.propose(GOOD, TOKENIZER="LR = 0.5\nDEPTH").source == CHANGED
+    name = next(word for word in SOURCE.split() if len(word) > 8 and word in CHANGED)
+    assert place.propose(GOOD, TOKENIZER=name).source == CHANGED
+
+
+def test_a_secret_is_not_on_disk_while_the_agent_runs_nor_after_the_driver_was_killed(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from autoresearch_jax.proposers.command import *\n"
+        "from test_command import BRIEF\n"
+        "folder = Path(sys.argv[2])\n"
+        "CommandProposer(Agent(sys.argv[1]), 'train_lib.py', lambda target: None, lambda number: folder, os.environ, "
+        "folder).propose(BRIEF)"
+    )
+    command = f'echo "begun $MY_KEY"; echo $PPID > {tmp_path}/pid; echo > {tmp_path}/ready; sleep 300'
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, command, str(tmp_path)], env={**os.environ, "MY_KEY": KEY, "PYTHONPATH": paths}
+    )
+    log, deadline = tmp_path / "agent.log", time.monotonic() + 20
+    while not ((tmp_path / "ready").exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    while is_alive(tmp_path / "pid") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert log.read_text() == f"begun {REDACTED}\n"
+
+
+def test_blanks_in_a_stream_of_pieces(tmp_path):
+    def log_of(command: str, blanks: dict[str, str], **options: int) -> tuple[str, str]:
+        outcome = run_command(
+            command, cwd=tmp_path, environment={}, log_path=tmp_path / "log", seconds=20, blanks=blanks, **options
+        )
+        return (tmp_path / "log").read_text(), outcome.last_line
+
+    letter_by_letter = "for c in {}; do printf $c; /bin/sleep 0.01; done"
+    assert log_of(letter_by_letter.format("x a a b a a c y"), {"aabaac": "1"}) == ("x1y", "x1y")
+    assert log_of(letter_by_letter.format("a b c d a b c e"), {"abc": "1", "abcd": "2"}) == ("21e", "21e")
+    assert log_of(letter_by_letter.format("a b a b a b"), {"abab": "1"}) == ("1ab", "1ab")
+    assert log_of("printf abc", {"abcd": "2", "bc": "1"}) == ("a1", "a1"), "the beginning of one holds another"
+    assert log_of("printf 'abc\\n'", {"abc\n": "1"}) == ("1", "1")
+    assert log_of("printf xabcabc", {"abc": "[1]"}, log_bytes=5)[0] == "x[1][\n[the rest of the output is not kept]\n"
+    text = "x" * (TAIL_BYTES - 3) + "abcdef"
+    assert "def" not in log_of(f"printf {text}", {"abcdef": "1"})[1]
+
+
+def test_bytes_that_are_no_text_can_be_blanked(tmp_path):
+    secret = os.fsdecode(b"sesame\xffopen")
+    outcome = run_command(
+        'echo "a $X"',
+        cwd=tmp_path,
+        environment={"X": secret},
+        log_path=tmp_path / "log",
+        seconds=20,
+        blanks={secret: REDACTED},
+    )
+    assert outcome.last_line == f"a {REDACTED}"
+    assert (tmp_path / "log").read_bytes() == f"a {REDACTED}\n".encode()
+
+
+def once(text: str, repeats: bool = False) -> Callable[[Brief, Proposal], Objection | None]:
+    """Objects to the first text and to no other."""
+    said: list[str] = []
+
+    def examine(brief: Brief, proposal: Proposal) -> Objection | None:
+        said.append(text)
+        return Objection(text, repeats) if len(said) == 1 else None
+
+    return examine
+
+
+SECOND_ROUND = f"""
+if grep -q 'LR = 0.1' train_lib.py; then
+  grep -o 'it cannot be measured.*' BRIEF.md; sed -i 's/^LR = 0.1/LR = 0.2/' train_lib.py
+else
+  {GOOD}; echo first; %s
+fi
+"""
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "rm BRIEF.md; mkfifo BRIEF.md",
+        'rm BRIEF.md; ln -s "$VICTIM" BRIEF.md',
+        'rm BRIEF.md; ln "$VICTIM" BRIEF.md',
+        "rm BRIEF.md; mkdir -p BRIEF.md/more; chmod 0 BRIEF.md",
+        "rm BRIEF.md",
+    ],
+)
+def test_what_an_agent_leaves_in_place_of_its_brief_is_not_opened(place, tmp_path, trap):
+    victim = tmp_path / "victim"
+    victim.write_text("dear\n")
+    proposer = place.proposer(SECOND_ROUND % trap, examine=once("it cannot be measured: a"), VICTIM=str(victim))
+    proposal = proposer.propose(BRIEF)
+    assert (proposal.hypothesis, proposal.source) == (
+        "it cannot be measured: a",
+        SOURCE.replace("LR = 0.5", "LR = 0.2"),
+    )
+    assert victim.read_text() == "dear\n"
+
+
+def test_a_folder_that_became_a_link_is_not_followed(place, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("train_lib.py", "BRIEF.md", "HYPOTHESIS.md"):
+        (elsewhere / name).write_text("dear\n")
+    trap = f'cd ..; rm -r "$OLDPWD"; ln -s {elsewhere} "$OLDPWD"'
+    for editable in ("deep/train_lib.py", "train_lib.py"):
+        proposer = place.proposer(f"{GOOD}; {trap}", editable=editable, examine=once("it cannot be measured: a"))
+        with pytest.raises(ProposalFailed, match=r"^the agent made a link of the folder of train_lib.py$"):
+            proposer.propose(BRIEF)
+        assert list(place.scratch.iterdir()) == []
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["dear\n"] * 3
+
+
+def test_a_training_file_that_is_a_link_in_the_repository_is_not_written_through(place, tmp_path):
+    (tmp_path / "dear.py").write_text("dear\n")
+    (place.repo / "train_lib.py").unlink()
+    (place.repo / "train_lib.py").symlink_to(tmp_path / "dear.py")
+    assert place.propose(GOOD).source == CHANGED
+    assert (tmp_path / "dear.py").read_text() == "dear\n"
+
+
+def test_what_goes_wrong_in_a_later_round_leaves_the_text_of_before(place):
+    def examine(brief: Brief, proposal: Proposal) -> Objection:
+        (place.logs / "BRIEF-2.md").mkdir()
+        return Objection("it cannot be measured: a")
+
+    assert place.proposer(f"{GOOD}; echo first", examine=examine).propose(BRIEF).source == CHANGED
+
+
+def test_an_objection_that_does_not_fit_is_cut_and_at_worst_the_text_stands(place):
+    assert place.propose(GOOD).source == CHANGED
+    least = count_tokens((place.logs / "BRIEF.md").read_text()) + 100
+    for more, words in ((400, "it cannot be measured: xxx"), (0, "first")):
+        proposer = place.proposer(
+            SECOND_ROUND % "true",
+            examine=once("it cannot be measured: " + "x" * 3000),
+            brief_tokens=least + more,
+        )
+        assert proposer.propose(BRIEF).hypothesis.startswith(words)
+
+
+@pytest.mark.parametrize("marker", ["no proposal", "Constants", "**no  proposal**"])
+def test_an_agent_cannot_name_a_category_of_the_drivers_own(place, marker):
+    command = f"{GOOD}; printf 'less\ncategory: {marker}\n' > HYPOTHESIS.md"
+    assert place.propose(command).category == "code"
+    asked = dataclasses.replace(BRIEF, category="attention")
+    assert place.proposer(command).propose(asked).category == "attention"
+
+
+def test_the_agent_is_told_the_categories_of_the_run(place):
+    brief = dataclasses.replace(BRIEF, categories=("seeds", "tricks"))
+    place.proposer(f"{GOOD}; echo fine").propose(brief)
+    assert "names the kind of change, one of: seeds, tricks. " in (place.logs / "BRIEF.md").read_text()
