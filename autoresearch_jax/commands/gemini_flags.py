@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from absl import flags
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.proposers.base import Examine
+from autoresearch_jax.proposers.base import Examine, LimitReached
 from autoresearch_jax.proposers.gemini_settings import (
     DEFAULT_LOCATION,
     DEFAULT_MODEL,
@@ -21,8 +21,8 @@ from autoresearch_jax.proposers.gemini_settings import (
     GeminiOptions,
     price_on,
 )
-from autoresearch_jax.proposers.prices import PRICES, Price
-from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.proposers.prices import PRICES, Price, Usage
+from autoresearch_jax.proposers.spending import Limits, Spent, check_limits
 
 if TYPE_CHECKING:
     from autoresearch_jax.proposers.gemini import GeminiProposer
@@ -165,6 +165,23 @@ def require_price(options: GeminiOptions, limit: str = "a limit of dollars") -> 
             f"{limit}: the price of {where} is not known: give it, --model_price=IN,OUT in dollars per million tokens, "
             f"or limit tokens with --max_tokens instead of dollars; prices are known of {', '.join(PRICES)}"
         )
+
+
+def require_room(options: GeminiOptions, input_tokens: int) -> None:
+    """Refuses limits under which not one request would be sent.
+
+    Args:
+      options: whom to ask, and how much of it.
+      input_tokens: of the shortest request.
+
+    Raises:
+      UsageError: there is one; it names the flag and the figures.
+    """
+    worst = Usage(input_tokens, options.max_output_tokens)
+    try:
+        check_limits(options.limits, Spent(0, 0, 0.0), worst, price_on(options, datetime.now(UTC).date()))
+    except LimitReached as error:
+        raise UsageError(f"{error}, so nothing would ever be asked: raise it, or lower --max_output_tokens") from error
 
 
 def make_gemini(

@@ -7,7 +7,13 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.agent_flags import agent_options, define_agent_flags, missing_command
-from autoresearch_jax.commands.gemini_flags import define_gemini_flags, gemini_options, make_gemini, require_price
+from autoresearch_jax.commands.gemini_flags import (
+    define_gemini_flags,
+    gemini_options,
+    make_gemini,
+    require_price,
+    require_room,
+)
 from autoresearch_jax.commands.run_flags import named_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORIES, NO_PROPOSAL, Examine, Proposer
@@ -114,10 +120,13 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
         agent = agent_options(flag_values)
     if name == "gemini" or (name == "hybrid" and agent is None):
         gemini = gemini_options(flag_values, environment, required=name == "gemini")
-    if agent is not None:
-        limits = [flag for flag in SPENDING_LIMITS if flag_values[flag].value is not None]
-        if limits:
-            raise UsageError(f"--{limits[0]} limits what a Gemini model takes: {UNKNOWN_COST}")
+    limits = [flag for flag in SPENDING_LIMITS if flag_values[flag].value is not None]
+    if limits and agent is not None:
+        raise UsageError(f"--{limits[0]} limits what a Gemini model takes: {UNKNOWN_COST}")
+    if limits and name not in ("gemini", "hybrid"):
+        raise UsageError(
+            f"--{limits[0]} limits what a Gemini model takes, and --proposer={name} asks none: leave it out"
+        )
     if name == "command" and agent is None:
         raise UsageError("--proposer=command needs --agent_command='...', the line of shell that starts your agent")
     if (name == "replay") != (flag_values.replay is not None):
@@ -175,6 +184,8 @@ def check_proposer(
             f"--brief_tokens={options.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: set "
             "twice that"
         )
+    if options.gemini is not None:
+        require_room(options.gemini, needed)
     for stop in program.stops:
         if isinstance(stop, Limit) and stop.quantity == "dollars":
             where = f'{program.path}: "{stop.words}"'

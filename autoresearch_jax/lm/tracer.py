@@ -23,7 +23,7 @@ _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
 _FRAME = '  File "'  # of Python's traceback; its lines of source are indented further
-_OUR_FRAME = 'autoresearch_jax/lm/trace.py", line'
+_NOBODYS_FRAMES = ('autoresearch_jax/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
 _JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
 
@@ -49,7 +49,7 @@ def run_trace(
       sandbox: where it runs.
       limits: what it may use.
       environment: variables of this process, of which the trace gets an allow-listed few.
-      log_path: for its output.
+      log_path: for its output, written anew.
 
     Raises:
       CandidateRejected: there are no programs, and why.
@@ -58,6 +58,7 @@ def run_trace(
     request_path, written = scratch / "request.json", scratch / "programs"
     request_path.write_text(json.dumps(request))
     written.mkdir()
+    log_path.unlink(missing_ok=True)  # of an earlier try: its errors are not this one's
     outcome = sandbox.run_python(
         ["-m", "autoresearch_jax.lm.trace", str(request_path), str(written)],
         scratch=scratch,
@@ -170,7 +171,7 @@ def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
     is_ours = False
     for line in lines:
         if line.startswith(_FRAME):
-            is_ours = _OUR_FRAME in line
+            is_ours = any(words in line for words in _NOBODYS_FRAMES)
         elif not line.startswith("    "):
             is_ours = False
         if not is_ours and not _JAX_NOTE.match(line):

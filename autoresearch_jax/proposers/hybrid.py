@@ -65,9 +65,10 @@ class HybridProposer:
         self._agent = agent
         self._notice = notice
         self._clock = clock
-        self._said_alone = False
         self._spent: str | None = None  # why the agent is not asked any more
         self._outage: _Outage | None = None
+        if agent is None:
+            notice(f"no key and no command for an agent: {optimizer.name} proposes alone")
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.
@@ -77,9 +78,6 @@ class HybridProposer:
           ProposalFailed: nothing came of it this time.
           ServiceDown: the optimizer has nothing left, and the agent's service does not answer.
         """
-        if self._agent is None and not self._said_alone:
-            self._said_alone = True
-            self._notice(f"no key and no command for an agent: {self._optimizer.name} proposes alone")
         agent_first = self._draws_agent(brief)
         proposal = self._ask_agent(brief) if agent_first else None
         if proposal is not None:

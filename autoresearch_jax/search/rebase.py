@@ -1,17 +1,19 @@
 """Moves a proposal that was made for one champion to the next."""
 
+import ast
 from dataclasses import replace
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Proposal
-from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.constants import same_value
 from autoresearch_jax.search.merging import Merge, merge_sources, moved_constants
 
 
 def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
     """A proposed text as it is for another champion; None if it is stale.
 
-    A constant that both the proposal and the new champion moved keeps the champion's value, which was measured.
+    All of it is moved or nothing, so that it does what its hypothesis says: a constant that both gave another value
+    makes it stale, as lines do that both changed.
 
     Args:
       proposal: to move.
@@ -24,12 +26,17 @@ def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposa
     if base == champion:
         return proposal
     try:
-        ours = moved_constants(champion, base)
-        moves = {name: value for name, value in moved_constants(proposal.source, base).items() if name not in ours}
-        merged = merge_sources(base, champion, proposal.source, moves, merge)
-        if merged is None or merged == champion:
+        ours, theirs = moved_constants(champion, base), moved_constants(proposal.source, base)
+        if any(name in ours and not same_value(ours[name], theirs[name]) for name in theirs):
             return None
-        read_constants(merged)
-    except (SyntaxError, UserError):  # a line that no constant can be set in; a text that git takes for none
-        return None
+        merged = merge_sources(base, champion, proposal.source, theirs, merge)
+        if merged is None or _program(merged) == _program(champion):
+            return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError, UserError):
+        return None  # not Python; a line that no constant can be set in; a text that git takes for none
     return replace(proposal, source=merged)
+
+
+def _program(source: str) -> str:
+    """A text without comments and layout."""
+    return ast.dump(ast.parse(source))

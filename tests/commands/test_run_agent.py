@@ -115,6 +115,21 @@ def _no_keys(monkeypatch):
             ("--agent_command=true", "--max_dollars=1"),
             "--max_dollars limits what a Gemini model takes: what ",
         ),
+        (
+            "optuna",
+            ("--max_dollars=1",),
+            "--max_dollars limits what a Gemini model takes, and --proposer=optuna asks none",
+        ),
+        (
+            "gemini",
+            ("--gemini_base_url=http://127.0.0.1:9", "--max_dollars=0.1"),
+            "--max_dollars=0.1: 0.0000 are spent, and the next request may cost 0.12",
+        ),
+        (
+            "hybrid",
+            ("--gemini_base_url=http://127.0.0.1:9", "--max_requests=0"),
+            "--max_requests=0: 0 were sent, so nothing would ever be asked: raise it",
+        ),
         ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
         (
             "optuna",

@@ -48,11 +48,17 @@ def test_a_change_elsewhere_is_carried_over_with_all_else_it_says(merge):
     assert moved == dataclasses.replace(proposal, source=edited(champion, ("x + 1", "x + 3")))
 
 
-def test_constants_side_by_side_are_no_conflict_and_one_that_both_moved_is_the_champions(merge):
+def test_constants_side_by_side_are_no_conflict(merge):
     champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
-    proposal = code(edited(BASE, ("LR = 0.5", "LR = 0.3"), ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3")))
+    proposal = code(edited(BASE, ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3")))
     moved = rebase(proposal, BASE, brief(champion), merge)
     assert moved.source == edited(champion, ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3"))
+
+
+def test_the_same_value_for_a_constant_is_no_conflict(merge):
+    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("LR = 0.5", "LR = 0.1"), ("x + 1", "x + 3")))
+    assert rebase(proposal, BASE, brief(champion), merge).source == edited(champion, ("x + 1", "x + 3"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,10 @@ def test_constants_side_by_side_are_no_conflict_and_one_that_both_moved_is_the_c
     [
         ([("x + 1", "x + 2")], [("x + 1", "x + 3")]),  # the same line
         ([("x + 1", "x + 3")], [("x + 1", "x + 3")]),  # the same change
-        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3")]),  # nothing is left of it
+        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3")]),  # the same constant
+        # all of it or nothing: what is left would not be what its hypothesis says
+        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3"), ("x + 1", "x + 3")]),
+        ([("x + 1", "x + 3")], [("x + 1", "x + 3"), ("return x * 2", "return x * 2  # why")]),  # a comment is left
         ([("x * 2", "x * 4")], [("return x + 1", "return (x + 1")]),  # not Python
     ],
 )
