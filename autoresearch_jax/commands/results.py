@@ -21,9 +21,10 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    with closing(Ledger.open_to_read(run_folder(flag_values).ledger)) as ledger:
+    folder = run_folder(flag_values)
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         rows, trials = ledger.experiments(), ledger.trials()
-        figures = summarize_run(ledger).lines()
+        figures = summarize_run(ledger, folder).lines()
         metric = stored_metric(ledger)
     if flag_values.format == "json":
         print(json.dumps({"summary": figures, "experiments": experiments_as_json(rows, trials)}, indent=1))

@@ -145,7 +145,7 @@ def run_loop(
     print_experiments(ledger.experiments(), task.metric, sys.stdout)
     print()
     figures: dict[str, Scalar] = {
-        **summarize_run(ledger).lines(),
+        **summarize_run(ledger, folder).lines(),
         "branch": workspace.branch,
         "ledger": str(folder.ledger),
         "results": str(folder.results),

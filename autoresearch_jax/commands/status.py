@@ -42,7 +42,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
             else:
                 print_explanation(found, sys.stdout)
             return 0
-        figures = describe(summarize_run(ledger), folder)
+        figures = describe(summarize_run(ledger, folder), folder)
     print(json.dumps(figures, indent=1) if flag_values.format == "json" else format_lines(figures))
     return 0
 

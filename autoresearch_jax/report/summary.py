@@ -1,7 +1,9 @@
 """Where a run stands, in a few figures."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
@@ -9,6 +11,7 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import outcome
+from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.standing import read_standing
 
 
@@ -23,7 +26,7 @@ class RunSummary:
       current: the experiment that is not over.
       counts: experiments by outcome ("keep", "refactoring", "crash", ...), the baseline left out.
       seconds: spent on experiments.
-      dollars: spent on proposals.
+      dollars: spent on proposals, as far as that is known.
       ended: why the last driver ended; see `Ledger.last_ending`.
       noise: the noise floor; None where nothing was run twice.
       champion_runs: runs that the champion's score is the mean of.
@@ -74,8 +77,13 @@ class RunSummary:
         }
 
 
-def summarize_run(ledger: Ledger) -> RunSummary:
-    """Reads the figures from a ledger."""
+def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary:
+    """Reads the figures from a ledger.
+
+    Args:
+      ledger: of the run.
+      folder: of the run, for what was spent on proposals that are in no row of the ledger yet, or never will be.
+    """
     metric, standing = stored_metric(ledger), read_standing(ledger)
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
     kept = [row for row in rows if row.decision is Verdict.KEEP]
@@ -86,12 +94,21 @@ def summarize_run(ledger: Ledger) -> RunSummary:
         current=next((row for row in rows if row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=sum(row.seconds or 0.0 for row in rows),
-        dollars=sum(row.cost_dollars for row in rows),
+        dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else exchanged_dollars(folder)),
         ended=ledger.last_ending(),
         noise=None if standing is None else standing.noise,
         champion_runs=0 if standing is None else len(standing.runs),
         holdout_readings=ledger.audits.holdout_readings(),
     )
+
+
+def exchanged_dollars(folder: RunFolder) -> float:
+    """What all exchanges with a model cost, by the files that they are stored in."""
+    dollars = 0.0
+    for path in folder.exchanges():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # being written, or of another make
+            dollars += json.loads(path.read_text(encoding="utf-8"))["dollars"] or 0.0
+    return dollars
 
 
 def stored_metric(ledger: Ledger) -> Metric | None:

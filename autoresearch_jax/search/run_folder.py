@@ -61,6 +61,10 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def exchanges(self) -> Iterator[Path]:
+        """Files of all exchanges with a model."""
+        return (path for path in (self.path / "llm").glob("*/*.json") if path.stem.isdigit())
+
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
         return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"

@@ -1,6 +1,7 @@
 """What people read: the table, the figures, the line of an experiment."""
 
 import io
+import json
 
 import pytest
 
@@ -10,6 +11,7 @@ from autoresearch_jax.report.tables import format_experiment, format_lines, prin
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
 from autoresearch_jax.search.results import results_text
+from autoresearch_jax.search.run_folder import RunFolder
 
 LONG = "a hypothesis of many words " * 8 + "and an end"
 
@@ -96,3 +98,13 @@ def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger):
     ]
     figures = summarize_run(ledger).lines()
     assert (figures["keep"], figures["refactoring"], figures["duplicate"]) == (1, 1, 1)
+
+
+def test_what_was_spent_on_proposals_in_no_row_is_spent_all_the_same(ledger, tmp_path):
+    folder = RunFolder(tmp_path)
+    assert summarize_run(ledger, folder).dollars == summarize_run(ledger).dollars == 0.75
+    for number, dollars in ((1, 0.5), (2, 0.75), (7, None)):
+        (folder.llm_dir(number) / "01.json").write_text(json.dumps({"dollars": dollars}))
+    (folder.llm_dir(2) / "02.json").write_text("{")  # being written
+    (folder.llm_dir(2) / "proposal.json").write_text('{"dollars": 100}')
+    assert summarize_run(ledger, folder).dollars == 1.25
