@@ -17,7 +17,7 @@ from autoresearch_jax.proposers.spelt_secrets import without_secrets
 
 REPORTED = "reported"  # by the service
 WORST_CASE = "worst case"  # nobody said, so the most that the request may have taken
-NOT_SAID = "not said"  # the request failed
+NOTHING = "nothing"  # the request was refused, or did not reach the service
 
 
 class ExchangeError(UserError):
@@ -36,7 +36,7 @@ class Exchange:
       error: why there was none, one line; None if there was one.
       seconds: from request to answer.
       usage: what it took.
-      usage_is: how that is known: `REPORTED`, `WORST_CASE` or `NOT_SAID`.
+      usage_is: how that is known: `REPORTED`, `WORST_CASE` or `NOTHING`.
       dollars: what it cost; None where the model has no known price.
     """
 

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.proposers.base import Brief, Examine, Proposal, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.base import Brief, Examine, LimitReached, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, count_tokens, write_brief
-from autoresearch_jax.proposers.exchanges import NOT_SAID, REPORTED, WORST_CASE, Exchange, Exchanges
+from autoresearch_jax.proposers.exchanges import NOTHING, REPORTED, WORST_CASE, Exchange, Exchanges
 from autoresearch_jax.proposers.gemini_answer import AnswerError, answer_schema, instructions, read_answer
 from autoresearch_jax.proposers.gemini_client import GeminiClient, Reply, RequestFailed, Trouble
 from autoresearch_jax.proposers.gemini_retries import Patience
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions, price_on
 from autoresearch_jax.proposers.prices import Usage
+from autoresearch_jax.proposers.spelt_secrets import clean_words
 from autoresearch_jax.proposers.spending import check_limits, spent
 from autoresearch_jax.untrusted import clean_line
 
@@ -84,7 +85,8 @@ class GeminiProposer:
         try:
             proposal = self._proposal(brief, talk)
         except ProposalFailed as failure:
-            raise ProposalFailed(str(failure), self._exchanges.dollars(brief.experiment)) from failure
+            reason = clean_words(str(failure), self._client.secrets())
+            raise ProposalFailed(reason, self._exchanges.dollars(brief.experiment)) from failure
         return replace(proposal, cost_dollars=self._exchanges.dollars(brief.experiment))
 
     def asks_ahead(self, brief: Brief) -> bool:
@@ -99,15 +101,19 @@ class GeminiProposer:
         """Asks until an answer can be measured.
 
         Raises:
-          ProposalFailed: none could.
+          ProposalFailed: none could, or the proposer was closed.
           ServiceDown: the service did not answer at all.
+          LimitReached: the first request could go beyond a limit, or another where no answer could be applied.
         """
         repeated = False
         text: Proposal | None = None  # the last that could be applied, whatever speaks against it
         for repairs in range(self._options.repair_rounds + 1):
-            reply = talk.ask()
-            if reply.blocked is not None:
-                raise ProposalFailed(f"the service blocked it: {reply.blocked}")
+            try:
+                reply = talk.ask()
+            except (LimitReached, ServiceDown, ProposalFailed) as end:
+                if text is None or isinstance(end, _Closed):
+                    raise
+                return text  # there will be no other
             proposal, problem = self._read(brief, reply)
             if problem is None:
                 assert proposal is not None
@@ -143,6 +149,10 @@ class GeminiProposer:
         return proposal, None if objection is None else AnswerError(objection.text, objection.repeats)
 
 
+class _Closed(ProposalFailed):
+    """The proposer was closed while it asked."""
+
+
 class _Talk:
     """The conversation about one experiment; every request of it is written down before and after."""
 
@@ -175,7 +185,8 @@ class _Talk:
         """The model's answer, asked for again while that makes sense.
 
         Raises:
-          ProposalFailed: there is none, and asking later makes no sense either, or there was an unusable one.
+          ProposalFailed: there is none, and asking later makes no sense either, or there was an unusable one; or the
+            service blocked it, or the proposer was closed.
           ServiceDown: there is none, and there was none.
           LimitReached: the next request could go beyond a limit.
         """
@@ -183,13 +194,18 @@ class _Talk:
         last: RequestFailed | None = None
         while True:
             try:
-                return self._exchange()
+                reply = self._exchange()
+                if reply.blocked is not None:
+                    raise ProposalFailed(f"the service blocked it: {reply.blocked}")
+                return reply
             except RequestFailed as error:
                 failures += 1
                 failure = error
                 if last is not None and error.trouble is Trouble.DOWN and self._patience.left <= 0:
                     failure = last  # that the time was over says less than what went wrong before
                 last = failure
+                if failure.trouble is Trouble.CLOSED:
+                    raise _Closed(str(failure)) from failure
                 if failure.trouble is Trouble.DOWN and self._wait(failures, failure.retry_seconds):
                     continue
                 if self._problem is not None:
@@ -204,12 +220,12 @@ class _Talk:
         """Waits before the next try; False if there is none.
 
         Raises:
-          ProposalFailed: the proposer was closed.
+          _Closed: the proposer was closed.
         """
         try:
             return self._patience.wait_before_retry(failures, wanted_seconds)
         except RequestFailed as closed:
-            raise ProposalFailed(str(closed)) from closed
+            raise _Closed(str(closed)) from closed
 
     def _exchange(self) -> Reply:
         """One request.
@@ -242,8 +258,10 @@ class _Talk:
                 lambda: self._client.ask(self._contents, self._config, self._patience.request_seconds())
             )
         except RequestFailed as failure:
-            failed = replace(sent, error=str(failure), usage=Usage(0, 0), usage_is=NOT_SAID, dollars=0.0)
-            self._exchanges.write(path, self._experiment, replace(failed, seconds=_since(start)))
+            failed = replace(sent, error=str(failure), seconds=_since(start))
+            if not failure.may_cost:
+                failed = replace(failed, usage=Usage(0, 0), usage_is=NOTHING, dollars=0.0)
+            self._exchanges.write(path, self._experiment, failed)
             raise
         usage = reply.usage or worst
         answered = replace(sent, response=reply.response, error=None, usage=usage, seconds=_since(start))

@@ -14,7 +14,7 @@ from google.genai import errors, types
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.gemini_retries import wanted_wait
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
-from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClient, Closed, GivenUp
+from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClient, Call, Closed, GivenUp
 from autoresearch_jax.proposers.prices import Usage
 from autoresearch_jax.proposers.redaction import redact
 from autoresearch_jax.proposers.spelt_secrets import clean_words
@@ -24,6 +24,7 @@ API_VERSION = "v1beta"  # the documented one for response schemas; google-genai'
 PLACEHOLDER = "none"  # google-genai wants a key, a service of one's own may not
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 CHECK_SECONDS = 30.0
+MOST_TOKENS = (1 << 31) - 1  # that the service can name: its fields have 32 bits
 _BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
 
 T = TypeVar("T")
@@ -44,12 +45,14 @@ class RequestFailed(Exception):
     Attributes:
       trouble: what it is about.
       retry_seconds: how long the server wants to be left alone, if it said so.
+      may_cost: False if it surely cost nothing, see `Call.may_cost`.
     """
 
     def __init__(self, reason: str, trouble: Trouble, retry_seconds: float | None = None) -> None:
         super().__init__(reason)
         self.trouble = trouble
         self.retry_seconds = retry_seconds
+        self.may_cost = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Reply:
       blocked: why the service would not answer; None if it did.
       ended: another reason for which the answer ended early; None if it was whole.
       response: all of it, as JSON has it.
-      usage: what it took; None if the service did not say.
+      usage: what it took; None if the service did not say, or said what makes no sense.
     """
 
     text: str
@@ -177,25 +180,34 @@ class GeminiClient:
         Raises:
           RequestFailed: either did not succeed.
         """
+        call = Call(work)
         try:
-            return read(self._http.run(work, seconds))
-        except Closed as error:
-            raise _closed() from error
-        except GivenUp as error:
-            raise RequestFailed(f"no whole answer within {seconds:.3g} s", Trouble.DOWN) from error
-        except BodyRefused as error:
-            raise RequestFailed(str(error), Trouble.DOWN) from error
-        except errors.APIError as error:
-            raise self._refusal(error) from error
-        except google.auth.exceptions.TransportError as error:
-            raise self._failed("the token server cannot be reached: ", error, Trouble.DOWN) from error
-        except google.auth.exceptions.GoogleAuthError as error:
-            trouble = Trouble.DOWN if getattr(error, "retryable", False) else Trouble.KEY
-            raise self._failed("application-default credentials: ", error, trouble) from error
-        except httpx2.TransportError as error:
-            raise self._failed("the connection failed: ", error, Trouble.DOWN) from error
-        except Exception as error:  # a body that google-genai cannot make sense of ends in errors of many kinds
-            raise self._failed("the service sent what is no answer: ", error, Trouble.DOWN) from error
+            return read(self._http.run(call, seconds))
+        except Exception as error:
+            failure = self._failure(error, seconds)
+            failure.may_cost = call.may_cost
+            raise failure from error
+
+    def _failure(self, error: Exception, seconds: float) -> RequestFailed:
+        """What it means that a request ended in an error."""
+        match error:
+            case Closed():
+                return _closed()
+            case GivenUp():
+                return RequestFailed(f"no whole answer within {seconds:.3g} s", Trouble.DOWN)
+            case BodyRefused():
+                return RequestFailed(str(error), Trouble.DOWN)
+            case errors.APIError():
+                return self._refusal(error)
+            case google.auth.exceptions.TransportError():
+                return self._failed("the token server cannot be reached: ", error, Trouble.DOWN)
+            case google.auth.exceptions.GoogleAuthError():
+                trouble = Trouble.DOWN if getattr(error, "retryable", False) else Trouble.KEY
+                return self._failed("application-default credentials: ", error, trouble)
+            case httpx2.TransportError():
+                return self._failed("the connection failed: ", error, Trouble.DOWN)
+        # A body that google-genai cannot make sense of ends in errors of many kinds.
+        return self._failed("the service sent what is no answer: ", error, Trouble.DOWN)
 
     def _refusal(self, error: errors.APIError) -> RequestFailed:
         """A status that is not 200."""
@@ -267,9 +279,13 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _usage(metadata: Any) -> Usage | None:
-    """What the service says that it took; None if it does not say."""
+    """What the service says that it took; None if it does not say, or says what makes no sense."""
     if metadata is None or metadata.prompt_token_count is None:
         return None
-    given = max(0, metadata.prompt_token_count) + max(0, metadata.tool_use_prompt_token_count or 0)
-    made = max(0, metadata.candidates_token_count or 0) + max(0, metadata.thoughts_token_count or 0)
-    return Usage(given, max(made, (metadata.total_token_count or 0) - given))
+    prompt, tools = metadata.prompt_token_count, metadata.tool_use_prompt_token_count or 0
+    answer, thoughts = metadata.candidates_token_count or 0, metadata.thoughts_token_count or 0
+    total = metadata.total_token_count or 0
+    if not all(0 <= count <= MOST_TOKENS for count in (prompt, tools, answer, thoughts, total)):
+        return None
+    given = prompt + tools
+    return Usage(given, max(answer + thoughts, total - given))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from fakes import SOURCE
-from gemini_server import MODEL, GeminiServer, Request, answer, blocked, llm_dir, quick, raw, reply, says
+from gemini_server import MODEL, GeminiServer, Request, Step, answer, blocked, error, llm_dir, quick, raw, reply, says
 
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
+from autoresearch_jax.proposers.base import Brief, Examine, LimitReached, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.prices import Price
+from autoresearch_jax.proposers.spending import Limits
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 EDIT = ("LR = 0.5", "LR = 0.1")
@@ -214,6 +215,60 @@ def test_a_text_outlives_an_unusable_answer_after_it(place):
     proposal = place.propose(GOOD, says("no"), says("no"), examine=lambda *_: Objection("shapes differ"))
     assert proposal.source == CHANGED
     assert "not JSON" in place.asked[2].last
+
+
+@pytest.mark.parametrize(
+    ("ends", "options"),
+    [
+        ([error(400, "too long")], {}),
+        ([error(403)], {}),
+        ([error(503, retry_seconds=900)], {}),
+        ([says("", finish="SAFETY")], {}),
+        ([blocked("BLOCKLIST")], {}),
+        ([GOOD], {"limits": Limits(requests=1)}),
+    ],
+    ids=["refused", "not let in", "down", "answer blocked", "prompt blocked", "limit"],
+)
+def test_a_text_outlives_whatever_ends_its_repair_with_what_all_of_it_cost(place, ends, options):
+    price = Price(2.0, 8.0)
+    proposal = place.propose(GOOD, *ends, examine=lambda *_: Objection("shapes differ"), price=price, **options)
+    assert proposal.source == CHANGED
+    assert proposal.cost_dollars >= (1000 * 2 + 250 * 8) / 1e6
+    assert len(place.asked) == (1 if options else 2)
+    stored = [json.loads(path.read_text())["dollars"] for path in place.folder.rglob("*.json")]
+    assert proposal.cost_dollars == pytest.approx(sum(stored))
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "kind"),
+    [
+        ([error(400, "too long")], {}, ProposalFailed),
+        ([blocked("BLOCKLIST")], {}, ProposalFailed),
+        ([GOOD], {"limits": Limits(requests=1)}, LimitReached),
+    ],
+)
+def test_without_a_text_the_end_of_a_repair_is_the_end(place, ends, options, kind):
+    with pytest.raises(kind):
+        place.propose(says("no"), *ends, **options)
+
+
+def test_a_proposer_that_is_closed_in_a_repair_proposes_nothing(tmp_path):
+    proposers: list[GeminiProposer] = []
+
+    def close(request: Request) -> Step:
+        proposers[0].close()
+        return GOOD
+
+    with GeminiServer([GOOD, close]) as server:
+        made = GeminiProposer(quick(server), "train_lib.py", lambda *_: Objection("no"), llm_dir(tmp_path))
+        proposers.append(made)
+        with pytest.raises(ProposalFailed, match="closed") as failure:
+            proposers[0].propose(BRIEF)
+        assert failure.value.cost_dollars > 0
+
+
+def test_an_answer_with_figures_beyond_any_sense_is_an_answer(place):
+    assert place.propose(answer([EDIT], usage=(10**400, 1, 1))).source == CHANGED
 
 
 def test_a_repeat_goes_back_only_once(place):

@@ -1,6 +1,7 @@
 """Limits of what a run may spend: none is exceeded, and none is forgotten."""
 
 import dataclasses
+import gzip
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes import SOURCE
-from gemini_server import GeminiServer, answer, drip, error, llm_dir, quick, says
+from gemini_server import GeminiServer, Request, Step, answer, cut, drip, error, llm_dir, quick, raw, says
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, LimitReached, ProposalFailed, ServiceDown
@@ -78,12 +79,126 @@ def test_a_limit_holds_within_a_proposal_too(tmp_path):
         assert len(server.requests) == 1
 
 
-def test_requests_that_failed_count_as_requests_and_as_nothing_else(tmp_path):
-    with GeminiServer([error(500), error(500), GOOD]) as server:
+class LateServer:
+    """Bills every request, and answers every other one only after the client has given it up."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.billed = 0
+        self.over = threading.Event()
+
+    def __call__(self, request: Request) -> Step:
+        usage = (len(request.text) // 4, 200, OUTPUT - 200)
+        self.tokens += sum(usage)
+        self.billed += 1
+        step = answer([("LR = 0.5", "LR = 0.1")], usage=usage)
+        return dataclasses.replace(step, before=lambda: self.over.wait(5)) if self.billed % 2 else step
+
+
+def test_no_limit_is_exceeded_though_a_service_bills_what_came_too_late(tmp_path):
+    most = 12_000
+    late = LateServer()
+    words = ""
+    with GeminiServer(late) as server:
+        for experiment in range(1, 100):
+            try:
+                propose(server, tmp_path, experiment, request_seconds=0.2, limits=Limits(tokens=most))
+            except LimitReached as limit:
+                words = str(limit)
+                break
+        late.over.set()
+    assert words.startswith(f"--max_tokens={most}:")
+    kinds = [one["usage_is"] for one in stored(tmp_path)]
+    assert {"worst case", "reported"} <= set(kinds)
+    assert len(kinds) == len(server.requests)
+    assert most / 4 < late.tokens <= most
+
+
+def test_requests_that_are_refused_count_as_requests_and_as_nothing_else(tmp_path):
+    with GeminiServer([error(500), error(429), raw(b"busy", 502), GOOD]) as server:
         assert propose(server, tmp_path) == pytest.approx(0.002)
-        with pytest.raises(LimitReached, match="3 were sent"):
-            propose(server, tmp_path, 4, limits=Limits(requests=3))
-    assert [one["usage_is"] for one in stored(tmp_path)] == ["not said", "not said", "reported"]
+        with pytest.raises(LimitReached, match="4 were sent"):
+            propose(server, tmp_path, 4, limits=Limits(requests=4))
+    assert [one["usage_is"] for one in stored(tmp_path)] == ["nothing"] * 3 + ["reported"]
+
+
+def test_an_error_whose_body_never_ends_is_an_error_all_the_same(tmp_path):
+    with GeminiServer([Step(500, drip="body"), GOOD]) as server:
+        assert propose(server, tmp_path, request_seconds=0.2) == pytest.approx(0.002)
+    assert stored(tmp_path)[0]["usage_is"] == "nothing"
+
+
+def test_a_request_that_reaches_nobody_counts_as_nothing(tmp_path):
+    with GeminiServer() as gone:
+        pass
+    with pytest.raises(ServiceDown):
+        propose(gone, tmp_path, proposal_seconds=0.1)
+    assert {one["usage_is"] for one in stored(tmp_path)} == {"nothing"}
+    assert {one["dollars"] for one in stored(tmp_path)} == {0.0}
+
+
+def test_a_proxy_that_refuses_counts_as_nothing(tmp_path, monkeypatch):
+    with GeminiServer() as proxy:  # which takes no CONNECT
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(ServiceDown):
+            propose(proxy, tmp_path, base_url="https://gemini.example", proposal_seconds=0.2)
+    assert {one["usage_is"] for one in stored(tmp_path)} == {"nothing"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        drip("body"),
+        drip("headers"),
+        cut(),
+        raw(b"what?"),
+        raw(b" " * (17 << 20)),
+        raw(gzip.compress(GOOD.body), Content_Encoding="gzip"),
+    ],
+    ids=["late body", "late headers", "cut", "unreadable", "too large", "compressed"],
+)
+def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_taken(tmp_path, step):
+    with GeminiServer([step, GOOD]) as server:
+        cost = propose(server, tmp_path, request_seconds=0.5)
+    first, second = stored(tmp_path)
+    assert (first["usage_is"], second["usage_is"]) == ("worst case", "reported")
+    assert first["usage"]["output_tokens"] == OUTPUT
+    assert first["usage"]["input_tokens"] > len(SOURCE) / 3
+    assert first["error"] is not None
+    assert cost == pytest.approx(first["dollars"] + 0.002)
+
+
+def test_closing_in_the_midst_of_a_request_counts_it_at_the_most_it_may_have_taken(tmp_path):
+    arrived = threading.Event()
+    failures: list[ProposalFailed] = []
+    with GeminiServer(lambda request: drip(before=arrived.set)) as server:
+        proposer = GeminiProposer(quick(server, price=PRICE), "train_lib.py", None, llm_dir(tmp_path))
+
+        def work() -> None:
+            try:
+                proposer.propose(BRIEF)
+            except ProposalFailed as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert arrived.wait(20)
+        proposer.close()
+        thread.join(20)
+    (one,) = stored(tmp_path)
+    assert one["usage_is"] == "worst case"
+    assert failures[0].cost_dollars == pytest.approx(one["dollars"])
+
+
+@pytest.mark.parametrize("usage", [(10**400, 1, 1), (1, 10**18, 1), (-5, 200, 50), (1000, -200, 0)])
+def test_figures_that_make_no_sense_are_none(tmp_path, usage):
+    with GeminiServer([answer([("LR = 0.5", "LR = 0.1")], usage=usage)]) as server:
+        propose(server, tmp_path)
+    (one,) = stored(tmp_path)
+    assert (one["usage_is"], one["usage"]["output_tokens"]) == ("worst case", OUTPUT)
 
 
 def test_an_answer_without_figures_is_counted_at_the_most_it_may_have_taken(tmp_path):
