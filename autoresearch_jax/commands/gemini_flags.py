@@ -23,6 +23,7 @@ from autoresearch_jax.proposers.gemini_settings import (
 )
 from autoresearch_jax.proposers.prices import PRICES, Price, Usage
 from autoresearch_jax.proposers.spending import Limits, Spent, check_limits
+from autoresearch_jax.untrusted import clean_line
 
 if TYPE_CHECKING:
     from autoresearch_jax.proposers.gemini import GeminiProposer
@@ -93,6 +94,23 @@ def define_gemini_flags(flag_values: flags.FlagValues) -> None:
     )
 
 
+def check_gemini_flags(flag_values: flags.FlagValues) -> None:
+    """Refuses values that make no sense, whoever proposes.
+
+    Raises:
+      UsageError: a value makes no sense.
+    """
+    for flag in ("max_dollars", "temperature"):
+        value = flag_values[flag].value
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"--{flag}={value:g}: expected a number, 0 or more")
+    if not (math.isfinite(flag_values.proposal_seconds) and flag_values.proposal_seconds > 0):
+        raise UsageError(f"--proposal_seconds={flag_values.proposal_seconds:g}: the model needs some time, such as 600")
+    _model(flag_values.gemini_model)
+    _base_url(flag_values.gemini_base_url)
+    _price(flag_values.model_price)
+
+
 def gemini_options(
     flag_values: flags.FlagValues, environment: Mapping[str, str], required: bool = True
 ) -> GeminiOptions | None:
@@ -106,12 +124,7 @@ def gemini_options(
     Raises:
       UsageError: no way is given, or a value makes no sense.
     """
-    for flag in ("max_dollars", "temperature"):
-        value = flag_values[flag].value
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"--{flag}={value:g}: expected a number, 0 or more")
-    if not (math.isfinite(flag_values.proposal_seconds) and flag_values.proposal_seconds > 0):
-        raise UsageError(f"--proposal_seconds={flag_values.proposal_seconds:g}: the model needs some time, such as 600")
+    check_gemini_flags(flag_values)
     limits = Limits(flag_values.max_dollars, flag_values.max_tokens, flag_values.max_requests)
     keys = {name: environment[name].strip() for name in KEY_VARIABLES if environment.get(name, "").strip()}
     project, location = flag_values.gemini_vertex_project, flag_values.gemini_vertex_location
@@ -228,11 +241,14 @@ def _base_url(url: str | None) -> str | None:
         return None
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        host = (parts.hostname or "").encode("idna").decode()  # refuses labels that are empty or too long
+        known = re.fullmatch(r"[\w.-]+", host, re.ASCII) or ":" in host  # a colon: in brackets, which urlsplit checks
+        usable = parts.scheme in ("http", "https") and bool(known) and (parts.port or 1) > 0
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment:
-        raise UsageError(f"--gemini_base_url={url}: expected a URL such as http://127.0.0.1:8080")
+    printed = url.isprintable() and " " not in url  # urlsplit leaves out line ends
+    if not usable or not printed or parts.query or parts.fragment:
+        raise UsageError(f"--gemini_base_url={clean_line(url)}: expected a URL such as http://127.0.0.1:8080")
     if parts.username is not None or parts.password is not None:
         raise UsageError(f"--gemini_base_url: leave out name and password; a key is read from {KEY_VARIABLE}")
     return url

@@ -8,7 +8,13 @@ from absl import flags
 from fakes import SOURCE
 from gemini_server import KEY, GeminiServer, answer, llm_dir
 
-from autoresearch_jax.commands.gemini_flags import define_gemini_flags, gemini_options, make_gemini, require_price
+from autoresearch_jax.commands.gemini_flags import (
+    check_gemini_flags,
+    define_gemini_flags,
+    gemini_options,
+    make_gemini,
+    require_price,
+)
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief
@@ -108,6 +114,11 @@ def test_no_way_in_names_all_three(environment):
         ("--gemini_base_url=http://", "http://127.0.0.1:8080"),
         ("--gemini_base_url=http://box:x", "http://127.0.0.1:8080"),
         ("--gemini_base_url=http://box?key=1", "http://127.0.0.1:8080"),
+        ("--gemini_base_url=http://a b", "http://127.0.0.1:8080"),
+        ("--gemini_base_url=http://a\nb", "http://127.0.0.1:8080"),
+        ("--gemini_base_url=http://a..b", "http://127.0.0.1:8080"),
+        ("--gemini_base_url=http://a,b", "http://127.0.0.1:8080"),
+        ("--gemini_base_url=http://a/b c", "http://127.0.0.1:8080"),
         ("--gemini_base_url=http://me:hush@box", "leave out name and password"),
         ("--gemini_vertex_location=us-central1", "needs --gemini_vertex_project"),
         ("--gemini_vertex_project=a/b", "--gemini_vertex_project=a/b"),
@@ -134,6 +145,15 @@ def test_values_that_make_no_sense(argument, expected):
 def test_numbers_below_their_least(argument):
     with pytest.raises(flags.IllegalFlagValueError):
         parsed(argument)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--max_dollars=nan", "--temperature=inf", "--gemini_base_url=http://a b", "--model_price=1"]
+)
+def test_values_that_make_no_sense_can_be_refused_without_a_way_to_a_model(argument):
+    with pytest.raises(UsageError, match=argument.split("=")[0]):
+        check_gemini_flags(parsed(argument))
+    check_gemini_flags(parsed())
 
 
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "a\x07b"])
