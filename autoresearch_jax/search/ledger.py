@@ -229,7 +229,7 @@ class Ledger:
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
         scores = self._scores_now()
-        return [self._as_now(row, scores) for row in self._experiments.all()]
+        return [row if row.id not in scores else self._as_now(row, scores) for row in self._experiments.all()]
 
     def _as_now(self, row: ExperimentRow, scores: Mapping[int, float]) -> ExperimentRow:
         score = scores.get(row.id)
@@ -241,21 +241,23 @@ class Ledger:
 
     def _find_scores_now(self) -> Mapping[int, float]:
         """A champion's is the mean of its runs as champion, never fewer than when it was kept; a twin's is the same."""
+        rows = self._experiments.all()
         moved: dict[int, float] = {}
-        scored: dict[str, float] = {}  # by program, of the first experiment that measured it
-        for row in self._experiments.all():
-            score = row.score
-            if row.status is Status.DUPLICATE:
-                score = scored.get(row.program_hash or "", score)
-            elif row.decision is Verdict.KEEP:
-                runs = [trial.score for trial in self.runs(row) if trial.purpose is Purpose.CHAMPION]
-                score = mean_score(runs) if runs else score
-            if score is None:
+        champions: dict[str, float] = {}  # by program
+        for row in rows:
+            if row.decision is not Verdict.KEEP or row.status is Status.DUPLICATE:
                 continue
-            if score != row.score:
-                moved[row.id] = score
-            if row.status is Status.OK and row.kind is not Kind.TRIAL and row.program_hash:
-                scored.setdefault(row.program_hash, score)
+            runs = [trial.score for trial in self.runs(row) if trial.purpose is Purpose.CHAMPION]
+            score = mean_score(runs) if runs else row.score
+            if score is not None:
+                champions[row.program_hash or ""] = score
+                if score != row.score:
+                    moved[row.id] = score
+        for row in rows:
+            if row.status is Status.DUPLICATE:
+                score = champions.get(row.program_hash or "", row.score)
+                if score is not None and score != row.score:
+                    moved[row.id] = score
         return moved
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:

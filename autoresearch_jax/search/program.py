@@ -116,13 +116,21 @@ def read_program(path: Path) -> Program:
     Raises:
       ProgramError: it is not there, or cannot be understood.
     """
+    return parse_program(read_page(path), path)
+
+
+def read_page(path: Path) -> str:
+    """The text of program.md.
+
+    Raises:
+      ProgramError: it cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ProgramError(f"{path}: no such file: write one, or name it with --program") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ProgramError(f"{path}: cannot be read: {error}") from error
-    return parse_program(text, path)
 
 
 def parse_program(text: str, path: Path = Path("program.md")) -> Program:

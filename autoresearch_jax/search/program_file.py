@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.search.constants import ConstantValue
-from autoresearch_jax.search.program import Program, ProgramError, read_program
+from autoresearch_jax.search.program import Program, ProgramError, parse_program, read_page, read_program
 
 
 class ProgramFile:
@@ -38,9 +38,11 @@ class ProgramFile:
         """
         broken: tuple[str, ...] = ()
         try:
-            program = read_program(self._path)
-            program.check_metric(metric)
-            self._program = program
+            text = read_page(self._path)
+            if text != self._program.text:
+                program = parse_program(text, self._path)
+                program.check_metric(metric)
+                self._program = program
         except ProgramError as error:
             broken = (f"{error} (the version before stays in force)",)
         space, misfits = self._program.usable(constants)

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Collection
 
-from autoresearch_jax.search.constants import blank_values
+from autoresearch_jax.search.constants import binding
 
 # With these a source can run what does not count: its docstrings, its own file's comments, another file.
 _RUNS_HIDDEN_TEXT = frozenset(
@@ -32,19 +32,24 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser has against a source
         return None
-    if any(map(_may_run_hidden_text, ast.walk(tree))):
+    counts = [_count(node) for node in ast.walk(tree)]
+    if None in counts:
         return None
-    blank_values(tree, values_of)
-    count = 0
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant):
-            count += max(1, _bytes_held(node.value))
-        else:
-            count += 1
-            if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
-                docstring = node.body[0].value  # type: ignore[attr-defined]
-                count -= 1 + max(1, _bytes_held(docstring.value))
-    return count
+    blanked = [value for name, value in map(binding, tree.body) if name in values_of and value is not None]
+    blanked_counts = [_count(node) for value in blanked for node in ast.walk(value)]
+    return sum(filter(None, counts)) - sum(filter(None, blanked_counts)) + len(blanked)
+
+
+def _count(node: ast.AST) -> int | None:
+    """What a node counts by itself; None for one that may run hidden text."""
+    if isinstance(node, ast.Constant):
+        return max(1, _bytes_held(node.value))
+    if _may_run_hidden_text(node):
+        return None
+    if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+        docstring = node.body[0].value  # type: ignore[attr-defined]
+        return -max(1, _bytes_held(docstring.value))
+    return 1
 
 
 def _may_run_hidden_text(node: ast.AST) -> bool:
