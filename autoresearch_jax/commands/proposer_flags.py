@@ -8,6 +8,7 @@ from absl import flags
 
 from autoresearch_jax.commands.agent_flags import agent_options, define_agent_flags, missing_command
 from autoresearch_jax.commands.gemini_flags import (
+    check_gemini_flags,
     define_gemini_flags,
     gemini_options,
     make_gemini,
@@ -111,6 +112,7 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
       UsageError: something that the proposer needs is missing, or makes no sense.
     """
     name = flag_values.proposer
+    check_gemini_flags(flag_values)
     if name in ("optuna", "gemini") and flag_values.agent_command:
         raise UsageError(
             f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
