@@ -55,9 +55,13 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def llm_path(self, experiment: int) -> Path:
+        """Folder of what was said to an agent for an experiment, and what it answered; there is one if anything was."""
+        return self.path / "llm" / f"{experiment:04d}"
+
     def llm_dir(self, experiment: int) -> Path:
-        """Folder of what was said to an agent for an experiment, and what it answered; made if it is not there."""
-        folder = self.path / "llm" / f"{experiment:04d}"
+        """The same; made if it is not there."""
+        folder = self.llm_path(experiment)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -60,7 +60,7 @@ def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
 def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
     """The proposal that was made for an experiment; None if there is none, or nobody can make sense of it."""
     try:
-        record: dict[str, Any] = json.loads((folder.llm_dir(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((folder.llm_path(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
         champion, digest = int(record.pop("champion")), str(record.pop("champion_digest"))
         return Made(Proposal(**record), champion, digest)
     except (OSError, ValueError, KeyError, TypeError):
@@ -69,7 +69,7 @@ def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
 
 def put_aside(folder: RunFolder, experiment: int, name: str) -> None:
     """Gives a proposal that is of no use another name, for people to read."""
-    path = folder.llm_dir(experiment) / PROPOSAL_FILE
+    path = folder.llm_path(experiment) / PROPOSAL_FILE
     with suppress(OSError):
         path.replace(path.with_name(name))
 

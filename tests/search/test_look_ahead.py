@@ -313,3 +313,8 @@ def test_where_no_priority_can_be_lowered_it_looks_ahead_all_the_same(bench, mon
     agent = Agent([[LR], [DEPTH]])
     assert bench.loop(FakeTask(noise=0), agent, max_experiments=2).run() == "2 experiments reached"
     assert agent.threads == [False, True]
+
+
+def test_a_run_that_asks_no_agent_has_no_folder_of_what_was_said(bench):
+    bench.loop(FakeTask(noise=0), max_experiments=2).run()
+    assert not (bench.folder.path / "llm").exists()
