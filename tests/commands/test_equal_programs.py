@@ -17,6 +17,7 @@ from autoresearch_jax.measurement import Budget, Scalar, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.runtime.sandbox import Sandbox
 from autoresearch_jax.search.decision import GreedyDecision
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -83,6 +84,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
             parts = Parts(
                 task=task,
                 proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
+                examiner=Examiner(task, folder),
                 rule=GreedyDecision(task.metric),
                 ledger=ledger,
                 workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),

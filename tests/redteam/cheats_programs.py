@@ -243,8 +243,9 @@ WITHOUT_END = [
             ("- LEARNING_RATE *", "- laughs(progress) *"),
         ),
         Status.TIMEOUT,
-        "the trace ran longer than 3 s",
+        r"the trace (ran longer than 3 s|used more than 2.0 GiB of memory)",
         limits={"trace": 3.0},
+        or_status=Status.OOM,
     ),
     rejected(
         "10 TB of state",

@@ -30,6 +30,7 @@ class Cheat:
       hope: how it hopes to win, or what it would break.
       source: a complete training file.
       status: what it must get. OK where the trick must turn out to be worth nothing.
+      or_status: what it may get as well, where it depends on the machine which of two limits it meets first.
       reason: regular expression that the reason must match; "" for OK.
       gains: for OK, "nothing" if the score is the honest one, "less" if it is a worse one.
       budget: the time box of its trial.
@@ -46,6 +47,7 @@ class Cheat:
     budget: Budget = field(default_factory=lambda: Budget(steps=30))
     limits: Mapping[str, float] = field(default_factory=dict)
     needs_cage: bool = False
+    or_status: Status | None = None
 
 
 @dataclass(frozen=True)
