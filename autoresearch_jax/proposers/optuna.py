@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Constants, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.optuna_axes import tidy
-from autoresearch_jax.proposers.optuna_evidence import Trial, find_trials
+from autoresearch_jax.proposers.optuna_evidence import OPTIMIZER, Trial, find_trials
 from autoresearch_jax.proposers.optuna_moves import MOVES, MOVES_PROBABILITY, promising_moves
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value, format_value, same
 
@@ -36,7 +36,7 @@ class OptunaProposer:
     brief, from which the draws are seeded.
     """
 
-    name = "optuna"
+    name = OPTIMIZER
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`.

@@ -38,7 +38,7 @@ class Examiner:
         beside = threading.current_thread() is not threading.main_thread()
         log_dir = self._folder.log_dir(brief.experiment)
         try:
-            candidate = self._task.prepare(source, log_dir, **({"beside_a_trial": True} if beside else {}))
+            candidate = self._task.prepare(source, log_dir, beside_a_trial=beside)
         except CandidateRejected as rejection:
             if beside and rejection.status in _BUSY:
                 return None
