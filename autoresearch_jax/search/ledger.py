@@ -32,6 +32,7 @@ from autoresearch_jax.search.records import (
     as_trial,
 )
 from autoresearch_jax.search.sealed_rows import MadeOnce, SealedRows
+from autoresearch_jax.search.snapshot_log import SnapshotLog
 
 Value = TypeVar("Value")
 
@@ -43,6 +44,7 @@ class Ledger:
         """See `open` and `open_to_read`."""
         self._database = database
         self.audits = AuditLog(database)
+        self.snapshots = SnapshotLog(database)
         self._settings: dict[str, Scalar] = {}  # as they were read last
 
         def may_keep() -> bool:

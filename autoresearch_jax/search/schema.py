@@ -112,8 +112,31 @@ CREATE TABLE audit_trials (
 CREATE INDEX audit_trials_of_audit ON audit_trials (audit)
 """
 
+_INTERRUPTIONS_AND_SNAPSHOTS = """
+ALTER TABLE trials ADD COLUMN interrupted_at REAL;  -- when a signal cut it short, null again once it is taken up
+
+CREATE TABLE snapshot_events (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    trial INTEGER NOT NULL REFERENCES trials (id),
+    event TEXT NOT NULL CHECK (event IN ('expired', 'moved', 'retrained')),
+    happened_at REAL NOT NULL,
+    place TEXT,                         -- where it was moved to
+    value REAL,                         -- what the trial gave when it was trained again
+    metrics TEXT,                       -- JSON, of the same
+    digest TEXT
+) STRICT;
+
+CREATE INDEX snapshot_events_of_trial ON snapshot_events (trial)
+"""
+
 # What makes each version of the one before it, statements apart by ";": a new ledger goes the same way.
-MIGRATIONS = (_TABLES, _SEALS_AND_SESSIONS, _NOTHING_WITHOUT_A_SEAL, _DECISIONS_AND_AUDITS)
+MIGRATIONS = (
+    _TABLES,
+    _SEALS_AND_SESSIONS,
+    _NOTHING_WITHOUT_A_SEAL,
+    _DECISIONS_AND_AUDITS,
+    _INTERRUPTIONS_AND_SNAPSHOTS,
+)
 SCHEMA_VERSION = len(MIGRATIONS)
 ALL_SEALED_VERSION = 3  # from which on every concluded row has a seal, and the settings have one
 
@@ -142,4 +165,5 @@ SEALED_TABLES = (
     SealedTable("rulings", 1, "ruled_at", since=4),
     SealedTable("audits", 1, "ended_at", since=4),
     SealedTable("audit_trials", 1, "status", since=4),
+    SealedTable("snapshot_events", 1, "happened_at", since=5),
 )
