@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.runtime.faults import variables_for_child
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
@@ -88,7 +89,7 @@ def start_worker(
         extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     return JsonWorker(
         [sys.executable, "-m", "autoresearch_jax.lm.worker"],
-        environment={**environment, **extra},
+        environment={**environment, **variables_for_child(environment), **extra},
         cwd=log_path.parent,
         log_path=log_path,
     )

@@ -1,8 +1,7 @@
-"""Child processes of our own code, in groups of their own: gone with everything they started."""
+"""Child processes of our own code, each under a guard: gone with everything they started, however the driver ends."""
 
 import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -11,6 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from autoresearch_jax.runtime.family import SWEEP_LIMIT_SECONDS
+from autoresearch_jax.runtime.guard import guarded
 
 # What a process that runs a candidate's Python inherits: no keys and no tokens.
 INHERITED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -49,35 +51,29 @@ def describe_exit(returncode: int) -> str:
     return f"was killed by signal {-returncode}"
 
 
-def kill_group(process: subprocess.Popen[Any]) -> None:
-    """Kills a process that leads its own group, the group with it, and reaps it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(KILL_WAIT_SECONDS)
-
-
 class JsonWorker:
     """A child that takes JSON lines on its standard input and answers with JSON lines on its standard output.
 
-    Closing its input is the order to leave, so it also leaves when this process dies, however it dies.
+    Closing its input is its end and that of all it started, so they are also gone when this process dies, however it
+    dies: see `guard.py`.
     """
 
     def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path) -> None:
         self.started = time.monotonic()
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                argv,
+                guarded(argv),
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C is for the driver, which then ends this
                 text=True,
             )
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends one request.
@@ -108,12 +104,20 @@ class JsonWorker:
         return event
 
     def close(self) -> None:
-        """Ends the process and all that it started."""
-        kill_group(self._process)
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        """Ends the process and all that it started; they are gone when this returns."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.terminate()  # should another process have the pipe, too
+        try:
+            self._process.wait(SWEEP_LIMIT_SECONDS + KILL_WAIT_SECONDS)
+        except subprocess.TimeoutExpired:  # a guard that is stopped, say; the worker dies with it
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(KILL_WAIT_SECONDS)
+        if not self._reader.is_alive():  # else it holds the lock that closing waits for
+            self._process.stdout.close()
 
     def _died(self) -> WorkerDiedError:
         with contextlib.suppress(subprocess.TimeoutExpired):

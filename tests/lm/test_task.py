@@ -1,18 +1,18 @@
 """The language-model task with its real processes: traced, trained, snapshot, judged, refused, killed."""
 
 import csv
-import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lm_trials import STEPS, MakeTask, run_trial
 from tracing import edited
 
 from autoresearch_jax.lm.dataset import Dataset
@@ -21,13 +21,12 @@ from autoresearch_jax.lm.judge import Scorer, judge, make_exam
 from autoresearch_jax.lm.manifest import rows_file
 from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TaskError, TimeLimits
+from autoresearch_jax.lm.task import TaskError, TimeLimits
 from autoresearch_jax.measurement import (
     HOLDOUT_SCORE,
     Budget,
     Candidate,
     CandidateRejected,
-    Measurement,
     Scalar,
     Scrutiny,
     Status,
@@ -35,61 +34,7 @@ from autoresearch_jax.measurement import (
 from autoresearch_jax.runtime.linux import lower_priority_of_this_thread
 from autoresearch_jax.runtime.sandbox import Level, Sandbox
 
-DEVICE = Device("cpu", "cpu", 1, None)
-STEPS = Budget(steps=30)
 FAILED, BROKEN = 'the training file failed, in its own words: "', 'the contract is not kept: "'
-MakeTask = Callable[..., LmTask]
-
-
-@pytest.fixture
-def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterator[MakeTask]:
-    tasks = []
-
-    def make(
-        budget: Budget = STEPS,
-        mesh_axes: Mapping[str, int] | None = None,
-        device: Device = DEVICE,
-        dataset: Dataset = tiny_dataset,
-        **limits: float,
-    ) -> LmTask:
-        config = LmTaskConfig(
-            dataset=dataset,
-            device=device,
-            mesh_axes=mesh_axes or {"data": 1, "model": 1},
-            budget=budget,
-            sandbox=sandbox,
-            programs_dir=tmp_path / "programs",
-            environment=os.environ,
-            limits=TimeLimits(**limits),
-        )
-        tasks.append(LmTask(config))
-        return tasks[-1]
-
-    yield make
-    for task in tasks:
-        task.close()
-
-
-def run_trial(
-    task: LmTask,
-    source: str,
-    folder: Path,
-    seed: int = 0,
-    reports: list[Mapping[str, Scalar]] | None = None,
-    scrutiny: Scrutiny = Scrutiny.SEARCH,
-) -> Measurement:
-    folder.mkdir()
-    candidate = task.prepare(source, folder)
-    assert candidate.programs_dir is not None
-    assert candidate.programs_dir.name == candidate.program_hash
-    return task.measure(
-        candidate,
-        seed=seed,
-        log_dir=folder,
-        snapshot_dir=folder / "snapshot",
-        on_progress=None if reports is None else reports.append,
-        scrutiny=scrutiny,
-    )
 
 
 def test_a_trial_from_source_to_score(
@@ -437,30 +382,6 @@ def test_another_candidate_is_traced_beside_a_trial_and_neither_disturbs_the_oth
     later = task.measure(other, seed=0, log_dir=tmp_path / "beside", snapshot_dir=tmp_path / "beside" / "snapshot")
     assert later.status is Status.OK
     assert later.value != alone.value
-
-
-def test_a_trial_ends_with_its_driver(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    driver = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import os, sys, time; from pathlib import Path; from autoresearch_jax.lm.device import start_worker\n"
-            f"worker = start_worker('cpu', 1, Path({str(tmp_path / 'log')!r}), environment=os.environ,"
-            " compile_cache_dir=None)\nprint(worker._process.pid, flush=True)\ntime.sleep(600)",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert driver.stdout is not None
-    worker_pid = int(driver.stdout.readline())
-    time.sleep(3.0)  # let it finish its imports, after which it waits for requests
-    assert Path(f"/proc/{worker_pid}").exists()
-    driver.kill()
-    driver.wait()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{worker_pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{worker_pid}").exists()
 
 
 def test_the_driver_loads_no_jax() -> None:

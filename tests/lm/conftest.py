@@ -1,0 +1,47 @@
+"""Fixtures for tests of the language-model task."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from lm_trials import STEPS, MakeTask
+
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.device import Device
+from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.measurement import Budget
+from autoresearch_jax.runtime.sandbox import Sandbox
+
+DEVICE = Device("cpu", "cpu", 1, None)
+
+
+@pytest.fixture
+def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterator[MakeTask]:
+    """Makes tasks with `tiny_dataset`; other keywords are time limits."""
+    tasks = []
+
+    def make(
+        budget: Budget = STEPS,
+        mesh_axes: Mapping[str, int] | None = None,
+        device: Device = DEVICE,
+        dataset: Dataset = tiny_dataset,
+        environment: Mapping[str, str] = os.environ,
+        **limits: float,
+    ) -> LmTask:
+        config = LmTaskConfig(
+            dataset=dataset,
+            device=device,
+            mesh_axes=mesh_axes or {"data": 1, "model": 1},
+            budget=budget,
+            sandbox=sandbox,
+            programs_dir=tmp_path / "programs",
+            environment=environment,
+            limits=TimeLimits(**limits),
+        )
+        tasks.append(LmTask(config))
+        return tasks[-1]
+
+    yield make
+    for task in tasks:
+        task.close()
