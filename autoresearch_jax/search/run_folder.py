@@ -1,16 +1,15 @@
 """A run's folder: where its parts are, what it was started with, and a lock against a second driver."""
 
-import fcntl
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.search.driver_lock import DriverLock, DriverLockError
 from autoresearch_jax.search.task import Task
 
 
@@ -95,35 +94,39 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: the run folder cannot be made: {error.strerror}") from error
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the system lets go of it when the process ends, however it ends.
+    def lock(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[DriverLock]:
+        """Holds the run for this process; whoever comes after sees that it has ended, however it ended.
+
+        Args:
+          notice: told in one line that it waits for a sign of life of a driver on another machine.
 
         Raises:
-          RunFolderError: another process holds it.
+          RunFolderError: another process holds it, or the folder cannot be written.
         """
-        path = self.path / "driver.lock"
-        with path.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise RunFolderError(f"{self.path}: {holder} is at work on this run already") from error
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
+        lock = self._driver_lock
+        try:
+            lock.acquire(notice)
+        except DriverLockError as error:
+            raise RunFolderError(str(error)) from error
+        try:
+            yield lock
+        finally:
+            lock.release()
 
     def holder(self) -> str | None:
-        """Who is at work on the run, such as "pid 12 on box"; None if nobody is."""
+        """Who is at work on the run, such as "pid 12 on box"; None if nobody is.
+
+        Raises:
+          RunFolderError: that cannot be read.
+        """
         try:
-            with (self.path / "driver.lock").open(encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return None
-        except OSError:
-            return (self.path / "driver.lock").read_text(encoding="utf-8").strip()
-        return None
+            return self._driver_lock.holder()
+        except DriverLockError as error:
+            raise RunFolderError(str(error)) from error
+
+    @property
+    def _driver_lock(self) -> DriverLock:
+        return DriverLock(self.path / "driver.lock")
 
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Writes run.json."""
