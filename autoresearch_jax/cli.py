@@ -18,7 +18,7 @@ COMMANDS = {
     "results": "the table of a run's experiments",
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "sample": "text from a snapshot",
-    "doctor": "how training files are confined on this machine, tried by escaping",
+    "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",
 }
 

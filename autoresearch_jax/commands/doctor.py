@@ -1,90 +1,174 @@
-"""What of this machine a run depends on: how candidates are confined here, tried by escaping, and how to do better.
+"""What of this machine a run depends on, looked at and tried, each fault with what helps. Takes the flags of `run`.
 
-    autoresearch doctor --sandbox=require
+    autoresearch doctor --flagfile=configs/cpu.flags
+    autoresearch doctor --flagfile=configs/cpu.flags --sections=sandbox --sandbox=require
 
-Exit status 1 if something is open that the level in force should block, or if what --sandbox asks for cannot be had;
-with --sandbox=auto that is a sandbox, so limits alone are not enough.
+Exit status 0 if a run with these flags would work, else 1. With --sandbox=auto that takes a sandbox: limits alone are
+not enough.
 """
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from autoresearch_jax.commands.task_flags import CACHE_DIR, define_sandbox_flag, find_sandbox
-from autoresearch_jax.report.tables import format_lines
-from autoresearch_jax.runtime.escapes import Attempt, try_to_escape
-from autoresearch_jax.runtime.landlock import landlock_abi
-from autoresearch_jax.runtime.sandbox import Level, SandboxError
+from autoresearch_jax.commands.checks.check import Check, look_at
+from autoresearch_jax.commands.checks.python import REINSTALL, check_python
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.proposers.redaction import secret_values
 
-_REMEDIES = {
-    Level.BUBBLEWRAP: "apt-get install bubblewrap, or your system's package of that name; where it is installed and "
-    "does not work, allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, "
-    "sysctl kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined",
-    Level.LANDLOCK: 'Linux 5.13 or newer with Landlock among its security modules: "landlock" in '
-    "/sys/kernel/security/lsm, else the boot parameter lsm=landlock,...",
-}
+if TYPE_CHECKING:  # what needs packages is imported where it is used: this command tells which of them are missing
+    from autoresearch_jax.commands.dataset_flags import DatasetOptions
+
+SECTIONS = ("python", "jax", "devices", "sandbox", "git", "disk", "clock", "dataset", "key", "run")
+KEY_WIDTH = 21  # as other commands print it
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
+class Options:
+    """What `autoresearch doctor` was asked to look at.
 
     Attributes:
-      name: what.
-      outcome: in a word or two.
-      is_ok: whether a run may rely on it.
-      remedy: what helps, None where nothing is to be done.
+      sections: names of sections, in their order.
+      dataset: the dataset.
+      mesh_axes: of --mesh; None without one.
+      tag: of the run; None without one.
+      run_dir: folder of the runs.
+      data_dir: folder of the datasets.
+      compile_cache: folder of XLA's compile cache; None for none.
+      editable: the training file.
     """
 
-    name: str
-    outcome: str
-    is_ok: bool = True
-    remedy: str | None = None
-
-    @property
-    def line(self) -> str:
-        """The outcome, with what helps."""
-        return self.outcome if self.remedy is None else f"{self.outcome}; {self.remedy}"
+    sections: tuple[str, ...]
+    dataset: "DatasetOptions"
+    mesh_axes: dict[str, int] | None
+    tag: str | None
+    run_dir: Path
+    data_dir: Path
+    compile_cache: Path | None
+    editable: Path
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
-    define_sandbox_flag(flag_values)
+    try:
+        from autoresearch_jax.commands.run import define_flags as define_flags_of_run
+    except ImportError as error:  # then no flag is known, and nothing else can be looked at
+        raise SystemExit(_say_what_lacks(error, as_json="--format=json" in sys.argv)) from None
+    define_flags_of_run(flag_values)
+    flags.DEFINE_list(
+        "sections", list(SECTIONS), f"look at these only, by commas: {', '.join(SECTIONS)}", flag_values=flag_values
+    )
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    sections = {"sandbox": check_sandbox(flag_values.sandbox)}
-    checks = [check for section in sections.values() for check in section]
-    if flag_values.format == "json":
-        print(json.dumps({name: [asdict(check) for check in section] for name, section in sections.items()}, indent=1))
-    else:
-        print(format_lines({check.name: check.line for check in checks}))
-    return 0 if all(check.is_ok for check in checks) else 1
+    from autoresearch_jax.search.interrupts import Interrupts
 
-
-def check_sandbox(choice: str) -> list[Check]:
-    """Which level is in force, why no better one, and whether it holds."""
+    options = _options(flag_values)
     environment = dict(os.environ)
-    refused = []
-    try:
-        cage = find_sandbox(choice, environment)
-    except SandboxError as error:
-        cage = find_sandbox("auto", environment)
-        refused = [Check("sandbox_flag", str(error), is_ok=False, remedy=f"what follows was tried with {cage.level}")]
-    levels = [Check(f"no_{level}", reason, remedy=_REMEDIES[level]) for level, reason in cage.why_not.items()]
-    version = landlock_abi()
-    facts = [Check("landlock_version", str(version) if version else "none")]
-    attempts = try_to_escape(cage, Path(CACHE_DIR).expanduser(), environment)
-    walls = cage.level is not Level.LIMITS or choice == Level.LIMITS
-    return [Check("sandbox", str(cage.level), is_ok=walls), *refused, *levels, *facts, *map(_check_of, attempts)]
+    looks = _looks(options, flag_values, environment)
+    report = Report(flag_values.format == "json")
+    with Interrupts().installed() as interrupts, interrupts.allowed():
+        for name in options.sections:
+            report.add(name, look_at(name, looks[name], secret_values(environment)))
+    return report.end()
 
 
-def _check_of(attempt: Attempt) -> Check:
-    if attempt.blocked:
-        return Check(attempt.name, "blocked")
-    if attempt.claimed:
-        return Check(attempt.name, "OPEN", is_ok=False, remedy="this level should block it: please report it")
-    return Check(attempt.name, "OPEN", remedy="this level does not block it")
+class Report:
+    """What was found: as text at once, as JSON at the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._sections: dict[str, list[Check]] = {}
+
+    def add(self, name: str, checks: list[Check]) -> None:
+        """Takes a section."""
+        self._sections[name] = checks
+        if not self._as_json:
+            lines = [f"{check.name + ':':<{KEY_WIDTH}}{check.line}" for check in checks]
+            print("\n".join([f"[{name}]", *lines, ""]), flush=True)
+
+    def end(self) -> int:
+        """Says what is wrong, and returns the exit status."""
+        faults = [check.name for checks in self._sections.values() for check in checks if not check.is_ok]
+        if self._as_json:
+            sections = {name: [asdict(check) for check in checks] for name, checks in self._sections.items()}
+            print(json.dumps(sections, indent=1))
+        else:
+            print(f"{'faults:':<{KEY_WIDTH}}{', '.join(faults) or 'none'}")
+        return 1 if faults else 0
+
+
+def _options(flag_values: flags.FlagValues) -> Options:
+    """The flags, checked.
+
+    Raises:
+      UsageError: a flag's value makes no sense.
+    """
+    from autoresearch_jax.commands.dataset_flags import dataset_options
+    from autoresearch_jax.commands.decision_flags import decision_settings
+    from autoresearch_jax.commands.run_flags import run_folder
+    from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
+    from autoresearch_jax.lm.manifest import DatasetError
+
+    for name in flag_values.sections:
+        if name not in SECTIONS:
+            raise UsageError(f"--sections: no section {name!r}, only {', '.join(SECTIONS)}")
+    with suppress(DatasetError):  # which has a section of its own
+        TaskOptions.from_flags(flag_values)
+    decision_settings(flag_values)
+    if flag_values.tag:
+        run_folder(flag_values)
+    cache = flag_values.compile_cache
+    return Options(
+        sections=tuple(name for name in SECTIONS if name in flag_values.sections),
+        dataset=dataset_options(flag_values),
+        mesh_axes=parse_mesh(flag_values.mesh),
+        tag=flag_values.tag or None,
+        run_dir=Path(flag_values.run_dir),
+        data_dir=Path(flag_values.data_dir),
+        compile_cache=Path(cache) if cache else None,
+        editable=Path(flag_values.editable),
+    )
+
+
+def _looks(
+    options: Options, flag_values: flags.FlagValues, environment: Mapping[str, str]
+) -> dict[str, Callable[[], Iterable[Check]]]:
+    """How each section is looked at, by its name."""
+    from autoresearch_jax.commands.checks.clock import check_clock
+    from autoresearch_jax.commands.checks.dataset import check_dataset
+    from autoresearch_jax.commands.checks.devices import check_devices
+    from autoresearch_jax.commands.checks.disk import check_disk
+    from autoresearch_jax.commands.checks.git import check_git
+    from autoresearch_jax.commands.checks.jax import check_jax
+    from autoresearch_jax.commands.checks.key import check_key
+    from autoresearch_jax.commands.checks.run import check_run
+    from autoresearch_jax.commands.checks.sandbox import check_sandbox
+
+    return {
+        "python": check_python,
+        "jax": lambda: check_jax(environment),
+        "devices": lambda: check_devices(flag_values.platform, options.mesh_axes, environment),
+        "sandbox": lambda: check_sandbox(flag_values.sandbox, environment),
+        "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment),
+        "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache),
+        "clock": check_clock,
+        "dataset": lambda: check_dataset(options.dataset),
+        "key": lambda: check_key(flag_values, environment),
+        "run": lambda: check_run(flag_values, environment),
+    }
+
+
+def _say_what_lacks(error: ImportError, *, as_json: bool) -> int:
+    """Reports on Python alone, where not even the flags can be imported."""
+    report = Report(as_json)
+    problem = Check("imports", str(error), is_ok=False, remedy=REINSTALL)
+    report.add("python", [*look_at("python", check_python, ()), problem])
+    return report.end()

@@ -1,0 +1,1 @@
+"""What `autoresearch doctor` looks at: one module a section."""
