@@ -1,11 +1,10 @@
 """One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
 
 import csv
-import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,47 +15,24 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.clock import MonotonicClock
-from autoresearch_jax.lm.costs import TooCostlyError, check_memory, check_steps, flops, memory_bytes, predict_steps
+from autoresearch_jax.lm.costs import check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.judge import (
-    Exam,
-    Scorer,
-    Verdict,
-    is_out_of_memory,
-    judge_within_memory,
-    make_exam,
-    smaller_scorer,
-)
-from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
-from autoresearch_jax.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
-from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
-from autoresearch_jax.lm.programs import Programs, compile_program, load_programs
-from autoresearch_jax.lm.snapshot import save_snapshot
+from autoresearch_jax.lm.judge import Scorer, Verdict
+from autoresearch_jax.lm.judging import Judging, Trained, open_trial
+from autoresearch_jax.lm.loader import TokenLoader
+from autoresearch_jax.lm.messages import SNAPSHOT, MeasureRequest
+from autoresearch_jax.lm.phases import Emit, Phases, TrialFailedError, compiling
+from autoresearch_jax.lm.programs import Programs, compile_program
+from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
-from autoresearch_jax.measurement import HOLDOUT_SCORE, Budget, Scalar, Scrutiny, Status
-from autoresearch_jax.untrusted import quoted
+from autoresearch_jax.measurement import Budget, Status
 
-# Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
-# alone takes a third of a step. No batch may take more than this share of training, since a tiny training batch makes
-# its tokens slow, and each judged batch has to begin anew. A short judging is free, as a short `init` is.
-JUDGE_SLOWDOWN = 3.0
-MAX_BATCH_SHARE = 0.1
 # The last step may end so much after the budget, or so many times as long as the steps before it usually took.
 FREE_OVERRUN_SECONDS = 2.0
 MAX_OVERRUN_STEPS = 1.5
 LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
-
-Emit = Callable[[dict[str, Any]], None]
-
-
-class TrialFailedError(Exception):
-    """The candidate failed in a way that is a status, not a mistake of ours."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 def make_mesh(axes: dict[str, int]) -> Mesh:
@@ -76,142 +52,68 @@ def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
     Returns:
       {"status", "value", "error", "snapshot", "metrics"}, as `Measurement` has them.
     """
-    trial = _Trial(request, emit)
-    try:
-        verdict = trial.run()
-    except TrialFailedError as error:
-        return trial.answer(error.status, None, str(error))
-    except InvalidCandidateError as error:
-        return trial.answer(Status.INVALID, None, str(error))
-    except (BatchShapeError, TooCostlyError) as error:
-        return trial.answer(Status.REJECTED, None, str(error))
-    except jax.errors.JaxRuntimeError as error:  # it may quote names of the candidate's
-        reason = quoted(next(iter(str(error).splitlines()), ""))
-        return trial.answer(Status.OOM if is_out_of_memory(error) else Status.CRASH, None, f"XLA says: {reason}")
-    return trial.answer(Status.OK, verdict.bpb, None)
+    phases = Phases(emit)
+    return phases.answer(_Trial(request, phases).run)
 
 
 class _Trial:
-    def __init__(self, request: MeasureRequest, emit: Emit) -> None:
+    def __init__(self, request: MeasureRequest, phases: Phases) -> None:
         self.request = request
-        self.emit = emit
-        self.metrics: dict[str, Scalar] = {}
-        self.snapshot: str | None = None
-
-    def answer(self, status: Status, value: float | None, error: str | None) -> dict[str, Any]:
-        return {
-            "status": str(status),
-            "value": value,
-            "error": error,
-            "snapshot": self.snapshot,
-            "metrics": self.metrics,
-        }
+        self.phases = phases
+        self.metrics = phases.metrics
 
     def run(self) -> Verdict:
         request = self.request
-        self._enter("startup")
-        programs = load_programs(Path(request.programs_dir))
-        if programs.program_hash != request.program_hash:
-            raise RuntimeError(f"{request.programs_dir} holds other programs than were checked")
-        vocab_size = programs.vocab_size
-        dataset = Dataset.open(
-            Path(request.dataset_folder), sequence_length=request.sequence_length, vocab_sizes=(vocab_size,)
-        )
-        exam = make_exam(dataset, vocab_size, request.split, request.judge_tokens)
-        holdout = None  # its rows are opened for an audit only, before anything is spent
-        if request.scrutiny is Scrutiny.AUDIT:
-            holdout = make_exam(dataset, vocab_size, "holdout", request.judge_tokens)
+        self.phases.enter("startup")
+        programs, dataset = open_trial(request)
         mesh = make_mesh(programs.mesh_axes)
+        judging = Judging(request, programs, mesh, dataset)
         with ExitStack() as stack:
             loaders = [
                 stack.enter_context(
-                    TokenLoader(dataset.rows(vocab_size, "train"), step.batch_shape, _mix(request.seed, index))
+                    TokenLoader(dataset.rows(programs.vocab_size, "train"), step.batch_shape, _mix(request.seed, index))
                 )
                 for index, step in enumerate(programs.steps)
             ]
             self.peak_flops = mesh_peak_flops(mesh)
-            self._leave("startup")
-            init, steps, scorer = self._compile(programs, mesh)
+            self.phases.leave("startup")
+            init, steps, scorer = self._compile(programs, mesh, judging)
             leaves, charged_seconds = self._init(init)
             result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
         self._check_kept_budget(result, charged_seconds)
         self._snapshot(programs, dataset, result)
-        judge_split = functools.partial(self._judge, programs, mesh, scorer, result)
-        verdict = judge_split(JUDGE, exam)
-        self.metrics.update(
-            val_bpb_original=verdict.bpb_original,
-            unigram_bpb=verdict.unigram_bpb,
-            probe_seconds=verdict.probe_seconds,
-            num_probes=verdict.num_probes,
-            worst_probe_nats=verdict.worst_probe,
-            judge_batch_rows=verdict.batch_rows,
-            judge_tokens=verdict.num_tokens,
-        )
-        if holdout is not None:
-            try:
-                self.metrics[HOLDOUT_SCORE] = judge_split(JUDGE_HOLDOUT, holdout).bpb
-            except InvalidCandidateError as error:
-                raise InvalidCandidateError(f"on the holdout: {error}") from error
-        return verdict
+        read_leaves = [result.leaves[i] for i in programs.read_leaves]
+        return judging.judge(scorer, Trained(read_leaves, result.seconds, result.num_tokens), self.phases)
 
-    def _enter(self, phase: str) -> None:
-        self.phase_start = time.monotonic()
-        self.emit({"event": "phase", "phase": phase})
-
-    def _leave(self, phase: str) -> None:
-        self.metrics[f"{phase.replace(' ', '_')}_seconds"] = time.monotonic() - self.phase_start
-
-    def _compile(self, programs: Programs, mesh: Mesh) -> tuple[Any, list[Any], Scorer]:
+    def _compile(self, programs: Programs, mesh: Mesh, judging: Judging) -> tuple[Any, list[Any], Scorer]:
         """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
-        self._enter("compile")
+        self.phases.enter("compile")
         with ThreadPoolExecutor() as pool:
             steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
-            scorer = pool.submit(Scorer, programs, mesh, max(programs.logits))
+            scorer = pool.submit(judging.compile)
             init = pool.submit(compile_program, programs.init, mesh)
-        try:
+        with compiling():
             compiled = init.result(), [step.result() for step in steps], scorer.result()
-        except jax.errors.JaxRuntimeError:
-            raise
-        except Exception as error:  # what JAX has against a program that it was not made to write
-            reason = f"its programs cannot be compiled: {type(error).__name__}: {quoted(str(error))}"
-            raise TrialFailedError(Status.CRASH, reason) from error
-        self._leave("compile")
+        self.phases.leave("compile")
         self.metrics.update(
             num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
         )
         init_program, step_programs, scorer_program = compiled
-        self._check_costs(programs, mesh, init_program, step_programs)
-        fitting = self._fitting(scorer_program, programs, mesh)
-        self._leave("compile")  # with the smaller scorers, if there had to be some
+        self._check_costs(programs, mesh, judging, init_program, step_programs)
+        fitting = judging.fitting(scorer_program)
+        self.phases.leave("compile")  # with the smaller scorers, if there had to be some
         return init_program, step_programs, fitting
 
-    def _fitting(self, scorer: Scorer, programs: Programs, mesh: Mesh) -> Scorer:
-        """The scorer for the largest batch that the memory can hold."""
-        while True:
-            try:
-                self._check_memory(mesh, logits=scorer.memory_bytes)
-            except TooCostlyError:
-                smaller = smaller_scorer(programs, mesh, scorer)
-                if smaller is None:
-                    raise
-                scorer = smaller
-            else:
-                return scorer
-
-    def _check_memory(self, mesh: Mesh, **needed: int | None) -> None:
-        sharing = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1  # host devices have one memory
-        check_memory({name: size and size * sharing for name, size in needed.items()}, self.request.device_memory_bytes)
-
-    def _check_costs(self, programs: Programs, mesh: Mesh, init: Any, steps: Sequence[Any]) -> None:
+    def _check_costs(self, programs: Programs, mesh: Mesh, judging: Judging, init: Any, steps: Sequence[Any]) -> None:
         """Raises TooCostlyError for what will not fit into the memory or the budget."""
         request, budget = self.request, self.request.budget
         memory = [memory_bytes(step) for step in steps]
         step_flops = [flops(step) for step in steps]
         peak_bytes = None if None in memory else max(m for m in memory if m is not None)
         self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
-        self._check_memory(mesh, init=memory_bytes(init), step=peak_bytes)
+        judging.check_memory(init=memory_bytes(init), step=peak_bytes)
         if budget.seconds is not None:
             begins = [step.from_progress for step in programs.steps]
             of_mesh = [f and f * mesh.size for f in step_flops]
@@ -220,12 +122,12 @@ class _Trial:
             check_steps(predicted, request.min_steps, budget.seconds)
 
     def _init(self, init: Any) -> tuple[Any, float]:
-        self._enter("init")
+        self.phases.enter("init")
         seed = self.request.seed
         key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
         leaves = jax.block_until_ready(init(key_data))
-        self._leave("init")
-        return leaves, max(0.0, time.monotonic() - self.phase_start - self.request.free_init_seconds)
+        self.phases.leave("init")
+        return leaves, max(0.0, time.monotonic() - self.phases.start - self.request.free_init_seconds)
 
     def _train(
         self,
@@ -257,7 +159,7 @@ class _Trial:
             )
             for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
         ]
-        self._enter("train")
+        self.phases.enter("train")
         with _CompileWatch() as compiles:
             result = train(leaves, phases, budget=budget, clock=MonotonicClock(), on_progress=self._report_training)
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
@@ -293,7 +195,7 @@ class _Trial:
 
     def _report_training(self, progress: TrainProgress) -> None:
         budget = self.request.budget
-        self.emit(
+        self.phases.emit(
             {
                 "event": "progress",
                 "phase": "train",
@@ -307,7 +209,7 @@ class _Trial:
         )
 
     def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
-        self._enter("snapshot")
+        self.phases.enter(SNAPSHOT)
         request = self.request
         # with the trial, and not in a column of its own: only this task knows what a snapshot is made of
         self.metrics["snapshot_sha256"] = save_snapshot(
@@ -323,31 +225,12 @@ class _Trial:
                 "seed": request.seed,
                 "num_steps": result.num_steps,
                 "num_tokens": result.num_tokens,
+                METRICS: dict(self.metrics),
                 **request.facts,
             },
         )
-        self.snapshot = request.snapshot_dir
-        self._leave("snapshot")
-
-    def _judge(
-        self, programs: Programs, mesh: Mesh, scorer: Scorer, result: TrainResult, phase: str, exam: Exam
-    ) -> Verdict:
-        self._enter(phase)
-        read_leaves = [result.leaves[i] for i in programs.read_leaves]
-
-        def report(share: float) -> None:
-            self.emit({"event": "progress", "phase": phase, "share": share})
-
-        trained_as_long = result.seconds / result.num_tokens * exam.rows_NxT1[:, 1:].size
-        num_batches = -(-len(exam.rows_NxT1) // scorer.batch_rows)
-        most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * result.seconds * num_batches)
-        limit_seconds = max(self.request.free_judge_seconds, most)
-        probe_share = PROBE_SHARE if self.request.scrutiny is Scrutiny.SEARCH else EVERY_ROW
-        verdict = judge_within_memory(
-            programs, mesh, scorer, read_leaves, exam, report, limit_seconds=limit_seconds, probe_share=probe_share
-        )
-        self._leave(phase)
-        return verdict
+        self.phases.snapshot = request.snapshot_dir
+        self.phases.leave(SNAPSHOT)
 
 
 class _CompileWatch:

@@ -6,7 +6,9 @@ from typing import Any
 
 from autoresearch_jax.measurement import Budget, Scrutiny
 
-JUDGE, JUDGE_HOLDOUT = "judge", "judge holdout"  # phases of a trial, as its events name them
+MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
+SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
+JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class MeasureRequest:
       scrutiny: whether every row is probed, and whether the holdout is judged, too.
       seed: all randomness of the trial follows from it.
       budget: the time box.
-      snapshot_dir: where the snapshot will be.
+      snapshot_dir: where the snapshot will be; for judging again, where it is.
       log_dir: where the loss curve goes.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       min_steps: reject a candidate of which fewer fit into the budget.
       free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
       free_judge_seconds: judging may take so long, whatever training took.
-      facts: further facts for the snapshot's manifest.
+      facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
     """
 
     programs_dir: str
@@ -49,8 +51,9 @@ class MeasureRequest:
     free_judge_seconds: float
     facts: Mapping[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        return {"op": "measure", **asdict(self)}
+    def to_json(self, operation: str) -> dict[str, Any]:
+        """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
+        return {"op": operation, **asdict(self)}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":

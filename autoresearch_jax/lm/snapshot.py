@@ -19,8 +19,10 @@ from autoresearch_jax.lm.hardware import host_processors
 from autoresearch_jax.lm.inventory import RESTORE, inventory_differences, take_inventory
 from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.programs import ProgramError, Programs, load_programs
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 
 FORMAT_VERSION = 2  # the first one listed no files
+METRICS = "metrics"  # in the manifest: what was known of the trial when it was written
 
 
 class SnapshotError(UserError):
@@ -87,7 +89,9 @@ def save_snapshot(
         "files": {name: asdict(entry) for name, entry in take_inventory(partial).items()},
     }
     write_json(partial / MANIFEST, manifest)
+    reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
     os.rename(partial, folder)
+    reach(FaultPoint.AFTER_SNAPSHOT_RENAME)
     return sha256_of_file(folder / MANIFEST)
 
 

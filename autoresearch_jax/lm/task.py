@@ -5,18 +5,19 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
 from autoresearch_jax.lm.exam import keep_exam
-from autoresearch_jax.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
+from autoresearch_jax.lm.limits import TimeLimits
+from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.tracer import run_trace
+from autoresearch_jax.lm.trial import TaskError, Trial
 from autoresearch_jax.measurement import (
     Budget,
     Candidate,
@@ -33,44 +34,6 @@ from autoresearch_jax.runtime.sandbox import Limits, Sandbox, remove_tree
 METRIC = Metric("val_bpb", "minimize")
 # Rows on each data-parallel device; the judge takes the first size that fits into memory.
 JUDGE_BATCH_ROWS = (32, 8, 2)
-# Where every row is probed, judging may take so many times as long: scored twice, and again for a reason if one fails.
-EVERY_ROW_SLOWDOWN = 3.0
-SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
-
-
-class TaskError(UserError):
-    """The harness, not the candidate, failed; the message names the log."""
-
-
-@dataclass(frozen=True)
-class TimeLimits:
-    """Seconds after which a phase of a trial is killed.
-
-    Training has its budget and `train_slack`, or with a budget in steps `train_report` from one report of its
-    progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds;
-    judging that takes longer than `free_judge` must not be slower than training (see `measure.py`). `judge` is for
-    one split with a sample of probes.
-    """
-
-    startup: float = 120.0
-    trace: float = 300.0
-    check: float = 120.0
-    compile: float = 900.0
-    init: float = 120.0
-    free_init: float = 10.0
-    train_slack: float = 120.0
-    train_report: float = 600.0
-    snapshot: float = 600.0
-    judge: float = 1800.0
-    free_judge: float = 10.0
-
-    def of(self, phase: str, budget: Budget, scrutiny: Scrutiny = Scrutiny.SEARCH) -> float:
-        """Limit of a phase; training by steps has none as a whole."""
-        if phase in (JUDGE, JUDGE_HOLDOUT):
-            return self.judge if scrutiny is Scrutiny.SEARCH else EVERY_ROW_SLOWDOWN * self.judge
-        if phase == "train":
-            return self.train_report if budget.seconds is None else budget.seconds + self.train_slack
-        return float(getattr(self, phase))
 
 
 @dataclass(frozen=True)
@@ -189,30 +152,15 @@ class LmTask:
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
         """
-        worker = self._take_worker(log_dir)
-        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
-        phase = "startup"
-        try:
-            worker.send(request.to_json())
-            for event in self._events(worker, scrutiny):
-                if event["event"] in ("phase", "progress"):
-                    phase = event["phase"]
-                    if on_progress is not None:
-                        on_progress({name: value for name, value in event.items() if name != "event"})
-                elif event["event"] == "failed":
-                    raise TaskError(f"the trial process failed: {event['reason']}; see {log_dir / 'worker.log'}")
-                elif event["event"] == "result":
-                    return _measurement(event, seed, time.monotonic() - worker.started, candidate)
-            raise AssertionError("events end only by an exception")
-        except ProcessTimeoutError:
-            reason = f"{phase} took longer than {self._config.limits.of(phase, self.budget, scrutiny):g} s"
-            return Measurement(Status.TIMEOUT, None, seed, snapshot=_existing(snapshot_dir), error=reason)
-        except WorkerDiedError as error:
-            status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
-            reason = f"{error} during {phase}; see {log_dir / 'worker.log'}"
-            return Measurement(status, None, seed, snapshot=_existing(snapshot_dir), error=reason)
-        finally:
-            worker.close()
+        trial = Trial(
+            self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny),
+            limits=self._config.limits,
+            facts=candidate.facts,
+            log_path=log_dir / "worker.log",
+            start_worker=lambda: self._start_worker(log_dir),
+            on_progress=on_progress,
+        )
+        return trial.run(self._take_worker(log_dir))
 
     def close(self) -> None:
         """Ends the waiting process, if there is one."""
@@ -344,34 +292,3 @@ class LmTask:
                 "device_kind": config.device.device_kind,
             },
         )
-
-    def _events(self, worker: JsonWorker, scrutiny: Scrutiny) -> Iterator[dict[str, Any]]:
-        """Events of a trial, as long as each phase keeps within its limit."""
-        limits, budget = self._config.limits, self.budget
-        deadline = time.monotonic() + limits.startup
-        while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on who is quicker
-                raise ProcessTimeoutError(f"{-remaining:.1f} s late")
-            event = worker.receive(remaining)
-            reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
-            if event["event"] == "phase" or reports_steps:
-                deadline = time.monotonic() + limits.of(event["phase"], budget, scrutiny)
-            yield event
-
-
-def _measurement(event: Mapping[str, Any], seed: int, total_seconds: float, candidate: Candidate) -> Measurement:
-    metrics = {**candidate.facts, **event["metrics"], "total_seconds": total_seconds}
-    return Measurement(
-        status=Status(event["status"]),
-        value=event["value"],
-        seed=seed,
-        metrics=metrics,
-        snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
-        error=event["error"],
-    )
-
-
-def _existing(snapshot_dir: Path) -> Path | None:
-    """The snapshot that a killed trial left: it is there whole or not at all."""
-    return snapshot_dir if snapshot_dir.exists() else None

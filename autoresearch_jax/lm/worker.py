@@ -3,7 +3,7 @@
     python -m autoresearch_jax.lm.worker
 
 It runs our code only, never the candidate's Python. It touches no device before it is told to measure, so it
-can wait beside another trial; it leaves when its input is closed, so it never outlives the driver.
+can wait beside another trial. When its input is closed its guard (`runtime/guard.py`) ends it, or it leaves by itself.
 """
 
 import contextlib
@@ -22,10 +22,12 @@ import jax
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.canonical import HASH_VERSION
 from autoresearch_jax.lm.caps import Caps
+from autoresearch_jax.lm.judge_again import UnfitSnapshotError, judge_again
 from autoresearch_jax.lm.measure import measure
-from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.messages import JUDGE_AGAIN, MEASURE, MeasureRequest
 from autoresearch_jax.lm.programs import ProgramError, check_asked, load_programs
 from autoresearch_jax.measurement import HASHED_BY
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.untrusted import clean_line, quoted
 
 
@@ -78,10 +80,16 @@ def main() -> int:
                 _emit(check(Path(message["programs_dir"]), message["request"], Caps(**message["caps"])))
             elif message["op"] == "devices":
                 _emit(devices())
-            elif message["op"] == "measure":
-                _emit({"event": "result", **measure(MeasureRequest.from_json(message), _emit)})
+            elif message["op"] in (MEASURE, JUDGE_AGAIN):
+                run = measure if message["op"] == MEASURE else judge_again
+                answer = run(MeasureRequest.from_json(message), _emit)
+                reach(FaultPoint.BEFORE_ANSWER)
+                _emit({"event": "result", **answer})
             else:
                 raise ValueError(f"unknown request {message['op']!r}")
+        except UnfitSnapshotError as error:
+            print(f"the snapshot is not judged: {error}", file=sys.stderr, flush=True)
+            _emit({"event": "unfit", "reason": str(error)})
         except UserError as error:
             _emit({"event": "failed", "reason": str(error)})
         except Exception as error:

@@ -68,7 +68,8 @@ class Task(Protocol):
           candidate: from `prepare` of this task, possibly of an earlier process with the same settings.
           seed: all randomness of the trial follows from it.
           log_dir: an existing folder for the trial's log.
-          snapshot_dir: a path that does not exist yet; the snapshot is put there, whole or not at all.
+          snapshot_dir: a path that does not exist yet, or the snapshot of the same trial that was cut short after it:
+            then it is judged and not trained again. A snapshot is put there whole or not at all.
           on_progress: told how far the trial is.
           scrutiny: how hard the trained result is looked at. AUDIT is the only way anybody reads the holdout: the
             metrics then have HOLDOUT_SCORE, and in no other case.
