@@ -1,0 +1,156 @@
+"""Room on a run's disk, looked for before anything is begun; and failures for which the disk is to blame."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.task_failures import RunError
+
+_GIB = 2**30  # as --min_free_gb counts
+_MIB = 2**20
+_TRIED_BYTES = 4096  # one block: less might fit where nothing else does
+_GOES_ON = "the same command goes on from here"
+_FULL = "the disk is full: free some space, or move the run's folder (--run_dir)"
+_READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
+_FAILS = "its disk fails: `dmesg` may say why"
+_MOUNT_AGAIN = "its disk does not answer any more: mount it again"
+
+_SYSTEM_TROUBLES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "your quota of the disk is used up: remove some files, or have it raised",
+    errno.EROFS: _READ_ONLY,
+    errno.EIO: _FAILS,
+    errno.ESTALE: _MOUNT_AGAIN,
+    errno.ENOTCONN: _MOUNT_AGAIN,
+}
+_SQLITE_TROUBLES = {  # by the name of the error, or what it says
+    "SQLITE_IOERR_SHMSIZE": _FULL,  # says "disk I/O error" as well, where a ledger is opened on a full disk
+    "database or disk is full": _FULL,
+    "attempt to write a readonly database": _READ_ONLY,
+    "disk I/O error": _FAILS,
+    "unable to open database file": "it cannot be opened: check that its folder is there, and who may write to it",
+}
+
+
+class DiskError(RunError):
+    """The run's disk is full, cannot be written or does not answer; nothing that needs it was begun."""
+
+
+class DiskGuard:
+    """Looks after the disk of a run's folder."""
+
+    def __init__(self, folder: RunFolder, min_free_bytes: int) -> None:
+        """Touches nothing yet.
+
+        Args:
+          folder: of the run.
+          min_free_bytes: what is to stay free.
+        """
+        self._path = folder.path
+        self._min_free_bytes = min_free_bytes
+
+    def require_room(self, more_bytes: int = 0) -> None:
+        """Makes sure that there is room in the run's folder and that it can be written to, by writing a small file.
+
+        Args:
+          more_bytes: what is about to be written.
+
+        Raises:
+          DiskError: there is not, or it cannot; the message says what to do, and that the run goes on afterwards.
+        """
+        try:
+            free_bytes = _free_bytes(self._path)
+            if free_bytes is not None and free_bytes < self._min_free_bytes + more_bytes:
+                raise DiskError(self._too_little(free_bytes, more_bytes))
+            _try_to_write(self._path)
+        except OSError as error:
+            raise DiskError(f"{self._cannot_write(error)}; {_GOES_ON}") from error
+
+    def _too_little(self, free_bytes: int, more_bytes: int) -> str:
+        needs = f"{_size(self._min_free_bytes)} are to stay free (--min_free_gb)"
+        if more_bytes:
+            needs = f"{_size(more_bytes)} are needed for what comes next and {needs}"
+        return (
+            f"{self._path}: {_size(free_bytes)} are free on its disk, but {needs}: free some space, lower "
+            f"--min_free_gb, or move the run's folder (--run_dir); {_GOES_ON}"
+        )
+
+    def _cannot_write(self, error: OSError) -> str:
+        if error.errno == errno.ENOSPC:
+            with contextlib.suppress(OSError):
+                if (free_bytes := _free_bytes(self._path)) and free_bytes > _TRIED_BYTES:
+                    return (
+                        f"{self._path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
+                        "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
+                    )
+        if (trouble := _SYSTEM_TROUBLES.get(error.errno or 0)) is not None:
+            return f"{self._path}: {trouble}"
+        return f"{self._path}: it cannot be written ({error.strerror}): check that it is there, and who may write to it"
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What the disk has to do with a failure: one line with the file, where it is known, and what to do.
+
+    Args:
+      error: looked at with its causes, and with what was being handled when it was raised.
+
+    Returns:
+      None if the disk is not to blame.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, DiskError):
+            return str(cause).removesuffix(f"; {_GOES_ON}")
+        if isinstance(cause, OSError):
+            trouble = _SYSTEM_TROUBLES.get(cause.errno or 0)
+            is_named = isinstance(cause.filename, str | bytes | os.PathLike)
+            # sockets lose their connection, too
+            if trouble is not None and (is_named or cause.errno != errno.ENOTCONN):
+                return f"{os.fsdecode(cause.filename) if is_named else 'a file'}: {trouble}"
+        if isinstance(cause, sqlite3.Error):
+            for said, trouble in _SQLITE_TROUBLES.items():
+                if said in (getattr(cause, "sqlite_errorname", None), str(cause)):
+                    return f"the ledger: {trouble}"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and whatever led to it, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting.append(current.__cause__)
+        if not current.__suppress_context__:
+            waiting.append(current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            waiting.extend(current.exceptions)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What a user other than root may still write; None where the file system does not tell."""
+    system = os.statvfs(folder)
+    return system.f_bavail * system.f_frsize if system.f_blocks else None
+
+
+def _try_to_write(folder: Path) -> None:
+    """Writes a small file down to the disk and removes it: root may write anywhere, as far as permissions tell."""
+    path = folder / "room.new"  # what is left of one that is killed goes with the other files of this ending
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(bytes(_TRIED_BYTES))
+            os.fsync(file.fileno())
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / _GIB:.2f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / _MIB:.1f} MiB"
