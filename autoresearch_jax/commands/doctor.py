@@ -43,6 +43,7 @@ class Options:
       data_dir: folder of the datasets.
       compile_cache: folder of XLA's compile cache; None for none.
       editable: the training file.
+      min_free: bytes of the disk that a run leaves free.
     """
 
     sections: tuple[str, ...]
@@ -53,6 +54,7 @@ class Options:
     data_dir: Path
     compile_cache: Path | None
     editable: Path
+    min_free: int
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -126,6 +128,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     if flag_values.tag:
         run_folder(flag_values)
     cache = flag_values.compile_cache
+    min_free_gb = flag_values.min_free_gb if "min_free_gb" in flag_values else 0.0
     return Options(
         sections=tuple(name for name in SECTIONS if name in flag_values.sections),
         dataset=dataset_options(flag_values),
@@ -135,6 +138,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         data_dir=Path(flag_values.data_dir),
         compile_cache=Path(cache) if cache else None,
         editable=Path(flag_values.editable),
+        min_free=int(min_free_gb * 2**30),
     )
 
 
@@ -158,7 +162,7 @@ def _looks(
         "devices": lambda: check_devices(flag_values.platform, options.mesh_axes, environment),
         "sandbox": lambda: check_sandbox(flag_values.sandbox, environment),
         "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment),
-        "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache),
+        "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache, options.min_free),
         "clock": check_clock,
         "dataset": lambda: check_dataset(options.dataset),
         "key": lambda: check_key(flag_values, environment),

@@ -71,7 +71,7 @@ def reason(error: Exception) -> str:
 
 def shown(path: Path) -> str:
     """A path as one would type it: from the present folder, or from home, where it is in one of these."""
-    for name, folder in ((".", Path.cwd()), ("~", Path.home())):
+    for name, folder in ((".", os.getcwd()), ("~", os.path.expanduser("~"))):
         if path.is_absolute() and path.is_relative_to(folder):
             return f"{name}/{path.relative_to(folder)}".removesuffix("/.")
     return str(path)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, shown
 
-LEAST_BYTES = 100_000_000  # a run of six small experiments takes up to 60 MB
+SMALL_RUN_BYTES = 100_000_000  # six small experiments take up to 60 MB
 NIGHT_BYTES = 1_000_000_000  # a hundred of them
 SLOW_FSYNC_SECONDS = 0.5  # several for each trial
 _NUM_FSYNCS = 5
@@ -39,6 +39,7 @@ class Place:
       path: as the flag has it.
       purpose: what is kept there.
       is_needed: whether a run cannot do without.
+      least_bytes: that it leaves free.
     """
 
     name: str
@@ -46,17 +47,27 @@ class Place:
     path: Path
     purpose: str
     is_needed: bool
+    least_bytes: int = 0
 
 
-def check_disk(run_dir: Path, data_dir: Path, compile_cache: Path | None) -> Iterator[Check]:
+@dataclass(frozen=True)
+class _Abilities:
+    """What a file system cannot do: what fails, and what a run makes do without."""
+
+    failing: list[str]
+    lacking: list[str]
+
+
+def check_disk(run_dir: Path, data_dir: Path, compile_cache: Path | None, min_free_bytes: int) -> Iterator[Check]:
     """The folder of the runs, of the datasets, and of XLA's compile cache.
 
     Args:
       run_dir: value of --run_dir.
       data_dir: value of --data_dir.
       compile_cache: value of --compile_cache; None for none.
+      min_free_bytes: what a run leaves free.
     """
-    yield from check_place(Place("run_dir", "--run_dir", run_dir, "a run", is_needed=True))
+    yield from check_place(Place("run_dir", "--run_dir", run_dir, "a run", True, min_free_bytes))
     yield from check_place(Place("data_dir", "--data_dir", data_dir, "`autoresearch prepare`", is_needed=False))
     if compile_cache is None:
         yield Check("compile_cache", "none, as --compile_cache says")
@@ -80,7 +91,7 @@ def check_place(place: Place) -> Iterator[Check]:
         free = shutil.disk_usage(folder).free
         with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-", dir=folder) as name:
             (Path(name) / "block").write_bytes(_BLOCK)
-            problems = [words for words in (_problem(*one, Path(name)) for one in _ABILITIES.items()) if words]
+            abilities = _try_all(Path(name))
             seconds = _fsync_seconds(Path(name))
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -89,11 +100,7 @@ def check_place(place: Place) -> Iterator[Check]:
         return
     yield Check(place.name, where)
     yield _room(place, free)
-    if problems:
-        is_ok = not place.is_needed
-        yield Check(f"{place.name}_files", ", ".join(problems), is_ok, f"name another {place.flag}, on a local disk")
-    else:
-        yield Check(f"{place.name}_files", f"{', '.join(_ABILITIES)} work")
+    yield _files(place, abilities)
     slow = f"each row of the ledger waits for it: {place.flag} on a local disk is faster"
     remedy = slow if seconds > SLOW_FSYNC_SECONDS and place.is_needed else None
     yield Check(f"{place.name}_fsync", f"{1000 * seconds:.1f} ms", remedy=remedy)
@@ -111,12 +118,13 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
+    place = folder.resolve()
     found, depth = None, -1
     for line in lines:
         left, _, right = line.partition(" - ")
         words = left.split(" ")
         top = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4]))
-        if folder.resolve().is_relative_to(top) and len(top.parts) >= depth:  # of two at one place the later counts
+        if place.is_relative_to(top) and len(top.parts) >= depth:  # of two at one place the later counts
             options = {*words[5].split(","), *right.split(" ")[-1].split(",")}
             found, depth = right.split(" ")[0] + (", read-only" if "ro" in options else ""), len(top.parts)
     return found
@@ -124,36 +132,56 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
 
 def _room(place: Place, free: int) -> Check:
     outcome = f"{free / _GIGABYTE:.1f} GB" if free >= _GIGABYTE else f"{free / 1e6:.0f} MB"
-    if free < LEAST_BYTES:
+    if free < place.least_bytes + SMALL_RUN_BYTES:
+        if place.least_bytes:
+            outcome += f", of which a run leaves {place.least_bytes / _GIGABYTE:.1f} GB free"
         remedy = f"free some room there, or name another {place.flag}"
         return Check(f"{place.name}_free", outcome, is_ok=not place.is_needed, remedy=remedy)
-    if free < NIGHT_BYTES and place.is_needed:
+    if free < place.least_bytes + NIGHT_BYTES and place.is_needed:
         remedy = f"a night of 100 small experiments takes {NIGHT_BYTES / _GIGABYTE:.0f} GB, more with larger models"
         return Check(f"{place.name}_free", outcome, remedy=remedy)
     return Check(f"{place.name}_free", outcome)
 
 
-def _problem(ability: str, attempt: Callable[[Path], str | None], folder: Path) -> str | None:
-    """What a file system cannot do, and why; None if it can."""
-    try:
-        why = attempt(folder)
-    except (OSError, sqlite3.Error) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, str(error)) from error
-        why = reason(error)
-    return None if why is None else f"no {ability} ({why})"
+def _files(place: Place, abilities: _Abilities) -> Check:
+    name, local = f"{place.name}_files", f"another {place.flag} on a local disk"
+    outcome = ", ".join(abilities.failing + abilities.lacking) or f"{', '.join(_ATTEMPTS)} work"
+    if abilities.failing:
+        return Check(name, outcome, is_ok=not place.is_needed, remedy=f"name {local}")
+    return Check(name, outcome, remedy=f"a run makes do without it, {local} has it" if abilities.lacking else None)
+
+
+def _try_all(folder: Path) -> _Abilities:
+    """Makes every attempt.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    failing, lacking = [], []
+    for ability, attempt in _ATTEMPTS.items():
+        try:
+            why = attempt(folder)
+            if why is not None:
+                lacking.append(f"no {ability} ({why})")
+        except (OSError, sqlite3.Error) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, str(error)) from error
+            failing.append(f"no {ability} ({reason(error)})")
+    return _Abilities(failing, lacking)
 
 
 def _try_lock(folder: Path) -> str | None:
     path = folder / "lock"
     with path.open("w") as first, path.open("w") as second:
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
+        except OSError as error:  # a driver writes down who it is, and looks for others, in place of this lock
+            return reason(error)
     return "two hold it at once"
 
 
@@ -162,7 +190,9 @@ def _try_rename(folder: Path) -> str | None:
     old.write_bytes(b"old")
     new.write_bytes(b"new")
     new.replace(old)
-    return None if old.read_bytes() == b"new" and not new.exists() else "the old file is still there"
+    if old.read_bytes() != b"new" or new.exists():
+        raise OSError("the old file is still there")
+    return None
 
 
 def _try_write_ahead_log(folder: Path) -> str | None:
@@ -171,7 +201,7 @@ def _try_write_ahead_log(folder: Path) -> str | None:
     with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as writer:
         (mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            return f"SQLite stays with {mode}"
+            return f"SQLite stays with {mode}"  # and readers keep the writer waiting
         writer.execute("PRAGMA synchronous = FULL")
         writer.execute("CREATE TABLE rows (id INTEGER)")
         writer.execute("BEGIN IMMEDIATE")
@@ -180,10 +210,12 @@ def _try_write_ahead_log(folder: Path) -> str | None:
             before = reader.execute("SELECT count(*) FROM rows").fetchone()
             writer.execute("COMMIT")
             after = reader.execute("SELECT count(*) FROM rows").fetchone()
-    return None if (before, after) == ((0,), (1,)) else "a reader does not see what was written"
+    if (before, after) != ((0,), (1,)):
+        raise OSError("a reader does not see what was written")
+    return None
 
 
-_ABILITIES: dict[str, Callable[[Path], str | None]] = {
+_ATTEMPTS: dict[str, Callable[[Path], str | None]] = {
     "lock": _try_lock,
     "rename": _try_rename,
     "write-ahead log": _try_write_ahead_log,
