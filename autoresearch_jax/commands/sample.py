@@ -4,16 +4,22 @@ autoresearch sample --tag=NAME --prompt='def '
 autoresearch sample --snapshot=runs/NAME/snapshots/0003-0004 --temperature=0
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.trial import DEFAULT_TAG
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
+from autoresearch_jax.lm.manifest import MANIFEST
 from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.search.kept_snapshots import KeptSnapshot, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.run_folder import RunFolder
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -27,31 +33,57 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    snapshot = _snapshot(flag_values)
-    from autoresearch_jax.lm.sample import SampleSettings, sample  # loads JAX
-
-    settings = SampleSettings(
-        prompt=flag_values.prompt,
-        num_tokens=flag_values.tokens,
-        temperature=flag_values.temperature,
-        top_k=flag_values.top_k,
-        seed=flag_values.seed,
-    )
-    print(sample(snapshot, settings))
+    settings = {
+        "prompt": flag_values.prompt,
+        "num_tokens": flag_values.tokens,
+        "temperature": flag_values.temperature,
+        "top_k": flag_values.top_k,
+        "seed": flag_values.seed,
+    }
+    if flag_values.snapshot is None:
+        kept = _kept_snapshot(run_folder(flag_values))
+        with kept.folder() as folder:
+            require_undamaged(folder, kept)
+            print(_sample(folder, settings))
+        return 0
+    if not flag_values.snapshot:
+        raise UsageError("--snapshot is empty: name the folder of a snapshot")
+    folder = Path(flag_values.snapshot)
+    if (folder / MANIFEST).is_file():
+        require_undamaged(folder)
+    print(_sample(folder, settings))
     return 0
 
 
-def _snapshot(flag_values: flags.FlagValues) -> Path:
-    """The snapshot asked for: by path, or of a run its champion's, or of trials by hand the newest."""
-    if flag_values.snapshot is not None:
-        if not flag_values.snapshot:
-            raise UsageError("--snapshot is empty: name the folder of a snapshot")
-        return Path(flag_values.snapshot)
-    folder = run_folder(flag_values)
+def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
+    """Compares a snapshot with its hashes before it is used.
+
+    Args:
+      folder: of the snapshot.
+      kept: what a ledger says of it; None of one that is nobody's.
+
+    Raises:
+      UserError: it is damaged; the message names the first file, and how to have the snapshot again.
+    """
+    sha256 = None if kept is None else kept.metrics.get(SNAPSHOT_SHA256)
+    damage = snapshot_damage(folder, None if sha256 is None else str(sha256))
+    if damage:
+        more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+        raise UserError(f"{damage[0]}{more}{f', or {kept.remedy}' if kept is not None else ''}")
+
+
+def _sample(snapshot: Path, settings: Mapping[str, Any]) -> str:
+    from autoresearch_jax.lm.sample import SampleSettings, sample  # loads JAX
+
+    return sample(snapshot, SampleSettings(**settings))
+
+
+def _kept_snapshot(folder: RunFolder) -> KeptSnapshot:
+    """Of a run its champion's, or of trials by hand the newest."""
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         champion = summarize_run(ledger).champion
         trials = ledger.trials(None if champion is None else ledger.measured(champion).id)
-    snapshots = [trial.snapshot for trial in trials if trial.snapshot is not None and trial.value is not None]
-    if not snapshots:
-        raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")
-    return folder.snapshot(snapshots[-1])
+        there = [trial for trial in trials if trial.snapshot is not None and trial.value is not None]
+        if not there:
+            raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")
+        return find_snapshot(ledger, folder, there[-1], as_recorded=True)

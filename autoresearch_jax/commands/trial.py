@@ -3,6 +3,11 @@
     autoresearch trial --budget_seconds=60 --set MATRIX_LR=0.03 --set DEPTH=6
 
 `--set` may be given again and again; the file itself is not changed.
+
+    autoresearch trial --tag=nov20 --budget_seconds=60 --retrain=3
+
+trains experiment 3 of a run again, with its own source and seeds, where its snapshots expired or are damaged; give it
+the run's own flags. See docs/snapshots.md.
 """
 
 import ast
@@ -16,6 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.retraining import RetrainOptions, retrain
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
@@ -60,10 +66,19 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, upper_bound=MAX_SEED, flag_values=flag_values)
     define_run_flags(flag_values, default_tag=DEFAULT_TAG)
+    flags.DEFINE_integer(
+        "retrain",
+        None,
+        "train this experiment of --tag again, to have its snapshots back",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    if flag_values.retrain is not None:
+        return retrain(_retrain_options(flag_values))
     options = Options(
         task=TaskOptions.from_flags(flag_values),
         editable=Path(flag_values.editable),
@@ -87,6 +102,19 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     summary["log"] = str(log_dir)
     print(format_summary(summary, METRIC, options.format))
     return 0 if measurement.status is Status.OK else 1
+
+
+def _retrain_options(flag_values: flags.FlagValues) -> RetrainOptions:
+    for name in ("set", "seed"):
+        if flag_values[name].present:
+            raise UsageError(f"--{name} and --retrain: what is trained again is as it was; leave --{name} out")
+    return RetrainOptions(
+        task=TaskOptions.from_flags(flag_values),
+        folder=run_folder(flag_values),
+        experiment=flag_values.retrain,
+        editable=Path(flag_values.editable) if flag_values["editable"].present else None,
+        format=flag_values.format,
+    )
 
 
 def parse_settings(settings: list[str]) -> dict[str, Scalar]:

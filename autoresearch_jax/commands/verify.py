@@ -18,6 +18,7 @@ from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run_folder
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.lm.damage import SNAPSHOT_SHA256
 from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
 from autoresearch_jax.report.summary import stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
@@ -32,9 +33,10 @@ from autoresearch_jax.search.integrity import (
     source_differences,
     workspace_differences,
 )
+from autoresearch_jax.search.kept_snapshots import KeptSnapshot, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import mean_of
-from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
+from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 TAKES_ARGUMENTS = True
 OK = "ok"
 DIFFERS = "differs"
+OF_SNAPSHOT = {"snapshot_manifest", "snapshot_files", "snapshot_facts"}  # checks of what can be trained again
 NEEDED_SETTINGS = {"editable", "metric", "direction", "fingerprint"}  # of every run; trials by hand have none
 
 
@@ -171,15 +174,24 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     todo = f"the ledger contradicts itself: {RESTORE}"
     same = row.score == measured.score == mean
     report.add("mean_of_trials", [] if same else [f"{folder.ledger}: experiment {row.id}: {row.score}, {mean}: {todo}"])
-    now = [_check_trial(folder, ledger, measured, trial, report) for trial in trials]
-    scores = [value for value in now if value is not None]
     metric = stored_metric(ledger)
     name = "score" if metric is None else metric.name
+    report.figures[f"{name}_then"] = then = measured.score
+    kept = [find_snapshot(ledger, folder, trial) for trial in trials if trial.snapshot is not None]
+    if again := [snapshot for snapshot in kept if snapshot.retrained is not None]:
+        report.figures["trained_again"] = ", ".join(f"trial {snapshot.trial.id}" for snapshot in again)
+        values = {snapshot.trial.id: snapshot.value for snapshot in again}
+        then = mean_of([values.get(trial.id, trial.score.value) for trial in trials])
+        report.figures[f"{name}_trained_again"] = then
+    for trial in trials:
+        if trial.snapshot is None:
+            report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
+    now = [_check_snapshot(folder, ledger, measured, snapshot, report) for snapshot in kept]
+    scores = [value for value in now if value is not None]
     value = None if len(scores) < len(trials) else mean_of(scores)
     report.figures |= {
-        f"{name}_then": measured.score,
         f"{name}_now": value,
-        "difference": None if value is None else value - measured.score,
+        "difference": None if value is None else value - then,
         "verified_trials": len(scores),
     }
 
@@ -194,50 +206,54 @@ def _asked(folder: RunFolder, ledger: Ledger, experiment: int | None) -> Experim
     raise UserError(f"{folder.path}: there is {what}; `autoresearch results` lists them, --experiment=N names one")
 
 
-def _check_trial(
-    folder: RunFolder, ledger: Ledger, measured: ExperimentRow, trial: TrialRow, report: Report
+def _check_snapshot(
+    folder: RunFolder, ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot, report: Report
 ) -> float | None:
-    """Scores a trial's snapshot; returns the score, None if it could not be computed."""
-    if trial.snapshot is None:
-        report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
-        return None
-    snapshot = folder.own_snapshot(trial.snapshot)  # and no other: the folder alone has to stand for the score
-    if not snapshot.is_dir():
-        report.add("snapshot_files", [f"{snapshot}: is missing: {RESTORE} of the run's folder"])
-        return None
-    programs = folder.path / "programs" / str(_program_hash(measured, trial))
-    from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
+    """Scores a trial's snapshot; returns the score, None if it could not be computed.
 
-    recorded = _recorded(ledger, measured, trial)
-    findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
-    report.figures["snapshot"] = str(snapshot)
+    One that was neither moved nor let go of has to be in the folder: it alone has to stand for the score.
+    """
+    programs = folder.path / "programs" / str(_program_hash(measured, kept))
+    try:
+        with kept.folder() as snapshot:
+            from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
+
+            recorded = _recorded(ledger, measured, kept)
+            findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
+    except UserError as error:
+        report.add("snapshot_files", [str(error)])
+        return None
+    report.figures["snapshot"] = kept.place
+    if any(isinstance(found, list) and found for name, found in findings.checks.items() if name in OF_SNAPSHOT):
+        report.figures["remedy"] = kept.remedy
     for name, found in findings.checks.items():
-        report.add(name, found, findings.notes.get(name, ""))
+        lines = found if isinstance(found, str) else [kept.shown(line, snapshot) for line in found]
+        report.add(name, lines, findings.notes.get(name, ""))
     return findings.value
 
 
-def _program_hash(measured: ExperimentRow, trial: TrialRow) -> str | None:
+def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
     """Of what a trial ran: a champion's later ones may have been hashed otherwise, after an update."""
-    own = trial.metrics.get(PROGRAM_HASH)
+    own = kept.metrics.get(PROGRAM_HASH)
     return measured.program_hash if own is None else str(own)
 
 
-def _recorded(ledger: Ledger, measured: ExperimentRow, trial: TrialRow) -> "Recorded":
+def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "Recorded":
+    """What was recorded when the snapshot was written, by its trial or when it was trained again."""
     from autoresearch_jax.lm.verify import Recorded
 
-    assert trial.value is not None
-    assert trial.status is Status.OK
+    assert kept.trial.status is Status.OK
     settings = ledger.settings()
     by_hand = measured.category if measured.kind is Kind.TRIAL else None
     sha256, rows, exam = (
-        trial.metrics.get("snapshot_sha256"),
-        trial.metrics.get("judge_batch_rows"),
+        kept.metrics.get(SNAPSHOT_SHA256),
+        kept.metrics.get("judge_batch_rows"),
         settings.get("exam"),
     )
     return Recorded(
-        value=trial.value,
-        seed=trial.seed,
-        program_hash=_program_hash(measured, trial),
+        value=kept.value,
+        seed=kept.trial.seed,
+        program_hash=_program_hash(measured, kept),
         fingerprint=by_hand or str(settings.get("fingerprint")),
         snapshot_sha256=None if sha256 is None else str(sha256),
         judge_batch_rows=rows if isinstance(rows, int) else None,

@@ -4,6 +4,7 @@ import enum
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autoresearch_jax.measurement import Measurement, Scalar
 from autoresearch_jax.search.database import Database, metrics_json
@@ -53,18 +54,18 @@ class SnapshotLog:
         """The latest event of each trial that has one; the others' snapshots are where their trials put them."""
         found = dict(self._latest)
         rows = self._database.rows("snapshot_events", _COLUMNS, "WHERE id >= ? ORDER BY id", (self._next,))
-        for number, trial, event, place, value, metrics in rows:
-            figures = json.loads(metrics or "{}")
-            found[trial] = SnapshotEventRow(number, trial, SnapshotEvent(event), place, value, figures)
+        for row in rows:
+            event = _as_event(row)
+            found[event.trial] = event
         if rows and not self._database.in_transaction:  # which may yet be undone
             self._latest, self._next = found, rows[-1][0] + 1
         return found
 
-    def retrained_value(self, trial: int) -> float | None:
-        """The score of a trial's snapshot that was trained again, wherever it is now; None if it was not."""
+    def retrained(self, trial: int) -> SnapshotEventRow | None:
+        """How a trial's snapshot was last trained again, wherever that one is now; None if it was not."""
         where = "WHERE trial = ? AND event = ? ORDER BY id DESC LIMIT 1"
-        rows = self._database.rows("snapshot_events", ("value",), where, (trial, SnapshotEvent.RETRAINED))
-        return rows[0][0] if rows else None
+        rows = self._database.rows("snapshot_events", _COLUMNS, where, (trial, SnapshotEvent.RETRAINED))
+        return _as_event(rows[0]) if rows else None
 
     def expire(self, trials: Sequence[int]) -> None:
         """Writes down that snapshots are about to be deleted, all of them or none."""
@@ -86,3 +87,9 @@ class SnapshotLog:
     def _enter(self, trial: int, event: SnapshotEvent, **columns: object) -> None:
         values = {"trial": trial, "event": event, "happened_at": self._database.clock(), **columns}
         self._database.seal_row("snapshot_events", self._database.insert("snapshot_events", values))
+
+
+def _as_event(row: Sequence[Any]) -> SnapshotEventRow:
+    """From `_COLUMNS`."""
+    number, trial, event, place, value, metrics = row
+    return SnapshotEventRow(number, trial, SnapshotEvent(event), place, value, json.loads(metrics or "{}"))

@@ -176,7 +176,9 @@ def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(night: Path, 
     shutil.copytree(night / "snapshots" / "0000-0001", trial.snapshot)
     report = verify(RunFolder(unsealed), 0)
     shutil.rmtree(trial.snapshot.parent.parent)
-    assert report.differences == [f"{gone}: is missing: restore it from a copy of the run's folder"]
+    (line,) = report.differences
+    assert line.startswith(f"{gone}: is missing: restore it from a copy, or train it again: `autoresearch trial ")
+    assert line.endswith(" --tag=copy --retrain=0`, with the run's own flags")
     assert report.checks["snapshot_files"] == "differs"
     assert report.figures["val_bpb_now"] is None
 
