@@ -77,6 +77,7 @@ class Budget:
 
 HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on the holdout, where an audit asked for it
 PROGRAM_HASH = "program_hash"  # among a measurement's metrics: what ran, as it was hashed then
+STATE_BYTES = "state_bytes"  # among a candidate's facts: of all that it trains; a snapshot is no larger by much
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
 
 

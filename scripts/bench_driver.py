@@ -33,7 +33,9 @@ from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal,
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
 from autoresearch_jax.search.briefs import LOSS_CURVE
 from autoresearch_jax.search.constants import ConstantValue, read_constants
+from autoresearch_jax.search.disk import DiskGuard
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -280,6 +282,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
             program=program,
             observer=Nobody(),
             interrupts=Interrupts(),
+            footing=Footing(DiskGuard(folder, min_free_bytes=0)),
         )
         Loop(parts, seed, max_experiments=count + 1).run()  # one more, so that the last one is asked for
     return watch, proposer

@@ -1,47 +1,163 @@
-"""A driver of a fake task as a process of its own, for tests that kill it: REPO EXPERIMENTS TRIAL_SECONDS."""
+"""Drivers of a fake task as processes of their own, for tests that kill them.
 
+As a program it is a nursery: it has imported everything, and forks a driver for each order that it reads.
+"""
+
+import json
 import os
+import subprocess
 import sys
+import time
+import traceback
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fakes import FakeTask
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
-from autoresearch_jax.commands.run import Options, run_loop
+from autoresearch_jax.commands.run import Ground, Options, run_loop
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.workspace import Workspace
 
+TAG = "night"
+MARK = "AUTORESEARCH_TEST_MARK"  # among the variables of all that a driver starts
 
-def main() -> int:
-    repo, experiments, trial_seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    folder = RunFolder(repo / "runs" / "night")
+
+@dataclass(frozen=True)
+class Order:
+    """A driver to start.
+
+    Attributes:
+      repo: where its run is.
+      experiments: when it ends.
+      trial_seconds: how long a trial takes.
+      has_worker: see `FakeTask`.
+      min_free_bytes: see `Options`.
+      stubborn: its task takes a minute to end what it does.
+      variables: added to its environment.
+    """
+
+    repo: str
+    experiments: int
+    trial_seconds: float = 0.0
+    has_worker: bool = False
+    min_free_bytes: int = 0
+    stubborn: bool = False
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def drive(order: Order) -> int:
+    """Works on a run as the command would; returns the exit status."""
+    repo = Path(order.repo)
+    folder = RunFolder(repo / "runs" / TAG)
     options = Options(
-        tag="night",
+        tag=TAG,
         folder=folder,
         proposer=ProposerOptions(),
         program=repo / "program.md",
         editable=repo / "train_lib.py",
         seed=0,
-        max_experiments=experiments,
+        max_experiments=order.experiments,
         decision=SequentialSettings(baseline_runs=4, max_runs=6),
+        keeping=Keeping(last=1, best=0),
+        min_free_bytes=order.min_free_bytes,
     )
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
-    with folder.lock(), Interrupts().installed() as interrupts:
-        return run_loop(
-            options,
-            FakeTask(trial_seconds),
-            workspace,
-            folder,
-            Ledger.open(folder.ledger),
-            ProgramFile(options.program),
-            interrupts,
+    task, program = FakeTask(order.trial_seconds, has_worker=order.has_worker), ProgramFile(options.program)
+    if order.stubborn:
+        task.close = lambda: time.sleep(60)
+    with folder.lock() as lock, Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+        try:
+            return run_loop(options, Ground(task, workspace, ledger, program, lock), interrupts)
+        finally:
+            task.close()
+
+
+def main() -> None:
+    """Forks a driver for each line of standard input; prints its pid, and its exit status when it has ended."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _become_driver(Order(**json.loads(line)))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _become_driver(order: Order) -> None:
+    status = 1
+    try:
+        os.environ.update(order.variables)
+        with (Path(order.repo) / "driver.log").open("a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        with open(os.devnull) as null:
+            os.dup2(null.fileno(), 0)
+        status = drive(order)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Nursery:
+    """Starts drivers one after the other, without waiting for their imports."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def start(self, order: Order) -> int:
+        """Starts a driver; returns its pid."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def wait(self) -> int:
+        """The exit status of the driver that was started last, once it has ended; negative for a signal."""
+        return self._read()
+
+    def run(self, order: Order) -> int:
+        """Starts a driver and waits for its end."""
+        self.start(order)
+        return self.wait()
+
+    def close(self) -> None:
+        """Ends the nursery; its driver must have ended."""
+        self._process.communicate()
+
+    def _read(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+
+def log_of(repo: Path) -> str:
+    """What the drivers of a run printed."""
+    return (repo / "driver.log").read_text()
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Pids of the processes that were started by drivers with a mark, or by theirs."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+        except OSError:  # gone meanwhile
+            continue
+    return found
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """A task of milliseconds and a proposer of known proposals, for tests of the loop."""
 
 import hashlib
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from autoresearch_jax.measurement import (
     Status,
 )
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
+from autoresearch_jax.runtime.faults import FaultPoint, reach
+from autoresearch_jax.runtime.process import JsonWorker
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.task import Progress
 
@@ -50,6 +53,9 @@ Lower the loss.
 ## Ideas
 """
 
+# A trial's process: it has a child in a session of its own, and answers after so many seconds.
+WORKER = 'setsid sleep 600 & while read seconds; do sleep "$seconds"; echo "{}"; done'
+
 RESULTS_HEADER = "commit\tloss\tmemory_gb\tstatus\tdescription"
 
 
@@ -59,8 +65,11 @@ class FakeTask:
     FAULT in the source makes it fail: "reject", "crash", "nonfinite", or "raise" for a failure of the task itself.
     """
 
-    def __init__(self, trial_seconds: float = 0.0, fingerprint: str = "fake", noise: float = 0.001) -> None:
+    def __init__(
+        self, trial_seconds: float = 0.0, fingerprint: str = "fake", noise: float = 0.001, has_worker: bool = False
+    ) -> None:
         self._trial_seconds = trial_seconds
+        self._has_worker = has_worker  # trials have a process of their own, as those of a real task
         self._noise = noise
         self.fingerprint = fingerprint
         self.metric = Metric("loss")
@@ -69,6 +78,7 @@ class FakeTask:
         self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
+        self.judged: list[Path] = []  # snapshots that were there before their trial
         self.closed = False
 
     def keep_exam(self, folder: Path) -> str:
@@ -97,7 +107,6 @@ class FakeTask:
         scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Measurement:
         assert log_dir.is_dir()
-        assert not snapshot_dir.exists()
         self.measured.append((candidate.program_hash, seed))
         self.scrutinies.append(scrutiny)
         constants = read_constants(candidate.source)
@@ -108,8 +117,12 @@ class FakeTask:
             return Measurement(Status(fault), None, seed, error=f"made to {fault}")
         if on_progress is not None:
             on_progress({"step": 1, "budget_steps": 1, "loss": 1.0})
-        time.sleep(self._trial_seconds)
-        snapshot_dir.mkdir()
+        if snapshot_dir.exists():
+            self.judged.append(snapshot_dir)
+        else:
+            self._train(log_dir)
+            write_snapshot(snapshot_dir)
+        reach(FaultPoint.BEFORE_ANSWER)
         score, drawn_by = self.score(constants), f"{candidate.program_hash}{seed}"
         metrics: dict[str, Scalar] = {"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds}
         if scrutiny is Scrutiny.AUDIT:
@@ -122,6 +135,18 @@ class FakeTask:
             snapshot=snapshot_dir,
         )
 
+    def _train(self, log_dir: Path) -> None:
+        if not self._has_worker:
+            time.sleep(self._trial_seconds)
+            return
+        log = log_dir / "worker.log"
+        worker = JsonWorker(["/bin/sh", "-c", WORKER], environment=os.environ, cwd=log_dir, log_path=log)
+        try:
+            worker.send(self._trial_seconds)
+            worker.receive(60.0 + self._trial_seconds)
+        finally:
+            worker.close()
+
     @staticmethod
     def score(constants: dict) -> float:
         """What a program scores without noise; the lower the better."""
@@ -130,6 +155,16 @@ class FakeTask:
 
     def close(self) -> None:
         self.closed = True
+
+
+def write_snapshot(folder: Path) -> None:
+    """Makes a folder of a file, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
+    (partial / "state").write_bytes(b"0" * 4096)
+    reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
+    partial.rename(folder)
+    reach(FaultPoint.AFTER_SNAPSHOT_RENAME)
 
 
 class ScriptedProposer:

@@ -115,6 +115,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     """
     from autoresearch_jax.commands.dataset_flags import dataset_options
     from autoresearch_jax.commands.decision_flags import decision_settings
+    from autoresearch_jax.commands.keeping_flags import min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
     from autoresearch_jax.lm.manifest import DatasetError
@@ -128,7 +129,6 @@ def _options(flag_values: flags.FlagValues) -> Options:
     if flag_values.tag:
         run_folder(flag_values)
     cache = flag_values.compile_cache
-    min_free_gb = flag_values.min_free_gb if "min_free_gb" in flag_values else 0.0
     return Options(
         sections=tuple(name for name in SECTIONS if name in flag_values.sections),
         dataset=dataset_options(flag_values),
@@ -138,7 +138,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         data_dir=Path(flag_values.data_dir),
         compile_cache=Path(cache) if cache else None,
         editable=Path(flag_values.editable),
-        min_free=int(min_free_gb * 2**30),
+        min_free=min_free_bytes(flag_values),
     )
 
 

@@ -25,11 +25,12 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         rows, trials = ledger.experiments(), ledger.trials()
         figures = summarize_run(ledger, folder).lines()
-        metric = stored_metric(ledger)
+        metric, at_work = stored_metric(ledger), folder.holder() is not None
     if flag_values.format == "json":
-        print(json.dumps({"summary": figures, "experiments": experiments_as_json(rows, trials)}, indent=1))
+        experiments = experiments_as_json(rows, trials, at_work=at_work)
+        print(json.dumps({"summary": figures, "experiments": experiments}, indent=1))
         return 0
-    print_experiments(rows, metric, sys.stdout)
+    print_experiments(rows, metric, sys.stdout, at_work=at_work)
     if metric is not None:  # trials by hand have no baseline, and so no gain
         print()
         print(format_lines(figures))

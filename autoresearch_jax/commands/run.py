@@ -10,21 +10,20 @@ time counted there is what experiments took, over all the processes that worked 
 import os
 import sqlite3
 import sys
-import threading
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.console import ConsoleObserver, print_notice
 from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
     decision_settings,
     define_decision_flags,
     make_rule,
 )
-from autoresearch_jax.commands.progress import TrialProgress
+from autoresearch_jax.commands.keeping_flags import define_keeping_flags, keeping_options, min_free_bytes
 from autoresearch_jax.commands.proposer_flags import (
     ProposerOptions,
     check_proposer,
@@ -34,17 +33,22 @@ from autoresearch_jax.commands.proposer_flags import (
 )
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
+from autoresearch_jax.report.tables import format_lines, print_experiments
+from autoresearch_jax.runtime.faults import VARIABLE, fault_in
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.disk import DiskGuard
+from autoresearch_jax.search.driver_lock import DriverLock
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import Loop, Parts
+from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.task import Task
@@ -64,6 +68,8 @@ class Options:
       seed: the source of every seed.
       max_experiments: end after so many, whatever program.md says of experiments.
       decision: what the sequential rule is asked for; None for the greedy one.
+      keeping: whose snapshots are kept beside those of champions.
+      min_free_bytes: free space on the disk that the run leaves.
     """
 
     tag: str
@@ -74,6 +80,8 @@ class Options:
     seed: int
     max_experiments: int | None
     decision: SequentialSettings | None
+    keeping: Keeping = field(default_factory=Keeping)
+    min_free_bytes: int = 0
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -81,6 +89,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     define_run_flags(flag_values)
     define_decision_flags(flag_values)
     define_proposer_flags(flag_values)
+    define_keeping_flags(flag_values)
     flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
     flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
@@ -94,32 +103,53 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+    if mistake := fault_in(os.environ.get(VARIABLE)):
+        raise UsageError(mistake)
     options = _options(flag_values)
+    with ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts().installed())
+        try:
+            with interrupts.allowed():
+                ground = _prepare_ground(options, TaskOptions.from_flags(flag_values), stack)
+        except KeyboardInterrupt:
+            print(format_lines({"ended": INTERRUPTED}))
+            return 0
+        return run_loop(options, ground, interrupts)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on, open and checked."""
+
+    task: Task
+    workspace: Workspace
+    ledger: Ledger
+    program: ProgramFile
+    lock: DriverLock
+
+
+def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStack) -> Ground:
+    """Opens all that a run needs, and refuses what cannot work; it is closed with the stack."""
     folder = options.folder
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
     program = ProgramFile(options.program)
-    task_options = TaskOptions.from_flags(flag_values)
+    is_new = not folder.ledger.exists()
+    if is_new:  # before there is anything of it
+        _check_start(None, workspace, program, options)
     folder.create()
-    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+    lock = stack.enter_context(folder.lock(print_notice))
+    task = task_options.make_task(folder.path, options.editable)
+    stack.callback(task.close)
+    ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
+    if not is_new:
         _check_start(ledger, workspace, program, options)
-        task = task_options.make_task(folder.path, options.editable)
-        try:
-            return run_loop(options, task, workspace, folder, ledger, program, interrupts)
-        finally:
-            task.close()
+    return Ground(task, workspace, ledger, program, lock)
 
 
-def run_loop(
-    options: Options,
-    task: Task,
-    workspace: Workspace,
-    folder: RunFolder,
-    ledger: Ledger,
-    program: ProgramFile,
-    interrupts: Interrupts,
-) -> int:
+def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
     """Runs the loop on any task, and prints what came of it."""
-    program.program.check_metric(task.metric.name)
+    task, workspace, folder = ground.task, ground.workspace, options.folder
+    ground.program.program.check_metric(task.metric.name)
     observer = ConsoleObserver()
     if options.decision is None:
         observer.notice(GREEDY_WARNING)
@@ -129,12 +159,14 @@ def run_loop(
         proposer=make_proposer(options.proposer, workspace, folder, os.environ, examiner.examine, observer.notice),
         examiner=examiner,
         rule=make_rule(options.decision, task.metric),
-        ledger=ledger,
+        ledger=ground.ledger,
         workspace=workspace,
         folder=folder,
-        program=program,
+        program=ground.program,
         observer=observer,
         interrupts=interrupts,
+        footing=Footing(DiskGuard(folder, options.min_free_bytes), ground.lock),
+        keeping=options.keeping,
     )
     with closing(observer):
         try:
@@ -142,10 +174,10 @@ def run_loop(
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     print()
-    print_experiments(ledger.experiments(), task.metric, sys.stdout)
+    print_experiments(ground.ledger.experiments(), task.metric, sys.stdout)
     print()
     figures: dict[str, Scalar] = {
-        **summarize_run(ledger, folder).lines(),
+        **summarize_run(ground.ledger, folder).lines(),
         "branch": workspace.branch,
         "ledger": str(folder.ledger),
         "results": str(folder.results),
@@ -153,51 +185,6 @@ def run_loop(
     }
     print(format_lines(figures))
     return 0
-
-
-class ConsoleObserver:
-    """Prints a line an experiment, and shows how far the current one is below."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._progress: TrialProgress | None = None
-
-    def notice(self, text: str) -> None:
-        """Prints what the user should know, on standard error; in whatever thread."""
-        if threading.current_thread() is threading.main_thread():
-            self.close()
-        print(f"autoresearch run: {text}", file=sys.stderr, flush=True)
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        """Names the experiment in the live line."""
-        self._show(experiment, "")
-        self.progress({"phase": "prepare"})
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        """Names the trial in the live line."""
-        whose = "" if trial.experiment == experiment.id else "champion's "
-        self._show(experiment, f"{whose}run {number}  ")
-
-    def _show(self, experiment: ExperimentRow, words: str) -> None:
-        self.close()
-        prefix = f"{experiment.id:>4}  {experiment.hypothesis}  {words}"
-        self._progress = self._stack.enter_context(TrialProgress(prefix))
-
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """Shows how far the trial is."""
-        if self._progress is not None:
-            self._progress(report)
-
-    def ends(self, experiment: ExperimentRow) -> None:
-        """Prints what came of an experiment."""
-        self.close()
-        print(format_experiment(experiment), flush=True)
-        if experiment.kind is Kind.BASELINE and experiment.decision is Verdict.KEEP:
-            print(f"      {experiment.reason}", flush=True)
-
-    def close(self) -> None:
-        """Takes the live line away."""
-        self._stack.close()
 
 
 def _options(flag_values: flags.FlagValues) -> Options:
@@ -210,13 +197,15 @@ def _options(flag_values: flags.FlagValues) -> Options:
         seed=flag_values.seed,
         max_experiments=flag_values.experiments,
         decision=decision_settings(flag_values),
+        keeping=keeping_options(flag_values),
+        min_free_bytes=min_free_bytes(flag_values),
     )
 
 
-def _check_start(ledger: Ledger, workspace: Workspace, program: ProgramFile, options: Options) -> None:
+def _check_start(ledger: Ledger | None, workspace: Workspace, program: ProgramFile, options: Options) -> None:
     """Finds what would fail after minutes of work before any of it is done."""
-    champion = summarize_run(ledger).champion
-    if champion is None:
+    champion = None if ledger is None else summarize_run(ledger).champion
+    if ledger is None or champion is None:
         workspace.require_unused_branch()
         source = workspace.baseline().source
     else:

@@ -36,7 +36,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     folder = run_folder(flag_values)
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         if flag_values.why is not None:
-            found = explain(ledger, flag_values.why)
+            found = explain(ledger, flag_values.why, at_work=folder.holder() is not None)
             if flag_values.format == "json":
                 print(json.dumps(found, indent=1))
             else:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from autoresearch_jax.measurement import (
 )
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.runtime.sandbox import Limits, Sandbox, remove_tree
+from autoresearch_jax.runtime.scratch import scratch_folder
 
 METRIC = Metric("val_bpb", "minimize")
 # Rows on each data-parallel device; the judge takes the first size that fits into memory.
@@ -185,8 +185,7 @@ class LmTask:
     def _prepare(self, source: str, log_dir: Path, worker: JsonWorker, start: float) -> Candidate:
         config = self._config
         config.programs_dir.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".trace-", dir=config.programs_dir)).resolve()  # as the cage shows it
-        try:
+        with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
             cage, traced = folder / "cage", folder / "programs"
             cage.mkdir()
             traced.mkdir()
@@ -208,8 +207,6 @@ class LmTask:
             except OSError:
                 if not kept.exists():  # else the same programs
                     raise
-        finally:
-            remove_tree(folder)
         facts = {
             **event["facts"],
             "sandbox": str(config.sandbox.level),

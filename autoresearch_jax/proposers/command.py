@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from autoresearch_jax.proposers.redaction import blanks, redact, secret_values
 from autoresearch_jax.runtime.keeper import CommandOutcome, CommandStopped, KeeperError, run_command
 from autoresearch_jax.runtime.process import describe_exit
 from autoresearch_jax.runtime.sandbox import remove_tree
+from autoresearch_jax.runtime.scratch import scratch_folder
 from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line, quoted
 
 BRIEF_FILE = "BRIEF.md"
@@ -131,11 +131,8 @@ class CommandProposer:
           BriefError: what must be in BRIEF.md does not fit.
         """
         try:
-            scratch = Path(tempfile.mkdtemp(prefix="autoresearch-agent-", dir=self._scratch_parent)).resolve()
-            try:
+            with scratch_folder("autoresearch-agent-", self._scratch_parent, _remove) as scratch:
                 return self._propose_in(scratch, brief)
-            finally:
-                _remove(scratch)
         except CommandStopped as error:
             raise ProposalFailed("the agent was stopped") from error
         except (OSError, KeeperError) as error:

@@ -119,8 +119,16 @@ def stored_metric(ledger: Ledger) -> Metric | None:
     return Metric(str(settings["metric"]), str(settings["direction"]))
 
 
-def experiments_as_json(rows: Sequence[ExperimentRow], trials: Sequence[TrialRow]) -> list[dict[str, object]]:
-    """Experiments as plain objects, with the snapshots of their trials; a missing number is null."""
+def experiments_as_json(
+    rows: Sequence[ExperimentRow], trials: Sequence[TrialRow], *, at_work: bool
+) -> list[dict[str, object]]:
+    """Experiments as plain objects, with the snapshots of their trials; a missing number is null.
+
+    Args:
+      rows: the experiments.
+      trials: of all of them.
+      at_work: whether a driver is, so that what is not over is running.
+    """
     snapshots: dict[int, list[str]] = {}
     for trial in trials:
         if trial.snapshot is not None:
@@ -129,7 +137,7 @@ def experiments_as_json(rows: Sequence[ExperimentRow], trials: Sequence[TrialRow
         {
             "experiment": row.id,
             "kind": str(row.kind),
-            "outcome": outcome(row),
+            "outcome": outcome(row, at_work=at_work),
             "decision": None if row.decision is None else str(row.decision),
             "score": row.score,
             "hypothesis": row.hypothesis,

@@ -10,17 +10,26 @@ from rich.text import Text
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
 from autoresearch_jax.search.records import ExperimentRow
-from autoresearch_jax.search.results import KEEPS, outcome
+from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 21
 GAP = "  "  # between columns of plain text
-STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", "running": "cyan"}
+STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", RUNNING: "cyan"}
 FAILURE_STYLE = "yellow"
 
 
-def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stream: TextIO) -> None:
-    """Prints a line an experiment: number, outcome, score, seconds, hypothesis; colours on a terminal only."""
+def print_experiments(
+    rows: Sequence[ExperimentRow], metric: Metric | None, stream: TextIO, *, at_work: bool = False
+) -> None:
+    """Prints a line an experiment: number, outcome, score, seconds, hypothesis; colours on a terminal only.
+
+    Args:
+      rows: the experiments.
+      metric: names the scores; None in a ledger of single trials.
+      stream: where to print.
+      at_work: whether a driver is, so that what is not over is running.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("experiment", justify="right")
     table.add_column("outcome")
@@ -28,7 +37,7 @@ def print_experiments(rows: Sequence[ExperimentRow], metric: Metric | None, stre
     table.add_column("seconds", justify="right")
     table.add_column("hypothesis", overflow="fold")
     for row in rows:
-        word = outcome(row)
+        word = outcome(row, at_work=at_work)
         table.add_row(
             str(row.id),
             Text(word, style=STYLES.get(word, FAILURE_STYLE)),

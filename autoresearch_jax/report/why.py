@@ -5,15 +5,16 @@ from typing import Any, TextIO
 from autoresearch_jax.report.tables import format_lines, format_table
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Purpose, TrialRow
-from autoresearch_jax.search.results import outcome
+from autoresearch_jax.search.results import INTERRUPTED, RUNNING, outcome
 
 
-def explain(ledger: Ledger, number: int) -> dict[str, Any]:
+def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     """All that the ledger has on an experiment's decision.
 
     Args:
       ledger: the run's.
       number: of the experiment.
+      at_work: whether a driver is, so that what is not over is running.
 
     Raises:
       LedgerError: there is none of that number.
@@ -23,10 +24,10 @@ def explain(ledger: Ledger, number: int) -> dict[str, Any]:
     return {
         "experiment": row.id,
         "hypothesis": row.hypothesis,
-        "outcome": outcome(row),
+        "outcome": outcome(row, at_work=at_work),
         "score": row.score,
         "reason": row.reason,
-        "trials": [_trial(trial, is_out=trial in _left_out(ledger, trials)) for trial in trials],
+        "trials": [_trial(trial, trial in _left_out(ledger, trials), at_work) for trial in trials],
         "rulings": [
             {
                 "step": str(ruling.step),
@@ -47,14 +48,15 @@ def _left_out(ledger: Ledger, trials: list[TrialRow]) -> list[TrialRow]:
     return [trial for group in groups for trial in group if trial not in ledger.counted(group)]
 
 
-def _trial(trial: TrialRow, is_out: bool) -> dict[str, Any]:
+def _trial(trial: TrialRow, is_out: bool, at_work: bool) -> dict[str, Any]:
+    open_as = RUNNING if at_work else INTERRUPTED
     return {
         "trial": trial.id,
         "run_as": str(trial.purpose),
         "seed": trial.seed,
         "score": trial.value,
         "steps_per_second": trial.steps_per_second,
-        "status": "running" if trial.status is None else "other speed" if is_out else str(trial.status),
+        "status": open_as if trial.status is None else "other speed" if is_out else str(trial.status),
         "error": trial.error,
     }
 

@@ -20,27 +20,27 @@ class FaultPoint(enum.StrEnum):
     """Moments between two steps that belong together; what a number after the colon means stands behind each."""
 
     AFTER_SESSION = "after_session"  # number of the session
-    AFTER_SETTINGS = "after_settings"
-    AFTER_EXAM = "after_exam"
     AFTER_PROPOSAL = "after_proposal"  # of the experiment, here and below
     AFTER_EXPERIMENT_INTENT = "after_experiment_intent"
     AFTER_TRACE = "after_trace"
     AFTER_PROGRAM = "after_program"
     AFTER_TRIAL_INTENT = "after_trial_intent"  # of the trial, here and below
-    BEFORE_SNAPSHOT_RENAME = "before_snapshot_rename"
-    AFTER_SNAPSHOT_RENAME = "after_snapshot_rename"
-    BEFORE_ANSWER = "before_answer"
     AFTER_MEASUREMENT = "after_measurement"
     AFTER_TRIAL_RESULT = "after_trial_result"
     AFTER_COMMIT = "after_commit"  # of the experiment, here and below
     AFTER_CONCLUSION = "after_conclusion"
-    AFTER_REF = "after_ref"
     AFTER_WORKTREE = "after_worktree"
-    BEFORE_RESULTS_RENAME = "before_results_rename"
     AFTER_RESULTS = "after_results"
-    AFTER_EXPIRY = "after_expiry"  # of the last snapshot
+    AFTER_EXPIRY = "after_expiry"
     AFTER_DELETION = "after_deletion"
     BEFORE_SESSION_END = "before_session_end"  # of the session
+    AFTER_REF = "after_ref"  # without a number, here and below
+    AFTER_SETTINGS = "after_settings"
+    AFTER_EXAM = "after_exam"
+    BEFORE_SNAPSHOT_RENAME = "before_snapshot_rename"  # in the trial's process
+    AFTER_SNAPSHOT_RENAME = "after_snapshot_rename"  # the same
+    BEFORE_ANSWER = "before_answer"  # the same
+    BEFORE_RENAME = "before_rename"  # of a file that is written whole, such as results.tsv
 
 
 def reach(point: FaultPoint, number: int | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.commits import commit_message
 from autoresearch_jax.search.decision import Ruling
 from autoresearch_jax.search.ledger import Ledger
@@ -78,6 +79,7 @@ class Book:
         Raises:
           WorkspaceError: the branch is not where the ledger says.
         """
+        self._workspace.free_locks()
         if self.champion is None:
             self._workspace.require_unused_branch()
         else:
@@ -110,6 +112,7 @@ class Book:
           The experiment as it now stands in the ledger.
         """
         commit = self._commit(experiment, ending)
+        reach(FaultPoint.AFTER_COMMIT, experiment.id)
         with self.ledger.transaction():
             if ending.ruling is not None:
                 self.ledger.record_ruling(experiment.id, ending.ruling, ending.noise)
@@ -119,8 +122,11 @@ class Book:
                 ending.status, ending.score, ending.verdict, reason, commit, seconds, ending.simplification
             )
             row = self.ledger.conclude(experiment.id, conclusion)
+        reach(FaultPoint.AFTER_CONCLUSION, experiment.id)
         self._publish(row, previous=row.parent_commit)
+        reach(FaultPoint.AFTER_WORKTREE, experiment.id)
         self.refresh()
+        reach(FaultPoint.AFTER_RESULTS, experiment.id)
         return row
 
     def _commit(self, experiment: ExperimentRow, ending: Ending) -> str | None:

@@ -37,6 +37,7 @@ class Database:
         self._connection = connection
         self._seal = seal
         self.clock = clock
+        self.slowest_commit_seconds = 0.0
         self._columns: dict[str, set[str]] = {}  # of each table that was read; an open ledger's stay as they are
 
     @classmethod
@@ -44,9 +45,17 @@ class Database:
         """See `Ledger.open`."""
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            _check_version(connection, path, oldest=0)  # before anything of another version's is touched
-            _write_ahead(connection)
+            connection = _connect(path)
+            try:
+                _check_version(connection, path, oldest=0)  # before anything of another version's is touched
+                _write_ahead(connection)
+            except sqlite3.OperationalError as error:
+                if not _lacks_shared_memory(error):
+                    raise
+                connection.close()
+                _give_up_write_ahead(path)
+                connection = _connect(path)
+                _check_version(connection, path, oldest=0)
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
             seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
             database = cls(connection, clock, seal=path)
@@ -93,9 +102,12 @@ class Database:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # a disk that is full has SQLite undo it by itself
+                self._connection.execute("ROLLBACK")
             raise
+        begun = time.monotonic()
         self._connection.execute("COMMIT")
+        self.slowest_commit_seconds = max(self.slowest_commit_seconds, time.monotonic() - begun)
 
     @property
     def in_transaction(self) -> bool:
@@ -200,17 +212,38 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+
+
 def _write_ahead(connection: sqlite3.Connection) -> None:
     """Switches to a write-ahead log; where two make a ledger at once, SQLite does not wait for its lock by itself."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")  # finds out whether the log can be used
+            connection.execute("ROLLBACK")
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
+
+
+def _lacks_shared_memory(error: sqlite3.OperationalError) -> bool:
+    """Whether the file system has no memory that processes share, which a log needs: some network disks and buckets."""
+    return error.sqlite_errorname.startswith(("SQLITE_IOERR_SHM", "SQLITE_PROTOCOL"))
+
+
+def _give_up_write_ahead(path: Path) -> None:
+    """Turns a ledger with a write-ahead log into one with a journal; the whole of SQLite's own way to do so."""
+    connection = _connect(path)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # with nobody else there, no memory is shared
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+    finally:
+        connection.close()
 
 
 def _version(connection: sqlite3.Connection) -> int:

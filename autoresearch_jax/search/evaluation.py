@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from autoresearch_jax.measurement import HASHED_BY, Candidate, CandidateRejected, Status
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.program_file import ProgramFile
@@ -26,6 +28,7 @@ class Evaluation:
         interrupts: Interrupts,
         measuring: Measuring,
         examiner: Examiner,
+        footing: Footing,
     ) -> None:
         self._task = task
         self._book = book
@@ -34,32 +37,37 @@ class Evaluation:
         self._interrupts = interrupts
         self._measuring = measuring
         self._examiner = examiner
+        self._footing = footing
         self._hashes_now: dict[int, str | None] = {}  # of champions that were hashed otherwise
 
     def evaluate(self, experiment: ExperimentRow) -> Ending:
         """Spends what it takes to decide on an experiment; takes up one that a killed process left.
 
         Raises:
-          RunError: the task itself failed too often; the experiment stays open.
+          RunError: the task itself failed too often, or the disk has no room; the experiment stays open.
           KeyboardInterrupt: the process was asked to end; the same.
         """
+        self._footing.require()
         log_dir = self._folder.log_dir(experiment.id)
         try:
             with self._interrupts.allowed():
                 candidate = self._examiner.prepare(self._book.ledger.source(experiment.id), experiment.id)
                 champion_hash = self._champion_hash(candidate, log_dir / "champion")
         except CandidateRejected as rejection:
+            self._footing.require()  # of a full disk no candidate is to blame
             if rejection.details:
                 (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
             return Ending(rejection.status, None, Verdict.DISCARD, rejection.reason)
         except Exception as error:
             return Ending(Status.CRASH, None, Verdict.DISCARD, self._measuring.task_failed(experiment, error))
+        reach(FaultPoint.AFTER_TRACE, experiment.id)
         champion = self._book.champion
         if champion is not None and champion_hash == candidate.program_hash:
             assert champion.program_hash is not None
             self._book.ledger.set_program(experiment.id, champion.program_hash)  # by which its trials are found
             return compare_texts(self._book.ledger, experiment, champion, self._program.program)
         self._book.ledger.set_program(experiment.id, candidate.program_hash)
+        reach(FaultPoint.AFTER_PROGRAM, experiment.id)
         twin = self._book.ledger.scored_twin(candidate.program_hash, before=experiment.id)
         if twin is not None:
             reason = f"the same program as experiment {twin.id}"

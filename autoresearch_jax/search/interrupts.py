@@ -1,11 +1,12 @@
-"""SIGINT and SIGTERM: end the run between two steps, or in the midst of one that may be cut short."""
+"""SIGINT, SIGTERM, SIGHUP: end the run between two steps, or in the midst of one that may be cut short."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C; a shutdown, or a cloud that wants its machine back; a terminal that goes away
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
@@ -21,8 +22,11 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator["Interrupts"]:
-        """Handles the signals of this process inside; only in the main thread."""
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        """Handles the signals of this process inside; only in the main thread. Under `nohup` no SIGHUP is one."""
+        handled = [
+            number for number in SIGNALS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
+        ]
+        before = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield self
         finally:
@@ -46,7 +50,8 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        for signal_number in SIGNALS:
-            signal.signal(signal_number, signal.SIG_DFL)
+        for other in SIGNALS:
+            if signal.getsignal(other) == self._handle:
+                signal.signal(other, signal.SIG_DFL)
         if self._is_allowed:
             raise KeyboardInterrupt

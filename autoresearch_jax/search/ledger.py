@@ -78,6 +78,11 @@ class Ledger:
         """Closes the file, and seals it unless another process has it open and may go on writing."""
         self._database.close()
 
+    @property
+    def slowest_commit_seconds(self) -> float:
+        """How long the disk took at most, so far, to take what was written."""
+        return self._database.slowest_commit_seconds
+
     def transaction(self) -> AbstractContextManager[None]:
         """What is written inside is written together or not at all; transactions nest."""
         return self._database.transaction()
@@ -131,6 +136,19 @@ class Ledger:
         trial = self._trials.get(number)
         assert trial is not None
         return trial
+
+    def interrupt_trial(self, trial: int) -> None:
+        """Writes down that a trial was cut short by a signal; it stays open."""
+        self._mark_interrupted(trial, self._database.clock())
+
+    def take_up_trial(self, trial: int) -> None:
+        """Writes down that a trial that was cut short is run again."""
+        self._mark_interrupted(trial, None)
+
+    def _mark_interrupted(self, trial: int, at: float | None) -> None:
+        with self.transaction():
+            statement = "UPDATE trials SET interrupted_at = ? WHERE id = ? AND status IS NULL"
+            self._database.execute(statement, (at, trial))
 
     def finish_trial(self, trial: int, measurement: Measurement) -> None:
         """Stores what a trial gave."""

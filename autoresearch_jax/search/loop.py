@@ -1,8 +1,10 @@
 """The loop: propose, measure, decide, keep or discard, repeat; every step written down before it is spent on."""
 
+import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar, Status
@@ -17,22 +19,26 @@ from autoresearch_jax.proposers.base import (
     SpaceExhausted,
 )
 from autoresearch_jax.proposers.space import Constant
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
 from autoresearch_jax.search.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
+from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.evaluation import Evaluation
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.observer import Observer
+from autoresearch_jax.search.pace import Pace
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
+from autoresearch_jax.search.retention import Keeping, Retention
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.standing import read_standing
-from autoresearch_jax.search.stopping import Limit, Progress, Stop, experiments_limit
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError
 from autoresearch_jax.search.workspace import Workspace
@@ -42,7 +48,7 @@ INTERRUPTED = "interrupted; the same command goes on from here"
 FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
 FIRST_WAIT_SECONDS = 60.0  # after these; each further wait is twice as long
 LONGEST_WAIT_SECONDS = 900.0
-WAIT_STEP_SECONDS = 5.0  # how often the stopping list is looked at meanwhile
+SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Parts:
     program: ProgramFile
     observer: Observer
     interrupts: Interrupts
+    footing: Footing
+    keeping: Keeping = field(default_factory=Keeping)
 
 
 class Loop:
@@ -87,14 +95,15 @@ class Loop:
         """
         self._parts = parts
         self._run_seed = run_seed
-        self._max_experiments = max_experiments
         self._asking = asking or Asking()
         self._first_wait_seconds = first_wait_seconds
         self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
         self._latest_brief: Brief | None = None
         self._waiting_since: float | None = None  # for the next proposal
         self._is_service_down = False
+        self._has_noticed_slow_disk = False
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
+        self._pace = Pace(self._book, parts.program, parts.task.metric, parts.interrupts, max_experiments)
         self._proposals = Proposals(
             parts.proposer, parts.folder, parts.ledger.source, parts.workspace.merge, parts.observer.notice
         )
@@ -106,30 +115,43 @@ class Loop:
             parts.program,
             parts.interrupts,
             parts.observer,
+            parts.footing,
             run_seed,
         )
         self._evaluation = Evaluation(
-            parts.task, self._book, parts.folder, parts.program, parts.interrupts, measuring, parts.examiner
+            parts.task,
+            self._book,
+            parts.folder,
+            parts.program,
+            parts.interrupts,
+            measuring,
+            parts.examiner,
+            parts.footing,
         )
+        self._retention = Retention(parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.observer.notice)
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
 
         Raises:
-          RunError: the baseline cannot be measured, or the task fails again and again.
+          RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
           UserError: the run was started with other settings, or git refuses.
         """
         self._check_settings()
         self._book.settle()
+        self._retention.settle()
         ledger = self._parts.ledger
         session = ledger.begin_session()
+        reach(FaultPoint.AFTER_SESSION, session)
         try:
             reason = self._work()
         except UserError as error:
-            ledger.end_session(session, clean_line(str(error)))
+            with suppress(sqlite3.Error):  # where there is no room, it ended as if it had been killed
+                ledger.end_session(session, clean_line(str(error)))
             raise
         finally:
             self._proposals.close()
+        reach(FaultPoint.BEFORE_SESSION_END, session)
         ledger.end_session(session, reason)
         return reason
 
@@ -141,6 +163,10 @@ class Loop:
                 pass
         except KeyboardInterrupt:
             return INTERRUPTED
+        except (OSError, sqlite3.Error) as error:
+            if trouble := disk_trouble(error):
+                raise RunError(f"{trouble}; the same command goes on from here") from error
+            raise
         return reason
 
     def _check_settings(self) -> None:
@@ -156,6 +182,7 @@ class Loop:
             check_settings({"decision": "greedy", **stored}, settings, self._parts.folder.path)
         else:
             self._parts.ledger.save_settings(settings)
+        reach(FaultPoint.AFTER_SETTINGS)
         self._keep_exam()
         self._parts.folder.write_settings(self._parts.ledger.settings())
 
@@ -167,6 +194,7 @@ class Loop:
         if stored not in (None, exam):
             raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
         if stored is None:
+            reach(FaultPoint.AFTER_EXAM)
             self._parts.ledger.save_settings({"exam": exam})
 
     def _run_baseline(self) -> None:
@@ -197,7 +225,7 @@ class Loop:
         if experiment is None:
             champion = self._book.require_champion()
             space = self._refresh_space(champion)
-            reason = self._stop_reason(self._progress(champion, waited_seconds=time.monotonic() - started))
+            reason = self._pace.stop_reason(self._pace.progress(champion, waited_seconds=time.monotonic() - started))
             if reason is not None:
                 return f"{reason} reached"
             brief = self._latest_brief = self._brief(champion, space)
@@ -212,6 +240,7 @@ class Loop:
             except ProposalFailed as failure:
                 self._enter_failure(champion, brief, failure, started)
                 return None
+            reach(FaultPoint.AFTER_PROPOSAL, brief.experiment)
             self._failed_proposals = 0
             self._waiting_since, self._is_service_down = None, False
             experiment = self._begin(champion, brief, proposal, started)
@@ -229,39 +258,7 @@ class Loop:
             self._parts.observer.notice(f"{clean_line(str(down))}: waiting, and asking again until it answers")
         self._is_service_down = True
         self._waiting_since = started
-        self._wait(down.retry_seconds, champion, started)
-
-    def _wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
-        """Sleeps, but not beyond what the stopping list allows."""
-        until = time.monotonic() + seconds
-        while (now := time.monotonic()) < until:
-            if self._stop_reason(self._progress(champion, waited_seconds=now - started)) is not None:
-                return
-            with self._parts.interrupts.allowed():
-                time.sleep(min(until - now, WAIT_STEP_SECONDS))
-
-    def _progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
-        """How far the run is, with what is not in the ledger yet."""
-        proposals = [row for row in self._book.rows if row.kind is Kind.PROPOSAL]
-        last_improvement = self._book.last_improvement
-        return Progress(
-            experiments=len(proposals) + more_experiments,
-            seconds=sum(row.seconds or 0.0 for row in self._book.rows) + waited_seconds,
-            dollars=sum(row.cost_dollars for row in proposals),
-            since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
-            metric=self._parts.task.metric.name,
-            score=score_of(champion),
-        )
-
-    def _stops(self) -> list[Stop]:
-        stops = list(self._parts.program.program.stops)
-        if self._max_experiments is not None:
-            stops = [stop for stop in stops if not (isinstance(stop, Limit) and stop.quantity == "experiments")]
-            stops.append(experiments_limit(self._max_experiments))
-        return stops
-
-    def _stop_reason(self, progress: Progress) -> str | None:
-        return next((reason for stop in self._stops() if (reason := stop.reached(progress)) is not None), None)
+        self._pace.wait(down.retry_seconds, champion, started)
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         """What a proposer is told."""
@@ -279,7 +276,7 @@ class Loop:
             champion_score=as_shown(score_of(champion), sigma),
             history=self._book.history(sigma),
             noise_floor=noise_floor(standing),
-            limits_left=limits_left(self._stops(), self._progress(champion)),
+            limits_left=limits_left(self._pace.stops(), self._pace.progress(champion)),
             facts=known_facts(self._parts.task, standing),
             curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
             categories=self._asking.categories,
@@ -291,8 +288,8 @@ class Loop:
         champion = self._book.champion
         if running.kind is not Kind.PROPOSAL or champion is None:
             return
-        progress = self._progress(champion, more_experiments=1)
-        if self._stop_reason(progress) is not None:
+        progress = self._pace.progress(champion, more_experiments=1)
+        if self._pace.stop_reason(progress) is not None:
             return
         brief = self._latest_brief
         if brief is None or brief.experiment != running.id:  # an earlier process began it
@@ -301,7 +298,7 @@ class Loop:
             brief,
             experiment=running.id + 1,
             running=Running(running.id, running.proposer, running.hypothesis, running.category),
-            limits_left=limits_left(self._stops(), progress),
+            limits_left=limits_left(self._pace.stops(), progress),
         )
         self._proposals.look_ahead(ahead)
 
@@ -337,7 +334,7 @@ class Loop:
             f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"
         )
         self._waiting_since = time.monotonic()
-        self._wait(seconds, champion, self._waiting_since)
+        self._pace.wait(seconds, champion, self._waiting_since)
 
     def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
         """An experiment without constants: of a text that is the champion's none are tried."""
@@ -363,12 +360,26 @@ class Loop:
 
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:
         """Measures an experiment and enters what came of it in the books."""
+        reach(FaultPoint.AFTER_EXPERIMENT_INTENT, experiment.id)
         self._parts.observer.begins(experiment)
         self._look_ahead(experiment)
         ending = self._evaluation.evaluate(experiment)
+        self._parts.footing.require_lock()
         row = self._book.conclude(experiment, ending, started)
+        self._retention.apply(row)
         self._parts.observer.ends(row)
+        self._notice_slow_disk()
         return row
+
+    def _notice_slow_disk(self) -> None:
+        """Says once that the disk is slow: nothing is lost by that, but time."""
+        seconds = self._parts.ledger.slowest_commit_seconds
+        if seconds > SLOW_COMMIT_SECONDS and not self._has_noticed_slow_disk:
+            self._has_noticed_slow_disk = True
+            self._parts.observer.notice(
+                f"{self._parts.folder.ledger}: the disk took {seconds:.1f} s for one write; "
+                "`autoresearch doctor` measures it, --run_dir may be on another"
+            )
 
 
 def _constants(source: str) -> dict[str, ConstantValue]:

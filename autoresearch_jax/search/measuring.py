@@ -1,19 +1,22 @@
 """Trials of an experiment, one after the other, until the rule has decided; then fresh ones of what was kept."""
 
-import shutil
 from dataclasses import replace
 
 from autoresearch_jax.measurement import (
     HASHED_BY,
     PROGRAM_HASH,
+    STATE_BYTES,
     Candidate,
     CandidateRejected,
     Measurement,
     Scrutiny,
     Status,
 )
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending
 from autoresearch_jax.search.decision import DecisionRule, Ruling, Step, mean_score
+from autoresearch_jax.search.disk import disk_trouble
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
 from autoresearch_jax.search.observer import Observer
@@ -26,6 +29,9 @@ from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.search.texts import nodes_saved
 
+# Where the machine's speed keeps changing, runs that were slower or faster than others do not count. Enough is enough:
+MOST_CHAMPION_RUNS = 10  # during one experiment, beside those that it was begun with
+MOST_FRESH_RUNS = 3  # times as many as are wanted
 RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
 
 
@@ -45,10 +51,12 @@ class Measuring:
         program: ProgramFile,
         interrupts: Interrupts,
         observer: Observer,
+        footing: Footing,
         run_seed: int,
     ) -> None:
         self._task = task
         self._rule = rule
+        self._footing = footing
         self._book = book
         self._folder = folder
         self._program = program
@@ -79,8 +87,12 @@ class Measuring:
         """Logs a failure that is not the candidate's and returns it in one line.
 
         Raises:
-          RunError: it was one too many; the experiment stays open, and the same command takes it up again.
+          RunError: it was one too many, or the disk's; the experiment stays open, and the same command takes it up
+            again.
         """
+        if trouble := disk_trouble(error):
+            raise RunError(f"{trouble}; the same command goes on from here") from error
+        self._footing.require()
         most = 1 if experiment.kind is Kind.BASELINE else MAX_FAILURES
         return self._failures.enter(error, self._folder.log_dir(experiment.id), most)
 
@@ -128,7 +140,11 @@ class Measuring:
         ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
         if standing.noise is None or self._task.budget.seconds is None:  # a single run decides; speed does not matter
             return ruling
-        return standing.check_speed(ruling, trials, ledger.trials()[-1].id)
+        ruling = standing.check_speed(ruling, trials, ledger.trials()[-1].id)
+        since = sum(trial.id > trials[0].id for trial in standing.trials)
+        if ruling.step is Step.MEASURE_CHAMPION and since >= MOST_CHAMPION_RUNS:
+            return Ruling(Step.DISCARD, f"{ruling.reason}; no answer after {since} more runs of it, so it is no gain")
+        return ruling
 
     def _fresh_runs(self, standing: Standing) -> int:
         """Runs of a new champion before anything is compared with it: those that it was kept for were lucky."""
@@ -153,7 +169,8 @@ class Measuring:
         trials = ledger.trials(experiment.id)
         runs = ledger.runs(experiment)
         is_baseline = experiment.kind is Kind.BASELINE  # none of whose runs was lucky, whatever they were begun for
-        if sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs) < wanted:
+        counted = sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs)
+        if counted < wanted and len(ledger.scored(experiment)) < MOST_FRESH_RUNS * wanted:
             return self._begin(experiment, Purpose.CHAMPION, self._fresh_seed(experiment))
         simpler = ruling.step is Step.KEEP_SIMPLER
         score = mean_score([run.score for run in runs])
@@ -180,10 +197,18 @@ class Measuring:
         """
         ledger = self._book.ledger
         self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
+        if trial.interrupted_at is not None:
+            ledger.take_up_trial(trial.id)
+        reach(FaultPoint.AFTER_TRIAL_INTENT, trial.id)
         measurement = self._measure(experiment, trial)
         if measurement is None:
             return  # the same trial again
+        if measurement.status is not Status.OK:
+            self._footing.require()  # of a full disk no candidate is to blame
+        self._footing.require_lock()
+        reach(FaultPoint.AFTER_MEASUREMENT, trial.id)
         ledger.finish_trial(trial.id, measurement)
+        reach(FaultPoint.AFTER_TRIAL_RESULT, trial.id)
         if trial.experiment == experiment.id:
             return
         self._book.refresh()
@@ -200,11 +225,11 @@ class Measuring:
     def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
         """What a trial gave; None if the task failed on a program that it measured before, so that it is run again."""
         snapshot_dir = self._folder.snapshot_dir(trial.experiment, trial.id)
-        snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(snapshot_dir, ignore_errors=True)  # of the same trial, in a process that was killed
         try:
+            snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
             with self._interrupts.allowed():
                 candidate = self._ready(trial.experiment)
+                self._footing.require(_bytes_of_snapshot(candidate))
                 measurement = self._task.measure(
                     candidate,
                     seed=trial.seed,
@@ -216,6 +241,9 @@ class Measuring:
         except CandidateRejected as rejection:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
         except RunError:
+            raise
+        except KeyboardInterrupt:
+            self._book.ledger.interrupt_trial(trial.id)
             raise
         except Exception as error:
             reason = self.task_failed(experiment, error)
@@ -255,6 +283,12 @@ class Measuring:
         earlier = [other for other in self._book.ledger.trials(trial.experiment) if other.id < trial.id]
         is_first = all(other.purpose is not Purpose.CHAMPION for other in earlier)
         return Scrutiny.KEEP if is_first else Scrutiny.SEARCH
+
+
+def _bytes_of_snapshot(candidate: Candidate) -> int:
+    """At most, as far as it is known."""
+    state_bytes = candidate.facts.get(STATE_BYTES)
+    return int(state_bytes) if isinstance(state_bytes, int | float) else 0
 
 
 def _fatal(experiment: ExperimentRow, trials: list[TrialRow]) -> TrialRow | None:

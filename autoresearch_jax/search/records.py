@@ -122,7 +122,10 @@ class ExperimentRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One measurement; `status` is None while it runs, or if the process that ran it was killed."""
+    """One measurement; `status` is None while it runs, and if the process that ran it was killed or told to end.
+
+    `interrupted_at` is when it was told to, in seconds since 1970; None once another process has taken the trial up.
+    """
 
     id: int
     experiment: int
@@ -135,6 +138,7 @@ class TrialRow:
     snapshot: Path | None
     error: str | None
     purpose: Purpose = Purpose.CANDIDATE
+    interrupted_at: float | None = None
 
     @property
     def score(self) -> Score:
@@ -166,7 +170,7 @@ EXPERIMENT_COLUMNS = (
 )
 TRIAL_COLUMNS = (
     *("id", "experiment", "seed", "started_at", "finished_at", "status", "value", "metrics", "snapshot", "error"),
-    "purpose",
+    *("purpose", "interrupted_at"),
 )
 RULING_COLUMNS = ("id", "experiment", "ruled_at", "step", "reason", "sigma", "degrees", "seed_correlation")
 

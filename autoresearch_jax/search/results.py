@@ -56,14 +56,17 @@ def _line(row: ExperimentRow, peak_memory: float | None) -> str:
     return "\t".join(columns)
 
 
-def outcome(row: ExperimentRow) -> str:
-    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...; "running" before.
+RUNNING, INTERRUPTED = "running", "interrupted"
 
-    What was kept for its shorter text alone is a "simplification", and if it is the champion's own program a
-    "refactoring".
+
+def outcome(row: ExperimentRow, *, at_work: bool = True) -> str:
+    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...
+
+    Of one that is not over it says whether a driver is at work: "running", else "interrupted". What was kept for its
+    shorter text alone is a "simplification", and if it is the champion's own program a "refactoring".
     """
     if row.status is None:
-        return "running"
+        return RUNNING if at_work else INTERRUPTED
     if row.status is Status.DUPLICATE and row.decision is Verdict.KEEP:
         return REFACTORING
     if row.status is not Status.OK:

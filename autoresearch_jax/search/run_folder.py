@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.driver_lock import DriverLock, DriverLockError
 from autoresearch_jax.search.task import Task
 
@@ -68,13 +69,18 @@ class RunFolder:
         """Files of all exchanges with a model."""
         return (path for path in (self.path / "llm").glob("*/*.json") if path.stem.isdigit())
 
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the snapshots."""
+        return self.path / "snapshots"
+
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
-        return self.path / "snapshots" / f"{experiment:04d}-{trial:04d}"
+        return self.snapshots / f"{experiment:04d}-{trial:04d}"
 
     def own_snapshot(self, recorded: Path) -> Path:
         """Where in this folder a snapshot belongs that the ledger recorded, wherever the folder was at that time."""
-        return self.path / "snapshots" / recorded.name
+        return self.snapshots / recorded.name
 
     def snapshot(self, recorded: Path) -> Path:
         """Where a snapshot is that the ledger recorded: in this folder, else where it was at that time."""
@@ -109,9 +115,15 @@ class RunFolder:
         except DriverLockError as error:
             raise RunFolderError(str(error)) from error
         try:
+            self._sweep()
             yield lock
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Removes what writers left half-written that were killed."""
+        for path in (*self.path.glob("*.new"), *self.path.glob("llm/*/*.new")):
+            path.unlink(missing_ok=True)
 
     def holder(self) -> str | None:
         """Who is at work on the run, such as "pid 12 on box"; None if nobody is.
@@ -168,4 +180,5 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one, never a part."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing it, too
     scratch.write_text(text, encoding="utf-8")
+    reach(FaultPoint.BEFORE_RENAME)
     scratch.replace(path)

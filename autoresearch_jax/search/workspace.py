@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.git import Git, GitError
+from autoresearch_jax.search.worktree import Worktree
 
 BRANCH_PREFIX = "autoresearch/"
 DISCARDED_PREFIX = "refs/autoresearch/"
@@ -35,6 +37,7 @@ class Workspace:
         self._editable = editable
         self._tag = tag
         self._folder = folder
+        self._worktree = Worktree(git, folder)
 
     @classmethod
     def of(cls, editable: Path, tag: str, folder: Path, environment: Mapping[str, str]) -> "Workspace":
@@ -104,6 +107,10 @@ class Workspace:
         except UnicodeDecodeError as error:
             raise WorkspaceError(f"{self._editable} is not UTF-8 text: {error}") from error
 
+    def free_locks(self) -> None:
+        """Removes locks of a git that was killed with its driver, from the run's own refs and its own worktree."""
+        self._worktree.free_locks((self._branch_ref, f"{DISCARDED_PREFIX}{self._tag}/*"))
+
     def require_unused_branch(self) -> None:
         """Refuses a branch of this name that is not ours, what leaves it no room, and an earlier run's discarded refs.
 
@@ -165,26 +172,13 @@ class Workspace:
             )
         if tip != commit:
             self._git.text("update-ref", self._branch_ref, commit, tip or "")
-        self._show()
+            reach(FaultPoint.AFTER_REF)
+        self._worktree.show(self.branch)
 
     def discard(self, commit: str, experiment: int) -> None:
         """Names a commit under refs/autoresearch/, so that no diff is ever lost. May be repeated."""
         ref = f"{DISCARDED_PREFIX}{self._tag}/{experiment:04d}"
         self._git.text("update-ref", ref, commit)
-
-    def _show(self) -> None:
-        """Brings the worktree to the tip of the branch; makes it if it is not there."""
-        here = Git(self._folder, self._git.environment)
-        if not (self._folder / ".git").exists():
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._git.text("worktree", "add", "--force", str(self._folder), self.branch)
-        elif _common_dir(here) != _common_dir(self._git):
-            raise WorkspaceError(
-                f"{self._folder} is not a worktree of {self._git.folder}, as after a copy or a move: "
-                "delete it, and the same command makes it anew"
-            )
-        # not `reset`: it would move whatever branch someone has checked out there
-        here.text("checkout", "--quiet", "--force", "--ignore-other-worktrees", self.branch, "--")
 
     def _tip(self, ref: str) -> str | None:
         try:
@@ -216,14 +210,6 @@ class Workspace:
                 f"{self._editable} has changes that are not committed, and the loop starts from the last commit: "
                 f"run git commit {self._editable}, or put them aside with git stash"
             )
-
-
-def _common_dir(git: Git) -> Path | None:
-    """The folder of the repository that a folder is a checkout of; None if it is gone."""
-    try:
-        return (git.folder / git.text("rev-parse", "--git-common-dir")).resolve()
-    except GitError:
-        return None
 
 
 def check_tag(tag: str, git: Git) -> None:

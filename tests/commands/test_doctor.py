@@ -220,6 +220,7 @@ def test_an_old_python_is_told(version: tuple[int, ...], is_ok: bool, helps: str
 
 
 def test_variables_that_steer_jax_are_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it in the process that loads it
     monkeypatch.setenv("XLA_FLAGS", "--xla_private")
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     status, found = doctor("jax")

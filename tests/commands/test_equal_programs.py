@@ -17,7 +17,9 @@ from autoresearch_jax.measurement import Budget, Scalar, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.runtime.sandbox import Sandbox
 from autoresearch_jax.search.decision import GreedyDecision
+from autoresearch_jax.search.disk import DiskGuard
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
@@ -92,6 +94,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
                 program=ProgramFile(tmp_path / "program.md"),
                 observer=Silent(),
                 interrupts=Interrupts(),
+                footing=Footing(DiskGuard(folder, 0)),
             )
             assert Loop(parts, run_seed=0).run() == "the script is over"
             return ledger.experiments()

@@ -63,13 +63,16 @@ def test_an_empty_ledger_has_no_figures_rather_than_zeros(tmp_path):
 
 def test_a_table_in_a_file_is_whole_and_plain(ledger):
     stream = io.StringIO()
-    print_experiments(ledger.experiments(), Metric("val_bpb"), stream)
+    print_experiments(ledger.experiments(), Metric("val_bpb"), stream, at_work=True)
     lines = stream.getvalue().splitlines()
     assert lines[0].split() == ["experiment", "outcome", "val_bpb", "seconds", "hypothesis"]
     assert lines[2].split(maxsplit=4) == ["1", "keep", "1.200000", "2.0", LONG]
     assert lines[3].split() == ["2", "crash", "0.5", "[red]LR[/red]"]
     assert lines[4].split(maxsplit=2) == ["3", "running", "LR 1 -> 2"]
     assert "\x1b" not in stream.getvalue()
+    stream = io.StringIO()
+    print_experiments(ledger.experiments(), Metric("val_bpb"), stream, at_work=False)
+    assert stream.getvalue().splitlines()[4].split(maxsplit=2) == ["3", "interrupted", "LR 1 -> 2"]
 
 
 def test_an_experiment_on_one_line(ledger):
@@ -79,7 +82,7 @@ def test_an_experiment_on_one_line(ledger):
 
 
 def test_json_has_null_for_what_is_missing(ledger):
-    crash = experiments_as_json(ledger.experiments(), ledger.trials())[2]
+    crash = experiments_as_json(ledger.experiments(), ledger.trials(), at_work=True)[2]
     assert (crash["outcome"], crash["score"], crash["constants"]) == ("crash", None, {"LR": 1})
 
 
@@ -89,7 +92,7 @@ def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger):
     other = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 3\n", {}, "as before"))
     ledger.conclude(other.id, Conclusion(Status.DUPLICATE, 1.2, Verdict.DISCARD, "no shorter", "e" * 40, 0.5))
     rows = ledger.experiments()
-    found = [(line["outcome"], line["decision"]) for line in experiments_as_json(rows, [])[3:]]
+    found = [(line["outcome"], line["decision"]) for line in experiments_as_json(rows, [], at_work=True)[3:]]
     assert found == [("refactoring", "keep"), ("duplicate", "discard")]
     assert format_experiment(row).split()[1] == "refactoring"
     assert [line.split("\t")[3] for line in results_text(ledger, Metric("val_bpb")).splitlines()[4:]] == [

@@ -15,12 +15,15 @@ from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.search.briefs import Asking
 from autoresearch_jax.search.decision import DecisionRule, GreedyDecision
+from autoresearch_jax.search.disk import DiskGuard
 from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, TrialRow
+from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import Workspace
 
@@ -93,6 +96,7 @@ class Bench:
         asking: Asking | None = None,
         first_wait_seconds: float = 0.0,
         examiner: Examiner | None = None,
+        keeping: Keeping | None = None,
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
@@ -107,6 +111,8 @@ class Bench:
             program=ProgramFile(self.program),
             observer=self.recorder,
             interrupts=Interrupts(),
+            footing=Footing(DiskGuard(self.folder, 0)),
+            keeping=keeping or Keeping(),
         )
         return Loop(parts, seed, max_experiments, asking, first_wait_seconds)
 

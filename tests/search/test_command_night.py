@@ -40,7 +40,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
-from autoresearch_jax.commands.run import Options, run_loop
+from autoresearch_jax.commands.run import Ground, Options, run_loop
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
@@ -62,8 +62,8 @@ program = repo / "program.md"
 who = ProposerOptions("command", Agent(sys.argv[4]))
 options = Options("night", folder, who, program, repo / "train_lib.py", 0, 1, None)
 ledger = Ledger.open(folder.ledger)
-with Interrupts().installed() as interrupts:
-    run_loop(options, Killing(noise=0), workspace, folder, ledger, ProgramFile(program), interrupts)
+with folder.lock() as lock, Interrupts().installed() as interrupts:
+    run_loop(options, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program), lock), interrupts)
 """
 
 

@@ -14,6 +14,7 @@ from autoresearch_jax.measurement import Measurement, Status
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.search.schema import SCHEMA_VERSION
 
 INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "optuna")
 GOOD = Measurement(Status.OK, 0.9, 7, {"peak_memory_bytes": 5, "note": None})
@@ -121,8 +122,9 @@ def test_a_newer_ledger_is_refused(tmp_path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
+    words = rf"ledger.db: the ledger has version 99 and this autoresearch reads {SCHEMA_VERSION}: "
     for opened in (Ledger.open, Ledger.open_to_read):
-        with pytest.raises(LedgerError, match=r"ledger.db: the ledger has version 99 and this autoresearch reads 4: "):
+        with pytest.raises(LedgerError, match=words):
             opened(path)
 
 

@@ -11,6 +11,7 @@ from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, 
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.decision import Step
 from autoresearch_jax.search.loop import INTERRUPTED
+from autoresearch_jax.search.measuring import MOST_CHAMPION_RUNS, MOST_FRESH_RUNS
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
@@ -291,6 +292,21 @@ def test_a_champion_of_faster_days_is_measured_again_and_gains_are_seen_once_mor
     rows = ledger.experiments()
     assert [row.decision for row in rows[1:]] == ["discard"] * 6 + ["keep"] * 2, [row.reason for row in rows]
     assert {run.steps_per_second for run in ledger.runs(rows[0])} == {8.0}
+
+
+def test_on_a_machine_whose_speed_never_settles_the_champion_is_not_measured_for_ever(bench):
+    speeds = {number: 10.0 * 1.3 ** (number - 3) for number in range(4, 100)}  # each run faster than all before
+    bench.loop(Clocked(speeds), ScriptedProposer([BETTER]), RULE).run()
+    ledger = bench.ledger()
+    assert len(ledger.trials(0)) == 4 + MOST_CHAMPION_RUNS
+    row = ledger.experiment(1)
+    assert row.decision is Verdict.DISCARD
+    assert row.reason.endswith("; no answer after 10 more runs of it, so it is no gain")
+
+
+def test_nor_is_the_baseline(bench):
+    bench.loop(Clocked({n: 10.0 * 1.3**n for n in range(100)}), ScriptedProposer([]), RULE).run()
+    assert len(bench.ledger().trials(0)) == MOST_FRESH_RUNS * SETTINGS.baseline_runs
 
 
 def test_a_candidate_that_is_fast_by_itself_costs_one_run_of_the_champion(bench):

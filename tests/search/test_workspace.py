@@ -9,6 +9,7 @@ import pytest
 
 from autoresearch_jax.search.git import Git, GitError
 from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
+from autoresearch_jax.search.worktree import WorktreeError
 
 
 def workspace(folder, tag="night", environment=None, editable="train_lib.py"):
@@ -129,7 +130,7 @@ def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
     shutil.copytree(repo, tmp_path / "copy")
     copy = workspace(tmp_path / "copy")
     second = copy.commit("LR = 1\n", first, "one", 0)
-    with pytest.raises(WorkspaceError, match=rf"{copy.folder} is not a worktree of .*copy, .*: delete it, and"):
+    with pytest.raises(WorktreeError, match=rf"{copy.folder} is not a worktree of .*copy, .*: delete it, and"):
         copy.keep(second, first)
     shutil.rmtree(copy.folder)
     copy.keep(second, first)

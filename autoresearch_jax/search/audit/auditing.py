@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +79,8 @@ class Auditing:
                     self._observer.measures(subject, number + 1, len(subjects) * runs)
                     self._ledger.audits.finish_trial(trial.id, self._run(audit, trial, subjects[subject]))
         finally:
-            shutil.rmtree(self._snapshots(audit), ignore_errors=True)
+            with suppress(OSError):  # of a trial that was cut short there is one
+                self._snapshots(audit).rmdir()
         return self._ledger.audits.trials(audit.id)
 
     def _schedule(self, audit: AuditRow, subjects: Sequence[str], runs: int) -> list[tuple[str, int]]:
@@ -107,10 +109,12 @@ class Auditing:
         return self._ledger.audits.begin_trial(audit.id, subject, seed, source)
 
     def _run(self, audit: AuditRow, trial: AuditTrialRow, candidate: Candidate) -> Measurement:
-        """Runs a trial; its snapshot goes at once, because what an audit trains is never champion and has no exam."""
+        """Runs a trial; its snapshot goes at once, because what an audit trains is never champion and has no exam.
+
+        But for one that was cut short after it: then it is judged by the next process.
+        """
         log_dir = self._log_dir(audit, trial.subject)
         snapshot_dir = self._snapshots(audit) / f"{trial.id:04d}"
-        shutil.rmtree(snapshot_dir, ignore_errors=True)  # of the same trial, in a process that was killed
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._interrupts.allowed():
@@ -123,10 +127,10 @@ class Auditing:
                     scrutiny=Scrutiny.AUDIT if audit.kind is AuditKind.HOLDOUT else Scrutiny.SEARCH,
                 )
         except Exception as error:
-            return Measurement(Status.CRASH, None, trial.seed, error=self._failures.enter(error, log_dir))
-        finally:
-            shutil.rmtree(snapshot_dir, ignore_errors=True)
-        self._failures.clear()
+            measurement = Measurement(Status.CRASH, None, trial.seed, error=self._failures.enter(error, log_dir))
+        else:
+            self._failures.clear()
+        shutil.rmtree(snapshot_dir, ignore_errors=True)
         return measurement
 
     def _log_dir(self, audit: AuditRow, subject: str) -> Path:

@@ -1,0 +1,209 @@
+"""Kills drivers of a fake task at random moments, and counts what that did to their runs: `python tests/kills.py`.
+
+Half of the kills end the driver, as the kernel does that is short of memory; half end all that it started, too, in the
+same moment, as a machine does that vanishes. Each run must come to the ledger of an uninterrupted one.
+"""
+
+import argparse
+import os
+import platform
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import time
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fake_driver import MARK, TAG, Nursery, Order, log_of, marked_processes
+from fakes import PROGRAM, SOURCE
+from ledgers import substance
+
+from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.run_folder import RunFolder
+
+EXPERIMENTS = 20
+TRIAL_SECONDS = 0.01
+LONGEST_LIFE_SECONDS = 0.5  # of a driver; it takes about 0.2 s until it begins a trial
+ORPHAN_SECONDS = 10.0  # a process that is left so long after its driver is an orphan
+
+
+@dataclass
+class Toll:
+    """What kills did.
+
+    Attributes:
+      kills: how many drivers were killed.
+      machines: how many of them with all that they had started.
+      runs: how many came to their end.
+      results: trials that were in a ledger when a driver was killed.
+      lost_results: how many of them were not there at the end, or were others.
+      duplicates: trials of the ends beyond those of an uninterrupted run.
+      differing_ledgers: ends that are not that of an uninterrupted run.
+      corrupt_ledgers: ledgers, after a kill or at an end, with a fault of SQLite's or a broken seal.
+      wrong_commits: ends whose branch or discarded commits are not what the ledger says.
+      orphans: processes that outlived their driver.
+    """
+
+    kills: int = 0
+    machines: int = 0
+    runs: int = 0
+    results: int = 0
+    lost_results: int = 0
+    duplicates: int = 0
+    differing_ledgers: int = 0
+    corrupt_ledgers: int = 0
+    wrong_commits: int = 0
+    orphans: int = 0
+
+
+def make_repository(folder: Path) -> Path:
+    """A git repository with the fake task's files."""
+    folder.mkdir()
+    (folder / "train_lib.py").write_text(SOURCE)
+    (folder / "program.md").write_text(PROGRAM)
+    for words in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "start")):
+        identity = ("-c", "user.name=Researcher", "-c", "user.email=researcher@example.org")
+        subprocess.run(["git", *identity, *words], cwd=folder, check=True)
+    return folder
+
+
+def ledger_path(repo: Path) -> Path:
+    """Of the run in a repository."""
+    return RunFolder(repo / "runs" / TAG).ledger
+
+
+def substance_of(repo: Path) -> list[tuple]:
+    """See `substance`."""
+    with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
+        return substance(ledger)
+
+
+def finished_trials(repo: Path) -> set[tuple]:
+    """The results in a run's ledger."""
+    try:
+        with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
+            return {(t.id, t.experiment, t.seed, t.purpose, t.value) for t in ledger.trials() if t.status is not None}
+    except (LedgerError, sqlite3.Error):  # there is none yet
+        return set()
+
+
+def git_differences(repo: Path) -> list[str]:
+    """Where branch and discarded commits are not what the ledger says."""
+    with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
+        rows = ledger.experiments()
+
+    def git(*words: str) -> list[str]:
+        return subprocess.run(["git", *words], cwd=repo, check=True, capture_output=True, text=True).stdout.split()
+
+    kept = [row.commit for row in rows if row.decision == "keep"]
+    found = {
+        "branch": (git("log", "--format=%H", "--reverse", f"main..autoresearch/{TAG}"), kept[1:]),
+        "discarded": (
+            git("for-each-ref", "--format=%(objectname)", f"refs/autoresearch/{TAG}"),
+            [row.commit for row in rows if row.decision == "discard"],
+        ),
+        "worktree": (git("-C", f"runs/{TAG}/workspace", "rev-parse", "HEAD"), kept[-1:]),
+        "changed": (git("-C", f"runs/{TAG}/workspace", "status", "--porcelain"), []),
+        "broken": (git("fsck", "--no-dangling", "--no-progress"), []),
+    }
+    return [f"{name}: {is_there}, not {wanted}" for name, (is_there, wanted) in found.items() if is_there != wanted]
+
+
+def snapshots_of(repo: Path) -> list[str]:
+    """Names of what is in the run's folder of snapshots."""
+    return sorted(path.name for path in RunFolder(repo / "runs" / TAG).snapshots.iterdir())
+
+
+def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: Toll) -> None:
+    """Kills so many drivers, each at a random moment of its life, and starts them again until their runs are over."""
+    draw = random.Random(seed)
+    template = make_repository(folder / "template")
+    order = Order(str(folder / "uninterrupted"), EXPERIMENTS, TRIAL_SECONDS)
+    reference = Path(shutil.copytree(template, order.repo))
+    assert nursery.run(order) == 0, log_of(reference)
+    wanted = substance_of(reference)
+    while toll.kills < kills:
+        repo = Path(shutil.copytree(template, folder / f"run {toll.runs}"))
+        results: set[tuple] = set()
+        while True:
+            mark = f"{os.getpid()} {seed} {toll.kills}"
+            has_worker = draw.random() < 0.5  # without one trials are quicker, and kills meet other moments
+            pid = nursery.start(replace(order, repo=str(repo), has_worker=has_worker, variables={MARK: mark}))
+            if toll.kills < kills:
+                time.sleep(draw.uniform(0, LONGEST_LIFE_SECONDS))
+                is_machine = draw.random() < 0.5
+                _kill(pid)
+                while is_machine and (pids := marked_processes(mark)):
+                    for victim in pids:
+                        _kill(victim)
+            status = nursery.wait()
+            toll.orphans += orphans(mark)
+            if status != -signal.SIGKILL:
+                break
+            toll.kills += 1
+            toll.machines += is_machine
+            results |= finished_trials(repo)
+            toll.corrupt_ledgers += is_corrupt(repo)
+        assert status == 0, log_of(repo)
+        toll.runs += 1
+        _compare(repo, reference, wanted, results, toll)
+        shutil.rmtree(repo)
+
+
+def _compare(repo: Path, reference: Path, wanted: list[tuple], results: set[tuple], toll: Toll) -> None:
+    final = finished_trials(repo)
+    toll.results += len(results)
+    toll.lost_results += len(results - final)
+    toll.duplicates += max(0, len(final) - len(finished_trials(reference)))
+    toll.differing_ledgers += substance_of(repo) != wanted or snapshots_of(repo) != snapshots_of(reference)
+    toll.corrupt_ledgers += is_corrupt(repo)
+    toll.wrong_commits += bool(git_differences(repo))
+
+
+def is_corrupt(repo: Path) -> bool:
+    """Whether SQLite or a seal finds fault with a run's ledger."""
+    return (
+        ledger_path(repo).exists()
+        and finished_trials(repo) != set()
+        and bool(check_rows(ledger_path(repo)).differences)
+    )
+
+
+def orphans(mark: str) -> int:
+    """How many processes are left of a driver that has ended; they are ended, too."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while (pids := marked_processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in pids:
+        _kill(pid)
+    return len(pids)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(f"machine: {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", end=", ")
+    print(f"{time.strftime('%Y-%m-%d')}, load {os.getloadavg()[0]:.2f}")
+    start, toll = time.monotonic(), Toll()
+    with tempfile.TemporaryDirectory() as name, closing(Nursery()) as nursery:
+        kill_at_random(nursery, Path(name), args.kills, args.seed, toll)
+    print(f"seconds: {time.monotonic() - start:.0f}")
+    for figure, value in asdict(toll).items():
+        print(f"{figure}: {value}")
+
+
+if __name__ == "__main__":
+    main()
