@@ -33,7 +33,7 @@ class StoredFile:
 
     def may_be(self, path: Path) -> bool:
         """False if this is surely not a copy of a local file."""
-        return self.size == path.stat().st_size and self.md5 in (None, md5_of(path))
+        return self.size == path.stat().st_size and (self.md5 is None or self.md5 == md5_of(path))
 
     def is_surely(self, path: Path) -> bool:
         """True if this is surely a copy of a local file."""
