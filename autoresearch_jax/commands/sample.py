@@ -82,7 +82,7 @@ def _kept_snapshot(folder: RunFolder) -> KeptSnapshot:
     """Of a run its champion's, or of trials by hand the newest."""
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         champion = summarize_run(ledger).champion
-        trials = ledger.trials(None if champion is None else ledger.measured(champion).id)
+        trials = ledger.trials() if champion is None else ledger.runs(champion)  # the others' may have expired
         there = [trial for trial in trials if trial.snapshot is not None and trial.value is not None]
         if not there:
             raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")
