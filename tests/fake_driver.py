@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fakes import FakeTask
+from fakes import SNAPSHOT_BYTES, FakeTask
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Ground, Options, run_loop
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
@@ -40,7 +42,10 @@ class Order:
       has_worker: see `FakeTask`.
       min_free_bytes: see `Options`.
       stubborn: its task takes a minute to end what it does.
+      place: see `Keeping`.
+      snapshot_bytes: size of a snapshot.
       variables: added to its environment.
+      log: file for what it prints; driver.log in the repository if empty.
     """
 
     repo: str
@@ -49,7 +54,10 @@ class Order:
     has_worker: bool = False
     min_free_bytes: int = 0
     stubborn: bool = False
+    place: str | None = None
+    snapshot_bytes: int = SNAPSHOT_BYTES
     variables: dict[str, str] = field(default_factory=dict)
+    log: str = ""
 
 
 def drive(order: Order) -> int:
@@ -65,12 +73,15 @@ def drive(order: Order) -> int:
         seed=0,
         max_experiments=order.experiments,
         decision=SequentialSettings(baseline_runs=4, max_runs=6),
-        keeping=Keeping(last=1, best=0),
+        keeping=Keeping(last=1, best=0, place=order.place),
         min_free_bytes=order.min_free_bytes,
     )
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
-    task, program = FakeTask(order.trial_seconds, has_worker=order.has_worker), ProgramFile(options.program)
+    task, program = (
+        FakeTask(order.trial_seconds, has_worker=order.has_worker, snapshot_bytes=order.snapshot_bytes),
+        ProgramFile(options.program),
+    )
     if order.stubborn:
         task.close = lambda: time.sleep(60)
     with folder.lock() as lock, Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
@@ -94,12 +105,14 @@ def _become_driver(order: Order) -> None:
     status = 1
     try:
         os.environ.update(order.variables)
-        with (Path(order.repo) / "driver.log").open("a") as log:
+        with Path(order.log or f"{order.repo}/driver.log").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         with open(os.devnull) as null:
             os.dup2(null.fileno(), 0)
         status = drive(order)
+    except UserError as error:  # as the command line does
+        print(f"autoresearch run: {error}", file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -111,9 +124,10 @@ def _become_driver(order: Order) -> None:
 class Nursery:
     """Starts drivers one after the other, without waiting for their imports."""
 
-    def __init__(self) -> None:
+    def __init__(self, enter: Callable[[list[str]], list[str]] = list) -> None:
+        """Starts the nursery; `enter` makes of its command one that runs it elsewhere, such as in a namespace."""
         self._process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            enter([sys.executable, __file__]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def start(self, order: Order) -> int:

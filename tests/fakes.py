@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoresearch_jax.measurement import (
     HOLDOUT_SCORE,
+    STATE_BYTES,
     Budget,
     Candidate,
     CandidateRejected,
@@ -22,6 +23,7 @@ from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.runtime.process import JsonWorker
 from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.search.remote_snapshots import MANIFEST
 from autoresearch_jax.search.task import Progress
 
 SOURCE = '''"""A training file of three constants."""
@@ -56,6 +58,8 @@ Lower the loss.
 # A trial's process: it has a child in a session of its own, and answers after so many seconds.
 WORKER = 'setsid sleep 600 & while read seconds; do sleep "$seconds"; echo "{}"; done'
 
+SNAPSHOT_BYTES = 4096
+
 RESULTS_HEADER = "commit\tloss\tmemory_gb\tstatus\tdescription"
 
 
@@ -66,8 +70,14 @@ class FakeTask:
     """
 
     def __init__(
-        self, trial_seconds: float = 0.0, fingerprint: str = "fake", noise: float = 0.001, has_worker: bool = False
+        self,
+        trial_seconds: float = 0.0,
+        fingerprint: str = "fake",
+        noise: float = 0.001,
+        has_worker: bool = False,
+        snapshot_bytes: int = SNAPSHOT_BYTES,
     ) -> None:
+        self._snapshot_bytes = snapshot_bytes
         self._trial_seconds = trial_seconds
         self._has_worker = has_worker  # trials have a process of their own, as those of a real task
         self._noise = noise
@@ -94,7 +104,8 @@ class FakeTask:
             raise CandidateRejected(Status.REJECTED, f"line {error.lineno}: {error.msg}", "details") from error
         if constants["FAULT"] == "reject":
             raise CandidateRejected(Status.REJECTED, "no build")
-        return Candidate(source, hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest())
+        program_hash = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()
+        return Candidate(source, program_hash, facts={STATE_BYTES: self._snapshot_bytes})
 
     def measure(
         self,
@@ -121,7 +132,7 @@ class FakeTask:
             self.judged.append(snapshot_dir)
         else:
             self._train(log_dir)
-            write_snapshot(snapshot_dir)
+            write_snapshot(snapshot_dir, self._snapshot_bytes)
         reach(FaultPoint.BEFORE_ANSWER)
         score, drawn_by = self.score(constants), f"{candidate.program_hash}{seed}"
         metrics: dict[str, Scalar] = {"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds}
@@ -157,11 +168,12 @@ class FakeTask:
         self.closed = True
 
 
-def write_snapshot(folder: Path) -> None:
+def write_snapshot(folder: Path, num_bytes: int) -> None:
     """Makes a folder of a file, whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(exist_ok=True)
-    (partial / "state").write_bytes(b"0" * 4096)
+    (partial / "state").write_bytes(b"0" * num_bytes)
+    (partial / MANIFEST).write_text(folder.name)
     reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
     partial.rename(folder)
     reach(FaultPoint.AFTER_SNAPSHOT_RENAME)

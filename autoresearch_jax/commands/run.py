@@ -48,6 +48,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
 from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
@@ -141,6 +142,8 @@ def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStac
     task = task_options.make_task(folder.path, options.editable)
     stack.callback(task.close)
     ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
+    if options.keeping.place is not None:
+        RemoteSnapshots(options.keeping.place).check()
     if not is_new:
         _check_start(ledger, workspace, program, options)
     return Ground(task, workspace, ledger, program, lock)

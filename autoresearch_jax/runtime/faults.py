@@ -31,12 +31,14 @@ class FaultPoint(enum.StrEnum):
     AFTER_CONCLUSION = "after_conclusion"
     AFTER_WORKTREE = "after_worktree"
     AFTER_RESULTS = "after_results"
-    AFTER_EXPIRY = "after_expiry"
-    AFTER_DELETION = "after_deletion"
     BEFORE_SESSION_END = "before_session_end"  # of the session
     AFTER_REF = "after_ref"  # without a number, here and below
     AFTER_SETTINGS = "after_settings"
     AFTER_EXAM = "after_exam"
+    AFTER_EXPIRY = "after_expiry"
+    AFTER_DELETION = "after_deletion"
+    AFTER_COPY = "after_copy"  # of a snapshot to another place
+    AFTER_MOVE = "after_move"
     BEFORE_SNAPSHOT_RENAME = "before_snapshot_rename"  # in the trial's process
     AFTER_SNAPSHOT_RENAME = "after_snapshot_rename"  # the same
     BEFORE_ANSWER = "before_answer"  # the same

@@ -1,7 +1,8 @@
-"""Which snapshots a run keeps: of champions, of the last experiments and of the best; the others are deleted."""
+"""Which snapshots a run keeps, and where: of champions, of the last experiments and of the best; others are deleted."""
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,32 +12,36 @@ from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.search.remote_snapshots import MANIFEST, RemoteSnapshots, split_address
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.snapshot_log import SnapshotEvent
+from autoresearch_jax.search.snapshot_stores import StoreError
 
-_OF_A_TRIAL = re.compile(r"\d{4,}-(\d{4,})")
+RETRY_SECONDS = 600.0  # to the next try of a place that failed: a bucket that is down can take half a minute to say so
+_OF_A_TRIAL = re.compile(r"(\d{4,})-(\d{4,})")
 _UNFINISHED = re.compile(r"\.\d{4,}-\d{4,}\.partial")
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """Whose snapshots are kept beside those of all champions.
+    """Whose snapshots are kept beside those of all champions, and where.
 
     Attributes:
       last: of so many experiments, the latest that have any.
       best: of so many, those with the best scores.
+      place: where they are moved to, see `RemoteSnapshots`; None for the run's folder.
     """
 
     last: int = 10
     best: int = 10
+    place: str | None = None
 
 
 class Retention:
     """Lets go of snapshots once nothing needs them. What the ledger says of their trials stays.
 
-    Of a champion those are kept that its score is the mean of, and not the lucky ones that it was kept for.
-
-    That a snapshot expires is in the ledger before it is deleted, so that a kill between the two leaves no doubt.
+    Of a champion those are kept that its score is the mean of, and not the lucky ones that it was kept for. What was
+    trained again was asked for: it stays in the run's folder until somebody deletes it.
     """
 
     def __init__(
@@ -49,14 +54,21 @@ class Retention:
           folder: the run's.
           metric: says which scores are the best.
           keeping: what to keep.
-          notice: told what cannot be deleted.
+          notice: told what cannot be moved or deleted for now.
+
+        Raises:
+          StoreError: the place of `keeping` is of no kind that is known.
         """
         self._ledger = ledger
         self._folder = folder
         self._metric = metric
         self._keeping = keeping
         self._notice = notice
-        self._kept: dict[int, list[TrialRow]] = {}  # trials whose snapshots are there, by experiment that is over
+        self._said: set[str] = set()
+        self._places_fail_until = 0.0  # of `time.monotonic()`
+        self._places: dict[str, RemoteSnapshots] = {}
+        self._remote = None if keeping.place is None else self._at(keeping.place)
+        self._kept: dict[int, list[TrialRow]] = {}  # trials whose snapshots are kept, by experiment that is over
 
     def settle(self) -> None:
         """Completes what a killed process left undone, and finds out what there is."""
@@ -64,16 +76,17 @@ class Retention:
         gone = {trial for trial, row in latest.items() if row.event is not SnapshotEvent.RETRAINED}
         for path in self._folder.snapshots.glob("*"):
             of_trial = _OF_A_TRIAL.fullmatch(path.name)
-            if _UNFINISHED.fullmatch(path.name) or (of_trial is not None and int(of_trial[1]) in gone):
+            if _UNFINISHED.fullmatch(path.name) or (of_trial is not None and int(of_trial[2]) in gone):
                 self._delete(path)
-        # what was trained again was asked for, and stays until its folder is deleted by hand
         settled = {trial for trial, row in latest.items() if row.event is not SnapshotEvent.MOVED}
         rows = [row for row in self._ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
         self._let_go([trial for row in rows for trial in self._enter(row, settled)])
+        self._move()
 
     def apply(self, ended: ExperimentRow) -> None:
         """Enters an experiment that is over, and lets go of whatever need not be kept any longer."""
         self._let_go(self._enter(ended))
+        self._move()
 
     def _enter(self, row: ExperimentRow, settled: Collection[int] = ()) -> list[TrialRow]:
         """Enters an experiment's snapshots among those that may be kept; returns those that nothing needs.
@@ -90,15 +103,25 @@ class Retention:
         return [trial for trial in trials if trial not in needed]
 
     def _let_go(self, trials: list[TrialRow]) -> None:
-        """Deletes some snapshots, and those that are not wanted any more."""
+        """Deletes some snapshots, and those that are not wanted any more.
+
+        In the run's folder, what is deleted has expired before: so no half of one is taken for whole. At another place,
+        it expires afterwards: what could not be deleted is tried again with the next, or at the next start.
+        """
         wanted = self._wanted(self._kept)
         unwanted = [number for number in self._kept if number not in wanted]
-        trials += [trial for number in unwanted for trial in self._kept.pop(number)]
+        trials = [*trials, *(trial for number in unwanted for trial in self._kept.pop(number))]
         if not trials:
             return
-        self._ledger.snapshots.expire([trial.id for trial in trials])
+        latest = self._ledger.snapshots.latest()
+        moved = {number: str(row.place) for number, row in latest.items() if row.event is SnapshotEvent.MOVED}
+        stuck = [trial for trial in trials if trial.id in moved and not self._is_removed(moved[trial.id])]
+        for trial in stuck:
+            self._kept.setdefault(trial.experiment, []).append(trial)
+        expiring = [trial for trial in trials if trial not in stuck]
+        self._ledger.snapshots.expire([trial.id for trial in expiring])
         reach(FaultPoint.AFTER_EXPIRY)
-        for trial in trials:
+        for trial in expiring:
             self._delete(self._folder.snapshot_dir(trial.experiment, trial.id))
             reach(FaultPoint.AFTER_DELETION)
 
@@ -111,6 +134,53 @@ class Retention:
         scored = [(row.score, row.id) for row in others if row.status is Status.OK and row.score is not None]
         scored.sort(reverse=self._metric.direction == "maximize")
         return wanted | {number for _, number in scored[: self._keeping.best]}
+
+    def _move(self) -> None:
+        """Moves what is in the run's folder, and not needed there, to the place where snapshots are kept."""
+        if self._remote is None or time.monotonic() < self._places_fail_until:
+            return
+        latest = self._ledger.snapshots.latest()
+        trials = {trial.id: trial for trial in self._ledger.trials()}
+        for path in sorted(self._folder.snapshots.glob("*")):
+            found = _OF_A_TRIAL.fullmatch(path.name)
+            trial = None if found is None else trials.get(int(found[2]))
+            if trial is None or trial.id in latest or not (path / MANIFEST).exists():
+                continue
+            if self._ledger.experiment(trial.experiment).is_open:
+                continue
+            try:
+                address = self._remote.put(path)
+            except StoreError as error:
+                self._enter_failure(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
+                return
+            reach(FaultPoint.AFTER_COPY)
+            self._ledger.snapshots.move(trial.id, address)
+            reach(FaultPoint.AFTER_MOVE)
+            self._delete(path)
+
+    def _is_removed(self, address: str) -> bool:
+        """Removes a snapshot at another place; False if that is not possible now."""
+        if time.monotonic() < self._places_fail_until:
+            return False
+        place, name = split_address(address)
+        try:
+            self._at(place).remove(name)
+        except StoreError as error:
+            self._enter_failure(str(error))
+            return False
+        return True
+
+    def _at(self, place: str) -> RemoteSnapshots:
+        if place not in self._places:
+            self._places[place] = RemoteSnapshots(place)
+        return self._places[place]
+
+    def _enter_failure(self, text: str) -> None:
+        """Leaves a place alone for a while; what keeps failing for the same reason is told once."""
+        self._places_fail_until = time.monotonic() + RETRY_SECONDS
+        if text not in self._said:
+            self._said.add(text)
+            self._notice(text)
 
     def _delete(self, path: Path) -> None:
         with suppress(FileNotFoundError):

@@ -28,7 +28,9 @@ from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Purpose
+from autoresearch_jax.search.remote_snapshots import MANIFEST
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
+from autoresearch_jax.search.snapshot_log import SnapshotEvent
 
 EXPERIMENTS = 4
 KEPT, DISCARDED = 3, 4  # experiments of a run of so many
@@ -39,12 +41,13 @@ OF_EXPERIMENTS = (
     *(FaultPoint.AFTER_PROPOSAL, FaultPoint.AFTER_EXPERIMENT_INTENT, FaultPoint.AFTER_TRACE, FaultPoint.AFTER_PROGRAM),
     *(FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE, FaultPoint.AFTER_RESULTS),
 )
+OF_MOVES = (FaultPoint.AFTER_COPY, FaultPoint.AFTER_MOVE)
 OF_ENDINGS = (FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE)
 POINTS = [
     *(f"{point}:{trial}" for point in OF_TRIALS for trial in (CANDIDATE, CHAMPION)),
     *(f"{point}:{KEPT}" for point in OF_EXPERIMENTS),
     *(f"{point}:{number}" for point in OF_ENDINGS for number in (0, DISCARDED)),
-    *(str(point) for point in FaultPoint if point not in (*OF_TRIALS, *OF_EXPERIMENTS)),
+    *(str(point) for point in FaultPoint if point not in (*OF_TRIALS, *OF_EXPERIMENTS, *OF_MOVES)),
 ]
 
 
@@ -99,7 +102,7 @@ def test_the_uninterrupted_run_has_what_the_points_are_about(uninterrupted: Path
         assert ledger.experiment(DISCARDED).decision == "discard"
         purposes = {trial.id: trial.purpose for trial in ledger.trials(KEPT)}
     assert (purposes[CANDIDATE], purposes[CHAMPION]) == (Purpose.CANDIDATE, Purpose.CHAMPION)
-    assert {point.partition(":")[0] for point in POINTS} == set(FaultPoint)
+    assert {*(point.partition(":")[0] for point in POINTS), *OF_MOVES} == set(FaultPoint)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -116,6 +119,25 @@ def test_dead_at_any_point_a_run_goes_on_as_if_nothing_had_been(
     assert snapshots_of(repo) == snapshots_of(uninterrupted)
     assert check_rows(ledger_path(repo)).differences == []
     assert [path.name for path in repo.glob("runs/night/*.new")] == []
+
+
+@pytest.mark.parametrize("point", [*OF_MOVES, FaultPoint.AFTER_EXPIRY, f"{FaultPoint.AFTER_RESULTS}:{KEPT}"])
+def test_snapshots_that_are_kept_elsewhere_are_there_whole_after_a_kill(
+    point: str, nursery: Nursery, template: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    repo, place = shutil.copytree(template, tmp_path / "repo"), tmp_path / "elsewhere"
+    place.mkdir()
+    order = Order(str(repo), EXPERIMENTS, place=str(place))
+    assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
+    assert nursery.run(order) == 0, log_of(repo)
+    assert substance_of(repo) == substance_of(uninterrupted)
+    assert snapshots_of(repo) == []
+    assert sorted(path.name for path in place.iterdir()) == snapshots_of(uninterrupted)
+    with closing(ledger_of(repo)) as ledger:
+        latest = ledger.snapshots.latest()
+        moved = {row.place for row in latest.values() if row.event is SnapshotEvent.MOVED}
+    assert moved == {str(path) for path in place.iterdir()}
+    assert all((path / MANIFEST).read_text() == path.name for path in place.iterdir())
 
 
 def test_a_trial_that_was_trained_before_the_kill_is_not_trained_again(

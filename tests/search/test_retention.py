@@ -1,0 +1,103 @@
+"""Which snapshots a run keeps, where they are, and what is done when that is not possible."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fakes import FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.measurement import Metric
+from autoresearch_jax.search.records import Purpose
+from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
+from autoresearch_jax.search.retention import Keeping
+from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
+from autoresearch_jax.search.snapshot_log import SnapshotEvent
+
+# Of these only 4 is kept; the best of the others are 2 and 6.
+SCRIPT = [moved(LR=rate) for rate in (0.9, 0.52, 0.8, 0.3, 0.7, 0.33, 0.6)]
+CHAMPIONS = {0, 4}
+
+
+def kept(bench) -> set[int]:
+    """Experiments that have a snapshot in the run's folder."""
+    return {int(path.name[:4]) for path in bench.folder.snapshots.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("keeping", "others"),
+    [
+        (Keeping(last=0, best=0), set()),
+        (Keeping(last=2, best=0), {6, 7}),
+        (Keeping(last=0, best=2), {2, 6}),
+        (Keeping(last=1, best=1), {6, 7}),
+        (Keeping(last=10, best=10), {1, 2, 3, 5, 6, 7}),
+    ],
+)
+def test_champions_the_last_and_the_best_are_kept(bench, keeping, others):
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT), keeping=keeping).run()
+    ledger = bench.ledger()
+    assert {row.id for row in ledger.experiments() if row.decision == "keep"} == CHAMPIONS
+    assert kept(bench) == CHAMPIONS | others
+    latest = ledger.snapshots.latest()
+    assert {trial.experiment for trial in ledger.trials() if trial.id in latest} == set(range(8)) - kept(bench)
+
+
+def test_a_metric_to_be_maximized_has_its_best_at_the_other_end(bench):
+    class Upwards(FakeTask):
+        def __init__(self):
+            super().__init__(noise=0)
+            self.metric = Metric("loss", "maximize")
+
+    bench.loop(Upwards(), ScriptedProposer(SCRIPT), keeping=Keeping(last=0, best=1)).run()
+    rows = bench.ledger().experiments()
+    champions = {row.id for row in rows if row.decision == "keep"}
+    best = max((row for row in rows if row.id not in champions), key=lambda row: row.score)
+    assert kept(bench) == champions | {best.id}
+
+
+def test_of_a_champion_only_the_runs_are_kept_that_its_score_is_made_of(bench):
+    rule = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
+    bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.1)]), rule).run()
+    ledger = bench.ledger()
+    fresh = {trial.id for trial in ledger.trials(1) if trial.purpose is Purpose.CHAMPION}
+    there = {int(path.name[5:]) for path in bench.folder.snapshots.glob("0001-*")}
+    assert there == fresh < {trial.id for trial in ledger.trials(1)}
+
+
+def test_what_was_deleted_by_hand_and_what_is_not_ours_does_not_matter(bench):
+    mine = bench.folder.snapshots / "of mine"
+    bench.folder.create()
+    mine.mkdir(parents=True)
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:3]), keeping=Keeping(1, 0)).run()
+    shutil.rmtree(bench.folder.snapshots / "0003-0004")
+    assert bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT), keeping=Keeping(1, 0)).run() == "the script is over"
+    assert mine.is_dir()
+
+
+def test_another_number_holds_from_the_next_start_on(bench):
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT)).run()
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT), keeping=Keeping(last=1, best=0)).run()
+    assert kept(bench) == CHAMPIONS | {7}
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT)).run()
+    rows = bench.ledger()._database.execute("SELECT event FROM snapshot_events").fetchall()
+    assert rows == [(SnapshotEvent.EXPIRED,)] * 5, "each once"
+
+
+def test_a_place_that_is_gone_holds_up_nothing_and_is_made_up_for(bench, tmp_path: Path):
+    place = tmp_path / "bucket"
+    keeping = Keeping(last=1, best=0, place=str(place))
+    RemoteSnapshots(str(place)).check()
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping).run()
+    there = {"0000-0001", "0002-0003"}
+    assert {path.name for path in place.iterdir()} == there
+    unmounted = place.rename(tmp_path / "unmounted")
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
+    told = [notice for notice in bench.recorder.notices if str(place) in notice]
+    assert told, "it says that the place is gone"
+    assert len(told) == len(set(told)), "and does so once"
+    assert kept(bench) == {3, 4}
+    assert {path.name for path in unmounted.iterdir()} == there
+    unmounted.rename(place)
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
+    assert kept(bench) == set()
+    assert {path.name for path in place.iterdir()} == {"0000-0001", "0003-0004", "0004-0005"}
