@@ -237,13 +237,14 @@ def _lacks_shared_memory(error: sqlite3.OperationalError) -> bool:
 
 
 def _give_up_write_ahead(path: Path) -> None:
-    """Turns a ledger with a write-ahead log into one with a journal; the whole of SQLite's own way to do so."""
+    """Turns a ledger with a write-ahead log into one with a journal, with all that the log has."""
     connection = _connect(path)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # with nobody else there, no memory is shared
-        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA journal_mode = DELETE")
     finally:
         connection.close()
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # is empty, and was the failure
 
 
 def _version(connection: sqlite3.Connection) -> int:
