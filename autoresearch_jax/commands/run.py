@@ -137,13 +137,13 @@ def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStac
     is_new = not folder.ledger.exists()
     if is_new:  # before there is anything of it
         _check_start(None, workspace, program, options)
+    if options.keeping.place is not None:
+        RemoteSnapshots(options.keeping.place).check()
     folder.create()
     lock = stack.enter_context(folder.lock(print_notice))
     task = task_options.make_task(folder.path, options.editable)
     stack.callback(task.close)
     ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
-    if options.keeping.place is not None:
-        RemoteSnapshots(options.keeping.place).check()
     if not is_new:
         _check_start(ledger, workspace, program, options)
     return Ground(task, workspace, ledger, program, lock)

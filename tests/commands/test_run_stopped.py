@@ -1,0 +1,142 @@
+"""`autoresearch run` with real trials, told to end in each phase and killed at the worst moments: nothing is lost."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ledgers import substance
+from marked_processes import MARK, comes_true, marked_processes
+
+from autoresearch_jax.cli import main
+from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint
+from autoresearch_jax.search.ledger import Ledger
+
+PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 40.0|\n"
+END_SECONDS = 10.0  # in which a run that is told to end must have ended
+PHASES = ("prepare", "startup", "compile", "train", "judge")
+WORST = (FaultPoint.BEFORE_SNAPSHOT_RENAME, FaultPoint.AFTER_SNAPSHOT_RENAME, FaultPoint.BEFORE_ANSWER)
+
+
+@pytest.fixture
+def flags(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a run whose trials take seconds, in a repository that is the present folder."""
+    (tmp_path / "train_lib.py").write_text(tiny_source)
+    (tmp_path / "program.md").write_text(PAGE)
+    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@y.org commit -qm a"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    return [
+        f"--corpus={tiny_dataset.manifest.corpus}",
+        f"--data_dir={tiny_dataset.folder.parent}",
+        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy"),
+        *(f"--compile_cache={tmp_path / 'cache'}", "--experiments=1"),
+    ]
+
+
+class Driver:
+    """The command as a process, whose live line on a terminal of its own can be waited for."""
+
+    def __init__(self, flags: list[str], tag: str, mark: str, **variables: str) -> None:
+        self._terminal, stderr = pty.openpty()
+        self._seen = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "autoresearch_jax.cli", "run", f"--tag={tag}", *flags],
+            env={**os.environ, MARK: mark, **variables},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        os.close(stderr)
+
+    def wait_for(self, word: str) -> None:
+        """Returns when the live line has a word, or the process has ended."""
+        while word.encode() not in self._seen:
+            try:
+                self._seen += os.read(self._terminal, 4096)
+            except OSError:  # the other end is closed
+                return
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Sends a signal, if any; returns exit status and standard output."""
+        if number is not None:
+            self._process.send_signal(number)
+        output = self._process.communicate(timeout=60)[0]
+        os.close(self._terminal)
+        return self._process.returncode, output
+
+
+def substance_of(folder: Path) -> list[tuple]:
+    with closing(Ledger.open_to_read(folder / "ledger.db")) as ledger:
+        return substance(ledger)
+
+
+@pytest.mark.slow
+def test_told_to_end_in_each_phase_and_killed_at_the_worst_moments_a_run_is_as_if_nothing_had_been(
+    flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--tag=whole", *flags]) == 0
+    for number, phase in zip((signal.SIGTERM, signal.SIGINT) * 3, PHASES, strict=False):
+        mark = f"{tmp_path} {phase}"
+        driver = Driver(flags, "often", mark)
+        driver.wait_for(phase)
+        sent_at = time.monotonic()
+        status, output = driver.end(number)
+        assert (status, output.splitlines()[-1]) == (
+            0,
+            "ended:               interrupted; the same command goes on from here",
+        )
+        assert time.monotonic() - sent_at < END_SECONDS
+        assert marked_processes(mark) == []
+    for point in WORST:
+        mark = f"{tmp_path} {point}"
+        driver = Driver(flags, "often", mark, **{VARIABLE: point})
+        assert driver.end()[0] == -signal.SIGKILL
+        assert comes_true(lambda mark=mark: marked_processes(mark) == [])
+    with closing(Ledger.open_to_read(tmp_path / "runs/often/ledger.db")) as ledger:
+        assert ledger.open_trial() is not None
+    assert main(["run", "--tag=often", *flags]) == 0
+    assert substance_of(tmp_path / "runs/often") == substance_of(tmp_path / "runs/whole")
+    with closing(Ledger.open_to_read(tmp_path / "runs/often/ledger.db")) as ledger:
+        seconds = [trial.metrics["snapshot_seconds"] for trial in ledger.trials()]
+    assert seconds[0] is None, "the first trial was judged from the snapshot that a killed process left"
+    capfd.readouterr()
+    assert main(["verify", "often"]) == 0
+
+
+def test_told_to_end_while_it_starts_a_run_ends_cleanly(flags: list[str], tmp_path: Path) -> None:
+    driver = Driver(flags, "early", str(tmp_path))
+    assert comes_true(lambda: (tmp_path / "runs/early/driver.lock").exists(), seconds=60)
+    assert driver.end(signal.SIGTERM)[0] == 0
+    assert marked_processes(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--proposer=replay", "--replay"),
+        ("--proposer=command", "--agent_command"),
+        ("--snapshot_dir=az://x/y", "az://"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_no_ledger(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
+) -> None:
+    assert main(["run", "--tag=refused", *flags, flag]) != 0
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs/refused/ledger.db").exists()
+
+
+def test_a_point_to_die_at_that_does_not_exist_is_named(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "somewhere")
+    assert main(["run", "--tag=refused", *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"autoresearch run: {VARIABLE}=somewhere: expected POINT or POINT:NUMBER")
+    assert not (tmp_path / "runs").exists()
