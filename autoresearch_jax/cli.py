@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = words[0]
     if command not in COMMANDS:
         return _complain("", f"unknown command {command!r}; one of {', '.join(COMMANDS)}", UsageError.exit_status)
-    module = importlib.import_module(f"autoresearch_jax.commands.{command}")
+    try:
+        module = importlib.import_module(f"autoresearch_jax.commands.{command}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("autoresearch_jax"):  # a fault of ours
+            raise
+        return _complain(command, f"{error}: `autoresearch doctor` says how to install what is missing", 1)
     flag_values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "show these flags and exit", short_name="h", flag_values=flag_values)
     module.define_flags(flag_values)

@@ -29,7 +29,7 @@ from autoresearch_jax.search.run_folder import RunFolder
 
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01
-LONGEST_LIFE_SECONDS = 0.5  # of a driver; it takes about 0.2 s until it begins a trial
+LONGEST_WORK_SECONDS = 0.4  # of a driver that is killed, beyond what it takes to start on a finished run
 ORPHAN_SECONDS = 10.0  # a process that is left so long after its driver is an orphan
 
 
@@ -128,6 +128,9 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
     reference = Path(shutil.copytree(template, order.repo))
     assert nursery.run(order) == 0, log_of(reference)
     wanted = substance_of(reference)
+    begun = time.monotonic()
+    assert nursery.run(order) == 0, log_of(reference)
+    longest_life = time.monotonic() - begun + LONGEST_WORK_SECONDS
     while toll.kills < kills:
         repo = Path(shutil.copytree(template, folder / f"run {toll.runs}"))
         results: set[tuple] = set()
@@ -136,7 +139,7 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
             has_worker = draw.random() < 0.5  # without one trials are quicker, and kills meet other moments
             pid = nursery.start(replace(order, repo=str(repo), has_worker=has_worker, variables={MARK: mark}))
             if toll.kills < kills:
-                time.sleep(draw.uniform(0, LONGEST_LIFE_SECONDS))
+                time.sleep(draw.uniform(0, longest_life))
                 is_machine = draw.random() < 0.5
                 _kill(pid)
                 while is_machine and (pids := marked_processes(mark)):

@@ -63,7 +63,11 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
     finally:
         worker.close()
     if event["event"] == "failed":
-        raise DeviceError(f"--platform={platform}: {event['reason']}; use --platform=cpu, or see {log_path}")
+        reason = event["reason"].strip().rstrip(":")  # JAX may say no more than the name of an exception
+        raise DeviceError(
+            f"--platform={platform}: JAX finds no such device ({reason}; see {log_path}): `autoresearch doctor` says "
+            "what to install, or use --platform=cpu"
+        )
     return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
 
 
