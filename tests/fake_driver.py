@@ -28,7 +28,6 @@ from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.workspace import Workspace
 
 TAG = "night"
-MARK = "AUTORESEARCH_TEST_MARK"  # among the variables of all that a driver starts
 
 
 @dataclass(frozen=True)
@@ -158,19 +157,6 @@ class Nursery:
 def log_of(repo: Path) -> str:
     """What the drivers of a run printed."""
     return (repo / "driver.log").read_text()
-
-
-def marked_processes(mark: str) -> list[int]:
-    """Pids of the processes that were started by drivers with a mark, or by theirs."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-        except OSError:  # gone meanwhile
-            continue
-    return found
 
 
 if __name__ == "__main__":

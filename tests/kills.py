@@ -18,9 +18,10 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fake_driver import MARK, TAG, Nursery, Order, log_of, marked_processes
+from fake_driver import TAG, Nursery, Order, log_of
 from fakes import PROGRAM, SOURCE
 from ledgers import substance
+from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
@@ -30,7 +31,6 @@ from autoresearch_jax.search.run_folder import RunFolder
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01
 LONGEST_WORK_SECONDS = 0.4  # of a driver that is killed, beyond what it takes to start on a finished run
-ORPHAN_SECONDS = 10.0  # a process that is left so long after its driver is an orphan
 
 
 @dataclass
@@ -135,7 +135,7 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
         repo = Path(shutil.copytree(template, folder / f"run {toll.runs}"))
         results: set[tuple] = set()
         while True:
-            mark = f"{os.getpid()} {seed} {toll.kills}"
+            mark = f"{os.getpid()} {seed} {toll.kills}."  # no other one begins so
             has_worker = draw.random() < 0.5  # without one trials are quicker, and kills meet other moments
             pid = nursery.start(replace(order, repo=str(repo), has_worker=has_worker, variables={MARK: mark}))
             if toll.kills < kills:
@@ -180,9 +180,9 @@ def is_corrupt(repo: Path) -> bool:
 
 def orphans(mark: str) -> int:
     """How many processes are left of a driver that has ended; they are ended, too."""
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while (pids := marked_processes(mark)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    if comes_true(lambda: not marked_processes(mark)):
+        return 0
+    pids = marked_processes(mark)
     for pid in pids:
         _kill(pid)
     return len(pids)

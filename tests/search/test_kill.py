@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from fake_driver import MARK, Nursery, Order, log_of
+from fake_driver import Nursery, Order, log_of
 from kills import (
     Toll,
     git_differences,
@@ -22,6 +22,7 @@ from kills import (
     snapshots_of,
     substance_of,
 )
+from marked_processes import MARK
 
 from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint, fault_in
 from autoresearch_jax.search.database import LedgerError
