@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # what needs packages is imported where it is used: this comm
     from autoresearch_jax.commands.dataset_flags import DatasetOptions
 
 SECTIONS = ("python", "jax", "devices", "sandbox", "git", "disk", "clock", "dataset", "key", "run")
-KEY_WIDTH = 21  # as other commands print it
+KEY_WIDTH = 20  # and a space, as other commands print it
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Report:
         """Takes a section."""
         self._sections[name] = checks
         if not self._as_json:
-            lines = [f"{check.name + ':':<{KEY_WIDTH}}{check.line}" for check in checks]
+            lines = [f"{check.name + ':':<{KEY_WIDTH}} {check.line}" for check in checks]
             print("\n".join([f"[{name}]", *lines, ""]), flush=True)
 
     def end(self) -> int:
@@ -103,7 +103,7 @@ class Report:
             sections = {name: [asdict(check) for check in checks] for name, checks in self._sections.items()}
             print(json.dumps(sections, indent=1))
         else:
-            print(f"{'faults:':<{KEY_WIDTH}}{', '.join(faults) or 'none'}")
+            print(f"{'faults:':<{KEY_WIDTH}} {', '.join(faults) or 'none'}")
         return 1 if faults else 0
 
 

@@ -13,7 +13,7 @@ from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
-KEY_WIDTH = 21
+KEY_WIDTH = 20  # and a space, after longer ones, too
 GAP = "  "  # between columns of plain text
 STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", RUNNING: "cyan"}
 FAILURE_STYLE = "yellow"
@@ -80,7 +80,7 @@ def rounded(value: Scalar) -> Scalar:
 
 def format_lines(figures: Mapping[str, Scalar]) -> str:
     """`key: value` lines, one a figure; what is missing is "null"."""
-    return "\n".join(f"{key + ':':<{KEY_WIDTH}}{'null' if value is None else value}" for key, value in figures.items())
+    return "\n".join(f"{key + ':':<{KEY_WIDTH}} {'null' if value is None else value}" for key, value in figures.items())
 
 
 def format_experiment(row: ExperimentRow) -> str:

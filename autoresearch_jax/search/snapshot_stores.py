@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from autoresearch_jax.errors import UserError
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # what reaches each kind of bucket; fsspec loads it when it is asked for one
+_LIKE_AN_ADDRESS = re.compile(r"(\w+):(/*)([^/]*)")
 
 
 class StoreError(UserError):
@@ -91,15 +93,20 @@ def open_store(place: str) -> Store:
     Raises:
       StoreError: it is of no kind that is known, or what reaches it is not installed.
     """
-    scheme, separator, rest = place.partition("://")
-    if not separator:
-        if not place:
-            raise StoreError("no place for snapshots: name a folder, or a bucket such as gs://BUCKET/FOLDER")
+    if not place:
+        raise StoreError("no place for snapshots: name a folder, or a bucket such as gs://BUCKET/FOLDER")
+    found = _LIKE_AN_ADDRESS.match(place)
+    if found is None:
         return FolderStore(Path(place))
-    if scheme not in PACKAGES or not rest.strip("/"):
+    scheme, slashes, bucket = found[1].lower(), found[2], found[3]
+    if scheme in PACKAGES and bucket:
+        if place.startswith(f"{scheme}://{bucket}"):
+            return BucketStore(place)
+        raise StoreError(f"{place}: no place for snapshots: such a bucket is spelt {scheme}://{bucket}/FOLDER")
+    if slashes or scheme in PACKAGES:
         known = ", ".join(f"{name}://BUCKET/FOLDER" for name in PACKAGES)
         raise StoreError(f"{place}: no place for snapshots: name a folder, or {known}")
-    return BucketStore(place)
+    return FolderStore(Path(place))
 
 
 class FolderStore:
@@ -177,7 +184,10 @@ class BucketStore:
             # listings are never kept: others may write to the same place, and it is seldom asked
             filesystem, path = fsspec.core.url_to_fs(place, use_listings_cache=False)
         except ImportError as error:
-            raise StoreError(f"{place}: {scheme}:// needs a package that is missing: pip install {package}") from error
+            raise StoreError(
+                f"{place}: {scheme}:// needs the package {package}, which is missing: in the checkout "
+                f"./scripts/setup.sh {scheme}, elsewhere pip install {package}"
+            ) from error
         self._filesystem: Any = filesystem
         self._path = str(path).rstrip("/")
         self.root = f"{scheme}://{self._path}"

@@ -75,6 +75,14 @@ def test_a_table_in_a_file_is_whole_and_plain(ledger):
     assert stream.getvalue().splitlines()[4].split(maxsplit=2) == ["3", "interrupted", "LR 1 -> 2"]
 
 
+def test_a_space_stands_between_any_key_and_its_value():
+    assert format_lines({"seed": 1, "a" * 19: 2, "a" * 20: None}).splitlines() == [
+        f"seed:{' ' * 16}1",
+        f"{'a' * 19}: 2",
+        f"{'a' * 20}: null",
+    ]
+
+
 def test_an_experiment_on_one_line(ledger):
     rows = ledger.experiments()
     assert format_experiment(rows[0]) == "   0  keep             1.500000     2.0 s  baseline"

@@ -218,7 +218,14 @@ def test_checking_leaves_nothing(remote: RemoteSnapshots, server: GcsServer, tmp
         ("", "no place for snapshots: name a folder, or a bucket such as gs://BUCKET/FOLDER"),
         ("gs://", "gs://: no place for snapshots: name a folder, or gs://BUCKET/FOLDER, s3://BUCKET/FOLDER"),
         ("ftp://host/x", "ftp://host/x: no place for snapshots: name a folder, or gs://BUCKET/FOLDER"),
-        ("s3://bucket/x", "s3://bucket/x: s3:// needs a package that is missing: pip install s3fs"),
+        ("gs:/bucket/x/night", "gs:/bucket/x/night: no place for snapshots: such a bucket is spelt gs://bucket/FOLDER"),
+        ("gs:bucket/x", "gs:bucket/x: no place for snapshots: such a bucket is spelt gs://bucket/FOLDER"),
+        ("S3:///bucket", "S3:///bucket: no place for snapshots: such a bucket is spelt s3://bucket/FOLDER"),
+        ("host:/x", "host:/x: no place for snapshots: name a folder, or gs://BUCKET/FOLDER, s3://BUCKET/FOLDER"),
+        (
+            "s3://bucket/x",
+            "s3://bucket/x: s3:// needs the package s3fs, which is missing: in the checkout ./scripts/setup",
+        ),
     ],
 )
 def test_a_place_that_cannot_be_is_refused(place: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +233,12 @@ def test_a_place_that_cannot_be_is_refused(place: str, message: str, monkeypatch
     with pytest.raises(UserError) as caught:
         RemoteSnapshots(place)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["gs/x", "a:b", "./gs:/x"])
+def test_a_folder_may_have_a_colon_in_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert RemoteSnapshots(name).address(NAME) == f"{tmp_path / name}/{NAME}"
 
 
 def python(program: str, *arguments: object) -> subprocess.Popen[str]:
