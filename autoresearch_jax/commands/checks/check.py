@@ -1,6 +1,7 @@
 """One thing that `autoresearch doctor` looked at, and sections of them that no failing check ends."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable
@@ -12,7 +13,8 @@ from autoresearch_jax.proposers.redaction import redact
 from autoresearch_jax.untrusted import clean_line
 
 MOST_CHARACTERS = 2000  # of a line: what helps must not be cut, and only messages of others are this long
-LOOK = "see to what it says, and call doctor again"
+LOOK = "see to what it says"
+_ASK_DOCTOR = re.compile("[;:,] `autoresearch doctor`[^;:,]*")  # what other commands say of this one
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def look_at(section: str, checks: Callable[[], Iterable[Check]], secrets: Collec
         for check in checks():
             found.append(check)
     except UserError as error:
-        found.append(Check(f"{section}_failed", str(error), is_ok=False, remedy=LOOK))
+        found.append(refusal(f"{section}_failed", error))
     except Exception as error:
         print(redact(traceback.format_exc(), secrets), file=sys.stderr)
         remedy = "a fault of doctor's own: please report it, with what stands on standard error"
@@ -78,5 +80,7 @@ def shown(path: Path) -> str:
 
 
 def _clean(check: Check, secrets: Collection[str]) -> Check:
-    remedy = None if check.remedy is None else clean_line(redact(check.remedy, secrets), limit=MOST_CHARACTERS)
-    return replace(check, outcome=clean_line(redact(check.outcome, secrets), limit=MOST_CHARACTERS), remedy=remedy)
+    def clean(text: str) -> str:
+        return clean_line(_ASK_DOCTOR.sub("", redact(text, secrets)), limit=MOST_CHARACTERS)
+
+    return replace(check, outcome=clean(check.outcome), remedy=None if check.remedy is None else clean(check.remedy))

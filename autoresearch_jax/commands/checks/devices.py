@@ -41,6 +41,7 @@ def check_devices(
             device = _ask(platform, mesh_size, environment, log_path)
     except DeviceError as error:
         outcome = str(error).split("; ")[0].rstrip(": ")  # what follows is said better where more is known
+        outcome += ")" * (outcome.count("(") - outcome.count(")"))
         yield Check("devices", outcome, is_ok=False, remedy=_remedy(platform, error, log_path))
         return
     seconds = time.monotonic() - start
