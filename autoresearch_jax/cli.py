@@ -2,6 +2,7 @@
 
 import importlib
 import signal
+import sqlite3
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -53,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(command, " ".join(str(error).split()), UsageError.exit_status)
     except UserError as error:
         return _complain(command, str(error), error.exit_status)
+    except sqlite3.DatabaseError as error:
+        where = f"{flag_values['run_dir'].value}/{flag_values['tag'].value}/ledger.db" if "tag" in flag_values else ""
+        return _complain(
+            command, f"{where or 'a ledger'} cannot be read: {error}: `autoresearch verify` tells what is damaged", 1
+        )
     except KeyboardInterrupt:
         return _complain(command, "interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:  # `autoresearch results | head`

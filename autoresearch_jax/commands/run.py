@@ -134,6 +134,7 @@ def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStac
     folder = options.folder
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
     program = ProgramFile(options.program)
+    folder.require_ledger()
     is_new = not folder.ledger.exists()
     if is_new:  # before there is anything of it
         _check_start(None, workspace, program, options)

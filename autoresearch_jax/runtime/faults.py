@@ -17,22 +17,22 @@ _DRIVER = "AUTORESEARCH_DIE_WITH"  # pid of the driver, in the processes that it
 
 
 class FaultPoint(enum.StrEnum):
-    """Moments between two steps that belong together; what a number after the colon means stands behind each."""
+    """Moments between two steps that belong together."""
 
-    AFTER_SESSION = "after_session"  # number of the session
-    AFTER_PROPOSAL = "after_proposal"  # of the experiment, here and below
+    AFTER_PROPOSAL = "after_proposal"
     AFTER_EXPERIMENT_INTENT = "after_experiment_intent"
     AFTER_TRACE = "after_trace"
     AFTER_PROGRAM = "after_program"
-    AFTER_TRIAL_INTENT = "after_trial_intent"  # of the trial, here and below
+    AFTER_TRIAL_INTENT = "after_trial_intent"
     AFTER_MEASUREMENT = "after_measurement"
     AFTER_TRIAL_RESULT = "after_trial_result"
-    AFTER_COMMIT = "after_commit"  # of the experiment, here and below
+    AFTER_COMMIT = "after_commit"
     AFTER_CONCLUSION = "after_conclusion"
     AFTER_WORKTREE = "after_worktree"
     AFTER_RESULTS = "after_results"
-    BEFORE_SESSION_END = "before_session_end"  # of the session
-    AFTER_REF = "after_ref"  # without a number, here and below
+    AFTER_SESSION = "after_session"
+    BEFORE_SESSION_END = "before_session_end"
+    AFTER_REF = "after_ref"
     AFTER_SETTINGS = "after_settings"
     AFTER_EXAM = "after_exam"
     AFTER_EXPIRY = "after_expiry"
@@ -45,12 +45,31 @@ class FaultPoint(enum.StrEnum):
     BEFORE_RENAME = "before_rename"  # of a file that is written whole, such as results.tsv
 
 
+_EXPERIMENT, _TRIAL, _SESSION = "an experiment", "a trial", "a session"
+# What a number after the colon is of; the other points take none.
+NUMBERS = {
+    FaultPoint.AFTER_PROPOSAL: _EXPERIMENT,
+    FaultPoint.AFTER_EXPERIMENT_INTENT: _EXPERIMENT,
+    FaultPoint.AFTER_TRACE: _EXPERIMENT,
+    FaultPoint.AFTER_PROGRAM: _EXPERIMENT,
+    FaultPoint.AFTER_TRIAL_INTENT: _TRIAL,
+    FaultPoint.AFTER_MEASUREMENT: _TRIAL,
+    FaultPoint.AFTER_TRIAL_RESULT: _TRIAL,
+    FaultPoint.AFTER_COMMIT: _EXPERIMENT,
+    FaultPoint.AFTER_CONCLUSION: _EXPERIMENT,
+    FaultPoint.AFTER_WORKTREE: _EXPERIMENT,
+    FaultPoint.AFTER_RESULTS: _EXPERIMENT,
+    FaultPoint.AFTER_SESSION: _SESSION,
+    FaultPoint.BEFORE_SESSION_END: _SESSION,
+}
+
+
 def reach(point: FaultPoint, number: int | None = None) -> None:
     """Dies here if that is what the variable says, and its driver with it, as a machine does that vanishes.
 
     Args:
       point: which one.
-      number: of whatever is being done; without one in the variable, the first time that the point is reached counts.
+      number: see `NUMBERS`; without one in the variable, the first time that the point is reached counts.
     """
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
@@ -72,6 +91,8 @@ def fault_in(wanted: str | None) -> str | None:
     if wanted is None:
         return None
     name, colon, number = wanted.partition(":")
-    if name in set(FaultPoint) and (number.isdecimal() or not colon):
+    if name in set(FaultPoint) and (not colon or (number.isdecimal() and name in NUMBERS)):
         return None
-    return f"{VARIABLE}={wanted}: expected POINT or POINT:NUMBER, POINT one of {', '.join(FaultPoint)}"
+    numbered = ", ".join(f"{point} (of {what})" for point, what in NUMBERS.items())
+    others = ", ".join(point for point in FaultPoint if point not in NUMBERS)
+    return f"{VARIABLE}={wanted}: expected POINT:NUMBER or POINT of {numbered}; or POINT of {others}"

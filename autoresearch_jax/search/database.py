@@ -45,8 +45,11 @@ class Database:
         """See `Ledger.open`."""
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            is_doubtful = _differs_from_seal(path)
             connection = _connect(path)
             try:
+                if is_doubtful:
+                    _check_pages(connection, path)
                 _check_version(connection, path, oldest=0)  # before anything of another version's is touched
                 _write_ahead(connection)
             except sqlite3.OperationalError as error:
@@ -75,8 +78,12 @@ class Database:
         """See `Ledger.open_to_read`."""
         if not path.is_file():
             raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")
+        if path.stat().st_size == 0:
+            raise LedgerError(f"{path}: is empty: restore it from a copy, or delete the run's folder")
         with _named(path):
             connection = connect_to_read(path)
+            if _differs_from_seal(path):
+                _check_pages(connection, path)
             _check_version(connection, path, oldest=1)
         return cls(connection)
 
@@ -193,7 +200,10 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise LedgerError(f"{path}: the ledger cannot be opened: {error}") from error
+        hint = ""
+        if "readonly" in str(error):
+            hint = f": who may write to it, and to {path.name}-wal and {path.name}-shm beside it?"
+        raise LedgerError(f"{path}: the ledger cannot be opened: {error}{hint}") from error
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -245,6 +255,30 @@ def _give_up_write_ahead(path: Path) -> None:
     finally:
         connection.close()
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # is empty, and was the failure
+
+
+def _differs_from_seal(path: Path) -> bool:
+    """Whether a ledger has other bytes than when it was closed; False where that is not known."""
+    try:
+        return seal_of(path).read_bytes() != seal_text(path).encode()
+    except FileNotFoundError:  # a new one, or one in which somebody is at work
+        return False
+
+
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuses a file that SQLite finds fault with: what is written to it could be lost, or spoil more of it.
+
+    Raises:
+      LedgerError: it does.
+    """
+    try:
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found != "ok":
+        raise LedgerError(
+            f"{path}: is damaged ({' '.join(found.split())}): restore it from a copy; `autoresearch verify` tells more"
+        )
 
 
 def _version(connection: sqlite3.Connection) -> int:

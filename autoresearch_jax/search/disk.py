@@ -13,6 +13,7 @@ from autoresearch_jax.search.task_failures import RunError
 _GIB = 2**30  # as --min_free_gb counts
 _MIB = 2**20
 _TRIED_BYTES = 4096  # one block: less might fit where nothing else does
+_RESERVE_BYTES = 1 << 18  # a transaction, and what SQLite needs to open and close a ledger
 _GOES_ON = "the same command goes on from here"
 _FULL = "the disk is full: free some space, or move the run's folder (--run_dir)"
 _READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
@@ -30,7 +31,7 @@ _SYSTEM_TROUBLES = {
 _SQLITE_TROUBLES = {  # by the name of the error, or what it says
     "SQLITE_IOERR_SHMSIZE": _FULL,  # says "disk I/O error" as well, where a ledger is opened on a full disk
     "database or disk is full": _FULL,
-    "attempt to write a readonly database": _READ_ONLY,
+    "attempt to write a readonly database": f"{_READ_ONLY}, or its modes forbid it (ledger.db-shm's and -wal's too)",
     "disk I/O error": _FAILS,
     "unable to open database file": "it cannot be opened: check that its folder is there, and who may write to it",
 }
@@ -51,6 +52,7 @@ class DiskGuard:
           min_free_bytes: what is to stay free.
         """
         self._path = folder.path
+        self._reserve = folder.path / "reserve"
         self._min_free_bytes = min_free_bytes
 
     def require_room(self, more_bytes: int = 0) -> None:
@@ -70,13 +72,29 @@ class DiskGuard:
         except OSError as error:
             raise DiskError(f"{self._cannot_write(error)}; {_GOES_ON}") from error
 
+    def keep_reserve(self) -> None:
+        """Keeps some room back, where there is any, so that the ledger can say why a run ended on a full disk."""
+        with contextlib.suppress(OSError):
+            if self._reserve.exists() and self._reserve.stat().st_size == _RESERVE_BYTES:
+                return
+            with self._reserve.open("wb") as file:
+                file.write(os.urandom(_RESERVE_BYTES))  # which no file system stores in less
+                os.fsync(file.fileno())
+
+    def spend_reserve(self) -> None:
+        """Gives that room free."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
+
     def _too_little(self, free_bytes: int, more_bytes: int) -> str:
-        needs = f"{_size(self._min_free_bytes)} are to stay free (--min_free_gb)"
-        if more_bytes:
-            needs = f"{_size(more_bytes)} are needed for what comes next and {needs}"
+        needs = [f"{_size(more_bytes)} are needed for what comes next"] if more_bytes else []
+        remedies = ["free some space", "move the run's folder (--run_dir)"]
+        if self._min_free_bytes:
+            needs.append(f"{_size(self._min_free_bytes)} are to stay free (--min_free_gb)")
+            remedies.insert(1, "lower --min_free_gb")
         return (
-            f"{self._path}: {_size(free_bytes)} are free on its disk, but {needs}: free some space, lower "
-            f"--min_free_gb, or move the run's folder (--run_dir); {_GOES_ON}"
+            f"{self._path}: {_size(free_bytes)} are free on its disk, but {' and '.join(needs)}: "
+            f"{', '.join(remedies[:-1])}, or {remedies[-1]}; {_GOES_ON}"
         )
 
     def _cannot_write(self, error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from autoresearch_jax.search.pace import Pace
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
-from autoresearch_jax.search.retention import Keeping, Retention
+from autoresearch_jax.search.retention import RUN_ID, Keeping, Retention
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.task import Task
@@ -128,7 +129,9 @@ class Loop:
             parts.examiner,
             parts.footing,
         )
-        self._retention = Retention(parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.observer.notice)
+        self._retention = Retention(
+            parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, parts.observer.notice
+        )
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
@@ -137,16 +140,17 @@ class Loop:
           RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
           UserError: the run was started with other settings, or git refuses.
         """
+        self._parts.footing.disk.keep_reserve()
         self._check_settings()
         self._book.settle()
-        self._retention.settle()
         ledger = self._parts.ledger
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
             reason = self._work()
         except UserError as error:
-            with suppress(sqlite3.Error):  # where there is no room, it ended as if it had been killed
+            self._parts.footing.disk.spend_reserve()
+            with suppress(sqlite3.Error):  # where there is no room all the same, it ended as if it had been killed
                 ledger.end_session(session, clean_line(str(error)))
             raise
         finally:
@@ -157,6 +161,7 @@ class Loop:
 
     def _work(self) -> str:
         try:
+            self._retention.settle()
             if self._book.champion is None:
                 self._run_baseline()
             while (reason := self._advance()) is None:
@@ -183,6 +188,8 @@ class Loop:
         else:
             self._parts.ledger.save_settings(settings)
         reach(FaultPoint.AFTER_SETTINGS)
+        if self._parts.keeping.place is not None and RUN_ID not in stored:
+            self._parts.ledger.save_settings({RUN_ID: uuid.uuid4().hex})
         self._keep_exam()
         self._parts.folder.write_settings(self._parts.ledger.settings())
 

@@ -13,6 +13,7 @@ from autoresearch_jax.search.snapshot_stores import Store, StoreError, open_stor
 from autoresearch_jax.untrusted import clean_line
 
 MANIFEST = "manifest.json"  # is copied last and removed first: a folder with one is whole
+_OWNER_FILE = (".run", "id")  # folder and name
 PARALLEL_FILES = 8  # most files are small, and a bucket takes its time for each
 
 
@@ -53,6 +54,49 @@ class RemoteSnapshots:
         with _in_one_line(root, "deleted from"):
             self._store.remove(name, "file")
             self._store.remove_folder(name)
+
+    @property
+    def root(self) -> str:
+        """The place in full."""
+        return self._store.root
+
+    def claim(self, owner: str, has_moved: bool) -> None:
+        """Makes the place one run's, whose snapshots another run would else replace by its own; and checks it.
+
+        Args:
+          owner: the run's id.
+          has_moved: True if that run moved snapshots here before: then the place must be the one of that time.
+
+        Raises:
+          StoreError: it is another run's, it is not the one of before, or it cannot be written to.
+        """
+        with _in_one_line(self.root, "read"):
+            found = self._owner()
+        if found is None and has_moved:
+            raise StoreError(
+                f"{self.root}: snapshots of this run were moved there, and there is no trace of it: mount it again, or "
+                "name another --snapshot_dir"
+            )
+        if found not in (None, owner):
+            raise StoreError(
+                f"{self.root}: has snapshots of another run with this tag: name another --snapshot_dir, or if it is "
+                f"of no use any more delete it"
+            )
+        self.check()
+        if found is None:
+            with tempfile.NamedTemporaryFile() as file, _in_one_line(self.root, "written to"):
+                file.write(owner.encode())
+                file.flush()
+                self._store.put(Path(file.name), *_OWNER_FILE)
+
+    def _owner(self) -> str | None:
+        """Whose place this is; None if it is nobody's, or not there."""
+        folder, name = _OWNER_FILE
+        try:
+            there = self._store.files(folder)
+        except StoreError:  # a folder that is not there
+            return None
+        return self._store.read(folder, name).decode() if name in there else None
 
     def address(self, name: str) -> str:
         """Where a snapshot is, or would be: what the ledger says of it, and `split_address` takes apart."""

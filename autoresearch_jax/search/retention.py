@@ -4,19 +4,20 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.runtime.faults import FaultPoint, reach
+from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.remote_snapshots import MANIFEST, RemoteSnapshots, split_address
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshot_log import SnapshotEvent
+from autoresearch_jax.search.snapshot_log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.search.snapshot_stores import StoreError
 
+RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 RETRY_SECONDS = 600.0  # to the next try of a place that failed: a bucket that is down can take half a minute to say so
 _OF_A_TRIAL = re.compile(r"(\d{4,})-(\d{4,})")
 _UNFINISHED = re.compile(r"\.\d{4,}-\d{4,}\.partial")
@@ -45,7 +46,13 @@ class Retention:
     """
 
     def __init__(
-        self, ledger: Ledger, folder: RunFolder, metric: Metric, keeping: Keeping, notice: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        folder: RunFolder,
+        metric: Metric,
+        keeping: Keeping,
+        interrupts: Interrupts,
+        notice: Callable[[str], None],
     ) -> None:
         """Stores what to look after.
 
@@ -54,6 +61,7 @@ class Retention:
           folder: the run's.
           metric: says which scores are the best.
           keeping: what to keep.
+          interrupts: which cut a copy to another place short.
           notice: told what cannot be moved or deleted for now.
 
         Raises:
@@ -63,16 +71,24 @@ class Retention:
         self._folder = folder
         self._metric = metric
         self._keeping = keeping
+        self._interrupts = interrupts
         self._notice = notice
         self._said: set[str] = set()
         self._places_fail_until = 0.0  # of `time.monotonic()`
-        self._places: dict[str, RemoteSnapshots] = {}
-        self._remote = None if keeping.place is None else self._at(keeping.place)
+        self._remote = None if keeping.place is None else RemoteSnapshots(keeping.place)
         self._kept: dict[int, list[TrialRow]] = {}  # trials whose snapshots are kept, by experiment that is over
 
     def settle(self) -> None:
-        """Completes what a killed process left undone, and finds out what there is."""
+        """Completes what a killed process left undone, and finds out what there is.
+
+        Raises:
+          StoreError: the place of `Keeping` is not this run's, or cannot be written to.
+        """
         latest = self._ledger.snapshots.latest()
+        if self._remote is not None:
+            moved = [str(row.place) for row in latest.values() if row.event is SnapshotEvent.MOVED]
+            owner = str(self._ledger.settings()[RUN_ID])
+            self._remote.claim(owner, any(split_address(address)[0] == self._remote.root for address in moved))
         gone = {trial for trial, row in latest.items() if row.event is not SnapshotEvent.RETRAINED}
         for path in self._folder.snapshots.glob("*"):
             of_trial = _OF_A_TRIAL.fullmatch(path.name)
@@ -105,6 +121,7 @@ class Retention:
     def _let_go(self, trials: list[TrialRow]) -> None:
         """Deletes some snapshots, and those that are not wanted any more.
 
+        What is at a place of before, or of the run that this one is a copy of, stays there.
         In the run's folder, what is deleted has expired before: so no half of one is taken for whole. At another place,
         it expires afterwards: what could not be deleted is tried again with the next, or at the next start.
         """
@@ -114,11 +131,16 @@ class Retention:
         if not trials:
             return
         latest = self._ledger.snapshots.latest()
-        moved = {number: str(row.place) for number, row in latest.items() if row.event is SnapshotEvent.MOVED}
-        stuck = [trial for trial in trials if trial.id in moved and not self._is_removed(moved[trial.id])]
-        for trial in stuck:
-            self._kept.setdefault(trial.experiment, []).append(trial)
-        expiring = [trial for trial in trials if trial not in stuck]
+        expiring = []
+        for trial in trials:
+            row = latest.get(trial.id)
+            if row is None:
+                expiring.append(trial)
+            elif self._is_ours(row):
+                if self._is_removed(str(row.place)):
+                    expiring.append(trial)
+                else:
+                    self._kept.setdefault(trial.experiment, []).append(trial)
         self._ledger.snapshots.expire([trial.id for trial in expiring])
         reach(FaultPoint.AFTER_EXPIRY)
         for trial in expiring:
@@ -149,7 +171,8 @@ class Retention:
             if self._ledger.experiment(trial.experiment).is_open:
                 continue
             try:
-                address = self._remote.put(path)
+                with self._interrupts.allowed():  # what is left of a copy is completed by the next
+                    address = self._remote.put(path)
             except StoreError as error:
                 self._enter_failure(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
                 return
@@ -158,22 +181,24 @@ class Retention:
             reach(FaultPoint.AFTER_MOVE)
             self._delete(path)
 
+    def _is_ours(self, row: SnapshotEventRow) -> bool:
+        """Whether a snapshot was moved to the place that is this run's alone."""
+        if self._remote is None or row.event is not SnapshotEvent.MOVED:
+            return False
+        return split_address(str(row.place))[0] == self._remote.root
+
     def _is_removed(self, address: str) -> bool:
         """Removes a snapshot at another place; False if that is not possible now."""
+        assert self._remote is not None
         if time.monotonic() < self._places_fail_until:
             return False
-        place, name = split_address(address)
         try:
-            self._at(place).remove(name)
+            with self._interrupts.allowed():
+                self._remote.remove(split_address(address)[1])
         except StoreError as error:
             self._enter_failure(str(error))
             return False
         return True
-
-    def _at(self, place: str) -> RemoteSnapshots:
-        if place not in self._places:
-            self._places[place] = RemoteSnapshots(place)
-        return self._places[place]
 
     def _enter_failure(self, text: str) -> None:
         """Leaves a place alone for a while; what keeps failing for the same reason is told once."""
@@ -183,10 +208,9 @@ class Retention:
             self._notice(text)
 
     def _delete(self, path: Path) -> None:
-        with suppress(FileNotFoundError):
-            try:
-                shutil.rmtree(path)
-            except OSError as error:
-                self._notice(
-                    f"{error.filename or path}: cannot be deleted: {error.strerror}; the next start tries again"
-                )
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # deleted by hand, or moved before
+            return
+        except OSError as error:
+            self._notice(f"{error.filename or path}: cannot be deleted: {error.strerror}; the next start tries again")

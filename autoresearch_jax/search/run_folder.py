@@ -97,7 +97,20 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".gitignore").write_text("*\n")
         except OSError as error:
-            raise RunFolderError(f"{self.path}: the run folder cannot be made: {error.strerror}") from error
+            what = "written to" if self.path.is_dir() else "made"
+            raise RunFolderError(f"{self.path}: the run folder cannot be {what}: {error.strerror}") from error
+
+    def require_ledger(self) -> None:
+        """Refuses a folder that has lost its ledger: a run that began anew there would mix with what is left.
+
+        Raises:
+          RunFolderError: there was a run here, and it has no ledger.
+        """
+        if self.settings.exists() and not (self.ledger.exists() and self.ledger.stat().st_size):
+            raise RunFolderError(
+                f"{self.path}: has the files of a run, and its {self.ledger.name} is missing or empty: restore that "
+                "from a copy, or delete the folder, or use another --tag"
+            )
 
     @contextmanager
     def lock(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[DriverLock]:

@@ -39,11 +39,12 @@ class Worktree:
         """
         here = Git(self._folder, self._git.environment)
         own_dir = self._own_dir()
-        if own_dir is not None and _common_dir(here) != _common_dir(self._git):
-            if not self._is_of_this_repository(own_dir):
+        is_whole = own_dir is not None and _common_dir(here) == _common_dir(self._git)
+        if own_dir is not None and not (is_whole and self._is_this_place(own_dir)):
+            if is_whole or not self._is_of_this_repository(own_dir):
                 raise WorktreeError(
-                    f"{self._folder} is not a worktree of {self._git.folder}, as after a copy or a move: "
-                    "delete it, and the same command makes it anew"
+                    f"{self._folder} is not a worktree of {self._git.folder}, or that of another place there, as after "
+                    "a copy or a move: delete it, and the same command makes it anew"
                 )
             own_dir = None
         if own_dir is None or (own_dir / "locked").exists():  # git locks it until it is whole
@@ -77,6 +78,14 @@ class Worktree:
         except OSError:
             return None
         return self._folder / words.removeprefix("gitdir: ")
+
+    def _is_this_place(self, own_dir: Path) -> bool:
+        """Whether git knows this worktree here, and not at another place, which this one would be a copy of."""
+        try:
+            known = (own_dir / "gitdir").read_text(encoding="utf-8").strip()
+        except OSError:
+            return False
+        return Path(known).resolve() == (self._folder / ".git").resolve()
 
     def _is_of_this_repository(self, own_dir: Path) -> bool:
         common_dir = _common_dir(self._git)

@@ -138,5 +138,37 @@ def test_a_point_to_die_at_that_does_not_exist_is_named(
 ) -> None:
     monkeypatch.setenv(VARIABLE, "somewhere")
     assert main(["run", "--tag=refused", *flags]) == 2
-    assert capsys.readouterr().err.startswith(f"autoresearch run: {VARIABLE}=somewhere: expected POINT or POINT:NUMBER")
+    assert capsys.readouterr().err.startswith(f"autoresearch run: {VARIABLE}=somewhere: expected POINT:NUMBER or ")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def finished(flags: list[str], tmp_path: Path) -> Path:
+    """The ledger of a run that is over."""
+    assert main(["run", "--tag=done", *flags, "--experiments=0"]) == 0
+    return tmp_path / "runs/done/ledger.db"
+
+
+def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_left_as_it_is(
+    flags: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = finished.read_bytes()
+    damaged = whole[:5000] + bytes(4000) + whole[9000:]
+    for content, words in ((damaged, "is damaged ("), (b"", "is missing or empty: restore"), (None, "is missing or")):
+        if content is None:
+            finished.unlink()
+        else:
+            finished.write_bytes(content)
+        for command in ("run", "status", "results"):
+            capsys.readouterr()
+            assert main([command, "--tag=done", *(flags if command == "run" else ())]) == 1
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert "done" in said
+            if command == "run":
+                assert words in said
+        assert (finished.read_bytes() if finished.exists() else None) == content, "nothing is written to it"
+    finished.write_bytes(whole)
+    capsys.readouterr()
+    assert main(["run", "--tag=done", *flags, "--experiments=0"]) == 0
+    assert main(["verify", "done"]) == 0

@@ -12,6 +12,7 @@ from kills import make_repository, snapshots_of, substance_of
 from small_disk import SmallDisk, small_disk
 
 from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.ledger import Ledger
 
 EXPERIMENTS = 3
 SNAPSHOT_BYTES = 200_000
@@ -85,6 +86,8 @@ def test_a_disk_that_gets_full_anywhere_harms_nothing(place: Place, tmp_path: Pa
     assert status == 1
     assert "Traceback" not in place.log.read_text()
     assert "full" in line or "No space left" in line or "free on its disk" in line, line
+    with closing(Ledger.open_to_read(place.copied(tmp_path / "before") / "runs" / TAG / "ledger.db")) as ledger:
+        assert ledger.last_ending() != "killed", "there is room to say why the run ended, if it began"
     place.disk.make_room()
     assert place.run()[0] == 0
     check_whole(place, tmp_path)

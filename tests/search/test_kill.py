@@ -24,7 +24,7 @@ from kills import (
 )
 from marked_processes import MARK
 
-from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint, fault_in
+from autoresearch_jax.runtime.faults import NUMBERS, VARIABLE, FaultPoint, fault_in
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
 from autoresearch_jax.search.ledger import Ledger
@@ -42,6 +42,7 @@ OF_EXPERIMENTS = (
     *(FaultPoint.AFTER_PROPOSAL, FaultPoint.AFTER_EXPERIMENT_INTENT, FaultPoint.AFTER_TRACE, FaultPoint.AFTER_PROGRAM),
     *(FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE, FaultPoint.AFTER_RESULTS),
 )
+OTHERS = [point for point in FaultPoint if point not in NUMBERS]
 OF_MOVES = (FaultPoint.AFTER_COPY, FaultPoint.AFTER_MOVE)
 OF_ENDINGS = (FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE)
 POINTS = [
@@ -127,18 +128,18 @@ def test_snapshots_that_are_kept_elsewhere_are_there_whole_after_a_kill(
     point: str, nursery: Nursery, template: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     repo, place = shutil.copytree(template, tmp_path / "repo"), tmp_path / "elsewhere"
-    place.mkdir()
     order = Order(str(repo), EXPERIMENTS, place=str(place))
     assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
     assert nursery.run(order) == 0, log_of(repo)
     assert substance_of(repo) == substance_of(uninterrupted)
     assert snapshots_of(repo) == []
-    assert sorted(path.name for path in place.iterdir()) == snapshots_of(uninterrupted)
+    there = sorted(place.glob("0*"))
+    assert [path.name for path in there] == snapshots_of(uninterrupted)
     with closing(ledger_of(repo)) as ledger:
         latest = ledger.snapshots.latest()
         moved = {row.place for row in latest.values() if row.event is SnapshotEvent.MOVED}
-    assert moved == {str(path) for path in place.iterdir()}
-    assert all((path / MANIFEST).read_text() == path.name for path in place.iterdir())
+    assert moved == {str(path) for path in there}
+    assert all((path / MANIFEST).read_text() == path.name for path in there)
 
 
 def test_a_trial_that_was_trained_before_the_kill_is_not_trained_again(
@@ -170,8 +171,10 @@ def test_a_point_that_does_not_exist_is_named() -> None:
     assert fault_in(None) is None
     assert fault_in("after_trace") is None
     assert fault_in("after_trace:3") is None
-    for wrong in ("after_all", "after_trace:", "after_trace:x", ""):
-        assert str(fault_in(wrong)).startswith(f"{VARIABLE}={wrong}: expected POINT or POINT:NUMBER, POINT one of ")
+    for wrong in ("after_all", "after_trace:", "after_trace:x", "after_ref:1", ""):
+        said = str(fault_in(wrong))
+        assert said.startswith(f"{VARIABLE}={wrong}: expected POINT:NUMBER or POINT of after_proposal (of an ")
+        assert said.endswith("; or POINT of after_ref, " + ", ".join(OTHERS[1:]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -8,10 +8,11 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.search.records import Purpose
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
 from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 from autoresearch_jax.search.snapshot_log import SnapshotEvent
+from autoresearch_jax.search.snapshot_stores import StoreError
+from autoresearch_jax.search.worktree import WorktreeError
 
 # Of these only 4 is kept; the best of the others are 2 and 6.
 SCRIPT = [moved(LR=rate) for rate in (0.9, 0.52, 0.8, 0.3, 0.7, 0.33, 0.6)]
@@ -83,21 +84,63 @@ def test_another_number_holds_from_the_next_start_on(bench):
     assert rows == [(SnapshotEvent.EXPIRED,)] * 5, "each once"
 
 
-def test_a_place_that_is_gone_holds_up_nothing_and_is_made_up_for(bench, tmp_path: Path):
-    place = tmp_path / "bucket"
+def names(place: Path) -> set[str]:
+    """Snapshots at a place."""
+    return {path.name for path in place.glob("0*")}
+
+
+def test_a_place_that_goes_holds_up_nothing_and_is_made_up_for(bench, tmp_path: Path):
+    place, unmounted = tmp_path / "bucket", tmp_path / "unmounted"
     keeping = Keeping(last=1, best=0, place=str(place))
-    RemoteSnapshots(str(place)).check()
-    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping).run()
-    there = {"0000-0001", "0002-0003"}
-    assert {path.name for path in place.iterdir()} == there
-    unmounted = place.rename(tmp_path / "unmounted")
-    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
+
+    class Unmounting(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == 3:
+                place.rename(unmounted)
+            return super().measure(candidate, **arguments)
+
+    bench.loop(Unmounting(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
     told = [notice for notice in bench.recorder.notices if str(place) in notice]
     assert told, "it says that the place is gone"
     assert len(told) == len(set(told)), "and does so once"
     assert kept(bench) == {3, 4}
-    assert {path.name for path in unmounted.iterdir()} == there
+    assert names(unmounted) == {"0000-0001", "0002-0003"}
+    with pytest.raises(
+        StoreError, match=r"bucket: snapshots of this run were moved there, .*: mount it again, or name"
+    ):
+        bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
+    assert not place.exists(), "it is not made anew"
     unmounted.rename(place)
     bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:4]), keeping=keeping).run()
     assert kept(bench) == set()
-    assert {path.name for path in place.iterdir()} == {"0000-0001", "0003-0004", "0004-0005"}
+    assert names(place) == {"0000-0001", "0003-0004", "0004-0005"}
+
+
+def test_a_place_is_one_runs(bench, tmp_path: Path):
+    keeping = Keeping(last=1, best=0, place=str(tmp_path / "bucket"))
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping).run()
+    other = bench.with_tag("other").loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping)
+    with pytest.raises(StoreError, match=r"bucket: has snapshots of another run with this tag: name another"):
+        other.run()
+
+
+def test_a_copy_of_a_run_deletes_nothing_of_the_original(bench, tmp_path: Path, run_git):
+    place = tmp_path / "night"
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=Keeping(2, 0, str(place))).run()
+    before = names(place)
+    shutil.copytree(bench.folder.path, bench.repo / "runs" / "copy", symlinks=True)
+    copy = bench.with_tag("copy")
+    elsewhere = Keeping(last=0, best=0, place=str(tmp_path / "copy"))
+
+    def go_on():
+        return copy.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:3]), keeping=elsewhere).run()
+
+    with pytest.raises(WorktreeError, match=r"runs/copy/workspace is not a worktree of .*, or that of another place"):
+        go_on()
+    shutil.rmtree(copy.folder.workspace)
+    assert go_on() == "the script is over"
+    assert names(place) == before
+    assert copy.ledger().snapshots.latest()[2].event is SnapshotEvent.MOVED, "it knows where that one is"
+    worktrees = run_git(bench.repo, "worktree", "list", "--porcelain")
+    assert "runs/night/workspace" in worktrees
+    assert "runs/copy/workspace" in worktrees
