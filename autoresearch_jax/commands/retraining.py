@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def retrain(options: RetrainOptions) -> int:
                 measured, trials = _asked(ledger, options)
                 editable = _editable(ledger, options)
                 lost = list(_find_lost(ledger, folder, trials))
+                _sweep(folder, lost)
                 if not lost:
                     _print_end(options, [])
                     return 0
@@ -104,7 +105,7 @@ class _Retraining:
         self._interrupts = interrupts
         self._measured = measured
         self._log_dir = options.folder.log_dir(measured.id) / "retrained"
-        self._scratch = options.folder.own_snapshot(Path(SCRATCH))
+        self._scratch = _scratch(options.folder)
 
     def train(self, lost: Sequence[_Lost]) -> Iterator[dict[str, Scalar]]:
         """Figures of each run, once its snapshot is in its place and in the ledger.
@@ -114,8 +115,6 @@ class _Retraining:
         """
         self._log_dir.mkdir(exist_ok=True)
         self._scratch.mkdir(parents=True, exist_ok=True)
-        for path in self._scratch.glob(f"*{REPLACED}"):  # by a process that was killed then
-            shutil.rmtree(path)
         with self._interrupts.allowed():
             candidate = self._prepare(lost)
         for number, one in enumerate(lost, start=1):
@@ -186,6 +185,20 @@ class _Retraining:
         if self._options.format == "text":
             print(f"{format_lines(figures)}\n---", flush=True)
         return figures
+
+
+def _scratch(folder: RunFolder) -> Path:
+    return folder.own_snapshot(Path(SCRATCH))
+
+
+def _sweep(folder: RunFolder, lost: Sequence[_Lost]) -> None:
+    """Removes what a call left that was killed, but for snapshots that are asked for now: these need not be trained."""
+    useful = {one.kept.name for one in lost}
+    for path in _scratch(folder).glob("*"):
+        if path.name not in useful:
+            shutil.rmtree(path)
+    with suppress(OSError):  # it is not there, or not empty
+        _scratch(folder).rmdir()
 
 
 def _notice(text: str) -> None:

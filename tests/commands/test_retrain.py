@@ -176,6 +176,7 @@ def test_what_expired_is_told_and_is_trained_again_to_the_last_digit(
     assert sorted(os.listdir(night.snapshots)) == sorted(
         f"{trial.experiment:04d}-{trial.id:04d}" for trial in ledger_trials(night)
     )
+    assert len(loss_curves(night)) == len(trials)
     assert night.verify(night.other) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["trained_again"] == ", ".join(f"trial {trial.id}" for trial in trials)
@@ -189,6 +190,11 @@ def test_what_expired_is_told_and_is_trained_again_to_the_last_digit(
         "reason": "nothing to train again: all its snapshots are there and as they were written",
         "trials": [],
     }
+
+
+def loss_curves(night: Night) -> list[Path]:
+    """Of runs that were trained again."""
+    return list((night.folder.path / "logs").glob("*/retrained/*/loss.csv"))
 
 
 def ledger_trials(night: Night) -> list[TrialRow]:
@@ -277,6 +283,27 @@ def test_what_is_done_is_kept_when_it_is_cut_short(how: signal.Signals, night: N
     assert [run["trial"] for run in json.loads(again.stdout)["trials"]] == [trial.id for trial in trials[1:]]
     assert night.verify(night.champion) == 0
     assert not (night.snapshots / ".retrained").exists()
+
+
+def test_what_a_killed_call_left_goes_with_the_next_one_of_any_experiment(night: Night) -> None:
+    scratch = night.snapshots / ".retrained"
+    trial = night.trials(night.other)[0]
+
+    def leave() -> None:
+        for name in (".0009-0099.partial", "0009-0099", "0009-0098.replaced"):
+            (scratch / name / "state").mkdir(parents=True)
+            (scratch / name / "manifest.json").write_text("{}")
+
+    leave()
+    assert night.retrain(night.champion) == 0, "with nothing to train"
+    assert not scratch.exists()
+
+    leave()
+    night.snapshot(trial).rename(scratch / night.snapshot(trial).name)  # trained, and not entered yet
+    assert night.retrain(night.other) == 0
+    assert not scratch.exists()
+    assert night.verify(night.other) == 0
+    assert not loss_curves(night), "it was judged, and not trained"
 
 
 @pytest.mark.parametrize(
