@@ -92,6 +92,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         raise LedgerError(f"{folder.ledger}: no ledger there; name a run, or its folder, and check --run_dir")
     if holder := folder.holder():
         raise UserError(f"{folder.path}: {holder} is at work on this run: verify it when it has ended")
+    _require_known_version(folder)
     report = verify(folder, flag_values.experiment)
     verified = not report.differences and report.figures.get("verified_trials", 0) != 0
     lines = {"verified": "yes" if verified else "no", **report.figures, **report.checks}
@@ -135,6 +136,19 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
         _check_texts(folder, ledger, report)
         _check_score(folder, ledger, experiment, report)
     return report
+
+
+def _require_known_version(folder: RunFolder) -> None:
+    """Refuses a ledger of another version, of which no difference would mean anything.
+
+    Raises:
+      LedgerError: it is one.
+    """
+    try:
+        Ledger.open_to_read(folder.ledger).close()
+    except LedgerError as error:
+        if error.__cause__ is None:  # else SQLite cannot read it: that is told with all else that is damaged
+            raise
 
 
 def _named_folder(flag_values: flags.FlagValues, positional: list[str]) -> RunFolder:

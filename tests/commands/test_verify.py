@@ -293,6 +293,26 @@ def test_a_run_at_work_is_left_alone(night: Path, capsys: pytest.CaptureFixture[
     assert "is at work on this run: verify it when it has ended" in capsys.readouterr().err
 
 
+def test_a_ledger_of_a_newer_version_is_refused_by_its_version(night: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(night, tmp_path / "copy", symlinks=True)
+    connection = sqlite3.connect(ledger(copy))
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    result = call(str(copy))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"autoresearch verify: {ledger(copy)}: the ledger has version 99 and this auto")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_ledger_that_sqlite_cannot_read_is_named_with_its_damage(night: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(night, tmp_path / "copy", symlinks=True)
+    ledger(copy).write_bytes(b"no database" * 100)
+    result = call(str(copy))
+    assert (result.returncode, result.stderr) == (1, "")
+    assert f"\ndiffers:             {ledger(copy)}: not the bytes that " in result.stdout
+    assert "file is not a database: restore it from a copy" in result.stdout
+
+
 def test_a_row_that_makes_no_sense_is_named_though_its_seal_is_right(unsealed: Path) -> None:
     connection = sqlite3.connect(ledger(unsealed))
     connection.row_factory = sqlite3.Row
