@@ -1,11 +1,13 @@
 """Prints text from a snapshot, so that a person sees what the model learnt.
 
 autoresearch sample --tag=NAME --prompt='def '
+autoresearch sample --tag=NAME --experiment=3
 autoresearch sample --snapshot=runs/NAME/snapshots/0003-0004 --temperature=0
 """
 
+import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from autoresearch_jax.commands.trial import DEFAULT_TAG
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
 from autoresearch_jax.lm.manifest import MANIFEST
-from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.report.summary import named_experiment, summarize_run
+from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.kept_snapshots import KeptSnapshot, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder
@@ -25,6 +28,9 @@ from autoresearch_jax.search.run_folder import RunFolder
 def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string("snapshot", None, "folder of a snapshot; default: --tag's champion", flag_values=flag_values)
     define_run_flags(flag_values, default_tag=DEFAULT_TAG)
+    flags.DEFINE_integer(
+        "experiment", None, "sample this experiment instead of the champion", lower_bound=0, flag_values=flag_values
+    )
     flags.DEFINE_string("prompt", "", "what the text begins with; empty begins a document", flag_values=flag_values)
     flags.DEFINE_integer("tokens", 200, "tokens to add", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token", lower_bound=0, flag_values=flag_values)
@@ -40,18 +46,24 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         "top_k": flag_values.top_k,
         "seed": flag_values.seed,
     }
+    kept: KeptSnapshot | None
     if flag_values.snapshot is None:
-        kept = _kept_snapshot(run_folder(flag_values))
-        with kept.folder() as folder:
-            require_undamaged(folder, kept)
-            print(_sample(folder, settings))
-        return 0
-    if not flag_values.snapshot:
+        kept = _kept_snapshot(run_folder(flag_values), flag_values.experiment)
+    elif not flag_values.snapshot:
         raise UsageError("--snapshot is empty: name the folder of a snapshot")
-    folder = Path(flag_values.snapshot)
-    if (folder / MANIFEST).is_file():
-        require_undamaged(folder)
-    print(_sample(folder, settings))
+    elif flag_values.experiment is not None:
+        raise UsageError("--snapshot and --experiment: name the snapshot once")
+    else:
+        kept = _snapshot_of_a_run(Path(flag_values.snapshot))
+    if kept is None:
+        folder = Path(flag_values.snapshot)
+        if (folder / MANIFEST).is_file():
+            require_undamaged(folder)
+        print(_sample(folder, settings))
+        return 0
+    with kept.folder() as folder:
+        require_undamaged(folder, kept)
+        print(_sample(folder, settings))
     return 0
 
 
@@ -78,12 +90,37 @@ def _sample(snapshot: Path, settings: Mapping[str, Any]) -> str:
     return sample(snapshot, SampleSettings(**settings))
 
 
-def _kept_snapshot(folder: RunFolder) -> KeptSnapshot:
-    """Of a run its champion's, or of trials by hand the newest."""
+def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:
+    """Of an experiment; without one of a run its champion's, or of trials by hand the newest."""
+    if not folder.ledger.exists() and (holder := folder.holder()):  # a driver that has just begun
+        raise UserError(_none_yet(folder, holder))
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-        champion = summarize_run(ledger).champion
-        trials = ledger.trials() if champion is None else ledger.runs(champion)  # the others' may have expired
+        row = summarize_run(ledger).champion if experiment is None else named_experiment(ledger, folder, experiment)
+        trials = ledger.trials() if row is None else ledger.runs(row)  # a champion's others may have expired
         there = [trial for trial in trials if trial.snapshot is not None and trial.value is not None]
-        if not there:
-            raise UserError(f"{folder.path}: no snapshot yet; run `autoresearch trial`, or name one with --snapshot")
-        return find_snapshot(ledger, folder, there[-1], as_recorded=True)
+        if there:
+            return find_snapshot(ledger, folder, there[-1], as_recorded=True)
+        if experiment is not None and row is not None:
+            raise UserError(f"{folder.path}: experiment {row.id} has no snapshot ({row.status or 'not over yet'})")
+        raise UserError(_none_yet(folder, folder.holder(), is_run=bool(ledger.settings())))
+
+
+def _none_yet(folder: RunFolder, holder: str | None, *, is_run: bool = True) -> str:
+    if holder is not None:
+        return f"{folder.path}: no snapshot yet, but {holder} is at work on it: wait for the first, or name another run"
+    begin = "`autoresearch run` with the run's own flags goes on" if is_run else "run `autoresearch trial`"
+    return f"{folder.path}: no snapshot yet; {begin}, or name one with --snapshot"
+
+
+def _snapshot_of_a_run(path: Path) -> KeptSnapshot | None:
+    """What the ledger around a snapshot says of it, where there is one and it knows it."""
+    if path.parent.parent.name in ("", ".."):  # named from within its run
+        path = path.absolute()
+    folder = RunFolder(path.parent.parent)
+    if path.parent != folder.snapshots or not folder.ledger.is_file():
+        return None
+    with suppress(LedgerError, sqlite3.Error), closing(Ledger.open_to_read(folder.ledger)) as ledger:
+        trials = (trial for trial in ledger.trials() if trial.snapshot is not None and trial.snapshot.name == path.name)
+        if (trial := next(trials, None)) is not None:
+            return find_snapshot(ledger, folder, trial)
+    return None

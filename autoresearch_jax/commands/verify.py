@@ -20,7 +20,7 @@ from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.lm.damage import SNAPSHOT_SHA256
 from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
-from autoresearch_jax.report.summary import stored_metric, summarize_run
+from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.decision import mean_score
@@ -176,7 +176,7 @@ def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
 
 def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, report: Report) -> None:
     """Scores the snapshot of each trial of an experiment."""
-    row = _asked(folder, ledger, experiment)
+    row = named_experiment(ledger, folder, experiment)
     measured = ledger.measured(row)
     trials = ledger.runs(row)
     if not trials or measured.score is None:
@@ -208,16 +208,6 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
         "difference": None if value is None else value - then,
         "verified_trials": len(scores),
     }
-
-
-def _asked(folder: RunFolder, ledger: Ledger, experiment: int | None) -> ExperimentRow:
-    rows = {row.id: row for row in ledger.experiments()}
-    champion = summarize_run(ledger).champion
-    row = champion if experiment is None else rows.get(experiment)
-    if row is not None:
-        return row
-    what = "no champion" if experiment is None else f"no experiment {experiment}"
-    raise UserError(f"{folder.path}: there is {what}; `autoresearch results` lists them, --experiment=N names one")
 
 
 def _check_snapshot(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
@@ -100,6 +101,22 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         champion_runs=0 if standing is None else len(standing.runs),
         holdout_readings=ledger.audits.holdout_readings(),
     )
+
+
+def named_experiment(ledger: Ledger, folder: RunFolder, number: int | None) -> ExperimentRow:
+    """The experiment that --experiment names; without it the champion.
+
+    Raises:
+      UserError: there is none.
+    """
+    if number is None:
+        row = summarize_run(ledger).champion
+    else:
+        row = next((row for row in ledger.experiments() if row.id == number), None)
+    if row is not None:
+        return row
+    what = "no champion" if number is None else f"no experiment {number}"
+    raise UserError(f"{folder.path}: there is {what}; `autoresearch results` lists them, --experiment=N names one")
 
 
 def exchanged_dollars(folder: RunFolder) -> float:
