@@ -43,6 +43,7 @@ class RetrainOptions:
       folder: of the run.
       experiment: whose runs.
       editable: the training file as it was named; None for the run's. Only its name is used.
+      seed: as it was named, which may be none but the run's; None for that one.
       format: "text" or "json".
     """
 
@@ -50,6 +51,7 @@ class RetrainOptions:
     folder: RunFolder
     experiment: int
     editable: Path | None
+    seed: int | None
     format: str
 
 
@@ -233,8 +235,15 @@ def _find_lost(ledger: Ledger, folder: RunFolder, trials: Sequence[TrialRow]) ->
 
 
 def _editable(ledger: Ledger, options: RetrainOptions) -> Path:
-    """The training file, of which only the name is used: the texts are in the ledger."""
-    own = ledger.settings().get("editable")
+    """The training file, of which only the name is used: the texts are in the ledger, and the seeds.
+
+    Raises:
+      UsageError: another file or another seed than the run's was named.
+    """
+    settings = ledger.settings()
+    own = settings.get("editable")
+    if options.seed not in (None, settings.get("seed")):
+        raise UsageError(f"--seed={options.seed}: what is trained again has its seeds in the ledger; leave it out")
     if own is None:  # trials by hand
         return options.editable or Path("train_lib.py")
     if options.editable is not None and options.editable.name != Path(str(own)).name:

@@ -6,12 +6,14 @@
 
     autoresearch trial --tag=nov20 --budget_seconds=60 --retrain=3
 
-trains experiment 3 of a run again, with its own source and seeds, where its snapshots expired or are damaged; give it
-the run's own flags. See docs/snapshots.md.
+trains experiment 3 of a run again, with its own source and seeds, where its snapshots expired or are damaged. Give it
+the flags that the run was started with, all of them if you like: what a trial has no use for is known and without
+effect. See docs/snapshots.md.
 """
 
 import ast
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,6 +24,7 @@ from absl import flags
 
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.retraining import RetrainOptions, retrain
+from autoresearch_jax.commands.run import define_flags as define_flags_of_run
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
@@ -34,6 +37,7 @@ from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
 
 DEFAULT_TAG = "trials"
+ONLY_OF_RUN = "of `autoresearch run`; without effect on a trial"
 MAX_SEED = 2**63 - 1  # what SQLite can hold
 
 
@@ -74,11 +78,26 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
+    _define_other_flags_of_run(flag_values)
+
+
+def _define_other_flags_of_run(flag_values: flags.FlagValues) -> None:
+    """Defines what only `run` has a use for, so that --retrain may follow all flags that a run was started with."""
+    of_run = flags.FlagValues()
+    define_flags_of_run(of_run)
+    for name in of_run:
+        if name not in flag_values:
+            flag = of_run[name]
+            flag.help = ONLY_OF_RUN
+            flag_values[name] = flag
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     if flag_values.retrain is not None:
         return retrain(_retrain_options(flag_values))
+    if idle := [name for name in flag_values if flag_values[name].help == ONLY_OF_RUN and flag_values[name].present]:
+        named = ", ".join(f"--{name}" for name in idle)
+        print(f"autoresearch trial: without effect, since this is no run: {named}", file=sys.stderr, flush=True)
     options = Options(
         task=TaskOptions.from_flags(flag_values),
         editable=Path(flag_values.editable),
@@ -105,14 +124,14 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
 
 
 def _retrain_options(flag_values: flags.FlagValues) -> RetrainOptions:
-    for name in ("set", "seed"):
-        if flag_values[name].present:
-            raise UsageError(f"--{name} and --retrain: what is trained again is as it was; leave --{name} out")
+    if flag_values.set:
+        raise UsageError("--set and --retrain: what is trained again is as it was; leave --set out")
     return RetrainOptions(
         task=TaskOptions.from_flags(flag_values),
         folder=run_folder(flag_values),
         experiment=flag_values.retrain,
         editable=Path(flag_values.editable) if flag_values["editable"].present else None,
+        seed=flag_values.seed if flag_values["seed"].present else None,
         format=flag_values.format,
     )
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -10,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -36,13 +38,15 @@ class Night:
 
     Attributes:
       folder: the run's.
-      flags: that it was started with.
+      flags: that it was started with, as far as they matter to a trial.
+      others: all others.
       champion: number of its champion.
       other: number of another experiment that has a score.
     """
 
     folder: RunFolder
     flags: tuple[str, ...]
+    others: tuple[str, ...]
     champion: int
     other: int
 
@@ -114,19 +118,19 @@ def finished(flags: tuple[str, ...], tiny_source: str, tmp_path_factory: pytest.
         subprocess.run(command, cwd=place, check=True)
     where = [f"--run_dir={place}", "--tag=night"]
     own = [f"--editable={place / 'train_lib.py'}", f"--program={place / 'program.md'}"]
-    rule = ["--baseline_runs=2", "--max_runs=5", "--experiments=1"]
-    assert main(["run", *where, *flags, *own, *rule]) == 0
+    others = (*own, "--baseline_runs=2", "--max_runs=5", "--experiments=1", "--seed=0", "--proposer=optuna")
+    assert main(["run", *where, *flags, *others]) == 0
     folder = RunFolder(place / "night")
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         champion = summarize_run(ledger).champion
     assert champion is not None
-    return Night(folder, flags, champion.id, 1 - champion.id)
+    return Night(folder, flags, others, champion.id, 1 - champion.id)
 
 
 @pytest.fixture
 def night(finished: Night, tmp_path: Path) -> Night:
     copy = shutil.copytree(finished.folder.path, tmp_path / "runs" / "night", symlinks=True)
-    return Night(RunFolder(copy), finished.flags, finished.champion, finished.other)
+    return replace(finished, folder=RunFolder(copy))
 
 
 @pytest.fixture
@@ -383,6 +387,16 @@ def test_what_is_done_is_kept_when_it_is_cut_short(how: signal.Signals, night: N
     assert not (night.snapshots / ".retrained").exists()
 
 
+def test_the_remedy_works_with_all_flags_of_the_run(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    night.expire(night.other)
+    assert main(["sample", *night.where, f"--experiment={night.other}"]) == 1
+    found = re.search(r"`autoresearch (.+)`, with the run's own flags", capsys.readouterr().err)
+    assert found is not None
+    assert main([*shlex.split(found[1]), *night.flags, *night.others]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]) == 0
+
+
 def test_what_a_killed_call_left_goes_with_the_next_one_of_any_experiment(night: Night) -> None:
     scratch = night.snapshots / ".retrained"
     trial = night.trials(night.other)[0]
@@ -410,7 +424,7 @@ def test_what_a_killed_call_left_goes_with_the_next_one_of_any_experiment(night:
         (["--budget_steps=30"], 1, "was started with other settings (budget_steps 20 then, 30 now): use the same"),
         (["--judge_tokens=900"], 1, "was started with other settings (fingerprint "),
         (["--set", "LEARNING_RATE=2.0"], 2, "--set and --retrain: what is trained again is as it was; leave --set out"),
-        (["--seed=1"], 2, "--seed and --retrain: what is trained again is as it was; leave --seed out"),
+        (["--seed=1"], 2, "--seed=1: what is trained again has its seeds in the ledger; leave it out"),
         (["--editable=other.py"], 2, "--editable=other.py: what is trained again stands in the ledger; leave it out"),
         (["--retrain=9"], 1, "experiment 9: there is none; `autoresearch results` lists them"),
         (["--retrain=2"], 1, "experiment 2: has no score (crash), so there is nothing to train again"),

@@ -184,6 +184,19 @@ def test_bad_input_gets_one_line(
     assert re.search(message, error)
 
 
+def test_flags_of_run_are_known_and_told_to_be_without_effect(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flagfile = tmp_path / "night.flags"
+    flagfile.write_text("--experiments=3\n--decision=greedy\n")
+    assert main(["trial", *flags, f"--flagfile={flagfile}", "--sandbox=limits", "--format=json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == "ok"
+    assert "autoresearch trial: without effect, since this is no run: --decision, --experiments\n" in said.err
+    assert main(["trial", *flags, "--experiment=3"]) == 2
+    assert "Unknown command line flag 'experiment'" in capsys.readouterr().err
+
+
 def test_a_run_of_another_dataset_is_not_added_to(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
