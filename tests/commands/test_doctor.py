@@ -480,6 +480,23 @@ def test_a_file_system_on_which_no_ledger_can_be_kept(doctor: Doctor, monkeypatc
     assert found["run_dir_files"] == "no write-ahead log (disk I/O error); name another --run_dir on a local disk"
 
 
+def test_a_folder_that_is_mounted_as_buckets_are_is_no_fault(doctor: Doctor, tmp_path: Path) -> None:
+    """Where processes share no memory, a ledger does without a write-ahead log."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "mounted").mkdir()
+    mount = ["bindfs", "-o", "direct_io", str(tmp_path / "source"), str(tmp_path / "mounted")]
+    if shutil.which("bindfs") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("bindfs cannot mount here")
+    try:
+        status, found = doctor("disk", f"--run_dir={tmp_path / 'mounted' / 'runs'}")
+    finally:
+        subprocess.run(["fusermount", "-u", "-z", str(tmp_path / "mounted")], check=True)
+    assert (status, found["faults"]) == (0, "none")
+    says = "no write-ahead log (disk I/O error); a run makes do without it, another --run_dir on a local disk has it"
+    assert found["run_dir_files"] == says
+    assert not list((tmp_path / "source").iterdir())
+
+
 def test_a_slow_disk_is_told_and_no_fault(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SLOW_FSYNC_SECONDS", -1.0)
     status, found = doctor("disk")

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, shown
+from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.ledger import Ledger
 
 SMALL_RUN_BYTES = 100_000_000  # six small experiments take up to 60 MB
 NIGHT_BYTES = 1_000_000_000  # a hundred of them
@@ -196,8 +198,18 @@ def _try_rename(folder: Path) -> str | None:
 
 
 def _try_write_ahead_log(folder: Path) -> str | None:
+    try:
+        return _write_and_read(folder / "log.db")
+    except sqlite3.OperationalError as error:  # such as where processes share no memory
+        try:
+            Ledger.open(folder / "ledger.db").close()
+        except LedgerError:
+            raise error from None
+        return reason(error)
+
+
+def _write_and_read(path: Path) -> str | None:
     """One connection writes, another reads what was committed."""
-    path = folder / "ledger.db"
     with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as writer:
         (mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
