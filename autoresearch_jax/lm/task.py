@@ -73,6 +73,25 @@ class LmTaskConfig:
     caps: Caps = field(default_factory=Caps)
 
 
+@dataclass(frozen=True)
+class LmTerms:
+    """What a score depends on beside the candidate and its seed, as far as it can be told without a device."""
+
+    dataset: Dataset
+    budget: Budget
+    judge_tokens: int | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What is measured."""
+        return METRIC
+
+    @property
+    def fingerprint(self) -> str:
+        """See `search.task.Terms.fingerprint`."""
+        return self.dataset.fingerprint + ("" if self.judge_tokens is None else f"-{self.judge_tokens}")
+
+
 class LmTask:
     """Trains and judges language models. One process for the trace, one for the trial, each new."""
 
@@ -90,8 +109,7 @@ class LmTask:
 
     @property
     def fingerprint(self) -> str:
-        tokens = self._config.judge_tokens
-        return self._config.dataset.fingerprint + ("" if tokens is None else f"-{tokens}")
+        return LmTerms(self._config.dataset, self._config.budget, self._config.judge_tokens).fingerprint
 
     @property
     def facts(self) -> Mapping[str, Scalar]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import (
     NO_PROPOSAL,
     Brief,
@@ -38,7 +38,8 @@ from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.retention import RUN_ID, Keeping, Retention
-from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_settings import check_run_settings, run_settings
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError
@@ -176,15 +177,11 @@ class Loop:
 
     def _check_settings(self) -> None:
         """Stores what the run's scores depend on; refuses to mix them with scores of other settings."""
-        settings: dict[str, Scalar] = {
-            "editable": self._parts.workspace.editable,
-            "seed": self._run_seed,
-            **task_settings(self._parts.task),
-            **self._parts.rule.settings,
-        }
-        stored = self._parts.ledger.settings()
-        if stored:  # a run of before there was a choice decided greedily
-            check_settings({"decision": "greedy", **stored}, settings, self._parts.folder.path)
+        parts = self._parts
+        settings = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule)
+        stored = parts.ledger.settings()
+        if stored:
+            check_run_settings(stored, settings, parts.folder.path)
         else:
             self._parts.ledger.save_settings(settings)
         reach(FaultPoint.AFTER_SETTINGS)

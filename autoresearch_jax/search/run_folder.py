@@ -11,7 +11,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.driver_lock import DriverLock, DriverLockError
-from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.task import Terms
 
 
 class RunFolderError(UserError):
@@ -158,7 +158,7 @@ class RunFolder:
         write_whole(self.settings, settings_text(settings))
 
 
-def task_settings(task: Task) -> dict[str, Scalar]:
+def task_settings(task: Terms) -> dict[str, Scalar]:
     """All of a task that a score depends on, as a run's settings have it."""
     return {
         "metric": task.metric.name,

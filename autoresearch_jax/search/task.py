@@ -9,8 +9,8 @@ from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric,
 Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
 
-class Task(Protocol):
-    """An editable asset, a scalar metric, a time box."""
+class Terms(Protocol):
+    """What a score depends on beside the candidate and its seed."""
 
     @property
     def metric(self) -> Metric: ...
@@ -22,6 +22,10 @@ class Task(Protocol):
     def fingerprint(self) -> str:
         """Hash of everything but the candidate that a score depends on; unequal ones are never compared."""
         ...
+
+
+class Task(Terms, Protocol):
+    """An editable asset, a scalar metric, a time box."""
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
