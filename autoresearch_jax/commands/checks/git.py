@@ -92,14 +92,15 @@ def _write_beside_objects(git: Git) -> None:
 
 def _make_worktree(git: Git) -> None:
     """Makes a worktree without files, and takes it away again."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as scratch:
-            tree = f"{scratch}/worktree"
+    with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as scratch:
+        tree = f"{scratch}/worktree"
+        try:
             git.text("worktree", "add", "--detach", "--no-checkout", tree, "HEAD")
             git.text("worktree", "remove", "--force", tree)
-    except BaseException:
-        git.succeeds("worktree", "prune")  # what the repository knows of one whose folder is gone by now
-        raise
+        except BaseException:
+            # twice forced: one that is half made is locked; never `prune`: the user's may be on disks that are away
+            git.succeeds("worktree", "remove", "--force", "--force", tree)
+            raise
 
 
 def _branch(workspace: Workspace, folder: RunFolder, goes_on: bool) -> Check:
