@@ -115,7 +115,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     """
     from autoresearch_jax.commands.dataset_flags import dataset_options
     from autoresearch_jax.commands.decision_flags import decision_settings
-    from autoresearch_jax.commands.keeping_flags import min_free_bytes
+    from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
     from autoresearch_jax.lm.manifest import DatasetError
@@ -126,6 +126,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     with suppress(DatasetError):  # which has a section of its own
         TaskOptions.from_flags(flag_values)
     decision_settings(flag_values)
+    keeping_options(flag_values)
     if flag_values.tag:
         run_folder(flag_values)
     cache = flag_values.compile_cache

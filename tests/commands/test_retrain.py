@@ -397,6 +397,19 @@ def test_the_remedy_works_with_all_flags_of_the_run(night: Night, capsys: pytest
     assert main(["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]) == 0
 
 
+def test_doctor_knows_the_flags_of_the_run(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor = ["doctor", "--sections=run", "--format=json", *night.where, *night.flags, *night.others]
+
+    def faults(*more: str) -> list[str]:
+        main([*doctor, *more])
+        return [check["name"] for check in json.loads(capsys.readouterr().out)["run"] if not check["is_ok"]]
+
+    capsys.readouterr()
+    assert faults() == []
+    for other in ("--budget_steps=30", "--max_runs=6", "--seed=1", "--vocab_sizes=256"):
+        assert faults(other) == ["settings"]
+
+
 def test_what_a_killed_call_left_goes_with_the_next_one_of_any_experiment(night: Night) -> None:
     scratch = night.snapshots / ".retrained"
     trial = night.trials(night.other)[0]

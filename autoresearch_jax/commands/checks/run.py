@@ -1,4 +1,4 @@
-"""Whether `autoresearch run` would take the page of instructions, and find who is to propose."""
+"""Whether `autoresearch run` would take the page, find who is to propose and a place for snapshots, and go on."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,14 +6,23 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.checks.check import Check, refusal
+from autoresearch_jax.commands.checks.ledger import check_ledger
+from autoresearch_jax.commands.checks.snapshot_dir import check_snapshot_dir
+from autoresearch_jax.commands.decision_flags import decision_settings, make_rule
 from autoresearch_jax.commands.proposer_flags import check_proposer, proposer_options
+from autoresearch_jax.commands.run_flags import run_folder
+from autoresearch_jax.commands.task_flags import TaskOptions
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.task import METRIC
+from autoresearch_jax.lm.task import METRIC, LmTerms
+from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.search.program import Program, read_program
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_settings import run_settings
+from autoresearch_jax.search.workspace import Workspace
 
 
 def check_run(flag_values: flags.FlagValues, environment: Mapping[str, str]) -> Iterator[Check]:
-    """The page, and who proposes.
+    """The page, who proposes, where snapshots go; with --tag the run's ledger, and whether the flags are its own.
 
     Args:
       flag_values: of `autoresearch run`.
@@ -31,6 +40,24 @@ def check_run(flag_values: flags.FlagValues, environment: Mapping[str, str]) -> 
         yield Check("proposer", flag_values.proposer)
     except UserError as error:
         yield refusal("proposer", error)
+    place = flag_values.snapshot_dir
+    yield check_snapshot_dir(None if place is None else place.rstrip("/"))
+    if flag_values.tag:
+        folder = run_folder(flag_values)
+        yield from check_ledger(folder, lambda: _settings(flag_values, folder, environment))
+
+
+def _settings(flag_values: flags.FlagValues, folder: RunFolder, environment: Mapping[str, str]) -> dict[str, Scalar]:
+    """What the flags would have a run keep to.
+
+    Raises:
+      UserError: the dataset or the training file is not there.
+    """
+    task = TaskOptions.from_flags(flag_values)
+    terms = LmTerms(task.dataset, task.budget, task.judge_tokens)
+    workspace = Workspace.of(Path(flag_values.editable), flag_values.tag, folder.workspace, environment)
+    rule = make_rule(decision_settings(flag_values), terms.metric)
+    return run_settings(workspace.editable, flag_values.seed, terms, rule)
 
 
 def _check_proposer(flag_values: flags.FlagValues, program: Program | None, environment: Mapping[str, str]) -> None:
