@@ -57,6 +57,11 @@ class _Look(NamedTuple):
     line: str
     touched: int
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was touched, by this machine's clock."""
+        return time.time() - self.touched / 1e9
+
 
 class DriverLock:
     """The lock of one run."""
@@ -153,10 +158,9 @@ class DriverLock:
         record = DriverRecord.parse(look.line) if look else None
         if look is None or record is None:
             return None
-        standing = record.standing(self._me, kernel_decides=kernel_decides)
+        standing = self._standing(record, look, kernel_decides)
         if standing is Standing.UNKNOWN:  # two machines' clocks may differ by seconds; nothing depends on this
-            is_recent = abs(time.time() - look.touched / 1e9) <= self._timing.watch
-            standing = Standing.AT_WORK if is_recent else Standing.GONE
+            standing = Standing.AT_WORK if abs(look.age) <= self._timing.watch else Standing.GONE
         return str(record) if standing is Standing.AT_WORK else None
 
     def _lock(self, descriptor: int) -> bool:
@@ -179,8 +183,10 @@ class DriverLock:
         while True:
             look = self._look()
             record = DriverRecord.parse(look.line) if look else None
-            standing = record.standing(self._me, kernel_decides=kernel_decides) if record else Standing.GONE
-            if look is None or standing is Standing.GONE:
+            if look is None or record is None:
+                return has_watched
+            standing = self._standing(record, look, kernel_decides)
+            if standing is Standing.GONE:
                 return has_watched
             if standing is Standing.AT_WORK:
                 if time.monotonic() > deadline:
@@ -198,6 +204,10 @@ class DriverLock:
                 return True
             if seen.line == look.line:
                 raise self._refusal()
+
+    def _standing(self, record: DriverRecord, look: _Look, kernel_decides: bool) -> Standing:
+        is_recent = look.age <= self._timing.watch  # as is what has yet to come, where a clock is wrong
+        return record.standing(self._me, kernel_decides=kernel_decides, is_recent=is_recent)
 
     def _watch(self, before: _Look) -> _Look:
         """The file as soon as it shows something else; as it was if it never does."""

@@ -54,18 +54,20 @@ class DriverRecord:
         assert self.process is not None
         return json.dumps({**asdict(self.process), "token": self.token}).ljust(_MIN_BYTES - 1) + "\n"
 
-    def standing(self, reader: ProcessIdentity, *, kernel_decides: bool) -> Standing:
+    def standing(self, reader: ProcessIdentity, *, kernel_decides: bool, is_recent: bool) -> Standing:
         """Whether its writer is at work, as far as can be told without waiting.
 
         Args:
           reader: this process.
           kernel_decides: nobody on this machine holds the kernel's lock; False where there is none to hold.
+          is_recent: by this machine's clock the writer may have given a sign of life just now.
         """
         writer = self.process
         if writer is None:
             return Standing.UNKNOWN
-        if not reader.shares_kernel(writer):  # the same machine started anew, or another one
-            return Standing.GONE if reader.host == writer.host else Standing.UNKNOWN
+        if not reader.shares_kernel(writer):  # the same machine started anew, or another one, maybe of the same name
+            is_old = kernel_decides and not is_recent
+            return Standing.GONE if is_old and reader.host == writer.host else Standing.UNKNOWN
         if kernel_decides:
             return Standing.GONE
         if reader.namespace != writer.namespace:

@@ -20,6 +20,7 @@ from autoresearch_jax.search.driver_lock import DriverLock, DriverLockError, Loc
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 
 ELSEWHERE = {"host": "elsewhere", "boot": "another-boot"}
+DEAD = {"pid": os.getppid(), "started": 0}  # whose number is another process's now
 QUICK = {"retry": 0.05, "settle": 0.05, "beat": 0.02, "watch": 1.0}
 PROBER = """
 import sys
@@ -99,6 +100,12 @@ def takes_it(lock: DriverLock) -> list[str]:
     return notices
 
 
+def leave(path: Path, seconds_ago: float, left: str) -> None:
+    """Writes what a process left whose last sign of life was so long ago by this machine's clock."""
+    path.write_text(left)
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
 def refusal(lock: DriverLock) -> str:
     with pytest.raises(DriverLockError) as caught:
         lock.acquire()
@@ -149,10 +156,8 @@ def test_what_a_driver_started_does_not_hold_its_lock(path, start, tmp_path):
 @pytest.mark.parametrize(
     "left",
     [
-        pytest.param(record(boot="the-boot-before"), id="this machine before it was started anew"),
         pytest.param(record(namespace="pid:[1]"), id="a container of this machine that is gone"),
-        pytest.param(record(pid=os.getppid(), started=0), id="a process whose number is another's now"),
-        pytest.param(f"pid 1 on {this_process().host}\n", id="an older version"),
+        pytest.param(record(**DEAD), id="a process whose number is another's now"),
         pytest.param("\0" * 512, id="a power cut"),
         pytest.param("", id="nobody"),
     ],
@@ -162,6 +167,42 @@ def test_what_a_dead_driver_left_is_taken_over_at_once(path, left):
     assert quick(path).holder() is None
     assert takes_it(quick(path, watch=600)) == []
     assert path.read_text().strip() == ""
+
+
+@pytest.mark.parametrize("left", [record(boot="the-boot-before"), f"pid 1 on {this_process().host}\n"])
+def test_what_this_machine_or_an_older_version_left_long_ago_is_taken_over_at_once(path, left):
+    leave(path, 601, left)
+    assert quick(path).holder() is None
+    assert takes_it(quick(path, watch=600)) == []
+
+
+@pytest.mark.parametrize("seconds_ago", [0, -3600])
+def test_a_machine_that_was_started_anew_at_once_costs_no_more_than_the_watch(path, seconds_ago):
+    leave(path, seconds_ago, record(boot="the-boot-before"))
+    waiting, done = takes_it(quick(path, watch=0.1))
+    assert "was at work on this run last: waiting up to 0.1 s for a sign of life" in waiting
+    assert done.endswith("this process takes over")
+
+
+@needs_no_flock
+def test_without_locks_no_clock_says_that_another_boot_of_the_same_name_is_gone(path, start):
+    leave(path, 3600, record(boot="the-boot-before"))
+    second = start(has_flock=False, timing={**QUICK, "watch": 0.1})
+    assert second.tell("go").startswith("notice: ")
+    assert second.line().endswith("this process takes over")
+    assert second.line() == "held"
+
+
+@needs_no_flock
+@pytest.mark.parametrize("has_flock", [True, False])
+def test_a_living_driver_on_another_machine_of_the_same_name_keeps_its_run(path, start, has_flock):
+    other = start(me={"boot": "another-boot"}, has_flock=False)
+    other.tell("go")
+    assert quick(path).holder() == other.name
+    second = start(has_flock=has_flock, timing={**QUICK, "watch": 20.0})
+    assert second.tell("go").startswith("notice: ")
+    assert second.line() == f"refused: {path.parent}: {other.name} is at work on this run already"
+    assert other.tell("require") == "still held"
 
 
 @pytest.mark.parametrize("left", [record(**ELSEWHERE), "pid 12 on elsewhere\n", "{half a rec"])
@@ -242,7 +283,7 @@ def test_without_locks_a_number_that_is_another_processs_now_says_nothing(path, 
 
 @pytest.mark.parametrize("has_flock", [True, pytest.param(False, marks=needs_no_flock)])
 def test_of_twenty_that_start_at_once_exactly_one_goes_on(path, start, has_flock):
-    path.write_text(record(boot="the-boot-before"))
+    path.write_text(record(**DEAD))
     drivers = [start(has_flock=has_flock, timing={**QUICK, "settle": 1.0}) for _ in range(20)]
     for driver in drivers:
         driver.process.stdin.write("go\n")
@@ -254,7 +295,7 @@ def test_of_twenty_that_start_at_once_exactly_one_goes_on(path, start, has_flock
 
 
 def test_who_looks_has_the_kernels_lock_for_a_moment_which_is_waited_for(path):
-    path.write_text(record(boot="the-boot-before"))
+    path.write_text(record(**DEAD))
     looks = path.open()
     fcntl.flock(looks, fcntl.LOCK_SH)
     threading.Timer(0.1, looks.close).start()
@@ -269,7 +310,7 @@ def test_who_only_looks_never_keeps_a_driver_from_starting(path):
         for prober in probers:
             assert prober.stdout.readline() == "ready\n"
         for _ in range(30):
-            path.write_text(record(boot="the-boot-before"))  # else they do not ask the kernel
+            path.write_text(record(**DEAD))  # else they do not ask the kernel
             takes_it(DriverLock(path))
         assert [prober.poll() for prober in probers] == [None] * 3
     finally:
