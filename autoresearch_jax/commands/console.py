@@ -1,9 +1,11 @@
 """What `autoresearch run` shows while it works."""
 
+import os
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import TextIO
 
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.measurement import Scalar
@@ -11,9 +13,18 @@ from autoresearch_jax.report.tables import format_experiment
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 
 
+def say(text: str, stream: TextIO) -> None:
+    """Prints a line; where nobody can read it any more, as when the terminal is gone, nothing is said from then on."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def print_notice(text: str) -> None:
     """Prints what the user should know, on standard error."""
-    print(f"autoresearch run: {text}", file=sys.stderr, flush=True)
+    say(f"autoresearch run: {text}", sys.stderr)
 
 
 class ConsoleObserver:
@@ -47,15 +58,17 @@ class ConsoleObserver:
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""
         if self._progress is not None:
-            self._progress(report)
+            with suppress(OSError):  # the terminal is gone
+                self._progress(report)
 
     def ends(self, experiment: ExperimentRow) -> None:
         """Prints what came of an experiment."""
         self.close()
-        print(format_experiment(experiment), flush=True)
+        say(format_experiment(experiment), sys.stdout)
         if experiment.kind is Kind.BASELINE and experiment.decision is Verdict.KEEP:
-            print(f"      {experiment.reason}", flush=True)
+            say(f"      {experiment.reason}", sys.stdout)
 
     def close(self) -> None:
         """Takes the live line away."""
-        self._stack.close()
+        with suppress(OSError):
+            self._stack.close()

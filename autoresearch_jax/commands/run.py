@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from autoresearch_jax.commands.console import ConsoleObserver, print_notice
+from autoresearch_jax.commands.console import ConsoleObserver, print_notice, say
 from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
     decision_settings,
@@ -177,7 +177,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
             reason = Loop(parts, options.seed, options.max_experiments, options.proposer.asking).run()
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
-    print()
+    say("", sys.stdout)
     print_experiments(ground.ledger.experiments(), task.metric, sys.stdout)
     print()
     figures: dict[str, Scalar] = {

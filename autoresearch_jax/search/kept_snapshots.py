@@ -117,7 +117,7 @@ def find_snapshot(ledger: Ledger, folder: RunFolder, trial: TrialRow, *, as_reco
     retrained = None if latest is None else ledger.snapshots.retrained(trial.id)
     place = str(own)
     match None if latest is None else latest.event:
-        case SnapshotEvent.MOVED:
+        case SnapshotEvent.MOVED if not own.is_dir():  # else it was brought home, since it is deleted in one step
             assert latest is not None
             whereabouts, place = Whereabouts.MOVED, str(latest.place)
         case SnapshotEvent.EXPIRED:

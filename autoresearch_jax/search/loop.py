@@ -26,6 +26,7 @@ from autoresearch_jax.search.briefs import Asking, known_facts, limits_left, los
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.disk import disk_trouble
+from autoresearch_jax.search.driver_lock import DriverLockError
 from autoresearch_jax.search.evaluation import Evaluation
 from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.footing import Footing
@@ -149,6 +150,8 @@ class Loop:
         reach(FaultPoint.AFTER_SESSION, session)
         try:
             reason = self._work()
+        except DriverLockError:  # the run is another process's, and nothing of it may be touched
+            raise
         except UserError as error:
             self._parts.footing.disk.spend_reserve()
             with suppress(sqlite3.Error):  # where there is no room all the same, it ended as if it had been killed
@@ -225,6 +228,7 @@ class Loop:
     def _advance(self) -> str | None:
         """Carries out one experiment, or waits; returns why the run is over, or None."""
         started = time.monotonic() if self._waiting_since is None else self._waiting_since
+        self._parts.footing.require_lock()
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
             champion = self._book.require_champion()
@@ -244,6 +248,7 @@ class Loop:
             except ProposalFailed as failure:
                 self._enter_failure(champion, brief, failure, started)
                 return None
+            self._parts.footing.require_lock()
             reach(FaultPoint.AFTER_PROPOSAL, brief.experiment)
             self._failed_proposals = 0
             self._waiting_since, self._is_service_down = None, False

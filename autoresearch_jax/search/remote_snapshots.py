@@ -4,10 +4,11 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from autoresearch_jax.search.snapshot_stores import Store, StoreError, open_store
 from autoresearch_jax.untrusted import clean_line
@@ -103,15 +104,17 @@ class RemoteSnapshots:
         return f"{self._store.root}/{name}"
 
     def put(self, folder: Path) -> str:
-        """Copies a snapshot here, under the name of its folder, in place of another one of that name.
+        """Copies a snapshot here, under the name of its folder.
 
         Returns:
           Its address; it is whole there, as far as the store can tell.
 
         Raises:
-          StoreError: the place could not be written, or `folder` is not whole.
+          StoreError: the place could not be written, `folder` is not whole, or there is another one of that name.
         """
         name = folder.name
+        if os.path.exists(self.address(name)) and os.path.samefile(self.address(name), folder):
+            raise StoreError(f"{self.address(name)}: is the very folder that was to be copied")
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         if MANIFEST not in files:
             raise StoreError(f"{folder}: has no {MANIFEST}, so it is no whole snapshot: nothing was copied")
@@ -123,7 +126,10 @@ class RemoteSnapshots:
                 same = same and all(there[file].may_be(path) for file, path in files.items())
                 if same and self._store.read(name, MANIFEST) == manifest.read_bytes():
                     return self.address(name)
-                self._store.remove(name, MANIFEST)
+                raise StoreError(
+                    f"{self.address(name)}: another snapshot of that name is there, as where a copy of the run goes on "
+                    "elsewhere: name another --snapshot_dir"
+                )
             _for_each(lambda file: self._store.remove(name, file), there.keys() - files.keys() - {MANIFEST})
             # a file of that size may be one of another snapshot: only a hash says that it need not be sent again
             missing = [file for file, path in files.items() if file not in there or not there[file].is_surely(path)]
@@ -207,12 +213,40 @@ def _in_one_line(address: str, what: str) -> Iterator[None]:
 
 
 def _for_each(function: Callable[[str], None], names: Iterable[str]) -> None:
-    """Calls a function with each name, several at once; the first exception ends it, once those under way are over."""
-    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        futures = [pool.submit(function, name) for name in sorted(names)]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    """Calls a function with each name, several at once; the first exception ends it, once those under way are over.
+
+    Ctrl-C does not wait for them: they are threads that end with the process.
+    """
+    waiting: SimpleQueue[str] = SimpleQueue()
+    ended: SimpleQueue[Exception | None] = SimpleQueue()
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                name = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                function(name)
+                ended.put(None)
+            except Exception as error:
+                ended.put(error)
+
+    count = 0
+    for name in sorted(names):
+        waiting.put(name)
+        count += 1
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL_FILES, count))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(count):
+            error = ended.get()
+            if error is not None:
+                stopped.set()
+                for thread in threads:
+                    thread.join()
+                raise error
+    finally:
+        stopped.set()

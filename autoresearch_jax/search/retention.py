@@ -1,9 +1,11 @@
 """Which snapshots a run keeps, and where: of champions, of the last experiments and of the best; others are deleted."""
 
+import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from autoresearch_jax.search.snapshot_stores import StoreError
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 RETRY_SECONDS = 600.0  # to the next try of a place that failed: a bucket that is down can take half a minute to say so
+MANY = 6  # snapshots that a start deletes, as of a run from before they were: it says so
 _OF_A_TRIAL = re.compile(r"(\d{4,})-(\d{4,})")
 _UNFINISHED = re.compile(r"\.\d{4,}-\d{4,}\.partial")
 
@@ -86,17 +89,19 @@ class Retention:
         """
         latest = self._ledger.snapshots.latest()
         if self._remote is not None:
+            self._require_elsewhere(self._remote)
             moved = [str(row.place) for row in latest.values() if row.event is SnapshotEvent.MOVED]
             owner = str(self._ledger.settings()[RUN_ID])
             self._remote.claim(owner, any(split_address(address)[0] == self._remote.root for address in moved))
-        gone = {trial for trial, row in latest.items() if row.event is not SnapshotEvent.RETRAINED}
-        for path in self._folder.snapshots.glob("*"):
-            of_trial = _OF_A_TRIAL.fullmatch(path.name)
-            if _UNFINISHED.fullmatch(path.name) or (of_trial is not None and int(of_trial[2]) in gone):
+        for path in self._folder.snapshots.glob(".*.partial"):
+            if _UNFINISHED.fullmatch(path.name):
+                self._delete(path)
+        for path, trial in self._local():
+            if trial.id in latest and self._is_leftover(latest[trial.id]):
                 self._delete(path)
         settled = {trial for trial, row in latest.items() if row.event is not SnapshotEvent.MOVED}
         rows = [row for row in self._ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
-        self._let_go([trial for row in rows for trial in self._enter(row, settled)])
+        self._let_go([trial for row in rows for trial in self._enter(row, settled)], told_from=MANY)
         self._move()
 
     def apply(self, ended: ExperimentRow) -> None:
@@ -118,7 +123,33 @@ class Retention:
             self._kept[row.id] = found
         return [trial for trial in trials if trial not in needed]
 
-    def _let_go(self, trials: list[TrialRow]) -> None:
+    def _require_elsewhere(self, remote: RemoteSnapshots) -> None:
+        """Refuses the run's own folder of snapshots, by whatever name: what is moved there would be deleted there."""
+        with suppress(OSError):  # one of the two is not there
+            if os.path.samefile(remote.root, self._folder.snapshots):
+                raise StoreError(
+                    f"{remote.root}: is the run's own folder of snapshots: leave --snapshot_dir away, or name another"
+                )
+
+    def _local(self) -> Iterator[tuple[Path, TrialRow]]:
+        """What lies in the run's folder, and whose it is."""
+        trials = {trial.id: trial for trial in self._ledger.trials()}
+        for path in sorted(self._folder.snapshots.glob("*")):
+            found = _OF_A_TRIAL.fullmatch(path.name)
+            trial = None if found is None else trials.get(int(found[2]))
+            if trial is not None and path == self._folder.snapshot_dir(trial.experiment, trial.id):
+                yield path, trial
+
+    def _is_leftover(self, row: SnapshotEventRow) -> bool:
+        """Whether a snapshot that is still here was about to be deleted; not if it may be the only one there is."""
+        if row.event is SnapshotEvent.EXPIRED:
+            return True
+        if not self._is_ours(row):
+            return False
+        assert self._remote is not None
+        return self._remote.is_whole(split_address(str(row.place))[1])
+
+    def _let_go(self, trials: list[TrialRow], told_from: int | None = None) -> None:
         """Deletes some snapshots, and those that are not wanted any more.
 
         What is at a place of before, or of the run that this one is a copy of, stays there.
@@ -141,6 +172,11 @@ class Retention:
                     expiring.append(trial)
                 else:
                     self._kept.setdefault(trial.experiment, []).append(trial)
+        if told_from is not None and len(expiring) >= told_from:
+            self._notice(
+                f"{len(expiring)} snapshots are deleted: --keep_last={self._keeping.last} and "
+                f"--keep_best={self._keeping.best} keep no more than that beside those of champions"
+            )
         self._ledger.snapshots.expire([trial.id for trial in expiring])
         reach(FaultPoint.AFTER_EXPIRY)
         for trial in expiring:
@@ -162,11 +198,8 @@ class Retention:
         if self._remote is None or time.monotonic() < self._places_fail_until:
             return
         latest = self._ledger.snapshots.latest()
-        trials = {trial.id: trial for trial in self._ledger.trials()}
-        for path in sorted(self._folder.snapshots.glob("*")):
-            found = _OF_A_TRIAL.fullmatch(path.name)
-            trial = None if found is None else trials.get(int(found[2]))
-            if trial is None or trial.id in latest or not (path / MANIFEST).exists():
+        for path, trial in self._local():
+            if trial.id in latest or not (path / MANIFEST).exists():
                 continue
             if self._ledger.experiment(trial.experiment).is_open:
                 continue
@@ -208,8 +241,12 @@ class Retention:
             self._notice(text)
 
     def _delete(self, path: Path) -> None:
+        doomed = path if path.name.endswith(".partial") else path.with_name(f".{path.name}.partial")
         try:
-            shutil.rmtree(path)
+            if doomed is not path:  # a half of it must not be taken for it
+                shutil.rmtree(doomed, ignore_errors=True)
+                path.rename(doomed)
+            shutil.rmtree(doomed)
         except FileNotFoundError:  # deleted by hand, or moved before
             return
         except OSError as error:

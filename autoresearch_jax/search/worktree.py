@@ -34,21 +34,24 @@ class Worktree:
         """Checks a branch out; makes the worktree if it is not there, or not whole.
 
         Raises:
-          WorktreeError: the folder belongs to another repository.
+          WorktreeError: the folder is something else than this worktree.
           GitError: git refuses.
         """
         here = Git(self._folder, self._git.environment)
         own_dir = self._own_dir()
-        is_whole = own_dir is not None and _common_dir(here) == _common_dir(self._git)
-        if own_dir is not None and not (is_whole and self._is_this_place(own_dir)):
-            if is_whole or not self._is_of_this_repository(own_dir):
+        if own_dir is not None and not self._is_half_made(own_dir):
+            if _common_dir(here) != _common_dir(self._git) or not self._is_this_place(own_dir):
                 raise WorktreeError(
                     f"{self._folder} is not a worktree of {self._git.folder}, or that of another place there, as after "
                     "a copy or a move: delete it, and the same command makes it anew"
                 )
-            own_dir = None
-        if own_dir is None or (own_dir / "locked").exists():  # git locks it until it is whole
-            self._delete()
+        else:
+            if own_dir is not None:
+                self._delete()
+            elif self._folder.is_dir() and any(self._folder.iterdir()):
+                raise WorktreeError(
+                    f"{self._folder} is there and is no worktree: move it away, and the same command makes one"
+                )
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._git.text("worktree", "add", "--force", "--force", str(self._folder), branch)
         # not `reset`: it would move whatever branch someone has checked out there
@@ -72,12 +75,26 @@ class Worktree:
             path.unlink(missing_ok=True)
 
     def _own_dir(self) -> Path | None:
-        """Where git keeps what is this worktree's alone; None if this is no worktree."""
+        """Where git keeps what is this worktree's alone; None if there is no worktree.
+
+        Raises:
+          WorktreeError: there is a repository of its own.
+        """
         try:
             words = (self._folder / ".git").read_text(encoding="utf-8").strip()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise WorktreeError(f"{self._folder} is a repository of its own: move it away") from error
         return self._folder / words.removeprefix("gitdir: ")
+
+    def _is_half_made(self, own_dir: Path) -> bool:
+        """Whether git was killed while it made this worktree, which is locked until it is whole."""
+        try:
+            reason = (own_dir / "locked").read_text(encoding="utf-8").strip()
+        except OSError:
+            return False
+        return reason == "initializing" and self._is_of_this_repository(own_dir)
 
     def _is_this_place(self, own_dir: Path) -> bool:
         """Whether git knows this worktree here, and not at another place, which this one would be a copy of."""

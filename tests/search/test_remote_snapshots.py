@@ -15,6 +15,7 @@ import pytest
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.search.remote_snapshots import RemoteSnapshots, split_address
+from autoresearch_jax.search.snapshot_stores import StoreError
 
 pytest.importorskip("gcsfs", reason="gs:// is tried where the extra dev is installed")
 from gcs_server import GcsServer
@@ -102,13 +103,21 @@ def test_what_is_there_already_is_not_sent_again(server: GcsServer, snapshot: Pa
     assert remote.is_whole(NAME)
 
 
-def test_another_snapshot_of_that_name_takes_the_place_of_the_first(remote: RemoteSnapshots, snapshot: Path) -> None:
-    (snapshot / "state" / "more").write_text("of the first alone")
+def test_another_snapshot_of_that_name_is_never_replaced(remote: RemoteSnapshots, snapshot: Path) -> None:
     remote.put(snapshot)
+    first = contents(snapshot)
     shutil.rmtree(snapshot)
-    remote.put(made(snapshot, seed=1))  # the same sizes
+    with pytest.raises(StoreError, match=f"{NAME}: another snapshot of that name is there, as where a copy of the run"):
+        remote.put(made(snapshot, seed=1))  # the same sizes
     remote.fetch(NAME, snapshot.parent / "back")
-    assert contents(snapshot.parent / "back") == contents(snapshot)
+    assert contents(snapshot.parent / "back") == first
+    assert snapshot.is_dir()
+
+
+def test_a_folder_is_not_moved_to_itself(snapshot: Path) -> None:
+    with pytest.raises(StoreError, match="is the very folder that was to be copied"):
+        RemoteSnapshots(str(snapshot.parent)).put(snapshot)
+    assert snapshot.is_dir()
 
 
 def test_a_part_of_a_snapshot_is_not_sent(remote: RemoteSnapshots, snapshot: Path) -> None:

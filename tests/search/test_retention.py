@@ -7,6 +7,7 @@ import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Metric
+from autoresearch_jax.search.kept_snapshots import Whereabouts, find_snapshot
 from autoresearch_jax.search.records import Purpose
 from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
@@ -144,3 +145,42 @@ def test_a_copy_of_a_run_deletes_nothing_of_the_original(bench, tmp_path: Path, 
     worktrees = run_git(bench.repo, "worktree", "list", "--porcelain")
     assert "runs/night/workspace" in worktrees
     assert "runs/copy/workspace" in worktrees
+
+
+def test_the_runs_own_folder_is_no_other_place(bench, tmp_path: Path):
+    big = tmp_path / "big"
+    (big / "night").mkdir(parents=True)
+    bench.folder.create()
+    bench.folder.snapshots.symlink_to(big / "night")
+    keeping = Keeping(place=str(big / "night"))
+    with pytest.raises(StoreError, match=r"big/night: is the run's own folder of snapshots: leave --snapshot_dir away"):
+        bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:1]), keeping=keeping).run()
+
+
+def test_what_was_brought_home_is_kept_and_found(bench, tmp_path: Path):
+    place = tmp_path / "night"
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:1]), keeping=Keeping(place=str(place))).run()
+    shutil.copytree(place / "0000-0001", bench.folder.snapshots / "0000-0001")
+    shutil.rmtree(place)
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2])).run()
+    assert kept(bench) == {0, 2}
+    ledger = bench.ledger()
+    found = find_snapshot(ledger, bench.folder, ledger.trials(0)[0])
+    assert found.whereabouts is Whereabouts.HERE
+
+
+def test_a_start_that_deletes_many_says_so(bench):
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT)).run()
+    bench.recorder.notices.clear()
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT), keeping=Keeping(last=0, best=0)).run()
+    assert bench.recorder.notices == [
+        "6 snapshots are deleted: --keep_last=0 and --keep_best=0 keep no more than that beside those of champions"
+    ]
+
+
+def test_a_folder_of_the_users_is_not_taken_for_a_trials(bench):
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:3]), keeping=Keeping(1, 0)).run()
+    mine = bench.folder.snapshots / "2025-0002"  # trial 2 has expired, and was of another experiment
+    mine.mkdir()
+    bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:3]), keeping=Keeping(1, 0)).run()
+    assert mine.is_dir()

@@ -233,3 +233,22 @@ def test_git_fetches_nothing_whatever_a_repository_says(tmp_path: Path) -> None:
     assert not proof.exists()
     subprocess.run(["git", "-C", str(sent), "cat-file", "-e", "1" * 40], check=False, capture_output=True)
     assert proof.exists()  # as git does by itself
+
+
+@pytest.mark.parametrize("what", ["files", "a repository", "a locked worktree"])
+def test_a_folder_that_is_the_users_is_not_deleted(repo, run_git, what):
+    place = workspace(repo)
+    first = place.baseline().commit
+    if what == "a locked worktree":
+        place.keep(first, None)
+        run_git(repo, "worktree", "lock", "--reason", "on a stick", str(place.folder))
+        (place.folder / "notes.txt").write_text("mine")
+        place.keep(first, first)
+    else:
+        place.folder.mkdir(parents=True)
+        (place.folder / "notes.txt").write_text("mine")
+        if what == "a repository":
+            run_git(place.folder, "init", "-q")
+        with pytest.raises(WorktreeError, match=r"workspace is .*: move it away"):
+            place.keep(first, None)
+    assert (place.folder / "notes.txt").read_text() == "mine"
