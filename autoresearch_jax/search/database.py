@@ -5,14 +5,14 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.search.schema import ALL_SEALED_VERSION, MIGRATIONS, SCHEMA_VERSION, SEALED_TABLES
-from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text
+from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text, seal_text_of
 
 Clock = Callable[[], float]  # seconds since 1970
 
@@ -36,6 +36,7 @@ class Database:
         """
         self._connection = connection
         self._seal = seal
+        self._has_log = seal is not None and connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         self.clock = clock
         self.slowest_commit_seconds = 0.0
         self._columns: dict[str, set[str]] = {}  # of each table that was read; an open ledger's stay as they are
@@ -88,11 +89,28 @@ class Database:
         return cls(connection)
 
     def close(self) -> None:
-        """Closes the file, and seals it unless another process has it open and may go on writing."""
+        """Closes the file, and seals it unless another process has it open and may go on writing.
+
+        That is told by the write-ahead log. Where there is none, whoever goes on writing removes the seal first.
+        """
+        if self._seal is not None and not self._has_log:
+            self._seal_and_close(self._seal)
+            return
         self._connection.close()
         if self._seal is not None and not self._seal.with_name(self._seal.name + "-wal").exists():
             with suppress(OSError):  # a disk that is full: the ledger itself is written
                 seal_of(self._seal).write_text(seal_text(self._seal), encoding="utf-8")
+
+    def _seal_and_close(self, path: Path) -> None:
+        """Seals the file while nobody can write to it; not at all if somebody does."""
+        with ExitStack() as stack:
+            with suppress(OSError, sqlite3.Error):
+                # Closed after the connection, whose locks would end with the first time that this process closes it:
+                # https://www.sqlite.org/howtocorrupt.html
+                file = stack.enter_context(path.open("rb"))
+                self._connection.execute("BEGIN IMMEDIATE")
+                seal_of(path).write_text(seal_text_of(file, path.name), encoding="utf-8")
+            self._connection.close()
 
     @property
     def version(self) -> int:
@@ -107,6 +125,8 @@ class Database:
             return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            if self._seal is not None and not self._has_log:
+                seal_of(self._seal).unlink(missing_ok=True)  # of another process that closed it, see `close`
             yield
         except BaseException:
             if self._connection.in_transaction:  # a disk that is full has SQLite undo it by itself

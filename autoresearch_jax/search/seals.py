@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 
 DIGEST = "digest"  # column of a row's seal, and among the settings the name of theirs
@@ -27,4 +28,9 @@ def seal_of(path: Path) -> Path:
 def seal_text(path: Path) -> str:
     """What the seal of a file says if the file is as it is now; `sha256sum --check` reads it too."""
     with path.open("rb") as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n"
+        return seal_text_of(file, path.name)
+
+
+def seal_text_of(file: BufferedReader, name: str) -> str:
+    """What the seal says of a file that is open, from its beginning."""
+    return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"

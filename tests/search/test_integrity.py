@@ -4,11 +4,13 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.search import database
 from autoresearch_jax.search.integrity import (
     RowCheck,
     check_rows,
@@ -21,6 +23,22 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
 from autoresearch_jax.search.schema import MIGRATIONS, SCHEMA_VERSION
 from autoresearch_jax.search.seals import row_digest, seal_of
+
+# Another process that records a trial, or only opens the ledger, where there is no write-ahead log.
+OTHER = """
+import sys
+from pathlib import Path
+from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.search import database
+from autoresearch_jax.search.ledger import Ledger
+database._write_ahead = lambda connection: None
+ledger = Ledger.open(Path(sys.argv[1]))
+print("open", flush=True)
+for line in sys.stdin:
+    ledger.record_trial("LR = 3\\n", Measurement(Status.OK, 0.9, 7, {}), "by hand", "print")
+ledger._database._connection.execute("PRAGMA busy_timeout = 100")
+ledger.close()
+"""
 
 GOOD = Measurement(Status.OK, 0.9, 7, {"peak_memory_bytes": 5})
 
@@ -77,6 +95,53 @@ def test_a_ledger_that_is_written_to_has_no_seal(path):
     reader.experiments()
     reader.close()
     assert ledger_file_differences(path) == [], "reading changes nothing"
+
+
+@pytest.fixture
+def without_log(monkeypatch):
+    """Ledgers without a write-ahead log, as on a mounted folder."""
+    monkeypatch.setattr(database, "_write_ahead", lambda connection: None)
+
+
+def other_process(path, trials=1):
+    """Another process, which has the ledger open until it is told to go on."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "open\n"
+
+    def go_on():
+        process.communicate("trial\n" * trials)
+        assert process.returncode == 0
+
+    return go_on
+
+
+def test_without_a_log_a_seal_of_another_process_ends_with_the_next_write(path, without_log):
+    fill(path)
+    go_on = other_process(path)
+    ledger = Ledger.open(path)
+    go_on()
+    assert ledger_file_differences(path) == [], "it closed a ledger in which nobody wrote"
+    number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
+    assert "no seal" in ledger_file_differences(path), "whoever is killed now leaves a ledger with which all is well"
+    ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
+    assert check_rows(path).differences == []
+    ledger.close()
+    assert ledger_file_differences(path) == []
+    assert not path.with_name("ledger.db-wal").exists()
+
+
+def test_without_a_log_nobody_seals_what_another_process_writes_to(path, without_log):
+    fill(path)
+    ledger, go_on = Ledger.open(path), other_process(path, trials=0)
+    with ledger.transaction():
+        number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
+        go_on()
+        assert "no seal" in ledger_file_differences(path)
+    assert ledger.experiment(number).is_open
+    ledger.close()
+    assert ledger_file_differences(path) == []
 
 
 @pytest.mark.parametrize(
