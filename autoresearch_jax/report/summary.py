@@ -2,15 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
+from autoresearch_jax.search.kept_snapshots import Whereabouts, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
-from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import outcome
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.standing import read_standing
@@ -136,20 +136,22 @@ def stored_metric(ledger: Ledger) -> Metric | None:
     return Metric(str(settings["metric"]), str(settings["direction"]))
 
 
-def experiments_as_json(
-    rows: Sequence[ExperimentRow], trials: Sequence[TrialRow], *, at_work: bool
-) -> list[dict[str, object]]:
+def experiments_as_json(ledger: Ledger, folder: RunFolder, *, at_work: bool) -> list[dict[str, object]]:
     """Experiments as plain objects, with the snapshots of their trials; a missing number is null.
 
+    Of snapshots those are told of that are there: by their folder, or by their address where they were moved to.
+
     Args:
-      rows: the experiments.
-      trials: of all of them.
+      ledger: of the run.
+      folder: the run's.
       at_work: whether a driver is, so that what is not over is running.
     """
     snapshots: dict[int, list[str]] = {}
-    for trial in trials:
+    for trial in ledger.trials():
         if trial.snapshot is not None:
-            snapshots.setdefault(trial.experiment, []).append(str(trial.snapshot))
+            found = find_snapshot(ledger, folder, trial)
+            if found.whereabouts in (Whereabouts.HERE, Whereabouts.MOVED):
+                snapshots.setdefault(trial.experiment, []).append(found.place)
     return [
         {
             "experiment": row.id,
@@ -167,7 +169,7 @@ def experiments_as_json(
             "snapshots": snapshots.get(row.id, []),
             "constants": dict(row.constants),
         }
-        for row in rows
+        for row in ledger.experiments()
     ]
 
 

@@ -89,18 +89,34 @@ def test_an_experiment_on_one_line(ledger):
     assert format_experiment(rows[2]) == "   2  crash                   -     0.5 s  [red]LR[/red]  (boom)"
 
 
-def test_json_has_null_for_what_is_missing(ledger):
-    crash = experiments_as_json(ledger.experiments(), ledger.trials(), at_work=True)[2]
+def test_json_has_null_for_what_is_missing(ledger, tmp_path):
+    crash = experiments_as_json(ledger, RunFolder(tmp_path), at_work=True)[2]
     assert (crash["outcome"], crash["score"], crash["constants"]) == ("crash", None, {"LR": 1})
 
 
-def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger):
+def test_json_tells_where_the_snapshots_are_that_are_there(ledger, tmp_path):
+    folder = RunFolder(tmp_path / "night")
+    trials = []
+    for name in ("here", "moved", "expired", "lost"):
+        snapshot = folder.snapshots / name
+        number = ledger.record_trial("LR = 3\n", Measurement(Status.OK, 0.9, 7, {}, snapshot), name, "print")
+        trials.append(ledger.trials(number)[0].id)
+        if name == "here":
+            snapshot.mkdir(parents=True)
+    ledger.snapshots.move(trials[1], "gs://bucket/night/moved")
+    ledger.snapshots.expire([trials[2]])
+    found = {line["hypothesis"]: line["snapshots"] for line in experiments_as_json(ledger, folder, at_work=False)[-4:]}
+    here, moved = [str(folder.snapshots / "here")], ["gs://bucket/night/moved"]
+    assert found == {"here": here, "moved": moved, "expired": [], "lost": []}
+
+
+def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger, tmp_path):
     kept = Conclusion(Status.DUPLICATE, 1.2, Verdict.KEEP, "a proven refactoring", "d" * 40, 0.5)
     row = ledger.conclude(3, kept)
     other = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 3\n", {}, "as before"))
     ledger.conclude(other.id, Conclusion(Status.DUPLICATE, 1.2, Verdict.DISCARD, "no shorter", "e" * 40, 0.5))
-    rows = ledger.experiments()
-    found = [(line["outcome"], line["decision"]) for line in experiments_as_json(rows, [], at_work=True)[3:]]
+    lines = experiments_as_json(ledger, RunFolder(tmp_path), at_work=True)[3:]
+    found = [(line["outcome"], line["decision"]) for line in lines]
     assert found == [("refactoring", "keep"), ("duplicate", "discard")]
     assert format_experiment(row).split()[1] == "refactoring"
     assert [line.split("\t")[3] for line in results_text(ledger, Metric("val_bpb")).splitlines()[4:]] == [
