@@ -97,6 +97,7 @@ class Bench:
         first_wait_seconds: float = 0.0,
         examiner: Examiner | None = None,
         keeping: Keeping | None = None,
+        footing: Footing | None = None,
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
@@ -111,7 +112,7 @@ class Bench:
             program=ProgramFile(self.program),
             observer=self.recorder,
             interrupts=Interrupts(),
-            footing=Footing(DiskGuard(self.folder, 0)),
+            footing=footing or Footing(DiskGuard(self.folder, 0)),
             keeping=keeping or Keeping(),
         )
         return Loop(parts, seed, max_experiments, asking, first_wait_seconds)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.search import worktree
 from autoresearch_jax.search.git import Git, GitError
 from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
 from autoresearch_jax.search.worktree import WorktreeError
@@ -121,6 +123,68 @@ def test_showing_the_champion_moves_no_other_branch(repo, run_git):
     assert run_git(repo, "rev-parse", "mine") == mine
     assert run_git(repo, "rev-parse", "refs/heads/autoresearch/night") == second
     assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
+def leave_locks(repo: Path) -> list[Path]:
+    """Locks of a git that was killed: of the run's branch, of a discarded candidate, and of its worktree's index."""
+    names = [
+        "refs/heads/autoresearch/night.lock",
+        "refs/autoresearch/night/0002.lock",
+        "worktrees/workspace/index.lock",
+    ]
+    locks = [repo / ".git" / name for name in names]
+    for lock in locks:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    return locks
+
+
+def test_locks_that_are_left_are_removed_and_the_run_goes_on(repo, monkeypatch):
+    monkeypatch.setattr(worktree, "LOCK_SECONDS", 0.1)
+    place = workspace(repo)
+    first = place.baseline().commit
+    place.keep(first, None)
+    second = place.commit("LR = 1\n", first, "one", 0)
+    locks = leave_locks(repo)
+    others = [
+        repo / ".git" / name for name in ("index.lock", "refs/heads/main.lock", "refs/heads/autoresearch/day.lock")
+    ]
+    for other in others:
+        other.touch()
+    with pytest.raises(GitError, match="lock"):
+        place.keep(second, first)
+    place.free_locks()
+    assert [path.exists() for path in (*locks, *others)] == [False] * 3 + [True] * 3, "the user's own are left alone"
+    place.keep(second, first)
+    place.discard(second, 2)
+    assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
+def test_a_lock_of_a_git_that_is_at_work_is_waited_for(repo, monkeypatch):
+    monkeypatch.setattr(worktree, "LOCK_SECONDS", 60.0)
+    place = workspace(repo)
+    place.keep(place.baseline().commit, None)
+    held = leave_locks(repo)
+    released: list[bool] = []
+
+    def release() -> None:
+        for lock in held:
+            released.append(lock.exists())
+            lock.unlink(missing_ok=True)
+
+    timer = threading.Timer(0.3, release)
+    timer.start()
+    place.free_locks()
+    timer.join()
+    assert released == [True] * 3, "nobody took them away from the git that had them"
+
+
+def test_a_run_goes_on_after_a_git_that_was_killed(bench, monkeypatch):
+    monkeypatch.setattr(worktree, "LOCK_SECONDS", 0.1)
+    bench.loop(max_experiments=1).run()
+    leave_locks(bench.repo)
+    bench.loop(max_experiments=3).run()
+    assert len(bench.ledger().experiments()) == 4
 
 
 def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
