@@ -169,10 +169,10 @@ class FakeTask:
 
 
 def write_snapshot(folder: Path, num_bytes: int) -> None:
-    """Makes a folder of a file, whole or not at all."""
+    """Makes a folder of a file that no other training makes, whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(exist_ok=True)
-    (partial / "state").write_bytes(b"0" * num_bytes)
+    (partial / "state").write_bytes(os.urandom(16).ljust(num_bytes, b"0")[:num_bytes])
     (partial / MANIFEST).write_text(folder.name)
     reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
     partial.rename(folder)

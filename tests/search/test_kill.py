@@ -147,11 +147,12 @@ def test_a_trial_that_was_trained_before_the_kill_is_not_trained_again(
 ) -> None:
     repo = shutil.copytree(template, tmp_path / "repo")
     order = Order(str(repo), 0, has_worker=True)
-    nursery.run(replace(order, variables={VARIABLE: FaultPoint.AFTER_SNAPSHOT_RENAME}))
-    snapshot = RunFolder(repo / "runs" / "night").snapshots / "0000-0001"
-    made_at = snapshot.stat().st_ino
-    nursery.run(order)
-    assert snapshot.stat().st_ino == made_at
+    killed = nursery.run(replace(order, variables={VARIABLE: FaultPoint.AFTER_SNAPSHOT_RENAME}))
+    assert killed == -signal.SIGKILL, log_of(repo)
+    state = RunFolder(repo / "runs" / "night").snapshots / "0000-0001" / "state"
+    trained = state.read_bytes()
+    assert nursery.run(order) == 0, log_of(repo)
+    assert state.read_bytes() == trained
 
 
 @pytest.mark.slow
