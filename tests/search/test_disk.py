@@ -168,7 +168,9 @@ def test_a_ledger_on_a_disk_that_can_only_be_read(disk):
 
 def test_who_holds_a_run_can_be_asked_on_a_disk_that_can_only_be_read(disk):
     reader = [sys.executable, "-c", READER]
-    (disk.outside / "night" / "driver.lock").write_text(f"pid 12 on {os.uname().nodename}\n")
+    lock = disk.outside / "night" / "driver.lock"
+    lock.write_text(f"pid 12 on {os.uname().nodename}\n")
+    os.utime(lock, (0, 0))  # a sign of life long past
     disk.remount("ro")
     assert disk.run(reader).stdout == "None\n"
     holder = disk.start(["flock", "night/driver.lock", "sh", "-c", "echo locked; exec cat"], stdin=subprocess.PIPE)
