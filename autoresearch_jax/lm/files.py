@@ -32,6 +32,11 @@ def write_json(path: Path, value: object) -> None:
     partial.replace(path)
 
 
+def partial_folder(path: Path) -> Path:
+    """Where a folder is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Holds a lock that only one process can hold; the system frees it when the process dies.

@@ -14,7 +14,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.files import sha256_of_file, write_json
+from autoresearch_jax.lm.disk_faults import disk_error_of_storage
+from autoresearch_jax.lm.files import partial_folder, sha256_of_file, write_json
 from autoresearch_jax.lm.hardware import host_processors
 from autoresearch_jax.lm.inventory import RESTORE, inventory_differences, take_inventory
 from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
@@ -67,15 +68,17 @@ def save_snapshot(
 
     Returns:
       SHA-256 of the manifest, which has the hashes of all other files.
+
+    Raises:
+      OSError: the disk is full, or fails.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     shutil.copytree(programs_dir, partial / "programs")
     shutil.copyfile(tokenizer_path, partial / "tokenizer.json")
     if arrays := {_leaf_key(i): leaves[i] for i in programs.read_leaves if leaves[i].size}:  # Orbax saves no empty ones
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((partial / "state").absolute(), arrays)
+        _save_arrays(partial / "state", arrays)
     manifest = {
         "format_version": FORMAT_VERSION,
         "program_hash": programs.program_hash,
@@ -93,6 +96,19 @@ def save_snapshot(
     os.rename(partial, folder)
     reach(FaultPoint.AFTER_SNAPSHOT_RENAME)
     return sha256_of_file(folder / MANIFEST)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, jax.Array]) -> None:
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), arrays)
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:  # Orbax tells of a full disk with a ValueError
+        fault = disk_error_of_storage(error, path)
+        if fault is None or fault is error:
+            raise
+        raise fault from error
 
 
 def made_with() -> dict[str, str]:

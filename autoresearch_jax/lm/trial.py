@@ -4,12 +4,15 @@ A snapshot is on disk before it is judged. So whatever ends the process after th
 Loads no JAX.
 """
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.disk_faults import from_json, new_disk_error
+from autoresearch_jax.lm.files import partial_folder
 from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.messages import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
 from autoresearch_jax.measurement import Measurement, Scalar, Status
@@ -24,7 +27,10 @@ TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "trainin
 
 
 class TaskError(UserError):
-    """The harness, not the candidate, failed; the message names the log."""
+    """The harness, not the candidate, failed; the message names the log.
+
+    If a disk did, its cause is the OSError that tells which, and why.
+    """
 
 
 class Trial:
@@ -93,6 +99,8 @@ class Trial:
             return self._timed_out()
         finally:
             worker.close()
+            if (partial := partial_folder(self._snapshot_dir)).exists():  # it may be what filled the disk
+                remove_tree(partial)
 
     def _converse(self, worker: JsonWorker, operation: str) -> dict[str, Any]:
         """Has a worker do one thing and returns its answer: a result, or that the snapshot is unfit.
@@ -111,10 +119,16 @@ class Trial:
                     if self._on_progress is not None:
                         self._on_progress({name: value for name, value in event.items() if name != "event"})
                 case "failed":
-                    raise TaskError(f"the trial process failed: {event['reason']}; see {self._log_path}")
+                    raise self._task_error(event)
                 case "result" | "unfit":
                     return event
         raise AssertionError("events end only by an exception")
+
+    def _task_error(self, event: Mapping[str, Any]) -> TaskError:
+        error = TaskError(f"the trial process failed: {event['reason']}; see {self._log_path}")
+        if "disk" in event:
+            error.__cause__ = from_json(event["disk"], self._snapshot_dir.parent)
+        return error
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
         """Events of a trial, as long as each phase keeps within its limit."""
@@ -134,7 +148,9 @@ class Trial:
         """Whether what was trained is on disk, and what failed is not known to fail each time."""
         if self._judgings == MAX_JUDGINGS or not self._snapshot_dir.exists():
             return False
-        return isinstance(error, WorkerDiedError) or self._phase in JUDGE_PHASES
+        if isinstance(error, WorkerDiedError):
+            return True
+        return self._phase in JUDGE_PHASES and not isinstance(error.__cause__, OSError)  # a disk does not mend itself
 
     def _remove_unfit(self, reason: str) -> None:
         """Makes room for a snapshot, where there is one that cannot be judged as this trial's.
@@ -171,7 +187,8 @@ class Trial:
         reason = f"{self._phase} took longer than {limit:g} s"
         if self._phase == SNAPSHOT:
             where = self._snapshot_dir.parent
-            raise TaskError(f"{reason}: the disk that holds {where} is slow: use another one, with --run_dir")
+            words = f"{reason}: the disk that holds {where} is slow: use another one, with --run_dir"
+            raise TaskError(words) from new_disk_error(errno.ETIMEDOUT, where)
         return self._failed(Status.TIMEOUT, reason)
 
     def _died(self, error: WorkerDiedError) -> Measurement:

@@ -22,6 +22,7 @@ import jax
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.canonical import HASH_VERSION
 from autoresearch_jax.lm.caps import Caps
+from autoresearch_jax.lm.disk_faults import disk_error, to_json
 from autoresearch_jax.lm.judge_again import UnfitSnapshotError, judge_again
 from autoresearch_jax.lm.measure import measure
 from autoresearch_jax.lm.messages import JUDGE_AGAIN, MEASURE, MeasureRequest
@@ -39,6 +40,8 @@ def check(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any
     except ProgramError as error:
         return {"event": "rejected", "reason": clean_line(str(error))}
     except Exception as error:  # of files made to be stumbled over
+        if disk_error(error) is not None:
+            raise
         traceback.print_exc()
         reason = f"the traced programs cannot be read: {type(error).__name__}: {quoted(str(error))}"
         return {"event": "rejected", "reason": reason}
@@ -87,15 +90,28 @@ def main() -> int:
                 _emit({"event": "result", **answer})
             else:
                 raise ValueError(f"unknown request {message['op']!r}")
-        except UnfitSnapshotError as error:
-            print(f"the snapshot is not judged: {error}", file=sys.stderr, flush=True)
-            _emit({"event": "unfit", "reason": str(error)})
-        except UserError as error:
-            _emit({"event": "failed", "reason": str(error)})
         except Exception as error:
-            traceback.print_exc()
-            _emit({"event": "failed", "reason": f"{type(error).__name__}: {error}"})
+            with contextlib.suppress(OSError):  # the log's disk may be full, too
+                _log(error)
+            _emit(_failure(error))
     return 0
+
+
+def _log(error: Exception) -> None:
+    if isinstance(error, UnfitSnapshotError):
+        print(f"the snapshot is not judged: {error}", file=sys.stderr, flush=True)
+    elif not isinstance(error, UserError):
+        traceback.print_exception(error)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """What the driver is told of a failure: whose it is follows from its kind, or from the disk's error behind it."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if (fault := disk_error(error)) is not None:
+        return {"event": "failed", "reason": reason, "disk": to_json(fault)}
+    if isinstance(error, UnfitSnapshotError):
+        return {"event": "unfit", "reason": str(error)}
+    return {"event": "failed", "reason": reason}
 
 
 def _requests_until_closed() -> Any:

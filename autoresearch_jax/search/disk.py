@@ -19,6 +19,7 @@ _FULL = "the disk is full: free some space, or move the run's folder (--run_dir)
 _READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
 _FAILS = "its disk fails: `dmesg` may say why"
 _MOUNT_AGAIN = "its disk does not answer any more: mount it again"
+_SLOW = "its disk takes too long: use another one (--run_dir), or find out what else keeps it busy"
 
 _SYSTEM_TROUBLES = {
     errno.ENOSPC: _FULL,
@@ -27,7 +28,9 @@ _SYSTEM_TROUBLES = {
     errno.EIO: _FAILS,
     errno.ESTALE: _MOUNT_AGAIN,
     errno.ENOTCONN: _MOUNT_AGAIN,
+    errno.ETIMEDOUT: _SLOW,
 }
+_OF_SOCKETS_TOO = (errno.ENOTCONN, errno.ETIMEDOUT)
 _SQLITE_TROUBLES = {  # by the name of the error, or what it says
     "SQLITE_IOERR_SHMSIZE": _FULL,  # says "disk I/O error" as well, where a ledger is opened on a full disk
     "database or disk is full": _FULL,
@@ -42,7 +45,7 @@ class DiskError(RunError):
 
 
 class DiskGuard:
-    """Looks after the disk of a run's folder."""
+    """Looks after the disk of a run's folder, and that of its snapshots where they have another."""
 
     def __init__(self, folder: RunFolder, min_free_bytes: int) -> None:
         """Touches nothing yet.
@@ -52,6 +55,7 @@ class DiskGuard:
           min_free_bytes: what is to stay free.
         """
         self._path = folder.path
+        self._snapshots = folder.snapshots
         self._reserve = folder.path / "reserve"
         self._min_free_bytes = min_free_bytes
 
@@ -64,13 +68,20 @@ class DiskGuard:
         Raises:
           DiskError: there is not, or it cannot; the message says what to do, and that the run goes on afterwards.
         """
+        if _is_mounted_apart(self._snapshots, self._path):
+            self._require_room(self._path, 0)
+            self._require_room(self._snapshots, more_bytes)
+        else:
+            self._require_room(self._path, more_bytes)
+
+    def _require_room(self, path: Path, more_bytes: int) -> None:
         try:
-            free_bytes = _free_bytes(self._path)
+            free_bytes = _free_bytes(path)
             if free_bytes is not None and free_bytes < self._min_free_bytes + more_bytes:
-                raise DiskError(self._too_little(free_bytes, more_bytes))
-            _try_to_write(self._path)
+                raise DiskError(self._too_little(path, free_bytes, more_bytes))
+            _try_to_write(path)
         except OSError as error:
-            raise DiskError(f"{self._cannot_write(error)}; {_GOES_ON}") from error
+            raise DiskError(f"{_cannot_write(path, error)}; {_GOES_ON}") from error
 
     def keep_reserve(self) -> None:
         """Keeps some room back, where there is any, so that the ledger can say why a run ended on a full disk."""
@@ -86,28 +97,16 @@ class DiskGuard:
         with contextlib.suppress(OSError):
             self._reserve.unlink()
 
-    def _too_little(self, free_bytes: int, more_bytes: int) -> str:
+    def _too_little(self, path: Path, free_bytes: int, more_bytes: int) -> str:
         needs = [f"{_size(more_bytes)} are needed for what comes next"] if more_bytes else []
         remedies = ["free some space", "move the run's folder (--run_dir)"]
         if self._min_free_bytes:
             needs.append(f"{_size(self._min_free_bytes)} are to stay free (--min_free_gb)")
             remedies.insert(1, "lower --min_free_gb")
         return (
-            f"{self._path}: {_size(free_bytes)} are free on its disk, but {' and '.join(needs)}: "
+            f"{path}: {_size(free_bytes)} are free on its disk, but {' and '.join(needs)}: "
             f"{', '.join(remedies[:-1])}, or {remedies[-1]}; {_GOES_ON}"
         )
-
-    def _cannot_write(self, error: OSError) -> str:
-        if error.errno == errno.ENOSPC:
-            with contextlib.suppress(OSError):
-                if (free_bytes := _free_bytes(self._path)) and free_bytes > _TRIED_BYTES:
-                    return (
-                        f"{self._path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
-                        "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
-                    )
-        if (trouble := _SYSTEM_TROUBLES.get(error.errno or 0)) is not None:
-            return f"{self._path}: {trouble}"
-        return f"{self._path}: it cannot be written ({error.strerror}): check that it is there, and who may write to it"
 
 
 def disk_trouble(error: BaseException) -> str | None:
@@ -125,8 +124,7 @@ def disk_trouble(error: BaseException) -> str | None:
         if isinstance(cause, OSError):
             trouble = _SYSTEM_TROUBLES.get(cause.errno or 0)
             is_named = isinstance(cause.filename, str | bytes | os.PathLike)
-            # sockets lose their connection, too
-            if trouble is not None and (is_named or cause.errno != errno.ENOTCONN):
+            if trouble is not None and (is_named or cause.errno not in _OF_SOCKETS_TOO):
                 return f"{os.fsdecode(cause.filename) if is_named else 'a file'}: {trouble}"
         if isinstance(cause, sqlite3.Error):
             for said, trouble in _SQLITE_TROUBLES.items():
@@ -150,6 +148,29 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             waiting.append(current.__context__)
         if isinstance(current, BaseExceptionGroup):
             waiting.extend(current.exceptions)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            if (free_bytes := _free_bytes(path)) and free_bytes > _TRIED_BYTES:
+                return (
+                    f"{path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
+                    "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
+                )
+    if (trouble := _SYSTEM_TROUBLES.get(error.errno or 0)) is not None:
+        return f"{path}: {trouble}"
+    return f"{path}: it cannot be written ({error.strerror}): check that it is there, and who may write to it"
+
+
+def _is_mounted_apart(path: Path, parent: Path) -> bool:
+    """Whether a folder that may not be there yet is on another file system than the one that it belongs in."""
+    try:
+        return path.stat().st_dev != parent.stat().st_dev
+    except FileNotFoundError:
+        return False
+    except OSError:  # it does not answer: trying to write there tells why
+        return True
 
 
 def _free_bytes(folder: Path) -> int | None:

@@ -12,6 +12,7 @@ from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.trial import TaskError, Trial
 from autoresearch_jax.measurement import Budget, Measurement, Scalar, Scrutiny, Status
 from autoresearch_jax.runtime.process import JsonWorker
+from autoresearch_jax.search.disk import disk_trouble
 
 # Does with each request what the next line of a file says, and writes down what was asked for.
 WORKER = """
@@ -26,6 +27,12 @@ def serve(request, way):
     emit("phase", phase="startup")
     if way == "fail early":
         return emit("failed", reason="the dataset is gone")
+    if way.startswith("full disk"):
+        snapshot.with_name(f".{snapshot.name}.partial").mkdir()
+        if way.endswith("judge"):
+            snapshot.mkdir()
+            emit("phase", phase="judge")
+        return emit("failed", reason="no room", disk={"errno": 28, "path": str(snapshot.parent / "data")})
     if way == "unfit":
         return emit("unfit", reason="it was changed")
     if request["op"] == "measure":
@@ -34,6 +41,7 @@ def serve(request, way):
             os._exit(3)
         emit("phase", phase="snapshot")
         if way == "slow disk":
+            snapshot.with_name(f".{snapshot.name}.partial").mkdir()
             time.sleep(600)
         snapshot.mkdir()
     emit("phase", phase="judge")
@@ -218,3 +226,22 @@ def test_a_trial_s_own_snapshot_that_is_damaged_is_told(bench: Bench) -> None:
     with pytest.raises(TaskError, match="the trial cannot be judged again: it was changed; see "):
         bench.run("die", "unfit", "go well")
     assert bench.snapshot_dir.exists()
+
+
+@pytest.mark.parametrize("before", ["startup", "judge"])
+def test_a_trial_that_the_disk_fails_says_so_at_once_and_leaves_nothing_half_written(before: str, bench: Bench) -> None:
+    with pytest.raises(TaskError, match="the trial process failed: no room; see ") as caught:
+        bench.run(f"full disk at {before}", "go well")
+    assert (
+        disk_trouble(caught.value) == f"{bench.folder}/data: the disk is full: free some space, or move the run's "
+        "folder (--run_dir)"
+    )
+    assert bench.asked() == ["measure"]
+    assert list(bench.folder.glob(".*.partial")) == []
+
+
+def test_a_disk_that_is_slow_is_a_disk_s_trouble(bench: Bench) -> None:
+    with pytest.raises(TaskError) as caught:
+        bench.run("slow disk", snapshot=0.2)
+    assert (disk_trouble(caught.value) or "").startswith(f"{bench.folder}: its disk takes too long: use another one")
+    assert list(bench.folder.glob(".*.partial")) == []

@@ -113,6 +113,17 @@ def test_a_disk_that_has_become_read_only(disk):
     guard(disk).require_room()
 
 
+def test_snapshots_on_a_disk_of_their_own_are_looked_after_too(disk, tmp_path):
+    night = tmp_path / "other night"
+    night.mkdir()
+    (night / "snapshots").symlink_to(disk.outside / "night")
+    apart = DiskGuard(RunFolder(night), 0)
+    apart.require_room(2 * MEGABYTE)
+    assert "are needed for what comes next" in complaint(apart, 5 * MEGABYTE)
+    disk.fill()
+    assert complaint(apart).startswith(f"{night}/snapshots: the disk is full: free some space")
+
+
 def test_a_folder_that_is_gone(tmp_path):
     line = complaint(DiskGuard(RunFolder(tmp_path / "night"), 0))
     assert line.startswith(
@@ -198,6 +209,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/night/results.tsv"
         (OSError(errno.EROFS, "Read-only file system", Path("a")), "a: it can only be read now"),
         (OSError(errno.EIO, "Input/output error", "a"), "a: its disk fails"),
         (OSError(errno.ESTALE, "Stale file handle", "a"), "a: its disk does not answer any more: mount it again"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out", "a"), "a: its disk takes too long: use another one"),
         (OSError(errno.ENOTCONN, "Transport endpoint is not connected", "a"), "a: its disk does not answer any more"),
         (sqlite3.OperationalError("database or disk is full"), "the ledger: the disk is full"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "the ledger: it can only be read now"),
@@ -229,6 +241,7 @@ def test_a_loop_of_causes_ends():
         PermissionError(errno.EACCES, "Permission denied", "a"),
         OSError("No space left on device"),  # a candidate may say so as well
         OSError(errno.ENOTCONN, "Transport endpoint is not connected"),  # of a socket
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),  # the same
         RuntimeError("database or disk is full"),
         sqlite3.OperationalError("database is locked"),
         sqlite3.IntegrityError("UNIQUE constraint failed"),

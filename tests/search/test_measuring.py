@@ -1,7 +1,9 @@
 """What the sequential rule does to the loop: runs, seeds, rulings and scores, on a fake task with a real ledger."""
 
 import dataclasses
+import errno
 import math
+import os
 from statistics import fmean
 
 import pytest
@@ -165,6 +167,22 @@ def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench,
     twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
     assert substance(bench.ledger()) == substance(twin.ledger())
     assert (bench.folder.log_dir(1) / "task_error.txt").read_text().count("Traceback") == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ETIMEDOUT])
+def test_a_disk_that_fails_a_trial_ends_the_run_at_once_and_the_trial_stays_open(bench, twin, number):
+    class Unlucky(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == 6:
+                raise RuntimeError("no snapshot") from OSError(number, os.strerror(number), "the snapshots")
+            return super().measure(candidate, **arguments)
+
+    with pytest.raises(RunError, match=r"^the snapshots: .*disk.*; the same command goes on from here$"):
+        bench.loop(Unlucky(), ScriptedProposer([BETTER]), RULE).run()
+    assert bench.ledger().open_trial() is not None
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
 
 
 def test_a_champion_that_became_another_program_is_not_measured(bench):
