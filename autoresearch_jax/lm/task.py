@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device, start_worker
+from autoresearch_jax.lm.disk_faults import disk_error, disk_error_of_trace
 from autoresearch_jax.lm.exam import keep_exam
 from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.messages import MeasureRequest
@@ -98,6 +100,8 @@ class LmTask:
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config
         self._worker: JsonWorker | None = None  # started early, so that its imports overlap the trace
+        self._beside: JsonWorker | None = None  # the same of what is traced beside a trial
+        self._stop = threading.Event()  # ends the trace that runs
 
     @property
     def metric(self) -> Metric:
@@ -135,16 +139,19 @@ class LmTask:
         if num_bytes > cap:
             reason = f"the source has {num_bytes:,} bytes, more than {cap:,}: make it shorter"
             raise CandidateRejected(Status.REJECTED, reason)
+        stop = self._stop
         if beside_a_trial:
-            worker = self._start_worker(log_dir)
+            worker = self._beside = self._start_worker(log_dir)
         else:
-            self.close()  # a process that waits since a candidate nobody measured would count that time as this one's
+            # a process that waits since a candidate nobody measured would count that time as this one's
+            self._end_waiting_worker()
             worker = self._take_worker(log_dir)
         try:
-            candidate = self._prepare(source, log_dir, worker, start)
+            candidate = self._prepare(source, log_dir, worker, start, stop)
         except CandidateRejected as rejection:
             rejection.facts["sandbox"] = str(self._config.sandbox.level)
             worker.close()
+            self._require_own_fault(rejection, stop)
             raise
         except BaseException:
             worker.close()
@@ -181,7 +188,14 @@ class LmTask:
         return trial.run(self._take_worker(log_dir))
 
     def close(self) -> None:
-        """Ends the waiting process, if there is one."""
+        """Ends the waiting process, if there is one, and what another thread prepares."""
+        stop, self._stop = self._stop, threading.Event()
+        stop.set()
+        if (beside := self._beside) is not None:
+            beside.close()
+        self._end_waiting_worker()
+
+    def _end_waiting_worker(self) -> None:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -200,7 +214,22 @@ class LmTask:
             compile_cache_dir=config.compile_cache_dir,
         )
 
-    def _prepare(self, source: str, log_dir: Path, worker: JsonWorker, start: float) -> Candidate:
+    def _require_own_fault(self, rejection: CandidateRejected, stop: threading.Event) -> None:
+        """Does not blame a candidate for what ended its trace from outside.
+
+        Raises:
+          TaskError: that was `close`, or a disk that is full or fails.
+        """
+        if stop.is_set():
+            raise TaskError("the task was closed while a candidate was traced")
+        words = f"{rejection.reason}\n{rejection.details}"
+        folder, least = self._config.programs_dir, self._config.trace_limits.scratch_bytes
+        if (fault := disk_error(rejection) or disk_error_of_trace(words, folder, least)) is not None:
+            raise TaskError(f"tracing a candidate: {rejection.reason}") from fault
+
+    def _prepare(
+        self, source: str, log_dir: Path, worker: JsonWorker, start: float, stop: threading.Event
+    ) -> Candidate:
         config = self._config
         config.programs_dir.mkdir(parents=True, exist_ok=True)
         with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
@@ -217,6 +246,7 @@ class LmTask:
                 limits=dataclasses.replace(config.trace_limits, wall_seconds=config.limits.trace),
                 environment=config.environment,
                 log_path=log_dir / "trace.log",
+                stop=stop,
             )
             event = self._check(worker, traced, request, log_dir / "worker.log")
             kept = config.programs_dir / event["program_hash"]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def run_trace(
     limits: Limits,
     environment: Mapping[str, str],
     log_path: Path,
+    stop: threading.Event | None = None,
 ) -> None:
     """Runs the candidate's Python, once, in the sandbox, and copies the programs it wrote.
 
@@ -50,9 +52,11 @@ def run_trace(
       limits: what it may use.
       environment: variables of this process, of which the trace gets an allow-listed few.
       log_path: for its output, written anew.
+      stop: ends it when it is set.
 
     Raises:
       CandidateRejected: there are no programs, and why.
+      SandboxError: it was stopped, or the supervisor failed.
     """
     scratch = Path(request["source"]).parent
     request_path, written = scratch / "request.json", scratch / "programs"
@@ -65,6 +69,7 @@ def run_trace(
         environment=environment,
         log_path=log_path,
         limits=limits,
+        stop=stop,
         variables={
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ MEBIBYTE = 1 << 20
 SUPERVISOR_GRACE_SECONDS = 60.0
 TERMINATE_SECONDS = 40.0
 PROBE_SECONDS = 20.0
+STOP_POLL_SECONDS = 0.1
 _SUPERVISE = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.runtime.supervisor import main; main()"
 
 
@@ -136,6 +139,7 @@ class Sandbox:
         log_path: Path,
         limits: Limits | None = None,
         variables: Mapping[str, str] | None = None,
+        stop: threading.Event | None = None,
     ) -> Outcome:
         """Runs this Python, with its packages and ours, on the arguments. No process of it is left afterwards.
 
@@ -146,9 +150,10 @@ class Sandbox:
           log_path: what it prints is added to this file.
           limits: what it may use.
           variables: that it gets besides.
+          stop: ends it, from whatever thread it is set.
 
         Raises:
-          SandboxError: the supervisor failed.
+          SandboxError: the supervisor failed, or it was stopped.
         """
         scratch = scratch.resolve()
         temporary = scratch / "tmp"
@@ -169,10 +174,17 @@ class Sandbox:
             "TMPDIR": str(temporary),
         }
         argv = [self.view.interpreter, "-P", "-s", "-S", *arguments]
-        return self._run(argv, scratch, bare_environment(environment, **variables), log_path, limits or Limits())
+        environment = bare_environment(environment, **variables)
+        return self._run(argv, scratch, environment, log_path, limits or Limits(), stop or threading.Event())
 
     def _run(
-        self, argv: Sequence[str], scratch: Path, environment: Mapping[str, str], log_path: Path, limits: Limits
+        self,
+        argv: Sequence[str],
+        scratch: Path,
+        environment: Mapping[str, str],
+        log_path: Path,
+        limits: Limits,
+        stop: threading.Event,
     ) -> Outcome:
         order: dict[str, Any] = {
             "argv": list(argv),
@@ -196,7 +208,7 @@ class Sandbox:
                 "readable": [*self.view.allowed(), *READABLE_DEVICES],
                 "writable": [str(scratch), *WRITABLE_DEVICES],
             }
-        answer = _supervise(order, log_path, limits.wall_seconds)
+        answer = _supervise(order, log_path, limits.wall_seconds, stop)
         if answer["left"]:
             raise SandboxError(f"{answer['left']} processes of the sandbox cannot be killed; see {log_path}")
         breach = answer["breach"] or {"limit": None, "words": None}
@@ -269,7 +281,7 @@ def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
         return lines[-1] if lines else outcome.words or f"ended with status {outcome.returncode}"
 
 
-def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float) -> dict[str, Any]:
+def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float, stop: threading.Event) -> dict[str, Any]:
     with log_path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _SUPERVISE, str(package_root().parent)],
@@ -280,11 +292,16 @@ def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float) ->
             start_new_session=True,
         )
     try:
-        answer, _ = process.communicate(
-            json.dumps(order).encode() + b"\n", timeout=wall_seconds + SUPERVISOR_GRACE_SECONDS
-        )
-        return dict(json.loads(answer))
-    except (subprocess.TimeoutExpired, ValueError) as error:
+        deadline = time.monotonic() + wall_seconds + SUPERVISOR_GRACE_SECONDS
+        words: bytes | None = json.dumps(order).encode() + b"\n"
+        while not stop.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return dict(json.loads(process.communicate(words, timeout=STOP_POLL_SECONDS)[0]))
+            words = None  # is sent on by the next call
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the sandbox's supervisor does not answer; see {log_path}")
+        raise SandboxError("stopped")
+    except ValueError as error:
         raise SandboxError(f"the sandbox's supervisor failed ({error}); see {log_path}") from error
     finally:
         if process.poll() is None:

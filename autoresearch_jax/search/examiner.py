@@ -24,6 +24,7 @@ class Examiner:
         self._task = task
         self._folder = folder
         self._traced: dict[int, Candidate] = {}  # by the number of the experiment
+        self._is_closed = False
 
     def examine(self, brief: Brief, proposal: Proposal) -> Objection | None:
         """See `proposers.base.Examine`."""
@@ -36,6 +37,8 @@ class Examiner:
 
     def _objection(self, brief: Brief, source: str) -> Objection | None:
         beside = threading.current_thread() is not threading.main_thread()
+        if self._is_closed:
+            return None
         log_dir = self._folder.log_dir(brief.experiment)
         try:
             candidate = self._task.prepare(source, log_dir, beside_a_trial=beside)
@@ -58,6 +61,11 @@ class Examiner:
         if traced is not None and traced.source == source:
             return traced
         return self._task.prepare(source, self._folder.log_dir(experiment))
+
+    def close(self) -> None:
+        """Ends the trace that another thread waits for, and has no text traced any more: none is objected to then."""
+        self._is_closed = True
+        self._task.close()
 
 
 def _as_text(rejection: CandidateRejected) -> str:

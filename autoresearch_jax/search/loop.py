@@ -108,7 +108,12 @@ class Loop:
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
         self._pace = Pace(self._book, parts.program, parts.task.metric, parts.interrupts, max_experiments)
         self._proposals = Proposals(
-            parts.proposer, parts.folder, parts.ledger.source, parts.workspace.merge, parts.observer.notice
+            parts.proposer,
+            parts.folder,
+            parts.ledger.source,
+            parts.workspace.merge,
+            parts.observer.notice,
+            parts.examiner.close,
         )
         measuring = Measuring(
             parts.task,

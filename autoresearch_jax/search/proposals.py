@@ -24,7 +24,7 @@ from autoresearch_jax.search.stored_proposals import STALE_FILE, Made, keep_prop
 from autoresearch_jax.untrusted import clean_line
 
 FAULT_FILE = "proposer_error.txt"
-CLOSE_SECONDS = 10.0  # for a proposer to notice that it was closed
+CLOSE_SECONDS = 3.0  # for a proposer to notice that it was closed
 
 SourceOf = Callable[[int], str]  # of an experiment, by its number
 
@@ -36,7 +36,13 @@ class Proposals:
     """
 
     def __init__(
-        self, proposer: Proposer, folder: RunFolder, source_of: SourceOf, merge: Merge, notice: Callable[[str], None]
+        self,
+        proposer: Proposer,
+        folder: RunFolder,
+        source_of: SourceOf,
+        merge: Merge,
+        notice: Callable[[str], None],
+        close_examiner: Callable[[], None],
     ) -> None:
         """Stores where to look and whom to ask.
 
@@ -46,12 +52,14 @@ class Proposals:
           source_of: reads a source from the ledger; called in the main thread only.
           merge: of three texts, such as `Git.merge`.
           notice: told when an answer is dropped.
+          close_examiner: ends what the proposer has traced, see `Examiner.close`.
         """
         self._proposer = proposer
         self._folder = folder
         self._source_of = source_of
         self._merge = merge
         self._notice = notice
+        self._close_examiner = close_examiner
         self._ahead: tuple[int, Future[Made]] | None = None
 
     def next(self, brief: Brief) -> Proposal:
@@ -98,6 +106,7 @@ class Proposals:
     def close(self) -> None:
         """Ends the proposer, and what it is doing for us."""
         self._proposer.close()
+        self._close_examiner()
         if self._ahead is not None:
             self._thread.join(CLOSE_SECONDS)
             self._ahead = None

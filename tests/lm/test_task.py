@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lm_trials import STEPS, MakeTask, run_trial
+from marked_processes import comes_true, marked_processes
 from tracing import edited
 
 from autoresearch_jax.lm.dataset import Dataset
@@ -32,9 +34,47 @@ from autoresearch_jax.measurement import (
     Status,
 )
 from autoresearch_jax.runtime.linux import lower_priority_of_this_thread
-from autoresearch_jax.runtime.sandbox import Level, Sandbox
+from autoresearch_jax.runtime.sandbox import Level, Sandbox, SandboxError
+from autoresearch_jax.search.disk import disk_trouble
 
 FAILED, BROKEN = 'the training file failed, in its own words: "', 'the contract is not kept: "'
+
+
+def test_closing_ends_a_trace_that_runs_beside_and_does_not_blame_what_is_traced(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    begun, raised = tmp_path / "trace.log", []
+    body = "import time\nprint('begun', flush=True)\ntime.sleep(100)\n"
+    source = edited(tiny_source, ("UNUSED = 1", f"exec({body!r})"))
+    task = make_task()
+
+    def prepare() -> None:
+        try:
+            task.prepare(source, tmp_path, beside_a_trial=True)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    assert comes_true(lambda: begun.exists() and "begun" in begun.read_text(), 60)
+    task.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [type(error) for error in raised] in ([TaskError], [SandboxError])
+    assert marked_processes(str(tmp_path)) == []
+    task.prepare(tiny_source, tmp_path, beside_a_trial=True)  # it can be used again
+
+
+def test_a_disk_that_is_full_while_a_candidate_is_traced_is_no_fault_of_it(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = edited(tiny_source, ("UNUSED = 1", "raise OSError(28, 'No space left on device')"))
+    with pytest.raises(CandidateRejected, match="No space left on device"):
+        make_task().prepare(source, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    with pytest.raises(TaskError, match="No space left on device") as caught:
+        make_task().prepare(source, tmp_path)
+    assert (disk_trouble(caught.value) or "").startswith(f"{tmp_path / 'programs'}: the disk is full")
 
 
 def test_a_trial_from_source_to_score(

@@ -13,7 +13,9 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import CandidateRejected, Measurement, Status
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
+from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.records import Verdict
+from autoresearch_jax.search.stored_proposals import kept_proposal
 
 
 def code(champion: str, *edits: tuple[str, str], cost: float = 0.25) -> Proposal:
@@ -220,6 +222,35 @@ def test_the_end_of_a_run_closes_who_is_still_thinking(bench):
     assert bench.loop(Interrupted(begun), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
     assert closed.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_the_end_of_a_run_ends_what_is_traced_ahead_and_loses_nothing_that_was_paid_for(bench):
+    begun = threading.Event()
+
+    class Slow(Interrupted):
+        """A trace beside a trial lasts until the task is closed."""
+
+        def __init__(self):
+            super().__init__(begun)
+            self.ended = threading.Event()
+
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            if beside_a_trial:
+                begun.set()
+                assert self.ended.wait(60)
+                raise RuntimeError("closed")
+            return super().prepare(source, log_dir)
+
+        def close(self):
+            self.ended.set()
+
+    task = Slow()
+    examiner = Examiner(task, bench.folder)
+    agent = Agent([[LR], [DEPTH]], examiner.examine)
+    assert bench.loop(task, agent, max_experiments=2, examiner=examiner).run().startswith("interrupted")
+    assert task.ended.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+    assert kept_proposal(bench.folder, 2) is not None
 
 
 def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
