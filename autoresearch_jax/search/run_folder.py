@@ -103,10 +103,13 @@ class RunFolder:
     def require_ledger(self) -> None:
         """Refuses a folder that has lost its ledger: a run that began anew there would mix with what is left.
 
+        It would even judge a snapshot of an earlier run that had the same seed and program.
+
         Raises:
           RunFolderError: there was a run here, and it has no ledger.
         """
-        if self.settings.exists() and not (self.ledger.exists() and self.ledger.stat().st_size):
+        has_ledger = self.ledger.exists() and self.ledger.stat().st_size > 0
+        if not has_ledger and (self.settings.exists() or any(self.snapshots.glob("[0-9]*-[0-9]*"))):
             raise RunFolderError(
                 f"{self.path}: has the files of a run, and its {self.ledger.name} is missing or empty: restore that "
                 "from a copy, or delete the folder, or use another --tag"

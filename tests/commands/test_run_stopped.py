@@ -150,7 +150,7 @@ def finished(flags: list[str], tmp_path: Path) -> Path:
 
 
 def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_left_as_it_is(
-    flags: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = finished.read_bytes()
     damaged = whole[:5000] + bytes(4000) + whole[9000:]
@@ -168,6 +168,9 @@ def test_a_ledger_that_is_damaged_missing_or_empty_is_refused_in_one_line_and_le
             if command == "run":
                 assert words in said
         assert (finished.read_bytes() if finished.exists() else None) == content, "nothing is written to it"
+    (tmp_path / "runs/done/run.json").rename(tmp_path / "run.json")  # even then there are snapshots
+    assert main(["run", "--tag=done", *flags]) == 1
+    (tmp_path / "run.json").rename(tmp_path / "runs/done/run.json")
     finished.write_bytes(whole)
     capsys.readouterr()
     assert main(["run", "--tag=done", *flags, "--experiments=0"]) == 0

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from autoresearch_jax.measurement import Candidate, Measurement, Scalar, Scrutiny, Status
 from autoresearch_jax.search.audit.log import AuditKind, AuditRow, AuditTrialRow
+from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_audit_seeds
 from autoresearch_jax.search.task import Task
-from autoresearch_jax.search.task_failures import MAX_FAILURES, TaskFailures
+from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
 
 
 class AuditObserver(Protocol):
@@ -127,6 +128,8 @@ class Auditing:
                     scrutiny=Scrutiny.AUDIT if audit.kind is AuditKind.HOLDOUT else Scrutiny.SEARCH,
                 )
         except Exception as error:
+            if trouble := disk_trouble(error):
+                raise RunError(f"{trouble}; the same command goes on from here") from error
             measurement = Measurement(Status.CRASH, None, trial.seed, error=self._failures.enter(error, log_dir))
         else:
             self._failures.clear()

@@ -1,5 +1,6 @@
 """Audits of a run on a fake task, whose scores are known."""
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -501,3 +502,16 @@ def test_kinds_are_those_of_the_ledger(night):
     (audit,) = ledger.audits.audits()
     assert audit.kind is AuditKind.TRANSFER
     assert audit.settings == {"runs": 2, "depth": 8, "budget_factor": 1.5}
+
+
+def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
+    def fill(number: int, _: Candidate) -> None:
+        if number == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "runs/night")
+
+    ledger = night.ledger()
+    with pytest.raises(RunError, match=r"the disk is full: .*; the same command goes on from here"):
+        audits(night, TroubledTask(fill), ledger=ledger).holdout(RUNS)
+    assert all(trial.status in (Status.OK, None) for trial in ledger.audits.trials(1)), "nothing is blamed for it"
+    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    assert all(trial.status is Status.OK for trial in ledger.audits.trials(1))
