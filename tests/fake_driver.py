@@ -22,9 +22,9 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
+from autoresearch_jax.search.snapshots.retention import Keeping
 from autoresearch_jax.search.workspace import Workspace
 
 TAG = "night"

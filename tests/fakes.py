@@ -23,7 +23,7 @@ from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.runtime.process import JsonWorker
 from autoresearch_jax.search.constants import read_constants
-from autoresearch_jax.search.remote_snapshots import MANIFEST
+from autoresearch_jax.search.snapshots.remote import MANIFEST
 from autoresearch_jax.search.task import Progress
 
 SOURCE = '''"""A training file of three constants."""

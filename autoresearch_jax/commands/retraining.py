@@ -18,10 +18,10 @@ from autoresearch_jax.measurement import HASHED_BY, PROGRAM_HASH, Candidate, Can
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.kept_snapshots import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.search.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
 from autoresearch_jax.search.task import Task
 
 SCRATCH = ".retrained"  # beside the snapshots: what is not in its place yet

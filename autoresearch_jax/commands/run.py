@@ -48,10 +48,10 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
-from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.search.snapshots.retention import Keeping
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.workspace import Workspace
 

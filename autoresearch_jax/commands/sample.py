@@ -20,9 +20,9 @@ from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
 from autoresearch_jax.lm.manifest import MANIFEST
 from autoresearch_jax.report.summary import named_experiment, summarize_run
 from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.kept_snapshots import KeptSnapshot, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.snapshots.kept import KeptSnapshot, find_snapshot
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -33,11 +33,11 @@ from autoresearch_jax.search.integrity import (
     source_differences,
     workspace_differences,
 )
-from autoresearch_jax.search.kept_snapshots import KeptSnapshot, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import mean_of
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.snapshots.kept import KeptSnapshot, find_snapshot
 
 if TYPE_CHECKING:
     from autoresearch_jax.lm.verify import Recorded

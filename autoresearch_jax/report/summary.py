@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
-from autoresearch_jax.search.kept_snapshots import Whereabouts, find_snapshot
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import outcome
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.search.standing import read_standing
 
 

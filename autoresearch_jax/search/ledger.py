@@ -32,7 +32,7 @@ from autoresearch_jax.search.records import (
     as_trial,
 )
 from autoresearch_jax.search.sealed_rows import MadeOnce, SealedRows
-from autoresearch_jax.search.snapshot_log import SnapshotLog
+from autoresearch_jax.search.snapshots.log import SnapshotLog
 
 Value = TypeVar("Value")
 

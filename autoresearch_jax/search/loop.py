@@ -38,9 +38,9 @@ from autoresearch_jax.search.pace import Pace
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
-from autoresearch_jax.search.retention import RUN_ID, Keeping, Retention
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.run_settings import check_run_settings, run_settings
+from autoresearch_jax.search.snapshots.retention import RUN_ID, Keeping, Retention
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError

@@ -23,11 +23,11 @@ from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, TrialRow, Verdict
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
 from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seals import row_digest
-from autoresearch_jax.search.snapshot_log import SnapshotEvent
+from autoresearch_jax.search.snapshots.log import SnapshotEvent
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
 
 PAGE = "## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 30.0 log|\n"
 

@@ -23,8 +23,8 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, TrialRow
-from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.snapshots.retention import Keeping
 from autoresearch_jax.search.workspace import Workspace
 
 

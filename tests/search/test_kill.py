@@ -29,9 +29,9 @@ from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.integrity import check_rows
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Purpose
-from autoresearch_jax.search.remote_snapshots import MANIFEST
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.search.snapshot_log import SnapshotEvent
+from autoresearch_jax.search.snapshots.log import SnapshotEvent
+from autoresearch_jax.search.snapshots.remote import MANIFEST
 
 EXPERIMENTS = 4
 KEPT, DISCARDED = 3, 4  # experiments of a run of so many

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots, split_address
-from autoresearch_jax.search.snapshot_stores import StoreError
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots, split_address
+from autoresearch_jax.search.snapshots.stores import StoreError
 
 pytest.importorskip("gcsfs", reason="gs:// is tried where the extra dev is installed")
 from gcs_server import GcsServer
@@ -258,7 +258,7 @@ def python(program: str, *arguments: object) -> subprocess.Popen[str]:
 DO = """
 import sys
 from pathlib import Path
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
 remote = RemoteSnapshots(sys.argv[1])
 folder = Path(sys.argv[3])
 calls = {
@@ -340,7 +340,7 @@ def test_a_driver_without_a_bucket_loads_nothing_for_one_and_never_jax(server: G
     program = """
 import sys
 import autoresearch_jax.commands.run
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
 RemoteSnapshots("/nowhere")
 print(sorted(name for name in ("fsspec", "gcsfs", "jax", "aiohttp") if name in sys.modules))
 RemoteSnapshots("gs://bucket/night")
@@ -351,7 +351,7 @@ print(sorted(name for name in ("gcsfs", "jax") if name in sys.modules))
 
 def test_a_failure_prints_nothing_of_its_own(server: GcsServer) -> None:
     server.before = lambda request: 403
-    program = "import sys; from autoresearch_jax.search.remote_snapshots import *\n"
+    program = "import sys; from autoresearch_jax.search.snapshots.remote import *\n"
     program += "try: RemoteSnapshots('gs://bucket/night').check()\nexcept StoreError as error: print(error)"
     out, error = python(program).communicate()
     assert out.startswith("gs://bucket/night: cannot be written to: Forbidden: ")

@@ -7,12 +7,12 @@ import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.kept_snapshots import Whereabouts, find_snapshot
 from autoresearch_jax.search.records import Purpose
-from autoresearch_jax.search.retention import Keeping
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
-from autoresearch_jax.search.snapshot_log import SnapshotEvent
-from autoresearch_jax.search.snapshot_stores import StoreError
+from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
+from autoresearch_jax.search.snapshots.log import SnapshotEvent
+from autoresearch_jax.search.snapshots.retention import Keeping
+from autoresearch_jax.search.snapshots.stores import StoreError
 from autoresearch_jax.search.worktree import WorktreeError
 
 # Of these only 4 is kept; the best of the others are 2 and 6.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from autoresearch_jax.search.snapshot_stores import Store, StoreError, open_store
+from autoresearch_jax.search.snapshots.stores import Store, StoreError, open_store
 from autoresearch_jax.untrusted import clean_line
 
 MANIFEST = "manifest.json"  # is copied last and removed first: a folder with one is whole

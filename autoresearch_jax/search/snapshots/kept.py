@@ -13,9 +13,9 @@ from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.search.integrity import RESTORE
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import TrialRow
-from autoresearch_jax.search.remote_snapshots import RemoteSnapshots, split_address
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshot_log import SnapshotEvent, SnapshotEventRow
+from autoresearch_jax.search.snapshots.log import SnapshotEvent, SnapshotEventRow
+from autoresearch_jax.search.snapshots.remote import RemoteSnapshots, split_address
 
 DEFAULT_RUN_DIR = Path("runs")
 
