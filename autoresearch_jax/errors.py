@@ -1,4 +1,6 @@
-"""The mistakes of a user, as exceptions: one clear line each, never a traceback."""
+"""The mistakes of a user, as exceptions: one clear line each, never a traceback; and what led to a failure."""
+
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -14,3 +16,20 @@ class UsageError(UserError):
     """The command was called wrongly: a flag, a name or a value. Exit status 2."""
 
     exit_status = 2
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and whatever led to it, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting.append(current.__cause__)
+        if not current.__suppress_context__:
+            waiting.append(current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            waiting.extend(current.exceptions)

@@ -4,9 +4,11 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from autoresearch_jax.errors import causes
 
 # What no candidate brings about in code that only reads and writes our own files
 _NUMBERS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
@@ -19,7 +21,7 @@ def disk_error(error: BaseException) -> OSError | None:
 
     Only the numbers of errors count, not what is said: XLA and candidates have words of their own.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in _NUMBERS:
             return cause
     return None
@@ -34,7 +36,7 @@ def disk_error_of_storage(error: BaseException, folder: Path) -> OSError | None:
     """
     if (found := disk_error(error)) is not None:
         return found
-    numbers = (_told(str(cause)) for cause in _causes(error))
+    numbers = (_told(str(cause)) for cause in causes(error))
     return next((new_disk_error(number, folder) for number in numbers if number is not None), None)
 
 
@@ -72,20 +74,3 @@ def to_json(error: OSError) -> dict[str, Any]:
 def from_json(fields: Mapping[str, Any], folder: Path) -> OSError:
     """What `to_json` told; `folder` is named where it names no path."""
     return new_disk_error(int(fields["errno"]), fields["path"] or folder)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and whatever led to it, each once."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop(0)
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting.append(current.__cause__)
-        if not current.__suppress_context__:
-            waiting.append(current.__context__)
-        if isinstance(current, BaseExceptionGroup):
-            waiting.extend(current.exceptions)

@@ -4,9 +4,9 @@ import contextlib
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
+from autoresearch_jax.errors import causes
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.task_failures import RunError
 
@@ -118,7 +118,7 @@ def disk_trouble(error: BaseException) -> str | None:
     Returns:
       None if the disk is not to blame.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, DiskError):
             return str(cause).removesuffix(f"; {_GOES_ON}")
         if isinstance(cause, OSError):
@@ -131,23 +131,6 @@ def disk_trouble(error: BaseException) -> str | None:
                 if said in (getattr(cause, "sqlite_errorname", None), str(cause)):
                     return f"the ledger: {trouble}"
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and whatever led to it, each once."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop(0)
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting.append(current.__cause__)
-        if not current.__suppress_context__:
-            waiting.append(current.__context__)
-        if isinstance(current, BaseExceptionGroup):
-            waiting.extend(current.exceptions)
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -39,8 +38,8 @@ from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_settings import check_run_settings, run_settings
-from autoresearch_jax.search.snapshots.retention import RUN_ID, Keeping, Retention
+from autoresearch_jax.search.run_settings import keep_to_settings, run_settings
+from autoresearch_jax.search.snapshots.retention import Keeping, Retention
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError
@@ -147,10 +146,11 @@ class Loop:
           RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
           UserError: the run was started with other settings, or git refuses.
         """
-        self._parts.footing.disk.keep_reserve()
-        self._check_settings()
+        parts, ledger = self._parts, self._parts.ledger
+        parts.footing.disk.keep_reserve()
+        wanted = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule)
+        keep_to_settings(ledger, parts.folder, parts.task, wanted, needs_id=parts.keeping.place is not None)
         self._book.settle()
-        ledger = self._parts.ledger
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
@@ -182,32 +182,6 @@ class Loop:
                 raise RunError(f"{trouble}; the same command goes on from here") from error
             raise
         return reason
-
-    def _check_settings(self) -> None:
-        """Stores what the run's scores depend on; refuses to mix them with scores of other settings."""
-        parts = self._parts
-        settings = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule)
-        stored = parts.ledger.settings()
-        if stored:
-            check_run_settings(stored, settings, parts.folder.path)
-        else:
-            self._parts.ledger.save_settings(settings)
-        reach(FaultPoint.AFTER_SETTINGS)
-        if self._parts.keeping.place is not None and RUN_ID not in stored:
-            self._parts.ledger.save_settings({RUN_ID: uuid.uuid4().hex})
-        self._keep_exam()
-        self._parts.folder.write_settings(self._parts.ledger.settings())
-
-    def _keep_exam(self) -> None:
-        """Has the task put down what a score can be computed again from, once for the run."""
-        folder = self._parts.folder
-        stored = self._parts.ledger.settings().get("exam")
-        exam = self._parts.task.keep_exam(folder.exam)
-        if stored not in (None, exam):
-            raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
-        if stored is None:
-            reach(FaultPoint.AFTER_EXAM)
-            self._parts.ledger.save_settings({"exam": exam})
 
     def _run_baseline(self) -> None:
         """Measures what the user committed; the run stands on it."""

@@ -1,12 +1,19 @@
 """The settings that a run keeps to for as long as it lives: all that its scores and its decisions depend on."""
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.decision import DecisionRule
-from autoresearch_jax.search.run_folder import check_settings, task_settings
-from autoresearch_jax.search.task import Terms
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.search.task import Task, Terms
+from autoresearch_jax.search.task_failures import RunError
+
+RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
+_EXAM = "exam"  # among them: the hash of what a score can be computed again from
 
 
 def run_settings(editable: str, seed: int, task: Terms, rule: DecisionRule) -> dict[str, Scalar]:
@@ -33,3 +40,42 @@ def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar
       RunFolderError: some differ; the message names each.
     """
     check_settings({"decision": "greedy", **stored}, wanted, folder)  # as all did before there was a choice
+
+
+def keep_to_settings(
+    ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar], *, needs_id: bool
+) -> None:
+    """Stores the settings of a run that begins; refuses to go on with one under others.
+
+    Args:
+      ledger: of the run.
+      folder: the run's; run.json and the exam are put there.
+      task: what is measured.
+      wanted: see `run_settings`.
+      needs_id: gives the run an id, if it has none.
+
+    Raises:
+      RunFolderError: some settings differ.
+      RunError: the exam is not that of the run's beginning.
+    """
+    stored = ledger.settings()
+    if stored:
+        check_run_settings(stored, wanted, folder.path)
+    else:
+        ledger.save_settings(wanted)
+    reach(FaultPoint.AFTER_SETTINGS)
+    if needs_id and RUN_ID not in stored:
+        ledger.save_settings({RUN_ID: uuid.uuid4().hex})
+    _keep_exam(ledger, folder, task)
+    folder.write_settings(ledger.settings())
+
+
+def _keep_exam(ledger: Ledger, folder: RunFolder, task: Task) -> None:
+    """Has the task put down what a score can be computed again from, once for the run."""
+    stored = ledger.settings().get(_EXAM)
+    exam = task.keep_exam(folder.exam)
+    if stored not in (None, exam):
+        raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
+    if stored is None:
+        reach(FaultPoint.AFTER_EXAM)
+        ledger.save_settings({_EXAM: exam})

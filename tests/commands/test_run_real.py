@@ -1,7 +1,6 @@
 """`autoresearch run` with a model on loopback and real trials: mended after a crash, traced ahead, replayed."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,31 +8,16 @@ from gemini_server import GeminiServer, Request, Step, answer
 from ledgers import substance
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.search.ledger import Ledger
 
 RATE = "LEARNING_RATE = 10.0"
-PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 40.0|\n"
 
 
 @pytest.fixture
-def flags(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Flags of a run whose trials take seconds, in a repository that is the present folder."""
-    (tmp_path / "train_lib.py").write_text(tiny_source)
-    (tmp_path / "program.md").write_text(PAGE)
-    for words in (
-        ("init", "-q"),
-        ("add", "."),
-        ("-c", "user.name=x", "-c", "user.email=x@y.org", "commit", "-qm", "a"),
-    ):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+def flags(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a run in a repository that is the present folder."""
     monkeypatch.chdir(tmp_path)
-    return [
-        f"--corpus={tiny_dataset.manifest.corpus}",
-        f"--data_dir={tiny_dataset.folder.parent}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy"),
-        *(f"--compile_cache={tmp_path / 'cache'}", "--experiments=2"),
-    ]
+    return [*tiny_run, "--experiments=2"]
 
 
 def model(request: Request) -> Step:

@@ -14,30 +14,19 @@ from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint
 from autoresearch_jax.search.ledger import Ledger
 
-PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 40.0|\n"
 END_SECONDS = 10.0  # in which a run that is told to end must have ended
 PHASES = ("prepare", "startup", "compile", "train", "judge")
 WORST = (FaultPoint.BEFORE_SNAPSHOT_RENAME, FaultPoint.AFTER_SNAPSHOT_RENAME, FaultPoint.BEFORE_ANSWER)
 
 
 @pytest.fixture
-def flags(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Flags of a run whose trials take seconds, in a repository that is the present folder."""
-    (tmp_path / "train_lib.py").write_text(tiny_source)
-    (tmp_path / "program.md").write_text(PAGE)
-    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@y.org commit -qm a"):
-        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+def flags(tiny_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a run in a repository that is the present folder."""
     monkeypatch.chdir(tmp_path)
-    return [
-        f"--corpus={tiny_dataset.manifest.corpus}",
-        f"--data_dir={tiny_dataset.folder.parent}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy"),
-        *(f"--compile_cache={tmp_path / 'cache'}", "--experiments=1"),
-    ]
+    return [*tiny_run, "--experiments=1"]
 
 
 class Driver:

@@ -15,11 +15,11 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_settings import RUN_ID
 from autoresearch_jax.search.snapshots.log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.search.snapshots.remote import MANIFEST, RemoteSnapshots, split_address
 from autoresearch_jax.search.snapshots.stores import StoreError
 
-RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 RETRY_SECONDS = 600.0  # to the next try of a place that failed: a bucket that is down can take half a minute to say so
 MANY = 6  # snapshots that a start deletes, as of a run from before they were: it says so
 _OF_A_TRIAL = re.compile(r"(\d{4,})-(\d{4,})")
