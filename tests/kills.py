@@ -30,7 +30,7 @@ from autoresearch_jax.search.run_folder import RunFolder
 
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01
-LONGEST_WORK_SECONDS = 0.4  # of a driver that is killed, beyond what it takes to start on a finished run
+LONGEST_WORK_SHARE = 0.25  # of the work of a whole run, that a driver may do before it is killed
 
 
 @dataclass
@@ -126,11 +126,10 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
     template = make_repository(folder / "template")
     order = Order(str(folder / "uninterrupted"), EXPERIMENTS, TRIAL_SECONDS)
     reference = Path(shutil.copytree(template, order.repo))
-    assert nursery.run(order) == 0, log_of(reference)
+    whole_run = _seconds_of(nursery, order)
     wanted = substance_of(reference)
-    begun = time.monotonic()
-    assert nursery.run(order) == 0, log_of(reference)
-    longest_life = time.monotonic() - begun + LONGEST_WORK_SECONDS
+    start_up = _seconds_of(nursery, order)  # on a finished run there is nothing else to do
+    longest_life = start_up + LONGEST_WORK_SHARE * (whole_run - start_up)
     while toll.kills < kills:
         repo = Path(shutil.copytree(template, folder / f"run {toll.runs}"))
         results: set[tuple] = set()
@@ -157,6 +156,12 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
         toll.runs += 1
         _compare(repo, reference, wanted, results, toll)
         shutil.rmtree(repo)
+
+
+def _seconds_of(nursery: Nursery, order: Order) -> float:
+    begun = time.monotonic()
+    assert nursery.run(order) == 0, log_of(Path(order.repo))
+    return time.monotonic() - begun
 
 
 def _compare(repo: Path, reference: Path, wanted: list[tuple], results: set[tuple], toll: Toll) -> None:

@@ -162,8 +162,8 @@ def test_two_hundred_kills_at_random_moments_lose_nothing(nursery: Nursery, tmp_
     print(asdict(toll))
     assert toll.kills == 200
     assert toll.machines > 50
-    assert toll.results > 500, "the kills were too early to spoil anything"
-    assert toll.runs > 4
+    assert toll.results > toll.kills, "the kills were too early to spoil anything"
+    assert toll.runs > 2
     bad = (toll.lost_results, toll.duplicates, toll.differing_ledgers, toll.corrupt_ledgers, toll.wrong_commits)
     assert (*bad, toll.orphans) == (0, 0, 0, 0, 0, 0), toll
 
