@@ -5,7 +5,7 @@ A task (such as `lm`) produces these; the loop (`search`) reads them. Neither im
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +78,38 @@ class Budget:
 HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on the holdout, where an audit asked for it
 PROGRAM_HASH = "program_hash"  # among a measurement's metrics: what ran, as it was hashed then
 STATE_BYTES = "state_bytes"  # among a candidate's facts: of all that it trains; a snapshot is no larger by much
+LOSSES = "losses"  # among a measurement's metrics: its loss curve, see `write_curve`; None where there is none
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
+
+
+CURVE_POINTS = 20  # of a loss curve: the mean loss of each twentieth of the budget
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A loss that a trial must not be above.
+
+    Attributes:
+      point: of the curve, 1 to CURVE_POINTS: looked at as soon as so many twentieths of the budget are spent.
+      loss: as the task's curves have it; the lower the better, whatever the metric's direction.
+    """
+
+    point: int
+    loss: float
+
+
+def write_curve(losses: Sequence[float]) -> str:
+    """A loss curve as one of the metrics; of a trial that was cut short it has fewer points."""
+    return " ".join(f"{loss:.6g}" for loss in losses)
+
+
+def read_curve(text: Scalar) -> tuple[float, ...]:
+    """What `write_curve` wrote; nothing where that is no curve."""
+    try:
+        losses = tuple(map(float, str(text or "").split()))
+    except ValueError:
+        return ()
+    return losses if all(map(math.isfinite, losses)) else ()
 
 
 @dataclass(frozen=True)

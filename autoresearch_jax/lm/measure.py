@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from autoresearch_jax.lm.programs import Programs, compile_program
 from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
-from autoresearch_jax.measurement import Budget, Status
+from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Budget, Ceiling, Status, write_curve
 
 # The last step may end so much after the budget, or so many times as long as the steps before it usually took.
 FREE_OVERRUN_SECONDS = 2.0
@@ -76,12 +77,17 @@ class _Trial:
                 for index, step in enumerate(programs.steps)
             ]
             self.peak_flops = mesh_peak_flops(mesh)
+            self.bits_per_nat = _bits_per_nat(dataset, programs.vocab_size)
             self.phases.leave("startup")
             init, steps, scorer = self._compile(programs, mesh, judging)
             leaves, charged_seconds = self._init(init)
             result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
+        if result.pruned:
+            share = len(result.curve) / CURVE_POINTS
+            loss = result.curve[-1] * self.bits_per_nat
+            raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
         self._check_kept_budget(result, charged_seconds)
         self._snapshot(programs, dataset, result)
         read_leaves = [result.leaves[i] for i in programs.read_leaves]
@@ -161,7 +167,14 @@ class _Trial:
         ]
         self.phases.enter("train")
         with _CompileWatch() as compiles:
-            result = train(leaves, phases, budget=budget, clock=MonotonicClock(), on_progress=self._report_training)
+            result = train(
+                leaves,
+                phases,
+                budget=budget,
+                clock=MonotonicClock(),
+                on_progress=self._report_training,
+                stop_above=[Ceiling(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
+            )
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
         tokens_per_second = result.num_tokens / result.seconds
         self.metrics.update(
@@ -175,6 +188,7 @@ class _Trial:
             train_loss=_final_loss(result),
             mfu_percent=_mfu_percent(programs, tokens_per_second, self.peak_flops),
         )
+        self.metrics[LOSSES] = write_curve([loss * self.bits_per_nat for loss in result.curve]) or None
         return result
 
     def _check_kept_budget(self, result: TrainResult, charged_seconds: float) -> None:
@@ -263,6 +277,13 @@ def _mfu_percent(programs: Programs, tokens_per_second: float, peak_flops: float
     if peak_flops is None or programs.model_flops_per_token is None:
         return None
     return 100.0 * programs.model_flops_per_token * tokens_per_second / peak_flops
+
+
+def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:
+    """Bits per byte that a training loss of one nat per token is: so losses of all vocabularies are comparable."""
+    counts_V = dataset.train_counts(vocab_size)
+    num_bytes = int((counts_V * dataset.num_bytes(vocab_size)).sum(dtype=np.int64))
+    return int(counts_V.sum()) / (math.log(2) * num_bytes)
 
 
 def _final_loss(result: TrainResult) -> float | None:

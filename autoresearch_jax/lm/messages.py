@@ -1,10 +1,10 @@
 """What the driver and the trial's process say to each other, one JSON object a line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoresearch_jax.measurement import Budget, Scrutiny
+from autoresearch_jax.measurement import Budget, Ceiling, Scrutiny
 
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
@@ -32,6 +32,7 @@ class MeasureRequest:
       free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
       free_judge_seconds: judging may take so long, whatever training took.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
+      stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
     """
 
     programs_dir: str
@@ -50,6 +51,7 @@ class MeasureRequest:
     free_init_seconds: float
     free_judge_seconds: float
     facts: Mapping[str, Any]
+    stop_above: Sequence[Ceiling] = ()
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
@@ -58,4 +60,9 @@ class MeasureRequest:
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
         fields = {name: value for name, value in message.items() if name != "op"}
-        return cls(**{**fields, "budget": Budget(**fields["budget"]), "scrutiny": Scrutiny(fields["scrutiny"])})
+        read = {
+            "budget": Budget(**fields["budget"]),
+            "scrutiny": Scrutiny(fields["scrutiny"]),
+            "stop_above": tuple(Ceiling(**ceiling) for ceiling in fields["stop_above"]),
+        }
+        return cls(**{**fields, **read})

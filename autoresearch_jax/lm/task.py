@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from autoresearch_jax.measurement import (
     Budget,
     Candidate,
     CandidateRejected,
+    Ceiling,
     Measurement,
     Metric,
     Scalar,
@@ -171,14 +172,16 @@ class LmTask:
         snapshot_dir: Path,
         on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
         """See `search.task.Task.measure`.
 
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
         """
+        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
         trial = Trial(
-            self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny),
+            dataclasses.replace(request, stop_above=tuple(stop_above)),
             limits=self._config.limits,
             facts=candidate.facts,
             log_path=log_dir / "worker.log",

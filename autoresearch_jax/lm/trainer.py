@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from autoresearch_jax.lm.clock import Clock
-from autoresearch_jax.measurement import Budget
+from autoresearch_jax.lm.curve import Curve
+from autoresearch_jax.measurement import CURVE_POINTS, Budget, Ceiling
 
 MAX_STEPS_IN_FLIGHT = 2
 START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
@@ -60,7 +61,9 @@ class TrainResult:
       seconds: from the first step's start to the last step's end.
       data_wait_seconds: of these, waiting for tokens from the host.
       losses: (elapsed seconds at its end, nats per token) of each step.
+      curve: the mean loss of each twentieth of the budget, as far as training came.
       nonfinite: the loss stopped being a finite number, and training with it.
+      pruned: the loss was above a ceiling, and training stopped there.
     """
 
     leaves: Any
@@ -69,7 +72,9 @@ class TrainResult:
     seconds: float = 0.0
     data_wait_seconds: float = 0.0
     losses: list[tuple[float, float]] = field(default_factory=list)
+    curve: tuple[float, ...] = ()
     nonfinite: bool = False
+    pruned: bool = False
 
 
 def train(
@@ -79,8 +84,9 @@ def train(
     budget: Budget,
     clock: Clock,
     on_progress: Callable[[TrainProgress], None] = lambda progress: None,
+    stop_above: Sequence[Ceiling] = (),
 ) -> TrainResult:
-    """Trains until the budget is spent or the loss is not finite.
+    """Trains until the budget is spent, or the loss is not finite or above a ceiling.
 
     The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
     beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
@@ -92,8 +98,10 @@ def train(
       budget: seconds by `clock`, or steps.
       clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
       on_progress: told how far training is, about twice a second.
+      stop_above: ceilings in nats per token. Whether one is passed is known when its point of the budget is, and
+        then no further step starts.
     """
-    loop = _Loop(leaves, phases, budget, clock, on_progress)
+    loop = _Loop(leaves, phases, budget, clock, on_progress, Curve(stop_above))
     return loop.run()
 
 
@@ -105,11 +113,13 @@ class _Loop:
         budget: Budget,
         clock: Clock,
         on_progress: Callable[[TrainProgress], None],
+        curve: Curve,
     ) -> None:
         self.phases = phases
         self.budget = budget
         self.clock = clock
         self.on_progress = on_progress
+        self.curve = curve
         self.result = TrainResult(leaves)
         self.phase: TrainPhase | None = None  # of the step started last
         # (phase, loss) of steps not yet known to be done
@@ -119,7 +129,7 @@ class _Loop:
 
     def run(self) -> TrainResult:
         self.start = self.last_end = self.last_report = self.clock.now()
-        while not self.result.nonfinite:
+        while not self._is_over():
             if self._may_start():
                 self._start_step()
                 if len(self.in_flight) == MAX_STEPS_IN_FLIGHT:
@@ -130,7 +140,12 @@ class _Loop:
                 break
         jax.block_until_ready(self.result.leaves)
         self.result.seconds = self.clock.now() - self.start
+        self.result.curve = self.curve.points
         return self.result
+
+    def _is_over(self) -> bool:
+        """Whether it must go no further, whatever is left of the budget."""
+        return self.result.nonfinite or self.result.pruned
 
     def _elapsed(self) -> float:
         return self.clock.now() - self.start
@@ -144,6 +159,13 @@ class _Loop:
         if self.in_flight:
             begins = max(begins, self.last_end - self.start + self.step_seconds * len(self.in_flight))
         return min(begins / self.budget.seconds, 1.0)
+
+    def _points_spent(self, now: float) -> float:
+        """Twentieths of the budget that are spent when a step has just finished."""
+        if self.budget.steps is not None:
+            return len(self.result.losses) * CURVE_POINTS / self.budget.steps
+        assert self.budget.seconds is not None
+        return (now - self.start) * CURVE_POINTS / self.budget.seconds
 
     def _may_start(self) -> bool:
         """Whether a step handed over now is certain to start within the budget."""
@@ -161,7 +183,7 @@ class _Loop:
         is_new_phase = phase is not self.phase  # its steps may take many times as long: nothing is known of them
         while self.in_flight and (is_new_phase or not self._may_start()):
             self._finish_step()
-        if not self._may_start():  # any more, after the wait
+        if self._is_over() or not self._may_start():  # any more, after the wait
             return
         if is_new_phase:
             self.phase, self.step_seconds = phase, math.inf
@@ -182,7 +204,10 @@ class _Loop:
             self.step_seconds = max(self.last_intervals)
         self.last_end = now
         self.result.losses.append((now - self.start, loss))
-        self.result.nonfinite = self.result.nonfinite or not math.isfinite(loss)
+        if math.isfinite(loss):
+            self.result.pruned = self.curve.add(self._points_spent(now), loss) or self.result.pruned
+        else:
+            self.result.nonfinite = True
         if now - self.last_report >= PROGRESS_SECONDS:
             self.last_report = now
             self.on_progress(

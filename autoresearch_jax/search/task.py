@@ -1,10 +1,10 @@
 """All that the loop knows about a task: its metric, its fingerprint, how to prepare and measure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.measurement import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
 
 Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
@@ -65,6 +65,7 @@ class Task(Terms, Protocol):
         snapshot_dir: Path,
         on_progress: Progress | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
         """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
 
@@ -77,6 +78,8 @@ class Task(Terms, Protocol):
           on_progress: told how far the trial is.
           scrutiny: how hard the trained result is looked at. AUDIT is the only way anybody reads the holdout: the
             metrics then have HOLDOUT_SCORE, and in no other case.
+          stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
+            puts the curve of it into the metrics as LOSSES, so that there can be ceilings; another has no use for them.
         """
         ...
 
