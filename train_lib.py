@@ -18,6 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Task
+from autoresearch_jax.kernels.attention import causal_attention
 
 # --------------------------------------------------------------------------------------------------
 # Constants. Plain literals, one per line: `--set NAME=VALUE` and the proposers rewrite them.
@@ -111,16 +112,9 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return jnp.concatenate([left * cos + right * sin, right * cos - left * sin], axis=-1)
 
 
-def attend(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, platform: str) -> Array:
-    """Causal attention to a token itself and the `window` tokens before it."""
-    return jax.nn.dot_product_attention(
-        q_BxTxHxK,
-        k_BxTxHxK,
-        v_BxTxHxK,
-        is_causal=True,
-        local_window_size=(window, 0) if window < q_BxTxHxK.shape[1] else None,
-        implementation="cudnn" if platform == "cuda" else "xla",
-    )
+def attend(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, task: Task, mesh: Mesh) -> Array:
+    """Causal attention to a token itself and the `window` tokens before it, by the kernel the platform has for it."""
+    return causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window, task=task, mesh=mesh)
 
 
 def symmetric_uniform(width: int) -> nnx.Initializer:
@@ -146,11 +140,11 @@ class Linear(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention with rotary positions, normalised queries and keys, and gated value embeddings."""
 
-    def __init__(self, layer: int, task: Task, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: int, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
         width = model_width()
         uniform, zeros = symmetric_uniform(width), nnx.initializers.zeros
         self.window = window_size(layer, task.sequence_length)
-        self.platform = task.platform
+        self.task, self.mesh = task, mesh
         self.query = Linear(width, width, uniform, rngs)
         self.key = Linear(width, width, uniform, rngs)
         self.value = Linear(width, width, uniform, rngs)
@@ -167,7 +161,7 @@ class Attention(nnx.Module):
             gate_BxTxH = 2 * jax.nn.sigmoid(self.value_gate(x_BxTxD[..., :VALUE_GATE_CHANNELS]))
             v_BxTxHxK += gate_BxTxH[..., None] * value_embedding_BxTxD.reshape(split_heads)
         q_BxTxHxK, k_BxTxHxK = rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))
-        mixed_BxTxHxK = attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, self.platform)
+        mixed_BxTxHxK = attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, self.task, self.mesh)
         return self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))
 
 
@@ -186,8 +180,8 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention, then MLP, each on the normalised stream and added to it."""
 
-    def __init__(self, layer: int, task: Task, rngs: nnx.Rngs) -> None:
-        self.attention = Attention(layer, task, rngs)
+    def __init__(self, layer: int, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(layer, task, mesh, rngs)
         self.mlp = MLP(rngs)
 
     def __call__(self, x_BxTxD: Array, value_embedding_BxTxD: Array | None) -> Array:
@@ -198,7 +192,7 @@ class Block(nnx.Module):
 class Model(nnx.Module):
     """Tokens to softcapped logits."""
 
-    def __init__(self, task: Task, rngs: nnx.Rngs) -> None:
+    def __init__(self, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
         width = model_width()
         normal, uniform = nnx.initializers.normal, symmetric_uniform(width)
         self.token_embedding = nnx.Embed(VOCAB_SIZE, width, embedding_init=normal(1.0), rngs=rngs)
@@ -206,7 +200,7 @@ class Model(nnx.Module):
             nnx.Embed(VOCAB_SIZE, width, embedding_init=uniform, rngs=rngs) if has_value_embedding(i) else None
             for i in range(DEPTH)
         )
-        self.blocks = nnx.List([Block(i, task, rngs) for i in range(DEPTH)])
+        self.blocks = nnx.List([Block(i, task, mesh, rngs) for i in range(DEPTH)])
         self.residual_scales = nnx.Param(jnp.full(DEPTH, 1.0))
         self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
         self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)
@@ -394,10 +388,10 @@ def build(task: Task, mesh: Mesh) -> Experiment:
             f"BATCH_SIZE = {BATCH_SIZE} does not divide into GRADIENT_ACCUMULATION = {GRADIENT_ACCUMULATION} "
             f"micro-batches over {mesh.shape['data']} devices"
         )
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Model(task, nnx.Rngs(0))))
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Model(task, mesh, nnx.Rngs(0))))
 
     def init(key: Array) -> dict:
-        params = nnx.to_pure_dict(nnx.state(Model(task, nnx.Rngs(key)), nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(Model(task, mesh, nnx.Rngs(key)), nnx.Param))
         return {"params": params, "optimizer": init_optimizer(params)}
 
     def apply(params: dict, tokens_BxT: Array) -> Array:

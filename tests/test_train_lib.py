@@ -60,7 +60,9 @@ def test_windows_follow_the_pattern(train_lib):
     assert [load_tiny(WINDOW_PATTERN="S").window_size(layer, 64) for layer in range(2)] == [32, 64]
 
     x_BxTxHxK = jnp.ones((1, 16, 1, 8))
-    reach_TxT = jax.jacrev(lambda v: train_lib.attend(x_BxTxHxK, x_BxTxHxK, v, 5, "cpu")[0, :, 0, 0])(x_BxTxHxK)
+    reach_TxT = jax.jacrev(lambda v: train_lib.attend(x_BxTxHxK, x_BxTxHxK, v, 5, TASK, make_mesh())[0, :, 0, 0])(
+        x_BxTxHxK
+    )
     distance_TxT = np.arange(16)[:, None] - np.arange(16)
     np.testing.assert_array_equal(reach_TxT[:, 0, :, 0, 0] > 0, (distance_TxT >= 0) & (distance_TxT <= 5))
 

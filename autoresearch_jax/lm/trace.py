@@ -26,6 +26,7 @@ from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Phase, Step, Task
+from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
 
 FAILURE_FILE = "failure.json"
 MAX_REASON_CHARACTERS = 2000
@@ -292,7 +293,7 @@ def _leaves_read_by_logits(
 
 def _export(jitted: Any, name: str, platform: str, *structs: Any) -> export.Exported:
     try:
-        return export.export(jitted, platforms=[platform])(*structs)
+        return export.export(jitted, platforms=[platform], disabled_checks=ATTENTION_CALLS)(*structs)
     except NotImplementedError as error:
         if "callback" in str(error):
             raise ContractError(
@@ -351,7 +352,8 @@ def main(argv: Sequence[str]) -> int:
         tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()
     )
     try:
-        trace(source_path, task, mesh, request["judge_batch_sizes"], out_dir)
+        with seen_by_jax(task.device_kind):
+            trace(source_path, task, mesh, request["judge_batch_sizes"], out_dir)
     except (Exception, SystemExit) as error:
         failure = {
             "kept_contract": not isinstance(error, ContractError),

@@ -1,0 +1,1 @@
+"""Operations with a faster form on some platforms, behind one function each."""

@@ -1,0 +1,56 @@
+"""What JAX asks a CUDA device before it traces cuDNN's attention, answered where no such device is seen.
+
+A candidate is traced on the CPU, by a process that has neither the device nor, perhaps, its libraries.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from jax import export
+from jax._src.cudnn import fused_attention_stablehlo  # no public name tells JAX what it cannot see
+
+# JAX asks for the version only to refuse what an old one lacks, none of which `attention.py` uses.
+CUDNN_VERSION = 91_300
+UNKNOWN_CAPABILITY = (8, 0)  # the least that cuDNN's flash attention runs on
+# NVIDIA's compute capability by a part of the device's name; the first match counts.
+_CAPABILITIES = (
+    (r"\bP100|\bP40\b|\bGTX 10", (6, 0)),
+    (r"\bV100|\bT4\b|\bGTX 16|\bRTX 20|\bTITAN (V|RTX)", (7, 0)),
+    (r"\bRTX 50|\bRTX PRO .*Blackwell", (12, 0)),
+    (r"\bB300|\bGB300", (10, 3)),
+    (r"\bB200|\bGB200|\bB100", (10, 0)),
+    (r"\bH100|\bH200|\bGH200|\bH20\b|\bH800", (9, 0)),
+    (r"\bL40|\bL4\b|\bRTX 40|\bAda\b", (8, 9)),
+)
+# jax.export promises nothing of these calls in a later cuDNN; a program runs where it was traced for, and at once.
+ATTENTION_CALLS = tuple(
+    export.DisabledSafetyCheck.custom_call(f"__cudnn$fmha{name}")
+    for name in ("Softmax", "SoftmaxBackward", "ScaleBiasSoftmax", "ScaleBiasSoftmaxBackward")
+)
+
+
+def compute_capability(device_kind: str) -> tuple[int, int]:
+    """Of a device by its name, major and minor; a device that we do not know is taken for an Ampere."""
+    for pattern, capability in _CAPABILITIES:
+        if re.search(pattern, device_kind, re.IGNORECASE):
+            return capability
+    return UNKNOWN_CAPABILITY
+
+
+@contextmanager
+def seen_by_jax(device_kind: str) -> Iterator[None]:
+    """While it is entered, JAX traces cuDNN attention as if it saw this device and a recent cuDNN."""
+    capability = compute_capability(device_kind)
+
+    def parse(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
+
+    with mock.patch.multiple(
+        fused_attention_stablehlo,
+        check_cudnn_version=lambda: CUDNN_VERSION,
+        check_compute_capability=lambda wanted: capability >= parse(wanted),
+        is_cuda_compute_capability_equal=lambda wanted: capability == parse(wanted),
+    ):
+        yield

@@ -1,0 +1,120 @@
+"""Each platform's attention computes what the dense one does, forward and backward, and is taken where it fits."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array, export
+from train_lib_source import make_mesh
+
+from autoresearch_jax.contract import Task
+from autoresearch_jax.kernels.attention import causal_attention, dense_attention, splash_attention
+from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, compute_capability, seen_by_jax
+
+H100 = "NVIDIA H100 80GB HBM3"
+SPLASH, CUDNN = "tpu_custom_call", "__cudnn$fmha"
+
+
+def qkv(length: int = 256, heads: int = 2, head_dim: int = 128, dtype: jnp.dtype = jnp.float32) -> list[Array]:
+    shape = (2, length, heads, head_dim)
+    return [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 3)]
+
+
+def plain_attention(q: Array, k: Array, v: Array, window: int) -> Array:
+    """Written out in float32, from the definition."""
+    length, head_dim = q.shape[1], q.shape[3]
+    back = np.arange(length)[:, None] - np.arange(length)
+    scores = jnp.einsum("bqhk,bshk->bhqs", q, k, precision="highest") / np.sqrt(head_dim)
+    weights = jax.nn.softmax(jnp.where((back >= 0) & (back <= window), scores, -jnp.inf))
+    return jnp.einsum("bhqs,bshk->bqhk", weights, v, precision="highest")
+
+
+@pytest.mark.parametrize("window", [100, 256])
+@pytest.mark.parametrize(
+    "attend", [dense_attention, partial(splash_attention, interpret=True)], ids=["dense", "splash"]
+)
+def test_equals_its_definition_forward_and_backward(attend: Callable[..., Array], window: int) -> None:
+    args = qkv()
+    weights = jnp.cos(jnp.arange(args[0].size, dtype=jnp.float32)).reshape(args[0].shape)
+
+    def with_gradients(function: Callable[..., Array]) -> list[Array]:
+        def loss(q: Array, k: Array, v: Array) -> Array:
+            return jnp.sum(function(q, k, v, window) * weights)
+
+        return [function(*args, window), *jax.grad(loss, argnums=(0, 1, 2))(*args)]
+
+    for ours, right in zip(with_gradients(attend), with_gradients(plain_attention), strict=True):
+        np.testing.assert_allclose(ours, right, atol=2e-5)
+
+
+def exported(task: Task, window: int, **shape: object) -> str:
+    """Attention and its gradients as StableHLO for the platform of the task."""
+    mesh = make_mesh()
+
+    def loss(*qkv: Array) -> Array:
+        return causal_attention(*qkv, window, task=task, mesh=mesh).astype(jnp.float32).sum()
+
+    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in qkv(**shape)]  # type: ignore[arg-type]
+    with seen_by_jax(task.device_kind):
+        traced = export.export(
+            jax.jit(jax.grad(loss, argnums=(0, 1, 2))), platforms=[task.platform], disabled_checks=ATTENTION_CALLS
+        )(*structs)
+    return traced.mlir_module()
+
+
+@pytest.mark.parametrize(
+    ("platform", "device_kind", "shape", "kernel"),
+    [
+        pytest.param("cpu", "cpu", {"dtype": jnp.bfloat16}, None, id="cpu"),
+        pytest.param("tpu", "TPU v4", {"dtype": jnp.bfloat16}, SPLASH, id="tpu"),
+        pytest.param("tpu", "TPU v4", {"head_dim": 64}, None, id="tpu, small heads"),
+        pytest.param("tpu", "TPU v4", {"length": 192}, None, id="tpu, odd context"),
+        pytest.param("cuda", H100, {"dtype": jnp.bfloat16}, CUDNN, id="h100"),
+        pytest.param("cuda", H100, {"dtype": jnp.float16, "head_dim": 256}, CUDNN, id="h100, large heads"),
+        pytest.param("cuda", H100, {"dtype": jnp.bfloat16, "head_dim": 264}, None, id="h100, too large heads"),
+        pytest.param("cuda", H100, {}, None, id="h100, float32"),
+        pytest.param("cuda", "NVIDIA A100-SXM4-40GB", {"dtype": jnp.bfloat16, "head_dim": 256}, None, id="a100, large"),
+        pytest.param("cuda", "NVIDIA A100-SXM4-40GB", {"dtype": jnp.bfloat16}, CUDNN, id="a100"),
+        pytest.param("cuda", "Tesla T4", {"dtype": jnp.float16}, None, id="t4, before flash attention"),
+    ],
+)
+def test_a_kernel_is_taken_where_it_fits(
+    platform: str, device_kind: str, shape: dict[str, object], kernel: str | None
+) -> None:
+    text = exported(Task((256,), 256, platform=platform, device_kind=device_kind), 100, **shape)
+    calls = set(re.findall(r"custom_call @([^(]+)\(", text)) - {"Sharding"}
+    assert {name.strip('"') for name in calls} == (
+        {SPLASH} if kernel == SPLASH else {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"} if kernel else set()
+    )
+
+
+@pytest.mark.parametrize(("window", "told"), [(100, 101), (256, 0), (300, 0)])
+def test_cudnn_is_told_the_window(window: int, told: int) -> None:
+    text = exported(Task((256,), 256, platform="cuda", device_kind=H100), window, dtype=jnp.bfloat16)
+    assert re.findall(r"sliding_window_length\\22: (\d+)", text) == [str(told)] * 2  # its own token counts
+    assert text.count(r"mask_type\22: \22CAUSAL\22") == 2
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "capability"),
+    [
+        ("NVIDIA H100 PCIe", (9, 0)),
+        ("NVIDIA GH200 480GB", (9, 0)),
+        ("NVIDIA B200", (10, 0)),
+        ("NVIDIA GB300", (10, 3)),
+        ("NVIDIA GeForce RTX 5090", (12, 0)),
+        ("NVIDIA GeForce RTX 4090", (8, 9)),
+        ("NVIDIA L4", (8, 9)),
+        ("NVIDIA L40S", (8, 9)),
+        ("NVIDIA A100-SXM4-80GB", (8, 0)),
+        ("Tesla T4", (7, 0)),
+        ("Tesla V100-SXM2-16GB", (7, 0)),
+        ("something new", (8, 0)),
+    ],
+)
+def test_capabilities_by_name(device_kind: str, capability: tuple[int, int]) -> None:
+    assert compute_capability(device_kind) == capability
