@@ -18,7 +18,7 @@ ALLOWED_CUSTOM_CALLS = {
     "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
     "cuda": re.compile(
         rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
-        r"|__cudnn\$fmha[A-Za-z]+"
+        r"|__cudnn\$fmha[A-Za-z0-9]+"
     ),
     "tpu": re.compile(
         rf"{_ALLOWED_ANYWHERE}|tpu_custom_call|Qr|Eigh|LuDecomposition"
@@ -55,13 +55,16 @@ def check_operations(module: ir.Module, platform: str) -> int:
     """Checks that a program only computes.
 
     Returns:
-      Bytes of the constants it embeds.
+      Bytes of the constants it embeds, and of what it tells the custom calls it makes: a kernel for a TPU comes as a
+      text of its own, which may hold a table as well. What is told to several calls counts once: a model's layers
+      share their kernels.
 
     Raises:
       OperationError: it calls what is not allowed on the platform, or hides constants.
     """
     custom_calls: set[str] = set()
     with_side_effect: set[str] = set()
+    payloads: set[bytes] = set()
     constant_bytes = 0
     forbidden_operations: set[str] = set()
     has_resources = False
@@ -73,6 +76,7 @@ def check_operations(module: ir.Module, platform: str) -> int:
         if operation.name == "stablehlo.custom_call":
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
             custom_calls.add(target)
+            payloads.add(_payload(operation))
             if (
                 target != _PLACEMENT
                 and "has_side_effect" in operation.attributes
@@ -98,7 +102,17 @@ def check_operations(module: ir.Module, platform: str) -> int:
         raise OperationError(f"it uses {names}: programs have no host to speak with, and randomness comes from a key")
     if has_resources:
         raise OperationError("it holds a constant that is no plain array")
-    return constant_bytes
+    return constant_bytes + sum(map(len, payloads))
+
+
+def _payload(operation: ir.Operation) -> bytes:
+    """What a custom call is told beside its operands."""
+    told = b""
+    for name in ("backend_config", "mhlo.backend_config"):
+        if name in operation.attributes:
+            value = operation.attributes[name]
+            told += ir.StringAttr(value).value_bytes if isinstance(value, ir.StringAttr) else str(value).encode()
+    return told
 
 
 def _listed(names: set[str]) -> str:
