@@ -354,18 +354,28 @@ def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dic
 
 
 def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
-    """Where one array of the state lies: "model" cuts features, "data" cuts Muon's stacks of matrices."""
+    """Where one array of the state lies.
+
+    "model" cuts features; "data" cuts moments only, of which a forward pass needs none (ZeRO, arXiv 1910.02054). Muon's
+    stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
+    """
     names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    features = 1 if names[-1] == "embedding" or "out" in names or "down" in names else 0
     if "muon" in names:
-        spec: tuple[str | None, ...] = ("data", None, None)  # each device orthogonalises its share
+        wishes: dict[str, tuple[int, ...]] = {"data": (0, 1), "model": (0, 1)}
     elif leaf.ndim < 2:
-        spec = ()
-    elif names[-1] == "embedding" or "out" in names or "down" in names:
-        spec = (None, "model")
+        wishes = {}
     else:
-        spec = ("model", None)
-    fits = [axis and size % mesh.shape[axis] == 0 for axis, size in zip(spec, leaf.shape, strict=False)]
-    return PartitionSpec(*(axis if fit else None for axis, fit in zip(spec, fits, strict=True)))
+        wishes = {"model": (features,), "data": (1 - features,) if "adam" in names else ()}
+    sizes = list(leaf.shape)
+    cuts: list[tuple[str, ...]] = [()] * leaf.ndim
+    for axis, dimensions in wishes.items():
+        for i in dimensions:
+            if sizes[i] % mesh.shape[axis] == 0:
+                sizes[i] //= mesh.shape[axis]
+                cuts[i] += (axis,)
+                break
+    return PartitionSpec(*(cut or None for cut in cuts))
 
 
 def count_flops_per_token(params: dict, sequence_length: int) -> float:
