@@ -13,7 +13,8 @@ from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import find_device
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig
+from autoresearch_jax.lm.task import LmTask
+from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.runtime.sandbox import CHOICES, Level, Sandbox, open_sandbox
 
@@ -60,6 +61,13 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
         ("min_steps", caps.min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed"),
     ):
         flags.DEFINE_integer(name, default, what, lower_bound=0, flag_values=flag_values)
+    flags.DEFINE_bool(
+        "standby",
+        True,
+        "start each trial's process while the one before is at work, so that it has imported everything when it is its "
+        "turn; --nostandby starts it when it is needed",
+        flag_values=flag_values,
+    )
     flags.DEFINE_string(
         "compile_cache",
         f"{CACHE_DIR}/compiled",
@@ -101,6 +109,7 @@ class TaskOptions:
     sandbox: str
     caps: Caps
     compile_cache_dir: Path | None
+    standby: bool
 
     @classmethod
     def from_flags(cls, flag_values: flags.FlagValues) -> "TaskOptions":
@@ -129,14 +138,16 @@ class TaskOptions:
                 min_steps=flag_values.min_steps,
             ),
             compile_cache_dir=Path(cache).expanduser() if cache else None,
+            standby=flag_values.standby,
         )
 
-    def make_task(self, run_folder: Path, editable: Path) -> LmTask:
+    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> LmTask:
         """The task, which keeps its programs in the run's folder.
 
         Args:
           run_folder: made if it is missing.
           editable: the training file; only its name is used.
+          one_trial: there will be no other, so that none need be made ready for.
 
         Raises:
           UserError: the device is not there, or is too small for the mesh; or the sandbox cannot be had.
@@ -164,6 +175,7 @@ class TaskOptions:
                 editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
                 caps=self.caps,
+                standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
             )
         )
 

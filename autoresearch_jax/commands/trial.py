@@ -109,7 +109,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     source = edited_source(options.editable, options.constants)
     folder = options.folder
     folder.create()
-    task = options.task.make_task(folder.path, options.editable)
+    task = options.task.make_task(folder.path, options.editable, one_trial=True)
     with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
         log_dir = new_log_dir(folder)
         measurement = measure_once(task, source, options.seed, folder.path / "snapshots" / log_dir.name, log_dir)

@@ -13,6 +13,8 @@ from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, Wo
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
 # glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
+TRIAL_WORKER = "autoresearch_jax.lm.worker"
+WAITING_WORKER = "autoresearch_jax.lm.waiting"  # the same, but it waits to be told for which trial
 
 
 class DeviceError(UserError):
@@ -78,6 +80,7 @@ def start_worker(
     *,
     environment: Mapping[str, str],
     compile_cache_dir: Path | None,
+    module: str = TRIAL_WORKER,
 ) -> JsonWorker:
     """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
 
@@ -90,9 +93,9 @@ def start_worker(
         extra["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
     if compile_cache_dir is not None:
         extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
-        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
     return JsonWorker(
-        [sys.executable, "-m", "autoresearch_jax.lm.worker"],
+        [sys.executable, "-m", module],
         environment={**environment, **variables_for_child(environment), **extra},
         cwd=log_path.parent,
         log_path=log_path,

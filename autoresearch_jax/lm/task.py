@@ -2,78 +2,26 @@
 
 import dataclasses
 import math
-import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.device import Device, start_worker
-from autoresearch_jax.lm.disk_faults import disk_error, disk_error_of_trace
+from autoresearch_jax.lm.device import TRIAL_WORKER, WAITING_WORKER, start_worker
 from autoresearch_jax.lm.exam import keep_exam
-from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.messages import MeasureRequest
-from autoresearch_jax.lm.tracer import run_trace
-from autoresearch_jax.lm.trial import TaskError, Trial
-from autoresearch_jax.measurement import (
-    Budget,
-    Candidate,
-    CandidateRejected,
-    Ceiling,
-    Measurement,
-    Metric,
-    Scalar,
-    Scrutiny,
-    Status,
-)
-from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.runtime.sandbox import Limits, Sandbox, remove_tree
-from autoresearch_jax.runtime.scratch import scratch_folder
+from autoresearch_jax.lm.preparing import prepare_candidate, require_size
+from autoresearch_jax.lm.standby import Workers
+from autoresearch_jax.lm.task_config import LmTaskConfig
+from autoresearch_jax.lm.trial import Trial
+from autoresearch_jax.measurement import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.runtime.process import JsonWorker
 
 METRIC = Metric("val_bpb", "minimize")
-# Rows on each data-parallel device; the judge takes the first size that fits into memory.
-JUDGE_BATCH_ROWS = (32, 8, 2)
-
-
-@dataclass(frozen=True)
-class LmTaskConfig:
-    """Everything that defines the task.
-
-    Attributes:
-      dataset: what to train and judge on.
-      device: what to run on.
-      mesh_axes: sizes of the mesh axes "data" and "model".
-      budget: the time box.
-      sandbox: where a candidate is traced.
-      programs_dir: where traced programs are kept, a folder for each hash.
-      environment: variables of this process; the trace inherits an allow-listed few of them.
-      compile_cache_dir: for XLA's persistent cache; None for none.
-      editable_name: file name of the training file, for messages.
-      split: what is judged: "val". An audit judges the holdout besides, see `Scrutiny`.
-      judge_tokens: judge about so many tokens of a split; None judges all of it.
-      limits: when a phase is killed.
-      trace_limits: what a trace may use; its time is `limits.trace`.
-      caps: what a candidate must not exceed.
-    """
-
-    dataset: Dataset
-    device: Device
-    mesh_axes: Mapping[str, int]
-    budget: Budget
-    sandbox: Sandbox
-    programs_dir: Path
-    environment: Mapping[str, str]
-    compile_cache_dir: Path | None = None
-    editable_name: str = "train_lib.py"
-    split: str = "val"
-    judge_tokens: int | None = None
-    limits: TimeLimits = field(default_factory=TimeLimits)
-    trace_limits: Limits = field(default_factory=Limits)
-    caps: Caps = field(default_factory=Caps)
+WORKER_LOG = "worker.log"
+STANDBY_PHASE = "compile"  # of a trial, with which the next one's process is started
 
 
 @dataclass(frozen=True)
@@ -96,12 +44,18 @@ class LmTerms:
 
 
 class LmTask:
-    """Trains and judges language models. One process for the trace, one for the trial, each new."""
+    """Trains and judges language models. One process for the trace, one for the trial, each new.
+
+    The trial's is ahead of it, if the task has a log for its standby: it is started as soon as the one before is at
+    work, and waits with everything imported.
+    """
 
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config
-        self._worker: JsonWorker | None = None  # started early, so that its imports overlap the trace
-        self._beside: JsonWorker | None = None  # the same of what is traced beside a trial
+        start_waiting = partial(self._start_worker, module=WAITING_WORKER)
+        self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
+        self._worker: JsonWorker | None = None  # that has checked a candidate, and is to measure it
+        self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
         self._stop = threading.Event()  # ends the trace that runs
 
     @property
@@ -135,25 +89,15 @@ class LmTask:
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """See `search.task.Task.prepare`."""
-        start = time.monotonic()
-        num_bytes, cap = len(source.encode()), self._config.caps.source_bytes
-        if num_bytes > cap:
-            reason = f"the source has {num_bytes:,} bytes, more than {cap:,}: make it shorter"
-            raise CandidateRejected(Status.REJECTED, reason)
-        stop = self._stop
+        require_size(source, self._config.caps.source_bytes)
+        stop, log_path = self._stop, log_dir / WORKER_LOG
         if beside_a_trial:
-            worker = self._beside = self._start_worker(log_dir)
+            worker = self._beside = self._start_worker(log_path)
         else:
-            # a process that waits since a candidate nobody measured would count that time as this one's
-            self._end_waiting_worker()
-            worker = self._take_worker(log_dir)
+            self._end_waiting_worker()  # it has read the programs of a candidate that nobody measured
+            worker = self._workers.take(log_path)  # where it has to be started, its imports overlap the trace
         try:
-            candidate = self._prepare(source, log_dir, worker, start, stop)
-        except CandidateRejected as rejection:
-            rejection.facts["sandbox"] = str(self._config.sandbox.level)
-            worker.close()
-            self._require_own_fault(rejection, stop)
-            raise
+            candidate = prepare_candidate(self._config, source, log_dir, worker, stop)
         except BaseException:
             worker.close()
             raise
@@ -180,137 +124,49 @@ class LmTask:
           TaskError: the harness failed, which is no fault of the candidate.
         """
         request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
+        log_path = log_dir / WORKER_LOG
+
+        def report(progress: Mapping[str, Scalar]) -> None:
+            if progress["phase"] == STANDBY_PHASE:
+                self._workers.start_standby()
+            if on_progress is not None:
+                on_progress(progress)
+
         trial = Trial(
             dataclasses.replace(request, stop_above=tuple(stop_above)),
             limits=self._config.limits,
             facts=candidate.facts,
-            log_path=log_dir / "worker.log",
-            start_worker=lambda: self._start_worker(log_dir),
-            on_progress=on_progress,
+            log_path=log_path,
+            start_worker=lambda: self._start_worker(log_path),
+            on_progress=report,
         )
-        return trial.run(self._take_worker(log_dir))
+        worker, self._worker = self._worker, None
+        return trial.run(worker or self._workers.take(log_path))
 
     def close(self) -> None:
-        """Ends the waiting process, if there is one, and what another thread prepares."""
+        """Ends the waiting processes, and what another thread prepares."""
         stop, self._stop = self._stop, threading.Event()
         stop.set()
         if (beside := self._beside) is not None:
             beside.close()
         self._end_waiting_worker()
+        self._workers.close()
 
     def _end_waiting_worker(self) -> None:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
 
-    def _take_worker(self, log_dir: Path) -> JsonWorker:
-        worker, self._worker = self._worker, None
-        return worker or self._start_worker(log_dir)
-
-    def _start_worker(self, log_dir: Path) -> JsonWorker:
+    def _start_worker(self, log_path: Path, module: str = TRIAL_WORKER) -> JsonWorker:
         config = self._config
         return start_worker(
             config.device.platform,
             math.prod(config.mesh_axes.values()),
-            log_dir / "worker.log",
+            log_path,
             environment=config.environment,
             compile_cache_dir=config.compile_cache_dir,
+            module=module,
         )
-
-    def _require_own_fault(self, rejection: CandidateRejected, stop: threading.Event) -> None:
-        """Does not blame a candidate for what ended its trace from outside.
-
-        Raises:
-          TaskError: that was `close`, or a disk that is full or fails.
-        """
-        if stop.is_set():
-            raise TaskError("the task was closed while a candidate was traced")
-        words = f"{rejection.reason}\n{rejection.details}"
-        folder, least = self._config.programs_dir, self._config.trace_limits.scratch_bytes
-        if (fault := disk_error(rejection) or disk_error_of_trace(words, folder, least)) is not None:
-            raise TaskError(f"tracing a candidate: {rejection.reason}") from fault
-
-    def _prepare(
-        self, source: str, log_dir: Path, worker: JsonWorker, start: float, stop: threading.Event
-    ) -> Candidate:
-        config = self._config
-        config.programs_dir.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
-            cage, traced = folder / "cage", folder / "programs"
-            cage.mkdir()
-            traced.mkdir()
-            source_path = cage / config.editable_name
-            source_path.write_text(source, encoding="utf-8")
-            request = self._trace_request(source_path)
-            run_trace(
-                request,
-                traced,
-                sandbox=config.sandbox,
-                limits=dataclasses.replace(config.trace_limits, wall_seconds=config.limits.trace),
-                environment=config.environment,
-                log_path=log_dir / "trace.log",
-                stop=stop,
-            )
-            event = self._check(worker, traced, request, log_dir / "worker.log")
-            kept = config.programs_dir / event["program_hash"]
-            try:
-                os.rename(traced, kept)
-            except OSError:
-                if not kept.exists():  # else the same programs
-                    raise
-        facts = {
-            **event["facts"],
-            "sandbox": str(config.sandbox.level),
-            "prepare_seconds": time.monotonic() - start,
-        }
-        return Candidate(source, event["program_hash"], kept, facts)
-
-    def _check(self, worker: JsonWorker, traced: Path, request: Mapping[str, Any], log_path: Path) -> dict[str, Any]:
-        """What the trial's process found out about the traced programs.
-
-        Raises:
-          CandidateRejected: they break a rule, or break the process that looks at them.
-          TaskError: that process did not even start.
-        """
-        config = self._config
-        try:
-            worker.receive(config.limits.startup)  # that it is ready
-        except (ProcessTimeoutError, WorkerDiedError) as error:
-            raise TaskError(f"starting the trial's process: {error}; see {log_path}") from error
-        caps = dataclasses.asdict(config.caps)
-        try:
-            worker.send({"op": "check", "programs_dir": str(traced), "request": request, "caps": caps})
-            event = worker.receive(config.limits.check)
-        except ProcessTimeoutError as error:
-            reason = f"checking the traced programs took longer than {config.limits.check:g} s"
-            raise CandidateRejected(Status.TIMEOUT, reason) from error
-        except WorkerDiedError as error:
-            reason = f"{error} when it read the traced programs; see {log_path}"
-            raise CandidateRejected(Status.CRASH, reason) from error
-        if event["event"] == "rejected":
-            raise CandidateRejected(Status.REJECTED, event["reason"])
-        if event["event"] != "checked":
-            raise TaskError(f"checking the traced programs: {event['reason']}; see {log_path}")
-        return event
-
-    def _trace_request(self, source_path: Path) -> dict[str, Any]:
-        config = self._config
-        data_parallel = config.mesh_axes.get("data", 1)
-        return {
-            "source": str(source_path),
-            "task": {
-                "vocab_sizes": config.dataset.vocab_sizes,
-                "sequence_length": config.dataset.sequence_length,
-                "platform": config.device.platform,
-                "device_kind": config.device.device_kind,
-                "num_devices": math.prod(config.mesh_axes.values()),
-                "device_memory_bytes": config.device.memory_bytes,
-                "budget_seconds": config.budget.seconds,
-                "budget_steps": config.budget.steps,
-            },
-            "mesh": dict(config.mesh_axes),
-            "judge_batch_sizes": [rows * data_parallel for rows in JUDGE_BATCH_ROWS],
-        }
 
     def _measure_request(
         self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path, scrutiny: Scrutiny

@@ -12,7 +12,8 @@ from fakes import ScriptedProposer
 from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig
+from autoresearch_jax.lm.task import LmTask
+from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget, Scalar, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.runtime.sandbox import Sandbox

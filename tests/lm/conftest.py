@@ -9,7 +9,9 @@ from lm_trials import STEPS, MakeTask
 
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.lm.limits import TimeLimits
+from autoresearch_jax.lm.task import LmTask
+from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.runtime.sandbox import Sandbox
 
@@ -27,6 +29,8 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
         device: Device = DEVICE,
         dataset: Dataset = tiny_dataset,
         environment: Mapping[str, str] = os.environ,
+        standby: bool = False,
+        compile_cache_dir: Path | None = None,
         **limits: float,
     ) -> LmTask:
         config = LmTaskConfig(
@@ -37,6 +41,8 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
             sandbox=sandbox,
             programs_dir=tmp_path / "programs",
             environment=environment,
+            compile_cache_dir=compile_cache_dir,
+            standby_log=tmp_path / "standby.log" if standby else None,
             limits=TimeLimits(**limits),
         )
         tasks.append(LmTask(config))

@@ -20,10 +20,11 @@ from tracing import edited
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.judge import Scorer, judge, make_exam
+from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.manifest import rows_file
 from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
-from autoresearch_jax.lm.task import TaskError, TimeLimits
+from autoresearch_jax.lm.trial import TaskError
 from autoresearch_jax.measurement import (
     HOLDOUT_SCORE,
     Budget,

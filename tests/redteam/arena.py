@@ -18,7 +18,9 @@ from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_S
 import autoresearch_jax
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.task import LmTask, LmTaskConfig, TimeLimits
+from autoresearch_jax.lm.limits import TimeLimits
+from autoresearch_jax.lm.task import LmTask
+from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Scalar, Status
 from autoresearch_jax.runtime.sandbox import Limits, Sandbox
 
