@@ -65,18 +65,23 @@ NUM_BATCHES = 8  # drawn once, used in turn
 ZIPF_EXPONENT = 1.1  # of the tokens' frequencies: embeddings are read and trained as unevenly as text does it
 COMPILE_LIMIT_SECONDS = 1200.0
 STEP_LIMIT_SECONDS = 120.0
-LOSS_TOLERANCE = 0.05  # relative; a row that is further off from ours computes something else
+LOSS_TOLERANCE = 0.01  # relative; a row that is further off from ours computes something else
 
 
 @dataclasses.dataclass
 class Row:
-    """A row of the table and the process behind it; `seconds` has a round's time of all its steps."""
+    """A row of the table and the process behind it.
+
+    Attributes:
+      loss: of the last of its first few steps.
+      seconds: of all steps of a round, for each round.
+    """
 
     name: str
     worker: JsonWorker
     compile_seconds: float
+    loss: float
     seconds: list[float] = dataclasses.field(default_factory=list)
-    loss: float = float("nan")
     peak_bytes: int | None = None
 
 
@@ -178,7 +183,7 @@ def measure(folder: Path, device: Device, options: Options) -> tuple[list[Row], 
             stack.callback(worker.close)
             event = receive(worker, name, folder)
             if event["event"] == "ready":
-                rows.append(Row(name, worker, event["compile_seconds"]))
+                rows.append(Row(name, worker, event["compile_seconds"], event["loss"]))
         ceilings = []
         for number in range(options.rounds):
             ceiling.send({"steps": 0})
@@ -187,7 +192,7 @@ def measure(folder: Path, device: Device, options: Options) -> tuple[list[Row], 
                 row.worker.send({"steps": options.steps})
                 event = receive(row.worker, row.name, folder, STEP_LIMIT_SECONDS * options.steps)
                 row.seconds.append(event["seconds"])
-                row.loss, row.peak_bytes = event["loss"], event["peak_bytes"]
+                row.peak_bytes = event["peak_bytes"]
     return rows, ceilings
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 LEAVES_FILE = "leaves.npz"
+PARAMETERS = "params/"  # how the names of train_lib.py's parameters begin
+NUDGE = 0.02
 WARM_STEPS = 2
 MAX_STEPS_IN_FLIGHT = 2  # as the trainer has them
 PROGRESS = 0.4  # the middle of the budget: every schedule is at work
@@ -28,14 +30,22 @@ Step = Callable[[int], Any]  # from the number of a batch to a loss that float()
 
 
 def write_first_state(folder: Path) -> None:
-    """Runs the traced `init`; all rows begin from what it gives."""
+    """Runs the traced `init`; all rows begin from what it gives, a little away from it.
+
+    At the start itself many gradients are zero but for their rounding, of which AdamW makes whole steps: the rows'
+    losses would differ though all compute the same.
+    """
     from autoresearch_jax.lm.measure import make_mesh
     from autoresearch_jax.lm.programs import compile_program, load_programs
 
     programs = load_programs(folder / "programs")
     leaves = compile_program(programs.init, make_mesh(programs.mesh_axes))(np.array([0, 0], np.uint32))
-    named = zip(programs.leaf_names, leaves, strict=True)
-    np.savez(folder / LEAVES_FILE, **{name: np.asarray(leaf) for name, leaf in named})
+    draw = np.random.default_rng(0)
+    named = {name: np.asarray(leaf) for name, leaf in zip(programs.leaf_names, leaves, strict=True)}
+    for name, leaf in named.items():
+        if name.startswith(PARAMETERS):
+            named[name] = leaf + (NUDGE * draw.normal(size=leaf.shape)).astype(leaf.dtype)
+    np.savez(folder / LEAVES_FILE, **named)
     _emit({"event": "ready", "model_flops_per_token": programs.model_flops_per_token})
 
 
@@ -109,7 +119,7 @@ def _settings(folder: Path) -> Any:
 
 def _parameters(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / LEAVES_FILE) as file:
-        return {name.removeprefix("params/"): file[name] for name in file.files if name.startswith("params/")}
+        return {name.removeprefix(PARAMETERS): file[name] for name in file.files if name.startswith(PARAMETERS)}
 
 
 class Stepper:
@@ -118,7 +128,7 @@ class Stepper:
     def __init__(self, step: Step) -> None:
         self.step, self.number = step, 0
 
-    def run(self, steps: int) -> dict[str, Any]:
+    def run(self, steps: int) -> dict[str, float]:
         """Seconds for so many steps, and the last one's loss."""
         pending: collections.deque[Any] = collections.deque()
         loss = float("nan")
@@ -194,10 +204,10 @@ def main() -> None:
             step, seconds = compile_torch(folder, words[1], compiled=words[0] == "compile")
         stepper = Stepper(step)
         first = stepper.run(1)["seconds"]
-        warm = stepper.run(WARM_STEPS)["seconds"] / WARM_STEPS
+        warm = stepper.run(WARM_STEPS)
         if kind == "torch" and words[0] == "compile":
-            seconds = max(0.0, first - warm)
-        _emit({"event": "ready", "compile_seconds": seconds})
+            seconds = max(0.0, first - warm["seconds"] / WARM_STEPS)
+        _emit({"event": "ready", "compile_seconds": seconds, "loss": warm["loss"]})
     else:
         ceilings()
         _emit({"event": "ready"})
