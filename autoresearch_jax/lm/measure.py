@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.clock import MonotonicClock
+from autoresearch_jax.lm.compiles import CompileWatch
 from autoresearch_jax.lm.costs import check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.judge import Scorer, Verdict
@@ -54,13 +55,15 @@ def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
       {"status", "value", "error", "snapshot", "metrics"}, as `Measurement` has them.
     """
     phases = Phases(emit)
-    return phases.answer(_Trial(request, phases).run)
+    with CompileWatch() as compiles:
+        return phases.answer(_Trial(request, phases, compiles).run)
 
 
 class _Trial:
-    def __init__(self, request: MeasureRequest, phases: Phases) -> None:
+    def __init__(self, request: MeasureRequest, phases: Phases, compiles: CompileWatch) -> None:
         self.request = request
         self.phases = phases
+        self.compiles = compiles
         self.metrics = phases.metrics
 
     def run(self) -> Verdict:
@@ -110,6 +113,7 @@ class _Trial:
         self._check_costs(programs, mesh, judging, init_program, step_programs)
         fitting = judging.fitting(scorer_program)
         self.phases.leave("compile")  # with the smaller scorers, if there had to be some
+        self.metrics["compiled_programs"] = self.compiles.compiled  # none of them, if the cache has all
         return init_program, step_programs, fitting
 
     def _check_costs(self, programs: Programs, mesh: Mesh, judging: Judging, init: Any, steps: Sequence[Any]) -> None:
@@ -166,7 +170,7 @@ class _Trial:
             for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
         ]
         self.phases.enter("train")
-        with _CompileWatch() as compiles:
+        with CompileWatch() as compiles:
             result = train(
                 leaves,
                 phases,
@@ -181,7 +185,7 @@ class _Trial:
             training_seconds=result.seconds,
             charged_init_seconds=charged_seconds,
             data_wait_seconds=result.data_wait_seconds,
-            compiles_in_budget=compiles.count,
+            compiles_in_budget=compiles.asked,
             num_steps=result.num_steps,
             num_tokens=result.num_tokens,
             tokens_per_second=tokens_per_second,
@@ -245,27 +249,6 @@ class _Trial:
         )
         self.phases.snapshot = request.snapshot_dir
         self.phases.leave(SNAPSHOT)
-
-
-class _CompileWatch:
-    """Counts compilations while it is entered: there should be none while the clock runs."""
-
-    _EVENT = "/jax/core/compile/backend_compile_duration"
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._counting = False
-
-    def __enter__(self) -> "_CompileWatch":
-        self._counting = True
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._counting = False  # listeners cannot be taken away one by one
-
-    def _listen(self, event: str, duration_secs: float, **kwargs: Any) -> None:
-        self.count += self._counting and event == self._EVENT
 
 
 def _mix(seed: int, stream: int) -> int:
