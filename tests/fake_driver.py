@@ -22,6 +22,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.snapshots.retention import Keeping
@@ -43,6 +44,7 @@ class Order:
       stubborn: its task takes a minute to end what it does.
       place: see `Keeping`.
       snapshot_bytes: size of a snapshot.
+      prune_after: prunes trials once so many candidates have run to their end; None for never.
       variables: added to its environment.
       log: file for what it prints; driver.log in the repository if empty.
     """
@@ -55,6 +57,7 @@ class Order:
     stubborn: bool = False
     place: str | None = None
     snapshot_bytes: int = SNAPSHOT_BYTES
+    prune_after: int | None = None
     variables: dict[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -74,11 +77,17 @@ def drive(order: Order) -> int:
         decision=SequentialSettings(baseline_runs=4, max_runs=6),
         keeping=Keeping(last=1, best=0, place=order.place),
         min_free_bytes=order.min_free_bytes,
+        pruning=None if order.prune_after is None else Pruning(least_finished=order.prune_after),
     )
     folder.create()
     workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
     task, program = (
-        FakeTask(order.trial_seconds, has_worker=order.has_worker, snapshot_bytes=order.snapshot_bytes),
+        FakeTask(
+            order.trial_seconds,
+            has_worker=order.has_worker,
+            snapshot_bytes=order.snapshot_bytes,
+            has_curves=order.prune_after is not None,
+        ),
         ProgramFile(options.program),
     )
     if order.stubborn:

@@ -8,16 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autoresearch_jax.measurement import (
+    CURVE_POINTS,
     HOLDOUT_SCORE,
+    LOSSES,
     STATE_BYTES,
     Budget,
     Candidate,
     CandidateRejected,
+    Ceiling,
     Measurement,
     Metric,
     Scalar,
     Scrutiny,
     Status,
+    write_curve,
 )
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.runtime.faults import FaultPoint, reach
@@ -76,7 +80,9 @@ class FakeTask:
         noise: float = 0.001,
         has_worker: bool = False,
         snapshot_bytes: int = SNAPSHOT_BYTES,
+        has_curves: bool = False,
     ) -> None:
+        self._has_curves = has_curves  # its trials have a loss, and stop above a ceiling
         self._snapshot_bytes = snapshot_bytes
         self._trial_seconds = trial_seconds
         self._has_worker = has_worker  # trials have a process of their own, as those of a real task
@@ -88,6 +94,7 @@ class FakeTask:
         self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
+        self.ceilings: list[Sequence[Ceiling]] = []  # one for each of `measured`
         self.judged: list[Path] = []  # snapshots that were there before their trial
         self.closed = False
 
@@ -116,10 +123,12 @@ class FakeTask:
         snapshot_dir: Path,
         on_progress: Progress | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
         assert log_dir.is_dir()
         self.measured.append((candidate.program_hash, seed))
         self.scrutinies.append(scrutiny)
+        self.ceilings.append(stop_above)
         constants = read_constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":
@@ -128,14 +137,23 @@ class FakeTask:
             return Measurement(Status(fault), None, seed, error=f"made to {fault}")
         if on_progress is not None:
             on_progress({"step": 1, "budget_steps": 1, "loss": 1.0})
+        drawn_by = f"{candidate.program_hash}{seed}"
+        curve = self.curve(constants, drawn_by) if self._has_curves else []
+        passed = [ceiling.point for ceiling in stop_above if curve and curve[ceiling.point - 1] > ceiling.loss]
+        if passed and not snapshot_dir.exists():
+            losses = write_curve(curve[: min(passed)])
+            reach(FaultPoint.BEFORE_ANSWER)
+            return Measurement(Status.PRUNED, None, seed, {LOSSES: losses}, error="above a ceiling")
         if snapshot_dir.exists():
             self.judged.append(snapshot_dir)
         else:
             self._train(log_dir)
             write_snapshot(snapshot_dir, self._snapshot_bytes)
         reach(FaultPoint.BEFORE_ANSWER)
-        score, drawn_by = self.score(constants), f"{candidate.program_hash}{seed}"
+        score = self.score(constants)
         metrics: dict[str, Scalar] = {"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds}
+        if curve:
+            metrics[LOSSES] = write_curve(curve)
         if scrutiny is Scrutiny.AUDIT:
             metrics[HOLDOUT_SCORE] = score + random.Random(f"holdout{drawn_by}").gauss(0, self._noise)
         return Measurement(
@@ -145,6 +163,12 @@ class FakeTask:
             metrics=metrics,
             snapshot=snapshot_dir,
         )
+
+    def curve(self, constants: dict, drawn_by: str) -> list[float]:
+        """Losses that come down to the score, as far above those of another program as its score is."""
+        noise = random.Random(f"losses{drawn_by}")
+        score = self.score(constants)
+        return [score + 2 * (1 - point / CURVE_POINTS) + noise.gauss(0, self._noise) for point in range(CURVE_POINTS)]
 
     def _train(self, log_dir: Path) -> None:
         if not self._has_worker:

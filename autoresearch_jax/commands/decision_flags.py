@@ -4,6 +4,7 @@ from absl import flags
 
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.search.decision import DecisionRule, GreedyDecision
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
 RULES = ("sequential", "greedy")
@@ -41,6 +42,13 @@ def define_decision_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "max_runs", default.max_runs, "most runs of one candidate, and of one champion", flag_values=flag_values
     )
+    flags.DEFINE_boolean(
+        "prune",
+        False,
+        "stop a candidate's first trial once its losses lie so far above the champion's that it has next to no chance "
+        "to end better; how far is learnt from the run's own trials",
+        flag_values=flag_values,
+    )
 
 
 def decision_settings(flag_values: flags.FlagValues) -> SequentialSettings | None:
@@ -59,6 +67,11 @@ def decision_settings(flag_values: flags.FlagValues) -> SequentialSettings | Non
         baseline_runs=flag_values.baseline_runs,
         memory_percent=flag_values.memory_percent,
     )
+
+
+def make_pruning(flag_values: flags.FlagValues) -> Pruning | None:
+    """When hopeless trials are stopped; None for never."""
+    return Pruning() if flag_values.prune else None
 
 
 def make_rule(settings: SequentialSettings | None, metric: Metric) -> DecisionRule:

@@ -21,6 +21,7 @@ from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
     decision_settings,
     define_decision_flags,
+    make_pruning,
     make_rule,
 )
 from autoresearch_jax.commands.keeping_flags import define_keeping_flags, keeping_options, min_free_bytes
@@ -48,6 +49,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
@@ -71,6 +73,7 @@ class Options:
       decision: what the sequential rule is asked for; None for the greedy one.
       keeping: whose snapshots are kept beside those of champions.
       min_free_bytes: free space on the disk that the run leaves.
+      pruning: when hopeless trials are stopped; None for never.
     """
 
     tag: str
@@ -83,6 +86,7 @@ class Options:
     decision: SequentialSettings | None
     keeping: Keeping = field(default_factory=Keeping)
     min_free_bytes: int = 0
+    pruning: Pruning | None = None
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -171,6 +175,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
         interrupts=interrupts,
         footing=Footing(DiskGuard(folder, options.min_free_bytes), ground.lock),
         keeping=options.keeping,
+        pruning=options.pruning,
     )
     with closing(observer):
         try:
@@ -203,6 +208,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         decision=decision_settings(flag_values),
         keeping=keeping_options(flag_values),
         min_free_bytes=min_free_bytes(flag_values),
+        pruning=make_pruning(flag_values),
     )
 
 

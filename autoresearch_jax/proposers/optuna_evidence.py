@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Constants, Outcome
 
 OPTIMIZER = "optuna"  # name of the proposer that moves constants; a replayed or resumed run keeps it
+HALF_BAD = 0.75  # of the losses that are known, as many are below that of a trial that was stopped early
 NEWEST, BEST = 120, 60  # experiments that count of a longer history; the time of a proposal grows with their number
 
 
@@ -22,11 +23,13 @@ class Trial:
       experiment: its number.
       constants: all of the source's.
       loss: its score as the champion's structure would have it, turned so that lower is better; None if it failed.
+      is_pruned: it has none because it was stopped early: surely no better than the champion, but it trains.
     """
 
     experiment: int
     constants: Constants
     loss: float | None
+    is_pruned: bool = False
 
 
 def moves_constants_alone(outcome: Outcome) -> bool:
@@ -56,7 +59,9 @@ def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
             assert level is not None
             gained += level - loss
         if kept or not is_structure:
-            trials.append(Trial(outcome.experiment, outcome.constants, None if loss is None else loss + gained))
+            is_pruned = loss is None and outcome.status in (Status.PRUNED, Status.DUPLICATE)  # or a twin of such
+            level_loss = None if loss is None else loss + gained
+            trials.append(Trial(outcome.experiment, outcome.constants, level_loss, is_pruned))
         if kept:
             level = loss
     at_present = [trial if trial.loss is None else replace(trial, loss=trial.loss - gained) for trial in trials]
@@ -66,14 +71,16 @@ def find_trials(history: Sequence[Outcome], metric: Metric) -> list[Trial]:
 def standardise(trials: Sequence[Trial]) -> NDArray[np.float64]:
     """Losses with mean 0 and deviation 1 for a model that is to be exact about good settings only.
 
-    Losses above the median are drawn closer, and failures are as bad as the worst.
+    Losses above the median are drawn closer, failures are as bad as the worst, and what was stopped early is as bad as
+    the middle one of the worse half.
 
     Args:
       trials: one of which has a loss.
     """
     known = np.array([trial.loss for trial in trials if trial.loss is not None])
     best, worst = float(known.min()), float(known.max())
-    losses_N = np.array([worst if trial.loss is None else trial.loss for trial in trials])
+    unknown = {True: float(np.quantile(known, HALF_BAD)), False: worst}  # by whether it was stopped early
+    losses_N = np.array([unknown[trial.is_pruned] if trial.loss is None else trial.loss for trial in trials])
     unit = float(np.median(losses_N)) - best or worst - best or 1.0
     losses_N = (losses_N - best) / unit
     losses_N = np.where(losses_N > 1, 1 + np.log(np.maximum(losses_N, 1)), losses_N)

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 20  # and a space, after longer ones, too
 GAP = "  "  # between columns of plain text
-STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", RUNNING: "cyan"}
+STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", str(Status.PRUNED): "dim", RUNNING: "cyan"}
 FAILURE_STYLE = "yellow"
 
 

@@ -72,6 +72,10 @@ class Evaluation:
         if twin is not None:
             reason = f"the same program as experiment {twin.id}"
             return Ending(Status.DUPLICATE, twin.score, Verdict.DISCARD, reason)
+        pruned = self._book.ledger.pruned_twin(candidate.program_hash, before=experiment.id)
+        if pruned is not None:
+            reason = f"the same program as experiment {pruned.id}, which was stopped early"
+            return Ending(Status.DUPLICATE, None, Verdict.DISCARD, reason)
         return self._measuring.until_decided(experiment, candidate)
 
     def _champion_hash(self, candidate: Candidate, log_dir: Path) -> str | None:

@@ -310,6 +310,11 @@ class Ledger:
                 return self._as_now(row, self._scores_now())
         return None
 
+    def pruned_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
+        """The first experiment, before number `before`, whose trial of the same program was stopped early."""
+        rows = self._experiments.of(program_hash)
+        return next((row for row in rows if row.id < before and row.status is Status.PRUNED), None)
+
     def measured(self, row: ExperimentRow) -> ExperimentRow:
         """The experiment whose trials gave the score of `row`: itself, or the twin of a duplicate."""
         if row.status is not Status.DUPLICATE or row.program_hash is None:

@@ -36,6 +36,7 @@ from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.pace import Pace
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.run_settings import keep_to_settings, run_settings
@@ -69,6 +70,7 @@ class Parts:
     interrupts: Interrupts
     footing: Footing
     keeping: Keeping = field(default_factory=Keeping)
+    pruning: Pruning | None = None
 
 
 class Loop:
@@ -124,6 +126,7 @@ class Loop:
             parts.observer,
             parts.footing,
             run_seed,
+            parts.pruning,
         )
         self._evaluation = Evaluation(
             parts.task,
@@ -148,7 +151,7 @@ class Loop:
         """
         parts, ledger = self._parts, self._parts.ledger
         parts.footing.disk.keep_reserve()
-        wanted = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule)
+        wanted = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning)
         keep_to_settings(ledger, parts.folder, parts.task, wanted, needs_id=parts.keeping.place is not None)
         self._book.settle()
         session = ledger.begin_session()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from autoresearch_jax.measurement import (
     HASHED_BY,
+    LOSSES,
     PROGRAM_HASH,
     STATE_BYTES,
     Candidate,
@@ -11,6 +12,7 @@ from autoresearch_jax.measurement import (
     Measurement,
     Scrutiny,
     Status,
+    read_curve,
 )
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending
@@ -18,9 +20,11 @@ from autoresearch_jax.search.decision import DecisionRule, Ruling, Step, mean_sc
 from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.lagging import read_yardstick
 from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
 from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.pruning import Pruning, Yardstick
 from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seeds import draw_seed
@@ -53,6 +57,7 @@ class Measuring:
         observer: Observer,
         footing: Footing,
         run_seed: int,
+        pruning: Pruning | None = None,
     ) -> None:
         self._task = task
         self._rule = rule
@@ -63,6 +68,7 @@ class Measuring:
         self._interrupts = interrupts
         self._observer = observer
         self._run_seed = run_seed
+        self._pruning = pruning
         self._failures = TaskFailures()
         self._champion_failures = 0
         self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
@@ -104,10 +110,13 @@ class Measuring:
         """The next trial, written down with the ruling that asks for it; or how the experiment ends."""
         ledger = self._book.ledger
         trials = ledger.trials(experiment.id)
+        standing = read_standing(ledger)
         failed = _fatal(experiment, trials)
         if failed is not None:
-            return _failure(experiment, failed)
-        standing = read_standing(ledger)
+            again = None
+            if standing is not None and len(trials) == 1 and failed.status is Status.PRUNED:
+                again = self._run_again(experiment, standing, failed)
+            return _failure(experiment, failed) if again is None else again
         if standing is None:
             return self._next_of_baseline(experiment)
         rulings = ledger.rulings(experiment.id)
@@ -134,13 +143,23 @@ class Measuring:
             ledger.record_ruling(experiment.id, ruling, standing.noise)
         return found
 
+    def _run_again(self, experiment: ExperimentRow, standing: Standing, pruned: TrialRow) -> TrialRow | None:
+        """Another first run of a candidate whose first was pruned where the machine may have been busy, else None."""
+        if self._task.budget.seconds is None or (ruling := standing.doubt_pruned(pruned)) is None:
+            return None
+        ledger = self._book.ledger
+        with ledger.transaction():
+            ledger.record_ruling(experiment.id, ruling, standing.noise)
+            return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, [pruned]))
+
     def _rule_on(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> Ruling:
         ledger = self._book.ledger
         saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
         ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
         if standing.noise is None or self._task.budget.seconds is None:  # a single run decides; speed does not matter
             return ruling
-        ruling = standing.check_speed(ruling, trials, ledger.trials()[-1].id)
+        scored = [trial for trial in trials if trial.value is not None]
+        ruling = standing.check_speed(ruling, scored, ledger.trials()[-1].id)
         since = sum(trial.id > trials[0].id for trial in standing.trials)
         if ruling.step is Step.MEASURE_CHAMPION and since >= MOST_CHAMPION_RUNS:
             return Ruling(Step.DISCARD, f"{ruling.reason}; no answer after {since} more runs of it, so it is no gain")
@@ -230,6 +249,7 @@ class Measuring:
             with self._interrupts.allowed():
                 candidate = self._ready(trial.experiment)
                 self._footing.require(_bytes_of_snapshot(candidate))
+                yardstick = self._yardstick(experiment, trial)
                 measurement = self._task.measure(
                     candidate,
                     seed=trial.seed,
@@ -237,6 +257,7 @@ class Measuring:
                     snapshot_dir=snapshot_dir,
                     scrutiny=self._scrutiny(trial),
                     on_progress=self._observer.progress,
+                    stop_above=() if yardstick is None else yardstick.ceilings,
                 )
         except CandidateRejected as rejection:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
@@ -251,6 +272,9 @@ class Measuring:
                 return None
             return Measurement(Status.CRASH, None, trial.seed, error=reason)
         self._failures.clear()
+        if measurement.status is Status.PRUNED and yardstick is not None:
+            words = yardstick.explain(read_curve(measurement.metrics.get(LOSSES)))
+            measurement = replace(measurement, error=words)
         return replace(measurement, metrics={**measurement.metrics, PROGRAM_HASH: candidate.program_hash})
 
     def _ready(self, experiment: int) -> Candidate:
@@ -272,6 +296,21 @@ class Measuring:
                 )
             self._prepared[experiment] = candidate
         return self._prepared[experiment]
+
+    def _yardstick(self, experiment: ExperimentRow, trial: TrialRow) -> Yardstick | None:
+        """What a trial's losses are held against while it runs; None for one that is run to its end.
+
+        Only what a candidate is first seen by may be cut short. Its further runs were asked for because it might be
+        better, and the champion's are what all others are compared with.
+        """
+        ledger = self._book.ledger
+        standing = read_standing(ledger)
+        is_first = trial.purpose is Purpose.CANDIDATE and all(
+            other.value is None for other in ledger.trials(trial.experiment)
+        )
+        if self._pruning is None or standing is None or experiment.kind is not Kind.PROPOSAL or not is_first:
+            return None
+        return read_yardstick(ledger, standing, experiment, trial.seed, self._task.metric, self._pruning)
 
     def _scrutiny(self, trial: TrialRow) -> Scrutiny:
         """One run of what becomes the champion is looked at harder than a sample does: the first that it does not need
@@ -298,6 +337,8 @@ def _fatal(experiment: ExperimentRow, trials: list[TrialRow]) -> TrialRow | None
     in a row.
     """
     failed = [trial for trial in trials if trial.status is not Status.OK]
+    if len(trials) > 1 and trials[0].status is Status.PRUNED:  # and yet there was a second
+        failed = failed[1:]
     if experiment.kind is not Kind.BASELINE or len(failed) == len(trials):
         return failed[0] if failed else None
     latest = trials[-MAX_FAILURES:]

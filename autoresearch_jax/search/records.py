@@ -69,8 +69,8 @@ class Conclusion:
     """How an experiment ended.
 
     Attributes:
-      status: OK exactly when it was measured; DUPLICATE has the score of its twin, and is kept if it is the
-        champion's program in a shorter text.
+      status: OK exactly when it was measured; DUPLICATE has the score of its twin, none if that was pruned, and is kept
+        if it is the champion's program in a shorter text.
       score: None where there is none.
       decision: keep or discard; None for a trial by hand.
       reason: one line.

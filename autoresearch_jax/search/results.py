@@ -79,6 +79,8 @@ def outcome(row: ExperimentRow, *, at_work: bool = True) -> str:
 
 
 def _status(row: ExperimentRow) -> str:
-    """The outcome in the original's words: what became the tip of the branch is a keep."""
+    """The outcome in the original's words: the tip of the branch is a keep, what was stopped early a discard."""
     word = outcome(row)
+    if word == Status.PRUNED:
+        return str(Verdict.DISCARD)
     return str(Verdict.KEEP) if word in KEEPS else word

@@ -8,6 +8,7 @@ from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.task import Task, Terms
 from autoresearch_jax.search.task_failures import RunError
@@ -16,7 +17,9 @@ RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 _EXAM = "exam"  # among them: the hash of what a score can be computed again from
 
 
-def run_settings(editable: str, seed: int, task: Terms, rule: DecisionRule) -> dict[str, Scalar]:
+def run_settings(
+    editable: str, seed: int, task: Terms, rule: DecisionRule, pruning: Pruning | None = None
+) -> dict[str, Scalar]:
     """The settings of a run that begins, in the order in which they are stored.
 
     Args:
@@ -24,8 +27,10 @@ def run_settings(editable: str, seed: int, task: Terms, rule: DecisionRule) -> d
       seed: the source of every seed.
       task: what is measured.
       rule: what decides.
+      pruning: when hopeless trials are stopped; None for never.
     """
-    return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings}
+    how_pruned = {"prune": False} if pruning is None else pruning.settings
+    return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **how_pruned}
 
 
 def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
@@ -39,7 +44,8 @@ def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar
     Raises:
       RunFolderError: some differ; the message names each.
     """
-    check_settings({"decision": "greedy", **stored}, wanted, folder)  # as all did before there was a choice
+    # as all did before there was a choice
+    check_settings({"decision": "greedy", "prune": False, **stored}, wanted, folder)
 
 
 def keep_to_settings(

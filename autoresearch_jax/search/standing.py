@@ -86,6 +86,14 @@ class Standing:
             return ruling
         return Ruling(Step.MEASURE_CHAMPION, f"{words}: is the machine as fast as it was then?")
 
+    def doubt_pruned(self, trial: TrialRow) -> Ruling | None:
+        """To run a candidate once more whose first run was pruned, if that was slow: the machine may have been busy."""
+        own, speed = typical_speed(self.runs), trial.steps_per_second
+        if own is None or speed is None or speed / own >= 1 - TOLERANCE:
+            return None
+        slower = f"it ran {1 - speed / own:.0%} slower than the champion, and the machine may have been busy"
+        return Ruling(Step.MEASURE_CANDIDATE, f"{trial.error}; but {slower}")
+
 
 def read_standing(ledger: Ledger) -> Standing | None:
     """Where a run stands; None before there is a baseline. A pure function of what is concluded in the ledger."""

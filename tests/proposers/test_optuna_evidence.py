@@ -1,5 +1,7 @@
 """What of a history says something about the constants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,11 @@ def test_a_failure_is_as_bad_as_the_worst():
 @pytest.mark.parametrize("values", [(1.0,), (1.0, 1.0, 1.0), (1.0, None), (1.0, 1.0, 1.0, 1.0, 0.5)])
 def test_scores_that_hardly_differ(values):
     assert np.isfinite(standardise(trials(*values))).all()
+
+
+def test_what_was_stopped_early_is_bad_but_not_as_bad_as_a_crash():
+    known = [outcome(n, float(n), n == 1) for n in range(1, 9)]
+    stopped = replace(outcome(9, None), status=Status.PRUNED)
+    twin = replace(outcome(10, None), status=Status.DUPLICATE)
+    losses_N = standardise(find_trials([*known, stopped, twin, outcome(11, None)], LOSS))
+    assert losses_N[6 - 1] < losses_N[8] == losses_N[9] < losses_N[7 - 1] < losses_N[10] == losses_N[8 - 1]

@@ -22,6 +22,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.loop import Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import ExperimentRow, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.snapshots.retention import Keeping
@@ -98,6 +99,7 @@ class Bench:
         examiner: Examiner | None = None,
         keeping: Keeping | None = None,
         footing: Footing | None = None,
+        pruning: Pruning | None = None,
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
@@ -114,6 +116,7 @@ class Bench:
             interrupts=Interrupts(),
             footing=footing or Footing(DiskGuard(self.folder, 0)),
             keeping=keeping or Keeping(),
+            pruning=pruning,
         )
         return Loop(parts, seed, max_experiments, asking, first_wait_seconds)
 

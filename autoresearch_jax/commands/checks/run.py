@@ -8,7 +8,7 @@ from absl import flags
 from autoresearch_jax.commands.checks.check import Check, refusal
 from autoresearch_jax.commands.checks.ledger import check_ledger
 from autoresearch_jax.commands.checks.snapshot_dir import check_snapshot_dir
-from autoresearch_jax.commands.decision_flags import decision_settings, make_rule
+from autoresearch_jax.commands.decision_flags import decision_settings, make_pruning, make_rule
 from autoresearch_jax.commands.proposer_flags import check_proposer, proposer_options
 from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions
@@ -57,7 +57,7 @@ def _settings(flag_values: flags.FlagValues, folder: RunFolder, environment: Map
     terms = LmTerms(task.dataset, task.budget, task.judge_tokens)
     workspace = Workspace.of(Path(flag_values.editable), flag_values.tag, folder.workspace, environment)
     rule = make_rule(decision_settings(flag_values), terms.metric)
-    return run_settings(workspace.editable, flag_values.seed, terms, rule)
+    return run_settings(workspace.editable, flag_values.seed, terms, rule, make_pruning(flag_values))
 
 
 def _check_proposer(flag_values: flags.FlagValues, program: Program | None, environment: Mapping[str, str]) -> None:

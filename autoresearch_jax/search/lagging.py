@@ -1,0 +1,100 @@
+"""What a run's ledger says of loss curves: how far behind its candidates were on their way, and how they ended."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+
+from autoresearch_jax.measurement import LOSSES, Metric, read_curve
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
+from autoresearch_jax.proposers.optuna_evidence import OPTIMIZER
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.pruning import Finished, Pruning, Yardstick, find_allowances
+from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
+from autoresearch_jax.search.standing import Standing
+
+LATEST = 200  # candidates that are learnt from: a night has no more, and the time this takes must not grow
+
+
+def read_yardstick(
+    ledger: Ledger, standing: Standing, experiment: ExperimentRow, seed: int, metric: Metric, pruning: Pruning
+) -> Yardstick | None:
+    """What the first run of a candidate is held against; None while too little is known.
+
+    A candidate that only moved constants is compared with others that did, and one whose text was written anew with
+    others of that kind: its loss may be another function.
+
+    Args:
+      ledger: the run's.
+      standing: where the run stands.
+      experiment: the candidate.
+      seed: that it runs with.
+      metric: of the scores.
+      pruning: what is risked.
+    """
+    champion = _Champion.of(standing.runs, seed, metric, pruning.last_point)
+    if champion is None:
+        return None
+    alone = _moves_constants_alone(experiment)
+    finished = list(islice(_finished(ledger, metric, pruning.last_point, constants_alone=alone), LATEST))
+    allowances = find_allowances(finished, pruning, champion.luck)
+    return Yardstick(champion.curve, allowances, pruning.risk) if allowances else None
+
+
+@dataclass(frozen=True)
+class _Champion:
+    """What a candidate's run with one seed is compared with.
+
+    Attributes:
+      curve: of the champion's run with the same seed, or the mean of its runs' curves if there is none.
+      value: its score, in the same way.
+      luck: by how much that is better than the mean of all its runs.
+    """
+
+    curve: Sequence[float]
+    value: float
+    luck: float
+
+    @classmethod
+    def of(cls, runs: Sequence[TrialRow], seed: int, metric: Metric, points: int) -> "_Champion | None":
+        """None if none of the champion's runs has a curve of so many points."""
+        known = [run for run in runs if len(_curve(run)) >= points]
+        paired = [run for run in known if run.seed == seed] or known
+        if not paired:
+            return None
+        curve = [fmean(losses) for losses in zip(*(_curve(run)[:points] for run in paired), strict=True)]
+        value = fmean(run.score.value for run in paired)
+        return cls(curve, value, metric.gain(value, over=fmean(run.score.value for run in runs)))
+
+
+def _finished(ledger: Ledger, metric: Metric, points: int, *, constants_alone: bool) -> Iterator[Finished]:
+    """Candidates whose first run has a score and a curve, against the champions of their time, the latest first."""
+    rows = ledger.experiments()
+    champions = {row.id: ledger.runs(row) for row in rows if row.decision is Verdict.KEEP}
+    for row in reversed(rows):
+        if row.kind is not Kind.PROPOSAL or _moves_constants_alone(row) != constants_alone or row.parent is None:
+            continue
+        first = _first_run(ledger, row)
+        if first is None or len(curve := _curve(first)) < points:
+            continue
+        champion = _Champion.of(champions[row.parent], first.seed, metric, points)
+        if champion is not None:
+            behind = [mine - its for mine, its in zip(curve[:points], champion.curve, strict=True)]
+            yield Finished(behind, metric.gain(champion.value, over=first.score.value))
+
+
+def _moves_constants_alone(row: ExperimentRow) -> bool:
+    """See `proposers.optuna_evidence.moves_constants_alone`."""
+    return row.category == CONSTANTS_CATEGORY and row.proposer == OPTIMIZER
+
+
+def _first_run(ledger: Ledger, row: ExperimentRow) -> TrialRow | None:
+    """The first that counts of those that decided on an experiment; not of one that was pruned and then run again."""
+    trials = ledger.trials(row.id)
+    scored = [trial for trial in trials if trial.purpose is Purpose.CANDIDATE and trial.value is not None]
+    counted = ledger.counted(scored)
+    return counted[0] if counted else None
+
+
+def _curve(run: TrialRow) -> Sequence[float]:
+    return read_curve(run.metrics.get(LOSSES))
