@@ -6,12 +6,15 @@ It says {"event": "waiting"} when all is imported, and touches no device. The fi
 log; from then on it is `worker.py`. When its input is closed it ends, and so does a guard's child whatever it does.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import sys
 import threading
 from pathlib import Path
+
+from autoresearch_jax.runtime import linux
 
 _WORKER = "autoresearch_jax.lm.worker"
 
@@ -32,9 +35,9 @@ def main() -> int:
 
 
 def _import_when_idle() -> None:
-    """Imports all that a trial needs, in time that no other process wants, where the system can tell."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0 is this thread
+    """Imports all that a trial needs, in time that nobody else wants, where that can be had."""
+    with contextlib.suppress(OSError):
+        linux.take_idle_time_only()
     importlib.import_module(_WORKER)
 
 

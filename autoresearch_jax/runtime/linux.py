@@ -58,6 +58,16 @@ def lower_priority_of_this_thread() -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
+def take_idle_time_only() -> None:
+    """Leaves this thread, and all that it starts from here on, what no other process wants. Only root can undo it.
+
+    More than the lowest nice value, which counts within a session alone where the kernel divides by sessions
+    (`sched_autogroup_enabled`): what has a session of its own, as our processes do, would get an equal share.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0 is this thread
+
+
 def become_subreaper() -> None:
     """Makes this process the parent of every descendant that loses its own."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from autoresearch_jax.runtime import landlock, linux, seccomp
 from autoresearch_jax.runtime.family import Family, Output, attach, take_orders_to_stop, write_log
@@ -36,6 +36,23 @@ class Breach(Exception):
     def __init__(self, limit: str, words: str) -> None:
         super().__init__(words)
         self.limit = limit
+
+
+class Priority(NamedTuple):
+    """What the driver's thread has, and the confined is to have; without more ado it would have the usual one."""
+
+    policy: int
+    niceness: int
+
+    @classmethod
+    def of_this_process(cls) -> "Priority":
+        policy = os.sched_getscheduler(0)
+        usual = policy not in (os.SCHED_BATCH, os.SCHED_IDLE)  # or one of those that nobody must give a candidate
+        return cls(os.SCHED_OTHER if usual else policy, os.getpriority(os.PRIO_PROCESS, 0))
+
+    def take(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, self.niceness)
+        os.sched_setscheduler(0, self.policy, os.sched_param(0))
 
 
 class Watch:
@@ -145,7 +162,7 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             continue
 
 
-def _become_confined(order: dict[str, Any], output: int, has_priority: bool) -> NoReturn:
+def _become_confined(order: dict[str, Any], output: int, priority: Priority | None) -> NoReturn:
     """Gives up what the order says and becomes its command."""
     attach(output)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,8 +170,10 @@ def _become_confined(order: dict[str, Any], output: int, has_priority: bool) -> 
     try:
         os.chdir(order["scratch"])
         _set_limits(order["limits"])
-        if not has_priority:
+        if priority is None:
             os.nice(NICENESS)
+        else:
+            priority.take()
         if linux.IS_LINUX:
             linux.die_with_parent(signal.SIGKILL)
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -215,14 +234,14 @@ def _threads_of_user() -> int:
     return count
 
 
-def _lead_namespace(order: dict[str, Any], output: int, has_priority: bool) -> NoReturn:
+def _lead_namespace(order: dict[str, Any], output: int, priority: Priority | None) -> NoReturn:
     """First process of the namespace: waits for the command, whose end is the end of all others in it."""
     linux.die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     command = os.fork()
     if command == 0:
         os.setsid()
-        _become_confined(order, output, has_priority)
+        _become_confined(order, output, priority)
     while True:
         pid, status = os.wait()
         if pid == command:
@@ -230,13 +249,18 @@ def _lead_namespace(order: dict[str, Any], output: int, has_priority: bool) -> N
             os._exit(code if code >= 0 else 128 - code)  # as a shell and bubblewrap tell it
 
 
-def _take_priority() -> bool:
-    """Lets this process, and no child of it, run at once however many others want to; False where it may not."""
+def _take_priority() -> Priority | None:
+    """Lets this process, and no child of it, run at once however many others want to.
+
+    Returns:
+      Its priority from before; None if it may not have another.
+    """
     try:
+        before = Priority.of_this_process()
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except (OSError, AttributeError):  # not root; not Linux
-        return False
-    return True
+        return None
+    return before
 
 
 def main() -> int:
@@ -245,15 +269,15 @@ def main() -> int:
     if linux.IS_LINUX:
         linux.become_subreaper()
     in_namespaces = order["namespaces"] and linux.enter_namespaces()
-    has_priority = _take_priority()
+    priority = _take_priority()
     orders_to_stop = take_orders_to_stop()
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
         if in_namespaces:
-            _lead_namespace(order, write_end, has_priority)
-        _become_confined(order, write_end, has_priority)
+            _lead_namespace(order, write_end, priority)
+        _become_confined(order, write_end, priority)
     os.close(write_end)
     outcome = Watch(order, pid, read_end, orders_to_stop).run()
     print(json.dumps({**outcome, "namespaces": in_namespaces}), flush=True)

@@ -1,9 +1,13 @@
 """Tries a text before it is proposed, so that what cannot be measured goes back to whoever wrote it."""
 
 import threading
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Candidate, CandidateRejected, Status
 from autoresearch_jax.proposers.base import Brief, Objection, Outcome, Proposal
+from autoresearch_jax.runtime import linux
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.simplicity import syntax_nodes
 from autoresearch_jax.search.stored_proposals import REFUSED_FILE, keep_proposal, put_aside
@@ -41,7 +45,7 @@ class Examiner:
             return None
         log_dir = self._folder.log_dir(brief.experiment)
         try:
-            candidate = self._task.prepare(source, log_dir, beside_a_trial=beside)
+            candidate = self._prepare_beside(source, log_dir) if beside else self._task.prepare(source, log_dir)
         except CandidateRejected as rejection:
             if beside and rejection.status in _BUSY:
                 return None
@@ -50,6 +54,21 @@ class Examiner:
             return None
         self._traced[brief.experiment] = candidate
         return _repetition(brief, source, candidate.program_hash)
+
+    def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
+        """As `Task.prepare`, in time that the trial leaves; in a thread of its own, for such a one never gets more."""
+        found: Future[Candidate] = Future()
+
+        def prepare() -> None:
+            try:
+                with suppress(OSError):
+                    linux.take_idle_time_only()
+                found.set_result(self._task.prepare(source, log_dir, beside_a_trial=True))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=prepare, name="trace-ahead", daemon=True).start()
+        return found.result()
 
     def prepare(self, source: str, experiment: int) -> Candidate:
         """As `Task.prepare`, for an experiment that is about to be measured.

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from autoresearch_jax.runtime import sandbox as sandbox_module
+from autoresearch_jax.runtime.linux import take_idle_time_only
 from autoresearch_jax.runtime.sandbox import (
     MEBIBYTE,
     Level,
@@ -79,6 +81,22 @@ def run(scratch: Path, tmp_path: Path) -> Run:
         )
 
     return run_code
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
+def test_what_a_thread_starts_that_takes_idle_time_only_takes_no_other(cage: Sandbox, run: Run, tmp_path: Path) -> None:
+    code = "import os; print('policy', os.sched_getscheduler(0))"
+
+    def start() -> None:
+        take_idle_time_only()
+        run(cage, code)
+
+    run(cage, code)
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines == [f"policy {os.SCHED_OTHER}", f"policy {os.SCHED_IDLE}"]
 
 
 def processes_with(word: str) -> list[int]:

@@ -115,6 +115,25 @@ def test_what_was_traced_ahead_is_not_traced_again(bench):
     assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
+def test_what_is_traced_ahead_has_the_time_that_the_trial_leaves_and_the_agent_has_more(bench):
+    class Watched(FakeTask):
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            self.policies.append(os.sched_getscheduler(0))
+            return super().prepare(source, log_dir, beside_a_trial=beside_a_trial)
+
+    task = Watched(noise=0)
+    task.policies = []
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[WORSE], [DEPTH]], examine=examiner.examine)
+    own = []
+    original = agent.propose
+    agent.propose = lambda brief: (original(brief), own.append(os.sched_getscheduler(0)))[0]
+    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    assert task.policies == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
+    assert own == [os.SCHED_OTHER, os.SCHED_OTHER]
+
+
 def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(bench):
     task = FakeTask(noise=0)
     examiner = bench.loop(task)._parts.examiner
