@@ -1,9 +1,5 @@
 """train_lib.py keeps the contract: causal, donated, the same whatever the micro-batches and devices."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,43 +94,6 @@ def test_constants_that_do_not_fit_are_named():
         load_tiny(GRADIENT_ACCUMULATION=3).build(TASK, make_mesh())
 
 
-MULTI_DEVICE = """
-import jax
-jax.config.update("jax_num_cpu_devices", 8)
-import numpy as np
-from tracing import edited, traced
-from train_lib_source import load_tiny, make_mesh, nudged
-from autoresearch_jax.contract import Task
-from autoresearch_jax.lm.trace import ContractError
-
-task = Task(vocab_sizes=(256,), sequence_length=16, num_devices=8)
-tokens = np.random.default_rng(0).integers(0, 256, size=(8, 17), dtype=np.int32)
-losses, cut = [], 0
-for mesh in (make_mesh(), make_mesh(data=4, model=2)):
-    experiment = load_tiny(ASPECT_RATIO=16, GRADIENT_ACCUMULATION=2).build(task, mesh)
-    state = experiment.init(jax.random.key(0))
-    shardings = jax.tree.map(lambda w: w.sharding, state["params"])
-    state["params"] = jax.jit(nudged, out_shardings=shardings)(state["params"])
-    for progress in np.linspace(0, 0.9, 5, dtype=np.float32):
-        state, metrics = experiment.step(state, tokens, progress)
-        losses.append(float(metrics["loss"]))
-    specs = experiment.state_sharding
-    for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(specs), strict=True):
-        assert leaf.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, spec), leaf.ndim)
-    cut = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
-assert cut > 20, cut
-np.testing.assert_allclose(losses[:5], losses[5:], atol=1e-4)
-assert losses[4] < losses[0] - 0.1
-"""
-
-
-def test_eight_devices_train_as_one():
-    done = subprocess.run(
-        [sys.executable, "-c", MULTI_DEVICE], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_harness_traces_it(tmp_path):
     assert any(traced(tiny_source_text(), tmp_path / "trial").iterdir())
 
@@ -153,19 +112,3 @@ def test_another_state_is_refused_in_the_contracts_words(result, message, tmp_pa
     as_it_is = 'return {"params": params, "optimizer": optimizer}, {"loss": loss}'
     with pytest.raises(ContractError, match=message):
         traced(edited(tiny_source_text(), (as_it_is, f"return {result}")), tmp_path / "trial")
-
-
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-def test_exports_in_bfloat16_without_large_constants(platform, tokens):
-    task = Task(vocab_sizes=(256,), sequence_length=16, platform=platform)
-    experiment = load_tiny(COMPUTE_DTYPE="bfloat16").build(task, make_mesh())
-    state = jax.eval_shape(experiment.init, jax.random.key(0))
-    leaves, treedef = jax.tree.flatten(state)
-
-    def step(leaves, tokens, progress):
-        new_state, metrics = experiment.step(jax.tree.unflatten(treedef, leaves), tokens, progress)
-        return jax.tree.leaves(new_state), metrics
-
-    exported = jax.export.export(jax.jit(step, donate_argnums=0), platforms=[platform])(leaves, tokens, jnp.float32(0))
-    assert len(exported.mlir_module_serialized) < 2**20
-    assert [(aval.shape, aval.dtype) for aval in exported.out_avals[:-1]] == [(x.shape, x.dtype) for x in leaves]

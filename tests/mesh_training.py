@@ -1,0 +1,89 @@
+"""Trains train_lib.py, tiny and in float32, on meshes of eight host devices; prints what came of each as JSON.
+
+    python tests/mesh_training.py
+
+A process of its own, since a process has as many devices as it was started with.
+"""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from train_lib_source import load_tiny, make_mesh, nudged
+
+from autoresearch_jax.contract import Task
+
+NUM_DEVICES = 8
+STEPS = 10
+# data, model, micro-batches
+RUNS = ((1, 1, 1), (8, 1, 1), (4, 2, 1), (1, 8, 1), (4, 2, 2))
+
+
+def bytes_of(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Of the device that holds most."""
+    held = dict.fromkeys(jax.devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return max(held.values())
+
+
+def main() -> None:
+    jax.config.update("jax_num_cpu_devices", NUM_DEVICES)
+    tokens = np.random.default_rng(0).integers(0, 256, size=(8, 17), dtype=np.int32)
+    reports = []
+    first_moments: list[np.ndarray] = []
+    for data, model, micro_batches in RUNS:
+        mesh = make_mesh(data, model)
+        task = Task(vocab_sizes=(256,), sequence_length=16, num_devices=mesh.size)
+        constants = {"ASPECT_RATIO": 32, "MUON_ITERATIONS": 1, "GRADIENT_ACCUMULATION": micro_batches}
+        experiment = load_tiny(**constants).build(task, mesh)
+        specs = experiment.state_sharding
+        shardings = jax.tree.map(lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs)
+        state = experiment.init(jax.random.key(0))
+        state["params"] = jax.jit(nudged, out_shardings=shardings["params"])(state["params"])
+        batch = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+
+        losses, moments_error = [], 0.0
+        for progress in np.linspace(0, 0.9, STEPS, dtype=np.float32):
+            before = jax.tree.leaves(state)
+            state, metrics = experiment.step(state, batch, progress)
+            losses.append(float(metrics["loss"]))
+            if len(losses) == 1:  # moments are gradients then; later, weights have blown up their rounding
+                moments = [np.asarray(leaf) for leaf in jax.tree.leaves(state["optimizer"])]
+                first_moments = first_moments or moments
+                pairs = zip(moments, first_moments, strict=True)
+                moments_error = max(float(np.max(np.abs(a - b) / (1e-6 + 1e-3 * np.abs(b)))) for a, b in pairs)
+        reports.append(
+            {
+                "mesh": [data, model, micro_batches],
+                "losses": losses,
+                "moments_error": moments_error,
+                "donated": all(leaf.is_deleted() for leaf in before),
+                "as_told": all(
+                    leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+                    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True)
+                ),
+                "rows_per_device": batch.addressable_shards[0].data.shape[0],
+                "bytes": {
+                    name: {"all": bytes_of(tree), "device": bytes_per_device(tree)}
+                    for name, tree in (
+                        ("params", state["params"]),
+                        ("muon", state["optimizer"]["muon"]),
+                        ("adam", state["optimizer"]["adam"]),
+                    )
+                },
+            }
+        )
+    json.dump(reports, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
