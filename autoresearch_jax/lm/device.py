@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.platforms import platform_variables
 from autoresearch_jax.runtime.faults import variables_for_child
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
-# glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TRIAL_WORKER = "autoresearch_jax.lm.worker"
 WAITING_WORKER = "autoresearch_jax.lm.waiting"  # the same, but it waits to be told for which trial
 
@@ -86,14 +85,7 @@ def start_worker(
 
     It runs our code only, so it inherits everything: an accelerator's runtime is told by many a variable.
     """
-    extra = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
-    if platform == "cpu":
-        device_count = f"--xla_force_host_platform_device_count={num_devices}"
-        extra["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()
-        extra["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
-    if compile_cache_dir is not None:
-        extra["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
-        extra["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
+    extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
     return JsonWorker(
         [sys.executable, "-m", module],
         environment={**environment, **variables_for_child(environment), **extra},

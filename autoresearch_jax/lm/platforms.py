@@ -1,0 +1,59 @@
+"""The variables that a trial's process is started with, by platform: what steers XLA and the runtimes. Loads no JAX."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+# glibc then asks for huge pages, of which XLA's large buffers touch far fewer: see docs/performance.md
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# A trial has the GPU for itself; XLA takes three quarters of its memory where nobody says more.
+GPU_MEMORY_SHARE = "0.9"
+# XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these. Command
+# buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the compile cache.
+CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communication beside computation
+# Of libtpu, which has flags of its own and does not read XLA_FLAGS.
+TPU_MESH_FLAGS = (
+    "--xla_tpu_enable_async_collective_fusion=true",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "--xla_tpu_overlap_compute_collective_tc=true",
+)
+
+
+def platform_variables(
+    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
+) -> dict[str, str]:
+    """Variables of a process that runs trials, over those of this one.
+
+    What the user has set stays as it is, but for the platform, the number of a CPU's devices and the compile cache,
+    which flags of ours say.
+
+    Args:
+      platform: "cpu", "cuda" or "tpu".
+      num_devices: of the mesh; a CPU is made to show as many.
+      environment: variables of this process.
+      compile_cache_dir: of XLA's compile cache; None for none.
+    """
+    variables = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
+    if platform == "cpu":
+        device_count = f"--xla_force_host_platform_device_count={num_devices}"
+        variables["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()  # the last one counts
+        variables["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", HUGE_PAGES)
+    elif platform == "cuda":
+        variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices > 1 else (), environment)
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = environment.get(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE
+        )
+    elif platform == "tpu":
+        variables |= _flags("LIBTPU_INIT_ARGS", TPU_MESH_FLAGS if num_devices > 1 else (), environment)
+    if compile_cache_dir is not None:
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
+    return variables
+
+
+def _flags(variable: str, flags: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:
+    """A variable with our flags and the user's, whose value wins where both have one."""
+    own = environment.get(variable, "")
+    named = {flag.partition("=")[0] for flag in own.split()}
+    ours = [flag for flag in flags if flag.partition("=")[0] not in named]
+    text = " ".join([*ours, own]).strip()
+    return {variable: text} if text else {}
