@@ -6,33 +6,35 @@ import platform
 import re
 from pathlib import Path
 
-# Dense bf16 TFLOP/s of one device as JAX counts devices, by a part of its name in lower case; the first match counts.
-# From the vendors' data sheets. T4 has no bf16: fp16. TPU v2, v3 and 7x show two devices a chip, so half a chip's peak.
+# Dense bf16 TFLOP/s of one device as JAX counts devices, by all of its name but the vendor and the size of its memory.
+# From the vendors' data sheets. T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2
+# and v3, of whose peak the sources differ. A name must fit as a whole: an H100 NVL, a GeForce of a laptop, a slice of a
+# GPU (MIG) are other devices than what their name begins with.
+_MEMORY = r"(?: \d+GB)?(?: HBM\d\w*)?"
 _PEAK_TFLOPS = (
-    ("h100 pcie", 756.0),
-    ("h100", 989.0),
-    ("h200", 989.0),
-    ("b200", 2250.0),
-    ("a100", 312.0),
-    ("l40s", 362.0),
-    ("l4", 121.0),
-    ("tesla t4", 65.0),
-    ("rtx 4090", 165.0),
-    ("rtx 5090", 210.0),
-    ("tpu v4", 275.0),
-    ("tpu v5 lite", 197.0),
-    ("tpu v5e", 197.0),
-    ("tpu v5", 459.0),
-    ("tpu v6", 918.0),
-    ("tpu7x", 2307.0 / 2),
+    (r"B200", 2250.0),
+    (rf"G?H200{_MEMORY}", 989.0),
+    (rf"H100{_MEMORY}", 989.0),
+    (r"H100 PCIe", 756.0),
+    (r"A100[- ](?:SXM4|PCIE|80GB)(?:[- ](?:\d+GB|PCIe))?", 312.0),
+    (r"L40S", 362.0),
+    (r"L4", 121.0),
+    (r"T4", 65.0),
+    (r"GeForce RTX 4090", 165.0),
+    (r"GeForce RTX 5090", 210.0),
+    (r"TPU v4", 275.0),
+    (r"TPU v5e|TPU v5 lite", 197.0),
+    (r"TPU v5p?", 459.0),
+    (r"TPU v6e|TPU v6 lite", 918.0),
+    (r"TPU ?7x", 2307.0 / 2),
 )
 
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak bf16 FLOP/s of one device, None for a device we do not know (and for a CPU, where it must be measured)."""
-    name = device_kind.lower()
-    for part, tflops in _PEAK_TFLOPS:
-        if part in name and not (part == "l4" and "l40" in name):
+    name = re.sub(r"^(NVIDIA|Tesla) ", "", device_kind)
+    for pattern, tflops in _PEAK_TFLOPS:
+        if re.fullmatch(pattern, name, re.IGNORECASE):
             return tflops * 1e12
     return None
 

@@ -7,8 +7,9 @@ from pathlib import Path
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 # A trial has the GPU for itself; XLA takes three quarters of its memory where nobody says more.
 GPU_MEMORY_SHARE = "0.9"
-# XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these. Command
-# buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the compile cache.
+# XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these.
+# Command buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the
+# compile cache.
 CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communication beside computation
 # Of libtpu, which has flags of its own and does not read XLA_FLAGS.
 TPU_MESH_FLAGS = (
