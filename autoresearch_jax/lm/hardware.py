@@ -6,10 +6,10 @@ import platform
 import re
 from pathlib import Path
 
-# Dense bf16 TFLOP/s of one device as JAX counts devices, by all of its name but the vendor and the size of its memory.
-# From the vendors' data sheets. T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2
-# and v3, of whose peak the sources differ. A name must fit as a whole: an H100 NVL, a GeForce of a laptop, a slice of a
-# GPU (MIG) are other devices than what their name begins with.
+# Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
+# T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, on whose peak sources
+# differ. A name must fit as a whole: an H100 NVL, the GeForce of a laptop, a slice of a GPU (MIG) are other devices than
+# their names begin with.
 _MEMORY = r"(?: \d+GB)?(?: HBM\d\w*)?"
 _PEAK_TFLOPS = (
     (r"B200", 2250.0),
