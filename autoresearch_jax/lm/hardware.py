@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 # Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
-# T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, on whose peak sources
-# differ. A name must fit as a whole: an H100 NVL, the GeForce of a laptop, a slice of a GPU (MIG) are other devices than
+# T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, but sources differ on
+# their peaks. A name must fit as a whole: an H100 NVL, the GeForce of a laptop and a slice of a GPU (MIG) are not what
 # their names begin with.
 _MEMORY = r"(?: \d+GB)?(?: HBM\d\w*)?"
 _PEAK_TFLOPS = (

@@ -1,0 +1,53 @@
+"""The flag files in configs/: every command takes them, and their constants are a training file that builds."""
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from absl import flags
+from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
+
+from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.commands.trial import parse_settings
+from autoresearch_jax.contract import Task
+from autoresearch_jax.search.constants import read_constants
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))
+ACCELERATORS = [path for path in CONFIGS if path.stem.startswith(("h100", "tpu"))]
+NUM_PARAMS = 50_332_176  # of the original at depth 8, with as many scalars and gates
+
+
+def parsed(config: Path, command: str) -> flags.FlagValues:
+    flag_values = flags.FlagValues()
+    importlib.import_module(f"autoresearch_jax.commands.{command}").define_flags(flag_values)
+    assert flag_values([command, f"--flagfile={config}"]) == [command]
+    return flag_values
+
+
+@pytest.mark.parametrize("command", ["prepare", "trial", "run", "doctor"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_commands_take_it(config: Path, command: str) -> None:
+    found = parsed(config, command)
+    assert found.corpus == "stdlib"
+    if command != "prepare":
+        assert found.budget_seconds
+
+
+@pytest.mark.parametrize("config", ACCELERATORS, ids=lambda path: path.stem)
+def test_an_accelerator_s_setting_is_the_original_s(config: Path) -> None:
+    assert "Not measured" in config.read_text()
+    found = parsed(config, "trial")
+    mesh_axes = parse_mesh(found.mesh) or {"data": 1, "model": 1}
+    constants = parse_settings(found.set)
+    assert found.budget_seconds == 300
+    assert constants["BATCH_SIZE"] * found.sequence_length == 2**19
+    micro_batches = constants["GRADIENT_ACCUMULATION"] * mesh_axes["data"]
+    assert constants["BATCH_SIZE"] % micro_batches == 0
+    task = Task(vocab_sizes=(8192,), sequence_length=found.sequence_length, platform=found.platform)
+    as_it_comes = read_constants(TRAIN_LIB.read_text())
+    experiment = load_tiny(**{name: as_it_comes[name] for name in TINY} | constants).build(task, make_mesh())
+    shapes: Any = jax.eval_shape(experiment.init, jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == NUM_PARAMS
