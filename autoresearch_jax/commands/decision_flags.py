@@ -1,4 +1,4 @@
-"""Flags of the rule that keeps and discards."""
+"""Flags of the rule that keeps and discards, and of what is not worth its whole budget."""
 
 from absl import flags
 
@@ -12,7 +12,7 @@ GREEDY_WARNING = "--decision=greedy keeps whatever came out better in one run ea
 
 
 def define_decision_flags(flag_values: flags.FlagValues) -> None:
-    """Defines --decision, and what the sequential rule is asked to find at what risk."""
+    """Defines --decision, what the sequential rule is asked to find at what risk, and --prune."""
     default = SequentialSettings()
     flags.DEFINE_enum(
         "decision",
@@ -44,7 +44,7 @@ def define_decision_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_boolean(
         "prune",
-        False,
+        True,
         "stop a candidate's first trial once its losses lie so far above the champion's that it has next to no chance "
         "to end better; how far is learnt from the run's own trials",
         flag_values=flag_values,

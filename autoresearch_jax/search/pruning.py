@@ -40,13 +40,13 @@ class Pruning:
       risk: probability that a candidate which would end as good as the champion is stopped, over all looks together.
       least_finished: candidates that must have run to their end before one is stopped.
       first_point: of the curve, that is looked at; before it schedules differ too much.
-      last_point: after it there is little left to save.
+      last_point: after it schedules part again, as some cool down earlier, and there is less left to save.
     """
 
     risk: float = 0.02
     least_finished: int = 12
     first_point: int = 4
-    last_point: int = 16
+    last_point: int = 10
 
     @property
     def settings(self) -> Mapping[str, Scalar]:

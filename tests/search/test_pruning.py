@@ -29,14 +29,14 @@ def test_nothing_is_stopped_before_enough_candidates_have_ended():
     assert list(allowances) == list(range(PRUNING.first_point, PRUNING.last_point + 1))
 
 
-@pytest.mark.parametrize(("growth", "times"), [(10.0, 1.0), (0.0, 2.5)])
-def test_what_ends_as_good_as_the_champion_is_hardly_ever_stopped(growth, times):
-    """As often as risked where scatter grows as in recorded curves, and a few times as often where it does not."""
+@pytest.mark.parametrize("growth", [10.0, 0.0])
+def test_what_ends_as_good_as_the_champion_is_hardly_ever_stopped(growth):
+    """No more often than was risked, whether scatter grows as it does in recorded curves, or does not."""
     rng, lost, nights = random.Random(1), 0, 400
     for night in range(nights):
         allowances = find_allowances(candidates(15, seed=night, growth=growth), PRUNING)
         lost += any(rng.gauss(0, 0.02) > by for by in allowances.values())
-    assert lost / nights <= times * PRUNING.risk
+    assert lost / nights <= PRUNING.risk
     generous = find_allowances(candidates(15), Pruning(risk=1e-4))
     assert all(generous[point] > by for point, by in find_allowances(candidates(15), PRUNING).items())
 

@@ -17,6 +17,7 @@ from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.lm.task import LmTerms
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import Intent, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.run_settings import run_settings
@@ -41,7 +42,9 @@ def night(repo: Path, tiny_dataset: Dataset) -> RunFolder:
     folder.create()
     terms = LmTerms(tiny_dataset, Budget(seconds=task_flags.DEFAULT_BUDGET_SECONDS))
     with closing(Ledger.open(folder.ledger)) as ledger:
-        ledger.save_settings(run_settings("train_lib.py", 0, terms, make_rule(SequentialSettings(), terms.metric)))
+        ledger.save_settings(
+            run_settings("train_lib.py", 0, terms, make_rule(SequentialSettings(), terms.metric), Pruning())
+        )
         folder.write_settings(ledger.settings())
         ledger.begin_experiment(Intent(Kind.BASELINE, SOURCE))
     return folder
