@@ -18,7 +18,7 @@ from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, Wo
 from autoresearch_jax.runtime.sandbox import remove_tree
 from autoresearch_jax.runtime.scratch import scratch_folder
 
-# Rows on each data-parallel device; the judge takes the first size that fits into memory.
+# Rows on each data-parallel device; the judge begins with the one that suits the device (see `judging.py`).
 JUDGE_BATCH_ROWS = (32, 8, 2)
 
 

@@ -11,7 +11,9 @@ from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.lm.bits import bits_per_byte
 from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, judge_within_memory
+from autoresearch_jax.lm.judging import LOGIT_BYTES, first_batch_rows
 from autoresearch_jax.lm.measure import make_mesh
+from autoresearch_jax.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
 from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
 from autoresearch_jax.lm.programs import load_programs
 
@@ -182,3 +184,17 @@ def test_a_candidate_that_trains_in_logits_takes_too_long(tiny_source: str, tmp_
     scorer = Scorer(programs, MESH, 4)
     with pytest.raises(InvalidCandidateError, match=r"judging \d+% of the rows took .* `logits` must not do the work"):
         judge(scorer, [jax.numpy.asarray(TABLE)], EXAM, random=RANDOM, limit_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "vocab_size", "rows"),
+    [
+        ("cpu", 256, 2048, 8),
+        ("cpu", 32, 256, 32),
+        ("cpu", 2048, 8192, 2),
+        ("cuda", 2048, 8192, 32),
+        ("tpu", 32, 256, 32),
+    ],
+)
+def test_the_batch_suits_the_device(platform: str, length: int, vocab_size: int, rows: int) -> None:
+    assert first_batch_rows(JUDGE_SIZES, platform, LOGIT_BYTES * length * vocab_size) == rows
