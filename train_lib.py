@@ -356,7 +356,7 @@ def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dic
 def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
     """Where one array of the state lies.
 
-    "model" cuts features; "data" cuts moments only, of which a forward pass needs none (ZeRO, arXiv 1910.02054). Muon's
+    "model" cuts features, "data" the other dimension, which is put together for a step (ZeRO, arXiv 1910.02054). Muon's
     stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
     """
     names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
@@ -366,7 +366,7 @@ def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> Parti
     elif leaf.ndim < 2:
         wishes = {}
     else:
-        wishes = {"model": (features,), "data": (1 - features,) if "adam" in names else ()}
+        wishes = {"model": (features,), "data": (1 - features,)}
     sizes = list(leaf.shape)
     cuts: list[tuple[str, ...]] = [()] * leaf.ndim
     for axis, dimensions in wishes.items():
@@ -407,8 +407,16 @@ def build(task: Task, mesh: Mesh) -> Experiment:
     def apply(params: dict, tokens_BxT: Array) -> Array:
         return nnx.merge(graph, params)(tokens_BxT)
 
+    def gathered(params: dict) -> dict:
+        """Parameters as every device of "data" needs them: whole but for what "model" cuts."""
+
+        def whole(spec: PartitionSpec) -> NamedSharding:
+            return NamedSharding(mesh, PartitionSpec(*(None if cut and "data" in cut else cut for cut in spec)))
+
+        return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, specs["params"]))
+
     def logits(state: dict, tokens_BxT: Array) -> Array:
-        return apply(state["params"], tokens_BxT)
+        return apply(gathered(state["params"]), tokens_BxT)
 
     def loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
         tokens_BxT = jax.lax.with_sharding_constraint(tokens_BxT, NamedSharding(mesh, PartitionSpec("data")))
@@ -428,7 +436,7 @@ def build(task: Task, mesh: Mesh) -> Experiment:
         return jax.tree.map(lambda x: x / GRADIENT_ACCUMULATION, total)
 
     def step(state: dict, tokens_BxT: Array, progress: Array) -> tuple[dict, Mapping[str, Array]]:
-        loss, grads = accumulated_loss_and_grads(state["params"], tokens_BxT)
+        loss, grads = accumulated_loss_and_grads(gathered(state["params"]), tokens_BxT)
         params, optimizer = update(state["params"], grads, state["optimizer"], progress)
         return {"params": params, "optimizer": optimizer}, {"loss": loss}
 
