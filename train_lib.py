@@ -33,6 +33,7 @@ WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half t
 VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embeddings, in tokens over 2 pi
 SOFTCAP = 15.0  # logits stay within this distance of zero
+LOSS_PIECES = 16  # pieces of the context that the loss is computed in, to save memory and keep caches warm
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
 
 # Batch
@@ -112,11 +113,6 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return jnp.concatenate([left * cos + right * sin, right * cos - left * sin], axis=-1)
 
 
-def attend(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, task: Task, mesh: Mesh) -> Array:
-    """Causal attention to a token itself and the `window` tokens before it, by the kernel the platform has for it."""
-    return causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window, task=task, mesh=mesh)
-
-
 def symmetric_uniform(width: int) -> nnx.Initializer:
     """Uniform with standard deviation 1 / sqrt(width)."""
     bound = math.sqrt(3 / width)
@@ -161,7 +157,7 @@ class Attention(nnx.Module):
             gate_BxTxH = 2 * jax.nn.sigmoid(self.value_gate(x_BxTxD[..., :VALUE_GATE_CHANNELS]))
             v_BxTxHxK += gate_BxTxH[..., None] * value_embedding_BxTxD.reshape(split_heads)
         q_BxTxHxK, k_BxTxHxK = rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))
-        mixed_BxTxHxK = attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, self.task, self.mesh)
+        mixed_BxTxHxK = causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, task=self.task, mesh=self.mesh)
         return self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))
 
 
@@ -174,7 +170,8 @@ class MLP(nnx.Module):
         self.down = Linear(4 * width, width, nnx.initializers.zeros, rngs)
 
     def __call__(self, x_BxTxD: Array) -> Array:
-        return self.down(jnp.square(jax.nn.relu(self.up(x_BxTxD))))
+        hidden_BxTxF = jnp.square(jax.nn.relu(self.up(x_BxTxD).astype(jnp.float32)))  # half the time of bfloat16 on CPU
+        return self.down(hidden_BxTxF.astype(COMPUTE_DTYPE))
 
 
 class Block(nnx.Module):
@@ -205,25 +202,79 @@ class Model(nnx.Module):
         self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
         self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)
 
-    def __call__(self, tokens_BxT: Array) -> Array:
-        residual_scales_L = self.residual_scales[...].astype(COMPUTE_DTYPE)
-        x0_scales_L = self.x0_scales[...].astype(COMPUTE_DTYPE)
+    def features(self, tokens_BxT: Array) -> Array:
+        """What the output layer reads, [B, T, D]."""
         x0_BxTxD = rms_norm(self.token_embedding(tokens_BxT)).astype(COMPUTE_DTYPE)
         x_BxTxD = x0_BxTxD
         for layer, block in enumerate(self.blocks):
             embedding = self.value_embeddings[layer]
             value_embedding_BxTxD = embedding(tokens_BxT).astype(COMPUTE_DTYPE) if embedding else None
-            x_BxTxD = residual_scales_L[layer] * x_BxTxD + x0_scales_L[layer] * x0_BxTxD
+            x_BxTxD = mix(x_BxTxD, self.residual_scales[layer], x0_BxTxD, self.x0_scales[layer])
             x_BxTxD = block(x_BxTxD, value_embedding_BxTxD)
-        logits_BxTxV = self.unembedding(rms_norm(x_BxTxD)).astype(jnp.float32)
+        return rms_norm(x_BxTxD)
+
+    def __call__(self, tokens_BxT: Array) -> Array:
+        logits_BxTxV = self.unembedding(self.features(tokens_BxT)).astype(jnp.float32)
         return SOFTCAP * jnp.tanh(logits_BxTxV / SOFTCAP)
 
 
-def mean_nats(logits_BxTxV: Array, targets_BxT: Array) -> Array:
-    """Mean negative log-likelihood of the targets, in nats per token."""
-    is_target = jax.nn.one_hot(targets_BxT, VOCAB_SIZE, dtype=bool)  # a mask: the gradient of a gather is slow
-    target_logits_BxT = jnp.sum(logits_BxTxV, axis=-1, where=is_target)
-    return jnp.mean(jax.nn.logsumexp(logits_BxTxV, axis=-1) - target_logits_BxT)
+def mix(x: Array, x_scale: Array, y: Array, y_scale: Array) -> Array:
+    """A weighted sum, in float32: a weight's gradient sums over all of x, for which bfloat16 is too coarse."""
+    return (x_scale * x.astype(jnp.float32) + y_scale * y.astype(jnp.float32)).astype(x.dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# Loss
+# --------------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def mean_nats(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array) -> Array:
+    """Mean negative log-likelihood of the targets under the logits that `Model` gives, in nats per token.
+
+    The gradients are made along with it, a piece of the context at a time: no array [B, T, V] is ever held.
+
+    Args:
+      x_BxTxD: features.
+      w_VxD: weight of the output layer.
+      targets_BxT: the tokens to be predicted.
+    """
+    return nats_and_grads(x_BxTxD, w_VxD, targets_BxT)[0]
+
+
+def nats_and_grads(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array) -> tuple[Array, tuple[Array, Array]]:
+    """What `mean_nats` returns, and its gradients with respect to features and weight."""
+    rows, length, _ = x_BxTxD.shape
+    pieces, share = math.gcd(length, LOSS_PIECES), 1 / targets_BxT.size
+    w = w_VxD.astype(COMPUTE_DTYPE)
+
+    def cut(x_BxTx_: Array) -> Array:
+        return x_BxTx_.reshape(rows, pieces, length // pieces, *x_BxTx_.shape[2:]).swapaxes(0, 1)
+
+    def add(total: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        x, targets = piece
+        tanh = jnp.tanh(jnp.einsum("btd,vd->btv", x, w, preferred_element_type=jnp.float32) / SOFTCAP)
+        highest = jnp.max(tanh, axis=-1, keepdims=True)
+        exp = jnp.exp(SOFTCAP * (tanh - highest))
+        norm = jnp.sum(exp, axis=-1, keepdims=True)
+        is_target = targets[..., None] == jnp.arange(VOCAB_SIZE)  # a mask: the gradient of a gather is slow
+        nats = jnp.log(norm) + SOFTCAP * (highest - jnp.sum(tanh, axis=-1, keepdims=True, where=is_target))
+        grad = ((exp / norm - is_target) * (1 - tanh * tanh) * share).astype(COMPUTE_DTYPE)
+        w_grad = jnp.einsum("btv,btd->vd", grad, x, preferred_element_type=jnp.float32)
+        return (total[0] + share * jnp.sum(nats), total[1] + w_grad), jnp.einsum("btv,vd->btd", grad, w)
+
+    zeros = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
+    (loss, w_grad_VxD), x_grad = jax.lax.scan(add, zeros, (cut(x_BxTxD), cut(targets_BxT)))
+    return loss, (x_grad.swapaxes(0, 1).reshape(x_BxTxD.shape), w_grad_VxD)
+
+
+def scale_grads(grads: tuple[Array, Array], scale: Array) -> tuple[Array, Array, None]:
+    """Gradients of `mean_nats` by the chain rule; the targets have none."""
+    x_grad_BxTxD, w_grad_VxD = grads
+    return x_grad_BxTxD * scale.astype(x_grad_BxTxD.dtype), w_grad_VxD * scale, None
+
+
+mean_nats.defvjp(nats_and_grads, scale_grads)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -261,11 +312,11 @@ def adam(name: str) -> optax.GradientTransformation:
 def orthogonalize(g_NxOxI: Array) -> Array:
     """The nearest matrices with orthonormal rows or columns, roughly, by Polar Express."""
     transpose = g_NxOxI.shape[1] > g_NxOxI.shape[2]  # work on the smaller Gram matrix
-    x = (g_NxOxI.mT if transpose else g_NxOxI).astype(COMPUTE_DTYPE)
+    x = jax.lax.optimization_barrier((g_NxOxI.mT if transpose else g_NxOxI).astype(COMPUTE_DTYPE))  # else XLA undoes it
     x /= 1.02 * jnp.linalg.norm(x.astype(jnp.float32), axis=(1, 2), keepdims=True).astype(x.dtype) + 1e-6
     for a, b, c in POLAR_EXPRESS[:MUON_ITERATIONS]:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        gram = x @ x.mT  # symmetric, as its square is: both are products with a transpose, for which CPUs are fast
+        x = a * x + (b * gram + c * (gram @ gram.mT)) @ x
     return (x.mT if transpose else x).astype(jnp.float32)
 
 
@@ -404,9 +455,6 @@ def build(task: Task, mesh: Mesh) -> Experiment:
         params = nnx.to_pure_dict(nnx.state(Model(task, mesh, nnx.Rngs(key)), nnx.Param))
         return {"params": params, "optimizer": init_optimizer(params)}
 
-    def apply(params: dict, tokens_BxT: Array) -> Array:
-        return nnx.merge(graph, params)(tokens_BxT)
-
     def gathered(params: dict) -> dict:
         """Parameters as every device of "data" needs them: whole but for what "model" cuts."""
 
@@ -416,11 +464,15 @@ def build(task: Task, mesh: Mesh) -> Experiment:
         return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, specs["params"]))
 
     def logits(state: dict, tokens_BxT: Array) -> Array:
-        return apply(gathered(state["params"]), tokens_BxT)
+        return nnx.merge(graph, gathered(state["params"]))(tokens_BxT)
+
+    def loss(params: dict, tokens_BxT: Array) -> Array:
+        x_BxTxD = nnx.merge(graph, params).features(tokens_BxT[:, :-1])
+        return mean_nats(x_BxTxD, params["unembedding"]["weight"], tokens_BxT[:, 1:])
 
     def loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
         tokens_BxT = jax.lax.with_sharding_constraint(tokens_BxT, NamedSharding(mesh, PartitionSpec("data")))
-        return jax.value_and_grad(lambda p: mean_nats(apply(p, tokens_BxT[:, :-1]), tokens_BxT[:, 1:]))(params)
+        return jax.value_and_grad(loss)(params, tokens_BxT)
 
     def accumulated_loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
         if GRADIENT_ACCUMULATION == 1:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from autoresearch_jax.contract import Task
+from autoresearch_jax.kernels.blockwise import blockwise_attention
 from autoresearch_jax.kernels.cuda import compute_capability
 
 Attend = Callable[[Array, Array, Array, int], Array]
@@ -44,20 +45,8 @@ def causal_attention(
     elif task.platform == "tpu" and takes_splash(q_BxTxHxK):
         attend = splash_attention
     else:  # what XLA cuts up by itself
-        return dense_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
+        return blockwise_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
     return _on_each_device(attend, mesh)(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
-
-
-def dense_attention(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int) -> Array:
-    """The same in XLA's own operations, for every platform; holds B x H x T x T scores."""
-    return jax.nn.dot_product_attention(
-        q_BxTxHxK,
-        k_BxTxHxK,
-        v_BxTxHxK,
-        is_causal=True,
-        local_window_size=_local_window(window, q_BxTxHxK),
-        implementation="xla",
-    )
 
 
 def cudnn_attention(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int) -> Array:
@@ -67,7 +56,7 @@ def cudnn_attention(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window
         k_BxTxHxK,
         v_BxTxHxK,
         is_causal=True,
-        local_window_size=_local_window(window, q_BxTxHxK),
+        local_window_size=(window, 0) if window < q_BxTxHxK.shape[1] else None,
         implementation="cudnn",
     )
 
@@ -124,10 +113,6 @@ def takes_splash(q_BxTxHxK: Array) -> bool:
     """Whether Splash attention takes heads and a context like these."""
     _, length, _, head_dim = q_BxTxHxK.shape
     return length % TPU_LANES == 0 and head_dim % TPU_LANES == 0
-
-
-def _local_window(window: int, q_BxTxHxK: Array) -> tuple[int, int] | None:
-    return (window, 0) if window < q_BxTxHxK.shape[1] else None
 
 
 def _on_each_device(attend: Attend, mesh: Mesh) -> Attend:

@@ -1,4 +1,4 @@
-"""Each platform's attention computes what the dense one does, forward and backward, and is taken where it fits."""
+"""Each platform's attention computes what its definition says, forward and backward, and is taken where it fits."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from jax import Array, export
 from train_lib_source import make_mesh
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.kernels.attention import causal_attention, dense_attention, splash_attention
+from autoresearch_jax.kernels.attention import causal_attention, splash_attention
+from autoresearch_jax.kernels.blockwise import blockwise_attention
 from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, compute_capability, seen_by_jax
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -33,9 +34,9 @@ def plain_attention(q: Array, k: Array, v: Array, window: int) -> Array:
     return jnp.einsum("bhqs,bshk->bqhk", weights, v, precision="highest")
 
 
-@pytest.mark.parametrize("window", [100, 256])
+@pytest.mark.parametrize("window", [1, 100, 256])
 @pytest.mark.parametrize(
-    "attend", [dense_attention, partial(splash_attention, interpret=True)], ids=["dense", "splash"]
+    "attend", [blockwise_attention, partial(splash_attention, interpret=True)], ids=["blockwise", "splash"]
 )
 def test_equals_its_definition_forward_and_backward(attend: Callable[..., Array], window: int) -> None:
     args = qkv()

@@ -25,8 +25,9 @@ VARIANTS = [
         "tied embeddings",
         "one table in and out",
         ("        self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)\n", ""),
-        ("self.unembedding(rms_norm(x_BxTxD))", "self.token_embedding.attend(rms_norm(x_BxTxD))"),
+        ("self.unembedding(self.features", "self.token_embedding.attend(self.features"),
         ('        "unembedding": (UNEMBEDDING_LR * width_scale, ADAM_BETA1),\n', ""),
+        ('params["unembedding"]["weight"]', 'params["token_embedding"]["embedding"]'),
         ('params["unembedding"]', 'params["token_embedding"]'),
     ),
     change(
@@ -55,21 +56,17 @@ VARIANTS = [
             "average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, state['average'], params)\n"
             '        return {"params": params, "optimizer": optimizer, "average": average}, ',
         ),
-        ('return apply(state["params"], tokens_BxT)', 'return apply(state["average"], tokens_BxT)'),
+        ('nnx.merge(graph, state["params"])', 'nnx.merge(graph, state["average"])'),
         ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
     ),
     change(
         "two tokens at once",
         "a second head predicts the token after next, in training only",
         (
-            "        return jax.value_and_grad(lambda p: mean_nats(apply(p, tokens_BxT[:, :-1]), tokens_BxT[:, 1:]))"
-            "(params)",
-            "        def two(p: dict) -> Array:\n"
-            "            logits_BxTxV = apply(p, tokens_BxT[:, :-1])\n"
-            "            return mean_nats(logits_BxTxV, tokens_BxT[:, 1:]) + 0.1 * mean_nats(\n"
-            "                jnp.roll(logits_BxTxV, 1, -1)[:, :-1], tokens_BxT[:, 2:]\n"
-            "            )\n\n"
-            "        return jax.value_and_grad(two)(params)",
+            '        return mean_nats(x_BxTxD, params["unembedding"]["weight"], tokens_BxT[:, 1:])\n',
+            '        w_VxD, w_after_VxD = (jnp.roll(params["unembedding"]["weight"], by, 0) for by in (0, 1))\n'
+            "        nats_after = mean_nats(x_BxTxD[:, :-1], w_after_VxD, tokens_BxT[:, 2:])\n"
+            "        return mean_nats(x_BxTxD, w_VxD, tokens_BxT[:, 1:]) + 0.1 * nats_after\n",
         ),
     ),
 ]
