@@ -405,19 +405,14 @@ def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dic
 
 
 def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
-    """Where one array of the state lies.
+    """Where one array of the state lies: "model" cuts features, "data" the other dimension (ZeRO, arXiv 1910.02054).
 
-    "model" cuts features, "data" the other dimension, which is put together for a step (ZeRO, arXiv 1910.02054). Muon's
-    stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
+    Muon's stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
     """
     names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
     features = 1 if names[-1] == "embedding" or "out" in names or "down" in names else 0
-    if "muon" in names:
-        wishes: dict[str, tuple[int, ...]] = {"data": (0, 1), "model": (0, 1)}
-    elif leaf.ndim < 2:
-        wishes = {}
-    else:
-        wishes = {"model": (features,), "data": (1 - features,)}
+    wishes = {"model": [features], "data": [1 - features]} if leaf.ndim > 1 else {}
+    wishes = {"data": [0, 1], "model": [0, 1]} if "muon" in names else wishes
     sizes = list(leaf.shape)
     cuts: list[tuple[str, ...]] = [()] * leaf.ndim
     for axis, dimensions in wishes.items():
@@ -457,11 +452,9 @@ def build(task: Task, mesh: Mesh) -> Experiment:
 
     def gathered(params: dict) -> dict:
         """Parameters as every device of "data" needs them: whole but for what "model" cuts."""
-
-        def whole(spec: PartitionSpec) -> NamedSharding:
-            return NamedSharding(mesh, PartitionSpec(*(None if cut and "data" in cut else cut for cut in spec)))
-
-        return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, specs["params"]))
+        axes = jax.tree.map(lambda spec: PartitionSpec(*(axis if axis == "model" else None for axis in spec)), specs)
+        whole = jax.tree.map(lambda spec: NamedSharding(mesh, spec), axes["params"])
+        return jax.lax.with_sharding_constraint(params, whole)
 
     def logits(state: dict, tokens_BxT: Array) -> Array:
         return nnx.merge(graph, gathered(state["params"]))(tokens_BxT)
