@@ -63,6 +63,8 @@ KEYS = (
 )
 NUM_BATCHES = 8  # drawn once, used in turn
 ZIPF_EXPONENT = 1.1  # of the tokens' frequencies: embeddings are read and trained as unevenly as text does it
+# With it glibc keeps what PyTorch frees: beyond what huge pages give, 5 % less processor time. XLA gains nothing by it.
+KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 COMPILE_LIMIT_SECONDS = 1200.0
 STEP_LIMIT_SECONDS = 120.0
 LOSS_TOLERANCE = 0.01  # relative; a row that is further off from ours computes something else
@@ -100,6 +102,8 @@ def environment_for(name: str, device: Device, scratch: Path) -> dict[str, str]:
     if device.platform == "cpu":
         variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)
     if name.startswith("torch"):
+        if device.platform == "cpu":
+            variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", f"{HUGE_PAGES}:{KEEP_MEMORY}")
         cache = scratch / f"cache-{name.replace(' ', '-')}"  # no spaces: the compiler's command line is not quoted
         variables |= {"OMP_NUM_THREADS": cores, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache)}
     return variables
