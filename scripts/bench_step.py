@@ -40,8 +40,9 @@ from typing import Any
 import numpy as np
 from bench_reference_settings import Settings, read_settings
 
-from autoresearch_jax.lm.device import HUGE_PAGES, Device, find_device
+from autoresearch_jax.lm.device import Device, find_device
 from autoresearch_jax.lm.hardware import host_processors
+from autoresearch_jax.lm.platforms import HUGE_PAGES, platform_variables
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.search.constants import read_constants, set_constants
 
@@ -97,10 +98,10 @@ class Options:
 def environment_for(name: str, device: Device, scratch: Path) -> dict[str, str]:
     """The variables of a row's process: a trial's, and for PyTorch the same memory and as many threads."""
     cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    variables = {**os.environ, "JAX_PLATFORMS": device.platform, "PYTHONUNBUFFERED": "1"}
+    variables = {**os.environ, **platform_variables(device.platform, 1, os.environ, None)}
     variables.pop("JAX_COMPILATION_CACHE_DIR", None)
-    if device.platform == "cpu":
-        variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", HUGE_PAGES)
+    if device.platform == "cuda":
+        variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the rows share its memory
     if name.startswith("torch"):
         if device.platform == "cpu":
             variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", f"{HUGE_PAGES}:{KEEP_MEMORY}")
@@ -270,6 +271,8 @@ def main() -> None:
     figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as scratch:
         device = find_device("auto", 1, os.environ, Path(scratch) / "device.log")
+        if device.platform == "tpu":
+            sys.exit("bench_step: a TPU belongs to one process, so rows cannot take turns there: use a CPU or a GPU")
         for name in CONFIGURATIONS if args.config == "all" else (args.config,):
             folder = Path(scratch) / name
             folder.mkdir()
