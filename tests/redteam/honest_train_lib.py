@@ -56,7 +56,7 @@ VARIANTS = [
             "average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, state['average'], params)\n"
             '        return {"params": params, "optimizer": optimizer, "average": average}, ',
         ),
-        ('nnx.merge(graph, state["params"])', 'nnx.merge(graph, state["average"])'),
+        ('gathered(state["params"]))(tokens', 'gathered(state["average"]))(tokens'),
         ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
     ),
     change(
