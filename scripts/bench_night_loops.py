@@ -162,9 +162,10 @@ def read_night(ledger: Ledger, variant: str, options: Options, start: float, sec
 
 
 def _ended_at(row: ExperimentRow, ledger: Ledger) -> float:
-    """When the trials that decided on an experiment were over."""
-    trials = [trial for trial in ledger.trials(row.id) if trial.purpose is Purpose.CANDIDATE]
-    return max((trial.finished_at for trial in trials if trial.finished_at is not None), default=row.created_at)
+    """When the trials that decided on an experiment were over; of the baseline, when the first was."""
+    ended = [trial for trial in ledger.trials(row.id) if trial.finished_at is not None]
+    decisive = [trial for trial in ended if trial.purpose is Purpose.CANDIDATE] or ended[:1]
+    return max((trial.finished_at or 0.0 for trial in decisive), default=row.created_at)
 
 
 def run_greedy(options: Options, scratch: Path, kept: Path) -> Night:

@@ -44,7 +44,7 @@ def test_a_night_is_read_from_the_ledger_of_its_run(loops: ModuleType, tmp_path:
             night.append(row.id)
             ledger.set_program(row.id, name)
             for seed, score in enumerate(scores):
-                trial = ledger.begin_trial(row.id, seed)
+                trial = ledger.begin_trial(row.id, seed, Purpose.CANDIDATE if row.id else Purpose.CHAMPION)
                 now += 10
                 ledger.finish_trial(trial.id, Measurement(Status.OK, score, seed))
             status, decision = outcome
@@ -64,7 +64,7 @@ def test_a_night_is_read_from_the_ledger_of_its_run(loops: ModuleType, tmp_path:
         options = loops.Options(120.0, 10.0, 0, None, quick=False)
         found, source = loops.read_night(ledger, "full", options, 1000.0, 120.0)
     assert source == "kept"
-    assert found.curve == [(25.0, pytest.approx(1.6)), (50.0, pytest.approx(1.35))], "from its run as champion"
+    assert found.curve == [(15.0, pytest.approx(1.6)), (50.0, pytest.approx(1.35))], "from its run as champion"
     assert found.claimed == pytest.approx(1.35)
     assert (found.experiments, found.kept, found.outcomes["duplicate"], found.trials) == (2, 1, 1, 7)
     assert found.baseline_seconds == 30.0
