@@ -96,14 +96,9 @@ def run_night(variant: str, options: Options, out: Path) -> None:
         scratch = Path(name)
         make_repository(scratch / "repository", options.quick)
         # so that no variant pays for what the first reads from the disk
-        warm_up = [
-            "autoresearch",
-            "trial",
-            *options.task_flags(scratch / "thrown_away"),
-            "--budget_seconds=1",
-            "--min_steps=0",
-        ]
-        status, _ = call([*warm_up, f"--run_dir={scratch / 'thrown_away'}"], scratch / "repository", kept / "output")
+        warm_up = ["autoresearch", "trial", *options.task_flags(scratch / "cold"), f"--run_dir={scratch / 'cold'}"]
+        warm_up += ["--budget_seconds=1", "--min_steps=0"]
+        status, _ = call(warm_up, scratch / "repository", kept / "output")
         if status:
             give_up(warm_up, status, kept / "output")
         say(f"{variant}: {options.seconds / 60:g} minutes; its output goes to {kept / 'output'}")

@@ -39,7 +39,7 @@ from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_settings import keep_to_settings, run_settings
+from autoresearch_jax.search.run_settings import begun_before_pruning, keep_to_settings, run_settings
 from autoresearch_jax.search.snapshots.retention import Keeping, Retention
 from autoresearch_jax.search.standing import read_standing
 from autoresearch_jax.search.task import Task
@@ -126,7 +126,7 @@ class Loop:
             parts.observer,
             parts.footing,
             run_seed,
-            parts.pruning,
+            None if begun_before_pruning(parts.ledger.settings()) else parts.pruning,
         )
         self._evaluation = Evaluation(
             parts.task,

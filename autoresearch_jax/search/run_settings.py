@@ -14,6 +14,7 @@ from autoresearch_jax.search.task import Task, Terms
 from autoresearch_jax.search.task_failures import RunError
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
+_PRUNE = "prune"  # among them, and at the beginning of the names of all that belongs to it
 _EXAM = "exam"  # among them: the hash of what a score can be computed again from
 
 
@@ -29,7 +30,7 @@ def run_settings(
       rule: what decides.
       pruning: when hopeless trials are stopped; None for never.
     """
-    how_pruned = {"prune": False} if pruning is None else pruning.settings
+    how_pruned = {_PRUNE: False} if pruning is None else pruning.settings
     return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **how_pruned}
 
 
@@ -44,8 +45,14 @@ def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar
     Raises:
       RunFolderError: some differ; the message names each.
     """
-    # as all did before there was a choice
-    check_settings({"decision": "greedy", "prune": False, **stored}, wanted, folder)
+    if begun_before_pruning(stored):
+        wanted = {name: value for name, value in wanted.items() if not name.startswith(_PRUNE)}
+    check_settings({"decision": "greedy", **stored}, wanted, folder)  # as all did before there was a choice
+
+
+def begun_before_pruning(stored: Mapping[str, Scalar]) -> bool:
+    """Whether a run is older than the choice: it goes on by the same command, and stops no trial."""
+    return bool(stored) and _PRUNE not in stored
 
 
 def keep_to_settings(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -81,6 +82,18 @@ def test_without_the_flag_nothing_is_stopped(bench):
     assert ledger.settings()["prune"] is False
     with pytest.raises(RunFolderError, match="prune False then, True now"):
         run(bench, *LEARNT_FROM, HOPELESS, BETTER)
+
+
+def test_a_run_from_before_the_flag_goes_on_and_stops_nothing(bench):
+    _, ledger = run(bench, *LEARNT_FROM, pruning=None)
+    settings = {name: value for name, value in ledger.settings().items() if not name.startswith("prune")}
+    with closing(sqlite3.connect(bench.folder.ledger)) as database, database:
+        database.execute("DELETE FROM settings WHERE name LIKE 'prune%'")
+    ledger.save_settings({})  # seals what is left
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS)
+    assert not any(task.ceilings)
+    assert ledger.experiment(7).status is Status.OK
+    assert ledger.settings() == settings
 
 
 def test_a_task_without_curves_runs_as_ever(bench):
