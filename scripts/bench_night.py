@@ -178,4 +178,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("bench_night: interrupted; nights that were over are stored, --measure_only goes on with them")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a night is worth: best val_bpb against wall-clock of the full system, of it without pruning and without standby,
-# and of a bare greedy loop with random proposals. With --minutes=20 about 90 minutes, and nothing else should run.
+# and of a bare greedy loop with random proposals. About 90 minutes, and nothing else should run.
 #
 #   ./scripts/bench_night.sh [--quick] [--minutes=N] [--variants=full,greedy] [--out=FOLDER] [--save]
 #
