@@ -16,8 +16,10 @@ class Curve:
           stop_above: what the curve must not be above.
         """
         self._ceilings = {ceiling.point: ceiling.loss for ceiling in stop_above}
-        self._losses: list[list[float]] = [[] for _ in range(CURVE_POINTS)]
-        self._num_points = 0  # that no further step belongs to
+        self._points: list[float] = []
+        self._losses: list[float] = []  # of the steps that ended in the twentieth at hand
+        self._num_over = 0  # twentieths that no further step belongs to
+        self._is_broken = False
 
     def add(self, spent: float, loss: float) -> bool:
         """Adds a step.
@@ -29,21 +31,26 @@ class Curve:
         Returns:
           True if the curve has become too high.
         """
-        before = self._num_points
-        self._num_points = max(before, min(CURVE_POINTS, math.floor(spent)))
-        self._losses[min(CURVE_POINTS, max(1, math.ceil(spent))) - 1].append(loss)
-        return any(
-            mean > self._ceilings.get(point, math.inf)
-            for point in range(before + 1, self._num_points + 1)
-            if (mean := self._mean(point)) is not None
-        )
+        own = min(CURVE_POINTS, max(1, math.ceil(spent)))
+        too_high = False
+        while self._num_over < own - 1:
+            too_high = self._end_twentieth() or too_high
+        self._losses.append(loss)
+        if math.floor(spent) >= own > self._num_over:
+            too_high = self._end_twentieth() or too_high
+        return too_high
 
     @property
     def points(self) -> tuple[float, ...]:
-        """The mean loss of each point that is over, up to the first in which no step ended."""
-        means = [self._mean(point) for point in range(1, self._num_points + 1)]
-        return tuple(mean for mean in means[: means.index(None) if None in means else None] if mean is not None)
+        """The mean loss of each twentieth that is over, up to the first in which no step ended."""
+        return tuple(self._points)
 
-    def _mean(self, point: int) -> float | None:
-        losses = self._losses[point - 1]
-        return math.fsum(losses) / len(losses) if losses else None
+    def _end_twentieth(self) -> bool:
+        """True if its mean loss is too high; what comes after one without a step is held against nothing."""
+        losses, self._losses = self._losses, []
+        self._num_over += 1
+        self._is_broken = self._is_broken or not losses
+        if self._is_broken:
+            return False
+        self._points.append(math.fsum(losses) / len(losses))
+        return self._points[-1] > self._ceilings.get(self._num_over, math.inf)

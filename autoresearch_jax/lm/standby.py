@@ -54,7 +54,8 @@ class Workers:
         """Begins to make the next process ready, unless it is."""
         if self._standby_log is None or self._standby is not None:
             return
-        with contextlib.suppress(OSError):  # what cannot be started now is started, and complained about, when needed
+        # What cannot be started now, for want of a file or a thread, is started, and complained about, when needed
+        with contextlib.suppress(OSError, RuntimeError):
             self._standby_log.unlink(missing_ok=True)
             self._standby = self._start_waiting(self._standby_log)
 

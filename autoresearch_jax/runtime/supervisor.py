@@ -51,8 +51,10 @@ class Priority(NamedTuple):
         return cls(os.SCHED_OTHER if usual else policy, os.getpriority(os.PRIO_PROCESS, 0))
 
     def take(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, 0, self.niceness)
-        os.sched_setscheduler(0, self.policy, os.sched_param(0))
+        with contextlib.suppress(PermissionError):  # to be as important as the driver
+            os.setpriority(os.PRIO_PROCESS, 0, self.niceness)
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, self.policy, os.sched_param(0))
 
 
 class Watch:

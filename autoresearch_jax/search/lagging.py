@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 
-from autoresearch_jax.measurement import LOSSES, Metric, read_curve
+from autoresearch_jax.measurement import LOSSES, Metric, Status, read_curve
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.proposers.optuna_evidence import OPTIMIZER
 from autoresearch_jax.search.ledger import Ledger
@@ -21,8 +21,8 @@ def read_yardstick(
 ) -> Yardstick | None:
     """What the first run of a candidate is held against; None while too little is known.
 
-    A candidate that only moved constants is compared with others that did, and one whose text was written anew with
-    others of that kind: its loss may be another function.
+    Only what moved nothing but constants is held against anything, and against its like alone, since the champion's
+    text was written: the loss that another text tells may be another function.
 
     Args:
       ledger: the run's.
@@ -33,10 +33,9 @@ def read_yardstick(
       pruning: what is risked.
     """
     champion = _Champion.of(standing.runs, seed, metric, pruning.last_point)
-    if champion is None:
+    if champion is None or not _moves_constants_alone(experiment):
         return None
-    alone = _moves_constants_alone(experiment)
-    finished = list(islice(_finished(ledger, metric, pruning.last_point, constants_alone=alone), LATEST))
+    finished = list(islice(_finished(ledger, metric, pruning.last_point), LATEST))
     allowances = find_allowances(finished, pruning, champion.luck)
     return Yardstick(champion.curve, allowances, pruning.risk) if allowances else None
 
@@ -67,12 +66,18 @@ class _Champion:
         return cls(curve, value, metric.gain(value, over=fmean(run.score.value for run in runs)))
 
 
-def _finished(ledger: Ledger, metric: Metric, points: int, *, constants_alone: bool) -> Iterator[Finished]:
-    """Candidates whose first run has a score and a curve, against the champions of their time, the latest first."""
+def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]:
+    """Candidates with a score and a curve of their first run, against the champions of their time, the latest first."""
     rows = ledger.experiments()
     champions = {row.id: ledger.runs(row) for row in rows if row.decision is Verdict.KEEP}
     for row in reversed(rows):
-        if row.kind is not Kind.PROPOSAL or _moves_constants_alone(row) != constants_alone or row.parent is None:
+        if row.kind is not Kind.PROPOSAL:
+            continue
+        if not _moves_constants_alone(row):
+            if row.decision is Verdict.KEEP and row.status is Status.OK:
+                return
+            continue
+        if row.parent is None:
             continue
         first = _first_run(ledger, row)
         if first is None or len(curve := _curve(first)) < points:

@@ -115,7 +115,7 @@ class Measuring:
         if failed is not None:
             again = None
             if standing is not None and len(trials) == 1 and failed.status is Status.PRUNED:
-                again = self._run_again(experiment, standing, failed)
+                again = self._doubt(experiment, standing, failed)
             return _failure(experiment, failed) if again is None else again
         if standing is None:
             return self._next_of_baseline(experiment)
@@ -143,13 +143,19 @@ class Measuring:
             ledger.record_ruling(experiment.id, ruling, standing.noise)
         return found
 
-    def _run_again(self, experiment: ExperimentRow, standing: Standing, pruned: TrialRow) -> TrialRow | None:
-        """Another first run of a candidate whose first was pruned where the machine may have been busy, else None."""
-        if self._task.budget.seconds is None or (ruling := standing.doubt_pruned(pruned)) is None:
-            return None
+    def _doubt(self, experiment: ExperimentRow, standing: Standing, pruned: TrialRow) -> TrialRow | None:
+        """The next trial, where a candidate's first run was pruned and the machine's speed may have been to blame."""
         ledger = self._book.ledger
+        if self._task.budget.seconds is None:
+            return None
+        ruling = standing.doubt_pruned(pruned, ledger.trials()[-1].id)
+        since = sum(trial.id > pruned.id for trial in standing.trials)
+        if ruling is None or (ruling.step is Step.MEASURE_CHAMPION and since >= MOST_CHAMPION_RUNS):
+            return None
         with ledger.transaction():
             ledger.record_ruling(experiment.id, ruling, standing.noise)
+            if ruling.step is Step.MEASURE_CHAMPION:
+                return self._begin(standing.champion, Purpose.CHAMPION, self._fresh_seed(standing.champion))
             return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, [pruned]))
 
     def _rule_on(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> Ruling:

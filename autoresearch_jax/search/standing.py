@@ -86,13 +86,28 @@ class Standing:
             return ruling
         return Ruling(Step.MEASURE_CHAMPION, f"{words}: is the machine as fast as it was then?")
 
-    def doubt_pruned(self, trial: TrialRow) -> Ruling | None:
-        """To run a candidate once more whose first run was pruned, if that was slow: the machine may have been busy."""
-        own, speed = typical_speed(self.runs), trial.steps_per_second
+    def doubt_pruned(self, pruned: TrialRow, last_trial: int) -> Ruling | None:
+        """What else to do before a candidate is discarded whose first run was pruned; None if nothing.
+
+        One that was slow runs once more: the machine may have been busy. Now and then the champion has to show first
+        that it is still as fast as it was when it was measured; what is pruned tells nobody that it is not.
+
+        Args:
+          pruned: the candidate's run, its only one.
+          last_trial: number of the latest trial of the run.
+        """
+        latest = self.trials[-1]
+        if latest.id > pruned.id:  # it ran for this
+            if latest in self.runs:
+                return Ruling(Step.MEASURE_CANDIDATE, f"{pruned.error}; but the champion has been measured again since")
+            return Ruling(Step.MEASURE_CHAMPION, f"{pruned.error}; but is the champion as fast as it was then?")
+        own, speed = typical_speed(self.runs), pruned.steps_per_second
         if own is None or speed is None or speed / own >= 1 - TOLERANCE:
             return None
-        slower = f"it ran {1 - speed / own:.0%} slower than the champion, and the machine may have been busy"
-        return Ruling(Step.MEASURE_CANDIDATE, f"{trial.error}; but {slower}")
+        words = f"{pruned.error}; but it ran {1 - speed / own:.0%} slower than the champion"
+        if latest.id <= last_trial - TRIALS_BETWEEN_CHECKS:
+            return Ruling(Step.MEASURE_CHAMPION, f"{words}: is the machine as fast as it was then?")
+        return Ruling(Step.MEASURE_CANDIDATE, f"{words}, and the machine may have been busy")
 
 
 def read_standing(ledger: Ledger) -> Standing | None:

@@ -21,6 +21,7 @@ from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
+from autoresearch_jax.search.standing import TRIALS_BETWEEN_CHECKS
 
 RULE = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
 PRUNING = Pruning(least_finished=6)
@@ -150,6 +151,27 @@ def test_a_candidate_that_is_slow_by_itself_is_stopped_twice_and_then_discarded(
     _, ledger = run(bench, *LEARNT_FROM, BETTER, task=Slowed({first, first + 1}))
     assert [trial.status for trial in ledger.trials(7)] == [Status.PRUNED] * 2
     assert (ledger.experiment(7).status, ledger.experiment(7).decision) == (Status.PRUNED, Verdict.DISCARD)
+
+
+def test_a_machine_that_became_slow_for_good_is_found_out_by_the_champion(bench):
+    """What is pruned has no score for the drift guard to look at; and all candidates would be."""
+    learnt = 4 + len(LEARNT_FROM)
+    candidates = [moved(LR=round(0.2 + 0.005 * number, 3)) for number in range(8)]  # all better than the champion
+    _, ledger = run(bench, *LEARNT_FROM, *candidates, task=Slowed(set(range(learnt + 1, 500))))
+    assert [trial.status for trial in ledger.trials(7)][:1] == [Status.PRUNED]
+    found_out = [row for row in ledger.experiments() if any("as fast as" in r.reason for r in ledger.rulings(row.id))]
+    assert found_out[0].id <= 7 + TRIALS_BETWEEN_CHECKS // 2
+    assert any("has been measured again since" in r.reason for r in ledger.rulings(found_out[0].id))
+    assert any(row.id >= 7 and row.decision is Verdict.KEEP for row in ledger.experiments())
+
+
+def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
+    """Its loss may be another function, which the constants that are moved next have, too."""
+    written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.2"))
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, written, moved(LR=0.9))
+    assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Verdict.KEEP)
+    assert ledger.experiment(9).status is Status.OK
+    assert not task.ceilings[-1]
 
 
 EXPERIMENTS = 12
