@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Task
 from autoresearch_jax.kernels.attention import causal_attention
+from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
 
 # --------------------------------------------------------------------------------------------------
 # Constants. Plain literals, one per line: `--set NAME=VALUE` and the proposers rewrite them.
@@ -33,7 +34,6 @@ WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half t
 VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embeddings, in tokens over 2 pi
 SOFTCAP = 15.0  # logits stay within this distance of zero
-LOSS_PIECES = 16  # pieces of the context that the loss is computed in, to save memory and keep caches warm
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
 
 # Batch
@@ -170,8 +170,7 @@ class MLP(nnx.Module):
         self.down = Linear(4 * width, width, nnx.initializers.zeros, rngs)
 
     def __call__(self, x_BxTxD: Array) -> Array:
-        hidden_BxTxF = jnp.square(jax.nn.relu(self.up(x_BxTxD).astype(jnp.float32)))  # half the time of bfloat16 on CPU
-        return self.down(hidden_BxTxF.astype(COMPUTE_DTYPE))
+        return self.down(jnp.square(jax.nn.relu(self.up(x_BxTxD))))
 
 
 class Block(nnx.Module):
@@ -228,55 +227,6 @@ def mix(x: Array, x_scale: Array, y: Array, y_scale: Array) -> Array:
 # --------------------------------------------------------------------------------------------------
 
 
-@jax.custom_vjp
-def mean_nats(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array) -> Array:
-    """Mean negative log-likelihood of the targets under the logits that `Model` gives, in nats per token.
-
-    The gradients are made along with it, a piece of the context at a time: no array [B, T, V] is ever held.
-
-    Args:
-      x_BxTxD: features.
-      w_VxD: weight of the output layer.
-      targets_BxT: the tokens to be predicted.
-    """
-    return nats_and_grads(x_BxTxD, w_VxD, targets_BxT)[0]
-
-
-def nats_and_grads(x_BxTxD: Array, w_VxD: Array, targets_BxT: Array) -> tuple[Array, tuple[Array, Array]]:
-    """What `mean_nats` returns, and its gradients with respect to features and weight."""
-    rows, length, _ = x_BxTxD.shape
-    pieces, share = math.gcd(length, LOSS_PIECES), 1 / targets_BxT.size
-    w = w_VxD.astype(COMPUTE_DTYPE)
-
-    def cut(x_BxTx_: Array) -> Array:
-        return x_BxTx_.reshape(rows, pieces, length // pieces, *x_BxTx_.shape[2:]).swapaxes(0, 1)
-
-    def add(total: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        x, targets = piece
-        tanh = jnp.tanh(jnp.einsum("btd,vd->btv", x, w, preferred_element_type=jnp.float32) / SOFTCAP)
-        highest = jnp.max(tanh, axis=-1, keepdims=True)
-        exp = jnp.exp(SOFTCAP * (tanh - highest))
-        norm = jnp.sum(exp, axis=-1, keepdims=True)
-        is_target = targets[..., None] == jnp.arange(VOCAB_SIZE)  # a mask: the gradient of a gather is slow
-        nats = jnp.log(norm) + SOFTCAP * (highest - jnp.sum(tanh, axis=-1, keepdims=True, where=is_target))
-        grad = ((exp / norm - is_target) * (1 - tanh * tanh) * share).astype(COMPUTE_DTYPE)
-        w_grad = jnp.einsum("btv,btd->vd", grad, x, preferred_element_type=jnp.float32)
-        return (total[0] + share * jnp.sum(nats), total[1] + w_grad), jnp.einsum("btv,vd->btd", grad, w)
-
-    zeros = jnp.float32(0), jnp.zeros(w_VxD.shape, jnp.float32)
-    (loss, w_grad_VxD), x_grad = jax.lax.scan(add, zeros, (cut(x_BxTxD), cut(targets_BxT)))
-    return loss, (x_grad.swapaxes(0, 1).reshape(x_BxTxD.shape), w_grad_VxD)
-
-
-def scale_grads(grads: tuple[Array, Array], scale: Array) -> tuple[Array, Array, None]:
-    """Gradients of `mean_nats` by the chain rule; the targets have none."""
-    x_grad_BxTxD, w_grad_VxD = grads
-    return x_grad_BxTxD * scale.astype(x_grad_BxTxD.dtype), w_grad_VxD * scale, None
-
-
-mean_nats.defvjp(nats_and_grads, scale_grads)
-
-
 # --------------------------------------------------------------------------------------------------
 # Optimizer
 # --------------------------------------------------------------------------------------------------
@@ -309,39 +259,51 @@ def adam(name: str) -> optax.GradientTransformation:
     )
 
 
-def orthogonalize(g_NxOxI: Array) -> Array:
-    """The nearest matrices with orthonormal rows or columns, roughly, by Polar Express."""
-    transpose = g_NxOxI.shape[1] > g_NxOxI.shape[2]  # work on the smaller Gram matrix
-    x = jax.lax.optimization_barrier((g_NxOxI.mT if transpose else g_NxOxI).astype(COMPUTE_DTYPE))  # else XLA undoes it
-    x /= 1.02 * jnp.linalg.norm(x.astype(jnp.float32), axis=(1, 2), keepdims=True).astype(x.dtype) + 1e-6
+def orthogonalize(g_NxSxL: Array) -> Array:
+    """The nearest matrices with orthonormal rows, roughly, by Polar Express.
+
+    Products are rounded once, to COMPUTE_DTYPE, and kept so: XLA's CPU backend would rather go on in float32, at half
+    the speed.
+    """
+
+    def product(spec: str, x: Array, y: Array) -> Array:
+        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+    def rounded(x: Array) -> Array:
+        return jax.lax.optimization_barrier(x.astype(COMPUTE_DTYPE))
+
+    x = rounded(g_NxSxL / (1.02 * jnp.linalg.norm(g_NxSxL, axis=(1, 2), keepdims=True) + 1e-6))
     for a, b, c in POLAR_EXPRESS[:MUON_ITERATIONS]:
-        gram = x @ x.mT  # symmetric, as its square is: both are products with a transpose, for which CPUs are fast
-        x = a * x + (b * gram + c * (gram @ gram.mT)) @ x
-    return (x.mT if transpose else x).astype(jnp.float32)
+        gram = rounded(product("nsl,ntl->nst", x, x))
+        square = product("nst,nut->nsu", gram, gram)
+        x = rounded(a * x + product("nst,ntl->nsl", rounded(b * gram + c * square), x))
+    return x.astype(jnp.float32)
 
 
-def muon(w_NxOxI: Array, g_NxOxI: Array, moments: dict[str, Array], progress: Array) -> tuple[Array, dict[str, Array]]:
+def muon(
+    w_NxSxL: Array, g_NxSxL: Array, moments: dict[str, Array], progress: Array, scale_Nx1x1: Array
+) -> tuple[Array, dict[str, Array]]:
     """One update of stacked matrices by Muon with NorMuon's variance reduction and cautious weight decay.
 
     Args:
-      w_NxOxI: the matrices.
-      g_NxOxI: their gradients.
-      moments: "momentum" [N, O, I], and "variance" [N, O, 1] or [N, 1, I], along the longer side.
+      w_NxSxL: the matrices, along their longer side.
+      g_NxSxL: their gradients.
+      moments: "momentum" [N, S, L], and "variance" [N, 1, L], of square matrices [N, S, 1].
       progress: elapsed share of the budget.
+      scale_Nx1x1: of their learning rates.
 
     Returns:
       The matrices and moments after the update.
 
     See https://kellerjordan.github.io/posts/muon and arXiv 2510.05491 (NorMuon).
     """
-    _, outputs, inputs = w_NxOxI.shape
     ramp = jnp.minimum(progress / MUON_RAMP_FRACTION, 1.0) if MUON_RAMP_FRACTION else 1.0
     beta1 = MUON_MOMENTUM_START + (MUON_MOMENTUM - MUON_MOMENTUM_START) * ramp
-    momentum = beta1 * moments["momentum"] + (1 - beta1) * g_NxOxI
-    update = orthogonalize(beta1 * momentum + (1 - beta1) * g_NxOxI)  # Nesterov: one step ahead
+    momentum = beta1 * moments["momentum"] + (1 - beta1) * g_NxSxL
+    update = orthogonalize(beta1 * momentum + (1 - beta1) * g_NxSxL)  # Nesterov: one step ahead
 
     # NorMuon: even out the neurons' step sizes, then restore the size of the whole.
-    axis = 2 if outputs >= inputs else 1
+    axis = 2 if moments["variance"].shape[2] == 1 else 1
     mean_square = jnp.mean(jnp.square(update), axis=axis, keepdims=True)
     variance = MUON_BETA2 * moments["variance"] + (1 - MUON_BETA2) * mean_square
     scale = jax.lax.rsqrt(jnp.maximum(variance, 1e-10))
@@ -350,16 +312,21 @@ def muon(w_NxOxI: Array, g_NxOxI: Array, moments: dict[str, Array], progress: Ar
     update *= scale * size / jnp.maximum(scaled_size, 1e-10)
 
     # Cautious: decay only where the update shrinks the weight too.
-    decay = WEIGHT_DECAY * (1 - progress) * w_NxOxI * (update * w_NxOxI >= 0)
-    learning_rate = MATRIX_LR * learning_rate_scale(progress) * math.sqrt(max(1, outputs / inputs))
-    return w_NxOxI - learning_rate * (update + decay), {"momentum": momentum, "variance": variance}
+    decay = WEIGHT_DECAY * (1 - progress) * w_NxSxL * (update * w_NxSxL >= 0)
+    learning_rate = MATRIX_LR * learning_rate_scale(progress) * scale_Nx1x1
+    return w_NxSxL - learning_rate * (update + decay), {"momentum": momentum, "variance": variance}
+
+
+def along(matrix: Array) -> Array:
+    """A matrix [O, I] or its transpose, as [shorter, longer]."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def group_by_shape(matrices: list[Array]) -> dict[str, list[int]]:
-    """Positions of the matrices of each shape, which Muon stacks and updates at once."""
+    """Positions of the matrices with the same sides, which Muon stacks and updates at once."""
     groups: dict[str, list[int]] = {}
     for position, matrix in enumerate(matrices):
-        groups.setdefault("{}x{}".format(*matrix.shape), []).append(position)
+        groups.setdefault("{}x{}".format(*sorted(matrix.shape)), []).append(position)
     return groups
 
 
@@ -368,10 +335,10 @@ def init_optimizer(params: dict) -> dict:
     matrices = jax.tree.leaves(params["blocks"])
     muon_state = {}
     for name, positions in group_by_shape(matrices).items():
-        outputs, inputs = matrices[positions[0]].shape
-        variance_shape = (outputs, 1) if outputs >= inputs else (1, inputs)
+        shorter, longer = sorted(matrices[positions[0]].shape)
+        variance_shape = (shorter, 1) if shorter == longer else (1, longer)
         muon_state[name] = {
-            "momentum": jnp.zeros((len(positions), outputs, inputs)),
+            "momentum": jnp.zeros((len(positions), shorter, longer)),
             "variance": jnp.zeros((len(positions), *variance_shape)),
         }
     return {"muon": muon_state, "adam": {name: adam(name).init(params[name]) for name in adam_settings()}}
@@ -389,11 +356,13 @@ def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dic
     matrices, treedef = jax.tree.flatten(params["blocks"])
     gradients = jax.tree.leaves(grads["blocks"])
     for name, positions in group_by_shape(matrices).items():
-        w_NxOxI = jnp.stack([matrices[i] for i in positions])
-        g_NxOxI = jnp.stack([gradients[i] for i in positions])
-        w_NxOxI, muon_state[name] = muon(w_NxOxI, g_NxOxI, state["muon"][name], progress)
+        w_NxSxL = jnp.stack([along(matrices[i]) for i in positions])
+        g_NxSxL = jnp.stack([along(gradients[i]) for i in positions])
+        outputs_over_inputs = [matrices[i].shape[0] / matrices[i].shape[1] for i in positions]
+        scale_Nx1x1 = jnp.sqrt(jnp.maximum(1, jnp.array(outputs_over_inputs)))[:, None, None]
+        w_NxSxL, muon_state[name] = muon(w_NxSxL, g_NxSxL, state["muon"][name], progress, scale_Nx1x1)
         for n, i in enumerate(positions):
-            matrices[i] = w_NxOxI[n]
+            matrices[i] = w_NxSxL[n] if matrices[i].shape == w_NxSxL[n].shape else w_NxSxL[n].T
     new_params["blocks"] = jax.tree.unflatten(treedef, matrices)
 
     return new_params, {"muon": muon_state, "adam": adam_state}
@@ -410,9 +379,9 @@ def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> Parti
     Muon's stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
     """
     names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    features = 1 if names[-1] == "embedding" or "out" in names or "down" in names else 0
+    features = 1 if "embedding" in names or "out" in names or "down" in names else 0
     wishes = {"model": [features], "data": [1 - features]} if leaf.ndim > 1 else {}
-    wishes = {"data": [0, 1], "model": [0, 1]} if "muon" in names else wishes
+    wishes = {"data": [0, 1], "model": [0, 1]} if "muon" in names and leaf.ndim > 1 else wishes
     sizes = list(leaf.shape)
     cuts: list[tuple[str, ...]] = [()] * leaf.ndim
     for axis, dimensions in wishes.items():
@@ -461,7 +430,8 @@ def build(task: Task, mesh: Mesh) -> Experiment:
 
     def loss(params: dict, tokens_BxT: Array) -> Array:
         x_BxTxD = nnx.merge(graph, params).features(tokens_BxT[:, :-1])
-        return mean_nats(x_BxTxD, params["unembedding"]["weight"], tokens_BxT[:, 1:])
+        w_VxD, targets_BxT = params["unembedding"]["weight"], tokens_BxT[:, 1:]
+        return softcapped_cross_entropy(x_BxTxD, w_VxD, targets_BxT, softcap=SOFTCAP, mesh=mesh)
 
     def loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
         tokens_BxT = jax.lax.with_sharding_constraint(tokens_BxT, NamedSharding(mesh, PartitionSpec("data")))

@@ -44,8 +44,8 @@ def causal_attention(
         attend: Attend = cudnn_attention
     elif task.platform == "tpu" and takes_splash(q_BxTxHxK):
         attend = splash_attention
-    else:  # what XLA cuts up by itself
-        return blockwise_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
+    else:
+        attend = blockwise_attention
     return _on_each_device(attend, mesh)(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
 
 
@@ -116,7 +116,8 @@ def takes_splash(q_BxTxHxK: Array) -> bool:
 
 
 def _on_each_device(attend: Attend, mesh: Mesh) -> Attend:
-    """A kernel is opaque to XLA, which would gather all rows and heads on each device: so each is given its share."""
+    """XLA would gather all rows and heads on each device, since it cannot look into a kernel, nor cut rows and heads
+    that were made one dimension: so each is given its share."""
     if mesh.size == 1:
         return attend
 

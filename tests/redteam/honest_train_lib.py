@@ -63,10 +63,12 @@ VARIANTS = [
         "two tokens at once",
         "a second head predicts the token after next, in training only",
         (
-            '        return mean_nats(x_BxTxD, params["unembedding"]["weight"], tokens_BxT[:, 1:])\n',
-            '        w_VxD, w_after_VxD = (jnp.roll(params["unembedding"]["weight"], by, 0) for by in (0, 1))\n'
-            "        nats_after = mean_nats(x_BxTxD[:, :-1], w_after_VxD, tokens_BxT[:, 2:])\n"
-            "        return mean_nats(x_BxTxD, w_VxD, tokens_BxT[:, 1:]) + 0.1 * nats_after\n",
+            "        return softcapped_cross_entropy(x_BxTxD, w_VxD, targets_BxT, softcap=SOFTCAP, mesh=mesh)\n",
+            "        after = softcapped_cross_entropy(\n"
+            "            x_BxTxD[:, :-1], jnp.roll(w_VxD, 1, 0), targets_BxT[:, 1:], softcap=SOFTCAP, mesh=mesh\n"
+            "        )\n"
+            "        next = softcapped_cross_entropy(x_BxTxD, w_VxD, targets_BxT, softcap=SOFTCAP, mesh=mesh)\n"
+            "        return next + 0.1 * after\n",
         ),
     ),
 ]
