@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from jax.extend.mlir import ir
 
-from autoresearch_jax.lm.operations import constant_text
+from autoresearch_jax.lm.operations import attribute_names, constant_text
 
 HASH_VERSION = 2  # one more whenever equal programs get another hash than before
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
@@ -157,7 +157,7 @@ class _Reader:
         elif operation.name == "stablehlo.constant":
             attributes["value"] = constant_text(operation)
         else:
-            attributes = {name: str(operation.attributes[name]) for name in _attribute_names(operation)}
+            attributes = {name: str(operation.attributes[name]) for name in attribute_names(operation)}
         operands = [self._number(value) for value in operation.operands]
         first_inside = len(self._numbers)
         blocks = [self.block(block) for region in operation.regions for block in region.blocks]
@@ -213,10 +213,6 @@ def _read_by(block: _Block) -> Iterator[int]:
     for operation in block.operations:
         yield from operation.operands
         yield from operation.captured
-
-
-def _attribute_names(operation: ir.Operation) -> list[str]:
-    return [getattr(attribute, "name", attribute) for attribute in operation.attributes]
 
 
 def _shardings(function: ir.Operation, attribute: str, count: int) -> list[str]:

@@ -79,6 +79,30 @@ TABLES = [
         TOO_LARGE,
     ),
     rejected(
+        "a table of another dialect",
+        "constants are counted where JAX writes them, and Shardy has some of its own",
+        tiny(
+            (
+                "import jax\n",
+                "import jax\nimport numpy as np\nfrom jax.extend.core import Primitive\n"
+                "from jax.extend.mlir import ir\nfrom jax.interpreters import mlir\n",
+            ),
+            (
+                "UNUSED = 1  # read by nothing",
+                "def lowering(context):\n"
+                "    kind = ir.RankedTensorType.get([2**19], ir.IntegerType.get_signless(32))\n"
+                "    table = np.random.default_rng(0).integers(0, 2**31 - 1, 2**19, np.int32)\n"
+                '    value = {"value": ir.DenseElementsAttr.get(table, type=kind)}\n'
+                '    return ir.Operation.create("sdy.constant", results=[kind], attributes=value).results\n\n\n'
+                'secret = Primitive("secret")\n'
+                "secret.def_abstract_eval(lambda: jax.core.ShapedArray((2**19,), jnp.int32))\n"
+                "mlir.register_lowering(secret, lowering)",
+            ),
+            ("[tokens]", "[tokens] + 1e-12 * secret.bind().mean()"),
+        ),
+        '`logits`: it uses operations that JAX does not write: "sdy.constant"',
+    ),
+    rejected(
         "a giant source",
         "a table as text, read by nobody",
         at_import("# " + "x" * 300_000),
