@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from unittest import mock
 
 from jax import export
-from jax._src.cudnn import fused_attention_stablehlo  # no public name tells JAX what it cannot see
 
 # JAX asks for the version only to refuse what an old one lacks, none of which `attention.py` uses.
 CUDNN_VERSION = 91_300
 UNKNOWN_CAPABILITY = (8, 0)  # the least that cuDNN's flash attention runs on
 # NVIDIA's compute capability by a part of the device's name; the first match counts.
 _CAPABILITIES = (
-    (r"\bP100|\bP40\b|\bGTX 10", (6, 0)),
-    (r"\bV100|\bT4\b|\bGTX 16|\bRTX 20|\bTITAN (V|RTX)", (7, 0)),
-    (r"\bRTX 50|\bRTX PRO .*Blackwell", (12, 0)),
+    (r"\bP40\b|\bGTX 10|\bTITAN Xp?\b", (6, 1)),
+    (r"\bP100", (6, 0)),
+    (r"\bT4\b|\bGTX 16|\bGeForce RTX 20|\bQuadro RTX|\bTITAN RTX", (7, 5)),
+    (r"\bV100|\bTITAN V\b", (7, 0)),
+    (r"\bGeForce RTX 50|\bRTX PRO .*Blackwell", (12, 0)),
     (r"\bB300|\bGB300", (10, 3)),
     (r"\bB200|\bGB200|\bB100", (10, 0)),
     (r"\bH100|\bH200|\bGH200|\bH20\b|\bH800", (9, 0)),
-    (r"\bL40|\bL4\b|\bRTX 40|\bAda\b", (8, 9)),
+    (r"\bL40|\bL4\b|\bGeForce RTX 40|\bAda\b", (8, 9)),
 )
 # jax.export promises nothing of these calls in a later cuDNN; a program runs where it was traced for, and at once.
 ATTENTION_CALLS = tuple(
@@ -42,6 +43,8 @@ def compute_capability(device_kind: str) -> tuple[int, int]:
 @contextmanager
 def seen_by_jax(device_kind: str) -> Iterator[None]:
     """While it is entered, JAX traces cuDNN attention as if it saw this device and a recent cuDNN."""
+    from jax._src.cudnn import fused_attention_stablehlo  # no public name tells JAX what it cannot see
+
     capability = compute_capability(device_kind)
 
     def parse(text: str) -> tuple[int, ...]:
