@@ -21,10 +21,15 @@ def memory_bytes(compiled: Any) -> int | None:
     )
 
 
-def flops(compiled: Any) -> float | None:
-    """Floating point operations of one call on one device; a loop's body counts once, however often it runs."""
-    value = (compiled.cost_analysis() or {}).get("flops")
-    return None if value is None or value <= 0 else float(value)
+def flops(compiled: Any, of_products: float = 0.0) -> float | None:
+    """Floating point operations of one call on one device; None where nobody knows.
+
+    Args:
+      compiled: the program, in which XLA counts a loop's body once, however often it runs.
+      of_products: those of its matrix products on one device, loops counted (see `products.py`); the larger counts.
+    """
+    value = max((compiled.cost_analysis() or {}).get("flops") or 0.0, of_products)
+    return float(value) if value > 0 else None
 
 
 def check_memory(needed: Mapping[str, int | None], device_bytes: int | None) -> None:

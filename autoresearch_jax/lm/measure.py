@@ -23,8 +23,10 @@ from autoresearch_jax.lm.judge import Scorer, Verdict
 from autoresearch_jax.lm.judging import Judging, Trained, open_trial
 from autoresearch_jax.lm.loader import TokenLoader
 from autoresearch_jax.lm.messages import SNAPSHOT, MeasureRequest
+from autoresearch_jax.lm.operations import stablehlo_module
 from autoresearch_jax.lm.phases import Emit, Phases, TrialFailedError, compiling
-from autoresearch_jax.lm.programs import Programs, compile_program
+from autoresearch_jax.lm.products import product_flops
+from autoresearch_jax.lm.programs import Programs, StepProgram, compile_program
 from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
@@ -120,7 +122,10 @@ class _Trial:
         """Raises TooCostlyError for what will not fit into the memory or the budget."""
         request, budget = self.request, self.request.budget
         memory = [memory_bytes(step) for step in steps]
-        step_flops = [flops(step) for step in steps]
+        step_flops = [
+            flops(step, _product_flops(program) / mesh.size)
+            for step, program in zip(steps, programs.steps, strict=True)
+        ]
         peak_bytes = None if None in memory else max(m for m in memory if m is not None)
         self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
         judging.check_memory(init=memory_bytes(init), step=peak_bytes)
@@ -260,6 +265,11 @@ def _mfu_percent(programs: Programs, tokens_per_second: float, peak_flops: float
     if peak_flops is None or programs.model_flops_per_token is None:
         return None
     return 100.0 * programs.model_flops_per_token * tokens_per_second / peak_flops
+
+
+def _product_flops(program: StepProgram) -> float:
+    with stablehlo_module(program.exported.mlir_module_serialized) as module:
+        return product_flops(module)
 
 
 def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:

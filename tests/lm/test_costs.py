@@ -18,6 +18,16 @@ def test_memory_and_operations_of_a_compiled_program() -> None:
     assert memory_bytes(added) == 2 * 256 * 256 * 4  # the result takes the place of the first
 
 
+def test_a_loop_counts_as_often_as_it_runs() -> None:
+    def loop(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda carried, _: (carried @ x, None), x, length=16)[0]
+
+    square = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    compiled = jax.jit(loop).lower(square).compile()
+    assert flops(compiled, 16 * 2 * 256.0**3) == 16 * 2 * 256**3
+    assert flops(compiled, 2.0) == flops(compiled)  # the larger counts
+
+
 def test_memory_is_compared_program_by_program() -> None:
     check_memory({"init": 10 * GIB, "step": 16 * GIB}, 16 * GIB)
     check_memory({"init": None, "step": None}, 16 * GIB)
