@@ -1,7 +1,8 @@
 """The model, the optimizer and the step of train_lib.py in PyTorch, for bench_step.py to compare with.
 
 Written as one would for speed in PyTorch: fused norms and cross-entropy, AdamW fused, Muon on stacked matrices, fused
-attention on a GPU. With `compiled`, torch.compile has the model and Muon. Shapes in names as in train_lib.py.
+attention on a GPU. With `compiled`, torch.compile has the model and Muon. It was tuned on a CPU and never on a GPU:
+a window's mask keeps flash attention out there, and no CUDA graphs are made. Shapes in names as in train_lib.py.
 """
 
 import math

@@ -18,6 +18,8 @@ The last lines are `key: value`, of the default configuration, and the same with
                             Model FLOPs are train_lib.py's own count, the same for every row
   compile_seconds           of ours: XLA's work on the traced step, as a trial has it. PyTorch's is what its first step
                             takes beyond a later one, plain JAX's includes the tracing; no caches
+On a GPU PyTorch's rows are not tuned: a window's mask keeps flash attention out, and there are no CUDA graphs. So there
+the ratio to PyTorch is not to be quoted, and the output says so.
 Peak memory is what a row's process has had at most, on a CPU with its libraries and its compiler's work (VmHWM), on
 an accelerator the device's.
 """
@@ -158,7 +160,7 @@ def prepare(name: str, folder: Path, device: Device) -> tuple[Settings, float]:
 def start(folder: Path, name: str, device: Device) -> JsonWorker:
     """Starts a row's process; it says "ready" when it has compiled."""
     return JsonWorker(
-        [sys.executable, str(Path(__file__).with_name("bench_step_worker.py")), str(folder), name],
+        [sys.executable, str(Path(__file__).with_name("bench_step_worker.py")), str(folder), name, device.platform],
         environment=environment_for(name, device, folder),
         cwd=folder,
         log_path=folder / f"{name}.log",
@@ -187,6 +189,8 @@ def measure(folder: Path, device: Device, options: Options) -> tuple[list[Row], 
             worker = start(folder, name, device)
             stack.callback(worker.close)
             event = receive(worker, name, folder)
+            if event["event"] == "refused":
+                sys.exit(f"bench_step: {name}: {event['reason']}")
             if event["event"] == "ready":
                 rows.append(Row(name, worker, event["compile_seconds"], event["loss"]))
         ceilings = []
@@ -279,6 +283,9 @@ def main() -> None:
             suffix = "" if name == "default" else f"_{name}"
             figures |= {key + suffix: value for key, value in report(name, folder, device, options).items()}
     where = host_processors() if device.platform == "cpu" else device.device_kind
+    if device.platform != "cpu" and not args.without_torch:
+        print("PyTorch's rows are not tuned for this platform (no CUDA graphs, no flash attention with a window):")
+        print("ratio_to_best_pytorch is not to be quoted")
     print(f"machine: {where}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
     if args.without_torch:
         figures = {key: value for key, value in figures.items() if not key.startswith("ratio_to_best_pytorch")}

@@ -1,6 +1,6 @@
 """One row of bench_step.py's table in a process of its own: compiles its step, then runs some of them when asked.
 
-    python scripts/bench_step_worker.py FOLDER ROW
+    python scripts/bench_step_worker.py FOLDER ROW PLATFORM
 
 FOLDER holds what all rows share: the traced programs, the first state (which the row "init" writes), the tokens.
 Speaks JSON lines as a trial's process does, and loads JAX or PyTorch as the row asks, never both.
@@ -93,22 +93,31 @@ def compile_plain_jax(folder: Path, dtype: str) -> tuple[Step, float]:
     return lambda number: trainer.step(jnp.asarray(batches[number % len(batches)]), PROGRESS), seconds
 
 
-def compile_torch(folder: Path, dtype: str, *, compiled: bool) -> tuple[Step, float]:
+def compile_torch(folder: Path, dtype: str, platform: str, *, compiled: bool) -> tuple[Step, float]:
     """PyTorch's step; it compiles with the first ones, so these are run, and a later one's time taken off."""
     import torch
     from bench_reference import Trainer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high" if platform == "cuda" else "highest")  # TF32, as JAX has it on a GPU
     trainer = Trainer(
-        _settings(folder), _parameters(folder), dtype=getattr(torch, dtype), compiled=compiled, device=device
+        _settings(folder), _parameters(folder), dtype=getattr(torch, dtype), compiled=compiled, device=platform
     )
     batches = torch.from_numpy(np.load(folder / "tokens.npy")).long()
 
     def step(number: int) -> Any:
-        return trainer.step(batches[number % len(batches)].to(device), PROGRESS)
+        return trainer.step(batches[number % len(batches)].to(platform), PROGRESS)
 
     return step, 0.0
+
+
+def torch_lacks(platform: str) -> str | None:
+    """Why PyTorch cannot run where the other rows do; None if it can."""
+    import torch
+
+    if platform == "cpu" or torch.cuda.is_available():
+        return None
+    return f"PyTorch {torch.__version__} sees no CUDA device: install a build for CUDA, or give --without_torch"
 
 
 def _settings(folder: Path) -> Any:
@@ -165,12 +174,12 @@ def ceilings() -> dict[str, Any]:
     return found
 
 
-def peak_bytes(row: str) -> int | None:
+def peak_bytes(row: str, platform: str) -> int | None:
     """The most memory that this process has had: on the accelerator if there is one, else of the host."""
     if row.startswith("torch"):
         import torch
 
-        if torch.cuda.is_available():
+        if platform == "cuda":
             return torch.cuda.max_memory_allocated()
     else:
         import jax
@@ -186,13 +195,16 @@ def peak_bytes(row: str) -> int | None:
 
 
 def main() -> None:
-    folder, row = Path(sys.argv[1]), sys.argv[2]
+    folder, row, platform = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     kind, *words = row.split()
     if kind == "init":
         write_first_state(folder)
         return
     if kind == "torch" and importlib.util.find_spec("torch") is None:
         _emit({"event": "missing"})
+        return
+    if kind == "torch" and (reason := torch_lacks(platform)):
+        _emit({"event": "refused", "reason": reason})
         return
     stepper = None
     if kind != "ceiling":
@@ -201,7 +213,7 @@ def main() -> None:
         elif kind == "jax":
             step, seconds = compile_plain_jax(folder, words[0])
         else:
-            step, seconds = compile_torch(folder, words[1], compiled=words[0] == "compile")
+            step, seconds = compile_torch(folder, words[1], platform, compiled=words[0] == "compile")
         stepper = Stepper(step)
         first = stepper.run(1)["seconds"]
         warm = stepper.run(WARM_STEPS)
@@ -216,7 +228,7 @@ def main() -> None:
         if stepper is None:
             _emit({"event": "ceiling", **ceilings()})
         else:
-            _emit({"event": "ran", **stepper.run(steps), "peak_bytes": peak_bytes(row)})
+            _emit({"event": "ran", **stepper.run(steps), "peak_bytes": peak_bytes(row, platform)})
 
 
 def _emit(event: dict[str, Any]) -> None:
