@@ -31,8 +31,8 @@ def causal_attention(
 
     Args:
       q_BxTxHxK: queries; they are divided by the root of K here.
-      k_BxTxHxK: keys.
-      v_BxTxHxK: values.
+      k_BxTxHxK: keys, of as many heads or of fewer that several heads of queries share.
+      v_BxTxHxK: values, of as many heads as the keys.
       window: how many tokens back; T or more for all of them.
       task: for which platform and device.
       mesh: rows are cut over its axis "data", heads over "model", where they divide.
@@ -46,6 +46,8 @@ def causal_attention(
         attend = splash_attention
     else:
         attend = blockwise_attention
+    if attend is not cudnn_attention or mesh.shape["model"] > 1:
+        k_BxTxHxK, v_BxTxHxK = (_with_heads(x, q_BxTxHxK.shape[2]) for x in (k_BxTxHxK, v_BxTxHxK))
     return _on_each_device(attend, mesh)(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window)
 
 
@@ -113,6 +115,11 @@ def takes_splash(q_BxTxHxK: Array) -> bool:
     """Whether Splash attention takes heads and a context like these."""
     _, length, _, head_dim = q_BxTxHxK.shape
     return length % TPU_LANES == 0 and head_dim % TPU_LANES == 0
+
+
+def _with_heads(x_BxTxHxK: Array, heads: int) -> Array:
+    """Repeats each head as often as makes so many."""
+    return jnp.repeat(x_BxTxHxK, heads // x_BxTxHxK.shape[2], axis=2)
 
 
 def _on_each_device(attend: Attend, mesh: Mesh) -> Attend:
