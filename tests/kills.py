@@ -31,6 +31,7 @@ from autoresearch_jax.search.run_folder import RunFolder
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01
 LONGEST_WORK_SHARE = 0.25  # of the work of a whole run, that a driver may do before it is killed
+LOOKS, LOOK_SECONDS = 5, 0.01  # in vain, until nobody is left
 
 
 @dataclass
@@ -141,9 +142,8 @@ def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: 
                 time.sleep(draw.uniform(0, longest_life))
                 is_machine = draw.random() < 0.5
                 _kill(pid)
-                while is_machine and (pids := marked_processes(mark)):
-                    for victim in pids:
-                        _kill(victim)
+                if is_machine:
+                    _kill_all(mark)
             status = nursery.wait()
             toll.orphans += orphans(mark)
             if status != -signal.SIGKILL:
@@ -191,6 +191,17 @@ def orphans(mark: str) -> int:
     for pid in pids:
         _kill(pid)
     return len(pids)
+
+
+def _kill_all(mark: str) -> None:
+    """Ends whoever has the mark; one that is becoming another program shows no environment, and is looked for again."""
+    looks_in_vain = 0
+    while looks_in_vain < LOOKS:
+        pids = marked_processes(mark)
+        for pid in pids:
+            _kill(pid)
+        looks_in_vain = 0 if pids else looks_in_vain + 1
+        time.sleep(LOOK_SECONDS)
 
 
 def _kill(pid: int) -> None:
