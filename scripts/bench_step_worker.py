@@ -131,6 +131,9 @@ def _parameters(folder: Path) -> dict[str, np.ndarray]:
         return {name.removeprefix(PARAMETERS): file[name] for name in file.files if name.startswith(PARAMETERS)}
 
 
+UNCOUNTED_STEPS = 3  # at the beginning of each turn
+
+
 class Stepper:
     """Runs steps with some in flight, as the trainer does."""
 
@@ -138,10 +141,19 @@ class Stepper:
         self.step, self.number = step, 0
 
     def run(self, steps: int) -> dict[str, float]:
-        """Seconds for so many steps, and the last one's loss."""
+        """Seconds for so many steps, and the last one's loss.
+
+        Some come before that do not count: the first ones of a process that waited are slower, by as much as it has
+        memory, and a trial's process does not wait between its steps.
+        """
+        self._run(UNCOUNTED_STEPS)
+        start = time.monotonic()
+        loss = self._run(steps)
+        return {"seconds": time.monotonic() - start, "loss": loss}
+
+    def _run(self, steps: int) -> float:
         pending: collections.deque[Any] = collections.deque()
         loss = float("nan")
-        start = time.monotonic()
         for _ in range(steps):
             pending.append(self.step(self.number))
             self.number += 1
@@ -149,7 +161,7 @@ class Stepper:
                 loss = float(pending.popleft())
         while pending:
             loss = float(pending.popleft())
-        return {"seconds": time.monotonic() - start, "loss": loss}
+        return loss
 
 
 def ceilings() -> dict[str, Any]:
