@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from bench_search_methods import METHODS, OURS
 from bench_search_problems import Problem
-from bench_search_task import ASKED, BOS, ROOT, SEQUENCE_LENGTH, SMALL, VOCAB_SIZE
+from bench_search_task import ASKED, BOS, ROOT, SEQUENCE_LENGTH, SMALL, VOCAB_SIZE, Argument
 from jax.sharding import AxisType
 
 from autoresearch_jax.contract import Task
@@ -198,19 +198,6 @@ def _parts(steps: int) -> Iterator[slice]:
         yield slice(point * steps // POINTS, (point + 1) * steps // POINTS)
 
 
-class _Argument:
-    """A number that is not known before the program runs, but is known not to be zero."""
-
-    def __init__(self, value: jax.Array) -> None:
-        self.value = value
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return other / self.value
-
-
 def _ground() -> tuple[Task, Any]:
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
     return Task((VOCAB_SIZE,), SEQUENCE_LENGTH, budget_steps=STEPS), mesh
@@ -222,7 +209,7 @@ def _compiled(source: str, steps: int, seed: int) -> Callable[..., Any]:
 
     def run(arguments: Mapping[str, jax.Array], tokens_SxBxT: jax.Array, val_NxT: jax.Array, key: Any) -> Any:
         for name, value in arguments.items():  # once, while it is traced; the module is this program's alone
-            setattr(module, name, _Argument(value) if name in ASKED else value)
+            setattr(module, name, Argument(value) if name in ASKED else value)
         experiment = module.build(*_ground())
 
         def step(state: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:

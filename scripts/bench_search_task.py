@@ -116,7 +116,7 @@ class Scores:
         return bits_per_byte(nats_NxT, np.ones(nats_NxT.shape, np.int64))
 
 
-class _Argument:
+class Argument:
     """A number that is not known before the program runs, but is known not to be zero."""
 
     def __init__(self, value: jax.Array) -> None:
@@ -137,7 +137,7 @@ def _compiled(source: str, folder: Path) -> Callable[..., Any]:
 
     def train_and_score(arguments: Mapping[str, jax.Array], tokens_SxBxT: jax.Array, val_NxT: jax.Array) -> jax.Array:
         for name, value in arguments.items():  # once, while it is traced; the module is this program's alone
-            setattr(module, name, _Argument(value) if name in ASKED else value)
+            setattr(module, name, Argument(value) if name in ASKED else value)
         experiment = module.build(task, mesh)
 
         def step(state: Any, at: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:

@@ -24,7 +24,6 @@ NUDGE = 0.02
 WARM_STEPS = 2
 MAX_STEPS_IN_FLIGHT = 2  # as the trainer has them
 PROGRESS = 0.4  # the middle of the budget: every schedule is at work
-MATRIX_SIZE, REPEATS = 1024, 20  # as in lm/speed.py
 
 Step = Callable[[int], Any]  # from the number of a batch to a loss that float() waits for
 
@@ -167,22 +166,13 @@ class Stepper:
 def ceilings() -> dict[str, Any]:
     """FLOP/s of a matrix product, by the harness's own measure in bf16 and by the same in float32 (CPU only)."""
     import jax
-    import jax.numpy as jnp
 
     from autoresearch_jax.lm.measure import make_mesh
-    from autoresearch_jax.lm.speed import mesh_peak_flops
+    from autoresearch_jax.lm.speed import measured_flops, mesh_peak_flops
 
     found = {"bfloat16": mesh_peak_flops(make_mesh({"data": 1, "model": 1})), "float32": None}
     if jax.default_backend() == "cpu":
-        x = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.float32)
-        multiply = jax.jit(lambda a, b: jnp.einsum("ik,jk->ij", a, b))
-        multiply(x, x).block_until_ready()
-        best = float("inf")
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            multiply(x, x).block_until_ready()
-            best = min(best, time.perf_counter() - start)
-        found["float32"] = 2 * MATRIX_SIZE**3 / best
+        found["float32"] = measured_flops(jax.devices()[0], "float32")
     return found
 
 

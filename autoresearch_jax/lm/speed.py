@@ -20,13 +20,14 @@ def mesh_peak_flops(mesh: Mesh) -> float | None:
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
-        return _measured_flops(device)
+        return measured_flops(device)
     of_one = peak_flops(device.device_kind)
     return None if of_one is None else of_one * mesh.size
 
 
-def _measured_flops(device: jax.Device) -> float:
-    x = jax.device_put(jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.bfloat16), device)
+def measured_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
+    """FLOP/s of a product of two square matrices, at best."""
+    x = jax.device_put(jnp.ones((MATRIX_SIZE, MATRIX_SIZE), dtype), device)
     multiply = jax.jit(lambda a, b: jnp.einsum("ik,jk->ij", a, b))  # the layout that XLA's CPU backend is fastest in
     multiply(x, x).block_until_ready()
     best = float("inf")
