@@ -44,7 +44,7 @@ from bench_reference_settings import Settings, read_settings
 
 from autoresearch_jax.lm.device import Device, find_device
 from autoresearch_jax.lm.hardware import host_processors
-from autoresearch_jax.lm.platforms import HUGE_PAGES, platform_variables
+from autoresearch_jax.lm.platforms import platform_variables
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.search.constants import read_constants, set_constants
 
@@ -66,8 +66,6 @@ KEYS = (
 )
 NUM_BATCHES = 8  # drawn once, used in turn
 ZIPF_EXPONENT = 1.1  # of the tokens' frequencies: embeddings are read and trained as unevenly as text does it
-# With it glibc keeps what PyTorch frees: beyond what huge pages give, 5 % less processor time. XLA gains nothing by it.
-KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000"
 COMPILE_LIMIT_SECONDS = 1200.0
 STEP_LIMIT_SECONDS = 120.0
 LOSS_TOLERANCE = 0.01  # relative; a row that is further off from ours computes something else
@@ -105,8 +103,6 @@ def environment_for(name: str, device: Device, scratch: Path) -> dict[str, str]:
     if device.platform == "cuda":
         variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the rows share its memory
     if name.startswith("torch"):
-        if device.platform == "cpu":
-            variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", f"{HUGE_PAGES}:{KEEP_MEMORY}")
         cache = scratch / f"cache-{name.replace(' ', '-')}"  # no spaces: the compiler's command line is not quoted
         variables |= {"OMP_NUM_THREADS": cores, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache)}
     return variables

@@ -140,15 +140,19 @@ class Stepper:
         self.step, self.number = step, 0
 
     def run(self, steps: int) -> dict[str, float]:
-        """Seconds for so many steps, and the last one's loss.
-
-        Some come before that do not count: the first ones of a process that waited are slower, by as much as it has
-        memory, and a trial's process does not wait between its steps.
-        """
-        self._run(UNCOUNTED_STEPS)
+        """Seconds for so many steps, and the last one's loss."""
         start = time.monotonic()
         loss = self._run(steps)
         return {"seconds": time.monotonic() - start, "loss": loss}
+
+    def take_turn(self, steps: int) -> dict[str, float]:
+        """As `run`, after some steps that do not count.
+
+        The first ones of a process that waited are slower, by as much as it has memory, and a trial's process does
+        not wait between its steps.
+        """
+        self._run(UNCOUNTED_STEPS)
+        return self.run(steps)
 
     def _run(self, steps: int) -> float:
         pending: collections.deque[Any] = collections.deque()
@@ -230,7 +234,7 @@ def main() -> None:
         if stepper is None:
             _emit({"event": "ceiling", **ceilings()})
         else:
-            _emit({"event": "ran", **stepper.run(steps), "peak_bytes": peak_bytes(row, platform)})
+            _emit({"event": "ran", **stepper.take_turn(steps), "peak_bytes": peak_bytes(row, platform)})
 
 
 def _emit(event: dict[str, Any]) -> None:

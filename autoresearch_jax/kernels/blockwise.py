@@ -66,20 +66,34 @@ def _backward(window: int, kept: tuple, gradient_NxTxK: Array) -> tuple[Array, A
     length, head_dim = q_NxTxK.shape[1:]
     # What the softmax subtracts: of each query, the mean of its gradients by its probabilities (FlashAttention)
     mean_NxTx1 = jnp.einsum("ntk,ntk->nt", gradient_NxTxK, mixed_NxTxK, preferred_element_type=jnp.float32)[..., None]
-    dq = []
-    dk_NxTxK, dv_NxTxK = jnp.zeros(k_NxTxK.shape, jnp.float32), jnp.zeros(v_NxTxK.shape, jnp.float32)
-    for (queries, keys), p_NxQxS in zip(_blocks(length, window), probabilities, strict=True):
+    blocks = list(_blocks(length, window))
+    dq, score_gradients = [], []
+    for (queries, keys), p_NxQxS in zip(blocks, probabilities, strict=True):
         do_NxQxK = gradient_NxTxK[:, queries]
         dp_NxQxS = jnp.einsum("nqk,nsk->nqs", do_NxQxK, v_NxTxK[:, keys], preferred_element_type=jnp.float32)
         ds_NxQxS = p_NxQxS * (dp_NxQxS - mean_NxTx1[:, queries]) * head_dim**-0.5
-        ds_NxQxS = ds_NxQxS.astype(q_NxTxK.dtype)
-        dq.append(jnp.einsum("nqs,nsk->nqk", ds_NxQxS, k_NxTxK[:, keys]))
-        dk_NxTxK = dk_NxTxK.at[:, keys].add(jnp.einsum("nqs,nqk->nsk", ds_NxQxS, q_NxTxK[:, queries]))
-        dv_NxTxK = dv_NxTxK.at[:, keys].add(jnp.einsum("nqs,nqk->nsk", p_NxQxS, do_NxQxK))
-    return jnp.concatenate(dq, axis=1), dk_NxTxK.astype(k_NxTxK.dtype), dv_NxTxK.astype(v_NxTxK.dtype)
+        score_gradients.append(ds_NxQxS.astype(q_NxTxK.dtype))
+        dq.append(jnp.einsum("nqs,nsk->nqk", score_gradients[-1], k_NxTxK[:, keys]))
+    dk = [_to_keys(block, blocks, score_gradients, q_NxTxK) for block, _ in blocks]
+    dv = [_to_keys(block, blocks, probabilities, gradient_NxTxK) for block, _ in blocks]
+    dq_NxTxK, dk_NxTxK, dv_NxTxK = (jnp.concatenate(pieces, axis=1) for pieces in (dq, dk, dv))
+    return dq_NxTxK, dk_NxTxK, dv_NxTxK
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _to_keys(block: slice, blocks: list[tuple[slice, slice]], weights: list[Array], x_NxTxK: Array) -> Array:
+    """What one block's keys get of all queries that see them: the sum of `x` by weights [N, Q, S] of each block."""
+    transposed, seeing = [], []
+    for (queries, keys), w_NxQxS in zip(blocks, weights, strict=True):
+        if keys.start <= block.start < keys.stop:
+            here = slice(block.start - keys.start, block.stop - keys.start)
+            transposed.append(w_NxQxS[:, :, here].swapaxes(1, 2))
+            seeing.append(queries)
+    # Not left to the product: over its first operand's middle dimension XLA's CPU backend multiplies in float32.
+    w_NxSxQ = jax.lax.optimization_barrier(jnp.concatenate(transposed, axis=2))
+    return jnp.einsum("nsq,nqk->nsk", w_NxSxQ, x_NxTxK[:, seeing[0].start : seeing[-1].stop])
 
 
 def _blocks(length: int, window: int) -> Iterator[tuple[slice, slice]]:

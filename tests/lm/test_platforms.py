@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.lm.device import start_worker
-from autoresearch_jax.lm.platforms import CUDA_MESH_FLAGS, GPU_MEMORY_SHARE, TPU_MESH_FLAGS, platform_variables
+from autoresearch_jax.lm.platforms import (
+    CPU_FLAGS,
+    CUDA_MESH_FLAGS,
+    GLIBC_TUNABLES,
+    GPU_MEMORY_SHARE,
+    TPU_MESH_FLAGS,
+    platform_variables,
+)
 
 
 def variables(
@@ -21,9 +28,11 @@ def variables(
 def test_a_cpu_shows_the_mesh_s_devices() -> None:
     found = variables("cpu", 8, {"XLA_FLAGS": "--xla_dump_to=x --xla_force_host_platform_device_count=2"})
     assert found["JAX_PLATFORMS"] == "cpu"
-    assert found["XLA_FLAGS"].startswith("--xla_dump_to=x ")
+    assert found["XLA_FLAGS"].split()[:2] == [*CPU_FLAGS, "--xla_dump_to=x"]
     assert found["XLA_FLAGS"].endswith(" --xla_force_host_platform_device_count=8")
-    assert found["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert found["GLIBC_TUNABLES"] == GLIBC_TUNABLES
+    own = {"XLA_FLAGS": "--xla_cpu_prefer_vector_width=128"}
+    assert variables("cpu", 1, own)["XLA_FLAGS"].split()[:1] == ["--xla_cpu_prefer_vector_width=128"]
     assert variables("cpu", 1, {"GLIBC_TUNABLES": "mine"})["GLIBC_TUNABLES"] == "mine"
 
 
@@ -56,7 +65,7 @@ def test_xla_knows_the_flags() -> None:
         command = [sys.executable, "-c", "import jax; jax.devices()"]
         return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
-    assert starts(*CUDA_MESH_FLAGS)
+    assert starts(*CPU_FLAGS, *CUDA_MESH_FLAGS)
     assert not starts("--xla_gpu_no_such_flag=1")
 
 
