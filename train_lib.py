@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.contract import Experiment, Task
 from autoresearch_jax.kernels.attention import causal_attention
 from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
+from autoresearch_jax.kernels.normalization import rms_norm
 
 # --------------------------------------------------------------------------------------------------
 # Constants. Plain literals, one per line: `--set NAME=VALUE` and the proposers rewrite them.
@@ -93,13 +94,6 @@ def window_size(layer: int, sequence_length: int) -> int:
 def has_value_embedding(layer: int) -> bool:
     """True on every second layer, counted back from the last."""
     return (DEPTH - 1 - layer) % 2 == 0
-
-
-def rms_norm(x: Array) -> Array:
-    """Scales the last axis to a root mean square of 1; no weights."""
-    x_f32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x_f32), axis=-1, keepdims=True) + jnp.finfo(jnp.float32).eps)
-    return (x_f32 * scale).astype(x.dtype)
 
 
 def rotate(x_BxTxHxK: Array) -> Array:
