@@ -2,8 +2,8 @@
 
 One table a configuration: `default` is train_lib.py as it stands, `256` is 4 layers of width 256 with 16 rows and a
 vocabulary of 2048; both with 256 tokens a row. Every row of a table is a process of its own that has compiled its step
-and waits; round after round each runs some steps in turn, so that all of them see the same machine, and only one
-computes at a time. All begin from train_lib.py's first parameters and get the same tokens.
+and waits; round after round each runs steps for some seconds in turn, so that all of them see the same machine, and
+only one computes at a time. All begin from train_lib.py's first parameters and get the same tokens.
 
 What is compared:
   ours     train_lib.py's step: traced, exported and compiled as in a trial, with its process's environment
@@ -67,7 +67,7 @@ KEYS = (
 NUM_BATCHES = 8  # drawn once, used in turn
 ZIPF_EXPONENT = 1.1  # of the tokens' frequencies: embeddings are read and trained as unevenly as text does it
 COMPILE_LIMIT_SECONDS = 1200.0
-STEP_LIMIT_SECONDS = 120.0
+TURN_LIMIT_SECONDS = 600.0
 LOSS_TOLERANCE = 0.01  # relative; a row that is further off from ours computes something else
 
 
@@ -77,21 +77,21 @@ class Row:
 
     Attributes:
       loss: of the last of its first few steps.
-      seconds: of all steps of a round, for each round.
+      step_seconds: of a step, the mean of each round.
     """
 
     name: str
     worker: JsonWorker
     compile_seconds: float
     loss: float
-    seconds: list[float] = dataclasses.field(default_factory=list)
+    step_seconds: list[float] = dataclasses.field(default_factory=list)
     peak_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     rounds: int
-    steps: int
+    turn_seconds: float
     without_torch: bool
 
 
@@ -191,12 +191,12 @@ def measure(folder: Path, device: Device, options: Options) -> tuple[list[Row], 
                 rows.append(Row(name, worker, event["compile_seconds"], event["loss"]))
         ceilings = []
         for number in range(options.rounds):
-            ceiling.send({"steps": 0})
+            ceiling.send({"seconds": options.turn_seconds})
             ceilings.append(receive(ceiling, CEILING, folder))
             for row in rows if number % 2 == 0 else rows[::-1]:  # so that a drift of the machine favours nobody
-                row.worker.send({"steps": options.steps})
-                event = receive(row.worker, row.name, folder, STEP_LIMIT_SECONDS * options.steps)
-                row.seconds.append(event["seconds"])
+                row.worker.send({"seconds": options.turn_seconds})
+                event = receive(row.worker, row.name, folder, TURN_LIMIT_SECONDS + 10 * options.turn_seconds)
+                row.step_seconds.append(event["step_seconds"])
                 row.peak_bytes = event["peak_bytes"]
     return rows, ceilings
 
@@ -205,16 +205,16 @@ def ratio(ours: Row, others: Sequence[Row]) -> float | None:
     """How many times as fast ours is as the fastest of the others: the median of the rounds' ratios."""
     if not others:
         return None
-    best = min(others, key=lambda row: statistics.median(row.seconds))
-    return statistics.median(other / mine for mine, other in zip(ours.seconds, best.seconds, strict=True))
+    best = min(others, key=lambda row: statistics.median(row.step_seconds))
+    return statistics.median(other / mine for mine, other in zip(ours.step_seconds, best.step_seconds, strict=True))
 
 
 def share(row: Row, ceilings: Sequence[Mapping[str, Any]], dtype: str, flops: float) -> float | None:
-    """Model FLOP/s over a ceiling, of `flops` a round: the median of the rounds."""
+    """Model FLOP/s over a ceiling, of `flops` a step: the median of the rounds."""
     if any(ceiling[dtype] is None for ceiling in ceilings):
         return None
     return statistics.median(
-        flops / seconds / ceiling[dtype] for seconds, ceiling in zip(row.seconds, ceilings, strict=True)
+        flops / seconds / ceiling[dtype] for seconds, ceiling in zip(row.step_seconds, ceilings, strict=True)
     )
 
 
@@ -222,11 +222,11 @@ def report(name: str, folder: Path, device: Device, options: Options) -> dict[st
     """Measures a configuration, prints its table and gives its figures by KEYS."""
     settings, flops_per_token = prepare(name, folder, device)
     rows, ceilings = measure(folder, device, options)
-    round_tokens = options.steps * settings.batch_size * SEQUENCE_LENGTH
+    step_tokens = settings.batch_size * SEQUENCE_LENGTH
     print(
         f"{name}: {settings.depth} layers of width {settings.width}, heads of {settings.head_dim}, "
         f"{settings.batch_size} x {SEQUENCE_LENGTH} tokens, vocabulary {settings.vocab_size}, "
-        f"{flops_per_token / 1e6:.1f} MFLOP a token; {options.rounds} rounds of {options.steps} steps"
+        f"{flops_per_token / 1e6:.1f} MFLOP a token; {options.rounds} rounds of {options.turn_seconds:g} s each"
     )
     for dtype in ("bfloat16", "float32"):
         known = [ceiling[dtype] for ceiling in ceilings if ceiling[dtype] is not None]
@@ -235,8 +235,8 @@ def report(name: str, folder: Path, device: Device, options: Options) -> dict[st
     heads = ("tokens/s", "min", "max", "TFLOP/s", "of bf16", "of f32", "compile s", "peak MiB", "loss")
     print(f"{'':24}" + "".join(f"{head:>11}" for head in heads))
     for row in rows:
-        speeds = [round_tokens / seconds for seconds in row.seconds]
-        shares = [share(row, ceilings, dtype, flops_per_token * round_tokens) for dtype in ("bfloat16", "float32")]
+        speeds = [step_tokens / seconds for seconds in row.step_seconds]
+        shares = [share(row, ceilings, dtype, flops_per_token * step_tokens) for dtype in ("bfloat16", "float32")]
         cells = [f"{f(speeds):,.0f}" for f in (statistics.median, min, max)]
         cells.append(f"{flops_per_token * statistics.median(speeds) / 1e12:.3f}")
         cells += ["-" if value is None else f"{value:.1%}" for value in shares]
@@ -250,24 +250,24 @@ def report(name: str, folder: Path, device: Device, options: Options) -> dict[st
             sys.exit(
                 f"bench_step: {row.name} has a loss of {row.loss:.4f}, ours has {ours.loss:.4f}: not the same model"
             )
-    bf16_share = share(ours, ceilings, "bfloat16", flops_per_token * round_tokens)
+    bf16_share = share(ours, ceilings, "bfloat16", flops_per_token * step_tokens)
     of_torch = ratio(ours, [row for row in rows if row.name in TORCH_ROWS])
     of_jax = ratio(ours, [row for row in rows if row.name in JAX_ROWS])
-    speed = round_tokens / statistics.median(ours.seconds)
+    speed = step_tokens / statistics.median(ours.step_seconds)
     return dict(zip(KEYS, (speed, of_torch, of_jax, bf16_share, ours.compile_seconds), strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=(*CONFIGURATIONS, "all"), default="all")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=5, help="of each row in each round")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--turn_seconds", type=float, default=1.5, help="of steps of each row in each round")
     parser.add_argument("--quick", action="store_true", help="to see that the script works; no figures to quote")
     parser.add_argument("--without_torch", action="store_true", help="leave PyTorch's rows and figures out")
     args = parser.parse_args()
-    if args.rounds < 1 or args.steps < 1:
-        parser.error("--rounds and --steps are at least 1")
-    options = Options(2 if args.quick else args.rounds, 2 if args.quick else args.steps, args.without_torch)
+    if args.rounds < 1 or not args.turn_seconds > 0:
+        parser.error("--rounds is at least 1, and --turn_seconds more than 0")
+    options = Options(2 if args.quick else args.rounds, 0.1 if args.quick else args.turn_seconds, args.without_torch)
     figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as scratch:
         device = find_device("auto", 1, os.environ, Path(scratch) / "device.log")

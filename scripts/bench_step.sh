@@ -3,7 +3,7 @@
 # machine's matrix-multiply ceiling, compile time, peak memory; all in one run, in turn. About twelve minutes on two
 # cores that do nothing else.
 #
-#   ./scripts/bench_step.sh [--quick] [--config=default|256|all] [--rounds=N] [--steps=N] [--without_torch]
+#   ./scripts/bench_step.sh [--quick] [--config=default|256|all] [--rounds=N] [--turn_seconds=S] [--without_torch]
 #
 # PyTorch comes with nothing of ours: .venv/bin/python -m pip install torch==2.13.0
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""One row of bench_step.py's table in a process of its own: compiles its step, then runs some of them when asked.
+"""One row of bench_step.py's table in a process of its own: compiles its step, then runs steps when asked.
 
     python scripts/bench_step_worker.py FOLDER ROW PLATFORM
 
@@ -22,6 +22,7 @@ LEAVES_FILE = "leaves.npz"
 PARAMETERS = "params/"  # how the names of train_lib.py's parameters begin
 NUDGE = 0.02
 WARM_STEPS = 2
+UNCOUNTED_SECONDS = 0.8  # at the beginning of each turn
 MAX_STEPS_IN_FLIGHT = 2  # as the trainer has them
 PROGRESS = 0.4  # the middle of the budget: every schedule is at work
 
@@ -130,9 +131,6 @@ def _parameters(folder: Path) -> dict[str, np.ndarray]:
         return {name.removeprefix(PARAMETERS): file[name] for name in file.files if name.startswith(PARAMETERS)}
 
 
-UNCOUNTED_STEPS = 3  # at the beginning of each turn
-
-
 class Stepper:
     """Runs steps with some in flight, as the trainer does."""
 
@@ -145,14 +143,18 @@ class Stepper:
         loss = self._run(steps)
         return {"seconds": time.monotonic() - start, "loss": loss}
 
-    def take_turn(self, steps: int) -> dict[str, float]:
-        """As `run`, after some steps that do not count.
+    def take_turn(self, seconds: float) -> float:
+        """Seconds a step, over about so many seconds of steps, after some that do not count.
 
         The first ones of a process that waited are slower, by as much as it has memory, and a trial's process does
         not wait between its steps.
         """
-        self._run(UNCOUNTED_STEPS)
-        return self.run(steps)
+        begin, warm = time.monotonic(), 0
+        while (passed := time.monotonic() - begin) < UNCOUNTED_SECONDS:
+            self._run(MAX_STEPS_IN_FLIGHT)
+            warm += MAX_STEPS_IN_FLIGHT
+        steps = max(MAX_STEPS_IN_FLIGHT, round(seconds * warm / passed))
+        return self.run(steps)["seconds"] / steps
 
     def _run(self, steps: int) -> float:
         pending: collections.deque[Any] = collections.deque()
@@ -230,11 +232,12 @@ def main() -> None:
         ceilings()
         _emit({"event": "ready"})
     for line in sys.stdin:
-        steps = json.loads(line)["steps"]
+        seconds = json.loads(line)["seconds"]
         if stepper is None:
             _emit({"event": "ceiling", **ceilings()})
         else:
-            _emit({"event": "ran", **stepper.take_turn(steps), "peak_bytes": peak_bytes(row, platform)})
+            step_seconds = stepper.take_turn(seconds)
+            _emit({"event": "ran", "step_seconds": step_seconds, "peak_bytes": peak_bytes(row, platform)})
 
 
 def _emit(event: dict[str, Any]) -> None:
