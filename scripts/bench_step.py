@@ -27,6 +27,7 @@ an accelerator the device's.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
@@ -265,7 +266,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="to see that the script works; no figures to quote")
     parser.add_argument("--without_torch", action="store_true", help="leave PyTorch's rows and figures out")
     args = parser.parse_args()
-    if args.rounds < 1 or not args.turn_seconds > 0:
+    if args.rounds < 1 or not 0 < args.turn_seconds < math.inf:
         parser.error("--rounds is at least 1, and --turn_seconds more than 0")
     options = Options(2 if args.quick else args.rounds, 0.1 if args.quick else args.turn_seconds, args.without_torch)
     figures: dict[str, float | None] = {}

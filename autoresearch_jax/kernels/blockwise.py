@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from autoresearch_jax.kernels.cpu import kept_apart
+
 MIN_BLOCK = 64  # queries; below that a CPU's matrix multiplication is too small to be fast
 MAX_BLOCKS = 8  # each is a piece of program of its own
 MASKED = -1e30  # a score that no softmax sees, and that no subtraction turns into a NaN
@@ -19,7 +21,8 @@ MASKED = -1e30  # a score that no softmax sees, and that no subtraction turns in
 def blockwise_attention(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int) -> Array:
     """Attention of each token to itself and the `window` tokens before it.
 
-    Holds the probabilities of the blocks that are seen, in the dtype of the queries.
+    Holds the probabilities of the blocks that are seen, and in the backward pass their gradients too, in the dtype of
+    the queries. Has no derivatives in forward mode.
 
     Args:
       q_BxTxHxK: queries; they are divided by the root of K here.
@@ -91,8 +94,9 @@ def _to_keys(block: slice, blocks: list[tuple[slice, slice]], weights: list[Arra
             here = slice(block.start - keys.start, block.stop - keys.start)
             transposed.append(w_NxQxS[:, :, here].swapaxes(1, 2))
             seeing.append(queries)
-    # Not left to the product: over its first operand's middle dimension XLA's CPU backend multiplies in float32.
-    w_NxSxQ = jax.lax.optimization_barrier(jnp.concatenate(transposed, axis=2))
+    w_NxSxQ = jnp.concatenate(transposed, axis=2)
+    if w_NxSxQ.dtype != jnp.float32:  # else a CPU's product transposes it, and goes on in float32 for that
+        w_NxSxQ = kept_apart(w_NxSxQ)
     return jnp.einsum("nsq,nqk->nsk", w_NxSxQ, x_NxTxK[:, seeing[0].start : seeing[-1].stop])
 
 

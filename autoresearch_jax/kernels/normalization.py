@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from autoresearch_jax.kernels.cpu import kept_apart
+
 
 @jax.custom_vjp
 def rms_norm(x: Array) -> Array:
-    """Scales the last axis to a root mean square of 1, in float32; zeros stay zeros.
+    """Scales the last axis to a root mean square of 1, in float32.
+
+    Float32's epsilon is added to the mean square, so zeros stay zeros. Has no derivatives in forward mode.
 
     Args:
       x: of any shape and floating dtype, which the result has, too.
@@ -27,8 +31,7 @@ def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array]:
     x, scale = kept
     x_f32, gradient_f32 = x.astype(jnp.float32), gradient.astype(jnp.float32)
     along_x = jnp.mean(gradient_f32 * x_f32, axis=-1, keepdims=True) * jnp.square(scale)
-    # XLA's CPU backend would make one slow loop of the mean and what follows; elsewhere one loop is what is wanted.
-    along_x = jax.lax.platform_dependent(along_x, cpu=jax.lax.optimization_barrier, default=lambda along: along)
+    along_x = kept_apart(along_x)  # a CPU would make one slow loop of the mean and what follows
     return (((gradient_f32 - along_x * x_f32) * scale).astype(x.dtype),)
 
 

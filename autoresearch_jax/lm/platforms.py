@@ -9,17 +9,19 @@ GLIBC_TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
         "glibc.malloc.mmap_max=0",
-        "glibc.malloc.trim_threshold=1099511627776",
+        f"glibc.malloc.trim_threshold={1 << 40}",  # bytes of free memory at the heap's end: more than there is
         "glibc.malloc.arena_max=1",
     )
 )
 # A trial has the GPU for itself; XLA takes three quarters of its memory where nobody says more.
 GPU_MEMORY_SHARE = "0.9"
 # XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these.
-CPU_FLAGS = ("--xla_cpu_prefer_vector_width=512",)  # of what it compiles itself; 256 is its default, AVX-512 or not
 # Command buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the
 # compile cache.
 CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communication beside computation
+# Of the programs that train: XLA's CPU backend would use half of AVX-512's vectors (without these it changes nothing).
+# Not of those that judge: other processes compile them again, to compare scores to the last digit.
+CPU_TRAINING_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
 # Of libtpu, which has flags of its own and does not read XLA_FLAGS.
 TPU_MESH_FLAGS = (
     "--xla_tpu_enable_async_collective_fusion=true",
@@ -44,9 +46,10 @@ def platform_variables(
     """
     variables = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
     if platform == "cpu":
-        variables |= _flags("XLA_FLAGS", CPU_FLAGS, environment)
-        variables["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={num_devices}"  # the last one counts
-        variables["GLIBC_TUNABLES"] = environment.get("GLIBC_TUNABLES", GLIBC_TUNABLES)
+        device_count = f"--xla_force_host_platform_device_count={num_devices}"
+        variables["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()  # the last one counts
+        if "GLIBC_TUNABLES" not in environment and not any(name.startswith("MALLOC_") for name in environment):
+            variables["GLIBC_TUNABLES"] = GLIBC_TUNABLES
     elif platform == "cuda":
         variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices > 1 else (), environment)
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = environment.get(
@@ -58,6 +61,12 @@ def platform_variables(
         variables["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
         variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
     return variables
+
+
+def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Options by which the programs that train are compiled, those left out that the user has set in XLA_FLAGS."""
+    options = CPU_TRAINING_OPTIONS if platform == "cpu" else {}
+    return {name: value for name, value in options.items() if f"--{name}=" not in environment.get("XLA_FLAGS", "")}
 
 
 def _flags(variable: str, flags: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from autoresearch_jax.lm.canonical import Dataflow, TooManyOperationsError, digest, refine
 from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.operations import ALLOWED_CUSTOM_CALLS, OperationError, check_operations, stablehlo_module
+from autoresearch_jax.lm.platforms import training_options
 from autoresearch_jax.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
 from autoresearch_jax.untrusted import quoted
 
@@ -148,7 +150,7 @@ def check_asked(programs: Programs, request: Mapping[str, Any], caps: Caps) -> N
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
-    """Compiles one program for the devices of `mesh`; the result is called as the program is, and never recompiles."""
+    """Compiles a program that trains for the devices of `mesh`; the result is called as it is, and never recompiles."""
     args, _ = jax.tree.unflatten(exported.in_tree, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals])
     in_shardings, _ = jax.tree.unflatten(exported.in_tree, exported.in_shardings_jax(mesh))
     out_shardings = jax.tree.unflatten(exported.out_tree, exported.out_shardings_jax(mesh))
@@ -158,7 +160,8 @@ def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = Fal
         out_shardings=out_shardings,
         donate_argnums=(0,) if donate else (),
     )
-    return jitted.lower(*args).compile()
+    (platform,) = exported.platforms
+    return jitted.lower(*args).compile(compiler_options=training_options(platform, os.environ))
 
 
 def _read(folder: Path, name: str) -> export.Exported:

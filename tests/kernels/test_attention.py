@@ -34,22 +34,44 @@ def plain_attention(q: Array, k: Array, v: Array, window: int) -> Array:
     return jnp.einsum("bhqs,bshk->bqhk", weights, v, precision="highest")
 
 
+def value_and_gradients(attend: Callable[..., Array], args: list[Array], window: int) -> list[Array]:
+    """What it gives, and the gradients of a weighted sum of that with respect to queries, keys and values."""
+    weights = jnp.cos(jnp.arange(args[0].size, dtype=jnp.float32)).reshape(args[0].shape)
+
+    @jax.jit
+    def both(*args: Array) -> tuple[Array, ...]:
+        value, pull_back = jax.vjp(lambda *qkv: attend(*qkv, window), *args)
+        return value, *pull_back(weights.astype(value.dtype))
+
+    return [each.astype(jnp.float32) for each in both(*args)]
+
+
 @pytest.mark.parametrize("window", [1, 100, 256])
 @pytest.mark.parametrize(
     "attend", [blockwise_attention, partial(splash_attention, interpret=True)], ids=["blockwise", "splash"]
 )
 def test_equals_its_definition_forward_and_backward(attend: Callable[..., Array], window: int) -> None:
-    args = qkv()
-    weights = jnp.cos(jnp.arange(args[0].size, dtype=jnp.float32)).reshape(args[0].shape)
-
-    def with_gradients(function: Callable[..., Array]) -> list[Array]:
-        def loss(q: Array, k: Array, v: Array) -> Array:
-            return jnp.sum(function(q, k, v, window) * weights)
-
-        return [function(*args, window), *jax.grad(loss, argnums=(0, 1, 2))(*args)]
-
-    for ours, right in zip(with_gradients(attend), with_gradients(plain_attention), strict=True):
+    found, wanted = (value_and_gradients(function, qkv(), window) for function in (attend, plain_attention))
+    for ours, right in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours, right, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "window"), [(1, 0), (5, 3), (100, 0), (129, 63), (129, 64), (129, 65), (200, 500), (577, 73)]
+)
+def test_blocks_may_be_cut_short(length: int, window: int) -> None:
+    args = qkv(length, head_dim=8)
+    found, wanted = (value_and_gradients(function, args, window) for function in (blockwise_attention, plain_attention))
+    for ours, right in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, right, atol=2e-5)
+
+
+def test_blocks_in_bfloat16() -> None:
+    args = qkv(length=200, head_dim=8, dtype=jnp.bfloat16)
+    found = value_and_gradients(blockwise_attention, args, 70)
+    wanted = value_and_gradients(plain_attention, [x.astype(jnp.float32) for x in args], 70)
+    for ours, right in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, right, atol=0.03)
 
 
 def test_heads_of_queries_may_share_keys_and_values() -> None:
