@@ -1,4 +1,4 @@
-"""The variables that a trial's process is started with, by platform: what steers XLA and the runtimes. Loads no JAX."""
+"""What steers XLA and the runtimes, by platform: variables of a trial's process, options of compiling. Loads no JAX."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,13 +66,18 @@ def platform_variables(
 def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Options by which the programs that train are compiled, those left out that the user has set in XLA_FLAGS."""
     options = CPU_TRAINING_OPTIONS if platform == "cpu" else {}
-    return {name: value for name, value in options.items() if f"--{name}=" not in environment.get("XLA_FLAGS", "")}
+    own = _names(environment.get("XLA_FLAGS", ""))
+    return {name: value for name, value in options.items() if f"--{name}" not in own}
 
 
 def _flags(variable: str, flags: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:
     """A variable with our flags and the user's, whose value wins where both have one."""
     own = environment.get(variable, "")
-    named = {flag.partition("=")[0] for flag in own.split()}
-    ours = [flag for flag in flags if flag.partition("=")[0] not in named]
+    ours = [flag for flag in flags if not _names(flag) <= _names(own)]
     text = " ".join([*ours, own]).strip()
     return {variable: text} if text else {}
+
+
+def _names(flags: str) -> set[str]:
+    """The flags in a variable's text, without their values."""
+    return {flag.partition("=")[0] for flag in flags.split()}
