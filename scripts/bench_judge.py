@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, make_exam
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE

@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,9 @@ from jax.sharding import AxisType
 
 from autoresearch_jax.contract import Task
 from autoresearch_jax.lm.bits import bits_per_byte
-from autoresearch_jax.lm.corpus import STDLIB, open_corpus
+from autoresearch_jax.lm.data.local_corpus import stdlib
+from autoresearch_jax.lm.data.reporter import Silent
+from autoresearch_jax.lm.data.text_files import Skipped
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
 from autoresearch_jax.search.constants import read_constants, set_constants
 from autoresearch_jax.search.program import read_program
@@ -167,7 +168,7 @@ def _module(source: str, folder: Path) -> ModuleType:
 
 def read_rows() -> np.ndarray:
     """Rows of BOS and bytes, int32[N, T + 1], in an order that never changes; the last are of other files."""
-    texts = (document.text.encode() for document in open_corpus(STDLIB).documents(Counter()))
+    texts = (document.text.encode() for document in stdlib().fetch(Silent()).documents(Skipped()))
     by_hash = sorted(texts, key=lambda text: hashlib.sha256(text).digest())
     joined = np.frombuffer(b"".join(by_hash)[:TEXT_BYTES], np.uint8).astype(np.int32)
     rows_NxT = joined[: len(joined) // SEQUENCE_LENGTH * SEQUENCE_LENGTH].reshape(-1, SEQUENCE_LENGTH)

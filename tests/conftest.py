@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.lm.corpus import FILES, open_corpus
-from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.prepare import prepare_dataset
+from autoresearch_jax.lm.data.corpus import open_corpus
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.data.local_corpus import FILES
+from autoresearch_jax.lm.data.prepare import prepare_dataset
 from autoresearch_jax.runtime.sandbox import Sandbox, open_sandbox
 
 TINY_VOCAB_SIZES = (256, 320)
@@ -45,10 +46,10 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage(self, what: str, documents: int | None) -> None:
+    def stage(self, what: str, total: int | None, unit: str = "documents") -> None:
         self.stages.append(what)
 
-    def advance(self) -> None:
+    def advance(self, amount: int = 1) -> None:
         pass
 
 

@@ -10,9 +10,11 @@ import pytest
 from absl import flags
 from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
 
+from autoresearch_jax.commands.constants_flag import parse_settings
+from autoresearch_jax.commands.dataset_flags import dataset_options
 from autoresearch_jax.commands.task_flags import parse_mesh
-from autoresearch_jax.commands.trial import parse_settings
 from autoresearch_jax.contract import Task
+from autoresearch_jax.lm.data.corpus import open_corpus
 from autoresearch_jax.search.constants import read_constants
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))
@@ -31,9 +33,38 @@ def parsed(config: Path, command: str) -> flags.FlagValues:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_commands_take_it(config: Path, command: str) -> None:
     found = parsed(config, command)
-    assert found.corpus == "stdlib"
-    if command != "prepare":
+    options = dataset_options(found)
+    assert open_corpus(options.corpus).spec == options.corpus
+    assert options.folder.parent.name == "data"
+    if command in ("trial", "run"):
         assert found.budget_seconds
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_it_says_what_to_expect_and_how_to_call_it(config: Path) -> None:
+    text = config.read_text()
+    assert "Not measured" in text or "Expected" in text or "demo.sh" in text
+    if config.stem != "demo":
+        for command in ("prepare", "trial"):
+            assert f"#   autoresearch {command} --flagfile=configs/{config.name}\n" in text
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_its_constants_build(config: Path) -> None:
+    """What --set says is a training file that can be traced for what the dataset offers."""
+    found = parsed(config, "trial")
+    constants = parse_settings(found.set)
+    assert constants == parse_settings(parsed(config, "run").set)
+    sizes = dataset_options(found).vocab_sizes
+    as_it_comes = read_constants(TRAIN_LIB.read_text())
+    values = {name: as_it_comes[name] for name in TINY} | constants
+    assert values["VOCAB_SIZE"] in sizes
+    task = Task(vocab_sizes=sizes, sequence_length=found.sequence_length, platform="cpu")
+    experiment = load_tiny(**values).build(task, make_mesh())
+    state: Any = jax.eval_shape(experiment.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((values["BATCH_SIZE"], found.sequence_length + 1), "int32")
+    progress = jax.ShapeDtypeStruct((), "float32")
+    assert jax.eval_shape(experiment.step, state, tokens, progress)[1]
 
 
 @pytest.mark.parametrize("config", ACCELERATORS, ids=lambda path: path.stem)
@@ -43,6 +74,8 @@ def test_an_accelerator_s_setting_is_the_original_s(config: Path) -> None:
     mesh_axes = parse_mesh(found.mesh) or {"data": 1, "model": 1}
     constants = parse_settings(found.set)
     assert found.budget_seconds == 300
+    assert dataset_options(found).corpus == "climbmix:10"
+    assert found.judge_tokens == 40 * 524_288
     assert constants["BATCH_SIZE"] * found.sequence_length == 2**19
     micro_batches = constants["GRADIENT_ACCUMULATION"] * mesh_axes["data"]
     assert constants["BATCH_SIZE"] % micro_batches == 0

@@ -6,8 +6,9 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.lm.dataset import dataset_folder
-from autoresearch_jax.lm.tokenizer import VocabularyError, check_vocab_size
+from autoresearch_jax.lm.data.corpus import with_num_shards
+from autoresearch_jax.lm.data.dataset import dataset_folder
+from autoresearch_jax.lm.data.tokenizer import VocabularyError, check_vocab_size
 
 DEFAULT_DATA_DIR = "~/.cache/autoresearch_jax/data"
 
@@ -30,12 +31,20 @@ class DatasetOptions:
 
 
 def define_dataset_flags(flag_values: flags.FlagValues) -> None:
-    """Defines --corpus, --name, --data_dir, --sequence_length and --vocab_sizes."""
+    """Defines --corpus, --num_shards, --name, --data_dir, --sequence_length and --vocab_sizes."""
     flags.DEFINE_string(
         "corpus",
         "stdlib",
-        "where the text comes from: stdlib (the .py files of Python's own library), or files:GLOB (your own "
-        ".txt, .jsonl with a `text` field, or .parquet with a `text` column)",
+        "where the text comes from: stdlib (the .py files of Python's own library), climbmix (the original's), "
+        "tinystories, or files:GLOB (your own .txt, .jsonl with a `text` field, both also .gz or .zst, or .parquet "
+        "with a `text` column)",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_shards",
+        None,
+        "shards of train that climbmix has, of 0.1 GB each, besides val and holdout; default: 10",
+        lower_bound=1,
         flag_values=flag_values,
     )
     flags.DEFINE_string("name", None, "name of the dataset; default: made from the corpus", flag_values=flag_values)
@@ -58,7 +67,7 @@ def dataset_options(flag_values: flags.FlagValues) -> DatasetOptions:
     name = flag_values.name
     if name is not None and (name != Path(name).name or name.startswith(".")):
         raise UsageError(f"--name={name}: it must be a plain folder name that does not begin with a dot")
-    corpus = flag_values.corpus
+    corpus = with_num_shards(flag_values.corpus, flag_values.num_shards)
     data_dir = Path(flag_values.data_dir).expanduser().absolute()
     return DatasetOptions(
         corpus=corpus,

@@ -25,6 +25,7 @@ from autoresearch_jax.proposers.redaction import secret_values
 
 if TYPE_CHECKING:  # what needs packages is imported where it is used: this command tells which of them are missing
     from autoresearch_jax.commands.dataset_flags import DatasetOptions
+    from autoresearch_jax.measurement import Scalar
 
 SECTIONS = ("python", "jax", "devices", "sandbox", "git", "disk", "clock", "dataset", "key", "run")
 KEY_WIDTH = 20  # and a space, as other commands print it
@@ -44,6 +45,7 @@ class Options:
       compile_cache: folder of XLA's compile cache; None for none.
       editable: the training file.
       min_free: bytes of the disk that a run leaves free.
+      constants: that a run would start with, where the training file has others.
     """
 
     sections: tuple[str, ...]
@@ -55,6 +57,7 @@ class Options:
     compile_cache: Path | None
     editable: Path
     min_free: int
+    constants: "dict[str, Scalar]"
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -113,12 +116,13 @@ def _options(flag_values: flags.FlagValues) -> Options:
     Raises:
       UsageError: a flag's value makes no sense.
     """
+    from autoresearch_jax.commands.constants_flag import constants_of
     from autoresearch_jax.commands.dataset_flags import dataset_options
     from autoresearch_jax.commands.decision_flags import decision_settings
     from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
-    from autoresearch_jax.lm.manifest import DatasetError
+    from autoresearch_jax.lm.data.manifest import DatasetError
 
     for name in flag_values.sections:
         if name not in SECTIONS:
@@ -140,6 +144,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         compile_cache=Path(cache) if cache else None,
         editable=Path(flag_values.editable),
         min_free=min_free_bytes(flag_values),
+        constants=constants_of(flag_values),
     )
 
 
@@ -162,7 +167,7 @@ def _looks(
         "jax": lambda: check_jax(environment),
         "devices": lambda: check_devices(flag_values.platform, options.mesh_axes, environment),
         "sandbox": lambda: check_sandbox(flag_values.sandbox, environment),
-        "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment),
+        "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment, options.constants),
         "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache, options.min_free),
         "clock": check_clock,
         "dataset": lambda: check_dataset(options.dataset),

@@ -3,41 +3,62 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.console_reporter import ConsoleReporter
 from autoresearch_jax.commands.dataset_flags import DatasetOptions, dataset_options, define_dataset_flags
-from autoresearch_jax.lm.corpus import open_corpus
-from autoresearch_jax.lm.dataset import SPLITS, Dataset
-from autoresearch_jax.lm.manifest import rows_file
-from autoresearch_jax.lm.prepare import prepare_dataset
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-_REFRESH_SECONDS = 0.1
+from autoresearch_jax.lm.data.corpus import open_corpus
+from autoresearch_jax.lm.data.dataset import SPLITS, Dataset
+from autoresearch_jax.lm.data.manifest import rows_file
+from autoresearch_jax.lm.data.prepare import prepare_dataset
+from autoresearch_jax.lm.data.storage import Part, list_parts, remove
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch prepare` was asked for."""
+    """What `autoresearch prepare` was asked for.
+
+    Attributes:
+      dataset: to be made.
+      list_parts: say what there is instead.
+      remove: what to remove instead, as NAME or NAME/VxT.
+      format: how the result is printed, "text" or "json".
+    """
 
     dataset: DatasetOptions
+    list_parts: bool
+    remove: tuple[str, ...]
     format: str
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the command's flags."""
     define_dataset_flags(flag_values)
+    flags.DEFINE_bool("list", False, "say what lies in --data_dir and make nothing", flag_values=flag_values)
+    flags.DEFINE_list(
+        "remove",
+        [],
+        "make nothing; remove a dataset NAME, or from it the rows NAME/VxT of vocabulary V at sequence length T, as "
+        "--list names them; several by commas",
+        flag_values=flag_values,
+    )
     flags.DEFINE_enum("format", "text", ["text", "json"], "how the result is printed", flag_values=flag_values)
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    """Prepares the dataset and prints what it holds."""
-    options = Options(dataset_options(flag_values), flag_values.format)
+    """Prepares the dataset and prints what it holds; or lists or removes what is there."""
+    options = Options(dataset_options(flag_values), flag_values.list, tuple(flag_values.remove), flag_values.format)
+    data_dir = options.dataset.folder.parent
+    if options.remove:
+        for what in options.remove:
+            size = remove(data_dir, what, lambda: print("another call is at work on it: waiting", file=sys.stderr))
+            print(f"removed {what}: {_megabytes(size)} MB", file=sys.stderr)
+    if options.remove or options.list_parts:
+        _print_parts(data_dir, options.format)
+        return 0
     start = time.monotonic()
     with ConsoleReporter() as reporter:
         dataset = prepare_dataset(
@@ -56,58 +77,26 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     return 0
 
 
-class ConsoleReporter:
-    """Shows progress on stderr: a bar on a terminal, else one line when a stage begins."""
-
-    def __init__(self) -> None:
-        self.made = False  # whether there was anything to do
-        self._bar: Progress | None = None
-        self._pending = 0
-        self._shown = 0.0
-
-    def __enter__(self) -> "ConsoleReporter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._flush()
-            self._bar.stop()
-
-    def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def stage(self, what: str, documents: int | None) -> None:
-        self.made = True
-        if not sys.stderr.isatty():
-            self.note(what if documents is None else f"{what}, {documents} documents")
-            return
-        if self._bar is None:
-            self._bar = _progress_bar()
-            self._bar.start()
-        self._flush()
-        if self._bar.task_ids:
-            self._bar.stop_task(self._bar.task_ids[-1])
-        self._bar.add_task(what, total=documents)
-
-    def advance(self) -> None:
-        self._pending += 1
-        if self._bar is not None and time.monotonic() - self._shown > _REFRESH_SECONDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._bar is not None and self._bar.task_ids:
-            self._bar.advance(self._bar.task_ids[-1], self._pending)
-        self._pending, self._shown = 0, time.monotonic()
+def _print_parts(data_dir: Path, format_: str) -> None:
+    """What lies in the folder of all datasets, a line each."""
+    parts = list_parts(data_dir)
+    if format_ == "json":
+        print(json.dumps([asdict(part) for part in parts], indent=1))
+        return
+    width = max((len(_full_name(part)) for part in parts), default=0)
+    for part in parts:
+        rows = "" if part.train_rows is None else f"  {part.train_rows} train rows"
+        print(f"{_full_name(part):{width}}  {_megabytes(part.bytes):>10} MB{rows}")
+    print(f"data_dir: {data_dir}")
+    print(f"total_megabytes: {_megabytes(sum(part.bytes for part in parts))}")
 
 
-def _progress_bar() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _full_name(part: Part) -> str:
+    return f"{part.dataset}/{part.name}"
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}"
 
 
 def _summary(dataset: Dataset, *, made: bool, seconds: float) -> dict[str, object]:

@@ -4,11 +4,12 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from autoresearch_jax.commands.constants_flag import check_began_with
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.task_flags import TaskOptions
 from autoresearch_jax.errors import UsageError, UserError
@@ -42,6 +43,7 @@ class RetrainOptions:
       task: dataset, budget and machine, which have to be those of the run.
       folder: of the run.
       experiment: whose runs.
+      constants: as they were named, which may be none but those that the run began with.
       editable: the training file as it was named; None for the run's. Only its name is used.
       seed: as it was named, which may be none but the run's; None for that one.
       format: "text" or "json".
@@ -50,6 +52,7 @@ class RetrainOptions:
     task: TaskOptions
     folder: RunFolder
     experiment: int
+    constants: Mapping[str, Scalar]
     editable: Path | None
     seed: int | None
     format: str
@@ -68,6 +71,7 @@ def retrain(options: RetrainOptions) -> int:
     with folder.lock(_notice), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
             with interrupts.allowed():
+                check_began_with(ledger.experiments(), options.constants)
                 measured, trials = _asked(ledger, options)
                 editable = _editable(ledger, options)
                 lost = list(_find_lost(ledger, folder, trials))

@@ -10,6 +10,7 @@ time counted there is what experiments took, over all the processes that worked 
 import os
 import sqlite3
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.console import ConsoleObserver, print_notice, say
+from autoresearch_jax.commands.constants_flag import check_began_with, constants_of, define_constants_flag
 from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
     decision_settings,
@@ -69,6 +71,7 @@ class Options:
       program: program.md.
       editable: the file to edit.
       seed: the source of every seed.
+      constants: that the run starts with, where the file to edit has others.
       max_experiments: end after so many, whatever program.md says of experiments.
       decision: what the sequential rule is asked for; None for the greedy one.
       keeping: whose snapshots are kept beside those of champions.
@@ -87,6 +90,7 @@ class Options:
     keeping: Keeping = field(default_factory=Keeping)
     min_free_bytes: int = 0
     pruning: Pruning | None = None
+    constants: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -95,6 +99,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     define_decision_flags(flag_values)
     define_proposer_flags(flag_values)
     define_keeping_flags(flag_values)
+    define_constants_flag(flag_values)
     flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
     flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
@@ -136,7 +141,7 @@ class Ground:
 def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStack) -> Ground:
     """Opens all that a run needs, and refuses what cannot work; it is closed with the stack."""
     folder = options.folder
-    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
+    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ, options.constants)
     program = ProgramFile(options.program)
     folder.require_ledger()
     is_new = not folder.ledger.exists()
@@ -209,11 +214,14 @@ def _options(flag_values: flags.FlagValues) -> Options:
         keeping=keeping_options(flag_values),
         min_free_bytes=min_free_bytes(flag_values),
         pruning=make_pruning(flag_values),
+        constants=constants_of(flag_values),
     )
 
 
 def _check_start(ledger: Ledger | None, workspace: Workspace, program: ProgramFile, options: Options) -> None:
     """Finds what would fail after minutes of work before any of it is done."""
+    if ledger is not None:
+        check_began_with(ledger.experiments(), options.constants)
     champion = None if ledger is None else summarize_run(ledger).champion
     if ledger is None or champion is None:
         workspace.require_unused_branch()

@@ -17,7 +17,7 @@ from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.trial import DEFAULT_TAG
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
-from autoresearch_jax.lm.manifest import MANIFEST
+from autoresearch_jax.lm.data.manifest import MANIFEST
 from autoresearch_jax.report.summary import named_experiment, summarize_run
 from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.ledger import Ledger

@@ -11,7 +11,7 @@ from absl import flags
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.caps import Caps
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import find_device
 from autoresearch_jax.lm.task import LmTask
 from autoresearch_jax.lm.task_config import LmTaskConfig

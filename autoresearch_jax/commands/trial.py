@@ -11,7 +11,6 @@ the flags that the run was started with, all of them if you like: what a trial h
 effect. See docs/snapshots.md.
 """
 
-import ast
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.constants_flag import constants_of, define_constants_flag
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.retraining import RetrainOptions, retrain
 from autoresearch_jax.commands.run import define_flags as define_flags_of_run
@@ -65,9 +65,7 @@ class Options:
 def define_flags(flag_values: flags.FlagValues) -> None:
     define_task_flags(flag_values)
     flags.DEFINE_string("editable", "./train_lib.py", "the training file", flag_values=flag_values)
-    flags.DEFINE_multi_string(
-        "set", [], "NAME=VALUE: a constant of the training file, for this trial", flag_values=flag_values
-    )
+    define_constants_flag(flag_values)
     flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, upper_bound=MAX_SEED, flag_values=flag_values)
     define_run_flags(flag_values, default_tag=DEFAULT_TAG)
     flags.DEFINE_integer(
@@ -101,7 +99,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     options = Options(
         task=TaskOptions.from_flags(flag_values),
         editable=Path(flag_values.editable),
-        constants=parse_settings(flag_values.set),
+        constants=constants_of(flag_values),
         seed=flag_values.seed,
         folder=run_folder(flag_values),
         format=flag_values.format,
@@ -124,34 +122,15 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
 
 
 def _retrain_options(flag_values: flags.FlagValues) -> RetrainOptions:
-    if flag_values.set:
-        raise UsageError("--set and --retrain: what is trained again is as it was; leave --set out")
     return RetrainOptions(
         task=TaskOptions.from_flags(flag_values),
         folder=run_folder(flag_values),
         experiment=flag_values.retrain,
+        constants=constants_of(flag_values),
         editable=Path(flag_values.editable) if flag_values["editable"].present else None,
         seed=flag_values.seed if flag_values["seed"].present else None,
         format=flag_values.format,
     )
-
-
-def parse_settings(settings: list[str]) -> dict[str, Scalar]:
-    """Values of "NAME=VALUE" settings: Python literals, or the text itself where it is none.
-
-    Raises:
-      UsageError: a setting is not of that form.
-    """
-    values: dict[str, Scalar] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not (equals and name.isidentifier()):
-            raise UsageError(f"--set {setting}: expected NAME=VALUE")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as its documentation warns
-            values[name] = text
-    return values
 
 
 def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from autoresearch_jax.lm.data.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.inventory import RESTORE, file_differences, inventory_differences
-from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 
 SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the manifest, which has the hashes of all other files
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.dataset import Dataset, prepare_command
+from autoresearch_jax.lm.data.dataset import Dataset, prepare_command
+from autoresearch_jax.lm.data.manifest import MANIFEST, Manifest, covered_files, is_read_by_judge
 from autoresearch_jax.lm.files import sha256_of_file
 from autoresearch_jax.lm.inventory import RESTORE, inventory_differences
-from autoresearch_jax.lm.manifest import MANIFEST, Manifest, covered_files, is_read_by_judge
 
 
 class ExamError(UserError):

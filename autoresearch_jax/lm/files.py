@@ -4,9 +4,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+_POLL_SECONDS = 0.1
 
 
 def sha256_of_file(path: Path) -> str:
@@ -38,17 +42,32 @@ def partial_folder(path: Path) -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(
+    path: Path, on_wait: Callable[[], None], still_waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Holds a lock that only one process can hold; the system frees it when the process dies.
 
     Args:
       path: the lock file, made if it is missing and left where it is.
       on_wait: called once if another process holds the lock, before waiting for it.
+      still_waiting: called again and again meanwhile; raises to wait no longer. A thread that is not the main one
+        cannot be interrupted otherwise.
     """
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
+            while still_waiting is not None and not _try_lock(file):
+                still_waiting()
+                time.sleep(_POLL_SECONDS)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

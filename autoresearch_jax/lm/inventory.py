@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from autoresearch_jax.lm.data.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.files import sha256_of_file
-from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 
 RESTORE = "restore it from a copy"  # what to do about what was written once and cannot be made again
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.lm.bits import bits_per_byte, unigram_nats
 from autoresearch_jax.lm.costs import memory_bytes
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.probes import (
     EVERY_ROW,
     PROBE_SHARE,

@@ -6,10 +6,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from autoresearch_jax.lm.data.manifest import MANIFEST
 from autoresearch_jax.lm.files import sha256_of_file
 from autoresearch_jax.lm.judge import Verdict
 from autoresearch_jax.lm.judging import Judging, Trained, open_trial
-from autoresearch_jax.lm.manifest import MANIFEST
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.messages import SNAPSHOT, MeasureRequest
 from autoresearch_jax.lm.phases import Emit, Phases, compiling

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from autoresearch_jax.lm.costs import TooCostlyError, check_memory
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge_within_memory, make_exam, smaller_scorer
 from autoresearch_jax.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
 from autoresearch_jax.lm.phases import Phases

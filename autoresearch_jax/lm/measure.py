@@ -18,10 +18,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.lm.clock import MonotonicClock
 from autoresearch_jax.lm.compiles import CompileWatch
 from autoresearch_jax.lm.costs import check_steps, flops, memory_bytes, predict_steps
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.data.loader import TokenLoader
 from autoresearch_jax.lm.judge import Scorer, Verdict
 from autoresearch_jax.lm.judging import Judging, Trained, open_trial
-from autoresearch_jax.lm.loader import TokenLoader
 from autoresearch_jax.lm.messages import SNAPSHOT, MeasureRequest
 from autoresearch_jax.lm.operations import stablehlo_module
 from autoresearch_jax.lm.phases import Emit, Phases, TrialFailedError, compiling

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from autoresearch_jax.lm.costs import TooCostlyError
+from autoresearch_jax.lm.data.loader import BatchShapeError
 from autoresearch_jax.lm.judge import Verdict, is_out_of_memory
-from autoresearch_jax.lm.loader import BatchShapeError
 from autoresearch_jax.lm.probes import InvalidCandidateError
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.untrusted import quoted

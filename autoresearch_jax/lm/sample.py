@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from autoresearch_jax.lm.data.tokenizer import Tokenizer
 from autoresearch_jax.lm.measure import make_mesh
 from autoresearch_jax.lm.programs import Programs
 from autoresearch_jax.lm.snapshot import SnapshotError, load_manifest, load_snapshot
-from autoresearch_jax.lm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

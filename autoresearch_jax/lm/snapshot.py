@@ -14,11 +14,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.data.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.disk_faults import disk_error_of_storage
 from autoresearch_jax.lm.files import partial_folder, sha256_of_file, write_json
 from autoresearch_jax.lm.hardware import host_processors
 from autoresearch_jax.lm.inventory import RESTORE, inventory_differences, take_inventory
-from autoresearch_jax.lm.manifest import MANIFEST, FileEntry
 from autoresearch_jax.lm.programs import ProgramError, Programs, load_programs
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 

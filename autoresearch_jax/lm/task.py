@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import TRIAL_WORKER, WAITING_WORKER, start_worker
 from autoresearch_jax.lm.exam import keep_exam
 from autoresearch_jax.lm.messages import MeasureRequest

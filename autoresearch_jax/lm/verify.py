@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from autoresearch_jax.lm.dataset import Dataset, DatasetError
+from autoresearch_jax.lm.data.dataset import Dataset, DatasetError
+from autoresearch_jax.lm.data.manifest import MANIFEST, FileEntry, Manifest, files_for, is_read_by_judge
 from autoresearch_jax.lm.exam import exam_differences
 from autoresearch_jax.lm.inventory import RESTORE, file_differences, inventory_differences
 from autoresearch_jax.lm.judge import Scorer, judge_within_memory, make_exam
-from autoresearch_jax.lm.manifest import MANIFEST, FileEntry, Manifest, files_for, is_read_by_judge
 from autoresearch_jax.lm.probes import EVERY_ROW, InvalidCandidateError
 from autoresearch_jax.lm.sample import snapshot_mesh
 from autoresearch_jax.lm.snapshot import (

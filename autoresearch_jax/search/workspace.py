@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.runtime.faults import FaultPoint, reach
+from autoresearch_jax.search.constants import ConstantError, set_constants
 from autoresearch_jax.search.git import Git, GitError
 from autoresearch_jax.search.worktree import Worktree
 
@@ -23,7 +25,7 @@ class TagError(UsageError):
 
 @dataclass(frozen=True)
 class Baseline:
-    """Where a run starts: the user's last commit."""
+    """Where a run starts: the user's last commit, or one upon it that only sets constants."""
 
     commit: str
     source: str
@@ -32,15 +34,23 @@ class Baseline:
 class Workspace:
     """Branch `autoresearch/<tag>`, whose tip is the champion, checked out in the run's folder."""
 
-    def __init__(self, git: Git, editable: str, tag: str, folder: Path) -> None:
+    def __init__(self, git: Git, editable: str, tag: str, folder: Path, constants: Mapping[str, Scalar]) -> None:
         self._git = git  # runs in the top folder of the user's checkout
         self._editable = editable
         self._tag = tag
         self._folder = folder
+        self._constants = constants
         self._worktree = Worktree(git, folder)
 
     @classmethod
-    def of(cls, editable: Path, tag: str, folder: Path, environment: Mapping[str, str]) -> "Workspace":
+    def of(
+        cls,
+        editable: Path,
+        tag: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        constants: Mapping[str, Scalar] | None = None,
+    ) -> "Workspace":
         """Finds the repository that the editable file is in.
 
         Args:
@@ -48,6 +58,7 @@ class Workspace:
           tag: name of the run.
           folder: where the worktree is, or will be.
           environment: of this process.
+          constants: that the run starts with, where the user's file has others.
 
         Raises:
           TagError: the tag is no name for a branch.
@@ -69,7 +80,8 @@ class Workspace:
                 f"git init && git add {place.name} && git commit -m start in {place.parent}"
             ) from error
         git = Git(top, environment)
-        return cls(git, place.relative_to(git.folder.resolve()).as_posix(), tag, folder.resolve())
+        relative = place.relative_to(git.folder.resolve()).as_posix()
+        return cls(git, relative, tag, folder.resolve(), dict(constants or {}))
 
     @property
     def branch(self) -> str:
@@ -87,14 +99,25 @@ class Workspace:
         return self._folder
 
     def baseline(self) -> Baseline:
-        """The editable file as the user last committed it.
+        """The editable file as the user last committed it; with other constants in a commit of their own.
+
+        Asked again it gives the same, as long as the user commits nothing.
 
         Raises:
-          WorkspaceError: no commit, or the file is not in it as it stands now.
+          WorkspaceError: no commit, or the file is not in it as it stands now, or it has no such constants.
         """
         self._check_committed()
         commit = self._git.text("rev-parse", "HEAD")
-        return Baseline(commit, self.source_at(commit))
+        source = self.source_at(commit)
+        try:
+            wanted = set_constants(source, self._constants) if self._constants else source
+        except (ConstantError, SyntaxError) as error:
+            raise WorkspaceError(f"--set: {self._editable}: {error}") from error
+        if wanted == source:
+            return Baseline(commit, source)
+        names = ", ".join(f"{name} = {value}" for name, value in self._constants.items())
+        date = float(self._git.text("show", "--no-patch", "--format=%ct", commit))
+        return Baseline(self.commit(wanted, commit, f"The run starts with {names}\n", date), wanted)
 
     def source_at(self, commit: str) -> str:
         """The editable file as a commit has it.

@@ -1,11 +1,17 @@
-"""A repository whose runs have trials of seconds."""
+"""A repository whose runs have trials of seconds, and a run that is over."""
 
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from finished_night import Night, run_night
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.search.run_folder import RunFolder
 
 PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 40.0|\n"
 
@@ -23,3 +29,30 @@ def tiny_run(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path) -> list[st
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy"),
         f"--compile_cache={tmp_path / 'cache'}",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_dataset: Dataset, tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """A run of two experiments; not to be written to."""
+    flags = (
+        f"--corpus={tiny_dataset.manifest.corpus}",
+        f"--data_dir={tiny_dataset.folder.parent}",
+        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--compile_cache=", "--platform=cpu"),
+    )
+    return run_night(tmp_path_factory.mktemp("repo"), flags, tiny_source)
+
+
+@pytest.fixture
+def night(finished: Night, tmp_path: Path) -> Night:
+    copy = shutil.copytree(finished.folder.path, tmp_path / "runs" / "night", symlinks=True)
+    return replace(finished, folder=RunFolder(copy))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The system's folder for temporary files, which is empty in the end."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from fakes import ScriptedProposer
 
 from autoresearch_jax.commands.verify import verify
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.task import LmTask
 from autoresearch_jax.lm.task_config import LmTaskConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 
 COMMAND = [sys.executable, "-m", "autoresearch_jax.cli", "prepare"]
 HEAVY = ("jax", "grain", "pyarrow", "tiktoken", "rustbpe", "rich")
@@ -91,7 +91,7 @@ def test_killed_in_the_middle(corpus: str, tmp_path: Path, share: float, uninter
     with subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         time.sleep(share * uninterrupted["seconds"])
         process.send_signal(signal.SIGKILL)
-    for path in tmp_path.glob("*/manifest.json"):
+    for path in tmp_path.glob("files-*/manifest.json"):
         Dataset.open(path.parent, sequence_length=64, vocab_sizes=(256, 512))  # if it is there, it is whole
     done = prepare(*flags)
     assert done.returncode == 0, done.stderr

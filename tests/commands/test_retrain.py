@@ -9,138 +9,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.lm.dataset import Dataset
 from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, TrialRow, Verdict
 from autoresearch_jax.search.results import write_results
-from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.seals import row_digest
 from autoresearch_jax.search.snapshots.log import SnapshotEvent
 from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
-
-PAGE = "## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 30.0 log|\n"
-
-
-@dataclass(frozen=True)
-class Night:
-    """A finished run, in a place of its own.
-
-    Attributes:
-      folder: the run's.
-      flags: that it was started with, as far as they matter to a trial.
-      others: all others.
-      champion: number of its champion.
-      other: number of another experiment that has a score.
-    """
-
-    folder: RunFolder
-    flags: tuple[str, ...]
-    others: tuple[str, ...]
-    champion: int
-    other: int
-
-    @property
-    def where(self) -> tuple[str, str]:
-        return f"--run_dir={self.folder.path.parent}", f"--tag={self.folder.path.name}"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.folder.path / "snapshots"
-
-    def ledger(self) -> closing[Ledger]:
-        return closing(Ledger.open(self.folder.ledger))
-
-    def trials(self, experiment: int) -> list[TrialRow]:
-        """Those that count."""
-        with self.ledger() as ledger:
-            return ledger.runs(ledger.experiment(experiment))
-
-    def snapshot(self, trial: TrialRow) -> Path:
-        assert trial.snapshot is not None
-        return self.folder.own_snapshot(trial.snapshot)
-
-    def lose(self, experiment: int) -> None:
-        for trial in self.trials(experiment):
-            shutil.rmtree(self.snapshot(trial))
-
-    def expire(self, experiment: int) -> None:
-        with self.ledger() as ledger:
-            ledger.snapshots.expire([trial.id for trial in self.trials(experiment)])
-        self.lose(experiment)
-
-    def damage(self, trial: TrialRow) -> Path:
-        """Flips a byte of a trial's snapshot; returns the file."""
-        path = max((path for path in self.snapshot(trial).rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-        return path
-
-    def remedy(self, experiment: int) -> str:
-        where = " ".join(self.where)
-        return f"train it again: `autoresearch trial {where} --retrain={experiment}`, with the run's own flags"
-
-    def retrain(self, experiment: int, *more: str) -> int:
-        return main(["trial", *self.where, *self.flags, f"--retrain={experiment}", *more])
-
-    def verify(self, experiment: int) -> int:
-        return main(["verify", *self.where, f"--experiment={experiment}", "--format=json"])
-
-
-@pytest.fixture(scope="module")
-def flags(tiny_dataset: Dataset) -> tuple[str, ...]:
-    return (
-        f"--corpus={tiny_dataset.manifest.corpus}",
-        f"--data_dir={tiny_dataset.folder.parent}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--compile_cache=", "--platform=cpu"),
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(flags: tuple[str, ...], tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Night:
-    """A run of two experiments, each of which was run more than once or may have been."""
-    place = tmp_path_factory.mktemp("repo")
-    (place / "train_lib.py").write_text(tiny_source)
-    (place / "program.md").write_text(PAGE)
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
-        subprocess.run(command, cwd=place, check=True)
-    where = [f"--run_dir={place}", "--tag=night"]
-    own = [f"--editable={place / 'train_lib.py'}", f"--program={place / 'program.md'}"]
-    others = (*own, "--baseline_runs=2", "--max_runs=5", "--experiments=1", "--seed=0", "--proposer=optuna")
-    assert main(["run", *where, *flags, *others]) == 0
-    folder = RunFolder(place / "night")
-    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-        champion = summarize_run(ledger).champion
-    assert champion is not None
-    return Night(folder, flags, others, champion.id, 1 - champion.id)
-
-
-@pytest.fixture
-def night(finished: Night, tmp_path: Path) -> Night:
-    copy = shutil.copytree(finished.folder.path, tmp_path / "runs" / "night", symlinks=True)
-    return replace(finished, folder=RunFolder(copy))
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The system's folder for temporary files, which is empty in the end."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 def blocks(text: str) -> list[dict[str, str]]:
@@ -194,104 +74,6 @@ def test_what_expired_is_told_and_is_trained_again_to_the_last_digit(
         "reason": "nothing to train again: all its snapshots are there and as they were written",
         "trials": [],
     }
-
-
-def test_sample_of_an_experiment_says_what_became_of_it(
-    night: Night, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trial = night.trials(night.other)[-1]
-    by_number = ["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]
-    by_path = ["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5"]
-    assert main(by_number) == main(by_path) == 0
-    text = capsys.readouterr().out
-    assert text[: len(text) // 2] == text[len(text) // 2 :]
-
-    file = night.damage(trial)
-    night.snapshot(trial).rename(tmp_path / "kept")
-    for event, says in (
-        (None, f"{night.snapshot(trial)}: is missing: restore it from a copy, or {night.remedy(night.other)}"),
-        ("damage", f"{file}: has been changed: restore it from a copy, or {night.remedy(night.other)}"),
-        ("expire", f"{night.snapshot(trial)}: has expired: the run let go of it: {night.remedy(night.other)}"),
-    ):
-        if event == "damage":
-            shutil.copytree(tmp_path / "kept", night.snapshot(trial))
-        if event == "expire":  # and it is not deleted yet
-            with night.ledger() as ledger:
-                ledger.snapshots.expire([trial.id])
-        for command in (by_number, by_path) if event else (by_path,):  # by number there is the original's
-            assert main(command) == 1
-            assert capsys.readouterr().err == f"autoresearch sample: {says}\n"
-
-    monkeypatch.chdir(night.snapshots)
-    assert main(["sample", f"--snapshot={night.snapshot(trial).name}"]) == 1
-    assert night.remedy(night.other) in capsys.readouterr().err
-
-
-def test_sample_of_one_that_was_moved(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trial = night.trials(night.other)[-1]
-    far = RemoteSnapshots(str(tmp_path / "far"))
-    far.check()
-    address = far.put(night.snapshot(trial))
-    with night.ledger() as ledger:
-        ledger.snapshots.move(trial.id, address)
-    shutil.rmtree(night.snapshot(trial))
-    by_number = ["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]
-    by_path = ["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5"]
-    assert main(by_number) == main(by_path) == 0
-    far.remove(night.snapshot(trial).name)
-    capsys.readouterr()
-    for command in (by_number, by_path):
-        assert main(command) == 1
-        remedy = f"restore it from a copy, or {night.remedy(night.other)}"
-        assert capsys.readouterr().err == f"autoresearch sample: {address}: is missing: {remedy}\n"
-
-
-def test_a_snapshot_beside_a_ledger_that_cannot_be_read_is_sampled_all_the_same(night: Night) -> None:
-    trial = night.trials(night.other)[-1]
-    night.folder.ledger.write_bytes(b"no database" * 100)
-    assert main(["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "message"),
-    [
-        (["--experiment=7"], 1, "there is no experiment 7; `autoresearch results` lists them"),
-        (["--experiment=2"], 1, "experiment 2 has no snapshot (not over yet)"),
-        (["--experiment=0", "--snapshot=x"], 2, "--snapshot and --experiment: name the snapshot once"),
-        (["--snapshot="], 2, "--snapshot is empty: name the folder of a snapshot"),
-    ],
-)
-def test_what_cannot_be_sampled_is_told_in_one_line(
-    words: list[str], status: int, message: str, night: Night, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with night.ledger() as ledger:
-        ledger.begin_experiment(Intent(Kind.PROPOSAL, "", parent=night.champion))
-    assert main(["sample", *night.where, *words]) == status
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
-
-
-def test_where_there_is_no_snapshot_yet_a_driver_at_work_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = RunFolder(tmp_path / "new")
-    folder.create()
-    command = ["sample", f"--run_dir={tmp_path}", "--tag=new"]
-
-    def says() -> str:
-        assert main(command) == 1
-        return capsys.readouterr().err
-
-    with folder.lock():
-        at_work = f"new: no snapshot yet, but {folder.holder()} is at work on it: wait for the first, or name another"
-        assert at_work in says(), "where there is no ledger yet, either"
-        Ledger.open(folder.ledger).close()
-        assert at_work in says()
-    assert "no snapshot yet; run `autoresearch trial`, or name one with --snapshot" in says()
-    with closing(Ledger.open(folder.ledger)) as ledger:
-        ledger.save_settings({"metric": "val_bpb", "direction": "minimize"})
-    assert "no snapshot yet; `autoresearch run` with the run's own flags goes on, or name one" in says()
 
 
 def loss_curves(night: Night) -> list[Path]:
@@ -387,6 +169,14 @@ def test_what_is_done_is_kept_when_it_is_cut_short(how: signal.Signals, night: N
     assert not (night.snapshots / ".retrained").exists()
 
 
+def test_flags_may_say_what_the_run_began_with(night: Night) -> None:
+    """As a flag file does, whatever became of the constants since."""
+    night.lose(night.champion)
+    with night.ledger() as ledger:
+        began = ledger.experiment(0).constants["LEARNING_RATE"]
+    assert night.retrain(night.champion, f"--set=LEARNING_RATE={began}") == 0
+
+
 def test_the_remedy_works_with_all_flags_of_the_run(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
     night.expire(night.other)
     assert main(["sample", *night.where, f"--experiment={night.other}"]) == 1
@@ -436,7 +226,7 @@ def test_what_a_killed_call_left_goes_with_the_next_one_of_any_experiment(night:
     [
         (["--budget_steps=30"], 1, "was started with other settings (budget_steps 20 then, 30 now): use the same"),
         (["--judge_tokens=900"], 1, "was started with other settings (fingerprint "),
-        (["--set", "LEARNING_RATE=2.0"], 2, "--set and --retrain: what is trained again is as it was; leave --set out"),
+        (["--set", "LEARNING_RATE=2.0"], 2, "--set LEARNING_RATE=2.0: this run began with "),
         (["--seed=1"], 2, "--seed=1: what is trained again has its seeds in the ledger; leave it out"),
         (["--editable=other.py"], 2, "--editable=other.py: what is trained again stands in the ledger; leave it out"),
         (["--retrain=9"], 1, "experiment 9: there is none; `autoresearch results` lists them"),
@@ -556,10 +346,10 @@ def test_one_in_a_bucket_is_scored_again(night: Night, scratch: Path, capsys: py
 
 
 def test_trials_by_hand_are_trained_again(
-    flags: tuple[str, ...], tiny_source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Night, tiny_source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "train_lib.py").write_text(tiny_source)
-    trial = ["trial", f"--run_dir={tmp_path}", *flags]
+    trial = ["trial", f"--run_dir={tmp_path}", *finished.flags]
     own = [f"--editable={tmp_path / 'train_lib.py'}", "--seed=7", "--set", "LEARNING_RATE=20.0", "--format=json"]
     assert main([*trial, *own]) == 0
     summary = json.loads(capsys.readouterr().out)

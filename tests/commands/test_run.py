@@ -80,6 +80,38 @@ def test_the_same_command_goes_on(place, capsys):
     assert figures(capsys.readouterr().out)["experiments"] == "4"
 
 
+def test_a_run_can_start_with_other_constants(place, capsys):
+    """They are a commit of their own upon the user's, and what later calls say must agree."""
+    head = git(place, "rev-parse", "HEAD")
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=LR=0.25"]) == 0
+    found = figures(capsys.readouterr().out)
+    assert git(place, "rev-parse", f"{found['branch']}^") == head
+    assert git(place, "log", "-1", "--format=%s", found["branch"]) == "The run starts with LR = 0.25"
+    changed = git(place, "diff", "--unified=0", head, found["branch"]).splitlines()
+    assert [line for line in changed if re.match(r"[+-]\w", line)] == [
+        "-LR = 0.5  # best at 0.1",
+        "+LR = 0.25  # best at 0.1",
+    ]
+    assert git(place, "status", "--porcelain") == ""
+    assert (place / "train_lib.py").read_text() == SOURCE
+    assert cli.main(["run", "--tag=night", "--experiments=1", "--set=LR=0.25"]) == 0
+    assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["run", "--tag=night", "--experiments=1", "--set=LR=0.75"]) == 2
+    assert "--set LR=0.75: this run began with 0.25: leave it out, or choose another --tag" in capsys.readouterr().err
+    # who sets what is so already starts from the user's own commit
+    assert cli.main(["run", "--tag=same", "--experiments=0", "--set=LR=0.5"]) == 0
+    assert git(place, "rev-parse", "autoresearch/same") == head
+
+
+def test_constants_to_start_with_that_do_not_exist(place, capsys):
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=LEARNING=0.25"]) == 1
+    assert "--set: train_lib.py: no top-level constant LEARNING; there are " in capsys.readouterr().err
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=LR"]) == 2
+    assert "--set LR: expected NAME=VALUE" in capsys.readouterr().err
+    assert not (place / "runs").exists()
+
+
 def test_status_and_results_of_a_run(place, capsys):
     cli.main(["run", "--tag=night", "--experiments=3"])
     capsys.readouterr()

@@ -16,7 +16,7 @@ import pytest
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.verify import Recorded, verify_snapshot
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.search.ledger import Ledger

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lm_trials import STEPS, MakeTask
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.task import LmTask

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoresearch_jax.lm.dataset import Dataset, DatasetError
+from autoresearch_jax.lm.data.dataset import Dataset, DatasetError
 from autoresearch_jax.lm.exam import ExamError, exam_differences, keep_exam
 from autoresearch_jax.lm.files import sha256_of_file
 from autoresearch_jax.lm.judge import make_exam

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lm_trials import MakeTask
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Budget, Ceiling, Measurement, Status, read_curve
 
 SOURCE = (Path(__file__).parent.parent / "tiny_train_lib.py").read_text()

@@ -17,11 +17,11 @@ from lm_trials import STEPS, MakeTask, run_trial
 from marked_processes import comes_true, marked_processes
 from tracing import edited
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.data.manifest import rows_file
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.judge import Scorer, judge, make_exam
 from autoresearch_jax.lm.limits import TimeLimits
-from autoresearch_jax.lm.manifest import rows_file
 from autoresearch_jax.lm.measure import LOSS_CURVE_FILE, make_mesh
 from autoresearch_jax.lm.snapshot import SnapshotError, load_snapshot
 from autoresearch_jax.lm.trial import TaskError

@@ -16,7 +16,7 @@ from types import TracebackType
 from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE
 
 import autoresearch_jax
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.limits import TimeLimits
 from autoresearch_jax.lm.task import LmTask

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from redteam.arena import Arena
 
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.runtime.sandbox import Sandbox
 
 

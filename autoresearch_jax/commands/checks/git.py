@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, refusal
+from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.search.git import Git, GitError
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
@@ -14,7 +15,13 @@ ANY_TAG = "doctor"  # where none is given; nothing of this name is made
 _BLOCK = b"0" * 4096
 
 
-def check_git(editable: Path, tag: str | None, run_dir: Path, environment: Mapping[str, str]) -> Iterator[Check]:
+def check_git(
+    editable: Path,
+    tag: str | None,
+    run_dir: Path,
+    environment: Mapping[str, str],
+    constants: Mapping[str, Scalar] | None = None,
+) -> Iterator[Check]:
     """Git itself, the training file, the identity for commits, the repository, and the run's branch.
 
     Args:
@@ -22,6 +29,7 @@ def check_git(editable: Path, tag: str | None, run_dir: Path, environment: Mappi
       tag: value of --tag; None without one.
       run_dir: value of --run_dir.
       environment: of this process.
+      constants: value of --set.
     """
     try:
         version = Git(Path.cwd(), environment).text("version").removeprefix("git version ")
@@ -32,7 +40,7 @@ def check_git(editable: Path, tag: str | None, run_dir: Path, environment: Mappi
     yield Check("git", version)
     folder = RunFolder(run_dir / (tag or ANY_TAG))
     try:
-        workspace = Workspace.of(editable, tag or ANY_TAG, folder.workspace, environment)
+        workspace = Workspace.of(editable, tag or ANY_TAG, folder.workspace, environment, constants)
     except TagError as error:
         yield refusal("branch", error)
         return

@@ -13,7 +13,7 @@ from fakes import PROGRAM, SOURCE
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.decision_flags import make_rule
-from autoresearch_jax.lm.dataset import Dataset
+from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.task import LmTerms
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.search.ledger import Ledger

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoresearch_jax.lm.tokenizer import SPLIT_PATTERN, Tokenizer, VocabularyError, train_tokenizer
+from autoresearch_jax.lm.data.rules import SPLIT_PATTERN
+from autoresearch_jax.lm.data.tokenizer import Tokenizer, VocabularyError, train_tokenizer
 
 TEXTS = [f"def f{i}(self):\n    return 'naïve 東京 {i * 37}'  # don't\n\n" for i in range(200)]
 ODD = [

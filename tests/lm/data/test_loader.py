@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoresearch_jax.lm.dataset import Dataset
-from autoresearch_jax.lm.loader import BatchShapeError, TokenLoader
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.data.loader import BatchShapeError, TokenLoader
 
 NUM_ROWS, T = 60, 12
 
@@ -115,7 +115,7 @@ def test_close_ends_its_thread(rows: np.ndarray) -> None:
 def test_a_process_that_forgets_to_close_still_exits(tiny_dataset: Dataset) -> None:
     script = (
         "import sys, numpy as np\n"
-        "from autoresearch_jax.lm.loader import TokenLoader\n"
+        "from autoresearch_jax.lm.data.loader import TokenLoader\n"
         f"rows = np.load({str(tiny_dataset.folder / 'rows/256x32/train.npy')!r}, mmap_mode='r')\n"
         "loader = TokenLoader(rows, (4, 33), 0)\n"
         "print(next(loader).shape)\n"

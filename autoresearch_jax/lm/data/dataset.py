@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoresearch_jax.lm.corpus import STDLIB, open_corpus
-from autoresearch_jax.lm.files import sha256_of_file
-from autoresearch_jax.lm.manifest import (
+from autoresearch_jax.lm.data.corpus import open_corpus
+from autoresearch_jax.lm.data.local_corpus import STDLIB
+from autoresearch_jax.lm.data.manifest import (
     SPLITS,
     DatasetError,
     Manifest,
@@ -20,9 +20,10 @@ from autoresearch_jax.lm.manifest import (
     rows_file,
     tokenizer_file,
 )
+from autoresearch_jax.lm.files import sha256_of_file
 
 if TYPE_CHECKING:
-    from autoresearch_jax.lm.tokenizer import Tokenizer
+    from autoresearch_jax.lm.data.tokenizer import Tokenizer
 
 __all__ = ["SPLITS", "Dataset", "DatasetError", "dataset_folder", "prepare_command"]
 
@@ -123,7 +124,7 @@ class Dataset:
 
     def tokenizer(self, vocab_size: int) -> "Tokenizer":
         """A vocabulary, to encode and decode with."""
-        from autoresearch_jax.lm.tokenizer import Tokenizer
+        from autoresearch_jax.lm.data.tokenizer import Tokenizer
 
         return Tokenizer.load(self.tokenizer_path(vocab_size))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.data.rules import SPLIT_PATTERN, STANDARD, Rules
 from autoresearch_jax.lm.files import write_json
 
 if TYPE_CHECKING:
@@ -20,22 +21,7 @@ if TYPE_CHECKING:
 MIN_VOCAB_SIZE = 256
 MAX_VOCAB_SIZE = 1 << 20  # far beyond what any corpus here could use; keeps a typing error from running for hours
 BOS = "<|bos|>"
-TRAINING_CHARACTERS = 1 << 28  # text the merges are learnt from; more changes them little and takes minutes
-
-# GPT-4's way to cut text before merging (contractions, words with one leading character, numbers,
-# punctuation, newlines, spaces) with two changes: numbers go in twos, since a small vocabulary cannot afford
-# a thousand triples; runs of white space end at 100, since the regex engine's stack overflows on millions.
-SPLIT_PATTERN = "|".join(
-    (
-        r"'(?i:[sdmt]|ll|ve|re)",
-        r"[^\r\n\p{L}\p{N}]?+\p{L}+",
-        r"\p{N}{1,2}",
-        r" ?[^\s\p{L}\p{N}]++[\r\n]*",
-        r"\s{0,100}[\r\n]",
-        r"\s{1,100}(?!\S)",
-        r"\s{1,100}",
-    )
-)
+_LEARNT_AT_ONCE = 512  # documents handed to the trainer together; of the longest it is 0.3 GB
 
 
 class VocabularyError(UserError):
@@ -44,20 +30,22 @@ class VocabularyError(UserError):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary: the bytes of each token by rank; id `vocab_size - 1` is BOS.
+    """A vocabulary: the bytes of each token by rank, then BOS, then ids that no text has.
 
     Attributes:
-      token_bytes: bytes of token 0 to `vocab_size - 2`, in order of rank.
+      token_bytes: bytes of token 0 to `bos_id - 1`, in order of rank.
       split_pattern: regular expression that cuts the text before merging.
+      reserved: how many ids follow BOS.
     """
 
     token_bytes: tuple[bytes, ...]
     split_pattern: str = SPLIT_PATTERN
+    reserved: int = 0
 
     @property
     def vocab_size(self) -> int:
-        """V, BOS included."""
-        return len(self.token_bytes) + 1
+        """V, BOS and what is reserved included."""
+        return len(self.token_bytes) + 1 + self.reserved
 
     @property
     def bos_id(self) -> int:
@@ -73,7 +61,8 @@ class Tokenizer:
             f"autoresearch-{self.vocab_size}",
             pat_str=self.split_pattern,
             mergeable_ranks={token: rank for rank, token in enumerate(self.token_bytes)},
-            special_tokens={BOS: self.bos_id},
+            special_tokens={BOS: self.bos_id}
+            | {f"<|reserved_{number}|>": self.bos_id + number for number in range(1, self.reserved + 1)},
         )
 
     def encode(self, text: str) -> np.ndarray:
@@ -97,61 +86,70 @@ class Tokenizer:
         return self.encoding.decode([int(token) for token in tokens])
 
     def num_bytes(self) -> np.ndarray:
-        """Raw bytes each token stands for, int32[V]; 0 for BOS."""
-        return np.array([*map(len, self.token_bytes), 0], np.int32)
+        """Raw bytes each token stands for, int32[V]; 0 for BOS and what is reserved."""
+        return self._lengths(map(len, self.token_bytes))
 
     def num_bytes_original(self) -> np.ndarray:
-        """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS.
+        """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS and what is reserved.
 
         It decodes each token by itself first, and what is no UTF-8 becomes U+FFFD, which has three bytes.
         """
-        lengths = [len(token.decode("utf-8", errors="replace").encode("utf-8")) for token in self.token_bytes]
-        return np.array([*lengths, 0], np.int32)
+        return self._lengths(len(token.decode("utf-8", errors="replace").encode("utf-8")) for token in self.token_bytes)
+
+    def _lengths(self, of_tokens: Iterable[int]) -> np.ndarray:
+        return np.array([*of_tokens, *[0] * (1 + self.reserved)], np.int32)
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON."""
         tokens = [base64.b64encode(token).decode("ascii") for token in self.token_bytes]
-        value = {
+        value: dict[str, object] = {
             "split_pattern": self.split_pattern,
             "bos": BOS,
             "bos_id": self.bos_id,
             "tokens_base64": tokens,
         }
+        if self.reserved:
+            value["reserved"] = self.reserved
         write_json(path, value)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Reads what `save` wrote."""
         value = json.loads(path.read_text(encoding="utf-8"))
-        return cls(tuple(base64.b64decode(token) for token in value["tokens_base64"]), value["split_pattern"])
+        token_bytes = tuple(base64.b64decode(token) for token in value["tokens_base64"])
+        return cls(token_bytes, value["split_pattern"], value.get("reserved", 0))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: Rules = STANDARD) -> Tokenizer:
     """Learns a vocabulary.
 
     With 256 there is nothing to learn: a token is a byte, and byte 0xFF, which UTF-8 never has, is BOS.
 
     Args:
-      texts: the training text; what goes beyond `TRAINING_CHARACTERS` is not read.
-      vocab_size: V, BOS included.
+      texts: the training text; read no further than the rules say.
+      vocab_size: V, BOS and what is reserved included.
+      rules: how much is read of it, how it is cut, and how many ids are reserved, if V has room for them.
 
     Raises:
       VocabularyError: V is out of range, or the text has too few different words for it.
     """
     check_vocab_size(vocab_size)
     if vocab_size == MIN_VOCAB_SIZE:
-        return Tokenizer(tuple(bytes([byte]) for byte in range(vocab_size - 1)))
+        return Tokenizer(tuple(bytes([byte]) for byte in range(vocab_size - 1)), rules.split_pattern)
     import rustbpe
 
+    reserved = rules.reserved_tokens if vocab_size > MIN_VOCAB_SIZE + rules.reserved_tokens else 0
+    wanted = vocab_size - 1 - reserved
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(_up_to(texts, TRAINING_CHARACTERS), vocab_size - 1, pattern=SPLIT_PATTERN)
+    trainer.train_from_iterator(_training_texts(texts, rules), wanted, _LEARNT_AT_ONCE, rules.split_pattern)
     ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
-    if len(ranks) < vocab_size - 1:
+    if len(ranks) < wanted:
+        most = len(ranks) + 1 + reserved
         raise VocabularyError(
-            f"a vocabulary of {vocab_size} is too large for this text, which gives at most {len(ranks) + 1}: "
+            f"a vocabulary of {vocab_size} is too large for this text, which gives at most {most}: "
             "ask for a smaller one with --vocab_sizes, or for more text"
         )
-    return Tokenizer(tuple(token for _, token in ranks))
+    return Tokenizer(tuple(token for _, token in ranks), rules.split_pattern, reserved)
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -162,9 +160,11 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _up_to(texts: Iterable[str], limit: int) -> Iterator[str]:
+def _training_texts(texts: Iterable[str], rules: Rules) -> Iterator[str]:
+    left = rules.training_characters
     for text in texts:
-        if limit <= 0:
+        part = text[: rules.training_document_characters]
+        yield part
+        left -= len(part)
+        if left <= 0:
             return
-        yield text[:limit]
-        limit -= len(text)

@@ -92,6 +92,7 @@ class Manifest:
       libraries: versions of the libraries that made it, for people.
       splits: documents and bytes of each split.
       skipped: documents left out, by reason.
+      skipped_examples: where the first of them were, by reason.
       rows: number of rows of each split, by the name of their file.
       files: every file but the manifest itself, by name relative to the folder.
     """
@@ -99,10 +100,11 @@ class Manifest:
     corpus: str
     source: dict[str, str]
     source_state: str
-    settings: dict[str, int | float | str | bool]
+    settings: dict[str, int | float | str | bool | None]
     libraries: dict[str, str]
     splits: dict[str, SplitCount]
     skipped: dict[str, int]
+    skipped_examples: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 

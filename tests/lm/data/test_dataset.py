@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.lm.corpus import Corpus, open_corpus
-from autoresearch_jax.lm.dataset import SPLITS, Dataset, DatasetError, dataset_folder
-from autoresearch_jax.lm.prepare import prepare_dataset
-from autoresearch_jax.lm.splits import read_split, split_of
+from autoresearch_jax.lm.data.corpus import Corpus, open_corpus
+from autoresearch_jax.lm.data.dataset import SPLITS, Dataset, DatasetError, dataset_folder
+from autoresearch_jax.lm.data.prepare import prepare_dataset
+from autoresearch_jax.lm.data.splits import read_split, split_of, write_splits
+from autoresearch_jax.lm.data.text_files import Document, Skipped
 
 
 def prepare(data_dir: Path, spec: str, reporter, sizes: tuple[int, ...] = (256,), length: int = 32) -> Dataset:
@@ -195,3 +197,53 @@ def test_folder(tmp_path: Path) -> None:
     assert dataset_folder(tmp_path, "files:/a/*.txt", "mine") == tmp_path / "mine"
     with pytest.raises(UsageError):
         dataset_folder(tmp_path, "nothing")
+
+
+def test_a_corpus_with_its_own_splits_keeps_what_its_makers_repeated(tmp_path: Path) -> None:
+    documents = [
+        *(Document(text, "val") for text in ("a", "b", "a")),
+        *(Document(text, "holdout") for text in ("c", "b", "c")),
+        *(Document(text, "train") for text in ("d", "a", "c", "d", "e")),
+    ]
+    skipped = Skipped()
+    counts = write_splits(documents, tmp_path, skipped, lambda: None)
+    found = {split: list(read_split(tmp_path, split)) for split in SPLITS}
+    assert found == {"val": ["a", "b", "a"], "holdout": ["c", "c"], "train": ["d", "d", "e"]}
+    assert skipped.counts == {"duplicate": 3}
+    assert {split: count.documents for split, count in counts.items()} == {"val": 3, "holdout": 2, "train": 3}
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    tmp_path: Path, reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_documents(tmp_path / "in", TEXTS)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    with pytest.raises(DatasetError, match=r"needs about 0\.00 GB more in .*, where 0\.00 GB are free: make room"):
+        prepare(tmp_path, spec, reporter)
+    assert reporter.stages == []
+
+
+def test_an_interrupted_call_is_gone_on_with(tmp_path: Path, reporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = write_documents(tmp_path / "in", TEXTS)
+
+    def interrupt(*args: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoresearch_jax.lm.data.prepare.add_vocabulary", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, spec, reporter)
+    assert reporter.stages == ["reading the corpus"]
+    whole = prepare(tmp_path, spec, reporter)
+    assert reporter.stages.count("reading the corpus") == 1
+    assert whole.verify() == []
+    # but not if the corpus is another by then
+    with monkeypatch.context() as patch:
+        patch.setattr("autoresearch_jax.lm.data.prepare.add_vocabulary", interrupt)
+        write_documents(tmp_path / "in", TEXTS[:150])
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path, spec, reporter)
+    assert Dataset.open(whole.folder, sequence_length=32) == whole  # until there is another, whole
+    write_documents(tmp_path / "in", TEXTS[:160])
+    assert sum(count.documents for count in prepare(tmp_path, spec, reporter).manifest.splits.values()) == 160

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
-from autoresearch_jax.lm.corpus import Document
-from autoresearch_jax.lm.manifest import SPLITS, SplitCount, text_file
+from autoresearch_jax.lm.data.manifest import SPLITS, SplitCount, text_file
+from autoresearch_jax.lm.data.text_files import Document, Skipped
 
 VAL_SHARE = 0.04
 HOLDOUT_SHARE = 0.04
 DUPLICATE = "duplicate"  # reason why a document is left out
+_REMEMBERED = 8_000_000  # documents, in about 0.6 GB; of what comes later only repetitions of these are found
 
 
 def split_of(digest: bytes) -> str:
@@ -27,13 +27,14 @@ def split_of(digest: bytes) -> str:
 def write_splits(
     documents: Iterable[Document],
     folder: Path,
-    skipped: Counter[str],
+    skipped: Skipped,
     on_document: Callable[[], None],
 ) -> dict[str, SplitCount]:
     """Writes each document to the file of its split, one line of JSON with a `text` each.
 
-    A text that came before is left out, in whichever split it was: a corpus that assigns splits itself
-    should therefore yield val and holdout first.
+    A text that came before is left out. Where the corpus itself assigns the splits, only val and holdout are
+    remembered, so they must come first, and repetitions within a split stay, as its makers left them; else a text's
+    hash puts it into the same split every time, and what is remembered is bounded.
 
     Args:
       documents: read once.
@@ -46,18 +47,21 @@ def write_splits(
     """
     counts = dict.fromkeys(SPLITS, 0)
     sizes = dict.fromkeys(SPLITS, 0)
-    seen: set[bytes] = set()
+    seen: dict[int, str] = {}  # the split of each text, by the first half of its SHA-256
     with ExitStack() as stack:
         files = {split: stack.enter_context(_create(folder / text_file(split))) for split in SPLITS}
         for document in documents:
             text = document.text.encode("utf-8")
             on_document()
             digest = hashlib.sha256(text).digest()
-            if digest in seen:
-                skipped[DUPLICATE] += 1
-                continue
-            seen.add(digest)
             split = document.split or split_of(digest)
+            key = int.from_bytes(digest[:16], "big")
+            earlier = seen.get(key)
+            if earlier is not None and (document.split is None or earlier != split):
+                skipped.add(DUPLICATE)
+                continue
+            if document.split != "train" and len(seen) < _REMEMBERED:
+                seen.setdefault(key, split)
             line = json.dumps({"text": document.text}, ensure_ascii=False, separators=(",", ":"))
             files[split].write(line + "\n")
             counts[split] += 1

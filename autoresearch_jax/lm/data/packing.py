@@ -8,29 +8,26 @@ from typing import BinaryIO
 
 import numpy as np
 
-BUFFER_DOCUMENTS = 1000  # documents to choose from, as in the original
+from autoresearch_jax.lm.data.rules import STANDARD, Rules
+
 _WRITE_BYTES = 1 << 22
 
 
 def pack_rows(
     documents: Iterable[np.ndarray],
     row_tokens: int,
-    *,
-    keep_remainder: bool = True,
-    buffer_documents: int = BUFFER_DOCUMENTS,
+    rules: Rules = STANDARD,
 ) -> Iterator[np.ndarray]:
     """Fills rows from a buffer of documents: always the longest that fits the room left.
 
     When none fits, the shortest is cropped to fill the row exactly. What the crop cuts off goes back
-    into the buffer as a document of its own (without BOS), or is dropped, as the original does: right where
-    documents are about as long as a row, but where they are ten times as long nine tenths of the text would
-    go. Among equals the one that came first is taken. A last row that cannot be filled is dropped.
+    into the buffer as a document of its own (without BOS), or is dropped, as the rules say.
+    Among equals the one that came first is taken. A last row that cannot be filled is dropped.
 
     Args:
-      documents: integers[n] each, BOS first; at most `buffer_documents` are held at once.
+      documents: integers[n] each, BOS first.
       row_tokens: length of a row, T + 1.
-      keep_remainder: put back what a crop cuts off.
-      buffer_documents: how many documents to choose from.
+      rules: how many documents are held to choose from, and what becomes of what is cropped off.
 
     Yields:
       rows, integers[row_tokens] of the documents' dtype.
@@ -42,8 +39,9 @@ def pack_rows(
     row: np.ndarray | None = None
     filled = 0
     while True:
-        while len(buffer) < buffer_documents and (tokens := next(source, None)) is not None:
-            insort(buffer, (len(tokens), next(arrivals), tokens))
+        while len(buffer) < rules.buffer_documents and (refill := list(islice(source, rules.refill_documents))):
+            for tokens in refill:
+                insort(buffer, (len(tokens), next(arrivals), tokens))
         if not buffer:
             return
         room = row_tokens - filled
@@ -54,7 +52,7 @@ def pack_rows(
         else:
             _, _, shortest = buffer.pop(0)
             piece = shortest[:room]
-            if keep_remainder:
+            if rules.keep_remainder:
                 insort(buffer, (len(shortest) - room, next(arrivals), shortest[room:]))
         if row is None:
             row = np.empty(row_tokens, piece.dtype)

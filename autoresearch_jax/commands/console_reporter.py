@@ -1,0 +1,106 @@
+"""The progress of a preparation on stderr."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from autoresearch_jax.lm.data.reporter import Unit
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_REFRESH_SECONDS = 0.1
+_LINE_SECONDS = 30.0
+
+
+class ConsoleReporter:
+    """A bar on a terminal; else one line when a stage begins and one every half minute, for logs."""
+
+    def __init__(self) -> None:
+        self.made = False  # whether there was anything to do
+        self._lock = threading.Lock()
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._what = ""
+        self._total: int | None = None
+        self._unit: Unit = "documents"
+        self._done = 0
+        self._shown = 0.0
+
+    def __enter__(self) -> "ConsoleReporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._end_stage()
+
+    def note(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def stage(self, what: str, total: int | None, unit: Unit = "documents") -> None:
+        """The next stage begins."""
+        with self._lock:
+            self._end_stage()
+            self.made = True
+            self._what, self._total, self._unit, self._done = what, total, unit, 0
+            self._shown = time.monotonic()
+            if sys.stderr.isatty():
+                progress = _progress_bar(unit)
+                progress.start()
+                self._bar = progress, progress.add_task(what, total=total)
+                return
+        self.note(what if total is None else f"{what}, {_amount(total, unit)}")
+
+    def advance(self, amount: int = 1) -> None:
+        """So much more is done."""
+        with self._lock:
+            self._done += amount
+            waited = time.monotonic() - self._shown
+            if waited > (_LINE_SECONDS if self._bar is None else _REFRESH_SECONDS):
+                self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=self._done)
+            return
+        of = "" if self._total is None else f" of {_amount(self._total, self._unit)}"
+        print(f"{self._what}: {_amount(self._done, self._unit)}{of}", file=sys.stderr, flush=True)
+
+    def _end_stage(self) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar[0].stop()
+            self._bar = None
+
+
+def _amount(amount: int, unit: Unit) -> str:
+    if unit == "documents":
+        return f"{amount} documents"
+    return f"{amount / 1e6:.1f} MB" if amount < 1e9 else f"{amount / 1e9:.2f} GB"
+
+
+def _progress_bar(unit: Unit) -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,1 @@
+"""Text into rows of tokens: corpora, splits, vocabularies, packing, and the dataset that they make."""

@@ -1,0 +1,306 @@
+"""Documents from files of text, JSON lines and Parquet, plain or compressed, at a bounded memory."""
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from autoresearch_jax.errors import UserError
+
+EMPTY = "empty"  # reasons why a document is left out
+UNDECODABLE = "undecodable"
+UNKNOWN_FORMAT = "unknown_format"  # and why a file is
+FORMATS = ".txt, .jsonl (both also .gz or .zst) and .parquet"
+
+# A longer text becomes several documents: packing holds a thousand of them, as up to 4 bytes a token.
+LONGEST_DOCUMENT = 1 << 19  # bytes
+_LONGEST_LINE = 1 << 26  # bytes; a file without line breaks is no JSON lines, and would fill the memory
+_PARQUET_BATCH = 64  # documents read at once
+_READ_AHEAD = 1 << 20  # bytes
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSED_SHARE = 0.3  # of a text's size, to guess what a file holds before it is read
+_EXAMPLES = 20  # of what was left out, for each reason
+
+
+class CorpusError(UserError):
+    """A corpus that cannot be had or read, or holds no text; the message names the file and line."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text.
+
+    Attributes:
+      text: never blank, and always what UTF-8 can hold.
+      split: "train", "val" or "holdout" where the corpus itself decides; None leaves it to the text's hash.
+    """
+
+    text: str
+    split: str | None = None
+
+
+@dataclass
+class Skipped:
+    """What was left out: how much for which reason, and where the first of it were."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, place: str | None = None) -> None:
+        """One more was left out; `place` names it."""
+        self.counts[reason] += 1
+        if place is not None and len(places := self.examples.setdefault(reason, [])) < _EXAMPLES:
+            places.append(place)
+
+    def in_words(self) -> str:
+        """Counts by reason, for the end of a message; "" if there were none."""
+        if not self.counts:
+            return ""
+        return f" (left out: {', '.join(f'{count} {reason}' for reason, count in sorted(self.counts.items()))})"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file, and the split that its documents belong to, if that is decided."""
+
+    path: Path
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """Files on this machine, ready to be read.
+
+    Attributes:
+      files: in an order that never changes.
+      description: what people should know of them, for the manifest.
+      unknown: further files, which have no format that can be read.
+    """
+
+    files: tuple[TextFile, ...]
+    description: dict[str, str]
+    unknown: tuple[Path, ...] = ()
+
+    def num_bytes(self) -> int:
+        """About how many bytes of text they hold; reads no more than the ends of Parquet files.
+
+        Raises:
+          CorpusError: a file is missing or cannot be read.
+        """
+        return sum(_guess_num_bytes(file.path) for file in self.files)
+
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
+        """All documents, in an order that never changes; what is left out goes to `skipped`.
+
+        Raises:
+          CorpusError: a file is missing or cannot be read.
+        """
+        for path in self.unknown:
+            skipped.add(UNKNOWN_FORMAT, name_of(path))
+        for file in self.files:
+            try:
+                for place, raw in _READERS[_suffix(file.path)](file.path):
+                    text = _text_of(raw)
+                    if text is None:
+                        skipped.add(UNDECODABLE, f"{name_of(file.path)}{place}")
+                        continue
+                    for piece in _pieces(text):
+                        if piece.strip():
+                            yield Document(piece, file.split)
+                        else:
+                            skipped.add(EMPTY, f"{name_of(file.path)}{place}")
+            except OSError as error:
+                raise unreadable(file.path, error) from error
+
+
+def can_read(path: Path) -> bool:
+    """Whether a user's file has a name that says how to read it."""
+    # Parquet is compressed inside, and read from its end
+    return _suffix(path) in (".txt", ".jsonl") or path.suffix == ".parquet"
+
+
+def unreadable(path: Path, error: OSError) -> CorpusError:
+    """What to raise for a file that the system does not let us read."""
+    return CorpusError(
+        f"cannot read {name_of(path)}: {error.strerror or _first_line(error)}: mend it, or leave it out of --corpus"
+    )
+
+
+def name_of(path: Path) -> str:
+    """A path in words that UTF-8 can hold, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def _suffix(path: Path) -> str:
+    """What the name says of the content, without how it is compressed."""
+    return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+
+
+def _open(path: Path) -> IO[bytes]:
+    """A file for reading, decompressed on the way."""
+    if path.suffix not in _COMPRESSED:
+        return path.open("rb")
+    import pyarrow as pa
+
+    # the type stubs know nothing of it, but it is all that a buffered reader needs
+    stream = pa.input_stream(path.open("rb"), compression=_COMPRESSED[path.suffix], buffer_size=_READ_AHEAD)
+    return io.BufferedReader(cast(Any, stream), _READ_AHEAD)
+
+
+def _read_text(path: Path) -> Iterator[tuple[str, bytes]]:
+    """A file is one document, byte for byte; a long one is several, cut behind a line where there is one."""
+    with _open(path) as file:
+        start = 0
+        rest = b""
+        while block := file.read(LONGEST_DOCUMENT):
+            rest += block
+            while len(rest) > LONGEST_DOCUMENT:
+                piece = rest[: _cut(rest)]
+                yield _from_byte(start), piece
+                start += len(piece)
+                rest = rest[len(piece) :]
+        if rest or not start:
+            yield _from_byte(start), rest
+
+
+def _from_byte(start: int) -> str:
+    return f", from byte {start}" if start else ""
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
+    with _open(path) as file:
+        number = 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            if len(line) == _LONGEST_LINE:
+                raise CorpusError(
+                    f"{name_of(path)}, line {number}: longer than {_LONGEST_LINE >> 20} MB: cut it into several"
+                )
+            if not line.strip():
+                continue
+            place = f", line {number}"
+            try:
+                # the mark that some systems begin a file with is no part of it
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError:
+                yield place, None
+                continue
+            except (ValueError, RecursionError) as error:
+                raise CorpusError(
+                    f"{name_of(path)}, line {number}: not JSON ({error}): mend or remove the line"
+                ) from error
+            if isinstance(record, dict) and record.get("text", 0) is None:
+                yield place, ""
+                continue
+            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+                raise CorpusError(f"{name_of(path)}, line {number}: not an object with a `text` that is a string")
+            yield place, record["text"]
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, bytes]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        # with a buffer, pages are read as they are needed; without, all of a row group's column at once
+        with (
+            path.open("rb") as raw,
+            parquet.ParquetFile(raw, buffer_size=_READ_AHEAD, pre_buffer=False) as file,
+        ):
+            columns = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+            if "text" not in columns:
+                raise CorpusError(
+                    f"{name_of(path)}: has no column `text`, only {', '.join(columns)}: rename the one with the texts"
+                )
+            if not (pa.types.is_string(columns["text"]) or pa.types.is_large_string(columns["text"])):
+                raise CorpusError(f"{name_of(path)}: the column `text` holds {columns['text']}, not strings")
+            for batch in file.iter_batches(_PARQUET_BATCH, columns=["text"]):
+                # As bytes, since one text that is no UTF-8 would else make the whole column unreadable.
+                for value in batch.column("text").cast(pa.large_binary()):
+                    number += 1
+                    yield f", row {number}", value.as_py() or b""
+    except pa.ArrowException as error:
+        raise CorpusError(
+            f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
+        ) from error
+
+
+# Yield where in the file a text is, to be said behind its name, and the text; None if it cannot be decoded.
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, str | bytes | None]]]] = {
+    ".py": _read_text,
+    ".txt": _read_text,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _text_of(raw: str | bytes | None) -> str | None:
+    """The text, or None if it cannot be had; JSON can hold half a surrogate pair, which UTF-8 cannot."""
+    try:
+        if isinstance(raw, bytes):
+            return raw.decode("utf-8")
+        if raw is not None and not raw.isascii():
+            raw.encode("utf-8")
+        return raw
+    except UnicodeError:
+        return None
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A long text in several."""
+    if 4 * len(text) <= LONGEST_DOCUMENT:  # UTF-8 has 4 bytes a character at most
+        yield text
+        return
+    raw = text.encode("utf-8")
+    start = 0
+    while len(raw) - start > LONGEST_DOCUMENT:
+        end = _cut(raw, start)
+        yield raw[start:end].decode("utf-8")
+        start = end
+    yield raw[start:].decode("utf-8")
+
+
+def _cut(text: bytes, start: int = 0) -> int:
+    """Where to end a piece of a text that begins at `start`: behind its last line, else between two characters."""
+    longest = start + LONGEST_DOCUMENT
+    if end := text.rfind(b"\n", start, longest) + 1:
+        return end
+    end = longest
+    while end > longest - 3 and text[end] & 0xC0 == 0x80:  # within a character, which has 4 bytes at most
+        end -= 1
+    return end
+
+
+def _guess_num_bytes(path: Path) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        size = path.stat().st_size
+        if path.suffix in _COMPRESSED:
+            return int(size / _COMPRESSED_SHARE)
+        if path.suffix != ".parquet":
+            return size
+        with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
+            metadata = file.metadata
+            chunks = (
+                metadata.row_group(group).column(column)
+                for group in range(metadata.num_row_groups)
+                for column in range(metadata.num_columns)
+            )
+            return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except pa.ArrowException as error:
+        raise CorpusError(
+            f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,403 @@
+"""`autoresearch prepare` of corpora on the hub, against one on loopback with all the faults that hubs have."""
+
+import hashlib
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hub_server import COMMIT, Cut, Drip, Fault, Flipped, Hub, Silence, Status, Truncated, Whole
+from pyarrow import parquet
+from small_disk import small_disk
+
+from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.data.splits import read_split
+
+CLIMBMIX = "karpathy/climbmix-400b-shuffle"
+TINYSTORIES = "karpathy/tinystories-gpt4-clean"
+STORIES = "tinystories_gpt4_clean.parquet"
+SHARDS = ("shard_00000.parquet", "shard_00001.parquet", "shard_06541.parquet", "shard_06542.parquet")
+FLAGS = ("--sequence_length=32", "--vocab_sizes=300")
+
+
+def texts_of(seed: int, number: int) -> list[str]:
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(300)]
+    return [f"{seed}.{i} " + " ".join(draw.choices(words, k=draw.randint(5, 60))) for i in range(number)]
+
+
+def parquet_of(texts: list[str] | None = None, **columns: list[object]) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.table({"text": texts} if texts is not None else columns), file, row_group_size=64)
+    return file.getvalue()
+
+
+TEXTS = {name: texts_of(seed, 400 if seed < 2 else 120) for seed, name in enumerate(SHARDS)}
+REPEATED = TEXTS["shard_06542.parquet"][7]  # a document of val that is in train, too, and twice in val
+TEXTS["shard_00000.parquet"][3] = REPEATED
+TEXTS["shard_06542.parquet"].append(REPEATED)
+FILES = {name: parquet_of(texts) for name, texts in TEXTS.items()}
+CONTENT = FILES[SHARDS[0]]
+
+
+@pytest.fixture
+def climbmix() -> Iterator[Hub]:
+    with Hub(CLIMBMIX, FILES) as hub:
+        yield hub
+
+
+def command(data_dir: Path, *flags: str) -> list[str]:
+    words = ["--corpus=climbmix", "--num_shards=2", *FLAGS, f"--data_dir={data_dir}", *flags]
+    return [sys.executable, "-m", "autoresearch_jax.cli", "prepare", *words]
+
+
+def prepare(
+    data_dir: Path, environment: Mapping[str, str], *flags: str, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    words = command(data_dir, *flags)
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def figures(output: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in output.splitlines())
+
+
+def manifest(data_dir: Path) -> dict[str, object]:
+    (path,) = data_dir.glob("*/manifest.json")
+    return json.loads(path.read_text())
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("autoresearch prepare: ")
+    return line
+
+
+def left_in(data_dir: Path) -> list[str]:
+    return [path.name for path in data_dir.iterdir() if path.suffix != ".lock"]
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The manifest when nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("wanted")
+    with Hub(CLIMBMIX, FILES) as hub:
+        done = prepare(folder / "data", hub.environment(folder / "home"))
+    assert done.returncode == 0, done.stderr
+    return manifest(folder / "data")
+
+
+def test_the_originals_corpus(climbmix: Hub, tmp_path: Path) -> None:
+    environment = climbmix.environment(tmp_path / "home")
+    done = prepare(tmp_path / "data", environment)
+    assert done.returncode == 0, done.stderr
+    made = figures(done.stdout)
+    assert made["corpus"] == "climbmix:2"
+    folder = tmp_path / "data/climbmix-2"
+    assert made["dataset"] == str(folder)
+    size = sum(map(len, FILES.values())) / 1e6
+    assert f"fetching 4 files, {size:.1f} MB" in done.stderr
+    assert manifest(tmp_path / "data")["source"] == {"repository": CLIMBMIX, "commit": COMMIT}
+    assert {request.authorization for request in climbmix.requests} == {None}
+
+    # val and holdout are the pinned shards, in their order; train has none of their documents
+    assert list(read_split(folder, "val")) == TEXTS["shard_06542.parquet"]
+    assert list(read_split(folder, "holdout")) == TEXTS["shard_06541.parquet"]
+    train = TEXTS["shard_00000.parquet"] + TEXTS["shard_00001.parquet"]
+    assert list(read_split(folder, "train")) == [text for text in train if text != REPEATED]
+    assert manifest(tmp_path / "data")["skipped"] == {"duplicate": 1}
+
+    # the original's four special tokens, of which BOS is the first
+    dataset = Dataset.open(folder, sequence_length=32, vocab_sizes=(300,))
+    tokenizer = dataset.tokenizer(300)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.reserved) == (300, 296, 3)
+    assert (np.asarray(dataset.rows(300, "train"))[:, 0] == 296).all()  # each row begins with a document
+    assert dataset.num_bytes(300)[296:].tolist() == dataset.num_bytes_original(300)[296:].tolist() == [0] * 4
+
+    # what is there needs no hub, neither itself nor a further vocabulary
+    asked = len(climbmix.requests)
+    again = prepare(tmp_path / "data", environment)
+    assert figures(again.stdout)["made"] == "no, it was there"
+    more = prepare(tmp_path / "data", environment, "--vocab_sizes=300,320")
+    assert figures(more.stdout)["vocab_sizes"] == "300 320"
+    # and a further shard only that shard, from where every other program looks for it as well
+    third = texts_of(9, 200)
+    climbmix.files["shard_00002.parquet"] = parquet_of(third)
+    larger = prepare(tmp_path / "data", environment, "--num_shards=3")
+    assert larger.returncode == 0, larger.stderr
+    fetched = {request.path for request in climbmix.requests[asked:] if "/storage/" in request.path}
+    assert fetched == {"/storage/shard_00002.parquet"}
+    script = (
+        "from huggingface_hub import hf_hub_download as get; "
+        f"print(get({CLIMBMIX!r}, 'shard_00002.parquet', repo_type='dataset', revision={COMMIT!r}))"
+    )
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=offline, check=True)
+    assert Path(found.stdout.strip()).read_bytes() == climbmix.files["shard_00002.parquet"]
+
+
+def test_stories_are_split_by_their_hash(tmp_path: Path) -> None:
+    texts = texts_of(5, 600)
+    with Hub(TINYSTORIES, {STORIES: parquet_of(texts)}) as hub:
+        flags = ("--corpus=tinystories", *FLAGS, f"--data_dir={tmp_path}/data")
+        done = subprocess.run(
+            [sys.executable, "-m", "autoresearch_jax.cli", "prepare", *flags],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=hub.environment(tmp_path / "home", HF_TOKEN="hf_secret"),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        # who has a token is known to the hub, but not to the storage that it sends us to
+        by_hub = {request.authorization for request in hub.requests if TINYSTORIES in request.path}
+        assert by_hub == {"Bearer hf_secret"}
+        assert [request.authorization for request in hub.asked_for(STORIES)] == [None]
+    found = [list(read_split(tmp_path / "data/tinystories", split)) for split in ("train", "val", "holdout")]
+    assert sorted(text for split in found for text in split) == sorted(texts)
+    assert all(found)
+    tokenizer = Dataset.open(tmp_path / "data/tinystories", sequence_length=32).tokenizer(300)
+    assert (tokenizer.bos_id, tokenizer.reserved) == (299, 0)
+
+
+@pytest.mark.parametrize(
+    ("faults", "ranges"),
+    [
+        ([Cut(1000), Cut(500)], [None, "bytes=1000-", "bytes=1500-"]),
+        ([Cut(0)], [None, None]),
+        ([Status(429), Status(503), Status(500, retry_after=None)], [None] * 4),
+        ([Truncated(2000)], [None, "bytes=2000-"]),
+        ([Flipped(100)], [None, None]),
+        ([Cut(1000), Flipped(3000)], [None, "bytes=1000-", None]),
+        ([Cut(1000), Whole()], [None, "bytes=1000-"]),
+        ([Cut(1000), Whole(cut_after=500)], [None, "bytes=1000-", "bytes=500-"]),
+        ([Drip(len(CONTENT) // 20, 0.05)], [None]),
+    ],
+)
+def test_a_bad_day_of_the_hub(
+    faults: list[Fault], ranges: list[str | None], climbmix: Hub, tmp_path: Path, wanted: dict[str, object]
+) -> None:
+    climbmix.faults[SHARDS[0]] = list(faults)
+    climbmix.metadata_faults = [Status(503), Status(429), Silence(2)]
+    environment = climbmix.environment(tmp_path / "home", HF_HUB_ETAG_TIMEOUT="1")
+    done = prepare(tmp_path / "data", environment)
+    assert done.returncode == 0, done.stderr
+    assert manifest(tmp_path / "data") == wanted
+    assert [request.range for request in climbmix.asked_for(SHARDS[0])] == ranges
+    blob = next((tmp_path / "home").rglob(f"blobs/{hashlib.sha256(CONTENT).hexdigest()}"))
+    assert blob.read_bytes() == CONTENT
+    assert [path.name for path in blob.parent.iterdir() if path.name.endswith("incomplete")] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Flipped(7), f"{SHARDS[0]} came 3 times, and its SHA-256 is not the hub's: check HF_ENDPOINT"),
+        (Status(503), f"{SHARDS[0]} cannot be fetched (the hub answers 503): what has come is kept"),
+        (Status(404), f"{SHARDS[0]} cannot be fetched (the hub answers 404): check HF_ENDPOINT"),
+        (Truncated(2000), f"{SHARDS[0]} came"),
+    ],
+)
+def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tmp_path: Path) -> None:
+    climbmix.always[SHARDS[0]] = fault
+    done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
+    assert message in complaint(done)
+    assert left_in(tmp_path / "data") == []
+    # the next call fetches what is missing and no more
+    asked = len(climbmix.requests)
+    del climbmix.always[SHARDS[0]]
+    assert prepare(tmp_path / "data", climbmix.environment(tmp_path / "home")).returncode == 0
+    whole = [name for name in SHARDS[1:] if len(climbmix.asked_for(name)) == 1]
+    fetched = {request.path for request in climbmix.requests[asked:] if "/storage/" in request.path}
+    assert fetched.isdisjoint(f"/storage/{name}" for name in whole)
+    assert f"/storage/{SHARDS[0]}" in fetched
+
+
+def test_a_download_that_was_killed_goes_on(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
+    climbmix.faults[SHARDS[0]] = [Drip(len(CONTENT) // 50, 0.2)]
+    environment = climbmix.environment(tmp_path / "home")
+    partial = f"**/blobs/{hashlib.sha256(CONTENT).hexdigest()}.autoresearch.incomplete"
+    with subprocess.Popen(command(tmp_path / "data"), env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in (tmp_path / "home").glob(partial)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert prepare(tmp_path / "data", environment).returncode == 0
+    assert manifest(tmp_path / "data") == wanted
+    first, second = climbmix.asked_for(SHARDS[0])
+    assert first.range is None
+    assert int(second.range.removeprefix("bytes=").removesuffix("-")) >= len(CONTENT) // 50
+
+
+def test_ctrl_c_ends_a_download_soon(climbmix: Hub, tmp_path: Path) -> None:
+    climbmix.faults[SHARDS[0]] = [Drip(len(CONTENT) // 100, 0.3)]
+    environment = climbmix.environment(tmp_path / "home")
+    words = command(tmp_path / "data")
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not climbmix.asked_for(SHARDS[0]):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, error = process.communicate(timeout=60)
+        assert time.monotonic() - start < 15
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in error
+
+
+def test_two_calls_fetch_a_shard_once(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
+    climbmix.faults[SHARDS[0]] = [Drip(len(CONTENT) // 10, 0.2)]
+    environment = climbmix.environment(tmp_path / "home")
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    calls = [subprocess.Popen(command(tmp_path / name), **pipes) for name in ("one", "other")]  # type: ignore[call-overload]
+    said = [call.communicate(timeout=120)[1] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], said
+    assert manifest(tmp_path / "one") == manifest(tmp_path / "other") == wanted
+    assert [len(climbmix.asked_for(name)) for name in SHARDS] == [1, 1, 1, 1]
+    assert "another program is fetching shard_00000.parquet: waiting" in "".join(said)
+
+
+def test_without_a_connection(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
+    environment = climbmix.environment(tmp_path / "home")
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    assert "HF_HUB_OFFLINE is set, and shard_06542.parquet" in complaint(prepare(tmp_path / "data", offline))
+    assert climbmix.requests == []
+    assert prepare(tmp_path / "data", environment).returncode == 0
+    # from the cache, checked: with the variable, and where nobody answers
+    assert prepare(tmp_path / "offline", offline).returncode == 0
+    assert manifest(tmp_path / "offline") == wanted
+    climbmix.close()
+    alone = prepare(tmp_path / "alone", {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert alone.returncode == 0, alone.stderr
+    assert "no hub can be reached at http://127.0.0.1:9" in alone.stderr
+    assert manifest(tmp_path / "alone") == wanted
+    blob = next((tmp_path / "home").rglob(f"blobs/{hashlib.sha256(CONTENT).hexdigest()}"))
+    blob.write_bytes(CONTENT[:-1] + b"?")
+    assert "is damaged: remove" in complaint(prepare(tmp_path / "damaged", offline))
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
+    environment = climbmix.environment(tmp_path / "home")
+    assert prepare(tmp_path / "data", environment).returncode == 0
+    blob = next((tmp_path / "home").rglob(f"blobs/{hashlib.sha256(CONTENT).hexdigest()}"))
+    blob.write_bytes(b"?" * len(CONTENT))
+    done = prepare(tmp_path / "again", environment)
+    assert done.returncode == 0, done.stderr
+    assert f"{SHARDS[0]} in the cache is damaged: fetching it again" in done.stderr
+    assert manifest(tmp_path / "again") == wanted
+    assert blob.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a page that says sorry", "cannot be read as Parquet"),
+        (CONTENT[:-2000], "cannot be read as Parquet"),
+        (parquet_of(body=["x"]), "has no column `text`, only body"),
+        (parquet_of(text=[1, 2]), "the column `text` holds int64, not strings"),
+    ],
+)
+def test_a_shard_that_is_no_shard(content: bytes, message: str, climbmix: Hub, tmp_path: Path) -> None:
+    climbmix.files["shard_00001.parquet"] = content
+    line = complaint(prepare(tmp_path / "data", climbmix.environment(tmp_path / "home")))
+    assert "shard_00001.parquet: " in line
+    assert message in line
+    assert left_in(tmp_path / "data") == []
+
+
+def test_a_hub_that_is_none(climbmix: Hub, tmp_path: Path) -> None:
+    environment = climbmix.environment(tmp_path / "home")
+    del climbmix.files["shard_06541.parquet"]
+    assert "has no file shard_06541.parquet" in complaint(prepare(tmp_path / "data", environment))
+    climbmix.repository = "someone/else"
+    assert "the hub answers 404 when asked about the dataset" in complaint(prepare(tmp_path / "data", environment))
+    environment["HF_ENDPOINT"] = climbmix.storage + "/storage"
+    assert "check HF_ENDPOINT" in complaint(prepare(tmp_path / "data", environment))
+
+
+def test_null_and_empty_documents_are_named(climbmix: Hub, tmp_path: Path) -> None:
+    texts: list[str | None] = list(TEXTS["shard_00001.parquet"])
+    texts[5:5] = [None, " \n", ""]
+    climbmix.files["shard_00001.parquet"] = parquet_of(texts)  # type: ignore[arg-type]
+    done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("left out")]
+    assert "is empty or null" in line
+    assert all(f"shard_00001.parquet, row {row}" in line for row in (6, 7, 8))
+    assert manifest(tmp_path / "data")["skipped"] == {"duplicate": 1, "empty": 3}
+    examples = manifest(tmp_path / "data")["skipped_examples"]
+    assert [place.rpartition(", ")[2] for place in examples["empty"]] == ["row 6", "row 7", "row 8"]  # type: ignore[index]
+
+
+def test_a_disk_without_room_for_the_shards(tmp_path: Path) -> None:
+    large = np.random.default_rng(0).bytes(8_000_000)
+    with Hub(CLIMBMIX, {**FILES, "shard_00001.parquet": large}) as hub:
+        (tmp_path / "disk").mkdir()
+        with small_disk(tmp_path / "disk") as disk:
+            done = disk.run(command(tmp_path / "data"), env=hub.environment(tmp_path / "disk/home"))
+            line = complaint(done)
+            assert "0.01 GB are to be fetched into" in line
+            assert "0.00 GB are free: make room, or set HF_HOME" in line
+        assert not [request for request in hub.requests if "/storage/" in request.path]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_shards=0"], "num_shards"),
+        (["--num_shards=6542"], "the number of shards must be from 1 to 6541"),
+        (["--corpus=tinystories"], "only --corpus=climbmix has shards"),
+        (["--corpus=climbmix:many"], "only --corpus=climbmix has shards"),
+    ],
+)
+def test_wrong_numbers_of_shards(flags: list[str], message: str, tmp_path: Path) -> None:
+    done = prepare(tmp_path / "data", {}, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_random_moments(
+    seed: int, climbmix: Hub, tmp_path: Path, wanted: dict[str, object], seconds_alone: float
+) -> None:
+    """Five kills each, wherever they fall: while files are fetched, read, learnt from, packed or moved."""
+    draw = random.Random(seed)
+    climbmix.always = {name: Drip(len(content) // 8, 0.03) for name, content in FILES.items()}
+    environment = climbmix.environment(tmp_path / "home")
+    for _ in range(5):
+        with subprocess.Popen(
+            command(tmp_path / "data"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            time.sleep(draw.uniform(0.3, 1.0) * seconds_alone)
+            process.kill()
+        for path in (tmp_path / "data").glob("climbmix-2/manifest.json"):
+            Dataset.open(path.parent, sequence_length=32, vocab_sizes=(300,))  # if it is there, it is whole
+    done = prepare(tmp_path / "data", environment)
+    assert done.returncode == 0, done.stderr
+    assert manifest(tmp_path / "data") == wanted
+    assert left_in(tmp_path / "data") == ["climbmix-2"]
+    assert Dataset.open(tmp_path / "data/climbmix-2", sequence_length=32).verify() == []
+
+
+@pytest.fixture(scope="module")
+def seconds_alone(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long a call takes that nobody kills."""
+    folder = tmp_path_factory.mktemp("alone")
+    with Hub(CLIMBMIX, FILES) as hub:
+        hub.always = {name: Drip(len(content) // 8, 0.03) for name, content in FILES.items()}
+        start = time.monotonic()
+        assert prepare(folder / "data", hub.environment(folder / "home")).returncode == 0
+        return time.monotonic() - start

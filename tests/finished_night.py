@@ -1,0 +1,99 @@
+"""A run that is over, whose snapshots tests lose, damage and have back."""
+
+import shutil
+import subprocess
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.cli import main
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import TrialRow
+from autoresearch_jax.search.run_folder import RunFolder
+
+PAGE = "## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 30.0 log|\n"
+
+
+@dataclass(frozen=True)
+class Night:
+    """A finished run, in a place of its own.
+
+    Attributes:
+      folder: the run's.
+      flags: that it was started with, as far as they matter to a trial.
+      others: all others.
+      champion: number of its champion.
+      other: number of another experiment that has a score.
+    """
+
+    folder: RunFolder
+    flags: tuple[str, ...]
+    others: tuple[str, ...]
+    champion: int
+    other: int
+
+    @property
+    def where(self) -> tuple[str, str]:
+        return f"--run_dir={self.folder.path.parent}", f"--tag={self.folder.path.name}"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder.path / "snapshots"
+
+    def ledger(self) -> closing[Ledger]:
+        return closing(Ledger.open(self.folder.ledger))
+
+    def trials(self, experiment: int) -> list[TrialRow]:
+        """Those that count."""
+        with self.ledger() as ledger:
+            return ledger.runs(ledger.experiment(experiment))
+
+    def snapshot(self, trial: TrialRow) -> Path:
+        assert trial.snapshot is not None
+        return self.folder.own_snapshot(trial.snapshot)
+
+    def lose(self, experiment: int) -> None:
+        for trial in self.trials(experiment):
+            shutil.rmtree(self.snapshot(trial))
+
+    def expire(self, experiment: int) -> None:
+        with self.ledger() as ledger:
+            ledger.snapshots.expire([trial.id for trial in self.trials(experiment)])
+        self.lose(experiment)
+
+    def damage(self, trial: TrialRow) -> Path:
+        """Flips a byte of a trial's snapshot; returns the file."""
+        path = max((path for path in self.snapshot(trial).rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        return path
+
+    def remedy(self, experiment: int) -> str:
+        where = " ".join(self.where)
+        return f"train it again: `autoresearch trial {where} --retrain={experiment}`, with the run's own flags"
+
+    def retrain(self, experiment: int, *more: str) -> int:
+        return main(["trial", *self.where, *self.flags, f"--retrain={experiment}", *more])
+
+    def verify(self, experiment: int) -> int:
+        return main(["verify", *self.where, f"--experiment={experiment}", "--format=json"])
+
+
+def run_night(place: Path, flags: tuple[str, ...], source: str) -> Night:
+    """Runs two experiments in an empty folder, each of which was run more than once or may have been."""
+    (place / "train_lib.py").write_text(source)
+    (place / "program.md").write_text(PAGE)
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        subprocess.run(command, cwd=place, check=True)
+    where = [f"--run_dir={place}", "--tag=night"]
+    own = [f"--editable={place / 'train_lib.py'}", f"--program={place / 'program.md'}"]
+    others = (*own, "--baseline_runs=2", "--max_runs=5", "--experiments=1", "--seed=0", "--proposer=optuna")
+    assert main(["run", *where, *flags, *others]) == 0
+    folder = RunFolder(place / "night")
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+        champion = summarize_run(ledger).champion
+    assert champion is not None
+    return Night(folder, flags, others, champion.id, 1 - champion.id)
