@@ -26,6 +26,7 @@ class Rules:
     Attributes:
       split_pattern: regular expression that cuts the text before tokens are merged.
       training_characters: a vocabulary is learnt from the first documents of train that together have so many.
+      training_bytes: or so many bytes of UTF-8, if they have these first; None for no such limit.
       training_document_characters: of each document only so many count for that; None for all.
       reserved_tokens: ids after BOS that no text ever has.
       buffer_documents: documents that packing chooses from.
@@ -34,9 +35,10 @@ class Rules:
     """
 
     split_pattern: str = SPLIT_PATTERN
+    training_characters: int = 1_000_000_000
     # More changes the merges little; and while they are learnt each different word takes half a kilobyte, of which a
-    # text without spaces between its words, such as Chinese, has one for each clause.
-    training_characters: int = 1 << 25
+    # text without spaces between its words, such as Chinese, has one for each clause: 1.4 GB at worst.
+    training_bytes: int | None = 1 << 25
     training_document_characters: int | None = None
     reserved_tokens: int = 0
     buffer_documents: int = 1000  # as in the original
@@ -53,7 +55,7 @@ STANDARD = Rules()
 # about as long as a row, but where they are ten times as long nine tenths of the text would go.
 ORIGINAL = Rules(
     split_pattern=_ENDLESS_SPACE,
-    training_characters=1_000_000_000,
+    training_bytes=None,
     training_document_characters=10_000,
     reserved_tokens=3,
     refill_documents=128,

@@ -161,10 +161,11 @@ def check_vocab_size(vocab_size: int) -> None:
 
 
 def _training_texts(texts: Iterable[str], rules: Rules) -> Iterator[str]:
-    left = rules.training_characters
+    characters = size = 0
     for text in texts:
         part = text[: rules.training_document_characters]
         yield part
-        left -= len(part)
-        if left <= 0:
+        characters += len(part)
+        size += len(part.encode("utf-8"))
+        if characters >= rules.training_characters or (rules.training_bytes and size >= rules.training_bytes):
             return
