@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.errors import UserError
+
 Scalar = float | int | str | bool | None
 
 SCORE_DECIMALS = 6  # of a score that is printed
@@ -127,6 +129,10 @@ class Candidate:
     program_hash: str
     programs_dir: Path | None = None
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class TermsChanged(UserError):
+    """What scores are compared by, such as a dataset, is not what it was when the task was made."""
 
 
 class CandidateRejected(Exception):

@@ -126,7 +126,12 @@ class TaskOptions:
         wanted = dataset_options(flag_values)
         cache = flag_values.compile_cache
         return cls(
-            dataset=Dataset.open(wanted.folder, sequence_length=wanted.sequence_length, vocab_sizes=wanted.vocab_sizes),
+            dataset=Dataset.open(
+                wanted.folder,
+                sequence_length=wanted.sequence_length,
+                vocab_sizes=wanted.vocab_sizes,
+                corpus=wanted.corpus,
+            ),
             budget=budget,
             platform=flag_values.platform,
             mesh_axes=parse_mesh(flag_values.mesh),

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ def write_json(path: Path, value: object) -> None:
         file.flush()
         os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file under the name
     partial.replace(path)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not be there yet."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def partial_folder(path: Path) -> Path:

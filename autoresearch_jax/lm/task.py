@@ -15,7 +15,7 @@ from autoresearch_jax.lm.messages import MeasureRequest
 from autoresearch_jax.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.lm.standby import Workers
 from autoresearch_jax.lm.task_config import LmTaskConfig
-from autoresearch_jax.lm.trial import Trial
+from autoresearch_jax.lm.trial import TaskError, Trial
 from autoresearch_jax.measurement import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
 from autoresearch_jax.runtime.process import JsonWorker
 
@@ -122,7 +122,9 @@ class LmTask:
 
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
+          DatasetChangedError: the dataset is another than when the task was made, or is gone.
         """
+        self._config.dataset.require_unchanged()
         request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
         log_path = log_dir / WORKER_LOG
 
@@ -141,7 +143,13 @@ class LmTask:
             on_progress=report,
         )
         worker, self._worker = self._worker, None
-        return trial.run(worker or self._workers.take(log_path))
+        try:
+            measurement = trial.run(worker or self._workers.take(log_path))
+        except TaskError:
+            self._config.dataset.require_unchanged()  # it may have failed for that
+            raise
+        self._config.dataset.require_unchanged()  # else it is not to be believed
+        return measurement
 
     def close(self) -> None:
         """Ends the waiting processes, and what another thread prepares."""

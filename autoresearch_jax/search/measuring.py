@@ -12,6 +12,7 @@ from autoresearch_jax.measurement import (
     Measurement,
     Scrutiny,
     Status,
+    TermsChanged,
     read_curve,
 )
 from autoresearch_jax.runtime.faults import FaultPoint, reach
@@ -269,6 +270,8 @@ class Measuring:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
         except RunError:
             raise
+        except TermsChanged as error:  # for a person to mend, and the next proposal would meet it again
+            raise RunError(f"{error}; the same command goes on from here") from error
         except KeyboardInterrupt:
             self._book.ledger.interrupt_trial(trial.id)
             raise

@@ -359,7 +359,6 @@ def test_a_disk_without_room_for_the_shards(tmp_path: Path) -> None:
         (["--num_shards=0"], "num_shards"),
         (["--num_shards=6542"], "the number of shards must be from 1 to 6541"),
         (["--corpus=tinystories"], "only --corpus=climbmix has shards"),
-        (["--corpus=climbmix:many"], "only --corpus=climbmix has shards"),
     ],
 )
 def test_wrong_numbers_of_shards(flags: list[str], message: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from marked_processes import comes_true, marked_processes
 from tracing import edited
 
 from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.data.manifest import rows_file
+from autoresearch_jax.lm.data.manifest import DatasetChangedError, rows_file
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.judge import Scorer, judge, make_exam
 from autoresearch_jax.lm.limits import TimeLimits
@@ -133,6 +133,28 @@ def test_the_budget_in_seconds_is_kept_and_progress_told(make_task: MakeTask, ti
     training = [report for report in reports if report["phase"] == "train"]
     assert training
     assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= training[-1].keys()
+
+
+def test_a_dataset_that_changes_under_a_run_is_not_measured_with(
+    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_dataset.folder, tmp_path / "copy")
+    task = make_task(dataset=Dataset.open(copy, sequence_length=32))
+    assert run_trial(task, tiny_source, tmp_path / "before").status is Status.OK
+    manifest = (copy / "manifest.json").read_text()
+    digest = tiny_dataset.manifest.files[rows_file(256, 32, "val")].sha256
+
+    def change(progress: Mapping[str, Scalar]) -> None:
+        (copy / "manifest.json").write_text(manifest.replace(digest, "0" * 64))
+
+    changed = r"the dataset .*copy was made anew while it was in use"
+    with pytest.raises(DatasetChangedError, match=changed):
+        run_trial(task, tiny_source, tmp_path / "during", on_progress=change)
+    with pytest.raises(DatasetChangedError, match=changed):
+        run_trial(task, tiny_source, tmp_path / "after")
+    shutil.rmtree(copy)
+    with pytest.raises(DatasetChangedError, match=r"was removed, in part or whole, .*: run `autoresearch prepare "):
+        run_trial(task, tiny_source, tmp_path / "gone")
 
 
 def test_only_an_audit_reads_the_holdout(

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, Status
+from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, Status, TermsChanged
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.search.decision import Step
 from autoresearch_jax.search.loop import INTERRUPTED
@@ -179,6 +179,23 @@ def test_a_disk_that_fails_a_trial_ends_the_run_at_once_and_the_trial_stays_open
 
     with pytest.raises(RunError, match=r"^the snapshots: .*disk.*; the same command goes on from here$"):
         bench.loop(Unlucky(), ScriptedProposer([BETTER]), RULE).run()
+    assert bench.ledger().open_trial() is not None
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
+
+
+def test_what_scores_are_compared_by_may_not_change_under_a_run(bench, twin):
+    """It ends the run at once and costs no candidate anything; once it is mended the same command goes on."""
+
+    class Moved(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == 6:
+                raise TermsChanged("the dataset was made anew")
+            return super().measure(candidate, **arguments)
+
+    with pytest.raises(RunError, match=r"^the dataset was made anew; the same command goes on from here$"):
+        bench.loop(Moved(), ScriptedProposer([BETTER]), RULE).run()
     assert bench.ledger().open_trial() is not None
     bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
     twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()

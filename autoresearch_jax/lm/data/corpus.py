@@ -69,13 +69,13 @@ def open_corpus(spec: str) -> Corpus:
 
 
 def with_num_shards(spec: str, num_shards: int | None) -> str:
-    """--corpus with what --num_shards says.
+    """--corpus with what --num_shards says, which wins over what --corpus has behind a colon.
 
     Raises:
       UsageError: the corpus has no shards to choose from.
     """
     if num_shards is None:
         return spec
-    if spec != CLIMBMIX:
+    if spec.partition(":")[0] != CLIMBMIX:
         raise UsageError(f"--num_shards={num_shards}: only --corpus={CLIMBMIX} has shards to choose from")
     return f"{CLIMBMIX}:{num_shards}"

@@ -12,6 +12,7 @@ from autoresearch_jax.lm.data.corpus import open_corpus
 from autoresearch_jax.lm.data.local_corpus import STDLIB
 from autoresearch_jax.lm.data.manifest import (
     SPLITS,
+    DatasetChangedError,
     DatasetError,
     Manifest,
     counts_file,
@@ -63,6 +64,7 @@ class Dataset:
         sequence_length: int,
         vocab_sizes: tuple[int, ...] | None = None,
         only_split: str | None = None,
+        corpus: str | None = None,
     ) -> "Dataset":
         """Opens a dataset; checks that its files are there with the sizes they were written with.
 
@@ -70,6 +72,7 @@ class Dataset:
           folder: from `dataset_folder`.
           sequence_length: T.
           vocab_sizes: what to offer; None offers all that are there for T.
+          corpus: that it would be made from, for the message if there is none.
           only_split: ask only for what judging this split reads, which is all that an exam's folder has.
 
         Raises:
@@ -77,7 +80,7 @@ class Dataset:
         """
         manifest = Manifest.load(folder)
         if manifest is None:
-            command = prepare_command(folder, None, sequence_length, vocab_sizes)
+            command = prepare_command(folder, corpus, sequence_length, vocab_sizes)
             raise DatasetError(f"no dataset in {folder}: run `{command}` first")
         command = prepare_command(folder, manifest.corpus, sequence_length, vocab_sizes)
         there = manifest.vocab_sizes(sequence_length)
@@ -135,6 +138,27 @@ class Dataset:
     def num_bytes_original(self, vocab_size: int) -> np.ndarray:
         """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS."""
         return self.tokenizer(vocab_size).num_bytes_original()
+
+    def require_unchanged(self) -> None:
+        """Looks whether the folder still holds what was opened, going by its manifest; takes a millisecond.
+
+        Raises:
+          DatasetChangedError: somebody has made the dataset anew since, or removed it.
+        """
+        manifest = Manifest.load(self.folder)
+        names = covered_files(self.vocab_sizes, self.sequence_length)
+        if manifest is not None and manifest.files.keys() >= set(names):
+            if manifest.fingerprint(self.sequence_length, self.vocab_sizes) == self.fingerprint:
+                return
+            raise DatasetChangedError(
+                f"the dataset {self.folder} was made anew while it was in use, from another corpus or by other "
+                "settings: scores before and after cannot be compared, so put back what it was made from and prepare "
+                "it again, or choose another --tag"
+            )
+        command = prepare_command(self.folder, self.manifest.corpus, self.sequence_length, self.vocab_sizes)
+        raise DatasetChangedError(
+            f"the dataset {self.folder} was removed, in part or whole, while it was in use: run `{command}`"
+        )
 
     def verify(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's; reads all of them."""

@@ -156,9 +156,14 @@ def ask(method: str, url: str, headers: dict[str, str], **options: Any) -> Any:
             if not error.may_change:
                 raise
             reason, retry_after = str(error), error.retry_after
-        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:  # it will be no better the next time
+            reason = in_words(error)
+            break
+        except httpx2.RequestError as error:
             reason, retry_after = in_words(error), None
-    raise Unreachable(f"no hub can be reached at {constants.ENDPOINT} ({reason}): check HF_ENDPOINT")
+    raise Unreachable(
+        f"no hub can be reached at {constants.ENDPOINT} ({reason}): check the connection, and HF_ENDPOINT if you set it"
+    )
 
 
 def size_of(path: Path) -> int:

@@ -8,7 +8,6 @@ user has one.
 
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -32,7 +31,7 @@ from autoresearch_jax.lm.data.download import (
 )
 from autoresearch_jax.lm.data.reporter import Reporter
 from autoresearch_jax.lm.data.text_files import CorpusError
-from autoresearch_jax.lm.files import exclusive_lock, sha256_of_file
+from autoresearch_jax.lm.files import exclusive_lock, free_bytes, sha256_of_file
 
 _BRANCH = "main"
 _WORKERS = 8  # files at once, as the original does
@@ -73,7 +72,6 @@ def fetch_files(repository: str, names: Sequence[str], reporter: Reporter) -> Fe
         except OfflineModeIsEnabled:
             return _from_cache(folder, repository, names, "HF_HUB_OFFLINE is set", reporter)
         except Unreachable as error:
-            reporter.note(f"{error}; looking into the cache")
             return _from_cache(folder, repository, names, str(error), reporter)
         _download_missing(folder, repository, commit, files, reporter)
         return Fetched(commit, {file.name: _link(folder, commit, file) for file in files})
@@ -118,7 +116,7 @@ def _from_cache(folder: Path, repository: str, names: Sequence[str], why: str, r
     """The files that an earlier call left, checked against the SHA-256 that they are stored under."""
     reference = folder / "refs" / _BRANCH
     commit = reference.read_text().strip() if reference.is_file() else ""
-    paths = {}
+    paths: dict[str, Path] = {}
     for name in names:
         path = try_to_load_from_cache(repository, name, revision=_BRANCH, repo_type="dataset")
         if not isinstance(path, str):
@@ -132,6 +130,7 @@ def _from_cache(folder: Path, repository: str, names: Sequence[str], why: str, r
         elif sha256_of_file(blob) != blob.name:
             raise CorpusError(f"{path} is damaged: remove {blob} and call again with a connection")
         paths[name] = Path(path)
+    reporter.note(f"{why}: using what {folder} has, of commit {commit[:10]}")
     return Fetched(commit, paths)
 
 
@@ -231,8 +230,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _check_room(folder: Path, wanted: int) -> None:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if free < wanted:
         raise CorpusError(
             f"{wanted / 1e9:.2f} GB are to be fetched into {folder}, where {free / 1e9:.2f} GB are free: "

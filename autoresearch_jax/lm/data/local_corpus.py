@@ -81,7 +81,8 @@ def user_files(pattern: str) -> LocalCorpus:
     def find() -> TextFiles:
         found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(name)]
         if not found:
-            raise CorpusError(f"--corpus={FILES}{pattern}: no file matches")
+            hint = f": it is a folder, so use {pattern}/*, or {pattern}/**" if os.path.isdir(pattern) else ""
+            raise CorpusError(f"--corpus={FILES}{pattern}: no file matches{hint}")
         files = tuple(TextFile(path) for path in found if can_read(path))
         if not files:
             raise CorpusError(

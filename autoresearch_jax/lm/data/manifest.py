@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.lm.files import sha256_of_file, sha256_of_json, write_json
+from autoresearch_jax.measurement import TermsChanged
 
 SPLITS = ("train", "val", "holdout")
 MANIFEST = "manifest.json"
@@ -14,6 +15,10 @@ MANIFEST = "manifest.json"
 
 class DatasetError(UserError):
     """A dataset that is missing, incomplete or damaged; the message gives the command that mends it."""
+
+
+class DatasetChangedError(DatasetError, TermsChanged):
+    """A dataset that was made anew or removed while it was in use."""
 
 
 def text_file(split: str) -> str:

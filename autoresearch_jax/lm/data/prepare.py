@@ -104,7 +104,7 @@ def _bring_up_to_date(
         _fill(folder, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
         return
     if outdated:
-        reporter.note(f"{outdated}: making the dataset again")
+        reporter.note(f"{outdated}: making the dataset again, with the vocabularies that are asked for now")
     manifest = _resumable(staging, corpus, state)
     if manifest is None:
         shutil.rmtree(staging, ignore_errors=True)
@@ -229,7 +229,7 @@ def _check_splits(counts: dict[str, SplitCount], corpus: Corpus, skipped: Skippe
         if not count.documents:
             raise DatasetError(
                 f"--corpus={corpus.spec}: too small, none of its {total} documents falls into {split}"
-                f"{skipped.in_words()}: give more documents, or cut long ones into several"
+                f"{skipped.in_words()}: give more documents, or cut long ones into several, such as with `split -l 200`"
             )
 
 

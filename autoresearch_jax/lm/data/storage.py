@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.data.manifest import DatasetError, Manifest, tokenizer_file
-from autoresearch_jax.lm.files import exclusive_lock
+from autoresearch_jax.lm.files import exclusive_lock, free_bytes
 
 _STAGING = ".staging"
 _REPLACED = ".replaced"
@@ -60,8 +60,7 @@ def lock_dataset(folder: Path, on_wait: Callable[[], None]) -> AbstractContextMa
 
 def check_room(folder: Path, needed: int) -> None:
     """Raises NoRoomError unless the disk of a folder, which need not be there yet, has so many bytes free."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if free < needed:
         raise NoRoomError(
             f"the dataset needs about {_gigabytes(needed)} more in {folder.parent}, where {_gigabytes(free)} are free: "

@@ -120,7 +120,7 @@ class TextFiles:
 def can_read(path: Path) -> bool:
     """Whether a user's file has a name that says how to read it."""
     # Parquet is compressed inside, and read from its end
-    return _suffix(path) in (".txt", ".jsonl") or path.suffix == ".parquet"
+    return _suffix(path) in (".txt", ".jsonl") or path.suffix.lower() == ".parquet"
 
 
 def unreadable(path: Path, error: OSError) -> CorpusError:
@@ -137,17 +137,17 @@ def name_of(path: Path) -> str:
 
 def _suffix(path: Path) -> str:
     """What the name says of the content, without how it is compressed."""
-    return Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in _COMPRESSED else path.suffix.lower()
 
 
 def _open(path: Path) -> IO[bytes]:
     """A file for reading, decompressed on the way."""
-    if path.suffix not in _COMPRESSED:
+    if path.suffix.lower() not in _COMPRESSED:
         return path.open("rb")
     import pyarrow as pa
 
     # the type stubs know nothing of it, but it is all that a buffered reader needs
-    stream = pa.input_stream(path.open("rb"), compression=_COMPRESSED[path.suffix], buffer_size=_READ_AHEAD)
+    stream = pa.input_stream(path.open("rb"), compression=_COMPRESSED[path.suffix.lower()], buffer_size=_READ_AHEAD)
     return io.BufferedReader(cast(Any, stream), _READ_AHEAD)
 
 
@@ -197,7 +197,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
                 yield place, ""
                 continue
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise CorpusError(f"{name_of(path)}, line {number}: not an object with a `text` that is a string")
+                raise CorpusError(
+                    f"{name_of(path)}, line {number}: not an object with a `text` that is a string: "
+                    "rename the field, or mend the line"
+                )
             yield place, record["text"]
 
 
@@ -282,9 +285,9 @@ def _guess_num_bytes(path: Path) -> int:
 
     try:
         size = path.stat().st_size
-        if path.suffix in _COMPRESSED:
+        if path.suffix.lower() in _COMPRESSED:
             return int(size / _COMPRESSED_SHARE)
-        if path.suffix != ".parquet":
+        if path.suffix.lower() != ".parquet":
             return size
         with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
             metadata = file.metadata

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.lm.data.corpus import open_corpus
+from autoresearch_jax.lm.data.corpus import open_corpus, with_num_shards
 from autoresearch_jax.lm.data.reporter import Silent
 from autoresearch_jax.lm.data.text_files import LONGEST_DOCUMENT, CorpusError, Skipped
 
@@ -231,6 +231,24 @@ def test_dangling_link_and_no_match(tmp_path: Path) -> None:
 def test_unknown_corpus(spec: str) -> None:
     with pytest.raises(UsageError, match="no such corpus"):
         open_corpus(spec)
+
+
+@pytest.mark.parametrize("spec", ["climbmix:", "climbmix:many", "climbmix:0", "climbmix:6542", "climbmix:-1"])
+def test_numbers_of_shards_that_cannot_be(spec: str) -> None:
+    with pytest.raises(UsageError, match=f"--corpus={spec}: the number of shards must be from 1 to 6541"):
+        open_corpus(spec)
+
+
+def test_shards() -> None:
+    assert open_corpus("climbmix").spec == "climbmix:10"
+    assert open_corpus("climbmix:3").name == "climbmix-3"
+    assert with_num_shards("stdlib", None) == "stdlib"
+    assert with_num_shards("climbmix:7", 2) == "climbmix:2", "as who has a flag file with 7 wants it"
+
+
+def test_a_folder_is_no_pattern(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no file matches: it is a folder, so use .*/\*, or .*/\*\*"):
+        open_corpus(f"files:{tmp_path}").state()
 
 
 def test_state_follows_the_files(tmp_path: Path) -> None:
