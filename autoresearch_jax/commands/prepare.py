@@ -10,6 +10,7 @@ from absl import flags
 
 from autoresearch_jax.commands.console_reporter import ConsoleReporter
 from autoresearch_jax.commands.dataset_flags import DatasetOptions, dataset_options, define_dataset_flags
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.data.corpus import open_corpus
 from autoresearch_jax.lm.data.dataset import SPLITS, Dataset
 from autoresearch_jax.lm.data.manifest import rows_file
@@ -51,6 +52,8 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     """Prepares the dataset and prints what it holds; or lists or removes what is there."""
     options = Options(dataset_options(flag_values), flag_values.list, tuple(flag_values.remove), flag_values.format)
+    if flag_values["remove"].present and not options.remove:
+        raise UsageError("--remove is empty: name a dataset, as --list does")
     data_dir = options.dataset.folder.parent
     if options.remove:
         for what in options.remove:

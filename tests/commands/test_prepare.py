@@ -154,6 +154,8 @@ def done_folder(done: subprocess.CompletedProcess[str]) -> str:
         (["--corpus=files:{tmp}/good.jsonl", "--data_dir={tmp}/good.jsonl"], 1, "cannot write the dataset"),
         (["--corpus=files:{tmp}/good.jsonl", "--data_dir=/proc/none"], 1, "cannot write the dataset"),
         (["--format=xml"], 2, "format"),
+        (["--remove="], 2, "--remove is empty: name a dataset"),
+        (["--remove=none"], 2, "--remove=none: there is no such dataset or rows in"),
         (["stdlib"], 2, "unexpected argument 'stdlib'"),
     ],
 )
