@@ -9,6 +9,8 @@ Last a trial in the default configuration.
   mb_per_second_per_core      text encoded, packed and written, by the time of these stages and the number of cores
   mb_per_second               text by the time of the whole preparation, learning the vocabulary included
   peak_memory_mb              of that process
+  worst_learning_memory_mb    of a process that learns a vocabulary from as much text as our rules read, clauses of 12
+                              Chinese characters drawn at random, since each different word takes memory
   loader_tokens_per_second    as fast as it can
   loader_wait_share           of the loop's time at 2 million tokens a second that it waits for a batch
   data_wait_share             of a trial's budget in the default CPU configuration that it waits for data
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,9 @@ from autoresearch_jax.lm.data.loader import TokenLoader
 from autoresearch_jax.lm.data.local_corpus import stdlib
 from autoresearch_jax.lm.data.prepare import prepare_dataset
 from autoresearch_jax.lm.data.reporter import Silent, Unit
+from autoresearch_jax.lm.data.rules import STANDARD
 from autoresearch_jax.lm.data.text_files import Skipped
+from autoresearch_jax.lm.data.tokenizer import train_tokenizer
 from autoresearch_jax.lm.hardware import host_processors
 
 BATCH_ROWS, CONTEXT = 256, 2048  # the original's
@@ -119,6 +124,19 @@ def measure_preparation(source: Path, data_dir: Path, vocab_size: int) -> dict[s
     }
 
 
+def measure_learning(vocab_size: int, size: int) -> float:
+    """Largest memory of this process, in MB, after a vocabulary was learnt from so many bytes of different words."""
+    rng = np.random.default_rng(0)
+
+    def texts() -> Iterator[str]:
+        while True:
+            letters = 0x4E00 + np.minimum(rng.zipf(1.2, (200, 12)), 3000) % 3000
+            yield "\uff0c".join("".join(map(chr, clause)) for clause in letters)
+
+    train_tokenizer(texts(), vocab_size, replace(STANDARD, training_bytes=size))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
 def measure_loader(seconds: float) -> dict[str, float]:
     """Tokens a second of a loader by itself, and how long a loop of steps waits for it that only sleep."""
     rng = np.random.default_rng(0)
@@ -168,7 +186,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="to see that it works; no figures to quote")
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)  # in the process that is measured
     parser.add_argument("--data_dir", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--learn", type=int, help=argparse.SUPPRESS)  # bytes; in a process of its own, too
     args = parser.parse_args()
+    if args.learn is not None:
+        print(measure_learning(args.vocab_size, args.learn))
+        return
     if args.source is not None:
         print(json.dumps(measure_preparation(args.source, args.data_dir, args.vocab_size)))
         return
@@ -180,6 +202,9 @@ def main() -> None:
         words = [f"--source={scratch / 'source'}", f"--data_dir={scratch}", f"--vocab_size={args.vocab_size}"]
         done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
         prepared = json.loads(done.stdout)
+        size = (STANDARD.training_bytes or 0) // (8 if args.quick else 1)
+        words = [sys.executable, __file__, f"--learn={size}", f"--vocab_size={args.vocab_size}"]
+        learning = float(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
         loader = measure_loader(0.5 if args.quick else 5.0)
         data_wait_share = measure_trial(scratch / "runs", 2 if args.quick else 60)
     packing = sum(seconds for stage, seconds in prepared["stages"].items() if ": packing" in stage)
@@ -192,6 +217,7 @@ def main() -> None:
         print(f"  {stage}: {seconds:.1f} s")
     print(f"mb_per_second: {prepared['megabytes'] / prepared['seconds']:.1f}")
     print(f"peak_memory_mb: {prepared['peak_memory_mb']:.0f}")
+    print(f"worst_learning_memory_mb: {learning:.0f}")
     print(f"loader_wait_share: {loader['loader_wait_share']:.5f}")
     print(f"data_wait_share: {data_wait_share:.5f}")
     print(f"mb_per_second_per_core: {prepared['megabytes'] / packing / cores:.2f}")

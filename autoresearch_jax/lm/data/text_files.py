@@ -228,9 +228,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, bytes]]:
                     number += 1
                     yield f", row {number}", value.as_py() or b""
     except pa.ArrowException as error:
-        raise CorpusError(
-            f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
-        ) from error
+        raise _no_parquet(path, error) from error
 
 
 # Yield where in the file a text is, to be said behind its name, and the text; None if it cannot be decoded.
@@ -300,9 +298,13 @@ def _guess_num_bytes(path: Path) -> int:
     except OSError as error:
         raise unreadable(path, error) from error
     except pa.ArrowException as error:
-        raise CorpusError(
-            f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
-        ) from error
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: Path, error: Exception) -> CorpusError:
+    return CorpusError(
+        f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
+    )
 
 
 def _first_line(error: Exception) -> str:
