@@ -14,6 +14,7 @@ from autoresearch_jax.errors import UserError
 Scalar = float | int | str | bool | None
 
 SCORE_DECIMALS = 6  # of a score that is printed
+USUAL_SHARE = 0.9  # ATTENDED_SHARE is shown beside a trial where it is below this
 
 
 class Status(enum.StrEnum):
@@ -81,6 +82,10 @@ HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on 
 PROGRAM_HASH = "program_hash"  # among a measurement's metrics: what ran, as it was hashed then
 STATE_BYTES = "state_bytes"  # among a candidate's facts: of all that it trains; a snapshot is no larger by much
 LOSSES = "losses"  # among a measurement's metrics: its loss curve, see `write_curve`; None where there is none
+ATTENDED_SHARE = "attended_share"  # among a measurement's metrics: of WALL_SECONDS, how much the trial had the machine
+WALL_SECONDS = "wall_seconds"  # among a measurement's metrics: of training, by the wall clock
+CLOCK_FAULT = "clock_fault"  # among a measurement's metrics: why the wall clock took over, None where it did not
+TOO_BUSY = "too_busy"  # among a measurement's metrics: true of a time-out that says nothing of the candidate
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
 
 

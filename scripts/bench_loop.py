@@ -7,10 +7,10 @@ cache of its own. Their candidates differ in learning rates alone, so that all s
   ahead       as "standby", but an agent with a command line proposes, which is asked ahead, and what it proposed is
               traced beside the trial
 
-What is counted: the overhead of a trial is the wall time from the end of the trial before it to its own end, less the
-budget; so it has the decision, the ledger, git, the next proposal, its trace and its check in it. If the trial had to
-compile a program (metric compiled_programs), its compile phase is taken off: it is reported apart. A replicate is a
-trial of a program that a trial of the run had before. Left out are trials that gave no score, the first of each
+What is counted: the overhead of a trial is the wall time from the end of the trial before it to its own end, less that
+of its training; so it has the decision, the ledger, git, the next proposal, its trace and its check in it. If the trial
+had to compile a program (metric compiled_programs), its compile phase is taken off: it is reported apart. A replicate
+is a trial of a program that a trial of the run had before. Left out are trials that gave no score, the first of each
 session of the driver, and those that an experiment without a trial lies before.
 
 The last lines' figures, medians where nothing else is said:
@@ -119,7 +119,7 @@ def go_on(arm: Arm, experiments: int, budget_seconds: float, baseline_runs: int)
         sys.exit(f"bench_loop: {' '.join(command)}: exit status {done.returncode}\n{tail}")
 
 
-def read_samples(ledger: Path, budget_seconds: float) -> list[Sample]:
+def read_samples(ledger: Path) -> list[Sample]:
     """The trials of a run that gave a score."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
@@ -141,7 +141,7 @@ def read_samples(ledger: Path, budget_seconds: float) -> list[Sample]:
         compiled = int(metrics["compiled_programs"])
         overhead = None
         if before is not None and not any(before["finished_at"] <= at <= trial["finished_at"] for at in breaks):
-            overhead = trial["finished_at"] - before["finished_at"] - budget_seconds
+            overhead = trial["finished_at"] - before["finished_at"] - metrics["wall_seconds"]
             overhead -= metrics["compile_seconds"] if compiled else 0.0
         samples.append(
             Sample(overhead, metrics["compile_seconds"], compiled, is_replicate, metrics["tokens_per_second"])
@@ -195,7 +195,7 @@ def main() -> None:
         for number in range(1, rounds + 1):
             for arm in arms if number % 2 else reversed(arms):
                 go_on(arm, number * new, budget_seconds, baseline_runs)
-        samples = {arm.name: read_samples(arm.ledger, budget_seconds) for arm in arms}
+        samples = {arm.name: read_samples(arm.ledger) for arm in arms}
     print(f"{'run':<10}{'trial':<11}{'overhead':>9}{'compile':>9}{'compiled':>10}{'tokens/s':>12}")
     for arm_name, of_arm in samples.items():
         print_samples(arm_name, of_arm)

@@ -91,12 +91,20 @@ class FakeTask:
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
         self.facts: dict[str, Scalar] = {"device_kind": "a fake"}
+        self.terms: dict[str, Scalar] = {"device_kind": "a fake", "clock": "wall"}
+        self.reference_seconds: float | None = None  # that a run would have to keep
+        self.calibrated: list[float | None] = []  # what it was told that runs kept
         self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
         self.ceilings: list[Sequence[Ceiling]] = []  # one for each of `measured`
         self.judged: list[Path] = []  # snapshots that were there before their trial
         self.closed = False
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        assert log_dir.is_dir()
+        self.calibrated.append(reference_seconds)
+        return self.reference_seconds if reference_seconds is None else reference_seconds
 
     def keep_exam(self, folder: Path) -> str:
         folder.mkdir(exist_ok=True)

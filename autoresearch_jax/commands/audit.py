@@ -33,6 +33,7 @@ from autoresearch_jax.search.git import Git
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.search.run_settings import calibrate
 from autoresearch_jax.search.task import Task
 
 DEFAULT_RUNS = 6
@@ -110,6 +111,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
             task_options = replace(task_options, budget=longer(own_budget, options.transfer_factor))
         with closing(task_options.make_task(folder.path, editable)) as task:
             _check_settings(ledger, task, own_budget, folder)
+            calibrate(ledger, folder, task)
             findings = audit(options, task, ledger, interrupts)
     print(format_findings(findings, options.format))
     return 0 if findings.is_measured else 1

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,7 @@ def _looks(
     options: Options, flag_values: flags.FlagValues, environment: Mapping[str, str]
 ) -> dict[str, Callable[[], Iterable[Check]]]:
     """How each section is looked at, by its name."""
-    from autoresearch_jax.commands.checks.clock import check_clock
+    from autoresearch_jax.commands.checks.clock import check_clock, check_trial_clock
     from autoresearch_jax.commands.checks.dataset import check_dataset
     from autoresearch_jax.commands.checks.devices import check_devices
     from autoresearch_jax.commands.checks.disk import check_disk
@@ -169,7 +170,7 @@ def _looks(
         "sandbox": lambda: check_sandbox(flag_values.sandbox, environment),
         "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment, options.constants),
         "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache, options.min_free),
-        "clock": check_clock,
+        "clock": lambda: chain(check_clock(), check_trial_clock(flag_values.clock, flag_values.platform)),
         "dataset": lambda: check_dataset(options.dataset),
         "key": lambda: check_key(flag_values, environment),
         "run": lambda: check_run(flag_values, environment),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.measurement import ATTENDED_SHARE, USUAL_SHARE, Scalar
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines in a log file
 LIVE_LINE_SECONDS = 0.1  # between two states of the line on a terminal
@@ -79,4 +79,7 @@ def describe(report: Mapping[str, Scalar]) -> str:
         value = report.get(name)
         if isinstance(value, int | float):
             parts.append(words.format(value))
+    attended = report.get(ATTENDED_SHARE)
+    if isinstance(attended, int | float) and attended < USUAL_SHARE:
+        parts.append(f"{attended:.0%} attended")
     return "  ".join(part for part in parts if part)

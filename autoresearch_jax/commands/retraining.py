@@ -22,6 +22,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.search.run_settings import calibrate
 from autoresearch_jax.search.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
 from autoresearch_jax.search.task import Task
 
@@ -82,6 +83,7 @@ def retrain(options: RetrainOptions) -> int:
                 task = options.task.make_task(folder.path, editable)
             with closing(task):
                 _check_settings(ledger, folder, measured, trials, task)
+                calibrate(ledger, folder, task)
                 done = list(_Retraining(options, task, ledger, interrupts, measured).train(lost))
         except KeyboardInterrupt as interrupt:
             raise RetrainInterruptedError("interrupted; the same command goes on from here") from interrupt

@@ -3,14 +3,27 @@
 import json
 from collections.abc import Mapping
 
-from autoresearch_jax.measurement import SCORE_DECIMALS, Measurement, Metric, Scalar
+from autoresearch_jax.measurement import (
+    ATTENDED_SHARE,
+    CLOCK_FAULT,
+    SCORE_DECIMALS,
+    WALL_SECONDS,
+    Measurement,
+    Metric,
+    Scalar,
+)
 
 MEGA = 1e6
 MEBIBYTE = 1 << 20
 
-# key, name in the measurement's metrics, divisor, decimals; up to num_params_M the original's names and units
-_NUMBERS: tuple[tuple[str, str, float, int], ...] = (
+# key, name in the measurement's metrics, divisor, decimals; a text has no use for the last two. The original's names and
+# units: training_seconds, and total_seconds to num_params_M
+_FIGURES: tuple[tuple[str, str, float, int], ...] = (
     ("training_seconds", "training_seconds", 1, 1),
+    ("wall_seconds", WALL_SECONDS, 1, 1),
+    ("attended_share", ATTENDED_SHARE, 1, 3),
+    ("clock", "clock", 1, 0),
+    ("clock_fault", CLOCK_FAULT, 1, 0),
     ("total_seconds", "total_seconds", 1, 1),
     ("peak_vram_mb", "peak_memory_bytes", MEBIBYTE, 1),
     ("mfu_percent", "mfu_percent", 1, 2),
@@ -30,6 +43,7 @@ _NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("judge_seconds", "judge_seconds", 1, 2),
     ("compiles_in_budget", "compiles_in_budget", 1, 0),
 )
+_ONLY_IF_ANY = (CLOCK_FAULT, "error", "snapshot")  # lines of the text
 
 
 def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, object]) -> dict[str, Scalar]:
@@ -41,12 +55,9 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
       constants: of the source that was measured; the original prints its DEPTH.
     """
     summary: dict[str, Scalar] = {metric.name: measurement.value}
-    for key, name, divisor, _ in _NUMBERS:
+    for key, name, divisor, _ in _FIGURES:
         value = measurement.metrics.get(name)
-        if isinstance(value, int | float):
-            summary[key] = value if divisor == 1 else value / divisor
-        else:
-            summary[key] = None
+        summary[key] = value / divisor if isinstance(value, int | float) and divisor != 1 else value
     depth = constants.get("DEPTH")
     summary["depth"] = depth if isinstance(depth, int) else None
     summary["sandbox"] = measurement.metrics.get("sandbox")
@@ -66,10 +77,10 @@ def format_summary(summary: Mapping[str, Scalar], metric: Metric, format: str) -
     if format == "json":
         return json.dumps(summary, indent=1)
     failed = summary[metric.name] is None
-    decimals = {metric.name: SCORE_DECIMALS, **{key: places for key, _, _, places in _NUMBERS}}
+    decimals = {metric.name: SCORE_DECIMALS, **{key: places for key, _, _, places in _FIGURES}}
     lines = ["---"]
     for key, value in summary.items():
-        if value is None and key != metric.name and (failed or key in ("error", "snapshot")):
+        if value is None and key != metric.name and (failed or key in _ONLY_IF_ANY):
             continue
         if isinstance(value, float) and key in decimals:
             value = f"{value:.{decimals[key]}f}"

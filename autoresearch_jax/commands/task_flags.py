@@ -1,8 +1,9 @@
 """Flags that define the language-model task, shared by every command that trains or judges."""
 
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from absl import flags
 
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.lm.accounting import AccountingError, try_accounting
 from autoresearch_jax.lm.caps import Caps
+from autoresearch_jax.lm.clock import ATTENDED, WALL
 from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import find_device
-from autoresearch_jax.lm.task import LmTask
+from autoresearch_jax.lm.device import Device, device_terms, find_device
+from autoresearch_jax.lm.limits import TimeLimits
+from autoresearch_jax.lm.task import LmTask, LmTerms
 from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.runtime.sandbox import CHOICES, Level, Sandbox, open_sandbox
@@ -25,6 +29,7 @@ UNCONFINED = (
     "the training file runs with limits but not confined: it can read this machine's files; "
     "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
 )
+CLOCKS = ("auto", ATTENDED, WALL)
 PLATFORMS = ("auto", "cpu", "cuda", "tpu")
 
 
@@ -41,6 +46,21 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
         "budget_steps",
         None,
         "training steps of one trial, in place of --budget_seconds; repeatable",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "clock",
+        "auto",
+        list(CLOCKS),
+        "what --budget_seconds counts: attended, the time that a trial had the machine, whatever else ran on its "
+        "processors; wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "max_stretch",
+        5.0,
+        "end a trial, as timeout, once it has trained so many times its --budget_seconds by the wall clock",
+        lower_bound=1.0,
         flag_values=flag_values,
     )
     flags.DEFINE_enum("platform", "auto", list(PLATFORMS), "what to run on", flag_values=flag_values)
@@ -97,6 +117,35 @@ def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
     return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
 
 
+def find_clock(choice: str, platform: str, notice: Callable[[str], None]) -> str:
+    """The clock of a value of --clock.
+
+    Args:
+      choice: the value.
+      platform: "cpu", "cuda" or "tpu".
+      notice: told in one line why "auto" takes the wall clock on a CPU.
+
+    Raises:
+      UsageError: the attended clock cannot be had.
+    """
+    if platform != "cpu":
+        if choice == ATTENDED:
+            raise UsageError(
+                f"--clock=attended: it counts processor time, and trials run on {platform}: use --clock=wall"
+            )
+        return WALL
+    if choice == WALL:
+        return WALL
+    try:
+        try_accounting().close()
+    except AccountingError as error:
+        if choice == ATTENDED:
+            raise UsageError(f"--clock=attended: {error}: use --clock=wall") from error
+        notice(f"{error}: trials are timed by the wall clock, which other work on this machine bends")
+        return WALL
+    return ATTENDED
+
+
 @dataclass(frozen=True)
 class TaskOptions:
     """The task flags, parsed and checked."""
@@ -110,6 +159,8 @@ class TaskOptions:
     caps: Caps
     compile_cache_dir: Path | None
     standby: bool
+    clock: str
+    max_stretch: float
 
     @classmethod
     def from_flags(cls, flag_values: flags.FlagValues) -> "TaskOptions":
@@ -144,6 +195,8 @@ class TaskOptions:
             ),
             compile_cache_dir=Path(cache).expanduser() if cache else None,
             standby=flag_values.standby,
+            clock=flag_values.clock,
+            max_stretch=flag_values.max_stretch,
         )
 
     def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> LmTask:
@@ -160,19 +213,18 @@ class TaskOptions:
         environment = dict(os.environ)
         sandbox = find_sandbox(self.sandbox, environment)
         if sandbox.level is Level.LIMITS:
-            print(f"autoresearch: {UNCONFINED}", file=sys.stderr, flush=True)
+            _notice(UNCONFINED)
         (run_folder / "logs").mkdir(parents=True, exist_ok=True)
-        asked = self.mesh_axes or {}
-        mesh_size = asked.get("data", 1) * asked.get("model", 1)
-        device = find_device(self.platform, mesh_size, environment, run_folder / "logs" / "devices.log")
-        if mesh_size > device.num_devices:
-            raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
+        device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
+        clock = find_clock(self.clock, device.platform, _notice)
         return LmTask(
             LmTaskConfig(
                 dataset=self.dataset,
                 device=device,
-                mesh_axes=self.mesh_axes or {"data": device.num_devices, "model": 1},
+                mesh_axes=mesh_axes,
                 budget=self.budget,
+                clock=clock,
+                limits=TimeLimits(max_stretch=self.max_stretch if clock == ATTENDED else 1.0),
                 sandbox=sandbox,
                 programs_dir=run_folder / "programs",
                 environment=environment,
@@ -183,6 +235,32 @@ class TaskOptions:
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
             )
         )
+
+    def make_terms(self, log_path: Path) -> LmTerms:
+        """The terms of the task that `make_task` makes; only an accelerator is asked, in a process.
+
+        Args:
+          log_path: for the output of that process.
+
+        Raises:
+          UserError: the device is not there, or is too small for the mesh; or the clock cannot be had.
+        """
+        device, mesh_axes = self._find_devices(os.environ, log_path)
+        clock = find_clock(self.clock, device.platform, lambda text: None)
+        machine = device_terms(device, mesh_axes, self.budget, clock)
+        return LmTerms(self.dataset, self.budget, self.judge_tokens, machine)
+
+    def _find_devices(self, environment: Mapping[str, str], log_path: Path) -> tuple[Device, dict[str, int]]:
+        """The device, and the sizes of the mesh axes."""
+        mesh_size = math.prod((self.mesh_axes or {}).values())
+        device = find_device(self.platform, mesh_size, environment, log_path)
+        if mesh_size > device.num_devices:
+            raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
+        return device, self.mesh_axes or {"data": device.num_devices, "model": 1}
+
+
+def _notice(text: str) -> None:
+    print(f"autoresearch: {text}", file=sys.stderr, flush=True)
 
 
 def parse_mesh(text: str) -> dict[str, int] | None:

@@ -29,12 +29,15 @@ from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.lm.hardware import REFERENCE_OF, reference_machine
 from autoresearch_jax.lm.task import METRIC, LmTask
 from autoresearch_jax.measurement import CandidateRejected, Measurement, Scalar, Status
+from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.search.constants import read_constants, set_constants
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.results import write_results
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_settings import REFERENCE_SECONDS
 
 DEFAULT_TAG = "trials"
 ONLY_OF_RUN = "of `autoresearch run`; without effect on a trial"
@@ -110,6 +113,8 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     task = options.task.make_task(folder.path, options.editable, one_trial=True)
     with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
         log_dir = new_log_dir(folder)
+        if (reference_seconds := _reference_seconds(ledger)) is not None:  # else the trial measures it
+            task.calibrate(reference_seconds, log_dir)
         measurement = measure_once(task, source, options.seed, folder.path / "snapshots" / log_dir.name, log_dir)
         description = _description(options.constants, options.editable)
         ledger.record_trial(source, measurement, description, task.fingerprint)
@@ -185,6 +190,17 @@ def _open_ledger(folder: RunFolder, fingerprint: str) -> Ledger:
             "use the run's own flags, or another --tag"
         )
     return ledger
+
+
+def _reference_seconds(ledger: Ledger) -> float | None:
+    """The unit of the attended clock: the run's, else that of the latest trial by hand on such a machine."""
+    if stored_metric(ledger) is not None:
+        found = ledger.settings().get(REFERENCE_SECONDS)
+    else:
+        machine = reference_machine()
+        of_trials = (trial.metrics for trial in reversed(ledger.trials()))
+        found = next((m.get(REFERENCE_SECONDS) for m in of_trials if m.get(REFERENCE_OF) == machine), None)
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _description(constants: Mapping[str, Scalar], editable: Path) -> str:

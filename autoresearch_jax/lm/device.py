@@ -1,13 +1,18 @@
 """What to run on: the platform that is there, its devices, and the processes that may use them. Loads no JAX."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.clock import WALL
+from autoresearch_jax.lm.hardware import host_processors
 from autoresearch_jax.lm.platforms import platform_variables
+from autoresearch_jax.measurement import Budget, Scalar
 from autoresearch_jax.runtime.faults import variables_for_child
 from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 
@@ -49,8 +54,7 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
     Raises:
       DeviceError: the accelerator does not answer.
     """
-    if platform == "auto":
-        platform = _platform_of_device_files()
+    platform = choose_platform(platform)
     if platform == "cpu":
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device("cpu", "cpu", mesh_devices, memory_bytes)
@@ -70,6 +74,25 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
             "what to install, or use --platform=cpu"
         )
     return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
+
+
+def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str) -> dict[str, Scalar]:
+    """What of the machine a score depends on; scores of other devices are never compared.
+
+    Args:
+      device: what trials run on.
+      mesh_axes: sizes of the mesh axes "data" and "model".
+      budget: of a trial.
+      clock: by which a budget in seconds is counted.
+    """
+    return {
+        "platform": device.platform,
+        "device_kind": host_processors() if device.platform == "cpu" else device.device_kind,
+        "num_devices": math.prod(mesh_axes.values()),
+        "mesh": ",".join(f"{name}={size}" for name, size in mesh_axes.items()),
+        "jax_version": version("jax"),
+        "clock": clock if budget.steps is None else WALL,
+    }
 
 
 def start_worker(
@@ -94,7 +117,10 @@ def start_worker(
     )
 
 
-def _platform_of_device_files() -> str:
+def choose_platform(choice: str) -> str:
+    """The platform of a value of --platform; "auto" is decided by the device files."""
+    if choice != "auto":
+        return choice
     if Path("/dev/nvidia0").exists():
         return "cuda"
     if any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*")):

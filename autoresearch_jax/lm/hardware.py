@@ -4,7 +4,12 @@ import hashlib
 import os
 import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
+
+REFERENCE_OF = (
+    "reference_of"  # among a trial's metrics: `reference_machine` where its "reference_seconds" were measured
+)
 
 # Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
 # T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, but sources differ on
@@ -52,3 +57,8 @@ def host_processors() -> str:
         name += f" with features {hashlib.sha256(features[1].encode()).hexdigest()[:8]}"
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{count} x {name}"
+
+
+def reference_machine() -> str:
+    """What the time of the reference program depends on: the processors, and the JAX that compiles it."""
+    return f"{host_processors()}, jax {version('jax')}"

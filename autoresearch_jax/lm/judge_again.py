@@ -74,7 +74,7 @@ def _load(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Trained:
     metrics = manifest[METRICS]
     phases.snapshot = request.snapshot_dir
     phases.metrics.update(metrics, snapshot_sha256=sha256_of_file(folder / MANIFEST), snapshot_seconds=None)
-    return Trained(read_leaves, metrics["training_seconds"], metrics["num_tokens"])
+    return Trained(read_leaves, metrics["wall_seconds"], metrics["num_tokens"])
 
 
 def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ class Trained:
 
     Attributes:
       read_leaves: the arrays that `logits` reads.
-      seconds: that training took.
+      seconds: that training took by the wall clock, as judging is timed.
       num_tokens: it was made from.
     """
 

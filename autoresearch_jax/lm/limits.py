@@ -13,10 +13,10 @@ EVERY_ROW_SLOWDOWN = 3.0
 class TimeLimits:
     """Seconds after which a phase of a trial is killed.
 
-    Training has its budget and `train_slack`, or with a budget in steps `train_report` from one report of its
-    progress to the next. Of `init`, what goes beyond `free_init` is charged to a budget in seconds;
-    judging that takes longer than `free_judge` must not be slower than training (see `judging.py`). `judge` is for
-    one split with a sample of probes.
+    Training has `max_stretch` times its budget, by which it ends by itself, and `train_slack`; with a budget in steps
+    it has `train_report` from one report of its progress to the next. Of `init`, what goes beyond `free_init` is
+    charged to a budget in seconds; judging that takes longer than `free_judge` must not be slower than training (see
+    `judging.py`). `judge` is for one split with a sample of probes.
     """
 
     startup: float = 120.0
@@ -25,6 +25,7 @@ class TimeLimits:
     compile: float = 900.0
     init: float = 120.0
     free_init: float = 10.0
+    max_stretch: float = 1.0
     train_slack: float = 120.0
     train_report: float = 600.0
     snapshot: float = 600.0
@@ -36,5 +37,5 @@ class TimeLimits:
         if phase in JUDGE_PHASES:
             return self.judge if scrutiny is Scrutiny.SEARCH else EVERY_ROW_SLOWDOWN * self.judge
         if phase == "train":
-            return self.train_report if budget.seconds is None else budget.seconds + self.train_slack
+            return self.train_report if budget.seconds is None else self.max_stretch * budget.seconds + self.train_slack
         return float(getattr(self, phase))

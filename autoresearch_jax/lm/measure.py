@@ -4,10 +4,10 @@ import csv
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.lm.clock import MonotonicClock
+from autoresearch_jax.lm.accounting import AccountingError, try_accounting
+from autoresearch_jax.lm.clock import ATTENDED, AttendedClock, Clock, WallClock
 from autoresearch_jax.lm.compiles import CompileWatch
 from autoresearch_jax.lm.costs import check_steps, flops, memory_bytes, predict_steps
 from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.data.loader import TokenLoader
+from autoresearch_jax.lm.hardware import REFERENCE_OF, reference_machine
 from autoresearch_jax.lm.judge import Scorer, Verdict
 from autoresearch_jax.lm.judging import Judging, Trained, open_trial
 from autoresearch_jax.lm.messages import SNAPSHOT, MeasureRequest
@@ -27,10 +29,11 @@ from autoresearch_jax.lm.operations import stablehlo_module
 from autoresearch_jax.lm.phases import Emit, Phases, TrialFailedError, compiling
 from autoresearch_jax.lm.products import product_flops
 from autoresearch_jax.lm.programs import Programs, StepProgram, compile_program
+from autoresearch_jax.lm.reference import Reference
 from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
-from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Budget, Ceiling, Status, write_curve
+from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, TOO_BUSY, Budget, Ceiling, Status, write_curve
 
 # The last step may end so much after the budget, or so many times as long as the steps before it usually took.
 FREE_OVERRUN_SECONDS = 2.0
@@ -67,6 +70,7 @@ class _Trial:
         self.phases = phases
         self.compiles = compiles
         self.metrics = phases.metrics
+        self.reference: Reference | None = None  # with the attended clock
 
     def run(self) -> Verdict:
         request = self.request
@@ -89,6 +93,9 @@ class _Trial:
             result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
+        if result.stretched:
+            self.metrics[TOO_BUSY] = True
+            raise TrialFailedError(Status.TIMEOUT, self._too_busy(result))
         if result.pruned:
             share = len(result.curve) / CURVE_POINTS
             loss = result.curve[-1] * self.bits_per_nat
@@ -96,7 +103,7 @@ class _Trial:
         self._check_kept_budget(result, charged_seconds)
         self._snapshot(programs, dataset, result)
         read_leaves = [result.leaves[i] for i in programs.read_leaves]
-        return judging.judge(scorer, Trained(read_leaves, result.seconds, result.num_tokens), self.phases)
+        return judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
 
     def _compile(self, programs: Programs, mesh: Mesh, judging: Judging) -> tuple[Any, list[Any], Scorer]:
         """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
@@ -105,8 +112,11 @@ class _Trial:
             steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
             scorer = pool.submit(judging.compile)
             init = pool.submit(compile_program, programs.init, mesh)
+            if self.request.clock == ATTENDED and self.request.budget.seconds is not None:
+                self.reference = pool.submit(Reference).result()
         with compiling():
             compiled = init.result(), [step.result() for step in steps], scorer.result()
+        self._calibrate()
         self.phases.leave("compile")
         self.metrics.update(
             num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
@@ -138,11 +148,36 @@ class _Trial:
 
     def _init(self, init: Any) -> tuple[Any, float]:
         self.phases.enter("init")
+        clock = self._make_clock()
+        start = clock.now()
         seed = self.request.seed
         key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
         leaves = jax.block_until_ready(init(key_data))
         self.phases.leave("init")
-        return leaves, max(0.0, time.monotonic() - self.phases.start - self.request.free_init_seconds)
+        return leaves, max(0.0, clock.now() - start - self.request.free_init_seconds)
+
+    def _calibrate(self) -> None:
+        """Settles what the attended clock counts in; a trial outside of a run measures it."""
+        if self.reference is not None:
+            given = self.request.reference_seconds
+            self.metrics["reference_seconds"] = self.reference.measure() if given is None else given
+            self.metrics[REFERENCE_OF] = reference_machine()
+
+    def _make_clock(self) -> Clock:
+        """The clock asked for; the wall clock where it cannot be had, which the metrics then tell."""
+        if self.reference is None:
+            return WallClock()
+        try:
+            return AttendedClock(try_accounting(), self.reference.run, float(self.metrics["reference_seconds"] or 0))
+        except AccountingError as error:
+            self.metrics["clock_fault"] = str(error)
+            return WallClock()
+
+    def _wall_limit(self, clock: Clock, budget: Budget) -> float:
+        """Seconds of the wall clock that training may take; without a limit where the budget is one by itself."""
+        if budget.seconds is None or isinstance(clock, WallClock):
+            return math.inf
+        return self.request.max_stretch * budget.seconds
 
     def _train(
         self,
@@ -175,19 +210,23 @@ class _Trial:
             for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
         ]
         self.phases.enter("train")
+        clock = self._make_clock()
         with CompileWatch() as compiles:
             result = train(
                 leaves,
                 phases,
                 budget=budget,
-                clock=MonotonicClock(),
-                on_progress=self._report_training,
+                clock=clock,
+                on_progress=partial(self._report_training, clock),
                 stop_above=[Ceiling(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
+                wall_limit=self._wall_limit(clock, budget),
             )
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
         tokens_per_second = result.num_tokens / result.seconds
+        self.metrics.update(clock.figures())
         self.metrics.update(
             training_seconds=result.seconds,
+            wall_seconds=result.wall_seconds,
             charged_init_seconds=charged_seconds,
             data_wait_seconds=result.data_wait_seconds,
             compiles_in_budget=compiles.asked,
@@ -216,7 +255,16 @@ class _Trial:
             reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
             raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
 
-    def _report_training(self, progress: TrainProgress) -> None:
+    def _too_busy(self, result: TrainResult) -> str:
+        """Why a trial ended that the wall clock's limit ended, one line."""
+        share, speed = self.metrics.get("attended_share"), self.metrics.get("machine_speed")
+        seen = f": {share:.0%} attended, at {speed:.0%} of its speed" if share is not None and speed is not None else ""
+        return (
+            f"the machine was too busy{seen}; after {result.wall_seconds:.0f} s {result.seconds:.1f} s of the budget "
+            f"were spent (--max_stretch={self.request.max_stretch:g})"
+        )
+
+    def _report_training(self, clock: Clock, progress: TrainProgress) -> None:
         budget = self.request.budget
         self.phases.emit(
             {
@@ -228,6 +276,7 @@ class _Trial:
                 "step": progress.step,
                 "loss": progress.loss,
                 "tokens_per_second": progress.tokens / progress.elapsed_seconds,
+                "attended_share": clock.figures().get("attended_share"),
             }
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 from autoresearch_jax.measurement import Budget, Ceiling, Scrutiny
 
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
+TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
@@ -25,6 +26,9 @@ class MeasureRequest:
       scrutiny: whether every row is probed, and whether the holdout is judged, too.
       seed: all randomness of the trial follows from it.
       budget: the time box.
+      clock: "attended" or "wall", by which a budget in seconds is counted.
+      reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
+      max_stretch: training ends as a time-out after so many times the budget by the wall clock.
       snapshot_dir: where the snapshot will be; for judging again, where it is.
       log_dir: where the loss curve goes.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
@@ -44,6 +48,9 @@ class MeasureRequest:
     scrutiny: Scrutiny
     seed: int
     budget: Budget
+    clock: str
+    reference_seconds: float | None
+    max_stretch: float
     snapshot_dir: str
     log_dir: str
     device_memory_bytes: int | None

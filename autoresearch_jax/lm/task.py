@@ -4,23 +4,25 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from autoresearch_jax.lm.clock import ATTENDED
 from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import TRIAL_WORKER, WAITING_WORKER, start_worker
+from autoresearch_jax.lm.device import TRIAL_WORKER, WAITING_WORKER, device_terms, start_worker
 from autoresearch_jax.lm.exam import keep_exam
-from autoresearch_jax.lm.messages import MeasureRequest
+from autoresearch_jax.lm.messages import TIME_REFERENCE, MeasureRequest
 from autoresearch_jax.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.lm.standby import Workers
 from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.lm.trial import TaskError, Trial
 from autoresearch_jax.measurement import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
-from autoresearch_jax.runtime.process import JsonWorker
+from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 
 METRIC = Metric("val_bpb", "minimize")
 WORKER_LOG = "worker.log"
+REFERENCE_LOG = "reference.log"
 STANDBY_PHASE = "compile"  # of a trial, with which the next one's process is started
 
 
@@ -31,6 +33,7 @@ class LmTerms:
     dataset: Dataset
     budget: Budget
     judge_tokens: int | None = None
+    terms: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:
@@ -57,6 +60,7 @@ class LmTask:
         self._worker: JsonWorker | None = None  # that has checked a candidate, and is to measure it
         self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
         self._stop = threading.Event()  # ends the trace that runs
+        self._reference_seconds: float | None = None  # see `calibrate`
 
     @property
     def metric(self) -> Metric:
@@ -69,6 +73,25 @@ class LmTask:
     @property
     def fingerprint(self) -> str:
         return LmTerms(self._config.dataset, self._config.budget, self._config.judge_tokens).fingerprint
+
+    @property
+    def terms(self) -> Mapping[str, Scalar]:
+        """See `search.task.Terms.terms`."""
+        config = self._config
+        return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        """See `search.task.Task.calibrate`.
+
+        Raises:
+          TaskError: the process that was to time the reference program failed.
+        """
+        if self.terms["clock"] != ATTENDED:
+            return None
+        if reference_seconds is None:
+            reference_seconds = self._time_reference(log_dir / REFERENCE_LOG)
+        self._reference_seconds = reference_seconds
+        return reference_seconds
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
@@ -160,6 +183,21 @@ class LmTask:
         self._end_waiting_worker()
         self._workers.close()
 
+    def _time_reference(self, log_path: Path) -> float:
+        limits = self._config.limits
+        worker = self._start_worker(log_path)
+        try:
+            worker.receive(limits.startup)  # that it is ready
+            worker.send({"op": TIME_REFERENCE})
+            event = worker.receive(limits.compile)
+        except (ProcessTimeoutError, WorkerDiedError) as error:
+            raise TaskError(f"the reference program cannot be timed: {error}; see {log_path}") from error
+        finally:
+            worker.close()
+        if event["event"] != "reference":
+            raise TaskError(f"the reference program cannot be timed: {event['reason']}; see {log_path}")
+        return float(event["seconds"])
+
     def _end_waiting_worker(self) -> None:
         if self._worker is not None:
             self._worker.close()
@@ -191,6 +229,9 @@ class LmTask:
             scrutiny=scrutiny,
             seed=seed,
             budget=config.budget,
+            clock=config.clock,
+            reference_seconds=self._reference_seconds,
+            max_stretch=config.limits.max_stretch,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
             device_memory_bytes=config.device.memory_bytes,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.lm.caps import Caps
+from autoresearch_jax.lm.clock import WALL
 from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.limits import TimeLimits
@@ -21,6 +22,7 @@ class LmTaskConfig:
       device: what to run on.
       mesh_axes: sizes of the mesh axes "data" and "model".
       budget: the time box.
+      clock: "attended" or "wall", by which a budget in seconds is counted.
       sandbox: where a candidate is traced.
       programs_dir: where traced programs are kept, a folder for each hash.
       environment: variables of this process; the trace inherits an allow-listed few of them.
@@ -43,6 +45,7 @@ class LmTaskConfig:
     programs_dir: Path
     environment: Mapping[str, str]
     compile_cache_dir: Path | None = None
+    clock: str = WALL
     editable_name: str = "train_lib.py"
     split: str = "val"
     judge_tokens: int | None = None

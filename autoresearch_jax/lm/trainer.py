@@ -58,23 +58,27 @@ class TrainResult:
       leaves: the state's arrays after the last step.
       num_steps: parameter updates made.
       num_tokens: tokens they were made from.
-      seconds: from the first step's start to the last step's end.
+      seconds: of the budget's clock, from the first step's start to the last step's end.
+      wall_seconds: the same by the wall clock, with what the clock's calibrations took.
       data_wait_seconds: of these, waiting for tokens from the host.
       losses: (elapsed seconds at its end, nats per token) of each step.
       curve: the mean loss of each twentieth of the budget, as far as training came.
       nonfinite: the loss stopped being a finite number, and training with it.
       pruned: the loss was above a ceiling, and training stopped there.
+      stretched: the wall clock's limit was reached before the budget was spent, and training stopped there.
     """
 
     leaves: Any
     num_steps: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
+    wall_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     losses: list[tuple[float, float]] = field(default_factory=list)
     curve: tuple[float, ...] = ()
     nonfinite: bool = False
     pruned: bool = False
+    stretched: bool = False
 
 
 def train(
@@ -85,8 +89,9 @@ def train(
     clock: Clock,
     on_progress: Callable[[TrainProgress], None] = lambda progress: None,
     stop_above: Sequence[Ceiling] = (),
+    wall_limit: float = math.inf,
 ) -> TrainResult:
-    """Trains until the budget is spent, or the loss is not finite or above a ceiling.
+    """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a ceiling.
 
     The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
     beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
@@ -100,8 +105,9 @@ def train(
       on_progress: told how far training is, about twice a second.
       stop_above: ceilings in nats per token. Whether one is passed is known when its point of the budget is, and
         then no further step starts.
+      wall_limit: seconds of the wall clock after which no further step starts.
     """
-    loop = _Loop(leaves, phases, budget, clock, on_progress, Curve(stop_above))
+    loop = _Loop(leaves, phases, budget, clock, on_progress, Curve(stop_above), wall_limit)
     return loop.run()
 
 
@@ -114,12 +120,14 @@ class _Loop:
         clock: Clock,
         on_progress: Callable[[TrainProgress], None],
         curve: Curve,
+        wall_limit: float,
     ) -> None:
         self.phases = phases
         self.budget = budget
         self.clock = clock
         self.on_progress = on_progress
         self.curve = curve
+        self.wall_limit = wall_limit
         self.result = TrainResult(leaves)
         self.phase: TrainPhase | None = None  # of the step started last
         # (phase, loss) of steps not yet known to be done
@@ -128,24 +136,30 @@ class _Loop:
         self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
 
     def run(self) -> TrainResult:
+        wall_start = self.clock.wall()
         self.start = self.last_end = self.last_report = self.clock.now()
         while not self._is_over():
-            if self._may_start():
+            if self.in_flight and (self.clock.is_due() or not self._may_start()):
+                self._finish_step()
+            elif not self._may_start():
+                break
+            elif self.clock.wall() - wall_start > self.wall_limit:  # after the budget, which may end as late
+                self.result.stretched = True
+            elif self.clock.is_due():
+                self.clock.calibrate()
+            else:
                 self._start_step()
                 if len(self.in_flight) == MAX_STEPS_IN_FLIGHT:
                     self._finish_step()
-            elif self.in_flight:
-                self._finish_step()
-            else:
-                break
         jax.block_until_ready(self.result.leaves)
         self.result.seconds = self.clock.now() - self.start
+        self.result.wall_seconds = self.clock.wall() - wall_start
         self.result.curve = self.curve.points
         return self.result
 
     def _is_over(self) -> bool:
         """Whether it must go no further, whatever is left of the budget."""
-        return self.result.nonfinite or self.result.pruned
+        return self.result.nonfinite or self.result.pruned or self.result.stretched
 
     def _elapsed(self) -> float:
         return self.clock.now() - self.start

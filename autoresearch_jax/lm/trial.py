@@ -23,7 +23,7 @@ MAX_JUDGINGS = 4  # of one snapshot: the first, and three more
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
 JUDGINGS = "judgings"  # among the metrics, if there was more than one
 # Of a trial that was trained by an earlier driver, what of its time is known
-TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "training_seconds")
+TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "wall_seconds")
 
 
 class TaskError(UserError):

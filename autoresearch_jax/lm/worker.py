@@ -25,8 +25,9 @@ from autoresearch_jax.lm.caps import Caps
 from autoresearch_jax.lm.disk_faults import disk_error, to_json
 from autoresearch_jax.lm.judge_again import UnfitSnapshotError, judge_again
 from autoresearch_jax.lm.measure import measure
-from autoresearch_jax.lm.messages import JUDGE_AGAIN, MEASURE, MeasureRequest
+from autoresearch_jax.lm.messages import JUDGE_AGAIN, MEASURE, TIME_REFERENCE, MeasureRequest
 from autoresearch_jax.lm.programs import ProgramError, check_asked, load_programs
+from autoresearch_jax.lm.reference import Reference
 from autoresearch_jax.measurement import HASHED_BY
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.untrusted import clean_line, quoted
@@ -83,6 +84,8 @@ def main() -> int:
                 _emit(check(Path(message["programs_dir"]), message["request"], Caps(**message["caps"])))
             elif message["op"] == "devices":
                 _emit(devices())
+            elif message["op"] == TIME_REFERENCE:
+                _emit({"event": "reference", "seconds": Reference().measure()})
             elif message["op"] in (MEASURE, JUDGE_AGAIN):
                 run = measure if message["op"] == MEASURE else judge_again
                 answer = run(MeasureRequest.from_json(message), _emit)

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
+from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
@@ -27,6 +28,8 @@ class RunSummary:
       current: the experiment that is not over.
       counts: experiments by outcome ("keep", "refactoring", "crash", ...), the baseline left out.
       seconds: spent on experiments.
+      attended_share: of the wall time of training in all trials, how much they had the machine; None where no trial
+        tells.
       dollars: spent on proposals, as far as that is known.
       ended: why the last driver ended; see `Ledger.last_ending`.
       noise: the noise floor; None where nothing was run twice.
@@ -40,6 +43,7 @@ class RunSummary:
     current: ExperimentRow | None
     counts: dict[str, int]
     seconds: float
+    attended_share: float | None
     dollars: float
     ended: str | None
     noise: Noise | None
@@ -56,7 +60,10 @@ class RunSummary:
         return self.metric.gain(self.champion.score, over=self.baseline.score)
 
     def lines(self) -> dict[str, Scalar]:
-        """The figures under the names they are printed with; None where one is missing."""
+        """The figures under the names they are printed with; None where one is missing.
+
+        The attended share is left out where no trial tells it: on an accelerator none does.
+        """
         name = "score" if self.metric is None else self.metric.name
         sigma = None if self.noise is None else self.noise.sigma
         gain, baseline = self.gain, None if self.baseline is None else self.baseline.score
@@ -64,6 +71,7 @@ class RunSummary:
             "experiments": sum(self.counts.values()),
             **dict(sorted(self.counts.items())),
             "seconds": round(self.seconds, 1),
+            **({} if self.attended_share is None else {ATTENDED_SHARE: round(self.attended_share, 2)}),
             "dollars": round(self.dollars, 4),
             f"baseline_{name}": _rounded(baseline),
             f"champion_{name}": _rounded(None if self.champion is None else self.champion.score),
@@ -95,12 +103,24 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         current=next((row for row in rows if row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=sum(row.seconds or 0.0 for row in rows),
+        attended_share=_attended_share(ledger, rows),
         dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else exchanged_dollars(folder)),
         ended=ledger.last_ending(),
         noise=None if standing is None else standing.noise,
         champion_runs=0 if standing is None else len(standing.runs),
         holdout_readings=ledger.audits.holdout_readings(),
     )
+
+
+def _attended_share(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float | None:
+    wall_seconds = attended_seconds = 0.0
+    for row in rows:
+        for trial in ledger.trials(row.id):
+            wall, share = trial.metrics.get(WALL_SECONDS), trial.metrics.get(ATTENDED_SHARE)
+            if isinstance(wall, int | float) and isinstance(share, int | float):
+                wall_seconds += wall
+                attended_seconds += share * wall
+    return attended_seconds / wall_seconds if wall_seconds else None
 
 
 def named_experiment(ledger: Ledger, folder: RunFolder, number: int | None) -> ExperimentRow:

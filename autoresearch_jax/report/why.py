@@ -2,9 +2,10 @@
 
 from typing import Any, TextIO
 
+from autoresearch_jax.measurement import ATTENDED_SHARE, USUAL_SHARE
 from autoresearch_jax.report.tables import format_lines, format_table
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Purpose, TrialRow
+from autoresearch_jax.search.records import TrialRow
 from autoresearch_jax.search.results import INTERRUPTED, RUNNING, outcome
 
 
@@ -20,14 +21,13 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
       LedgerError: there is none of that number.
     """
     row = ledger.experiment(number)
-    trials = ledger.trials(row.id)
     return {
         "experiment": row.id,
         "hypothesis": row.hypothesis,
         "outcome": outcome(row, at_work=at_work),
         "score": row.score,
         "reason": row.reason,
-        "trials": [_trial(trial, trial in _left_out(ledger, trials), at_work) for trial in trials],
+        "trials": [_trial(trial, at_work) for trial in ledger.trials(row.id)],
         "rulings": [
             {
                 "step": str(ruling.step),
@@ -40,23 +40,14 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     }
 
 
-def _left_out(ledger: Ledger, trials: list[TrialRow]) -> list[TrialRow]:
-    """Those that do not count because they ran at another speed than the others."""
-    groups = [
-        [trial for trial in trials if trial.purpose is purpose and trial.value is not None] for purpose in Purpose
-    ]
-    return [trial for group in groups for trial in group if trial not in ledger.counted(group)]
-
-
-def _trial(trial: TrialRow, is_out: bool, at_work: bool) -> dict[str, Any]:
-    open_as = RUNNING if at_work else INTERRUPTED
+def _trial(trial: TrialRow, at_work: bool) -> dict[str, Any]:
     return {
         "trial": trial.id,
         "run_as": str(trial.purpose),
         "seed": trial.seed,
         "score": trial.value,
-        "steps_per_second": trial.steps_per_second,
-        "status": open_as if trial.status is None else "other speed" if is_out else str(trial.status),
+        "status": str(trial.status or (RUNNING if at_work else INTERRUPTED)),
+        ATTENDED_SHARE: trial.metrics.get(ATTENDED_SHARE),
         "error": trial.error,
     }
 
@@ -65,10 +56,11 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     """Prints what `explain` found."""
     stream.write(format_lines({name: found[name] for name in ("experiment", "hypothesis", "outcome", "score")}) + "\n")
     if found["trials"]:
-        shown = [{name: value for name, value in trial.items() if name != "error"} for trial in found["trials"]]
+        apart = (ATTENDED_SHARE, "error")  # shown with the status, where they tell something
+        shown = [{name: value for name, value in trial.items() if name not in apart} for trial in found["trials"]]
         for row, trial in zip(shown, found["trials"], strict=True):
-            if trial["steps_per_second"] is not None:
-                row["steps_per_second"] = f"{trial['steps_per_second']:.2f}"
+            if (share := trial[ATTENDED_SHARE]) is not None and share < USUAL_SHARE:
+                row["status"] += f", {share:.0%} attended"
             if trial["error"]:
                 row["status"] += f": {trial['error']}"
         stream.write(f"\n{format_table(shown)}\n\n")

@@ -45,8 +45,8 @@ def known_facts(task: Task, standing: Standing | None) -> dict[str, Scalar]:
     """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
     budget = task.budget
     facts: dict[str, Scalar] = {**task.facts, "budget_seconds": budget.seconds, "budget_steps": budget.steps}
-    if standing is not None and standing.trials:
-        facts |= {f"champion's {name}": standing.trials[-1].metrics.get(name) for name in FACTS}
+    if standing is not None and standing.runs:
+        facts |= {f"champion's {name}": standing.runs[-1].metrics.get(name) for name in FACTS}
     return {name: value for name, value in facts.items() if value is not None}
 
 

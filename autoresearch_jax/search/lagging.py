@@ -10,7 +10,7 @@ from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.proposers.optuna_evidence import OPTIMIZER
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.pruning import Finished, Pruning, Yardstick, find_allowances
-from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
+from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.search.standing import Standing
 
 LATEST = 200  # candidates that are learnt from: a night has no more, and the time this takes must not grow
@@ -79,7 +79,7 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
             continue
         if row.parent is None:
             continue
-        first = _first_run(ledger, row)
+        first = ledger.first_run(row)
         if first is None or len(curve := _curve(first)) < points:
             continue
         champion = _Champion.of(champions[row.parent], first.seed, metric, points)
@@ -91,14 +91,6 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
 def _moves_constants_alone(row: ExperimentRow) -> bool:
     """See `proposers.optuna_evidence.moves_constants_alone`."""
     return row.category == CONSTANTS_CATEGORY and row.proposer == OPTIMIZER
-
-
-def _first_run(ledger: Ledger, row: ExperimentRow) -> TrialRow | None:
-    """The first that counts of those that decided on an experiment; not of one that was pruned and then run again."""
-    trials = ledger.trials(row.id)
-    scored = [trial for trial in trials if trial.purpose is Purpose.CANDIDATE and trial.value is not None]
-    counted = ledger.counted(scored)
-    return counted[0] if counted else None
 
 
 def _curve(run: TrialRow) -> Sequence[float]:

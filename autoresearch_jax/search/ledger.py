@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,8 +12,7 @@ from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.audit.log import AuditLog
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import Clock, Database, LedgerError, metrics_json
-from autoresearch_jax.search.decision import Ruling, Score, mean_score
-from autoresearch_jax.search.drift import at_present_speed, without_busy_start
+from autoresearch_jax.search.decision import Ruling, mean_score
 from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import (
     EXPERIMENT_COLUMNS,
@@ -45,7 +44,6 @@ class Ledger:
         self._database = database
         self.audits = AuditLog(database)
         self.snapshots = SnapshotLog(database)
-        self._settings: dict[str, Scalar] = {}  # as they were read last
 
         def may_keep() -> bool:
             return not database.in_transaction
@@ -54,7 +52,7 @@ class Ledger:
         self._trials = SealedRows(self._trials_from, may_keep, group=lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
         self._rescored: MadeOnce[ExperimentRow, ExperimentRow] = MadeOnce(_with_score)
-        self._first_runs: MadeOnce[ExperimentRow, Score | None] = MadeOnce(self._find_first_run)
+        self._first_runs: MadeOnce[ExperimentRow, TrialRow | None] = MadeOnce(self._find_first_run)
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> "Ledger":
@@ -89,16 +87,10 @@ class Ledger:
 
     def settings(self) -> dict[str, Scalar]:
         """What `save_settings` saved, in that order; empty before."""
-        if self._database.in_transaction:  # which may yet be undone
-            return self._database.settings()
-        if not self._settings:
-            self._settings = self._database.settings()
-        return dict(self._settings)
+        return self._database.settings()
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Stores what must stay the same for as long as the run lives, and seals it."""
-        self._settings = {}
-        self._remembered.clear()
         self._database.save_settings(settings)
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
@@ -260,7 +252,7 @@ class Ledger:
         return self.remembered(Ledger._find_scores_now)
 
     def _find_scores_now(self) -> Mapping[int, float]:
-        """A champion's is the mean of its runs as champion, never fewer than when it was kept; a twin's is the same."""
+        """A champion's is the mean of its runs as champion; a twin's is the same."""
         rows = self._experiments.all()
         moved: dict[int, float] = {}
         champions: dict[str, float] = {}  # by program
@@ -322,34 +314,22 @@ class Ledger:
         return self.scored_twin(row.program_hash, before=row.id) or row
 
     def runs(self, row: ExperimentRow) -> list[TrialRow]:
-        """The trials that count for an experiment, in their order; their mean is its score."""
-        return self.counted(self.scored(row))
+        """The trials whose mean is an experiment's score, in their order; a duplicate has its twin's.
 
-    def scored(self, row: ExperimentRow) -> list[TrialRow]:
-        """The trials that have a score and stand for an experiment, or its twin, in their order.
-
-        Of a champion those that were run to know it, and not the lucky ones that it was kept for, unless there are no
-        others.
+        Of a champion these are its runs as champion, without those that it was kept for, unless there are no others.
         """
         trials = self._scored(self.measured(row).id)
         return [trial for trial in trials if trial.purpose is Purpose.CHAMPION] or trials
 
-    def first_run(self, row: ExperimentRow) -> Score | None:
-        """The first run that counts of those that decided on an experiment; None if there is none."""
+    def first_run(self, row: ExperimentRow) -> TrialRow | None:
+        """An experiment's first run as a candidate that has a score; None if there is none."""
         return self._first_runs.of(row)
 
-    def _find_first_run(self, row: ExperimentRow) -> Score | None:
-        trials = [trial for trial in self._scored(row.id) if trial.purpose is Purpose.CANDIDATE]
-        return next((trial.score for trial in self.counted(trials)), None)
+    def _find_first_run(self, row: ExperimentRow) -> TrialRow | None:
+        return next((trial for trial in self._scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
 
     def _scored(self, experiment: int) -> list[TrialRow]:
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
-
-    def counted(self, trials: Sequence[TrialRow]) -> list[TrialRow]:
-        """Trials of one program for one purpose, without those that had another speed, if that matters to the score."""
-        if not trials or self.settings().get("budget_seconds") is None:
-            return list(trials)
-        return at_present_speed(trials) if trials[0].purpose is Purpose.CHAMPION else without_busy_start(trials)
 
     def source(self, experiment: int) -> str:
         """Full text that the experiment measured.

@@ -33,7 +33,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.observer import Observer
-from autoresearch_jax.search.pace import Pace
+from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, backoff
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.pruning import Pruning
@@ -49,8 +49,6 @@ from autoresearch_jax.untrusted import clean_line
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
-FIRST_WAIT_SECONDS = 60.0  # after these; each further wait is twice as long
-LONGEST_WAIT_SECONDS = 900.0
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
 
 
@@ -95,7 +93,8 @@ class Loop:
           run_seed: with the number of an experiment, the source of every seed.
           max_experiments: proposals to end after, instead of what program.md says of experiments.
           asking: what proposers are asked for.
-          first_wait_seconds: how long to wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row.
+          first_wait_seconds: how long to wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row, and after a
+            trial for which the machine was too busy.
         """
         self._parts = parts
         self._run_seed = run_seed
@@ -127,6 +126,7 @@ class Loop:
             parts.footing,
             run_seed,
             None if begun_before_pruning(parts.ledger.settings()) else parts.pruning,
+            first_wait_seconds,
         )
         self._evaluation = Evaluation(
             parts.task,
@@ -319,7 +319,7 @@ class Loop:
         doublings = self._failed_proposals - FAILURES_WITHOUT_WAIT
         if doublings < 0 or not failure.worth_waiting:
             return
-        seconds = min(self._first_wait_seconds * 2.0 ** min(doublings, 10), LONGEST_WAIT_SECONDS)
+        seconds = backoff(self._first_wait_seconds, doublings)
         self._parts.observer.notice(
             f"{self._failed_proposals} proposals in a row came to nothing, the last one because: "
             f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"

@@ -1,12 +1,16 @@
 """Trials of an experiment, one after the other, until the rule has decided; then fresh ones of what was kept."""
 
+import itertools
+import time
 from dataclasses import replace
 
 from autoresearch_jax.measurement import (
+    CLOCK_FAULT,
     HASHED_BY,
     LOSSES,
     PROGRAM_HASH,
     STATE_BYTES,
+    TOO_BUSY,
     Candidate,
     CandidateRejected,
     Measurement,
@@ -24,6 +28,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.lagging import read_yardstick
 from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
 from autoresearch_jax.search.observer import Observer
+from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, backoff
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.pruning import Pruning, Yardstick
 from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
@@ -34,9 +39,6 @@ from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.search.texts import nodes_saved
 
-# Where the machine's speed keeps changing, runs that were slower or faster than others do not count. Enough is enough:
-MOST_CHAMPION_RUNS = 10  # during one experiment, beside those that it was begun with
-MOST_FRESH_RUNS = 3  # times as many as are wanted
 RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
 
 
@@ -59,6 +61,7 @@ class Measuring:
         footing: Footing,
         run_seed: int,
         pruning: Pruning | None = None,
+        first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
         self._task = task
         self._rule = rule
@@ -70,8 +73,10 @@ class Measuring:
         self._observer = observer
         self._run_seed = run_seed
         self._pruning = pruning
+        self._first_wait_seconds = first_wait_seconds
         self._failures = TaskFailures()
         self._champion_failures = 0
+        self._has_told_clock_fault = False
         self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
 
     def until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Ending:
@@ -110,14 +115,11 @@ class Measuring:
     def _next(self, experiment: ExperimentRow) -> TrialRow | Ending:
         """The next trial, written down with the ruling that asks for it; or how the experiment ends."""
         ledger = self._book.ledger
-        trials = ledger.trials(experiment.id)
-        standing = read_standing(ledger)
+        trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
         failed = _fatal(experiment, trials)
         if failed is not None:
-            again = None
-            if standing is not None and len(trials) == 1 and failed.status is Status.PRUNED:
-                again = self._doubt(experiment, standing, failed)
-            return _failure(experiment, failed) if again is None else again
+            return _failure(experiment, failed)
+        standing = read_standing(ledger)
         if standing is None:
             return self._next_of_baseline(experiment)
         rulings = ledger.rulings(experiment.id)
@@ -126,7 +128,8 @@ class Measuring:
             return self._next_as_champion(experiment, self._fresh_runs(standing), kept)
         if not trials:
             return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, trials))
-        ruling = self._rule_on(experiment, standing, trials)
+        saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
+        ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
         with ledger.transaction():
             found: TrialRow | Ending
             match ruling.step:
@@ -143,34 +146,6 @@ class Measuring:
                 return replace(found, ruling=ruling, noise=standing.noise)
             ledger.record_ruling(experiment.id, ruling, standing.noise)
         return found
-
-    def _doubt(self, experiment: ExperimentRow, standing: Standing, pruned: TrialRow) -> TrialRow | None:
-        """The next trial, where a candidate's first run was pruned and the machine's speed may have been to blame."""
-        ledger = self._book.ledger
-        if self._task.budget.seconds is None:
-            return None
-        ruling = standing.doubt_pruned(pruned, ledger.trials()[-1].id)
-        since = sum(trial.id > pruned.id for trial in standing.trials)
-        if ruling is None or (ruling.step is Step.MEASURE_CHAMPION and since >= MOST_CHAMPION_RUNS):
-            return None
-        with ledger.transaction():
-            ledger.record_ruling(experiment.id, ruling, standing.noise)
-            if ruling.step is Step.MEASURE_CHAMPION:
-                return self._begin(standing.champion, Purpose.CHAMPION, self._fresh_seed(standing.champion))
-            return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, [pruned]))
-
-    def _rule_on(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> Ruling:
-        ledger = self._book.ledger
-        saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
-        ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
-        if standing.noise is None or self._task.budget.seconds is None:  # a single run decides; speed does not matter
-            return ruling
-        scored = [trial for trial in trials if trial.value is not None]
-        ruling = standing.check_speed(ruling, scored, ledger.trials()[-1].id)
-        since = sum(trial.id > trials[0].id for trial in standing.trials)
-        if ruling.step is Step.MEASURE_CHAMPION and since >= MOST_CHAMPION_RUNS:
-            return Ruling(Step.DISCARD, f"{ruling.reason}; no answer after {since} more runs of it, so it is no gain")
-        return ruling
 
     def _fresh_runs(self, standing: Standing) -> int:
         """Runs of a new champion before anything is compared with it: those that it was kept for were lucky."""
@@ -192,11 +167,10 @@ class Measuring:
 
     def _next_as_champion(self, experiment: ExperimentRow, wanted: int, ruling: Ruling) -> TrialRow | Ending:
         ledger = self._book.ledger
-        trials = ledger.trials(experiment.id)
+        trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
         runs = ledger.runs(experiment)
         is_baseline = experiment.kind is Kind.BASELINE  # none of whose runs was lucky, whatever they were begun for
-        counted = sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs)
-        if counted < wanted and len(ledger.scored(experiment)) < MOST_FRESH_RUNS * wanted:
+        if sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs) < wanted:
             return self._begin(experiment, Purpose.CHAMPION, self._fresh_seed(experiment))
         simpler = ruling.step is Step.KEEP_SIMPLER
         score = mean_score([run.score for run in runs])
@@ -235,6 +209,10 @@ class Measuring:
         reach(FaultPoint.AFTER_MEASUREMENT, trial.id)
         ledger.finish_trial(trial.id, measurement)
         reach(FaultPoint.AFTER_TRIAL_RESULT, trial.id)
+        self._tell_clock_fault(trial, measurement)
+        if measurement.metrics.get(TOO_BUSY):
+            self._wait_for_machine(trial.experiment, measurement)
+            return
         if trial.experiment == experiment.id:
             return
         self._book.refresh()
@@ -247,6 +225,27 @@ class Measuring:
                 f"the champion (experiment {trial.experiment}) cannot be measured any more ({measurement.status}): "
                 f"{measurement.error}; see {self._folder.log_dir(trial.experiment)}; the same command goes on from here"
             )
+
+    def _tell_clock_fault(self, trial: TrialRow, measurement: Measurement) -> None:
+        """Says, once in a process, that a trial was timed by the wall clock in place of the attended one."""
+        fault = measurement.metrics.get(CLOCK_FAULT)
+        if fault is not None and not self._has_told_clock_fault:
+            self._has_told_clock_fault = True
+            self._observer.notice(
+                f"the attended clock failed in trial {trial.id} ({fault}): the wall clock from there on"
+            )
+
+    def _wait_for_machine(self, measured: int, measurement: Measurement) -> None:
+        """Waits before a trial is run again that other work on the machine ended.
+
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
+        """
+        latest = itertools.takewhile(lambda trial: trial.was_too_busy, reversed(self._book.ledger.trials(measured)))
+        seconds = backoff(self._first_wait_seconds, waits=sum(1 for _ in latest) - 1)
+        self._observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
+        with self._interrupts.allowed():
+            time.sleep(seconds)
 
     def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
         """What a trial gave; None if the task failed on a program that it measured before, so that it is run again."""
@@ -329,7 +328,7 @@ class Measuring:
         if trial.purpose is not Purpose.CHAMPION:
             return Scrutiny.SEARCH
         earlier = [other for other in self._book.ledger.trials(trial.experiment) if other.id < trial.id]
-        is_first = all(other.purpose is not Purpose.CHAMPION for other in earlier)
+        is_first = all(other.purpose is not Purpose.CHAMPION or other.was_too_busy for other in earlier)
         return Scrutiny.KEEP if is_first else Scrutiny.SEARCH
 
 
@@ -346,8 +345,6 @@ def _fatal(experiment: ExperimentRow, trials: list[TrialRow]) -> TrialRow | None
     in a row.
     """
     failed = [trial for trial in trials if trial.status is not Status.OK]
-    if len(trials) > 1 and trials[0].status is Status.PRUNED:  # and yet there was a second
-        failed = failed[1:]
     if experiment.kind is not Kind.BASELINE or len(failed) == len(trials):
         return failed[0] if failed else None
     latest = trials[-MAX_FAILURES:]

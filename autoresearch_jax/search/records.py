@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.measurement import TOO_BUSY, Scalar, Status
 from autoresearch_jax.search.constants import ConstantValue
 from autoresearch_jax.search.decision import Score, Step
-from autoresearch_jax.search.drift import steps_per_second
 from autoresearch_jax.search.noise import Noise
 
 
@@ -141,15 +140,15 @@ class TrialRow:
     interrupted_at: float | None = None
 
     @property
+    def was_too_busy(self) -> bool:
+        """Whether other work on the machine ended the trial, so that it says nothing of the candidate."""
+        return bool(self.metrics.get(TOO_BUSY))
+
+    @property
     def score(self) -> Score:
         """Of a trial that has one."""
         assert self.value is not None, f"trial {self.id} has no score"
         return Score(self.seed, self.value)
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """How fast it trained; None where that is not known."""
-        return steps_per_second(self.metrics)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,17 @@ class RunFolder:
         """What the task keeps of its own so that a score can be computed again from this folder alone."""
         return self.path / "exam"
 
+    @property
+    def logs(self) -> Path:
+        """Folder of all logs; made if it is not there."""
+        folder = self.path / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def log_dir(self, experiment: int) -> Path:
         """Folder of an experiment's logs; made if it is not there."""
-        folder = self.path / "logs" / f"{experiment:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.logs / f"{experiment:04d}"
+        folder.mkdir(exist_ok=True)
         return folder
 
     def llm_path(self, experiment: int) -> Path:
@@ -169,6 +176,7 @@ def task_settings(task: Terms) -> dict[str, Scalar]:
         "budget_seconds": task.budget.seconds,
         "budget_steps": task.budget.steps,
         "fingerprint": task.fingerprint,
+        **task.terms,
     }
 
 

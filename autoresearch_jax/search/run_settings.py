@@ -14,6 +14,7 @@ from autoresearch_jax.search.task import Task, Terms
 from autoresearch_jax.search.task_failures import RunError
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
+REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `Task.calibrate`
 _PRUNE = "prune"  # among them, and at the beginning of the names of all that belongs to it
 _EXAM = "exam"  # among them: the hash of what a score can be computed again from
 
@@ -79,8 +80,17 @@ def keep_to_settings(
     reach(FaultPoint.AFTER_SETTINGS)
     if needs_id and RUN_ID not in stored:
         ledger.save_settings({RUN_ID: uuid.uuid4().hex})
+    calibrate(ledger, folder, task)
     _keep_exam(ledger, folder, task)
     folder.write_settings(ledger.settings())
+
+
+def calibrate(ledger: Ledger, folder: RunFolder, task: Task) -> None:
+    """Has the task's clock count in what it counted in when the run began; a run that begins stores that."""
+    stored = ledger.settings().get(REFERENCE_SECONDS)
+    kept = task.calibrate(float(stored) if isinstance(stored, int | float) else None, folder.logs)
+    if kept != stored:
+        ledger.save_settings({REFERENCE_SECONDS: kept})
 
 
 def _keep_exam(ledger: Ledger, folder: RunFolder, task: Task) -> None:

@@ -20,7 +20,12 @@ class Terms(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything but the candidate that a score depends on; unequal ones are never compared."""
+        """Hash of everything but candidate and machine that a score depends on; unequal ones are never compared."""
+        ...
+
+    @property
+    def terms(self) -> Mapping[str, Scalar]:
+        """What of the machine a score depends on, by name: device, versions, clock; as with `fingerprint`."""
         ...
 
 
@@ -30,6 +35,22 @@ class Task(Terms, Protocol):
     @property
     def facts(self) -> Mapping[str, Scalar]:
         """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
+        ...
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        """Tells the task what its clock counts in, before anything is measured.
+
+        Args:
+          reference_seconds: what this returned when the run began; None for a run that begins.
+          log_dir: an existing folder for the log.
+
+        Returns:
+          What the run has to keep: seconds that a reference program takes on this machine; None where the clock needs
+          none.
+
+        Raises:
+          UserError: the machine cannot be measured.
+        """
         ...
 
     def keep_exam(self, folder: Path) -> str:

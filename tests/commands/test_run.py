@@ -3,7 +3,9 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from absl import flags
@@ -11,6 +13,7 @@ from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands import run as run_command
+from autoresearch_jax.measurement import Candidate, Measurement
 from autoresearch_jax.search.run_folder import RunFolder
 
 
@@ -128,6 +131,27 @@ def test_status_and_results_of_a_run(place, capsys):
     assert parsed["summary"]["experiments"] == 3
 
 
+class TimedTask(FakeTask):
+    """Tells how much of the machine its trials had."""
+
+    def measure(self, candidate: Candidate, **arguments: Any) -> Measurement:
+        found = super().measure(candidate, **arguments)
+        return replace(found, metrics={**found.metrics, "wall_seconds": 2.0, "attended_share": 0.75})
+
+
+def test_a_run_tells_its_share_of_the_machine(place, capsys, monkeypatch):
+    cli.main(["run", "--tag=idle", "--experiments=1"])
+    assert "attended_share" not in figures(capsys.readouterr().out)
+    monkeypatch.setattr(FakeOptions, "task", TimedTask())
+    for command in (["run", "--experiments=1"], ["status"], ["results"]):
+        assert cli.main([*command, "--tag=night"]) == 0
+        assert figures(capsys.readouterr().out)["attended_share"] == "0.75"
+    assert cli.main(["status", "--tag=night", "--format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attended_share"] == 0.75
+    assert cli.main(["results", "--tag=night", "--format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["attended_share"] == 0.75
+
+
 def test_status_tells_why(place, capsys):
     cli.main(["run", "--tag=night", "--experiments=3"])
     capsys.readouterr()
@@ -149,7 +173,7 @@ def test_status_tells_why(place, capsys):
         assert cli.main(["status", "--tag=night", f"--why={number}"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"experiment:          {number}"
-        assert lines[5].split() == ["trial", "run_as", "seed", "score", "steps_per_second", "status"]
+        assert lines[5].split() == ["trial", "run_as", "seed", "score", "status"]
         assert lines[-1] == f"reason:              {why['reason']}"
     assert failing(["status", "--tag=night", "--why=99"], capsys)[0] == 1
 

@@ -11,13 +11,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.cli import main
+from autoresearch_jax.commands import trial as trial_command
 from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
+from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import parse_mesh
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.hardware import reference_machine
+from autoresearch_jax.lm.task import METRIC
+from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.ledger import Ledger
 
 
@@ -88,6 +94,8 @@ def test_the_summary_reads_as_the_originals_does(
     assert values["num_steps"] == "20"
     assert values["total_tokens_M"] == "0.005"
     assert values["status"] == "ok"
+    assert values["clock"] == "wall", "a number of steps needs no clock"
+    assert "clock_fault" not in values
     assert values["mfu_percent"] == "null"  # the file does not count its operations
     assert float(values["unigram_bpb"]) > 1
 
@@ -245,6 +253,81 @@ def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
         "train  step 7  12/60 s  48 s left  loss 3.2500  9,876 tokens/s"
     )
     assert describe({"phase": "judge", "share": 0.5}) == "judge  50%"
+
+
+def test_progress_tells_a_low_share_of_the_machine() -> None:
+    report = {"phase": "train", "step": 7, "loss": 3.25}
+    assert describe({**report, "attended_share": 0.741}) == "train  step 7  loss 3.2500  74% attended"
+    for share in (0.9, 1.0, None):
+        assert describe({**report, "attended_share": share}) == describe(report)
+
+
+@pytest.mark.parametrize("fault", [None, "the kernel's account of a thread goes backwards"])
+def test_the_summary_tells_the_clock_and_what_it_saw(fault: str | None) -> None:
+    metrics: dict[str, Scalar] = {"training_seconds": 60.04, "wall_seconds": 80.96, "attended_share": 0.7416}
+    metrics |= {"clock": "attended", "clock_fault": fault}
+    summary = summarize(Measurement(Status.OK, 1.5, 0, metrics), METRIC, {})
+    lines = [tuple(line.split(maxsplit=1)) for line in format_summary(summary, METRIC, "text").splitlines()[1:]]
+    begin = lines.index(("training_seconds:", "60.0"))
+    assert lines[begin + 1 : begin + 4] == [
+        ("wall_seconds:", "81.0"),
+        ("attended_share:", "0.742"),
+        ("clock:", "attended"),
+    ]
+    assert dict(lines).get("clock_fault:") == fault
+    assert summary.items() >= metrics.items()
+    assert json.loads(format_summary(summary, METRIC, "json")) == summary
+
+
+def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
+    flags: list[str], editable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editable.write_text(SOURCE)
+    here, elsewhere = reference_machine(), "96 x another"
+    task = FakeTask()
+
+    class FakeOptions:
+        @classmethod
+        def from_flags(cls, flag_values: object) -> type["FakeOptions"]:
+            return cls
+
+        @staticmethod
+        def make_task(run_folder: Path, editable: Path, *, one_trial: bool) -> FakeTask:
+            return task
+
+    def record(tag: str, seconds: float, machine: str) -> None:
+        with closing(Ledger.open(tmp_path / "runs" / tag / "ledger.db")) as ledger:
+            metrics: dict[str, Scalar] = {"reference_seconds": seconds, "reference_of": machine}
+            ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0, metrics), "by hand", task.fingerprint)
+
+    monkeypatch.setattr(trial_command, "TaskOptions", FakeOptions)
+    assert main(["trial", *flags]) == 0
+    assert task.calibrated == [], "the first one measures it by itself"
+    for seconds, machine in ((0.01, here), (0.02, here), (0.03, elsewhere)):
+        record("trials", seconds, machine)
+    assert main(["trial", *flags]) == 0
+    assert task.calibrated == [0.02]
+    for settings in ({"metric": "loss"}, {"reference_seconds": 0.05}):
+        with closing(Ledger.open(tmp_path / "runs" / "night" / "ledger.db")) as ledger:
+            ledger.save_settings({"direction": "minimize", **settings})
+        record("night", 0.04, here)
+        assert main(["trial", *flags, "--tag=night"]) == 0
+    assert task.calibrated == [0.02, 0.05], "a run that keeps none has none"
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of threads")
+def test_a_trial_by_the_attended_clock(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_seconds = [flag for flag in flags if not flag.startswith("--budget")]
+    for _ in range(2):
+        assert main(["trial", *by_seconds, "--budget_seconds=1", "--platform=cpu", "--format=json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["clock"], summary["clock_fault"]) == ("attended", None)
+        assert 0 < summary["attended_share"] <= 1
+        assert summary["wall_seconds"] > 0
+    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
+        first, second = (trial.metrics for trial in ledger.trials())
+        assert first["reference_seconds"] == second["reference_seconds"]
+        assert first["reference_of"] == second["reference_of"] == reference_machine()
 
 
 def test_the_live_line_stays_one_line_and_goes_away() -> None:

@@ -8,6 +8,7 @@ import pytest
 from autoresearch_jax.measurement import Measurement, Metric, Status
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
+from autoresearch_jax.report.why import explain, print_explanation
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
 from autoresearch_jax.search.results import results_text
@@ -53,6 +54,27 @@ def test_figures_of_a_run(ledger):
         "champion_commit": "b" * 40,
     }
     assert summarize_run(ledger).current.hypothesis == "LR 1 -> 2"
+
+
+def test_the_share_of_the_machine_over_a_night(ledger):
+    def run(experiment, metrics):
+        trial = ledger.begin_trial(experiment, 0)
+        ledger.finish_trial(trial.id, Measurement(Status.OK, 1.0, 0, metrics))
+
+    assert summarize_run(ledger).attended_share is None
+    run(0, {"wall_seconds": 10.0, "attended_share": 1.0})
+    run(1, {"wall_seconds": 30.0, "attended_share": 0.5})
+    run(2, {"wall_seconds": 99.0})  # by the wall clock
+    ledger.record_trial(
+        "LR = 9\n", Measurement(Status.OK, 0.1, 0, {"wall_seconds": 9.0, "attended_share": 0.1}), "", ""
+    )
+    assert summarize_run(ledger).lines()["attended_share"] == 0.62
+    shares = [explain(ledger, number, at_work=False)["trials"][0]["attended_share"] for number in range(3)]
+    assert shares == [1.0, 0.5, None]
+    for number, words in enumerate((["ok"], ["ok,", "50%", "attended"], ["ok"])):
+        stream = io.StringIO()
+        print_explanation(explain(ledger, number, at_work=False), stream)
+        assert stream.getvalue().splitlines()[6].split()[4:] == words
 
 
 def test_an_empty_ledger_has_no_figures_rather_than_zeros(tmp_path):

@@ -12,7 +12,7 @@ from fake_driver import Nursery, Order, log_of
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from kills import git_differences, make_repository, snapshots_of, substance_of
 
-from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Budget, Metric, Status, read_curve
+from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Metric, Status, read_curve
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.why import explain
 from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint
@@ -21,7 +21,6 @@ from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
-from autoresearch_jax.search.standing import TRIALS_BETWEEN_CHECKS
 
 RULE = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
 PRUNING = Pruning(least_finished=6)
@@ -117,52 +116,6 @@ def test_a_twin_of_what_was_stopped_is_not_trained(bench):
     assert (row.status, row.score, row.decision) == (Status.DUPLICATE, None, Verdict.DISCARD)
     assert row.reason == "the same program as experiment 7, which was stopped early"
     assert ledger.trials(8) == []
-
-
-class Slowed(FakeTask):
-    """A task on a clock, whose runs of some numbers are slow, and behind for it."""
-
-    def __init__(self, slow: set[int]) -> None:
-        super().__init__(has_curves=True)
-        self.budget = Budget(seconds=1.0)
-        self._slow = slow
-
-    def curve(self, constants, drawn_by):
-        lag = 2.0 if len(self.measured) in self._slow else 0.0
-        return [loss + lag for loss in super().curve(constants, drawn_by)]
-
-    def measure(self, candidate, **arguments):
-        found = super().measure(candidate, **arguments)
-        steps = 50 if len(self.measured) in self._slow else 100
-        return dataclasses.replace(found, metrics={**found.metrics, "num_steps": steps, "training_seconds": 1.0})
-
-
-def test_a_first_run_on_a_busy_machine_that_was_stopped_is_run_again(bench):
-    first = 4 + len(LEARNT_FROM) + 1
-    _, ledger = run(bench, *LEARNT_FROM, BETTER, task=Slowed({first}))
-    row, trials = ledger.experiment(7), ledger.trials(7)
-    assert [trial.status for trial in trials[:2]] == [Status.PRUNED, Status.OK]
-    assert "but it ran 50% slower than the champion, and the machine may have been busy" in ledger.rulings(7)[0].reason
-    assert row.decision is Verdict.KEEP
-
-
-def test_a_candidate_that_is_slow_by_itself_is_stopped_twice_and_then_discarded(bench):
-    first = 4 + len(LEARNT_FROM) + 1
-    _, ledger = run(bench, *LEARNT_FROM, BETTER, task=Slowed({first, first + 1}))
-    assert [trial.status for trial in ledger.trials(7)] == [Status.PRUNED] * 2
-    assert (ledger.experiment(7).status, ledger.experiment(7).decision) == (Status.PRUNED, Verdict.DISCARD)
-
-
-def test_a_machine_that_became_slow_for_good_is_found_out_by_the_champion(bench):
-    """What is pruned has no score for the drift guard to look at; and all candidates would be."""
-    learnt = 4 + len(LEARNT_FROM)
-    candidates = [moved(LR=round(0.2 + 0.005 * number, 3)) for number in range(8)]  # all better than the champion
-    _, ledger = run(bench, *LEARNT_FROM, *candidates, task=Slowed(set(range(learnt + 1, 500))))
-    assert [trial.status for trial in ledger.trials(7)][:1] == [Status.PRUNED]
-    found_out = [row for row in ledger.experiments() if any("as fast as" in r.reason for r in ledger.rulings(row.id))]
-    assert found_out[0].id <= 7 + TRIALS_BETWEEN_CHECKS // 2
-    assert any("has been measured again since" in r.reason for r in ledger.rulings(found_out[0].id))
-    assert any(row.id >= 7 and row.decision is Verdict.KEEP for row in ledger.experiments())
 
 
 def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):

@@ -1,13 +1,19 @@
-"""Whether the wall clock, which dates commits and rows, and the monotonic one, which times trials, can be believed."""
+"""Whether the clocks can be believed: the one that dates commits and rows, and those that trials are timed by."""
 
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import autoresearch_jax
-from autoresearch_jax.commands.checks.check import Check
+from autoresearch_jax.commands.checks.check import Check, refusal
+from autoresearch_jax.commands.task_flags import find_clock
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.accounting import quota_cpus
+from autoresearch_jax.lm.clock import ATTENDED
+from autoresearch_jax.lm.device import choose_platform
 from autoresearch_jax.runtime.linux import IS_LINUX, call
 
 EARLIEST = datetime(2025, 1, 1, tzinfo=UTC).timestamp()  # before there was a JAX new enough
@@ -47,6 +53,37 @@ def check_clock(
         remedy = f"trials are timed with it: {SYNC}; in a virtual machine, choose another clock source"
         yield Check("monotonic_clock", "does not advance as the date does", is_ok=False, remedy=remedy)
     yield _synchronized()
+
+
+def check_trial_clock(choice: str, platform: str, quota: Callable[[], float | None] = quota_cpus) -> Iterator[Check]:
+    """What a trial's budget is counted by, and the processor time that its container has.
+
+    Args:
+      choice: value of --clock.
+      platform: value of --platform.
+      quota: processors whose time the container may use.
+    """
+    platform = choose_platform(platform)
+    refused: list[str] = []
+    try:
+        clock = find_clock(choice, platform, refused.append)
+    except UserError as error:
+        yield refusal("trial_clock", error)
+        return
+    if clock == ATTENDED:
+        yield Check("trial_clock", "attended: the kernel's accounts advanced while this process computed")
+        limit, there = quota(), len(os.sched_getaffinity(0))
+        if limit is not None and limit < there:
+            outcome = f"this container may use the time of {limit:g} of {there} processors"
+            remedy = "it is the machine that trials have, and is not excused: keep it the same throughout a run"
+            yield Check("cpu_quota", outcome, remedy=remedy)
+    elif refused:
+        what, _, consequence = refused[0].rpartition(": ")
+        yield Check("trial_clock", f"wall: {what}", remedy=consequence)
+    elif platform != "cpu":
+        yield Check("trial_clock", "wall: trials have the device for themselves")
+    else:
+        yield Check("trial_clock", "wall, as --clock says", remedy="other work on this machine bends it")
 
 
 def _agree(wall: Callable[[], float], monotonic: Callable[[], float]) -> bool:

@@ -37,7 +37,7 @@ def check_devices(
     mesh_size = math.prod((mesh_axes or {}).values())
     start = time.monotonic()
     try:
-        with _log_of_failure() as log_path:
+        with log_of_failure() as log_path:
             device = _ask(platform, mesh_size, environment, log_path)
     except DeviceError as error:
         outcome = str(error).split("; ")[0].rstrip(": ")  # what follows is said better where more is known
@@ -92,7 +92,7 @@ def _remedy(platform: str, error: DeviceError, log_path: Path) -> str:
 
 
 @contextmanager
-def _log_of_failure() -> Iterator[Path]:
+def log_of_failure() -> Iterator[Path]:
     """A file for a log, which stays behind only if it is needed: for a DeviceError."""
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-doctor-"))
     try:

@@ -1,11 +1,13 @@
 """Whether `autoresearch run` would take the page, find who is to propose and a place for snapshots, and go on."""
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from absl import flags
 
 from autoresearch_jax.commands.checks.check import Check, refusal
+from autoresearch_jax.commands.checks.devices import log_of_failure
 from autoresearch_jax.commands.checks.ledger import check_ledger
 from autoresearch_jax.commands.checks.snapshot_dir import check_snapshot_dir
 from autoresearch_jax.commands.decision_flags import decision_settings, make_pruning, make_rule
@@ -13,7 +15,7 @@ from autoresearch_jax.commands.proposer_flags import check_proposer, proposer_op
 from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.task import METRIC, LmTerms
+from autoresearch_jax.lm.task import METRIC
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.search.program import Program, read_program
 from autoresearch_jax.search.run_folder import RunFolder
@@ -51,10 +53,14 @@ def _settings(flag_values: flags.FlagValues, folder: RunFolder, environment: Map
     """What the flags would have a run keep to.
 
     Raises:
-      UserError: the dataset or the training file is not there.
+      UserError: the dataset, the training file, the device or JAX is not there.
     """
     task = TaskOptions.from_flags(flag_values)
-    terms = LmTerms(task.dataset, task.budget, task.judge_tokens)
+    try:
+        with log_of_failure() as log_path:
+            terms = task.make_terms(log_path)
+    except PackageNotFoundError as error:
+        raise UserError(str(error)) from error
     workspace = Workspace.of(Path(flag_values.editable), flag_values.tag, folder.workspace, environment)
     rule = make_rule(decision_settings(flag_values), terms.metric)
     return run_settings(workspace.editable, flag_values.seed, terms, rule, make_pruning(flag_values))

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.measurement import Candidate, Measurement, Scalar, Scrutiny, Status
+from autoresearch_jax.measurement import TOO_BUSY, Candidate, Measurement, Scalar, Scrutiny, Status
 from autoresearch_jax.search.audit.log import AuditKind, AuditRow, AuditTrialRow
 from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.interrupts import Interrupts
@@ -133,6 +133,8 @@ class Auditing:
             measurement = Measurement(Status.CRASH, None, trial.seed, error=self._failures.enter(error, log_dir))
         else:
             self._failures.clear()
+            if measurement.metrics.get(TOO_BUSY):  # the trial stays open
+                raise RunError(f"{measurement.error}; the same command goes on from here")
         shutil.rmtree(snapshot_dir, ignore_errors=True)
         return measurement
 

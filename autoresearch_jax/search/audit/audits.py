@@ -156,8 +156,7 @@ class Audits:
         return candidates
 
     def _measure(self, audit: AuditRow, candidates: Mapping[str, Candidate], runs: int) -> Scores:
-        trials = self._auditing.measure(audit, candidates, runs)
-        return read_scores(trials, budget_is_seconds=self._budget.seconds is not None)
+        return read_scores(self._auditing.measure(audit, candidates, runs))
 
     def _begin(self, kind: AuditKind, settings: Mapping[str, Scalar]) -> AuditRow:
         return self._ledger.audits.begin(kind, self._kept[-1].id, settings)

@@ -143,7 +143,7 @@ def _interval_figures(name: str, interval: Interval | None) -> dict[str, Scalar]
 def _losses(scores: Scores) -> dict[str, Scalar]:
     """Trials that are in no mean, and why the first of them failed."""
     first = _failure(scores.failures[0]) if scores.failures else None
-    return {"failed_runs": len(scores.failures), "slow_runs": scores.slow, "first_failure": first}
+    return {"failed_runs": len(scores.failures), "first_failure": first}
 
 
 def _failure(trial: AuditTrialRow) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from autoresearch_jax.measurement import HOLDOUT_SCORE, Measurement, Scalar, Status
 from autoresearch_jax.search.database import Database, metrics_json
-from autoresearch_jax.search.drift import steps_per_second
 
 _AUDIT_COLUMNS = ("id", "kind", "champion", "settings", "began_at", "ended_at", "findings")
 _TRIAL_COLUMNS = ("id", "audit", "subject", "seed", "status", "value", "holdout", "metrics", "error")
@@ -54,11 +53,6 @@ class AuditTrialRow:
     holdout: float | None
     metrics: Mapping[str, Scalar]
     error: str | None
-
-    @property
-    def steps_per_second(self) -> float | None:
-        """How fast it trained; None where that is not known."""
-        return steps_per_second(self.metrics)
 
 
 class AuditLog:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.search.audit.log import AuditTrialRow
-from autoresearch_jax.search.drift import slowdown
 from autoresearch_jax.search.noise import mean_of
 
 Value = Callable[[AuditTrialRow], float | None]
@@ -23,17 +22,15 @@ def on_holdout(trial: AuditTrialRow) -> float | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """The trials of an audit that count, by subject and seed.
+    """The trials of an audit.
 
     Attributes:
-      trials: that have a score and did not run on a busy machine.
-      failures: that have none, in their order.
-      slow: how many ran on a busy machine.
+      trials: those with a score, by subject and seed.
+      failures: those that ended without one, in their order.
     """
 
     trials: Mapping[str, Mapping[int, AuditTrialRow]]
     failures: Sequence[AuditTrialRow]
-    slow: int
 
     def mean(self, subject: str, value: Value) -> float | None:
         """The mean of a subject's scores; None if it has none."""
@@ -41,7 +38,7 @@ class Scores:
         return mean_of(values) if values else None
 
     def runs(self, subject: str) -> int:
-        """How many trials of a subject count."""
+        """How many trials of a subject have a score."""
         return len(self.trials.get(subject, {}))
 
     def gains(self, subject: str, over: str, value: Value, metric: Metric) -> dict[int, float]:
@@ -55,31 +52,10 @@ class Scores:
         return gains
 
 
-def read_scores(trials: Sequence[AuditTrialRow], budget_is_seconds: bool) -> Scores:
-    """Sorts out what counts: a trial without a score does not, nor one that a busy machine gave less training.
-
-    Args:
-      trials: of one audit; one that was begun and not finished has no score.
-      budget_is_seconds: False for a budget in steps, for which a busy machine does not matter.
-    """
-    scored = [trial for trial in trials if trial.value is not None]
-    subjects = dict.fromkeys(trial.subject for trial in scored)
-    counted = {
-        subject: [
-            trial
-            for trial in scored
-            if trial.subject == subject and not (budget_is_seconds and _ran_slow(trial, scored))
-        ]
-        for subject in subjects
-    }
-    return Scores(
-        trials={subject: {trial.seed: trial for trial in found} for subject, found in counted.items()},
-        failures=[trial for trial in trials if trial.status not in (None, Status.OK)],
-        slow=len(scored) - sum(map(len, counted.values())),
-    )
-
-
-def _ran_slow(trial: AuditTrialRow, scored: Sequence[AuditTrialRow]) -> bool:
-    others = [other for other in scored if other.subject == trial.subject and other.id != trial.id]
-    speeds = [speed for other in others if (speed := other.steps_per_second) is not None]
-    return slowdown(trial.steps_per_second, speeds) is not None
+def read_scores(trials: Sequence[AuditTrialRow]) -> Scores:
+    """Sorts the trials of one audit; one that was begun and not finished is neither a score nor a failure."""
+    scored: dict[str, dict[int, AuditTrialRow]] = {}
+    for trial in trials:
+        if trial.value is not None:
+            scored.setdefault(trial.subject, {})[trial.seed] = trial
+    return Scores(scored, [trial for trial in trials if trial.status not in (None, Status.OK)])

@@ -12,10 +12,7 @@ from autoresearch_jax.search.audit.intervals import Interval, t_interval
 HONEST_SHARE = 0.5
 
 
-NOT_ENOUGH = (
-    "fewer than two seeds gave both a score that counts, so nothing can be said: see failed_runs and slow_runs, and "
-    "ask with more --runs"
-)
+NOT_ENOUGH = "fewer than two seeds gave both a score, so nothing can be said: see failed_runs, and ask with more --runs"
 
 
 class Word(enum.StrEnum):

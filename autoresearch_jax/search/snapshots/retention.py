@@ -118,7 +118,7 @@ class Retention:
         """
         trials = self._ledger.trials(row.id)
         trials = [trial for trial in trials if trial.snapshot is not None and trial.id not in settled]
-        needed = self._ledger.scored(row) if row.decision is Verdict.KEEP else trials
+        needed = self._ledger.runs(row) if row.decision is Verdict.KEEP else trials
         if found := [trial for trial in trials if trial in needed]:
             self._kept[row.id] = found
         return [trial for trial in trials if trial not in needed]

@@ -59,6 +59,7 @@ def doctor(repo: Path, tiny_dataset: Dataset, tmp_path: Path, capsys: pytest.Cap
         "--sequence_length=32",
         "--vocab_sizes=256,320",
         f"--compile_cache={tmp_path / 'compiled'}",
+        "--platform=cpu",
     ]
 
     def call(sections: str, *words: str) -> tuple[int, dict[str, str]]:

@@ -4,6 +4,8 @@ import shutil
 import sqlite3
 import sys
 from contextlib import closing
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,11 @@ from fakes import PROGRAM, SOURCE
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.decision_flags import make_rule
+from autoresearch_jax.lm import device
+from autoresearch_jax.lm.accounting import try_accounting
+from autoresearch_jax.lm.clock import ATTENDED
 from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.device import Device, device_terms
 from autoresearch_jax.lm.task import LmTerms
 from autoresearch_jax.measurement import Budget
 from autoresearch_jax.search.ledger import Ledger
@@ -40,7 +46,10 @@ def night(repo: Path, tiny_dataset: Dataset) -> RunFolder:
     """A run in that repository that began with the flags of `doctor`, and has no driver."""
     folder = RunFolder(repo / "runs" / "night")
     folder.create()
-    terms = LmTerms(tiny_dataset, Budget(seconds=task_flags.DEFAULT_BUDGET_SECONDS))
+    budget = Budget(seconds=task_flags.DEFAULT_BUDGET_SECONDS)
+    clock = task_flags.find_clock("auto", "cpu", print)
+    machine = device_terms(Device("cpu", "cpu", 1, None), {"data": 1, "model": 1}, budget, clock)
+    terms = LmTerms(tiny_dataset, budget, None, machine)
     with closing(Ledger.open(folder.ledger)) as ledger:
         ledger.save_settings(
             run_settings("train_lib.py", 0, terms, make_rule(SequentialSettings(), terms.metric), Pruning())
@@ -83,6 +92,31 @@ def test_flags_that_are_not_the_run_s_own(flag: str, says: str, doctor: Doctor, 
     assert (status, found["faults"]) == (1, "settings")
     assert f"runs/night was started with other settings ({says}" in found["settings"]
     assert found["settings"].endswith("); use the same ones, or another --tag")
+
+
+def test_a_run_is_bound_to_its_device_and_clock(
+    doctor: Doctor, night: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finds(says: str, *words: str) -> None:
+        status, found = doctor("run", "--tag=night", *words)
+        assert (status, found["faults"]) == (1, "settings")
+        assert f"({says})" in found["settings"]
+
+    finds("num_devices 1 then, 2 now; mesh data=1,model=1 then, data=2,model=1 now", "--mesh=data=2")
+    if task_flags.find_clock("auto", "cpu", print) == ATTENDED:
+        finds("clock attended then, wall now", "--clock=wall")
+        with monkeypatch.context() as patch:
+            patch.setattr(task_flags, "try_accounting", partial(try_accounting, tmp_path))
+            finds("clock attended then, wall now")
+    monkeypatch.setattr(device, "version", lambda name: "0.0")
+    finds(f"jax_version {version('jax')} then, 0.0 now")
+
+
+def test_settings_are_not_compared_without_jax(
+    doctor: Doctor, night: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "version", lambda name: version("no-such-package"))
+    assert doctor("run", "--tag=night")[1]["settings"].startswith("not compared: ")
 
 
 def test_settings_are_not_compared_without_a_dataset(doctor: Doctor, night: RunFolder, tmp_path: Path) -> None:
