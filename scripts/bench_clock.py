@@ -6,6 +6,7 @@ beside two that burn all the time, these three with one seed, and alone with a s
   steps_cv_attended         coefficient of variation of the steps within the budget, over all trials with the one seed
   steps_ratio_busy          mean steps beside two burners over those alone
   steps_cv_wall, steps_ratio_busy_wall    the same for the steps that these trials made in so much wall time
+  steps_cv_unscaled, steps_ratio_busy_unscaled    the same for attended seconds without the reference program
   score_sd_ratio            standard deviation of val_bpb over the trials with the one seed, over that of those alone
                             with seeds of their own
   attended_share_alone      mean share of the time that the trials alone had the machine
@@ -18,7 +19,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -76,19 +77,20 @@ def main() -> None:
                     )
 
     same_seed = [*found[ALONE], *found[ON_AND_OFF], *found[BUSY]]
-    figures = {
-        "steps_cv_attended": variation([steps(one) for one in same_seed]),
-        "steps_ratio_busy": ratio([steps(one) for one in found[BUSY]], [steps(one) for one in found[ALONE]]),
-        "steps_cv_wall": variation([steps_in_wall(one, budget) for one in same_seed]),
-        "steps_ratio_busy_wall": ratio(
-            [steps_in_wall(one, budget) for one in found[BUSY]], [steps_in_wall(one, budget) for one in found[ALONE]]
-        ),
-        "score_sd_ratio": spread(same_seed) / spread(found[SEEDS]) if rounds > 1 else 0.0,
-        "attended_share_alone": statistics.mean(number(one, "attended_share") for one in found[ALONE]),
-        "clock_overhead_percent": 100
-        * sum(number(one, "clock_seconds") for one in same_seed)
-        / sum(own_wall(one) for one in same_seed),
+    counts: dict[str, Callable[[Measurement], float]] = {
+        "": steps,
+        "_wall": lambda one: steps_in_wall(one, budget),
+        "_unscaled": lambda one: steps(one) * number(one, "machine_speed"),
     }
+    figures = {}
+    for name, count in counts.items():
+        figures[f"steps_cv{name or '_attended'}"] = variation([count(one) for one in same_seed])
+        busy, alone = ([count(one) for one in found[condition]] for condition in (BUSY, ALONE))
+        figures[f"steps_ratio_busy{name}"] = statistics.mean(busy) / statistics.mean(alone)
+    figures["score_sd_ratio"] = spread(same_seed) / spread(found[SEEDS]) if rounds > 1 else 0.0
+    figures["attended_share_alone"] = statistics.mean(number(one, "attended_share") for one in found[ALONE])
+    in_clock = sum(number(one, "clock_seconds") for one in same_seed)
+    figures["clock_overhead_percent"] = 100 * in_clock / sum(own_wall(one) for one in same_seed)
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for key, value in figures.items():
         print(f"{key}: {value:.3f}")
@@ -112,10 +114,6 @@ def steps(one: Measurement) -> float:
 def steps_in_wall(one: Measurement, budget: float) -> float:
     """Steps that a trial would have made in its budget by the wall clock, at the pace that it had."""
     return number(one, "num_steps") * budget / own_wall(one)
-
-
-def ratio(values: Sequence[float], over: Sequence[float]) -> float:
-    return statistics.mean(values) / statistics.mean(over)
 
 
 def spread(measured: Sequence[Measurement]) -> float:

@@ -16,8 +16,8 @@ from autoresearch_jax.measurement import (
 MEGA = 1e6
 MEBIBYTE = 1 << 20
 
-# key, name in the measurement's metrics, divisor, decimals; a text has no use for the last two. The original's names and
-# units: training_seconds, and total_seconds to num_params_M
+# Key, name in the measurement's metrics, divisor, decimals (a text has no use for the last two). training_seconds, and
+# total_seconds to num_params_M, are the original's names and units.
 _FIGURES: tuple[tuple[str, str, float, int], ...] = (
     ("training_seconds", "training_seconds", 1, 1),
     ("wall_seconds", WALL_SECONDS, 1, 1),

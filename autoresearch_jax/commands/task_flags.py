@@ -117,7 +117,11 @@ def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
     return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
 
 
-def find_clock(choice: str, platform: str, notice: Callable[[str], None]) -> str:
+def _notice(text: str) -> None:
+    print(f"autoresearch: {text}", file=sys.stderr, flush=True)
+
+
+def find_clock(choice: str, platform: str, notice: Callable[[str], None] = _notice) -> str:
     """The clock of a value of --clock.
 
     Args:
@@ -216,7 +220,7 @@ class TaskOptions:
             _notice(UNCONFINED)
         (run_folder / "logs").mkdir(parents=True, exist_ok=True)
         device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
-        clock = find_clock(self.clock, device.platform, _notice)
+        clock = find_clock(self.clock, device.platform)
         return LmTask(
             LmTaskConfig(
                 dataset=self.dataset,
@@ -257,10 +261,6 @@ class TaskOptions:
         if mesh_size > device.num_devices:
             raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
         return device, self.mesh_axes or {"data": device.num_devices, "model": 1}
-
-
-def _notice(text: str) -> None:
-    print(f"autoresearch: {text}", file=sys.stderr, flush=True)
 
 
 def parse_mesh(text: str) -> dict[str, int] | None:

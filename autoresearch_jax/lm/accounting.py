@@ -18,7 +18,7 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NANOSECOND = 1e-9
 MICROSECOND = 1e-6
-STILL_SECONDS = 0.1  # of computing during which an account must not stand still
+STILL_SECONDS = 0.05  # of computing during which an account must not stand still
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 1, 2, 3, 6, 7, 8  # fields of a processor's line in /proc/stat
 
 

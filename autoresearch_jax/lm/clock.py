@@ -164,6 +164,8 @@ class AttendedClock:
         self._last = accounting.read()
         self._window = Spent()
         self._blocks = deque([_Block()])
+        self._recent = 0.0  # attended seconds of the blocks
+        self._speed = 1.0  # by the samples of the blocks
         self._settled = 0.0  # seconds of blocks that are no longer averaged over
         self._told = 0.0
         self._steps_wall = self._steps_attended = self._reference_wall = self._reading_wall = 0.0
@@ -173,9 +175,9 @@ class AttendedClock:
         """See `Clock.now`."""
         if self._wall() - self._last.wall >= READ_SECONDS:
             self._read()
-        recent = math.fsum(block.attended for block in self._blocks) + self._of_window()
+        recent = self._recent + attended_seconds(self._window)
         since = self._wall() - self._last.wall  # all of it, where the accounts are not read any more
-        self._told = max(self._told, self._settled + recent * self._speed() + since)
+        self._told = max(self._told, self._settled + recent * self._speed + since)
         return self._told
 
     def wall(self) -> float:
@@ -204,6 +206,7 @@ class AttendedClock:
         was_throttled = self._last.throttled > before.throttled  # then it ran in one piece of its time, by chance
         usable = seconds > 0 and not was_throttled
         self._blocks.append(_Block(math.log(seconds / self._reference_seconds) if usable else None))
+        self._estimate_speed()
 
     def figures(self) -> dict[str, Scalar]:
         """See `Clock.figures`.
@@ -211,12 +214,13 @@ class AttendedClock:
         "attended_share" is of the wall time of the steps, "machine_speed" is relative to the run's beginning,
         "clock_seconds" the wall time that the reference program and the readings took.
         """
-        wall, attended = self._steps_wall + self._window.wall, self._steps_attended + self._of_window()
+        wall = self._steps_wall + self._window.wall
+        attended = self._steps_attended + attended_seconds(self._window)
         return {
             "clock": ATTENDED if self._fault is None else WALL,
             "clock_fault": self._fault,
             "attended_share": attended / wall if wall else None,
-            "machine_speed": self._speed(),
+            "machine_speed": self._speed,
             "clock_seconds": self._reference_wall + self._reading_wall,
         }
 
@@ -234,17 +238,17 @@ class AttendedClock:
         self._last = usage
         if self._window.wall < WINDOW_SECONDS:
             return
-        attended = self._of_window()
+        attended = attended_seconds(self._window)
         self._blocks[-1].attended += attended
+        self._recent += attended
         self._steps_wall += self._window.wall
         self._steps_attended += attended
         self._window = Spent()
-        while len(self._blocks) > 1 and math.fsum(block.attended for block in self._blocks) > SMOOTHING_SECONDS:
-            speed = self._speed()
-            self._settled += self._blocks.popleft().attended * speed
+        while len(self._blocks) > 1 and self._recent > SMOOTHING_SECONDS:
+            oldest = self._blocks.popleft()
+            self._recent -= oldest.attended
+            self._settled += oldest.attended * self._speed
+            self._estimate_speed()
 
-    def _of_window(self) -> float:
-        return attended_seconds(self._window)
-
-    def _speed(self) -> float:
-        return math.exp(-slowness([block.sample for block in self._blocks if block.sample is not None]))
+    def _estimate_speed(self) -> None:
+        self._speed = math.exp(-slowness([block.sample for block in self._blocks if block.sample is not None]))

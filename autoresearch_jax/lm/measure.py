@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.lm.accounting import AccountingError, try_accounting
+from autoresearch_jax.lm.accounting import AccountingError, LinuxAccounting
 from autoresearch_jax.lm.clock import ATTENDED, AttendedClock, Clock, WallClock
 from autoresearch_jax.lm.compiles import CompileWatch
 from autoresearch_jax.lm.costs import check_steps, flops, memory_bytes, predict_steps
@@ -168,7 +168,7 @@ class _Trial:
         if self.reference is None:
             return WallClock()
         try:
-            return AttendedClock(try_accounting(), self.reference.run, float(self.metrics["reference_seconds"] or 0))
+            return AttendedClock(LinuxAccounting(), self.reference.run, float(self.metrics["reference_seconds"] or 0))
         except AccountingError as error:
             self.metrics["clock_fault"] = str(error)
             return WallClock()
@@ -329,9 +329,9 @@ def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:
 
 
 def _final_loss(result: TrainResult) -> float | None:
-    """Mean loss of the last twentieth of the steps, nats per token; None where it is not finite."""
+    """Mean loss of the last twentieth of the steps, nats per token; None where it is not finite, or there are none."""
     losses = [loss for _, loss in result.losses]
-    return None if result.nonfinite else float(np.mean(losses[-max(1, len(losses) // 20) :]))
+    return None if result.nonfinite or not losses else float(np.mean(losses[-max(1, len(losses) // 20) :]))
 
 
 def _write_loss_curve(path: Path, result: TrainResult) -> None:

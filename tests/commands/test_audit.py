@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +152,35 @@ def test_a_transfer(place, capsys):
     assert "budget_seconds" not in found
     assert found["in_words"] == "the champion is better than the baseline at DEPTH 8 with 2.5 times the budget, too"
     assert Gallery.made[0].budget == Budget(steps=3)
+
+
+class Timed(FakeTask):
+    """Its clock counts in what a reference program takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reference_seconds = 0.025
+
+
+def test_an_audit_counts_in_what_its_run_counted_in(place, capsys, monkeypatch):
+    with closing(Ledger.open(RunFolder(NIGHT).ledger)) as ledger:
+        ledger.save_settings({"reference_seconds": 0.0125})
+    monkeypatch.setattr(Gallery, "factory", Timed)
+    for words in ([], ["--transfer=8"]):
+        assert cli.main(["audit", "--tag=night", "--runs=2", *words]) == 0
+        assert Gallery.made[-1].calibrated == [0.0125]
+
+
+def test_on_another_device_no_audit_is_made(place, capsys, monkeypatch):
+    class Elsewhere(FakeTask):
+        def __init__(self) -> None:
+            super().__init__()
+            self.terms = {**self.terms, "device_kind": "another fake"}
+
+    monkeypatch.setattr(Gallery, "factory", Elsewhere)
+    status, line = failing(["--tag=night"], capsys)
+    assert (status, "device_kind a fake then, another fake now" in line) == (1, True)
+    assert Gallery.made[-1].measured == []
 
 
 def test_a_longer_budget():

@@ -14,13 +14,16 @@ import pytest
 from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.cli import main
+from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands import trial as trial_command
 from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.commands.summary import format_summary, summarize
-from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.commands.task_flags import find_clock, parse_mesh
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.lm.accounting import AccountingError
 from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.hardware import reference_machine
 from autoresearch_jax.lm.task import METRIC
 from autoresearch_jax.measurement import Measurement, Scalar, Status
@@ -180,6 +183,8 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         (["--mesh=data=²"], 2, "--mesh=data=²: expected something like data=4,model=2"),
         ([f"--seed={2**63}"], 2, "flag --seed="),
         (["--judge_tokens=0"], 2, "--judge_tokens=0: must be positive"),
+        (["--max_stretch=0.5"], 2, "flag --max_stretch=0.5"),
+        (["--clock=sundial"], 2, "flag --clock=sundial"),
     ],
 )
 def test_bad_input_gets_one_line(
@@ -190,6 +195,66 @@ def test_bad_input_gets_one_line(
     assert error.startswith("autoresearch trial: ")
     assert error.count("\n") == 1
     assert re.search(message, error)
+
+
+@pytest.fixture
+def no_accounts(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A kernel that keeps no accounts; what is said of it."""
+    fault = "/proc/self/task: no account of threads"
+
+    def try_accounting() -> None:
+        raise AccountingError(fault)
+
+    monkeypatch.setattr(task_flags, "try_accounting", try_accounting)
+    return fault
+
+
+def test_a_clock_that_cannot_be_had_is_refused(
+    flags: list[str], no_accounts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trial", *flags, "--platform=cpu", "--clock=attended"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("autoresearch trial: --clock=attended: ")
+    assert no_accounts in error
+    assert "--clock=wall" in error
+    assert error.count("\n") == 1
+
+
+def test_the_clock_of_a_cpu_is_refused_on_another_device(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = Device("cuda", "NVIDIA L4", 1, 24 << 30)
+    monkeypatch.setattr(task_flags, "find_device", lambda *words: device)
+    assert main(["trial", *flags, "--platform=cuda", "--clock=attended"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("autoresearch trial: --clock=attended: ")
+    assert "cuda" in error
+    assert "--clock=wall" in error
+    assert error.count("\n") == 1
+    assert find_clock("auto", "cuda") == find_clock("auto", "tpu") == "wall"
+    assert capsys.readouterr().err == "", "that is as it should be"
+
+
+@pytest.mark.parametrize(("clock", "times"), [("auto", 1), ("wall", 0)])
+def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_once(
+    clock: str, times: int, flags: list[str], no_accounts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*flags, "--budget_seconds=1", "--platform=cpu", f"--clock={clock}", "--format=json"]
+    assert main(["trial", *(word for word in words if not word.startswith("--budget_steps"))]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["status"] == "ok"
+    assert said.err.count(no_accounts) == times
+    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
+        assert ledger.trials()[0].metrics["clock"] == "wall"
+
+
+@pytest.mark.parametrize("command", ["run", "audit"])
+def test_commands_that_train_know_the_clock(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--clock=sundial", "--max_stretch=0.99"):
+        assert main([command, "--tag=night", flag]) == 2
+        error = capsys.readouterr().err
+        assert flag in error
+        assert error.count("\n") == 1
 
 
 def test_flags_of_run_are_known_and_told_to_be_without_effect(
@@ -285,6 +350,7 @@ def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
     editable.write_text(SOURCE)
     here, elsewhere = reference_machine(), "96 x another"
     task = FakeTask()
+    told: dict[str, list[float | None]] = {}  # by tag
 
     class FakeOptions:
         @classmethod
@@ -293,33 +359,31 @@ def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
 
         @staticmethod
         def make_task(run_folder: Path, editable: Path, *, one_trial: bool) -> FakeTask:
+            (run_folder / "snapshots").mkdir()
             return task
 
-    def record(tag: str, seconds: float, machine: str) -> None:
-        with closing(Ledger.open(tmp_path / "runs" / tag / "ledger.db")) as ledger:
-            metrics: dict[str, Scalar] = {"reference_seconds": seconds, "reference_of": machine}
-            ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0, metrics), "by hand", task.fingerprint)
-
     monkeypatch.setattr(trial_command, "TaskOptions", FakeOptions)
-    assert main(["trial", *flags]) == 0
-    assert task.calibrated == [], "the first one measures it by itself"
-    for seconds, machine in ((0.01, here), (0.02, here), (0.03, elsewhere)):
-        record("trials", seconds, machine)
-    assert main(["trial", *flags]) == 0
-    assert task.calibrated == [0.02]
-    for settings in ({"metric": "loss"}, {"reference_seconds": 0.05}):
-        with closing(Ledger.open(tmp_path / "runs" / "night" / "ledger.db")) as ledger:
-            ledger.save_settings({"direction": "minimize", **settings})
-        record("night", 0.04, here)
-        assert main(["trial", *flags, "--tag=night"]) == 0
-    assert task.calibrated == [0.02, 0.05], "a run that keeps none has none"
+    a_run: dict[str, Scalar] = {"metric": "loss", "direction": "minimize"}
+    settings = {"night": {**a_run, "reference_seconds": 0.05}, "wall": a_run, "trials": {}, "first": {}}
+    for tag, stored in settings.items():
+        with closing(Ledger.open(tmp_path / "runs" / tag / "ledger.db")) as ledger:
+            ledger.save_settings(stored)
+            for seconds, machine in ((0.01, here), (0.02, here), (0.03, elsewhere)):
+                metrics: dict[str, Scalar] = {"reference_seconds": seconds, "reference_of": machine}
+                if tag != "first":
+                    ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0, metrics), "by hand", task.fingerprint)
+        task.calibrated.clear()
+        assert main(["trial", *flags, f"--tag={tag}"]) == 0
+        told[tag] = list(task.calibrated)
+    assert told == {"night": [0.05], "wall": [], "trials": [0.02], "first": []}
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of threads")
 def test_a_trial_by_the_attended_clock(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_seconds = [flag for flag in flags if not flag.startswith("--budget")]
+    by_seconds += ["--budget_seconds=0.5", "--max_stretch=1000", "--platform=cpu", "--format=json"]
     for _ in range(2):
-        assert main(["trial", *by_seconds, "--budget_seconds=1", "--platform=cpu", "--format=json"]) == 0
+        assert main(["trial", *by_seconds]) == 0
         summary = json.loads(capsys.readouterr().out)
         assert (summary["clock"], summary["clock_fault"]) == ("attended", None)
         assert 0 < summary["attended_share"] <= 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from lm_trials import STEPS, MakeTask
 
+from autoresearch_jax.lm.clock import WALL
 from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.limits import TimeLimits
@@ -31,6 +32,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
         environment: Mapping[str, str] = os.environ,
         standby: bool = False,
         compile_cache_dir: Path | None = None,
+        clock: str = WALL,
         **limits: float,
     ) -> LmTask:
         config = LmTaskConfig(
@@ -38,6 +40,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path: Path) -> Iterat
             device=device,
             mesh_axes=mesh_axes or {"data": 1, "model": 1},
             budget=budget,
+            clock=clock,
             sandbox=sandbox,
             programs_dir=tmp_path / "programs",
             environment=environment,

@@ -32,7 +32,8 @@ class Kernel:
         self.proc = folder / "proc"
         self.cgroups = folder / "cgroup"
         self.own = 50.0  # what the process has computed, as its own clock tells
-        self._cpus = [dict(user=100.0, idle=900.0, system=0.0, irq=0.0, softirq=0.0, steal=0.0) for _ in range(3)]
+        names = ("user", "system", "idle", "irq", "softirq", "steal")
+        self._cpus = [dict.fromkeys(names, 100.0) for _ in range(3)]
         (self.proc / "self" / "task").mkdir(parents=True)
         self.cgroups.mkdir()
         self.thread(1, on_cpu=1.0)
@@ -56,9 +57,7 @@ class Kernel:
             self._cpus[cpu][name] += more
         lines = ["cpu  0 0 0 0 0 0 0 0 0 0"]
         for number, told in enumerate(self._cpus):
-            user, system, idle, irq, softirq, steal = (
-                round(told[name] * TICKS) for name in ("user", "system", "idle", "irq", "softirq", "steal")
-            )
+            user, system, idle, irq, softirq, steal = (round(seconds * TICKS) for seconds in told.values())
             lines.append(f"cpu{number} {user} 0 {system} {idle} 0 {irq} {softirq} {steal} 0 0")
         (self.proc / "stat").write_text("\n".join([*lines, "intr 0", "btime 0", ""]))
 

@@ -1,4 +1,4 @@
-"""The training loop against a clock that only the steps move: what starts, what is counted, what ends it."""
+"""The training loop on a clock that only steps and calibrations move: what starts, what is counted, what ends it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,19 +7,34 @@ import numpy as np
 import pytest
 
 from autoresearch_jax.lm.trainer import MAX_STEPS_IN_FLIGHT, TrainPhase, TrainResult, train
-from autoresearch_jax.measurement import Budget
+from autoresearch_jax.measurement import Budget, Scalar
 
 
 class Device:
     """A device that works its steps off one after another, and the clock that goes on meanwhile.
 
-    A step handed over starts when the one before it is done. Reading a loss waits for its step.
+    A step handed over starts when the one before it is done. Reading a loss waits for its step. The clock counts a
+    share of the wall time, and nothing of its calibrations, which are due at first and after so many steps; none by
+    default.
     """
 
-    def __init__(self, step_seconds: Callable[[int], float], loss: Callable[[int], float] = lambda step: 1.0) -> None:
+    def __init__(
+        self,
+        step_seconds: Callable[[int], float],
+        loss: Callable[[int], float] = lambda step: 1.0,
+        *,
+        share: float = 1.0,
+        steps_between: int | None = None,
+        calibration_seconds: float = 0.25,
+    ) -> None:
         self.time = 100.0
         self.step_seconds = step_seconds
         self.loss = loss
+        self.share = share
+        self.steps_between = steps_between
+        self.calibration_seconds = calibration_seconds
+        self.calibrations: list[float] = []  # when each began
+        self.steps_until_due = 0 if steps_between is not None else math.inf
         self.starts: list[float] = []
         self.ends: list[float] = []
         self.progress: list[float] = []
@@ -28,7 +43,23 @@ class Device:
         self.most_in_flight = 0
 
     def now(self) -> float:
+        return self.share * (self.time - self.calibration_seconds * len(self.calibrations))
+
+    def wall(self) -> float:
         return self.time
+
+    def is_due(self) -> bool:
+        return self.read >= self.steps_until_due
+
+    def calibrate(self) -> None:
+        assert self.steps_between is not None
+        assert self.read == len(self.starts), "a step is in flight"
+        self.calibrations.append(self.time)
+        self.steps_until_due = self.read + self.steps_between
+        self.time += self.calibration_seconds
+
+    def figures(self) -> dict[str, Scalar]:
+        return {"clock": "a fake"}
 
     def phase(self, name: str = "first", from_progress: float = 0.0, wait_seconds: float = 0.0) -> TrainPhase:
         def step(leaves: int, tokens: np.ndarray, progress: np.float32) -> tuple[int, Sequence["PendingLoss"]]:
@@ -46,8 +77,8 @@ class Device:
 
         return TrainPhase(from_progress, step, next_tokens, lambda tokens: tokens, tokens_per_step=8, loss_index=0)
 
-    def train(self, budget: Budget, *phases: TrainPhase) -> TrainResult:
-        return train(0, phases or [self.phase()], budget=budget, clock=self)
+    def train(self, budget: Budget, *phases: TrainPhase, wall_limit: float = math.inf) -> TrainResult:
+        return train(0, phases or [self.phase()], budget=budget, clock=self, wall_limit=wall_limit)
 
 
 class PendingLoss:
@@ -152,3 +183,66 @@ def test_progress_goes_on_from_phase_to_phase() -> None:
     first_long = device.batches.index("long")
     assert 0.6 <= device.progress[first_long] < 0.63
     assert device.progress == pytest.approx([(start - device.starts[0]) / 10 for start in device.starts], abs=0.011)
+
+
+@pytest.mark.parametrize("budget", [Budget(seconds=10.0), Budget(steps=100)])
+@pytest.mark.parametrize("steps_between", [1, 2, 7])
+def test_the_clock_calibrates_between_steps_and_outside_of_the_budget(budget: Budget, steps_between: int) -> None:
+    """No step is in flight meanwhile, which the device sees to."""
+    device = Device(lambda step: 0.1, steps_between=steps_between)
+    result = device.train(budget)
+    assert device.calibrations[0] == 100.0, "the first one is before the first step"
+    assert 100 // (steps_between + MAX_STEPS_IN_FLIGHT) < len(device.calibrations) <= 100 // steps_between + 1
+    assert result.num_steps == pytest.approx(100, abs=1)
+    assert result.seconds == pytest.approx(10.0, abs=0.11)
+    spent = device.calibration_seconds * len(device.calibrations)
+    assert result.wall_seconds == pytest.approx(result.seconds + spent)
+    calibrating = [(begin, begin + device.calibration_seconds) for begin in device.calibrations]
+    for start, end in zip(device.starts, device.ends, strict=True):
+        assert not any(start < until - 1e-9 and end > begin + 1e-9 for begin, until in calibrating)
+
+
+def test_between_calibrations_the_device_is_kept_busy() -> None:
+    device = Device(lambda step: 0.1, steps_between=20)
+    device.train(Budget(seconds=10.0))
+    assert device.most_in_flight == MAX_STEPS_IN_FLIGHT
+    idle = sum(start - end for start, end in zip(device.starts[1:], device.ends[:-1], strict=True))
+    assert idle == pytest.approx(device.calibration_seconds * (len(device.calibrations) - 1), abs=1e-6)
+
+
+def test_progress_does_not_see_the_calibrations() -> None:
+    device = Device(lambda step: 0.1, steps_between=5)
+    plain = Device(lambda step: 0.1)
+    device.train(Budget(seconds=10.0))
+    plain.train(Budget(seconds=10.0))
+    assert device.progress == pytest.approx(plain.progress, abs=0.021)
+
+
+@pytest.mark.parametrize("steps_between", [None, 4])
+def test_at_the_wall_clock_s_limit_no_further_step_starts(steps_between: int | None) -> None:
+    device = Device(lambda step: 0.1, share=0.1, steps_between=steps_between)
+    result = device.train(Budget(seconds=10.0), wall_limit=30.0)
+    assert result.stretched
+    assert not result.pruned
+    assert max(device.starts) <= 130.0 + 0.1 + 1e-6, "one may have been waiting at the device"
+    assert 30.0 < result.wall_seconds < 30.0 + 0.1 * MAX_STEPS_IN_FLIGHT + device.calibration_seconds
+    assert result.seconds < 3.1
+    assert all(begin <= 130.0 + 1e-6 for begin in device.calibrations)
+    assert result.num_steps == len(device.starts)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("step_seconds", [0.01, 0.3, 3.0, 25.0])
+def test_a_budget_that_is_spent_within_the_limit_is_spent_however_late_its_last_step_ends(
+    share: float, step_seconds: float
+) -> None:
+    """Also where the limit is the budget itself, as by the wall clock."""
+    device = Device(lambda step: step_seconds, share=share)
+    result = device.train(Budget(seconds=10.0), wall_limit=10.0 / share)
+    assert not result.stretched
+    assert result.seconds >= 10.0 - 1e-6
+
+
+def test_a_budget_in_steps_has_no_such_limit() -> None:
+    result = Device(lambda step: 1.0, share=0.01).train(Budget(steps=50))
+    assert (result.num_steps, result.stretched) == (50, False)

@@ -23,7 +23,7 @@ def emit(event, **fields):
     print(json.dumps({"event": event, **fields}), flush=True)
 
 def serve(request, way):
-    snapshot, metrics = Path(request["snapshot_dir"]), {"training_seconds": 1000.0}
+    snapshot, metrics = Path(request["snapshot_dir"]), {"training_seconds": 300.0, "wall_seconds": 1000.0}
     emit("phase", phase="startup")
     if way == "fail early":
         return emit("failed", reason="the dataset is gone")
@@ -86,6 +86,9 @@ class Bench:
             scrutiny=Scrutiny.SEARCH,
             seed=7,
             budget=Budget(steps=1),
+            clock="wall",
+            reference_seconds=None,
+            max_stretch=1.0,
             snapshot_dir=str(self.snapshot_dir),
             log_dir=str(self.folder),
             device_memory_bytes=None,
@@ -127,7 +130,7 @@ def bench(tmp_path: Path) -> Bench:
 def test_a_trial_that_nothing_befalls_is_judged_once(bench: Bench) -> None:
     measured = bench.run("go well")
     assert (measured.status, measured.value, measured.seed) == (Status.OK, 1.5, 7)
-    assert measured.metrics.keys() == {"num_params", "training_seconds", "total_seconds"}
+    assert measured.metrics.keys() == {"num_params", "training_seconds", "wall_seconds", "total_seconds"}
     assert float(measured.metrics["total_seconds"] or 0) < 1000
     assert measured.snapshot == bench.snapshot_dir
     assert bench.asked() == ["measure"]

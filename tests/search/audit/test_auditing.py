@@ -17,6 +17,7 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import (
     HOLDOUT_SCORE,
+    TOO_BUSY,
     Budget,
     Candidate,
     CandidateRejected,
@@ -515,3 +516,22 @@ def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
     assert all(trial.status in (Status.OK, None) for trial in ledger.audits.trials(1)), "nothing is blamed for it"
     audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
     assert all(trial.status is Status.OK for trial in ledger.audits.trials(1))
+
+
+def test_a_machine_that_is_too_busy_ends_an_audit_that_goes_on_with_the_same_trial(night):
+    audits(night, FakeTask(), ledger=(whole := night.ledger())).holdout(RUNS)
+    expected = rows_of(whole)
+    _forget_audits(night)
+
+    def crowd(number: int, candidate: Candidate) -> Measurement | None:
+        return Measurement(Status.TIMEOUT, None, 0, {TOO_BUSY: True}, error="too busy") if number == 3 else None
+
+    ledger = night.ledger()
+    with pytest.raises(RunError, match=r"^too busy; the same command goes on from here$"):
+        audits(night, TroubledTask(crowd), ledger=ledger).holdout(RUNS)
+    assert [trial.status for trial in ledger.audits.trials(1)] == [*["ok"] * 3, None], "nothing is blamed for it"
+    task = FakeTask()
+    found = audits(night, task, ledger=ledger).holdout(RUNS)
+    assert len(task.measured) == 2 * RUNS - 3
+    assert (found.figures["failed_runs"], found.figures["pairs"]) == (0, RUNS)
+    assert rows_of(ledger) == expected
