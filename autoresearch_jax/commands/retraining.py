@@ -22,7 +22,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.search.run_settings import calibrate
+from autoresearch_jax.search.run_settings import REFERENCE_SECONDS, calibrate
 from autoresearch_jax.search.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
 from autoresearch_jax.search.task import Task
 
@@ -83,7 +83,10 @@ def retrain(options: RetrainOptions) -> int:
                 task = options.task.make_task(folder.path, editable)
             with closing(task):
                 _check_settings(ledger, folder, measured, trials, task)
-                calibrate(ledger, folder, task)
+                if measured.kind is not Kind.TRIAL:
+                    calibrate(ledger, folder, task)
+                elif isinstance(reference := trials[0].metrics.get(REFERENCE_SECONDS), int | float):
+                    task.calibrate(float(reference), folder.logs)
                 done = list(_Retraining(options, task, ledger, interrupts, measured).train(lost))
         except KeyboardInterrupt as interrupt:
             raise RetrainInterruptedError("interrupted; the same command goes on from here") from interrupt

@@ -145,6 +145,7 @@ class AttendedClock:
         run_reference: Callable[[], float],
         reference_seconds: float,
         wall: Callable[[], float] = time.monotonic,
+        wait_for_rest: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts at zero.
 
@@ -153,6 +154,7 @@ class AttendedClock:
           run_reference: runs the reference program once, and returns its processor seconds.
           reference_seconds: what that was when the run began.
           wall: the clock by which `accounting` tells the wall time.
+          wait_for_rest: returns when nothing is left of what the steps before a calibration began.
 
         Raises:
           AccountingError: the accounts cannot be read.
@@ -161,6 +163,7 @@ class AttendedClock:
         self._run_reference = run_reference
         self._reference_seconds = reference_seconds
         self._wall = wall
+        self._wait_for_rest = wait_for_rest
         self._last = accounting.read()
         self._window = Spent()
         self._blocks = deque([_Block()])
@@ -194,6 +197,7 @@ class AttendedClock:
         if self._fault is not None:
             return
         before = self._last
+        self._wait_for_rest()
         for _ in range(UNCOUNTED_RUNS):
             self._run_reference()
         seconds = fmean(self._run_reference() for _ in range(COUNTED_RUNS))

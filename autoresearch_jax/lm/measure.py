@@ -29,7 +29,7 @@ from autoresearch_jax.lm.operations import stablehlo_module
 from autoresearch_jax.lm.phases import Emit, Phases, TrialFailedError, compiling
 from autoresearch_jax.lm.products import product_flops
 from autoresearch_jax.lm.programs import Programs, StepProgram, compile_program
-from autoresearch_jax.lm.reference import Reference
+from autoresearch_jax.lm.reference import Reference, wait_for_rest
 from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
@@ -168,7 +168,8 @@ class _Trial:
         if self.reference is None:
             return WallClock()
         try:
-            return AttendedClock(LinuxAccounting(), self.reference.run, float(self.metrics["reference_seconds"] or 0))
+            usual = float(self.metrics["reference_seconds"] or 0)
+            return AttendedClock(LinuxAccounting(), self.reference.run, usual, wait_for_rest=wait_for_rest)
         except AccountingError as error:
             self.metrics["clock_fault"] = str(error)
             return WallClock()

@@ -21,6 +21,9 @@ BETA1, BETA2, LEARNING_RATE, EPSILON = 0.9, 0.95, 1e-4, 1e-8
 WARM_UP_RUNS = 3  # of a new program, before one counts
 BASELINE_SECONDS = 1.0  # of processor time that `measure` takes
 
+REST_SECONDS, REST_SHARE = 0.005, 0.1  # a process rests that computes no larger a share of so long a time
+LONGEST_WAIT_SECONDS = 0.25  # for it to rest
+
 Params = dict[str, Array]
 
 
@@ -58,6 +61,19 @@ class Reference:
         while sum(runs) < BASELINE_SECONDS:
             runs.append(self.run())
         return sum(runs) / len(runs)
+
+
+def wait_for_rest() -> None:
+    """Waits until this process's other threads rest, lest what they do is counted as the reference program's.
+
+    The memory of a large step is given back to the kernel beside what comes after it, for tens of milliseconds.
+    """
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    while time.monotonic() < deadline:
+        before = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - before <= REST_SHARE * REST_SECONDS:
+            return
 
 
 def _step(state: tuple[Params, Params, Params], tokens_BxT1: Array) -> tuple[Params, Params, Params]:

@@ -183,7 +183,8 @@ class Measuring:
         return self._fresh_seed(experiment) if paired is None else paired
 
     def _fresh_seed(self, experiment: ExperimentRow) -> int:
-        return draw_seed(self._run_seed, experiment.id, len(self._book.ledger.trials(experiment.id)))
+        counted = sum(not trial.was_too_busy for trial in self._book.ledger.trials(experiment.id))
+        return draw_seed(self._run_seed, experiment.id, counted)
 
     def _begin(self, measured: ExperimentRow, purpose: Purpose, seed: int) -> TrialRow:
         return self._book.ledger.begin_trial(measured.id, seed, purpose)

@@ -55,9 +55,7 @@ def test_prints_what_was_made_and_the_second_call_does_nothing(corpus: str, tmp_
     assert made["train_rows"] == f"{len(dataset.rows(256, 'train'))} {len(dataset.rows(512, 'train'))}"
     assert float(made["prepare_seconds"]) > 0
     before = {path: path.stat().st_mtime_ns for path in dataset.folder.rglob("*")}
-    start = time.monotonic()
     second = prepare(*flags)
-    assert time.monotonic() - start < 1.0
     again = figures(second.stdout)
     assert again.pop("made") == "no, it was there"
     assert again.items() <= {**made, "prepare_seconds": again["prepare_seconds"]}.items()

@@ -17,7 +17,7 @@ import pytest
 
 from autoresearch_jax.lm.accounting import PROC, Usage
 from autoresearch_jax.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock
-from autoresearch_jax.lm.reference import Reference
+from autoresearch_jax.lm.reference import Reference, wait_for_rest
 
 NUM_THREADS = 16
 CROWD_SECONDS = 2.0
@@ -106,7 +106,7 @@ class Timed:
     def __init__(self, reference: Reference, reference_seconds: float) -> None:
         self._reference = reference
         self._runs: list[float] = []
-        self.clock = AttendedClock(Idle(), self._run, reference_seconds)
+        self.clock = AttendedClock(Idle(), self._run, reference_seconds, wait_for_rest=wait_for_rest)
 
     def _run(self) -> float:
         self._runs.append(self._reference.run())
