@@ -52,14 +52,14 @@ def define_task_flags(flag_values: flags.FlagValues) -> None:
         "clock",
         "auto",
         list(CLOCKS),
-        "what --budget_seconds counts: attended, the time that a trial had the machine, whatever else ran on its "
-        "processors; wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
+        "what --budget_seconds counts: attended, the time that a trial had the machine and other work on it had not; "
+        "wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
         flag_values=flag_values,
     )
     flags.DEFINE_float(
         "max_stretch",
         5.0,
-        "end a trial, as timeout, once it has trained so many times its --budget_seconds by the wall clock",
+        "end a trial, as timeout, once it has trained for this many times its --budget_seconds by the wall clock",
         lower_bound=1.0,
         flag_values=flag_values,
     )
@@ -175,6 +175,8 @@ class TaskOptions:
           DatasetError: the dataset is not there.
         """
         budget = _budget(flag_values.budget_seconds, flag_values.budget_steps)
+        if not math.isfinite(flag_values.max_stretch):
+            raise UsageError(f"--max_stretch={flag_values.max_stretch:g}: a number of budgets, such as 5")
         judge_tokens = flag_values.judge_tokens
         if judge_tokens is not None and judge_tokens < 1:
             raise UsageError(f"--judge_tokens={judge_tokens}: must be positive")
@@ -220,7 +222,7 @@ class TaskOptions:
             _notice(UNCONFINED)
         (run_folder / "logs").mkdir(parents=True, exist_ok=True)
         device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
-        clock = find_clock(self.clock, device.platform)
+        clock = self._find_clock(device, _notice)
         return LmTask(
             LmTaskConfig(
                 dataset=self.dataset,
@@ -250,9 +252,13 @@ class TaskOptions:
           UserError: the device is not there, or is too small for the mesh; or the clock cannot be had.
         """
         device, mesh_axes = self._find_devices(os.environ, log_path)
-        clock = find_clock(self.clock, device.platform, lambda text: None)
+        clock = self._find_clock(device, lambda text: None)
         machine = device_terms(device, mesh_axes, self.budget, clock)
         return LmTerms(self.dataset, self.budget, self.judge_tokens, machine)
+
+    def _find_clock(self, device: Device, notice: Callable[[str], None]) -> str:
+        """The clock; a budget in steps is not timed."""
+        return WALL if self.budget.steps is not None else find_clock(self.clock, device.platform, notice)
 
     def _find_devices(self, environment: Mapping[str, str], log_path: Path) -> tuple[Device, dict[str, int]]:
         """The device, and the sizes of the mesh axes."""

@@ -36,7 +36,7 @@ from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.search.constants import read_constants, set_constants
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.results import write_results
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_folder import RunFolder, check_settings
 from autoresearch_jax.search.run_settings import REFERENCE_SECONDS
 
 DEFAULT_TAG = "trials"
@@ -111,7 +111,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     folder = options.folder
     folder.create()
     task = options.task.make_task(folder.path, options.editable, one_trial=True)
-    with closing(_open_ledger(folder, task.fingerprint)) as ledger, closing(task):
+    with closing(_open_ledger(folder, task)) as ledger, closing(task):
         log_dir = new_log_dir(folder)
         if (reference_seconds := _reference_seconds(ledger)) is not None:  # else the trial measures it
             task.calibrate(reference_seconds, log_dir)
@@ -175,20 +175,21 @@ def measure_once(task: LmTask, source: str, seed: int, snapshot_dir: Path, log_d
         return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)
 
 
-def _open_ledger(folder: RunFolder, fingerprint: str) -> Ledger:
+def _open_ledger(folder: RunFolder, task: LmTask) -> Ledger:
     """The ledger the trial is added to, opened before anything is spent.
 
     Raises:
-      UserError: it cannot be opened, or belongs to a run with another dataset.
+      UserError: it cannot be opened, or belongs to a run with another dataset, device or clock.
     """
     ledger = Ledger.open(folder.ledger)
-    stored = ledger.settings().get("fingerprint")
-    if stored not in (None, fingerprint):
+    stored = ledger.settings()
+    compared = {"fingerprint": task.fingerprint, **task.terms}
+    compared.pop("clock")  # a trial by hand may have a budget in steps
+    try:
+        check_settings(stored, {name: now for name, now in compared.items() if name in stored}, folder.path)
+    except UserError:
         ledger.close()
-        raise UserError(
-            f"{folder.path} is a run with another dataset or judge (fingerprint {stored}, now {fingerprint}): "
-            "use the run's own flags, or another --tag"
-        )
+        raise
     return ledger
 
 

@@ -5,6 +5,7 @@ Linux keeps, for each thread, the time it ran and the time it was kept waiting a
 time a hypervisor took (https://man7.org/linux/man-pages/man5/proc_stat.5.html).
 """
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 NANOSECOND = 1e-9
 MICROSECOND = 1e-6
 STILL_SECONDS = 0.05  # of computing during which an account must not stand still
+INEXACT_SECONDS = 0.5  # by which the accounts of the processors, which come in ticks, may be wrong
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 1, 2, 3, 6, 7, 8  # fields of a processor's line in /proc/stat
 
 
@@ -79,6 +81,7 @@ class LinuxAccounting:
         self._quotas = _quota_files(proc / "self" / "cgroup", cgroups)
         self._threads: dict[str, tuple[int, int, int]] = {}  # file descriptor, ns on a CPU, ns of delay, by thread id
         self._on_cpu = self._delay = 0  # ns
+        self._used: tuple[float, float] | None = None  # wall time, and seconds used by anyone, at the last reading
         self._moved = (0, time.process_time())  # ns on a CPU, and the process's own time, when that moved last
         self.read()
 
@@ -97,7 +100,7 @@ class LinuxAccounting:
                 steal += int(fields[_STEAL])
         except (OSError, ValueError, IndexError) as error:
             raise AccountingError(f"{self._stat}: no account of the processors ({error})") from error
-        return Usage(
+        usage = Usage(
             wall=wall,
             on_cpu=self._on_cpu * NANOSECOND,
             delay=self._delay * NANOSECOND,
@@ -105,6 +108,13 @@ class LinuxAccounting:
             steal=steal / self._ticks_per_second,
             throttled=sum(_throttled_seconds(path) for path in self._quotas),
         )
+        used = usage.others + own + usage.steal
+        if self._used is not None:
+            gone, most = used - self._used[1], len(self._cpus) * (wall - self._used[0])
+            if not -INEXACT_SECONDS <= gone <= most + INEXACT_SECONDS:
+                raise AccountingError(f"{self._stat}: {gone:.1f} s used in {most:.1f} s of all processors")
+        self._used = wall, used
+        return usage
 
     def close(self) -> None:
         """Closes the files of all threads."""
@@ -142,6 +152,8 @@ class LinuxAccounting:
         except ValueError as error:
             raise AccountingError(f"{path}: not the account of a thread") from error
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise AccountingError(f"{path}: {error.strerror}") from error
             if file >= 0:
                 os.close(file)
                 self._threads.pop(thread, None)

@@ -17,7 +17,7 @@ from autoresearch_jax.lm.accounting import Accounting, AccountingError, Usage
 from autoresearch_jax.measurement import Scalar
 
 ATTENDED, WALL = "attended", "wall"  # the clocks, as --clock names them
-READ_SECONDS = 0.005  # the accounts are read again no sooner: a reading takes a quarter of a millisecond
+READ_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
 WINDOW_SECONDS = 1.0  # over which accounts are set against each other: those of the processors come in ticks of 0.01 s
 REFERENCE_SHARE = 0.04  # of the wall time that the reference program may take
 UNCOUNTED_RUNS, COUNTED_RUNS = 1, 2  # of it each time: the first finds the candidate's data in the caches
@@ -145,7 +145,7 @@ class AttendedClock:
         run_reference: Callable[[], float],
         reference_seconds: float,
         wall: Callable[[], float] = time.monotonic,
-        wait_for_rest: Callable[[], None] = lambda: None,
+        wait_for_rest: Callable[[], bool] = lambda: True,
     ) -> None:
         """Starts at zero.
 
@@ -154,7 +154,7 @@ class AttendedClock:
           run_reference: runs the reference program once, and returns its processor seconds.
           reference_seconds: what that was when the run began.
           wall: the clock by which `accounting` tells the wall time.
-          wait_for_rest: returns when nothing is left of what the steps before a calibration began.
+          wait_for_rest: called before each calibration; returns whether the steps' background work has ended.
 
         Raises:
           AccountingError: the accounts cannot be read.
@@ -197,7 +197,7 @@ class AttendedClock:
         if self._fault is not None:
             return
         before = self._last
-        self._wait_for_rest()
+        is_idle = self._wait_for_rest()
         for _ in range(UNCOUNTED_RUNS):
             self._run_reference()
         seconds = fmean(self._run_reference() for _ in range(COUNTED_RUNS))
@@ -207,8 +207,7 @@ class AttendedClock:
             self._fault = str(error)
             return
         self._reference_wall += self._last.wall - before.wall
-        was_throttled = self._last.throttled > before.throttled  # then it ran in one piece of its time, by chance
-        usable = seconds > 0 and not was_throttled
+        usable = is_idle and seconds > 0 and self._last.throttled == before.throttled
         self._blocks.append(_Block(math.log(seconds / self._reference_seconds) if usable else None))
         self._estimate_speed()
 

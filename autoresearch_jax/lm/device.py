@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.lm.accounting import quota_cpus
 from autoresearch_jax.lm.clock import WALL
 from autoresearch_jax.lm.hardware import host_processors
 from autoresearch_jax.lm.platforms import platform_variables
@@ -87,12 +88,17 @@ def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, c
     """
     return {
         "platform": device.platform,
-        "device_kind": host_processors() if device.platform == "cpu" else device.device_kind,
+        "device_kind": _processors() if device.platform == "cpu" else device.device_kind,
         "num_devices": math.prod(mesh_axes.values()),
         "mesh": ",".join(f"{name}={size}" for name, size in mesh_axes.items()),
         "jax_version": version("jax"),
         "clock": clock if budget.steps is None else WALL,
     }
+
+
+def _processors() -> str:
+    quota = quota_cpus()
+    return host_processors() + ("" if quota is None else f", a quota of {quota:g}")
 
 
 def start_worker(

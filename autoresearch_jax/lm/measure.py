@@ -71,6 +71,8 @@ class _Trial:
         self.compiles = compiles
         self.metrics = phases.metrics
         self.reference: Reference | None = None  # with the attended clock
+        self.reference_seconds = math.nan
+        self.accounting: LinuxAccounting | None = None
 
     def run(self) -> Verdict:
         request = self.request
@@ -160,16 +162,19 @@ class _Trial:
         """Settles what the attended clock counts in; a trial outside of a run measures it."""
         if self.reference is not None:
             given = self.request.reference_seconds
-            self.metrics["reference_seconds"] = self.reference.measure() if given is None else given
-            self.metrics[REFERENCE_OF] = reference_machine()
+            self.reference.warm_up()
+            self.reference_seconds = self.reference.measure() if given is None else given
+            self.metrics.update({"reference_seconds": self.reference_seconds, REFERENCE_OF: reference_machine()})
 
     def _make_clock(self) -> Clock:
         """The clock asked for; the wall clock where it cannot be had, which the metrics then tell."""
         if self.reference is None:
             return WallClock()
         try:
-            usual = float(self.metrics["reference_seconds"] or 0)
-            return AttendedClock(LinuxAccounting(), self.reference.run, usual, wait_for_rest=wait_for_rest)
+            self.accounting = self.accounting or LinuxAccounting()
+            return AttendedClock(
+                self.accounting, self.reference.run, self.reference_seconds, wait_for_rest=wait_for_rest
+            )
         except AccountingError as error:
             self.metrics["clock_fault"] = str(error)
             return WallClock()
@@ -225,6 +230,8 @@ class _Trial:
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
         tokens_per_second = result.num_tokens / result.seconds
         self.metrics.update(clock.figures())
+        if self.accounting is not None:
+            self.accounting.close()
         self.metrics.update(
             training_seconds=result.seconds,
             wall_seconds=result.wall_seconds,
@@ -248,7 +255,7 @@ class _Trial:
         ends = [0.0, *(end for end, _ in result.losses)]
         steps = [end - begin for begin, end in itertools.pairwise(ends)]
         usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
-        overrun = ends[-1] - seconds
+        overrun = min(ends[-1] - seconds, result.step_walls[-1])  # else the clock corrected itself meanwhile
         if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
             reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
             raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")

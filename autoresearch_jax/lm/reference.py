@@ -1,4 +1,4 @@
-"""A small training step of ours, by whose processor time a CPU's speed is told while a candidate trains.
+"""The reference program: a small training step whose processor time shows how fast a CPU is at this moment.
 
 It does what candidates do (embeddings, attention, matrices in bfloat16, cross-entropy, Adam), so what slows them down
 (frequency, caches and memory shared with others) slows it down, too.
@@ -6,6 +6,8 @@ It does what candidates do (embeddings, attention, matrices in bfloat16, cross-e
 Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, S keys.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Mapping
 
@@ -14,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from autoresearch_jax.lm.accounting import NANOSECOND, PROC
+
+TASKS = PROC / "self" / "task"
 # Chosen by measurement, see docs/clock.md: smaller is too unlike a candidate, larger leaves too few runs in a short
 # trial. About 10 ms on two cores without bfloat16, 2 ms with it.
 ROWS, CONTEXT, WIDTH, HEADS, VOCAB_SIZE = 4, 64, 128, 2, 1024
@@ -21,8 +26,8 @@ BETA1, BETA2, LEARNING_RATE, EPSILON = 0.9, 0.95, 1e-4, 1e-8
 WARM_UP_RUNS = 3  # of a new program, before one counts
 BASELINE_SECONDS = 1.0  # of processor time that `measure` takes
 
-REST_SECONDS, REST_SHARE = 0.005, 0.1  # a process rests that computes no larger a share of so long a time
-LONGEST_WAIT_SECONDS = 0.25  # for it to rest
+REST_SECONDS, REST_SHARE = 0.005, 0.1  # a process is idle that computes for at most this share of such a stretch
+LONGEST_WAIT_SECONDS = 0.25  # until it is
 
 Params = dict[str, Array]
 
@@ -48,32 +53,51 @@ class Reference:
         self._step = jax.jit(_step, donate_argnums=0).lower(self._state, self._tokens_BxT1).compile()
 
     def run(self) -> float:
-        """Runs the step once; returns the processor seconds that all threads of this process took meanwhile."""
-        before = time.process_time()
+        """Runs the step once; returns the processor seconds that it took, those of other Python threads left out."""
+        before = time.process_time() - _other_python_threads_seconds()
         self._state = jax.block_until_ready(self._step(self._state, self._tokens_BxT1))
-        return time.process_time() - before
+        return time.process_time() - _other_python_threads_seconds() - before
+
+    def warm_up(self) -> None:
+        """Runs it until a run takes what the next ones take."""
+        for _ in range(WARM_UP_RUNS):
+            self.run()
 
     def measure(self) -> float:
         """Processor seconds of a run at this moment: the mean over many."""
-        for _ in range(WARM_UP_RUNS):
-            self.run()
+        self.warm_up()
         runs = [self.run()]
         while sum(runs) < BASELINE_SECONDS:
             runs.append(self.run())
         return sum(runs) / len(runs)
 
 
-def wait_for_rest() -> None:
-    """Waits until this process's other threads rest, lest what they do is counted as the reference program's.
+def wait_for_rest() -> bool:
+    """Waits until the other threads of this process are idle: they would slow the reference program down.
 
-    The memory of a large step is given back to the kernel beside what comes after it, for tens of milliseconds.
+    Memory of a large step is returned to the kernel after the step is done, which takes tens of milliseconds.
+
+    Returns:
+      False if they were not idle in time.
     """
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while time.monotonic() < deadline:
         before = time.process_time()
         time.sleep(REST_SECONDS)
         if time.process_time() - before <= REST_SHARE * REST_SECONDS:
-            return
+            return True
+    return False
+
+
+def _other_python_threads_seconds() -> float:
+    """Processor seconds of the Python threads beside this one, such as those that read data; XLA's are none."""
+    seconds = 0.0
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
+                account = (TASKS / str(thread.native_id) / "schedstat").read_bytes()
+                seconds += int(account.split()[0]) * NANOSECOND
+    return seconds
 
 
 def _step(state: tuple[Params, Params, Params], tokens_BxT1: Array) -> tuple[Params, Params, Params]:

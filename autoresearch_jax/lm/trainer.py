@@ -62,6 +62,7 @@ class TrainResult:
       wall_seconds: the same by the wall clock, with what the clock's calibrations took.
       data_wait_seconds: of these, waiting for tokens from the host.
       losses: (elapsed seconds at its end, nats per token) of each step.
+      step_walls: seconds of the wall clock from the end of the step before, or the start, to the end of each step.
       curve: the mean loss of each twentieth of the budget, as far as training came.
       nonfinite: the loss stopped being a finite number, and training with it.
       pruned: the loss was above a ceiling, and training stopped there.
@@ -75,6 +76,7 @@ class TrainResult:
     wall_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     losses: list[tuple[float, float]] = field(default_factory=list)
+    step_walls: list[float] = field(default_factory=list)
     curve: tuple[float, ...] = ()
     nonfinite: bool = False
     pruned: bool = False
@@ -136,7 +138,7 @@ class _Loop:
         self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
 
     def run(self) -> TrainResult:
-        wall_start = self.clock.wall()
+        wall_start = self.last_end_wall = self.clock.wall()
         self.start = self.last_end = self.last_report = self.clock.now()
         while not self._is_over():
             if self.in_flight and (self.clock.is_due() or not self._may_start()):
@@ -147,6 +149,7 @@ class _Loop:
                 self.result.stretched = True
             elif self.clock.is_due():
                 self.clock.calibrate()
+                self.last_end_wall = self.clock.wall()
             else:
                 self._start_step()
                 if len(self.in_flight) == MAX_STEPS_IN_FLIGHT:
@@ -212,11 +215,13 @@ class _Loop:
     def _finish_step(self) -> None:
         phase, pending_loss = self.in_flight.popleft()
         loss = float(pending_loss)  # waits for the step
-        now = self.clock.now()
+        now, wall = self.clock.now(), self.clock.wall()
+        self.result.step_walls.append(wall - self.last_end_wall)
         if phase is self.phase:
-            self.last_intervals.append(now - self.last_end)
+            # a clock that corrects itself may stand still meanwhile
+            self.last_intervals.append(max(now - self.last_end, self.result.step_walls[-1]))
             self.step_seconds = max(self.last_intervals)
-        self.last_end = now
+        self.last_end, self.last_end_wall = now, wall
         self.result.losses.append((now - self.start, loss))
         if math.isfinite(loss):
             self.result.pruned = self.curve.add(self._points_spent(now), loss) or self.result.pruned

@@ -33,7 +33,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.observer import Observer
-from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, backoff
+from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.pruning import Pruning
@@ -126,7 +126,8 @@ class Loop:
             parts.footing,
             run_seed,
             None if begun_before_pruning(parts.ledger.settings()) else parts.pruning,
-            first_wait_seconds,
+            pace=self._pace,
+            first_wait_seconds=first_wait_seconds,
         )
         self._evaluation = Evaluation(
             parts.task,
@@ -180,6 +181,8 @@ class Loop:
                 pass
         except KeyboardInterrupt:
             return INTERRUPTED
+        except StopReached as stop:
+            return f"{stop} reached"
         except (OSError, sqlite3.Error) as error:
             if trouble := disk_trouble(error):
                 raise RunError(f"{trouble}; the same command goes on from here") from error

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 from autoresearch_jax.measurement import (
+    ATTENDED_SHARE,
     CLOCK_FAULT,
     HASHED_BY,
     LOSSES,
@@ -28,7 +29,7 @@ from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.lagging import read_yardstick
 from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
 from autoresearch_jax.search.observer import Observer
-from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, backoff
+from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.pruning import Pruning, Yardstick
 from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
@@ -39,6 +40,7 @@ from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.search.texts import nodes_saved
 
+MOSTLY_ATTENDED = 0.5  # share of its time; a trial that had more of it and is slow may have itself to blame
 RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
 
 
@@ -61,9 +63,13 @@ class Measuring:
         footing: Footing,
         run_seed: int,
         pruning: Pruning | None = None,
+        *,
+        pace: Pace,
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
         self._task = task
+        self._pace = pace
+        self._started = time.monotonic()  # of the experiment, in this process
         self._rule = rule
         self._footing = footing
         self._book = book
@@ -84,9 +90,11 @@ class Measuring:
 
         Raises:
           RunError: the task itself, or the champion, failed too often; the experiment stays open.
+          StopReached: other work kept the machine busy until the run was over; the same.
           KeyboardInterrupt: the process was asked to end; the same.
         """
         self._prepared[experiment.id] = candidate
+        self._started = time.monotonic()
         while True:
             found = self._book.ledger.open_trial() or self._next(experiment)
             if isinstance(found, Ending):
@@ -208,6 +216,8 @@ class Measuring:
             self._footing.require()  # of a full disk no candidate is to blame
         self._footing.require_lock()
         reach(FaultPoint.AFTER_MEASUREMENT, trial.id)
+        if measurement.metrics.get(TOO_BUSY) and not self._was_others_work(trial, measurement):
+            measurement = replace(measurement, metrics={**measurement.metrics, TOO_BUSY: False})
         ledger.finish_trial(trial.id, measurement)
         reach(FaultPoint.AFTER_TRIAL_RESULT, trial.id)
         self._tell_clock_fault(trial, measurement)
@@ -237,16 +247,34 @@ class Measuring:
             )
 
     def _wait_for_machine(self, measured: int, measurement: Measurement) -> None:
-        """Waits before a trial is run again that other work on the machine ended.
+        """Waits before a trial is run again that other work on the machine ended, but no longer than the run may last.
 
         Raises:
+          StopReached: an item of the stopping list holds; the experiment stays open.
           KeyboardInterrupt: the process was asked to end.
         """
-        latest = itertools.takewhile(lambda trial: trial.was_too_busy, reversed(self._book.ledger.trials(measured)))
-        seconds = backoff(self._first_wait_seconds, waits=sum(1 for _ in latest) - 1)
+        seconds = backoff(self._first_wait_seconds, waits=self._busy_in_a_row(measured) - 1)
         self._observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
-        with self._interrupts.allowed():
-            time.sleep(seconds)
+        champion = self._book.champion
+        if champion is None:  # the stopping list begins to count with the baseline
+            with self._interrupts.allowed():
+                time.sleep(seconds)
+            return
+        self._pace.wait(seconds, champion, self._started)
+        progress = self._pace.progress(champion, waited_seconds=time.monotonic() - self._started)
+        if (reason := self._pace.stop_reason(progress)) is not None:
+            raise StopReached(reason)
+
+    def _was_others_work(self, trial: TrialRow, measurement: Measurement) -> bool:
+        """False of a candidate for which the machine is slow each time, although it has the machine for itself."""
+        share = measurement.metrics.get(ATTENDED_SHARE)
+        is_alone = isinstance(share, int | float) and share >= MOSTLY_ATTENDED
+        return not is_alone or self._busy_in_a_row(trial.experiment) < MAX_FAILURES - 1
+
+    def _busy_in_a_row(self, experiment: int) -> int:
+        """How many of an experiment's latest finished trials the machine was too busy for."""
+        finished = [trial for trial in self._book.ledger.trials(experiment) if trial.status is not None]
+        return sum(1 for _ in itertools.takewhile(lambda trial: trial.was_too_busy, reversed(finished)))
 
     def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
         """What a trial gave; None if the task failed on a program that it measured before, so that it is run again."""

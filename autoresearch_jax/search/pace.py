@@ -9,13 +9,17 @@ from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.stopping import Limit, Progress, Stop, experiments_limit
 
-FIRST_WAIT_SECONDS = 60.0  # for what failed, and may work later; each further wait is twice as long
+FIRST_WAIT_SECONDS = 60.0  # before another try; each further wait is twice as long
 LONGEST_WAIT_SECONDS = 900.0
 WAIT_STEP_SECONDS = 5.0  # how often the stopping list is looked at while the loop waits
 
 
+class StopReached(Exception):
+    """An item of the stopping list holds while an experiment waits; the message says which."""
+
+
 def backoff(first_seconds: float, waits: int) -> float:
-    """Seconds to wait before another try, after so many waits in a row."""
+    """Seconds to wait before another try, after a number of waits in a row."""
     return min(first_seconds * 2.0 ** min(waits, 10), LONGEST_WAIT_SECONDS)
 
 

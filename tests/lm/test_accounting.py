@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.lm import accounting as accounts
 from autoresearch_jax.lm.accounting import (
     PROC,
     STILL_SECONDS,
@@ -32,6 +33,7 @@ class Kernel:
         self.proc = folder / "proc"
         self.cgroups = folder / "cgroup"
         self.own = 50.0  # what the process has computed, as its own clock tells
+        self.wall = 1000.0
         names = ("user", "system", "idle", "irq", "softirq", "steal")
         self._cpus = [dict.fromkeys(names, 100.0) for _ in range(3)]
         (self.proc / "self" / "task").mkdir(parents=True)
@@ -81,6 +83,12 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel(tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(CPUS), raising=False)
     monkeypatch.setattr(time, "process_time", lambda: kernel.own)
+
+    def monotonic() -> float:
+        kernel.wall += 10.0  # between two readings
+        return kernel.wall
+
+    monkeypatch.setattr(accounts.time, "monotonic", monotonic)
     return kernel
 
 
@@ -97,6 +105,17 @@ def gone(before: Usage, after: Usage) -> dict[str, float]:
 
 
 NOTHING = {"on_cpu": 0.0, "delay": 0.0, "others": 0.0, "steal": 0.0, "throttled": 0.0}
+
+
+@pytest.mark.parametrize("seconds", [{"steal": 1e4}, {"user": 30.0}, {"user": -2.0}])
+def test_processors_that_were_used_for_longer_than_there_was_time_are_named(
+    seconds: dict[str, float], kernel: Kernel, accounting: LinuxAccounting
+) -> None:
+    accounting.read()
+    kernel.spend(0, **seconds)
+    with pytest.raises(AccountingError) as caught:
+        accounting.read()
+    assert str(kernel.proc / "stat") in str(caught.value)
 
 
 def test_threads_are_summed_also_those_that_come_and_go(kernel: Kernel, accounting: LinuxAccounting) -> None:

@@ -133,6 +133,9 @@ class Failing:
             raise AccountingError("they go backwards")
         return self._accounting.read()
 
+    def close(self) -> None:
+        self._accounting.close()
+
 
 @needs_accounts
 @pytest.mark.parametrize("readings", [0, 1, 20])

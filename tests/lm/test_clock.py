@@ -247,6 +247,30 @@ def test_a_reference_that_ran_while_its_container_was_stopped_does_not_count() -
     assert machine.train(machine.clock(), LONG) == pytest.approx(LONG)
 
 
+def test_what_steps_left_running_is_waited_for_outside_of_the_budget() -> None:
+    events: list[str] = []
+    machine = Machine(lambda: events.append("reference") or REFERENCE_SECONDS)
+
+    def wait_for_rest() -> bool:
+        events.append("wait")
+        machine.pass_time(0.2)
+        return True
+
+    clock = AttendedClock(machine, machine.run_reference, REFERENCE_SECONDS, machine.wall, wait_for_rest)
+    before = clock.now()
+    clock.calibrate()
+    assert events[0] == "wait"
+    assert events.count("wait") == 1
+    assert clock.now() == pytest.approx(before)
+
+
+def test_a_reference_that_ran_beside_other_threads_of_the_process_does_not_count() -> None:
+    machine = Machine(lambda: 10 * REFERENCE_SECONDS)
+    clock = AttendedClock(machine, machine.run_reference, REFERENCE_SECONDS, machine.wall, lambda: False)
+    assert machine.train(clock, LONG) == pytest.approx(LONG)
+    assert machine.references > 5
+
+
 def test_accounts_are_read_no_more_often_than_they_are_worth_it() -> None:
     machine = Machine()
     clock = machine.clock()

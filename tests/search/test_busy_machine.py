@@ -1,11 +1,13 @@
 """Trials that other work on the machine ended: written down, no verdict, and run again."""
 
+import itertools
 import time
 from dataclasses import replace
 
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.measurement import ATTENDED_SHARE as SHARE
 from autoresearch_jax.measurement import TOO_BUSY, Measurement, Metric, Scrutiny, Status
 from autoresearch_jax.search import pace
 from autoresearch_jax.search.loop import INTERRUPTED
@@ -34,11 +36,14 @@ class Crowded(FakeTask):
 
 
 def substance(ledger):
-    """What came of a run, without the trials that the machine was too busy for, and without times."""
+    """What came of a run, without the trials that the machine was too busy for, and without times.
+
+    A rule that is asked again, since a trial came to nothing, says the same again.
+    """
     rows = [(row.id, row.program_hash, row.status, row.score, row.decision, row.reason) for row in ledger.experiments()]
     runs = [(run.experiment, run.seed, run.value, run.purpose) for run in ledger.trials() if not run.was_too_busy]
     rulings = [(found.step, found.reason, found.noise) for row in rows for found in ledger.rulings(row[0])]
-    return rows + runs + rulings
+    return rows + runs + [ruling for ruling, _ in itertools.groupby(rulings)]
 
 
 def run(bench, task: FakeTask, *script, rule=RULE, **options):
@@ -122,9 +127,36 @@ def test_the_rule_of_one_run_waits_too(bench):
 
 def test_each_wait_is_longer_than_the_one_before_and_a_success_begins_anew(bench, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds) if seconds else None)
+    monkeypatch.setattr(pace.Pace, "wait", lambda self, seconds, champion, started: waits.append(seconds))
     run(bench, Crowded(FIRST, FIRST + 1, FIRST + 2, FIRST + 4), BETTER, first_wait_seconds=10.0)
     assert waits == [10.0, 20.0, 40.0, 10.0]
+
+
+def test_a_busy_machine_does_not_keep_a_run_beyond_its_stopping_list(bench):
+    text = bench.program.read_text()
+    bench.program.write_text(text.replace("## Stop when\n", "## Stop when\n\n- 0.2 seconds\n", 1))
+    loop = bench.loop(Crowded(*range(FIRST, 10_000)), ScriptedProposer([BETTER]), RULE, first_wait_seconds=0.01)
+    assert "0.2 seconds" in loop.run()
+    ledger = bench.ledger()
+    assert ledger.experiment(1).is_open
+    assert all(trial.was_too_busy for trial in ledger.trials(1))
+    assert ledger.trials(1)
+
+
+@pytest.mark.parametrize("share", [0.24, 0.99])
+def test_a_candidate_that_is_slow_although_it_is_alone_is_given_up_after_a_few_tries(bench, share):
+    class Slow(Crowded):
+        def measure(self, candidate, **arguments):
+            found = super().measure(candidate, **arguments)
+            return found if found.value is not None else replace(found, metrics={**found.metrics, SHARE: share})
+
+    ledger = run(bench, Slow(*range(FIRST, FIRST + 5)), BETTER)
+    row = ledger.experiment(1)
+    if share < 0.5:
+        assert (row.decision, sum(trial.was_too_busy for trial in ledger.trials(1))) == (Verdict.KEEP, 5)
+    else:
+        assert (row.status, row.decision) == (Status.TIMEOUT, Verdict.DISCARD)
+        assert [trial.was_too_busy for trial in ledger.trials(1)] == [True, True, False]
 
 
 def test_waits_have_an_end():
