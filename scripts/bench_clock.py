@@ -1,14 +1,14 @@
 """Measures the attended clock beside other work; called by bench_clock.sh.
 
 Each round makes four trials of the demo's program: alone, beside one process that burns a core 5 s on and 5 s off,
-beside two that burn all the time, these three with one seed, and alone with a seed of its own. The last lines are
+beside two that burn all the time, these three with one seed, and alone with another seed each. The last lines are
 `key: value`:
   steps_cv_attended         coefficient of variation of the steps within the budget, over all trials with the one seed
   steps_ratio_busy          mean steps beside two burners over those alone
   steps_cv_wall, steps_ratio_busy_wall    the same for the steps that these trials made in so much wall time
   steps_cv_unscaled, steps_ratio_busy_unscaled    the same for attended seconds without the reference program
   score_sd_ratio            standard deviation of val_bpb over the trials with the one seed, over that of those alone
-                            with seeds of their own
+                            with other seeds
   attended_share_alone      mean share of the time that the trials alone had the machine
   clock_overhead_percent    wall time of the reference program and of reading the accounts, over the candidate's own
 """

@@ -28,7 +28,7 @@ class MeasureRequest:
       budget: the time box.
       clock: "attended" or "wall", by which a budget in seconds is counted.
       reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
-      max_stretch: training ends as a time-out after so many times the budget by the wall clock.
+      max_stretch: training ends as a time-out after this many times the budget by the wall clock.
       snapshot_dir: where the snapshot will be; for judging again, where it is.
       log_dir: where the loss curve goes.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.

@@ -54,9 +54,10 @@ class Reference:
 
     def run(self) -> float:
         """Runs the step once; returns the processor seconds that it took, those of other Python threads left out."""
-        before = time.process_time() - _other_python_threads_seconds()
+        before, others_before = time.process_time(), _other_python_threads()
         self._state = jax.block_until_ready(self._step(self._state, self._tokens_BxT1))
-        return time.process_time() - _other_python_threads_seconds() - before
+        seconds, others = time.process_time() - before, _other_python_threads()
+        return seconds - sum(others[thread] - others_before[thread] for thread in others.keys() & others_before.keys())
 
     def warm_up(self) -> None:
         """Runs it until a run takes what the next ones take."""
@@ -89,14 +90,14 @@ def wait_for_rest() -> bool:
     return False
 
 
-def _other_python_threads_seconds() -> float:
-    """Processor seconds of the Python threads beside this one, such as those that read data; XLA's are none."""
-    seconds = 0.0
+def _other_python_threads() -> dict[threading.Thread, float]:
+    """Processor seconds of each Python thread beside this one, such as those that read data; XLA's are none."""
+    seconds = {}
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
                 account = (TASKS / str(thread.native_id) / "schedstat").read_bytes()
-                seconds += int(account.split()[0]) * NANOSECOND
+                seconds[thread] = int(account.split()[0]) * NANOSECOND
     return seconds
 
 

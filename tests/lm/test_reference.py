@@ -1,5 +1,8 @@
 """The reference program: it can be run again and again, and what else the process does is not counted as its time."""
 
+import threading
+import time
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 
 from autoresearch_jax.lm import reference
+from autoresearch_jax.lm.accounting import PROC
 from autoresearch_jax.lm.reference import LONGEST_WAIT_SECONDS, Reference, wait_for_rest
 
 
@@ -21,6 +25,47 @@ def test_its_time_is_the_mean_of_runs_after_the_first_ones(monkeypatch: pytest.M
     program, runs = Reference(), iter([9.0] * reference.WARM_UP_RUNS + [0.5, 0.25, 0.75, 9.0])
     monkeypatch.setattr(program, "run", lambda: next(runs))
     assert program.measure() == 0.5
+
+
+@pytest.mark.skipif(not (PROC / "self" / "schedstat").exists(), reason="this kernel keeps no accounts of threads")
+@pytest.mark.parametrize("ends_meanwhile", [True, False])
+def test_what_other_python_threads_compute_is_none_of_it(ends_meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one ends, whose account is gone then."""
+    program, stop, go_on = Reference(), threading.Event(), threading.Event()
+    program.warm_up()
+
+    def compute(seconds: float) -> None:
+        data, begin = bytes(1 << 20), time.thread_time()
+        while time.thread_time() - begin < seconds:
+            zlib.compress(data, 1)
+
+    def work() -> None:
+        compute(1.0)
+        go_on.set()
+        stop.wait()
+        compute(0.2)
+        go_on.set()
+        if not ends_meanwhile:
+            end.wait()
+
+    end, thread = threading.Event(), threading.Thread(target=work)
+    thread.start()
+    go_on.wait()
+    go_on.clear()
+    step = program._step
+
+    def slow_step(*arguments: object) -> object:
+        stop.set()
+        go_on.wait()
+        if ends_meanwhile:
+            thread.join()
+        return step(*arguments)
+
+    monkeypatch.setattr(program, "_step", slow_step)
+    seconds = program.run()
+    end.set()
+    thread.join()
+    assert 0 < seconds < (0.5 if ends_meanwhile else 0.19)
 
 
 class Background:
