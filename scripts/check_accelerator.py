@@ -121,7 +121,7 @@ class Lines:
 
 
 def run_part(command: Command, seconds: float, environment: Mapping[str, str]) -> Outcome:
-    """Runs a part, at most so many seconds; nothing that it started is left when this returns."""
+    """Runs a part for at most `seconds`; nothing that it started is left when this returns."""
     if command.lacks:
         remedy = f"needs {', '.join(command.lacks)}: install, or name a folder of wheels with --wheels"
         return Outcome(command.name, LEFT_OUT, remark=remedy)
@@ -230,7 +230,7 @@ def _read_result(path: Path) -> tuple[Mapping[str, Any], str]:
 def run_parts(
     commands: Sequence[Command], out: Path, facts: Mapping[str, Any], environment: Mapping[str, str]
 ) -> list[Outcome]:
-    """Runs all parts in turn, whatever becomes of each, and writes the report after each.
+    """Runs all parts in turn, also after one that fails, and writes the report after each.
 
     A part may also use the time that those before it left: the whole ends within the sum of the parts' seconds.
     """

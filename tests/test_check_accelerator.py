@@ -245,7 +245,7 @@ def test_wheels_are_installed_for_the_check_alone(check: ModuleType, tmp_path: P
     with pytest.raises(check.WheelError, match=r"no \.whl file"):
         check.install_wheels(wheels, target)
     make_wheel(wheels, "not_there_otherwise")
-    make_wheel(wheels, "jax")  # is there already, in whatever version
+    make_wheel(wheels, "jax")  # is there already, in some version
     check.install_wheels(wheels, target)
     assert (target / "not_there_otherwise.py").exists()
     assert not (target / "jax.py").exists()

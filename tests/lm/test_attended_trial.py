@@ -121,7 +121,7 @@ def test_terms_know_the_machine() -> None:
 
 
 class Failing:
-    """This machine's accounts, until they have been read so many times."""
+    """This machine's accounts, until they have been read `readings` times."""
 
     def __init__(self, readings: int) -> None:
         self._accounting = LinuxAccounting()

@@ -90,7 +90,7 @@ def test_far_more_threads_than_cores_get_no_more_time() -> None:
     assert found["delay"] > (NUM_THREADS / num_cpus - 1) / 2 * found["on_cpu"], "they crowd each other"
     excused = found["wall"] - found["counted"]
     assert excused <= others + stolen + TICK_SECONDS
-    if others + stolen < 0.05 * CROWD_SECONDS:  # nobody else was at work
+    if others + stolen < 0.05 * CROWD_SECONDS:  # no other process was at work
         assert found["counted"] > 0.9 * found["wall"]
 
 
