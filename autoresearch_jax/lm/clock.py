@@ -105,7 +105,7 @@ def attended_seconds(spent: Spent) -> float:
     stolen = max(0.0, spent.steal) * spent.on_cpu / (spent.on_cpu + others)
     excused = min(spent.delay, others) + stolen
     # A process that was idle for a part of the time did not wait for longer than its threads did.
-    return max(spent.wall * spent.on_cpu / (spent.on_cpu + excused), spent.wall - excused)
+    return max(spent.wall * (spent.on_cpu / (spent.on_cpu + excused)), spent.wall - excused)
 
 
 def slowness(samples: Sequence[float]) -> float:

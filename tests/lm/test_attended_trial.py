@@ -46,7 +46,7 @@ def test_a_trial_counts_and_tells_attended_time(make_task: MakeTask, tiny_source
     assert measured.metrics["compiles_in_budget"] == 0, "the reference program is compiled before"
     shares = [report["attended_share"] for report in reports if "attended_share" in report]
     assert shares
-    assert all(isinstance(share, float) and 0 < share <= 1 for share in shares)
+    assert all(isinstance(share, float) and 0 < share <= 1 for share in shares), shares
 
 
 @needs_accounts
