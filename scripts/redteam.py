@@ -4,6 +4,8 @@ Its last lines:
   worst_probe_nats    largest difference of a probe that an honest candidate showed
   caught              candidates that got the status they must get, and harmed nobody, of those that cheat or do harm
   false_alarms        honest candidates that did not come out `ok`, of all of them
+
+tests/redteam/test_clock.py runs with them and is in neither count: it tests the clock, not what becomes of a candidate.
 """
 
 import subprocess

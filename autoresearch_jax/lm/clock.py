@@ -2,7 +2,8 @@
 
 On a CPU that others use, the wall clock measures the neighbours. The attended clock leaves out the share of the time
 that other processes took, as far as the trial's threads wanted it, and counts the rest at the speed that a reference
-program had when the run began. How it was chosen, and what it was measured to do: docs/clock.md.
+program had when the run began. See docs/clock.md; what was measured is in docs/performance.md, section "The clock on a
+busy machine".
 """
 
 import math

@@ -19,8 +19,8 @@ from jax import Array
 from autoresearch_jax.lm.accounting import NANOSECOND, PROC
 
 TASKS = PROC / "self" / "task"
-# Chosen by measurement, see docs/clock.md: smaller is too unlike a candidate, larger leaves too few runs in a short
-# trial. About 10 ms on two cores without bfloat16, 2 ms with it.
+# A smaller step is too unlike a candidate, a larger one leaves too few runs in a short trial. A run takes about 10 ms
+# on two cores of a CPU without bf16 units. The scripts of the exploratory comparison were not kept.
 ROWS, CONTEXT, WIDTH, HEADS, VOCAB_SIZE = 4, 64, 128, 2, 1024
 BETA1, BETA2, LEARNING_RATE, EPSILON = 0.9, 0.95, 1e-4, 1e-8
 WARM_UP_RUNS = 3  # of a new program, before one counts

@@ -14,8 +14,8 @@ class Device:
     """A device that works its steps off one after another, and the clock that goes on meanwhile.
 
     A step handed over starts when the one before it is done. Reading a loss waits for its step. The clock counts a
-    share of the wall time, and nothing of its calibrations, which are due at first and after so many steps; none by
-    default.
+    share of the wall time and leaves out its calibrations. With `steps_between`, a calibration is due before the first
+    step and again after that many steps; without it, none is due.
     """
 
     def __init__(
