@@ -6,10 +6,11 @@ time a hypervisor took (https://man7.org/linux/man-pages/man5/proc_stat.5.html).
 """
 
 import errno
+import operator
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +31,7 @@ class AccountingError(UserError):
 
 @dataclass(frozen=True)
 class Usage:
-    """Accounts at one moment, each in seconds since some fixed moment.
+    """Accounts at one moment, each in seconds since some fixed moment; or the difference of two, what passed between.
 
     Attributes:
       wall: of the monotonic clock.
@@ -41,12 +42,18 @@ class Usage:
       throttled: that the process was stopped because its container had used up its share of processor time.
     """
 
-    wall: float
-    on_cpu: float
-    delay: float
-    others: float
-    steal: float
-    throttled: float
+    wall: float = 0.0
+    on_cpu: float = 0.0
+    delay: float = 0.0
+    others: float = 0.0
+    steal: float = 0.0
+    throttled: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(*map(operator.add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(*map(operator.sub, astuple(self), astuple(other)))
 
 
 class Accounting(Protocol):

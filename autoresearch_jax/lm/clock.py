@@ -10,12 +10,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
 
 from autoresearch_jax.lm.accounting import Accounting, AccountingError, Usage
-from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.measurement import ATTENDED_SHARE, CLOCK_FAULT, Scalar
 
 ATTENDED, WALL = "attended", "wall"  # the clocks, as --clock names them
 READ_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
@@ -73,32 +73,14 @@ class WallClock:
         return {"clock": WALL}
 
 
-@dataclass
-class Spent:
-    """What the accounts say of a stretch of time, in seconds; see `Usage`."""
-
-    wall: float = 0.0
-    on_cpu: float = 0.0
-    delay: float = 0.0
-    others: float = 0.0
-    steal: float = 0.0
-    throttled: float = 0.0
-
-    def add(self, begin: Usage, end: Usage) -> None:
-        """Adds the time between two readings."""
-        for field in fields(self):
-            gone = getattr(end, field.name) - getattr(begin, field.name)
-            setattr(self, field.name, getattr(self, field.name) + gone)
-
-
-def attended_seconds(spent: Spent) -> float:
+def attended_seconds(spent: Usage) -> float:
     """Seconds of the wall clock that the process had the machine, or did not want it.
 
     Excused is the delay of its threads, but no more than other processes ran, and what a hypervisor took. A container's
     share of processor time is the machine it has: where it was used up, nothing is excused.
 
     Args:
-      spent: a stretch of about `WINDOW_SECONDS` or more.
+      spent: between two readings, over about `WINDOW_SECONDS` or more.
     """
     if spent.on_cpu <= 0 or spent.throttled > 0:
         return spent.wall
@@ -166,7 +148,7 @@ class AttendedClock:
         self._wall = wall
         self._wait_for_rest = wait_for_rest
         self._last = accounting.read()
-        self._window = Spent()
+        self._window = Usage()
         self._blocks = deque([_Block()])
         self._recent = 0.0  # attended seconds of the blocks
         self._speed = 1.0  # by the samples of the blocks
@@ -222,8 +204,8 @@ class AttendedClock:
         attended = self._steps_attended + attended_seconds(self._window)
         return {
             "clock": ATTENDED if self._fault is None else WALL,
-            "clock_fault": self._fault,
-            "attended_share": attended / wall if wall else None,
+            CLOCK_FAULT: self._fault,
+            ATTENDED_SHARE: attended / wall if wall else None,
             "machine_speed": self._speed,
             "clock_seconds": self._reference_wall + self._reading_wall,
         }
@@ -238,7 +220,7 @@ class AttendedClock:
             self._fault = str(error)
             return
         self._reading_wall += self._wall() - usage.wall
-        self._window.add(self._last, usage)
+        self._window += usage - self._last
         self._last = usage
         if self._window.wall < WINDOW_SECONDS:
             return
@@ -247,7 +229,7 @@ class AttendedClock:
         self._recent += attended
         self._steps_wall += self._window.wall
         self._steps_attended += attended
-        self._window = Spent()
+        self._window = Usage()
         while len(self._blocks) > 1 and self._recent > SMOOTHING_SECONDS:
             oldest = self._blocks.popleft()
             self._recent -= oldest.attended

@@ -7,9 +7,8 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-REFERENCE_OF = (
-    "reference_of"  # among a trial's metrics: `reference_machine` where its "reference_seconds" were measured
-)
+# Among a trial's metrics: `reference_machine` where its "reference_seconds" were measured.
+REFERENCE_OF = "reference_of"
 
 # Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
 # T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, but sources differ on

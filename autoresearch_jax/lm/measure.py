@@ -33,7 +33,18 @@ from autoresearch_jax.lm.reference import Reference, wait_for_rest
 from autoresearch_jax.lm.snapshot import METRICS, save_snapshot
 from autoresearch_jax.lm.speed import mesh_peak_flops
 from autoresearch_jax.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
-from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, TOO_BUSY, Budget, Ceiling, Status, write_curve
+from autoresearch_jax.measurement import (
+    ATTENDED_SHARE,
+    CLOCK_FAULT,
+    CURVE_POINTS,
+    LOSSES,
+    TOO_BUSY,
+    WALL_SECONDS,
+    Budget,
+    Ceiling,
+    Status,
+    write_curve,
+)
 
 # The last step may end so much after the budget, or so many times as long as the steps before it usually took.
 FREE_OVERRUN_SECONDS = 2.0
@@ -176,7 +187,7 @@ class _Trial:
                 self.accounting, self.reference.run, self.reference_seconds, wait_for_rest=wait_for_rest
             )
         except AccountingError as error:
-            self.metrics["clock_fault"] = str(error)
+            self.metrics[CLOCK_FAULT] = str(error)
             return WallClock()
 
     def _wall_limit(self, clock: Clock, budget: Budget) -> float:
@@ -230,11 +241,11 @@ class _Trial:
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
         tokens_per_second = result.num_tokens / result.seconds
         self.metrics.update(clock.figures())
+        self.metrics[WALL_SECONDS] = result.wall_seconds
         if self.accounting is not None:
             self.accounting.close()
         self.metrics.update(
             training_seconds=result.seconds,
-            wall_seconds=result.wall_seconds,
             charged_init_seconds=charged_seconds,
             data_wait_seconds=result.data_wait_seconds,
             compiles_in_budget=compiles.asked,
@@ -265,7 +276,7 @@ class _Trial:
 
     def _too_busy(self, result: TrainResult) -> str:
         """Why a trial ended that the wall clock's limit ended, one line."""
-        share, speed = self.metrics.get("attended_share"), self.metrics.get("machine_speed")
+        share, speed = self.metrics.get(ATTENDED_SHARE), self.metrics.get("machine_speed")
         seen = f": {share:.0%} attended, at {speed:.0%} of its speed" if share is not None and speed is not None else ""
         return (
             f"the machine was too busy{seen}; after {result.wall_seconds:.0f} s {result.seconds:.1f} s of the budget "
@@ -284,7 +295,7 @@ class _Trial:
                 "step": progress.step,
                 "loss": progress.loss,
                 "tokens_per_second": progress.tokens / progress.elapsed_seconds,
-                "attended_share": clock.figures().get("attended_share"),
+                ATTENDED_SHARE: clock.figures().get(ATTENDED_SHARE),
             }
         )
 

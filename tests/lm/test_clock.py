@@ -17,7 +17,6 @@ from autoresearch_jax.lm.clock import (
     REFERENCE_SHARE,
     WALL,
     AttendedClock,
-    Spent,
     WallClock,
     attended_seconds,
     slowness,
@@ -148,7 +147,7 @@ def test_a_program_that_crowds_itself_gains_nothing_beside_others_either() -> No
 )
 def test_what_is_excused_is_bounded(on_cpu: float, delay: float, others: float, steal: float, throttled: float) -> None:
     """By what others ran and the hypervisor took, and by what threads waited; also where the program idles."""
-    attended = attended_seconds(Spent(1.0, on_cpu, delay, others, steal, throttled))
+    attended = attended_seconds(Usage(1.0, on_cpu, delay, others, steal, throttled))
     excused = 1.0 - attended
     assert -1e-9 <= excused <= min(max(others, 0), delay) + max(steal, 0) + 1e-9
     assert attended >= 0
@@ -158,7 +157,7 @@ def test_what_is_excused_is_bounded(on_cpu: float, delay: float, others: float, 
 
 @given(delay=st.floats(0, 4), more=st.floats(0, 4), others=st.floats(0, 2), steal=st.floats(0, 1))
 def test_more_delay_never_counts_for_more_time(delay: float, more: float, others: float, steal: float) -> None:
-    less, greater = (attended_seconds(Spent(1.0, 1.0, waited, others, steal)) for waited in (delay, delay + more))
+    less, greater = (attended_seconds(Usage(1.0, 1.0, waited, others, steal)) for waited in (delay, delay + more))
     assert greater <= less + 1e-9
 
 
