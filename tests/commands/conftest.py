@@ -31,6 +31,28 @@ def tiny_run(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path) -> list[st
     ]
 
 
+@pytest.fixture
+def editable(tiny_source: str, tmp_path: Path) -> Path:
+    path = tmp_path / "train_lib.py"
+    path.write_text(tiny_source)
+    return path
+
+
+@pytest.fixture
+def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
+    """Flags of a trial that takes seconds."""
+    return [
+        f"--corpus={tiny_dataset.manifest.corpus}",
+        f"--data_dir={tiny_dataset.folder.parent}",
+        "--sequence_length=32",
+        "--vocab_sizes=256,320",
+        f"--editable={editable}",
+        f"--run_dir={tmp_path / 'runs'}",
+        "--budget_steps=20",
+        f"--compile_cache={tmp_path / 'cache'}",
+    ]
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_dataset: Dataset, tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Night:
     """A run of two experiments; not to be written to."""

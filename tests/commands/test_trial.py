@@ -11,45 +11,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands import task_flags
-from autoresearch_jax.commands import trial as trial_command
 from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
-from autoresearch_jax.commands.summary import format_summary, summarize
-from autoresearch_jax.commands.task_flags import find_clock, parse_mesh
+from autoresearch_jax.commands.task_flags import parse_mesh
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.lm.accounting import AccountingError
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.hardware import reference_machine
-from autoresearch_jax.lm.task import METRIC
-from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.ledger import Ledger
-
-
-@pytest.fixture
-def editable(tiny_source: str, tmp_path: Path) -> Path:
-    path = tmp_path / "train_lib.py"
-    path.write_text(tiny_source)
-    return path
-
-
-@pytest.fixture
-def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
-    """Flags of a trial that takes seconds."""
-    return [
-        f"--corpus={tiny_dataset.manifest.corpus}",
-        f"--data_dir={tiny_dataset.folder.parent}",
-        "--sequence_length=32",
-        "--vocab_sizes=256,320",
-        f"--editable={editable}",
-        f"--run_dir={tmp_path / 'runs'}",
-        "--budget_steps=20",
-        f"--compile_cache={tmp_path / 'cache'}",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -197,70 +165,6 @@ def test_bad_input_gets_one_line(
     assert re.search(message, error)
 
 
-@pytest.fixture
-def no_accounts(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A kernel that keeps no accounts; what is said of it."""
-    fault = "/proc/self/task: no account of threads"
-
-    def try_accounting() -> None:
-        raise AccountingError(fault)
-
-    monkeypatch.setattr(task_flags, "try_accounting", try_accounting)
-    return fault
-
-
-def in_seconds(flags: list[str]) -> list[str]:
-    """The flags with a budget in seconds, which alone is timed."""
-    return [*(flag for flag in flags if not flag.startswith("--budget_steps")), "--budget_seconds=1"]
-
-
-def test_a_clock_that_cannot_be_had_is_refused(
-    flags: list[str], no_accounts: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["trial", *in_seconds(flags), "--platform=cpu", "--clock=attended"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("autoresearch trial: --clock=attended: ")
-    assert no_accounts in error
-    assert "--clock=wall" in error
-    assert error.count("\n") == 1
-
-
-def test_the_clock_of_a_cpu_is_refused_on_another_device(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    device = Device("cuda", "NVIDIA L4", 1, 24 << 30)
-    monkeypatch.setattr(task_flags, "find_device", lambda *words: device)
-    assert main(["trial", *in_seconds(flags), "--platform=cuda", "--clock=attended"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("autoresearch trial: --clock=attended: ")
-    assert "cuda" in error
-    assert "--clock=wall" in error
-    assert error.count("\n") == 1
-    assert find_clock("auto", "cuda") == find_clock("auto", "tpu") == "wall"
-    assert capsys.readouterr().err == "", "that is as it should be"
-
-
-@pytest.mark.parametrize(("clock", "times"), [("auto", 1), ("wall", 0)])
-def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_once(
-    clock: str, times: int, flags: list[str], no_accounts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["trial", *in_seconds(flags), "--platform=cpu", f"--clock={clock}", "--format=json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["status"] == "ok"
-    assert said.err.count(no_accounts) == times
-    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
-        assert ledger.trials()[0].metrics["clock"] == "wall"
-
-
-@pytest.mark.parametrize("command", ["run", "audit"])
-def test_commands_that_train_know_the_clock(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in ("--clock=sundial", "--max_stretch=0.99"):
-        assert main([command, "--tag=night", flag]) == 2
-        error = capsys.readouterr().err
-        assert flag in error
-        assert error.count("\n") == 1
-
-
 def test_flags_of_run_are_known_and_told_to_be_without_effect(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,80 +226,6 @@ def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
         "train  step 7  12/60 s  48 s left  loss 3.2500  9,876 tokens/s"
     )
     assert describe({"phase": "judge", "share": 0.5}) == "judge  50%"
-
-
-def test_progress_tells_a_low_share_of_the_machine() -> None:
-    report = {"phase": "train", "step": 7, "loss": 3.25}
-    assert describe({**report, "attended_share": 0.741}) == "train  step 7  loss 3.2500  74% attended"
-    for share in (0.9, 1.0, None):
-        assert describe({**report, "attended_share": share}) == describe(report)
-
-
-@pytest.mark.parametrize("fault", [None, "the kernel's account of a thread goes backwards"])
-def test_the_summary_tells_the_clock_and_what_it_saw(fault: str | None) -> None:
-    metrics: dict[str, Scalar] = {"training_seconds": 60.04, "wall_seconds": 80.96, "attended_share": 0.7416}
-    metrics |= {"clock": "attended", "clock_fault": fault}
-    summary = summarize(Measurement(Status.OK, 1.5, 0, metrics), METRIC, {})
-    lines = [tuple(line.split(maxsplit=1)) for line in format_summary(summary, METRIC, "text").splitlines()[1:]]
-    begin = lines.index(("training_seconds:", "60.0"))
-    assert lines[begin + 1 : begin + 4] == [
-        ("wall_seconds:", "81.0"),
-        ("attended_share:", "0.742"),
-        ("clock:", "attended"),
-    ]
-    assert dict(lines).get("clock_fault:") == fault
-    assert summary.items() >= metrics.items()
-    assert json.loads(format_summary(summary, METRIC, "json")) == summary
-
-
-def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
-    flags: list[str], editable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    editable.write_text(SOURCE)
-    here, elsewhere = reference_machine(), "96 x another"
-    task = FakeTask()
-    told: dict[str, list[float | None]] = {}  # by tag
-
-    class FakeOptions:
-        @classmethod
-        def from_flags(cls, flag_values: object) -> type["FakeOptions"]:
-            return cls
-
-        @staticmethod
-        def make_task(run_folder: Path, editable: Path, *, one_trial: bool) -> FakeTask:
-            (run_folder / "snapshots").mkdir()
-            return task
-
-    monkeypatch.setattr(trial_command, "TaskOptions", FakeOptions)
-    a_run: dict[str, Scalar] = {"metric": "loss", "direction": "minimize"}
-    settings = {"night": {**a_run, "reference_seconds": 0.05}, "wall": a_run, "trials": {}, "first": {}}
-    for tag, stored in settings.items():
-        with closing(Ledger.open(tmp_path / "runs" / tag / "ledger.db")) as ledger:
-            ledger.save_settings(stored)
-            for seconds, machine in ((0.01, here), (0.02, here), (0.03, elsewhere)):
-                metrics: dict[str, Scalar] = {"reference_seconds": seconds, "reference_of": machine}
-                if tag != "first":
-                    ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0, metrics), "by hand", task.fingerprint)
-        task.calibrated.clear()
-        assert main(["trial", *flags, f"--tag={tag}"]) == 0
-        told[tag] = list(task.calibrated)
-    assert told == {"night": [0.05], "wall": [], "trials": [0.02], "first": []}
-
-
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of threads")
-def test_a_trial_by_the_attended_clock(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    by_seconds = [flag for flag in flags if not flag.startswith("--budget")]
-    by_seconds += ["--budget_seconds=0.5", "--max_stretch=1000", "--platform=cpu", "--format=json"]
-    for _ in range(2):
-        assert main(["trial", *by_seconds]) == 0
-        summary = json.loads(capsys.readouterr().out)
-        assert (summary["clock"], summary["clock_fault"]) == ("attended", None)
-        assert 0 < summary["attended_share"] <= 1
-        assert summary["wall_seconds"] > 0
-    with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
-        first, second = (trial.metrics for trial in ledger.trials())
-        assert first["reference_seconds"] == second["reference_seconds"]
-        assert first["reference_of"] == second["reference_of"] == reference_machine()
 
 
 def test_the_live_line_stays_one_line_and_goes_away() -> None:
