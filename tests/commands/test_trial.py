@@ -152,6 +152,8 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         ([f"--seed={2**63}"], 2, "flag --seed="),
         (["--judge_tokens=0"], 2, "--judge_tokens=0: must be positive"),
         (["--max_stretch=0.5"], 2, "flag --max_stretch=0.5"),
+        (["--max_stretch=1.4"], 2, r"flag --max_stretch=1\.4: .*1\.5.*--clock=wall"),
+        (["--max_stretch=inf"], 2, "flag --max_stretch=inf"),
         (["--clock=sundial"], 2, "flag --clock=sundial"),
     ],
 )

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from absl import flags as absl_flags
 from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.cli import main
@@ -12,7 +13,7 @@ from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands import trial as trial_command
 from autoresearch_jax.commands.progress import describe
 from autoresearch_jax.commands.summary import format_summary, summarize
-from autoresearch_jax.commands.task_flags import find_clock
+from autoresearch_jax.commands.task_flags import define_task_flags, find_clock
 from autoresearch_jax.lm.accounting import AccountingError
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.hardware import reference_machine
@@ -83,6 +84,18 @@ def test_commands_that_train_know_the_clock(command: str, capsys: pytest.Capture
         error = capsys.readouterr().err
         assert flag in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("stretch", "is_taken"), [("1.49", False), ("1.5", True), ("nan", False)])
+def test_the_least_stretch(stretch: str, is_taken: bool) -> None:
+    defined = absl_flags.FlagValues()
+    define_task_flags(defined)
+    if is_taken:
+        defined(["trial", f"--max_stretch={stretch}"])
+        assert defined.max_stretch == float(stretch)
+    else:
+        with pytest.raises(absl_flags.IllegalFlagValueError, match=f"--max_stretch={stretch}"):
+            defined(["trial", f"--max_stretch={stretch}"])
 
 
 def test_progress_tells_a_low_share_of_the_machine() -> None:
