@@ -170,6 +170,8 @@ class Measurement:
         fill where it can: "training_seconds", "total_seconds", "peak_memory_bytes", "num_steps".
       snapshot: folder of the trained result, if one was kept.
       error: one line that says what went wrong, None if nothing did.
+      items: the score on each test item, whose mean the metric is, in an order that never changes; None for a task
+        without. Then the choice of items is part of a score's error, which further seeds do not lessen.
     """
 
     status: Status
@@ -178,6 +180,7 @@ class Measurement:
     metrics: Mapping[str, Scalar] = field(default_factory=dict)
     snapshot: Path | None = None
     error: str | None = None
+    items: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if (self.status is Status.OK) != (self.value is not None):

@@ -1,327 +1,330 @@
-"""Simulates nights of 100 ideas without effect under each rule of decision; called by bench_decisions.sh.
+"""Simulates nights of 300 runs under each rule of decision; called by bench_decisions.sh.
 
-Noise has standard deviation 1 and is normal or, with suffix `_t4`, Student's t with 4 degrees of freedom. At random
-times of the night an idea with a true gain is tried, too; what it does to the night is undone. Each figure is the last
-lines' `key: value`, of the sequential rule with its defaults:
-  false_keeps_per_100_nulls  ideas without effect that were kept
-  runs_per_null              runs per idea without effect; the baseline's and the champions' are in it
-  power_2_sigma              probability to keep a true gain of 2 standard deviations, at a random time of the night
-  power_3_sigma              the same for 3
-  champion_bias_sigma        the champion's reported score less its true one, after the night
+The decisions are the engine's own: `decide.rule` after each run, `decide.certification` after each keep and at the end.
+A night's ideas have true gains drawn from a mix, in units of sigma, the standard deviation of a run:
+  A         10 % +2, 40 % 0, 50 % -2
+  B         15 % +1, 35 % 0, 50 % -2
+  C         3 % +3, 47 % 0, 50 % -3
+  D         normal, mean -1, standard deviation 1.2
+  recorded  what the settings of scripts/curves gained over the start, with the noise of the recording in it
+Noise is normal; with suffix `_t4` Student's t with 4 degrees of freedom; with `_drift` normal, and all scores move by
+1 sigma in one direction over the night. All runs count, also those of baseline, champion and certification.
+
+The last lines are `key: value`, for each SETTING (a --confidence, or greedy) and MIX:
+  gain_SETTING_MIX                  true gain of the last champion over the baseline, in sigma
+  bias_SETTING_MIX                  how much better the champion's reported score is than its true one, in sigma
+  coverage_SETTING_MIX              share of nights in which the true score is in the reported 90 % interval
+  certified_null_share_SETTING_MIX  of all certified edits, the share whose true effect is 0
+  certification_cost_SETTING_MIX    with normal noise: share of the gain of the same nights without certification that
+                                    is lost
+  null_keeps_per_100_SETTING_MIX    edits kept, of 100 whose true effect is 0
+and certified_losses: edits with a true loss of 2 sigma or more among all that were certified.
+
+With drift, true scores are those at the end of the night.
 """
 
 import argparse
 import functools
 import itertools
+import json
 import math
 import platform
 import random
+import statistics
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, field
-from statistics import fmean
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from autoresearch_jax.decide.certification import (
+    CertificationSettings,
+    MeasureChampion,
+    certified,
+    decide_revert,
+    is_due,
+    next_step,
+    wanted_runs,
+)
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.rule import (
+    CONFIDENCE,
+    Action,
+    Complexity,
+    DecisionRule,
+    GreedyRule,
+    LineageRule,
+    LineageSettings,
+)
 from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.decision import Evidence, GreedyDecision, Score, Step
-from autoresearch_jax.search.noise import Noise, estimate_noise, next_paired_seed
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
-METRIC = Metric("score")
-IDEAS = 100
-PROBES = 8  # ideas with each true gain, a night
-GAINS = (1.0, 2.0, 3.0)
-
-
-@dataclass
-class Machine:
-    """Measures programs whose true score is known.
-
-    Attributes:
-      random: where all noise comes from.
-      heavy: draw from Student's t with 4 degrees of freedom.
-      correlation: of the runs of two programs with one seed.
-    """
-
-    random: random.Random
-    heavy: bool
-    correlation: float = 0.0
-    num_runs: int = 0
-    shared: dict[int, float] = field(default_factory=dict)
-
-    def run(self, truth: float, seed: int | None = None) -> Score:
-        """One run; with the seed of an earlier one, if given."""
-        self.num_runs += 1
-        if seed is None:
-            seed = len(self.shared)
-            self.shared[seed] = self._draw()
-            return Score(seed, truth + self.shared[seed])
-        share = self.correlation
-        return Score(seed, truth + share * self.shared[seed] + math.sqrt(1 - share**2) * self._draw())
-
-    def _draw(self) -> float:
-        normal = self.random.gauss(0, 1)
-        if not self.heavy:
-            return normal
-        return normal / math.sqrt(self.random.gammavariate(2, 2) / 4) / math.sqrt(2)  # t4 has variance 2
-
-
-class Greedy:
-    """One run; whatever is lower is kept."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self.truth = 0.0
-        self._champion = [machine.run(0.0)]
-
-    def judge(self, truth: float, for_real: bool) -> bool:
-        """Tries an idea; if it is kept for real, it is the champion then."""
-        runs = [self._machine.run(truth)]
-        kept = GreedyDecision(METRIC).decide(Evidence(self._champion, runs)).step is Step.KEEP
-        if kept and for_real:
-            self.truth, self._champion = truth, runs
-        return kept
-
-    @property
-    def reported(self) -> float:
-        """The champion's score as it is shown."""
-        return self._champion[0].value
-
-
-class Bootstrap:
-    """Three runs of each; kept if 95 % of all resamples say that it is better, and with the runs it was kept for."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self.truth = 0.0
-        self._champion = self._measure(0.0)
-
-    def _measure(self, truth: float) -> list[float]:
-        return [self._machine.run(truth).value for _ in range(3)]
-
-    def judge(self, truth: float, for_real: bool) -> bool:
-        """See `Greedy.judge`."""
-        runs = self._measure(truth)
-        old, new = _resampled_sums(self._champion), _resampled_sums(runs)
-        kept = sum(len(new) - bisect_right(old, value) for value in new) >= 0.95 * len(old) * len(new)
-        if kept and for_real:
-            self.truth, self._champion = truth, runs
-        return kept
-
-    @property
-    def reported(self) -> float:
-        """See `Greedy.reported`."""
-        return fmean(self._champion)
-
-
-def _resampled_sums(values: Sequence[float]) -> list[float]:
-    return sorted(sum(sample) for sample in itertools.product(values, repeat=len(values)))
-
-
-class Sequential:
-    """The rule of search/sequential.py, and what a loop has to do for it."""
-
-    def __init__(self, machine: Machine, paired: bool = True) -> None:
-        self._machine = machine
-        self._paired = paired
-        self._rule = SequentialDecision(METRIC)
-        self._former: list[list[float]] = []
-        self._first_runs: list[list[tuple[float, float]]] = []
-        self._num_ideas = 0
-        self._anchor: list[Score] = []
-        self._crown(0.0)
-
-    def _crown(self, truth: float) -> None:
-        self.truth = truth
-        self._champion = [self._machine.run(truth) for _ in range(self._rule.baseline_runs)]
-        self._first_runs.append([])
-
-    def judge(self, truth: float, for_real: bool, nodes_saved: int = 0) -> bool:
-        """See `Greedy.judge`."""
-        champion = self._champion if for_real else list(self._champion)
-        noise = self._noise(champion)
-        runs: list[Score] = []
-        step = Step.MEASURE_CANDIDATE
-        while step in (Step.MEASURE_CANDIDATE, Step.MEASURE_CHAMPION):
-            if step is Step.MEASURE_CHAMPION:
-                champion.append(self._machine.run(self.truth))
-                noise = self._noise(champion)
-            else:
-                seed = None
-                if self._paired:
-                    used = [run.seed for run in runs]
-                    seed = next_paired_seed([run.seed for run in champion], used, self._num_ideas)
-                runs.append(self._machine.run(truth, seed))
-            step = self._rule.decide(Evidence(champion, runs, noise, nodes_saved, self._anchor)).step
-        if for_real:
-            self._num_ideas += 1
-            pair = [(run.value, runs[0].value) for run in champion if run.seed == runs[0].seed]
-            self._first_runs[-1] += pair
-            if step.keeps:
-                self._anchor = (self._anchor or champion) if step is Step.KEEP_SIMPLER else []
-                self._former.append([run.value for run in champion])
-                self._crown(truth)
-        return step.keeps
-
-    def _noise(self, champion: Sequence[Score]) -> Noise:
-        return estimate_noise([*self._former, [run.value for run in champion]], self._first_runs)
-
-    @property
-    def reported(self) -> float:
-        """See `Greedy.reported`."""
-        return fmean(run.value for run in self._champion)
-
-
-Rule = Greedy | Bootstrap | Sequential
-RULES: dict[str, Callable[[Machine], Rule]] = {
-    "greedy": Greedy,
-    "bootstrap over 3 runs": Bootstrap,
-    "sequential": Sequential,
-    "sequential, own seeds": functools.partial(Sequential, paired=False),
+METRIC = Metric("loss")
+RUNS = 300  # of a night
+BASELINE = 100.0  # true score of the baseline, in sigma: the first guess of sigma is a fifth of it then
+LEARN_AGAIN = 1.2  # see `Lineage`
+GREEDY = "greedy"
+Z_90 = 1.645
+MIXES: dict[str, Sequence[tuple[float, float]]] = {
+    "A": ((0.10, 2.0), (0.40, 0.0), (0.50, -2.0)),
+    "B": ((0.15, 1.0), (0.35, 0.0), (0.50, -2.0)),
+    "C": ((0.03, 3.0), (0.47, 0.0), (0.50, -3.0)),
 }
+NOISES = ("", "_t4", "_drift")
+CURVES = Path(__file__).parent / "curves"
 
 
 @dataclass(frozen=True)
-class Night:
-    """What came of a night, or the mean of many."""
+class Result:
+    """What came of a night, in sigma.
 
-    false_keeps: float
-    runs_per_null: float
+    Attributes:
+      gain: true, of the last champion.
+      bias: reported less true.
+      covered: whether the 90 % interval holds the truth.
+      certified: true gains of the certified edits.
+      kept: true gains of the edits that the champion holds.
+      nulls: ideas without effect, and how many of them were kept.
+      ideas: all of them.
+    """
+
+    gain: float
     bias: float
-    first: tuple[float, ...]
-    power: tuple[float, ...]
+    covered: bool
+    certified: Sequence[float]
+    kept: Sequence[float]
+    nulls: tuple[int, int]
+    ideas: int
 
 
-def simulate(make: Callable[[Machine], Rule], machine: Machine) -> Night:
-    """One night of ideas without effect, with probes of true gains in between."""
-    rule = make(machine)
-    num_runs, keeps = machine.num_runs, 0
-    first = tuple(float(rule.judge(-gain, for_real=False)) for gain in GAINS)
-    probes = [machine.random.randrange(IDEAS) for _ in range(PROBES)]
-    hits = [0] * len(GAINS)
-    for idea in range(IDEAS):
-        for _ in range(probes.count(idea)):
-            hits = [hit + rule.judge(-gain, for_real=False) for hit, gain in zip(hits, GAINS, strict=True)]
-        before = machine.num_runs
-        keeps += rule.judge(0.0, for_real=True)
-        num_runs += machine.num_runs - before
-    return Night(keeps, num_runs / IDEAS, rule.reported, first, tuple(hit / PROBES for hit in hits))
+class Night:
+    """One night of a rule."""
+
+    def __init__(
+        self, rule: DecisionRule, certification: CertificationSettings | None, draw: Callable[[], float], run: "Machine"
+    ) -> None:
+        self._rule, self._certification = rule, certification
+        self._draw, self._machine = draw, run
+        self._lineage = Lineage(-1, LEARN_AGAIN)
+        self._gains: dict[int, float] = {}  # of the edits that were kept, by number
+        self._number = 0
+        self._champion = 0  # number of the program that is champion
+        self._looked_at: set[int] = set()
+        self._keeps = self._certification_runs = 0
+
+    def result(self) -> Result:
+        """Runs the night."""
+        self._lineage.begin(0)
+        self._observe(0, 0.0, self._rule.baseline_runs)
+        self._lineage.conclude(0, kept=True)
+        ideas = nulls = kept_nulls = 0
+        while self._lineage.num_runs < RUNS - self._reserve():
+            gain = self._draw()
+            kept = self._try(gain)
+            ideas, nulls, kept_nulls = ideas + 1, nulls + (gain == 0), kept_nulls + (kept and gain == 0)
+            if self._certification is not None and is_due(self._keeps, self._certification):
+                self._certify(at_end=False)
+        while self._certify(at_end=True):
+            pass
+        return self._report(ideas, (nulls, kept_nulls))
+
+    @property
+    def _truth(self) -> float:
+        return math.fsum(gain for number, gain in self._gains.items() if number in self._lineage.champion)
+
+    def _reserve(self) -> int:
+        if self._certification is None:
+            return 0
+        return wanted_runs(self._lineage, self._looked_at, self._certification_runs, self._certification)
+
+    def _observe(self, number: int, truth: float, runs: int = 1) -> None:
+        for _ in range(min(runs, RUNS - self._lineage.num_runs)):
+            self._lineage.observe(number, BASELINE - truth + self._machine.noise(self._lineage.num_runs))
+
+    def _try(self, gain: float) -> bool:
+        """Tries an idea; true if it is kept."""
+        self._number += 1
+        number, truth = self._number, self._truth
+        self._lineage.begin(number)
+        self._observe(number, truth + gain)
+        action = self._rule.decide(self._lineage, number, Complexity()).action
+        while self._lineage.num_runs < RUNS and action in (Action.MEASURE_CANDIDATE, Action.MEASURE_CHAMPION):
+            if action is Action.MEASURE_CANDIDATE:
+                self._observe(number, truth + gain)
+            else:
+                self._observe(self._champion, truth)
+            action = self._rule.decide(self._lineage, number, Complexity()).action
+        if action.keeps:
+            self._gains[number] = gain
+            self._crown(number)
+            self._keeps += 1
+        else:
+            self._lineage.conclude(number, kept=False)
+        return action.keeps
+
+    def _crown(self, number: int) -> None:
+        self._lineage.conclude(number, kept=True)
+        self._champion = number
+        self._observe(number, self._truth, self._rule.fresh_runs)
+
+    def _certify(self, *, at_end: bool) -> bool:
+        """Takes one step of certification; false if there is none."""
+        if self._certification is None or self._lineage.num_runs >= RUNS:
+            return False
+        step = next_step(self._lineage, self._looked_at, self._certification_runs, self._certification, at_end=at_end)
+        if step is None:
+            return False
+        before = self._lineage.num_runs
+        if isinstance(step, MeasureChampion):
+            self._observe(self._champion, self._truth)
+        else:
+            self._revert(step.edits)
+        self._certification_runs += self._lineage.num_runs - before
+        return True
+
+    def _revert(self, edits: Sequence[int]) -> None:
+        self._number += 1
+        self._looked_at |= set(edits)
+        self._keeps = 0
+        self._lineage.begin(self._number, without=edits)
+        truth = self._truth - math.fsum(self._gains[edit] for edit in edits)
+        action = Action.MEASURE_CANDIDATE
+        while action is Action.MEASURE_CANDIDATE and self._lineage.num_runs < RUNS:
+            self._observe(self._number, truth)
+            action = decide_revert(self._lineage, self._number, METRIC).action
+        if action.keeps:
+            self._crown(self._number)
+        else:
+            self._lineage.conclude(self._number, kept=False)
+
+    def _report(self, ideas: int, nulls: tuple[int, int]) -> Result:
+        truth = self._truth - self._machine.drift_at(RUNS)
+        kept = [self._gains[number] for number in self._lineage.champion]
+        if isinstance(self._rule, GreedyRule):
+            reported = self._lineage.champion_runs[0] + BASELINE
+            return Result(self._truth, reported - truth, False, (), kept, nulls, ideas)
+        self._lineage.learn()
+        score = self._lineage.posterior.score(self._lineage.champion)
+        bias = score.mean + BASELINE - truth
+        sure = [self._gains[number] for number in certified(self._lineage)]
+        return Result(self._truth, bias, abs(bias) <= Z_90 * score.error, sure, kept, nulls, ideas)
 
 
-def average(nights: Sequence[Night]) -> Night:
-    """The mean of many nights."""
+class Machine:
+    """Where the noise comes from."""
 
-    def mean(values: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-        return tuple(map(fmean, zip(*values, strict=True)))
+    def __init__(self, rng: random.Random, noise: str) -> None:
+        self._rng, self._noise = rng, noise
+        self._direction = rng.choice((-1, 1)) if noise == "_drift" else 0
 
-    return Night(
-        fmean(night.false_keeps for night in nights),
-        fmean(night.runs_per_null for night in nights),
-        fmean(night.bias for night in nights),
-        mean([night.first for night in nights]),
-        mean([night.power for night in nights]),
-    )
+    def noise(self, run: int) -> float:
+        """Of a run, by its number in the night."""
+        normal = self._rng.gauss(0, 1)
+        if self._noise == "_t4":  # which has variance 2
+            normal /= math.sqrt(self._rng.gammavariate(2, 2) / 4) * math.sqrt(2)
+        return normal + self.drift_at(run)
+
+    def drift_at(self, run: int) -> float:
+        """How much worse all scores are by then."""
+        return self._direction * run / RUNS
 
 
-def simulate_one(rule: str, correlation: float, heavy: bool, seed: str) -> Night:
+@functools.cache
+def recorded_gains() -> tuple[float, ...]:
+    """Gains over the start of each recording, in standard deviations of its start's runs."""
+    gains: list[float] = []
+    for path in sorted(CURVES.glob("*.jsonl")):
+        curves = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        start = [curve["final"] for curve in curves if curve["origin"] == "start"]
+        mean, sigma = statistics.fmean(start), statistics.stdev(start)
+        gains += [
+            (mean - curve["final"]) / sigma
+            for curve in curves
+            if curve["origin"] != "start" and curve["final"] is not None
+        ]
+    return tuple(gains)
+
+
+def draw_gain(mix: str, rng: random.Random) -> float:
+    """The true gain of an idea."""
+    if mix == "D":
+        return rng.gauss(-1, 1.2)
+    if mix == "recorded":
+        return rng.choice(recorded_gains())
+    shares, gains = zip(*MIXES[mix], strict=True)
+    found: float = rng.choices(gains, shares)[0]
+    return found
+
+
+def simulate(setting: str, mix: str, noise: str, certifies: bool, seed: str) -> Result:
     """One night, from names that another process can be told."""
-    return simulate(RULES[rule], Machine(random.Random(seed), heavy, correlation))
+    rule: DecisionRule = GreedyRule(METRIC)
+    if setting != GREEDY:
+        rule = LineageRule(METRIC, replace(LineageSettings(), bounds=CONFIDENCE[setting]))
+    ideas, runs = random.Random(f"{seed} {mix} ideas"), random.Random(f"{seed} {mix} runs")
+    certification = CertificationSettings() if certifies and setting != GREEDY else None
+    return Night(rule, certification, lambda: draw_gain(mix, ideas), Machine(runs, noise)).result()
 
 
-def print_table(pool: Executor, nights: int, seed: int) -> dict[str, Night]:
-    """Prints what each rule does; returns the figures of the sequential one by suffix."""
-    print("power: of the first idea of a night/of one at a random time of it")
-    print(f"{'rule':<32}{'noise':<8}false keeps  runs   bias    " + "".join(f"power {g:g} sigma  " for g in GAINS))
-    rows = [("greedy", 0.0), ("bootstrap over 3 runs", 0.0), ("sequential", 0.0)]
-    rows += [("sequential, own seeds", 0.5), ("sequential", 0.5)]
-    figures = {}
-    for (rule, correlation), heavy in itertools.product(rows, (False, True)):
-        seeds = [f"{seed} {night}" for night in range(nights)]
-        one = functools.partial(simulate_one, rule, correlation, heavy)
-        mean = average(list(pool.map(one, seeds, chunksize=10)))
-        powers = "".join(f"{first:.3f}/{later:.3f}    " for first, later in zip(mean.first, mean.power, strict=True))
-        name = f"{rule}, rho {correlation:g}" if correlation else rule
-        print(
-            f"{name:<32}{'t4' if heavy else 'normal':<8}{mean.false_keeps:<13.3f}{mean.runs_per_null:<7.3f}"
-            f"{mean.bias:<+8.3f}{powers}",
-            flush=True,
-        )
-        if (rule, correlation) == ("sequential", 0.0):
-            figures["_t4" if heavy else ""] = mean
-    return figures
+def figures(name: str, nights: Sequence[Result], without: Sequence[Result]) -> Iterator[tuple[str, float]]:
+    """Figures of one setting and mix; `without` certification, empty where that was not run."""
+    gain = statistics.fmean(night.gain for night in nights)
+    yield f"gain_{name}", gain
+    yield f"bias_{name}", statistics.fmean(night.bias for night in nights)
+    nulls, kept_nulls = (sum(night.nulls[place] for night in nights) for place in (0, 1))
+    if not name.startswith(GREEDY):
+        yield f"coverage_{name}", statistics.fmean(night.covered for night in nights)
+        certified_gains = [gain for night in nights for gain in night.certified]
+        yield f"certified_null_share_{name}", certified_gains.count(0.0) / max(1, len(certified_gains))
+    if without:
+        yield f"certification_cost_{name}", 1 - gain / statistics.fmean(night.gain for night in without)
+    yield f"null_keeps_per_100_{name}", 100 * kept_nulls / max(1, nulls)
 
 
-def print_curve(nights: int, seed: int) -> None:
-    """Prints what becomes of the first idea of a night, by its true gain, and how many runs that takes."""
-    print("the first idea of a night: kept with normal noise, with t4, and runs until decided with normal noise")
-    for gain in (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0):
-        kept, runs = [], []
-        for heavy in (False, True):
-            machines = [Machine(random.Random(f"{seed} curve {gain} {night}"), heavy) for night in range(nights)]
-            rules = [Sequential(machine) for machine in machines]
-            before = fmean(machine.num_runs for machine in machines)
-            kept.append(fmean(rule.judge(-gain, for_real=False) for rule in rules))
-            runs.append(fmean(machine.num_runs for machine in machines) - before)
-        print(f"  gain {gain:<6g}{kept[0]:<8.3f}{kept[1]:<8.3f}{runs[0]:.1f}")
-
-
-def print_mixed_nights(nights: int, seed: int) -> None:
-    """Prints what is found, and what is claimed, where one idea in ten is good by 2 sigma, and half are bad by 2."""
-    print("nights of 10 gains of 2 sigma, 40 ideas without effect, 50 losses of 2 sigma; in sigma, normal noise:")
-    for name in ("greedy", "bootstrap over 3 runs", "sequential"):
-        found, claimed, runs = [], [], []
-        for night in range(nights):
-            machine = Machine(random.Random(f"{seed} mixed {night}"), heavy=False)
-            rule = RULES[name](machine)
-            effects = [-2.0] * 10 + [0.0] * 40 + [2.0] * 50
-            machine.random.shuffle(effects)
-            for effect in effects:
-                rule.judge(rule.truth + effect, for_real=True)
-            found.append(-rule.truth)
-            claimed.append(-rule.reported)
-            runs.append(machine.num_runs)
-        print(f"  {name:<24}gained {fmean(found):<8.2f}reported {fmean(claimed):<8.2f}runs {fmean(runs):.0f}")
-
-
-def print_simplifications(nights: int, seed: int) -> None:
-    """Prints what becomes of shorter sources that are worse, and how far a chain of them can lead."""
-    kept = []
-    for loss in (0.0, 0.5, 1.0, 2.0, 3.0):
-        machines = [Machine(random.Random(f"{seed} {loss} {night}"), heavy=False) for night in range(nights)]
-        share = fmean(Sequential(machine).judge(loss, True, nodes_saved=1) for machine in machines)
-        kept.append(f"{loss:g}: {share:.3f}")
-    print(f"shorter sources, normal noise: kept, by true loss in sigma   {'   '.join(kept)}")
-    for loss in (0.5, 1.0):
-        ends = []
-        for night in range(nights // 10):
-            rule = Sequential(Machine(random.Random(f"{seed} chain {loss} {night}"), heavy=False))
-            for _ in range(30):
-                rule.judge(rule.truth + loss, True, nodes_saved=1)
-            ends.append(rule.truth)
-        print(f"  30 in a row, each {loss:g} worse than its champion: {fmean(ends):.2f} lost, at most {max(ends):.1f}")
+def line(name: str, nights: Sequence[Result]) -> str:
+    """A row of the table."""
+    error = statistics.stdev(night.gain for night in nights) / math.sqrt(len(nights))
+    return (
+        f"{name:<20}{statistics.fmean(night.gain for night in nights):8.2f} +- {error:4.2f}"
+        f"{statistics.fmean(night.bias for night in nights):+8.2f}"
+        f"{statistics.fmean(night.covered for night in nights):8.2f}"
+        f"{statistics.fmean(len(night.kept) for night in nights):8.1f}"
+        f"{statistics.fmean(len(night.certified) for night in nights):8.1f}"
+        f"{sum(gain <= -2 for night in nights for gain in night.kept) / len(nights):8.3f}"
+        f"{statistics.fmean(night.ideas for night in nights):8.0f}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nights", type=int, default=1000, help="simulated for each row of the table")
+    parser.add_argument("--nights", type=int, default=200, help="of each row of the table")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", default=",".join((*CONFIDENCE, GREEDY)))
+    parser.add_argument("--mixes", default=",".join((*MIXES, "D", "recorded")))
+    parser.add_argument("--noises", default=",".join(noise.strip("_") or "normal" for noise in NOISES))
     args = parser.parse_args()
+    noises = [noise for noise in NOISES if (noise.strip("_") or "normal") in args.noises.split(",")]
     start = time.monotonic()
     print(f"machine: {platform.platform()}, Python {platform.python_version()}")
-    print(f"{args.nights} nights a row, seed {args.seed}, {SequentialSettings()}")
+    print(f"{args.nights} nights of {RUNS} runs a row, seed {args.seed}; in sigma")
+    print(f"{'':20}    gain            bias covered    kept  certif.  losses  ideas")
+    found: dict[str, float] = {}
+    losses = 0
     with ProcessPoolExecutor(2) as pool:
-        figures = print_table(pool, args.nights, args.seed)
-    print_curve(args.nights, args.seed)
-    print_mixed_nights(args.nights // 10, args.seed)
-    print_simplifications(args.nights, args.seed)
+        for noise, mix, setting in itertools.product(noises, args.mixes.split(","), args.settings.split(",")):
+            seeds = [f"{args.seed} {night}" for night in range(args.nights)]
+            one = functools.partial(simulate, setting, mix, noise)
+            nights = list(pool.map(functools.partial(one, True), seeds, chunksize=10))
+            without = []
+            if setting != GREEDY and not noise:
+                without = list(pool.map(functools.partial(one, False), seeds, chunksize=10))
+            name = f"{setting}_{mix}{noise}"
+            print(line(name, nights), flush=True)
+            found |= dict(figures(name, nights, without))
+            losses += sum(gain <= -2 for night in nights for gain in night.certified)
     print(f"seconds: {time.monotonic() - start:.0f}")
-    for suffix, mean in figures.items():
-        print(f"false_keeps_per_100_nulls{suffix}: {mean.false_keeps:.3f}")
-        print(f"runs_per_null{suffix}: {mean.runs_per_null:.3f}")
-        print(f"power_2_sigma{suffix}: {mean.power[1]:.3f}")
-        print(f"power_3_sigma{suffix}: {mean.power[2]:.3f}")
-        print(f"champion_bias_sigma{suffix}: {mean.bias:+.3f}")
+    for key, value in found.items():
+        print(f"{key}: {value:.3f}")
+    print(f"certified_losses: {losses}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import math
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,16 +26,15 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench_conditions import DEMO, burning, demo_options
+from bench_conditions import DEMO, FRESH_SEEDS, burning, demo_options, make_repository, train_again
 
 from autoresearch_jax.lm.task import METRIC
-from autoresearch_jax.measurement import Budget, Status
+from autoresearch_jax.measurement import Budget
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 
-FRESH_SEEDS = range(1_000_001, 1_000_005)
+SEEDS = range(FRESH_SEEDS, FRESH_SEEDS + 4)
 BURNERS = [(5.0, 5.0)]
-IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,6 @@ class Result:
     reported_gain: float
     gain: float
     error: float
-
-
-def make_repository(folder: Path) -> None:
-    """A git repository with what the demo needs, so that its branches are not this checkout's."""
-    shutil.copytree("configs", folder / "configs")
-    shutil.copy("train_lib.py", folder)
-    for arguments in (["init", "--quiet"], ["add", "."], [*IDENTITY, "commit", "--quiet", "--message=The demo"]):
-        subprocess.run(["git", *arguments], cwd=folder, check=True)
 
 
 def run_demo(seed: int, repository: Path, *, alone: bool) -> Result:
@@ -98,17 +88,7 @@ def retrain(ledger: Ledger, row: ExperimentRow, run: Path) -> list[float]:
     )
     options, _ = demo_options()
     options = replace(options, budget=Budget(steps=round(steps)))
-    scores = []
-    with closing(options.make_task(run, Path("train_lib.py"), one_trial=True)) as task:
-        folder = run / "again" / str(row.id)
-        folder.mkdir(parents=True)
-        candidate = task.prepare(ledger.source(row.id), folder)
-        for seed in FRESH_SEEDS:
-            measured = task.measure(candidate, seed=seed, log_dir=folder, snapshot_dir=folder / str(seed))
-            if measured.status is not Status.OK or measured.value is None:
-                sys.exit(f"bench_demo: {run}: {measured.error}")
-            scores.append(measured.value)
-    return scores
+    return train_again(options, ledger.source(row.id), SEEDS, run / "again" / str(row.id))
 
 
 def main() -> None:
@@ -121,7 +101,6 @@ def main() -> None:
     print("seed  minutes  runs per experiment  reported gain  trained again         kept")
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch) / "demo"
-        repository.mkdir()
         make_repository(repository)
         for seed in range(arguments.first, arguments.first + arguments.seeds):
             result = run_demo(seed, repository, alone=arguments.alone)

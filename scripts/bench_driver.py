@@ -28,6 +28,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny, Status
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
@@ -43,7 +45,6 @@ from autoresearch_jax.search.program import Program
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, TrialRow
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.sequential import SequentialDecision
 from autoresearch_jax.search.task import Progress
 from autoresearch_jax.search.workspace import Workspace
 
@@ -275,7 +276,8 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
             task=task,
             proposer=proposer,
             examiner=Examiner(task, folder),
-            rule=SequentialDecision(task.metric),
+            rule=LineageRule(task.metric),
+            certification=CertificationSettings(),
             ledger=ledger,
             workspace=Workspace.of(repo / "train_lib.py", TAG, folder.workspace, os.environ),
             folder=folder,

@@ -1,184 +1,260 @@
-"""Measures what a night is worth: best val_bpb against wall-clock; called by bench_night.sh.
+"""Compares nights of the full system with nights of a bare greedy loop, in steps; called by bench_night.sh.
 
-Four variants, one after another, each for --minutes of wall-clock from the call to the Ctrl-C that ends it, in a
-repository and with a compile cache of its own:
-  full         `autoresearch run` with its defaults
-  no_prune     with --noprune
-  no_standby   with --nostandby
-  greedy       what every simple loop does: one or two random constants of program.md's table get a random value within
-               their rows, `autoresearch trial --set ...` runs once with the seed that it always has, and what came out
-               lower than the best so far is the new best
-All have the default CPU configuration, train_lib.py and program.md as they come (but for the end of the night), one
-dataset and one --seed. --budget_seconds is 10 in place of 60, so that a short night has many experiments.
+  full     `autoresearch run` with its defaults, certification included
+  greedy   one or two random constants of the table get a random value within their rows, one run with the seed that
+           all have, and what came out lower than the best so far is the new best
 
-A loop's own word on its champion is biased, most of all where one lucky run is enough. So the last champions are run
-again afterwards, with three seeds that no loop saw; the variants take turns, so that all see the same machine.
+Both search configs/demo.md's table with fewer layers, from the same program, with the demo's dataset. Equal trials:
+Ctrl-C ends the search of the full system in the trial at which only certification's share of --trials is left. The same
+command, with the experiments that were begun as --experiments, takes that trial up, ends its experiment and certifies.
+The greedy loop then makes exactly as many trials as the ledger has, pruned ones and the baseline's included.
 
-  best_val_bpb_VARIANT          mean of these runs
-  experiments_per_hour_VARIANT  proposals concluded (kept, discarded, pruned, rejected or failed; duplicates do not
-                                count) per hour of the wall-clock after the baseline was done. The full system runs a
-                                proposal as often as it takes to tell it from noise, the bare loop once.
-
-The table has, besides, what the loop claimed, and when its champion was first as good, by its own word, as what the
-bare loop's last one was measured to be; for the bare loop, when it found that. Nights can be run at different times
-into one --out. Exits 0 only if all four were measured.
+Baseline and champions are trained again on fresh seeds, the same ones for both loops. The last lines are `key: value`:
+  night_better_seeds                 seeds for which full's champion, trained again, is better than greedy's
+  night_VARIANT_val_bpb_SEED, night_baseline_val_bpb_SEED    mean of the program trained again
+  night_full_reported_SEED           as the run reports it, with its standard deviation
+  night_reported_error_sigma_SEED    reported minus trained again, in standard errors of the difference
+  night_VARIANT_kept_SEED, night_trials_SEED    of each of the two loops
 """
 
 import argparse
+import math
+import multiprocessing
+import os
+import platform
+import random
 import re
-import shutil
+import signal
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from bench_night_loops import (
-    SHIPPED,
-    Options,
-    call,
-    give_up,
-    read_trial,
-    run_greedy,
-    run_system,
-)
-from bench_night_report import GREEDY, VARIANTS, Night, Setting, figures, load, plot, save, table
+from bench_conditions import DEMO, FRESH_SEEDS, demo_options, draw_value, make_repository, train_again
 
-from autoresearch_jax.search.constants import set_constants
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.rule import plus_minus
+from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.proposers.space import Constant, Value, same
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.search.constants import read_constants, set_constants
+from autoresearch_jax.search.database import LedgerError
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.records import Kind
+from autoresearch_jax.search.results import KEEPS
 
-FRESH_SEEDS = 3
-FIRST_FRESH_SEED = 1_000_001  # a loop draws its own from 31 bits, or has --seed
-
-
-def say(text: str) -> None:
-    print(f"bench_night: {text}", file=sys.stderr, flush=True)
-
-
-def make_repository(folder: Path, quick: bool) -> None:
-    """The files as they come, but for the end of the night, which is this script's."""
-    folder.mkdir()
-    source = (SHIPPED / "train_lib.py").read_text(encoding="utf-8")
-    page = (SHIPPED / "program.md").read_text(encoding="utf-8")
-    endless = re.sub(r"(?ms)^## Stop when\n.*?(?=^## )", "## Stop when\n\n- 1000000 experiments\n\n", page)
-    assert endless != page, "program.md has no stopping list"
-    (folder / "train_lib.py").write_text(set_constants(source, {"DEPTH": 1}) if quick else source, encoding="utf-8")
-    (folder / "program.md").write_text(endless, encoding="utf-8")
-    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "start")):
-        identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
-        subprocess.run(["git", *identity, *words], cwd=folder, check=True)
+FULL, GREEDY = "full", "greedy"
+PAGE = "configs/demo.md"
+DEPTH = 2  # the most, and what a night begins with: a trial of seconds
+TAG = "night"
+ENDLESS = 1_000_000
+POLL_SECONDS = 0.5
 
 
-def measure_again(nights: Sequence[Night], options: Options, out: Path) -> list[Night]:
-    """The nights with their last champions' scores for fresh seeds."""
-    measured: dict[str, list[float]] = {night.variant: [] for night in nights}
-    with tempfile.TemporaryDirectory() as scratch:
-        for number in range(1 if options.quick else FRESH_SEEDS):
-            for night in nights:
-                command = ["autoresearch", "trial", "--format=json", f"--editable={out / night.variant}/train_lib.py"]
-                command += [f"--seed={FIRST_FRESH_SEED + options.seed + number}", f"--run_dir={scratch}/runs"]
-                command += options.task_flags(Path(scratch) / "cache")
-                summary = read_trial(command, Path(scratch), out / night.variant / "output")
-                assert summary is not None
-                if summary["status"] != "ok":
-                    sys.exit(f"bench_night: {' '.join(command)}: {summary['status']}: {summary['error']}")
-                say(f"{night.variant} with a fresh seed: {summary['val_bpb']:.4f}")
-                measured[night.variant].append(summary["val_bpb"])
-    return [replace(night, measured=tuple(measured[night.variant])) for night in nights]
+@dataclass(frozen=True)
+class Options:
+    """Size of a night: trials of each loop, steps of a trial, and fresh seeds afterwards."""
+
+    trials: int
+    steps: int
+    again: int
+
+    @property
+    def flags(self) -> list[str]:
+        """What differs from the demo."""
+        return [f"--budget_steps={self.steps}", f"--set=DEPTH={DEPTH}", "--min_steps=1"]
 
 
-def run_night(variant: str, options: Options, out: Path) -> None:
-    """A variant's night, written down in `out`."""
-    kept = out / variant
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        make_repository(scratch / "repository", options.quick)
-        # so that no variant pays for what the first reads from the disk
-        warm_up = ["autoresearch", "trial", *options.task_flags(scratch / "cold"), f"--run_dir={scratch / 'cold'}"]
-        warm_up += ["--budget_seconds=1", "--min_steps=0"]
-        status, _ = call(warm_up, scratch / "repository", kept / "output")
-        if status:
-            give_up(warm_up, status, kept / "output")
-        say(f"{variant}: {options.seconds / 60:g} minutes; its output goes to {kept / 'output'}")
-        is_bare = variant == GREEDY
-        night = run_greedy(options, scratch, kept) if is_bare else run_system(variant, options, scratch, kept)
-    save(night, kept / "night.json")
-    say(f"{variant}: {night.experiments} experiments, {night.kept} kept, claims {night.claimed:.4f}")
+@dataclass(frozen=True)
+class Night:
+    """One loop's night."""
+
+    trials: int  # the baseline's included
+    experiments: int
+    kept: int
+    certified: tuple[int, int]  # kept edits that are improvements, and those that were reverted
+    claimed: Estimate  # val_bpb of the champion by the loop's own word
+    again: Sequence[float]  # of the champion trained again, one for each fresh seed
+    baseline: Sequence[float]  # the same; empty of the greedy loop, which has the same baseline
+    minutes: float  # of the loop
 
 
-def stored(out: Path, settings: Mapping[str, Setting] | None = None) -> list[Night]:
-    """The nights in a folder; ends the script if they cannot be compared with each other, or with these settings."""
-    nights = [load(path) for variant in VARIANTS if (path := out / variant / "night.json").is_file()]
-    for night in nights:
-        wanted = nights[0].settings if settings is None else settings
-        differ = [name for name, value in wanted.items() if night.settings.get(name) != value]
-        if differ:
-            was = ", ".join(f"{name} {night.settings.get(name)} in place of {wanted[name]}" for name in differ)
-            sys.exit(f"bench_night: --out={out}: {night.variant} was run with {was}: delete it, or take another folder")
-    return nights
+def run_full(options: Options, seed: int, scratch: Path) -> Night:
+    """A night of `autoresearch run`."""
+    repository = make_shallow_repository(scratch / f"{FULL}-{seed}")
+    ledger_path, start = repository / "runs" / TAG / "ledger.db", time.monotonic()
+    command = ["autoresearch", "run", DEMO, f"--tag={TAG}", f"--seed={seed}", *options.flags]
+    searching = options.trials - int(CertificationSettings().share * options.trials)
+    call([*command, f"--experiments={ENDLESS}"], repository, ledger_path, searching)
+    with closing(Ledger.open_to_read(ledger_path)) as ledger:
+        begun = sum(row.kind is Kind.PROPOSAL for row in ledger.experiments())
+    call([*command, f"--experiments={begun}"], repository, ledger_path, ENDLESS)
+    minutes = (time.monotonic() - start) / 60
+    with closing(Ledger.open_to_read(ledger_path)) as ledger:
+        summary = summarize_run(ledger)
+        assert summary.baseline is not None
+        assert summary.champion is not None
+        assert summary.champion_score is not None
+        return Night(
+            trials=len(ledger.trials()),
+            experiments=sum(summary.counts.values()),
+            kept=sum(summary.counts.get(word, 0) for word in KEEPS),
+            certified=summary.certified,
+            claimed=summary.champion_score,
+            again=measure_again(options, ledger.source(summary.champion.id), seed, repository / "champion"),
+            baseline=measure_again(options, ledger.source(summary.baseline.id), seed, repository / "baseline"),
+            minutes=minutes,
+        )
 
 
-def report(out: Path, picture: Path | None) -> None:
-    """Plot, table and last lines; ends the script with an error if something was not measured."""
-    nights = stored(out)
-    if not nights:
-        sys.exit(f"bench_night: --out={out}: no night is stored there: leave --report_only and --measure_only out")
-    plot(nights, out / "night.svg")
-    if picture is not None:
-        shutil.copyfile(out / "night.svg", picture)
-    print(f"plot: {picture or out / 'night.svg'}")
-    print(table(nights))
-    for night in nights:
-        print(f"machine of {night.variant}: {night.machine}")
-    found = figures(nights)
-    for key, value in found.items():
-        print(f"{key}: {value}")
-    if missing := [variant for variant in VARIANTS if f"best_val_bpb_{variant}" not in found]:
-        sys.exit(f"bench_night: not measured: {', '.join(missing)}: --variants={','.join(missing)} --out={out}")
+def call(command: Sequence[str], repository: Path, ledger_path: Path, trials: int) -> None:
+    """Runs a command until it ends, or Ctrl-C ends it when that many trials have begun."""
+    log_path = repository / "output"
+    with (
+        log_path.open("a") as log,
+        subprocess.Popen(command, cwd=repository, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        while process.poll() is None:
+            time.sleep(POLL_SECONDS)
+            if num_trials(ledger_path) >= trials:
+                process.send_signal(signal.SIGINT)
+                break
+    if process.returncode != 0:
+        sys.exit(f"bench_night: {' '.join(command)}: {process.returncode}: {log_path.read_text()[-2000:]}")
+
+
+def num_trials(ledger_path: Path) -> int:
+    with suppress(LedgerError, sqlite3.Error), closing(Ledger.open_to_read(ledger_path)) as ledger:
+        return len(ledger.trials())
+    return 0  # it is not made yet
+
+
+def run_greedy(options: Options, seed: int, scratch: Path) -> Night:
+    """A night of the bare loop."""
+    folder, start, draw = make_shallow_repository(scratch / f"{GREEDY}-{seed}"), time.monotonic(), random.Random(seed)
+    task_options, values = demo_options(*options.flags)
+    source = set_constants((folder / "train_lib.py").read_text(encoding="utf-8"), values)
+    constants = read_constants(source)
+    space = ProgramFile(folder / PAGE).program.space(constants)
+    best: dict[str, Scalar] = {}
+    claimed, kept = math.inf, 0
+    with closing(task_options.make_task(folder, Path("train_lib.py"))) as task:
+        for number in range(options.trials):
+            change = draw_change(space, {**constants, **best}, draw) if number else {}
+            log_dir = folder / str(number)
+            log_dir.mkdir()
+            candidate = task.prepare(set_constants(source, {**best, **change}), log_dir)
+            measured = task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=log_dir / "snapshot")
+            if measured.status is Status.OK and measured.value is not None and measured.value < claimed:
+                claimed, kept = measured.value, kept + bool(number)
+                best |= change
+            if not number and claimed == math.inf:
+                sys.exit(f"bench_night: {folder}: the baseline gave no score: {measured.error}")
+    minutes = (time.monotonic() - start) / 60
+    again = measure_again(options, set_constants(source, best), seed, folder / "champion")
+    return Night(options.trials, options.trials - 1, kept, (0, 0), Estimate(claimed, 0.0), again, (), minutes)
+
+
+def measure_again(options: Options, source: str, seed: int, folder: Path) -> list[float]:
+    """A program's scores on the fresh seeds of the nights with this seed."""
+    task_options, _ = demo_options(*options.flags)
+    first = FRESH_SEEDS + seed * options.again
+    return train_again(task_options, source, range(first, first + options.again), folder)
+
+
+def make_shallow_repository(folder: Path) -> Path:
+    """The demo's, with a page of at most `DEPTH` layers."""
+    page = Path(PAGE).read_text(encoding="utf-8")
+    changed = re.sub(r"(?m)^(\| `DEPTH` *\| 1 \.\. )\d+ ", rf"\g<1>{DEPTH} ", page)
+    assert changed != page, f"{PAGE} has no row of `DEPTH`"
+    make_repository(folder, {PAGE: changed})
+    return folder
+
+
+def draw_change(space: Sequence[Constant], now: Mapping[str, object], draw: random.Random) -> dict[str, Value]:
+    """One or two constants with another value each, drawn from their rows of the table."""
+    change: dict[str, Value] = {}
+    for row in draw.sample(list(space), min(len(space), draw.choice((1, 2)))):
+        while row.name not in change or same(change[row.name], now[row.name]):
+            change[row.name] = draw_value(row.values, draw)
+    return change
+
+
+def estimate(scores: Sequence[float]) -> Estimate:
+    """Mean and its standard error."""
+    return Estimate(statistics.mean(scores), statistics.stdev(scores) / math.sqrt(len(scores)))
+
+
+def table(nights: Mapping[int, Mapping[str, Night]]) -> str:
+    """The nights side by side, in Markdown."""
+    head = "seed", "loop", "minutes", "trials", "experiments", "kept", "certified", "reverted"
+    lines = [(*head, "baseline, trained again", "claimed", "trained again"), ("---:", "---", *["---:"] * 9)]
+    for seed, pair in nights.items():
+        baseline = plus_minus(estimate(pair[FULL].baseline))
+        for variant, night in pair.items():
+            counts = night.trials, night.experiments, night.kept, *night.certified
+            scores = baseline, plus_minus(night.claimed), plus_minus(estimate(night.again))
+            lines.append((str(seed), variant, f"{night.minutes:.1f}", *map(str, counts), *scores))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def figures(nights: Mapping[int, Mapping[str, Night]]) -> dict[str, str]:
+    """The last lines."""
+    found: dict[str, str] = {}
+    better = 0
+    for seed, pair in nights.items():
+        full, greedy = pair[FULL], pair[GREEDY]
+        assert full.trials == greedy.trials
+        again = {variant: estimate(night.again) for variant, night in pair.items()}
+        better += again[FULL].mean < again[GREEDY].mean
+        error = math.hypot(full.claimed.error, again[FULL].error)
+        found |= {
+            **{f"night_{variant}_val_bpb_{seed}": f"{again[variant].mean:.4f}" for variant in pair},
+            f"night_baseline_val_bpb_{seed}": f"{estimate(full.baseline).mean:.4f}",
+            f"night_full_reported_{seed}": plus_minus(full.claimed),
+            f"night_reported_error_sigma_{seed}": f"{(full.claimed.mean - again[FULL].mean) / error:.2f}",
+            **{f"night_{variant}_kept_{seed}": str(night.kept) for variant, night in pair.items()},
+            f"night_trials_{seed}": str(full.trials),
+        }
+    return {"night_better_seeds": f"{better} of {len(nights)}", **found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of each night (default: 20)")
-    parser.add_argument("--budget_seconds", type=float, default=10.0, help="of each trial (default: 10)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="a part of them, by commas")
-    parser.add_argument("--data_dir", help="folder of the dataset; it is prepared if it is not there")
-    parser.add_argument("--out", type=Path, help="folder of results; default: a new one")
-    parser.add_argument("--save", action="store_true", help="the plot becomes docs/night.svg")
-    parser.add_argument("--measure_only", action="store_true", help="no night: the champions stored in --out again")
-    parser.add_argument("--report_only", action="store_true", help="plot and table of what is stored in --out")
-    parser.add_argument("--quick", action="store_true", help="to see that it works; no figures to quote")
-    args = parser.parse_args()
-    variants = [variant for variant in VARIANTS if variant in args.variants.split(",")]
-    if unknown := set(args.variants.split(",")) - set(VARIANTS):
-        parser.error(f"--variants={args.variants}: no {min(unknown)!r}; there are {', '.join(VARIANTS)}")
-    if args.minutes <= 0 or args.budget_seconds <= 0 or args.seed < 0:
-        parser.error("--minutes and --budget_seconds must be positive, --seed not negative")
-    if args.out is None and (args.report_only or args.measure_only):
-        parser.error("--report_only and --measure_only need --out, the folder that the nights are stored in")
-    out = (args.out or Path(tempfile.mkdtemp(prefix="bench_night_"))).absolute()
-    minutes, budget_seconds = (1.0, 2.0) if args.quick else (args.minutes, args.budget_seconds)
-    options = Options(60 * minutes, budget_seconds, args.seed, args.data_dir, args.quick)
-    if not args.report_only:
-        out.mkdir(parents=True, exist_ok=True)
-        stored(out, options.settings)  # before hours go into what they cannot be compared with
-        command = ["autoresearch", "prepare", *options.dataset_flags]
-        status, _ = call(command, SHIPPED, out / "prepare")
-        if status:
-            give_up(command, status, out / "prepare")
-        for variant in [] if args.measure_only else variants:
-            run_night(variant, options, out)
-        nights = [night for night in stored(out) if night.variant in variants]
-        for night in measure_again(nights, options, out):
-            save(night, out / night.variant / "night.json")
-    report(out, SHIPPED / "docs" / "night.svg" if args.save else None)
+    for name, default in (("seeds", 3), ("first", 0), ("trials", 40), ("steps", 150), ("jobs", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--quick", action="store_true", help="two seeds, 8 trials of 20 steps")
+    arguments = parser.parse_args()
+    options = Options(8, 20, 2) if arguments.quick else Options(arguments.trials, arguments.steps, 5)
+    seeds = range(arguments.first, arguments.first + (2 if arguments.quick else arguments.seeds))
+    nights: dict[int, dict[str, Night]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+            full_nights = pool.map(partial(run_full, options, scratch=scratch), seeds)
+            pending = {}
+            for seed, night in zip(seeds, full_nights, strict=True):
+                nights[seed] = {FULL: night}
+                pending[seed] = pool.submit(run_greedy, replace(options, trials=night.trials), seed, scratch)
+                print(f"bench_night: {FULL} {seed}: {night}", file=sys.stderr, flush=True)
+            for seed, future in pending.items():
+                nights[seed][GREEDY] = future.result()
+                print(f"bench_night: {GREEDY} {seed}: {nights[seed][GREEDY]}", file=sys.stderr, flush=True)
+    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(table(nights))
+    for key, value in figures(nights).items():
+        print(f"{key}: {value}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("bench_night: interrupted; nights that were over are stored, --measure_only goes on with them")
+    main()

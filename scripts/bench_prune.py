@@ -29,15 +29,15 @@ from dataclasses import dataclass, field
 from bench_prune_curves import FOLDER, POINTS, START, Curve, read_curves, record
 from bench_search_task import ROOT
 
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.rule import Action, Complexity, LineageRule
 from autoresearch_jax.measurement import CURVE_POINTS, Metric
-from autoresearch_jax.search.decision import Evidence, Score, Step
-from autoresearch_jax.search.noise import estimate_noise
 from autoresearch_jax.search.pruning import Finished, Pruning, find_allowances
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
 TUNED_ON, REPORTED = 1, 2  # seeds of the recordings
 TRIALS = 75  # of each, beside the start's
 METRIC = Metric("val_bpb")
+LEARN_AGAIN = 1.1  # see `Lineage`; it saves time
 FIGURES = (
     *("experiments_per_hour_ratio", "ratio_of_first_runs", "improvements_lost_share"),
     *("pruned_share", "mean_fraction_of_pruned"),
@@ -84,27 +84,29 @@ class Simulator:
         self.candidates = [as_trial(curve) for curve in curves if curve.origin != START]
         self._sigma = statistics.stdev(curve.final for curve in of_start if curve.final is not None)
         self._overhead, self._budget = overhead_seconds, budget_seconds
-        self._settings = SequentialSettings()
-        self._rule = SequentialDecision(METRIC, self._settings)
+        self._rule = LineageRule(METRIC)
 
     def night(self, seed: str, pruning: Pruning | None) -> Night:
         """One night; every candidate has its turn."""
-        night, rng = Night(), random.Random(seed)
-        order = rng.sample(self.candidates, len(self.candidates))
-        champion, finished = self._start, list[Finished]()
-        known = [self._runs(night, champion, self._settings.baseline_runs, rng)]
-        for candidate in order:
+        night, rng, lineage = Night(), random.Random(seed), Lineage(-1, learn_again=LEARN_AGAIN)
+        champion, finished, measured = self._start, list[Finished](), 0
+        lineage.begin(measured)
+        self._observe(night, lineage, measured, champion, self._rule.baseline_runs, rng)
+        lineage.conclude(measured, kept=True)
+        for number, candidate in enumerate(rng.sample(self.candidates, len(self.candidates)), start=1):
             worse = math.inf if candidate.final is None else candidate.final - _final(champion)
-            lucky = statistics.fmean(known[-1]) - _final(champion)
+            lucky = statistics.fmean(-run for run in lineage.champion_runs) - _final(champion)
             allowances = {} if pruning is None else find_allowances(finished, pruning, lucky)
             stopped = next((p for p, by in allowances.items() if _behind(candidate, champion, p) > by), None)
             self._enter(night, worse, stopped)
             if stopped is None and candidate.final is not None:
                 behind = [_behind(candidate, champion, point) for point in range(1, CURVE_POINTS + 1)]
                 finished.append(Finished(behind, worse))
-                if self._is_kept(night, known, champion, candidate, rng):
-                    champion = candidate
-                    known.append(self._runs(night, champion, self._settings.baseline_runs, rng))
+                lineage.begin(number)
+                lineage.observe(number, _final(candidate))
+                if self._is_kept(night, lineage, number, candidate, (measured, champion), rng):
+                    champion, measured = candidate, number
+                    self._observe(night, lineage, number, candidate, self._rule.fresh_runs, rng)
         return night
 
     def _enter(self, night: Night, worse: float, stopped: int | None) -> None:
@@ -120,27 +122,31 @@ class Simulator:
             night.lost += worse < -self._sigma
 
     def _is_kept(
-        self, night: Night, known: list[list[float]], champion: Trial, candidate: Trial, rng: random.Random
+        self,
+        night: Night,
+        lineage: Lineage,
+        number: int,
+        candidate: Trial,
+        champion: tuple[int, Trial],
+        rng: random.Random,
     ) -> bool:
-        """What the sequential rule makes of a candidate, after whatever runs it asks for."""
-        mine = [_final(candidate)]
+        """What the rule makes of a candidate, after the further runs that it asks for."""
         while True:
-            evidence = Evidence(
-                champion=[Score(seed, value) for seed, value in enumerate(known[-1])],
-                candidate=[Score(-1 - seed, value) for seed, value in enumerate(mine)],  # no pairs: luck is not shared
-                noise=estimate_noise(known),
-            )
-            step = self._rule.decide(evidence).step
-            if step is Step.MEASURE_CANDIDATE:
-                mine += self._runs(night, candidate, 1, rng)
-            elif step is Step.MEASURE_CHAMPION:
-                known[-1] += self._runs(night, champion, 1, rng)
+            action = self._rule.decide(lineage, number, Complexity()).action
+            if action is Action.MEASURE_CANDIDATE:
+                self._observe(night, lineage, number, candidate, 1, rng)
+            elif action is Action.MEASURE_CHAMPION:
+                self._observe(night, lineage, *champion, 1, rng)
             else:
-                return step.keeps
+                lineage.conclude(number, kept=action.keeps)
+                return action.keeps
 
-    def _runs(self, night: Night, trial: Trial, number: int, rng: random.Random) -> list[float]:
-        night.seconds += number * (self._overhead + self._budget)
-        return [rng.gauss(_final(trial), self._sigma) for _ in range(number)]
+    def _observe(
+        self, night: Night, lineage: Lineage, number: int, trial: Trial, runs: int, rng: random.Random
+    ) -> None:
+        night.seconds += runs * (self._overhead + self._budget)
+        for _ in range(runs):
+            lineage.observe(number, rng.gauss(_final(trial), self._sigma))
 
 
 def as_trial(curve: Curve) -> Trial:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import optuna
+from bench_conditions import draw_value
 from bench_search_problems import Problem
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -38,7 +39,7 @@ def ours_after(problem: Problem, outcomes: int, seed: int) -> tuple[Proposer, Br
     rng = random.Random(seed)
     brief = _first_brief(problem, seed)
     while len(brief.history) < outcomes:
-        brief = _following(problem, brief, {row.name: _drawn(row, rng) for row in problem.space})
+        brief = _following(problem, brief, {row.name: draw_value(row.values, rng) for row in problem.space})
     return _proposer(), brief
 
 
@@ -50,14 +51,6 @@ def _first_brief(problem: Problem, seed: int) -> Brief:
     first = _outcome(problem, 0, problem.start, None)
     assert first.score is not None, "a search starts at a setting that works"
     return Brief(1, seed, METRIC, "", problem.space, _source(problem.start), problem.start, first.score, (first,))
-
-
-def _drawn(row: Constant, rng: random.Random) -> Value:
-    if isinstance(row.values, FloatRange):
-        return rng.uniform(row.values.low, row.values.high)
-    if isinstance(row.values, IntRange):
-        return rng.randint(row.values.low, row.values.high)
-    return rng.choice(row.values.values)
 
 
 def _following(problem: Problem, brief: Brief, setting: Mapping[str, Value]) -> Brief:

@@ -18,13 +18,14 @@ from fakes import SNAPSHOT_BYTES, FakeTask
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Ground, Options, run_loop
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.snapshots.retention import Keeping
 from autoresearch_jax.search.workspace import Workspace
 
@@ -74,7 +75,8 @@ def drive(order: Order) -> int:
         editable=repo / "train_lib.py",
         seed=0,
         max_experiments=order.experiments,
-        decision=SequentialSettings(baseline_runs=4, max_runs=6),
+        decision=LineageSettings(),
+        certification=CertificationSettings(every=2),
         keeping=Keeping(last=1, best=0, place=order.place),
         min_free_bytes=order.min_free_bytes,
         pruning=None if order.prune_after is None else Pruning(least_finished=order.prune_after),

@@ -24,7 +24,7 @@ from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.run_folder import RunFolder
 
@@ -176,11 +176,7 @@ def _compare(repo: Path, reference: Path, wanted: list[tuple], results: set[tupl
 
 def is_corrupt(repo: Path) -> bool:
     """Whether SQLite or a seal finds fault with a run's ledger."""
-    return (
-        ledger_path(repo).exists()
-        and finished_trials(repo) != set()
-        and bool(check_rows(ledger_path(repo)).differences)
-    )
+    return ledger_path(repo).exists() and finished_trials(repo) != set() and bool(row_differences(ledger_path(repo)))
 
 
 def orphans(mark: str) -> int:

@@ -13,5 +13,9 @@ def substance(ledger: Ledger) -> list[tuple]:
         for row in ledger.experiments()
     ]
     trials = [(t.id, t.experiment, t.seed, t.purpose, t.status, t.value, t.error) for t in ledger.trials()]
-    rulings = [(r.id, r.experiment, r.step, r.reason, r.noise) for row in experiments for r in ledger.rulings(row[0])]
-    return experiments + trials + rulings
+    decisions = [
+        (d.id, d.experiment, d.action, d.reason, d.gain, d.probability, d.sigma)
+        for row in experiments
+        for d in ledger.decisions(row[0])
+    ]
+    return experiments + trials + decisions

@@ -1,78 +1,24 @@
-"""What bench_night makes of nights: a ledger, random changes, the table and the figures."""
+"""What bench_night makes of nights: random changes, the table and the figures."""
 
 import importlib
 import random
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from autoresearch_jax.measurement import Measurement, Status
+from autoresearch_jax.decide.lineage import Estimate
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, Intent, Kind, Purpose, Verdict
-
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture(autouse=True)
-def beside_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(SCRIPTS)
 
 
 @pytest.fixture
-def loops() -> ModuleType:
-    return importlib.import_module("bench_night_loops")
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    return importlib.import_module("bench_night")
 
 
-@pytest.fixture
-def reports() -> ModuleType:
-    return importlib.import_module("bench_night_report")
-
-
-def test_a_night_is_read_from_the_ledger_of_its_run(loops: ModuleType, tmp_path: Path) -> None:
-    now = 1000.0
-    night = []
-    with closing(Ledger.open(tmp_path / "ledger.db", clock=lambda: now)) as ledger:
-
-        def experiment(name: str, began: float, scores: list[float], outcome: tuple[Status, Verdict | None]) -> int:
-            nonlocal now
-            now = began
-            row = ledger.begin_experiment(Intent(Kind.PROPOSAL if night else Kind.BASELINE, name))
-            night.append(row.id)
-            ledger.set_program(row.id, name)
-            for seed, score in enumerate(scores):
-                trial = ledger.begin_trial(row.id, seed, Purpose.CANDIDATE if row.id else Purpose.CHAMPION)
-                now += 10
-                ledger.finish_trial(trial.id, Measurement(Status.OK, score, seed))
-            status, decision = outcome
-            if decision is not None:
-                score = sum(scores) / len(scores) if scores else None
-                ledger.conclude(row.id, Conclusion(status, score, decision, "", name, 1.0))
-            return row.id
-
-        experiment("baseline", 1005.0, [1.5, 1.7], (Status.OK, Verdict.KEEP))
-        kept = experiment("kept", 1030.0, [1.2, 1.4], (Status.OK, Verdict.KEEP))
-        experiment("same", 1060.0, [], (Status.DUPLICATE, Verdict.DISCARD))
-        experiment("worse", 1070.0, [1.9], (Status.OK, Verdict.DISCARD))
-        trial = ledger.begin_trial(kept, 7, Purpose.CHAMPION)
-        now = 1090.0
-        ledger.finish_trial(trial.id, Measurement(Status.OK, 1.35, 7))
-        experiment("cut short", 1095.0, [1.0], (Status.OK, None))
-        options = loops.Options(120.0, 10.0, 0, None, quick=False)
-        found, source = loops.read_night(ledger, "full", options, 1000.0, 120.0)
-    assert source == "kept"
-    assert found.curve == [(15.0, pytest.approx(1.6)), (50.0, pytest.approx(1.35))], "from its run as champion"
-    assert found.claimed == pytest.approx(1.35)
-    assert (found.experiments, found.kept, found.outcomes["duplicate"], found.trials) == (2, 1, 1, 7)
-    assert found.baseline_seconds == 30.0
-    assert found.per_hour == pytest.approx(2 * 3600 / 90)
-    assert found.per_hour_in_all == pytest.approx(2 * 3600 / 120)
-
-
-def test_a_random_change_moves_one_or_two_constants_to_other_values_of_their_rows(loops: ModuleType) -> None:
+def test_a_random_change_moves_one_or_two_constants_to_other_values_of_their_rows(bench: ModuleType) -> None:
     space = [
         Constant("DEPTH", IntRange(1, 2)),
         Constant("WIDTH", IntRange(1, 9, log=True)),
@@ -82,7 +28,7 @@ def test_a_random_change_moves_one_or_two_constants_to_other_values_of_their_row
     ]
     now = {"DEPTH": 1, "WIDTH": 3, "LR": 0.1, "DECAY": 0.0, "PATTERN": "L"}
     draw = random.Random(0)
-    changes = [loops.draw_change(space, now, draw) for _ in range(300)]
+    changes = [bench.draw_change(space, now, draw) for _ in range(300)]
     assert {len(change) for change in changes} == {1, 2}
     rows = {row.name: row.values for row in space}
     assert {name for change in changes for name in change} == rows.keys()
@@ -93,31 +39,20 @@ def test_a_random_change_moves_one_or_two_constants_to_other_values_of_their_row
     assert 0.3 < sum(rate < 0.1 for rate in rates) / len(rates) < 0.7, "spread over magnitudes"
 
 
-def test_the_table_counts_no_duplicates_and_says_when_the_bare_loop_was_overtaken(
-    reports: ModuleType, tmp_path: Path
-) -> None:
-    bare = reports.Night(
-        *("greedy", {}, 1200.0, 15.0, [(15.0, 1.4), (900.0, 1.2)], {"keep": 1, "discard": 70}, 72, 1.2),
-        measured=(1.28, 1.3, 1.32),
-    )
-    outcomes = {"keep": 1, "refactoring": 1, "pruned": 4, "duplicate": 9}
-    full = reports.Night(
-        *("full", {}, 1200.0, 120.0, [(100.0, 1.4), (480.0, 1.29)], outcomes, 30, 1.29), measured=(1.28,)
-    )
-    never = replace(full, variant="no_prune", curve=[(100.0, 1.4)], measured=())
-    lines = reports.table([full, never, bare]).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[2] == ["full", "6", "9", "20", "18", "30", "4", "2", "1.4000", "1.2900", "1.2800", "8.0 min"]
-    assert (cells[3][-2], cells[3][-1]) == ("-", "never")
-    assert (cells[4][-2], cells[4][-1]) == ("1.3000 (1.2800 .. 1.3200)", "15.0 min")
-    assert reports.figures([full, never, bare]) == {
-        "best_val_bpb_full": "1.2800",
-        "experiments_per_hour_full": "20.0",
-        "best_val_bpb_greedy": "1.3000",
-        "experiments_per_hour_greedy": "215.7",
-    }
-    for night in (full, bare):
-        reports.save(night, tmp_path / "night.json")
-        assert reports.load(tmp_path / "night.json").curve == night.curve
-    reports.plot([full, never, bare], tmp_path / "night.svg")
-    assert "val_bpb of the champion" in (tmp_path / "night.svg").read_text()
+def test_a_night_is_better_by_the_champions_trained_again_and_not_by_what_was_claimed(bench: ModuleType) -> None:
+    full = bench.Night(40, 25, 4, (2, 1), Estimate(1.52, 0.03), (1.48, 1.5, 1.52), (1.7, 1.72, 1.74), 9.0)
+    greedy = bench.Night(40, 39, 7, (0, 0), Estimate(1.4, 0.0), (1.58, 1.6, 1.62), (), 6.0)
+    worse = replace(full, again=(1.6, 1.61, 1.65))
+    nights = {0: {"full": full, "greedy": greedy}, 3: {"full": worse, "greedy": greedy}}
+    found = bench.figures(nights)
+    assert found["night_better_seeds"] == "1 of 2"
+    assert (found["night_full_val_bpb_0"], found["night_greedy_val_bpb_3"]) == ("1.5000", "1.6000")
+    assert found["night_baseline_val_bpb_0"] == "1.7200"
+    assert found["night_full_reported_0"] == "1.520 +- 0.030"
+    error = (0.03**2 + 0.02**2 / 3) ** 0.5
+    assert float(found["night_reported_error_sigma_0"]) == pytest.approx(0.02 / error, abs=0.01)
+    assert (found["night_full_kept_0"], found["night_greedy_kept_0"], found["night_trials_3"]) == ("4", "7", "40")
+    lines = bench.table(nights).splitlines()
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert len(lines) == 2 + 4
+    assert "1.4000" in lines[3], "what greedy claimed"

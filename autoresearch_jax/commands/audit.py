@@ -5,13 +5,15 @@
     autoresearch audit --tag=nov20 --budget_seconds=60 --transfer=8
 
 Give it the run's own flags. `--ablate` measures the champion without each of its kept changes, `--transfer=DEPTH` both
-at another depth with a longer budget; neither reads the holdout. Each reading of the holdout is counted. An audit that
+at another depth with a longer budget; neither reads the holdout. `--certify` takes doubtful edits out again: what does
+not earn its place is reverted by a commit on the run's branch. Each reading of the holdout is counted. An audit that
 was cut short is taken up by the same command. How to read it: docs/auditing.md.
 """
 
 import math
 import os
 import sqlite3
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -19,12 +21,15 @@ from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.commands.certify import certify
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.measurement import Budget, Scalar
 from autoresearch_jax.report.audits import format_findings
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.search.audit.auditing import Auditing
 from autoresearch_jax.search.audit.audits import Audits, kept_experiments
 from autoresearch_jax.search.audit.findings import Findings
@@ -32,6 +37,7 @@ from autoresearch_jax.search.database import LedgerError
 from autoresearch_jax.search.git import Git
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.loop import INTERRUPTED
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.search.run_settings import calibrate
 from autoresearch_jax.search.task import Task
@@ -55,6 +61,7 @@ class Options:
       folder: of the run.
       runs: fresh seeds for each text.
       ablate: measure the champion without each of its changes.
+      certify: take doubtful edits out again.
       transfer: depth to measure at; None for the run's own.
       transfer_factor: what the run's budget is multiplied by there.
       editable: the training file as it was named; None for the run's.
@@ -64,6 +71,7 @@ class Options:
     folder: RunFolder
     runs: int
     ablate: bool
+    certify: bool
     transfer: int | None
     transfer_factor: float
     editable: str | None
@@ -78,6 +86,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_boolean(
         "ablate", False, "measure the champion without each of its kept changes instead", flag_values=flag_values
     )
+    flags.DEFINE_boolean(
+        "certify",
+        False,
+        "take doubtful edits out again instead: those that are no gain are reverted on the run's branch",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("program", "./program.md", "the page of instructions, for --certify", flag_values=flag_values)
     flags.DEFINE_integer(
         "transfer",
         None,
@@ -100,7 +115,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; check --tag and --run_dir")
     task_options = TaskOptions.from_flags(flag_values)
-    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+    with folder.lock() as lock, Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         editable = _editable(ledger, options)
         try:
             kept_experiments(ledger)
@@ -112,6 +127,12 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
         with closing(task_options.make_task(folder.path, editable)) as task:
             _check_settings(ledger, task, own_budget, folder)
             calibrate(ledger, folder, task)
+            if options.certify:
+                named = Path(options.editable or f"./{editable.name}")
+                ended = certify(task, ledger, folder, named, Path(flag_values.program), lock, interrupts)
+                print_experiments(ledger, task.metric, sys.stdout)
+                print(format_lines({**summarize_run(ledger, folder).lines(), "ended": ended}))
+                return 130 if ended == INTERRUPTED else 0
             findings = audit(options, task, ledger, interrupts)
     print(format_findings(findings, options.format))
     return 0 if findings.is_measured else 1
@@ -180,8 +201,8 @@ def _options(flag_values: flags.FlagValues) -> Options:
     factor = flag_values.transfer_budget
     if flag_values.runs < FEWEST_RUNS:
         raise UsageError(f"--runs={flag_values.runs}: at least {FEWEST_RUNS}, or no spread is to be seen")
-    if flag_values.ablate and flag_values.transfer is not None:
-        raise UsageError("--ablate and --transfer ask two questions: one at a time")
+    if flag_values.ablate + flag_values.certify + (flag_values.transfer is not None) > 1:
+        raise UsageError("--ablate, --certify and --transfer ask different questions: one at a time")
     if flag_values["transfer_budget"].present and flag_values.transfer is None:
         raise UsageError("--transfer_budget is for --transfer: name a depth, such as --transfer=8")
     if not 1 < factor < math.inf:
@@ -190,6 +211,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         folder=run_folder(flag_values),
         runs=flag_values.runs,
         ablate=flag_values.ablate,
+        certify=flag_values.certify,
         transfer=flag_values.transfer,
         transfer_factor=factor,
         editable=flag_values.editable,

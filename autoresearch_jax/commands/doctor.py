@@ -119,7 +119,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     """
     from autoresearch_jax.commands.constants_flag import constants_of
     from autoresearch_jax.commands.dataset_flags import dataset_options
-    from autoresearch_jax.commands.decision_flags import decision_settings
+    from autoresearch_jax.commands.decision_flags import decision_settings, make_certification
     from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
@@ -131,6 +131,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     with suppress(DatasetError):  # which has a section of its own
         TaskOptions.from_flags(flag_values)
     decision_settings(flag_values)
+    make_certification(flag_values)
     keeping_options(flag_values)
     if flag_values.tag:
         run_folder(flag_values)

@@ -23,14 +23,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     folder = run_folder(flag_values)
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-        rows = ledger.experiments()
         figures = summarize_run(ledger, folder).lines()
         metric, at_work = stored_metric(ledger), folder.holder() is not None
         if flag_values.format == "json":
             experiments = experiments_as_json(ledger, folder, at_work=at_work)
             print(json.dumps({"summary": figures, "experiments": experiments}, indent=1))
             return 0
-    print_experiments(rows, metric, sys.stdout, at_work=at_work)
+        print_experiments(ledger, metric, sys.stdout, at_work=at_work)
     if metric is not None:  # trials by hand have no baseline, and so no gain
         print()
         print(format_lines(figures))

@@ -23,6 +23,7 @@ from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
     decision_settings,
     define_decision_flags,
+    make_certification,
     make_pruning,
     make_rule,
 )
@@ -36,6 +37,8 @@ from autoresearch_jax.commands.proposer_flags import (
 )
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.report.summary import summarize_run
@@ -53,7 +56,6 @@ from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.sequential import SequentialSettings
 from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
 from autoresearch_jax.search.snapshots.retention import Keeping
 from autoresearch_jax.search.task import Task
@@ -73,7 +75,8 @@ class Options:
       seed: the source of every seed.
       constants: that the run starts with, where the file to edit has others.
       max_experiments: end after so many, whatever program.md says of experiments.
-      decision: what the sequential rule is asked for; None for the greedy one.
+      decision: settings of the lineage rule; None for the greedy one.
+      certification: what it may spend; None for nothing.
       keeping: whose snapshots are kept beside those of champions.
       min_free_bytes: free space on the disk that the run leaves.
       pruning: when hopeless trials are stopped; None for never.
@@ -86,10 +89,11 @@ class Options:
     editable: Path
     seed: int
     max_experiments: int | None
-    decision: SequentialSettings | None
+    decision: LineageSettings | None
     keeping: Keeping = field(default_factory=Keeping)
     min_free_bytes: int = 0
     pruning: Pruning | None = None
+    certification: CertificationSettings | None = None
     constants: Mapping[str, Scalar] = field(default_factory=dict)
 
 
@@ -181,6 +185,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
         footing=Footing(DiskGuard(folder, options.min_free_bytes), ground.lock),
         keeping=options.keeping,
         pruning=options.pruning,
+        certification=options.certification,
     )
     with closing(observer):
         try:
@@ -188,7 +193,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     say("", sys.stdout)
-    print_experiments(ground.ledger.experiments(), task.metric, sys.stdout)
+    print_experiments(ground.ledger, task.metric, sys.stdout)
     print()
     figures: dict[str, Scalar] = {
         **summarize_run(ground.ledger, folder).lines(),
@@ -214,6 +219,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
         keeping=keeping_options(flag_values),
         min_free_bytes=min_free_bytes(flag_values),
         pruning=make_pruning(flag_values),
+        certification=make_certification(flag_values),
         constants=constants_of(flag_values),
     )
 

@@ -17,24 +17,23 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run_folder
+from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.lm.damage import SNAPSHOT_SHA256
 from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
 from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.decision import mean_score
 from autoresearch_jax.search.integrity import (
     RESTORE,
-    check_rows,
     ledger_file_differences,
     results_differences,
+    row_differences,
     settings_differences,
     source_differences,
     workspace_differences,
 )
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.noise import mean_of
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.snapshots.kept import KeptSnapshot, find_snapshot
@@ -117,8 +116,7 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
     """
     report = Report(figures={"run": str(folder.path)})
     report.add("ledger_file", ledger_file_differences(folder.ledger))
-    check = check_rows(folder.ledger)
-    report.add("ledger_rows", check.differences, check.note)
+    report.add("ledger_rows", row_differences(folder.ledger))
     if report.differences:  # nothing can be compared with what it says
         return report
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
@@ -184,18 +182,19 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     report.figures["experiment"] = row.id
     if measured.id != row.id:
         report.figures["measured_as"] = measured.id
-    mean = mean_score([trial.score for trial in trials])
+    mean = mean_of([trial.score for trial in trials])
     todo = f"the ledger contradicts itself: {RESTORE}"
-    same = row.score == measured.score == mean
+    is_estimate = row.error is not None  # the posterior mean of a program that was kept, made from all runs
+    same = row.score == measured.score and (is_estimate or row.score == mean)
     report.add("mean_of_trials", [] if same else [f"{folder.ledger}: experiment {row.id}: {row.score}, {mean}: {todo}"])
     metric = stored_metric(ledger)
     name = "score" if metric is None else metric.name
-    report.figures[f"{name}_then"] = then = measured.score
+    report.figures[f"{name}_then"] = then = mean
     kept = [find_snapshot(ledger, folder, trial) for trial in trials if trial.snapshot is not None]
     if again := [snapshot for snapshot in kept if snapshot.retrained is not None]:
         report.figures["trained_again"] = ", ".join(f"trial {snapshot.trial.id}" for snapshot in again)
         values = {snapshot.trial.id: snapshot.value for snapshot in again}
-        then = mean_of([values.get(trial.id, trial.score.value) for trial in trials])
+        then = mean_of([values.get(trial.id, trial.score) for trial in trials])
         report.figures[f"{name}_trained_again"] = then
     for trial in trials:
         if trial.snapshot is None:

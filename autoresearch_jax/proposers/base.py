@@ -8,6 +8,7 @@ from autoresearch_jax.measurement import Metric, Scalar, Status
 from autoresearch_jax.proposers.space import Constant
 
 Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
+CERTIFICATION = "certification"  # in place of a proposer: the champion without some of its edits
 NO_PROPOSAL = "no proposal"  # the category of an experiment whose proposer failed, see `ProposalFailed`
 CONSTANTS_CATEGORY = "constants"  # of proposals that move nothing but constants of program.md's table
 # Kinds of structural change that an agent may be asked for; a run may name its own.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Status
-from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.base import CERTIFICATION, Outcome
 from autoresearch_jax.proposers.plateau import is_failed_proposal
 from autoresearch_jax.untrusted import clean_line, quoted
 
@@ -16,7 +16,8 @@ def category_lines(history: Sequence[Outcome], metric: Metric) -> list[str]:
     """A line for each category, the best first: how much was tried, its best idea, and its worst."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in history:
-        if outcome.experiment > baseline_number(history) and not is_failed_proposal(outcome):
+        is_proposal = outcome.experiment > baseline_number(history) and outcome.proposer != CERTIFICATION
+        if is_proposal and not is_failed_proposal(outcome):
             groups.setdefault(category_text(outcome.category), []).append(outcome)
     lines = []
     for name, group in groups.items():

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from autoresearch_jax.measurement import Status
-from autoresearch_jax.proposers.base import NO_PROPOSAL, Outcome
+from autoresearch_jax.proposers.base import CERTIFICATION, NO_PROPOSAL, Outcome
 
 
 def is_gain(outcome: Outcome) -> bool:
-    """True if it was kept for what it scored; a duplicate or a simplification is kept for its shorter source alone."""
-    return outcome.kept and outcome.status is not Status.DUPLICATE and not outcome.simplification
+    """True if it was kept for what it scored: not for a shorter source alone, nor for what was taken out again."""
+    is_new_text = outcome.status is not Status.DUPLICATE and outcome.proposer != CERTIFICATION
+    return outcome.kept and is_new_text and not outcome.simplification
 
 
 def is_failed_proposal(outcome: Outcome) -> bool:
@@ -52,4 +53,4 @@ def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[t
 
 
 def _is_discard(outcome: Outcome) -> bool:
-    return not outcome.kept and not is_failed_proposal(outcome)
+    return not outcome.kept and not is_failed_proposal(outcome) and outcome.proposer != CERTIFICATION

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, SpaceExhausted
+from autoresearch_jax.proposers.base import CERTIFICATION, Brief, Proposal, ProposalFailed, SpaceExhausted
 
 Rebase = Callable[[Proposal, str, Brief], Proposal | None]  # a proposal, the source it was made from, and a brief
 
@@ -50,7 +50,7 @@ class ReplayProposer:
           SpaceExhausted: the recorded run has no more of them.
           ProposalFailed: nothing came of it then, or it does not fit the champion of now.
         """
-        number = len(brief.history) - 1  # without the baseline
+        number = sum(outcome.proposer != CERTIFICATION for outcome in brief.history) - 1  # without the baseline
         if number >= len(self._recorded):
             raise SpaceExhausted(f"the recorded run ends here: it has {len(self._recorded)} proposals")
         recorded = self._recorded[number]

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
+from autoresearch_jax.search.certificates import Word, certificates
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import outcome
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_state import read_state
 from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
-from autoresearch_jax.search.standing import read_standing
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,11 @@ class RunSummary:
         tells.
       dollars: spent on proposals, as far as that is known.
       ended: why the last driver ended; see `Ledger.last_ending`.
-      noise: the noise floor; None where nothing was run twice.
-      champion_runs: runs that the champion's score is the mean of.
+      sigma: standard deviation of a run; None where it is not known.
+      champion_score: and its standard deviation, by all runs so far; None before there is one.
+      champion_runs: runs of the champion itself.
+      gain_estimate: of the champion over the baseline, positive where it is better; None under the greedy rule.
+      certified: kept edits that are improvements, and those that were taken out again.
       holdout_readings: audits that read the holdout so far.
     """
 
@@ -46,8 +51,11 @@ class RunSummary:
     attended_share: float | None
     dollars: float
     ended: str | None
-    noise: Noise | None
+    sigma: float | None
+    champion_score: Estimate | None
     champion_runs: int
+    gain_estimate: Estimate | None
+    certified: tuple[int, int]
     holdout_readings: int
 
     @property
@@ -65,7 +73,7 @@ class RunSummary:
         The attended share is left out where no trial tells it: on an accelerator none does.
         """
         name = "score" if self.metric is None else self.metric.name
-        sigma = None if self.noise is None else self.noise.sigma
+        sigma = self.sigma
         gain, baseline = self.gain, None if self.baseline is None else self.baseline.score
         return {
             "experiments": sum(self.counts.values()),
@@ -74,12 +82,14 @@ class RunSummary:
             **({} if self.attended_share is None else {ATTENDED_SHARE: round(self.attended_share, 2)}),
             "dollars": round(self.dollars, 4),
             f"baseline_{name}": _rounded(baseline),
-            f"champion_{name}": _rounded(None if self.champion is None else self.champion.score),
-            "gain": _rounded(gain),
+            f"champion_{name}": None if self.champion_score is None else plus_minus(self.champion_score),
+            "gain": _rounded(gain) if self.gain_estimate is None else plus_minus(self.gain_estimate),
             "gain_percent": None if gain is None or not baseline else round(100 * gain / abs(baseline), 3),
             "noise_floor": None if sigma is None else float(f"{sigma:.2g}"),
             "gain_sigma": round(gain / sigma, 1) if gain is not None and sigma else None,
             "champion_runs": self.champion_runs,
+            "certified": self.certified[0],
+            "reverted": self.certified[1],
             "holdout_readings": self.holdout_readings,
             "champion_experiment": None if self.champion is None else self.champion.id,
             "champion_commit": None if self.champion is None else self.champion.commit,
@@ -93,7 +103,8 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
       ledger: of the run.
       folder: of the run, for what was spent on proposals that are in no row of the ledger yet, or never will be.
     """
-    metric, standing = stored_metric(ledger), read_standing(ledger)
+    metric, state = stored_metric(ledger), read_state(ledger)
+    words = [found.word for found in certificates(ledger).values()]
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
     kept = [row for row in rows if row.decision is Verdict.KEEP]
     return RunSummary(
@@ -106,8 +117,13 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         attended_share=_attended_share(ledger, rows),
         dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else exchanged_dollars(folder)),
         ended=ledger.last_ending(),
-        noise=None if standing is None else standing.noise,
-        champion_runs=0 if standing is None else len(standing.runs),
+        sigma=None if state is None else state.sigma,
+        champion_score=None if state is None else state.score,
+        champion_runs=0 if state is None else len(state.runs),
+        gain_estimate=None
+        if state is None or state.lineage is None
+        else state.lineage.posterior.gain_of(state.lineage.champion),
+        certified=(words.count(Word.CERTIFIED), words.count(Word.REVERTED)),
         holdout_readings=ledger.audits.holdout_readings(),
     )
 
@@ -166,6 +182,7 @@ def experiments_as_json(ledger: Ledger, folder: RunFolder, *, at_work: bool) -> 
       folder: the run's.
       at_work: whether a driver is, so that what is not over is running.
     """
+    words = certificates(ledger)
     snapshots: dict[int, list[str]] = {}
     for trial in ledger.trials():
         if trial.snapshot is not None:
@@ -179,6 +196,8 @@ def experiments_as_json(ledger: Ledger, folder: RunFolder, *, at_work: bool) -> 
             "outcome": outcome(row, at_work=at_work),
             "decision": None if row.decision is None else str(row.decision),
             "score": row.score,
+            "error": row.error,
+            "certificate": None if row.id not in words else str(words[row.id].word),
             "hypothesis": row.hypothesis,
             "category": row.category,
             "proposer": row.proposer,

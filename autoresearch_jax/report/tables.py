@@ -8,24 +8,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
-from autoresearch_jax.search.records import ExperimentRow
+from autoresearch_jax.search.certificates import Word, certificates
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.records import ExperimentRow, Verdict
 from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 20  # and a space, after longer ones, too
 GAP = "  "  # between columns of plain text
-STYLES = {**dict.fromkeys(KEEPS, "green"), "discard": "dim", str(Status.PRUNED): "dim", RUNNING: "cyan"}
+STYLES = {
+    **dict.fromkeys((*KEEPS, str(Word.CERTIFIED)), "green"),
+    **dict.fromkeys(("discard", str(Word.REVERTED), str(Status.PRUNED)), "dim"),
+    RUNNING: "cyan",
+}
 FAILURE_STYLE = "yellow"
 
 
-def print_experiments(
-    rows: Sequence[ExperimentRow], metric: Metric | None, stream: TextIO, *, at_work: bool = False
-) -> None:
+def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, at_work: bool = False) -> None:
     """Prints a line an experiment: number, outcome, score, seconds, hypothesis; colours on a terminal only.
 
+    A kept edit shows by now as certified or reverted; a score that is an estimate has its standard deviation.
+
     Args:
-      rows: the experiments.
+      ledger: the run's.
       metric: names the scores; None in a ledger of single trials.
       stream: where to print.
       at_work: whether a driver is, so that what is not over is running.
@@ -36,12 +44,15 @@ def print_experiments(
     table.add_column("score" if metric is None else metric.name, justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("hypothesis", overflow="fold")
-    for row in rows:
+    certified = certificates(ledger)
+    for row in ledger.experiments():
         word = outcome(row, at_work=at_work)
+        if word == Verdict.KEEP and row.id in certified:
+            word = certified[row.id].word
         table.add_row(
             str(row.id),
             Text(word, style=STYLES.get(word, FAILURE_STYLE)),
-            "" if row.score is None else f"{row.score:.6f}",
+            "" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
             "" if row.seconds is None else f"{row.seconds:.1f}",
             Text(row.hypothesis),
         )
@@ -85,6 +96,6 @@ def format_lines(figures: Mapping[str, Scalar]) -> str:
 
 def format_experiment(row: ExperimentRow) -> str:
     """An experiment that is over, on one line."""
-    score = f"{row.score:.6f}" if row.score is not None else "-"
+    score = "-" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0))
     why = "" if outcome(row) in ("keep", "simplification", "discard") else f"  ({row.reason})"
-    return f"{row.id:>4}  {outcome(row):<14} {score:>10}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"
+    return f"{row.id:>4}  {outcome(row):<14} {score:>18}  {row.seconds or 0.0:>6.1f} s  {row.hypothesis}{why}"

@@ -1,16 +1,19 @@
-"""Why an experiment was kept or discarded: its runs, what the rule said after each, and the reason in one line."""
+"""Why an experiment was kept or discarded: its runs, the difference they show, and what happened next."""
 
 from typing import Any, TextIO
 
-from autoresearch_jax.measurement import ATTENDED_SHARE, USUAL_SHARE
-from autoresearch_jax.report.tables import format_lines, format_table
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.rule import describe_gain, shown
+from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, USUAL_SHARE
+from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.search.certificates import certificates
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import TrialRow
 from autoresearch_jax.search.results import INTERRUPTED, RUNNING, outcome
 
 
 def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
-    """All that the ledger has on an experiment's decision.
+    """What the ledger has on an experiment's decision.
 
     Args:
       ledger: the run's.
@@ -20,23 +23,25 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     Raises:
       LedgerError: there is none of that number.
     """
-    row = ledger.experiment(number)
+    row, decisions = ledger.experiment(number), ledger.decisions(number)
+    last = decisions[-1] if decisions else None
+    certificate = certificates(ledger).get(number)
     return {
         "experiment": row.id,
         "hypothesis": row.hypothesis,
         "outcome": outcome(row, at_work=at_work),
         "score": row.score,
+        "error": row.error,
+        "gain": None if last is None or last.gain is None else last.gain.mean,
+        "gain_error": None if last is None or last.gain is None else last.gain.error,
+        "probability": None if last is None else last.probability,
+        "gain_now": None if certificate is None else certificate.gain.mean,
+        "gain_now_error": None if certificate is None else certificate.gain.error,
+        "probability_real": None if certificate is None else certificate.probability,
+        "certificate": None if certificate is None else str(certificate.word),
         "reason": row.reason,
         "trials": [_trial(trial, at_work) for trial in ledger.trials(row.id)],
-        "rulings": [
-            {
-                "step": str(ruling.step),
-                "reason": ruling.reason,
-                "noise_floor": None if ruling.noise is None else ruling.noise.sigma,
-                "seed_correlation": None if ruling.noise is None else ruling.noise.seed_correlation,
-            }
-            for ruling in ledger.rulings(row.id)
-        ],
+        "decisions": [{"action": str(found.action), "reason": found.reason} for found in decisions],
     }
 
 
@@ -53,17 +58,25 @@ def _trial(trial: TrialRow, at_work: bool) -> dict[str, Any]:
 
 
 def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
-    """Prints what `explain` found."""
-    stream.write(format_lines({name: found[name] for name in ("experiment", "hypothesis", "outcome", "score")}) + "\n")
+    """Prints what `explain` found: runs, difference, probability, what happened next."""
+    lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
     if found["trials"]:
-        apart = (ATTENDED_SHARE, "error")  # shown with the status, where they tell something
-        shown = [{name: value for name, value in trial.items() if name not in apart} for trial in found["trials"]]
-        for row, trial in zip(shown, found["trials"], strict=True):
-            if (share := trial[ATTENDED_SHARE]) is not None and share < USUAL_SHARE:
-                row["status"] += f", {share:.0%} attended"
-            if trial["error"]:
-                row["status"] += f": {trial['error']}"
-        stream.write(f"\n{format_table(shown)}\n\n")
-    for ruling in found["rulings"]:
-        stream.write(f"{ruling['step']}: {ruling['reason']}\n")
-    stream.write(format_lines({"reason": found["reason"]}) + "\n")
+        lines["runs"] = ", ".join(map(_run, found["trials"]))
+    if found["gain"] is not None:
+        lines["difference"] = describe_gain(Estimate(found["gain"], found["gain_error"]))
+    if found["probability"] is not None:
+        lines["probability"] = f"{shown(found['probability'])} better"
+    lines["next"] = f"{found['outcome']}: {found['reason']}"
+    if found["certificate"] is not None:
+        gain = describe_gain(Estimate(found["gain_now"], found["gain_now_error"]))
+        lines["now"] = f"{gain} by all runs since, {shown(found['probability_real'])} real: {found['certificate']}"
+    stream.write(format_lines(lines) + "\n")
+
+
+def _run(trial: dict[str, Any]) -> str:
+    words = f"{trial['status']}" if trial["score"] is None else f"{trial['score']:.{SCORE_DECIMALS}f}"
+    if trial["run_as"] != "candidate":
+        words += f" ({trial['run_as']})"
+    if (share := trial[ATTENDED_SHARE]) is not None and share < USUAL_SHARE:
+        words += f" ({share:.0%} attended)"
+    return words if trial["error"] is None else f"{words}: {trial['error']}"

@@ -3,14 +3,15 @@
 import time
 from dataclasses import dataclass
 
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.noise import round_to_noise
+from autoresearch_jax.decide.rule import Decision
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome
 from autoresearch_jax.runtime.faults import FaultPoint, reach
-from autoresearch_jax.search.commits import commit_message
-from autoresearch_jax.search.decision import Ruling
+from autoresearch_jax.search.commits import Measured, commit_message
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.noise import Noise, round_to_noise
-from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Verdict
+from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Purpose, Verdict
 from autoresearch_jax.search.results import Results
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.sealed_rows import MadeOnce
@@ -29,8 +30,8 @@ class Ending:
       reason: one line.
       num_runs: trials that were run for it; none for a duplicate.
       simplification: True if it is kept for its shorter source alone.
-      ruling: what the rule said last, not in the ledger yet; None if it was not asked, or that is written down.
-      noise: the noise floor it said it with.
+      decision: the last one, not in the ledger yet; None if there was none, or it is written down.
+      effect: the decision that it is kept for; None where there is none.
     """
 
     status: Status
@@ -39,8 +40,8 @@ class Ending:
     reason: str
     num_runs: int = 0
     simplification: bool = False
-    ruling: Ruling | None = None
-    noise: Noise | None = None
+    decision: Decision | None = None
+    effect: Decision | None = None
 
 
 class Book:
@@ -95,10 +96,21 @@ class Book:
         return self.champion
 
     @property
+    def seconds(self) -> float:
+        """Time spent on experiments that are over, and on runs of the champion that belong to none."""
+        reverts = {row.id for row in self.rows if row.kind is Kind.REVERT}
+        of_champion = (
+            trial.finished_at - trial.started_at
+            for trial in self.ledger.trials()
+            if trial.purpose is Purpose.CERTIFY and trial.finished_at is not None and trial.experiment not in reverts
+        )
+        return sum(row.seconds or 0.0 for row in self.rows) + sum(of_champion)
+
+    @property
     def last_improvement(self) -> int:
         """Number of the last experiment that was kept for its score: what only says the same more briefly was not."""
         kept = [row for row in self.rows if row.decision is Verdict.KEEP and row.status is Status.OK]
-        return max(row.id for row in kept if not row.simplification)
+        return max(row.id for row in kept if not row.simplification and row.kind is not Kind.REVERT)
 
     def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
@@ -114,8 +126,8 @@ class Book:
         commit = self._commit(experiment, ending)
         reach(FaultPoint.AFTER_COMMIT, experiment.id)
         with self.ledger.transaction():
-            if ending.ruling is not None:
-                self.ledger.record_ruling(experiment.id, ending.ruling, ending.noise)
+            if ending.decision is not None:
+                self.ledger.record_decision(experiment.id, ending.decision)
             seconds = time.monotonic() - started
             reason = clean_line(ending.reason)
             conclusion = Conclusion(
@@ -134,17 +146,21 @@ class Book:
         if experiment.kind is Kind.BASELINE:
             return experiment.parent_commit
         assert experiment.parent_commit is not None
-        message = commit_message(
-            experiment,
-            ending.verdict,
-            ending.reason,
-            self._metric,
-            ending.score,
-            score_of(self.require_champion()),
-            ending.num_runs,
-        )
+        message = commit_message(experiment, self._measured(experiment, ending), self._metric)
         source = self.ledger.source(experiment.id)
         return self._workspace.commit(source, experiment.parent_commit, message, experiment.created_at)
+
+    def _measured(self, experiment: ExperimentRow, ending: Ending) -> Measured:
+        """What a commit's message says of an experiment that is not in the ledger yet."""
+        score = None if ending.score is None else Estimate(ending.score, 0.0)
+        decision = ending.effect or ending.decision
+        if ending.verdict is Verdict.KEEP and ending.status is Status.OK:
+            score = self.ledger.score_if_kept(experiment.id) or score
+        effect = None if decision is None else decision.gain
+        probability = None if decision is None else decision.probability
+        if effect is not None and self._metric.direction == "minimize":
+            effect = Estimate(-effect.mean, effect.error)
+        return Measured(ending.verdict, ending.reason, score, effect, probability, ending.num_runs)
 
     def _publish(self, row: ExperimentRow, previous: str | None) -> None:
         """Gives an ended experiment's commit its name in git; a baseline that failed gets none."""
@@ -169,7 +185,7 @@ def as_shown(score: float, sigma: float | None) -> float:
 
 def _is_of_search(row: ExperimentRow) -> bool:
     """False for a baseline that failed: a later one took its place."""
-    return row.kind is Kind.PROPOSAL or row.decision is Verdict.KEEP
+    return row.kind is not Kind.BASELINE or row.decision is Verdict.KEEP
 
 
 def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
@@ -180,6 +196,8 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
         reason = "kept" if kept else "no better than the champion"
         if row.simplification:
             reason = "kept for its shorter source, no worse than the champion"
+        if row.kind is Kind.REVERT:
+            reason = "kept: what it takes out was no gain" if kept else "what it takes out is a gain, and stays"
     return Outcome(
         experiment=row.id,
         proposer=row.proposer,

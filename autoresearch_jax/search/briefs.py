@@ -10,7 +10,7 @@ from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.search.records import ExperimentRow, Kind
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.standing import Standing
+from autoresearch_jax.search.run_state import RunState
 from autoresearch_jax.search.stopping import SECONDS, Limit, Progress, Stop, Target
 from autoresearch_jax.search.task import Task
 
@@ -34,19 +34,17 @@ class Asking:
     plateau: int | None = None
 
 
-def noise_floor(standing: Standing | None) -> float | None:
+def noise_floor(state: RunState | None) -> float | None:
     """Sigma to one digit, as proposers see it; None where it is not known."""
-    if standing is None or standing.noise is None:
-        return None
-    return float(f"{standing.noise.sigma:.1g}")
+    return None if state is None or state.sigma is None else float(f"{state.sigma:.1g}")
 
 
-def known_facts(task: Task, standing: Standing | None) -> dict[str, Scalar]:
+def known_facts(task: Task, state: RunState | None) -> dict[str, Scalar]:
     """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
     budget = task.budget
     facts: dict[str, Scalar] = {**task.facts, "budget_seconds": budget.seconds, "budget_steps": budget.steps}
-    if standing is not None and standing.runs:
-        facts |= {f"champion's {name}": standing.runs[-1].metrics.get(name) for name in FACTS}
+    if state is not None and state.runs:
+        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in FACTS}
     return {name: value for name, value in facts.items() if value is not None}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.schema import ALL_SEALED_VERSION, MIGRATIONS, SCHEMA_VERSION, SEALED_TABLES
-from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text, seal_text_of
+from autoresearch_jax.search.schema import SCHEMA, SCHEMA_VERSION
+from autoresearch_jax.search.seals import DIGEST, row_digest, seal_of, seal_text, seal_text_of
 
 Clock = Callable[[], float]  # seconds since 1970
 
@@ -39,7 +39,6 @@ class Database:
         self._has_log = seal is not None and connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         self.clock = clock
         self.slowest_commit_seconds = 0.0
-        self._columns: dict[str, set[str]] = {}  # of each table that was read; an open ledger's stay as they are
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> "Database":
@@ -51,7 +50,7 @@ class Database:
             try:
                 if is_doubtful:
                     _check_pages(connection, path)
-                _check_version(connection, path, oldest=0)  # before anything of another version's is touched
+                _check_version(connection, path, may_be_new=True)  # before anything of another version's is touched
                 _write_ahead(connection)
             except sqlite3.OperationalError as error:
                 if not _lacks_shared_memory(error):
@@ -59,19 +58,16 @@ class Database:
                 connection.close()
                 _give_up_write_ahead(path)
                 connection = _connect(path)
-                _check_version(connection, path, oldest=0)
+                _check_version(connection, path, may_be_new=True)
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
             seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
             database = cls(connection, clock, seal=path)
             with database.transaction():
-                before = database.version
-                for version in range(before, SCHEMA_VERSION):
-                    for statement in MIGRATIONS[version].split(";"):
+                if _version(connection) == 0:
+                    for statement in SCHEMA.split(";"):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {version + 1}")
-                if 0 < before < ALL_SEALED_VERSION:
-                    database._seal_what_has_no_seal()
-            _check_version(connection, path, oldest=SCHEMA_VERSION)
+                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            _check_version(connection, path)
         return database
 
     @classmethod
@@ -85,7 +81,7 @@ class Database:
             connection = connect_to_read(path)
             if _differs_from_seal(path):
                 _check_pages(connection, path)
-            _check_version(connection, path, oldest=1)
+            _check_version(connection, path)
         return cls(connection)
 
     def close(self) -> None:
@@ -111,11 +107,6 @@ class Database:
                 self._connection.execute("BEGIN IMMEDIATE")
                 seal_of(path).write_text(seal_text_of(file, path.name), encoding="utf-8")
             self._connection.close()
-
-    @property
-    def version(self) -> int:
-        """Of the tables; an older one is read as it is."""
-        return _version(self._connection)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -161,14 +152,8 @@ class Database:
             self.seal_row(table, number)
 
     def rows(self, table: str, columns: Sequence[str], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
-        """Some columns of some rows; null for those that a ledger of an older version does not have."""
-        if not self._columns.get(table):
-            self._columns[table] = {name for (name,) in self.execute(f"SELECT name FROM pragma_table_info('{table}')")}
-        there = self._columns[table]
-        if not there:
-            return []
-        names = ", ".join(name if name in there else f"NULL AS {name}" for name in columns)
-        return self.execute(f"SELECT {names} FROM {table} {where}", values).fetchall()
+        """Some columns of some rows."""
+        return self.execute(f"SELECT {', '.join(columns)} FROM {table} {where}", values).fetchall()
 
     def seal_row(self, table: str, number: int) -> None:
         """Stores the digest of a row that will not change any more."""
@@ -181,7 +166,7 @@ class Database:
     def settings(self) -> dict[str, Scalar]:
         """See `Ledger.settings`."""
         rows = self.execute("SELECT name, value FROM settings ORDER BY rowid")
-        return {name: json.loads(value) for name, value in rows if name not in (DIGEST, SEALED_LATER)}
+        return {name: json.loads(value) for name, value in rows if name != DIGEST}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
         """See `Ledger.save_settings`."""
@@ -191,18 +176,6 @@ class Database:
                 self.execute(statement, (name, json.dumps(value)))
             digest = row_digest(dict(self.execute("SELECT name, value FROM settings")))
             self.execute(statement, (DIGEST, digest))
-
-    def _seal_what_has_no_seal(self) -> None:
-        """Seals the settings, and the rows that were concluded before there were seals; writes down how many."""
-        changes = self._connection.total_changes
-        for table in SEALED_TABLES:
-            where = f"WHERE digest IS NULL AND {table.concluded} IS NOT NULL"
-            for (number,) in self.execute(f"SELECT id FROM {table.name} {where}").fetchall():
-                self.seal_row(table.name, number)
-        if count := self._connection.total_changes - changes:
-            self.save_settings({SEALED_LATER: count})
-        elif self.settings():
-            self.save_settings({})
 
 
 def metrics_json(metrics: Mapping[str, Scalar]) -> str:
@@ -306,9 +279,9 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _check_version(connection: sqlite3.Connection, path: Path, *, oldest: int) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path, *, may_be_new: bool = False) -> None:
     version = _version(connection)
-    if not oldest <= version <= SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and not (may_be_new and version == 0):
         raise LedgerError(
             f"{path}: the ledger has version {version} and this autoresearch reads {SCHEMA_VERSION}: "
             "use the autoresearch that made it, or another --tag"

@@ -10,7 +10,7 @@ from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.measuring import Measuring
 from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow, Verdict
+from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.texts import compare_texts
@@ -68,6 +68,8 @@ class Evaluation:
             return compare_texts(self._book.ledger, experiment, champion, self._program.program)
         self._book.ledger.set_program(experiment.id, candidate.program_hash)
         reach(FaultPoint.AFTER_PROGRAM, experiment.id)
+        if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more
+            return self._measuring.until_decided(experiment, candidate)
         twin = self._book.ledger.scored_twin(candidate.program_hash, before=experiment.id)
         if twin is not None:
             reason = f"the same program as experiment {twin.id}"

@@ -8,7 +8,6 @@ import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.measurement import Metric
@@ -18,8 +17,8 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import results_text
 from autoresearch_jax.search.run_folder import RunFolder, settings_text
-from autoresearch_jax.search.schema import ALL_SEALED_VERSION, SEALED_TABLES, SealedTable
-from autoresearch_jax.search.seals import DIGEST, SEALED_LATER, row_digest, seal_of, seal_text
+from autoresearch_jax.search.schema import SEALED_TABLES, SealedTable
+from autoresearch_jax.search.seals import DIGEST, row_digest, seal_of, seal_text
 
 RESTORE = "restore it from a copy"
 REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
@@ -38,65 +37,35 @@ def ledger_file_differences(path: Path) -> list[str] | str:
     return [f"{path}: not the bytes that {seal.name} was made of: {RESTORE}, both of them"]
 
 
-@dataclass(frozen=True)
-class RowCheck:
-    """What came of looking at every row of a ledger.
-
-    Attributes:
-      differences: a line for each row that is not as it was sealed, and for each fault of the file.
-      note: rows that were concluded before there were seals, if there are any.
-    """
-
-    differences: list[str]
-    note: str = ""
-
-
-def check_rows(path: Path) -> RowCheck:
-    """Computes the digest of each row again, and has SQLite check its own pages."""
+def row_differences(path: Path) -> list[str]:
+    """Computes the digest of each row of a ledger again, and has SQLite check its own pages."""
     differences: list[str] = []
-    note, unsealed = "", 0
     try:
         with closing(connect_to_read(path)) as connection:
             connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # a flipped byte is no UTF-8
             faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
             differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            all_sealed = version >= ALL_SEALED_VERSION
             for table in SEALED_TABLES:
-                if version >= table.since:
-                    name = f"{path}: {table.name[:-1]}"
-                    unsealed += _check_table(connection, table, name, differences, all_sealed)
-            if unsealed:
-                note = f"{unsealed} rows not sealed"
-            if all_sealed:
-                settings = dict(connection.execute("SELECT name, value FROM settings"))
-                if settings and settings.get(DIGEST) != row_digest(settings):
-                    differences.append(f"{path}: the settings are not as they were sealed: {RESTORE}")
-                if SEALED_LATER in settings:
-                    note = f"{settings[SEALED_LATER]} rows were sealed later, when an older ledger was brought forward"
+                differences += _table_differences(connection, table, f"{path}: {table.name[:-1]}")
+            settings = dict(connection.execute("SELECT name, value FROM settings"))
+            if settings and settings.get(DIGEST) != row_digest(settings):
+                differences.append(f"{path}: the settings are not as they were sealed: {RESTORE}")
     except (sqlite3.Error, UnicodeError, LookupError, OverflowError) as error:  # the names of tables may be damaged too
         differences.append(f"{path}: SQLite cannot read it: {error}: {RESTORE}")
-    return RowCheck(differences, note)
+    return differences
 
 
-def _check_table(
-    connection: sqlite3.Connection, table: SealedTable, name: str, differences: list[str], all_sealed: bool
-) -> int:
-    """Adds what differs in a table's rows, which are called `name`; returns how many need no seal and have none."""
-    unsealed = 0
+def _table_differences(connection: sqlite3.Connection, table: SealedTable, name: str) -> Iterator[str]:
+    """What differs in a table's rows, which are called `name`."""
     for expected, row in enumerate(_rows(connection, table.name), start=table.first):
         if row["id"] != expected:
-            differences.append(f"{name} {expected} is missing: {RESTORE}")
-            break
+            yield f"{name} {expected} is missing: {RESTORE}"
+            return
         digest = row.get(DIGEST)
         if digest is not None and digest != row_digest(row):
-            differences.append(f"{name} {expected} is not as it was sealed: {RESTORE}")
+            yield f"{name} {expected} is not as it was sealed: {RESTORE}"
         elif digest is None and row[table.concluded] is not None:
-            if all_sealed:
-                differences.append(f"{name} {expected} has lost its seal: {RESTORE}")
-            else:
-                unsealed += 1
-    return unsealed
+            yield f"{name} {expected} has lost its seal: {RESTORE}"
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> Iterator[Mapping[str, object]]:

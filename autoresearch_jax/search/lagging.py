@@ -1,4 +1,4 @@
-"""What a run's ledger says of loss curves: how far behind its candidates were on their way, and how they ended."""
+"""Pruning thresholds computed from the loss curves in the ledger."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from autoresearch_jax.proposers.optuna_evidence import OPTIMIZER
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.pruning import Finished, Pruning, Yardstick, find_allowances
 from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
-from autoresearch_jax.search.standing import Standing
+from autoresearch_jax.search.run_state import RunState
 
 LATEST = 200  # candidates that are learnt from: a night has no more, and the time this takes must not grow
 
 
 def read_yardstick(
-    ledger: Ledger, standing: Standing, experiment: ExperimentRow, seed: int, metric: Metric, pruning: Pruning
+    ledger: Ledger, state: RunState, experiment: ExperimentRow, seed: int, metric: Metric, pruning: Pruning
 ) -> Yardstick | None:
     """What the first run of a candidate is held against; None while too little is known.
 
@@ -26,13 +26,13 @@ def read_yardstick(
 
     Args:
       ledger: the run's.
-      standing: where the run stands.
+      state: of the run.
       experiment: the candidate.
       seed: that it runs with.
       metric: of the scores.
       pruning: what is risked.
     """
-    champion = _Champion.of(standing.runs, seed, metric, pruning.last_point)
+    champion = _Champion.of(state.runs, seed, metric, pruning.last_point)
     if champion is None or not _moves_constants_alone(experiment):
         return None
     finished = list(islice(_finished(ledger, metric, pruning.last_point), LATEST))
@@ -62,14 +62,14 @@ class _Champion:
         if not paired:
             return None
         curve = [fmean(losses) for losses in zip(*(_curve(run)[:points] for run in paired), strict=True)]
-        value = fmean(run.score.value for run in paired)
-        return cls(curve, value, metric.gain(value, over=fmean(run.score.value for run in runs)))
+        value = fmean(run.score for run in paired)
+        return cls(curve, value, metric.gain(value, over=fmean(run.score for run in runs)))
 
 
 def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]:
     """Candidates with a score and a curve of their first run, against the champions of their time, the latest first."""
     rows = ledger.experiments()
-    champions = {row.id: ledger.runs(row) for row in rows if row.decision is Verdict.KEEP}
+    champions = {row.id: ledger.scored(ledger.measured(row).id) for row in rows if row.decision is Verdict.KEEP}
     for row in reversed(rows):
         if row.kind is not Kind.PROPOSAL:
             continue
@@ -85,7 +85,7 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
         champion = _Champion.of(champions[row.parent], first.seed, metric, points)
         if champion is not None:
             behind = [mine - its for mine, its in zip(curve[:points], champion.curve, strict=True)]
-            yield Finished(behind, metric.gain(champion.value, over=first.score.value))
+            yield Finished(behind, metric.gain(champion.value, over=first.score))
 
 
 def _moves_constants_alone(row: ExperimentRow) -> bool:

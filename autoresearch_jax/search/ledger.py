@@ -4,36 +4,38 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autoresearch_jax.decide.lineage import Estimate, Lineage
+from autoresearch_jax.decide.noise import item_variance
+from autoresearch_jax.decide.rule import Decision
 from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.audit.log import AuditLog
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.database import Clock, Database, LedgerError, metrics_json
-from autoresearch_jax.search.decision import Ruling, mean_score
-from autoresearch_jax.search.noise import Noise
 from autoresearch_jax.search.records import (
+    DECISION_COLUMNS,
     EXPERIMENT_COLUMNS,
-    RULING_COLUMNS,
     TRIAL_COLUMNS,
     Conclusion,
+    DecisionRow,
     ExperimentRow,
     Intent,
     Kind,
     Purpose,
-    RulingRow,
     TrialRow,
     Verdict,
+    as_decision,
     as_experiment,
-    as_ruling,
     as_trial,
 )
 from autoresearch_jax.search.sealed_rows import MadeOnce, SealedRows
 from autoresearch_jax.search.snapshots.log import SnapshotLog
 
 Value = TypeVar("Value")
+GREEDY = "greedy"  # the rule that has no use for a model of scores
 
 
 class Ledger:
@@ -53,13 +55,15 @@ class Ledger:
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
         self._rescored: MadeOnce[ExperimentRow, ExperimentRow] = MadeOnce(_with_score)
         self._first_runs: MadeOnce[ExperimentRow, TrialRow | None] = MadeOnce(self._find_first_run)
+        self._item_variances: dict[tuple[int, int], float] = {}  # by two concluded trials
+        self._lineage: tuple[tuple[int, int], Lineage] | None = None  # of what is concluded, and how much that is
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> "Ledger":
-        """Opens a ledger, makes it if there is none, and brings one of an older version to the present one.
+        """Opens a ledger, and makes it if there is none.
 
         Raises:
-          LedgerError: it is no ledger, of a newer version, or cannot be written.
+          LedgerError: it is no ledger, of another version, or cannot be written.
         """
         return cls(Database.open(path, clock))
 
@@ -68,7 +72,7 @@ class Ledger:
         """Opens an existing ledger without ever writing to it; a driver may be at work in it meanwhile.
 
         Raises:
-          LedgerError: there is none, or it is of a newer version.
+          LedgerError: there is none, or it is of another version.
         """
         return cls(Database.open_to_read(path))
 
@@ -108,6 +112,7 @@ class Ledger:
                 "cost_dollars": intent.cost_dollars,
                 "constants": json.dumps(intent.constants, sort_keys=True),
                 "created_at": self._database.clock(),
+                "without": json.dumps(list(intent.without)) if intent.without else None,
                 "source": intent.source,
             }
             self._database.insert("experiments", values)
@@ -151,17 +156,24 @@ class Ledger:
             "metrics": metrics_json(measurement.metrics),
             "snapshot": None if measurement.snapshot is None else str(measurement.snapshot),
             "error": measurement.error,
+            "items": None if measurement.items is None else json.dumps(list(measurement.items)),
         }
         self._database.conclude("trials", trial, values, where="status IS NULL")
 
-    def record_ruling(self, experiment: int, ruling: Ruling, noise: Noise | None) -> None:
-        """Stores what the rule said of an experiment, and the noise floor it said it with."""
-        values: dict[str, Any] = {"experiment": experiment, "step": ruling.step, "reason": ruling.reason}
-        if noise is not None:
-            values |= asdict(noise)
+    def record_decision(self, experiment: int, decision: Decision) -> None:
+        """Stores a decision on an experiment."""
+        values: dict[str, Any] = {
+            "experiment": experiment,
+            "decided_at": self._database.clock(),
+            "action": decision.action,
+            "reason": decision.reason,
+            "gain": None if decision.gain is None else decision.gain.mean,
+            "error": None if decision.gain is None else decision.gain.error,
+            "probability": decision.probability,
+            "sigma": decision.sigma,
+        }
         with self.transaction():
-            number = self._database.insert("rulings", {**values, "ruled_at": self._database.clock()})
-            self._database.seal_row("rulings", number)
+            self._database.seal_row("decisions", self._database.insert("decisions", values))
 
     def conclude(self, experiment: int, conclusion: Conclusion) -> ExperimentRow:
         """Ends an experiment; returns it as it now stands."""
@@ -243,34 +255,101 @@ class Ledger:
         scores = self._scores_now()
         return [row if row.id not in scores else self._as_now(row, scores) for row in self._experiments.all()]
 
-    def _as_now(self, row: ExperimentRow, scores: Mapping[int, float]) -> ExperimentRow:
+    def _as_now(self, row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:
         score = scores.get(row.id)
         return row if score is None else self._rescored.of(row, score)
 
-    def _scores_now(self) -> Mapping[int, float]:
-        """By experiment, the scores that moved since it was concluded."""
+    def _scores_now(self) -> Mapping[int, Estimate]:
+        """Scores of the experiments that were kept, by all runs so far, and of their twins."""
         return self.remembered(Ledger._find_scores_now)
 
-    def _find_scores_now(self) -> Mapping[int, float]:
-        """A champion's is the mean of its runs as champion; a twin's is the same."""
-        rows = self._experiments.all()
-        moved: dict[int, float] = {}
-        champions: dict[str, float] = {}  # by program
+    def _find_scores_now(self) -> Mapping[int, Estimate]:
+        rows = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL]
+        lineage = self.lineage()
+        if lineage is None:
+            return {}
+        posterior = lineage.posterior
+        by_program: dict[str, Estimate] = {}
         for row in rows:
-            if row.decision is not Verdict.KEEP or row.status is Status.DUPLICATE:
-                continue
-            runs = [trial.score for trial in self.runs(row) if trial.purpose is Purpose.CHAMPION]
-            score = mean_score(runs) if runs else row.score
-            if score is not None:
-                champions[row.program_hash or ""] = score
-                if score != row.score:
-                    moved[row.id] = score
-        for row in rows:
-            if row.status is Status.DUPLICATE:
-                score = champions.get(row.program_hash or "", row.score)
-                if score is not None and score != row.score:
-                    moved[row.id] = score
-        return moved
+            if row.decision is Verdict.KEEP and row.status is Status.OK:
+                found = posterior.score(lineage.programs[row.id].contents)
+                by_program[row.program_hash or ""] = Estimate(lineage.sign * found.mean, found.error)
+        is_kept_or_twin = (row for row in rows if row.decision is Verdict.KEEP or row.status is Status.DUPLICATE)
+        return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash or ""))}
+
+    def score_if_kept(self, experiment: int) -> Estimate | None:
+        """The score of an open experiment as it will be once it is kept; None under the greedy rule."""
+        found = self.lineage()
+        if found is None or experiment not in found.programs:
+            return None
+        lineage = found.copy()
+        lineage.programs[experiment] = replace(lineage.programs[experiment])
+        lineage.conclude(experiment, kept=True)
+        score = lineage.posterior.score(lineage.champion)
+        return Estimate(lineage.sign * score.mean, score.error)
+
+    def lineage(self) -> Lineage | None:
+        """The runs of the search as the model of scores has them; None without a baseline or under the greedy rule."""
+        return self.remembered(Ledger._find_lineage)
+
+    def _find_lineage(self) -> Lineage | None:
+        base = self._concluded_lineage()
+        open_experiment = self.open_experiment()
+        if base is None or open_experiment is None:
+            return base
+        lineage = base.copy()
+        self._enter(lineage, open_experiment)
+        return lineage
+
+    def _concluded_lineage(self) -> Lineage | None:
+        """The lineage without the open experiment, made again once another experiment or a champion's run is in it."""
+        settings = self.settings()
+        if settings.get("decision", GREEDY) == GREEDY:
+            return None
+        concluded = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL and not row.is_open]
+        entered = [(row, len(self.scored(row.id))) for row in concluded if row.status is not Status.DUPLICATE]
+        baseline = next((row for row, _ in entered if row.decision is Verdict.KEEP), None)
+        if baseline is None:
+            return None
+        key = len(concluded), sum(runs for _, runs in entered)
+        if self._lineage is None or self._lineage[0] != key or self._database.in_transaction:
+            lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
+            for row, runs in entered:
+                if runs and row.id >= baseline.id:
+                    self._enter(lineage, row)
+            if self._database.in_transaction:  # which may yet be undone
+                return lineage
+            self._lineage = key, lineage
+        return self._lineage[1]
+
+    def _enter(self, lineage: Lineage, row: ExperimentRow) -> None:
+        trials = self.scored(row.id)
+        lineage.begin(row.id, without=row.without)
+        for trial in trials:
+            lineage.observe(row.id, trial.score, trial.seed, self._item_variance(row, trials[0]))
+        if not row.is_open:
+            lineage.conclude(row.id, kept=row.decision is Verdict.KEEP)
+
+    def _item_variance(self, row: ExperimentRow, trial: TrialRow) -> float:
+        """Of an experiment's first trial against its champion's, see `item_variance`; 0 without scores of items."""
+        if row.parent is None:
+            return 0.0
+        parent = self._experiments.get(row.parent)
+        assert parent is not None
+        if parent.status is Status.DUPLICATE:
+            parent = self._twin(parent.program_hash or "", before=parent.id) or parent
+        runs = self.scored(parent.id)
+        partner = next((run for run in runs if run.seed == trial.seed), runs[0])
+        key = trial.id, partner.id
+        if key not in self._item_variances:
+            items, its_items = self._items(trial.id), self._items(partner.id)
+            is_known = items is not None and its_items is not None
+            self._item_variances[key] = item_variance(items or (), its_items or ()) if is_known else 0.0
+        return self._item_variances[key]
+
+    def _items(self, trial: int) -> list[float] | None:
+        (text,) = self._database.execute("SELECT items FROM trials WHERE id = ?", (trial,)).fetchone()
+        return None if text is None else [float(score) for score in json.loads(text)]
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
         rows = self._database.rows("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
@@ -297,10 +376,13 @@ class Ledger:
 
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The first experiment of the search, before number `before`, that measured the same program."""
-        for row in self._experiments.of(program_hash):
-            if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL:
-                return self._as_now(row, self._scores_now())
-        return None
+        found = self._twin(program_hash, before)
+        return None if found is None else self._as_now(found, self._scores_now())
+
+    def _twin(self, program_hash: str, before: int) -> ExperimentRow | None:
+        rows = self._experiments.of(program_hash)
+        is_twin = (row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL for row in rows)
+        return next((row for row, is_one in zip(rows, is_twin, strict=True) if is_one), None)
 
     def pruned_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The first experiment, before number `before`, whose trial of the same program was stopped early."""
@@ -314,21 +396,22 @@ class Ledger:
         return self.scored_twin(row.program_hash, before=row.id) or row
 
     def runs(self, row: ExperimentRow) -> list[TrialRow]:
-        """The trials whose mean is an experiment's score, in their order; a duplicate has its twin's.
+        """The trials that stand for an experiment, in their order; a duplicate has its twin's.
 
-        Of a champion these are its runs as champion, without those that it was kept for, unless there are no others.
+        Of a champion these are its runs on seeds that no decision depended on, unless there are no others.
         """
-        trials = self._scored(self.measured(row).id)
-        return [trial for trial in trials if trial.purpose is Purpose.CHAMPION] or trials
+        trials = self.scored(self.measured(row).id)
+        return [trial for trial in trials if trial.purpose is not Purpose.CANDIDATE] or trials
 
     def first_run(self, row: ExperimentRow) -> TrialRow | None:
         """An experiment's first run as a candidate that has a score; None if there is none."""
         return self._first_runs.of(row)
 
     def _find_first_run(self, row: ExperimentRow) -> TrialRow | None:
-        return next((trial for trial in self._scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
+        return next((trial for trial in self.scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
 
-    def _scored(self, experiment: int) -> list[TrialRow]:
+    def scored(self, experiment: int) -> list[TrialRow]:
+        """The trials of an experiment that have a score, in their order."""
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
 
     def source(self, experiment: int) -> str:
@@ -355,10 +438,10 @@ class Ledger:
         rows = self._database.rows("trials", TRIAL_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
         return [as_trial(row) for row in rows]
 
-    def rulings(self, experiment: int) -> list[RulingRow]:
-        """What the rule said of an experiment, in its order."""
-        rows = self._database.rows("rulings", RULING_COLUMNS, "WHERE experiment = ? ORDER BY id", (experiment,))
-        return [as_ruling(row) for row in rows]
+    def decisions(self, experiment: int) -> list[DecisionRow]:
+        """The decisions on an experiment, in their order."""
+        rows = self._database.rows("decisions", DECISION_COLUMNS, "WHERE experiment = ? ORDER BY id", (experiment,))
+        return [as_decision(row) for row in rows]
 
     def peak_memory_bytes(self) -> dict[int, float]:
         """Largest peak memory of each experiment's trials, where it is known."""
@@ -370,5 +453,5 @@ class Ledger:
         return peaks
 
 
-def _with_score(row: ExperimentRow, score: float) -> ExperimentRow:
-    return replace(row, score=score)
+def _with_score(row: ExperimentRow, score: Estimate) -> ExperimentRow:
+    return replace(row, score=score.mean, error=score.error)

@@ -2,13 +2,16 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from autoresearch_jax.decide.certification import CertificationSettings, MeasureChampion, is_due, next_step, wanted_runs
+from autoresearch_jax.decide.rule import DecisionRule
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import (
+    CERTIFICATION,
     NO_PROPOSAL,
     Brief,
     Proposal,
@@ -23,7 +26,6 @@ from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending, as_shown, score_of
 from autoresearch_jax.search.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.search.constants import ConstantError, ConstantValue, read_constants, set_constants
-from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.driver_lock import DriverLockError
 from autoresearch_jax.search.evaluation import Evaluation
@@ -37,16 +39,19 @@ from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, StopReached, 
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.proposals import Proposals
 from autoresearch_jax.search.pruning import Pruning
-from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Verdict
+from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Purpose, Verdict
+from autoresearch_jax.search.reverting import take_out
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_settings import begun_before_pruning, keep_to_settings, run_settings
+from autoresearch_jax.search.run_settings import keep_to_settings, run_settings
+from autoresearch_jax.search.run_state import read_state
 from autoresearch_jax.search.snapshots.retention import Keeping, Retention
-from autoresearch_jax.search.standing import read_standing
+from autoresearch_jax.search.stopping import Limit
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import RunError
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
 
+REVERT = "revert"  # category of what certification tries
 INTERRUPTED = "interrupted; the same command goes on from here"
 FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
@@ -69,6 +74,7 @@ class Parts:
     footing: Footing
     keeping: Keeping = field(default_factory=Keeping)
     pruning: Pruning | None = None
+    certification: CertificationSettings | None = None
 
 
 class Loop:
@@ -104,6 +110,7 @@ class Loop:
         self._latest_brief: Brief | None = None
         self._waiting_since: float | None = None  # for the next proposal
         self._is_service_down = False
+        self._certified_before: tuple[int, int] | None = None  # the last experiment, and how many trials there were
         self._has_noticed_slow_disk = False
         self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
         self._pace = Pace(self._book, parts.program, parts.task.metric, parts.interrupts, max_experiments)
@@ -115,7 +122,7 @@ class Loop:
             parts.observer.notice,
             parts.examiner.close,
         )
-        measuring = Measuring(
+        self._measuring = Measuring(
             parts.task,
             parts.rule,
             self._book,
@@ -125,7 +132,7 @@ class Loop:
             parts.observer,
             parts.footing,
             run_seed,
-            None if begun_before_pruning(parts.ledger.settings()) else parts.pruning,
+            parts.pruning,
             pace=self._pace,
             first_wait_seconds=first_wait_seconds,
         )
@@ -135,7 +142,7 @@ class Loop:
             parts.folder,
             parts.program,
             parts.interrupts,
-            measuring,
+            self._measuring,
             parts.examiner,
             parts.footing,
         )
@@ -150,15 +157,38 @@ class Loop:
           RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
           UserError: the run was started with other settings, or git refuses.
         """
+        parts = self._parts
+        wanted = run_settings(
+            parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
+        )
+        needs_id = parts.keeping.place is not None
+        return self._in_session(
+            lambda: keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, needs_id=needs_id), self._work
+        )
+
+    def certify(self) -> str:
+        """Certifies the champion's edits anew, with the share of trials that a run has for it; returns one line.
+
+        The run must have ended between two experiments, and the settings must have been compared.
+
+        Raises:
+          RunError, UserError: see `run`.
+        """
+        ledger = self._parts.ledger
+        if (row := ledger.open_experiment()) is not None and row.kind is not Kind.REVERT:
+            raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
+        self._certified_before = ledger.experiments()[-1].id, len(ledger.trials())
+        return self._in_session(lambda: None, self._certify_again)
+
+    def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
         parts, ledger = self._parts, self._parts.ledger
         parts.footing.disk.keep_reserve()
-        wanted = run_settings(parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning)
-        keep_to_settings(ledger, parts.folder, parts.task, wanted, needs_id=parts.keeping.place is not None)
+        prepare()
         self._book.settle()
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
-            reason = self._work()
+            reason = work()
         except DriverLockError:  # the run is another process's, and nothing of it may be touched
             raise
         except UserError as error:
@@ -172,12 +202,40 @@ class Loop:
         ledger.end_session(session, reason)
         return reason
 
+    def _certify_again(self) -> str:
+        try:
+            self._retention.settle()
+            self._end_open_trial()
+            if (experiment := self._parts.ledger.open_experiment()) is not None:
+                self._carry_out(experiment, time.monotonic())
+            while self._certify(at_end=True):
+                pass
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except StopReached as stop:
+            return f"{stop} reached"
+        return "certified"
+
+    def _end_open_trial(self) -> None:
+        """Takes up a run of the champion that a killed process left, if it belongs to no experiment."""
+        ledger = self._parts.ledger
+        if ledger.open_experiment() is None and ledger.open_trial() is not None:
+            self._measure_champion(self._book.require_champion())
+
+    def _measure_champion(self, champion: ExperimentRow) -> None:
+        """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
+        self._measuring.measure_champion(champion)
+        self._retention.apply(self._parts.ledger.measured(champion))
+
     def _work(self) -> str:
         try:
             self._retention.settle()
             if self._book.champion is None:
                 self._run_baseline()
+            self._end_open_trial()
             while (reason := self._advance()) is None:
+                pass
+            while self._certify(at_end=True):
                 pass
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -218,9 +276,12 @@ class Loop:
         if experiment is None:
             champion = self._book.require_champion()
             space = self._refresh_space(champion)
-            reason = self._pace.stop_reason(self._pace.progress(champion, waited_seconds=time.monotonic() - started))
-            if reason is not None:
+            waited = time.monotonic() - started
+            progress = self._pace.progress(champion, waited_seconds=waited + self._seconds_to_certify())
+            if (reason := self._pace.stop_reason(progress)) is not None:
                 return f"{reason} reached"
+            if self._certify(at_end=False):
+                return None
             brief = self._latest_brief = self._brief(champion, space)
             try:
                 with self._parts.interrupts.allowed():
@@ -246,6 +307,89 @@ class Loop:
         parts = self._parts
         return parts.program.refresh(champion.constants, parts.task.metric.name, parts.observer.notice)
 
+    def _seconds_to_certify(self) -> float:
+        """Time that certification would take if the search ended now."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return 0.0
+        wanted = wanted_runs(state.lineage, state.looked_at, state.certification_runs, settings)
+        durations = [trial.finished_at - trial.started_at for trial in state.runs if trial.finished_at is not None]
+        return wanted * max(durations, default=0.0)
+
+    def _certify(self, *, at_end: bool) -> bool:
+        """Takes one step of certification; False if there is none to take."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return False
+        if not at_end:
+            is_asked = self._proposals.has_asked(self._book.rows[-1].id + 1)
+            if is_asked or not is_due(state.keeps_since_certified, settings):
+                return False
+        looked_at, spent = state.looked_at, state.certification_runs
+        if self._certified_before is not None:
+            looked_at, spent = self._certification_since(*self._certified_before)
+        step = next_step(state.lineage, looked_at, spent, settings, at_end=at_end)
+        champion = self._book.require_champion()
+        if step is None or (at_end and self._certified_before is None and self._has_no_time_left(champion)):
+            return False
+        self._parts.footing.require_lock()
+        if isinstance(step, MeasureChampion):
+            self._measure_champion(champion)
+            return True
+        started = time.monotonic()
+        texts = take_out(self._parts.ledger, step.edits, self._parts.workspace.merge)
+        experiment = None
+        with self._parts.ledger.transaction():  # a killed process leaves all of a step behind, or nothing of it
+            for number, obstacle in texts.obstacles.items():
+                row = self._parts.ledger.experiment(number)
+                intent = self._revert_intent(champion, [row], self._parts.ledger.source(champion.id))
+                self._reject(intent, obstacle, started)
+            if texts.edits:
+                rows = [self._parts.ledger.experiment(number) for number in texts.edits]
+                intent = replace(self._revert_intent(champion, rows, texts.source), constants=_constants(texts.source))
+                experiment = self._parts.ledger.begin_experiment(intent)
+        if experiment is not None:
+            self._carry_out(experiment, started)
+        return True
+
+    def _may_certify_next(self) -> bool:
+        """True if certification comes next once the running experiment is kept: then it takes the next number."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return False
+        if not is_due(state.keeps_since_certified + 1, settings):
+            return False
+        spent = state.certification_runs
+        return next_step(state.lineage, state.looked_at, spent, settings, at_end=False) is not None
+
+    def _certification_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
+        """Edits that were looked at, and runs that this took, since an experiment and so many trials."""
+        ledger = self._parts.ledger
+        reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT and row.id > experiment]
+        runs = sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()[num_trials:])
+        return frozenset(number for row in reverts for number in row.without), runs
+
+    def _revert_intent(self, champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str) -> Intent:
+        numbers = [row.id for row in edits]
+        hypotheses = "; ".join(row.hypothesis for row in edits)
+        return Intent(
+            kind=Kind.REVERT,
+            source=source,
+            hypothesis=clean_line(f"without {', '.join(map(str, numbers))}: {hypotheses}"),
+            category=REVERT,
+            proposer=CERTIFICATION,
+            parent=champion.id,
+            parent_commit=champion.commit,
+            without=numbers,
+        )
+
+    def _has_no_time_left(self, champion: ExperimentRow) -> bool:
+        """True once a limit in seconds is passed, which certification, too, keeps to."""
+        return any(
+            isinstance(stop, Limit) and stop.quantity == "seconds" and stop.reached(self._pace.progress(champion))
+            for stop in self._pace.stops()
+        )
+
     def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
         """Waits until the service may be asked again; all of the wait counts as time of the next experiment."""
         if not self._is_service_down:
@@ -256,8 +400,8 @@ class Loop:
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         """What a proposer is told."""
-        standing = read_standing(self._parts.ledger)
-        sigma = None if standing is None or standing.noise is None else standing.noise.sigma
+        state = read_state(self._parts.ledger)
+        sigma = None if state is None else state.sigma
         measured = self._parts.ledger.measured(champion)
         return Brief(
             experiment=self._book.rows[-1].id + 1,
@@ -269,9 +413,9 @@ class Loop:
             champion_constants=champion.constants,
             champion_score=as_shown(score_of(champion), sigma),
             history=self._book.history(sigma),
-            noise_floor=noise_floor(standing),
+            noise_floor=noise_floor(state),
             limits_left=limits_left(self._pace.stops(), self._pace.progress(champion)),
-            facts=known_facts(self._parts.task, standing),
+            facts=known_facts(self._parts.task, state),
             curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
             categories=self._asking.categories,
             plateau=self._asking.plateau,
@@ -280,7 +424,7 @@ class Loop:
     def _look_ahead(self, running: ExperimentRow) -> None:
         """Has the experiment after this one thought of meanwhile, if there will be one."""
         champion = self._book.champion
-        if running.kind is not Kind.PROPOSAL or champion is None:
+        if running.kind is not Kind.PROPOSAL or champion is None or self._may_certify_next():
             return
         progress = self._pace.progress(champion, more_experiments=1)
         if self._pace.stop_reason(progress) is not None:

@@ -3,7 +3,11 @@
 import itertools
 import time
 from dataclasses import replace
+from statistics import stdev
 
+from autoresearch_jax.decide.certification import decide_revert
+from autoresearch_jax.decide.noise import mean_of, next_paired_seed
+from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
 from autoresearch_jax.measurement import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -22,26 +26,23 @@ from autoresearch_jax.measurement import (
 )
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.book import Book, Ending
-from autoresearch_jax.search.decision import DecisionRule, Ruling, Step, mean_score
 from autoresearch_jax.search.disk import disk_trouble
 from autoresearch_jax.search.footing import Footing
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.lagging import read_yardstick
-from autoresearch_jax.search.noise import estimate_noise, next_paired_seed
 from autoresearch_jax.search.observer import Observer
 from autoresearch_jax.search.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.pruning import Pruning, Yardstick
 from autoresearch_jax.search.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_state import RunState, read_state
 from autoresearch_jax.search.seeds import draw_seed
-from autoresearch_jax.search.standing import Standing, read_standing
 from autoresearch_jax.search.task import Task
 from autoresearch_jax.search.task_failures import MAX_FAILURES, RunError, TaskFailures
-from autoresearch_jax.search.texts import nodes_saved
+from autoresearch_jax.search.texts import nodes_added
 
 MOSTLY_ATTENDED = 0.5  # share of its time; a trial that had more of it and is slow may have itself to blame
-RUNS_WITHOUT_NOISE = 2  # of a new champion, where equal runs give equal scores: enough to see if its own do, too
 
 
 class Measuring:
@@ -120,74 +121,95 @@ class Measuring:
         champion = self._book.champion
         return None if champion is None else self._book.ledger.measured(champion).id
 
+    def measure_champion(self, champion: ExperimentRow) -> None:
+        """Runs the champion once more, to know its score better before the run ends.
+
+        Raises:
+          RunError, StopReached, KeyboardInterrupt: see `until_decided`.
+        """
+        self._started = time.monotonic()
+        ledger = self._book.ledger
+        measured = ledger.measured(champion)
+        trial = ledger.open_trial() or self._begin(measured, Purpose.CERTIFY, self._fresh_seed(measured))
+        self._run(None, trial)
+
     def _next(self, experiment: ExperimentRow) -> TrialRow | Ending:
-        """The next trial, written down with the ruling that asks for it; or how the experiment ends."""
+        """The next trial, written down with the decision that asks for it; or how the experiment ends."""
         ledger = self._book.ledger
         trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
         failed = _fatal(experiment, trials)
         if failed is not None:
             return _failure(experiment, failed)
-        standing = read_standing(ledger)
-        if standing is None:
+        state = read_state(ledger)
+        if state is None:
             return self._next_of_baseline(experiment)
-        rulings = ledger.rulings(experiment.id)
-        if rulings and rulings[-1].step.keeps:
-            kept = Ruling(rulings[-1].step, rulings[-1].reason)
-            return self._next_as_champion(experiment, self._fresh_runs(standing), kept)
+        decisions = ledger.decisions(experiment.id)
+        if decisions and decisions[-1].action.keeps:
+            last = decisions[-1]
+            kept = Decision(last.action, last.reason, last.gain, last.probability, last.sigma)
+            return self._next_as_champion(experiment, self._rule.fresh_runs, kept)
         if not trials:
-            return self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, trials))
-        saved = nodes_saved(ledger, experiment, self._book.require_champion(), self._program.program)
-        ruling = self._rule.decide(standing.evidence(ledger.runs(experiment), saved))
+            return self._begin_candidate(experiment, state, trials)
+        decision = self._decide(experiment, state)
         with ledger.transaction():
             found: TrialRow | Ending
-            match ruling.step:
-                case Step.MEASURE_CANDIDATE:
-                    found = self._begin(experiment, Purpose.CANDIDATE, self._paired_seed(experiment, standing, trials))
-                case Step.MEASURE_CHAMPION:
-                    found = self._begin(standing.champion, Purpose.CHAMPION, self._fresh_seed(standing.champion))
-                case Step.DISCARD:
-                    score = mean_score([trial.score for trial in ledger.runs(experiment)])
-                    found = Ending(Status.OK, score, Verdict.DISCARD, ruling.reason, len(trials))
-                case Step.KEEP | Step.KEEP_SIMPLER:
-                    found = self._next_as_champion(experiment, self._fresh_runs(standing), ruling)
-            if isinstance(found, Ending):  # is written down with the ruling, not before
-                return replace(found, ruling=ruling, noise=standing.noise)
-            ledger.record_ruling(experiment.id, ruling, standing.noise)
+            match decision.action:
+                case Action.MEASURE_CANDIDATE:
+                    found = self._begin_candidate(experiment, state, trials)
+                case Action.MEASURE_CHAMPION:
+                    found = self._begin(state.champion, Purpose.CHAMPION, self._fresh_seed(state.champion))
+                case Action.DISCARD:
+                    score = mean_of([trial.score for trial in ledger.runs(experiment)])
+                    found = Ending(Status.OK, score, Verdict.DISCARD, decision.reason, len(trials))
+                case Action.KEEP | Action.KEEP_SIMPLER:
+                    found = self._next_as_champion(experiment, self._rule.fresh_runs, decision)
+            if isinstance(found, Ending):  # is written down with the decision, not before
+                return replace(found, decision=decision)
+            ledger.record_decision(experiment.id, decision)
         return found
 
-    def _fresh_runs(self, standing: Standing) -> int:
-        """Runs of a new champion before anything is compared with it: those that it was kept for were lucky."""
-        if self._rule.baseline_runs == 1:
-            return 0
-        has_noise = standing.noise is None or standing.noise.sigma > 0
-        return self._rule.baseline_runs if has_noise else min(RUNS_WITHOUT_NOISE, self._rule.baseline_runs)
+    def _decide(self, experiment: ExperimentRow, state: RunState) -> Decision:
+        ledger, lineage = self._book.ledger, state.lineage
+        if experiment.kind is Kind.REVERT:
+            assert lineage is not None, "the greedy rule certifies nothing"
+            return decide_revert(lineage, experiment.id, self._task.metric)
+        runs = ledger.scored(experiment.id)
+        if lineage is None:
+            return decide_greedily(self._task.metric, runs[0].score, state.score.mean)
+        added = nodes_added(ledger, experiment, self._book.require_champion(), self._program.program)
+        return self._rule.decide(lineage, experiment.id, state.complexity(runs, added))
 
     def _next_of_baseline(self, experiment: ExperimentRow) -> TrialRow | Ending:
-        """Runs of the baseline, all to know it; their spread is the first noise floor."""
-        found = self._next_as_champion(experiment, self._rule.baseline_runs, Ruling(Step.KEEP, "the baseline"))
+        """Runs of the baseline; their spread is the first that is known of the noise."""
+        kept = Decision(Action.KEEP, "the baseline")
+        found = self._next_as_champion(experiment, self._rule.baseline_runs, kept)
         if isinstance(found, TrialRow):
             return found
-        runs = [run.score.value for run in self._book.ledger.runs(experiment)]
-        noise = estimate_noise([runs]) if len(runs) > 1 else None
-        floor = "" if noise is None else f"; the noise floor is {noise.sigma:.3g}, the standard deviation of a run"
-        ruling = Ruling(Step.KEEP, f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{floor}")
-        return replace(found, reason=ruling.reason, ruling=ruling, noise=noise)
+        runs = [run.score for run in self._book.ledger.scored(experiment.id)]
+        spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
+        decision = Decision(Action.KEEP, f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}")
+        return replace(found, reason=decision.reason, decision=decision)
 
-    def _next_as_champion(self, experiment: ExperimentRow, wanted: int, ruling: Ruling) -> TrialRow | Ending:
+    def _next_as_champion(self, experiment: ExperimentRow, wanted: int, decision: Decision) -> TrialRow | Ending:
         ledger = self._book.ledger
         trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
-        runs = ledger.runs(experiment)
-        is_baseline = experiment.kind is Kind.BASELINE  # none of whose runs was lucky, whatever they were begun for
+        runs = ledger.scored(experiment.id)
+        is_baseline = experiment.kind is Kind.BASELINE  # of which no decision depended on any run
         if sum(is_baseline or run.purpose is Purpose.CHAMPION for run in runs) < wanted:
             return self._begin(experiment, Purpose.CHAMPION, self._fresh_seed(experiment))
-        simpler = ruling.step is Step.KEEP_SIMPLER
-        score = mean_score([run.score for run in runs])
-        afresh = f"; {score:.6f} in {len(runs)} runs on fresh seeds" if wanted else ""
-        return Ending(Status.OK, score, Verdict.KEEP, ruling.reason + afresh, len(trials), simplification=simpler)
+        simpler = decision.action is Action.KEEP_SIMPLER
+        score = mean_of([run.score for run in ledger.runs(experiment)])
+        return Ending(
+            Status.OK, score, Verdict.KEEP, decision.reason, len(trials), simplification=simpler, effect=decision
+        )
 
-    def _paired_seed(self, experiment: ExperimentRow, standing: Standing, trials: list[TrialRow]) -> int:
+    def _begin_candidate(self, experiment: ExperimentRow, state: RunState, trials: list[TrialRow]) -> TrialRow:
+        purpose = Purpose.CERTIFY if experiment.kind is Kind.REVERT else Purpose.CANDIDATE
+        return self._begin(experiment, purpose, self._paired_seed(experiment, state, trials))
+
+    def _paired_seed(self, experiment: ExperimentRow, state: RunState, trials: list[TrialRow]) -> int:
         """One of the champion's, so that the two runs are a pair, while there are such; else a fresh one."""
-        paired = next_paired_seed(standing.seeds, [trial.seed for trial in trials], experiment.id)
+        paired = next_paired_seed(state.seeds, [trial.seed for trial in trials], experiment.id)
         return self._fresh_seed(experiment) if paired is None else paired
 
     def _fresh_seed(self, experiment: ExperimentRow) -> int:
@@ -197,14 +219,16 @@ class Measuring:
     def _begin(self, measured: ExperimentRow, purpose: Purpose, seed: int) -> TrialRow:
         return self._book.ledger.begin_trial(measured.id, seed, purpose)
 
-    def _run(self, experiment: ExperimentRow, trial: TrialRow) -> None:
+    def _run(self, experiment: ExperimentRow | None, trial: TrialRow) -> None:
         """Runs a trial and stores what it gave.
 
         Args:
-          experiment: the one in question.
-          trial: of it, or of its champion.
+          experiment: the one in question; None if it is only about the champion.
+          trial: of it, or of the champion.
         """
         ledger = self._book.ledger
+        experiment = experiment or ledger.experiment(trial.experiment)
+        is_own = trial.experiment == experiment.id and experiment.is_open
         self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
         if trial.interrupted_at is not None:
             ledger.take_up_trial(trial.id)
@@ -224,7 +248,7 @@ class Measuring:
         if measurement.metrics.get(TOO_BUSY):
             self._wait_for_machine(trial.experiment, measurement)
             return
-        if trial.experiment == experiment.id:
+        if is_own:
             return
         self._book.refresh()
         if measurement.value is not None:
@@ -341,18 +365,18 @@ class Measuring:
         better, and the champion's are what all others are compared with.
         """
         ledger = self._book.ledger
-        standing = read_standing(ledger)
+        state = read_state(ledger)
         is_first = trial.purpose is Purpose.CANDIDATE and all(
             other.value is None for other in ledger.trials(trial.experiment)
         )
-        if self._pruning is None or standing is None or experiment.kind is not Kind.PROPOSAL or not is_first:
+        if self._pruning is None or state is None or experiment.kind is not Kind.PROPOSAL or not is_first:
             return None
-        return read_yardstick(ledger, standing, experiment, trial.seed, self._task.metric, self._pruning)
+        return read_yardstick(ledger, state, experiment, trial.seed, self._task.metric, self._pruning)
 
     def _scrutiny(self, trial: TrialRow) -> Scrutiny:
         """One run of what becomes the champion is looked at harder than a sample does: the first that it does not need
         luck for, or with a rule that is content with one run, that one."""
-        if self._rule.baseline_runs == 1:
+        if self._rule.fresh_runs == 0:
             return Scrutiny.KEEP
         if trial.purpose is not Purpose.CHAMPION:
             return Scrutiny.SEARCH

@@ -50,7 +50,7 @@ class Pace:
         last_improvement = self._book.last_improvement
         return Progress(
             experiments=len(proposals) + more_experiments,
-            seconds=sum(row.seconds or 0.0 for row in self._book.rows) + waited_seconds,
+            seconds=self._book.seconds + waited_seconds,
             dollars=sum(row.cost_dollars for row in proposals),
             since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
             metric=self._metric.name,

@@ -81,6 +81,11 @@ class Proposals:
         again = self._ask(brief).proposal
         return replace(again, cost_dollars=max(again.cost_dollars, made.proposal.cost_dollars))
 
+    def has_asked(self, experiment: int) -> bool:
+        """True if the proposal for an experiment was asked for already; it is bound to that number."""
+        is_ahead = self._ahead is not None and self._ahead[0] == experiment
+        return is_ahead or kept_proposal(self._folder, experiment) is not None
+
     def look_ahead(self, brief: Brief) -> None:
         """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it.
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.measurement import TOO_BUSY, Scalar, Status
 from autoresearch_jax.search.constants import ConstantValue
-from autoresearch_jax.search.decision import Score, Step
-from autoresearch_jax.search.noise import Noise
 
 
 class Kind(enum.StrEnum):
@@ -19,6 +19,7 @@ class Kind(enum.StrEnum):
 
     BASELINE = "baseline"
     PROPOSAL = "proposal"
+    REVERT = "revert"  # the champion without some of its edits, to certify the others
     TRIAL = "trial"  # measured by hand with `autoresearch trial`; no part of the search
 
 
@@ -34,6 +35,7 @@ class Purpose(enum.StrEnum):
 
     CANDIDATE = "candidate"  # to decide on its experiment
     CHAMPION = "champion"  # to know the champion; no decision hung on how it came out
+    CERTIFY = "certify"  # to certify edits of the champion, or to know its score when the run ends
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Intent:
     """An experiment as it is written down before anything is spent on it.
 
     Attributes:
-      kind: baseline, proposal or trial.
+      kind: baseline, proposal, revert or trial.
       source: full text to measure.
       constants: its top-level constants.
       hypothesis: one line.
@@ -50,6 +52,7 @@ class Intent:
       parent: the champion it was made from; None for the baseline.
       parent_commit: commit that holds the parent.
       cost_dollars: what proposing it cost.
+      without: experiments whose edits a revert takes out of the champion.
     """
 
     kind: Kind
@@ -61,6 +64,7 @@ class Intent:
     parent: int | None = None
     parent_commit: str | None = None
     cost_dollars: float = 0.0
+    without: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Conclusion:
 class ExperimentRow:
     """An experiment without its source, which `Ledger.source` reads; see `Intent` and `Conclusion`.
 
-    The score of one that was kept is the mean of all its runs as champion so far; else it is what was concluded.
+    The score of one that was kept is the posterior mean of its true score, by all trials of the run so far, and `error`
+    its standard deviation; else the score is what was concluded, the mean of its runs, and there is no `error`.
     """
 
     id: int
@@ -112,6 +117,8 @@ class ExperimentRow:
     commit: str | None
     seconds: float | None
     simplification: bool = False
+    without: Sequence[int] = ()
+    error: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -145,33 +152,36 @@ class TrialRow:
         return bool(self.metrics.get(TOO_BUSY))
 
     @property
-    def score(self) -> Score:
+    def score(self) -> float:
         """Of a trial that has one."""
         assert self.value is not None, f"trial {self.id} has no score"
-        return Score(self.seed, self.value)
+        return self.value
 
 
 @dataclass(frozen=True)
-class RulingRow:
-    """What the rule said of an experiment after one of its trials, and the noise floor it said it with."""
+class DecisionRow:
+    """A decision on an experiment after one of its trials, see `Decision`."""
 
     id: int
     experiment: int
-    ruled_at: float
-    step: Step
+    decided_at: float
+    action: Action
     reason: str
-    noise: Noise | None
+    gain: Estimate | None
+    probability: float | None
+    sigma: float | None
 
 
 EXPERIMENT_COLUMNS = (
     *("id", "kind", "parent", "parent_commit", "proposer", "hypothesis", "category", "cost_dollars", "constants"),
     *("created_at", "program_hash", "status", "score", "decision", "reason", "commit_id", "seconds", "simplification"),
+    "without",
 )
 TRIAL_COLUMNS = (
     *("id", "experiment", "seed", "started_at", "finished_at", "status", "value", "metrics", "snapshot", "error"),
     *("purpose", "interrupted_at"),
 )
-RULING_COLUMNS = ("id", "experiment", "ruled_at", "step", "reason", "sigma", "degrees", "seed_correlation")
+DECISION_COLUMNS = ("id", "experiment", "decided_at", "action", "reason", "gain", "error", "probability", "sigma")
 
 
 def _read_json(text: str) -> dict[str, Any]:
@@ -192,6 +202,7 @@ def as_experiment(row: Sequence[Any]) -> ExperimentRow:
     values[11] = None if values[11] is None else Status(values[11])
     values[13] = None if values[13] is None else Verdict(values[13])
     values[17] = bool(values[17])
+    values[18] = tuple(json.loads(values[18] or "[]"))
     return ExperimentRow(*values)
 
 
@@ -205,8 +216,8 @@ def as_trial(row: Sequence[Any]) -> TrialRow:
     return TrialRow(*values)
 
 
-def as_ruling(row: Sequence[Any]) -> RulingRow:
-    """From `RULING_COLUMNS`."""
-    number, experiment, ruled_at, step, reason, sigma, degrees, correlation = row
-    noise = None if sigma is None else Noise(sigma, degrees, correlation)
-    return RulingRow(number, experiment, ruled_at, Step(step), reason, noise)
+def as_decision(row: Sequence[Any]) -> DecisionRow:
+    """From `DECISION_COLUMNS`."""
+    number, experiment, decided_at, action, reason, gain, error, probability, sigma = row
+    estimate = None if gain is None else Estimate(gain, error)
+    return DecisionRow(number, experiment, decided_at, Action(action), reason, estimate, probability, sigma)

@@ -4,9 +4,10 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import DecisionRule
 from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.runtime.faults import FaultPoint, reach
-from autoresearch_jax.search.decision import DecisionRule
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
@@ -20,7 +21,12 @@ _EXAM = "exam"  # among them: the hash of what a score can be computed again fro
 
 
 def run_settings(
-    editable: str, seed: int, task: Terms, rule: DecisionRule, pruning: Pruning | None = None
+    editable: str,
+    seed: int,
+    task: Terms,
+    rule: DecisionRule,
+    pruning: Pruning | None = None,
+    certification: CertificationSettings | None = None,
 ) -> dict[str, Scalar]:
     """The settings of a run that begins, in the order in which they are stored.
 
@@ -30,9 +36,11 @@ def run_settings(
       task: what is measured.
       rule: what decides.
       pruning: when hopeless trials are stopped; None for never.
+      certification: what it may spend; None for nothing.
     """
     how_pruned = {_PRUNE: False} if pruning is None else pruning.settings
-    return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **how_pruned}
+    certifies = {} if certification is None else certification.settings
+    return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
 
 
 def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
@@ -46,14 +54,7 @@ def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar
     Raises:
       RunFolderError: some differ; the message names each.
     """
-    if begun_before_pruning(stored):
-        wanted = {name: value for name, value in wanted.items() if not name.startswith(_PRUNE)}
-    check_settings({"decision": "greedy", **stored}, wanted, folder)  # as all did before there was a choice
-
-
-def begun_before_pruning(stored: Mapping[str, Scalar]) -> bool:
-    """Whether a run is older than the choice: it goes on by the same command, and stops no trial."""
-    return bool(stored) and _PRUNE not in stored
+    check_settings(stored, wanted, folder)
 
 
 def keep_to_settings(

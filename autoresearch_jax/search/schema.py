@@ -1,9 +1,10 @@
-"""Tables of a run's ledger, their version, and the way from each version to the next."""
+"""Tables of a run's ledger."""
 
 from dataclasses import dataclass
 
-# The source comes last in its row: reading the other columns then never touches its pages.
-_TABLES = """
+# The source comes last in its row: reading the other columns then never touches its pages. `digest` is the SHA-256 of
+# the row, written when it is concluded; what is null has no part in it.
+SCHEMA = """
 CREATE TABLE settings (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL                 -- JSON
@@ -11,7 +12,7 @@ CREATE TABLE settings (
 
 CREATE TABLE experiments (
     id INTEGER PRIMARY KEY,             -- 0, 1, 2, ...
-    kind TEXT NOT NULL CHECK (kind IN ('baseline', 'proposal', 'trial')),
+    kind TEXT NOT NULL CHECK (kind IN ('baseline', 'proposal', 'revert', 'trial')),
     parent INTEGER REFERENCES experiments (id),     -- the champion it was made from
     parent_commit TEXT,
     proposer TEXT NOT NULL,
@@ -20,6 +21,7 @@ CREATE TABLE experiments (
     cost_dollars REAL NOT NULL,
     constants TEXT NOT NULL,            -- JSON: top-level constants of the source
     created_at REAL NOT NULL,           -- seconds since 1970
+    without TEXT,                       -- JSON: experiments whose edits a revert takes out
     program_hash TEXT,
     status TEXT,                        -- null until it is over, like all that follows
     score REAL,
@@ -27,30 +29,31 @@ CREATE TABLE experiments (
     reason TEXT,
     commit_id TEXT,
     seconds REAL,                       -- spent on it by the process that ended it
+    simplification INTEGER,             -- 1 if it was kept for its shorter source alone
+    digest TEXT,
     source TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX experiments_by_program ON experiments (program_hash);
 
 CREATE TABLE trials (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
     seed INTEGER NOT NULL,
+    purpose TEXT CHECK (purpose IN ('champion', 'certify')),    -- null to decide on its experiment
     started_at REAL NOT NULL,
+    interrupted_at REAL,                -- when a signal cut it short, null again once it is taken up
     finished_at REAL,                   -- null while it runs
     status TEXT,
     value REAL,
     metrics TEXT,                       -- JSON
     snapshot TEXT,
-    error TEXT
+    error TEXT,
+    items TEXT,                         -- JSON: the score on each test item, of a task that has such
+    digest TEXT
 ) STRICT;
 
 CREATE INDEX trials_of_experiment ON trials (experiment);
-CREATE INDEX experiments_by_program ON experiments (program_hash);
-"""
-
-_SEALS_AND_SESSIONS = """
--- SHA-256 of the row, written when it is concluded
-ALTER TABLE experiments ADD COLUMN digest TEXT;
-ALTER TABLE trials ADD COLUMN digest TEXT;
 
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: the processes that worked on the run
@@ -58,29 +61,22 @@ CREATE TABLE sessions (
     ended_at REAL,                      -- null while it is at work, and if it was killed
     reason TEXT,                        -- why it ended, one line
     digest TEXT
-) STRICT
-"""
+) STRICT;
 
-_NOTHING_WITHOUT_A_SEAL = "-- no table changes: `Ledger.open` seals what version 1 concluded"
-
-# What is null has no part in a row's digest, so the new columns of old rows are null and their seals hold.
-_DECISIONS_AND_AUDITS = """
-ALTER TABLE experiments ADD COLUMN simplification INTEGER;  -- 1 if it was kept for its shorter source alone
-ALTER TABLE trials ADD COLUMN purpose TEXT CHECK (purpose = 'champion');    -- null to decide on its experiment
-
-CREATE TABLE rulings (
+CREATE TABLE decisions (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
-    ruled_at REAL NOT NULL,
-    step TEXT NOT NULL,                 -- what to do next
+    decided_at REAL NOT NULL,
+    action TEXT NOT NULL,               -- what to do next
     reason TEXT NOT NULL,
-    sigma REAL,                         -- the noise floor at that time, null without one
-    degrees INTEGER,
-    seed_correlation REAL,
+    gain REAL,                          -- over the parent, positive where better, null where none is estimated
+    error REAL,                         -- its standard deviation
+    probability REAL,                   -- that the gain is above its price
+    sigma REAL,                         -- standard deviation of a run at that time
     digest TEXT
 ) STRICT;
 
-CREATE INDEX rulings_of_experiment ON rulings (experiment);
+CREATE INDEX decisions_of_experiment ON decisions (experiment);
 
 CREATE TABLE audits (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
@@ -109,11 +105,7 @@ CREATE TABLE audit_trials (
     digest TEXT
 ) STRICT;
 
-CREATE INDEX audit_trials_of_audit ON audit_trials (audit)
-"""
-
-_INTERRUPTIONS_AND_SNAPSHOTS = """
-ALTER TABLE trials ADD COLUMN interrupted_at REAL;  -- when a signal cut it short, null again once it is taken up
+CREATE INDEX audit_trials_of_audit ON audit_trials (audit);
 
 CREATE TABLE snapshot_events (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
@@ -128,17 +120,7 @@ CREATE TABLE snapshot_events (
 
 CREATE INDEX snapshot_events_of_trial ON snapshot_events (trial)
 """
-
-# What makes each version of the one before it, statements apart by ";": a new ledger goes the same way.
-MIGRATIONS = (
-    _TABLES,
-    _SEALS_AND_SESSIONS,
-    _NOTHING_WITHOUT_A_SEAL,
-    _DECISIONS_AND_AUDITS,
-    _INTERRUPTIONS_AND_SNAPSHOTS,
-)
-SCHEMA_VERSION = len(MIGRATIONS)
-ALL_SEALED_VERSION = 3  # from which on every concluded row has a seal, and the settings have one
+SCHEMA_VERSION = 6  # PRAGMA user_version; others are refused
 
 
 @dataclass(frozen=True)
@@ -149,21 +131,19 @@ class SealedTable:
       name: of the table.
       first: the number of its first row.
       concluded: the column that a concluded row has filled.
-      since: the version of the ledger that has the table.
     """
 
     name: str
     first: int
     concluded: str
-    since: int = 1
 
 
 SEALED_TABLES = (
     SealedTable("experiments", 0, "status"),
     SealedTable("trials", 1, "status"),
-    SealedTable("sessions", 1, "ended_at", since=2),
-    SealedTable("rulings", 1, "ruled_at", since=4),
-    SealedTable("audits", 1, "ended_at", since=4),
-    SealedTable("audit_trials", 1, "status", since=4),
-    SealedTable("snapshot_events", 1, "happened_at", since=5),
+    SealedTable("sessions", 1, "ended_at"),
+    SealedTable("decisions", 1, "decided_at"),
+    SealedTable("audits", 1, "ended_at"),
+    SealedTable("audit_trials", 1, "status"),
+    SealedTable("snapshot_events", 1, "happened_at"),
 )

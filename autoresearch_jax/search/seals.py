@@ -7,14 +7,12 @@ from io import BufferedReader
 from pathlib import Path
 
 DIGEST = "digest"  # column of a row's seal, and among the settings the name of theirs
-SEALED_LATER = "sealed_later"  # among the settings: how many rows were sealed when the ledger was brought forward
 
 
 def row_digest(row: Mapping[str, object]) -> str:
     """SHA-256 over the canonical JSON of a row's columns, in hexadecimal.
 
-    The column of the digest itself is left out, and so is what is null: a column that a later version adds breaks no
-    old seal.
+    The column of the digest itself is left out, and so is what is null.
     """
     columns = {name: value for name, value in row.items() if name != DIGEST and value is not None}
     return hashlib.sha256(json.dumps(columns, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -36,13 +36,18 @@ def compare_texts(ledger: Ledger, experiment: ExperimentRow, champion: Experimen
     return ending(Verdict.KEEP, f"{shorter}: a proven refactoring")
 
 
-def nodes_saved(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
-    """Syntax nodes that a text has fewer than the champion's; 0 if it has not, or gave up a listed constant."""
+def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
+    """Syntax nodes that a text has more than the champion's, negative if fewer.
+
+    0 where that is not known, and for a shorter text that gave up a listed constant.
+    """
     listed = _listed(program)
     nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
-    if nodes is None or champion_nodes is None or _lost_constants(experiment, champion, program):
+    if nodes is None or champion_nodes is None:
         return 0
-    return max(0, champion_nodes - nodes)
+    if nodes < champion_nodes and _lost_constants(experiment, champion, program):
+        return 0
+    return nodes - champion_nodes
 
 
 @lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls

@@ -10,6 +10,7 @@ from pathlib import Path
 from fakes import ScriptedProposer
 
 from autoresearch_jax.commands.verify import verify
+from autoresearch_jax.decide.rule import GreedyRule
 from autoresearch_jax.lm.data.dataset import Dataset
 from autoresearch_jax.lm.device import Device
 from autoresearch_jax.lm.task import LmTask
@@ -17,7 +18,6 @@ from autoresearch_jax.lm.task_config import LmTaskConfig
 from autoresearch_jax.measurement import Budget, Scalar, Status
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.runtime.sandbox import Sandbox
-from autoresearch_jax.search.decision import GreedyDecision
 from autoresearch_jax.search.disk import DiskGuard
 from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.footing import Footing
@@ -88,7 +88,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
                 task=task,
                 proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
                 examiner=Examiner(task, folder),
-                rule=GreedyDecision(task.metric),
+                rule=GreedyRule(task.metric),
                 ledger=ledger,
                 workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),
                 folder=folder,

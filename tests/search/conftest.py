@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from fakes import PROGRAM, SOURCE, FakeTask
+from kills import make_repository
 
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.search.briefs import Asking
-from autoresearch_jax.search.decision import DecisionRule, GreedyDecision
 from autoresearch_jax.search.disk import DiskGuard
 from autoresearch_jax.search.examiner import Examiner
 from autoresearch_jax.search.footing import Footing
@@ -100,6 +102,7 @@ class Bench:
         keeping: Keeping | None = None,
         footing: Footing | None = None,
         pruning: Pruning | None = None,
+        certification: CertificationSettings | None = None,
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
@@ -107,7 +110,7 @@ class Bench:
             task=task,
             proposer=proposer or OptunaProposer(),
             examiner=examiner or Examiner(task, self.folder),
-            rule=rule or GreedyDecision(task.metric),
+            rule=rule or GreedyRule(task.metric),
             ledger=self.ledger(),
             workspace=self.workspace(),
             folder=self.folder,
@@ -117,6 +120,7 @@ class Bench:
             footing=footing or Footing(DiskGuard(self.folder, 0)),
             keeping=keeping or Keeping(),
             pruning=pruning,
+            certification=certification,
         )
         return Loop(parts, seed, max_experiments, asking, first_wait_seconds)
 
@@ -148,6 +152,13 @@ def twin(repo: Path, tmp_path: Path) -> Iterator[Bench]:
     """A bench in a copy of the repository."""
     with ExitStack() as stack:
         yield Bench(shutil.copytree(repo, tmp_path / "twin"), stack)
+
+
+@pytest.fixture(scope="module")
+def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A bench that all tests of a module share."""
+    with ExitStack() as stack:
+        yield Bench(make_repository(tmp_path_factory.mktemp("shared") / "repo"), stack)
 
 
 @pytest.fixture

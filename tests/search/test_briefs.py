@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.proposers.briefing import write_brief
 from autoresearch_jax.search.briefs import LOSS_CURVE, limits_left, read_curve
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 from autoresearch_jax.search.stopping import Progress, parse_stop
 
 HEADER = "step,elapsed_seconds,loss\n"
@@ -30,7 +30,7 @@ class Curved(FakeTask):
 def briefs(bench):
     """Of a short run with the rule that knows the noise."""
     proposer = ScriptedProposer([moved(LR=0.1), moved(LR=0.2), moved(DEPTH=5), moved(FAULT="reject"), moved(LR=0.3)])
-    rule = SequentialDecision(FakeTask().metric, SequentialSettings(baseline_runs=4, max_runs=6))
+    rule = LineageRule(FakeTask().metric, LineageSettings())
     bench.loop(Curved(), proposer, rule, max_experiments=5).run()
     return proposer.briefs
 

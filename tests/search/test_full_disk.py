@@ -11,7 +11,7 @@ from fake_driver import TAG, Nursery, Order
 from kills import make_repository, snapshots_of, substance_of
 from small_disk import SmallDisk, small_disk
 
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.ledger import Ledger
 
 EXPERIMENTS = 3
@@ -65,7 +65,7 @@ def check_whole(place: Place, tmp_path: Path) -> None:
     repo = place.copied(tmp_path)
     assert substance_of(repo) == substance_of(place.reference)
     assert snapshots_of(repo) == snapshots_of(place.reference)
-    assert check_rows(repo / "runs" / TAG / "ledger.db").differences == []
+    assert row_differences(repo / "runs" / TAG / "ledger.db") == []
 
 
 def test_too_little_room_is_found_before_a_trial_and_the_run_goes_on_later(place: Place, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import NO_PROPOSAL
 from autoresearch_jax.proposers.spending import Limits
 from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.loop import Loop
 
 GOOD = answer([("LR = 0.5", "LR = 0.1")])
@@ -69,7 +69,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None
 
 def check(bench, num_experiments: int = 1) -> None:
     """What must hold whatever happened."""
-    assert check_rows(bench.folder.ledger).differences == []
+    assert row_differences(bench.folder.ledger) == []
     rows = bench.ledger().experiments()
     assert [row.id for row in rows] == list(range(num_experiments + 1))
     assert not [row for row in rows if row.is_open]

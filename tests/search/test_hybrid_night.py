@@ -14,19 +14,19 @@ from gemini_server import GeminiServer, Request, Step, answer, error, quick, say
 from ledgers import substance
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.measurement import Candidate, Metric, Status
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.search.briefs import Asking
 from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.loop import Loop
 from autoresearch_jax.search.rebase import rebase
 from autoresearch_jax.search.recorded import read_recorded
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
 EXPERIMENTS = 40
 CATEGORIES = ("attention", "normalization", "optimizer")
-RULE = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
+RULE = LineageRule(Metric("loss"), LineageSettings())
 BLOCK = "def block(x):\n    return x\n"
 PLANTED = "def block(x):\n    return x / abs(x)\n"  # what there is to be found
 STRUCTURED = f"{SOURCE}\n\n{BLOCK}\n\ndef head(x):\n    return x\n"
@@ -113,7 +113,7 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
     assert {row.category for row in by_proposer["gemini"]} >= set(CATEGORIES)
     assert max(len(request.texts) for request in server.requests) >= 3, "some answers went back"
     assert not [row for row in rows if row.status is Status.CRASH]
-    assert check_rows(bench.folder.ledger).differences == []
+    assert row_differences(bench.folder.ledger) == []
 
     replayed = bench.with_tag("again")
     recorded = read_recorded(bench.folder)

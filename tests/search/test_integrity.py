@@ -12,16 +12,14 @@ from fakes import FakeTask, ScriptedProposer, moved
 from autoresearch_jax.measurement import Measurement, Status
 from autoresearch_jax.search import database
 from autoresearch_jax.search.integrity import (
-    RowCheck,
-    check_rows,
     ledger_file_differences,
     results_differences,
+    row_differences,
     source_differences,
     workspace_differences,
 )
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
-from autoresearch_jax.search.schema import MIGRATIONS, SCHEMA_VERSION
 from autoresearch_jax.search.seals import row_digest, seal_of
 
 # Another process that records a trial, or only opens the ledger, where there is no write-ahead log.
@@ -67,7 +65,7 @@ def fill(path, count=3):
 
 def test_a_closed_ledger_is_sealed_and_sha256sum_agrees(path):
     fill(path)
-    assert check_rows(path).differences == []
+    assert row_differences(path) == []
     assert ledger_file_differences(path) == []
     subprocess.run(["sha256sum", "--check", "--quiet", seal_of(path).name], cwd=path.parent, check=True)
     execute(path, "UPDATE experiments SET seconds = 9 WHERE id = 1")
@@ -126,7 +124,7 @@ def test_without_a_log_a_seal_of_another_process_ends_with_the_next_write(path, 
     number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
     assert "no seal" in ledger_file_differences(path), "whoever is killed now leaves a ledger with which all is well"
     ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
-    assert check_rows(path).differences == []
+    assert row_differences(path) == []
     ledger.close()
     assert ledger_file_differences(path) == []
     assert not path.with_name("ledger.db-wal").exists()
@@ -161,7 +159,7 @@ def test_without_a_log_nobody_seals_what_another_process_writes_to(path, without
 def test_a_row_that_was_changed_is_named(path, statement, row):
     fill(path)
     execute(path, statement)
-    assert [line.split(": ")[1] for line in check_rows(path).differences] == [row]
+    assert [line.split(": ")[1] for line in row_differences(path)] == [row]
 
 
 def test_what_is_not_over_has_no_seal_and_needs_none(path):
@@ -169,66 +167,12 @@ def test_what_is_not_over_has_no_seal_and_needs_none(path):
     number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
     trial = ledger.begin_trial(number, 7)
     ledger.set_program(number, "hash")
-    assert (check_rows(path).differences, check_rows(path).note) == ([], "")
+    assert row_differences(path) == []
     ledger.finish_trial(trial.id, GOOD)
     ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
     ledger.close()
     execute(path, "UPDATE experiments SET program_hash = 'other'")
-    assert len(check_rows(path).differences) == 1
-
-
-def old_experiment(number, status):
-    """A row as the first version wrote it; open if it has no status."""
-    values = f"{number}, 'trial', '', 'old {number}', '', 0, '{{}}', 1.0, 'x = 1', {status}, 0.5"
-    return f"""INSERT INTO experiments (id, kind, proposer, hypothesis, category, cost_dollars, constants, created_at,
-        source, status, score) VALUES ({values})"""
-
-
-def test_a_ledger_of_the_first_version_is_read_as_it_is_and_sealed_when_it_is_brought_forward(path):
-    settings = "INSERT INTO settings VALUES ('metric', '\"loss\"')"
-    rows = [old_experiment(0, "'ok'"), old_experiment(1, "NULL"), old_experiment(2, "'ok'")]
-    execute(path, *MIGRATIONS[0].split(";"), *rows, settings, "PRAGMA user_version = 1")
-    before = path.read_bytes()
-    reader = Ledger.open_to_read(path)
-    old = reader.experiments()
-    assert reader.last_ending() is None
-    reader.close()
-    assert old[2].score == 0.5
-    assert check_rows(path) == RowCheck([], "2 rows not sealed")
-    assert path.read_bytes() == before
-
-    later = RowCheck([], "2 rows were sealed later, when an older ledger was brought forward")
-    ledger = Ledger.open(path)
-    assert ledger.settings() == {"metric": "loss"}
-    assert check_rows(path) == later
-    ledger.conclude(1, Conclusion(Status.OK, 0.9, None, "why", None, 1.0))  # between two that were over before
-    ledger.close()
-    fill(path, count=1)
-    reader = Ledger.open_to_read(path)
-    assert [row.hypothesis for row in reader.experiments()] == ["old 0", "old 1", "old 2", "by hand"]
-    assert reader.experiment(2) == old[2]
-    reader.close()
-    assert check_rows(path) == later
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-    connection.close()
-    execute(path, "UPDATE experiments SET digest = NULL WHERE id = 0", "UPDATE trials SET value = 2.0")
-    lines = check_rows(path).differences
-    assert [line.split(": ")[1] for line in lines] == [
-        "experiment 0 has lost its seal",
-        "trial 1 is not as it was sealed",
-    ]
-
-
-def test_a_ledger_of_the_second_version_may_have_rows_without_a_seal_anywhere(path):
-    rows = [old_experiment(0, "'ok'"), old_experiment(1, "'ok'")]
-    statements = [part for migration in MIGRATIONS[:2] for part in migration.split(";")]
-    execute(path, *statements, *rows, "PRAGMA user_version = 2")
-    digest = row_digest({"id": 0})
-    execute(path, f"UPDATE experiments SET digest = '{digest}' WHERE id = 0")
-    found = check_rows(path)
-    assert [line.split(": ")[1] for line in found.differences] == ["experiment 0 is not as it was sealed"]
-    assert found.note == "1 rows not sealed"
+    assert len(row_differences(path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -238,7 +182,7 @@ def test_a_ledger_of_the_second_version_may_have_rows_without_a_seal_anywhere(pa
         "DELETE FROM settings WHERE name = 'digest'",
         "UPDATE settings SET name = 'dirEction' WHERE name = 'direction'",
         "UPDATE settings SET value = '5' WHERE name = 'seed'",
-        "INSERT INTO settings VALUES ('sealed_later', '1')",
+        "INSERT INTO settings VALUES ('run_id', '1')",
     ],
 )
 def test_settings_have_a_seal_of_their_own(path, statement):
@@ -247,9 +191,9 @@ def test_settings_have_a_seal_of_their_own(path, statement):
     ledger.save_settings({"exam": "abc"})
     assert list(ledger.settings()) == ["metric", "direction", "seed", "exam"]
     ledger.close()
-    assert check_rows(path) == RowCheck([])
+    assert row_differences(path) == []
     execute(path, statement)
-    (line,) = check_rows(path).differences
+    (line,) = row_differences(path)
     assert line == f"{path}: the settings are not as they were sealed: restore it from a copy"
 
 

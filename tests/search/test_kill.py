@@ -26,7 +26,7 @@ from marked_processes import MARK
 
 from autoresearch_jax.runtime.faults import NUMBERS, VARIABLE, FaultPoint, fault_in
 from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Purpose
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
@@ -35,7 +35,7 @@ from autoresearch_jax.search.snapshots.remote import MANIFEST
 
 EXPERIMENTS = 4
 KEPT, DISCARDED = 3, 4  # experiments of a run of so many
-CANDIDATE, CHAMPION = 17, 21  # trials of the kept one: to decide on it, and to know it as the new champion
+CANDIDATE, CHAMPION = 7, 8  # trials of the kept one: to decide on it, and to know it as the new champion
 
 OF_TRIALS = (FaultPoint.AFTER_TRIAL_INTENT, FaultPoint.AFTER_MEASUREMENT, FaultPoint.AFTER_TRIAL_RESULT)
 OF_EXPERIMENTS = (
@@ -114,12 +114,12 @@ def test_dead_at_any_point_a_run_goes_on_as_if_nothing_had_been(
     repo = shutil.copytree(template, tmp_path / "repo")
     order = Order(str(repo), EXPERIMENTS)
     assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
-    assert check_rows(ledger_path(repo)).differences == []
+    assert row_differences(ledger_path(repo)) == []
     assert nursery.run(order) == 0, log_of(repo)
     assert substance_of(repo) == substance_of(uninterrupted)
     assert git_differences(repo) == []
     assert snapshots_of(repo) == snapshots_of(uninterrupted)
-    assert check_rows(ledger_path(repo)).differences == []
+    assert row_differences(ledger_path(repo)) == []
     assert [path.name for path in repo.glob("runs/night/*.new")] == []
 
 

@@ -67,10 +67,10 @@ def test_keeps_carry_hypothesis_and_trailers(bench, run_git):
     message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
     assert message == (
         "LR 0.1\n\nloss 1.200000 against the champion's 1.600000 (+0.400000), one run each\n\n"
-        "Experiment: 1\nDecision: keep\nLoss: 1.200000\nDelta: -0.400000\nRuns: 1\nProposer: scripted"
+        "Experiment: 1\nDecision: keep\nLoss: 1.200000\nEffect: -0.400000\nRuns: 1\nProposer: scripted"
     )
     discarded = run_git(bench.repo, "log", "-1", "--format=%B", "refs/autoresearch/night/0002")
-    assert "Decision: discard\nLoss: 1.300000\nDelta: +0.100000" in discarded
+    assert "Decision: discard\nLoss: 1.300000\nEffect: +0.100000" in discarded
     assert run_git(bench.repo, "log", "-1", "--format=%an <%ae>", "autoresearch/night") == (
         "Researcher <researcher@example.org>"
     )

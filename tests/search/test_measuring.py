@@ -1,26 +1,28 @@
-"""What the sequential rule does to the loop: runs, seeds, rulings and scores, on a fake task with a real ledger."""
+"""What the lineage rule does to the loop: runs, seeds, decisions and scores, on a fake task with a real ledger."""
 
 import dataclasses
 import errno
-import math
 import os
 from statistics import fmean
 
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+from ledgers import substance
 
+from autoresearch_jax.decide.rule import CONFIDENCE, Action, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.measurement import Measurement, Metric, Scrutiny, Status, TermsChanged
 from autoresearch_jax.proposers.base import Proposal
-from autoresearch_jax.search.decision import Step
 from autoresearch_jax.search.loop import INTERRUPTED
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolderError
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
-from autoresearch_jax.search.standing import read_standing
+from autoresearch_jax.search.run_state import read_state
 from autoresearch_jax.search.task_failures import RunError
 
-SETTINGS = SequentialSettings(baseline_runs=4, max_runs=6)
-RULE = SequentialDecision(Metric("loss"), SETTINGS)
+SETTINGS = LineageSettings()
+RULE = LineageRule(Metric("loss"), SETTINGS)
+FIRST = SETTINGS.baseline_runs  # number of the first measurement of a candidate, counted from 0
+OF_TWO = LineageRule(Metric("loss"), LineageSettings(baseline_runs=2))  # knows its baseline badly
+DOUBTFUL = moved(LR=0.499)  # 0.001 better, as much as a run's standard deviation
 BETTER, WORSE = moved(LR=0.1), moved(LR=0.9)
 
 
@@ -28,59 +30,85 @@ def trials(ledger, experiment, purpose):
     return [trial for trial in ledger.trials(experiment) if trial.purpose is purpose]
 
 
-def test_a_gain_is_measured_until_it_is_sure_and_then_afresh(bench, run_git):
+def test_what_is_clear_takes_one_run_and_a_keep_one_more_on_a_fresh_seed(bench, run_git):
     task = FakeTask()
     bench.loop(task, ScriptedProposer([BETTER, WORSE]), RULE).run()
     ledger = bench.ledger()
-    baseline, gain, loss = ledger.experiments()
-    assert [len(trials(ledger, 0, purpose)) for purpose in Purpose] == [0, 4], "no decision hung on the baseline's"
-    won, fresh = (trials(ledger, 1, purpose) for purpose in Purpose)
-    assert len(won) >= 2, "one run is never enough"
-    pairs = {trial.seed for trial in won[:4]}
-    assert pairs == {trial.seed for trial in ledger.trials(0)}, "each with a run of the champion, while there are such"
-    assert len(fresh) == 4
-    assert not {trial.seed for trial in fresh} & {trial.seed for trial in won}
-    assert gain.score == pytest.approx(fmean(trial.value for trial in fresh))
-    assert gain.score != pytest.approx(fmean(trial.value for trial in won), rel=1e-9)
-    assert gain.reason.endswith(f"; {gain.score:.6f} in 4 runs on fresh seeds")
+    _, gain, loss = ledger.experiments()
+    of_baseline = [len(trials(ledger, 0, purpose)) for purpose in (Purpose.CANDIDATE, Purpose.CHAMPION)]
+    assert of_baseline == [0, SETTINGS.baseline_runs], "no decision hung on the baseline's"
+    (won,), (fresh,) = (trials(ledger, 1, purpose) for purpose in (Purpose.CANDIDATE, Purpose.CHAMPION))
+    assert won.seed in {trial.seed for trial in ledger.trials(0)}, "a pair with a run of the champion"
+    assert fresh.seed not in {won.seed, *(trial.seed for trial in ledger.trials(0))}
+    assert (loss.decision, len(ledger.trials(2))) == (Verdict.DISCARD, 1)
+    assert loss.score == ledger.trials(2)[0].value
+    assert loss.error is None
     message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
-    assert f"Loss: {gain.score:.6f}\nDelta: {gain.score - baseline.score:+.6f}\nRuns: {len(won) + 4}" in message
-    assert (loss.decision, len(ledger.trials(2))) == (Verdict.DISCARD, 1), "what is clearly worse costs one run"
+    assert gain.reason in message
+    names = dict(line.split(": ", 1) for line in message.splitlines() if ": " in line)
+    assert (names["Decision"], names["Runs"]) == ("keep", "2")
+    assert float(names["Loss"].split(" +- ")[0]) == pytest.approx(gain.score, abs=gain.error)
+    assert names["Effect"].startswith("-"), "the metric falls"
+    assert float(names["Probability"].removeprefix("> ")) > 0.5
     looked_at = [seed for (_, seed), scrutiny in zip(task.measured, task.scrutinies, strict=True) if scrutiny == "keep"]
-    assert looked_at == [ledger.trials(0)[0].seed, fresh[0].seed], "every row is probed once of what becomes champion"
+    assert looked_at == [ledger.trials(0)[0].seed, fresh.seed], "every row is probed once of what becomes champion"
     assert set(task.scrutinies) == {Scrutiny.SEARCH, Scrutiny.KEEP}
 
 
-def test_each_ruling_is_written_down_with_its_noise_floor(bench):
-    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+def test_a_champions_score_is_a_posterior_mean_that_moves_with_later_runs(bench):
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE, max_experiments=1).run()
+    early = bench.ledger().experiment(1)
+    values = [trial.score for trial in bench.ledger().trials(1)]
+    assert early.error > 0
+    assert early.score == pytest.approx(fmean(values), abs=3 * early.error)
+    state = read_state(bench.ledger())
+    assert (state.champion.id, state.score.mean, state.score.error) == (1, early.score, early.error)
+    bench.loop(FakeTask(), ScriptedProposer([BETTER, *(moved(LR=0.1 + n / 2000) for n in range(1, 5))]), RULE).run()
     ledger = bench.ledger()
-    (first,) = ledger.rulings(0)
-    values = [trial.value for trial in ledger.trials(0)]
-    assert (
-        first.reason
-        == f"the baseline, 4 runs; the noise floor is {first.noise.sigma:.3g}, the standard deviation of a run"
-    )
+    late = ledger.experiment(1)
+    assert (late.score, late.error) != (early.score, early.error)
+    line = bench.folder.results.read_text().splitlines()[2]
+    assert line.split("\t")[1] == f"{late.score:.6f}"
+
+
+def test_each_decision_is_written_down_with_what_it_rests_on(bench):
+    bench.loop(FakeTask(), ScriptedProposer([BETTER, DOUBTFUL, moved(LR=0.101)]), RULE).run()
+    ledger = bench.ledger()
+    (first,) = ledger.decisions(0)
+    assert (first.action, first.gain, first.probability, first.sigma) == (Action.KEEP, None, None, None)
     assert ledger.experiment(0).reason == first.reason
-    mean = fmean(values)
-    geary = math.sqrt(math.pi / 2) * sum(abs(value - mean) for value in values) / math.sqrt(12)
-    assert first.noise.sigma == pytest.approx(geary)
-    rulings = ledger.rulings(1)
-    assert rulings[-1].step is Step.KEEP
-    assert len(rulings) == len(trials(ledger, 1, Purpose.CANDIDATE)), "one after each run"
-    assert all(ruling.noise.degrees == 3 for ruling in rulings)
-    assert read_standing(ledger).noise.degrees == 6, "the new champion's runs are pooled"
+    for number in (1, 2, 3):
+        decisions = ledger.decisions(number)
+        asked = [found.action for found in decisions].count(Action.MEASURE_CHAMPION)
+        assert len(decisions) == len(trials(ledger, number, Purpose.CANDIDATE)) + asked, "one after each run"
+        assert all(found.gain.error > 0 and 0 <= found.probability <= 1 for found in decisions)
+        assert all(0.0001 < found.sigma < 0.01 for found in decisions)
+        assert ledger.experiment(number).reason == decisions[-1].reason
+    assert ledger.decisions(1)[-1].gain.mean > 0
+    assert ledger.decisions(2)[-1].gain.mean < 0
 
 
-def test_a_candidate_in_doubt_has_the_champion_measured_too_and_its_score_moves(bench):
-    doubtful = moved(LR=0.498)  # 0.002 better, and a run's standard deviation is 0.001
-    bench.loop(FakeTask(), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+def test_a_candidate_in_doubt_has_the_champion_measured_too(bench):
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
     ledger = bench.ledger()
-    assert Step.MEASURE_CHAMPION in [ruling.step for ruling in ledger.rulings(1)]
+    asked = [found.action for found in ledger.decisions(1)].count(Action.MEASURE_CHAMPION)
+    assert asked >= 1
     runs = trials(ledger, 0, Purpose.CHAMPION)
-    assert len(runs) == 6
-    assert ledger.experiment(0).score == pytest.approx(fmean(trial.value for trial in runs))
+    assert len(runs) == 2 + asked
+    assert len({run.seed for run in runs}) == len(runs)
     line = bench.folder.results.read_text().splitlines()[1]
     assert line.split("\t")[1] == f"{ledger.experiment(0).score:.6f}"
+
+
+def test_runs_of_a_candidate_are_pairs_while_the_champion_has_seeds(bench):
+    patient = LineageSettings(dataclasses.replace(CONFIDENCE["strict"], run_worth=1e-6, keep_probability=0.999))
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), LineageRule(Metric("loss"), patient)).run()
+    ledger = bench.ledger()
+    seeds = [trial.seed for trial in trials(ledger, 1, Purpose.CANDIDATE)]
+    assert len(set(seeds)) == len(seeds) > FIRST
+    of_champion = {trial.seed for trial in ledger.trials(0)}
+    assert set(seeds[:FIRST]) <= of_champion
+    assert len(seeds) <= CONFIDENCE["strict"].max_runs
 
 
 def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
@@ -92,13 +120,14 @@ def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
     bench.loop(FakeTask(), ScriptedProposer(script), RULE).run()
     ledger = bench.ledger()
     _, gain, simpler = ledger.experiments()
+    assert [row.error is not None for row in (gain, simpler)] == [True, True]
     assert (gain.decision, gain.simplification) == (Verdict.KEEP, False)
     assert (simpler.decision, simpler.simplification) == (Verdict.KEEP, True), simpler.reason
-    assert ", and it has 7 syntax nodes fewer (" in simpler.reason
+    assert "7 syntax nodes fewer" in simpler.reason
     assert bench.folder.results.read_text().splitlines()[-1].split("\t")[3] == "keep"
-    standing = read_standing(ledger)
-    assert standing.champion.id == 2
-    assert [score.seed for score in standing.anchor] == [trial.seed for trial in ledger.runs(gain)]
+    state = read_state(ledger)
+    assert state.champion.id == 2
+    assert state.anchor == {1}, "the last that was kept for its gain"
 
 
 def test_a_source_is_not_simpler_for_giving_up_a_constant_of_the_page(bench):
@@ -153,17 +182,17 @@ def test_a_clock_that_failed_is_told_once_by_each_process(bench):
 def test_what_fails_on_a_fresh_seed_is_not_kept(bench, twin):
     probe = FakeTask()
     twin.loop(probe, ScriptedProposer([BETTER]), RULE).run()
-    bench.loop(Flaky({len(probe.measured) - 2}), ScriptedProposer([BETTER]), RULE).run()
+    bench.loop(Flaky({len(probe.measured) - 1}), ScriptedProposer([BETTER]), RULE).run()
     row = bench.ledger().experiment(1)
     assert (row.status, row.score, row.decision) == (Status.OOM, None, Verdict.DISCARD)
     assert row.reason == "it failed when it was measured afresh as the champion: no memory"
 
 
 def test_an_accident_of_the_baseline_costs_one_run(bench):
-    bench.loop(Flaky({2, 3}), ScriptedProposer([]), RULE).run()
+    bench.loop(Flaky({1, 2}), ScriptedProposer([]), RULE).run()
     ledger = bench.ledger()
-    assert [str(trial.status) for trial in ledger.trials(0)] == ["ok", "ok", "oom", "oom", "ok", "ok"]
-    assert len(ledger.runs(ledger.experiment(0))) == 4
+    assert [str(trial.status) for trial in ledger.trials(0)] == ["ok", "oom", "oom", "ok", "ok"]
+    assert len(ledger.runs(ledger.experiment(0))) == FIRST
 
 
 def test_a_baseline_that_keeps_failing_ends_the_run(bench):
@@ -176,7 +205,7 @@ def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench,
         failures = 2
 
         def measure(self, candidate, **arguments):
-            if len(self.measured) == 6 and self.failures:
+            if len(self.measured) == FIRST + 1 and self.failures:
                 self.failures -= 1
                 raise RuntimeError("the device is gone")
             return super().measure(candidate, **arguments)
@@ -191,7 +220,7 @@ def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench,
 def test_a_disk_that_fails_a_trial_ends_the_run_at_once_and_the_trial_stays_open(bench, twin, number):
     class Unlucky(FakeTask):
         def measure(self, candidate, **arguments):
-            if len(self.measured) == 6:
+            if len(self.measured) == FIRST + 1:
                 raise RuntimeError("no snapshot") from OSError(number, os.strerror(number), "the snapshots")
             return super().measure(candidate, **arguments)
 
@@ -208,7 +237,7 @@ def test_what_scores_are_compared_by_may_not_change_under_a_run(bench, twin):
 
     class Moved(FakeTask):
         def measure(self, candidate, **arguments):
-            if len(self.measured) == 6:
+            if len(self.measured) == FIRST + 1:
                 raise TermsChanged("the dataset was made anew")
             return super().measure(candidate, **arguments)
 
@@ -226,10 +255,13 @@ def test_a_champion_that_became_another_program_is_not_measured(bench):
             found = super().prepare(source, log_dir)
             return dataclasses.replace(found, program_hash=f"new {found.program_hash}")
 
-    doubtful = [moved(LR=0.498 + number / 4000) for number in range(8)]
-    bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
+        def measure(self, candidate, **arguments):  # as it scored before
+            was = candidate.program_hash.removeprefix("new ")
+            return super().measure(dataclasses.replace(candidate, program_hash=was), **arguments)
+
+    bench.loop(FakeTask(), ScriptedProposer([]), OF_TWO).run()
     with pytest.raises(RunError, match=r"the champion \(experiment 0\) is another program now \(new "):
-        bench.loop(Updated(), ScriptedProposer(doubtful), RULE, max_experiments=8).run()
+        bench.loop(Updated(), ScriptedProposer([DOUBTFUL]), OF_TWO).run()
 
 
 def test_a_rule_of_one_run_has_every_row_probed(bench):
@@ -238,9 +270,15 @@ def test_a_rule_of_one_run_has_every_row_probed(bench):
     assert task.scrutinies == [Scrutiny.KEEP, Scrutiny.KEEP]
 
 
+def index_of_champion(bench):
+    """Which measurement of a run that tries `DOUBTFUL` is the first further one of the champion, counted from 0."""
+    probe = bench.with_tag("probe")
+    probe.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    return probe.ledger().trials(0)[2].id - 1
+
+
 def test_a_run_of_the_champion_without_a_score_is_no_evidence(bench):
-    doubtful = moved(LR=0.498)
-    bench.loop(Flaky({5}), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    bench.loop(Flaky({index_of_champion(bench)}), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
     ledger = bench.ledger()
     runs = trials(ledger, 0, Purpose.CHAMPION)
     assert [run.status for run in runs].count(Status.OOM) == 1
@@ -249,13 +287,13 @@ def test_a_run_of_the_champion_without_a_score_is_no_evidence(bench):
 
 
 def test_a_champion_that_cannot_be_measured_any_more_ends_the_run_and_loses_nothing(bench):
-    doubtful = moved(LR=0.498)
+    first = index_of_champion(bench)
     with pytest.raises(
         RunError, match=r"the champion \(experiment 0\) cannot be measured any more \(oom\): no memory; "
     ):
-        bench.loop(Flaky({5, 6, 7}), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+        bench.loop(Flaky({first, first + 1, first + 2}), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
     assert bench.ledger().experiment(1).is_open
-    bench.loop(FakeTask(), ScriptedProposer([doubtful]), RULE, max_experiments=1).run()
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
     assert not bench.ledger().experiment(1).is_open
 
 
@@ -266,26 +304,17 @@ def test_without_noise_any_difference_counts_at_once(bench):
     ledger = bench.ledger()
     rows = ledger.experiments()
     assert [row.decision for row in rows] == ["keep", "keep", "discard", "discard"]
-    assert [len(ledger.trials(row.id)) for row in rows] == [4, 1 + 2, 0, 1]
-    assert rows[1].reason.startswith("loss 1.550000 in 1 run against the champion's 1.600000 in 4 runs, 0.05 better: ")
-    assert "there is no noise, so it is a gain; 1.550000 in 2 runs on fresh seeds" in rows[1].reason
-    assert rows[3].reason.endswith("equal: there is no noise, so it is no gain")
-
-
-def substance(ledger):
-    """All rows, without times and what contains times."""
-    rows = [
-        (row.id, row.program_hash, row.status, row.score, row.decision, row.reason, row.simplification)
-        for row in ledger.experiments()
-    ]
-    runs = [(trial.id, trial.experiment, trial.seed, trial.value, trial.purpose) for trial in ledger.trials()]
-    rulings = [(found.id, found.step, found.reason, found.noise) for row in rows for found in ledger.rulings(row[0])]
-    return rows + runs + rulings
+    assert [len(ledger.trials(row.id)) for row in rows] == [FIRST, 1 + 1, 0, 1]
+    assert [row.score for row in rows] == [1.6, 1.55, 1.6, 1.55]
+    assert "there is no noise" in rows[1].reason
+    assert "equal" in rows[3].reason
+    assert read_state(ledger).sigma == 0
 
 
 def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin):
-    script = [moved(LR=0.498), BETTER, WORSE]
-    twin.loop(FakeTask(), ScriptedProposer(script), RULE).run()
+    script = [DOUBTFUL, BETTER, WORSE]
+    twin.loop(FakeTask(), ScriptedProposer(script), OF_TWO).run()
+    assert len(twin.ledger().trials(0)) > 2, "the champion is among those that are measured"
     expected = substance(twin.ledger())
 
     class Interrupted(FakeTask):
@@ -296,7 +325,7 @@ def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_r
 
     reason, starts = INTERRUPTED, 0
     while reason == INTERRUPTED:
-        reason = bench.loop(Interrupted(), ScriptedProposer(script), RULE).run()
+        reason = bench.loop(Interrupted(), ScriptedProposer(script), OF_TWO).run()
         starts += 1
     assert starts == len(twin.ledger().trials())
     assert substance(bench.ledger()) == expected
@@ -307,7 +336,7 @@ def test_proposers_see_no_finer_than_the_noise(bench):
     bench.loop(FakeTask(noise=0.03), proposer, RULE).run()
     ledger = bench.ledger()
     brief = proposer.briefs[-1]
-    sigma = read_standing(ledger).noise.sigma
+    sigma = read_state(ledger).sigma
     digits = 1 if sigma > 0.05 else 2
     shown = [brief.champion_score, *(outcome.score for outcome in brief.history if outcome.score is not None)]
     assert len(shown) == 6
@@ -321,18 +350,10 @@ def test_proposers_see_no_finer_than_the_noise(bench):
 
 def test_a_run_keeps_to_its_rule(bench):
     bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
-    other = SequentialDecision(Metric("loss"), dataclasses.replace(SETTINGS, alpha=0.01))
-    with pytest.raises(RunFolderError, match=r"\(alpha 0.005 then, 0.01 now\)"):
-        bench.loop(FakeTask(), ScriptedProposer([]), other).run()
-    with pytest.raises(RunFolderError, match=r"decision sequential then, greedy now"):
-        bench.loop(FakeTask(), ScriptedProposer([])).run()
-
-
-def test_a_run_of_before_there_was_a_choice_was_greedy(bench):
-    bench.loop(FakeTask(), ScriptedProposer([])).run()
-    ledger = bench.ledger()
-    with ledger.transaction():
-        ledger._database.execute("DELETE FROM settings WHERE name = 'decision'")
-    bench.loop(FakeTask(), ScriptedProposer([])).run()
-    with pytest.raises(RunFolderError, match="decision greedy then, sequential now"):
-        bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
+    strict = LineageRule(Metric("loss"), LineageSettings(CONFIDENCE["strict"]))
+    with pytest.raises(RunFolderError, match=r"keep_probability \S+ then, \S+ now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), strict).run()
+    with pytest.raises(RunFolderError, match=r"baseline_runs 3 then, 2 now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), OF_TWO).run()
+    with pytest.raises(RunFolderError, match=r"decision lineage then, greedy now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), GreedyRule(Metric("loss"))).run()

@@ -13,7 +13,7 @@ from fake_driver import Nursery, Order, log_of
 from kills import git_differences, ledger_path, make_repository, snapshots_of, substance_of
 
 from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.ledger import Ledger
 
 
@@ -67,4 +67,4 @@ def test_a_run_is_killed_and_goes_on_as_elsewhere(mounted: Path, tmp_path: Path)
     assert substance_of(repo) == substance_of(reference)
     assert snapshots_of(repo) == snapshots_of(reference)
     assert git_differences(repo) == []
-    assert check_rows(ledger_path(repo)).differences == []
+    assert row_differences(ledger_path(repo)) == []

@@ -2,7 +2,6 @@
 
 import dataclasses
 import signal
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from fake_driver import Nursery, Order, log_of
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from kills import git_differences, make_repository, snapshots_of, substance_of
 
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.measurement import CURVE_POINTS, LOSSES, Metric, Status, read_curve
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.why import explain
@@ -20,9 +20,8 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import Purpose, Verdict
 from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 
-RULE = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
+RULE = LineageRule(Metric("loss"), LineageSettings())
 PRUNING = Pruning(least_finished=6)
 
 
@@ -72,7 +71,7 @@ def test_a_better_candidate_and_everything_of_a_champion_runs_to_its_end(bench):
     under_ceilings = {trial.id: bool(ceilings) for trial, ceilings in zip(ledger.trials(), task.ceilings, strict=True)}
     first = ledger.trials(7)[0]
     assert [number for number, held in under_ceilings.items() if held] == [first.id], "only its first run"
-    assert {trial.purpose for trial in ledger.trials(7)} == set(Purpose)
+    assert {trial.purpose for trial in ledger.trials(7)} == {Purpose.CANDIDATE, Purpose.CHAMPION}
 
 
 def test_without_the_flag_nothing_is_stopped(bench):
@@ -82,18 +81,6 @@ def test_without_the_flag_nothing_is_stopped(bench):
     assert ledger.settings()["prune"] is False
     with pytest.raises(RunFolderError, match="prune False then, True now"):
         run(bench, *LEARNT_FROM, HOPELESS, BETTER)
-
-
-def test_a_run_from_before_the_flag_goes_on_and_stops_nothing(bench):
-    _, ledger = run(bench, *LEARNT_FROM, pruning=None)
-    settings = {name: value for name, value in ledger.settings().items() if not name.startswith("prune")}
-    with closing(sqlite3.connect(bench.folder.ledger)) as database, database:
-        database.execute("DELETE FROM settings WHERE name LIKE 'prune%'")
-    ledger.save_settings({})  # seals what is left
-    task, ledger = run(bench, *LEARNT_FROM, HOPELESS)
-    assert not any(task.ceilings)
-    assert ledger.experiment(7).status is Status.OK
-    assert ledger.settings() == settings
 
 
 def test_a_task_without_curves_runs_as_ever(bench):

@@ -66,8 +66,7 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
     assert log == [rows[2].commit, rows[3].commit, rows[5].commit]
     message = run_git(bench.repo, "log", "-1", "--format=%B", rows[3].commit)
     assert message == (
-        f"no helper\n\n{rows[3].reason}\n\n"
-        "Experiment: 3\nDecision: keep\nLoss: 1.200000\nDelta: +0.000000\nRuns: 0\nProposer: scripted"
+        f"no helper\n\n{rows[3].reason}\n\nExperiment: 3\nDecision: keep\nLoss: 1.200000\nRuns: 0\nProposer: scripted"
     )
     table = [line.split("\t") for line in bench.folder.results.read_text().splitlines()]
     assert table[4][1:] == ["1.200000", "", "keep", "no helper"]

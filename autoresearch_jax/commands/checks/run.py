@@ -10,7 +10,7 @@ from autoresearch_jax.commands.checks.check import Check, refusal
 from autoresearch_jax.commands.checks.devices import log_of_failure
 from autoresearch_jax.commands.checks.ledger import check_ledger
 from autoresearch_jax.commands.checks.snapshot_dir import check_snapshot_dir
-from autoresearch_jax.commands.decision_flags import decision_settings, make_pruning, make_rule
+from autoresearch_jax.commands.decision_flags import decision_settings, make_certification, make_pruning, make_rule
 from autoresearch_jax.commands.proposer_flags import check_proposer, proposer_options
 from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions
@@ -63,7 +63,8 @@ def _settings(flag_values: flags.FlagValues, folder: RunFolder, environment: Map
         raise UserError(str(error)) from error
     workspace = Workspace.of(Path(flag_values.editable), flag_values.tag, folder.workspace, environment)
     rule = make_rule(decision_settings(flag_values), terms.metric)
-    return run_settings(workspace.editable, flag_values.seed, terms, rule, make_pruning(flag_values))
+    pruning, certification = make_pruning(flag_values), make_certification(flag_values)
+    return run_settings(workspace.editable, flag_values.seed, terms, rule, pruning, certification)
 
 
 def _check_proposer(flag_values: flags.FlagValues, program: Program | None, environment: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import stdev
 
-from autoresearch_jax.search.noise import mean_of
+from autoresearch_jax.decide.noise import mean_of
 
 CONFIDENCE = 0.95  # of two-sided intervals: one in twenty does not hold the truth
 

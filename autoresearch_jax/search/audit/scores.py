@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.search.audit.log import AuditTrialRow
-from autoresearch_jax.search.noise import mean_of
 
 Value = Callable[[AuditTrialRow], float | None]
 

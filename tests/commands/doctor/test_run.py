@@ -15,6 +15,8 @@ from fakes import PROGRAM, SOURCE
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.decision_flags import make_rule
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.lm import device
 from autoresearch_jax.lm.accounting import try_accounting
 from autoresearch_jax.lm.clock import ATTENDED
@@ -27,7 +29,6 @@ from autoresearch_jax.search.pruning import Pruning
 from autoresearch_jax.search.records import Intent, Kind
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.run_settings import run_settings
-from autoresearch_jax.search.sequential import SequentialSettings
 
 
 def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -> None:
@@ -52,7 +53,9 @@ def night(repo: Path, tiny_dataset: Dataset) -> RunFolder:
     terms = LmTerms(tiny_dataset, budget, None, machine)
     with closing(Ledger.open(folder.ledger)) as ledger:
         ledger.save_settings(
-            run_settings("train_lib.py", 0, terms, make_rule(SequentialSettings(), terms.metric), Pruning())
+            run_settings(
+                "train_lib.py", 0, terms, make_rule(LineageSettings(), terms.metric), Pruning(), CertificationSettings()
+            )
         )
         folder.write_settings(ledger.settings())
         ledger.begin_experiment(Intent(Kind.BASELINE, SOURCE))
@@ -82,8 +85,9 @@ def test_a_run_that_goes_on(doctor: Doctor, night: RunFolder) -> None:
         ("--seed=7", "seed 0 then, 7 now"),
         ("--judge_tokens=900", "fingerprint "),
         ("--editable=other.py", "editable train_lib.py then, other.py now"),
-        ("--decision=greedy", "decision sequential then, greedy now"),
-        ("--alpha=0.1", "alpha 0.005 then, 0.1 now"),
+        ("--decision=greedy", "decision lineage then, greedy now"),
+        ("--keep_probability=0.9", f"keep_probability {LineageSettings().bounds.keep_probability} then, 0.9 now"),
+        ("--certify_every=3", f"certify_every {CertificationSettings().every} then, 3 now"),
     ],
 )
 def test_flags_that_are_not_the_run_s_own(flag: str, says: str, doctor: Doctor, night: RunFolder) -> None:

@@ -32,7 +32,7 @@ from autoresearch_jax.search.audit.findings import Findings
 from autoresearch_jax.search.audit.log import AuditKind
 from autoresearch_jax.search.constants import read_constants
 from autoresearch_jax.search.git import Git
-from autoresearch_jax.search.integrity import check_rows
+from autoresearch_jax.search.integrity import row_differences
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.measuring import RunError
@@ -143,7 +143,7 @@ def test_what_an_audit_found_is_in_the_ledger(night):
     audit = ledger.audits.audits()[0]
     assert audit.findings == {**found.figures, "subjects": list(found.table)}
     assert audit.ended_at is not None
-    assert check_rows(night.folder.ledger).differences == []
+    assert row_differences(night.folder.ledger) == []
 
 
 def test_snapshots_of_audits_are_not_kept_and_logs_are(night):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.measurement import Metric
 from autoresearch_jax.search.records import Purpose
-from autoresearch_jax.search.sequential import SequentialDecision, SequentialSettings
 from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.search.snapshots.log import SnapshotEvent
 from autoresearch_jax.search.snapshots.retention import Keeping
@@ -58,7 +58,7 @@ def test_a_metric_to_be_maximized_has_its_best_at_the_other_end(bench):
 
 
 def test_of_a_champion_only_the_runs_are_kept_that_its_score_is_made_of(bench):
-    rule = SequentialDecision(Metric("loss"), SequentialSettings(baseline_runs=4, max_runs=6))
+    rule = LineageRule(Metric("loss"), LineageSettings())
     bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.1)]), rule).run()
     ledger = bench.ledger()
     fresh = {trial.id for trial in ledger.trials(1) if trial.purpose is Purpose.CHAMPION}

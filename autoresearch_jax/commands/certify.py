@@ -1,0 +1,88 @@
+"""`autoresearch audit --certify`: takes doubtful edits of a run that is over out again, and certifies the others."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+from autoresearch_jax.commands.console import ConsoleObserver
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
+from autoresearch_jax.search.disk import DiskGuard
+from autoresearch_jax.search.driver_lock import DriverLock
+from autoresearch_jax.search.examiner import Examiner
+from autoresearch_jax.search.footing import Footing
+from autoresearch_jax.search.interrupts import Interrupts
+from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.search.loop import Loop, Parts
+from autoresearch_jax.search.program_file import ProgramFile
+from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.task import Task
+from autoresearch_jax.search.workspace import Workspace
+
+
+class _Nobody:
+    """Proposes nothing."""
+
+    name = "nobody"
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`."""
+        return False
+
+    def close(self) -> None:
+        """See `Proposer.close`."""
+
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`."""
+        raise SpaceExhausted("certification proposes nothing")
+
+
+def certify(
+    task: Task,
+    ledger: Ledger,
+    folder: RunFolder,
+    editable: Path,
+    program: Path,
+    lock: DriverLock,
+    interrupts: Interrupts,
+) -> str:
+    """Certifies a run's champion; returns one line that says how it ended.
+
+    Args:
+      task: the run's, with its own budget.
+      ledger: the run's.
+      folder: the run's.
+      editable: the training file, in its repository.
+      program: program.md.
+      lock: on the run.
+      interrupts: which cut a trial short.
+
+    Raises:
+      UsageError: the run decides greedily.
+      UserError: it cannot be certified.
+    """
+    settings = ledger.settings()
+    if settings.get("decision") != "lineage":
+        raise UsageError(
+            f"--certify: {folder.path} decides by --decision={settings.get('decision')}, which has no model of scores"
+        )
+    rule = LineageRule(task.metric, LineageSettings.of(settings))
+    share = float(str(settings.get("certify_share") or CertificationSettings.share))
+    with closing(ConsoleObserver()) as observer:
+        parts = Parts(
+            task=task,
+            proposer=_Nobody(),
+            examiner=Examiner(task, folder),
+            rule=rule,
+            ledger=ledger,
+            workspace=Workspace.of(editable, folder.path.name, folder.workspace, os.environ),
+            folder=folder,
+            program=ProgramFile(program),
+            observer=observer,
+            interrupts=interrupts,
+            footing=Footing(DiskGuard(folder, 0), lock),
+            certification=CertificationSettings(share=share),
+        )
+        return Loop(parts, int(settings["seed"] or 0)).certify()

@@ -1,0 +1,1 @@
+"""Decisions from recorded numbers: pure statistics, without files, clock or randomness."""

@@ -1,0 +1,145 @@
+"""Certification: which kept edits are improvements, and which do not earn their place, by runs that take edits out.
+
+A keep is a bet, a certificate a claim. Every run of the night says something of each kept edit. Where that does not
+suffice, doubtful edits are taken out in groups and the champion is measured without them; a group that is no gain is
+reverted.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+from autoresearch_jax.decide.lineage import Estimate, Lineage
+from autoresearch_jax.decide.rule import Action, Decision, describe, describe_gain, shown
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.measurement import Metric, Scalar
+
+CERTAIN = 0.95  # least probability of an improvement that is certified
+_DOUBTFUL = 0.5  # an edit that is less likely an improvement is taken out to see
+_GROUP = 5
+_LEAST_RUNS, _MOST_RUNS = 2, 4  # of the champion without a group
+_USUAL_RUNS = 3
+_CLEAR = 0.8  # probability that a group is a gain, or is none, after which it is not measured on
+_KNOWN_VARIANCE = 0.12  # of the champion's score, in sigma squared, that is measured up to before the run ends
+
+
+@dataclass(frozen=True)
+class CertificationSettings:
+    """How much is spent.
+
+    Attributes:
+      share: most of a run's trials that go into certification.
+      every: keeps after which doubtful edits are looked at; 0 for only at the end of the run.
+
+    Raises:
+      UsageError: a value that makes no sense.
+    """
+
+    share: float = 0.15
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise UsageError(f"--certify_share={self.share:g}: at least 0 and below 1")
+        if self.every < 0:
+            raise UsageError(f"--certify_every={self.every}: 0 or more")
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """What a run keeps to."""
+        return {f"certify_{name}": value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Revert:
+    """Edits to take out of the champion, by their experiments."""
+
+    edits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MeasureChampion:
+    """A further run of the champion."""
+
+
+Step = Revert | MeasureChampion
+
+
+def certified(lineage: Lineage) -> dict[int, float]:
+    """The edits of the champion that are improvements, each with the probability of that."""
+    gains = lineage.posterior.gains
+    return {number: gain.real for number, gain in gains.items() if number in lineage.champion and gain.real >= CERTAIN}
+
+
+def next_step(
+    lineage: Lineage, looked_at: Collection[int], spent: int, settings: CertificationSettings, *, at_end: bool
+) -> Step | None:
+    """What certification does next; None if nothing is in doubt, or its share is spent.
+
+    Args:
+      lineage: of the run.
+      looked_at: edits that were taken out before, or cannot be.
+      spent: runs that certification had so far.
+      settings: see there.
+      at_end: the search is over: the champion, too, is measured until it is known.
+    """
+    left = _left(lineage, spent, settings)
+    if left < 1:
+        return None
+    group = _doubtful(lineage, looked_at)
+    if at_end and lineage.posterior.variance(lineage.champion) > _KNOWN_VARIANCE:
+        return MeasureChampion()
+    if group and left >= _MOST_RUNS:
+        return Revert(tuple(group[:_GROUP]))
+    return None
+
+
+def is_due(keeps: int, settings: CertificationSettings) -> bool:
+    """True if doubtful edits are to be looked at before the run ends.
+
+    Args:
+      keeps: edits that were kept since they were looked at last.
+      settings: see there.
+    """
+    return settings.every > 0 and keeps >= settings.every
+
+
+def wanted_runs(lineage: Lineage, looked_at: Collection[int], spent: int, settings: CertificationSettings) -> int:
+    """How many runs certification would take if the search ended now."""
+    variance = lineage.posterior.variance(lineage.champion)
+    of_champion = max(0, math.ceil(1 / _KNOWN_VARIANCE - 1 / variance)) if variance > 0 else 0
+    groups = math.ceil(len(_doubtful(lineage, looked_at)) / _GROUP)
+    return min(of_champion + groups * _USUAL_RUNS, _left(lineage, spent, settings))
+
+
+def _left(lineage: Lineage, spent: int, settings: CertificationSettings) -> int:
+    return int(settings.share * lineage.num_runs) - spent
+
+
+def _doubtful(lineage: Lineage, looked_at: Collection[int]) -> list[int]:
+    """Edits of the champion that are probably no improvement, the most doubtful first."""
+    if lineage.posterior.sigma == 0:
+        return []
+    gains = lineage.posterior.gains
+    doubts = sorted((gains[number].real, number) for number in lineage.champion if number not in looked_at)
+    return [number for real, number in doubts if real < _DOUBTFUL]
+
+
+def decide_revert(lineage: Lineage, number: int, metric: Metric) -> Decision:
+    """What becomes of the champion without a group of edits, after each of its runs."""
+    program, posterior = lineage.programs[number], lineage.posterior
+    group = lineage.parent_of(number) - program.contents
+    gain = posterior.gain_of(group)
+    z = gain.mean / gain.error if gain.error > 0 else math.copysign(math.inf, gain.mean)
+    probability = 0.5 * math.erfc(-z / math.sqrt(2))
+    without = Estimate(-gain.mean, gain.error)
+    reason = (
+        f"{describe(metric, lineage, number)}, {describe_gain(without)}: P(the edits are a gain) {shown(probability)}"
+    )
+    runs = len(program.runs)
+    is_clear = runs >= _LEAST_RUNS and not 1 - _CLEAR < probability < _CLEAR
+    if runs < _MOST_RUNS and not is_clear and posterior.sigma > 0:
+        return Decision(Action.MEASURE_CANDIDATE, reason, without, probability, posterior.sigma)
+    action = Action.KEEP if probability < _DOUBTFUL else Action.DISCARD
+    words = "they are reverted" if action.keeps else "they stay"
+    return Decision(action, f"{reason}, {words}", without, 1 - probability, posterior.sigma)

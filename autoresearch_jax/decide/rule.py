@@ -1,0 +1,367 @@
+"""What becomes of a candidate after each of its runs: keep, discard, or one more run of it or of the champion."""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from autoresearch_jax.decide.gains import Gain
+from autoresearch_jax.decide.lineage import NO_GAIN, Estimate, Lineage, Posterior
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
+
+# Of the gain per run that is expected before the run has shown its own, in sigma, and the runs that it weighs as.
+_FIRST_RATE = 0.06
+_FIRST_RATE_RUNS = 40
+_MOST_RATE = 0.15  # one large gain early says little of what later runs will gain
+_RUN_VARIANCE = 1.15  # of a run in sigma squared, wild ones included: a little above 1
+_AHEAD = (1, 2, 4)  # further runs whose worth is looked at
+_CERTAIN = 0.999  # probabilities are printed no closer to 0 or 1
+
+
+class Action(enum.StrEnum):
+    """What to do next with a candidate."""
+
+    KEEP = "keep"
+    KEEP_SIMPLER = "keep as a simplification"
+    DISCARD = "discard"
+    MEASURE_CANDIDATE = "measure again"
+    MEASURE_CHAMPION = "measure the champion again"
+
+    @property
+    def keeps(self) -> bool:
+        """True if the candidate becomes the champion."""
+        return self in (Action.KEEP, Action.KEEP_SIMPLER)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next action and what it rests on.
+
+    Attributes:
+      action: what to do.
+      reason: one line.
+      gain: of the candidate over its parent, in the metric's unit, positive where the candidate is better; None where
+        the rule estimates none.
+      probability: that the gain is above its price.
+      sigma: standard deviation of a run, in the metric's unit; None where it is not known.
+    """
+
+    action: Action
+    reason: str
+    gain: Estimate | None = None
+    probability: float | None = None
+    sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a candidate costs beside its runs, compared with the champion.
+
+    Attributes:
+      nodes_added: syntax nodes that its source has more; negative if it has fewer.
+      memory: its peak memory in bytes, None where it is not known; the champion's and the baseline's likewise.
+      champion_memory: see `memory`.
+      baseline_memory: see `memory`.
+      anchor_gain: of the champion over the last champion that was kept for its gain, in the metric's unit: what
+        simplifications since then lost counts. 0 unless the champion is a simplification.
+    """
+
+    nodes_added: int = 0
+    memory: float | None = None
+    champion_memory: float | None = None
+    baseline_memory: float | None = None
+    anchor_gain: Estimate = NO_GAIN
+
+    def memory_toll(self, percent: float) -> float:
+        """What extra memory asks for, in sigma; 0 if it is free or not known.
+
+        Up to `percent` more than the baseline's is free, each further `percent` costs 1 sigma, and what the champion
+        paid for is paid: small steps cost as much as one large one.
+        """
+        baseline = self.baseline_memory
+        if self.memory is None or self.champion_memory is None or not baseline:
+            return 0.0
+
+        def price(peak: float) -> float:
+            return max(0.0, (peak / baseline - 1) * 100 / percent - 1)
+
+        return max(0.0, price(self.memory) - price(self.champion_memory))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When the lineage rule keeps and when it gives up.
+
+    Attributes:
+      keep_probability: least probability of a gain above its price that keeps.
+      run_worth: a candidate is given up once a further run gains less, in units of what a run of the night gains.
+      max_runs: most runs of a candidate.
+    """
+
+    keep_probability: float
+    run_worth: float
+    max_runs: int
+
+
+CONFIDENCE = {
+    "fast": Bounds(0.53, 1.2, 8),
+    "balanced": Bounds(0.62, 1.2, 8),
+    "strict": Bounds(0.97, 0.6, 16),
+}
+
+
+@dataclass(frozen=True)
+class LineageSettings:
+    """Settings of the lineage rule.
+
+    Attributes:
+      bounds: see `Bounds`.
+      baseline_runs: runs of the baseline before anything is compared with it.
+      memory_percent: see `Complexity.memory_toll`.
+      nodes_price: sigma that 100 added syntax nodes ask for.
+      loss_allowance: sigma that simplifications may lose in all since the last gain.
+
+    Raises:
+      UsageError: a value that makes no sense.
+    """
+
+    bounds: Bounds = CONFIDENCE["balanced"]
+    baseline_runs: int = 3
+    memory_percent: float = 20.0
+    nodes_price: float = 0.1
+    loss_allowance: float = 0.5
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Scalar]) -> "LineageSettings":
+        """The settings as a run keeps them, see `LineageRule.settings`."""
+
+        def number(name: str) -> float:
+            return float(str(settings[name]))
+
+        return cls(
+            bounds=Bounds(number("keep_probability"), number("run_worth"), int(number("max_runs"))),
+            baseline_runs=int(number("baseline_runs")),
+            memory_percent=number("memory_percent"),
+            nodes_price=number("nodes_price"),
+            loss_allowance=number("loss_allowance"),
+        )
+
+    def __post_init__(self) -> None:
+        if self.baseline_runs < 2:
+            raise UsageError(
+                f"--baseline_runs={self.baseline_runs}: noise shows in two runs at least; "
+                "set 2 or more (3 is a good number), or take --decision=greedy"
+            )
+        if not 0.5 <= self.bounds.keep_probability < 1:
+            raise UsageError(f"--keep_probability={self.bounds.keep_probability:g}: at least 0.5 and below 1")
+        if not 0 < self.bounds.run_worth < math.inf:
+            raise UsageError(f"--run_worth={self.bounds.run_worth:g}: a number above 0")
+        if self.bounds.max_runs < 1:
+            raise UsageError(f"--max_runs={self.bounds.max_runs}: at least 1")
+        if not 0 < self.memory_percent < math.inf:
+            raise UsageError(f"--memory_percent={self.memory_percent:g}: a percentage above 0")
+        for name in ("nodes_price", "loss_allowance"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"--{name}={getattr(self, name):g}: a number of sigma, 0 or more")
+
+
+class DecisionRule(Protocol):
+    """Decides after each run of a candidate, from what was measured so far."""
+
+    @property
+    def baseline_runs(self) -> int:
+        """Runs of the baseline before anything is compared with it."""
+        ...
+
+    @property
+    def fresh_runs(self) -> int:
+        """Runs of a new champion, on seeds that no decision depended on, before it is compared with."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """The rule's name, as "decision", and all that its decisions depend on; a run keeps to them."""
+        ...
+
+    def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
+        """The next action for an open program that has a run, after each run of it or of the champion."""
+        ...
+
+
+@dataclass(frozen=True)
+class GreedyRule:
+    """Keeps what came out better in a single run. Climbs its own noise."""
+
+    metric: Metric
+    baseline_runs: int = 1
+    fresh_runs: int = 0
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """See `DecisionRule.settings`."""
+        return {"decision": "greedy"}
+
+    def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
+        """See `DecisionRule.decide`."""
+        value = lineage.sign * lineage.programs[number].runs[0]
+        return decide_greedily(self.metric, value, lineage.sign * lineage.champion_runs[0])
+
+
+def decide_greedily(metric: Metric, value: float, champion: float) -> Decision:
+    """Keeps the better of two scores, one run each."""
+    gain = metric.gain(value, over=champion)
+    reason = f"{metric.name} {value:.6f} against the champion's {champion:.6f} ({gain:+.6f}), one run each"
+    action = Action.KEEP if metric.is_better(value, than=champion) else Action.DISCARD
+    return Decision(action, reason, Estimate(gain, 0.0))
+
+
+@dataclass(frozen=True)
+class LineageRule:
+    """Keeps an edit that is probably worth its price: a bet on the posterior of all runs so far, see lineage.py."""
+
+    metric: Metric
+    with_settings: LineageSettings = LineageSettings()
+    fresh_runs: int = 1
+
+    @property
+    def baseline_runs(self) -> int:
+        """See `DecisionRule.baseline_runs`."""
+        return self.with_settings.baseline_runs
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """See `DecisionRule.settings`."""
+        settings = asdict(self.with_settings)
+        return {"decision": "lineage", **settings.pop("bounds"), **settings}
+
+    def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
+        """See `DecisionRule.decide`."""
+        posterior = lineage.posterior
+        if posterior.sigma == 0:
+            return self._decide_without_noise(lineage, number, complexity)
+        gain = lineage.gain_of_candidate(number)
+        toll = complexity.memory_toll(self.with_settings.memory_percent)
+        price = toll + self.with_settings.nodes_price * max(0, complexity.nodes_added) / 100
+        probability = gain.above(price)
+        action, why = self._act(lineage, number, gain, price, probability)
+        if action is Action.DISCARD and complexity.nodes_added < 0 and toll == 0:
+            simpler = self._probability_of_small_loss(posterior, gain, complexity)
+            if simpler >= self.with_settings.bounds.keep_probability:
+                saved = -complexity.nodes_added
+                action, why = (
+                    Action.KEEP_SIMPLER,
+                    (
+                        f"P(loses less than {self.with_settings.loss_allowance:g} sigma) {shown(simpler)}, "
+                        f"and it has {saved} syntax node{'' if saved == 1 else 's'} fewer"
+                    ),
+                )
+        found = Estimate(posterior.sigma * gain.mean, posterior.sigma * math.sqrt(gain.variance))
+        reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: {why}"
+        return Decision(action, reason, found, probability, posterior.sigma)
+
+    def _act(self, lineage: Lineage, number: int, gain: Gain, price: float, probability: float) -> tuple[Action, str]:
+        bounds = self.with_settings.bounds
+        runs, posterior = len(lineage.programs[number].runs), lineage.posterior
+        asked = "better" if price == 0 else f"gains more than its price of {price:.2g} sigma"
+        why = f"P({asked}) {shown(probability)}"
+        if probability >= bounds.keep_probability and gain.mean > price:
+            return Action.KEEP, f"{why}, {bounds.keep_probability:g} keeps"
+        if runs >= bounds.max_runs:
+            return Action.DISCARD, f"{why}, {bounds.keep_probability:g} keeps; no more than {bounds.max_runs} runs"
+        rate = bounds.run_worth * _gain_per_run(lineage)
+        worth = worth_of_runs(gain.mean - price, gain.variance, lineage.variance_of_run(number))
+        why += f", a further run gains {worth:.2g} sigma"
+        if worth < rate:
+            return Action.DISCARD, f"{why}, less than {rate:.2g}"
+        of_champion = posterior.variance(lineage.parent_of(number))
+        narrows = of_champion**2 / (of_champion + 1)
+        if narrows > 1 / (runs * (runs + 1)):
+            return Action.MEASURE_CHAMPION, f"{why}; the champion's error is the larger part of the doubt"
+        return Action.MEASURE_CANDIDATE, why
+
+    def _probability_of_small_loss(self, posterior: Posterior, gain: Gain, complexity: Complexity) -> float:
+        """Probability that a program, with the simplifications before it, loses less than the allowance."""
+        anchor = complexity.anchor_gain
+        allowed = self.with_settings.loss_allowance + anchor.mean / posterior.sigma
+        return gain.above(-allowed, spread=anchor.error / posterior.sigma)
+
+    def _decide_without_noise(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
+        """Any difference counts, and equal means equal."""
+        gain = lineage.programs[number].runs[0] - lineage.posterior.score(lineage.parent_of(number)).mean
+        if math.isclose(gain, 0.0, abs_tol=1e-12):
+            gain = 0.0
+        action, why = Action.DISCARD, "no gain"
+        if gain > 0:
+            action, why = Action.KEEP, "a gain"
+        elif (
+            gain == 0 and complexity.nodes_added < 0 and complexity.memory_toll(self.with_settings.memory_percent) == 0
+        ):
+            action, why = Action.KEEP_SIMPLER, f"and it has {-complexity.nodes_added} syntax nodes fewer"
+        found = Estimate(gain, 0.0)
+        reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: there is no noise, so it is {why}"
+        return Decision(action, reason, found, float(gain > 0), 0.0)
+
+
+def worth_of_runs(mean: float, variance: float, of_run: float) -> float:
+    """Expected gain per run from measuring on before deciding, in sigma: the knowledge gradient (Frazier 2008).
+
+    The alternative is to discard, which gains nothing, however promising the candidate is.
+
+    Args:
+      mean: of the gain, less its price.
+      variance: of the gain.
+      of_run: what further runs add to the variance of what is seen; 0 if further runs show nothing new.
+    """
+    if of_run <= 0 or variance <= 0:
+        return 0.0
+    worth = 0.0
+    for runs in _AHEAD:
+        spread = variance / math.sqrt(variance + of_run * _RUN_VARIANCE / runs)
+        z = mean / spread
+        expected = spread * math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) + mean * 0.5 * math.erfc(-z / math.sqrt(2))
+        worth = max(worth, expected / runs)
+    return worth
+
+
+def _gain_per_run(lineage: Lineage) -> float:
+    """What a run of the night gained so far, in sigma, drawn towards a first guess."""
+    posterior = lineage.posterior
+    total = posterior.score(lineage.champion).mean - posterior.score(frozenset()).mean
+    in_sigma = max(0.0, total / posterior.sigma) if posterior.sigma > 0 else 0.0
+    rate = (in_sigma + _FIRST_RATE * _FIRST_RATE_RUNS) / (lineage.num_runs + _FIRST_RATE_RUNS)
+    return min(rate, _MOST_RATE)
+
+
+def shown(probability: float) -> str:
+    """A probability as people see it."""
+    if probability > _CERTAIN:
+        return f"> {_CERTAIN:g}"
+    if probability < 1 - _CERTAIN:
+        return f"< {1 - _CERTAIN:.3g}"
+    return f"{probability:.3f}" if probability > 0.99 else f"{probability:.2g}"
+
+
+def plus_minus(estimate: Estimate, decimals: int = SCORE_DECIMALS) -> str:
+    """An estimate with its standard deviation, such as "1.5706 +- 0.0041": two digits of the error."""
+    if not 0 < estimate.error < math.inf:
+        return f"{estimate.mean:.{decimals}f}"
+    digits = min(max(1 - math.floor(math.log10(estimate.error)), 0), decimals)
+    return f"{estimate.mean:.{digits}f} +- {estimate.error:.{digits}f}"
+
+
+def describe(metric: Metric, lineage: Lineage, number: int) -> str:
+    """The runs of an open program and its parent's score, in words."""
+    runs = lineage.programs[number].runs
+    parent = lineage.posterior.score(lineage.parent_of(number))
+    parent = Estimate(lineage.sign * parent.mean, parent.error)
+    mean = lineage.sign * sum(runs) / len(runs)
+    many = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{metric.name} {mean:.{SCORE_DECIMALS}f} in {many}, the champion's {plus_minus(parent)}"
+
+
+def describe_gain(gain: Estimate) -> str:
+    """A gain in words."""
+    size = Estimate(abs(gain.mean), gain.error)
+    return "equal" if gain.mean == 0 else f"{plus_minus(size)} {'better' if gain.mean > 0 else 'worse'}"

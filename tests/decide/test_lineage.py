@@ -1,0 +1,282 @@
+"""What the runs of a night say together: scores, gains and noise, with their errors."""
+
+import math
+import random
+import statistics
+
+import pytest
+from lineages import SIGMA, begun, enter
+
+from autoresearch_jax.decide.lineage import Estimate, Lineage
+
+pytestmark = pytest.mark.filterwarnings("error")  # of numpy: a division by zero, a NaN
+
+
+def several(seed: int, *, order: int = 0, shift: float = 0.0, scale: float = 1.0) -> Lineage:
+    """Two keeps and twelve discards, half of them with two runs; `order` shuffles discards of equal parents."""
+    draw = random.Random(seed)
+
+    def run(gain: float) -> float:
+        return shift + scale * (10 - SIGMA * (gain + draw.gauss(0, 1)))
+
+    lineage = begun([run(0) for _ in range(3)])
+    total = 0.0
+    for batch in range(2):
+        tries = [[run(total - 1.5 + 0.4 * place) for _ in range(1 + place % 2)] for place in range(6)]
+        numbered = [(10 * batch + place + 1, runs) for place, runs in enumerate(tries)]
+        random.Random(order).shuffle(numbered)
+        for number, runs in numbered:
+            enter(lineage, number, runs, kept=False)
+        total += 2
+        enter(lineage, 10 * batch + 9, [run(total) for _ in range(3)], kept=True)
+    return lineage
+
+
+def numbers(lineage: Lineage) -> list[float]:
+    """All that a posterior says, scores counted from the baseline's and in the metric's unit."""
+    posterior = lineage.posterior
+    champion, baseline = posterior.score(lineage.champion), posterior.score(())
+    found = [posterior.sigma, champion.mean - baseline.mean, champion.error, baseline.error]
+    for number, gain in posterior.gains.items():
+        found += [gain.mean * gain.sigma, math.sqrt(gain.variance) * gain.sigma, posterior.gain_of([number]).mean]
+    return found
+
+
+def test_the_posterior_does_not_depend_on_the_order_in_which_discarded_edits_were_entered():
+    first = several(0)
+    for order in range(1, 5):
+        other = several(0, order=order)
+        assert list(other.programs) != list(first.programs)
+        assert numbers(other) == pytest.approx(numbers(first))
+        assert other.posterior.score(other.champion).mean == pytest.approx(first.posterior.score(first.champion).mean)
+
+
+def test_it_does_not_depend_on_what_was_asked_before():
+    asked = begun()
+    for number in range(1, 6):
+        enter(asked, number, [10.1 - 0.02 * number], kept=number == 4)
+        assert asked.posterior.sigma > 0
+    at_once = begun()
+    for number in range(1, 6):
+        enter(at_once, number, [10.1 - 0.02 * number], kept=number == 4)
+    assert numbers(asked) == pytest.approx(numbers(at_once))
+
+
+def test_it_is_the_same_for_both_directions_of_the_metric():
+    falling, rising = several(3), Lineage(1)
+    for number, program in falling.programs.items():
+        rising.begin(number)
+        for run in program.runs:
+            rising.observe(number, run)  # a falling score times its sign: it rises, by the same
+        rising.conclude(number, kept=bool(program.kept))
+    assert numbers(rising) == pytest.approx(numbers(falling))
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e3])
+def test_it_follows_the_unit_of_the_scores(scale):
+    assert numbers(several(1, scale=scale)) == pytest.approx([scale * value for value in numbers(several(1))])
+
+
+def test_it_hardly_depends_on_their_origin():
+    for moved, still in zip(numbers(several(1, shift=20)), numbers(several(1)), strict=True):
+        assert moved == pytest.approx(still, rel=0.05, abs=0.05 * SIGMA), "only the first guess of sigma has an origin"
+
+
+def test_two_baseline_runs_and_some_replicates_tell_sigma():
+    found = []
+    for seed in range(30):
+        draw = random.Random(seed)
+        lineage = begun([draw.gauss(10, SIGMA) for _ in range(2)])
+        for number in range(1, 9):
+            enter(lineage, number, [draw.gauss(10.2, SIGMA) for _ in range(2)], kept=False)
+        found.append(lineage.posterior.sigma / SIGMA)
+    assert all(0.45 < factor < 2.2 for factor in found), found
+    assert 0.8 < statistics.median(found) < 1.25
+
+
+@pytest.mark.parametrize("gain", [-100.0, -1e4])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_crash_says_hardly_anything_of_other_edits(gain, runs):
+    usual, crashed = several(2), several(2)
+    enter(crashed, 50, [10 - SIGMA * gain + 0.1 * run for run in range(runs)], kept=False)
+    for with_it, without in zip(numbers(crashed), numbers(usual), strict=True):
+        assert with_it == pytest.approx(without, rel=0.1, abs=0.1 * SIGMA)
+
+
+@pytest.mark.parametrize("gain", [15, 100, 1e5])
+def test_a_gain_beyond_all_others_is_what_its_runs_say(gain):
+    lineage = begun()
+    enter(lineage, 1, [10 - SIGMA * gain, 10.05 - SIGMA * gain], kept=True)
+    posterior = lineage.posterior
+    assert posterior.gain_of([1]).mean == pytest.approx(SIGMA * gain, abs=SIGMA)
+    assert posterior.score(lineage.champion).mean == pytest.approx(-10.025 + SIGMA * gain, abs=0.6 * SIGMA)
+    assert posterior.score(()).mean == pytest.approx(-10, abs=0.6 * SIGMA)
+    assert 0.5 * SIGMA < posterior.sigma < 2 * SIGMA
+    assert posterior.gains[1].real > 0.99
+
+
+def test_a_large_gain_of_an_open_edit_is_seen_as_one():
+    for gain in (5, 20, 140, 1e5):
+        lineage = begun()
+        enter(lineage, 1, [10 - SIGMA * gain] * 2)
+        assert lineage.gain_of_candidate(1).above(0) > 0.95, gain
+        lineage = begun()
+        enter(lineage, 1, [10 + SIGMA * gain])
+        assert lineage.gain_of_candidate(1).above(0) < 0.1, gain
+
+
+def test_later_runs_of_descendants_sharpen_an_edit():
+    lineage = begun()
+    enter(lineage, 1, [9.8, 9.85], kept=True)
+    errors = [lineage.posterior.gain_of([1]).error]
+    enter(lineage, 2, [9.6, 9.65], kept=True)
+    for batch in range(3):
+        for run in (9.6, 9.7, 9.5, 9.65):
+            lineage.observe(2, run + 0.01 * batch)
+        errors.append(lineage.posterior.gain_of([1, 2]).error)
+    assert errors[0] > errors[-1]
+    assert errors[1] > errors[2] > errors[3]
+
+
+def test_the_champions_further_runs_correct_a_lucky_keep():
+    lineage = begun()
+    enter(lineage, 1, [9.7], kept=True)
+    lucky, real = lineage.posterior.gain_of([1]), lineage.posterior.gains[1].real
+    for run in (10.0, 9.95, 10.1, 10.0):
+        lineage.observe(1, run)
+    corrected = lineage.posterior.gain_of([1])
+    assert corrected.mean < 0.5 * lucky.mean
+    assert corrected.error < lucky.error
+    assert lineage.posterior.gains[1].real < min(real, 0.5)
+
+
+def test_its_discarded_children_correct_it_too():
+    """Two keeps look alike; the children of the second say that it was luck: they score as the baseline does."""
+    gains = []
+    for score_of_children in (9.8, 10.0):
+        lineage = begun([10.0, 10.1, 9.9, 10.0, 10.1, 9.9])
+        enter(lineage, 1, [9.8], kept=True)
+        draw = random.Random(0)
+        for number in range(2, 14):
+            enter(lineage, number, [draw.gauss(score_of_children, SIGMA)], kept=False)
+        gains.append(lineage.posterior.gain_of([1]).mean)
+    assert gains[1] < gains[0] - 0.3 * SIGMA
+
+
+def test_an_open_edit_is_no_part_of_the_posterior():
+    lineage = several(0)
+    before = numbers(lineage)
+    enter(lineage, 60, [9.0, 12.0])
+    assert numbers(lineage) == before
+    lineage.conclude(60, kept=False)
+    assert numbers(lineage) != before
+
+
+def test_a_champion_without_its_edits_is_the_baseline_again():
+    lineage = begun()
+    enter(lineage, 1, [9.8], kept=True)
+    enter(lineage, 2, [9.7], kept=True)
+    lineage.begin(3, without=(1, 2))
+    for run in (9.95, 10.0, 10.0):
+        lineage.observe(3, run)
+    open_baseline = lineage.posterior.score(())
+    lineage.conclude(3, kept=True)
+    assert lineage.champion == frozenset()
+    assert sorted(lineage.champion_runs) == sorted([-10.0, -10.1, -9.9, -9.95, -10.0, -10.0])
+    assert lineage.posterior.score(lineage.champion) == lineage.posterior.score(()) == open_baseline
+    enter(lineage, 4, [9.5, 9.5], kept=True)
+    lineage.begin(5, without=(4,))
+    lineage.observe(5, 10.0)
+    lineage.conclude(5, kept=True)
+    assert len(lineage.champion_runs) == 7
+    assert lineage.posterior.score(()).mean == pytest.approx(-10, abs=SIGMA)
+    assert set(lineage.posterior.gains) == {1, 2, 4}, "also of edits that were taken out"
+
+
+def paired(seed: int, rho: float, *, with_seeds: bool) -> tuple[float, float]:
+    """Mean and standard deviation of an open edit of true gain 1.5, after 40 discards, in sigma."""
+    draw = random.Random(seed)
+    luck = [draw.gauss(0, 1) for _ in range(8)]
+    lineage = Lineage(1)
+
+    def observe(number: int, gain: float, place: int, share: float) -> None:
+        noise = share * luck[place] + math.sqrt(1 - share**2) * draw.gauss(0, 1)
+        lineage.observe(number, 10 + SIGMA * (gain + noise), 100 + place if with_seeds else None)
+
+    lineage.begin(0)
+    for place in range(8):
+        observe(0, 0.0, place, 1.0)
+    lineage.conclude(0, kept=True)
+    for number in range(1, 41):
+        lineage.begin(number)
+        observe(number, draw.choice([0, -1]), number % 8, rho)
+        lineage.conclude(number, kept=False)
+    lineage.begin(41)
+    for place in range(3):
+        observe(41, 1.5, place, rho)
+    gain = lineage.gain_of_candidate(41)
+    return gain.mean, math.sqrt(gain.variance)
+
+
+def test_seeds_that_explain_the_noise_make_a_gain_better_known():
+    with_seeds = [paired(seed, 0.8, with_seeds=True) for seed in range(30)]
+    without = [paired(seed, 0.8, with_seeds=False) for seed in range(30)]
+    assert statistics.fmean(error for _, error in with_seeds) < 0.92 * statistics.fmean(error for _, error in without)
+    off = [statistics.fmean(abs(mean - 1.5) for mean, _ in found) for found in (with_seeds, without)]
+    assert off[0] < off[1]
+
+
+def test_seeds_that_explain_nothing_change_next_to_nothing():
+    changes = [paired(seed, 0.0, with_seeds=True)[0] - paired(seed, 0.0, with_seeds=False)[0] for seed in range(30)]
+    assert statistics.fmean(map(abs, changes)) < 0.1
+
+
+def test_a_baseline_alone_is_its_runs():
+    posterior = begun([5.0, 5.2]).posterior
+    assert posterior.score(()).mean == pytest.approx(-5.1)
+    assert posterior.score(()).error == pytest.approx(posterior.sigma / math.sqrt(2), rel=0.05)
+    assert posterior.gains == {}
+    assert begun([0.0, 0.2]).posterior.sigma > 0, "a score of 0 has no size to guess from"
+
+
+def test_without_noise_scores_are_exact():
+    lineage = begun([1.5, 1.5])
+    enter(lineage, 1, [1.25], kept=True)
+    enter(lineage, 2, [1.375], kept=False)
+    enter(lineage, 3, [1.125], kept=True)
+    posterior = lineage.posterior
+    assert posterior.sigma == 0
+    assert posterior.score(lineage.champion) == Estimate(pytest.approx(-1.125), 0.0)
+    assert posterior.gain_of([1]) == Estimate(pytest.approx(0.25), 0.0)
+    assert all(gain.real > 0.99 for gain in posterior.gains.values())
+
+
+def test_where_only_test_items_scatter_their_error_is_the_noise():
+    lineage = begun([0.9] * 3, sign=1)
+    lineage.begin(1)
+    lineage.observe(1, 0.905, item_variance=0.011**2)
+    assert lineage.posterior.sigma == pytest.approx(0.011)
+    assert 0.3 < lineage.gain_of_candidate(1).above(0) < 0.65
+    assert lineage.variance_of_run(1) == 0, "a further run tells nothing"
+    lineage.conclude(1, kept=False)
+    assert lineage.posterior.score(()).mean == pytest.approx(0.9)
+    enter(lineage, 2, [0.9], kept=False)  # equal on each item
+    lineage.begin(3)
+    lineage.observe(3, 0.95, item_variance=0.011**2)
+    lineage.conclude(3, kept=True)
+    champion = lineage.posterior.score(lineage.champion)
+    assert 0.92 < champion.mean < 0.951
+    assert 0.005 < champion.error < 0.015
+    lineage.begin(4, without=(3,))
+    assert lineage.posterior.score(lineage.champion).mean == pytest.approx(champion.mean)
+
+
+def test_the_error_of_test_items_stays_however_often_a_program_is_run():
+    errors = []
+    for variance in (0.0, 0.1**2):
+        lineage = begun([10.0, 10.1, 9.9] * 4)
+        lineage.begin(1)
+        for run in (9.7, 9.8, 9.75, 9.7, 9.8, 9.75, 9.7, 9.8, 9.75):
+            lineage.observe(1, run, item_variance=variance)
+        errors.append(math.sqrt(lineage.gain_of_candidate(1).variance) * SIGMA)
+    assert errors[1] > 1.5 * errors[0]
