@@ -4,12 +4,12 @@ A mixture of half normals on either side of zero and a spike at zero, as in adap
 fixed grid of gains. Its unit is sigma, the standard deviation of a run; a gain is positive where the score is better.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
 
@@ -126,8 +126,8 @@ class Gain:
         return float(self.weights_G @ self._above(price, variances_G))
 
     def _above(self, price: float, variances_G: Floats) -> Floats:
-        above: Floats = ndtr((self.means_G - price) / np.sqrt(np.maximum(variances_G, _TINY)))
-        return above
+        z_G = (price - self.means_G) / np.sqrt(2 * np.maximum(variances_G, _TINY))
+        return np.array([0.5 * math.erfc(z) for z in z_G])
 
 
 def gain_within_cells(seen_N: Floats, variance_N: Floats) -> tuple[Floats, Floats]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.special import chdtri
 
 from autoresearch_jax.decide.gains import Floats
 
@@ -79,7 +78,11 @@ def sigma_of_replicates(groups: Iterable[Floats], guess: float, degrees_of_guess
 
 def plausible_sigma(squares: float, degrees: float) -> float:
     """The largest sigma that such a sum of squared deviations is still usual for; infinite without one."""
-    return math.sqrt(squares / float(chdtri(degrees, _USUAL))) if degrees > 0 else math.inf
+    if degrees <= 0:
+        return math.inf
+    from scipy.special import chdtri  # takes 0.2 s, which a command that decides nothing need not wait for
+
+    return math.sqrt(squares / float(chdtri(degrees, _USUAL)))
 
 
 def correlation_of_seeds(first_runs: Sequence[tuple[int, float, float]], sigma: float) -> float:

@@ -202,7 +202,11 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
         ([], 2, "--tag is missing: name the run, such as --tag=nov20"),
         (["--tag=gone"], 1, "runs/gone/ledger.db: no ledger there; check --tag and --run_dir"),
         (["--tag=night", "--runs=1"], 2, "--runs=1: at least 2, or no spread is to be seen"),
-        (["--tag=night", "--ablate", "--transfer=8"], 2, "--ablate, --certify and --transfer ask different questions: one at a time"),
+        (
+            ["--tag=night", "--ablate", "--transfer=8"],
+            2,
+            "--ablate, --certify and --transfer ask different questions: one at a time",
+        ),
         (
             ["--tag=night", "--transfer_budget=3"],
             2,
