@@ -108,7 +108,7 @@ class Bounds:
 CONFIDENCE = {
     "fast": Bounds(0.53, 1.2, 8),
     "balanced": Bounds(0.62, 1.2, 8),
-    "strict": Bounds(0.97, 0.6, 16),
+    "strict": Bounds(0.993, 0.6, 16),
 }
 
 
