@@ -20,6 +20,7 @@ _GROUP = 5
 _LEAST_RUNS, _MOST_RUNS = 2, 4  # of the champion without a group
 _USUAL_RUNS = 3
 _CLEAR = 0.8  # probability that a group is a gain, or is none, after which it is not measured on
+_MOST_CHAMPION_RUNS = 12  # after which more of them are not asked for
 _KNOWN_VARIANCE = 0.12  # of the champion's score, in sigma squared, that is measured up to before the run ends
 
 
@@ -87,7 +88,7 @@ def next_step(
     if left < 1:
         return None
     group = _doubtful(lineage, looked_at)
-    if at_end and lineage.posterior.variance(lineage.champion) > _KNOWN_VARIANCE:
+    if at_end and _wanted_of_champion(lineage) > 0:
         return MeasureChampion()
     if group and left >= _MOST_RUNS:
         return Revert(tuple(group[:_GROUP]))
@@ -106,10 +107,17 @@ def is_due(keeps: int, settings: CertificationSettings) -> bool:
 
 def wanted_runs(lineage: Lineage, looked_at: Collection[int], spent: int, settings: CertificationSettings) -> int:
     """How many runs certification would take if the search ended now."""
-    variance = lineage.posterior.variance(lineage.champion)
-    of_champion = max(0, math.ceil(1 / _KNOWN_VARIANCE - 1 / variance)) if variance > 0 else 0
     groups = math.ceil(len(_doubtful(lineage, looked_at)) / _GROUP)
-    return min(of_champion + groups * _USUAL_RUNS, _left(lineage, spent, settings))
+    return min(_wanted_of_champion(lineage) + groups * _USUAL_RUNS, _left(lineage, spent, settings))
+
+
+def _wanted_of_champion(lineage: Lineage) -> int:
+    """Runs of the champion until its score is known; none where its error is that of the test items."""
+    posterior = lineage.posterior
+    variance, runs = posterior.variance(lineage.champion), len(lineage.champion_runs)
+    if posterior.learnt.seed_share == 0 or variance <= _KNOWN_VARIANCE:
+        return 0
+    return max(0, min(math.ceil(1 / _KNOWN_VARIANCE - 1 / variance), _MOST_CHAMPION_RUNS - runs))
 
 
 def _left(lineage: Lineage, spent: int, settings: CertificationSettings) -> int:
@@ -139,7 +147,7 @@ def decide_revert(lineage: Lineage, number: int, metric: Metric) -> Decision:
     runs = len(program.runs)
     is_clear = runs >= _LEAST_RUNS and not 1 - _CLEAR < probability < _CLEAR
     if runs < _MOST_RUNS and not is_clear and posterior.sigma > 0:
-        return Decision(Action.MEASURE_CANDIDATE, reason, without, probability, posterior.sigma)
+        return Decision(Action.MEASURE_CANDIDATE, reason, without, 1 - probability, posterior.sigma)
     action = Action.KEEP if probability < _DOUBTFUL else Action.DISCARD
     words = "they are reverted" if action.keeps else "they stay"
     return Decision(action, f"{reason}, {words}", without, 1 - probability, posterior.sigma)

@@ -161,7 +161,11 @@ class Lineage:
     @property
     def champion_runs(self) -> list[float]:
         """The runs of the champion's program, times the sign."""
-        return [run for found in self.programs.values() if found.contents == self.champion for run in found.runs]
+        return self.runs_of(self.champion)
+
+    def runs_of(self, contents: frozenset[int]) -> list[float]:
+        """The runs of a program, times the sign."""
+        return [run for found in self.programs.values() if found.contents == contents for run in found.runs]
 
     @property
     def posterior(self) -> "Posterior":
@@ -217,7 +221,7 @@ class _Data:
         discarded: list[Program] = []
         first_runs: list[tuple[int, float, float]] = []  # of edits: the parent's row, the parent's run, the edit's run
         for number, program in lineage.programs.items():
-            if program.is_new and program.runs:
+            if program.is_new and program.runs and program.kept is not None:
                 assert program.parent is not None
                 first_runs.append((self.rows[program.parent], program.partners[0], program.runs[0]))
             if program.is_new and not program.kept:

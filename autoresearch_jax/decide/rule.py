@@ -275,8 +275,10 @@ class LineageRule:
         why += f", a further run gains {worth:.2g} sigma"
         if worth < rate:
             return Action.DISCARD, f"{why}, less than {rate:.2g}"
-        of_champion = posterior.variance(lineage.parent_of(number))
-        narrows = of_champion**2 / (of_champion + 1)
+        parent = lineage.parent_of(number)
+        of_champion, its_runs = posterior.variance(parent), max(1, len(lineage.runs_of(parent)))
+        # what a run takes off the variance; of the champion's no more than if its own runs were all that is known of it
+        narrows = min(of_champion**2 / (of_champion + 1), 1 / (its_runs * (its_runs + 1)))
         if narrows > 1 / (runs * (runs + 1)):
             return Action.MEASURE_CHAMPION, f"{why}; the champion's error is the larger part of the doubt"
         return Action.MEASURE_CANDIDATE, why

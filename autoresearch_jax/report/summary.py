@@ -15,7 +15,7 @@ from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import outcome
 from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_state import read_state
+from autoresearch_jax.search.run_state import read_state, seconds_spent
 from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
 
 
@@ -113,7 +113,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         champion=kept[-1] if kept else None,
         current=next((row for row in rows if row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
-        seconds=sum(row.seconds or 0.0 for row in rows),
+        seconds=seconds_spent(ledger, rows),
         attended_share=_attended_share(ledger, rows),
         dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else exchanged_dollars(folder)),
         ended=ledger.last_ending(),

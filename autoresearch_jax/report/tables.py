@@ -47,7 +47,7 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
     certified = certificates(ledger)
     for row in ledger.experiments():
         word = outcome(row, at_work=at_work)
-        if word == Verdict.KEEP and row.id in certified:
+        if row.id in certified and (word == Verdict.KEEP or certified[row.id].word is Word.REVERTED):
             word = certified[row.id].word
         table.add_row(
             str(row.id),

@@ -65,7 +65,7 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     if found["gain"] is not None:
         lines["difference"] = describe_gain(Estimate(found["gain"], found["gain_error"]))
     if found["probability"] is not None:
-        lines["probability"] = f"{shown(found['probability'])} better"
+        lines["probability"] = f"{shown(found['probability'])} of a gain above its price"
     lines["next"] = f"{found['outcome']}: {found['reason']}"
     if found["certificate"] is not None:
         gain = describe_gain(Estimate(found["gain_now"], found["gain_now_error"]))

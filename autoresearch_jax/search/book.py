@@ -11,9 +11,10 @@ from autoresearch_jax.proposers.base import Outcome
 from autoresearch_jax.runtime.faults import FaultPoint, reach
 from autoresearch_jax.search.commits import Measured, commit_message
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Purpose, Verdict
+from autoresearch_jax.search.records import Conclusion, ExperimentRow, Kind, Verdict
 from autoresearch_jax.search.results import Results
 from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.search.run_state import seconds_spent
 from autoresearch_jax.search.sealed_rows import MadeOnce
 from autoresearch_jax.search.workspace import Workspace
 from autoresearch_jax.untrusted import clean_line
@@ -97,14 +98,8 @@ class Book:
 
     @property
     def seconds(self) -> float:
-        """Time spent on experiments that are over, and on runs of the champion that belong to none."""
-        reverts = {row.id for row in self.rows if row.kind is Kind.REVERT}
-        of_champion = (
-            trial.finished_at - trial.started_at
-            for trial in self.ledger.trials()
-            if trial.purpose is Purpose.CERTIFY and trial.finished_at is not None and trial.experiment not in reverts
-        )
-        return sum(row.seconds or 0.0 for row in self.rows) + sum(of_champion)
+        """See `seconds_spent`."""
+        return seconds_spent(self.ledger, self.rows)
 
     @property
     def last_improvement(self) -> int:

@@ -139,8 +139,11 @@ class Ledger:
         self._mark_interrupted(trial, self._database.clock())
 
     def take_up_trial(self, trial: int) -> None:
-        """Writes down that a trial that was cut short is run again."""
+        """Writes down that a trial that was cut short is run again, from now on."""
         self._mark_interrupted(trial, None)
+        with self.transaction():
+            statement = "UPDATE trials SET started_at = ? WHERE id = ? AND status IS NULL"
+            self._database.execute(statement, (self._database.clock(), trial))
 
     def _mark_interrupted(self, trial: int, at: float | None) -> None:
         with self.transaction():
@@ -380,9 +383,14 @@ class Ledger:
         return None if found is None else self._as_now(found, self._scores_now())
 
     def _twin(self, program_hash: str, before: int) -> ExperimentRow | None:
-        rows = self._experiments.of(program_hash)
-        is_twin = (row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL for row in rows)
-        return next((row for row, is_one in zip(rows, is_twin, strict=True) if is_one), None)
+        """The first experiment of a program, or the last that was kept: only a revert measures a program again."""
+        twins = [
+            row
+            for row in self._experiments.of(program_hash)
+            if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL
+        ]
+        kept = [row for row in twins if row.decision is Verdict.KEEP]
+        return kept[-1] if kept else next(iter(twins), None)
 
     def pruned_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The first experiment, before number `before`, whose trial of the same program was stopped early."""

@@ -43,7 +43,7 @@ from autoresearch_jax.search.records import ExperimentRow, Intent, Kind, Purpose
 from autoresearch_jax.search.reverting import take_out
 from autoresearch_jax.search.run_folder import RunFolder
 from autoresearch_jax.search.run_settings import keep_to_settings, run_settings
-from autoresearch_jax.search.run_state import read_state
+from autoresearch_jax.search.run_state import kept_for_length, read_state
 from autoresearch_jax.search.snapshots.retention import Keeping, Retention
 from autoresearch_jax.search.stopping import Limit
 from autoresearch_jax.search.task import Task
@@ -177,7 +177,11 @@ class Loop:
         ledger = self._parts.ledger
         if (row := ledger.open_experiment()) is not None and row.kind is not Kind.REVERT:
             raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
-        self._certified_before = ledger.experiments()[-1].id, len(ledger.trials())
+        if row is None:
+            self._certified_before = ledger.experiments()[-1].id, len(ledger.trials())
+        else:  # of a process that was cut short
+            own = len(ledger.trials(row.id))
+            self._certified_before = row.id - 1, len(ledger.trials()) - own
         return self._in_session(lambda: None, self._certify_again)
 
     def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
@@ -203,8 +207,7 @@ class Loop:
         return reason
 
     def _certify_again(self) -> str:
-        try:
-            self._retention.settle()
+        try:  # no snapshots expire: what the run keeps is not known here
             self._end_open_trial()
             if (experiment := self._parts.ledger.open_experiment()) is not None:
                 self._carry_out(experiment, time.monotonic())
@@ -225,7 +228,8 @@ class Loop:
     def _measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
         self._measuring.measure_champion(champion)
-        self._retention.apply(self._parts.ledger.measured(champion))
+        if self._certified_before is None:
+            self._retention.apply(self._parts.ledger.measured(champion))
 
     def _work(self) -> str:
         try:
@@ -367,7 +371,8 @@ class Loop:
         ledger = self._parts.ledger
         reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT and row.id > experiment]
         runs = sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()[num_trials:])
-        return frozenset(number for row in reverts for number in row.without), runs
+        looked_at = frozenset(number for row in reverts for number in row.without)
+        return looked_at | kept_for_length(ledger.experiments()), runs
 
     def _revert_intent(self, champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str) -> Intent:
         numbers = [row.id for row in edits]
@@ -504,7 +509,8 @@ class Loop:
         ending = self._evaluation.evaluate(experiment)
         self._parts.footing.require_lock()
         row = self._book.conclude(experiment, ending, started)
-        self._retention.apply(row)
+        if self._certified_before is None:
+            self._retention.apply(row)
         self._parts.observer.ends(row)
         self._notice_slow_disk()
         return row

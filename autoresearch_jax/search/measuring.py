@@ -97,7 +97,7 @@ class Measuring:
         self._prepared[experiment.id] = candidate
         self._started = time.monotonic()
         while True:
-            found = self._book.ledger.open_trial() or self._next(experiment)
+            found = self._left_trial() or self._next(experiment)
             if isinstance(found, Ending):
                 kept = experiment.id if found.verdict is Verdict.KEEP else self._champion_id()
                 self._prepared = {number: ready for number, ready in self._prepared.items() if number == kept}
@@ -130,8 +130,15 @@ class Measuring:
         self._started = time.monotonic()
         ledger = self._book.ledger
         measured = ledger.measured(champion)
-        trial = ledger.open_trial() or self._begin(measured, Purpose.CERTIFY, self._fresh_seed(measured))
+        trial = self._left_trial() or self._begin(measured, Purpose.CERTIFY, self._fresh_seed(measured))
         self._run(None, trial)
+
+    def _left_trial(self) -> TrialRow | None:
+        """A trial that was begun and not finished, begun again from now on."""
+        trial = self._book.ledger.open_trial()
+        if trial is not None:
+            self._book.ledger.take_up_trial(trial.id)
+        return trial
 
     def _next(self, experiment: ExperimentRow) -> TrialRow | Ending:
         """The next trial, written down with the decision that asks for it; or how the experiment ends."""
@@ -230,8 +237,6 @@ class Measuring:
         experiment = experiment or ledger.experiment(trial.experiment)
         is_own = trial.experiment == experiment.id and experiment.is_open
         self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
-        if trial.interrupted_at is not None:
-            ledger.take_up_trial(trial.id)
         reach(FaultPoint.AFTER_TRIAL_INTENT, trial.id)
         measurement = self._measure(experiment, trial)
         if measurement is None:
@@ -246,11 +251,13 @@ class Measuring:
         reach(FaultPoint.AFTER_TRIAL_RESULT, trial.id)
         self._tell_clock_fault(trial, measurement)
         if measurement.metrics.get(TOO_BUSY):
-            self._wait_for_machine(trial.experiment, measurement)
+            self._wait_for_machine(trial, measurement)
             return
+        if is_own and experiment.kind is not Kind.REVERT:
+            return
+        self._book.refresh()  # what is kept has another score by now
         if is_own:
             return
-        self._book.refresh()
         if measurement.value is not None:
             self._champion_failures = 0
             return
@@ -270,17 +277,24 @@ class Measuring:
                 f"the attended clock failed in trial {trial.id} ({fault}): the wall clock from there on"
             )
 
-    def _wait_for_machine(self, measured: int, measurement: Measurement) -> None:
+    def _wait_for_machine(self, trial: TrialRow, measurement: Measurement) -> None:
         """Waits before a trial is run again that other work on the machine ended, but no longer than the run may last.
+
+        Certification may come after the stopping list has ended the search: it waits a few times.
 
         Raises:
           StopReached: an item of the stopping list holds; the experiment stays open.
+          RunError: the machine stays too busy to certify; the same.
           KeyboardInterrupt: the process was asked to end.
         """
-        seconds = backoff(self._first_wait_seconds, waits=self._busy_in_a_row(measured) - 1)
+        busy = self._busy_in_a_row(trial.experiment)
+        seconds = backoff(self._first_wait_seconds, waits=busy - 1)
         self._observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
         champion = self._book.champion
-        if champion is None:  # the stopping list begins to count with the baseline
+        is_certifying = trial.purpose is Purpose.CERTIFY
+        if is_certifying and busy >= MAX_FAILURES:
+            raise RunError(f"{measurement.error}; the same command certifies the run when the machine is free")
+        if champion is None or is_certifying:  # the stopping list begins to count with the baseline
             with self._interrupts.allowed():
                 time.sleep(seconds)
             return

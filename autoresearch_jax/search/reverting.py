@@ -40,8 +40,8 @@ def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> TakenOut:
         assert parent is not None
         versions = [Version(number, ledger.source(parent)), Version(number, ledger.source(number))]
         found = revert([*versions, Version(champion.id, source)], 1, merge)
-        if found.source is None or found.source == source:
-            obstacles[number] = f"{found.obstacle or 'nothing to take out'}{found.note and ': '}{found.note}"
+        if found.source is None or found.source == source or found.note:  # a note tells of a part that has to stay
+            obstacles[number] = f"{found.obstacle or 'cannot be taken out whole'}{found.note and ': '}{found.note}"
             continue
         source = found.source
         taken.append(number)

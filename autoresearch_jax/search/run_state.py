@@ -73,7 +73,8 @@ def _state(ledger: Ledger) -> RunState | None:
         return None
     champion = ledger.measured(kept[-1])  # a refactoring has no trials of its own
     lineage, runs = ledger.lineage(), ledger.scored(champion.id)
-    for_gain = [row for row in kept if not row.simplification and row.status is Status.OK]
+    is_for_gain = (not row.simplification and row.kind is not Kind.REVERT and row.status is Status.OK for row in kept)
+    for_gain = [row for row, is_one in zip(kept, is_for_gain, strict=True) if is_one]
     anchor = frozenset[int]()
     if lineage is None:
         score = Estimate(mean_of([run.score for run in runs]), 0.0)
@@ -90,10 +91,33 @@ def _state(ledger: Ledger) -> RunState | None:
         lineage=lineage,
         anchor=anchor,
         baseline_memory=_peak_memory(ledger.scored(ledger.measured(kept[0]).id)),
-        looked_at=frozenset(number for row in reverts for number in row.without),
+        looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
         keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
         certification_runs=sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()),
     )
+
+
+def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
+    """Experiments that were kept for their shorter source: of these no gain is asked, so none is taken out for none."""
+    return frozenset(row.id for row in rows if row.simplification)
+
+
+def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
+    """Time spent on experiments, and on runs of the champion that certification had beside them.
+
+    Args:
+      ledger: of the run.
+      rows: the experiments.
+    """
+    seconds = sum(row.seconds or 0.0 for row in rows)
+    reverts = {row.id for row in rows if row.kind is Kind.REVERT}
+    for row in rows:
+        is_champion = row.id not in reverts  # a revert is from its first run as the champion on
+        for trial in ledger.trials(row.id):
+            is_champion = is_champion or trial.purpose is Purpose.CHAMPION
+            if is_champion and trial.purpose is Purpose.CERTIFY and trial.finished_at is not None:
+                seconds += trial.finished_at - trial.started_at
+    return seconds
 
 
 def _peak_memory(runs: Sequence[TrialRow]) -> float | None:
