@@ -13,7 +13,7 @@ from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
 from autoresearch_jax.search.certificates import Word, certificates
 from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Verdict
+from autoresearch_jax.search.records import ExperimentRow
 from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
@@ -47,7 +47,7 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
     certified = certificates(ledger)
     for row in ledger.experiments():
         word = outcome(row, at_work=at_work)
-        if row.id in certified and (word == Verdict.KEEP or certified[row.id].word is Word.REVERTED):
+        if row.id in certified and certified[row.id].word is not Word.KEPT:
             word = certified[row.id].word
         table.add_row(
             str(row.id),
