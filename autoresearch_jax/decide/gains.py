@@ -41,7 +41,7 @@ _PARTS = (
 )
 PARTS_CxG = np.array([part for _, part in _PARTS])
 FIRST_WEIGHTS_C = np.array([weight for weight, _ in _PARTS])
-FIRST_EDITS = 40.0  # so many edits does the belief before the run weigh as
+FIRST_EDITS = 40.0  # weight of the first belief, in edits
 _LEARNING_STEPS = 8
 
 

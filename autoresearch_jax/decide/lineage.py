@@ -149,7 +149,7 @@ class Lineage:
             self._posterior = None
 
     def learn(self) -> None:
-        """Has the posterior made from all that was entered, whatever `learn_again` is."""
+        """Discards the cached posterior: the next one uses everything entered, regardless of `learn_again`."""
         self._posterior = self._learnt = None
 
     def parent_of(self, number: int) -> frozenset[int]:

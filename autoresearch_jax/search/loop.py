@@ -192,7 +192,7 @@ class Loop:
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
-            reason = work()
+            reason = self._until_ended(work)
         except DriverLockError:  # the run is another process's, and nothing of it may be touched
             raise
         except UserError as error:
@@ -207,16 +207,11 @@ class Loop:
         return reason
 
     def _certify_again(self) -> str:
-        try:  # no snapshots expire: what the run keeps is not known here
-            self._end_open_trial()
-            if (experiment := self._parts.ledger.open_experiment()) is not None:
-                self._carry_out(experiment, time.monotonic())
-            while self._certify(at_end=True):
-                pass
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except StopReached as stop:
-            return f"{stop} reached"
+        self._end_open_trial()  # no snapshots expire: what the run keeps is not known here
+        if (experiment := self._parts.ledger.open_experiment()) is not None:
+            self._carry_out(experiment, time.monotonic())
+        while self._certify(at_end=True):
+            pass
         return "certified"
 
     def _end_open_trial(self) -> None:
@@ -232,15 +227,20 @@ class Loop:
             self._retention.apply(self._parts.ledger.measured(champion))
 
     def _work(self) -> str:
+        self._retention.settle()
+        if self._book.champion is None:
+            self._run_baseline()
+        self._end_open_trial()
+        while (reason := self._advance()) is None:
+            pass
+        while self._certify(at_end=True):
+            pass
+        return reason
+
+    def _until_ended(self, work: Callable[[], str]) -> str:
+        """Why some work ended, in one line."""
         try:
-            self._retention.settle()
-            if self._book.champion is None:
-                self._run_baseline()
-            self._end_open_trial()
-            while (reason := self._advance()) is None:
-                pass
-            while self._certify(at_end=True):
-                pass
+            return work()
         except KeyboardInterrupt:
             return INTERRUPTED
         except StopReached as stop:
@@ -249,7 +249,6 @@ class Loop:
             if trouble := disk_trouble(error):
                 raise RunError(f"{trouble}; the same command goes on from here") from error
             raise
-        return reason
 
     def _run_baseline(self) -> None:
         """Measures what the user committed; the run stands on it."""
@@ -367,7 +366,7 @@ class Loop:
         return next_step(state.lineage, state.looked_at, spent, settings, at_end=False) is not None
 
     def _certification_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
-        """Edits that were looked at, and runs that this took, since an experiment and so many trials."""
+        """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""
         ledger = self._parts.ledger
         reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT and row.id > experiment]
         runs = sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()[num_trials:])

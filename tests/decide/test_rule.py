@@ -36,7 +36,7 @@ def known_champion() -> Lineage:
 
 
 def candidate(runs_in_sigma: list[float], complexity: Complexity = FREE, rule: LineageRule = RULE) -> Action:
-    """The action on a candidate whose runs are better by so many sigma."""
+    """The action on a candidate whose runs are better by the given numbers of sigma."""
     lineage = known_champion()
     enter(lineage, 1, [10 - SIGMA * run for run in runs_in_sigma])
     return decided(rule, lineage, 1, complexity).action
