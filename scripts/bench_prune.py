@@ -2,7 +2,7 @@
 
 The curves are of real trainings (bench_prune_curves.py), in two recordings with seeds and proposals of their own. What
 search/pruning.py does was tuned on the first, the figures are of the second. A night takes the candidates of a
-recording in an order drawn at random and goes by the loop's own rules: six runs of the baseline, the sequential rule
+recording in an order drawn at random and goes by the loop's own rules: three runs of the baseline, the lineage rule
 with its further runs, six fresh runs of each new champion. The first run of a candidate has its recorded score and
 curve; further runs scatter around that as the start's runs with other seeds do. What is known of curves is what ran to
 its end in that night. Each night is simulated with pruning and without, in the same order. The last lines, of the
