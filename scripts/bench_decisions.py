@@ -61,7 +61,7 @@ from autoresearch_jax.measurement import Metric
 METRIC = Metric("loss")
 RUNS = 300  # of a night
 BASELINE = 100.0  # true score of the baseline, in sigma: the first guess of sigma is a fifth of it then
-LEARN_AGAIN = 1.2  # see `Lineage`
+LEARN_AGAIN = 1.4  # see `Lineage`
 GREEDY = "greedy"
 Z_90 = 1.645
 MIXES: dict[str, Sequence[tuple[float, float]]] = {

@@ -41,7 +41,7 @@ from pathlib import Path
 from bench_conditions import DEMO, FRESH_SEEDS, demo_options, draw_value, make_repository, train_again
 
 from autoresearch_jax.decide.certification import CertificationSettings
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.space import Constant, Value, same

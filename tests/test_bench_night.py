@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 
 

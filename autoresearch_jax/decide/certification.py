@@ -9,19 +9,20 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from autoresearch_jax.decide.lineage import Estimate, Lineage
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, describe, describe_gain, shown
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import Metric, Scalar
 
 CERTAIN = 0.95  # least probability of an improvement that is certified
-_DOUBTFUL = 0.5  # an edit that is less likely an improvement is taken out to see
-_GROUP = 5
-_LEAST_RUNS, _MOST_RUNS = 2, 4  # of the champion without a group
-_USUAL_RUNS = 3
+_DOUBTFUL = 0.2  # an edit that is less likely an improvement is taken out to see
+_GROUP = 8
+_LEAST_SHARE = 1 / 3  # of the keeps that certification waits for, which must be in doubt before it begins
+_LEAST_RUNS, _MOST_RUNS = 2, 3  # of the champion without a group
 _CLEAR = 0.8  # probability that a group is a gain, or is none, after which it is not measured on
-_MOST_CHAMPION_RUNS = 12  # after which more of them are not asked for
-_KNOWN_VARIANCE = 0.12  # of the champion's score, in sigma squared, that is measured up to before the run ends
+_MOST_CHAMPION_RUNS = 12  # one after the other
+_KNOWN_VARIANCE = 0.075  # of the champion's score, in sigma squared, that is measured up to before the run ends
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,14 @@ def next_step(
       at_end: the search is over: the champion, too, is measured until it is known.
     """
     left = _left(lineage, spent, settings)
-    if left < 1:
-        return None
+    of_champion = _wanted_of_champion(lineage) if at_end else 0
     group = _doubtful(lineage, looked_at)
-    if at_end and _wanted_of_champion(lineage) > 0:
-        return MeasureChampion()
-    if group and left >= _MOST_RUNS:
+    if not at_end and len(group) < _LEAST_SHARE * settings.every:
+        return None
+    # The champion's runs come last: none of them had a say in what became champion.
+    if group and left - of_champion >= _MOST_RUNS:
         return Revert(tuple(group[:_GROUP]))
-    return None
+    return MeasureChampion() if of_champion and left >= 1 else None
 
 
 def is_due(keeps: int, settings: CertificationSettings) -> bool:
@@ -108,16 +109,16 @@ def is_due(keeps: int, settings: CertificationSettings) -> bool:
 def wanted_runs(lineage: Lineage, looked_at: Collection[int], spent: int, settings: CertificationSettings) -> int:
     """How many runs certification would take if the search ended now."""
     groups = math.ceil(len(_doubtful(lineage, looked_at)) / _GROUP)
-    return min(_wanted_of_champion(lineage) + groups * _USUAL_RUNS, _left(lineage, spent, settings))
+    return min(_wanted_of_champion(lineage) + groups * _MOST_RUNS, _left(lineage, spent, settings))
 
 
 def _wanted_of_champion(lineage: Lineage) -> int:
     """Runs of the champion until its score is known; none where its error is that of the test items."""
     posterior = lineage.posterior
-    variance, runs = posterior.variance(lineage.champion), len(lineage.champion_runs)
+    variance = posterior.variance(lineage.champion)
     if posterior.learnt.seed_share == 0 or variance <= _KNOWN_VARIANCE:
         return 0
-    return max(0, min(math.ceil(1 / _KNOWN_VARIANCE - 1 / variance), _MOST_CHAMPION_RUNS - runs))
+    return max(0, min(math.ceil(1 / _KNOWN_VARIANCE - 1 / variance), _MOST_CHAMPION_RUNS - lineage.latest_of_champion))
 
 
 def _left(lineage: Lineage, spent: int, settings: CertificationSettings) -> int:
@@ -148,6 +149,6 @@ def decide_revert(lineage: Lineage, number: int, metric: Metric) -> Decision:
     is_clear = runs >= _LEAST_RUNS and not 1 - _CLEAR < probability < _CLEAR
     if runs < _MOST_RUNS and not is_clear and posterior.sigma > 0:
         return Decision(Action.MEASURE_CANDIDATE, reason, without, 1 - probability, posterior.sigma)
-    action = Action.KEEP if probability < _DOUBTFUL else Action.DISCARD
+    action = Action.KEEP if probability < 0.5 else Action.DISCARD
     words = "they are reverted" if action.keeps else "they stay"
     return Decision(action, f"{reason}, {words}", without, 1 - probability, posterior.sigma)

@@ -24,7 +24,7 @@ CELLS_G = np.where(GRID == 0.0, 0.0, np.gradient(GRID) ** 2 / 12)
 # No effect counts as a very small one where it is compared with a price: normal, with this standard deviation.
 _SPIKE_SIGMA = 0.25
 _TINY = 1e-12
-_LEAST_REAL = 0.6  # a smaller gain is not told from none when an edit is certified
+_LEAST_REAL = 0.7  # a smaller gain is not told from none when an edit is certified
 
 
 def _half_normal(scale: float, sign: int) -> Floats:
@@ -140,3 +140,23 @@ def gain_within_cells(seen_N: Floats, variance_N: Floats) -> tuple[Floats, Float
     share_NxG = CELLS_G / (CELLS_G + variance_N[:, None])
     seen_Nx1 = np.clip(seen_N, GRID[0], GRID[-1])[:, None]
     return GRID + share_NxG * (seen_Nx1 - GRID), CELLS_G * (1 - share_NxG)
+
+
+def normalised(weights_NxG: Floats) -> Floats:
+    """Weights of each row divided by their sum."""
+    found: Floats = weights_NxG / weights_NxG.sum(axis=1, keepdims=True)
+    return found
+
+
+def normal_on_grid(mean_N: Floats, precision_N: Floats) -> Floats:
+    """Density of normal variables at the cells of the grid, up to a factor; a mean beyond the grid is at its end."""
+    clipped_N = np.clip(mean_N, GRID[0], GRID[-1])
+    variance_NxG = 1 / precision_N[:, None] + CELLS_G
+    found: Floats = np.exp(-0.5 * (clipped_N[:, None] - GRID) ** 2 / variance_NxG) / np.sqrt(variance_NxG)
+    return found
+
+
+def mixture_moments(weights_NxG: Floats, means_NxG: Floats, variances_NxG: Floats) -> tuple[Floats, Floats]:
+    """Means and variances of mixtures."""
+    mean_N = (weights_NxG * means_NxG).sum(axis=1)
+    return mean_N, (weights_NxG * (variances_NxG + means_NxG**2)).sum(axis=1) - mean_N**2

@@ -1,7 +1,7 @@
 """The noise of a score: how far runs of one program scatter, and what of it a seed or the test items explain."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,23 +51,30 @@ def robust_means(runs_RxS: Floats, sigma: float) -> tuple[Floats, Floats, Floats
     return means_R, weights_RxS.sum(axis=1), weights_RxS
 
 
-def sigma_of_replicates(groups: Iterable[Floats], guess: float, degrees_of_guess: float) -> float:
+def run_density(distance: Floats, variance: Floats | float) -> Floats:
+    """Density of the mean of runs at a distance from the truth, up to a factor, in sigma; wild runs scatter more."""
+    wide = variance + WILD_VARIANCE - 1
+    usual = (1 - WILD) * np.exp(-0.5 * distance**2 / variance) / np.sqrt(variance)
+    found: Floats = usual + WILD * np.exp(-0.5 * distance**2 / wide) / np.sqrt(wide)
+    return found
+
+
+def sigma_of_replicates(runs_RxS: Floats, guess: float, degrees_of_guess: float) -> float:
     """Sigma from runs of one program, before anything is known of gains; 0 if equal programs have equal scores.
 
     Args:
-      groups: arrays with a row a program, NaN where it has fewer runs.
+      runs_RxS: a row a program, NaN where it has fewer runs.
       guess: what sigma is believed to be, 0 for no belief.
       degrees_of_guess: what the guess weighs, in degrees of freedom.
     """
     squares = degrees = 0.0
-    for runs_RxS in groups:
-        counts_R = (~np.isnan(runs_RxS)).sum(axis=1)
-        several_RxS = runs_RxS[counts_R > 1]
-        if several_RxS.size:
-            # From the first run, so that equal runs have squares of exactly 0.
-            from_first_RxS = several_RxS - several_RxS[:, :1]
-            squares += float(np.nansum((from_first_RxS - np.nanmean(from_first_RxS, axis=1, keepdims=True)) ** 2))
-            degrees += float((counts_R[counts_R > 1] - 1).sum())
+    counts_R = (~np.isnan(runs_RxS)).sum(axis=1)
+    several_RxS = runs_RxS[counts_R > 1]
+    if several_RxS.size:
+        # From the first run, so that equal runs have squares of exactly 0.
+        from_first_RxS = several_RxS - several_RxS[:, :1]
+        squares = float(np.nansum((from_first_RxS - np.nanmean(from_first_RxS, axis=1, keepdims=True)) ** 2))
+        degrees = float((counts_R[counts_R > 1] - 1).sum())
     if degrees > 0 and squares == 0:
         return 0.0
     if guess == 0:

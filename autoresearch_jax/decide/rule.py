@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from autoresearch_jax.decide.gains import Gain
-from autoresearch_jax.decide.lineage import NO_GAIN, Estimate, Lineage, Posterior
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.posterior import NO_GAIN, Estimate, Posterior
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
 
@@ -106,9 +107,9 @@ class Bounds:
 
 
 CONFIDENCE = {
-    "fast": Bounds(0.53, 1.2, 8),
+    "fast": Bounds(0.5, 1.0, 8),
     "balanced": Bounds(0.62, 1.2, 8),
-    "strict": Bounds(0.993, 0.6, 16),
+    "strict": Bounds(0.997, 1.5, 16),
 }
 
 
@@ -271,7 +272,7 @@ class LineageRule:
         if runs >= bounds.max_runs:
             return Action.DISCARD, f"{why}, {bounds.keep_probability:g} keeps; no more than {bounds.max_runs} runs"
         rate = bounds.run_worth * _gain_per_run(lineage)
-        worth = worth_of_runs(gain.mean - price, gain.variance, lineage.variance_of_run(number))
+        worth = worth_of_runs(gain.mean - price, gain.variance, posterior.learnt.seed_share)
         why += f", a further run gains {worth:.2g} sigma"
         if worth < rate:
             return Action.DISCARD, f"{why}, less than {rate:.2g}"

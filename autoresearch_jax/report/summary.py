@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
 from autoresearch_jax.search.certificates import Word, certificates

@@ -2,7 +2,7 @@
 
 from typing import Any, TextIO
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import describe_gain, shown
 from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, USUAL_SHARE
 from autoresearch_jax.report.tables import format_lines

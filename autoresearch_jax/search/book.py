@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from autoresearch_jax.decide.lineage import Estimate
 from autoresearch_jax.decide.noise import round_to_noise
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Decision
 from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoresearch_jax.decide.certification import CERTAIN
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.search.ledger import Ledger
 from autoresearch_jax.search.records import Kind
 

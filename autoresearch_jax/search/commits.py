@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus, shown
 from autoresearch_jax.measurement import SCORE_DECIMALS, Metric
 from autoresearch_jax.search.records import ExperimentRow, Verdict

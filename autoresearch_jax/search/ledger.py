@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoresearch_jax.decide.lineage import Estimate, Lineage
+from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import item_variance
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Decision
 from autoresearch_jax.measurement import Measurement, Scalar, Status
 from autoresearch_jax.search.audit.log import AuditLog
@@ -326,10 +327,11 @@ class Ledger:
         return self._lineage[1]
 
     def _enter(self, lineage: Lineage, row: ExperimentRow) -> None:
-        trials = self.scored(row.id)
+        trials, times = self.scored(row.id), self.remembered(_times_of_runs)
         lineage.begin(row.id, without=row.without)
         for trial in trials:
-            lineage.observe(row.id, trial.score, trial.seed, self._item_variance(row, trials[0]))
+            of_items, time = self._item_variance(row, trials[0]), times[trial.id]
+            lineage.observe(row.id, trial.score, trial.seed, of_items, time=time)
         if not row.is_open:
             lineage.conclude(row.id, kept=row.decision is Verdict.KEEP)
 
@@ -463,3 +465,9 @@ class Ledger:
 
 def _with_score(row: ExperimentRow, score: Estimate) -> ExperimentRow:
     return replace(row, score=score.mean, error=score.error)
+
+
+def _times_of_runs(ledger: Ledger) -> Mapping[int, int]:
+    """How many runs with a score came before each."""
+    scored = (trial.id for trial in ledger.trials() if trial.value is not None)
+    return {trial: time for time, trial in enumerate(scored)}

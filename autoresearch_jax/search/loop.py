@@ -231,11 +231,16 @@ class Loop:
         if self._book.champion is None:
             self._run_baseline()
         self._end_open_trial()
-        while (reason := self._advance()) is None:
-            pass
-        while self._certify(at_end=True):
-            pass
-        return reason
+        while True:
+            while (reason := self._advance()) is None:
+                pass
+            had_target = self._pace.target_reached(self._book.require_champion())
+            while self._certify(at_end=True):
+                pass
+            champion = self._book.require_champion()
+            if had_target is None or self._pace.stop_reason(self._pace.progress(champion)) is not None:
+                return reason
+            self._parts.observer.notice(f"{had_target}: not after certification, so the search goes on")
 
     def _until_ended(self, work: Callable[[], str]) -> str:
         """Why some work ended, in one line."""

@@ -7,7 +7,7 @@ from autoresearch_jax.search.book import Book, score_of
 from autoresearch_jax.search.interrupts import Interrupts
 from autoresearch_jax.search.program_file import ProgramFile
 from autoresearch_jax.search.records import ExperimentRow, Kind
-from autoresearch_jax.search.stopping import Limit, Progress, Stop, experiments_limit
+from autoresearch_jax.search.stopping import Limit, Progress, Stop, Target, experiments_limit
 
 FIRST_WAIT_SECONDS = 60.0  # before another try; each further wait is twice as long
 LONGEST_WAIT_SECONDS = 900.0
@@ -68,6 +68,11 @@ class Pace:
     def stop_reason(self, progress: Progress) -> str | None:
         """The first item of the list that holds, None if none does."""
         return next((reason for stop in self.stops() if (reason := stop.reached(progress)) is not None), None)
+
+    def target_reached(self, champion: ExperimentRow) -> str | None:
+        """The first target of the list that the champion reaches, None if it reaches none."""
+        targets = (stop for stop in self.stops() if isinstance(stop, Target))
+        return next((reason for stop in targets if (reason := stop.reached(self.progress(champion))) is not None), None)
 
     def wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
         """Sleeps, but not beyond what the stopping list allows.

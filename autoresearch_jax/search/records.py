@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.measurement import TOO_BUSY, Scalar, Status
 from autoresearch_jax.search.constants import ConstantValue

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from autoresearch_jax.decide.lineage import NO_GAIN, Estimate, Lineage
+from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of
+from autoresearch_jax.decide.posterior import NO_GAIN, Estimate
 from autoresearch_jax.decide.rule import Complexity
 from autoresearch_jax.measurement import Status
 from autoresearch_jax.search.ledger import Ledger

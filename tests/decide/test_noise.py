@@ -26,32 +26,32 @@ def rows(*groups: list[float]) -> np.ndarray:
 def test_sigma_of_many_replicates_is_their_standard_deviation():
     draw = random.Random(0)
     groups = [[5 * row + draw.gauss(0, 0.2) for _ in range(2 + row % 3)] for row in range(3000)]
-    assert sigma_of_replicates([rows(*groups)], guess=0.1, degrees_of_guess=0.5) == pytest.approx(0.2, rel=0.03)
+    assert sigma_of_replicates(rows(*groups), guess=0.1, degrees_of_guess=0.5) == pytest.approx(0.2, rel=0.03)
 
 
 def test_programs_of_different_scores_are_pooled_by_their_own_means():
     runs = [1.0, 1.5, 1.25, 0.75]
     better = [value - 0.5 for value in runs]
-    alone = sigma_of_replicates([rows(runs)], 0.0, 0.0)
+    alone = sigma_of_replicates(rows(runs), 0.0, 0.0)
     assert alone == pytest.approx(statistics.stdev(runs))
-    assert sigma_of_replicates([rows(runs, [0.25])], 0.0, 0.0) == pytest.approx(alone), "one run shows no noise"
-    pooled = sigma_of_replicates([rows(runs), rows(better)], 0.0, 0.0)
-    assert pooled == pytest.approx(sigma_of_replicates([rows(runs, better)], 0.0, 0.0))
+    assert sigma_of_replicates(rows(runs, [0.25]), 0.0, 0.0) == pytest.approx(alone), "one run shows no noise"
+    pooled = sigma_of_replicates(rows(better, runs), 0.0, 0.0)
+    assert pooled == pytest.approx(sigma_of_replicates(rows(runs, better), 0.0, 0.0))
     assert pooled == pytest.approx(alone)
 
 
 def test_two_replicates_move_a_first_guess_that_is_too_small():
-    few = sigma_of_replicates([rows([1.0, 1.4])], guess=0.01, degrees_of_guess=0.5)
-    many = sigma_of_replicates([rows(*[[1.0, 1.4]] * 50)], guess=0.01, degrees_of_guess=0.5)
+    few = sigma_of_replicates(rows([1.0, 1.4]), guess=0.01, degrees_of_guess=0.5)
+    many = sigma_of_replicates(rows(*[[1.0, 1.4]] * 50), guess=0.01, degrees_of_guess=0.5)
     assert 0.5 * many < few < many == pytest.approx(0.4 / math.sqrt(2), rel=0.02)
-    assert sigma_of_replicates([rows([1.0])], guess=0.01, degrees_of_guess=0.5) == pytest.approx(0.01)
+    assert sigma_of_replicates(rows([1.0]), guess=0.01, degrees_of_guess=0.5) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1.2345])
 @pytest.mark.parametrize("num_runs", [2, 3, 6, 7, 10])
 def test_equal_runs_have_no_noise_at_all(value, num_runs):
     runs = rows([value] * num_runs, [value / 7] * 3, [0.2])
-    assert sigma_of_replicates([runs], guess=0.002 * value, degrees_of_guess=0.5) == 0.0
+    assert sigma_of_replicates(runs, guess=0.002 * value, degrees_of_guess=0.5) == 0.0
 
 
 def test_a_wild_run_moves_a_program_less_than_it_moves_the_mean():

@@ -8,7 +8,8 @@ import statistics
 import pytest
 from lineages import FREE, METRIC, SIGMA, begun, decided, enter
 
-from autoresearch_jax.decide.lineage import Estimate, Lineage
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import (
     CONFIDENCE,
     Action,

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from autoresearch_jax.decide.lineage import Estimate
+from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.measurement import Measurement, Metric, Status
 from autoresearch_jax.report.summary import summarize_run

@@ -307,3 +307,14 @@ def test_a_difference_within_the_noise_of_the_test_items_is_not_kept(bench, twin
     assert certificates(bench.ledger())[2].word is Word.CERTIFIED
     assert twin.ledger().experiment(1).decision is Verdict.KEEP, "without items any difference counts"
     assert spent(twin.ledger()) == [], "and nothing is in doubt"
+
+
+def test_a_target_that_certification_takes_back_does_not_end_the_search(bench):
+    rule = LineageRule(Metric("loss"), fresh_runs=0)
+    night(bench, [], rule=rule, certification=AT_END)
+    baseline = summarize_run(bench.ledger()).champion_score.mean
+    target = f"loss <= {baseline - 1.5 * SIGMA:.4f}"
+    bench.program.write_text(bench.program.read_text().replace("8 experiments", target))
+    assert night(bench, [LUCKY, BETTER, WORSE], rule=rule, certification=AT_END) == f"{target} reached"
+    assert sum(row.kind is Kind.PROPOSAL for row in bench.ledger().experiments()) == 2
+    assert f"{target}: not after certification, so the search goes on" in bench.recorder.notices

@@ -1,0 +1,223 @@
+"""Inference of a run's scores: sigma and the prior of gains are learnt, then the posterior follows.
+
+The posterior is exact linear algebra on the baseline's score, the gains of kept edits and the drift; factors that are
+not normal are matched by normal ones (expectation propagation, Minka 2001).
+"""
+
+import math
+
+import numpy as np
+
+from autoresearch_jax.decide.gains import (
+    CELLS_G,
+    FIRST_PRIOR,
+    GRID,
+    Floats,
+    gain_within_cells,
+    learn,
+    mixture_moments,
+    normal_on_grid,
+    normalised,
+)
+from autoresearch_jax.decide.noise import correlation_of_seeds, plausible_sigma, run_density, sigma_of_replicates
+from autoresearch_jax.decide.observations import Observations
+from autoresearch_jax.decide.posterior import Learnt, Posterior
+
+# The edits of one champion may together be better or worse than the prior says by about this, in sigma, so what they
+# say of the champion is no better known than that.
+_SIBLINGS_SIGMA = 0.7
+_ROUNDS = 2  # of expectation propagation, and of learning
+_FIRST_DEGREES = 0.5  # of freedom: weight of the first guess of sigma
+_LEAST_PRECISION, _MOST_PRECISION = 1e-3, 1e3  # of a normal factor, per sigma squared
+_LEAST_VARIANCE = 1e-4  # of a gain, in sigma squared
+_FLAT = 1e-9  # precision of the baseline's score before it is measured
+# All scores may drift in one direction over the night: by so much in 100 runs, a standard deviation, in sigma.
+_DRIFT_SIGMA = 0.3
+
+
+def learn_from(data: Observations) -> Learnt:
+    """Sigma, the correlation of seeds and the prior of gains, by steps of expectation maximisation."""
+    sigma = sigma_of_replicates(data.runs_AxS, data.guess, _FIRST_DEGREES)
+    if sigma == 0:
+        of_items = math.sqrt(float(np.median(data.items))) if data.items else 0.0
+        learnt = Learnt(of_items, 0.0, 0.0, FIRST_PRIOR)
+        if of_items == 0:
+            return learnt
+    else:
+        learnt = Learnt(sigma, 1.0, correlation_of_seeds(data.first_runs, sigma), FIRST_PRIOR)
+    for _ in range(_ROUNDS):
+        found = infer(data, learnt)
+        prior = learn(learnt.prior, found.likelihood_NxG)
+        sigma = _sigma_again(data, found) if learnt.seed_share else learnt.sigma
+        learnt = Learnt(sigma, learnt.seed_share, learnt.correlation, prior)
+    return learnt
+
+
+def _sigma_again(data: Observations, found: Posterior) -> float:
+    """Sigma from how far runs are from what the posterior says of their programs, over programs with several."""
+    sigma, squares, degrees = found.learnt.sigma, 0.0, 0.0
+    _, _, weights_AxS = data.robust(sigma)
+    several = np.flatnonzero((~np.isnan(data.runs_AxS)).sum(axis=1) > 1)
+    if several.size:
+        means_A = np.concatenate([found.design_RxK @ found.mean_K, found.discarded_N[0]])
+        variances_A = np.concatenate([found.variances_R, found.discarded_N[1]])
+        centres_A = found.origin + sigma * means_A
+        weights = weights_AxS[several]
+        distances = np.where(weights > 0, data.runs_AxS[several] - centres_A[several, None], 0.0)
+        squares += float((weights * (distances**2 + sigma**2 * variances_A[several, None])).sum())
+        degrees += float((weights > 0).sum())
+    if squares == 0:
+        return sigma
+    if data.guess > 0:
+        squares += _FIRST_DEGREES * min(data.guess, plausible_sigma(squares, degrees)) ** 2
+        degrees += _FIRST_DEGREES
+    return math.sqrt(squares / degrees)
+
+
+def infer(data: Observations, learnt: Learnt) -> Posterior:
+    """The posterior for a sigma and a prior."""
+    if learnt.sigma == 0:
+        return _exact(data, learnt)
+    return _Inference(data, learnt).run()
+
+
+def _exact(data: Observations, learnt: Learnt) -> Posterior:
+    """Without noise a program's score is that of any of its runs."""
+    design_RxK = data.design_RxK.copy()
+    design_RxK[:, -1] = 0  # what does not scatter does not drift
+    scores_R = np.nan_to_num(data.runs_RxS[:, 0])
+    measured_R = ~np.isnan(data.runs_RxS[:, 0])
+    origin = float(scores_R[0])
+    mean_K = np.linalg.lstsq(design_RxK[measured_R], scores_R[measured_R] - origin, rcond=None)[0]
+    num_unknowns = design_RxK.shape[1]
+    nothing_K = np.full(num_unknowns - 2, 1 / _LEAST_VARIANCE)
+    # any gain is as certain as one of several sigma, and a difference of rounding is none
+    clear_K = 4.0 * np.sign(np.where(np.isclose(mean_K[1:-1], 0, atol=1e-12), 0.0, mean_K[1:-1]))
+    return Posterior(
+        learnt=learnt,
+        origin=origin,
+        edits=data.edits,
+        design_RxK=design_RxK,
+        variances_R=np.zeros(len(design_RxK)),
+        mean_K=mean_K,
+        covariance_KxK=np.zeros((num_unknowns, num_unknowns)),
+        cavity=(clear_K, nothing_K),
+        likelihood_NxG=np.zeros((0, len(GRID))),
+        discarded_N=(np.zeros(0), np.zeros(0)),
+    )
+
+
+class _Inference:
+    """Expectation propagation: normal factors in place of the prior of each gain, until they change no more."""
+
+    def __init__(self, data: Observations, learnt: Learnt) -> None:
+        self._data, self._learnt = data, learnt
+        sigma, seeds = learnt.sigma, learnt.seed_share
+        means_A, runs_A, _ = data.robust(sigma)
+        (means_R, means_N), (runs_R, runs_N) = (
+            np.split(found_A, [len(data.runs_RxS)]) for found_A in (means_A, runs_A)
+        )
+        self._origin = float(means_R[0])
+        self._means_R = (means_R - self._origin) / sigma
+        self._means_N = (means_N - self._origin) / sigma
+        with np.errstate(divide="ignore"):
+            self._precisions_R = 1 / (seeds / runs_R + data.items_R / sigma**2) if runs_R.size else runs_R
+            self._variances_N = seeds / runs_N + data.items_N / sigma**2
+        self._precisions_R[~np.isfinite(self._precisions_R)] = 1e12  # of a baseline whose score has no noise
+        self._means_R[runs_R == 0], self._precisions_R[runs_R == 0] = 0.0, 0.0
+        if learnt.correlation and len(data.parent_N):
+            luck_NxS = (data.partners_NxS - self._origin) / sigma - self._means_R[data.parent_N, None]
+            paired_N = (~np.isnan(luck_NxS)).sum(axis=1) / (~np.isnan(data.runs_NxS)).sum(axis=1)
+            self._means_N -= learnt.correlation * np.nansum(luck_NxS, axis=1) / (~np.isnan(data.runs_NxS)).sum(axis=1)
+            self._variances_N *= 1 - learnt.correlation**2 * paired_N
+        mean, variance = learnt.prior.moments
+        self._gain_precision_K = np.full(len(data.edits), 1 / variance)  # of the factors; shifts are precision x mean
+        self._gain_shift_K = max(0.0, mean) * self._gain_precision_K
+        self._from_edits_R = np.zeros((2, len(data.design_RxK)))  # precisions and shifts that discarded edits add
+
+    def run(self) -> Posterior:
+        """The posterior after the last round."""
+        self._solve()
+        for _ in range(_ROUNDS):
+            self._match_discarded()
+            self._match_kept()
+            self._solve()
+        mean_K, precision_K = self._cavity
+        kept_KxG = normal_on_grid(mean_K, precision_K)
+        return Posterior(
+            learnt=self._learnt,
+            origin=self._origin,
+            edits=self._data.edits,
+            design_RxK=self._data.design_RxK,
+            variances_R=self._variances_R,
+            mean_K=self._mean_K,
+            covariance_KxK=self._covariance_KxK,
+            cavity=self._cavity,
+            likelihood_NxG=np.vstack([self._likelihood_NxG, kept_KxG]),
+            discarded_N=self._discarded(),
+        )
+
+    def _solve(self) -> None:
+        """The normal posterior for the factors as they are, and the likelihood of each edit's gain by it."""
+        design_RxK = self._data.design_RxK
+        precision_R, shift_R = self._from_edits_R + np.array([self._precisions_R, self._precisions_R * self._means_R])
+        precision_KxK = (design_RxK * precision_R[:, None]).T @ design_RxK
+        gains = slice(1, len(precision_KxK) - 1)
+        prior_K = np.concatenate([[_FLAT], self._gain_precision_K, [1 / _DRIFT_SIGMA**2]])
+        precision_KxK[np.diag_indices_from(precision_KxK)] += prior_K
+        shift_K = design_RxK.T @ shift_R
+        shift_K[gains] += self._gain_shift_K
+        self._covariance_KxK = np.linalg.inv(precision_KxK)
+        self._mean_K = self._covariance_KxK @ shift_K
+        self._variances_R = np.einsum("rk,rk->r", design_RxK @ self._covariance_KxK, design_RxK)
+        gain_variance_K = np.diag(self._covariance_KxK)[gains]
+        precision_K = np.maximum(1 / gain_variance_K - self._gain_precision_K, _LEAST_PRECISION)
+        self._cavity = (self._mean_K[gains] / gain_variance_K - self._gain_shift_K) / precision_K, precision_K
+        scores_R = design_RxK @ self._mean_K
+        self._parent_N = scores_R[self._data.parent_N], self._variances_R[self._data.parent_N]
+        self._total_N = self._variances_N + self._parent_N[1]
+        distance_N = np.clip(self._means_N - self._parent_N[0], GRID[0], GRID[-1])
+        self._distance_N = distance_N
+        self._likelihood_NxG = run_density(distance_N[:, None] - GRID, self._total_N[:, None] + CELLS_G)
+
+    def _match_discarded(self) -> None:
+        """What each discarded edit says of its parent's score, as a normal factor."""
+        weights_NxG = normalised(self._likelihood_NxG * self._learnt.prior.gains_G)
+        gain_N, gain_variance_N = mixture_moments(weights_NxG, GRID, CELLS_G)
+        mean_N, variance_N = self._parent_N
+        share_N = variance_N / self._total_N
+        matched_N = mean_N + share_N * (self._distance_N - gain_N)
+        matched_variance_N = variance_N * (1 - share_N) + share_N**2 * gain_variance_N
+        within_N = (self._distance_N > GRID[0]) & (self._distance_N < GRID[-1])  # a crash says nothing of its parent
+        precision_N = np.where(within_N, np.maximum(1 / matched_variance_N - 1 / variance_N, 0.0), 0.0)
+        shift_N = np.where(precision_N > 0, matched_N / matched_variance_N - mean_N / variance_N, 0.0)
+        parent_N, program_R = self._data.parent_N, self._data.program_R
+        rows = len(program_R)
+        precision_R = np.bincount(parent_N, precision_N, rows)
+        trust_R = (1 / (1 + _SIBLINGS_SIGMA**2 * np.bincount(program_R, precision_R)))[program_R]
+        self._from_edits_R = np.array([precision_R * trust_R, np.bincount(parent_N, shift_N, rows) * trust_R])
+
+    def _match_kept(self) -> None:
+        """The prior of each kept edit's gain, as a normal factor."""
+        mean_K, precision_K = self._cavity
+        weights_KxG = normalised(self._learnt.prior.gains_G * normal_on_grid(mean_K, precision_K))
+        matched_K, variance_K = mixture_moments(weights_KxG, *gain_within_cells(mean_K, 1 / precision_K))
+        variance_K = np.maximum(variance_K, _LEAST_VARIANCE)
+        # Beyond the grid the prior says nothing: a gain is what its runs say.
+        beyond_K = (mean_K < GRID[0]) | (mean_K > GRID[-1])
+        factor_K = np.clip(1 / variance_K - precision_K, _LEAST_PRECISION, _MOST_PRECISION)
+        self._gain_precision_K = np.where(beyond_K, _LEAST_PRECISION, factor_K)
+        shift_K = matched_K / variance_K - precision_K * mean_K
+        self._gain_shift_K = np.where(beyond_K, _LEAST_PRECISION * mean_K, shift_K)
+
+    def _discarded(self) -> tuple[Floats, Floats]:
+        """Means and variances of the scores of discarded programs."""
+        mean_N, variance_N = self._parent_N
+        weights_NxG = normalised(self._likelihood_NxG * self._learnt.prior.gains_G)
+        beyond_N = self._means_N - mean_N - self._distance_N  # of what lies beyond the grid
+        centre_NxG = (mean_N + beyond_N)[:, None] + GRID
+        share_N = variance_N / self._total_N  # of the distance that is the parent's error
+        score_NxG = centre_NxG + share_N[:, None] * (self._means_N[:, None] - centre_NxG)
+        score_N = (weights_NxG * score_NxG).sum(axis=1)
+        spread_N = (weights_NxG * score_NxG**2).sum(axis=1) - score_N**2
+        return score_N, spread_N + variance_N * (1 - share_N)
