@@ -23,9 +23,9 @@ from typing import Any
 from accelerator_plan import DEVICE_FILE, PARTS, ROOT, DeviceFacts, Plan, first_device
 from accelerator_result import Result
 
-from autoresearch_jax.lm.files import write_json
-from autoresearch_jax.lm.hardware import host_processors, peak_flops
-from autoresearch_jax.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.files import write_json
+from autoresearch_jax.tasks.lm.hardware import host_processors, peak_flops
+from autoresearch_jax.tasks.lm.platforms import platform_variables
 
 GIBIBYTE = 1 << 30
 QUERY_SECONDS = 20.0  # for nvidia-smi
@@ -152,7 +152,7 @@ def corpus(plan: Plan, result: Result) -> None:
 
 def _library_lines(most: int | None) -> Iterator[str]:
     """Lines of the standard library's source that are not blank, up to `most`."""
-    from autoresearch_jax.lm.data.local_corpus import stdlib
+    from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
 
     count = 0
     for file in stdlib().find().files:

@@ -20,7 +20,7 @@ import numpy as np
 from accelerator_plan import ROOT, Configuration, Plan, first_device, read_flagfile
 from accelerator_result import Result, last_json
 
-from autoresearch_jax.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.platforms import platform_variables
 
 EXPORTED_FOR = ("cuda", "NVIDIA H100 80GB HBM3")
 NUM_BATCHES = 4  # drawn once, used in turn
@@ -119,7 +119,7 @@ def trace(
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     flags = f"--xla_force_host_platform_device_count={devices}"
     variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    command = [sys.executable, "-m", "autoresearch_jax.lm.trace", str(folder / "request.json"), str(programs)]
+    command = [sys.executable, "-m", "autoresearch_jax.tasks.lm.trace", str(folder / "request.json"), str(programs)]
     start = time.monotonic()
     if subprocess.run(command, env=variables).returncode:
         failure = programs / "failure.json"
@@ -146,8 +146,8 @@ class Compiled:
         import jax
         from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-        from autoresearch_jax.lm.compiles import CompileWatch
-        from autoresearch_jax.lm.programs import compile_program, load_programs
+        from autoresearch_jax.tasks.lm.compiles import CompileWatch
+        from autoresearch_jax.tasks.lm.programs import compile_program, load_programs
 
         self.programs = load_programs(folder / "programs")
         first_device(self.programs.platform)
@@ -193,9 +193,9 @@ class Compiled:
 
     def train(self, leaves: Any, seconds: float | None = None, steps: int | None = None) -> Any:
         """The trainer's own loop with the wall clock."""
-        from autoresearch_jax.lm.clock import WallClock
-        from autoresearch_jax.lm.trainer import TrainPhase, train
-        from autoresearch_jax.measurement import Budget
+        from autoresearch_jax.tasks.lm.clock import WallClock
+        from autoresearch_jax.tasks.lm.trainer import TrainPhase, train
+        from autoresearch_jax.types import Budget
 
         phase = TrainPhase(0.0, self.step, self.next_tokens, self.put, self.tokens_per_step, self.loss_index)
         return train(leaves, [phase], budget=Budget(seconds=seconds, steps=steps), clock=WallClock())
@@ -205,8 +205,8 @@ def time_steps(compiled: Compiled, seconds: float) -> dict[str, Any]:
     """Figures of a configuration's step."""
     import jax
 
-    from autoresearch_jax.lm.costs import memory_bytes
-    from autoresearch_jax.lm.speed import mesh_peak_flops
+    from autoresearch_jax.tasks.lm.costs import memory_bytes
+    from autoresearch_jax.tasks.lm.speed import mesh_peak_flops
 
     start = time.monotonic()
     leaves = compiled.leaves()

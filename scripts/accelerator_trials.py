@@ -19,7 +19,7 @@ from accelerator_plan import ROOT, Configuration, Plan
 from accelerator_result import Result, last_json
 from bench_loop import make_repository, median_overhead, read_samples
 
-from autoresearch_jax.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.platforms import platform_variables
 
 TRIAL_FILE = "trial.json"  # in the work folder: the summary of the part `trial`, whose snapshot `judge` takes
 PHASES = ("prepare", "startup", "compile", "init", "training", "snapshot", "judge")
@@ -131,11 +131,11 @@ def judge_twice(folder: Path) -> dict[str, Any]:
     """Scores of a snapshot by this process's device."""
     import numpy as np
 
-    from autoresearch_jax.lm.data.dataset import Dataset
-    from autoresearch_jax.lm.judge import Scorer, make_exam
-    from autoresearch_jax.lm.judge import judge as judge_once
-    from autoresearch_jax.lm.measure import make_mesh
-    from autoresearch_jax.lm.snapshot import METRICS, load_manifest, load_snapshot
+    from autoresearch_jax.tasks.lm.data.dataset import Dataset
+    from autoresearch_jax.tasks.lm.judge import Scorer, make_exam
+    from autoresearch_jax.tasks.lm.judge import judge as judge_once
+    from autoresearch_jax.tasks.lm.measure import make_mesh
+    from autoresearch_jax.tasks.lm.snapshot import METRICS, load_manifest, load_snapshot
 
     manifest = load_manifest(folder)
     mesh = make_mesh(manifest["mesh"])

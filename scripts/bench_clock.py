@@ -25,9 +25,9 @@ from pathlib import Path
 
 from bench_conditions import burning, demo_options
 
-from autoresearch_jax.lm.task import LmTask
-from autoresearch_jax.measurement import Candidate, Measurement, Status
-from autoresearch_jax.search.constants import set_constants
+from autoresearch_jax.engine.constants import set_constants
+from autoresearch_jax.tasks.lm.task import LmTask
+from autoresearch_jax.types import Candidate, Measurement, Status
 
 ALONE, ON_AND_OFF, BUSY, SEEDS = "alone", "on and off", "two burners", "alone, seeds"
 BURNERS: dict[str, Sequence[tuple[float, float]]] = {ALONE: (), ON_AND_OFF: [(5, 5)], BUSY: [(1, 0)] * 2, SEEDS: ()}

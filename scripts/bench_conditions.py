@@ -13,8 +13,8 @@ from absl import flags
 from autoresearch_jax.commands.constants_flag import constants_of
 from autoresearch_jax.commands.run import define_flags
 from autoresearch_jax.commands.task_flags import TaskOptions
-from autoresearch_jax.measurement import Scalar, Status
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
+from autoresearch_jax.types import Scalar, Status
 
 DEMO = "--flagfile=configs/demo.flags"
 BURN = Path(__file__).with_name("burn.py")

@@ -56,7 +56,7 @@ from autoresearch_jax.decide.rule import (
     LineageRule,
     LineageSettings,
 )
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.types import Metric
 
 METRIC = Metric("loss")
 RUNS = 300  # of a night

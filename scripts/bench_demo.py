@@ -28,10 +28,10 @@ from pathlib import Path
 
 from bench_conditions import DEMO, FRESH_SEEDS, burning, demo_options, make_repository, train_again
 
-from autoresearch_jax.lm.task import METRIC
-from autoresearch_jax.measurement import Budget
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.tasks.lm.task import METRIC
+from autoresearch_jax.types import Budget
 
 SEEDS = range(FRESH_SEEDS, FRESH_SEEDS + 4)
 BURNERS = [(5.0, 5.0)]

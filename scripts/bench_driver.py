@@ -30,23 +30,23 @@ from pathlib import Path
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
-from autoresearch_jax.measurement import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny, Status
+from autoresearch_jax.engine.briefs import LOSS_CURVE
+from autoresearch_jax.engine.constants import ConstantValue, read_constants
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.program import Program
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.records import ExperimentRow, TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
-from autoresearch_jax.search.briefs import LOSS_CURVE
-from autoresearch_jax.search.constants import ConstantValue, read_constants
-from autoresearch_jax.search.disk import DiskGuard
-from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.footing import Footing
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import Loop, Parts
-from autoresearch_jax.search.program import Program
-from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow, TrialRow
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.task import Progress
-from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny, Status
 
 SHIPPED = Path(__file__).resolve().parent.parent
 TAG = "bench"

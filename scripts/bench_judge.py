@@ -24,11 +24,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.judge import Exam, Scorer, Verdict, judge, make_exam
-from autoresearch_jax.lm.measure import make_mesh
-from autoresearch_jax.lm.probes import EVERY_ROW, PROBE_SHARE
-from autoresearch_jax.lm.snapshot import load_manifest, load_snapshot
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.judge import Exam, Scorer, Verdict, judge, make_exam
+from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE
+from autoresearch_jax.tasks.lm.snapshot import load_manifest, load_snapshot
 
 
 def trained_snapshot(folder: str) -> Path:

@@ -20,8 +20,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.lm.measure import make_mesh
-from autoresearch_jax.search.constants import set_constants
+from autoresearch_jax.engine.constants import set_constants
+from autoresearch_jax.tasks.lm.measure import make_mesh
 
 NUM_DEVICES = 8
 STEPS = 10

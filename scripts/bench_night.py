@@ -43,15 +43,15 @@ from bench_conditions import DEMO, FRESH_SEEDS, demo_options, draw_value, make_r
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
-from autoresearch_jax.measurement import Scalar, Status
+from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.records import Kind
+from autoresearch_jax.engine.results import KEEPS
 from autoresearch_jax.proposers.space import Constant, Value, same
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.search.constants import read_constants, set_constants
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import Kind
-from autoresearch_jax.search.results import KEEPS
+from autoresearch_jax.types import Scalar, Status
 
 FULL, GREEDY = "full", "greedy"
 PAGE = "configs/demo.md"

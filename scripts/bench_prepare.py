@@ -34,15 +34,15 @@ from typing import Any
 
 import numpy as np
 
-from autoresearch_jax.lm.data.corpus import open_corpus
-from autoresearch_jax.lm.data.loader import TokenLoader
-from autoresearch_jax.lm.data.local_corpus import stdlib
-from autoresearch_jax.lm.data.prepare import prepare_dataset
-from autoresearch_jax.lm.data.reporter import Silent, Unit
-from autoresearch_jax.lm.data.rules import STANDARD
-from autoresearch_jax.lm.data.text_files import Skipped
-from autoresearch_jax.lm.data.tokenizer import train_tokenizer
-from autoresearch_jax.lm.hardware import host_processors
+from autoresearch_jax.tasks.lm.data.corpus import open_corpus
+from autoresearch_jax.tasks.lm.data.loader import TokenLoader
+from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
+from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
+from autoresearch_jax.tasks.lm.data.reporter import Silent, Unit
+from autoresearch_jax.tasks.lm.data.rules import STANDARD
+from autoresearch_jax.tasks.lm.data.text_files import Skipped
+from autoresearch_jax.tasks.lm.data.tokenizer import train_tokenizer
+from autoresearch_jax.tasks.lm.hardware import host_processors
 
 BATCH_ROWS, CONTEXT = 256, 2048  # the original's
 WANTED_TOKENS_PER_SECOND = 2e6  # what an H100 eats at depth 8

@@ -31,8 +31,8 @@ from bench_search_task import ROOT
 
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.rule import Action, Complexity, LineageRule
-from autoresearch_jax.measurement import CURVE_POINTS, Metric
-from autoresearch_jax.search.pruning import Finished, Pruning, find_allowances
+from autoresearch_jax.engine.pruning import Finished, Pruning, find_allowances
+from autoresearch_jax.types import CURVE_POINTS, Metric
 
 TUNED_ON, REPORTED = 1, 2  # seeds of the recordings
 TRIALS = 75  # of each, beside the start's

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from autoresearch_jax.runtime.sandbox import Level, Sandbox, SandboxError, open_sandbox, remove_tree
+from autoresearch_jax.sandbox.sandbox import Level, Sandbox, SandboxError, open_sandbox, remove_tree
 
 PAYLOADS = {"startup": ("pass", 21), "jax_import": ("import jax, jax.numpy", 7)}
 

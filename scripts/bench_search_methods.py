@@ -10,11 +10,11 @@ from bench_search_problems import Problem
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.constants import OptunaProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
+from autoresearch_jax.types import Metric, Status
 
 METRIC = Metric("score")
 Search = Callable[[Problem, int, int], list[float | None]]

@@ -26,13 +26,13 @@ from bench_search_problems import Problem
 from jax.sharding import AxisType
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.lm.bits import bits_per_byte
-from autoresearch_jax.lm.data.local_corpus import stdlib
-from autoresearch_jax.lm.data.reporter import Silent
-from autoresearch_jax.lm.data.text_files import Skipped
+from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
-from autoresearch_jax.search.constants import read_constants, set_constants
-from autoresearch_jax.search.program import read_program
+from autoresearch_jax.tasks.lm.bits import bits_per_byte
+from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
+from autoresearch_jax.tasks.lm.data.reporter import Silent
+from autoresearch_jax.tasks.lm.data.text_files import Skipped
 
 NAME = "train_lib"
 ROOT = Path(__file__).resolve().parent.parent

@@ -43,11 +43,11 @@ from typing import Any
 import numpy as np
 from bench_reference_settings import Settings, read_settings
 
-from autoresearch_jax.lm.device import Device, find_device
-from autoresearch_jax.lm.hardware import host_processors
-from autoresearch_jax.lm.platforms import platform_variables
-from autoresearch_jax.runtime.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.search.constants import read_constants, set_constants
+from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.tasks.lm.device import Device, find_device
+from autoresearch_jax.tasks.lm.hardware import host_processors
+from autoresearch_jax.tasks.lm.platforms import platform_variables
 
 ROOT = Path(__file__).parent.parent
 SEQUENCE_LENGTH = 256
@@ -139,7 +139,7 @@ def prepare(name: str, folder: Path, device: Device) -> tuple[Settings, float]:
     command = [
         sys.executable,
         "-m",
-        "autoresearch_jax.lm.trace",
+        "autoresearch_jax.tasks.lm.trace",
         str(folder / "request.json"),
         str(folder / "programs"),
     ]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.lm.data.corpus import open_corpus
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.data.local_corpus import FILES
-from autoresearch_jax.lm.data.prepare import prepare_dataset
-from autoresearch_jax.runtime.sandbox import Sandbox, open_sandbox
+from autoresearch_jax.sandbox.sandbox import Sandbox, open_sandbox
+from autoresearch_jax.tasks.lm.data.corpus import open_corpus
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.local_corpus import FILES
+from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32

@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autoresearch_jax.measurement import (
+from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
+from autoresearch_jax.sandbox.faults import FaultPoint, reach
+from autoresearch_jax.sandbox.process import JsonWorker
+from autoresearch_jax.snapshots.remote import MANIFEST
+from autoresearch_jax.types import (
     CURVE_POINTS,
     HOLDOUT_SCORE,
     LOSSES,
@@ -23,12 +29,6 @@ from autoresearch_jax.measurement import (
     Status,
     write_curve,
 )
-from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
-from autoresearch_jax.runtime.faults import FaultPoint, reach
-from autoresearch_jax.runtime.process import JsonWorker
-from autoresearch_jax.search.constants import read_constants
-from autoresearch_jax.search.snapshots.remote import MANIFEST
-from autoresearch_jax.search.task import Progress
 
 SOURCE = '''"""A training file of three constants."""
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.cli import main
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import TrialRow
-from autoresearch_jax.search.run_folder import RunFolder
 
 PAGE = "## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 30.0 log|\n"
 

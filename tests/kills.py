@@ -23,10 +23,10 @@ from fakes import PROGRAM, SOURCE
 from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.integrity import row_differences
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
 
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01

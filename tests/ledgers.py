@@ -1,6 +1,6 @@
 """What two ledgers of equal runs have in common."""
 
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
 
 
 def substance(ledger: Ledger) -> list[tuple]:

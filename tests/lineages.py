@@ -11,7 +11,7 @@ from autoresearch_jax.decide.certification import (
 )
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.rule import Action, Complexity, Decision, LineageRule
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.types import Metric
 
 SIGMA = 0.1
 METRIC = Metric("val_bpb")

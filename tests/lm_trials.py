@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from autoresearch_jax.lm.task import LmTask
-from autoresearch_jax.measurement import Budget, Measurement, Scalar, Scrutiny
+from autoresearch_jax.tasks.lm.task import LmTask
+from autoresearch_jax.types import Budget, Measurement, Scalar, Scrutiny
 
 STEPS = Budget(steps=30)
 MakeTask = Callable[..., LmTask]

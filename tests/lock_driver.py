@@ -13,9 +13,9 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from autoresearch_jax.runtime.machine import this_process
-from autoresearch_jax.runtime.seccomp import install_filter
-from autoresearch_jax.search.driver_lock import DriverLock, DriverLockError, LockTiming
+from autoresearch_jax.engine.driver_lock import DriverLock, DriverLockError, LockTiming
+from autoresearch_jax.sandbox.machine import this_process
+from autoresearch_jax.sandbox.seccomp import install_filter
 
 FLOCK = {"x86_64": 73, "aarch64": 32}.get(os.uname().machine)  # number of the system call
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench_loop.py"
 TRAINING = 10.0  # seconds of the wall clock

@@ -16,7 +16,7 @@ import pytest
 from train_lib_source import TINY, TRAIN_LIB, make_mesh
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.search.constants import set_constants
+from autoresearch_jax.engine.constants import set_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 GIB = 1 << 30
@@ -212,7 +212,7 @@ def test_the_batch_follows_the_memory(
 
 def test_constants_at_the_end_make_the_same_program(planning: ModuleType, tmp_path: Path) -> None:
     """The parts that trace have to do without libcst."""
-    from autoresearch_jax.lm.trace import _load
+    from autoresearch_jax.tasks.lm.trace import _load
 
     programs = []
     sources = {

@@ -14,8 +14,8 @@ from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.dataset_flags import dataset_options
 from autoresearch_jax.commands.task_flags import parse_mesh
 from autoresearch_jax.contract import Task
-from autoresearch_jax.lm.data.corpus import open_corpus
-from autoresearch_jax.search.constants import read_constants
+from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))
 ACCELERATORS = [path for path in CONFIGS if path.stem.startswith(("h100", "tpu"))]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.engine.git import Git
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.command import DEFAULT_SECONDS, Agent
-from autoresearch_jax.runtime.process import describe_exit
-from autoresearch_jax.search.git import Git
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sandbox.process import describe_exit
+from autoresearch_jax.sanitize import clean_line
 
 SHELL = "/bin/sh"
 SHELL_SECONDS = 10.0  # within which it has parsed a line

@@ -21,26 +21,26 @@ from pathlib import Path
 
 from absl import flags
 
+from autoresearch_jax.audit.auditing import Auditing
+from autoresearch_jax.audit.audits import Audits, kept_experiments
+from autoresearch_jax.audit.findings import Findings
 from autoresearch_jax.commands.certify import certify
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.engine.run_settings import calibrate
+from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.measurement import Budget, Scalar
 from autoresearch_jax.report.audits import format_findings
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.search.audit.auditing import Auditing
-from autoresearch_jax.search.audit.audits import Audits, kept_experiments
-from autoresearch_jax.search.audit.findings import Findings
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.git import Git
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import INTERRUPTED
-from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.search.run_settings import calibrate
-from autoresearch_jax.search.task import Task
+from autoresearch_jax.types import Budget, Scalar
 
 DEFAULT_RUNS = 6
 FEWEST_RUNS = 2  # a difference that was measured once has no spread

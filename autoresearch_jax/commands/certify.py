@@ -7,19 +7,19 @@ from pathlib import Path
 from autoresearch_jax.commands.console import ConsoleObserver
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.driver_lock import DriverLock
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
-from autoresearch_jax.search.disk import DiskGuard
-from autoresearch_jax.search.driver_lock import DriverLock
-from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.footing import Footing
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import Loop, Parts
-from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.task import Task
-from autoresearch_jax.search.workspace import Workspace
 
 
 class _Nobody:

@@ -8,9 +8,9 @@ from contextlib import ExitStack, suppress
 from typing import TextIO
 
 from autoresearch_jax.commands.progress import TrialProgress
-from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.report.tables import format_experiment
-from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.types import Scalar
 
 
 def say(text: str, stream: TextIO) -> None:

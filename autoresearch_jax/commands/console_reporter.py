@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from autoresearch_jax.lm.data.reporter import Unit
+from autoresearch_jax.tasks.lm.data.reporter import Unit
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.types import Scalar
 
 
 def define_constants_flag(flag_values: flags.FlagValues) -> None:

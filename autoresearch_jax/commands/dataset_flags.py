@@ -6,9 +6,9 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.lm.data.corpus import with_num_shards
-from autoresearch_jax.lm.data.dataset import dataset_folder
-from autoresearch_jax.lm.data.tokenizer import VocabularyError, check_vocab_size
+from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
+from autoresearch_jax.tasks.lm.data.dataset import dataset_folder
+from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
 
 DEFAULT_DATA_DIR = "~/.cache/autoresearch_jax/data"
 

@@ -6,8 +6,8 @@ from absl import flags
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, DecisionRule, GreedyRule, LineageRule, LineageSettings
-from autoresearch_jax.measurement import Metric
-from autoresearch_jax.search.pruning import Pruning
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.types import Metric
 
 RULES = ("lineage", "greedy")
 GREEDY_WARNING = "--decision=greedy keeps whatever came out better in one run each: part of its gain is luck"

@@ -26,7 +26,7 @@ from autoresearch_jax.proposers.redaction import secret_values
 
 if TYPE_CHECKING:  # what needs packages is imported where it is used: this command tells which of them are missing
     from autoresearch_jax.commands.dataset_flags import DatasetOptions
-    from autoresearch_jax.measurement import Scalar
+    from autoresearch_jax.types import Scalar
 
 SECTIONS = ("python", "jax", "devices", "sandbox", "git", "disk", "clock", "dataset", "key", "run")
 KEY_WIDTH = 20  # and a space, as other commands print it
@@ -74,7 +74,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    from autoresearch_jax.search.interrupts import Interrupts
+    from autoresearch_jax.engine.interrupts import Interrupts
 
     options = _options(flag_values)
     environment = dict(os.environ)
@@ -123,7 +123,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
-    from autoresearch_jax.lm.data.manifest import DatasetError
+    from autoresearch_jax.tasks.lm.data.manifest import DatasetError
 
     for name in flag_values.sections:
         if name not in SECTIONS:

@@ -23,7 +23,7 @@ from autoresearch_jax.proposers.gemini_settings import (
 )
 from autoresearch_jax.proposers.prices import PRICES, Price, Usage
 from autoresearch_jax.proposers.spending import Limits, Spent, check_limits
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sanitize import clean_line
 
 if TYPE_CHECKING:
     from autoresearch_jax.proposers.gemini import GeminiProposer

@@ -3,7 +3,7 @@
 from absl import flags
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.search.snapshots.retention import Keeping
+from autoresearch_jax.snapshots.retention import Keeping
 
 GIB = 2**30
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-from autoresearch_jax.measurement import ATTENDED_SHARE, USUAL_SHARE, Scalar
+from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines in a log file
 LIVE_LINE_SECONDS = 0.1  # between two states of the line on a terminal

@@ -16,22 +16,22 @@ from autoresearch_jax.commands.gemini_flags import (
     require_room,
 )
 from autoresearch_jax.commands.run_flags import named_run
+from autoresearch_jax.engine.briefs import Asking
+from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.program import Program
+from autoresearch_jax.engine.rebase import rebase
+from autoresearch_jax.engine.recorded import read_recorded
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Limit
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORIES, NO_PROPOSAL, Examine, Proposer
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.constants import OptunaProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.replay import ReplayProposer
-from autoresearch_jax.search.briefs import Asking
-from autoresearch_jax.search.git import Git
-from autoresearch_jax.search.program import Program
-from autoresearch_jax.search.rebase import rebase
-from autoresearch_jax.search.recorded import read_recorded
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.stopping import Limit
-from autoresearch_jax.search.workspace import Workspace
 
 PROPOSERS = ("optuna", "gemini", "command", "hybrid", "replay")
 INSTRUCTION_TOKENS = 1000  # kept free for our own words

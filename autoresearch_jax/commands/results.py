@@ -10,9 +10,9 @@ from contextlib import closing
 from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.report.summary import experiments_as_json, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.search.ledger import Ledger
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

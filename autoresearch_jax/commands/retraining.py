@@ -12,19 +12,19 @@ from pathlib import Path
 from autoresearch_jax.commands.constants_flag import check_began_with
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.task_flags import TaskOptions
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.engine.run_settings import REFERENCE_SECONDS, calibrate
+from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
-from autoresearch_jax.lm.inventory import RESTORE
-from autoresearch_jax.measurement import HASHED_BY, PROGRAM_HASH, Candidate, CandidateRejected, Measurement, Scalar
 from autoresearch_jax.report.tables import format_lines
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind, TrialRow
-from autoresearch_jax.search.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.search.run_settings import REFERENCE_SECONDS, calibrate
-from autoresearch_jax.search.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
-from autoresearch_jax.search.task import Task
+from autoresearch_jax.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
+from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256, snapshot_damage
+from autoresearch_jax.tasks.lm.inventory import RESTORE
+from autoresearch_jax.types import HASHED_BY, PROGRAM_HASH, Candidate, CandidateRejected, Measurement, Scalar
 
 SCRATCH = ".retrained"  # beside the snapshots: what is not in its place yet
 REPLACED = ".replaced"  # ends the name of what had to make room

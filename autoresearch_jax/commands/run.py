@@ -39,27 +39,27 @@ from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageSettings
+from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.driver_lock import DriverLock
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import INTERRUPTED, Loop, Parts
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.runtime.faults import VARIABLE, fault_in
-from autoresearch_jax.search.constants import read_constants
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.disk import DiskGuard
-from autoresearch_jax.search.driver_lock import DriverLock
-from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.footing import Footing
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import INTERRUPTED, Loop, Parts
-from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.pruning import Pruning
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
-from autoresearch_jax.search.snapshots.retention import Keeping
-from autoresearch_jax.search.task import Task
-from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.sandbox.faults import VARIABLE, fault_in
+from autoresearch_jax.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.snapshots.retention import Keeping
+from autoresearch_jax.types import Scalar
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from pathlib import Path, PurePosixPath
 
 from absl import flags
 
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.search.run_folder import RunFolder
 
 
 def define_run_flags(flag_values: flags.FlagValues, *, default_tag: str | None = None) -> None:

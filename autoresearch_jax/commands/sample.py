@@ -15,14 +15,14 @@ from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.trial import DEFAULT_TAG
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.lm.damage import SNAPSHOT_SHA256, snapshot_damage
-from autoresearch_jax.lm.data.manifest import MANIFEST
 from autoresearch_jax.report.summary import named_experiment, summarize_run
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256, snapshot_damage
+from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -85,7 +85,7 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
 
 
 def _sample(snapshot: Path, settings: Mapping[str, Any]) -> str:
-    from autoresearch_jax.lm.sample import SampleSettings, sample  # loads JAX
+    from autoresearch_jax.tasks.lm.sample import SampleSettings, sample  # loads JAX
 
     return sample(snapshot, SampleSettings(**settings))
 

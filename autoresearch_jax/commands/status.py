@@ -11,13 +11,13 @@ from contextlib import closing
 from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
-from autoresearch_jax.measurement import Scalar
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.report.why import explain, print_explanation
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.workspace import BRANCH_PREFIX
+from autoresearch_jax.types import Scalar
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from autoresearch_jax.measurement import (
+from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
     SCORE_DECIMALS,

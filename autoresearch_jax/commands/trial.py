@@ -28,16 +28,16 @@ from autoresearch_jax.commands.run import define_flags as define_flags_of_run
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.results import write_results
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings
+from autoresearch_jax.engine.run_settings import REFERENCE_SECONDS
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.lm.hardware import REFERENCE_OF, reference_machine
-from autoresearch_jax.lm.task import METRIC, LmTask
-from autoresearch_jax.measurement import CandidateRejected, Measurement, Scalar, Status
 from autoresearch_jax.report.summary import stored_metric
-from autoresearch_jax.search.constants import read_constants, set_constants
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.results import write_results
-from autoresearch_jax.search.run_folder import RunFolder, check_settings
-from autoresearch_jax.search.run_settings import REFERENCE_SECONDS
+from autoresearch_jax.tasks.lm.hardware import REFERENCE_OF, reference_machine
+from autoresearch_jax.tasks.lm.task import METRIC, LmTask
+from autoresearch_jax.types import CandidateRejected, Measurement, Scalar, Status
 
 DEFAULT_TAG = "trials"
 ONLY_OF_RUN = "of `autoresearch run`; without effect on a trial"

@@ -18,13 +18,8 @@ from absl import flags
 
 from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run_folder
 from autoresearch_jax.decide.noise import mean_of
-from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.lm.damage import SNAPSHOT_SHA256
-from autoresearch_jax.measurement import PROGRAM_HASH, Scalar, Status
-from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
-from autoresearch_jax.report.tables import format_lines
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.integrity import (
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.integrity import (
     RESTORE,
     ledger_file_differences,
     results_differences,
@@ -33,13 +28,18 @@ from autoresearch_jax.search.integrity import (
     source_differences,
     workspace_differences,
 )
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
+from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256
+from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
 
 if TYPE_CHECKING:
-    from autoresearch_jax.lm.verify import Recorded
+    from autoresearch_jax.tasks.lm.verify import Recorded
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -219,7 +219,7 @@ def _check_snapshot(
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
         with kept.folder() as snapshot:
-            from autoresearch_jax.lm.verify import verify_snapshot  # loads JAX
+            from autoresearch_jax.tasks.lm.verify import verify_snapshot  # loads JAX
 
             recorded = _recorded(ledger, measured, kept)
             findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
@@ -243,7 +243,7 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
 
 def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "Recorded":
     """What was recorded when the snapshot was written, by its trial or when it was trained again."""
-    from autoresearch_jax.lm.verify import Recorded
+    from autoresearch_jax.tasks.lm.verify import Recorded
 
     assert kept.trial.status is Status.OK
     settings = ledger.settings()

@@ -13,7 +13,7 @@ from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, describe, describe_gain, shown
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Metric, Scalar
+from autoresearch_jax.types import Metric, Scalar
 
 CERTAIN = 0.95  # least probability of an improvement that is certified
 _DOUBTFUL = 0.2  # an edit that is less likely an improvement is taken out to see

@@ -10,7 +10,7 @@ from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.posterior import NO_GAIN, Estimate, Posterior
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar
 
 # Of the gain per run that is expected before the run has shown its own, in sigma, and the runs that it weighs as.
 _FIRST_RATE = 0.06

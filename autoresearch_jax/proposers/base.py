@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from autoresearch_jax.measurement import Metric, Scalar, Status
 from autoresearch_jax.proposers.space import Constant
+from autoresearch_jax.types import Metric, Scalar, Status
 
 Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
 CERTIFICATION = "certification"  # in place of a proposer: the champion without some of its edits

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Scalar
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.briefing_history import MAX_CATEGORY_CHARACTERS as MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.briefing_history import (
@@ -24,7 +23,8 @@ from autoresearch_jax.proposers.briefing_history import (
     score_text,
 )
 from autoresearch_jax.proposers.plateau import discards_in_a_row, least_tried, on_plateau
-from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line, quoted
+from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line, quoted
+from autoresearch_jax.types import Scalar
 
 BYTES_PER_TOKEN = 3  # of UTF-8; tokenizers in use take 3.3 to 4.5 of Python and English, so this counts too many tokens
 DEFAULT_TOKENS = 24_000  # three times what the page and the training file come to as they are shipped

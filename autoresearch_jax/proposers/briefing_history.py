@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Status
 from autoresearch_jax.proposers.base import CERTIFICATION, Outcome
 from autoresearch_jax.proposers.plateau import is_failed_proposal
-from autoresearch_jax.untrusted import clean_line, quoted
+from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
 
 MAX_CATEGORY_CHARACTERS = 40
 MAX_REASON_CHARACTERS = 200

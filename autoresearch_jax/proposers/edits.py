@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autoresearch_jax.proposers.edit_lines import Source
 from autoresearch_jax.proposers.edit_places import Reason, Refused, Rung, exact_places, nearest_row, place
-from autoresearch_jax.untrusted import clean_block, clean_line
+from autoresearch_jax.sanitize import clean_block, clean_line
 
 MAX_EDITS = 64
 MAX_CHARACTERS = 1 << 20  # of a file or a block; larger ones are refused, so that no answer costs minutes

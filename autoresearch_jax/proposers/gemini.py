@@ -21,7 +21,7 @@ from autoresearch_jax.proposers.gemini_settings import GeminiOptions, price_on
 from autoresearch_jax.proposers.prices import Usage
 from autoresearch_jax.proposers.spelt_secrets import clean_words
 from autoresearch_jax.proposers.spending import check_limits, spent
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sanitize import clean_line
 
 RETRY_SECONDS = 60.0  # when to ask again where the service did not say
 KEY_SECONDS = 600.0  # the same where it lets nobody in: a person has to mend that

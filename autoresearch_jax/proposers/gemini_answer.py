@@ -11,7 +11,7 @@ from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.edit_places import Reason
 from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, replace_file, unfenced
 from autoresearch_jax.proposers.spelt_secrets import clean_words, without_secrets, worth_hiding
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sanitize import clean_line
 
 OTHER_CATEGORY = "other"
 MAX_HYPOTHESIS_CHARACTERS = 300  # as an agent's with a command line

@@ -18,7 +18,7 @@ from autoresearch_jax.proposers.gemini_transport import BodyRefused, BoundedClie
 from autoresearch_jax.proposers.prices import Usage
 from autoresearch_jax.proposers.redaction import redact
 from autoresearch_jax.proposers.spelt_secrets import clean_words
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sanitize import clean_line
 
 API_VERSION = "v1beta"  # the documented one for response schemas; google-genai's own choice has changed before
 PLACEHOLDER = "none"  # google-genai wants a key, a service of one's own may not

@@ -14,7 +14,7 @@ from autoresearch_jax.proposers.base import (
     SpaceExhausted,
 )
 from autoresearch_jax.proposers.learnt import learnt_lines
-from autoresearch_jax.untrusted import clean_line
+from autoresearch_jax.sanitize import clean_line
 
 MIN_WAIT_SECONDS = 5.0  # whatever a service says: it has just failed
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more

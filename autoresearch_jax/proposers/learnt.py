@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeGuard
 
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
 from autoresearch_jax.proposers.base import Constants, Outcome
-from autoresearch_jax.proposers.optuna_evidence import moves_constants_alone
+from autoresearch_jax.proposers.constants_evidence import moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
-from autoresearch_jax.untrusted import quoted
+from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
 MOST_MOVES = 3  # constants moved at once beyond which a gain says little of each
 ENOUGH = 4  # scored tries of which it is worth telling where the best lie

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from autoresearch_jax.measurement import Status
 from autoresearch_jax.proposers.base import CERTIFICATION, NO_PROPOSAL, Outcome
+from autoresearch_jax.types import Status
 
 
 def is_gain(outcome: Outcome) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoresearch_jax.proposers.redaction import REDACTED, SHORTEST_SECRET, redact_value
-from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line
+from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line
 
 
 def without_secrets(value: Any, secrets: Sequence[str]) -> Any:

@@ -2,8 +2,8 @@
 
 import json
 
+from autoresearch_jax.audit.findings import Findings
 from autoresearch_jax.report.tables import format_lines, format_table, rounded
-from autoresearch_jax.search.audit.findings import Findings
 
 
 def format_findings(findings: Findings, format: str) -> str:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
+from autoresearch_jax.engine.certificates import Word, certificates
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.engine.results import outcome
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_state import read_state, seconds_spent
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
-from autoresearch_jax.search.certificates import Word, certificates
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow, Kind, Verdict
-from autoresearch_jax.search.results import outcome
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_state import read_state, seconds_spent
-from autoresearch_jax.search.snapshots.kept import Whereabouts, find_snapshot
+from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
+from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
-from autoresearch_jax.measurement import SCORE_DECIMALS, Metric, Scalar, Status
-from autoresearch_jax.search.certificates import Word, certificates
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import ExperimentRow
-from autoresearch_jax.search.results import KEEPS, RUNNING, outcome
+from autoresearch_jax.engine.certificates import Word, certificates
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow
+from autoresearch_jax.engine.results import KEEPS, RUNNING, outcome
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
 KEY_WIDTH = 20  # and a space, after longer ones, too

@@ -4,12 +4,12 @@ from typing import Any, TextIO
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import describe_gain, shown
-from autoresearch_jax.measurement import ATTENDED_SHARE, SCORE_DECIMALS, USUAL_SHARE
+from autoresearch_jax.engine.certificates import certificates
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import TrialRow
+from autoresearch_jax.engine.results import INTERRUPTED, RUNNING, outcome
 from autoresearch_jax.report.tables import format_lines
-from autoresearch_jax.search.certificates import certificates
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import TrialRow
-from autoresearch_jax.search.results import INTERRUPTED, RUNNING, outcome
+from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, USUAL_SHARE
 
 
 def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from finished_night import Night, run_night
 
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---|\n|LEARNING_RATE|1.0 .. 40.0|\n"
 

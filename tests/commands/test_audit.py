@@ -16,9 +16,9 @@ from fakes import PROGRAM, SOURCE, FakeTask
 from autoresearch_jax import cli
 from autoresearch_jax.commands import audit as audit_command
 from autoresearch_jax.commands import run as run_command
-from autoresearch_jax.measurement import Budget, Measurement, Metric, Scrutiny, Status
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.types import Budget, Measurement, Metric, Scrutiny, Status
 
 NIGHT = Path("runs/night")
 

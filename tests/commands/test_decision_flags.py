@@ -13,7 +13,7 @@ from autoresearch_jax.commands.decision_flags import (
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.types import Metric
 
 METRIC = Metric("loss")
 

@@ -11,23 +11,23 @@ from fakes import ScriptedProposer
 
 from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.decide.rule import GreedyRule
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.task import LmTask
-from autoresearch_jax.lm.task_config import LmTaskConfig
-from autoresearch_jax.measurement import Budget, Scalar, Status
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.records import ExperimentRow, Verdict
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Proposal
-from autoresearch_jax.runtime.sandbox import Sandbox
-from autoresearch_jax.search.disk import DiskGuard
-from autoresearch_jax.search.examiner import Examiner
-from autoresearch_jax.search.footing import Footing
-from autoresearch_jax.search.interrupts import Interrupts
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.loop import Loop, Parts
-from autoresearch_jax.search.program_file import ProgramFile
-from autoresearch_jax.search.records import ExperimentRow, Verdict
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.sandbox.sandbox import Sandbox
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.task import LmTask
+from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
+from autoresearch_jax.types import Budget, Scalar, Status
 
 
 class Silent:

@@ -16,11 +16,11 @@ from autoresearch_jax.commands.gemini_flags import (
     require_price,
 )
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.gemini_settings import DEFAULT_MODEL, GeminiOptions
 from autoresearch_jax.proposers.prices import Price
 from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.types import Metric
 
 WITH_KEY = {"GEMINI_API_KEY": KEY}
 

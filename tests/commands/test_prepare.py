@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 COMMAND = [sys.executable, "-m", "autoresearch_jax.cli", "prepare"]
 HEAVY = ("jax", "grain", "pyarrow", "tiktoken", "rustbpe", "rich")

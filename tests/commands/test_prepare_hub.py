@@ -18,8 +18,8 @@ from hub_server import COMMIT, Cut, Drip, Fault, Flipped, Hub, Silence, Status, 
 from pyarrow import parquet
 from small_disk import small_disk
 
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.data.splits import read_split
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.splits import read_split
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"

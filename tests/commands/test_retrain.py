@@ -15,12 +15,12 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.search.records import Conclusion, Intent, Kind, TrialRow, Verdict
-from autoresearch_jax.search.results import write_results
-from autoresearch_jax.search.seals import row_digest
-from autoresearch_jax.search.snapshots.log import SnapshotEvent
-from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, TrialRow, Verdict
+from autoresearch_jax.engine.results import write_results
+from autoresearch_jax.engine.seals import row_digest
+from autoresearch_jax.snapshots.log import SnapshotEvent
+from autoresearch_jax.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.types import Metric, Status
 
 
 def blocks(text: str) -> list[dict[str, str]]:

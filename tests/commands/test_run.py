@@ -13,8 +13,8 @@ from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands import run as run_command
-from autoresearch_jax.measurement import Candidate, Measurement
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.types import Candidate, Measurement
 
 
 def git(folder: Path, *words: str) -> str:

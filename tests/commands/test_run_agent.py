@@ -13,7 +13,7 @@ from autoresearch_jax import cli
 from autoresearch_jax.commands import run as run_command
 from autoresearch_jax.commands.agent_flags import missing_command
 from autoresearch_jax.commands.gemini_flags import KEY_VARIABLES
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"
 

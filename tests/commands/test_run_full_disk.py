@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_disk import small_disk
 
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
 
 MAIN = "import sys; from autoresearch_jax.cli import main; sys.exit(main(sys.argv[1:]))"
 

@@ -8,7 +8,7 @@ from gemini_server import GeminiServer, Request, Step, answer
 from ledgers import substance
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
 
 RATE = "LEARNING_RATE = 10.0"
 

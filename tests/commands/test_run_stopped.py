@@ -14,8 +14,8 @@ from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.runtime.faults import VARIABLE, FaultPoint
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.sandbox.faults import VARIABLE, FaultPoint
 
 END_SECONDS = 10.0  # in which a run that is told to end must have ended
 PHASES = ("prepare", "startup", "compile", "train", "judge")

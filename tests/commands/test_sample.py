@@ -8,10 +8,10 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Intent, Kind
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Intent, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.snapshots.remote import RemoteSnapshots
 
 
 def test_sample_of_an_experiment_says_what_became_of_it(

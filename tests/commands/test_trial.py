@@ -16,8 +16,8 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.search.ledger import Ledger
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from autoresearch_jax.commands import trial as trial_command
 from autoresearch_jax.commands.progress import describe
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import define_task_flags, find_clock
-from autoresearch_jax.lm.accounting import AccountingError
-from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.hardware import reference_machine
-from autoresearch_jax.lm.task import METRIC
-from autoresearch_jax.measurement import Measurement, Scalar, Status
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.tasks.lm.accounting import AccountingError
+from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.hardware import reference_machine
+from autoresearch_jax.tasks.lm.task import METRIC
+from autoresearch_jax.types import Measurement, Scalar, Status
 
 
 @pytest.fixture

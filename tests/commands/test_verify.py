@@ -16,14 +16,14 @@ import pytest
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.verify import Recorded, verify_snapshot
-from autoresearch_jax.measurement import Metric, Status
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
-from autoresearch_jax.search.results import write_results
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.seals import row_digest, seal_of
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.engine.results import write_results
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.seals import row_digest, seal_of
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.verify import Recorded, verify_snapshot
+from autoresearch_jax.types import Metric, Status
 
 PAGE = """## You may change
 

@@ -23,7 +23,7 @@ from autoresearch_jax.decide.rule import (
     worth_of_runs,
 )
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.measurement import Metric
+from autoresearch_jax.types import Metric
 
 RULE = LineageRule(METRIC)
 RULES = {name: LineageRule(METRIC, LineageSettings(bounds=bounds)) for name, bounds in CONFIDENCE.items()}

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 from fakes import SOURCE
 
-from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Outcome, Running
 from autoresearch_jax.proposers.briefing import (
     BYTES_PER_TOKEN,
@@ -18,6 +17,7 @@ from autoresearch_jax.proposers.briefing import (
     write_brief,
 )
 from autoresearch_jax.proposers.briefing_history import category_lines, says_little
+from autoresearch_jax.types import Metric, Status
 
 PAGE = "# A page\n\n## Goal\n\nLower the `loss`.\n\n```\nnot a fence of ours\n```\n"
 WORDS = "Answer with a new text."

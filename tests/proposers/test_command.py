@@ -14,12 +14,12 @@ import pytest
 from fakes import SOURCE
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, BriefError, count_tokens
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.redaction import REDACTED
-from autoresearch_jax.runtime.keeper import TAIL_BYTES, run_command
+from autoresearch_jax.sandbox.keeper import TAIL_BYTES, run_command
+from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 GOOD = "sed -i 's/^LR = 0.5/LR = 0.1/' train_lib.py"
@@ -236,7 +236,7 @@ def test_ctrl_c_ends_the_agent_and_all_it_started(place, tmp_path):
 
 def test_when_the_driver_is_killed_the_agent_does_not_outlive_it(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from autoresearch_jax.runtime.keeper import run_command\n"
+        "import os, sys; from pathlib import Path; from autoresearch_jax.sandbox.keeper import run_command\n"
         "run_command(sys.argv[1], cwd=Path(sys.argv[2]), environment=os.environ, log_path=Path(sys.argv[2]) / 'log', "
         "seconds=300)"
     )

@@ -8,11 +8,11 @@ import pytest
 from fakes import SOURCE
 from gemini_server import MODEL, GeminiServer, Request, Step, answer, blocked, error, llm_dir, quick, raw, reply, says
 
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, Examine, LimitReached, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.prices import Price
 from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 EDIT = ("LR = 0.5", "LR = 0.1")

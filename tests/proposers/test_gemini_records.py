@@ -10,12 +10,12 @@ from fakes import SOURCE
 from gemini_server import KEY, MODEL, TOKEN, GeminiServer, Step, answer, error, llm_dir, quick, raw, says
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, Objection, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.redaction import REDACTED, redact_value
 from autoresearch_jax.proposers.spelt_secrets import without_secrets
+from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 GOOD = answer([("LR = 0.5", "LR = 0.1")])

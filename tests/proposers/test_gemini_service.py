@@ -11,10 +11,10 @@ from fakes import SOURCE
 from gemini_server import KEY, MODEL, TOKEN, GeminiServer, Request, answer, cut, drip, error, llm_dir, quick, raw, says
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.gemini_transport import THREAD
+from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 EDIT = ("LR = 0.5", "LR = 0.1")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from fakes import SOURCE
 
-from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.proposers.bandit import draw_category, draws_agent
 from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
@@ -19,11 +19,11 @@ from autoresearch_jax.proposers.base import (
     ServiceDown,
     SpaceExhausted,
 )
+from autoresearch_jax.proposers.constants import OptunaProposer
 from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer
 from autoresearch_jax.proposers.learnt import learnt_lines
-from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange
-from autoresearch_jax.search.constants import read_constants, set_constants
+from autoresearch_jax.types import Metric, Status
 
 SPACE = (Constant("LR", FloatRange(0.01, 1.0, log=True)), Constant("DEPTH", IntRange(2, 8)))
 NARROW = (Constant("DEPTH", IntRange(4, 4)),)  # nothing to move

@@ -2,11 +2,11 @@
 
 import pytest
 
-from autoresearch_jax.measurement import Metric, Status
 from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.constants import OptunaProposer
 from autoresearch_jax.proposers.learnt import SHOWN, learnt_lines
-from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
+from autoresearch_jax.types import Metric, Status
 
 LOSS = Metric("loss")
 START = {"LR": 0.04, "DEPTH": 4, "PATTERN": "SL", "OTHER": 1}

@@ -11,14 +11,14 @@ import pytest
 from fakes import SOURCE, ScriptedProposer, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
-from autoresearch_jax.measurement import Metric, Status
+from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.constants import OptunaProposer
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.optuna import OptunaProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
-from autoresearch_jax.search.constants import read_constants, set_constants
+from autoresearch_jax.types import Metric, Status
 
 SPACE = (
     Constant("LR", FloatRange(0.01, 1.0, log=True)),

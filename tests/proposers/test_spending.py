@@ -13,12 +13,12 @@ import pytest
 from fakes import SOURCE
 from gemini_server import GeminiServer, Request, Step, answer, cut, drip, error, llm_dir, quick, raw, says
 
-from autoresearch_jax.measurement import Metric
 from autoresearch_jax.proposers.base import Brief, LimitReached, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.exchanges import ExchangeError, Exchanges, Paid
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.prices import Price, Usage
 from autoresearch_jax.proposers.spending import Limits, Spent, check_limits, spent
+from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 GOOD = answer([("LR = 0.5", "LR = 0.1")], usage=(1000, 200, 50))  # 1250 tokens

@@ -16,13 +16,13 @@ from types import TracebackType
 from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE
 
 import autoresearch_jax
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import Device
-from autoresearch_jax.lm.limits import TimeLimits
-from autoresearch_jax.lm.task import LmTask
-from autoresearch_jax.lm.task_config import LmTaskConfig
-from autoresearch_jax.measurement import Budget, Candidate, CandidateRejected, Scalar, Status
-from autoresearch_jax.runtime.sandbox import Limits, Sandbox
+from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.limits import TimeLimits
+from autoresearch_jax.tasks.lm.task import LmTask
+from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
+from autoresearch_jax.types import Budget, Candidate, CandidateRejected, Scalar, Status
 
 PACKAGE = Path(autoresearch_jax.__file__).parent
 DEVICE = Device("cpu", "cpu", 1, 64 << 30)

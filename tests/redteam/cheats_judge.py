@@ -2,7 +2,7 @@
 
 from redteam.entries import Cheat, logits_plus, tiny, with_logits
 
-from autoresearch_jax.measurement import Status
+from autoresearch_jax.types import Status
 
 LOOKS_AHEAD = r"causal.*\((by )?(\d|inf|nan)"
 LOOKS_SIDEWAYS = r"(independent|neighbours|two evaluations).*\((by )?(\d|inf|nan)"

@@ -2,7 +2,7 @@
 
 from redteam.entries import DATASET, MARK, REPOSITORY, Cheat, at_import, in_build
 
-from autoresearch_jax.measurement import Status
+from autoresearch_jax.types import Status
 
 BRIEF = {"trace": 2.0}
 
@@ -222,7 +222,8 @@ BREAKS = [
             import glob, os, site, sys
             import autoresearch_jax
             package = os.path.dirname(autoresearch_jax.__file__)
-            folders = [package, f"{{package}}/lm", f"{{package}}/lm/__pycache__", "{REPOSITORY}", "{DATASET}"]
+            task = f"{{package}}/tasks/lm"
+            folders = [package, task, f"{{task}}/__pycache__", "{REPOSITORY}", "{DATASET}"]
             folders += [*site.getsitepackages(), os.path.dirname(os.__file__), os.path.expanduser("~")]
             folders += ["/tmp", "/var/tmp", "/dev/shm", "/etc", *filter(os.path.isdir, sys.path)]
             for folder in folders:

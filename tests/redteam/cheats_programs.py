@@ -2,7 +2,7 @@
 
 from redteam.entries import Cheat, at_import, in_build, tiny, with_logits, with_step
 
-from autoresearch_jax.measurement import Budget, Status
+from autoresearch_jax.types import Budget, Status
 
 TOO_LARGE = r"the programs embed [\d,]+ bytes of constants, more than 1,048,576|programs are larger than 64 MiB"
 CALLBACK = r"`{}` calls back to the host"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from redteam.arena import Arena
 
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.runtime.sandbox import Sandbox
+from autoresearch_jax.sandbox.sandbox import Sandbox
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tracing import edited
 
-from autoresearch_jax.measurement import Budget, Status
+from autoresearch_jax.types import Budget, Status
 
 TINY_SOURCE = (Path(__file__).parent.parent / "tiny_train_lib.py").read_text()
 SECRET_NAME = "GEMINI_API_KEY"

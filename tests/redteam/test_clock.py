@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from autoresearch_jax.lm.accounting import PROC, Usage
-from autoresearch_jax.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock
-from autoresearch_jax.lm.reference import Reference, wait_for_rest
+from autoresearch_jax.tasks.lm.accounting import PROC, Usage
+from autoresearch_jax.tasks.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock
+from autoresearch_jax.tasks.lm.reference import Reference, wait_for_rest
 
 NUM_THREADS = 16
 CROWD_SECONDS = 2.0
@@ -31,8 +31,8 @@ DEVIATION_OVER_MAD, MEDIAN_OVER_MEAN_ERROR = 1.4826, 1.2533  # of normal noise
 # Its threads compute without the interpreter's lock. It prints what its clock counted and what the accounts say.
 CROWD = """
 import json, sys, threading, time, zlib
-from autoresearch_jax.lm.accounting import LinuxAccounting
-from autoresearch_jax.lm.clock import AttendedClock
+from autoresearch_jax.tasks.lm.accounting import LinuxAccounting
+from autoresearch_jax.tasks.lm.clock import AttendedClock
 
 num_threads, seconds = int(sys.argv[1]), float(sys.argv[2])
 data = bytes(range(256)) * 4096

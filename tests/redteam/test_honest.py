@@ -9,11 +9,11 @@ from redteam import honest_small, honest_train_lib
 from redteam.arena import Arena
 from redteam.entries import Variant
 
-from autoresearch_jax.lm.judge import Scorer, judge, make_exam
-from autoresearch_jax.lm.measure import make_mesh
-from autoresearch_jax.lm.probes import PROBE_TOLERANCE
-from autoresearch_jax.lm.snapshot import load_snapshot
-from autoresearch_jax.measurement import Status
+from autoresearch_jax.tasks.lm.judge import Scorer, judge, make_exam
+from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.probes import PROBE_TOLERANCE
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot
+from autoresearch_jax.types import Status
 
 NUM_DRAWS = 3
 VARIANTS = [

@@ -10,9 +10,9 @@ from redteam import cheats_judge, cheats_process, cheats_programs, cheats_theft
 from redteam.arena import Arena
 from redteam.entries import Cheat, tiny
 
-from autoresearch_jax.measurement import Status
-from autoresearch_jax.runtime.sandbox import Level
-from autoresearch_jax.untrusted import MAX_LINE_CHARACTERS, clean_line
+from autoresearch_jax.sandbox.sandbox import Level
+from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line
+from autoresearch_jax.types import Status
 
 CHEATS = [
     pytest.param(cheat, id=f"{kind}: {cheat.name}")

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from autoresearch_jax.measurement import Measurement, Metric, Status
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.engine.results import results_text
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
 from autoresearch_jax.report.why import explain, print_explanation
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, Intent, Kind, Verdict
-from autoresearch_jax.search.results import results_text
-from autoresearch_jax.search.run_folder import RunFolder
+from autoresearch_jax.types import Measurement, Metric, Status
 
 LONG = "a hypothesis of many words " * 8 + "and an end"
 

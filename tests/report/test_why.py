@@ -7,13 +7,13 @@ import pytest
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
-from autoresearch_jax.measurement import Measurement, Metric, Status
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose, Verdict
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, print_experiments
 from autoresearch_jax.report.why import explain, print_explanation
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.records import Conclusion, Intent, Kind, Purpose, Verdict
+from autoresearch_jax.types import Measurement, Metric, Status
 
 DISCARD, KEEP = Verdict.DISCARD, Verdict.KEEP
 

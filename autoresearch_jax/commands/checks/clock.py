@@ -11,10 +11,10 @@ import autoresearch_jax
 from autoresearch_jax.commands.checks.check import Check, refusal
 from autoresearch_jax.commands.task_flags import find_clock
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.accounting import quota_cpus
-from autoresearch_jax.lm.clock import ATTENDED
-from autoresearch_jax.lm.device import choose_platform
-from autoresearch_jax.runtime.linux import IS_LINUX, call
+from autoresearch_jax.sandbox.linux import IS_LINUX, call
+from autoresearch_jax.tasks.lm.accounting import quota_cpus
+from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.device import choose_platform
 
 EARLIEST = datetime(2025, 1, 1, tzinfo=UTC).timestamp()  # before there was a JAX new enough
 FREE_SECONDS = 60.0  # that another machine's clock, which dated the files, may be ahead

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, shown
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.ledger import Ledger
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.ledger import Ledger
 
 SMALL_RUN_BYTES = 100_000_000  # six small experiments take up to 60 MB
 NIGHT_BYTES = 1_000_000_000  # a hundred of them

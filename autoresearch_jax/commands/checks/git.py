@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, refusal
-from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.git import Git, GitError
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.workspace import TagError, Workspace, WorkspaceError
+from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.workspace import TagError, Workspace, WorkspaceError
+from autoresearch_jax.types import Scalar
 
 ANY_TAG = "doctor"  # where none is given; nothing of this name is made
 _BLOCK = b"0" * 4096

@@ -9,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, reason, refusal, shown
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
+from autoresearch_jax.engine.run_settings import check_run_settings
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.database import LedgerError
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.search.run_settings import check_run_settings
+from autoresearch_jax.types import Scalar
 
 _SHARED_MEMORY = "-shm"  # ends the name of a file that SQLite makes anew
 

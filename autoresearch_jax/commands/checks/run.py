@@ -14,13 +14,13 @@ from autoresearch_jax.commands.decision_flags import decision_settings, make_cer
 from autoresearch_jax.commands.proposer_flags import check_proposer, proposer_options
 from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions
+from autoresearch_jax.engine.program import Program, read_program
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_settings import run_settings
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.lm.task import METRIC
-from autoresearch_jax.measurement import Scalar
-from autoresearch_jax.search.program import Program, read_program
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_settings import run_settings
-from autoresearch_jax.search.workspace import Workspace
+from autoresearch_jax.tasks.lm.task import METRIC
+from autoresearch_jax.types import Scalar
 
 
 def check_run(flag_values: flags.FlagValues, environment: Mapping[str, str]) -> Iterator[Check]:

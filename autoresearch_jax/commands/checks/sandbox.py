@@ -5,9 +5,9 @@ from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import LOOK, Check, reason
 from autoresearch_jax.commands.task_flags import CACHE_DIR, find_sandbox
-from autoresearch_jax.runtime.escapes import Attempt, try_to_escape
-from autoresearch_jax.runtime.landlock import landlock_abi
-from autoresearch_jax.runtime.sandbox import Level, SandboxError
+from autoresearch_jax.sandbox.escapes import Attempt, try_to_escape
+from autoresearch_jax.sandbox.landlock import landlock_abi
+from autoresearch_jax.sandbox.sandbox import Level, SandboxError
 
 _REMEDIES = {
     Level.BUBBLEWRAP: "apt-get install bubblewrap, or your system's package of that name; where it is installed and "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, refusal, shown
 from autoresearch_jax.commands.checks.disk import file_system, nearest_folder
-from autoresearch_jax.search.snapshots.remote import MANIFEST, RemoteSnapshots
-from autoresearch_jax.search.snapshots.stores import StoreError
+from autoresearch_jax.snapshots.remote import MANIFEST, RemoteSnapshots
+from autoresearch_jax.snapshots.stores import StoreError
 
 NAME = "snapshot_dir"
 _REMEDY = "a run moves its snapshots there: docs/snapshots.md says what each kind of place needs"

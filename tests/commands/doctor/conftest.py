@@ -11,7 +11,7 @@ from fakes import PROGRAM, SOURCE
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.checks import sandbox as sandbox_section
-from autoresearch_jax.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from doctor_calls import Doctor
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.checks import clock
 from autoresearch_jax.commands.checks.check import Check
-from autoresearch_jax.lm.accounting import quota_cpus, try_accounting
-from autoresearch_jax.lm.device import choose_platform
+from autoresearch_jax.tasks.lm.accounting import quota_cpus, try_accounting
+from autoresearch_jax.tasks.lm.device import choose_platform
 
 HAS_ACCOUNTS = Path("/proc/self/schedstat").exists()
 

@@ -17,18 +17,18 @@ from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.decision_flags import make_rule
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageSettings
-from autoresearch_jax.lm import device
-from autoresearch_jax.lm.accounting import try_accounting
-from autoresearch_jax.lm.clock import ATTENDED
-from autoresearch_jax.lm.data.dataset import Dataset
-from autoresearch_jax.lm.device import Device, device_terms
-from autoresearch_jax.lm.task import LmTerms
-from autoresearch_jax.measurement import Budget
-from autoresearch_jax.search.ledger import Ledger
-from autoresearch_jax.search.pruning import Pruning
-from autoresearch_jax.search.records import Intent, Kind
-from autoresearch_jax.search.run_folder import RunFolder
-from autoresearch_jax.search.run_settings import run_settings
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.records import Intent, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_settings import run_settings
+from autoresearch_jax.tasks.lm import device
+from autoresearch_jax.tasks.lm.accounting import try_accounting
+from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.device import Device, device_terms
+from autoresearch_jax.tasks.lm.task import LmTerms
+from autoresearch_jax.types import Budget
 
 
 def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -> None:

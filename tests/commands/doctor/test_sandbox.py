@@ -9,9 +9,9 @@ from doctor_calls import ATTEMPTS, Doctor
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.checks import sandbox as sandbox_section
-from autoresearch_jax.runtime import escapes
-from autoresearch_jax.runtime import sandbox as sandbox_module
-from autoresearch_jax.runtime.sandbox import Level, Sandbox
+from autoresearch_jax.sandbox import escapes
+from autoresearch_jax.sandbox import sandbox as sandbox_module
+from autoresearch_jax.sandbox.sandbox import Level, Sandbox
 
 
 def test_the_sandbox_of_this_machine_holds(cache: Path, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

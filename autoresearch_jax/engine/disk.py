@@ -1,0 +1,178 @@
+"""Room on a run's disk, looked for before anything is begun; and failures for which the disk is to blame."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.errors import causes
+
+_GIB = 2**30  # as --min_free_gb counts
+_MIB = 2**20
+_TRIED_BYTES = 4096  # one block: less might fit where nothing else does
+_RESERVE_BYTES = 1 << 18  # a transaction, and what SQLite needs to open and close a ledger
+_GOES_ON = "the same command goes on from here"
+_FULL = "the disk is full: free some space, or move the run's folder (--run_dir)"
+_READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
+_FAILS = "its disk fails: `dmesg` may say why"
+_MOUNT_AGAIN = "its disk does not answer any more: mount it again"
+_SLOW = "its disk takes too long: use another one (--run_dir), or find out what else keeps it busy"
+
+_SYSTEM_TROUBLES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "your quota of the disk is used up: remove some files, or have it raised",
+    errno.EROFS: _READ_ONLY,
+    errno.EIO: _FAILS,
+    errno.ESTALE: _MOUNT_AGAIN,
+    errno.ENOTCONN: _MOUNT_AGAIN,
+    errno.ETIMEDOUT: _SLOW,
+}
+_OF_SOCKETS_TOO = (errno.ENOTCONN, errno.ETIMEDOUT)
+_SQLITE_TROUBLES = {  # by the name of the error, or what it says
+    "SQLITE_IOERR_SHMSIZE": _FULL,  # says "disk I/O error" as well, where a ledger is opened on a full disk
+    "database or disk is full": _FULL,
+    "attempt to write a readonly database": f"{_READ_ONLY}, or its modes forbid it (ledger.db-shm's and -wal's too)",
+    "disk I/O error": _FAILS,
+    "unable to open database file": "it cannot be opened: check that its folder is there, and who may write to it",
+}
+
+
+class DiskError(RunError):
+    """The run's disk is full, cannot be written or does not answer; nothing that needs it was begun."""
+
+
+class DiskGuard:
+    """Looks after the disk of a run's folder, and that of its snapshots where they have another."""
+
+    def __init__(self, folder: RunFolder, min_free_bytes: int) -> None:
+        """Touches nothing yet.
+
+        Args:
+          folder: of the run.
+          min_free_bytes: what is to stay free.
+        """
+        self._path = folder.path
+        self._snapshots = folder.snapshots
+        self._reserve = folder.path / "reserve"
+        self._min_free_bytes = min_free_bytes
+
+    def require_room(self, more_bytes: int = 0) -> None:
+        """Makes sure that there is room in the run's folder and that it can be written to, by writing a small file.
+
+        Args:
+          more_bytes: what is about to be written.
+
+        Raises:
+          DiskError: there is not, or it cannot; the message says what to do, and that the run goes on afterwards.
+        """
+        if _is_mounted_apart(self._snapshots, self._path):
+            self._require_room(self._path, 0)
+            self._require_room(self._snapshots, more_bytes)
+        else:
+            self._require_room(self._path, more_bytes)
+
+    def _require_room(self, path: Path, more_bytes: int) -> None:
+        try:
+            free_bytes = _free_bytes(path)
+            if free_bytes is not None and free_bytes < self._min_free_bytes + more_bytes:
+                raise DiskError(self._too_little(path, free_bytes, more_bytes))
+            _try_to_write(path)
+        except OSError as error:
+            raise DiskError(f"{_cannot_write(path, error)}; {_GOES_ON}") from error
+
+    def keep_reserve(self) -> None:
+        """Keeps some room back, where there is any, so that the ledger can say why a run ended on a full disk."""
+        with contextlib.suppress(OSError):
+            if self._reserve.exists() and self._reserve.stat().st_size == _RESERVE_BYTES:
+                return
+            with self._reserve.open("wb") as file:
+                file.write(os.urandom(_RESERVE_BYTES))  # which no file system stores in less
+                os.fsync(file.fileno())
+
+    def spend_reserve(self) -> None:
+        """Gives that room free."""
+        with contextlib.suppress(OSError):
+            self._reserve.unlink()
+
+    def _too_little(self, path: Path, free_bytes: int, more_bytes: int) -> str:
+        needs = [f"{_size(more_bytes)} are needed for what comes next"] if more_bytes else []
+        remedies = ["free some space", "move the run's folder (--run_dir)"]
+        if self._min_free_bytes:
+            needs.append(f"{_size(self._min_free_bytes)} are to stay free (--min_free_gb)")
+            remedies.insert(1, "lower --min_free_gb")
+        return (
+            f"{path}: {_size(free_bytes)} are free on its disk, but {' and '.join(needs)}: "
+            f"{', '.join(remedies[:-1])}, or {remedies[-1]}; {_GOES_ON}"
+        )
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What the disk has to do with a failure: one line with the file, where it is known, and what to do.
+
+    Args:
+      error: looked at with its causes, and with what was being handled when it was raised.
+
+    Returns:
+      None if the disk is not to blame.
+    """
+    for cause in causes(error):
+        if isinstance(cause, DiskError):
+            return str(cause).removesuffix(f"; {_GOES_ON}")
+        if isinstance(cause, OSError):
+            trouble = _SYSTEM_TROUBLES.get(cause.errno or 0)
+            is_named = isinstance(cause.filename, str | bytes | os.PathLike)
+            if trouble is not None and (is_named or cause.errno not in _OF_SOCKETS_TOO):
+                return f"{os.fsdecode(cause.filename) if is_named else 'a file'}: {trouble}"
+        if isinstance(cause, sqlite3.Error):
+            for said, trouble in _SQLITE_TROUBLES.items():
+                if said in (getattr(cause, "sqlite_errorname", None), str(cause)):
+                    return f"the ledger: {trouble}"
+    return None
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            if (free_bytes := _free_bytes(path)) and free_bytes > _TRIED_BYTES:
+                return (
+                    f"{path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
+                    "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
+                )
+    if (trouble := _SYSTEM_TROUBLES.get(error.errno or 0)) is not None:
+        return f"{path}: {trouble}"
+    return f"{path}: it cannot be written ({error.strerror}): check that it is there, and who may write to it"
+
+
+def _is_mounted_apart(path: Path, parent: Path) -> bool:
+    """Whether a folder that may not be there yet is on another file system than the one that it belongs in."""
+    try:
+        return path.stat().st_dev != parent.stat().st_dev
+    except FileNotFoundError:
+        return False
+    except OSError:  # it does not answer: trying to write there tells why
+        return True
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What a user other than root may still write; None where the file system does not tell."""
+    system = os.statvfs(folder)
+    return system.f_bavail * system.f_frsize if system.f_blocks else None
+
+
+def _try_to_write(folder: Path) -> None:
+    """Writes a small file down to the disk and removes it: root may write anywhere, as far as permissions tell."""
+    path = folder / "room.new"  # what is left of one that is killed goes with the other files of this ending
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(bytes(_TRIED_BYTES))
+            os.fsync(file.fileno())
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / _GIB:.2f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / _MIB:.1f} MiB"

@@ -1,0 +1,146 @@
+"""Whether a run's folder still says what the run wrote down: ledger, rows, run.json, results.tsv, git.
+
+Each check returns a line for each difference, which names the file or the row and says what to do: no line if all is
+well. A check that cannot be made returns why, as a text.
+"""
+
+import itertools
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from autoresearch_jax.engine.database import connect_to_read
+from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow
+from autoresearch_jax.engine.results import results_text
+from autoresearch_jax.engine.run_folder import RunFolder, settings_text
+from autoresearch_jax.engine.schema import SEALED_TABLES, SealedTable
+from autoresearch_jax.engine.seals import DIGEST, row_digest, seal_of, seal_text
+from autoresearch_jax.types import Metric
+
+RESTORE = "restore it from a copy"
+REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
+
+
+def ledger_file_differences(path: Path) -> list[str] | str:
+    """Compares the ledger's bytes with the seal that was made when it was closed."""
+    seal = seal_of(path)
+    if not seal.exists():
+        return "no seal: a driver was killed, or another process had the ledger open"
+    try:
+        if seal.read_bytes() == seal_text(path).encode():
+            return []
+    except OSError as error:  # it is a folder
+        return [f"{error.filename}: {error.strerror}: {RESTORE}"]
+    return [f"{path}: not the bytes that {seal.name} was made of: {RESTORE}, both of them"]
+
+
+def row_differences(path: Path) -> list[str]:
+    """Computes the digest of each row of a ledger again, and has SQLite check its own pages."""
+    differences: list[str] = []
+    try:
+        with closing(connect_to_read(path)) as connection:
+            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # a flipped byte is no UTF-8
+            faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
+            differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]
+            for table in SEALED_TABLES:
+                differences += _table_differences(connection, table, f"{path}: {table.name[:-1]}")
+            settings = dict(connection.execute("SELECT name, value FROM settings"))
+            if settings and settings.get(DIGEST) != row_digest(settings):
+                differences.append(f"{path}: the settings are not as they were sealed: {RESTORE}")
+    except (sqlite3.Error, UnicodeError, LookupError, OverflowError) as error:  # the names of tables may be damaged too
+        differences.append(f"{path}: SQLite cannot read it: {error}: {RESTORE}")
+    return differences
+
+
+def _table_differences(connection: sqlite3.Connection, table: SealedTable, name: str) -> Iterator[str]:
+    """What differs in a table's rows, which are called `name`."""
+    for expected, row in enumerate(_rows(connection, table.name), start=table.first):
+        if row["id"] != expected:
+            yield f"{name} {expected} is missing: {RESTORE}"
+            return
+        digest = row.get(DIGEST)
+        if digest is not None and digest != row_digest(row):
+            yield f"{name} {expected} is not as it was sealed: {RESTORE}"
+        elif digest is None and row[table.concluded] is not None:
+            yield f"{name} {expected} has lost its seal: {RESTORE}"
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> Iterator[Mapping[str, object]]:
+    cursor = connection.execute(f"SELECT * FROM {table} ORDER BY id")
+    names = [column[0] for column in cursor.description]
+    for values in cursor:
+        yield dict(zip(names, values, strict=True))
+
+
+def settings_differences(folder: RunFolder, ledger: Ledger) -> list[str]:
+    """Compares run.json with the settings in the ledger."""
+    expected = settings_text(ledger.settings())
+    return _text_differences(folder.settings, expected, "the ledger's settings: one of the two was changed")
+
+
+def results_differences(folder: RunFolder, ledger: Ledger, metric: Metric) -> list[str]:
+    """Compares results.tsv with what the ledger would write now."""
+    return _text_differences(folder.results, results_text(ledger, metric), f"what the ledger would write: {REWRITTEN}")
+
+
+def workspace_differences(folder: RunFolder, ledger: Ledger, champion: ExperimentRow) -> list[str] | str:
+    """Compares the worktree's editable file with the champion's source."""
+    path = folder.workspace / str(ledger.settings()["editable"])
+    if not folder.workspace.exists():
+        return "no worktree here"
+    return _text_differences(path, ledger.source(champion.id), f"the champion's source: {REWRITTEN}")
+
+
+def _text_differences(path: Path, expected: str, what: str) -> list[str]:
+    try:
+        found = path.read_bytes().split(b"\n")
+    except OSError as error:
+        return [f"{path}: {error.strerror}: it should be {what}"]
+    wanted = expected.encode().split(b"\n")
+    if found == wanted:
+        return []
+    pairs = itertools.zip_longest(found, wanted)
+    line = next(number for number, (mine, theirs) in enumerate(pairs, start=1) if mine != theirs)
+    return [f"{path}:{line}: is not {what}"]
+
+
+def source_differences(folder: RunFolder, ledger: Ledger, environment: Mapping[str, str]) -> list[str] | str:
+    """Compares each experiment's source with the commit that holds it.
+
+    Args:
+      folder: the run's; its worktree says where the repository is, or it lies in the repository itself.
+      ledger: the run's.
+      environment: of this process, for git.
+    """
+    rows = [row for row in ledger.experiments() if row.commit is not None]
+    git = _repository(folder, rows, environment)
+    if git is None:
+        return "no repository of the run at hand"
+    editable = ledger.settings()["editable"]
+    differences = []
+    for row in rows:
+        try:
+            committed = git.raw("cat-file", "blob", f"{row.commit}:{editable}")
+        except GitError:
+            differences.append(
+                f"commit {row.commit} of experiment {row.id} is not in {git.folder}: fetch it from a copy"
+            )
+            continue
+        if committed != ledger.source(row.id).encode():
+            differences.append(
+                f"commit {row.commit} does not hold the source of experiment {row.id} as the ledger has it"
+            )
+    return differences
+
+
+def _repository(folder: RunFolder, rows: list[ExperimentRow], environment: Mapping[str, str]) -> Git | None:
+    """A repository that knows the run's first commit: the worktree's, else one around the run's folder."""
+    with suppress(GitError):  # git is not installed
+        for place in (folder.workspace, folder.path):
+            git = Git(place.resolve(), environment)
+            if rows and place.is_dir() and git.succeeds("cat-file", "-e", f"{rows[0].commit}^{{commit}}"):
+                return git
+    return None

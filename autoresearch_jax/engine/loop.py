@@ -1,0 +1,538 @@
+"""The loop: propose, measure, decide, keep or discard, repeat; every step written down before it is spent on."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from autoresearch_jax.decide.certification import CertificationSettings, MeasureChampion, is_due, next_step, wanted_runs
+from autoresearch_jax.decide.rule import DecisionRule
+from autoresearch_jax.engine.book import Book, Ending, as_shown, score_of
+from autoresearch_jax.engine.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
+from autoresearch_jax.engine.constants import ConstantError, ConstantValue, read_constants, set_constants
+from autoresearch_jax.engine.disk import disk_trouble
+from autoresearch_jax.engine.driver_lock import DriverLockError
+from autoresearch_jax.engine.evaluation import Evaluation
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.measuring import Measuring
+from autoresearch_jax.engine.observer import Observer
+from autoresearch_jax.engine.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.proposals import Proposals
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose, Verdict
+from autoresearch_jax.engine.reverting import take_out
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_settings import keep_to_settings, run_settings
+from autoresearch_jax.engine.run_state import kept_for_length, read_state
+from autoresearch_jax.engine.stopping import Limit
+from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import (
+    CERTIFICATION,
+    NO_PROPOSAL,
+    Brief,
+    Proposal,
+    ProposalFailed,
+    Proposer,
+    Running,
+    ServiceDown,
+    SpaceExhausted,
+)
+from autoresearch_jax.proposers.space import Constant
+from autoresearch_jax.sandbox.faults import FaultPoint, reach
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.snapshots.retention import Keeping, Retention
+from autoresearch_jax.types import Status
+
+REVERT = "revert"  # category of what certification tries
+INTERRUPTED = "interrupted; the same command goes on from here"
+FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
+SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a loop is made of."""
+
+    task: Task
+    proposer: Proposer
+    examiner: Examiner
+    rule: DecisionRule
+    ledger: Ledger
+    workspace: Workspace
+    folder: RunFolder
+    program: ProgramFile
+    observer: Observer
+    interrupts: Interrupts
+    footing: Footing
+    keeping: Keeping = field(default_factory=Keeping)
+    pruning: Pruning | None = None
+    certification: CertificationSettings | None = None
+
+
+class Loop:
+    """One run, from its baseline to its stopping list, in as many processes as it takes.
+
+    All state is in the ledger. An experiment that was begun and not ended is taken up again with the source
+    and the seed that were written down for it.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        run_seed: int,
+        max_experiments: int | None = None,
+        asking: Asking | None = None,
+        first_wait_seconds: float = FIRST_WAIT_SECONDS,
+    ) -> None:
+        """Makes a loop.
+
+        Args:
+          parts: what it is made of.
+          run_seed: with the number of an experiment, the source of every seed.
+          max_experiments: proposals to end after, instead of what program.md says of experiments.
+          asking: what proposers are asked for.
+          first_wait_seconds: how long to wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row, and after a
+            trial for which the machine was too busy.
+        """
+        self._parts = parts
+        self._run_seed = run_seed
+        self._asking = asking or Asking()
+        self._first_wait_seconds = first_wait_seconds
+        self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
+        self._latest_brief: Brief | None = None
+        self._waiting_since: float | None = None  # for the next proposal
+        self._is_service_down = False
+        self._certified_before: tuple[int, int] | None = None  # the last experiment, and how many trials there were
+        self._has_noticed_slow_disk = False
+        self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
+        self._pace = Pace(self._book, parts.program, parts.task.metric, parts.interrupts, max_experiments)
+        self._proposals = Proposals(
+            parts.proposer,
+            parts.folder,
+            parts.ledger.source,
+            parts.workspace.merge,
+            parts.observer.notice,
+            parts.examiner.close,
+        )
+        self._measuring = Measuring(
+            parts.task,
+            parts.rule,
+            self._book,
+            parts.folder,
+            parts.program,
+            parts.interrupts,
+            parts.observer,
+            parts.footing,
+            run_seed,
+            parts.pruning,
+            pace=self._pace,
+            first_wait_seconds=first_wait_seconds,
+        )
+        self._evaluation = Evaluation(
+            parts.task,
+            self._book,
+            parts.folder,
+            parts.program,
+            parts.interrupts,
+            self._measuring,
+            parts.examiner,
+            parts.footing,
+        )
+        self._retention = Retention(
+            parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, parts.observer.notice
+        )
+
+    def run(self) -> str:
+        """Works until the run ends; returns one line that says why.
+
+        Raises:
+          RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
+          UserError: the run was started with other settings, or git refuses.
+        """
+        parts = self._parts
+        wanted = run_settings(
+            parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
+        )
+        needs_id = parts.keeping.place is not None
+        return self._in_session(
+            lambda: keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, needs_id=needs_id), self._work
+        )
+
+    def certify(self) -> str:
+        """Certifies the champion's edits anew, with the share of trials that a run has for it; returns one line.
+
+        The run must have ended between two experiments, and the settings must have been compared.
+
+        Raises:
+          RunError, UserError: see `run`.
+        """
+        ledger = self._parts.ledger
+        if (row := ledger.open_experiment()) is not None and row.kind is not Kind.REVERT:
+            raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
+        if row is None:
+            self._certified_before = ledger.experiments()[-1].id, len(ledger.trials())
+        else:  # of a process that was cut short
+            own = len(ledger.trials(row.id))
+            self._certified_before = row.id - 1, len(ledger.trials()) - own
+        return self._in_session(lambda: None, self._certify_again)
+
+    def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
+        parts, ledger = self._parts, self._parts.ledger
+        parts.footing.disk.keep_reserve()
+        prepare()
+        self._book.settle()
+        session = ledger.begin_session()
+        reach(FaultPoint.AFTER_SESSION, session)
+        try:
+            reason = self._until_ended(work)
+        except DriverLockError:  # the run is another process's, and nothing of it may be touched
+            raise
+        except UserError as error:
+            self._parts.footing.disk.spend_reserve()
+            with suppress(sqlite3.Error):  # where there is no room all the same, it ended as if it had been killed
+                ledger.end_session(session, clean_line(str(error)))
+            raise
+        finally:
+            self._proposals.close()
+        reach(FaultPoint.BEFORE_SESSION_END, session)
+        ledger.end_session(session, reason)
+        return reason
+
+    def _certify_again(self) -> str:
+        self._end_open_trial()  # no snapshots expire: what the run keeps is not known here
+        if (experiment := self._parts.ledger.open_experiment()) is not None:
+            self._carry_out(experiment, time.monotonic())
+        while self._certify(at_end=True):
+            pass
+        return "certified"
+
+    def _end_open_trial(self) -> None:
+        """Takes up a run of the champion that a killed process left, if it belongs to no experiment."""
+        ledger = self._parts.ledger
+        if ledger.open_experiment() is None and ledger.open_trial() is not None:
+            self._measure_champion(self._book.require_champion())
+
+    def _measure_champion(self, champion: ExperimentRow) -> None:
+        """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
+        self._measuring.measure_champion(champion)
+        if self._certified_before is None:
+            self._retention.apply(self._parts.ledger.measured(champion))
+
+    def _work(self) -> str:
+        self._retention.settle()
+        if self._book.champion is None:
+            self._run_baseline()
+        self._end_open_trial()
+        while True:
+            while (reason := self._advance()) is None:
+                pass
+            had_target = self._pace.target_reached(self._book.require_champion())
+            while self._certify(at_end=True):
+                pass
+            champion = self._book.require_champion()
+            if had_target is None or self._pace.stop_reason(self._pace.progress(champion)) is not None:
+                return reason
+            self._parts.observer.notice(f"{had_target}: not after certification, so the search goes on")
+
+    def _until_ended(self, work: Callable[[], str]) -> str:
+        """Why some work ended, in one line."""
+        try:
+            return work()
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except StopReached as stop:
+            return f"{stop} reached"
+        except (OSError, sqlite3.Error) as error:
+            if trouble := disk_trouble(error):
+                raise RunError(f"{trouble}; the same command goes on from here") from error
+            raise
+
+    def _run_baseline(self) -> None:
+        """Measures what the user committed; the run stands on it."""
+        experiment = self._parts.ledger.open_experiment()
+        if experiment is None:
+            baseline = self._parts.workspace.baseline()
+            experiment = self._parts.ledger.begin_experiment(
+                Intent(
+                    kind=Kind.BASELINE,
+                    source=baseline.source,
+                    constants=_constants(baseline.source),
+                    hypothesis="baseline",
+                    parent_commit=baseline.commit,
+                )
+            )
+        ended = self._carry_out(experiment, time.monotonic())
+        if ended.decision is not Verdict.KEEP:
+            raise RunError(
+                f"the baseline, {self._parts.workspace.editable} as committed, cannot be measured "
+                f"({ended.status}): {ended.reason}"
+            )
+
+    def _advance(self) -> str | None:
+        """Carries out one experiment, or waits; returns why the run is over, or None."""
+        started = time.monotonic() if self._waiting_since is None else self._waiting_since
+        self._parts.footing.require_lock()
+        experiment = self._parts.ledger.open_experiment()
+        if experiment is None:
+            champion = self._book.require_champion()
+            space = self._refresh_space(champion)
+            waited = time.monotonic() - started
+            progress = self._pace.progress(champion, waited_seconds=waited + self._seconds_to_certify())
+            if (reason := self._pace.stop_reason(progress)) is not None:
+                return f"{reason} reached"
+            if self._certify(at_end=False):
+                return None
+            brief = self._latest_brief = self._brief(champion, space)
+            try:
+                with self._parts.interrupts.allowed():
+                    proposal = self._proposals.next(brief)
+            except SpaceExhausted as exhausted:
+                return str(exhausted)
+            except ServiceDown as down:
+                self._wait_for_service(down, champion, started)
+                return None
+            except ProposalFailed as failure:
+                self._enter_failure(champion, brief, failure, started)
+                return None
+            self._parts.footing.require_lock()
+            reach(FaultPoint.AFTER_PROPOSAL, brief.experiment)
+            self._failed_proposals = 0
+            self._waiting_since, self._is_service_down = None, False
+            experiment = self._begin(champion, brief, proposal, started)
+        if experiment.is_open:
+            self._carry_out(experiment, started)
+        return None
+
+    def _refresh_space(self, champion: ExperimentRow) -> Sequence[Constant]:
+        parts = self._parts
+        return parts.program.refresh(champion.constants, parts.task.metric.name, parts.observer.notice)
+
+    def _seconds_to_certify(self) -> float:
+        """Time that certification would take if the search ended now."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return 0.0
+        wanted = wanted_runs(state.lineage, state.looked_at, state.certification_runs, settings)
+        durations = [trial.finished_at - trial.started_at for trial in state.runs if trial.finished_at is not None]
+        return wanted * max(durations, default=0.0)
+
+    def _certify(self, *, at_end: bool) -> bool:
+        """Takes one step of certification; False if there is none to take."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return False
+        if not at_end:
+            is_asked = self._proposals.has_asked(self._book.rows[-1].id + 1)
+            if is_asked or not is_due(state.keeps_since_certified, settings):
+                return False
+        looked_at, spent = state.looked_at, state.certification_runs
+        if self._certified_before is not None:
+            looked_at, spent = self._certification_since(*self._certified_before)
+        step = next_step(state.lineage, looked_at, spent, settings, at_end=at_end)
+        champion = self._book.require_champion()
+        if step is None or (at_end and self._certified_before is None and self._has_no_time_left(champion)):
+            return False
+        self._parts.footing.require_lock()
+        if isinstance(step, MeasureChampion):
+            self._measure_champion(champion)
+            return True
+        started = time.monotonic()
+        texts = take_out(self._parts.ledger, step.edits, self._parts.workspace.merge)
+        experiment = None
+        with self._parts.ledger.transaction():  # a killed process leaves all of a step behind, or nothing of it
+            for number, obstacle in texts.obstacles.items():
+                row = self._parts.ledger.experiment(number)
+                intent = self._revert_intent(champion, [row], self._parts.ledger.source(champion.id))
+                self._reject(intent, obstacle, started)
+            if texts.edits:
+                rows = [self._parts.ledger.experiment(number) for number in texts.edits]
+                intent = replace(self._revert_intent(champion, rows, texts.source), constants=_constants(texts.source))
+                experiment = self._parts.ledger.begin_experiment(intent)
+        if experiment is not None:
+            self._carry_out(experiment, started)
+        return True
+
+    def _may_certify_next(self) -> bool:
+        """True if certification comes next once the running experiment is kept: then it takes the next number."""
+        state, settings = read_state(self._parts.ledger), self._parts.certification
+        if state is None or state.lineage is None or settings is None:
+            return False
+        if not is_due(state.keeps_since_certified + 1, settings):
+            return False
+        spent = state.certification_runs
+        return next_step(state.lineage, state.looked_at, spent, settings, at_end=False) is not None
+
+    def _certification_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
+        """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""
+        ledger = self._parts.ledger
+        reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT and row.id > experiment]
+        runs = sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()[num_trials:])
+        looked_at = frozenset(number for row in reverts for number in row.without)
+        return looked_at | kept_for_length(ledger.experiments()), runs
+
+    def _revert_intent(self, champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str) -> Intent:
+        numbers = [row.id for row in edits]
+        hypotheses = "; ".join(row.hypothesis for row in edits)
+        return Intent(
+            kind=Kind.REVERT,
+            source=source,
+            hypothesis=clean_line(f"without {', '.join(map(str, numbers))}: {hypotheses}"),
+            category=REVERT,
+            proposer=CERTIFICATION,
+            parent=champion.id,
+            parent_commit=champion.commit,
+            without=numbers,
+        )
+
+    def _has_no_time_left(self, champion: ExperimentRow) -> bool:
+        """True once a limit in seconds is passed, which certification, too, keeps to."""
+        return any(
+            isinstance(stop, Limit) and stop.quantity == "seconds" and stop.reached(self._pace.progress(champion))
+            for stop in self._pace.stops()
+        )
+
+    def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
+        """Waits until the service may be asked again; all of the wait counts as time of the next experiment."""
+        if not self._is_service_down:
+            self._parts.observer.notice(f"{clean_line(str(down))}: waiting, and asking again until it answers")
+        self._is_service_down = True
+        self._waiting_since = started
+        self._pace.wait(down.retry_seconds, champion, started)
+
+    def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
+        """What a proposer is told."""
+        state = read_state(self._parts.ledger)
+        sigma = None if state is None else state.sigma
+        measured = self._parts.ledger.measured(champion)
+        return Brief(
+            experiment=self._book.rows[-1].id + 1,
+            run_seed=self._run_seed,
+            metric=self._parts.task.metric,
+            program=self._parts.program.program.text,
+            space=space,
+            champion_source=self._parts.ledger.source(champion.id),
+            champion_constants=champion.constants,
+            champion_score=as_shown(score_of(champion), sigma),
+            history=self._book.history(sigma),
+            noise_floor=noise_floor(state),
+            limits_left=limits_left(self._pace.stops(), self._pace.progress(champion)),
+            facts=known_facts(self._parts.task, state),
+            curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
+            categories=self._asking.categories,
+            plateau=self._asking.plateau,
+        )
+
+    def _look_ahead(self, running: ExperimentRow) -> None:
+        """Has the experiment after this one thought of meanwhile, if there will be one."""
+        champion = self._book.champion
+        if running.kind is not Kind.PROPOSAL or champion is None or self._may_certify_next():
+            return
+        progress = self._pace.progress(champion, more_experiments=1)
+        if self._pace.stop_reason(progress) is not None:
+            return
+        brief = self._latest_brief
+        if brief is None or brief.experiment != running.id:  # an earlier process began it
+            brief = self._brief(champion, self._refresh_space(champion))
+        ahead = replace(
+            brief,
+            experiment=running.id + 1,
+            running=Running(running.id, running.proposer, running.hypothesis, running.category),
+            limits_left=limits_left(self._pace.stops(), progress),
+        )
+        self._proposals.look_ahead(ahead)
+
+    def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
+        """Writes a proposal down; one that cannot be applied is over at once."""
+        source = proposal.source
+        if source is None:
+            try:
+                source = set_constants(brief.champion_source, proposal.constants)
+            except (ConstantError, SyntaxError) as error:
+                return self._reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
+        intent = self._intent(champion, source, proposal)
+        return self._parts.ledger.begin_experiment(replace(intent, constants=_constants(source)))
+
+    def _enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
+        """Writes down that there was no proposal; waits if that is so again and again."""
+        self._failed_proposals += 1
+        self._waiting_since, self._is_service_down = None, False
+        nothing = Proposal(
+            NO_PROPOSAL,
+            NO_PROPOSAL,
+            source=brief.champion_source,
+            cost_dollars=failure.cost_dollars,
+            proposer=failure.proposer,
+        )
+        self._reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
+        doublings = self._failed_proposals - FAILURES_WITHOUT_WAIT
+        if doublings < 0 or not failure.worth_waiting:
+            return
+        seconds = backoff(self._first_wait_seconds, doublings)
+        self._parts.observer.notice(
+            f"{self._failed_proposals} proposals in a row came to nothing, the last one because: "
+            f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"
+        )
+        self._waiting_since = time.monotonic()
+        self._pace.wait(seconds, champion, self._waiting_since)
+
+    def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
+        """An experiment without constants: of a text that is the champion's none are tried."""
+        return Intent(
+            kind=Kind.PROPOSAL,
+            source=source,
+            hypothesis=clean_line(proposal.hypothesis),
+            category=proposal.category,
+            proposer=proposal.proposer or self._parts.proposer.name,
+            parent=champion.id,
+            parent_commit=champion.commit,
+            cost_dollars=proposal.cost_dollars,
+        )
+
+    def _reject(self, intent: Intent, reason: str, started: float) -> ExperimentRow:
+        """Enters an experiment that is over before it began."""
+        with self._parts.ledger.transaction():
+            experiment = self._parts.ledger.begin_experiment(intent)
+            ending = Ending(Status.REJECTED, None, Verdict.DISCARD, reason)
+            experiment = self._book.conclude(experiment, ending, started)
+        self._parts.observer.ends(experiment)
+        return experiment
+
+    def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:
+        """Measures an experiment and enters what came of it in the books."""
+        reach(FaultPoint.AFTER_EXPERIMENT_INTENT, experiment.id)
+        self._parts.observer.begins(experiment)
+        self._look_ahead(experiment)
+        ending = self._evaluation.evaluate(experiment)
+        self._parts.footing.require_lock()
+        row = self._book.conclude(experiment, ending, started)
+        if self._certified_before is None:
+            self._retention.apply(row)
+        self._parts.observer.ends(row)
+        self._notice_slow_disk()
+        return row
+
+    def _notice_slow_disk(self) -> None:
+        """Says once that the disk is slow: nothing is lost by that, but time."""
+        seconds = self._parts.ledger.slowest_commit_seconds
+        if seconds > SLOW_COMMIT_SECONDS and not self._has_noticed_slow_disk:
+            self._has_noticed_slow_disk = True
+            self._parts.observer.notice(
+                f"{self._parts.folder.ledger}: the disk took {seconds:.1f} s for one write; "
+                "`autoresearch doctor` measures it, --run_dir may be on another"
+            )
+
+
+def _constants(source: str) -> dict[str, ConstantValue]:
+    """Top-level constants of a source; none of one that is not Python, which the task will reject."""
+    try:
+        return read_constants(source)
+    except SyntaxError:
+        return {}

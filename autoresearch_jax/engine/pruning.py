@@ -1,0 +1,155 @@
+"""When a trial is hopeless: how far candidates that end well are behind on their way, learnt from those that ended.
+
+Pure functions of recorded numbers, simulated on recorded curves by scripts/bench_prune.sh; see docs/pruning.md.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoresearch_jax.types import CURVE_POINTS, Ceiling, Scalar
+
+Floats = NDArray[np.float64]
+# Candidates that ended nearer to the champion than this share of all did tell most of those that end as good as it.
+_NEAR = 0.25
+_ANGLES = 400  # of the integral over Student's t
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A candidate that ran to its end, against the champion of its time.
+
+    Attributes:
+      behind: by how much its loss was above the champion's at each point of the curve.
+      worse: by how much its score was worse than the champion's, in the metric's unit; negative if it was better.
+    """
+
+    behind: Sequence[float]
+    worse: float
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is risked, and from when on.
+
+    Attributes:
+      risk: probability that a candidate which would end as good as the champion is stopped, over all looks together.
+      least_finished: candidates that must have run to their end before one is stopped.
+      first_point: of the curve, that is looked at; before it schedules differ too much.
+      last_point: after it schedules part again, as some cool down earlier, and there is less left to save.
+    """
+
+    risk: float = 0.02
+    least_finished: int = 12
+    first_point: int = 4
+    last_point: int = 10
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """What a run keeps to."""
+        return {"prune": True, **{f"prune_{name}": value for name, value in asdict(self).items()}}
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a trial's losses are held against.
+
+    Attributes:
+      champion: the champion's curve.
+      allowances: by point, how far a trial may be behind.
+      risk: see `Pruning.risk`.
+    """
+
+    champion: Sequence[float]
+    allowances: Mapping[int, float]
+    risk: float
+
+    @property
+    def ceilings(self) -> tuple[Ceiling, ...]:
+        """The losses that a trial must not be above."""
+        return tuple(Ceiling(point, self.champion[point - 1] + by) for point, by in self.allowances.items())
+
+    def explain(self, losses: Sequence[float]) -> str:
+        """Why a trial was stopped, one line.
+
+        Args:
+          losses: its curve, up to where it was stopped.
+        """
+        point = len(losses)
+        behind = losses[-1] - self.champion[point - 1]
+        return (
+            f"at {point / CURVE_POINTS:.0%} of the budget its loss was {behind:.3g} above the champion's; "
+            f"probability of ending better below {self.risk:g}"
+        )
+
+
+def find_allowances(finished: Sequence[Finished], pruning: Pruning, luck: float = 0.0) -> Mapping[int, float]:
+    """By point of the curve, how far behind a trial may be; nothing while there is too little to tell from.
+
+    At each point a straight line through the candidates so far says how far behind one is that ends worse by so much.
+    They scatter around it, those that end much worse more widely, and count less. What a candidate may be behind is
+    what one that ends as good as the champion is, and by Student's t so much more that it is exceeded with probability
+    `risk` only, shared out among the looks. It never grows from one point to the next.
+
+    Args:
+      finished: all that is known.
+      pruning: see there.
+      luck: by how much the run of the champion that is compared with was better than the mean of its runs.
+    """
+    worse_N = np.array([one.worse for one in finished])
+    if len(finished) < pruning.least_finished or not worse_N.any():
+        return {}
+    usual = float(np.quantile(np.abs(worse_N[worse_N != 0]), _NEAR))
+    weights_N = 1 / (1 + (worse_N / usual) ** 2)
+    points = range(pruning.first_point, pruning.last_point + 1)
+    factor = t_quantile(pruning.risk / len(points), len(finished) - 2)
+    allowances: dict[int, float] = {}
+    largest = 0.0
+    for point in reversed(points):
+        behind_N = np.array([one.behind[point - 1] for one in finished])
+        largest = max(largest, _bound(worse_N, behind_N, weights_N, at=max(0.0, luck), factor=factor))
+        allowances[point] = largest
+    return dict(sorted(allowances.items()))
+
+
+def _bound(x_N: Floats, y_N: Floats, weights_N: Floats, *, at: float, factor: float) -> float:
+    """Upper end of the prediction interval of a weighted straight line.
+
+    Args:
+      x_N: abscissae.
+      y_N: ordinates; the variance of each is inverse to its weight.
+      weights_N: 1 at the scatter that is predicted.
+      at: where.
+      factor: half the interval's width, in standard deviations.
+    """
+    total = float(weights_N.sum())
+    x_mean, y_mean = float(weights_N @ x_N) / total, float(weights_N @ y_N) / total
+    spread = float(weights_N @ (x_N - x_mean) ** 2)
+    slope = float(weights_N @ ((x_N - x_mean) * (y_N - y_mean))) / spread if spread else 0.0
+    residual_N = y_N - y_mean - slope * (x_N - x_mean)
+    squares_N = weights_N * residual_N**2  # of equal size all over, if they scatter as the weights say
+    near_N = weights_N >= np.median(weights_N)  # and if those nearer scatter more than that, it is they that count
+    largest = max(float(squares_N.mean()), float(squares_N[near_N].sum() / weights_N[near_N].sum()))
+    variance = largest * len(x_N) / (len(x_N) - 2)
+    leverage = 1 / total + ((at - x_mean) ** 2 / spread if spread else 0.0)
+    return y_mean + slope * (at - x_mean) + factor * math.sqrt(variance * (1 + leverage))
+
+
+@lru_cache(maxsize=64)
+def t_quantile(tail: float, degrees: float) -> float:
+    """What Student's t with so many degrees of freedom exceeds with probability `tail`, which is below one half."""
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(degrees): it has a density without a tail
+    for _ in range(50):
+        middle = (low + high) / 2
+        angles = np.linspace(middle, math.pi / 2, _ANGLES + 1)
+        density = np.clip(np.cos(angles), 0, 1) ** (degrees - 1)
+        if constant * float(np.trapezoid(density, angles)) > tail:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)

@@ -1,0 +1,208 @@
+"""A run's folder: where its parts are, what it was started with, and a lock against a second driver."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.engine.driver_lock import DriverLock, DriverLockError
+from autoresearch_jax.engine.task import Terms
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.sandbox.faults import FaultPoint, reach
+from autoresearch_jax.types import Scalar
+
+
+class RunFolderError(UserError):
+    """The folder is in use, belongs to another run, or cannot be written."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<tag>/` and what is in it."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file."""
+        return self.path / "ledger.db"
+
+    @property
+    def results(self) -> Path:
+        """The table for people and spreadsheets."""
+        return self.path / "results.tsv"
+
+    @property
+    def workspace(self) -> Path:
+        """The worktree of the run's branch."""
+        return self.path / "workspace"
+
+    @property
+    def settings(self) -> Path:
+        """A copy of the ledger's settings for people."""
+        return self.path / "run.json"
+
+    @property
+    def exam(self) -> Path:
+        """What the task keeps of its own so that a score can be computed again from this folder alone."""
+        return self.path / "exam"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of all logs; made if it is not there."""
+        folder = self.path / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def log_dir(self, experiment: int) -> Path:
+        """Folder of an experiment's logs; made if it is not there."""
+        folder = self.logs / f"{experiment:04d}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def llm_path(self, experiment: int) -> Path:
+        """Folder of what was said to an agent for an experiment, and what it answered; there is one if anything was."""
+        return self.path / "llm" / f"{experiment:04d}"
+
+    def llm_dir(self, experiment: int) -> Path:
+        """The same; made if it is not there."""
+        folder = self.llm_path(experiment)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def exchanges(self) -> Iterator[Path]:
+        """Files of all exchanges with a model."""
+        return (path for path in (self.path / "llm").glob("*/*.json") if path.stem.isdigit())
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the snapshots."""
+        return self.path / "snapshots"
+
+    def snapshot_dir(self, experiment: int, trial: int) -> Path:
+        """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
+        return self.snapshots / f"{experiment:04d}-{trial:04d}"
+
+    def own_snapshot(self, recorded: Path) -> Path:
+        """Where in this folder a snapshot belongs that the ledger recorded, wherever the folder was at that time."""
+        return self.snapshots / recorded.name
+
+    def snapshot(self, recorded: Path) -> Path:
+        """Where a snapshot is that the ledger recorded: in this folder, else where it was at that time."""
+        here = self.own_snapshot(recorded)
+        return here if here.exists() else recorded
+
+    def create(self) -> None:
+        """Makes the folder, and keeps it out of the sight of a git repository around it.
+
+        Raises:
+          RunFolderError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".gitignore").write_text("*\n")
+        except OSError as error:
+            what = "written to" if self.path.is_dir() else "made"
+            raise RunFolderError(f"{self.path}: the run folder cannot be {what}: {error.strerror}") from error
+
+    def require_ledger(self) -> None:
+        """Refuses a folder that has lost its ledger: a run that began anew there would mix with what is left.
+
+        It would even judge a snapshot of an earlier run that had the same seed and program.
+
+        Raises:
+          RunFolderError: there was a run here, and it has no ledger.
+        """
+        has_ledger = self.ledger.exists() and self.ledger.stat().st_size > 0
+        if not has_ledger and (self.settings.exists() or any(self.snapshots.glob("[0-9]*-[0-9]*"))):
+            raise RunFolderError(
+                f"{self.path}: has the files of a run, and its {self.ledger.name} is missing or empty: restore that "
+                "from a copy, or delete the folder, or use another --tag"
+            )
+
+    @contextmanager
+    def lock(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[DriverLock]:
+        """Holds the run for this process; whoever comes after sees that it has ended, however it ended.
+
+        Args:
+          notice: told in one line that it waits for a sign of life of a driver on another machine.
+
+        Raises:
+          RunFolderError: another process holds it, or the folder cannot be written.
+        """
+        lock = self._driver_lock
+        try:
+            lock.acquire(notice)
+        except DriverLockError as error:
+            raise RunFolderError(str(error)) from error
+        try:
+            self._sweep()
+            yield lock
+        finally:
+            lock.release()
+
+    def _sweep(self) -> None:
+        """Removes what writers left half-written that were killed."""
+        for path in (*self.path.glob("*.new"), *self.path.glob("llm/*/*.new")):
+            path.unlink(missing_ok=True)
+
+    def holder(self) -> str | None:
+        """Who is at work on the run, such as "pid 12 on box"; None if nobody is.
+
+        Raises:
+          RunFolderError: that cannot be read.
+        """
+        try:
+            return self._driver_lock.holder()
+        except DriverLockError as error:
+            raise RunFolderError(str(error)) from error
+
+    @property
+    def _driver_lock(self) -> DriverLock:
+        return DriverLock(self.path / "driver.lock")
+
+    def write_settings(self, settings: Mapping[str, Scalar]) -> None:
+        """Writes run.json."""
+        write_whole(self.settings, settings_text(settings))
+
+
+def task_settings(task: Terms) -> dict[str, Scalar]:
+    """All of a task that a score depends on, as a run's settings have it."""
+    return {
+        "metric": task.metric.name,
+        "direction": task.metric.direction,
+        "budget_seconds": task.budget.seconds,
+        "budget_steps": task.budget.steps,
+        "fingerprint": task.fingerprint,
+        **task.terms,
+    }
+
+
+def settings_text(settings: Mapping[str, Scalar]) -> str:
+    """What run.json says for these settings of the ledger."""
+    return json.dumps(dict(settings), indent=1) + "\n"
+
+
+def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
+    """Refuses to go on with a run that was started with other settings: its scores could not be compared.
+
+    Raises:
+      RunFolderError: some differ; the message names each.
+    """
+    differing = [
+        f"{name} {stored.get(name)} then, {value} now" for name, value in wanted.items() if stored.get(name) != value
+    ]
+    if differing:
+        raise RunFolderError(
+            f"{folder} was started with other settings ({'; '.join(differing)}): use the same ones, or another --tag"
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new one, never a part."""
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing it, too
+    scratch.write_text(text, encoding="utf-8")
+    reach(FaultPoint.BEFORE_RENAME)
+    scratch.replace(path)

@@ -1,0 +1,109 @@
+"""All that the loop knows about a task: its metric, its fingerprint, how to prepare and measure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
+
+Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
+
+
+class Terms(Protocol):
+    """What a score depends on beside the candidate and its seed."""
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def budget(self) -> Budget: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything but candidate and machine that a score depends on; unequal ones are never compared."""
+        ...
+
+    @property
+    def terms(self) -> Mapping[str, Scalar]:
+        """What of the machine a score depends on, by name: device, versions, clock; as with `fingerprint`."""
+        ...
+
+
+class Task(Terms, Protocol):
+    """An editable asset, a scalar metric, a time box."""
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
+        ...
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        """Tells the task what its clock counts in, before anything is measured.
+
+        Args:
+          reference_seconds: what this returned when the run began; None for a run that begins.
+          log_dir: an existing folder for the log.
+
+        Returns:
+          What the run has to keep: seconds that a reference program takes on this machine; None where the clock needs
+          none.
+
+        Raises:
+          UserError: the machine cannot be measured.
+        """
+        ...
+
+    def keep_exam(self, folder: Path) -> str:
+        """Puts into `folder` whatever else a snapshot's score can be computed again from, unless it is there.
+
+        Returns:
+          SHA-256 over all of it, in hexadecimal; what is there is checked against it.
+
+        Raises:
+          UserError: what is there was changed, or cannot be written.
+        """
+        ...
+
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
+        """Checks the asset and makes it ready to measure; spends nothing of the budget.
+
+        Args:
+          source: text of the editable asset.
+          log_dir: an existing folder for whatever the checks print.
+          beside_a_trial: another thread may be measuring: it must not be disturbed, and what it made ready stays so.
+
+        Raises:
+          CandidateRejected: it cannot be measured, and why.
+        """
+        ...
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Progress | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[Ceiling] = (),
+    ) -> Measurement:
+        """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
+
+        Args:
+          candidate: from `prepare` of this task, possibly of an earlier process with the same settings.
+          seed: all randomness of the trial follows from it.
+          log_dir: an existing folder for the trial's log.
+          snapshot_dir: a path that does not exist yet, or the snapshot of the same trial that was cut short after it:
+            then it is judged and not trained again. A snapshot is put there whole or not at all.
+          on_progress: told how far the trial is.
+          scrutiny: how hard the trained result is looked at. AUDIT is the only way anybody reads the holdout: the
+            metrics then have HOLDOUT_SCORE, and in no other case.
+          stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
+            puts the curve of it into the metrics as LOSSES, so that there can be ceilings; another has no use for them.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends whatever the task still has running."""
+        ...

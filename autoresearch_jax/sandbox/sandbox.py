@@ -1,0 +1,317 @@
+"""The cage in which a candidate's Python runs: bubblewrap, else Landlock, else limits alone.
+
+At every level a supervisor (`supervisor.py`) keeps the command within its limits and leaves nothing of it behind.
+"""
+
+import contextlib
+import enum
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.sandbox.bubblewrap import bubblewrap_argv
+from autoresearch_jax.sandbox.bytecode import compiled_standard_library
+from autoresearch_jax.sandbox.landlock import landlock_abi
+from autoresearch_jax.sandbox.linux import IS_LINUX, READ_AND_WRITE_ANYTHING
+from autoresearch_jax.sandbox.process import bare_environment
+from autoresearch_jax.sandbox.seccomp import FILTER_DESCRIPTOR
+from autoresearch_jax.sandbox.view import READABLE_DEVICES, WRITABLE_DEVICES, View, package_root, python_view
+
+GIBIBYTE = 1 << 30
+MEBIBYTE = 1 << 20
+# The supervisor ends by itself well before: what it cannot kill, it gives up.
+SUPERVISOR_GRACE_SECONDS = 60.0
+TERMINATE_SECONDS = 40.0
+PROBE_SECONDS = 20.0
+STOP_POLL_SECONDS = 0.1
+_SUPERVISE = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.sandbox.supervisor import main; main()"
+
+
+class Level(enum.StrEnum):
+    """How a candidate is confined, the best first."""
+
+    BUBBLEWRAP = "bubblewrap"
+    LANDLOCK = "landlock"
+    LIMITS = "limits"
+
+
+CHOICES = ("auto", "require", *Level)
+
+
+class SandboxError(UserError):
+    """The sandbox asked for cannot be had; the message says why and what would help."""
+
+
+def default_memory_bytes() -> int:
+    """8 GiB, or half of the machine's memory where that is less."""
+    return min(8 * GIBIBYTE, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def default_threads() -> int:
+    """Threads of all processes: JAX's pools grow with the number of cores."""
+    return 512 + 64 + 32 * (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a confined command and all that it starts may use together, unless said otherwise.
+
+    Attributes:
+      wall_seconds: from its start.
+      cpu_seconds: of all cores.
+      memory_bytes: resident.
+      address_bytes: virtual, of one process; only a backstop, since JAX reserves far more than it uses.
+      processes: at a time.
+      threads: of all processes.
+      open_files: of one process.
+      file_bytes: one file's size.
+      scratch_bytes: all that lies in the scratch folder, or is held open without a name.
+      scratch_files: how many of them.
+      log_bytes: what it prints.
+    """
+
+    wall_seconds: float = 300.0
+    cpu_seconds: float = 900.0
+    memory_bytes: int = field(default_factory=default_memory_bytes)
+    address_bytes: int = 1 << 40
+    processes: int = 64
+    threads: int = field(default_factory=default_threads)
+    open_files: int = 1024
+    file_bytes: int = 256 * MEBIBYTE
+    scratch_bytes: int = 512 * MEBIBYTE
+    scratch_files: int = 10_000
+    log_bytes: int = 8 * MEBIBYTE
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a confined command ended.
+
+    Attributes:
+      returncode: its exit status, negative for a signal; None if it was killed by us.
+      broken_limit: name of the one among `Limits` that it broke, None if none.
+      words: what it did then, such as "ran longer than 5 s".
+      seconds: how long it ran.
+      peak_memory_bytes: the most that was seen of its memory.
+      own_namespaces: whether it had process ids of its own and no network, at the levels below bubblewrap.
+    """
+
+    returncode: int | None
+    broken_limit: str | None
+    words: str | None
+    seconds: float
+    peak_memory_bytes: int
+    own_namespaces: bool
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A level that works on this machine.
+
+    Attributes:
+      level: what is in force.
+      view: what the command sees of the file system; at `LIMITS` it sees everything.
+      why_not: for each better level, why it is not in force.
+      bwrap: the program bubblewrap; None where it is not installed.
+    """
+
+    level: Level
+    view: View
+    why_not: Mapping[Level, str] = field(default_factory=dict)
+    bwrap: str | None = None
+
+    def run_python(
+        self,
+        arguments: Sequence[str],
+        *,
+        scratch: Path,
+        environment: Mapping[str, str],
+        log_path: Path,
+        limits: Limits | None = None,
+        variables: Mapping[str, str] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Outcome:
+        """Runs this Python, with its packages and ours, on the arguments. No process of it is left afterwards.
+
+        Args:
+          arguments: of Python, such as ("-m", "package.module").
+          scratch: the folder that it may write to; its working directory, home and place for temporary files.
+          environment: variables of this process, of which it gets an allow-listed few.
+          log_path: what it prints is added to this file.
+          limits: what it may use.
+          variables: that it gets besides.
+          stop: ends it, from whatever thread it is set.
+
+        Raises:
+          SandboxError: the supervisor failed, or it was stopped.
+        """
+        scratch = scratch.resolve()
+        temporary = scratch / "tmp"
+        temporary.mkdir(exist_ok=True)
+        packages = scratch / "packages"  # ours under its name, and not what lies beside it
+        packages.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (packages / package_root().name).symlink_to(package_root())
+        # of the library's folders only the archive: at the last level the real ones are seen anyway, and are faster
+        confined = self.level is not Level.LIMITS
+        import_path = [str(path) for path in self.view.import_path[0 if confined else 1 :]]
+        variables = {
+            "HOME": str(scratch),
+            "PYTHONPATH": ":".join([*import_path, str(packages)]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **({"PYTHONHOME": self.view.python_home} if confined else {}),
+            **(variables or {}),
+            "TMPDIR": str(temporary),
+        }
+        argv = [self.view.interpreter, "-P", "-s", "-S", *arguments]
+        environment = bare_environment(environment, **variables)
+        return self._run(argv, scratch, environment, log_path, limits or Limits(), stop or threading.Event())
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        scratch: Path,
+        environment: Mapping[str, str],
+        log_path: Path,
+        limits: Limits,
+        stop: threading.Event,
+    ) -> Outcome:
+        order: dict[str, Any] = {
+            "argv": list(argv),
+            "environment": dict(environment),
+            "scratch": str(scratch),
+            "limits": asdict(limits),
+            "driver": os.getpid(),
+            "namespaces": IS_LINUX and self.level is not Level.BUBBLEWRAP,  # which makes its own
+            "drop_capabilities": IS_LINUX and self.level is not Level.BUBBLEWRAP,
+            # reading is free at the last level, and root's Python may lie in another user's home
+            "keep_capabilities": READ_AND_WRITE_ANYTHING if self.level is Level.LIMITS else 0,
+            "landlock": None,
+            "filter_descriptor": None,
+        }
+        if self.level is Level.BUBBLEWRAP:
+            assert self.bwrap is not None
+            order["argv"] = bubblewrap_argv(self.bwrap, self.view, scratch, argv)
+            order["filter_descriptor"] = FILTER_DESCRIPTOR
+        elif self.level is Level.LANDLOCK:
+            order["landlock"] = {
+                "readable": [*self.view.allowed(), *READABLE_DEVICES],
+                "writable": [str(scratch), *WRITABLE_DEVICES],
+            }
+        answer = _supervise(order, log_path, limits.wall_seconds, stop)
+        if answer["left"]:
+            raise SandboxError(f"{answer['left']} processes of the sandbox cannot be killed; see {log_path}")
+        breach = answer["breach"] or {"limit": None, "words": None}
+        return Outcome(
+            returncode=_returncode(answer["status"]),
+            broken_limit=breach["limit"],
+            words=breach["words"],
+            seconds=answer["seconds"],
+            peak_memory_bytes=answer["peak_memory_bytes"],
+            own_namespaces=answer["namespaces"],
+        )
+
+
+def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]) -> Sandbox:
+    """The sandbox of a choice, tried before it is believed.
+
+    Args:
+      choice: "auto" takes the best level that works, "require" the same but at least Landlock, a level's name that one.
+      cache_dir: where the compiled standard library is kept.
+      environment: variables of this process.
+
+    Raises:
+      SandboxError: it cannot be had.
+    """
+    wanted = [Level(choice)] if choice in list(Level) else list(Level)
+    if choice == "require":
+        wanted.remove(Level.LIMITS)
+    try:
+        standard_library = compiled_standard_library(cache_dir)
+    except OSError as error:
+        raise SandboxError(f"{cache_dir}: {error.strerror}: what the sandbox shows of Python is kept there") from error
+    view = python_view(standard_library, environment)
+    why_not: dict[Level, str] = {}
+    for level in wanted:
+        sandbox = Sandbox(level, view, dict(why_not), shutil.which("bwrap", path=environment.get("PATH")))
+        reason = _why_not(sandbox, environment)
+        if reason is None:
+            return sandbox
+        why_not[level] = reason
+    reasons = "; ".join(f"{level}: {reason}" for level, reason in why_not.items())
+    raise SandboxError(f"--sandbox={choice}: {reasons}; `autoresearch doctor` says what helps")
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a folder that a candidate could write to: however deep, and whatever its modes."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(path, ignore_errors=True)
+    for words in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+        if path.exists():
+            environment = {"PATH": os.defpath}
+            subprocess.run([*words, "--", str(path)], env=environment, stderr=subprocess.DEVNULL, check=False)
+
+
+def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
+    """Why a level does not work here, found out by running an empty program in it; None if it works."""
+    if sandbox.level is Level.BUBBLEWRAP and sandbox.bwrap is None:
+        return "bwrap is not installed"
+    if sandbox.level is Level.LANDLOCK and landlock_abi() == 0:
+        return "the kernel has no Landlock, or it is switched off"
+    with tempfile.TemporaryDirectory(prefix="autoresearch-") as name:
+        scratch, log_path = Path(name) / "scratch", Path(name) / "log"
+        scratch.mkdir()
+        limits = Limits(wall_seconds=PROBE_SECONDS)
+        outcome = sandbox.run_python(
+            ["-c", "pass"], scratch=scratch, environment=environment, log_path=log_path, limits=limits
+        )
+        if outcome.returncode == 0:
+            return None
+        lines = log_path.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else outcome.words or f"ended with status {outcome.returncode}"
+
+
+def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float, stop: threading.Event) -> dict[str, Any]:
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _SUPERVISE, str(package_root().parent)],
+            env=order["environment"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + wall_seconds + SUPERVISOR_GRACE_SECONDS
+        words: bytes | None = json.dumps(order).encode() + b"\n"
+        while not stop.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return dict(json.loads(process.communicate(words, timeout=STOP_POLL_SECONDS)[0]))
+            words = None  # is sent on by the next call
+            if time.monotonic() > deadline:
+                raise SandboxError(f"the sandbox's supervisor does not answer; see {log_path}")
+        raise SandboxError("stopped")
+    except ValueError as error:
+        raise SandboxError(f"the sandbox's supervisor failed ({error}); see {log_path}") from error
+    finally:
+        if process.poll() is None:
+            process.terminate()  # it leaves nothing behind then either
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TERMINATE_SECONDS)
+            process.kill()
+            process.wait()
+
+
+def _returncode(status: int | None) -> int | None:
+    """A shell's status of a process that a signal ended, as Python tells it."""
+    return 128 - status if status is not None and 128 < status < 128 + 65 else status

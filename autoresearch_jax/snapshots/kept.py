@@ -1,0 +1,139 @@
+"""Where the snapshot of a trial is now: in the run's folder, at another place, let go of, or missing."""
+
+import enum
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.engine.integrity import RESTORE
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.snapshots.log import SnapshotEvent, SnapshotEventRow
+from autoresearch_jax.snapshots.remote import RemoteSnapshots, split_address
+from autoresearch_jax.types import Scalar
+
+DEFAULT_RUN_DIR = Path("runs")
+
+
+class SnapshotGoneError(UserError):
+    """A snapshot is not there any more; the message says why, and how to get one back."""
+
+
+class Whereabouts(enum.StrEnum):
+    """Where a snapshot is; of the last two there is none."""
+
+    HERE = "here"  # on this machine
+    MOVED = "moved"  # at another place
+    EXPIRED = "expired"  # the run let go of it
+    MISSING = "missing"  # nobody knows why
+
+
+@dataclass(frozen=True)
+class KeptSnapshot:
+    """A trial's snapshot as it stands.
+
+    Attributes:
+      trial: whose it is.
+      whereabouts: where it is.
+      place: its folder or address; of one that is not there, the folder that it belongs into.
+      remedy: how to get one if it is not there, or is damaged.
+      retrained: how it was trained again; None if it is the one that the trial wrote.
+    """
+
+    trial: TrialRow
+    whereabouts: Whereabouts
+    place: str
+    remedy: str
+    retrained: SnapshotEventRow | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder, wherever that is."""
+        return self.place.rpartition("/")[2]
+
+    @property
+    def value(self) -> float:
+        """What it scored when it was written."""
+        value = self.trial.value if self.retrained is None else self.retrained.value
+        assert value is not None, f"trial {self.trial.id} has no score"
+        return value
+
+    @property
+    def metrics(self) -> Mapping[str, Scalar]:
+        """What was measured when it was written, its hash among it."""
+        return self.trial.metrics if self.retrained is None else self.retrained.metrics
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A folder that holds it inside; one that was fetched from elsewhere is removed afterwards.
+
+        A UserError that is raised inside names the address in place of that folder.
+
+        Raises:
+          SnapshotGoneError: there is none.
+          StoreError: its place cannot be reached.
+        """
+        if self.whereabouts is Whereabouts.HERE:
+            yield Path(self.place)
+            return
+        if self.whereabouts is not Whereabouts.MOVED:
+            has_expired = self.whereabouts is Whereabouts.EXPIRED
+            why = "has expired: the run let go of it: " if has_expired else f"is missing: {RESTORE}, or "
+            raise SnapshotGoneError(f"{self.place}: {why}{self.remedy}")
+        remote = RemoteSnapshots(split_address(self.place)[0])
+        if not remote.is_whole(self.name):
+            raise SnapshotGoneError(f"{self.place}: is missing: {RESTORE}, or {self.remedy}")
+        with tempfile.TemporaryDirectory(prefix="autoresearch-snapshot-") as scratch:
+            folder = Path(scratch) / self.name
+            remote.fetch(self.name, folder)
+            try:
+                yield folder
+            except UserError as error:
+                raise type(error)(self.shown(str(error), folder)) from error
+
+    def shown(self, text: str, folder: Path) -> str:
+        """A text that names files of `folder`, which came from `self.folder`, with the place that they are from."""
+        return text.replace(str(folder), self.place)
+
+
+def find_snapshot(ledger: Ledger, folder: RunFolder, trial: TrialRow, *, as_recorded: bool = False) -> KeptSnapshot:
+    """Finds out where the snapshot of a trial is.
+
+    Args:
+      ledger: of the run.
+      folder: the run's.
+      trial: one that has a snapshot.
+      as_recorded: where the folder lacks one that should be in it, take it from where it was when the trial ended; of a
+        folder that was copied, that is another copy.
+    """
+    assert trial.snapshot is not None, f"trial {trial.id} has no snapshot"
+    own = folder.own_snapshot(trial.snapshot)
+    latest = ledger.snapshots.latest().get(trial.id)
+    retrained = None if latest is None else ledger.snapshots.retrained(trial.id)
+    place = str(own)
+    match None if latest is None else latest.event:
+        case SnapshotEvent.MOVED if not own.is_dir():  # else it was brought home, since it is deleted in one step
+            assert latest is not None
+            whereabouts, place = Whereabouts.MOVED, str(latest.place)
+        case SnapshotEvent.EXPIRED:
+            whereabouts = Whereabouts.EXPIRED
+        case _ if own.is_dir():
+            whereabouts = Whereabouts.HERE
+        case None if as_recorded and trial.snapshot.is_dir():
+            whereabouts, place = Whereabouts.HERE, str(trial.snapshot)
+        case _:
+            whereabouts = Whereabouts.MISSING
+    return KeptSnapshot(trial, whereabouts, place, retrain_command(folder, trial.experiment), retrained)
+
+
+def retrain_command(folder: RunFolder, experiment: int) -> str:
+    """What to do to have the snapshots of an experiment again."""
+    run_dir, tag = folder.path.parent, folder.path.name
+    where = [] if run_dir == DEFAULT_RUN_DIR else [f"--run_dir={run_dir}"]
+    command = shlex.join(["autoresearch", "trial", *where, f"--tag={tag}", f"--retrain={experiment}"])
+    return f"train it again: `{command}`, with the run's own flags"

@@ -1,0 +1,1 @@
+"""What a run searches: each task turns a source into a score."""

@@ -1,0 +1,254 @@
+"""Makes a dataset, or adds what it lacks; whatever stops it, the folder stays whole.
+
+A new dataset grows in a staging folder beside its place and is moved there when it is complete. After each stage (the
+text, then each vocabulary with its rows) a manifest says what is there, so a call that was interrupted goes on with the
+stage it was at. Only one process at a time works on a dataset.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.tasks.lm.data import splits
+from autoresearch_jax.tasks.lm.data.corpus import Corpus
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.manifest import SPLITS, DatasetError, Manifest, SplitCount, text_file
+from autoresearch_jax.tasks.lm.data.reporter import Reporter
+from autoresearch_jax.tasks.lm.data.rows import add_vocabulary, rows_bytes
+from autoresearch_jax.tasks.lm.data.rules import Rules
+from autoresearch_jax.tasks.lm.data.storage import (
+    NoRoomError,
+    check_room,
+    lock_dataset,
+    replaced_folder,
+    scratch_folder,
+    staging_folder,
+)
+from autoresearch_jax.tasks.lm.data.text_files import (
+    EMPTY,
+    LONGEST_DOCUMENT,
+    UNDECODABLE,
+    UNKNOWN_FORMAT,
+    CorpusError,
+    Skipped,
+)
+
+_TEXT_FILES = [text_file(split) for split in SPLITS]
+_JSON_SHARE = 1.05  # of a text's bytes, as JSON lines
+_TOLD_EXAMPLES = 3
+_WHAT_TO_DO = {
+    UNDECODABLE: "is not UTF-8: convert it, for instance with `iconv -f LATIN1 -t UTF-8`",
+    EMPTY: "is empty or null",
+    UNKNOWN_FORMAT: "has no format that can be read: narrow the pattern of --corpus, or convert it",
+}
+
+
+def settings(rules: Rules) -> dict[str, int | float | str | bool | None]:
+    """All that decides how text becomes rows, by name: a dataset made with anything else is made again."""
+    return {
+        "format": 2,
+        "val_share": splits.VAL_SHARE,
+        "holdout_share": splits.HOLDOUT_SHARE,
+        "longest_document": LONGEST_DOCUMENT,
+        **rules.settings(),
+    }
+
+
+def prepare_dataset(
+    folder: Path, corpus: Corpus, *, sequence_length: int, vocab_sizes: tuple[int, ...], reporter: Reporter
+) -> Dataset:
+    """Makes sure that a dataset holds rows of a length in some vocabularies; does only what is missing.
+
+    Args:
+      folder: of the dataset; its parent is made if it is missing.
+      corpus: where the text comes from. If it has changed since, the dataset is made again.
+      sequence_length: T.
+      vocab_sizes: vocabularies to offer.
+      reporter: told how far the work is.
+
+    Raises:
+      CorpusError: the corpus cannot be read, or is empty.
+      VocabularyError: a vocabulary is too large for the text.
+      DatasetError: the text is too little, the folder is something else, or it cannot be written.
+    """
+    state = corpus.state()
+    manifest, _ = _usable(folder, corpus, state)
+    if manifest is None or _missing(manifest, sequence_length, vocab_sizes):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with lock_dataset(folder, lambda: reporter.note("another call is at work on this dataset: waiting")):
+                _bring_up_to_date(folder, corpus, state, sequence_length, vocab_sizes, reporter)
+        except OSError as error:
+            raise DatasetError(f"cannot write the dataset {folder}: {error} (see --data_dir)") from error
+    return Dataset.open(folder, sequence_length=sequence_length, vocab_sizes=vocab_sizes)
+
+
+def _bring_up_to_date(
+    folder: Path,
+    corpus: Corpus,
+    state: str,
+    sequence_length: int,
+    vocab_sizes: tuple[int, ...],
+    reporter: Reporter,
+) -> None:
+    """What `prepare_dataset` does under the lock."""
+    manifest, outdated = _usable(folder, corpus, state)  # again: another call may just have made it
+    staging, replaced = staging_folder(folder), replaced_folder(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if manifest is not None:
+        shutil.rmtree(staging, ignore_errors=True)
+        _fill(folder, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
+        return
+    if outdated:
+        reporter.note(f"{outdated}: making the dataset again, with the vocabularies that are asked for now")
+    manifest = _resumable(staging, corpus, state)
+    if manifest is None:
+        shutil.rmtree(staging, ignore_errors=True)
+        manifest = _write_text(staging, corpus, state, vocab_sizes, reporter)
+    try:
+        _fill(staging, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
+    except NoRoomError:  # to be called in the same way, once there is
+        raise
+    except UserError:  # to be called otherwise the next time
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rename(replaced)
+    staging.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _resumable(staging: Path, corpus: Corpus, state: str) -> Manifest | None:
+    """The manifest of what an interrupted call left, if it can be gone on with."""
+    try:
+        manifest, _ = _usable(staging, corpus, state)
+    except DatasetError:
+        return None
+    return manifest
+
+
+def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, str | None]:
+    """The manifest without damaged files; or None, and why all must be made again unless there is nothing."""
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        # A dataset appears with its manifest in it (it may just have), so this folder is somebody else's.
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and Manifest.load(folder) is None:
+            raise DatasetError(f"{folder} is no dataset, and in the way: move it, or choose another --name")
+        return None, None
+    if manifest.corpus != corpus.spec:
+        raise DatasetError(f"{folder} was made from --corpus={manifest.corpus}: choose another --name")
+    if manifest.settings != settings(corpus.rules):
+        return None, "the dataset was made with other settings"
+    if manifest.source_state != state:
+        return None, "the corpus has changed"
+    damaged = set(manifest.damaged(folder, manifest.files))
+    if damaged & set(_TEXT_FILES):
+        return None, "the text of the dataset is damaged"
+    for name in [name for name in damaged if name.startswith("tokenizers/")]:
+        # Rows are only as good as the vocabulary that they were made with.
+        damaged |= {other for other in manifest.files if other.startswith(f"rows/{Path(name).stem}x")}
+    return replace(manifest, files={n: e for n, e in manifest.files.items() if n not in damaged}), None
+
+
+def _missing(manifest: Manifest, sequence_length: int, vocab_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    there = manifest.vocab_sizes(sequence_length)
+    return tuple(size for size in vocab_sizes if size not in there)
+
+
+def _fill(
+    folder: Path,
+    manifest: Manifest,
+    rules: Rules,
+    sequence_length: int,
+    vocab_sizes: tuple[int, ...],
+    reporter: Reporter,
+) -> None:
+    """Adds the vocabularies that a folder lacks, one by one; it is whole before and after each."""
+    missing = _missing(manifest, sequence_length, vocab_sizes)
+    text_bytes = sum(count.bytes for count in manifest.splits.values())
+    check_room(folder, sum(rows_bytes(text_bytes, size) for size in missing))
+    with _scratch(folder) as scratch:
+        for size in missing:
+            manifest = add_vocabulary(
+                manifest,
+                folder,
+                scratch,
+                sequence_length=sequence_length,
+                vocab_size=size,
+                rules=rules,
+                reporter=reporter,
+            )
+            for path in [path for path in scratch.rglob("*") if path.is_file()]:
+                target = folder / path.relative_to(scratch)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+            manifest.save(folder)
+
+
+def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence[int], reporter: Reporter) -> Manifest:
+    """Reads the corpus into the files of its splits, in a new folder, which is gone if that fails."""
+    files = corpus.fetch(reporter)
+    text_bytes = files.num_bytes()
+    needed = text_bytes * _JSON_SHARE + sum(rows_bytes(text_bytes, size) for size in vocab_sizes)
+    check_room(staging, int(needed))
+    reporter.stage("reading the corpus", None)
+    skipped = Skipped()
+    staging.mkdir()
+    try:
+        counts = splits.write_splits(files.documents(skipped), staging, skipped, reporter.advance)
+        _tell(skipped, reporter)
+        _check_splits(counts, corpus, skipped)
+        manifest = Manifest(
+            corpus=corpus.spec,
+            source=files.description,
+            source_state=state,
+            settings=settings(corpus.rules),
+            libraries={name: version(name) for name in ("rustbpe", "tiktoken", "numpy")},
+            splits=counts,
+            skipped=dict(sorted(skipped.counts.items())),
+            skipped_examples=dict(sorted(skipped.examples.items())),
+        )
+        manifest = manifest.with_files(staging, _TEXT_FILES, {})
+        manifest.save(staging)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _check_splits(counts: dict[str, SplitCount], corpus: Corpus, skipped: Skipped) -> None:
+    """Raises unless there is text in every split."""
+    total = sum(count.documents for count in counts.values())
+    if not total:
+        raise CorpusError(f"--corpus={corpus.spec}: there is no text in it{skipped.in_words()}")
+    for split, count in counts.items():
+        if not count.documents:
+            raise DatasetError(
+                f"--corpus={corpus.spec}: too small, none of its {total} documents falls into {split}"
+                f"{skipped.in_words()}: give more documents, or cut long ones into several, such as with `split -l 200`"
+            )
+
+
+def _tell(skipped: Skipped, reporter: Reporter) -> None:
+    """One line for each reason why something was left out that a user may want to mend."""
+    for reason, what in _WHAT_TO_DO.items():
+        if places := skipped.examples.get(reason):
+            more = skipped.counts[reason] - min(len(places), _TOLD_EXAMPLES)
+            told = "; ".join(places[:_TOLD_EXAMPLES]) + (f"; and {more} more" if more else "")
+            reporter.note(f"left out, since it {what}: {told}")
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder in the dataset's, gone afterwards."""
+    scratch = scratch_folder(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

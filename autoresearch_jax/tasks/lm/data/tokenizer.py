@@ -1,0 +1,171 @@
+"""Byte-level BPE: trained by rustbpe, used through tiktoken, stored as JSON."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.tasks.lm.data.rules import SPLIT_PATTERN, STANDARD, Rules
+from autoresearch_jax.tasks.lm.files import write_json
+
+if TYPE_CHECKING:
+    import tiktoken
+
+MIN_VOCAB_SIZE = 256
+MAX_VOCAB_SIZE = 1 << 20  # far beyond what any corpus here could use; keeps a typing error from running for hours
+BOS = "<|bos|>"
+_LEARNT_AT_ONCE = 512  # documents handed to the trainer together; of the longest it is 0.3 GB
+
+
+class VocabularyError(UserError):
+    """A vocabulary size that cannot be made from the text at hand."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A vocabulary: the bytes of each token by rank, then BOS, then ids that no text has.
+
+    Attributes:
+      token_bytes: bytes of token 0 to `bos_id - 1`, in order of rank.
+      split_pattern: regular expression that cuts the text before merging.
+      reserved: how many ids follow BOS.
+    """
+
+    token_bytes: tuple[bytes, ...]
+    split_pattern: str = SPLIT_PATTERN
+    reserved: int = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """V, BOS and what is reserved included."""
+        return len(self.token_bytes) + 1 + self.reserved
+
+    @property
+    def bos_id(self) -> int:
+        """The token that starts every document."""
+        return len(self.token_bytes)
+
+    @cached_property
+    def encoding(self) -> "tiktoken.Encoding":
+        """The vocabulary as tiktoken uses it."""
+        import tiktoken
+
+        return tiktoken.Encoding(
+            f"autoresearch-{self.vocab_size}",
+            pat_str=self.split_pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.token_bytes)},
+            special_tokens={BOS: self.bos_id}
+            | {f"<|reserved_{number}|>": self.bos_id + number for number in range(1, self.reserved + 1)},
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Tokens of a text, uint32[n], without BOS; the letters "<|bos|>" in it are letters."""
+        return self.encoding.encode_to_numpy(text, disallowed_special=())
+
+    def encode_documents(self, texts: Iterable[str], executor: Executor, dtype: np.dtype) -> Iterator[np.ndarray]:
+        """Tokens of each text with BOS before them, dtype[1 + n], in order; texts are taken all at once."""
+
+        def with_bos(text: str) -> np.ndarray:
+            tokens = self.encode(text)
+            document = np.empty(len(tokens) + 1, dtype)
+            document[0] = self.bos_id
+            document[1:] = tokens
+            return document
+
+        return executor.map(with_bos, texts)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of tokens; bytes that are no UTF-8 become U+FFFD, BOS becomes "<|bos|>"."""
+        return self.encoding.decode([int(token) for token in tokens])
+
+    def num_bytes(self) -> np.ndarray:
+        """Raw bytes each token stands for, int32[V]; 0 for BOS and what is reserved."""
+        return self._lengths(map(len, self.token_bytes))
+
+    def num_bytes_original(self) -> np.ndarray:
+        """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS and what is reserved.
+
+        It decodes each token by itself first, and what is no UTF-8 becomes U+FFFD, which has three bytes.
+        """
+        return self._lengths(len(token.decode("utf-8", errors="replace").encode("utf-8")) for token in self.token_bytes)
+
+    def _lengths(self, of_tokens: Iterable[int]) -> np.ndarray:
+        return np.array([*of_tokens, *[0] * (1 + self.reserved)], np.int32)
+
+    def save(self, path: Path) -> None:
+        """Writes the vocabulary as JSON."""
+        tokens = [base64.b64encode(token).decode("ascii") for token in self.token_bytes]
+        value: dict[str, object] = {
+            "split_pattern": self.split_pattern,
+            "bos": BOS,
+            "bos_id": self.bos_id,
+            "tokens_base64": tokens,
+        }
+        if self.reserved:
+            value["reserved"] = self.reserved
+        write_json(path, value)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Reads what `save` wrote."""
+        value = json.loads(path.read_text(encoding="utf-8"))
+        token_bytes = tuple(base64.b64decode(token) for token in value["tokens_base64"])
+        return cls(token_bytes, value["split_pattern"], value.get("reserved", 0))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: Rules = STANDARD) -> Tokenizer:
+    """Learns a vocabulary.
+
+    With 256 there is nothing to learn: a token is a byte, and byte 0xFF, which UTF-8 never has, is BOS.
+
+    Args:
+      texts: the training text; read no further than the rules say.
+      vocab_size: V, BOS and what is reserved included.
+      rules: how much is read of it, how it is cut, and how many ids are reserved, if V has room for them.
+
+    Raises:
+      VocabularyError: V is out of range, or the text has too few different words for it.
+    """
+    check_vocab_size(vocab_size)
+    if vocab_size == MIN_VOCAB_SIZE:
+        return Tokenizer(tuple(bytes([byte]) for byte in range(vocab_size - 1)), rules.split_pattern)
+    import rustbpe
+
+    reserved = rules.reserved_tokens if vocab_size > MIN_VOCAB_SIZE + rules.reserved_tokens else 0
+    wanted = vocab_size - 1 - reserved
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(_training_texts(texts, rules), wanted, _LEARNT_AT_ONCE, rules.split_pattern)
+    ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
+    if len(ranks) < wanted:
+        most = len(ranks) + 1 + reserved
+        raise VocabularyError(
+            f"a vocabulary of {vocab_size} is too large for this text, which gives at most {most}: "
+            "ask for a smaller one with --vocab_sizes, or for more text"
+        )
+    return Tokenizer(tuple(token for _, token in ranks), rules.split_pattern, reserved)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises VocabularyError unless the size is one that a byte-level vocabulary can have."""
+    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        raise VocabularyError(
+            f"vocabulary size {vocab_size}: it must be from {MIN_VOCAB_SIZE} (raw bytes) to {MAX_VOCAB_SIZE}"
+        )
+
+
+def _training_texts(texts: Iterable[str], rules: Rules) -> Iterator[str]:
+    characters = size = 0
+    for text in texts:
+        part = text[: rules.training_document_characters]
+        yield part
+        characters += len(part)
+        size += len(part.encode("utf-8"))
+        if characters >= rules.training_characters or (rules.training_bytes and size >= rules.training_bytes):
+            return

@@ -1,0 +1,300 @@
+"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one.
+
+It has the `logits` program, the arrays it reads and the rows of the split; the normalisation, the sum and the byte
+counts are its own. The probes are in `probes.py`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autoresearch_jax.tasks.lm.bits import bits_per_byte, unigram_nats
+from autoresearch_jax.tasks.lm.costs import memory_bytes
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.probes import (
+    EVERY_ROW,
+    PROBE_SHARE,
+    InvalidCandidateError,
+    check_probes,
+    draw_probes,
+    plan_probes,
+)
+from autoresearch_jax.tasks.lm.programs import Programs
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge found.
+
+    Attributes:
+      bpb: bits per raw byte.
+      bpb_original: with the byte counts of the original autoresearch, for comparing with published numbers.
+      unigram_bpb: of a unigram model over the same tokens.
+      num_tokens: target tokens that stand for bytes.
+      batch_rows: rows of the batches it judged with.
+      num_probes: rows that were looked at twice.
+      worst_probe: the largest difference of a probe, in nats.
+      seconds: judging, compilation apart.
+      probe_seconds: what judging would have taken less without the probes.
+    """
+
+    bpb: float
+    bpb_original: float
+    unigram_bpb: float
+    num_tokens: int
+    batch_rows: int
+    num_probes: int
+    worst_probe: float
+    seconds: float
+    probe_seconds: float
+
+
+class Scorer:
+    """The `logits` program for one batch size, compiled together with the judge's own normalisation."""
+
+    def __init__(self, programs: Programs, mesh: Mesh, batch_rows: int) -> None:
+        exported = programs.logits[batch_rows]
+        self.batch_rows = batch_rows
+        self._by_rows = NamedSharding(mesh, PartitionSpec("data"))
+
+        def score(read_leaves: list[jax.Array], inputs_BxT: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+            logits_BxTxV = exported.call(read_leaves, inputs_BxT).astype(jnp.float32)
+            # Their size must not matter: a large constant added to all would round the differences away
+            shifted_BxTxV = logits_BxTxV - logits_BxTxV.max(axis=-1, keepdims=True)
+            target_BxT = jnp.take_along_axis(shifted_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+            return jnp.log(jnp.exp(shifted_BxTxV).sum(axis=-1)) - target_BxT
+
+        leaf_structs = [
+            jax.ShapeDtypeStruct(programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype)
+            for i in programs.read_leaves
+        ]
+        leaf_shardings = [programs.init.out_shardings_jax(mesh)[i] for i in programs.read_leaves]
+        tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length), jnp.int32)
+        in_shardings = (leaf_shardings, self._by_rows, self._by_rows)
+        jitted = jax.jit(score, in_shardings=in_shardings, out_shardings=self._by_rows)
+        self._compiled = jitted.lower(leaf_structs, tokens, tokens).compile()
+        self.memory_bytes = memory_bytes(self._compiled)
+
+    def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
+        """Nats of each target token given the inputs up to its place, float32[B, T]."""
+        inputs, targets = (jax.device_put(x.astype(np.int32), self._by_rows) for x in (inputs_BxT, targets_BxT))
+        return self._compiled(list(read_leaves), inputs, targets)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked: rows and the facts about their tokens.
+
+    Attributes:
+      rows_NxT1: token ids, one more than the context a row.
+      num_bytes_V: raw bytes of each token, 0 for special ones.
+      num_bytes_original_V: the same by the original's count.
+      unigram_nats_V: nats of each token under the unigram model.
+    """
+
+    rows_NxT1: np.ndarray
+    num_bytes_V: np.ndarray
+    num_bytes_original_V: np.ndarray
+    unigram_nats_V: np.ndarray
+
+
+def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
+    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for.
+
+    Raises:
+      DatasetError: there are no rows, or they cannot be read.
+    """
+    rows: np.ndarray = dataset.rows(vocab_size, split)
+    if judge_tokens is not None:
+        rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
+    return Exam(
+        rows_NxT1=rows,
+        num_bytes_V=dataset.num_bytes(vocab_size),
+        num_bytes_original_V=dataset.num_bytes_original(vocab_size),
+        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
+    )
+
+
+def judge(
+    scorer: Scorer,
+    read_leaves: Sequence[jax.Array],
+    exam: Exam,
+    *,
+    random: np.random.Generator,
+    limit_seconds: float = math.inf,
+    probe_share: float = PROBE_SHARE,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> Verdict:
+    """Scores every row and probes the candidate.
+
+    Args:
+      scorer: for the batch size to judge with.
+      read_leaves: the arrays that `logits` reads.
+      exam: the split.
+      random: where the probes' rows and positions come from; the candidate must not be able to know it.
+      limit_seconds: for the batches of every row once; those of probes have as much each, so that who is probed more is
+        not in more of a hurry. Who needs longer does in `logits` what belongs into the budget.
+      probe_share: share of the rows to probe; `EVERY_ROW` probes the last batch's, too, which a sample leaves out.
+      on_progress: told the share of the batches that is done, probes and all.
+
+    Raises:
+      InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
+    """
+    start = time.monotonic()
+    num_rows = len(exam.rows_NxT1)
+    num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
+    num_batches = -(-num_rows // scorer.batch_rows)
+    num_planned = num_batches + num_extra_batches
+    work = _Work(scorer, read_leaves, num_planned, limit_seconds * num_planned / num_batches, on_progress)
+    # The rows that fill no batch share their last ones with the probes, unless they are to be probed themselves.
+    in_full_batches = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
+    num_first = num_rows if probe_share >= EVERY_ROW else in_full_batches
+    nats_NxT = np.empty((num_rows, exam.rows_NxT1.shape[1] - 1), np.float32)
+    nats_NxT[:num_first] = work.score(exam.rows_NxT1[:num_first, :-1], exam.rows_NxT1[:num_first, 1:])
+    _require_finite(nats_NxT[:num_first])
+
+    begin = time.monotonic()
+    unigram_nats_NxT = exam.unigram_nats_V[exam.rows_NxT1[:num_first, 1:]]
+    probe = draw_probes(exam.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
+    drawn = time.monotonic()
+    rest_inputs, rest_targets = exam.rows_NxT1[num_first:, :-1], exam.rows_NxT1[num_first:, 1:]
+    nats_rest, probe_nats_PxT = work.score_mixed((rest_inputs, rest_targets), (probe.inputs, probe.targets), random)
+    scored = time.monotonic()
+    nats_NxT[num_first:] = nats_rest
+    _require_finite(nats_NxT)
+    worst = check_probes(probe, probe_nats_PxT, nats_NxT, work.score, random)
+    end = time.monotonic()
+
+    num_mixed_batches = -(-(num_rows - num_first + num_probes) // scorer.batch_rows)
+    extra_share = num_extra_batches / num_mixed_batches
+    targets_NxT = np.asarray(exam.rows_NxT1[:, 1:])
+    num_bytes_NxT = exam.num_bytes_V[targets_NxT]
+    return Verdict(
+        bpb=bits_per_byte(nats_NxT, num_bytes_NxT),
+        bpb_original=bits_per_byte(nats_NxT, exam.num_bytes_original_V[targets_NxT]),
+        unigram_bpb=bits_per_byte(exam.unigram_nats_V[targets_NxT], num_bytes_NxT),
+        num_tokens=int((num_bytes_NxT > 0).sum()),
+        batch_rows=scorer.batch_rows,
+        num_probes=num_probes,
+        worst_probe=worst,
+        seconds=end - start,
+        probe_seconds=(drawn - begin) + extra_share * (scored - drawn) + (end - scored),
+    )
+
+
+def judge_within_memory(
+    programs: Programs,
+    mesh: Mesh,
+    scorer: Scorer,
+    read_leaves: Sequence[jax.Array],
+    exam: Exam,
+    on_progress: Callable[[float], None] = lambda share: None,
+    limit_seconds: float = math.inf,
+    probe_share: float = PROBE_SHARE,
+) -> Verdict:
+    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
+    while True:
+        try:
+            return judge(
+                scorer,
+                read_leaves,
+                exam,
+                random=np.random.default_rng(),
+                limit_seconds=limit_seconds,
+                probe_share=probe_share,
+                on_progress=on_progress,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            smaller = smaller_scorer(programs, mesh, scorer)
+            if smaller is None or not is_out_of_memory(error):
+                raise
+        scorer = smaller
+
+
+def smaller_scorer(programs: Programs, mesh: Mesh, scorer: Scorer) -> Scorer | None:
+    """The scorer for the next smaller batch, compiled; None if there is none."""
+    sizes = [rows for rows in programs.logits if rows < scorer.batch_rows]
+    return Scorer(programs, mesh, max(sizes)) if sizes else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether XLA says that a device's memory did not suffice."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+class _Work:
+    """Batches of rows through the scorer, within the time that so many may take; what else is done is not counted."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        read_leaves: Sequence[jax.Array],
+        num_planned: int,
+        limit_seconds: float,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        self._scorer = scorer
+        self._read_leaves = read_leaves
+        self._num_planned = num_planned
+        self._limit_seconds = limit_seconds
+        self._on_progress = on_progress
+        self._num_done = 0
+        self._seconds = 0.0  # in earlier calls of `score`
+        self._begin = 0.0  # of the present one
+
+    def score(self, inputs_NxT: np.ndarray, targets_NxT: np.ndarray) -> np.ndarray:
+        """Nats of each target, float32[N, T]; the last batch is filled up with its own rows again."""
+        self._begin = time.monotonic()
+        num_rows, batch_rows = len(inputs_NxT), self._scorer.batch_rows
+        nats_NxT = np.empty(inputs_NxT.shape, np.float32)
+        pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
+        for first in range(0, num_rows, batch_rows):
+            last = min(first + batch_rows, num_rows)
+            rows = first + np.arange(batch_rows) % (last - first)
+            nats_BxT = self._scorer(self._read_leaves, inputs_NxT[rows], targets_NxT[rows])
+            if pending is not None:
+                self._store(nats_NxT, *pending)
+            pending = (first, nats_BxT)
+        if pending is not None:
+            self._store(nats_NxT, *pending)
+        self._seconds += time.monotonic() - self._begin
+        return nats_NxT
+
+    def score_mixed(
+        self,
+        rows: tuple[np.ndarray, np.ndarray],
+        others: tuple[np.ndarray, np.ndarray],
+        random: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores two sets of (inputs, targets) in the same batches, in a random order."""
+        inputs, targets = (np.concatenate(pair) for pair in zip(rows, others, strict=True))
+        order = random.permutation(len(inputs))
+        nats = np.empty(inputs.shape, np.float32)
+        nats[order] = self.score(inputs[order], targets[order])
+        return nats[: len(rows[0])], nats[len(rows[0]) :]
+
+    def _store(self, nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
+        rows = nats_NxT[first : first + nats_BxT.shape[0]]
+        rows[:] = np.asarray(nats_BxT)[: len(rows)]
+        self._num_done += 1
+        share = self._num_done / self._num_planned
+        self._on_progress(min(1.0, share))
+        elapsed = self._seconds + time.monotonic() - self._begin
+        limit_seconds = self._limit_seconds * max(1.0, share)  # above 1 while it is found out why a probe failed
+        if elapsed > limit_seconds:
+            raise InvalidCandidateError(
+                f"judging {min(1.0, share):.0%} of the rows took {elapsed:.1f} s, and all of "
+                f"them may take {limit_seconds:.1f} s: `logits` must not do the work of `step`"
+            )
+
+
+def _require_finite(nats_NxT: np.ndarray) -> None:
+    if not np.isfinite(nats_NxT).all():
+        bad = int((~np.isfinite(nats_NxT)).sum())
+        raise InvalidCandidateError(f"logits are not finite: {bad} of {nats_NxT.size} tokens have no likelihood")

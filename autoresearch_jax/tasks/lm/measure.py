@@ -1,0 +1,360 @@
+"""One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
+
+import csv
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from autoresearch_jax.tasks.lm.accounting import AccountingError, LinuxAccounting
+from autoresearch_jax.tasks.lm.clock import ATTENDED, AttendedClock, Clock, WallClock
+from autoresearch_jax.tasks.lm.compiles import CompileWatch
+from autoresearch_jax.tasks.lm.costs import check_steps, flops, memory_bytes, predict_steps
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.loader import TokenLoader
+from autoresearch_jax.tasks.lm.hardware import REFERENCE_OF, reference_machine
+from autoresearch_jax.tasks.lm.judge import Scorer, Verdict
+from autoresearch_jax.tasks.lm.judging import Judging, Trained, open_trial
+from autoresearch_jax.tasks.lm.messages import SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.operations import stablehlo_module
+from autoresearch_jax.tasks.lm.phases import Emit, Phases, TrialFailedError, compiling
+from autoresearch_jax.tasks.lm.products import product_flops
+from autoresearch_jax.tasks.lm.programs import Programs, StepProgram, compile_program
+from autoresearch_jax.tasks.lm.reference import Reference, wait_for_rest
+from autoresearch_jax.tasks.lm.snapshot import METRICS, save_snapshot
+from autoresearch_jax.tasks.lm.speed import mesh_peak_flops
+from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
+from autoresearch_jax.types import (
+    ATTENDED_SHARE,
+    CLOCK_FAULT,
+    CURVE_POINTS,
+    LOSSES,
+    TOO_BUSY,
+    WALL_SECONDS,
+    Budget,
+    Ceiling,
+    Status,
+    write_curve,
+)
+
+# The last step may end so much after the budget, or so many times as long as the steps before it usually took.
+FREE_OVERRUN_SECONDS = 2.0
+MAX_OVERRUN_STEPS = 1.5
+LAST_STEPS = 10  # of which the usual time is taken, the last one left out
+LOSS_CURVE_FILE = "loss.csv"
+
+
+def make_mesh(axes: dict[str, int]) -> Mesh:
+    """A mesh over this process's devices; axis types are Auto, since `jax.make_mesh` defaults to explicit ones."""
+    size = int(np.prod(list(axes.values())))
+    devices = jax.devices()[:size]
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+
+
+def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
+    """Runs a trial.
+
+    Args:
+      request: what to run.
+      emit: told of each phase's beginning, and of progress in it.
+
+    Returns:
+      {"status", "value", "error", "snapshot", "metrics"}, as `Measurement` has them.
+    """
+    phases = Phases(emit)
+    with CompileWatch() as compiles:
+        return phases.answer(_Trial(request, phases, compiles).run)
+
+
+class _Trial:
+    def __init__(self, request: MeasureRequest, phases: Phases, compiles: CompileWatch) -> None:
+        self.request = request
+        self.phases = phases
+        self.compiles = compiles
+        self.metrics = phases.metrics
+        self.reference: Reference | None = None  # with the attended clock
+        self.reference_seconds = math.nan
+        self.accounting: LinuxAccounting | None = None
+
+    def run(self) -> Verdict:
+        request = self.request
+        self.phases.enter("startup")
+        programs, dataset = open_trial(request)
+        mesh = make_mesh(programs.mesh_axes)
+        judging = Judging(request, programs, mesh, dataset)
+        with ExitStack() as stack:
+            loaders = [
+                stack.enter_context(
+                    TokenLoader(dataset.rows(programs.vocab_size, "train"), step.batch_shape, _mix(request.seed, index))
+                )
+                for index, step in enumerate(programs.steps)
+            ]
+            self.peak_flops = mesh_peak_flops(mesh)
+            self.bits_per_nat = _bits_per_nat(dataset, programs.vocab_size)
+            self.phases.leave("startup")
+            init, steps, scorer = self._compile(programs, mesh, judging)
+            leaves, charged_seconds = self._init(init)
+            result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
+        if result.nonfinite:
+            raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
+        if result.stretched:
+            self.metrics[TOO_BUSY] = True
+            raise TrialFailedError(Status.TIMEOUT, self._too_busy(result))
+        if result.pruned:
+            share = len(result.curve) / CURVE_POINTS
+            loss = result.curve[-1] * self.bits_per_nat
+            raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
+        self._check_kept_budget(result, charged_seconds)
+        self._snapshot(programs, dataset, result)
+        read_leaves = [result.leaves[i] for i in programs.read_leaves]
+        return judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
+
+    def _compile(self, programs: Programs, mesh: Mesh, judging: Judging) -> tuple[Any, list[Any], Scorer]:
+        """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
+        self.phases.enter("compile")
+        with ThreadPoolExecutor() as pool:
+            steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
+            scorer = pool.submit(judging.compile)
+            init = pool.submit(compile_program, programs.init, mesh)
+            if self.request.clock == ATTENDED and self.request.budget.seconds is not None:
+                self.reference = pool.submit(Reference).result()
+        with compiling():
+            compiled = init.result(), [step.result() for step in steps], scorer.result()
+        self._calibrate()
+        self.phases.leave("compile")
+        self.metrics.update(
+            num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
+        )
+        init_program, step_programs, scorer_program = compiled
+        self._check_costs(programs, mesh, judging, init_program, step_programs)
+        fitting = judging.fitting(scorer_program)
+        self.phases.leave("compile")  # with the smaller scorers, if there had to be some
+        self.metrics["compiled_programs"] = self.compiles.compiled  # none of them, if the cache has all
+        return init_program, step_programs, fitting
+
+    def _check_costs(self, programs: Programs, mesh: Mesh, judging: Judging, init: Any, steps: Sequence[Any]) -> None:
+        """Raises TooCostlyError for what will not fit into the memory or the budget."""
+        request, budget = self.request, self.request.budget
+        memory = [memory_bytes(step) for step in steps]
+        step_flops = [
+            flops(step, _product_flops(program) / mesh.size)
+            for step, program in zip(steps, programs.steps, strict=True)
+        ]
+        peak_bytes = None if None in memory else max(m for m in memory if m is not None)
+        self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
+        judging.check_memory(init=memory_bytes(init), step=peak_bytes)
+        if budget.seconds is not None:
+            begins = [step.from_progress for step in programs.steps]
+            of_mesh = [f and f * mesh.size for f in step_flops]
+            predicted = predict_steps(begins, of_mesh, budget.seconds, self.peak_flops)
+            self.metrics["predicted_steps"] = predicted
+            check_steps(predicted, request.min_steps, budget.seconds)
+
+    def _init(self, init: Any) -> tuple[Any, float]:
+        self.phases.enter("init")
+        clock = self._make_clock()
+        start = clock.now()
+        seed = self.request.seed
+        key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
+        leaves = jax.block_until_ready(init(key_data))
+        self.phases.leave("init")
+        return leaves, max(0.0, clock.now() - start - self.request.free_init_seconds)
+
+    def _calibrate(self) -> None:
+        """Settles what the attended clock counts in; a trial outside of a run measures it."""
+        if self.reference is not None:
+            given = self.request.reference_seconds
+            self.reference.warm_up()
+            self.reference_seconds = self.reference.measure() if given is None else given
+            self.metrics.update({"reference_seconds": self.reference_seconds, REFERENCE_OF: reference_machine()})
+
+    def _make_clock(self) -> Clock:
+        """The clock asked for; the wall clock where it cannot be had, which the metrics then tell."""
+        if self.reference is None:
+            return WallClock()
+        try:
+            self.accounting = self.accounting or LinuxAccounting()
+            return AttendedClock(
+                self.accounting, self.reference.run, self.reference_seconds, wait_for_rest=wait_for_rest
+            )
+        except AccountingError as error:
+            self.metrics[CLOCK_FAULT] = str(error)
+            return WallClock()
+
+    def _wall_limit(self, clock: Clock, budget: Budget) -> float:
+        """Seconds of the wall clock that training may take; without a limit where the budget is one by itself."""
+        if budget.seconds is None or isinstance(clock, WallClock):
+            return math.inf
+        return self.request.max_stretch * budget.seconds
+
+    def _train(
+        self,
+        programs: Programs,
+        mesh: Mesh,
+        steps: Sequence[Any],
+        loaders: Sequence[TokenLoader],
+        leaves: Any,
+        charged_seconds: float,
+    ) -> TrainResult:
+        budget = self.request.budget
+        if charged_seconds and budget.seconds is not None:
+            if charged_seconds >= budget.seconds:
+                raise TrialFailedError(Status.TIMEOUT, f"`init` spent the budget: {charged_seconds:.1f} s of it")
+            budget = Budget(seconds=budget.seconds - charged_seconds)
+        by_rows = NamedSharding(mesh, PartitionSpec("data"))
+
+        def put_tokens(tokens_BxT1: np.ndarray) -> jax.Array:
+            return jax.device_put(tokens_BxT1, by_rows)
+
+        phases = [
+            TrainPhase(
+                from_progress=step.from_progress,
+                step=compiled,
+                next_tokens=loader.__next__,
+                put_tokens=put_tokens,
+                tokens_per_step=step.batch_shape[0] * (step.batch_shape[1] - 1),
+                loss_index=step.metrics.index("loss"),
+            )
+            for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
+        ]
+        self.phases.enter("train")
+        clock = self._make_clock()
+        with CompileWatch() as compiles:
+            result = train(
+                leaves,
+                phases,
+                budget=budget,
+                clock=clock,
+                on_progress=partial(self._report_training, clock),
+                stop_above=[Ceiling(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
+                wall_limit=self._wall_limit(clock, budget),
+            )
+        _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
+        tokens_per_second = result.num_tokens / result.seconds
+        self.metrics.update(clock.figures())
+        self.metrics[WALL_SECONDS] = result.wall_seconds
+        if self.accounting is not None:
+            self.accounting.close()
+        self.metrics.update(
+            training_seconds=result.seconds,
+            charged_init_seconds=charged_seconds,
+            data_wait_seconds=result.data_wait_seconds,
+            compiles_in_budget=compiles.asked,
+            num_steps=result.num_steps,
+            num_tokens=result.num_tokens,
+            tokens_per_second=tokens_per_second,
+            train_loss=_final_loss(result),
+            mfu_percent=_mfu_percent(programs, tokens_per_second, self.peak_flops),
+        )
+        self.metrics[LOSSES] = write_curve([loss * self.bits_per_nat for loss in result.curve]) or None
+        return result
+
+    def _check_kept_budget(self, result: TrainResult, charged_seconds: float) -> None:
+        """Refuses what the prediction could not see: a last step unlike the others, or too few of them."""
+        if self.request.budget.seconds is None:
+            return
+        seconds, min_steps = self.request.budget.seconds - charged_seconds, self.request.min_steps
+        ends = [0.0, *(end for end, _ in result.losses)]
+        steps = [end - begin for begin, end in itertools.pairwise(ends)]
+        usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
+        overrun = min(ends[-1] - seconds, result.step_walls[-1])  # else the clock corrected itself meanwhile
+        if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
+            reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
+            raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")
+        if result.num_steps < min_steps:
+            reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
+            raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
+
+    def _too_busy(self, result: TrainResult) -> str:
+        """Why a trial ended that the wall clock's limit ended, one line."""
+        share, speed = self.metrics.get(ATTENDED_SHARE), self.metrics.get("machine_speed")
+        seen = f": {share:.0%} attended, at {speed:.0%} of its speed" if share is not None and speed is not None else ""
+        return (
+            f"the machine was too busy{seen}; after {result.wall_seconds:.0f} s {result.seconds:.1f} s of the budget "
+            f"were spent (--max_stretch={self.request.max_stretch:g})"
+        )
+
+    def _report_training(self, clock: Clock, progress: TrainProgress) -> None:
+        budget = self.request.budget
+        self.phases.emit(
+            {
+                "event": "progress",
+                "phase": "train",
+                "elapsed_seconds": progress.elapsed_seconds,
+                "budget_seconds": budget.seconds,
+                "budget_steps": budget.steps,
+                "step": progress.step,
+                "loss": progress.loss,
+                "tokens_per_second": progress.tokens / progress.elapsed_seconds,
+                ATTENDED_SHARE: clock.figures().get(ATTENDED_SHARE),
+            }
+        )
+
+    def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
+        self.phases.enter(SNAPSHOT)
+        request = self.request
+        # with the trial, and not in a column of its own: only this task knows what a snapshot is made of
+        self.metrics["snapshot_sha256"] = save_snapshot(
+            Path(request.snapshot_dir),
+            programs=programs,
+            programs_dir=Path(request.programs_dir),
+            leaves=result.leaves,
+            tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
+            facts={
+                "dataset": str(dataset.folder),
+                "split": request.split,
+                "judge_tokens": request.judge_tokens,
+                "seed": request.seed,
+                "num_steps": result.num_steps,
+                "num_tokens": result.num_tokens,
+                METRICS: dict(self.metrics),
+                **request.facts,
+            },
+        )
+        self.phases.snapshot = request.snapshot_dir
+        self.phases.leave(SNAPSHOT)
+
+
+def _mix(seed: int, stream: int) -> int:
+    """A seed for one of several independent uses of a trial's seed."""
+    return int(np.random.SeedSequence((seed, stream)).generate_state(1)[0])
+
+
+def _mfu_percent(programs: Programs, tokens_per_second: float, peak_flops: float | None) -> float | None:
+    if peak_flops is None or programs.model_flops_per_token is None:
+        return None
+    return 100.0 * programs.model_flops_per_token * tokens_per_second / peak_flops
+
+
+def _product_flops(program: StepProgram) -> float:
+    with stablehlo_module(program.exported.mlir_module_serialized) as module:
+        return product_flops(module)
+
+
+def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:
+    """Bits per byte that a training loss of one nat per token is: so losses of all vocabularies are comparable."""
+    counts_V = dataset.train_counts(vocab_size)
+    num_bytes = int((counts_V * dataset.num_bytes(vocab_size)).sum(dtype=np.int64))
+    return int(counts_V.sum()) / (math.log(2) * num_bytes)
+
+
+def _final_loss(result: TrainResult) -> float | None:
+    """Mean loss of the last twentieth of the steps, nats per token; None where it is not finite, or there are none."""
+    losses = [loss for _, loss in result.losses]
+    return None if result.nonfinite or not losses else float(np.mean(losses[-max(1, len(losses) // 20) :]))
+
+
+def _write_loss_curve(path: Path, result: TrainResult) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "elapsed_seconds", "loss"))
+        writer.writerows((i + 1, f"{end:.4f}", f"{loss:.6f}") for i, (end, loss) in enumerate(result.losses))

@@ -1,0 +1,219 @@
+"""Reads the StableHLO of one traced program and checks every operation in it: what it calls, what it embeds."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jax.extend import mlir
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import chlo, sdy, stablehlo
+
+from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.tasks.lm.kernel_settings import TPU_KERNEL, refused_settings
+
+_PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
+# Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
+_ALLOWED_ANYWHERE = f"Sharding|SPMDFullToShardShape|SPMDShardToFullShape|{_PLACEMENT}|mhlo.topk|ApproxTopK"
+ALLOWED_CUSTOM_CALLS = {
+    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
+    "cuda": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
+        r"|__cudnn\$fmha[A-Za-z0-9]+"
+    ),
+    "tpu": re.compile(
+        rf"{_ALLOWED_ANYWHERE}|{TPU_KERNEL}|Qr|Eigh|LuDecomposition"
+        "|ProductOfElementaryHouseholderReflectors"
+    ),
+}
+# Operations that compute or say where arrays lie: StableHLO but for what quantizes, by types that may hold tables of
+# scales, and what JAX writes of Shardy.
+ALLOWED_OPERATIONS = re.compile(
+    r"stablehlo\.(?!uniform_)\w+|chlo\.\w+|func\.(func|call|return)|builtin\.module"
+    r"|sdy\.(mesh|sharding_constraint|sharding_group|manual_computation|return)"
+)
+# Operations that speak with the host, or draw numbers that no key determines.
+FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
+NUMBER_BYTES = 8  # of a number in an attribute: where a slice begins, what a padding is
+DIMENSION_BYTES = 1  # of a dimension in a list of them, in which a program is written that has no table to hide
+_DIMENSION_LISTS = frozenset(("permutation", "broadcast_dimensions", "dimensions"))
+_NUMBER_LISTS = (
+    *(ir.DenseBoolArrayAttr, ir.DenseI8ArrayAttr, ir.DenseI16ArrayAttr, ir.DenseI32ArrayAttr, ir.DenseI64ArrayAttr),
+    *(ir.DenseF32ArrayAttr, ir.DenseF64ArrayAttr),
+)
+MAX_NAMED_CALLS = 5  # in a message
+
+
+class OperationError(Exception):
+    """A program holds what no program may; one line."""
+
+
+@contextmanager
+def stablehlo_module(serialized: bytes) -> Iterator[ir.Module]:
+    """A program's module; it and all that was read from it must not be used afterwards.
+
+    Raises:
+      OperationError: it is no StableHLO.
+    """
+    with ir.Context() as context:
+        for dialect in (stablehlo, chlo, sdy):
+            dialect.register_dialect(context)
+        try:
+            module = mlir.deserialize_portable_artifact(serialized)
+        except (ValueError, RuntimeError) as error:
+            raise OperationError("it holds no StableHLO") from error
+        yield module
+
+
+def check_operations(module: ir.Module, platform: str) -> int:
+    """Checks that a program only computes.
+
+    Returns:
+      Bytes of the constants it embeds and of the numbers in its operations' attributes, and of what it tells the
+      custom calls it makes: a kernel for a TPU comes as a text of its own, which may hold a table as well. What is told
+      to several calls counts once: a model's layers share their kernels.
+
+    Raises:
+      OperationError: it calls what is not allowed on the platform, or hides constants.
+    """
+    unknown_operations: set[str] = set()
+    custom_calls: set[str] = set()
+    of_kernels: set[str] = set()
+    with_side_effect: set[str] = set()
+    payloads: set[bytes] = set()
+    constant_bytes = 0
+    forbidden_operations: set[str] = set()
+    has_unreadable = False
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
+        nonlocal constant_bytes, has_unreadable
+        if operation.name in FORBIDDEN_OPERATIONS:
+            forbidden_operations.add(operation.name)
+        elif not ALLOWED_OPERATIONS.fullmatch(operation.name):
+            unknown_operations.add(operation.name)
+        if operation.name == "stablehlo.custom_call":
+            target = ir.StringAttr(operation.attributes["call_target_name"]).value
+            custom_calls.add(target)
+            payloads.add(_payload(operation))
+            if target == TPU_KERNEL:
+                of_kernels.update(refused_settings(_payload(operation)))
+            if (
+                target != _PLACEMENT
+                and "has_side_effect" in operation.attributes
+                and ir.BoolAttr(operation.attributes["has_side_effect"]).value
+            ):
+                with_side_effect.add(target)
+        told = _told_bytes(operation)
+        has_unreadable = has_unreadable or told is None
+        constant_bytes += told or 0
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    forbidden = {call for call in custom_calls if not ALLOWED_CUSTOM_CALLS[platform].fullmatch(call)}
+    if forbidden:
+        raise OperationError(f"it uses custom calls not allowed on {platform}: {_listed(forbidden)}")
+    if with_side_effect:
+        raise OperationError(
+            f"it uses custom calls with a side effect, programs must be pure: {_listed(with_side_effect)}"
+        )
+    if forbidden_operations:
+        names = ", ".join(sorted(forbidden_operations))
+        raise OperationError(f"it uses {names}: programs have no host to speak with, and randomness comes from a key")
+    if unknown_operations:
+        raise OperationError(f"it uses operations that JAX does not write: {_listed(unknown_operations)}")
+    if of_kernels:
+        raise OperationError(
+            f"a kernel of it asks for {_listed(of_kernels)}: kernels keep their checks, speak with no other device and "
+            "set no flags"
+        )
+    if has_unreadable:
+        raise OperationError("it holds a constant that is no plain array")
+    return constant_bytes + sum(map(len, payloads))
+
+
+def _payload(operation: ir.Operation) -> bytes:
+    """What a custom call is told beside its operands."""
+    told = b""
+    for name in ("backend_config", "mhlo.backend_config"):
+        if name in operation.attributes:
+            value = operation.attributes[name]
+            told += ir.StringAttr(value).value_bytes if isinstance(value, ir.StringAttr) else str(value).encode()
+    return told
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(quoted(name, 80) for name in sorted(names)[:MAX_NAMED_CALLS])
+
+
+def constant_text(operation: ir.Operation) -> str:
+    """The value and type of a `stablehlo.constant` as MLIR writes them.
+
+    An attribute of complex numbers cannot be had from Python, so these are cut out of the operation's own text, which
+    takes as long as its whole function is: that must not be done for each constant.
+    """
+    if "complex<" not in str(operation.results[0].type):
+        return str(operation.attributes["value"])
+    return str(operation.get_asm(enable_debug_info=False)).partition("stablehlo.constant ")[2]
+
+
+def _told_bytes(operation: ir.Operation) -> int | None:
+    """Bytes of the arrays and numbers in an operation's attributes; None if some cannot be read."""
+    total = 0
+    for name in attribute_names(operation):
+        if operation.name == "stablehlo.constant" and name == "value":
+            told = _complex_bytes(operation)
+            if told is not None:
+                total += told
+                continue
+        try:
+            told = _bytes_in(operation.attributes[name], DIMENSION_BYTES if name in _DIMENSION_LISTS else NUMBER_BYTES)
+        except TypeError:  # Python has no name for arrays of complex numbers
+            return None
+        if told is None:
+            return None
+        total += told
+    return total
+
+
+def attribute_names(operation: ir.Operation) -> list[str]:
+    """Names of an operation's attributes, as every version of JAX lists them."""
+    return [getattr(attribute, "name", attribute) for attribute in operation.attributes]
+
+
+def _bytes_in(attribute: ir.Attribute, number_bytes: int) -> int | None:
+    """Bytes that an attribute tells, and all within it; None if it is an array that is not plain.
+
+    One number for all of an array counts once, but counts: a table can be in pieces.
+    """
+    if isinstance(attribute, _NUMBER_LISTS):
+        return number_bytes * len(attribute)
+    if isinstance(attribute, ir.BoolAttr):
+        return 0
+    if isinstance(attribute, (ir.IntegerAttr, ir.FloatAttr)):
+        return number_bytes
+    if isinstance(attribute, (ir.ArrayAttr, ir.DictAttr)):
+        entries: list[Any] = [attribute[index] for index in range(len(attribute))]  # a DictAttr's have names
+        sizes = [_bytes_in(getattr(entry, "attr", entry), number_bytes) for entry in entries]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    if not isinstance(attribute.type, ir.ShapedType):
+        return 0  # a text, a type, dimensions by their roles
+    if not isinstance(attribute, ir.DenseElementsAttr):
+        return None
+    shaped = ir.ShapedType(attribute.type)
+    return (1 if attribute.is_splat else math.prod(shaped.shape)) * _element_bytes(shaped)
+
+
+def _complex_bytes(operation: ir.Operation) -> int | None:
+    """Bytes that a `stablehlo.constant` of complex numbers tells; None if it has others."""
+    shaped = ir.ShapedType(operation.results[0].type)
+    if "complex<" not in str(shaped):
+        return None
+    is_array = constant_text(operation).startswith(("dense<[", 'dense<"'))
+    return (math.prod(shaped.shape) if is_array else 1) * _element_bytes(shaped)
+
+
+def _element_bytes(shaped: ir.ShapedType) -> int:
+    element = shaped.element_type
+    bits = element.width if hasattr(element, "width") else 128  # complex numbers tell no width
+    return max(bits, 8) // 8

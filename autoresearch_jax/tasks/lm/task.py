@@ -1,0 +1,247 @@
+"""The language-model task as the loop sees it: prepare (trace and check) a training file, measure it. Loads no JAX."""
+
+import dataclasses
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.device import TRIAL_WORKER, WAITING_WORKER, device_terms, start_worker
+from autoresearch_jax.tasks.lm.exam import keep_exam
+from autoresearch_jax.tasks.lm.messages import TIME_REFERENCE, MeasureRequest
+from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
+from autoresearch_jax.tasks.lm.standby import Workers
+from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
+from autoresearch_jax.tasks.lm.trial import TaskError, Trial
+from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
+
+METRIC = Metric("val_bpb", "minimize")
+WORKER_LOG = "worker.log"
+REFERENCE_LOG = "reference.log"
+STANDBY_PHASE = "compile"  # of a trial, with which the next one's process is started
+
+
+@dataclass(frozen=True)
+class LmTerms:
+    """What a score depends on beside the candidate and its seed, as far as it can be told without a device."""
+
+    dataset: Dataset
+    budget: Budget
+    judge_tokens: int | None = None
+    terms: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> Metric:
+        """What is measured."""
+        return METRIC
+
+    @property
+    def fingerprint(self) -> str:
+        """See `search.task.Terms.fingerprint`."""
+        return self.dataset.fingerprint + ("" if self.judge_tokens is None else f"-{self.judge_tokens}")
+
+
+class LmTask:
+    """Trains and judges language models. One process for the trace, one for the trial, each new.
+
+    The trial's is ahead of it, if the task has a log for its standby: it is started as soon as the one before is at
+    work, and waits with everything imported.
+    """
+
+    def __init__(self, config: LmTaskConfig) -> None:
+        self._config = config
+        start_waiting = partial(self._start_worker, module=WAITING_WORKER)
+        self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
+        self._worker: JsonWorker | None = None  # that has checked a candidate, and is to measure it
+        self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
+        self._stop = threading.Event()  # ends the trace that runs
+        self._reference_seconds: float | None = None  # see `calibrate`
+
+    @property
+    def metric(self) -> Metric:
+        return METRIC
+
+    @property
+    def budget(self) -> Budget:
+        return self._config.budget
+
+    @property
+    def fingerprint(self) -> str:
+        return LmTerms(self._config.dataset, self._config.budget, self._config.judge_tokens).fingerprint
+
+    @property
+    def terms(self) -> Mapping[str, Scalar]:
+        """See `search.task.Terms.terms`."""
+        config = self._config
+        return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        """See `search.task.Task.calibrate`.
+
+        Raises:
+          TaskError: the process that was to time the reference program failed.
+        """
+        if self.terms["clock"] != ATTENDED:
+            return None
+        if reference_seconds is None:
+            reference_seconds = self._time_reference(log_dir / REFERENCE_LOG)
+        self._reference_seconds = reference_seconds
+        return reference_seconds
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """See `search.task.Task.facts`."""
+        device, dataset = self._config.device, self._config.dataset
+        return {
+            "platform": device.platform,
+            "device_kind": device.device_kind,
+            "num_devices": math.prod(self._config.mesh_axes.values()),
+            "device_memory_bytes": device.memory_bytes,
+            "sequence_length": dataset.sequence_length,
+            "vocab_sizes on offer": ", ".join(map(str, dataset.vocab_sizes)),
+        }
+
+    def keep_exam(self, folder: Path) -> str:
+        """See `search.task.Task.keep_exam`."""
+        return keep_exam(self._config.dataset, self._config.split, folder)
+
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
+        """See `search.task.Task.prepare`."""
+        require_size(source, self._config.caps.source_bytes)
+        stop, log_path = self._stop, log_dir / WORKER_LOG
+        if beside_a_trial:
+            worker = self._beside = self._start_worker(log_path)
+        else:
+            self._end_waiting_worker()  # it has read the programs of a candidate that nobody measured
+            worker = self._workers.take(log_path)  # where it has to be started, its imports overlap the trace
+        try:
+            candidate = prepare_candidate(self._config, source, log_dir, worker, stop)
+        except BaseException:
+            worker.close()
+            raise
+        if beside_a_trial:
+            worker.close()  # it may run at a lower priority, and a trial must not
+        else:
+            self._worker = worker
+        return candidate
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[Ceiling] = (),
+    ) -> Measurement:
+        """See `search.task.Task.measure`.
+
+        Raises:
+          TaskError: the harness failed, which is no fault of the candidate.
+          DatasetChangedError: the dataset is another than when the task was made, or is gone.
+        """
+        self._config.dataset.require_unchanged()
+        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
+        log_path = log_dir / WORKER_LOG
+
+        def report(progress: Mapping[str, Scalar]) -> None:
+            if progress["phase"] == STANDBY_PHASE:
+                self._workers.start_standby()
+            if on_progress is not None:
+                on_progress(progress)
+
+        trial = Trial(
+            dataclasses.replace(request, stop_above=tuple(stop_above)),
+            limits=self._config.limits,
+            facts=candidate.facts,
+            log_path=log_path,
+            start_worker=lambda: self._start_worker(log_path),
+            on_progress=report,
+        )
+        worker, self._worker = self._worker, None
+        try:
+            measurement = trial.run(worker or self._workers.take(log_path))
+        except TaskError:
+            self._config.dataset.require_unchanged()  # it may have failed for that
+            raise
+        self._config.dataset.require_unchanged()  # else it is not to be believed
+        return measurement
+
+    def close(self) -> None:
+        """Ends the waiting processes, and what another thread prepares."""
+        stop, self._stop = self._stop, threading.Event()
+        stop.set()
+        if (beside := self._beside) is not None:
+            beside.close()
+        self._end_waiting_worker()
+        self._workers.close()
+
+    def _time_reference(self, log_path: Path) -> float:
+        limits = self._config.limits
+        worker = self._start_worker(log_path)
+        try:
+            worker.receive(limits.startup)  # that it is ready
+            worker.send({"op": TIME_REFERENCE})
+            event = worker.receive(limits.compile)
+        except (ProcessTimeoutError, WorkerDiedError) as error:
+            raise TaskError(f"the reference program cannot be timed: {error}; see {log_path}") from error
+        finally:
+            worker.close()
+        if event["event"] != "reference":
+            raise TaskError(f"the reference program cannot be timed: {event['reason']}; see {log_path}")
+        return float(event["seconds"])
+
+    def _end_waiting_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _start_worker(self, log_path: Path, module: str = TRIAL_WORKER) -> JsonWorker:
+        config = self._config
+        return start_worker(
+            config.device.platform,
+            math.prod(config.mesh_axes.values()),
+            log_path,
+            environment=config.environment,
+            compile_cache_dir=config.compile_cache_dir,
+            module=module,
+        )
+
+    def _measure_request(
+        self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path, scrutiny: Scrutiny
+    ) -> MeasureRequest:
+        config = self._config
+        assert candidate.programs_dir is not None
+        return MeasureRequest(
+            programs_dir=str(candidate.programs_dir.absolute()),
+            program_hash=candidate.program_hash,
+            dataset_folder=str(config.dataset.folder.absolute()),
+            sequence_length=config.dataset.sequence_length,
+            split=config.split,
+            judge_tokens=config.judge_tokens,
+            scrutiny=scrutiny,
+            seed=seed,
+            budget=config.budget,
+            clock=config.clock,
+            reference_seconds=self._reference_seconds,
+            max_stretch=config.limits.max_stretch,
+            snapshot_dir=str(snapshot_dir.absolute()),
+            log_dir=str(log_dir.absolute()),
+            device_memory_bytes=config.device.memory_bytes,
+            min_steps=config.caps.min_steps,
+            free_init_seconds=config.limits.free_init,
+            free_judge_seconds=config.limits.free_judge,
+            facts={
+                "fingerprint": self.fingerprint,
+                "vocab_sizes": config.dataset.vocab_sizes,
+                "budget": dataclasses.asdict(config.budget),
+                "device_kind": config.device.device_kind,
+            },
+        )

@@ -1,0 +1,239 @@
+"""The training loop: feeds tokens to compiled steps until the budget is spent, and not one step longer."""
+
+import collections
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from autoresearch_jax.tasks.lm.clock import Clock
+from autoresearch_jax.tasks.lm.curve import Curve
+from autoresearch_jax.types import CURVE_POINTS, Budget, Ceiling
+
+MAX_STEPS_IN_FLIGHT = 2
+START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
+HICCUP_SECONDS = 0.1  # and if it would at this time, since short steps may take many times theirs
+PROGRESS_SECONDS = 0.5  # between two reports
+
+
+@dataclass(frozen=True)
+class TrainPhase:
+    """A compiled step with its data.
+
+    Attributes:
+      from_progress: the phase begins at this progress.
+      step: (leaves, int32[rows, context + 1], float32[]) -> (leaves, metrics); takes its leaves over.
+      next_tokens: gives the next batch, as a host array.
+      put_tokens: moves a batch to the devices.
+      tokens_per_step: rows times context.
+      loss_index: where in metrics the loss is.
+    """
+
+    from_progress: float
+    step: Callable[[Any, jax.Array, Any], tuple[Any, Sequence[jax.Array]]]
+    next_tokens: Callable[[], np.ndarray]
+    put_tokens: Callable[[np.ndarray], jax.Array]
+    tokens_per_step: int
+    loss_index: int
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """How far training is; `loss` is of the last finished step, in nats per token."""
+
+    elapsed_seconds: float
+    step: int
+    tokens: int
+    loss: float
+
+
+@dataclass
+class TrainResult:
+    """What training gave.
+
+    Attributes:
+      leaves: the state's arrays after the last step.
+      num_steps: parameter updates made.
+      num_tokens: tokens they were made from.
+      seconds: of the budget's clock, from the first step's start to the last step's end.
+      wall_seconds: the same by the wall clock, with what the clock's calibrations took.
+      data_wait_seconds: of these, waiting for tokens from the host.
+      losses: (elapsed seconds at its end, nats per token) of each step.
+      step_walls: seconds of the wall clock from the end of the step before, or the start, to the end of each step.
+      curve: the mean loss of each twentieth of the budget, as far as training came.
+      nonfinite: the loss stopped being a finite number, and training with it.
+      pruned: the loss was above a ceiling, and training stopped there.
+      stretched: the wall clock's limit was reached before the budget was spent, and training stopped there.
+    """
+
+    leaves: Any
+    num_steps: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    step_walls: list[float] = field(default_factory=list)
+    curve: tuple[float, ...] = ()
+    nonfinite: bool = False
+    pruned: bool = False
+    stretched: bool = False
+
+
+def train(
+    leaves: Any,
+    phases: Sequence[TrainPhase],
+    *,
+    budget: Budget,
+    clock: Clock,
+    on_progress: Callable[[TrainProgress], None] = lambda progress: None,
+    stop_above: Sequence[Ceiling] = (),
+    wall_limit: float = math.inf,
+) -> TrainResult:
+    """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a ceiling.
+
+    The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
+    beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
+    and before a step's time is known, where each step's start must be certain.
+
+    Args:
+      leaves: the initial state's arrays, ready on the devices.
+      phases: in order of `from_progress`, the first at 0.
+      budget: seconds by `clock`, or steps.
+      clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
+      on_progress: told how far training is, about twice a second.
+      stop_above: ceilings in nats per token. Whether one is passed is known when its point of the budget is, and
+        then no further step starts.
+      wall_limit: seconds of the wall clock after which no further step starts.
+    """
+    loop = _Loop(leaves, phases, budget, clock, on_progress, Curve(stop_above), wall_limit)
+    return loop.run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        leaves: Any,
+        phases: Sequence[TrainPhase],
+        budget: Budget,
+        clock: Clock,
+        on_progress: Callable[[TrainProgress], None],
+        curve: Curve,
+        wall_limit: float,
+    ) -> None:
+        self.phases = phases
+        self.budget = budget
+        self.clock = clock
+        self.on_progress = on_progress
+        self.curve = curve
+        self.wall_limit = wall_limit
+        self.result = TrainResult(leaves)
+        self.phase: TrainPhase | None = None  # of the step started last
+        # (phase, loss) of steps not yet known to be done
+        self.in_flight: collections.deque[tuple[TrainPhase, jax.Array]] = collections.deque()
+        self.step_seconds = math.inf  # of the slower of this phase's last two steps
+        self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
+
+    def run(self) -> TrainResult:
+        wall_start = self.last_end_wall = self.clock.wall()
+        self.start = self.last_end = self.last_report = self.clock.now()
+        while not self._is_over():
+            if self.in_flight and (self.clock.is_due() or not self._may_start()):
+                self._finish_step()
+            elif not self._may_start():
+                break
+            elif self.clock.wall() - wall_start > self.wall_limit:  # after the budget, which may end as late
+                self.result.stretched = True
+            elif self.clock.is_due():
+                self.clock.calibrate()
+                self.last_end_wall = self.clock.wall()
+            else:
+                self._start_step()
+                if len(self.in_flight) == MAX_STEPS_IN_FLIGHT:
+                    self._finish_step()
+        jax.block_until_ready(self.result.leaves)
+        self.result.seconds = self.clock.now() - self.start
+        self.result.wall_seconds = self.clock.wall() - wall_start
+        self.result.curve = self.curve.points
+        return self.result
+
+    def _is_over(self) -> bool:
+        """Whether it must go no further, whatever is left of the budget."""
+        return self.result.nonfinite or self.result.pruned or self.result.stretched
+
+    def _elapsed(self) -> float:
+        return self.clock.now() - self.start
+
+    def _progress(self) -> float:
+        """Share of the budget that will have passed when a step handed over now starts."""
+        if self.budget.steps is not None:
+            return self.result.num_steps / self.budget.steps
+        assert self.budget.seconds is not None
+        begins = self._elapsed()
+        if self.in_flight:
+            begins = max(begins, self.last_end - self.start + self.step_seconds * len(self.in_flight))
+        return min(begins / self.budget.seconds, 1.0)
+
+    def _points_spent(self, now: float) -> float:
+        """Twentieths of the budget that are spent when a step has just finished."""
+        if self.budget.steps is not None:
+            return len(self.result.losses) * CURVE_POINTS / self.budget.steps
+        assert self.budget.seconds is not None
+        return (now - self.start) * CURVE_POINTS / self.budget.seconds
+
+    def _may_start(self) -> bool:
+        """Whether a step handed over now is certain to start within the budget."""
+        if self.budget.steps is not None:
+            return self.result.num_steps < self.budget.steps
+        assert self.budget.seconds is not None
+        wait = max(START_MARGIN * self.step_seconds, HICCUP_SECONDS) * len(self.in_flight) if self.in_flight else 0.0
+        return self._elapsed() + wait < self.budget.seconds
+
+    def _start_step(self) -> None:
+        phase = [phase for phase in self.phases if phase.from_progress <= self._progress()][-1]
+        before_wait = self.clock.now()
+        host_tokens = phase.next_tokens()
+        self.result.data_wait_seconds += self.clock.now() - before_wait
+        is_new_phase = phase is not self.phase  # its steps may take many times as long: nothing is known of them
+        while self.in_flight and (is_new_phase or not self._may_start()):
+            self._finish_step()
+        if self._is_over() or not self._may_start():  # any more, after the wait
+            return
+        if is_new_phase:
+            self.phase, self.step_seconds = phase, math.inf
+            self.last_intervals.clear()
+        progress = self._progress()
+        tokens = phase.put_tokens(host_tokens)
+        self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
+        self.result.num_steps += 1
+        self.result.num_tokens += phase.tokens_per_step
+        self.in_flight.append((phase, metrics[phase.loss_index]))
+
+    def _finish_step(self) -> None:
+        phase, pending_loss = self.in_flight.popleft()
+        loss = float(pending_loss)  # waits for the step
+        now, wall = self.clock.now(), self.clock.wall()
+        self.result.step_walls.append(wall - self.last_end_wall)
+        if phase is self.phase:
+            # a clock that corrects itself may stand still meanwhile
+            self.last_intervals.append(max(now - self.last_end, self.result.step_walls[-1]))
+            self.step_seconds = max(self.last_intervals)
+        self.last_end, self.last_end_wall = now, wall
+        self.result.losses.append((now - self.start, loss))
+        if math.isfinite(loss):
+            self.result.pruned = self.curve.add(self._points_spent(now), loss) or self.result.pruned
+        else:
+            self.result.nonfinite = True
+        if now - self.last_report >= PROGRESS_SECONDS:
+            self.last_report = now
+            self.on_progress(
+                TrainProgress(
+                    elapsed_seconds=now - self.start,
+                    step=len(self.result.losses),
+                    tokens=self.result.num_tokens,
+                    loss=loss,
+                )
+            )

@@ -1,0 +1,537 @@
+"""Audits of a run on a fake task, whose scores are known."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.audit.auditing import Auditing
+from autoresearch_jax.audit.audits import AuditError, Audits
+from autoresearch_jax.audit.findings import Findings
+from autoresearch_jax.audit.log import AuditKind
+from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.measuring import RunError
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.seeds import draw_audit_seeds, draw_seed
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.types import (
+    HOLDOUT_SCORE,
+    TOO_BUSY,
+    Budget,
+    Candidate,
+    CandidateRejected,
+    Measurement,
+    Scrutiny,
+    Status,
+)
+
+RUNS = 4
+TESTS = Path(__file__).parents[1]
+GAINS = (moved(LR=0.3), moved(DEPTH=6), moved(LR=0.1))  # 0.2, 0.1 and 0.2
+
+
+class Silent:
+    """An observer that counts."""
+
+    def __init__(self) -> None:
+        self.trials: list[tuple[str, int, int]] = []
+
+    def prepares(self, subject: str) -> None:
+        pass
+
+    def measures(self, subject: str, number: int, total: int) -> None:
+        self.trials.append((subject, number, total))
+
+    def progress(self, report: Mapping) -> None:
+        pass
+
+
+class OverfittedTask(FakeTask):
+    """The holdout knows nothing of what was gained on val."""
+
+    def measure(self, candidate: Candidate, **settings) -> Measurement:
+        found = super().measure(candidate, **settings)
+        if HOLDOUT_SCORE not in found.metrics:
+            return found
+        gained = self.score({"LR": 0.5, "DEPTH": 4, "PATTERN": "SL"}) - self.score(_constants(candidate))
+        return replace(found, metrics={**found.metrics, HOLDOUT_SCORE: found.metrics[HOLDOUT_SCORE] + gained})
+
+
+class TroubledTask(FakeTask):
+    """Does something before its trials, by their number."""
+
+    def __init__(self, trouble: Callable[[int, Candidate], Measurement | None]) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+    def measure(self, candidate: Candidate, **settings) -> Measurement:
+        failed = self.trouble(len(self.measured), candidate)
+        found = super().measure(candidate, **settings)
+        return found if failed is None else failed
+
+
+def _constants(candidate: Candidate) -> dict:
+    return read_constants(candidate.source)
+
+
+@pytest.fixture
+def night(bench):
+    """A run that kept three changes; the first was moved again by the third."""
+    bench.loop(FakeTask(), ScriptedProposer(GAINS)).run()
+    return bench
+
+
+def audits(bench, task: FakeTask, observer: Silent | None = None, ledger: Ledger | None = None) -> Audits:
+    ledger = ledger or bench.ledger()
+    return Audits(task, ledger, Auditing(task, ledger, bench.folder, Interrupts(), observer or Silent()))
+
+
+def merge_in(bench) -> Callable[[str, str, str], str | None]:
+    return Git(bench.folder.path, os.environ).merge
+
+
+def by_name(findings: Findings) -> dict[str, Mapping]:
+    return {str(row.get("subject", row.get("experiment"))): row for row in findings.table}
+
+
+def test_an_honest_gain_is_real(night):
+    task, observer = FakeTask(), Silent()
+    found = audits(night, task, observer).holdout(RUNS)
+    figures = found.figures
+    assert found.is_measured
+    assert (figures["verdict"], figures["pairs"], figures["kind"]) == ("real", RUNS, "holdout")
+    assert (figures["audit"], figures["champion_experiment"], figures["holdout_readings"]) == (1, 3, 1)
+    assert figures["gain_val"] == pytest.approx(0.5, abs=0.005)
+    assert figures["gain_val_low"] < figures["gain_val"] < figures["gain_val_high"]
+    assert figures["gain_holdout"] == pytest.approx(0.5, abs=0.005)
+    assert (figures["failed_runs"], figures["first_failure"]) == (0, None)
+    champion = by_name(found)["champion"]
+    assert (champion["runs"], champion["loss"]) == (RUNS, pytest.approx(1.1, abs=0.003))
+    assert champion["holdout"] == pytest.approx(1.1, abs=0.003)
+    assert champion["holdout"] != champion["loss"]
+    assert set(task.scrutinies) == {Scrutiny.AUDIT}
+    assert [number for _, number, _ in observer.trials] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_all_subjects_run_on_the_same_fresh_seeds_in_turn(night):
+    ledger = night.ledger()
+    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    trials = ledger.audits.trials(1)
+    first, second = trials[:4:2], trials[1:4:2]
+    assert [trial.subject for trial in trials] == ["baseline", "champion", "champion", "baseline"] * 2
+    assert [trial.seed for trial in first] == [trial.seed for trial in second]
+    assert len({trial.seed for trial in trials}) == RUNS
+
+
+def test_what_an_audit_found_is_in_the_ledger(night):
+    ledger = night.ledger()
+    found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    audit = ledger.audits.audits()[0]
+    assert audit.findings == {**found.figures, "subjects": list(found.table)}
+    assert audit.ended_at is not None
+    assert row_differences(night.folder.ledger) == []
+
+
+def test_snapshots_of_audits_are_not_kept_and_logs_are(night):
+    before = sorted((night.folder.path / "snapshots").iterdir())
+    audits(night, FakeTask()).holdout(2)
+    assert sorted((night.folder.path / "snapshots").iterdir()) == before
+    assert sorted(path.name for path in (night.folder.path / "logs/audit-0001").iterdir()) == ["baseline", "champion"]
+
+
+def test_an_overfitted_gain_is_wear(night):
+    found = audits(night, OverfittedTask()).holdout(RUNS)
+    assert found.figures["verdict"] == "worn out"
+    assert found.figures["gain_val"] == pytest.approx(0.5, abs=0.005)
+    assert found.figures["gain_holdout"] == pytest.approx(0.0, abs=0.005)
+
+
+def test_each_reading_is_counted_and_has_seeds_of_its_own(night):
+    ledger = night.ledger()
+    readings = [audits(night, FakeTask(), ledger=ledger).holdout(2).figures["holdout_readings"] for _ in range(3)]
+    assert readings == [1, 2, 3]
+    used = [{trial.seed for trial in ledger.audits.trials(audit.id)} for audit in ledger.audits.audits()]
+    of_search = {trial.seed for trial in ledger.trials()}
+    assert len(set.union(*used, of_search)) == sum(map(len, used)) + len(of_search)
+
+
+def test_seeds_of_audits():
+    assert draw_seed(0, 3, 1) == 2020369855, "runs of before go on with the seeds they would have had"
+    seeds = draw_audit_seeds(7, 1, 5, ())
+    assert draw_audit_seeds(7, 1, 5, ()) == seeds
+    assert draw_audit_seeds(7, 1, 8, ())[:5] == seeds
+    assert not set(seeds) & set(draw_audit_seeds(7, 2, 5, ()))
+    assert not set(seeds) & set(draw_audit_seeds(8, 1, 5, ()))
+    assert draw_audit_seeds(7, 1, 4, {seeds[1]}) == [seeds[0], *seeds[2:]], "one that is in use is passed over"
+
+
+def test_nothing_of_an_audit_reaches_a_proposer(night):
+    audits(night, OverfittedTask()).holdout(2)
+    audits(night, FakeTask()).ablation(2, merge_in(night))
+    proposer = ScriptedProposer([*GAINS, moved(PATTERN="SSSL")])
+    night.loop(FakeTask(), proposer, max_experiments=4).run()
+    (brief,) = proposer.briefs
+    assert brief.experiment == 4
+    assert [outcome.experiment for outcome in brief.history] == [0, 1, 2, 3]
+    assert brief.champion_score == pytest.approx(1.1, abs=0.003)
+
+
+def test_each_change_is_worth_what_the_formula_says(night):
+    task = FakeTask()
+    found = audits(night, task).ablation(RUNS, merge_in(night))
+    rows = by_name(found)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "1": "superseded",
+        "2": "earns its place",
+        "3": "earns its place",
+    }
+    assert rows["1"]["note"] == "LR was moved again by 3"
+    assert rows["1"]["gain"] is None
+    assert rows["2"]["gain"] == pytest.approx(0.1, abs=0.005)
+    assert rows["3"]["gain"] == pytest.approx(0.2, abs=0.005)
+    assert {row["kept_for"] for row in rows.values()} == {"gain"}
+    assert rows["2"]["hypothesis"] == "DEPTH 6"
+    figures = found.figures
+    assert (figures["changes"], figures["compared"], figures["earn_their_place"]) == (3, 2, 2)
+    assert figures["champion_loss"] == pytest.approx(1.1, abs=0.003)
+    assert "one in twenty is judged wrongly" in figures["in_words"]
+    assert len(task.measured) == 3 * RUNS
+
+
+def test_only_the_audit_of_the_holdout_reads_it(night):
+    ledger, task = night.ledger(), FakeTask()
+    assert audits(night, task, ledger=ledger).ablation(2, merge_in(night)).figures["holdout_readings"] == 0
+    assert audits(night, task, ledger=ledger).transfer(2, 8, 2.0).figures["holdout_readings"] == 0
+    assert set(task.scrutinies) == {Scrutiny.SEARCH}
+    trials = [trial for audit in ledger.audits.audits() for trial in ledger.audits.trials(audit.id)]
+    assert len(trials) == 10
+    assert {trial.holdout for trial in trials} == {None}
+
+
+def test_a_change_that_costs_and_one_that_does_nothing(bench):
+    """Both were kept for another score than the one that they are audited with."""
+
+    class OtherTask(FakeTask):
+        @staticmethod
+        def score(constants: dict) -> float:
+            return FakeTask.score({**constants, "PATTERN": "SSSL" if constants["PATTERN"] == "L" else "SL"})
+
+    bench.loop(OtherTask(), ScriptedProposer([moved(PATTERN="L"), moved(DEPTH=6)])).run()
+
+    class HonestTask(FakeTask):
+        @staticmethod
+        def score(constants: dict) -> float:
+            return FakeTask.score({**constants, "DEPTH": 6, "PATTERN": "SSSL" if constants["PATTERN"] != "L" else "L"})
+
+    rows = by_name(audits(bench, HonestTask()).ablation(6, merge_in(bench)))
+    assert (rows["1"]["verdict"], rows["1"]["gain"]) == ("costs", pytest.approx(-0.1, abs=0.005))
+    assert (rows["2"]["verdict"], rows["2"]["gain"]) == ("in doubt", pytest.approx(0, abs=0.005))
+
+
+def test_refactorings_conflicts_and_refusals_are_listed_and_not_measured(bench, run_git):
+    helper = "\n\ndef helper(x):\n    return x + 1\n"
+    start = SOURCE + helper + "\n\nmore = []\n\n\nstuff = [1]\n"
+    (bench.repo / "train_lib.py").write_text(start)
+    run_git(bench.repo, "commit", "-qam", "a helper")
+    one = start.replace(helper, "")  # the same program
+    two = one.replace("LR = 0.5", "LR = 0.3").replace("stuff = [1]", "stuff = [2]")
+    three = two.replace("DEPTH = 4", "DEPTH = 6").replace("stuff = [2]", "stuff = [3]")
+    four = three.replace('"SL"', '"SSSL"')
+    script = [Proposal("edit", "code", source=source) for source in (one, two, three, four)]
+    bench.loop(FakeTask(noise=0), ScriptedProposer(script)).run()
+
+    class SmallMachine(FakeTask):
+        def prepare(self, source: str, log_dir: Path) -> Candidate:
+            if "SSSL" not in source.split("PATTERN = ")[1].split("#")[0]:
+                raise CandidateRejected(Status.OOM, "does not fit")
+            return super().prepare(source, log_dir)
+
+    task = SmallMachine()
+    found = audits(bench, task).ablation(2, merge_in(bench))
+    rows = by_name(found)
+    assert {name: (row["kept_for"], row["verdict"]) for name, row in rows.items()} == {
+        "1": ("refactoring", "no effect"),
+        "2": ("gain", "cannot be reverted"),
+        "3": ("gain", "earns its place"),
+        "4": ("gain", "cannot be reverted"),
+    }
+    assert rows["2"]["note"] == "later changes touch the same lines"
+    assert rows["4"]["note"] == "without it the text is refused (oom): does not fit"
+    assert len(task.measured) == 4
+
+
+def test_without_anything_to_revert_nothing_is_measured(bench, run_git):
+    bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.1)])).run()
+
+    class Refusing(FakeTask):
+        def prepare(self, source: str, log_dir: Path) -> Candidate:
+            if "LR = 0.5" in source:
+                raise CandidateRejected(Status.REJECTED, "no build")
+            return super().prepare(source, log_dir)
+
+    task = Refusing()
+    found = audits(bench, task).ablation(2, merge_in(bench))
+    assert task.measured == []
+    assert found.is_measured
+    assert found.figures["champion_loss"] is None
+    assert found.figures["in_words"].startswith("0 of 0 changes")
+
+
+def test_a_gain_at_another_depth(night):
+    task = FakeTask()
+    task.budget = Budget(steps=2)
+    found = audits(night, task).transfer(RUNS, 8, 2.0)
+    figures = found.figures
+    assert figures["gain"] == pytest.approx(0.4, abs=0.005), "both have the same DEPTH, and LR is what is left"
+    assert (figures["verdict"], figures["depth"], figures["budget_steps"]) == ("holds", 8, 2)
+    assert figures["budget_seconds"] is None
+    assert figures["in_words"] == "the champion is better than the baseline at DEPTH 8 with 2 times the budget, too"
+    assert "holdout" not in found.table[0]
+    assert by_name(found)["baseline"]["loss"] == pytest.approx(1.6, abs=0.003)
+
+
+def test_a_gain_that_is_all_depth_cannot_be_transferred(bench):
+    bench.loop(FakeTask(), ScriptedProposer([moved(DEPTH=6)])).run()
+    expected = "champion and baseline are the same program at DEPTH 8: all of the gain is in DEPTH"
+    with pytest.raises(AuditError, match=expected):
+        audits(bench, FakeTask()).transfer(2, 8, 2.0)
+
+
+def test_a_depth_that_cannot_be_set(bench):
+    twice = SOURCE.replace("DEPTH = 4", "DEPTH = 4\nDEPTH = 6")
+    bench.loop(FakeTask(), ScriptedProposer([Proposal("edit", "code", source=twice)])).run()
+    ledger = bench.ledger()
+    with pytest.raises(UsageError, match=r"^--transfer=8: the champion, experiment 1: the constant DEPTH is set 2"):
+        audits(bench, FakeTask(), ledger=ledger).transfer(2, 8, 2.0)
+    assert ledger.audits.audits() == []
+
+
+def test_a_champion_that_is_refused_now(night):
+    class Refusing(FakeTask):
+        def prepare(self, source: str, log_dir: Path) -> Candidate:
+            raise CandidateRejected(Status.REJECTED, "no build")
+
+    ledger = night.ledger()
+    with pytest.raises(AuditError, match=r"^the champion cannot be measured \(rejected\): no build"):
+        audits(night, Refusing(), ledger=ledger).ablation(2, merge_in(night))
+    with pytest.raises(AuditError, match=r"^the baseline cannot be measured \(rejected\): no build"):
+        audits(night, Refusing(), ledger=ledger).holdout(2)
+    assert ledger.audits.holdout_readings() == 0, "nothing was trained"
+
+
+def test_a_run_that_kept_nothing(bench):
+    bench.folder.create()
+    with pytest.raises(AuditError, match=r"^the run has no baseline yet"):
+        audits(bench, FakeTask())
+    bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.9)])).run()
+    with pytest.raises(AuditError, match=r"^the champion is still the baseline: there is nothing to audit until"):
+        audits(bench, FakeTask())
+
+
+def crash(seed: int = 0) -> Measurement:
+    return Measurement(Status.CRASH, None, seed, error="made to")
+
+
+def test_a_trial_without_a_score_is_in_no_figure(night):
+    task = TroubledTask(lambda number, _: crash() if number == 1 else None)
+    found = audits(night, task).holdout(RUNS)
+    figures = found.figures
+    assert (figures["pairs"], figures["failed_runs"], figures["verdict"]) == (RUNS - 1, 1, "real")
+    assert figures["first_failure"].startswith("champion, seed ")
+    assert figures["first_failure"].endswith(": crash: made to")
+    assert by_name(found)["champion"]["runs"] == RUNS - 1
+    assert by_name(found)["baseline"]["runs"] == RUNS
+    assert figures["gain_val"] == pytest.approx(0.5, abs=0.005)
+
+
+def test_what_fails_three_times_in_a_row_is_given_up(night):
+    task = TroubledTask(lambda _, candidate: crash() if "LR = 0.1" in candidate.source else None)
+    found = audits(night, task).holdout(6)
+    assert len(task.measured) == 6, "three rounds, and the champion failed in each"
+    assert not found.is_measured
+    figures = found.figures
+    assert (figures["verdict"], figures["pairs"], figures["gain_val"]) == ("not measured", 0, None)
+    assert by_name(found)["champion"]["loss"] is None
+    assert figures["holdout_readings"] == 1
+
+
+def test_one_change_that_fails_does_not_keep_the_others_from_being_measured(night):
+    task = TroubledTask(lambda _, candidate: crash() if "DEPTH = 4" in candidate.source else None)
+    rows = by_name(audits(night, task).ablation(5, merge_in(night)))
+    assert rows["2"]["verdict"] == "not measured"
+    assert rows["2"]["note"].endswith(": crash: made to")
+    assert rows["3"]["verdict"] == "earns its place"
+    assert len(task.measured) == 5 + 3 + 5
+
+
+def rows_of(ledger: Ledger) -> list[tuple]:
+    return [
+        (trial.id, trial.subject, trial.seed, trial.status, trial.value, trial.holdout)
+        for trial in ledger.audits.trials(1)
+    ]
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7])
+def test_an_audit_that_was_cut_short_is_taken_up(night, cut):
+    twin = FakeTask()
+    whole = night.ledger()
+    audits(night, twin, ledger=whole).holdout(RUNS)
+    expected, found = rows_of(whole), whole.audits.audits()[0].findings
+    _forget_audits(night)
+
+    def stop(number: int, _: Candidate) -> None:
+        if number == cut:
+            raise KeyboardInterrupt
+
+    ledger = night.ledger()
+    with pytest.raises(KeyboardInterrupt):
+        audits(night, TroubledTask(stop), ledger=ledger).holdout(RUNS)
+    assert ledger.audits.holdout_readings() == 1
+    assert len(rows_of(ledger)) == cut + 1
+    assert not list((night.folder.path / "snapshots").glob("audit*"))
+    task = FakeTask()
+    audits(night, task, ledger=ledger).holdout(RUNS)
+    assert len(task.measured) == 2 * RUNS - cut, "what was finished is not repeated"
+    assert rows_of(ledger) == expected
+    assert ledger.audits.audits()[0].findings == found
+    assert ledger.audits.holdout_readings() == 1
+
+
+def test_another_question_does_not_take_it_up(night):
+    def stop(number: int, _: Candidate) -> None:
+        raise KeyboardInterrupt
+
+    ledger = night.ledger()
+    with pytest.raises(KeyboardInterrupt):
+        audits(night, TroubledTask(stop), ledger=ledger).holdout(2)
+    audits(night, FakeTask(), ledger=ledger).holdout(3)
+    audits(night, FakeTask(), ledger=ledger).ablation(2, merge_in(night))
+    assert [(audit.id, audit.ended_at is None) for audit in ledger.audits.audits()] == [
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+    assert ledger.audits.holdout_readings() == 2, "the one that was cut short had begun to read"
+
+
+def _forget_audits(bench) -> None:
+    with closing(sqlite3.connect(bench.folder.ledger)) as connection:
+        connection.executescript("DELETE FROM audit_trials; DELETE FROM audits;")
+
+
+def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
+    def fail(number: int, _: Candidate) -> None:
+        if number >= 2:
+            raise RuntimeError("the device is gone")
+
+    ledger = night.ledger()
+    task = TroubledTask(fail)
+    with pytest.raises(
+        RunError, match=r"^the task failed: RuntimeError: the device is gone; see .*task_error.txt; the"
+    ):
+        audits(night, task, ledger=ledger).holdout(RUNS)
+    assert [trial.status for trial in ledger.audits.trials(1)] == ["ok", "ok", "crash", "crash", None]
+    found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    assert (found.figures["failed_runs"], found.figures["pairs"]) == (2, RUNS - 1)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fakes import FakeTask
+from autoresearch_jax.audit.auditing import Auditing
+from autoresearch_jax.audit.audits import Audits
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
+
+class Observer:
+    prepares = measures = progress = lambda *words: None
+
+folder, task = RunFolder(Path(sys.argv[1])), FakeTask(trial_seconds=float(sys.argv[2]))
+ledger = Ledger.open(folder.ledger)
+print(Audits(task, ledger, Auditing(task, ledger, folder, Interrupts(), Observer())).holdout(4).figures["verdict"])
+"""
+
+
+def start(folder: RunFolder, trial_seconds: float) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder.path), str(trial_seconds)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_audit_that_was_killed_goes_on(night):
+    process = start(night.folder, 0.2)
+    ledger = Ledger.open_to_read(night.folder.ledger)
+    while len(ledger.audits.trials(1)) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    before = rows_of(ledger)
+    assert before[-1][3] is None
+    process = start(night.folder, 0)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output.strip()) == (0, "real"), errors
+    after = rows_of(ledger)
+    assert len(after) == 8
+    assert [row for row in before if row[3] is not None] == after[: len(before) - 1]
+    assert ledger.audits.holdout_readings() == 1
+
+
+def test_kinds_are_those_of_the_ledger(night):
+    ledger = night.ledger()
+    audits(night, FakeTask(), ledger=ledger).transfer(2, 8, 1.5)
+    (audit,) = ledger.audits.audits()
+    assert audit.kind is AuditKind.TRANSFER
+    assert audit.settings == {"runs": 2, "depth": 8, "budget_factor": 1.5}
+
+
+def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
+    def fill(number: int, _: Candidate) -> None:
+        if number == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "runs/night")
+
+    ledger = night.ledger()
+    with pytest.raises(RunError, match=r"the disk is full: .*; the same command goes on from here"):
+        audits(night, TroubledTask(fill), ledger=ledger).holdout(RUNS)
+    assert all(trial.status in (Status.OK, None) for trial in ledger.audits.trials(1)), "nothing is blamed for it"
+    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    assert all(trial.status is Status.OK for trial in ledger.audits.trials(1))
+
+
+def test_a_machine_that_is_too_busy_ends_an_audit_that_goes_on_with_the_same_trial(night):
+    audits(night, FakeTask(), ledger=(whole := night.ledger())).holdout(RUNS)
+    expected = rows_of(whole)
+    _forget_audits(night)
+
+    def crowd(number: int, candidate: Candidate) -> Measurement | None:
+        return Measurement(Status.TIMEOUT, None, 0, {TOO_BUSY: True}, error="too busy") if number == 3 else None
+
+    ledger = night.ledger()
+    with pytest.raises(RunError, match=r"^too busy; the same command goes on from here$"):
+        audits(night, TroubledTask(crowd), ledger=ledger).holdout(RUNS)
+    assert [trial.status for trial in ledger.audits.trials(1)] == [*["ok"] * 3, None], "nothing is blamed for it"
+    task = FakeTask()
+    found = audits(night, task, ledger=ledger).holdout(RUNS)
+    assert len(task.measured) == 2 * RUNS - 3
+    assert (found.figures["failed_runs"], found.figures["pairs"]) == (0, RUNS)
+    assert rows_of(ledger) == expected

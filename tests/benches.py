@@ -1,0 +1,166 @@
+"""A git repository with a training file and a page, and a loop on a fake task in it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from fakes import PROGRAM, SOURCE, FakeTask
+from kills import make_repository
+
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
+from autoresearch_jax.engine.briefs import Asking
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.records import ExperimentRow, TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.proposers.base import Proposer
+from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.snapshots.retention import Keeping
+
+
+def git(folder: Path, *words: str) -> str:
+    """Standard output of git, as the user would call it."""
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@dataclass
+class Recorder:
+    """An observer that remembers."""
+
+    notices: list[str] = field(default_factory=list)
+    ended: list[ExperimentRow] = field(default_factory=list)
+    reports: int = 0
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
+        pass
+
+    def progress(self, report: object) -> None:
+        self.reports += 1
+
+    def ends(self, experiment: ExperimentRow) -> None:
+        self.ended.append(experiment)
+
+
+@dataclass
+class Bench:
+    """A repository, and loops that are made in it anew, as after a kill."""
+
+    repo: Path
+    ledgers: ExitStack
+    recorder: Recorder = field(default_factory=Recorder)
+    tag: str = "night"
+
+    def with_tag(self, tag: str) -> "Bench":
+        """The same repository, and another run."""
+        return replace(self, tag=tag)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.repo / "runs" / self.tag)
+
+    @property
+    def program(self) -> Path:
+        return self.repo / "program.md"
+
+    def ledger(self) -> Ledger:
+        ledger = Ledger.open(self.folder.ledger)
+        self.ledgers.callback(ledger.close)
+        return ledger
+
+    def workspace(self, tag: str | None = None) -> Workspace:
+        return Workspace.of(self.repo / "train_lib.py", tag or self.tag, self.folder.workspace, os.environ)
+
+    def loop(
+        self,
+        task: FakeTask | None = None,
+        proposer: Proposer | None = None,
+        rule: DecisionRule | None = None,
+        max_experiments: int | None = None,
+        seed: int = 0,
+        asking: Asking | None = None,
+        first_wait_seconds: float = 0.0,
+        examiner: Examiner | None = None,
+        keeping: Keeping | None = None,
+        footing: Footing | None = None,
+        pruning: Pruning | None = None,
+        certification: CertificationSettings | None = None,
+    ) -> Loop:
+        task = task or FakeTask()
+        self.folder.create()
+        parts = Parts(
+            task=task,
+            proposer=proposer or OptunaProposer(),
+            examiner=examiner or Examiner(task, self.folder),
+            rule=rule or GreedyRule(task.metric),
+            ledger=self.ledger(),
+            workspace=self.workspace(),
+            folder=self.folder,
+            program=ProgramFile(self.program),
+            observer=self.recorder,
+            interrupts=Interrupts(),
+            footing=footing or Footing(DiskGuard(self.folder, 0)),
+            keeping=keeping or Keeping(),
+            pruning=pruning,
+            certification=certification,
+        )
+        return Loop(parts, seed, max_experiments, asking, first_wait_seconds)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A git repository with one commit, a local identity, and a file of the user's that is not committed."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "train_lib.py").write_text(SOURCE)
+    (folder / "program.md").write_text(PROGRAM)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "config", "user.name", "Researcher")
+    git(folder, "config", "user.email", "researcher@example.org")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "start")
+    (folder / "notes.txt").write_text("mine\n")
+    return folder
+
+
+@pytest.fixture
+def bench(repo: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(repo, stack)
+
+
+@pytest.fixture
+def twin(repo: Path, tmp_path: Path) -> Iterator[Bench]:
+    """A bench in a copy of the repository."""
+    with ExitStack() as stack:
+        yield Bench(shutil.copytree(repo, tmp_path / "twin"), stack)
+
+
+@pytest.fixture(scope="module")
+def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A bench that all tests of a module share."""
+    with ExitStack() as stack:
+        yield Bench(make_repository(tmp_path_factory.mktemp("shared") / "repo"), stack)
+
+
+@pytest.fixture
+def run_git() -> Callable[..., str]:
+    return git

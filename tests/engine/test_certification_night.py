@@ -1,0 +1,320 @@
+"""Nights with certification: an edit that was kept by luck is taken out, within a bounded share of the runs."""
+
+import io
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+from kills import git_differences
+from ledgers import substance
+
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import Action, LineageRule
+from autoresearch_jax.engine.certificates import Word, certificates
+from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.loop import INTERRUPTED, REVERT
+from autoresearch_jax.engine.records import Kind, Purpose, Verdict
+from autoresearch_jax.engine.run_folder import RunFolderError
+from autoresearch_jax.engine.seeds import draw_seed
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.report.summary import experiments_as_json, summarize_run
+from autoresearch_jax.report.tables import print_experiments
+from autoresearch_jax.report.why import explain
+from autoresearch_jax.sandbox.faults import NUMBERS, VARIABLE, FaultPoint
+from autoresearch_jax.snapshots.retention import Keeping
+from autoresearch_jax.types import Metric, Status
+
+RULE = LineageRule(Metric("loss"), fresh_runs=3)
+SETTINGS = CertificationSettings(share=0.4, every=2)
+AT_END = CertificationSettings(share=0.6, every=0)  # the champion's own runs come first there
+SIGMA = 0.001  # of the task
+HARM, LUCK = 3 * SIGMA, 7 * SIGMA
+TRICK = "TRICK = 1\n"
+LUCKY = Proposal("a trick", "text", source=SOURCE + TRICK)
+BETTER, WORSE, DEEPER = moved(LR=0.1), moved(LR=0.9), moved(DEPTH=6)
+SCRIPT = [LUCKY, BETTER, WORSE, DEEPER]
+
+
+class LuckyTask(FakeTask):
+    """A TRICK, or an LR of 0.499, makes a program worse by some sigma, and its runs as a candidate better by more."""
+
+    def measure(self, candidate, *, seed, log_dir, **arguments):
+        found = super().measure(candidate, seed=seed, log_dir=log_dir, **arguments)
+        if found.value is None:
+            return found
+        constants = read_constants(candidate.source)
+        flaws = ("TRICK" in constants) + (constants["LR"] == 0.499)
+        own_seeds = {draw_seed(0, int(log_dir.name), number) for number in range(20)}  # the others are the champion's
+        luck = LUCK if constants["LR"] > 0.4 and seed not in own_seeds else 0.0
+        return replace(found, value=found.value + flaws * (HARM - luck))
+
+
+class Scripted(ScriptedProposer):
+    """Counts proposals, whatever number an experiment has: certification takes some."""
+
+    def propose(self, brief):
+        return super().propose(replace(brief, experiment=sum(outcome.category != REVERT for outcome in brief.history)))
+
+
+def night(bench, script=SCRIPT, task=None, rule=RULE, certification=SETTINGS, **options):
+    loop = bench.loop(task or LuckyTask(), Scripted(script), rule, certification=certification, **options)
+    return loop.run()
+
+
+def spent(ledger):
+    return [trial for trial in ledger.trials() if trial.purpose is Purpose.CERTIFY]
+
+
+def trailers(run_git, repo, commit):
+    text = run_git(repo, "show", "-s", "--format=%(trailers:only,unfold)", commit)
+    return dict(line.split(": ", 1) for line in text.splitlines())
+
+
+def reverts(ledger):
+    return [row for row in ledger.experiments() if row.kind is Kind.REVERT]
+
+
+def test_an_edit_that_was_kept_by_luck_is_reverted_on_the_branch(bench, run_git):
+    night(bench)
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    (revert,) = reverts(ledger)
+    proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
+    lucky, better, _, deeper = proposals
+    assert [row.decision for row in proposals] == ["keep", "keep", "discard", "keep"]
+    assert (revert.decision, revert.without) == ("keep", (lucky.id,))
+    assert better.id < revert.id < deeper.id, "after two keeps"
+    assert (revert.parent, revert.parent_commit) == (better.id, better.commit)
+    assert ledger.source(revert.id) == SOURCE.replace("LR = 0.5", "LR = 0.1"), "the other edit stays"
+    champion = SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 6")
+    assert (bench.folder.workspace / "train_lib.py").read_text() == ledger.source(deeper.id) == champion
+
+    purposes = [trial.purpose for trial in ledger.trials(revert.id)]
+    assert purposes[0] is Purpose.CERTIFY, "to decide on it"
+    assert purposes[-RULE.fresh_runs :] == [Purpose.CHAMPION] * RULE.fresh_runs, "and afresh, as every champion is"
+    assert Purpose.CANDIDATE not in purposes
+    assert ledger.decisions(revert.id)[-1].action is Action.KEEP
+
+    log = run_git(bench.repo, "log", "--format=%H", "main..autoresearch/night").split()
+    assert log == [row.commit for row in (deeper, revert, better, lucky)]
+    words = trailers(run_git, bench.repo, revert.commit)
+    assert (words["Reverts"], words["Decision"]) == (str(lucky.id), "keep")
+    assert {"Loss", "Effect", "Probability", "Runs"} <= words.keys()
+    message = run_git(bench.repo, "show", "-s", "--format=%B", revert.commit)
+    assert LUCKY.hypothesis in message.splitlines()[0]
+    assert revert.reason in message, "the evidence"
+    assert "Reverts" not in trailers(run_git, bench.repo, better.commit)
+    assert git_differences(bench.repo) == []
+    assert row_differences(bench.folder.ledger) == []
+
+
+def test_a_night_tells_what_is_certified_and_what_was_reverted(bench):
+    night(bench)
+    ledger = bench.ledger()
+    (revert,) = reverts(ledger)
+    words = [found.word for found in certificates(ledger).values()]
+    assert words == [Word.REVERTED, Word.CERTIFIED, Word.CERTIFIED]
+    summary = summarize_run(ledger)
+    assert (summary.lines()["certified"], summary.lines()["reverted"]) == (2, 1)
+    assert summary.lines()["experiments"] == len(SCRIPT), "proposals"
+    lines = experiments_as_json(ledger, bench.folder, at_work=False)
+    told = {line["experiment"]: line["certificate"] for line in lines if line["certificate"]}
+    assert told == {number: str(found.word) for number, found in certificates(ledger).items()}
+    explained = [explain(ledger, number, at_work=False)["certificate"] for number in (1, 2, revert.id)]
+    assert explained == ["reverted", "certified", None]
+    stream = io.StringIO()
+    print_experiments(ledger, Metric("loss"), stream)
+    table = [line.split()[:2] for line in stream.getvalue().splitlines()[1:]]
+    assert [table[number] for number in (1, 2)] == [["1", "reverted"], ["2", "certified"]]
+    score = summary.champion_score
+    assert score.mean == pytest.approx(1.1, abs=4 * SIGMA)
+    assert 0 < score.error < 2 * SIGMA
+    assert summary.champion_runs > 1
+
+
+def test_certification_keeps_to_its_share_and_to_its_keeps(bench):
+    several = [LUCKY, BETTER, *(moved(DEPTH=depth) for depth in (5, 6)), moved(PATTERN="SSSL")]
+    for share in (0.0, 0.15, 0.4):
+        here = bench.with_tag(f"share-{share:g}")
+        night(here, several, certification=CertificationSettings(share=share, every=1))
+        ledger = here.ledger()
+        most = share * len(ledger.trials())
+        assert len(spent(ledger)) <= most + 2, "a group that was begun is seen to its end"
+        assert bool(spent(ledger)) == (share > 0)
+    late = bench.with_tag("late")
+    night(late, certification=AT_END)
+    (revert,) = reverts(late.ledger())
+    assert revert == late.ledger().experiments()[-1], "only at the end"
+
+
+def test_a_second_start_does_nothing_more(bench):
+    reason = night(bench, certification=AT_END)
+    before = substance(bench.ledger())
+    assert reverts(bench.ledger())
+    task = LuckyTask()
+    assert night(bench, task=task, certification=AT_END) == reason
+    assert task.measured == []
+    assert substance(bench.ledger()) == before
+
+
+def test_greedy_certifies_nothing(bench):
+    night(bench, rule=None)
+    ledger = bench.ledger()
+    assert {row.kind for row in ledger.experiments()} == {Kind.BASELINE, Kind.PROPOSAL}
+    assert spent(ledger) == []
+    assert certificates(ledger) == {}
+
+
+def test_a_run_keeps_to_what_certification_may_spend(bench):
+    night(bench, [])
+    with pytest.raises(RunFolderError, match=r"certify_share 0.4 then, 0.2 now"):
+        night(bench, [], certification=replace(SETTINGS, share=0.2))
+
+
+CONFLICT = SOURCE.replace("LR = 0.5", "LR = 0.1") + TRICK + "MORE = 2\n"  # right below the trick
+
+
+@pytest.mark.parametrize(
+    ("lucky", "after", "why"),
+    [
+        (moved(LR=0.499), BETTER, "LR was moved again by 2"),
+        (LUCKY, Proposal("more", "text", source=CONFLICT), "later changes touch the same lines"),
+    ],
+    ids=["superseded", "conflict"],
+)
+def test_what_cannot_be_taken_out_is_entered_once(bench, lucky, after, why):
+    night(bench, [lucky, after, WORSE, DEEPER, moved(PATTERN="SSSL")], keeping=Keeping(last=0, best=0))
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    assert [row.decision for row in rows[:3]] == ["keep"] * 3
+    (row,) = (row for row in reverts(ledger) if 1 in row.without)
+    assert (row.status, row.decision, row.without) == (Status.REJECTED, Verdict.DISCARD, (1,))
+    assert why in row.reason
+    assert ledger.trials(row.id) == []
+    assert ledger.source(row.id) == ledger.source(row.parent)
+    assert certificates(ledger)[1].word is not Word.REVERTED
+    assert git_differences(bench.repo) == []
+
+
+class Interrupted(LuckyTask):
+    """Each process runs one trial."""
+
+    def measure(self, candidate, **arguments):
+        if self.measured:
+            raise KeyboardInterrupt
+        return super().measure(candidate, **arguments)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, AT_END], ids=["meanwhile", "at the end"])
+def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin, settings):
+    night(twin, certification=settings)
+    assert spent(twin.ledger())
+    starts = 0
+    while night(bench, task=Interrupted(), certification=settings) == INTERRUPTED:
+        starts += 1
+    assert starts == len(twin.ledger().trials()) - 1
+    assert substance(bench.ledger()) == substance(twin.ledger())
+    assert git_differences(bench.repo) == []
+
+
+# One look finds two edits in doubt: the first is superseded by now, the second is taken out.
+TRICKY = Proposal("a trick", "text", source=SOURCE.replace("LR = 0.5", "LR = 0.499") + TRICK)
+TWO = [moved(LR=0.499), TRICKY, BETTER, DEEPER, WORSE]
+AFTER_FOUR = CertificationSettings(share=0.4, every=4)
+
+
+def night_of_two(bench):
+    return night(bench, TWO, certification=AFTER_FOUR, keeping=Keeping(last=1, best=0))
+
+
+def killed(bench, point):
+    """Runs the night in a process that dies at a point; returns the signal that ended it, 0 if none did."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.environ[VARIABLE] = point
+            night_of_two(bench)
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shared_bench):
+    """The substance of a run that nothing interrupted, and numbers of experiments and trials in it."""
+    night_of_two(shared_bench)
+    ledger = shared_bench.ledger()
+    superseded, revert = reverts(ledger)
+    assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
+    runs, last = [trial.id for trial in ledger.trials(revert.id)], spent(ledger)[-1]
+    assert ledger.experiment(last.experiment).decision == "keep", "of the champion, at the end"
+    numbers = {"superseded": superseded.id, "revert": revert.id, "first": runs[0], "fresh": runs[-1], "last": last.id}
+    return substance(ledger), numbers
+
+
+OF_TRIALS = [point for point, what in NUMBERS.items() if what == "a trial"]
+OF_EXPERIMENTS = [point for point, what in NUMBERS.items() if what == "an experiment"]
+OF_MOVES = (FaultPoint.AFTER_COPY, FaultPoint.AFTER_MOVE)
+POINTS = [
+    *((point, name) for point in OF_TRIALS for name in ("first", "fresh", "last")),
+    *((point, "revert") for point in OF_EXPERIMENTS if point is not FaultPoint.AFTER_PROPOSAL),
+    *((point, "superseded") for point in (FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION)),
+    *((point, "superseded") for point in (FaultPoint.AFTER_WORKTREE, FaultPoint.AFTER_RESULTS)),
+    *((point, "") for point in FaultPoint if point not in (*OF_TRIALS, *OF_EXPERIMENTS, *OF_MOVES)),
+]
+
+
+@pytest.mark.parametrize(("point", "name"), POINTS)
+def test_killed_at_any_point_the_ledger_is_that_of_an_uninterrupted_run(bench, uninterrupted, point, name):
+    expected, numbers = uninterrupted
+    assert killed(bench, f"{point}:{numbers[name]}" if name else str(point)) == signal.SIGKILL
+    night_of_two(bench)
+    assert substance(bench.ledger()) == expected
+    assert git_differences(bench.repo) == []
+    assert row_differences(bench.folder.ledger) == []
+
+
+class OfItems(FakeTask):
+    """Has 100 test items, of which each half is another program's weak one; seeds change nothing."""
+
+    has_items = True
+
+    def __init__(self):
+        super().__init__(noise=0)
+
+    def measure(self, candidate, **arguments):
+        found = super().measure(candidate, **arguments)
+        if found.value is None or not self.has_items:
+            return found
+        swing = 0.2 if read_constants(candidate.source)["LR"] == 0.5 else -0.2  # the error of a difference is 0.04
+        return replace(found, items=[found.value + (swing if item % 2 else -swing) for item in range(100)])
+
+
+class WithoutItems(OfItems):
+    has_items = False
+
+
+def test_a_difference_within_the_noise_of_the_test_items_is_not_kept(bench, twin):
+    small = moved(LR=0.49)  # 0.01 better
+    for each, task in ((bench, OfItems()), (twin, WithoutItems())):
+        night(each, [small, BETTER], task=task)
+    rows = bench.ledger().experiments()
+    assert [row.decision for row in rows] == ["keep", "discard", "keep"]
+    assert summarize_run(bench.ledger()).sigma > 0.01
+    assert certificates(bench.ledger())[2].word is Word.CERTIFIED
+    assert twin.ledger().experiment(1).decision is Verdict.KEEP, "without items any difference counts"
+    assert spent(twin.ledger()) == [], "and nothing is in doubt"
+
+
+def test_a_target_that_certification_takes_back_does_not_end_the_search(bench):
+    rule = LineageRule(Metric("loss"), fresh_runs=0)
+    night(bench, [], rule=rule, certification=AT_END)
+    baseline = summarize_run(bench.ledger()).champion_score.mean
+    target = f"loss <= {baseline - 1.5 * SIGMA:.4f}"
+    bench.program.write_text(bench.program.read_text().replace("8 experiments", target))
+    assert night(bench, [LUCKY, BETTER, WORSE], rule=rule, certification=AT_END) == f"{target} reached"
+    assert sum(row.kind is Kind.PROPOSAL for row in bench.ledger().experiments()) == 2
+    assert f"{target}: not after certification, so the search goes on" in bench.recorder.notices

@@ -1,0 +1,270 @@
+"""A disk that is full, read-only or gone: noticed before anything is begun, and blamed for what it did."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_disk import SmallDisk, small_disk
+
+from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.disk import DiskError, DiskGuard, disk_trouble
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.task_failures import RunError
+
+MEGABYTE = 2**20
+GOES_ON = "; the same command goes on from here"
+
+# Writes more than there is room for in one transaction, or a little; prints what it fails with.
+WRITER = """
+import sys, time
+from pathlib import Path
+from autoresearch_jax.engine.database import Database
+from autoresearch_jax.engine.disk import disk_trouble
+name, number = sys.argv[1], int(sys.argv[2])
+try:
+    database = Database.open(Path("night/ledger.db"), time.time)
+    with database.transaction():
+        database.save_settings({"name": name})
+        database.save_settings({f"{name}{index}": "x" * 4000 for index in range(number)})
+    print("written", flush=True)
+except Exception as error:
+    print(type(error).__name__, disk_trouble(error), sep=": ", flush=True)
+    if name == "killed":
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+CONTENTS = """
+import sqlite3
+ledger = sqlite3.connect("night/ledger.db")
+(soundness,) = ledger.execute("PRAGMA integrity_check").fetchone()
+values = dict(ledger.execute("SELECT name, value FROM settings"))
+print(soundness, values["name"], len(values))
+"""
+READER = """
+from pathlib import Path
+from autoresearch_jax.engine.run_folder import RunFolder
+print(RunFolder(Path("night")).holder())
+"""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path, megabytes=4, files=64) as disk:
+        (disk.outside / "night").mkdir()
+        yield disk
+
+
+def guard(disk: SmallDisk, min_free_bytes: int = 0) -> DiskGuard:
+    return DiskGuard(RunFolder(disk.outside / "night"), min_free_bytes)
+
+
+def complaint(guard: DiskGuard, more_bytes: int = 0) -> str:
+    with pytest.raises(DiskError) as caught:
+        guard.require_room(more_bytes)
+    return str(caught.value)
+
+
+def test_what_is_to_stay_free_is_looked_at_before_anything_else(disk):
+    guard(disk).require_room()
+    guard(disk, MEGABYTE).require_room(2 * MEGABYTE)
+    assert list((disk.outside / "night").iterdir()) == [], "nothing is left of trying"
+    disk.fill(leave_bytes=MEGABYTE + MEGABYTE // 2)
+    guard(disk, MEGABYTE).require_room()
+    assert complaint(guard(disk, 2 * MEGABYTE)) == (
+        f"{disk.outside}/night: 1.5 MiB are free on its disk, but 2.0 MiB are to stay free (--min_free_gb): free some "
+        "space, lower --min_free_gb, or move the run's folder (--run_dir)" + GOES_ON
+    )
+    assert (
+        "1.5 MiB are free on its disk, but 0.8 MiB are needed for what comes next and 1.0 MiB are to stay free"
+    ) in complaint(guard(disk, MEGABYTE), 3 * MEGABYTE // 4)
+    disk.make_room()
+    guard(disk, 2 * MEGABYTE).require_room()
+
+
+def test_a_full_disk(disk):
+    disk.fill()
+    expected = f"{disk.outside}/night: the disk is full: free some space, or move the run's folder (--run_dir)"
+    assert complaint(guard(disk)) == expected + GOES_ON
+    assert list((disk.outside / "night").iterdir()) == []
+    disk.make_room()
+    guard(disk).require_room()
+
+
+def test_a_disk_that_takes_no_more_files(disk):
+    for number in range(64):
+        try:
+            (disk.outside / str(number)).touch()
+        except OSError:
+            break
+    assert "its disk takes no more files though 4.0 MiB are free: remove some" in complaint(guard(disk))
+    (disk.outside / "0").unlink()
+    guard(disk).require_room()
+
+
+def test_a_disk_that_has_become_read_only(disk):
+    disk.remount("ro")
+    assert complaint(guard(disk)).startswith(f"{disk.outside}/night: it can only be read now: mount its disk writable")
+    disk.remount("rw")
+    guard(disk).require_room()
+
+
+def test_snapshots_on_a_disk_of_their_own_are_looked_after_too(disk, tmp_path):
+    night = tmp_path / "other night"
+    night.mkdir()
+    (night / "snapshots").symlink_to(disk.outside / "night")
+    apart = DiskGuard(RunFolder(night), 0)
+    apart.require_room(2 * MEGABYTE)
+    assert "are needed for what comes next" in complaint(apart, 5 * MEGABYTE)
+    disk.fill()
+    assert complaint(apart).startswith(f"{night}/snapshots: the disk is full: free some space")
+
+
+def test_a_folder_that_is_gone(tmp_path):
+    line = complaint(DiskGuard(RunFolder(tmp_path / "night"), 0))
+    assert line.startswith(
+        f"{tmp_path}/night: it cannot be written (No such file or directory): check that it is there"
+    )
+
+
+def test_it_ends_a_run_as_other_reasons_do():
+    assert issubclass(DiskError, RunError)
+
+
+def write(disk: SmallDisk, name: str, number: int = 1) -> subprocess.CompletedProcess[str]:
+    return disk.run([sys.executable, "-c", WRITER, name, str(number)])
+
+
+def contents(disk: SmallDisk) -> str:
+    """Whether the ledger is sound; what was written last, and how much there is."""
+    return disk.run([sys.executable, "-c", CONTENTS]).stdout
+
+
+@pytest.mark.parametrize("name", ["failed", "killed"])
+def test_a_ledger_that_fills_the_disk_is_as_it_was_and_goes_on_when_there_is_room(disk, name):
+    assert write(disk, "before").stdout == "written\n"
+    was = contents(disk)
+    assert was.startswith('ok "before"')
+    failed = write(disk, name, 4000)
+    assert ": the ledger: the disk is full: free some space" in failed.stdout, failed
+    disk.remount("size=64m")
+    assert contents(disk) == was
+    assert write(disk, "after", 4000).stdout == "written\n"
+    assert contents(disk) == f'ok "after" {int(was.split()[-1]) + 4000}\n'
+
+
+def test_a_ledger_cannot_be_opened_on_a_full_disk(disk):
+    assert write(disk, "before").stdout == "written\n"
+    was = contents(disk)
+    disk.fill()
+    assert write(disk, "during").stdout.startswith("LedgerError: the ledger: the disk is full: free some space")
+    disk.make_room()
+    assert contents(disk) == was
+    assert write(disk, "after").stdout == "written\n"
+
+
+def test_a_ledger_on_a_disk_that_can_only_be_read(disk):
+    assert write(disk, "before").stdout == "written\n"
+    disk.remount("ro")
+    assert write(disk, "during").stdout.startswith(
+        "LedgerError: the ledger: it cannot be opened: check that its folder"
+    )
+    disk.remount("rw")
+    assert write(disk, "after").stdout == "written\n"
+
+
+def test_who_holds_a_run_can_be_asked_on_a_disk_that_can_only_be_read(disk):
+    reader = [sys.executable, "-c", READER]
+    lock = disk.outside / "night" / "driver.lock"
+    lock.write_text(f"pid 12 on {os.uname().nodename}\n")
+    os.utime(lock, (0, 0))  # a sign of life long past
+    disk.remount("ro")
+    assert disk.run(reader).stdout == "None\n"
+    holder = disk.start(["flock", "night/driver.lock", "sh", "-c", "echo locked; exec cat"], stdin=subprocess.PIPE)
+    assert holder.stdout.readline() == "locked\n"
+    assert disk.run(reader).stdout == f"pid 12 on {os.uname().nodename}\n"
+    holder.communicate("")
+
+
+def raised(error: BaseException, cause: BaseException | None = None, context: BaseException | None = None):
+    if cause is not None:
+        error.__cause__ = cause
+    error.__context__ = context
+    return error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/night/results.tsv")
+
+
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        (FULL, "runs/night/results.tsv: the disk is full: free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file: the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", b"a"), "a: your quota of the disk is used up"),
+        (OSError(errno.EROFS, "Read-only file system", Path("a")), "a: it can only be read now"),
+        (OSError(errno.EIO, "Input/output error", "a"), "a: its disk fails"),
+        (OSError(errno.ESTALE, "Stale file handle", "a"), "a: its disk does not answer any more: mount it again"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out", "a"), "a: its disk takes too long: use another one"),
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected", "a"), "a: its disk does not answer any more"),
+        (sqlite3.OperationalError("database or disk is full"), "the ledger: the disk is full"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), "the ledger: it can only be read now"),
+        (sqlite3.OperationalError("disk I/O error"), "the ledger: its disk fails"),
+        (sqlite3.OperationalError("unable to open database file"), "the ledger: it cannot be opened"),
+        (raised(LedgerError("runs/night/ledger.db: no"), cause=FULL), "runs/night/results.tsv: the disk is full"),
+        (raised(RuntimeError("no"), context=raised(ValueError(), cause=FULL)), "runs/night/results.tsv: the disk is"),
+        (ExceptionGroup("several", [ValueError(), FULL]), "runs/night/results.tsv: the disk is full"),
+    ],
+)
+def test_the_disk_is_to_blame(error, start):
+    line = disk_trouble(error)
+    assert line.startswith(start)
+    assert "\n" not in line
+    assert not line.endswith(GOES_ON)
+
+
+def test_a_loop_of_causes_ends():
+    first, second = ValueError(), KeyError()
+    raised(first, cause=second)
+    raised(second, cause=first)
+    assert disk_trouble(first) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a"),
+        PermissionError(errno.EACCES, "Permission denied", "a"),
+        OSError("No space left on device"),  # a candidate may say so as well
+        OSError(errno.ENOTCONN, "Transport endpoint is not connected"),  # of a socket
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),  # the same
+        RuntimeError("database or disk is full"),
+        sqlite3.OperationalError("database is locked"),
+        sqlite3.IntegrityError("UNIQUE constraint failed"),
+        ValueError(),
+    ],
+)
+def test_the_disk_is_not_to_blame(error):
+    assert disk_trouble(error) is None
+
+
+def test_what_was_handled_and_put_aside_is_no_cause():
+    def fail() -> None:
+        try:
+            raise FULL
+        except OSError:
+            raise ValueError("of its own") from None
+
+    with pytest.raises(ValueError, match="of its own") as caught:
+        fail()
+    assert disk_trouble(caught.value) is None
+
+
+def test_the_guards_own_complaint_is_its_trouble(tmp_path):
+    with pytest.raises(DiskError) as caught:
+        DiskGuard(RunFolder(tmp_path / "night"), 0).require_room()
+    assert disk_trouble(caught.value) + GOES_ON == str(caught.value)

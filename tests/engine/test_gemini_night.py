@@ -1,0 +1,149 @@
+"""A model that misbehaves in every way, in the loop: each scenario ends with a consistent ledger."""
+
+import os
+import re
+import signal
+
+import pytest
+from fakes import SOURCE, FakeTask
+from gemini_server import KEY, GeminiServer, answer, blocked, cut, drip, error, quick, says
+
+from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.proposers.base import NO_PROPOSAL
+from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.types import Status
+
+GOOD = answer([("LR = 0.5", "LR = 0.1")])
+MISSED = answer([("LR = 0.7", "LR = 0.1")])
+NOT_PYTHON = answer(file="LR = = 1")
+CRASHING = answer([('FAULT = "none"', 'FAULT = "reject"')])
+COMMENT = answer([("DEPTH = 4  # best at 6", "DEPTH = 4  # why")])
+
+# What the model does when it is asked for experiment 1, and what becomes of that experiment.
+MEASURED = {
+    "a good answer": [GOOD],
+    "a whole file": [answer(file=SOURCE.replace("LR = 0.5", "LR = 0.1"))],
+    "malformed JSON, then a good answer": [says('{"hypothesis": '), GOOD],
+    "a violation of the schema, then a good answer": [says('{"edits": 1}'), GOOD],
+    "a missed block, then a good one": [MISSED, GOOD],
+    "what does not parse, then a good answer": [NOT_PYTHON, GOOD],
+    "a crash of the trace, then a good answer": [CRASHING, GOOD],
+    "what changes nothing, then a good answer": [COMMENT, GOOD],
+    "an empty answer, then a good one": [says(""), GOOD],
+    "a request too many, then a good answer": [error(429, retry_seconds=0.01), GOOD],
+    "three failures of the service, then a good answer": [error(500), error(503), error(502), GOOD],
+    "a connection cut in the midst of the answer, then a good one": [cut(), GOOD],
+    "5 MB, then a good answer": [answer(file="x = 1\n" * 800_000), GOOD],
+}
+NOT_MEASURED = {
+    "never JSON": ([says("no")] * 3, Status.REJECTED, "the answer is not JSON"),
+    "always a missed block": ([MISSED] * 3, Status.REJECTED, "edit 1: missed"),
+    "always a crash of the trace": ([CRASHING] * 3, Status.REJECTED, "no build"),
+    "always what changes nothing": ([COMMENT] * 2, Status.DUPLICATE, "the same program as the champion"),
+    "a safety block": ([blocked("SAFETY")], Status.REJECTED, "the service blocked it: SAFETY"),
+    "a request that it does not understand": ([error(400, "bad field")], Status.REJECTED, "bad field"),
+}
+WAITED_FOR = {
+    "500 for as long as the proposal may take": [error(500, retry_seconds=3600)],
+    "a drip that never ends": [drip()],
+    "a key that is not let in": [error(403, "no")],
+}
+
+
+def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None = 1, **options) -> Loop:
+    """A loop whose proposer is a model, wired as the command line does it."""
+    examiner = Examiner(task, bench.folder)
+    proposer = make_proposer(
+        ProposerOptions("gemini", gemini=quick(server, **options)),
+        bench.workspace(),
+        bench.folder,
+        os.environ,
+        examiner.examine,
+        bench.recorder.notice,
+    )
+    return bench.loop(task, proposer, max_experiments=experiments, examiner=examiner)
+
+
+def check(bench, num_experiments: int = 1) -> None:
+    """What must hold whatever happened."""
+    assert row_differences(bench.folder.ledger) == []
+    rows = bench.ledger().experiments()
+    assert [row.id for row in rows] == list(range(num_experiments + 1))
+    assert not [row for row in rows if row.is_open]
+    assert len((bench.folder.results).read_text().splitlines()) == len(rows) + 1
+    for path in bench.folder.path.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("scenario", MEASURED)
+def test_what_can_be_mended_is_measured_in_the_end(bench, scenario):
+    steps = MEASURED[scenario]
+    with GeminiServer(steps) as server:
+        assert loop_of(bench, server, FakeTask(noise=0)).run() == "1 experiments reached"
+    assert len(server.requests) == len(steps)
+    row = bench.ledger().experiment(1)
+    assert (row.status, row.score) == (Status.OK, 1.2)
+    assert (row.hypothesis, row.category) == ("a smaller step (expected: -0.01)", "optimizer")
+    check(bench)
+
+
+@pytest.mark.parametrize("scenario", NOT_MEASURED)
+def test_what_cannot_is_written_down_and_costs_no_trial(bench, scenario):
+    steps, status, words = NOT_MEASURED[scenario]
+    task = FakeTask(noise=0)
+    with GeminiServer([*steps, GOOD]) as server:
+        loop_of(bench, server, task).run()
+    assert len(server.requests) == len(steps)
+    row = bench.ledger().experiment(1)
+    assert row.status is status
+    assert words in row.reason
+    assert (row.hypothesis == NO_PROPOSAL) == ("always" not in scenario or "block" in scenario)
+    assert len(task.measured) == 1, "the baseline"
+    check(bench)
+
+
+@pytest.mark.parametrize("scenario", WAITED_FOR)
+def test_a_service_that_is_down_is_waited_for_until_the_list_ends_the_run(bench, scenario):
+    steps = WAITED_FOR[scenario]
+    bench.program.write_text(bench.program.read_text().replace("8 experiments", "2 seconds"))
+    with GeminiServer(lambda request: steps[0]) as server:
+        loop = loop_of(bench, server, FakeTask(noise=0), None, proposal_seconds=0.5)
+        assert loop.run() == "2 seconds reached"
+    (notice,) = bench.recorder.notices
+    assert "waiting, and asking again until it answers" in notice
+    check(bench, 0)
+
+
+def test_it_is_asked_ahead_and_what_it_costs_is_that_experiments(bench):
+    def step(request):
+        (line,) = [line for line in request.text.splitlines() if line.startswith("LR = ")]
+        number = int(re.search(r"# Experiment (\d+)", request.text)[1])
+        return answer([(line, f"LR = {0.5 + number / 100:.2f}")])
+
+    with GeminiServer(step) as server:
+        assert loop_of(bench, server, FakeTask(0.05, noise=0), 4).run() == "4 experiments reached"
+    running = [re.search(r"Being measured right now", request.text) is not None for request in server.requests]
+    assert running == [False, True, True, True]
+    rows = bench.ledger().experiments()
+    assert all(row.cost_dollars > 0 for row in rows[1:])
+    check(bench, 4)
+
+
+def test_a_limit_ends_the_run_and_holds_for_the_next_process(bench):
+    with GeminiServer(lambda request: GOOD) as server:
+        reason = loop_of(bench, server, FakeTask(noise=0), 5, limits=Limits(requests=1)).run()
+        assert reason.startswith("--max_requests=1")
+        assert loop_of(bench, server, FakeTask(noise=0), 5, limits=Limits(requests=1)).run() == reason
+    assert len(server.requests) == 1
+    check(bench, 1)
+
+
+def test_a_signal_in_the_midst_of_a_drip_ends_the_run_and_the_request(bench):
+    with GeminiServer([drip(before=lambda: os.kill(os.getpid(), signal.SIGINT)), GOOD]) as server:
+        assert loop_of(bench, server, FakeTask(noise=0)).run().startswith("interrupted")
+        assert loop_of(bench, server, FakeTask(noise=0)).run() == "1 experiments reached"
+    assert bench.ledger().experiment(1).score == 1.2
+    check(bench)

@@ -1,0 +1,370 @@
+"""The next proposal is asked for and traced while a trial runs, and no answer that was paid for is lost."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.engine.records import Verdict
+from autoresearch_jax.engine.stored_proposals import kept_proposal
+from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
+from autoresearch_jax.types import CandidateRejected, Measurement, Status
+
+
+def code(champion: str, *edits: tuple[str, str], cost: float = 0.25) -> Proposal:
+    for old, new in edits:
+        assert champion.count(old) == 1, old
+        champion = champion.replace(old, new)
+    return Proposal("; ".join(new for _, new in edits), "code", source=champion, cost_dollars=cost)
+
+
+class Agent(ScriptedProposer):
+    """Edits the champion it is told of, slowly enough to be asked ahead; an edit may be an exception instead."""
+
+    name = "agent"
+
+    def __init__(self, edits, examine=None):
+        super().__init__([])
+        self._edits = edits
+        self._examine = examine
+        self.threads: list[bool] = []  # for each brief: was it asked for ahead?
+        self.priorities: list[int] = []  # of the thread that asked, as nice values
+        self.objections: list[object] = []
+
+    def propose(self, brief):
+        self.briefs.append(brief)
+        self.threads.append(threading.current_thread() is not threading.main_thread())
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        edit = self._edits[brief.experiment - 1]
+        if isinstance(edit, Exception):
+            raise edit
+        proposal = code(brief.champion_source, *edit)
+        if self._examine is not None:
+            self.objections.append(self._examine(brief, proposal))
+        return proposal
+
+    def asks_ahead(self, brief):
+        return True
+
+
+LR = ("LR = 0.5", "LR = 0.1")
+DEPTH = ("DEPTH = 4", "DEPTH = 6")
+PATTERN = ('PATTERN = "SL"', 'PATTERN = "SSSL"')
+WORSE = ("DEPTH = 4", "DEPTH = 2")
+WORSE_PATTERN = ('PATTERN = "SL"', 'PATTERN = "L"')
+
+
+def test_a_night_ahead_of_itself(bench):
+    agent = Agent([[LR], [DEPTH], [PATTERN]])
+    assert bench.loop(FakeTask(noise=0), agent, max_experiments=3).run() == "3 experiments reached"
+    rows = bench.ledger().experiments()
+    assert agent.threads == [False, True, True], "the first has nothing to run beside"
+    assert agent.priorities[1:] == [19, 19] > [agent.priorities[0]], "a trial comes first"
+    assert [brief.running and brief.running.experiment for brief in agent.briefs] == [None, 1, 2]
+    assert agent.briefs[1].running.hypothesis == "LR = 0.1"
+    assert [outcome.experiment for outcome in agent.briefs[1].history] == [0]
+    assert agent.briefs[1].limits_left == ("2 experiments",)
+    assert [row.decision for row in rows] == [Verdict.KEEP] * 4
+    assert rows[3].score == 1.0, "each was made for the champion before, and carried over to the new one"
+    assert [(row.proposer, row.cost_dollars) for row in rows[1:]] == [("agent", 0.25)] * 3
+
+
+def test_nothing_is_asked_for_that_the_stopping_list_will_not_allow(bench):
+    agent = Agent([[LR], [DEPTH]])
+    bench.loop(FakeTask(noise=0), agent, max_experiments=1).run()
+    assert len(agent.briefs) == 1
+
+
+def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench):
+    agent = Agent([[("LR = 0.5  # best at 0.1", "LR = 0.1")], [("0.5  # best at 0.1", "0.2  # why not")]])
+    agent._edits.append([DEPTH])
+    original = agent.propose
+
+    def propose(brief):
+        if brief.experiment == 2 and "0.5" not in brief.champion_source:
+            agent._edits[1] = [DEPTH]
+            return dataclasses.replace(original(brief), cost_dollars=0.1)
+        return original(brief)
+
+    agent.propose = propose
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    rows = bench.ledger().experiments()
+    assert agent.threads == [False, True, False]
+    assert (rows[2].hypothesis, rows[2].score) == ("DEPTH = 6", 1.1)
+    assert rows[2].cost_dollars == 0.25, "what was dropped was paid for, too"
+    (notice,) = bench.recorder.notices
+    assert notice.startswith("what was proposed for experiment 2 while another was measured does not fit")
+    stale = json.loads((bench.folder.llm_dir(2) / "stale.json").read_text())
+    assert stale["hypothesis"] == "0.2  # why not"
+
+
+def test_what_was_traced_ahead_is_not_traced_again(bench):
+    task = FakeTask(noise=0)
+    loop = bench.loop(task, None, max_experiments=2)
+    agent = Agent([[WORSE], [DEPTH]], examine=loop._parts.examiner.examine)
+    bench.loop(task, agent, max_experiments=2, examiner=loop._parts.examiner).run()
+    assert agent.objections == [None, None]
+    beside = [is_beside for _, is_beside in task.traced]
+    assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
+def test_what_is_traced_ahead_has_the_time_that_the_trial_leaves_and_the_agent_has_more(bench):
+    class Watched(FakeTask):
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            self.policies.append(os.sched_getscheduler(0))
+            return super().prepare(source, log_dir, beside_a_trial=beside_a_trial)
+
+    task = Watched(noise=0)
+    task.policies = []
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[WORSE], [DEPTH]], examine=examiner.examine)
+    own = []
+    original = agent.propose
+    agent.propose = lambda brief: (original(brief), own.append(os.sched_getscheduler(0)))[0]
+    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    assert task.policies == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
+    assert own == [os.SCHED_OTHER, os.SCHED_OTHER]
+
+
+def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(bench):
+    task = FakeTask(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    rejected = ('FAULT = "none"', 'FAULT = "reject"')
+    comment = ('"""A training file of three constants."""', '"""A file."""')
+    agent = Agent([[WORSE], [comment], [WORSE], [rejected], [LR]], examine=examiner.examine)
+    bench.loop(task, agent, max_experiments=5, examiner=examiner).run()
+    first, changed_nothing, again, refused, good = agent.objections
+    assert (first, good) == (None, None)
+    assert changed_nothing.repeats
+    assert changed_nothing.text.startswith("it changes nothing: it is the champion's own program (experiment 0")
+    assert again.repeats
+    assert again.text == (
+        'it is the same program as experiment 1, "DEPTH = 2", which was discarded with 1.7: propose something else'
+    )
+    assert (refused.text, refused.repeats) == ("it cannot be measured: no build", False)
+    statuses = [row.status for row in bench.ledger().experiments()]
+    assert statuses == [Status.OK, Status.OK, Status.DUPLICATE, Status.DUPLICATE, Status.REJECTED, Status.OK]
+    assert len(task.measured) == 3
+
+
+@pytest.mark.parametrize("left", [LimitReached("--max_requests=1: spent"), ProposalFailed("nothing", 0.5, "agent")])
+def test_what_a_proposer_raises_ahead_counts_when_its_turn_comes(bench, left):
+    agent = Agent([[LR], left, [DEPTH]])
+    reason = bench.loop(FakeTask(noise=0), agent, max_experiments=3).run()
+    rows = bench.ledger().experiments()
+    assert rows[1].status is Status.OK
+    if isinstance(left, LimitReached):
+        assert reason == "--max_requests=1: spent"
+        assert len(rows) == 2
+    else:
+        assert (rows[2].status, rows[2].reason, rows[2].cost_dollars) == (Status.REJECTED, "nothing", 0.5)
+        assert rows[3].score == 1.1
+
+
+def test_a_service_that_was_down_ahead_is_asked_again_in_its_turn(bench):
+    agent = Agent([[LR], ServiceDown("503", 0.0)])
+    original = agent.propose
+
+    def propose(brief):
+        try:
+            return original(brief)
+        finally:
+            if brief.experiment == 2:
+                agent._edits[1] = [DEPTH]
+
+    agent.propose = propose
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    assert agent.threads == [False, True, False]
+    assert bench.ledger().experiments()[2].score == 1.1
+
+
+class Interrupted(FakeTask):
+    """Ends the process, as far as the loop can tell, in the trial of experiment 1, once the one after is proposed."""
+
+    def __init__(self, ready):
+        super().__init__(noise=0)
+        self._ready = ready
+
+    def measure(self, candidate, **options) -> Measurement:
+        if "LR = 0.1" in candidate.source:
+            assert self._ready.wait(10)
+            raise KeyboardInterrupt
+        return super().measure(candidate, **options)
+
+
+def test_a_proposal_made_ahead_outlives_the_process_that_paid_for_it(bench):
+    ready = threading.Event()
+    agent = Agent([[LR], [DEPTH]])
+    original = agent.propose
+
+    def propose(brief):
+        proposal = original(brief)
+        if brief.experiment == 2:
+            threading.Timer(0.2, ready.set).start()  # when it is on disk
+        return proposal
+
+    agent.propose = propose
+    assert bench.loop(Interrupted(ready), agent, max_experiments=2).run().startswith("interrupted")
+    assert bench.ledger().open_experiment().id == 1
+    stored = json.loads((bench.folder.llm_dir(2) / "proposal.json").read_text())
+    assert (stored["hypothesis"], stored["champion"], stored["proposer"]) == ("DEPTH = 6", 0, "agent")
+    nobody = Agent([])
+    assert bench.loop(FakeTask(noise=0), nobody, max_experiments=2).run() == "2 experiments reached"
+    assert nobody.briefs == []
+    rows = bench.ledger().experiments()
+    assert (rows[2].hypothesis, rows[2].score, rows[2].cost_dollars) == ("DEPTH = 6", 1.1, 0.25)
+    assert SOURCE.replace("LR = 0.5", "LR = 0.1") == bench.ledger().source(1)
+
+
+def test_the_end_of_a_run_closes_who_is_still_thinking(bench):
+    begun, closed = threading.Event(), threading.Event()
+
+    class Thinking(Agent):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                begun.set()
+                assert closed.wait(10)
+                raise ProposalFailed("closed")
+            return super().propose(brief)
+
+        def close(self):
+            closed.set()
+
+    assert bench.loop(Interrupted(begun), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
+    assert closed.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_the_end_of_a_run_ends_what_is_traced_ahead_and_loses_nothing_that_was_paid_for(bench):
+    begun = threading.Event()
+
+    class Slow(Interrupted):
+        """A trace beside a trial lasts until the task is closed."""
+
+        def __init__(self):
+            super().__init__(begun)
+            self.ended = threading.Event()
+
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            if beside_a_trial:
+                begun.set()
+                assert self.ended.wait(60)
+                raise RuntimeError("closed")
+            return super().prepare(source, log_dir)
+
+        def close(self):
+            self.ended.set()
+
+    task = Slow()
+    examiner = Examiner(task, bench.folder)
+    agent = Agent([[LR], [DEPTH]], examiner.examine)
+    assert bench.loop(task, agent, max_experiments=2, examiner=examiner).run().startswith("interrupted")
+    assert task.ended.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+    assert kept_proposal(bench.folder, 2) is not None
+
+
+def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
+    class Killed(FakeTask):
+        def prepare(self, source, log_dir, **options):
+            if "LR = 0.1" in source:
+                raise KeyboardInterrupt
+            return super().prepare(source, log_dir, **options)
+
+    task = Killed(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[LR]], examine=examiner.examine)
+    assert bench.loop(task, agent, max_experiments=1, examiner=examiner).run().startswith("interrupted")
+    assert bench.ledger().open_experiment() is None
+    nobody = Agent([])
+    assert bench.loop(FakeTask(noise=0), nobody, max_experiments=1).run() == "1 experiments reached"
+    assert nobody.briefs == []
+    row = bench.ledger().experiment(1)
+    assert (row.score, row.cost_dollars, row.hypothesis) == (1.2, 0.25, "LR = 0.1")
+
+
+def test_files_of_an_earlier_run_in_the_same_folder_are_not_proposed(bench):
+    bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2).run()
+    bench.folder.ledger.unlink()
+    for suffix in ("-wal", "-shm", ".sha256"):
+        bench.folder.ledger.with_name(bench.folder.ledger.name + suffix).unlink(missing_ok=True)
+    again = bench.with_tag("again")
+    shutil.copytree(bench.folder.path / "llm", again.folder.path / "llm")
+    (again.repo / "train_lib.py").write_text(SOURCE.replace("DEPTH = 4", "DEPTH = 3"))
+    subprocess.run(["git", "commit", "-qam", "another baseline"], cwd=again.repo, check=True)
+    agent = Agent([[WORSE_PATTERN]])
+    again.loop(FakeTask(noise=0), agent, max_experiments=1).run()
+    assert len(agent.briefs) == 1
+    assert again.ledger().experiment(1).hypothesis == WORSE_PATTERN[1]
+
+
+def test_an_optimizer_that_stands_in_for_an_agent_ahead_is_asked_again_in_its_turn(bench):
+    class StandingIn(Agent):
+        def propose(self, brief):
+            if brief.experiment == 1:
+                return super().propose(brief)
+            self.briefs.append(brief)
+            return moved(LR=0.2) if len(brief.history) == 1 else moved(DEPTH=5)
+
+    agent = StandingIn([[LR]])
+    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
+    assert [len(brief.history) for brief in agent.briefs] == [1, 1, 2]
+    assert bench.ledger().experiments()[2].constants["LR"] == 0.1, "the champion's"
+
+
+def test_what_a_busy_machine_refuses_ahead_is_tried_again_in_its_turn(bench):
+    class Busy(FakeTask):
+        def prepare(self, source, log_dir, *, beside_a_trial=False):
+            if beside_a_trial:
+                raise CandidateRejected(Status.TIMEOUT, "took longer than 300 s")
+            return super().prepare(source, log_dir)
+
+    task = Busy(noise=0)
+    examiner = bench.loop(task)._parts.examiner
+    agent = Agent([[LR], [DEPTH]], examine=examiner.examine)
+    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    assert agent.threads == [False, True]
+    assert agent.objections == [None, None]
+    assert bench.ledger().experiment(2).score == 1.1
+
+
+def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench):
+    closed = threading.Event()
+
+    class Thinking(Agent):
+        def propose(self, brief):
+            if brief.experiment == 2:
+                threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()  # the trial is over by then
+                assert closed.wait(10)
+                raise ProposalFailed("closed")
+            return super().propose(brief)
+
+        def close(self):
+            closed.set()
+
+    assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
+    assert bench.ledger().experiment(1).score == 1.2
+    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_where_no_priority_can_be_lowered_it_looks_ahead_all_the_same(bench, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    agent = Agent([[LR], [DEPTH]])
+    assert bench.loop(FakeTask(noise=0), agent, max_experiments=2).run() == "2 experiments reached"
+    assert agent.threads == [False, True]
+
+
+def test_a_run_that_asks_no_agent_has_no_folder_of_what_was_said(bench):
+    bench.loop(FakeTask(noise=0), max_experiments=2).run()
+    assert not (bench.folder.path / "llm").exists()

@@ -1,0 +1,275 @@
+"""The whole loop on a fake task, with real git and a real ledger."""
+
+import dataclasses
+import os
+import subprocess
+import time
+
+import pytest
+from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.records import Kind, Verdict
+from autoresearch_jax.engine.run_folder import RunFolderError
+from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.types import CandidateRejected, Status
+
+
+def test_a_night_in_miniature(bench, run_git):
+    task = FakeTask()
+    reason = bench.loop(task, max_experiments=15).run()
+    rows = bench.ledger().experiments()
+    assert reason == "15 experiments reached"
+    assert [row.id for row in rows] == list(range(16))
+    kept = [row for row in rows if row.decision is Verdict.KEEP]
+    scores = [row.score for row in kept]
+    assert len(kept) > 2
+    assert scores == sorted(scores, reverse=True)
+    log = run_git(bench.repo, "log", "--format=%H", "--reverse", "main..autoresearch/night").split()
+    assert log == [row.commit for row in kept[1:]], "every commit of the branch is a keep, and every keep is there"
+    refs = run_git(bench.repo, "for-each-ref", "--format=%(objectname) %(refname)", "refs/autoresearch/night")
+    discarded = [f"{r.commit} refs/autoresearch/night/{r.id:04d}" for r in rows if r.decision is Verdict.DISCARD]
+    assert refs.splitlines() == discarded
+    for row in rows[1:]:
+        assert run_git(bench.repo, "show", f"{row.commit}:train_lib.py") + "\n" == bench.ledger().source(row.id)
+        assert run_git(bench.repo, "rev-parse", f"{row.commit}^") == row.parent_commit
+    champion_text = (bench.folder.workspace / "train_lib.py").read_text()
+    assert champion_text == bench.ledger().source(kept[-1].id)
+    table = bench.folder.results.read_text().splitlines()
+    assert table[0] == RESULTS_HEADER
+    assert len(table) == 17
+    assert table[1].split("\t")[1:] == [f"{rows[0].score:.6f}", "1.0", "keep", "baseline"]
+
+
+def test_the_users_checkout_is_not_touched(bench, run_git):
+    (bench.repo / "program.md").write_text(bench.program.read_text() + "\n- a new idea\n")
+    (bench.repo / "staged.txt").write_text("staged\n")
+    run_git(bench.repo, "add", "staged.txt")
+
+    def state():
+        return (
+            run_git(bench.repo, "status", "--porcelain"),
+            run_git(bench.repo, "rev-parse", "HEAD"),
+            run_git(bench.repo, "symbolic-ref", "HEAD"),
+            run_git(bench.repo, "stash", "list"),
+            (bench.repo / ".git" / "index").read_bytes(),
+            (bench.repo / "train_lib.py").read_bytes(),
+        )
+
+    before = state()
+    bench.loop(max_experiments=4).run()
+    assert state() == before
+
+
+def test_keeps_carry_hypothesis_and_trailers(bench, run_git):
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1), moved(DEPTH=2)])).run()
+    message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
+    assert message == (
+        "LR 0.1\n\nloss 1.200000 against the champion's 1.600000 (+0.400000), one run each\n\n"
+        "Experiment: 1\nDecision: keep\nLoss: 1.200000\nEffect: -0.400000\nRuns: 1\nProposer: scripted"
+    )
+    discarded = run_git(bench.repo, "log", "-1", "--format=%B", "refs/autoresearch/night/0002")
+    assert "Decision: discard\nLoss: 1.300000\nEffect: +0.100000" in discarded
+    assert run_git(bench.repo, "log", "-1", "--format=%an <%ae>", "autoresearch/night") == (
+        "Researcher <researcher@example.org>"
+    )
+
+
+def test_whatever_a_candidate_does_the_loop_goes_on(bench):
+    script = [
+        moved(FAULT="reject"),
+        moved(FAULT="crash"),
+        moved(FAULT="nonfinite"),
+        Proposal("a slip of the pen", "text", source="LR = = 1\n"),
+        moved(NO_SUCH=1),
+        Proposal("only a comment", "text", source=SOURCE + "# same program\n"),
+        moved(FAULT="raise"),
+        moved(LR=0.1),
+    ]
+    task = FakeTask(noise=0)
+    proposer = ScriptedProposer(script)
+    assert bench.loop(task, proposer, max_experiments=9).run() == "the script is over"
+    rows = bench.ledger().experiments()[1:]
+    assert [str(row.status) for row in rows] == [
+        *("rejected", "crash", "nonfinite", "rejected", "rejected", "duplicate", "crash", "ok")
+    ]
+    assert [row.score for row in rows] == [None, None, None, None, None, 1.6, None, 1.2]
+    assert rows[3].reason == "line 1: invalid syntax"
+    assert rows[4].reason.startswith("no top-level constant NO_SUCH; there are LR, DEPTH")
+    assert rows[5].reason.startswith("the same program as the champion (experiment 0) in a text that is no shorter: ")
+    assert rows[6].reason == "the task failed: RuntimeError: the device is gone"
+    assert rows[7].decision is Verdict.KEEP
+    assert len(task.measured) == 5, "nothing is spent on what was rejected or is a duplicate"
+    statuses = [line.split("\t")[3] for line in bench.folder.results.read_text().splitlines()[1:]]
+    assert statuses == ["keep", *(str(row.status) for row in rows[:7]), "keep"]
+    assert bench.folder.results.read_text().splitlines()[2].split("\t")[1] == "", "a failure has no score"
+    history = proposer.briefs[-1].history
+    assert [outcome.status for outcome in history[:3]] == [Status.OK, Status.REJECTED, Status.CRASH]
+    assert proposer.briefs[-1].champion_score == 1.2
+
+
+def test_a_task_that_keeps_failing_ends_the_loop_and_loses_nothing(bench):
+    script = [moved(FAULT="raise"), moved(FAULT="raise", LR=0.2), moved(FAULT="raise", LR=0.3)]
+    with pytest.raises(RunError, match=r"the task failed: RuntimeError: the device is gone; see .*task_error.txt"):
+        bench.loop(proposer=ScriptedProposer(script)).run()
+    rows = bench.ledger().experiments()
+    assert [row.is_open for row in rows] == [False, False, False, True]
+    assert "Traceback" in (bench.folder.log_dir(3) / "task_error.txt").read_text()
+    assert bench.ledger().last_ending().startswith("the task failed: RuntimeError: the device is gone; see ")
+    bench.loop(proposer=ScriptedProposer(script)).run()
+    assert not bench.ledger().experiment(3).is_open
+
+
+def test_a_broken_baseline_is_one_line_and_can_be_mended(bench, run_git):
+    (bench.repo / "train_lib.py").write_text(SOURCE.replace('"none"', '"reject"'))
+    run_git(bench.repo, "commit", "-qam", "break it")
+    with pytest.raises(RunError, match=r"^the baseline, train_lib.py as committed, cannot .* \(rejected\): no build$"):
+        bench.loop().run()
+    (bench.repo / "train_lib.py").write_text(SOURCE)
+    run_git(bench.repo, "commit", "-qam", "mend it")
+    bench.loop(max_experiments=2).run()
+    rows = bench.ledger().experiments()
+    assert [row.kind for row in rows] == [Kind.BASELINE, Kind.BASELINE, Kind.PROPOSAL, Kind.PROPOSAL]
+    assert rows[1].commit == run_git(bench.repo, "rev-parse", "main")
+
+
+def test_an_interrupt_keeps_the_experiment_for_the_next_start(bench):
+    class Interrupted(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == 2:
+                raise KeyboardInterrupt
+            return super().measure(candidate, **arguments)
+
+    assert bench.loop(Interrupted(), max_experiments=3).run() == INTERRUPTED
+    assert bench.ledger().last_ending() == INTERRUPTED
+    open_row = bench.ledger().open_experiment()
+    assert open_row.id == 2
+    seed = bench.ledger().trials(2)[0].seed
+    task = FakeTask()
+    bench.loop(task, max_experiments=3).run()
+    assert task.measured[0][1] == seed
+    assert [row.is_open for row in bench.ledger().experiments()] == [False] * 4
+    assert len(bench.ledger().trials(2)) == 1, "the trial that was cut short is run again, not counted twice"
+
+
+def test_resuming_with_other_settings_names_what_differs(bench):
+    bench.loop(max_experiments=1).run()
+    with pytest.raises(RunFolderError, match=r"settings \(fingerprint fake then, other now\)"):
+        bench.loop(FakeTask(fingerprint="other")).run()
+    with pytest.raises(RunFolderError, match=r"\(seed 0 then, 5 now\)"):
+        bench.loop(seed=5).run()
+
+
+def test_a_run_does_not_go_on_with_another_exam(bench):
+    class OtherExam(FakeTask):
+        def keep_exam(self, folder):
+            return "another exam"
+
+    bench.loop(max_experiments=1).run()
+    with pytest.raises(RunError, match=r"exam is not the exam that the run began with: restore it, or"):
+        bench.loop(OtherExam()).run()
+    assert bench.ledger().settings()["exam"] == "an exam"
+
+
+def test_nothing_is_left_to_do_when_the_limit_was_reached_before(bench):
+    bench.loop(max_experiments=2).run()
+    task = FakeTask()
+    assert bench.loop(task, max_experiments=2).run() == "2 experiments reached"
+    assert task.measured == []
+
+
+def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench):
+    good = bench.program.read_text()
+
+    def edit(brief):
+        if brief.experiment == 1:
+            bench.program.write_text(good.replace("0.01 .. 1 log", "0.01 .. "))
+        if brief.experiment == 3:
+            bench.program.write_text(good.replace("DEPTH | 2 .. 8", "GONE | 2 .. 8") + "- try harder\n")
+
+    proposer = ScriptedProposer([moved(LR=x) for x in (0.4, 0.3, 0.25, 0.2)], edit)
+    bench.loop(proposer=proposer, max_experiments=4).run()
+    broken, gone = bench.recorder.notices
+    assert broken.startswith(f"{bench.program}:11: LR: '0.01 ..' is not a range")
+    assert broken.endswith("(the version before stays in force)")
+    assert gone.startswith(f"{bench.program}:12: no constant GONE at the top of the editable file")
+    spaces = [[constant.name for constant in brief.space] for brief in proposer.briefs]
+    assert spaces == [["LR", "DEPTH", "PATTERN"]] * 3 + [["LR", "PATTERN"]]
+    assert proposer.briefs[3].program.endswith("- try harder\n")
+
+
+def test_words_of_candidates_and_proposers_may_be_anything(bench):
+    class Rude(FakeTask):
+        def prepare(self, source, log_dir):
+            if "LR = 0.3" in source:
+                raise CandidateRejected(Status.REJECTED, "no\0build\n\x1b[31m")
+            return super().prepare(source, log_dir)
+
+    script = [moved(LR=0.3), dataclasses.replace(moved(LR=0.2), hypothesis="a\0b\n\ud800\tc")]
+    assert bench.loop(Rude(), ScriptedProposer(script)).run() == "the script is over"
+    rows = bench.ledger().experiments()
+    assert (rows[1].reason, rows[2].hypothesis) == ("no build", "a b c")
+
+
+def test_a_source_that_breaks_the_parser_is_rejected(bench):
+    script = [Proposal("deep", "text", source=SOURCE + "X = " + "-" * 200_000 + "1\n")]
+    assert bench.loop(proposer=ScriptedProposer(script)).run() == "the script is over"
+    assert bench.ledger().experiment(1).status is Status.REJECTED
+
+
+def test_time_spent_on_a_proposal_that_cannot_be_applied_counts(bench):
+    script = ScriptedProposer([moved(GONE=1)], before=lambda brief: time.sleep(0.1))
+    bench.loop(proposer=script).run()
+    assert bench.ledger().experiment(1).seconds > 0.1
+
+
+def test_a_target_for_another_metric_is_named_while_the_run_goes_on(bench):
+    page = bench.program.read_text().replace("8 experiments", "lost <= 0.5")
+    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(page))
+    bench.loop(proposer=script).run()
+    assert '"Stop when" names lost, but the metric is loss (the version' in bench.recorder.notices[0]
+
+
+def test_a_page_that_an_editor_empties_for_a_moment_does_not_end_the_night(bench):
+    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(""))
+    assert bench.loop(proposer=script, max_experiments=2).run() == "2 experiments reached"
+    assert len(script.briefs[1].space) == 3
+    assert "program.md: no section" in bench.recorder.notices[0]
+
+
+def test_the_worktree_and_the_branch_are_restored_at_the_next_start(bench, run_git):
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
+    champion = run_git(bench.repo, "rev-parse", "autoresearch/night")
+    run_git(bench.repo, "worktree", "remove", "--force", str(bench.folder.workspace))
+    run_git(bench.repo, "update-ref", "refs/heads/autoresearch/night", "main")  # killed between ledger and ref
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
+    assert run_git(bench.repo, "rev-parse", "autoresearch/night") == champion
+    assert "LR = 0.1" in (bench.folder.workspace / "train_lib.py").read_text()
+
+
+def test_git_identity_falls_back_when_the_user_has_none(bench, run_git, monkeypatch, tmp_path):
+    for name in ("user.name", "user.email"):
+        run_git(bench.repo, "config", "--unset", name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(LR=0.1)])).run()
+    assert run_git(bench.repo, "log", "-1", "--format=%an", "autoresearch/night") == "autoresearch"
+
+
+def test_hooks_of_the_repository_do_not_run(bench):
+    hook = bench.repo / ".git" / "hooks" / "post-checkout"
+    hook.write_text("#!/bin/sh\ntouch hook-ran\n")
+    hook.chmod(0o755)
+    bench.loop(max_experiments=1).run()
+    assert not list(bench.repo.rglob("hook-ran"))
+
+
+def test_git_variables_of_a_caller_are_not_followed(bench, monkeypatch, tmp_path, run_git):
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    bench.loop(max_experiments=1).run()
+    monkeypatch.delenv("GIT_DIR")
+    assert "autoresearch/night" in run_git(bench.repo, "branch")
+    assert "GIT_DIR" not in os.environ

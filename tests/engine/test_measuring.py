@@ -1,0 +1,359 @@
+"""What the lineage rule does to the loop: runs, seeds, decisions and scores, on a fake task with a real ledger."""
+
+import dataclasses
+import errno
+import os
+from statistics import fmean
+
+import pytest
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+from ledgers import substance
+
+from autoresearch_jax.decide.rule import CONFIDENCE, Action, GreedyRule, LineageRule, LineageSettings
+from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.records import Purpose, Verdict
+from autoresearch_jax.engine.run_folder import RunFolderError
+from autoresearch_jax.engine.run_state import read_state
+from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.types import Measurement, Metric, Scrutiny, Status, TermsChanged
+
+SETTINGS = LineageSettings()
+RULE = LineageRule(Metric("loss"), SETTINGS)
+FIRST = SETTINGS.baseline_runs  # number of the first measurement of a candidate, counted from 0
+OF_TWO = LineageRule(Metric("loss"), LineageSettings(baseline_runs=2))  # knows its baseline badly
+DOUBTFUL = moved(LR=0.499)  # 0.001 better, as much as a run's standard deviation
+BETTER, WORSE = moved(LR=0.1), moved(LR=0.9)
+
+
+def trials(ledger, experiment, purpose):
+    return [trial for trial in ledger.trials(experiment) if trial.purpose is purpose]
+
+
+def test_what_is_clear_takes_one_run_and_a_keep_one_more_on_a_fresh_seed(bench, run_git):
+    task = FakeTask()
+    bench.loop(task, ScriptedProposer([BETTER, WORSE]), RULE).run()
+    ledger = bench.ledger()
+    _, gain, loss = ledger.experiments()
+    of_baseline = [len(trials(ledger, 0, purpose)) for purpose in (Purpose.CANDIDATE, Purpose.CHAMPION)]
+    assert of_baseline == [0, SETTINGS.baseline_runs], "no decision hung on the baseline's"
+    (won,), (fresh,) = (trials(ledger, 1, purpose) for purpose in (Purpose.CANDIDATE, Purpose.CHAMPION))
+    assert won.seed in {trial.seed for trial in ledger.trials(0)}, "a pair with a run of the champion"
+    assert fresh.seed not in {won.seed, *(trial.seed for trial in ledger.trials(0))}
+    assert (loss.decision, len(ledger.trials(2))) == (Verdict.DISCARD, 1)
+    assert loss.score == ledger.trials(2)[0].value
+    assert loss.error is None
+    message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
+    assert gain.reason in message
+    names = dict(line.split(": ", 1) for line in message.splitlines() if ": " in line)
+    assert (names["Decision"], names["Runs"]) == ("keep", "2")
+    assert float(names["Loss"].split(" +- ")[0]) == pytest.approx(gain.score, abs=gain.error)
+    assert names["Effect"].startswith("-"), "the metric falls"
+    assert float(names["Probability"].removeprefix("> ")) > 0.5
+    looked_at = [seed for (_, seed), scrutiny in zip(task.measured, task.scrutinies, strict=True) if scrutiny == "keep"]
+    assert looked_at == [ledger.trials(0)[0].seed, fresh.seed], "every row is probed once of what becomes champion"
+    assert set(task.scrutinies) == {Scrutiny.SEARCH, Scrutiny.KEEP}
+
+
+def test_a_champions_score_is_a_posterior_mean_that_moves_with_later_runs(bench):
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE, max_experiments=1).run()
+    early = bench.ledger().experiment(1)
+    values = [trial.score for trial in bench.ledger().trials(1)]
+    assert early.error > 0
+    assert early.score == pytest.approx(fmean(values), abs=3 * early.error)
+    state = read_state(bench.ledger())
+    assert (state.champion.id, state.score.mean, state.score.error) == (1, early.score, early.error)
+    bench.loop(FakeTask(), ScriptedProposer([BETTER, *(moved(LR=0.1 + n / 2000) for n in range(1, 5))]), RULE).run()
+    ledger = bench.ledger()
+    late = ledger.experiment(1)
+    assert (late.score, late.error) != (early.score, early.error)
+    line = bench.folder.results.read_text().splitlines()[2]
+    assert line.split("\t")[1] == f"{late.score:.6f}"
+
+
+def test_each_decision_is_written_down_with_what_it_rests_on(bench):
+    bench.loop(FakeTask(), ScriptedProposer([BETTER, DOUBTFUL, moved(LR=0.101)]), RULE).run()
+    ledger = bench.ledger()
+    (first,) = ledger.decisions(0)
+    assert (first.action, first.gain, first.probability, first.sigma) == (Action.KEEP, None, None, None)
+    assert ledger.experiment(0).reason == first.reason
+    for number in (1, 2, 3):
+        decisions = ledger.decisions(number)
+        asked = [found.action for found in decisions].count(Action.MEASURE_CHAMPION)
+        assert len(decisions) == len(trials(ledger, number, Purpose.CANDIDATE)) + asked, "one after each run"
+        assert all(found.gain.error > 0 and 0 <= found.probability <= 1 for found in decisions)
+        assert all(0.0001 < found.sigma < 0.01 for found in decisions)
+        assert ledger.experiment(number).reason == decisions[-1].reason
+    assert ledger.decisions(1)[-1].gain.mean > 0
+    assert ledger.decisions(2)[-1].gain.mean < 0
+
+
+def test_a_candidate_in_doubt_has_the_champion_measured_too(bench):
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    ledger = bench.ledger()
+    asked = [found.action for found in ledger.decisions(1)].count(Action.MEASURE_CHAMPION)
+    assert asked >= 1
+    runs = trials(ledger, 0, Purpose.CHAMPION)
+    assert len(runs) == 2 + asked
+    assert len({run.seed for run in runs}) == len(runs)
+    line = bench.folder.results.read_text().splitlines()[1]
+    assert line.split("\t")[1] == f"{ledger.experiment(0).score:.6f}"
+
+
+def test_runs_of_a_candidate_are_pairs_while_the_champion_has_seeds(bench):
+    patient = LineageSettings(dataclasses.replace(CONFIDENCE["strict"], run_worth=1e-6, keep_probability=0.999))
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), LineageRule(Metric("loss"), patient)).run()
+    ledger = bench.ledger()
+    seeds = [trial.seed for trial in trials(ledger, 1, Purpose.CANDIDATE)]
+    assert len(set(seeds)) == len(seeds) > FIRST
+    of_champion = {trial.seed for trial in ledger.trials(0)}
+    assert set(seeds[:FIRST]) <= of_champion
+    assert len(seeds) <= CONFIDENCE["strict"].max_runs
+
+
+def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
+    longer = SOURCE + 'UNUSED = "4444"\n'
+    script = [
+        Proposal("more words", "text", source=longer.replace("LR = 0.5", "LR = 0.1")),
+        Proposal("fewer words", "text", source=SOURCE.replace("LR = 0.5", "LR = 0.1")),
+    ]
+    bench.loop(FakeTask(), ScriptedProposer(script), RULE).run()
+    ledger = bench.ledger()
+    _, gain, simpler = ledger.experiments()
+    assert [row.error is not None for row in (gain, simpler)] == [True, True]
+    assert (gain.decision, gain.simplification) == (Verdict.KEEP, False)
+    assert (simpler.decision, simpler.simplification) == (Verdict.KEEP, True), simpler.reason
+    assert "7 syntax nodes fewer" in simpler.reason
+    assert bench.folder.results.read_text().splitlines()[-1].split("\t")[3] == "keep"
+    state = read_state(ledger)
+    assert state.champion.id == 2
+    assert state.anchor == {1}, "the last that was kept for its gain"
+
+
+def test_a_source_is_not_simpler_for_giving_up_a_constant_of_the_page(bench):
+    class Forgiving(FakeTask):
+        """Takes PATTERN as the constant's value where a text has it no more."""
+
+        @staticmethod
+        def score(constants):
+            return FakeTask.score({"PATTERN": "SL", **constants})
+
+    source = SOURCE.replace('PATTERN = "SL"  # best as "SSSL"\n', "")
+    bench.loop(Forgiving(), ScriptedProposer([Proposal("no PATTERN", "text", source=source)]), RULE).run()
+    row = bench.ledger().experiment(1)
+    assert row.decision is Verdict.DISCARD
+    assert "syntax nodes" not in row.reason
+
+
+class Flaky(FakeTask):
+    """Fails in some of its measurements, counted from 0."""
+
+    def __init__(self, failing, **arguments):
+        super().__init__(**arguments)
+        self._failing = failing
+
+    def measure(self, candidate, *, seed, **arguments):
+        if len(self.measured) in self._failing:
+            self.measured.append((candidate.program_hash, seed))
+            self.scrutinies.append(arguments["scrutiny"])
+            return Measurement(Status.OOM, None, seed, error="no memory")
+        return super().measure(candidate, seed=seed, **arguments)
+
+
+def test_a_clock_that_failed_is_told_once_by_each_process(bench):
+    class Doubtful(FakeTask):
+        """All trials but that of the baseline's first run are timed by the wall clock."""
+
+        def measure(self, candidate, **arguments):
+            found = super().measure(candidate, **arguments)
+            fault = "the accounts go backwards" if len(bench.ledger().trials()) > 1 else None
+            return dataclasses.replace(found, metrics={**found.metrics, "clock_fault": fault})
+
+    failed = 1
+    for experiments in (1, 2):
+        bench.recorder.notices.clear()
+        bench.loop(Doubtful(), ScriptedProposer([BETTER, WORSE]), RULE, max_experiments=experiments).run()
+        (notice,) = (text for text in bench.recorder.notices if "clock" in text)
+        trials = bench.ledger().trials()
+        assert f" in trial {trials[failed].id} (the accounts go backwards)" in notice
+        failed = len(trials)  # the first one of the next process
+
+
+def test_what_fails_on_a_fresh_seed_is_not_kept(bench, twin):
+    probe = FakeTask()
+    twin.loop(probe, ScriptedProposer([BETTER]), RULE).run()
+    bench.loop(Flaky({len(probe.measured) - 1}), ScriptedProposer([BETTER]), RULE).run()
+    row = bench.ledger().experiment(1)
+    assert (row.status, row.score, row.decision) == (Status.OOM, None, Verdict.DISCARD)
+    assert row.reason == "it failed when it was measured afresh as the champion: no memory"
+
+
+def test_an_accident_of_the_baseline_costs_one_run(bench):
+    bench.loop(Flaky({1, 2}), ScriptedProposer([]), RULE).run()
+    ledger = bench.ledger()
+    assert [str(trial.status) for trial in ledger.trials(0)] == ["ok", "oom", "oom", "ok", "ok"]
+    assert len(ledger.runs(ledger.experiment(0))) == FIRST
+
+
+def test_a_baseline_that_keeps_failing_ends_the_run(bench):
+    with pytest.raises(RunError, match=r"cannot be measured \(oom\): no memory"):
+        bench.loop(Flaky({2, 3, 4}), ScriptedProposer([]), RULE).run()
+
+
+def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench, twin):
+    class Shaky(FakeTask):
+        failures = 2
+
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == FIRST + 1 and self.failures:
+                self.failures -= 1
+                raise RuntimeError("the device is gone")
+            return super().measure(candidate, **arguments)
+
+    bench.loop(Shaky(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
+    assert (bench.folder.log_dir(1) / "task_error.txt").read_text().count("Traceback") == 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ETIMEDOUT])
+def test_a_disk_that_fails_a_trial_ends_the_run_at_once_and_the_trial_stays_open(bench, twin, number):
+    class Unlucky(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == FIRST + 1:
+                raise RuntimeError("no snapshot") from OSError(number, os.strerror(number), "the snapshots")
+            return super().measure(candidate, **arguments)
+
+    with pytest.raises(RunError, match=r"^the snapshots: .*disk.*; the same command goes on from here$"):
+        bench.loop(Unlucky(), ScriptedProposer([BETTER]), RULE).run()
+    assert bench.ledger().open_trial() is not None
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
+
+
+def test_what_scores_are_compared_by_may_not_change_under_a_run(bench, twin):
+    """It ends the run at once and costs no candidate anything; once it is mended the same command goes on."""
+
+    class Moved(FakeTask):
+        def measure(self, candidate, **arguments):
+            if len(self.measured) == FIRST + 1:
+                raise TermsChanged("the dataset was made anew")
+            return super().measure(candidate, **arguments)
+
+    with pytest.raises(RunError, match=r"^the dataset was made anew; the same command goes on from here$"):
+        bench.loop(Moved(), ScriptedProposer([BETTER]), RULE).run()
+    assert bench.ledger().open_trial() is not None
+    bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    twin.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
+    assert substance(bench.ledger()) == substance(twin.ledger())
+
+
+def test_a_champion_that_became_another_program_is_not_measured(bench):
+    class Updated(FakeTask):
+        def prepare(self, source, log_dir):
+            found = super().prepare(source, log_dir)
+            return dataclasses.replace(found, program_hash=f"new {found.program_hash}")
+
+        def measure(self, candidate, **arguments):  # as it scored before
+            was = candidate.program_hash.removeprefix("new ")
+            return super().measure(dataclasses.replace(candidate, program_hash=was), **arguments)
+
+    bench.loop(FakeTask(), ScriptedProposer([]), OF_TWO).run()
+    with pytest.raises(RunError, match=r"the champion \(experiment 0\) is another program now \(new "):
+        bench.loop(Updated(), ScriptedProposer([DOUBTFUL]), OF_TWO).run()
+
+
+def test_a_rule_of_one_run_has_every_row_probed(bench):
+    task = FakeTask()
+    bench.loop(task, ScriptedProposer([BETTER])).run()
+    assert task.scrutinies == [Scrutiny.KEEP, Scrutiny.KEEP]
+
+
+def index_of_champion(bench):
+    """Which measurement of a run that tries `DOUBTFUL` is the first further one of the champion, counted from 0."""
+    probe = bench.with_tag("probe")
+    probe.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    return probe.ledger().trials(0)[2].id - 1
+
+
+def test_a_run_of_the_champion_without_a_score_is_no_evidence(bench):
+    bench.loop(Flaky({index_of_champion(bench)}), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    ledger = bench.ledger()
+    runs = trials(ledger, 0, Purpose.CHAMPION)
+    assert [run.status for run in runs].count(Status.OOM) == 1
+    assert len(ledger.runs(ledger.experiment(0))) == len(runs) - 1
+    assert not ledger.experiment(1).is_open
+
+
+def test_a_champion_that_cannot_be_measured_any_more_ends_the_run_and_loses_nothing(bench):
+    first = index_of_champion(bench)
+    with pytest.raises(
+        RunError, match=r"the champion \(experiment 0\) cannot be measured any more \(oom\): no memory; "
+    ):
+        bench.loop(Flaky({first, first + 1, first + 2}), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    assert bench.ledger().experiment(1).is_open
+    bench.loop(FakeTask(), ScriptedProposer([DOUBTFUL]), OF_TWO, max_experiments=1).run()
+    assert not bench.ledger().experiment(1).is_open
+
+
+def test_without_noise_any_difference_counts_at_once(bench):
+    equal = Proposal("equal", "text", source=SOURCE.replace("DEPTH = 4", "DEPTH = 5").replace('"none"', '"same"'))
+    script = [moved(DEPTH=5), moved(DEPTH=4), equal]
+    bench.loop(FakeTask(noise=0), ScriptedProposer(script), RULE).run()
+    ledger = bench.ledger()
+    rows = ledger.experiments()
+    assert [row.decision for row in rows] == ["keep", "keep", "discard", "discard"]
+    assert [len(ledger.trials(row.id)) for row in rows] == [FIRST, 1 + 1, 0, 1]
+    assert [row.score for row in rows] == [1.6, 1.55, 1.6, 1.55]
+    assert "there is no noise" in rows[1].reason
+    assert "equal" in rows[3].reason
+    assert read_state(ledger).sigma == 0
+
+
+def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin):
+    script = [DOUBTFUL, BETTER, WORSE]
+    twin.loop(FakeTask(), ScriptedProposer(script), OF_TWO).run()
+    assert len(twin.ledger().trials(0)) > 2, "the champion is among those that are measured"
+    expected = substance(twin.ledger())
+
+    class Interrupted(FakeTask):
+        def measure(self, candidate, **arguments):
+            if self.measured:
+                raise KeyboardInterrupt
+            return super().measure(candidate, **arguments)
+
+    reason, starts = INTERRUPTED, 0
+    while reason == INTERRUPTED:
+        reason = bench.loop(Interrupted(), ScriptedProposer(script), OF_TWO).run()
+        starts += 1
+    assert starts == len(twin.ledger().trials())
+    assert substance(bench.ledger()) == expected
+
+
+def test_proposers_see_no_finer_than_the_noise(bench):
+    proposer = ScriptedProposer([moved(LR=0.498), BETTER, WORSE, moved(FAULT="crash"), moved(LR=0.498)])
+    bench.loop(FakeTask(noise=0.03), proposer, RULE).run()
+    ledger = bench.ledger()
+    brief = proposer.briefs[-1]
+    sigma = read_state(ledger).sigma
+    digits = 1 if sigma > 0.05 else 2
+    shown = [brief.champion_score, *(outcome.score for outcome in brief.history if outcome.score is not None)]
+    assert len(shown) == 6
+    assert all(round(score, digits) == score for score in shown), shown
+    for outcome in brief.history:
+        if outcome.status is Status.OK:
+            assert not any(character.isdigit() for character in outcome.reason)
+    assert brief.history[4].reason == "made to crash"
+    assert ledger.experiment(1).score not in shown
+
+
+def test_a_run_keeps_to_its_rule(bench):
+    bench.loop(FakeTask(), ScriptedProposer([]), RULE).run()
+    strict = LineageRule(Metric("loss"), LineageSettings(CONFIDENCE["strict"]))
+    with pytest.raises(RunFolderError, match=r"keep_probability \S+ then, \S+ now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), strict).run()
+    with pytest.raises(RunFolderError, match=r"baseline_runs 3 then, 2 now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), OF_TWO).run()
+    with pytest.raises(RunFolderError, match=r"decision lineage then, greedy now"):
+        bench.loop(FakeTask(), ScriptedProposer([]), GreedyRule(Metric("loss"))).run()

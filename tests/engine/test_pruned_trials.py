@@ -1,0 +1,159 @@
+"""Candidates whose first run is stopped early: in the loop, the books, and after a kill."""
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fake_driver import Nursery, Order, log_of
+from fakes import SOURCE, FakeTask, ScriptedProposer, moved
+from kills import git_differences, make_repository, snapshots_of, substance_of
+
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.records import Purpose, Verdict
+from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
+from autoresearch_jax.proposers.base import Proposal
+from autoresearch_jax.report.why import explain
+from autoresearch_jax.sandbox.faults import VARIABLE, FaultPoint
+from autoresearch_jax.types import CURVE_POINTS, LOSSES, Metric, Status, read_curve
+
+RULE = LineageRule(Metric("loss"), LineageSettings())
+PRUNING = Pruning(least_finished=6)
+
+
+def as_optuna(*moves: Proposal) -> ScriptedProposer:
+    """A script of moves of constants, in the name of the proposer that is known to move nothing else."""
+    proposer = ScriptedProposer(moves)
+    proposer.name = "optuna"
+    return proposer
+
+
+def worse(number: int) -> Proposal:
+    return moved(LR=round(0.6 + 0.03 * number, 2))
+
+
+LEARNT_FROM = [worse(number) for number in range(PRUNING.least_finished)]
+HOPELESS, BETTER = moved(LR=1.0, DEPTH=8), moved(LR=0.1)
+
+
+def run(bench, *moves: Proposal, task: FakeTask | None = None, pruning: Pruning | None = PRUNING):
+    task = task or FakeTask(has_curves=True)
+    bench.loop(task, as_optuna(*moves), RULE, max_experiments=len(moves), pruning=pruning).run()
+    return task, bench.ledger()
+
+
+def test_a_hopeless_candidate_is_stopped_once_enough_is_known(bench):
+    _, ledger = run(bench, *LEARNT_FROM, HOPELESS)
+    rows = ledger.experiments()
+    assert [row.status for row in rows] == [Status.OK] * 7 + [Status.PRUNED]
+    pruned, (trial,) = rows[-1], ledger.trials(7)
+    assert (pruned.score, pruned.decision, trial.value, trial.snapshot) == (None, Verdict.DISCARD, None, None)
+    point = len(read_curve(trial.metrics[LOSSES]))
+    assert point == PRUNING.first_point
+    assert pruned.reason.startswith(f"at {point / CURVE_POINTS:.0%} of the budget its loss was ")
+    behind = float(pruned.reason.split("was ")[1].split()[0])
+    assert behind == pytest.approx(0.5, abs=0.02), "as its score is"
+    assert pruned.reason.endswith(" above the champion's; probability of ending better below 0.02")
+    found = explain(ledger, 7, at_work=False)
+    assert (found["outcome"], found["trials"][0]["error"]) == ("pruned", pruned.reason)
+    line = bench.folder.results.read_text().splitlines()[-1].split("\t")
+    assert (line[1], line[3]) == ("", "discard")
+    assert ledger.settings()["prune"] is True
+
+
+def test_a_better_candidate_and_everything_of_a_champion_runs_to_its_end(bench):
+    task, ledger = run(bench, *LEARNT_FROM, BETTER)
+    assert ledger.experiment(7).decision is Verdict.KEEP
+    under_ceilings = {trial.id: bool(ceilings) for trial, ceilings in zip(ledger.trials(), task.ceilings, strict=True)}
+    first = ledger.trials(7)[0]
+    assert [number for number, held in under_ceilings.items() if held] == [first.id], "only its first run"
+    assert {trial.purpose for trial in ledger.trials(7)} == {Purpose.CANDIDATE, Purpose.CHAMPION}
+
+
+def test_without_the_flag_nothing_is_stopped(bench):
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, pruning=None)
+    assert not any(task.ceilings)
+    assert ledger.experiment(7).status is Status.OK
+    assert ledger.settings()["prune"] is False
+    with pytest.raises(RunFolderError, match="prune False then, True now"):
+        run(bench, *LEARNT_FROM, HOPELESS, BETTER)
+
+
+def test_a_task_without_curves_runs_as_ever(bench):
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, task=FakeTask())
+    assert not any(task.ceilings)
+    assert ledger.experiment(7).status is Status.OK
+
+
+def test_texts_that_were_written_anew_are_not_held_against_moves_of_constants(bench):
+    written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.99"))
+    task, ledger = run(bench, *LEARNT_FROM, written)
+    assert not any(task.ceilings), "its loss may be another function"
+    assert ledger.experiment(7).status is Status.OK
+
+
+def test_a_twin_of_what_was_stopped_is_not_trained(bench):
+    twin = Proposal("the same again", "constants", {"LR": 1.0, "DEPTH": 8}, source=None)
+    _, ledger = run(bench, *LEARNT_FROM, HOPELESS, twin)
+    row = ledger.experiment(8)
+    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, None, Verdict.DISCARD)
+    assert row.reason == "the same program as experiment 7, which was stopped early"
+    assert ledger.trials(8) == []
+
+
+def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
+    """Its loss may be another function, which the constants that are moved next have, too."""
+    written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.2"))
+    task, ledger = run(bench, *LEARNT_FROM, HOPELESS, written, moved(LR=0.9))
+    assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Verdict.KEEP)
+    assert ledger.experiment(9).status is Status.OK
+    assert not task.ceilings[-1]
+
+
+EXPERIMENTS = 12
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with closing(Nursery()) as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repo = make_repository(tmp_path_factory.mktemp("pruned") / "repo")
+    assert nursery.run(Order(str(repo), EXPERIMENTS, prune_after=4)) == 0, log_of(repo)
+    return repo
+
+
+def pruned_experiment(repo: Path) -> tuple[int, int]:
+    """The first that was pruned, and its trial."""
+    with closing(Ledger.open_to_read(RunFolder(repo / "runs" / "night").ledger)) as ledger:
+        row = next(row for row in ledger.experiments() if row.status is Status.PRUNED)
+        return row.id, ledger.trials(row.id)[0].id
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        *(FaultPoint.AFTER_TRIAL_INTENT, FaultPoint.AFTER_MEASUREMENT, FaultPoint.AFTER_TRIAL_RESULT),
+        *(FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION),
+    ],
+)
+def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(
+    point: FaultPoint, nursery: Nursery, uninterrupted: Path, tmp_path: Path
+) -> None:
+    experiment, trial = pruned_experiment(uninterrupted)
+    number = trial if "trial" in point or "measurement" in point else experiment
+    repo = make_repository(tmp_path / "repo")
+    order = Order(str(repo), EXPERIMENTS, prune_after=4)
+    killed = nursery.run(dataclasses.replace(order, variables={VARIABLE: f"{point}:{number}"}))
+    assert killed == -signal.SIGKILL, log_of(repo)
+    assert nursery.run(order) == 0, log_of(repo)
+    assert substance_of(repo) == substance_of(uninterrupted)
+    assert git_differences(repo) == []
+    assert snapshots_of(repo) == snapshots_of(uninterrupted)

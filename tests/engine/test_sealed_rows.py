@@ -1,0 +1,270 @@
+"""What is read from the ledger once, or made of it once: it must be what a fresh process would read and make."""
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import pytest
+from fakes import FakeTask, ScriptedProposer, moved
+
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.book import Book
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.program import read_program
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose, Verdict
+from autoresearch_jax.engine.results import Results, results_text
+from autoresearch_jax.engine.run_state import read_state
+from autoresearch_jax.engine.sealed_rows import MadeOnce, SealedRows
+from autoresearch_jax.engine.texts import nodes_added
+from autoresearch_jax.types import Measurement, Metric, Status
+
+METRIC = Metric("loss")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table in memory."""
+
+    id: int
+    status: Status | None
+    colour: str = "red"
+
+
+class Table:
+    """Rows, and which of them were read."""
+
+    def __init__(self, *rows: Line) -> None:
+        self.rows = list(rows)
+        self.may_keep = True
+        self.sealed = SealedRows(self._read, lambda: self.may_keep, group=lambda row: row.colour)
+        self.read: list[int] = []
+
+    def _read(self, first: int) -> list[Line]:
+        found = [row for row in self.rows if row.id >= first]
+        self.read += [row.id for row in found]
+        return found
+
+
+def test_what_is_concluded_is_read_once_up_to_the_first_open_row():
+    table = Table(Line(0, Status.OK), Line(1, Status.CRASH), Line(2, None), Line(3, Status.OK))
+    assert table.sealed.all() == table.rows
+    assert table.sealed.all() == table.rows
+    assert table.read == [0, 1, 2, 3, 2, 3]
+    assert table.sealed.open() == [table.rows[2]]
+    assert table.sealed.num_concluded == 3
+    table.rows[2] = Line(2, Status.OOM)
+    assert table.sealed.num_concluded == 4
+    assert table.sealed.all() == table.rows
+    table.read.clear()
+    assert table.sealed.open() == []
+    assert table.read == []
+    assert [table.sealed.get(number) for number in (0, 2, 3, 4)] == [*(table.rows[n] for n in (0, 2, 3)), None]
+
+
+def test_groups_have_the_rows_that_are_kept_and_those_that_are_not():
+    table = Table(Line(0, Status.OK), Line(1, Status.OK, "blue"), Line(2, None), Line(3, Status.OK, "blue"))
+    assert [row.id for row in table.sealed.of("blue")] == [1, 3]
+    assert [row.id for row in table.sealed.of("red")] == [0, 2]
+    table.rows[2] = Line(2, Status.OK, "blue")  # an open row may yet change what it is looked up by
+    assert [row.id for row in table.sealed.of("blue")] == [1, 2, 3]
+    assert [row.id for row in table.sealed.of("red")] == [0]
+    assert table.sealed.of("green") == []
+
+
+def test_nothing_is_kept_of_what_may_be_undone():
+    table = Table(Line(0, Status.OK))
+    table.may_keep = False
+    assert table.sealed.all() == [Line(0, Status.OK)]
+    assert table.sealed.get(0) == Line(0, Status.OK)
+    table.rows = [Line(0, Status.CRASH, "blue")]
+    table.may_keep = True
+    assert table.sealed.all() == table.sealed.of("blue") == table.rows
+    assert table.sealed.of("red") == []
+
+
+def test_what_is_made_of_a_row_lasts_as_long_as_the_row_and_what_else_it_was_made_of():
+    made = []
+    once = MadeOnce(lambda row, *others: made.append((row, *others)) or len(made))
+    row = Line(0, Status.OK)
+    assert [once.of(row), once.of(row), once.of(row, 1.5), once.of(row, 1.5), once.of(row)] == [1, 1, 2, 2, 3]
+    assert once.of(replace(row)) == 4, "an equal row is another"
+    open_row = Line(1, None)
+    assert [once.of(open_row), once.of(open_row)] == [5, 6]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with closing(Ledger.open(tmp_path / "ledger.db")) as ledger:
+        yield ledger
+
+
+def measured(ledger: Ledger, program: str, values: list[float], verdict=Verdict.DISCARD, source="LR = 1\n"):
+    """Adds an experiment with its runs, those of a champion if it is kept."""
+    experiment = ledger.begin_experiment(Intent(Kind.PROPOSAL, source, {"LR": 1}, program)).id
+    ledger.set_program(experiment, program)
+    for value in values:
+        run(ledger, experiment, value, Purpose.CHAMPION if verdict is Verdict.KEEP else Purpose.CANDIDATE)
+    return ledger.conclude(experiment, Conclusion(Status.OK, values[0], verdict, "why", "abc", 1.0))
+
+
+def run(ledger: Ledger, experiment: int, value: float, purpose=Purpose.CHAMPION, peak=2**30) -> None:
+    trial = ledger.begin_trial(experiment, seed=len(ledger.trials()), purpose=purpose)
+    ledger.finish_trial(trial.id, Measurement(Status.OK, value, trial.seed, {"peak_memory_bytes": peak}))
+
+
+@pytest.fixture
+def lineage_ledger(ledger):
+    """A ledger of a run with the lineage rule, of a metric that falls."""
+    ledger.save_settings({"decision": "lineage", "direction": "minimize"})
+    return ledger
+
+
+def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage_ledger):
+    ledger = lineage_ledger
+    measured(ledger, "champion", [1.0, 1.01], Verdict.KEEP)
+    twin = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1}, "twin")).id
+    ledger.set_program(twin, "champion")
+    ledger.conclude(twin, Conclusion(Status.DUPLICATE, 1.0, Verdict.DISCARD, "a twin", "def", 0.1))
+    results = Results(ledger, METRIC)
+
+    def shown():
+        scores = {row.score for row in ledger.experiments()} | {ledger.scored_twin("champion", before=9).score}
+        (score,) = scores
+        lines = [line.split("\t")[1:3] for line in results.text().splitlines()[1:]]
+        assert [line[0] for line in lines] == [f"{score:.6f}"] * 2
+        return score, [line[1] for line in lines]
+
+    before, memory = shown()
+    assert memory == ["1.0", ""]
+    assert before == pytest.approx(1.005, abs=0.01)
+    run(ledger, 0, 1.02, peak=2**31)
+    after, memory = shown()
+    assert memory == ["2.0", ""]
+    assert after > before
+    assert ledger.experiment(0).error == ledger.experiment(1).error > 0
+
+
+def test_under_the_greedy_rule_scores_stay_as_they_were_concluded(ledger):
+    measured(ledger, "champion", [1.0], Verdict.KEEP)
+    run(ledger, 0, 2.0)
+    assert (ledger.experiment(0).score, ledger.experiment(0).error, ledger.lineage()) == (1.0, None, None)
+
+
+def test_what_a_transaction_undid_was_never_there(lineage_ledger):
+    ledger = lineage_ledger
+    measured(ledger, "first", [1.0], Verdict.KEEP)
+    results = Results(ledger, METRIC)
+    before = (ledger.experiments(), results.text(), ledger.settings())
+
+    def undone():
+        with ledger.transaction():
+            row = measured(ledger, "second", [0.5])
+            run(ledger, 0, 9.0)
+            ledger.save_settings({"budget_seconds": 60.0})
+            assert ledger.settings()["budget_seconds"] == 60.0
+            assert ledger.first_run(row).value == 0.5
+            assert ledger.scored_twin("second", before=9) == row
+            assert ledger.experiment(0).score > 1.0
+            assert len(results.text().splitlines()) == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        undone()
+    assert (ledger.experiments(), results.text(), ledger.settings()) == before
+    assert ledger.scored_twin("second", before=9) is None
+    assert (ledger.trials(1), len(ledger.trials()), ledger.open_trial()) == ([], 1, None)
+    row = measured(ledger, "third", [0.7])
+    assert (row.id, ledger.first_run(row).value, results.text().splitlines()[2].split("\t")[1]) == (1, 0.7, "0.700000")
+
+
+def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger):
+    measured(ledger, "champion", [1.0, 1.25], Verdict.KEEP)
+    state = read_state(ledger)
+    ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n"))
+    trial = ledger.begin_trial(0, seed=7, purpose=Purpose.CHAMPION)
+    assert read_state(ledger) is state
+    ledger.finish_trial(trial.id, Measurement(Status.OK, 2.0, 7))
+    assert [run.score for run in read_state(ledger).runs] == [1.0, 1.25, 2.0]
+
+    def undone():
+        with ledger.transaction():
+            run(ledger, 0, 9.0)
+            assert len(read_state(ledger).runs) == 4
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        undone()
+    assert len(read_state(ledger).runs) == 3
+    run(ledger, 0, 5.0)
+    assert read_state(ledger).runs[-1].score == 5.0
+    run(ledger, 1, 0.5)
+    ledger.conclude(1, Conclusion(Status.OK, 0.5, Verdict.KEEP, "why", "abc", 1.0))
+    assert read_state(ledger).champion.id == 1
+
+
+def test_settings_that_are_saved_later_are_seen(ledger):
+    assert ledger.settings() == {}
+    ledger.save_settings({"budget_steps": 10})
+    ledger.settings()["budget_steps"] = 11  # a copy
+    assert ledger.settings() == {"budget_steps": 10}
+    ledger.save_settings({"exam": "an exam"})
+    assert ledger.settings() == {"budget_steps": 10, "exam": "an exam"}
+
+
+def test_whether_a_text_is_shorter_follows_the_page(ledger, tmp_path):
+    long, short = (measured(ledger, "p", [1.0], source=text) for text in ('PATTERN = "SSSL"\n', 'PATTERN = "SL"\n'))
+    page = tmp_path / "program.md"
+    added = []
+    for table in ("", "## You may change\n\n| constant | values | note |\n|---|---|---|\n| PATTERN | SL, SSSL | |\n\n"):
+        page.write_text(f"# A page\n\n## Goal\n\nLower.\n\n{table}## Stop when\n\n- 8 experiments\n")
+        added.append(nodes_added(ledger, replace(short, constants={"PATTERN": "SL"}), long, read_program(page)))
+    assert added == [-2, 0], "two bytes less of a literal; the value of a listed constant counts one"
+
+
+class Noisy(FakeTask):
+    """A task whose scores scatter, and whose runs differ in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(noise=0.01)
+
+    def measure(self, candidate, *, seed, **arguments):
+        measurement = super().measure(candidate, seed=seed, **arguments)
+        metrics = {**measurement.metrics, "peak_memory_bytes": seed % 1000 + 1}
+        return replace(measurement, metrics=metrics) if measurement.value else measurement
+
+
+def test_a_driver_knows_at_each_proposal_what_a_fresh_process_reads(bench):
+    """All that is kept in memory at once: keeps, doubts, duplicates, failures, and a champion whose mean moves."""
+    script = [
+        *(moved(LR=0.495), moved(LR=0.9), moved(LR=0.1), moved(FAULT="crash"), moved(LR=0.5), moved(DEPTH=6)),
+        *(moved(LR=0.105), moved(FAULT="reject"), moved(NO_SUCH=1), moved(LR=0.104), moved(LR=0.105), moved(LR=0.3)),
+        *(moved(PATTERN="SSSL"), moved(LR=0.103), moved(DEPTH=5)),
+    ]
+    compared = []
+
+    def compare(brief) -> None:
+        with closing(Ledger.open_to_read(bench.folder.ledger)) as fresh:
+            state = read_state(fresh)
+            sigma = state.sigma
+            assert brief.history == Book(fresh, bench.workspace(), bench.folder, METRIC).history(sigma)
+            assert bench.folder.results.read_text() == results_text(fresh, METRIC)
+            driver = loop._parts.ledger
+            assert driver.experiments() == fresh.experiments()
+            assert driver.trials() == fresh.trials()
+            assert driver.lineage().posterior.gains.keys() == fresh.lineage().posterior.gains.keys()
+            mine = read_state(driver)
+            assert replace(mine, lineage=None) == replace(state, lineage=None)
+            assert mine.sigma == sigma
+        compared.append(sigma)
+
+    loop = bench.loop(
+        Noisy(),
+        ScriptedProposer(script, compare),
+        LineageRule(METRIC, LineageSettings()),
+        max_experiments=len(script),
+    )
+    loop.run()
+    rows = bench.ledger().experiments()
+    assert len(compared) == len(script)
+    assert len(set(compared)) > 2, "the noise floor moved"
+    assert {row.status for row in rows} >= {Status.OK, Status.DUPLICATE, Status.CRASH, Status.REJECTED}
+    assert sum(row.decision is Verdict.KEEP for row in rows) > 2

@@ -1,0 +1,126 @@
+"""What the optimizer does with a history, on tables as program.md has them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.proposers.base import Brief, Outcome
+from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants_evidence import BEST, NEWEST
+from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
+from autoresearch_jax.types import Metric, Status
+
+LOSS = Metric("loss")
+SPACE = (
+    Constant("LR", FloatRange(1e-4, 1.0, log=True)),
+    Constant("DECAY", FloatRange(0.0, 0.4)),
+    Constant("BATCH", IntRange(1, 64, log=True)),
+    Constant("DEPTH", IntRange(1, 8)),
+    Constant("PATTERN", Choices(("SL", "SSSL", "L"))),
+    Constant("GATED", Choices((False, True))),
+)
+START: Mapping[str, Value] = {"LR": 0.5, "DECAY": 0.3, "BATCH": 32, "DEPTH": 2, "PATTERN": "L", "GATED": False}
+SOURCE = "".join(f"{name} = {value!r}  # why\n" for name, value in START.items())
+
+
+def outcome(number: int, constants: Mapping[str, Value], score: float | None, **changes) -> Outcome:
+    status = Status.OK if score is not None else Status.OOM
+    return replace(Outcome(number, "optuna", "", "constants", constants, status, score, False, ""), **changes)
+
+
+def brief(*history: Outcome, seed: int = 0, space=SPACE, metric=LOSS) -> Brief:
+    champion = [o for o in history if o.kept][-1]
+    return Brief(len(history), seed, metric, "", space, SOURCE, champion.constants, champion.score, history)
+
+
+def night(score: Callable[[Mapping[str, Value]], float | None], count: int, **words) -> Brief:
+    """What is known after an experiment with each of so many proposals."""
+    metric = words.get("metric", LOSS)
+    history = [outcome(0, START, score(START), kept=True)]
+    proposer = OptunaProposer()
+    for number in range(1, count + 1):
+        known = brief(*history, **words)
+        moves = proposer.propose(known).constants
+        source = set_constants(SOURCE, {**known.champion_constants, **moves})
+        constants = read_constants(source)
+        assert constants == {**known.champion_constants, **moves}, "a source can spell each value"
+        value = score(constants)
+        better = value is not None and metric.is_better(value, known.champion_score)
+        history.append(outcome(number, constants, value, kept=better))
+    return brief(*history, **words)
+
+
+def bowl(constants) -> float | None:
+    """0 at the optimum, which is within a few moves; rates that fail are half of the range."""
+    if constants["LR"] * constants["DEPTH"] > 1.5:
+        return None
+    return (
+        abs(constants["LR"] - 0.02) ** 0.5
+        + abs(constants["DECAY"] - 0.1)
+        + 0.02 * abs(constants["BATCH"] - 8)
+        + 0.1 * abs(constants["DEPTH"] - 5)
+        + (constants["PATTERN"] != "SSSL")
+        + 0.3 * (constants["GATED"] is False)
+    )
+
+
+def test_it_comes_near_the_optimum_of_six_constants():
+    start = bowl(START)
+    assert start is not None
+    for seed in range(3):
+        assert night(bowl, 50, seed=seed).champion_score < 0.15 * start
+
+
+def test_higher_may_be_better():
+    def mirrored(constants):
+        return None if bowl(constants) is None else -bowl(constants)
+
+    upward = night(mirrored, 25, metric=Metric("accuracy", "maximize"))
+    assert upward.champion_score == -night(bowl, 25).champion_score, "the same search"
+    assert [o.constants for o in upward.history] == [o.constants for o in night(bowl, 25).history]
+
+
+def test_it_does_not_care_for_what_scores_are_measured_in():
+    def large(constants):
+        return None if bowl(constants) is None else 1024 * bowl(constants)
+
+    assert [o.constants for o in night(large, 15).history] == [o.constants for o in night(bowl, 15).history]
+
+
+def test_constants_that_fail_are_left():
+    history = night(bowl, 40).history
+    late = [o.score for o in history[20:]]
+    assert late.count(None) <= len(late) // 4
+
+
+def test_nothing_has_worked_but_the_champion():
+    history = [outcome(0, START, 2.0, kept=True)]
+    for number in range(1, 12):
+        moves = OptunaProposer().propose(brief(*history)).constants
+        history.append(outcome(number, {**START, **moves}, None))
+    assert len({repr(sorted(o.constants.items())) for o in history}) == 12
+
+
+def test_every_score_is_the_same():
+    assert night(lambda constants: 1.0, 20).experiment == 21
+
+
+def test_a_history_of_another_optimizers_sources():
+    """Constants that were not there, or were something else, and changes of structure among the proposals."""
+    history = (
+        outcome(0, {"LR": "fast", "PATTERN": "SL"}, 3.0, kept=True, category=""),
+        outcome(1, {"LR": -0.5, "DECAY": (0.1, 0.2), "DEPTH": 300}, 2.9),
+        outcome(2, START, 2.0, kept=True, category="attention"),
+        outcome(3, {**START, "LR": 0.1}, None, category="optimizer"),
+        outcome(4, {**START, "GATED": 1}, 2.1),
+    )
+    for seed in range(8):
+        assert OptunaProposer().propose(brief(*history, seed=seed)).constants
+
+
+def test_what_is_left_out_of_a_long_history_is_still_not_tried_again():
+    space = (Constant("DEPTH", IntRange(1, NEWEST + BEST + 40)),)
+    values = [value for value in range(1, NEWEST + BEST + 41) if value != 7]
+    history = [outcome(n, {**START, "DEPTH": value}, float(n), kept=n == 0) for n, value in enumerate(values)]
+    for seed in range(4):
+        assert OptunaProposer().propose(brief(*history, seed=seed, space=space)).constants == {"DEPTH": 7}

@@ -1,0 +1,152 @@
+"""Between driver and worker: whatever ends either of them, nothing of the worker is left."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from marked_processes import DAEMON, MARK, comes_true, marked_processes
+
+from autoresearch_jax.sandbox.process import JsonWorker, WorkerDiedError
+
+READY = 'print("{}", flush=True)\n'
+ASKED = "sys.stdin.readline()\n"
+WAIT = "time.sleep(600)\n"
+StartWorker = Callable[[str], JsonWorker]
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[str]:
+    """Of the processes that a test starts."""
+    mark = f"{MARK}={tmp_path}"
+    yield mark
+    for pid in marked_processes(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start_worker(mark: str, tmp_path: Path) -> StartWorker:
+    """A worker that has begun to do what the code says after it left a daemon behind."""
+
+    def start(code: str) -> JsonWorker:
+        worker = JsonWorker(
+            [sys.executable, "-c", f"{DAEMON}{READY}{code}"],
+            environment={**os.environ, MARK: str(tmp_path)},
+            cwd=tmp_path,
+            log_path=tmp_path / "log",
+        )
+        assert worker.receive(30.0) == {}
+        assert len(marked_processes(mark)) == 3  # guard, worker, daemon
+        return worker
+
+    return start
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_closing_leaves_nothing(start_worker: StartWorker, mark: str) -> None:
+    worker = start_worker(WAIT)
+    worker.close()
+    assert marked_processes(mark) == []  # at once
+    worker.close()  # as often as one likes
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode"),
+    [
+        ("sys.exit(0)", 0),
+        ("sys.exit(7)", 7),
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os.kill(os.getpid(), 11)", -11),
+        ("os.kill(os.getpid(), 15)", -15),
+        ("import signal; signal.signal(13, signal.SIG_DFL); os.kill(os.getpid(), 13)", -13),
+    ],
+)
+def test_a_worker_s_end_is_told_as_it_was_and_takes_its_daemon_along(
+    code: str, returncode: int, start_worker: StartWorker, mark: str
+) -> None:
+    worker = start_worker(ASKED + code)
+    worker.send({})
+    with pytest.raises(WorkerDiedError) as caught:
+        worker.receive(30.0)
+    assert caught.value.returncode == returncode
+    assert marked_processes(mark) == []
+    worker.close()
+
+
+@pytest.mark.parametrize("send", ["", "worker.send({'op': 'a'})\n"], ids=["input empty", "input not read"])
+def test_nothing_outlives_a_driver_that_is_killed(send: str, mark: str, tmp_path: Path) -> None:
+    code = f"{DAEMON}{READY}while True: pass"
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys, time\nfrom pathlib import Path\n"
+            "from autoresearch_jax.sandbox.process import JsonWorker\n"
+            f"worker = JsonWorker([sys.executable, '-c', {code!r}], environment=os.environ | {{{MARK!r}: sys.argv[1]}},"
+            " cwd=Path(sys.argv[1]), log_path=Path(sys.argv[1]) / 'log')\n"
+            f"worker.receive(30.0)\n{send}print(flush=True)\ntime.sleep(600)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"\n"
+        assert len(marked_processes(mark)) == 3
+        driver.kill()
+    assert comes_true(lambda: not marked_processes(mark))
+
+
+def test_a_guard_that_is_told_to_end_leaves_nothing(start_worker: StartWorker, mark: str) -> None:
+    worker = start_worker(WAIT)
+    worker._process.terminate()
+    assert comes_true(lambda: not marked_processes(mark))
+    worker.close()
+
+
+def test_a_worker_dies_with_its_guard(start_worker: StartWorker) -> None:
+    worker = start_worker(WAIT)
+    (pid,) = (child for child in children(worker._process.pid) if is_worker(child))
+    worker._process.kill()
+    worker._process.wait()
+    assert comes_true(lambda: not is_worker(pid))
+
+
+def is_worker(pid: int) -> bool:
+    """Whether it is the worker itself: the daemon leads no session."""
+    try:
+        return os.getsid(pid) == pid and bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (OSError, ProcessLookupError):
+        return False
+
+
+def test_input_and_output_are_the_worker_s_own_and_the_guard_sleeps(start_worker: StartWorker) -> None:
+    worker = start_worker(f'{ASKED}print("{{\\"n\\": 1}}", flush=True)\n{WAIT}')
+    guard = worker._process.pid
+    (pid,) = (child for child in children(guard) if is_worker(child))
+    assert os.readlink(f"/proc/{pid}/fd/0") == os.readlink(f"/proc/{guard}/fd/0")
+    assert os.readlink(f"/proc/{guard}/fd/1") == os.devnull
+
+    def times_it_slept() -> str:
+        status = Path(f"/proc/{guard}/status").read_text()
+        return next(line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
+
+    before = times_it_slept()
+    worker.send({"op": "a"})  # what is written is for the worker
+    assert worker.receive(30.0) == {"n": 1}
+    assert times_it_slept() == before
+    worker.close()
+
+
+def test_what_cannot_be_run_is_named_in_the_log(tmp_path: Path) -> None:
+    worker = JsonWorker(["/nowhere/python"], environment=os.environ, cwd=tmp_path, log_path=tmp_path / "log")
+    with pytest.raises(WorkerDiedError, match="exited with status 126"):
+        worker.receive(30.0)
+    worker.close()
+    assert (tmp_path / "log").read_text() == "/nowhere/python: cannot be run: [Errno 2] No such file or directory\n"

@@ -1,0 +1,273 @@
+"""Every kind of file is read; what cannot be is counted, or named in one line."""
+
+import gzip
+import json
+import os
+import sysconfig
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.tasks.lm.data.corpus import open_corpus, with_num_shards
+from autoresearch_jax.tasks.lm.data.reporter import Silent
+from autoresearch_jax.tasks.lm.data.text_files import LONGEST_DOCUMENT, CorpusError, Skipped
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+def read(spec: str) -> tuple[list[str], dict[str, int]]:
+    skipped = Skipped()
+    files = open_corpus(spec).fetch(Silent())
+    return [document.text for document in files.documents(skipped)], dict(skipped.counts)
+
+
+def examples(spec: str) -> dict[str, list[str]]:
+    skipped = Skipped()
+    for _ in open_corpus(spec).fetch(Silent()).documents(skipped):
+        pass
+    return skipped.examples
+
+
+def test_stdlib_is_the_library_without_its_tests() -> None:
+    texts, _ = read("stdlib")
+    assert sum(len(text.encode()) for text in texts) > 5_000_000
+    root = Path(sysconfig.get_path("stdlib"))
+    assert (root / "argparse.py").read_bytes().decode() in texts
+    assert (root / "json/decoder.py").read_bytes().decode() in texts
+    assert (root / "pydoc_data/topics.py").read_bytes().decode() not in texts
+    files = open_corpus("stdlib").fetch(Silent()).files
+    assert not any("test" in file.path.relative_to(root).parts for file in files)
+
+
+def test_txt_is_one_document_a_file_byte_for_byte_in_order_of_name(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes(b"second\r\nline\n")
+    (tmp_path / "a.txt").write_bytes("\ufeffé".encode())
+    (tmp_path / "c.txt").write_bytes(b" \n\t")
+    (tmp_path / "d.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "sub.txt").mkdir()
+    assert read(f"files:{tmp_path}/*.txt") == (["\ufeffé", "second\r\nline\n"], {"empty": 1, "undecodable": 1})
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"text": "one\u2028line", "id": 1}, ensure_ascii=False).encode(),
+        b"",
+        b'{"text": "caf\xe9"}',
+        b'{"text": "half a pair \\ud800"}',
+        b'{"text": ""}',
+        b'{"text": "last"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    assert read(f"files:{tmp_path}/*.jsonl") == (["one\u2028line", "last"], {"undecodable": 2, "empty": 1})
+
+
+def test_jsonl_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "first"}\r\n{"text": "second"}\r\n')
+    assert read(f"files:{tmp_path}/*.jsonl") == (["first", "second"], {})
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    for name, content in (
+        (b"caf\xe9.txt", b"text"),
+        (b"caf\xe9.jsonl.gz", gzip.compress(b'{"text": "line"}\n{"text": ""}\n')),
+        (b"caf\xe9.md", b"notes"),
+    ):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+    parquet.write_table(pa.table({"text": ["row"]}), tmp_path / "x.parquet")
+    os.rename(tmp_path / "x.parquet", os.path.join(folder, b"caf\xe9.parquet"))
+    assert read(f"files:{tmp_path}/*") == (["line", "row", "text"], {"unknown_format": 1, "empty": 1})
+    found = examples(f"files:{tmp_path}/*")
+    assert found["unknown_format"] == [f"{tmp_path}/caf\\xe9.md"]
+    json.dumps(found, ensure_ascii=False).encode("utf-8")
+    with pytest.raises(UsageError, match="not UTF-8: use a "):
+        open_corpus(f"files:{tmp_path}/caf\udce9.txt")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    texts = [f"document {i}" for i in range(1000)]
+    table = pa.table({"text": [*texts, None, ""], "score": range(1002)})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+    assert read(f"files:{tmp_path}/a.parquet") == (texts, {"empty": 2})
+
+
+def test_parquet_with_a_text_that_is_no_utf8(tmp_path: Path) -> None:
+    bad = pa.array([b"good", b"caf\xe9"], pa.binary()).view(pa.string())
+    parquet.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    assert read(f"files:{tmp_path}/a.parquet") == (["good"], {"undecodable": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2: not JSON"),
+        ("a.jsonl", b'{"text": "x"}\n\n{"body": "y"}\n', r"a\.jsonl, line 3: not an object with a `text`"),
+        ("a.jsonl", b'["text"]\n', r"a\.jsonl, line 1: not an object"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl, line 1: not an object with a `text` that is a string"),
+        ("a.parquet", b"PAR1 but no more", r"a\.parquet: cannot be read as Parquet"),
+        ("a.parquet", b"", r"a\.parquet: cannot be read as Parquet"),
+        ("a.md", b"x", r"a\.md: only \.txt, \.jsonl .* and \.parquet can be read"),
+        ("a.py", b"x", r"a\.py: only \.txt"),
+        ("a.parquet.gz", b"x", r"a\.parquet\.gz: only \.txt"),
+        ("a.gz", b"x", r"a\.gz: only \.txt"),
+        ("a.py.gz", b"x", r"a\.py\.gz: only \.txt"),
+        ("a.txt.gz", b"plain", r"cannot read .*a\.txt\.gz: "),
+        ("a.jsonl.zst", zstd(b'{"text": "x"}\n' * 1000)[:-9], r"cannot read .*a\.jsonl\.zst: "),
+        ("a.txt.gz", gzip.compress(bytes(range(256)) * 100)[:-300], r"cannot read .*a\.txt\.gz: "),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n[[['), r"a\.jsonl\.gz, line 2: not JSON"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=message) as caught:
+        read(f"files:{tmp_path}/*")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [{"body": ["x"]}, {"text": [1, 2]}, {"text": [["x"]]}])
+def test_parquet_without_text(tmp_path: Path, columns: dict[str, list[object]]) -> None:
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: (has no column|the column) `text`"):
+        read(f"files:{tmp_path}/*.parquet")
+
+
+def test_compressed_files_are_read_as_plain_ones(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"line {i} \u00e9\U0001f600"}, ensure_ascii=False) for i in range(5000)]
+    content = "\n".join(lines).encode()
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "c.jsonl.zst").write_bytes(zstd(content))
+    halves = content[:20_000], content[20_000:]
+    (tmp_path / "d.jsonl.gz").write_bytes(b"".join(map(gzip.compress, halves)))  # as `cat` leaves them
+    (tmp_path / "e.jsonl.zst").write_bytes(b"".join(map(zstd, halves)))
+    (tmp_path / "f.txt.gz").write_bytes(gzip.compress(b"one\r\ntext"))
+    (tmp_path / "g.txt.zst").write_bytes(zstd(b""))
+    texts, skipped = read(f"files:{tmp_path}/*")
+    expected = [json.loads(line)["text"] for line in lines]
+    assert texts == [*expected * 5, "one\r\ntext"]
+    assert skipped == {"empty": 1}
+
+
+def test_a_long_text_becomes_several_documents(tmp_path: Path) -> None:
+    with_lines = "".join(f"{i} bottles of beer\n" for i in range(70_000))
+    without = "\U0001f600e\u0301\u4e2d" * 120_000  # 4, 1, 2 and 3 bytes a character
+    assert len(without.encode()) > 2 * LONGEST_DOCUMENT
+    (tmp_path / "a.txt").write_text(with_lines, newline="")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": without}) + "\n")
+    (tmp_path / "c.txt").write_text(without, newline="")
+    parquet.write_table(pa.table({"text": [with_lines, "short"]}), tmp_path / "d.parquet")
+    texts, skipped = read(f"files:{tmp_path}/*")
+    assert skipped == {}
+    assert max(len(text.encode()) for text in texts) <= LONGEST_DOCUMENT
+    assert "".join(texts) == with_lines + without + without + with_lines + "short"
+    assert all(text.endswith("beer\n") for text in texts if "beer" in text)
+    assert len(texts) == len(set(texts)) + 6  # c is cut as b is, d as a: 3 pieces each
+
+
+def test_unicode_of_all_kinds(tmp_path: Path) -> None:
+    texts = [
+        "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u202eright to left\u202c",
+        "e\u0301 and \u00e9, \ufb01 and fi, \uff26\uff35\uff2c\uff2c",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f3f4\U000e0067\U000e0062\U000e007f",
+        "a\x00b\x0bc\x0cd\x85e\u2028f\u2029g\ufeffh\uffffi\U0010ffffj",
+    ]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode())
+    (tmp_path / "4.jsonl").write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "5.parquet")
+    assert read(f"files:{tmp_path}/*") == (texts * 3, {})
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "good"}\n{"text": null}\n{"text": "caf\xe9"}\n')
+    parquet.write_table(pa.table({"text": ["good", None, " "]}), tmp_path / "c.parquet")
+    (tmp_path / "notes.md").write_text("notes")
+    (tmp_path / "z.txt").write_bytes(b"good\n" * 200_000 + b"caf\xe9\n")
+    found = examples(f"files:{tmp_path}/*")
+    assert found["unknown_format"] == [f"{tmp_path}/notes.md"]
+    assert found["empty"] == [
+        f"{tmp_path}/b.jsonl, line 2",
+        f"{tmp_path}/c.parquet, row 2",
+        f"{tmp_path}/c.parquet, row 3",
+    ]
+    piece = found["undecodable"].pop()
+    assert found["undecodable"] == [f"{tmp_path}/a.txt", f"{tmp_path}/b.jsonl, line 3"]
+    assert piece.startswith(f"{tmp_path}/z.txt, from byte ")
+    many = tmp_path / "many.jsonl"
+    many.write_text('{"text": ""}\n' * 1000)
+    assert len(examples(f"files:{many}")["empty"]) == 20
+    assert read(f"files:{many}")[1] == {"empty": 1000}
+
+
+def test_size_is_guessed_before_anything_is_read(tmp_path: Path) -> None:
+    text = "some words that are here again and again\n" * 2000
+    (tmp_path / "a.txt").write_text(text)
+    assert open_corpus(f"files:{tmp_path}/*").fetch(Silent()).num_bytes() == len(text)
+    parquet.write_table(
+        pa.table({"text": [f"{i} {text}" for i in range(20)]}), tmp_path / "b.parquet", row_group_size=5
+    )
+    whole = open_corpus(f"files:{tmp_path}/b.parquet").fetch(Silent()).num_bytes()
+    assert whole == pytest.approx(20 * len(text), rel=0.05)
+
+
+def test_dangling_link_and_no_match(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no file matches"):
+        open_corpus(f"files:{tmp_path}/*.txt").state()
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
+        open_corpus(f"files:{tmp_path}/*.txt").state()
+    with pytest.raises(CorpusError, match=r"cannot read .*gone\.txt: No such file"):
+        read(f"files:{tmp_path}/*.txt")
+
+
+@pytest.mark.parametrize("spec", ["", "wikipedia", "files:", "Stdlib", "climbmixes"])
+def test_unknown_corpus(spec: str) -> None:
+    with pytest.raises(UsageError, match="no such corpus"):
+        open_corpus(spec)
+
+
+@pytest.mark.parametrize("spec", ["climbmix:", "climbmix:many", "climbmix:0", "climbmix:6542", "climbmix:-1"])
+def test_numbers_of_shards_that_cannot_be(spec: str) -> None:
+    with pytest.raises(UsageError, match=f"--corpus={spec}: the number of shards must be from 1 to 6541"):
+        open_corpus(spec)
+
+
+def test_shards() -> None:
+    assert open_corpus("climbmix").spec == "climbmix:10"
+    assert open_corpus("climbmix:3").name == "climbmix-3"
+    assert with_num_shards("stdlib", None) == "stdlib"
+    assert with_num_shards("climbmix:7", 2) == "climbmix:2", "as who has a flag file with 7 wants it"
+
+
+def test_a_folder_is_no_pattern(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no file matches: it is a folder, so use .*/\*, or .*/\*\*"):
+        open_corpus(f"files:{tmp_path}").state()
+
+
+def test_state_follows_the_files(tmp_path: Path) -> None:
+    corpus = open_corpus(f"files:{tmp_path}/**/*.txt")
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    states = [corpus.state(), corpus.state()]
+    os.utime(file, ns=(0, 0))
+    states.append(corpus.state())
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/b.txt").write_text("two")
+    states.append(corpus.state())
+    assert states[0] == states[1]
+    assert len(set(states)) == 3
+
+
+def test_name_is_the_same_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative, absolute = open_corpus("files:*.txt"), open_corpus(f"files:{tmp_path}/*.txt")
+    assert relative.name == absolute.name
+    assert relative.spec == absolute.spec == f"files:{tmp_path}/*.txt"
+    assert relative.name != open_corpus("files:*.jsonl").name

@@ -1,0 +1,389 @@
+"""The attended clock on a machine of a script: what it leaves out, what it does not, and that it only goes forward."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoresearch_jax.tasks.lm.accounting import AccountingError, Usage
+from autoresearch_jax.tasks.lm.clock import (
+    ATTENDED,
+    READ_SECONDS,
+    REFERENCE_SHARE,
+    WALL,
+    AttendedClock,
+    WallClock,
+    attended_seconds,
+    slowness,
+)
+
+REFERENCE_SECONDS = 0.01  # of the reference program when the run began
+STEP_SECONDS = 0.1
+LONG = 100.0  # seconds of work, in which many samples are taken
+
+
+@dataclass(frozen=True)
+class Load:
+    """What goes on in a second of the wall clock: seconds by the accounts, see `Usage`."""
+
+    on_cpu: float = 2.0
+    delay: float = 0.0
+    others: float = 0.0
+    steal: float = 0.0
+    throttled: float = 0.0
+
+
+ALONE = Load()
+HALVED = Load(on_cpu=1.0, delay=1.0, others=1.0)  # on both of two processors
+
+
+class Machine:
+    """A machine whose time goes on only by what it is told to do; it is its own accounting."""
+
+    def __init__(self, reference: Callable[[], float] = lambda: REFERENCE_SECONDS) -> None:
+        self.time = 1000.0
+        self.told = Usage(self.time, 5.0, 1.0, 300.0, 2.0, 0.0)
+        self.is_fresh = False  # nothing but the reference has run since it ran last
+        self.references = 0
+        self.reference_wall = 0.0
+        self.readings = 0
+        self.fault: str | None = None
+        self._reference = reference
+
+    def wall(self) -> float:
+        return self.time
+
+    def read(self) -> Usage:
+        self.readings += 1
+        if self.fault is not None:
+            raise AccountingError(self.fault)
+        return self.told
+
+    def pass_time(self, seconds: float, load: Load = ALONE) -> None:
+        told = self.told
+        self.time += seconds
+        self.told = Usage(
+            wall=self.time,
+            on_cpu=told.on_cpu + seconds * load.on_cpu,
+            delay=told.delay + seconds * load.delay,
+            others=told.others + seconds * load.others,
+            steal=told.steal + seconds * load.steal,
+            throttled=told.throttled + seconds * load.throttled,
+        )
+        self.is_fresh = False
+
+    def run_reference(self) -> float:
+        seconds = self._reference()
+        self.pass_time(seconds)
+        self.references += 1
+        self.reference_wall += seconds
+        self.is_fresh = True
+        return seconds
+
+    def clock(self, reference_seconds: float = REFERENCE_SECONDS) -> AttendedClock:
+        return AttendedClock(self, self.run_reference, reference_seconds, wall=self.wall)
+
+    def train(self, clock: AttendedClock, seconds: float, load: Load = ALONE) -> float:
+        """Makes steps for so long by the wall clock, calibrations left out; returns what the clock counted."""
+        begin = clock.now()
+        for _ in range(round(seconds / STEP_SECONDS)):
+            if clock.is_due():
+                clock.calibrate()
+            self.pass_time(STEP_SECONDS, load)
+            clock.now()
+        return clock.now() - begin
+
+
+def share(load: Load) -> float:
+    """Of the wall time, what the clock counts while the load goes on."""
+    machine = Machine()
+    return machine.train(machine.clock(), LONG, load) / LONG
+
+
+def test_alone_it_is_the_wall_clock() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    assert machine.train(clock, LONG) == pytest.approx(LONG)
+    found = clock.figures()
+    assert (found["clock"], found["clock_fault"]) == (ATTENDED, None)
+    assert found["attended_share"] == pytest.approx(1)
+    assert found["machine_speed"] == pytest.approx(1)
+    assert found["clock_seconds"] == pytest.approx(machine.reference_wall)
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        (HALVED, 0.5),
+        (Load(on_cpu=1.5, delay=0.5, others=0.5), 0.75),
+        (Load(on_cpu=1.0, others=1.0), 1.0),  # of a program that wants one processor, and has it
+        (Load(on_cpu=2.0, delay=14.0), 1.0),  # 16 threads that are in each other's way
+        (Load(on_cpu=1.0, delay=1.0, others=1.0, throttled=0.1), 1.0),  # its share of processor time is used up
+        (Load(on_cpu=0.0, delay=1.0, others=2.0), 1.0),  # there is nothing to set against each other
+        (Load(on_cpu=1.0, steal=1.0), 0.5),
+        (Load(on_cpu=2.0, others=-0.01), 1.0),  # ticks that were counted late
+    ],
+)
+def test_what_others_take_is_left_out_and_nothing_else(load: Load, expected: float) -> None:
+    assert share(load) == pytest.approx(expected, abs=0.05)
+
+
+def test_a_program_that_crowds_itself_gains_nothing_beside_others_either() -> None:
+    crowd = Load(on_cpu=1.0, delay=30.0, others=1.0)
+    assert share(crowd) == pytest.approx(share(HALVED), abs=0.02)
+
+
+@given(
+    on_cpu=st.floats(0, 4),
+    delay=st.floats(0, 100),
+    others=st.floats(-0.1, 4),
+    steal=st.floats(-0.1, 4),
+    throttled=st.floats(0, 1),
+)
+def test_what_is_excused_is_bounded(on_cpu: float, delay: float, others: float, steal: float, throttled: float) -> None:
+    """By what others ran and the hypervisor took, and by what threads waited; also where the program idles."""
+    attended = attended_seconds(Usage(1.0, on_cpu, delay, others, steal, throttled))
+    excused = 1.0 - attended
+    assert -1e-9 <= excused <= min(max(others, 0), delay) + max(steal, 0) + 1e-9
+    assert attended >= 0
+    if throttled:
+        assert attended == 1.0
+
+
+@given(delay=st.floats(0, 4), more=st.floats(0, 4), others=st.floats(0, 2), steal=st.floats(0, 1))
+def test_more_delay_never_counts_for_more_time(delay: float, more: float, others: float, steal: float) -> None:
+    less, greater = (attended_seconds(Usage(1.0, 1.0, waited, others, steal)) for waited in (delay, delay + more))
+    assert greater <= less + 1e-9
+
+
+@pytest.mark.parametrize("slower", [1.3, 2.0, 0.8])
+def test_on_a_machine_that_became_slower_it_goes_slower(slower: float) -> None:
+    machine = Machine(lambda: slower * REFERENCE_SECONDS)
+    clock = machine.clock()
+    assert machine.train(clock, LONG) == pytest.approx(LONG / slower, rel=0.03)
+    assert clock.figures()["machine_speed"] == pytest.approx(1 / slower, rel=0.03)
+    assert clock.figures()["attended_share"] == pytest.approx(1)
+
+
+def test_it_follows_a_machine_that_changes() -> None:
+    slower = 1.0
+    machine = Machine(lambda: slower * REFERENCE_SECONDS)
+    clock = machine.clock()
+    assert machine.train(clock, LONG) == pytest.approx(LONG)
+    slower = 1.5
+    machine.train(clock, LONG)
+    assert machine.train(clock, LONG) == pytest.approx(LONG / 1.5, rel=0.05)
+    slower = 1.0
+    machine.train(clock, LONG)
+    assert machine.train(clock, LONG) == pytest.approx(LONG, rel=0.05)
+
+
+def test_scatter_alone_leaves_the_speed_as_it_is() -> None:
+    draws = itertools.cycle([0.9, 1 / 0.9])
+    machine = Machine(lambda: REFERENCE_SECONDS * next(draws))
+    assert machine.train(machine.clock(), LONG) == pytest.approx(LONG, rel=0.01)
+
+
+def test_a_correction_adds_less_than_the_scatter_that_it_is_made_of() -> None:
+    def errors(mean: float) -> list[tuple[float, float]]:
+        """(of the correction, of the plain mean) for many sets of samples."""
+        draw = random.Random(0)
+        sets = [[draw.gauss(mean, 0.1) for _ in range(5)] for _ in range(2000)]
+        return [(slowness(samples) - mean, math.fsum(samples) / 5 - mean) for samples in sets]
+
+    found = errors(0.0)
+    assert math.fsum(own**2 for own, _ in found) < 0.7 * math.fsum(plain**2 for _, plain in found)
+    found = errors(0.5)
+    assert math.fsum(own**2 for own, _ in found) < 1.2 * math.fsum(plain**2 for _, plain in found)
+    assert slowness([]) == slowness([0.0]) == slowness([0.0, 0.0]) == 0.0
+
+
+def test_what_the_candidate_leaves_in_the_caches_does_not_count() -> None:
+    """The first run of the reference after a step takes ten times as long, which says nothing of the machine."""
+
+    def seconds() -> float:
+        return REFERENCE_SECONDS * (1 if machine.is_fresh else 10)
+
+    machine = Machine(seconds)
+    clock = machine.clock()
+    assert machine.train(clock, LONG) == pytest.approx(LONG)
+    assert machine.references > 5
+    assert clock.figures()["machine_speed"] == pytest.approx(1)
+
+
+def test_calibrations_spend_nothing_of_the_budget_and_little_of_the_wall_time() -> None:
+    machine = Machine(lambda: 5 * REFERENCE_SECONDS)
+    clock = machine.clock(5 * REFERENCE_SECONDS)
+    assert clock.is_due(), "there is a sample before the first step"
+    begin, longest = clock.now(), 0.0
+    for _ in range(1000):
+        if clock.is_due():
+            before, wall = clock.now(), clock.wall()
+            clock.calibrate()
+            assert clock.now() == pytest.approx(before)
+            assert not clock.is_due(), "the next one has to be earned"
+            longest = max(longest, clock.wall() - wall)
+        machine.pass_time(STEP_SECONDS)
+        clock.now()
+    assert clock.now() - begin == pytest.approx(1000 * STEP_SECONDS)
+    assert machine.references > 20
+    assert machine.reference_wall <= REFERENCE_SHARE * 1000 * STEP_SECONDS + longest
+
+
+def test_a_reference_that_ran_while_its_container_was_stopped_does_not_count() -> None:
+    class Stopped(Machine):
+        def run_reference(self) -> float:
+            super().run_reference()
+            self.pass_time(0.05, Load(on_cpu=0.0, throttled=1.0))
+            return 10 * REFERENCE_SECONDS
+
+    machine = Stopped()
+    assert machine.train(machine.clock(), LONG) == pytest.approx(LONG)
+
+
+def test_what_steps_left_running_is_waited_for_outside_of_the_budget() -> None:
+    events: list[str] = []
+    machine = Machine(lambda: events.append("reference") or REFERENCE_SECONDS)
+
+    def wait_for_rest() -> bool:
+        events.append("wait")
+        machine.pass_time(0.2)
+        return True
+
+    clock = AttendedClock(machine, machine.run_reference, REFERENCE_SECONDS, machine.wall, wait_for_rest)
+    before = clock.now()
+    clock.calibrate()
+    assert events[0] == "wait"
+    assert events.count("wait") == 1
+    assert clock.now() == pytest.approx(before)
+
+
+def test_a_reference_that_ran_beside_other_threads_of_the_process_does_not_count() -> None:
+    machine = Machine(lambda: 10 * REFERENCE_SECONDS)
+    clock = AttendedClock(machine, machine.run_reference, REFERENCE_SECONDS, machine.wall, lambda: False)
+    assert machine.train(clock, LONG) == pytest.approx(LONG)
+    assert machine.references > 5
+
+
+def test_accounts_are_read_no_more_often_than_they_are_worth_it() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    before = machine.readings
+    for _ in range(1000):
+        machine.pass_time(READ_SECONDS / 100)
+        clock.now()
+    assert machine.readings - before <= 11
+
+
+LOADS = st.builds(
+    Load,
+    on_cpu=st.floats(0, 4),
+    delay=st.floats(0, 50),
+    others=st.floats(-0.5, 4),
+    steal=st.floats(0, 4),
+    throttled=st.sampled_from([0.0, 0.0, 0.1]),
+)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.sampled_from([0.0, 0.001, 0.02, 0.3, 2.0, 40.0]), LOADS),
+        st.tuples(st.just("calibrate"), st.one_of(st.just(0.0), st.floats(1e-6, 1)), LOADS),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200)
+@given(events=EVENTS, faulty_from=st.integers(0, 60))
+def test_it_never_goes_back(events: list[tuple[str, float, Load]], faulty_from: int) -> None:
+    reference = 0.0
+    machine = Machine(lambda: reference)
+    clock = machine.clock()
+    told = clock.now()
+    for number, (what, seconds, load) in enumerate(events):
+        if number == faulty_from:
+            machine.fault = "untrue"
+        if what == "step":
+            machine.pass_time(seconds, load)
+        else:
+            reference = seconds
+            clock.calibrate()
+        for _ in range(2):
+            now = clock.now()
+            assert math.isfinite(now)
+            assert now >= told
+            told = now
+        found = clock.figures()
+        assert found["attended_share"] is None or 0 <= found["attended_share"] <= 1 + 1e-9
+
+
+@given(loads=st.lists(LOADS, min_size=1, max_size=30))
+def test_on_a_machine_of_the_same_speed_it_is_never_ahead_of_the_wall_clock(loads: list[Load]) -> None:
+    machine = Machine()
+    clock = machine.clock()
+    begin, wall = clock.now(), clock.wall()
+    for load in loads:
+        machine.train(clock, 1.0, load)
+        assert clock.now() - begin <= clock.wall() - wall + 1e-6
+
+
+def test_where_the_accounts_fail_it_goes_on_as_the_wall_clock_and_says_so() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    attended = machine.train(clock, LONG, HALVED)
+    machine.fault = "the kernel's account goes backwards"
+    before = clock.now()
+    machine.pass_time(50.0, HALVED)
+    assert clock.now() - before == pytest.approx(50.0, abs=2 * STEP_SECONDS)
+    found = clock.figures()
+    assert (found["clock"], found["clock_fault"]) == (WALL, machine.fault)
+    assert found["attended_share"] == pytest.approx(attended / LONG, abs=0.02), "of the time that was accounted for"
+    assert not clock.is_due()
+    references = machine.references
+    clock.calibrate()
+    assert machine.references == references
+    machine.fault = None
+    before = clock.now()
+    machine.pass_time(50.0, HALVED)
+    assert clock.now() - before == pytest.approx(50.0), "what was untrue once is not believed again"
+
+
+def test_accounts_that_fail_at_a_calibration_lose_no_time() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    machine.train(clock, 10.0)
+    readings: Iterator[bool] = iter([False, True])
+    read = machine.read
+
+    def fail_second() -> Usage:
+        if next(readings):
+            raise AccountingError("untrue")
+        return read()
+
+    machine.read = fail_second  # type: ignore[method-assign]
+    before = clock.now()
+    clock.calibrate()
+    assert before <= clock.now() <= before + 10 * REFERENCE_SECONDS
+    machine.pass_time(5.0, HALVED)
+    assert clock.now() - before == pytest.approx(5.0, abs=10 * REFERENCE_SECONDS)
+    assert clock.figures()["clock_fault"] == "untrue"
+
+
+def test_without_accounts_there_is_no_such_clock() -> None:
+    machine = Machine()
+    machine.fault = "none here"
+    with pytest.raises(AccountingError, match="none here"):
+        machine.clock()
+
+
+def test_the_wall_clock_has_nothing_to_calibrate() -> None:
+    clock = WallClock()
+    before = clock.now()
+    assert not clock.is_due()
+    clock.calibrate()
+    assert before <= clock.now() <= clock.wall()
+    assert clock.figures() == {"clock": WALL}

@@ -1,0 +1,200 @@
+"""The judge on a candidate with known likelihoods, and on candidates that see what they must not."""
+
+import dataclasses
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tracing import JUDGE_BATCH_ROWS, edited, traced
+
+from autoresearch_jax.tasks.lm.bits import bits_per_byte
+from autoresearch_jax.tasks.lm.judge import Exam, Scorer, Verdict, judge, judge_within_memory
+from autoresearch_jax.tasks.lm.judging import LOGIT_BYTES, first_batch_rows
+from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
+from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
+from autoresearch_jax.tasks.lm.programs import load_programs
+
+NUM_ROWS = 9  # the last batch of four is not full
+RANDOM = np.random.default_rng(0)
+ROWS = RANDOM.integers(0, 256, (NUM_ROWS, 17)).astype(np.uint16)
+TABLE = RANDOM.normal(size=(256, 256)).astype(np.float32)
+NUM_BYTES = np.r_[np.ones(255, np.int32), 0]
+EXAM = Exam(ROWS, NUM_BYTES, 2 * NUM_BYTES, np.full(256, np.log(256)))
+MESH = make_mesh({"data": 1, "model": 1})
+READ = 'return state["table"][tokens]'
+
+
+def judged(source: str, folder: Path, table: np.ndarray = TABLE, exam: Exam = EXAM) -> Verdict:
+    programs = load_programs(traced(source, folder))
+    scorer = Scorer(programs, MESH, max(JUDGE_BATCH_ROWS))
+    return judge(scorer, [jax.numpy.asarray(table)], exam, random=np.random.default_rng(1))
+
+
+def expected_bpb(table: np.ndarray) -> float:
+    logits = table.astype(np.float64)
+    nats = np.log(np.exp(logits).sum(-1))[ROWS[:, :-1]] - logits[ROWS[:, :-1], ROWS[:, 1:]]
+    return bits_per_byte(nats, NUM_BYTES[ROWS[:, 1:]])
+
+
+def test_score_is_the_candidates_likelihood_per_byte(tiny_source: str, tmp_path: Path) -> None:
+    verdict = judged(tiny_source, tmp_path / "honest")
+    assert verdict.bpb == pytest.approx(expected_bpb(TABLE), rel=1e-6)
+    assert verdict.bpb_original == pytest.approx(verdict.bpb / 2)
+    assert verdict.unigram_bpb == pytest.approx(8.0)
+    assert verdict.num_tokens == int((ROWS[:, 1:] < 255).sum())
+
+
+def test_logits_need_no_normalisation_and_gain_nothing_by_it(tiny_source: str, tmp_path: Path) -> None:
+    shifted = edited(tiny_source, (READ, READ + " + 1000.0"))
+    assert judged(shifted, tmp_path / "shifted").bpb == pytest.approx(expected_bpb(TABLE), rel=1e-4)
+
+
+@pytest.mark.parametrize("constant", ["1e9", "-1e9", "1e30"])
+def test_a_constant_that_drowns_the_logits_makes_them_uniform(constant: str, tiny_source: str, tmp_path: Path) -> None:
+    drowned = edited(tiny_source, (READ, f"{READ} * 1e-3 + {constant}"))
+    assert judged(drowned, tmp_path / "drowned").bpb == pytest.approx(8.0)
+
+
+def test_a_token_may_be_ruled_out(tiny_source: str, tmp_path: Path) -> None:
+    masked = edited(tiny_source, (READ, f"{READ}.at[..., 255].set(-jnp.inf)"))
+    exam = dataclasses.replace(EXAM, rows_NxT1=np.minimum(ROWS, 254))
+    assert 0 < judged(masked, tmp_path / "masked", exam=exam).bpb < 20
+    with pytest.raises(InvalidCandidateError, match=r"logits are not finite: \d+ of 128 tokens have no likelihood"):
+        judged(masked, tmp_path / "ruled out what there is")
+
+
+def test_the_next_smaller_batch_gives_the_same_score(tiny_source: str, tmp_path: Path) -> None:
+    programs = load_programs(traced(tiny_source, tmp_path / "honest"))
+    large, small = (Scorer(programs, MESH, rows) for rows in (4, 2))
+
+    class Full(Scorer):
+        """A scorer for which the device has not enough memory."""
+
+        def __init__(self) -> None:
+            self.batch_rows = 4
+
+        def __call__(self, *arguments: object) -> jax.Array:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    leaves = [jax.numpy.asarray(TABLE)]
+    verdict = judge_within_memory(programs, MESH, Full(), leaves, EXAM)
+    assert verdict.batch_rows == 2
+    assert verdict.bpb == pytest.approx(judge(large, leaves, EXAM, random=RANDOM).bpb, rel=1e-6)
+    assert verdict.bpb == judge(small, leaves, EXAM, random=RANDOM).bpb
+
+
+@pytest.mark.parametrize(
+    ("leak", "reason"),
+    [
+        (" + state['table'][jnp.roll(tokens, -1, 1)]", "not causal"),
+        (" + 0.1 * state['table'][tokens].mean(1, keepdims=True)", "not causal"),
+        (" + 0.1 * state['table'][tokens].mean(0, keepdims=True)", "rows of a batch are not independent"),
+        (" + state['table'][jnp.roll(tokens, 1, 0)]", "rows of a batch are not independent"),
+        (" + jnp.where(tokens[..., None] == tokens[:1, :1, None], jnp.nan, 0)", "logits are not finite"),
+    ],
+)
+def test_what_a_candidate_must_not_see_makes_it_invalid(
+    leak: str, reason: str, tiny_source: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidCandidateError, match=reason):
+        judged(edited(tiny_source, (READ, READ + leak)), tmp_path / "leak")
+
+
+@pytest.mark.parametrize("leak", ["jnp.roll(tokens, -1, 1)", "jnp.roll(tokens, 1, 0)"])
+def test_a_split_of_one_row_hides_nothing(leak: str, tiny_source: str, tmp_path: Path) -> None:
+    one_row = dataclasses.replace(EXAM, rows_NxT1=ROWS[:1])
+    with pytest.raises(InvalidCandidateError):
+        judged(edited(tiny_source, (READ, f"{READ} + state['table'][{leak}]")), tmp_path / "leak", exam=one_row)
+
+
+@pytest.mark.parametrize("leaking_row", [100, 200], ids=["in the midst", "in the last batch, which is not full"])
+def test_a_leak_in_one_row_is_missed_by_a_sample_and_found_by_probing_every_row(
+    leaking_row: int, tiny_source: str, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(3).integers(0, 256, (201, 17))
+    exam = dataclasses.replace(EXAM, rows_NxT1=rows)
+    is_it = f"(tokens[:, :4] == jnp.array({rows[leaking_row, :4].tolist()})).all(1)[:, None, None]"
+    leaking = edited(tiny_source, (READ, f"{READ} + {is_it} * state['table'][jnp.roll(tokens, -1, 1)]"))
+    scorer = Scorer(load_programs(traced(leaking, tmp_path / "leak")), MESH, 4)
+    leaves = [jax.numpy.asarray(TABLE)]
+    sample = judge(scorer, leaves, exam, random=np.random.default_rng(0))
+    assert sample.num_probes == 11
+    for seed in range(3):
+        with pytest.raises(InvalidCandidateError, match="not causal"):
+            judge(scorer, leaves, exam, random=np.random.default_rng(seed), probe_share=EVERY_ROW)
+
+
+def test_how_much_is_probed_changes_no_score(tiny_source: str, tmp_path: Path) -> None:
+    scorer = Scorer(load_programs(traced(tiny_source, tmp_path / "honest")), MESH, 4)
+    leaves = [jax.numpy.asarray(TABLE)]
+    shares: list[float] = []
+    sample, every = (
+        judge(scorer, leaves, EXAM, random=RANDOM, probe_share=share, on_progress=shares.append)
+        for share in (PROBE_SHARE, EVERY_ROW)
+    )
+    assert (sample.num_probes, every.num_probes) == (7, 20)
+    assert every.bpb == sample.bpb
+    assert shares[-1] == 1.0
+    assert shares.count(1.0) == 2  # once for each: a probe of all rows is no more than half done with the rows
+
+
+class TimedScorer:
+    """A candidate for which each batch takes so long by a clock of its own."""
+
+    batch_rows = 4
+
+    def __init__(self, batch_seconds: float) -> None:
+        self.now = 0.0
+        self._batch_seconds = batch_seconds
+
+    def __call__(self, read_leaves: object, inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> np.ndarray:
+        self.now += self._batch_seconds
+        return np.full(inputs_BxT.shape, np.log(256), np.float32)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4, 9, 80, 83])
+@pytest.mark.parametrize("probe_share", [PROBE_SHARE, EVERY_ROW])
+def test_who_is_probed_more_is_not_in_more_of_a_hurry(
+    probe_share: float, num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exam = dataclasses.replace(EXAM, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
+    num_batches = -(-num_rows // 4)
+
+    def judge_with(batch_seconds: float) -> Verdict:
+        scorer = TimedScorer(batch_seconds)
+        monkeypatch.setattr("autoresearch_jax.tasks.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
+        return judge(scorer, [], exam, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)
+
+    assert judge_with(99.0 / num_batches).num_probes > 0
+    with pytest.raises(InvalidCandidateError, match="`logits` must not do the work of `step`"):
+        judge_with(101.0 / num_batches)
+
+
+def test_a_causal_use_of_earlier_tokens_is_allowed(tiny_source: str, tmp_path: Path) -> None:
+    earlier = "jnp.cumsum(state['table'][tokens], 1) / jnp.arange(1, 17)[:, None]"
+    verdict = judged(edited(tiny_source, (READ, f"return {earlier}")), tmp_path / "mean of the past")
+    assert 0 < verdict.bpb < 20
+
+
+def test_a_candidate_that_trains_in_logits_takes_too_long(tiny_source: str, tmp_path: Path) -> None:
+    programs = load_programs(traced(tiny_source, tmp_path / "honest"))
+    scorer = Scorer(programs, MESH, 4)
+    with pytest.raises(InvalidCandidateError, match=r"judging \d+% of the rows took .* `logits` must not do the work"):
+        judge(scorer, [jax.numpy.asarray(TABLE)], EXAM, random=RANDOM, limit_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "vocab_size", "rows"),
+    [
+        ("cpu", 256, 2048, 8),
+        ("cpu", 32, 256, 32),
+        ("cpu", 2048, 8192, 2),
+        ("cuda", 2048, 8192, 32),
+        ("tpu", 32, 256, 32),
+    ],
+)
+def test_the_batch_suits_the_device(platform: str, length: int, vocab_size: int, rows: int) -> None:
+    assert first_batch_rows(JUDGE_SIZES, platform, LOGIT_BYTES * length * vocab_size) == rows

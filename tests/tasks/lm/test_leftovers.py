@@ -1,0 +1,94 @@
+"""Whatever ends a trial, no process of it is left, not even one that has left its parent's group and session."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from lm_trials import STEPS, MakeTask, run_trial
+from marked_processes import DAEMON, comes_true, marked_processes
+from tracing import edited
+
+from autoresearch_jax.tasks.lm.task import LmTask
+from autoresearch_jax.types import Budget, CandidateRejected, Scalar, Status
+
+# Of a trial's process, before it does anything else
+SITECUSTOMIZE = f"import sys\nif 'autoresearch_jax.tasks.lm.worker' in sys.orig_argv:\n    exec({DAEMON!r})\n"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Mapping[str, str]:
+    """Has each trial's process leave a daemon behind; the trace inherits less of it, but a path with the mark."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    return {**os.environ, "PYTHONPATH": str(site), "PATH": f"{os.environ['PATH']}:{site}"}
+
+
+def ended(task: LmTask, source: str, folder: Path) -> tuple[Status, str | None]:
+    """How a trial ended, after so many processes of it had been alive."""
+    alive = []
+
+    def look(report: Mapping[str, Scalar]) -> None:
+        alive.append(len(marked_processes(str(folder.parent))))
+
+    try:
+        measured = run_trial(task, source, folder, on_progress=look)
+    except CandidateRejected as rejection:
+        return rejection.status, rejection.reason
+    assert alive[0] == 3  # guard, worker, daemon
+    return measured.status, measured.error
+
+
+@pytest.mark.parametrize(
+    ("phase", "budget", "limits", "seconds"),
+    [
+        ("compile", STEPS, {"compile": 0.0}, "0"),
+        ("train", Budget(seconds=600.0), {"train_slack": -599.5}, "0.5"),
+        ("judge", STEPS, {"judge": 0.0}, "0"),
+    ],
+)
+def test_a_phase_that_takes_too_long_leaves_no_process(
+    phase: str,
+    budget: Budget,
+    limits: Mapping[str, float],
+    seconds: str,
+    make_task: MakeTask,
+    environment: Mapping[str, str],
+    tiny_source: str,
+    tmp_path: Path,
+) -> None:
+    task = make_task(budget, environment=environment, **limits)
+    assert ended(task, tiny_source, tmp_path / "trial") == (Status.TIMEOUT, f"{phase} took longer than {seconds} s")
+    assert marked_processes(str(tmp_path)) == []
+
+
+def test_a_trace_that_takes_too_long_leaves_no_process(
+    make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
+) -> None:
+    body = DAEMON + "print('a daemon is left', flush=True)\nwhile True: pass\n"
+    task = make_task(environment=environment, trace=5.0)
+    source = edited(tiny_source, ("UNUSED = 1", f"exec({body!r})"))
+    assert ended(task, source, tmp_path / "trial") == (Status.TIMEOUT, "the trace ran longer than 5 s")
+    assert marked_processes(str(tmp_path)) == []
+    assert "a daemon is left" in (tmp_path / "trial" / "trace.log").read_text()
+
+
+def test_a_trial_ends_with_its_driver(environment: Mapping[str, str], tmp_path: Path) -> None:
+    code = f"""
+import os, time
+from pathlib import Path
+from autoresearch_jax.tasks.lm.device import start_worker
+worker = start_worker("cpu", 1, Path({str(tmp_path / "log")!r}), environment=os.environ, compile_cache_dir=None)
+print(worker.receive(60.0), flush=True)
+time.sleep(600)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "{'event': 'ready'}\n"
+        assert len(marked_processes(str(tmp_path))) == 4
+        driver.kill()
+    assert comes_true(lambda: not marked_processes(str(tmp_path)))

@@ -1,0 +1,115 @@
+"""The environment of a trial's process: fit for the platform, the user's own values first, no flag that XLA refuses."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from autoresearch_jax.tasks.lm.device import start_worker
+from autoresearch_jax.tasks.lm.platforms import (
+    CUDA_MESH_FLAGS,
+    GLIBC_TUNABLES,
+    GPU_MEMORY_SHARE,
+    TPU_MESH_FLAGS,
+    platform_variables,
+    training_options,
+)
+
+
+def variables(
+    platform: str, num_devices: int = 1, environment: Mapping[str, str] | None = None, cache: Path | None = None
+) -> dict[str, str]:
+    return platform_variables(platform, num_devices, environment or {}, cache)
+
+
+def test_a_cpu_shows_the_mesh_s_devices() -> None:
+    found = variables("cpu", 8, {"XLA_FLAGS": "--xla_dump_to=x --xla_force_host_platform_device_count=2"})
+    assert found["JAX_PLATFORMS"] == "cpu"
+    assert found["XLA_FLAGS"].startswith("--xla_dump_to=x ")
+    assert found["XLA_FLAGS"].endswith(" --xla_force_host_platform_device_count=8")
+    assert found["GLIBC_TUNABLES"] == GLIBC_TUNABLES
+
+
+def test_a_cpu_s_variables_change_no_digits() -> None:
+    """`verify` compiles what judges in a process without them, and compares with what a trial found."""
+    assert variables("cpu", 1)["XLA_FLAGS"] == "--xla_force_host_platform_device_count=1"
+
+
+def test_memory_is_the_user_s_to_set() -> None:
+    for own in ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_"):
+        assert "GLIBC_TUNABLES" not in variables("cpu", 1, {own: "mine"})
+
+
+def test_options_of_training_are_a_cpu_s_and_leave_the_user_s_own() -> None:
+    assert training_options("cpu", {}) == {"xla_cpu_prefer_vector_width": "512"}
+    assert not training_options("cpu", {"XLA_FLAGS": "--xla_dump_to=x --xla_cpu_prefer_vector_width=128"})
+    assert not training_options("cuda", {})
+
+
+def test_a_gpu_gives_a_trial_nearly_all_of_its_memory() -> None:
+    assert variables("cuda")["XLA_PYTHON_CLIENT_MEM_FRACTION"] == GPU_MEMORY_SHARE
+    assert variables("cuda", 1, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"})["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "flags"),
+    [("cuda", "XLA_FLAGS", CUDA_MESH_FLAGS), ("tpu", "LIBTPU_INIT_ARGS", TPU_MESH_FLAGS)],
+)
+def test_flags_of_several_devices(platform: str, variable: str, flags: tuple[str, ...]) -> None:
+    assert variable not in variables(platform)
+    assert variables(platform, 1, {variable: "--mine=1"})[variable] == "--mine=1"
+    assert variables(platform, 4)[variable].split() == list(flags)
+    own = f"--mine=1 {flags[0].replace('true', 'false')}"
+    assert variables(platform, 4, {variable: own})[variable].split() == [*flags[1:], *own.split()]
+
+
+def test_a_tpu_gets_no_flags_of_xla() -> None:
+    assert set(variables("tpu", 4)) == {"JAX_PLATFORMS", "PYTHONUNBUFFERED", "LIBTPU_INIT_ARGS"}
+
+
+def test_xla_knows_the_flags() -> None:
+    """It ends the process of a flag that it does not know."""
+
+    def starts(*flags: str) -> bool:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)}
+        command = [sys.executable, "-c", "import jax; jax.devices()"]
+        return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+    assert starts(*CUDA_MESH_FLAGS)
+    assert not starts("--xla_gpu_no_such_flag=1")
+
+
+def test_what_autotuning_found_is_kept_beside_the_compile_cache(tmp_path: Path) -> None:
+    code = """
+from jax._src.compiler import get_compile_options
+options = get_compile_options(1, 1)  # must outlive what is read from it
+build = options.executable_build_options
+print(build.debug_options.xla_gpu_per_fusion_autotune_cache_dir)
+"""
+    environment = {**os.environ, **variables("cuda", 1, {}, tmp_path), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert Path(done.stdout.strip()).parent == tmp_path, done.stderr
+
+
+def test_a_worker_is_started_with_them(tmp_path: Path) -> None:
+    module = tmp_path / "tells_variables.py"
+    module.write_text("import json, os; print(json.dumps({'variables': dict(os.environ)}), flush=True)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "LIBTPU_INIT_ARGS": "--mine=1"}
+    worker = start_worker(
+        "tpu",
+        4,
+        tmp_path / "log",
+        environment=environment,
+        compile_cache_dir=tmp_path / "cache",
+        module="tells_variables",
+    )
+    try:
+        told = worker.receive(30)["variables"]
+    finally:
+        worker.close()
+    assert told["LIBTPU_INIT_ARGS"] == " ".join([*TPU_MESH_FLAGS, "--mine=1"])
+    assert told["JAX_PLATFORMS"] == "tpu"
+    assert told["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "cache")

@@ -1,0 +1,91 @@
+"""What a trace left behind: taken if it is what it should be, refused or left alone otherwise, and never waited for."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tracing import TASK, edited
+
+from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.tasks.lm.tracer import MAX_PROGRAM_BYTES, run_trace
+from autoresearch_jax.types import CandidateRejected, Status
+
+LIMITS = Limits(wall_seconds=20.0, file_bytes=2 * MAX_PROGRAM_BYTES)
+OUT = "import os, sys, json; out = sys.argv[2]; "
+LEAVE = "; sys.stdout.flush(); os._exit(0)"
+FAIL = "; sys.stdout.flush(); os._exit(1)"
+
+
+def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: Limits = LIMITS) -> Path:
+    cage, out_dir = tmp_path / "cage", tmp_path / "out"
+    cage.mkdir()
+    out_dir.mkdir()
+    path = cage / "train_lib.py"
+    path.write_text(source)
+    request = {
+        "source": str(path),
+        "task": dataclasses.asdict(TASK),
+        "mesh": {"data": 1, "model": 1},
+        "judge_batch_sizes": [2],
+    }
+    log_path = tmp_path / "trace.log"
+    run_trace(request, out_dir, sandbox=sandbox, limits=limits, environment=os.environ, log_path=log_path)
+    return out_dir
+
+
+def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_path: Path) -> None:
+    extra = OUT + "[open(f'{out}/{name}', 'w') for name in ('extra', 'evil.export', 'failure.json')]; "
+    extra += "os.mkfifo(out + '/pipe'); os.symlink('/etc/passwd', out + '/passwd'); UNUSED = 1"
+    out_dir = trace(edited(tiny_source, ("UNUSED = 1", extra)), sandbox, tmp_path)
+    names = ["init.export", "logits_2.export", "signature.json", "step_0.export"]
+    assert sorted(path.name for path in out_dir.iterdir()) == names
+    assert json.loads((out_dir / "signature.json").read_text())["vocab_size"] == 256
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("os.mkfifo(out + '/signature.json')" + LEAVE, Status.REJECTED, "signature.json is no regular file"),
+        ("os.symlink('/etc/passwd', out + '/init.export')" + LEAVE, Status.REJECTED, "init.export cannot be read"),
+        ("os.mkdir(out + '/step_0.export')" + LEAVE, Status.REJECTED, "step_0.export is no regular file"),
+        (
+            "open('a', 'w'); os.link('a', out + '/step_0.export')" + LEAVE,
+            Status.REJECTED,
+            "step_0.export is no regular file",
+        ),
+        (
+            f"open(out + '/init.export', 'w').truncate({MAX_PROGRAM_BYTES + 1})" + LEAVE,
+            Status.REJECTED,
+            "the trace's programs are larger than 64 MiB",
+        ),
+        ("os.rmdir(out); os.symlink('/etc', out)" + LEAVE, Status.REJECTED, "the trace left no folder of programs"),
+        ("os.mkfifo(out + '/failure.json')" + FAIL, Status.CRASH, "the trace exited with status 1"),
+        (
+            "open(out + '/failure.json', 'w').truncate(100 << 20)" + FAIL,
+            Status.CRASH,
+            "the trace exited with status 1",
+        ),
+        ("open(out + '/failure.json', 'w').write('[' * 60000)" + FAIL, Status.CRASH, "the trace exited with status 1"),
+        ("print('x' * (9 << 20))", Status.CRASH, "the trace printed more than 8 MiB"),
+        ("hold = [b'x' * (1 << 24) for _ in range(64)]", Status.OOM, "the trace used more than 0.7 GiB of memory"),
+        (
+            "import threading, time; hold = [threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+            " for _ in range(250)]; time.sleep(9)",
+            Status.CRASH,
+            "the trace started more than 200 threads",
+        ),
+    ],
+)
+def test_what_is_not_a_programs_file_is_refused_at_once(
+    code: str, status: Status, reason: str, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    begin = time.monotonic()
+    limits = dataclasses.replace(LIMITS, memory_bytes=717 << 20, threads=200)
+    with pytest.raises(CandidateRejected) as caught:
+        trace(edited(tiny_source, ("UNUSED = 1", OUT + code)), sandbox, tmp_path, limits)
+    assert time.monotonic() - begin < LIMITS.wall_seconds
+    assert caught.value.status is status
+    assert reason in caught.value.reason
