@@ -23,7 +23,7 @@ from typing import Any
 from accelerator_plan import DEVICE_FILE, PARTS, ROOT, DeviceFacts, Plan, first_device
 from accelerator_result import Result
 
-from autoresearch_jax.tasks.lm.files import write_json
+from autoresearch_jax.files import write_json
 from autoresearch_jax.tasks.lm.hardware import host_processors, peak_flops
 from autoresearch_jax.tasks.lm.platforms import platform_variables
 

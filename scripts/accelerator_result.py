@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.tasks.lm.files import write_json
+from autoresearch_jax.files import write_json
 
 OK, FAILED, LEFT_OUT = "ok", "failed", "left out"
 

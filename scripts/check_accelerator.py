@@ -37,9 +37,9 @@ sys.path.insert(0, str(ROOT))  # the package need not be installed
 from accelerator_plan import PART_NAMES, PARTS, PLATFORMS, QUICK_LEAVES_OUT, Plan, with_what_they_need  # noqa: E402
 from accelerator_result import FAILED, LEFT_OUT, OK, as_markdown, checked  # noqa: E402
 
+from autoresearch_jax.files import write_json  # noqa: E402
 from autoresearch_jax.sandbox.process import describe_exit, guarded  # noqa: E402
 from autoresearch_jax.tasks.lm.device import choose_platform  # noqa: E402
-from autoresearch_jax.tasks.lm.files import write_json  # noqa: E402
 
 JSON_FILE, MARKDOWN_FILE = "accelerator.json", "accelerator.md"
 LAST_LINES = 20  # of a failed part's output, in the report

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, prepare_command
 from autoresearch_jax.tasks.lm.data.manifest import MANIFEST, Manifest, covered_files, is_read_by_judge
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 from autoresearch_jax.tasks.lm.inventory import RESTORE, inventory_differences
 
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.manifest import MANIFEST, FileEntry
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 
 RESTORE = "restore it from a copy"  # what to do about what was written once and cannot be made again
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 from autoresearch_jax.tasks.lm.judge import Verdict
 from autoresearch_jax.tasks.lm.judging import Judging, Trained, open_trial
 from autoresearch_jax.tasks.lm.measure import make_mesh

@@ -14,10 +14,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import partial_folder, sha256_of_file, write_json
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.tasks.lm.data.manifest import MANIFEST, FileEntry
 from autoresearch_jax.tasks.lm.disk_faults import disk_error_of_storage
-from autoresearch_jax.tasks.lm.files import partial_folder, sha256_of_file, write_json
 from autoresearch_jax.tasks.lm.hardware import host_processors
 from autoresearch_jax.tasks.lm.inventory import RESTORE, inventory_differences, take_inventory
 from autoresearch_jax.tasks.lm.programs import ProgramError, Programs, load_programs

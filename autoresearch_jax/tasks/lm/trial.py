@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import partial_folder
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.tasks.lm.disk_faults import from_json, new_disk_error
-from autoresearch_jax.tasks.lm.files import partial_folder
 from autoresearch_jax.tasks.lm.limits import TimeLimits
 from autoresearch_jax.tasks.lm.messages import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
 from autoresearch_jax.types import Measurement, Scalar, Status

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetError
 from autoresearch_jax.tasks.lm.exam import ExamError, exam_differences, keep_exam
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 from autoresearch_jax.tasks.lm.judge import make_exam
 
 

@@ -12,7 +12,7 @@ from lm_trials import MakeTask, run_trial
 from marked_processes import MARK, marked_processes
 from tracing import edited
 
-from autoresearch_jax.tasks.lm.files import sha256_of_file
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import HOLDOUT_SCORE, Budget, Candidate, Measurement, Scalar, Scrutiny, Status
 

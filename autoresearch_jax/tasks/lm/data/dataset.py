@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 from autoresearch_jax.tasks.lm.data.local_corpus import STDLIB
 from autoresearch_jax.tasks.lm.data.manifest import (
@@ -21,7 +22,6 @@ from autoresearch_jax.tasks.lm.data.manifest import (
     rows_file,
     tokenizer_file,
 )
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 
 if TYPE_CHECKING:
     from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer

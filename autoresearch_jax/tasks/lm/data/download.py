@@ -10,9 +10,9 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants, get_session
 
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.reporter import Reporter
 from autoresearch_jax.tasks.lm.data.text_files import CorpusError
-from autoresearch_jax.tasks.lm.files import sha256_of_file
 
 _FAILURES = 10  # in a row without a byte more, before a file is given up: minutes
 _UNANSWERED = 6  # before a question is: about ten seconds

@@ -19,6 +19,7 @@ from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not listed there
 
+from autoresearch_jax.files import exclusive_lock, free_bytes, sha256_of_file
 from autoresearch_jax.tasks.lm.data.download import (
     Refused,
     RemoteFile,
@@ -31,7 +32,6 @@ from autoresearch_jax.tasks.lm.data.download import (
 )
 from autoresearch_jax.tasks.lm.data.reporter import Reporter
 from autoresearch_jax.tasks.lm.data.text_files import CorpusError
-from autoresearch_jax.tasks.lm.files import exclusive_lock, free_bytes, sha256_of_file
 
 _BRANCH = "main"
 _WORKERS = 8  # files at once, as the original does
@@ -183,11 +183,7 @@ def _fetch(folder: Path, url: str, file: RemoteFile, reporter: Reporter, stop: t
     def say_so() -> None:
         reporter.note(f"another program is fetching {file.name}: waiting")
 
-    def give_up_if_stopped() -> None:
-        if stop.is_set():
-            raise Stopped
-
-    with exclusive_lock(lock, say_so, give_up_if_stopped):
+    with exclusive_lock(lock, say_so):
         if size_of(blob) == file.size:
             reporter.advance(file.size)
         else:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.files import sha256_of_json
 from autoresearch_jax.tasks.lm.data.reporter import Reporter
 from autoresearch_jax.tasks.lm.data.rules import ORIGINAL, STANDARD, Rules
 from autoresearch_jax.tasks.lm.data.text_files import TextFile, TextFiles
-from autoresearch_jax.tasks.lm.files import sha256_of_json
 
 CLIMBMIX = "climbmix"
 TINYSTORIES = "tinystories"

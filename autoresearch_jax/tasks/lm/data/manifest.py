@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.tasks.lm.files import sha256_of_file, sha256_of_json, write_json
+from autoresearch_jax.files import sha256_of_file, sha256_of_json, write_json
 from autoresearch_jax.types import TermsChanged
 
 SPLITS = ("train", "val", "holdout")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.files import exclusive_lock, free_bytes
 from autoresearch_jax.tasks.lm.data.manifest import DatasetError, Manifest, tokenizer_file
-from autoresearch_jax.tasks.lm.files import exclusive_lock, free_bytes
 
 _STAGING = ".staging"
 _REPLACED = ".replaced"

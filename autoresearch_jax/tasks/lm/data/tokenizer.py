@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import write_json
 from autoresearch_jax.tasks.lm.data.rules import SPLIT_PATTERN, STANDARD, Rules
-from autoresearch_jax.tasks.lm.files import write_json
 
 if TYPE_CHECKING:
     import tiktoken
