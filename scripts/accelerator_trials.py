@@ -185,7 +185,7 @@ def loop_flags(plan: Plan, budget_seconds: float, experiments: int) -> list[str]
     return [
         *task_flags(plan, plan.configurations()[1]),
         *(f"--budget_seconds={budget_seconds}", f"--experiments={experiments}"),
-        *("--proposer=optuna", "--decision=greedy", "--noprune", "--min_free_gb=0"),
+        *("--proposer=constants", "--decision=greedy", "--noprune", "--min_free_gb=0"),
     ]
 
 

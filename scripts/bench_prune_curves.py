@@ -3,8 +3,8 @@
 A trial of the recording has what a trial of a run has: a setting of program.md's table, a budget, a loss at each step,
 and bits per byte of text that is not trained on. The budget is a number of floating-point operations, so that, as on a
 clock, a larger model or batch has fewer steps, and the machine's load does not matter. A third of the settings are
-drawn at random, a third are the start with one to three constants moved, a third are what `--proposer=optuna` tries one
-after the other; the start itself runs with further seeds, which show the noise.
+drawn at random, a third are the start with one to three constants moved, a third are what the constants proposer tries
+one after the other; the start itself runs with further seeds, which show the noise.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
-from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
 from autoresearch_jax.types import Metric, Status
@@ -44,7 +44,7 @@ def ours_after(problem: Problem, outcomes: int, seed: int) -> tuple[Proposer, Br
 
 
 def _proposer() -> Proposer:
-    return HybridProposer(OptunaProposer(), None, notice=lambda line: None)
+    return HybridProposer(ConstantsProposer(), None, notice=lambda line: None)
 
 
 def _first_brief(problem: Problem, seed: int) -> Brief:
@@ -66,7 +66,7 @@ def _outcome(problem: Problem, number: int, setting: Mapping[str, Value], best: 
     score = problem.score(setting)
     return Outcome(
         experiment=number,
-        proposer="optuna",
+        proposer="constants",
         hypothesis="",
         category="constants",
         constants=setting,

@@ -27,7 +27,7 @@ from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Proposer
-from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.snapshots.retention import Keeping
 
 
@@ -108,7 +108,7 @@ class Bench:
         self.folder.create()
         parts = Parts(
             task=task,
-            proposer=proposer or OptunaProposer(),
+            proposer=proposer or ConstantsProposer(),
             examiner=examiner or Examiner(task, self.folder),
             rule=rule or GreedyRule(task.metric),
             ledger=self.ledger(),

@@ -28,12 +28,12 @@ from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORIES, NO_PROPOSAL, Examine, Proposer
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, CommandProposer
-from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.replay import ReplayProposer
 
-PROPOSERS = ("optuna", "gemini", "command", "hybrid", "replay")
+PROPOSERS = ("constants", "gemini", "command", "hybrid", "replay")
 INSTRUCTION_TOKENS = 1000  # kept free for our own words
 SPENDING_LIMITS = ("max_dollars", "max_tokens", "max_requests")
 UNKNOWN_COST = "what --agent_command costs nobody knows here, so no such limit can be kept: leave it out"
@@ -53,7 +53,7 @@ class ProposerOptions:
       asking: what of a brief the user chose.
     """
 
-    name: str = "optuna"
+    name: str = "constants"
     agent: Agent | None = None
     gemini: GeminiOptions | None = None
     replay: RunFolder | None = None
@@ -63,17 +63,17 @@ class ProposerOptions:
     @property
     def moves_constants_alone(self) -> bool:
         """True if nothing is proposed without program.md's table."""
-        return self.name == "optuna" or (self.name == "hybrid" and self.agent is None and self.gemini is None)
+        return self.name == "constants" or (self.name == "hybrid" and self.agent is None and self.gemini is None)
 
 
 def define_proposer_flags(flag_values: flags.FlagValues) -> None:
     """Defines --proposer and what belongs to one of them."""
     flags.DEFINE_enum(
         "proposer",
-        "optuna",
+        "constants",
         list(PROPOSERS),
-        "who proposes: optuna moves the constants of program.md's table; gemini asks a model; command calls "
-        "--agent_command; hybrid shares the experiments between optuna and one of these; replay repeats --replay",
+        "who proposes: constants moves those of program.md's table; gemini asks a model; command calls "
+        "--agent_command; hybrid shares the experiments between constants and one of these; replay repeats --replay",
         flag_values=flag_values,
     )
     define_agent_flags(flag_values)
@@ -113,7 +113,7 @@ def proposer_options(flag_values: flags.FlagValues, environment: Mapping[str, st
     """
     name = flag_values.proposer
     check_gemini_flags(flag_values)
-    if name in ("optuna", "gemini") and flag_values.agent_command:
+    if name in ("constants", "gemini") and flag_values.agent_command:
         raise UsageError(
             f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
         )
@@ -172,7 +172,7 @@ def check_proposer(
     if options.moves_constants_alone and not program.constants:
         raise UsageError(
             f'{program.path}: no table of constants under "You may change", which --proposer={options.name} needs'
-            + ("" if options.name == "optuna" else " where there is no agent")
+            + ("" if options.name == "constants" else " where there is no agent")
         )
     if options.agent is not None:
         problem = missing_command(options.agent.command, editable, environment)
@@ -218,8 +218,8 @@ def make_proposer(
       UserError: the model is not there, or does not let us in.
     """
     match options.name:
-        case "optuna":
-            return OptunaProposer()
+        case "constants":
+            return ConstantsProposer()
         case "replay":
             assert options.replay is not None, "proposer_options sees to it"
             return ReplayProposer(
@@ -227,7 +227,7 @@ def make_proposer(
             )
     agent = _make_agent(options, workspace, folder, environment, examine, notice)
     if options.name == "hybrid":
-        return HybridProposer(OptunaProposer(), agent, notice)
+        return HybridProposer(ConstantsProposer(), agent, notice)
     assert agent is not None, "proposer_options sees to it"
     return agent
 

@@ -9,8 +9,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.pruning import Finished, Pruning, Yardstick, find_allowances
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow, Verdict
 from autoresearch_jax.engine.run_state import RunState
-from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
-from autoresearch_jax.proposers.constants_evidence import OPTIMIZER
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
 from autoresearch_jax.types import LOSSES, Metric, Status, read_curve
 
 LATEST = 200  # candidates that are learnt from: a night has no more, and the time this takes must not grow
@@ -89,8 +88,8 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
 
 
 def _moves_constants_alone(row: ExperimentRow) -> bool:
-    """See `proposers.optuna_evidence.moves_constants_alone`."""
-    return row.category == CONSTANTS_CATEGORY and row.proposer == OPTIMIZER
+    """See `proposers.base.moves_constants_alone`."""
+    return row.category == CONSTANTS_CATEGORY and row.proposer == CONSTANTS_PROPOSER
 
 
 def _curve(run: TrialRow) -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""What a proposer is told, what it answers, and the protocol between the two."""
+"""What a proposer is told, what it answers, the protocol between the two, and what a history says of a plateau."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
 CERTIFICATION = "certification"  # in place of a proposer: the champion without some of its edits
 NO_PROPOSAL = "no proposal"  # the category of an experiment whose proposer failed, see `ProposalFailed`
 CONSTANTS_CATEGORY = "constants"  # of proposals that move nothing but constants of program.md's table
+CONSTANTS_PROPOSER = "constants"  # name of the proposer that moves constants; replayed and resumed runs keep it
 # Kinds of structural change that an agent may be asked for; a run may name its own.
 DEFAULT_CATEGORIES = (
     *("architecture", "attention", "embedding", "normalization", "initialization"),
@@ -138,7 +139,7 @@ class Brief:
       categories: kinds of structural change that may be named.
       category: the kind that is asked for this time; None leaves the choice.
       plateau: after so many discards in a row a structural change is demanded; None never demands one.
-      learnt: what an optimizer has found out about the constants, a line each.
+      hints: what the constants proposer found out about each constant, a line each.
     """
 
     experiment: int
@@ -158,7 +159,7 @@ class Brief:
     categories: Sequence[str] = DEFAULT_CATEGORIES
     category: str | None = None
     plateau: int | None = None
-    learnt: Sequence[str] = ()
+    hints: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Proposer(Protocol):
 
     @property
     def name(self) -> str:
-        """As it is stored beside each proposal, such as "optuna"."""
+        """As it is stored beside each proposal, such as "constants"."""
         ...
 
     def propose(self, brief: Brief) -> Proposal:
@@ -221,3 +222,61 @@ class Proposer(Protocol):
     def close(self) -> None:
         """Ends what is under way, called from another thread: a `propose` there raises ProposalFailed soon after."""
         ...
+
+
+def moves_constants_alone(outcome: Outcome) -> bool:
+    """True if an experiment is known to have moved nothing but constants.
+
+    An agent may give this category to a change of structure, so the proposer's name has to be ours too.
+    """
+    return outcome.category == CONSTANTS_CATEGORY and outcome.proposer == CONSTANTS_PROPOSER
+
+
+def is_gain(outcome: Outcome) -> bool:
+    """True if it was kept for what it scored: not for a shorter source alone, nor for what was taken out again."""
+    is_new_text = outcome.status is not Status.DUPLICATE and outcome.proposer != CERTIFICATION
+    return outcome.kept and is_new_text and not outcome.simplification
+
+
+def is_failed_proposal(outcome: Outcome) -> bool:
+    """True if nothing was proposed; what was measured was, whatever category its agent gave it."""
+    return outcome.category == NO_PROPOSAL and outcome.status is Status.REJECTED and outcome.score is None
+
+
+def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The experiments after the last gain, the oldest first; the baseline is one."""
+    last = next((place for place in reversed(range(len(history))) if is_gain(history[place])), -1)
+    return history[last + 1 :]
+
+
+def discards_in_a_row(history: Sequence[Outcome]) -> int:
+    """Experiments without a gain since the last one: measured, duplicates or rejected alike, but none that was never
+    proposed: of those nothing is learnt about the search."""
+    return sum(_is_discard(outcome) for outcome in since_gain(history))
+
+
+def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
+    """True after so many discards in a row; never for None."""
+    return plateau is not None and discards_in_a_row(history) >= plateau
+
+
+def since_plateau(history: Sequence[Outcome], plateau: int | None) -> Sequence[Outcome] | None:
+    """The experiments after the discard that made it a plateau, the oldest first; None where it is none."""
+    if plateau is None or not on_plateau(history, plateau):
+        return None
+    tail = since_gain(history)
+    discards = [place for place, outcome in enumerate(tail) if _is_discard(outcome)]
+    return tail[discards[plateau - 1] + 1 :] if plateau > 0 else tail
+
+
+def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[tuple[str, int]]:
+    """The categories with how often each was tried, the least tried first; equals stay in their order."""
+    counts = dict.fromkeys(categories, 0)
+    for outcome in history:
+        if outcome.category in counts:
+            counts[outcome.category] += 1
+    return sorted(counts.items(), key=lambda item: item[1])
+
+
+def _is_discard(outcome: Outcome) -> bool:
+    return not outcome.kept and not is_failed_proposal(outcome) and outcome.proposer != CERTIFICATION

@@ -1,4 +1,4 @@
-"""Constants moved one to three at a time: by a model of what was measured, and now and then by Optuna's TPE."""
+"""The constants proposer: moves one to three constants by a Gaussian process, a quarter of the time by Optuna's TPE."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,19 +6,29 @@ from contextlib import contextmanager
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Constants, Proposal, SpaceExhausted
-from autoresearch_jax.proposers.constants_axes import tidy
-from autoresearch_jax.proposers.constants_evidence import OPTIMIZER, Trial, find_trials
-from autoresearch_jax.proposers.constants_moves import MOVES, MOVES_PROBABILITY, promising_moves
+from autoresearch_jax.proposers.base import (
+    CONSTANTS_CATEGORY,
+    CONSTANTS_PROPOSER,
+    Brief,
+    Constants,
+    Proposal,
+    SpaceExhausted,
+)
+from autoresearch_jax.proposers.constants_model import (
+    Array,
+    Axis,
+    Model,
+    TriedSetting,
+    find_trials,
+    fit_model,
+    log_expected_improvement,
+    standardise,
+    tidy,
+)
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value, format_value, same
 
 # Proposals that TPE makes: it looks where a model that is wrong would not. On the synthetic problems of
@@ -27,16 +37,25 @@ TPE_SHARE = 0.25
 STARTUP_TRIALS = 5  # uniform draws before TPE takes over; Optuna's 10 is half of a short night on a CPU
 TPE_DRAWS = 50  # tries for a vector not yet seen; TPE likes to repeat itself in a small space
 RANDOM_DRAWS = 200  # and then uniform ones
+MOVES = (1, 2, 3)  # constants moved at once: few, so that a gain can be laid to something
+MOVES_PROBABILITY = (0.4, 0.3, 0.3)
+# What follows was chosen on the synthetic problems of scripts/bench_search.sh, with other seeds than it reports. None
+# of it is sharp: a third or three times the draws, other shares, or half of the longest step came out much alike.
+DRAWS = 300  # moves that are looked at first
+NEAR_SHARE = 0.5  # of them that stay near the champion; the others go anywhere
+STEP_LOW, STEP_HIGH = 0.02, 0.5  # a near one's deviation in widths of the range, spread over magnitudes
+REFINED, REFINEMENTS = 10, 20  # of the best, each a little changed so many times
+FINE_LOW, FINE_HIGH = 0.005, 0.1  # by steps of this deviation
 
 
-class OptunaProposer:
+class ConstantsProposer:
     """A Gaussian process ranks moves from the champion by expected improvement, and a share of proposals is TPE's.
 
     Whatever is not moved keeps the champion's value. Nothing is kept between proposals: each is a function of its
     brief, from which the draws are seeded.
     """
 
-    name = OPTIMIZER
+    name = CONSTANTS_PROPOSER
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`.
@@ -45,7 +64,7 @@ class OptunaProposer:
           SpaceExhausted: the table is empty, or draw after draw was tried before.
         """
         if not brief.space:
-            raise SpaceExhausted("program.md has no table of constants, and the optuna proposer needs one")
+            raise SpaceExhausted("program.md has no table of constants, and the constants proposer needs one")
         champion = {constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space}
         tried = {_key(brief.champion_constants), *(_key(outcome.constants) for outcome in brief.history)}
         for drawn in _draws(brief, champion):
@@ -78,7 +97,7 @@ def _draws(brief: Brief, champion: Mapping[str, Value]) -> Iterator[dict[str, Va
         yield _asked(study, _pick(brief.space, rng))
 
 
-def _study(trials: Sequence[Trial], space: Sequence[Constant]) -> optuna.Study:
+def _study(trials: Sequence[TriedSetting], space: Sequence[Constant]) -> optuna.Study:
     with _quiet():
         study = optuna.create_study()
     study.add_trials([_as_optuna_trial(trial, space) for trial in trials])
@@ -127,7 +146,7 @@ def _tidy(value: Value, constant: Constant) -> Value:
     return tidy(float(value), values.low, values.high) if isinstance(values, FloatRange) else value
 
 
-def _as_optuna_trial(trial: Trial, space: Sequence[Constant]) -> FrozenTrial:
+def _as_optuna_trial(trial: TriedSetting, space: Sequence[Constant]) -> FrozenTrial:
     """An experiment for TPE: without a score it is PRUNED, which TPE ranks below every score.
 
     Values outside today's table (the human edited it) are left out: TPE looks at each constant by itself.
@@ -157,3 +176,77 @@ def _key(constants: Constants) -> tuple[tuple[str, str], ...]:
 
 def _hypothesis(champion: Mapping[str, Value], moves: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {format_value(champion[name])} -> {format_value(value)}" for name, value in moves.items())
+
+
+def promising_moves(
+    space: Sequence[Constant], champion: Constants, trials: Sequence[TriedSetting], rng: np.random.Generator
+) -> Iterator[dict[str, Value]]:
+    """New values for one to three constants, in order of the expected improvement over the champion.
+
+    Args:
+      space: the table.
+      champion: the champion's constants.
+      trials: at least one of them with a loss.
+      rng: draws the moves that are looked at.
+    """
+    axes = [Axis(row) for row in space]
+    champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
+    model = _fit(axes, champion_D, trials)
+    mean_1, _ = model.predict(champion_D[None])  # not its score, which a run's luck is part of
+    settings_MxD = _drawn(axes, champion_D, rng)
+    promise_M = log_expected_improvement(*model.predict(settings_MxD), mean_1[0])
+    best_M = np.argsort(-promise_M, kind="stable")[:REFINED]
+    refined_MxD = _refined(axes, champion_D, settings_MxD[best_M], rng)
+    settings_MxD = np.concatenate([settings_MxD, refined_MxD])
+    promise_M = np.concatenate([promise_M, log_expected_improvement(*model.predict(refined_MxD), mean_1[0])])
+    for m in np.argsort(-promise_M, kind="stable"):
+        moved = np.flatnonzero(settings_MxD[m] != champion_D)
+        yield {axes[d].name: axes[d].decode(settings_MxD[m, d]) for d in moved}
+
+
+def _fit(axes: Sequence[Axis], champion_D: Array, trials: Sequence[TriedSetting]) -> Model:
+    """A constant that a trial did not have, or with a value that has no place today, is taken to be as it is now."""
+    settings_NxD = np.array(
+        [
+            [_place(axis, trial.constants.get(axis.name), champion_D[d]) for d, axis in enumerate(axes)]
+            for trial in trials
+        ]
+    )
+    is_choice_D = np.array([bool(axis.choices) for axis in axes])
+    return fit_model(settings_NxD, standardise(trials), is_choice_D)
+
+
+def _place(axis: Axis, value: object, otherwise: float) -> float:
+    place = None if value is None else axis.encode(value)
+    return otherwise if place is None else place
+
+
+def _drawn(axes: Sequence[Axis], champion_D: Array, rng: np.random.Generator) -> Array:
+    """Settings that differ from the champion's in a few constants, near and far: float64[DRAWS, D]."""
+    shape = (DRAWS, len(axes))
+    counts_M = rng.choice(MOVES, p=MOVES_PROBABILITY, size=DRAWS)
+    ranks_MxD = rng.random(shape).argsort(axis=1).argsort(axis=1)
+    is_near_M = rng.random(DRAWS) < NEAR_SHARE
+    steps_MxD = _steps(rng, shape, STEP_LOW, STEP_HIGH)
+    settings_MxD = np.tile(champion_D, (DRAWS, 1))
+    for d, axis in enumerate(axes):
+        places_M = axis.draw(rng, DRAWS)
+        if not axis.choices:
+            places_M = np.where(is_near_M, axis.near(settings_MxD[:, d], steps_MxD[:, d]), places_M)
+        settings_MxD[:, d] = np.where(ranks_MxD[:, d] < counts_M, places_M, champion_D[d])
+    return settings_MxD
+
+
+def _refined(axes: Sequence[Axis], champion_D: Array, best_MxD: Array, rng: np.random.Generator) -> Array:
+    """The settings with small steps along the constants that they move already."""
+    settings_MxD = np.repeat(best_MxD, REFINEMENTS, axis=0)
+    steps_MxD = _steps(rng, settings_MxD.shape, FINE_LOW, FINE_HIGH)
+    for d, axis in enumerate(axes):
+        places_M = settings_MxD[:, d]
+        settings_MxD[:, d] = np.where(places_M == champion_D[d], places_M, axis.near(places_M, steps_MxD[:, d]))
+    return settings_MxD
+
+
+def _steps(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
+    deviation_Mx1 = np.exp(rng.uniform(np.log(low), np.log(high), (shape[0], 1)))
+    return deviation_Mx1 * rng.standard_normal(shape)

@@ -1,10 +1,12 @@
-"""A Gaussian process over settings of the constants: what score to expect of one, and how surely.
+"""What is known of the constants: the trials of a history, settings as numbers, and a Gaussian process over them.
 
-Scores are standardised and lower is better; settings are numbers as `optuna_axes` writes them.
+Scores are standardised and lower is better; settings are numbers as `Axis` writes them.
 """
 
+import heapq
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,18 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_tri
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from autoresearch_jax.proposers.base import Constants, Outcome, moves_constants_alone
+from autoresearch_jax.proposers.space import Choices, Constant, IntRange, Value, same
+from autoresearch_jax.types import Metric, Status
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+HALF_BAD = 0.75  # of the losses that are known, as many are below that of a trial that was stopped early
+NEWEST, BEST = 120, 60  # experiments that count of a longer history; the time of a proposal grows with their number
+UNKNOWN = -1.0  # stands for a choice that is none of today's
+FURTHEST = 1.0  # how far outside of its range a value may lie, in widths of the range; the human has narrowed it
+SIGNIFICANT_DIGITS = 3  # finer steps drown in the noise of a trial, and 0.028 reads better than 0.0279834
 # Priors are log-normal: mean and standard deviation of the logarithm. Length scales are in widths of a range and grow
 # with the root of their number, as in arXiv 2402.02229, or a model of many constants would expect nothing of any.
 LENGTH_MEAN, LENGTH_SPREAD = -0.6, 0.6
@@ -25,6 +36,143 @@ NOISE_MEAN, NOISE_SPREAD = math.log(1e-4), 2.0
 FIT_ITERATIONS = 40  # of L-BFGS; more change the fit in the third digit
 JITTER = 1e-6  # keeps settings that are nearly equal from making the matrix singular
 FAR_TAIL = -5.0  # standard deviations below which 1 - 1 of floats would be what is left of an improvement
+
+
+@dataclass(frozen=True)
+class TriedSetting:
+    """A setting of the constants.
+
+    Attributes:
+      experiment: its number.
+      constants: all of the source's.
+      loss: its score as the champion's structure would have it, turned so that lower is better; None if it failed.
+      is_pruned: it has none because it was stopped early: surely no better than the champion, but it trains.
+    """
+
+    experiment: int
+    constants: Constants
+    loss: float | None
+    is_pruned: bool = False
+
+
+def find_trials(history: Sequence[Outcome], metric: Metric) -> list[TriedSetting]:
+    """The latest and the best trials, the oldest first.
+
+    An experiment that may have changed more than constants says nothing of them. If it was kept, what it gained is
+    taken off the scores before it: the constants are assumed to matter as much as they did.
+    """
+    sign = 1.0 if metric.direction == "minimize" else -1.0
+    trials: list[TriedSetting] = []
+    level: float | None = None  # the champion's loss at that time
+    gained = 0.0  # by changes of structure so far
+    for outcome in history:
+        loss = None if outcome.score is None else sign * outcome.score
+        is_structure = level is not None and not moves_constants_alone(outcome)
+        kept = outcome.kept and loss is not None
+        if is_structure and kept:
+            assert loss is not None
+            assert level is not None
+            gained += level - loss
+        if kept or not is_structure:
+            is_pruned = loss is None and outcome.status in (Status.PRUNED, Status.DUPLICATE)  # or a twin of such
+            level_loss = None if loss is None else loss + gained
+            trials.append(TriedSetting(outcome.experiment, outcome.constants, level_loss, is_pruned))
+        if kept:
+            level = loss
+    at_present = [trial if trial.loss is None else replace(trial, loss=trial.loss - gained) for trial in trials]
+    return _most_telling(at_present)
+
+
+def standardise(trials: Sequence[TriedSetting]) -> NDArray[np.float64]:
+    """Losses with mean 0 and deviation 1 for a model that is to be exact about good settings only.
+
+    Losses above the median are drawn closer, failures are as bad as the worst, and what was stopped early is as bad as
+    the middle one of the worse half.
+
+    Args:
+      trials: one of which has a loss.
+    """
+    known = np.array([trial.loss for trial in trials if trial.loss is not None])
+    best, worst = float(known.min()), float(known.max())
+    unknown = {True: float(np.quantile(known, HALF_BAD)), False: worst}  # by whether it was stopped early
+    losses_N = np.array([unknown[trial.is_pruned] if trial.loss is None else trial.loss for trial in trials])
+    unit = float(np.median(losses_N)) - best or worst - best or 1.0
+    losses_N = (losses_N - best) / unit
+    losses_N = np.where(losses_N > 1, 1 + np.log(np.maximum(losses_N, 1)), losses_N)
+    return (losses_N - losses_N.mean()) / (float(losses_N.std()) or 1.0)
+
+
+def _most_telling(trials: Sequence[TriedSetting]) -> list[TriedSetting]:
+    if len(trials) <= NEWEST + BEST:
+        return list(trials)
+    older, newest = trials[:-NEWEST], trials[-NEWEST:]
+    scored = [(trial.loss, -trial.experiment, trial) for trial in older if trial.loss is not None]
+    best = [trial for _, _, trial in heapq.nsmallest(BEST, scored, key=lambda entry: entry[:2])]
+    return [*sorted(best, key=lambda trial: trial.experiment), *newest]
+
+
+class Axis:
+    """One constant: the place of a value in its range, from 0 to 1, or the index of a choice."""
+
+    def __init__(self, constant: Constant) -> None:
+        self.name = constant.name
+        values = constant.values
+        self.choices = values.values if isinstance(values, Choices) else ()
+        if isinstance(values, Choices):
+            return
+        self._range = values
+        self._scaled: Callable[[float], float] = math.log if values.log else float
+        self._low, high = self._scaled(values.low), self._scaled(values.high)
+        self._width = (high - self._low) or 1.0
+
+    def encode(self, value: object) -> float | None:
+        """Where a value lies; None for one that has no place here."""
+        if self.choices:
+            places = [i for i, choice in enumerate(self.choices) if same(choice, value)]
+            return float(places[0]) if places else UNKNOWN
+        if isinstance(value, bool) or not isinstance(value, int | float) or (self._range.log and value <= 0):
+            return None
+        return min(max((self._scaled(value) - self._low) / self._width, -FURTHEST), 1 + FURTHEST)
+
+    def decode(self, place: float) -> Value:
+        """The value at a place, a real number rounded to a few digits."""
+        if self.choices:
+            return self.choices[int(place)]
+        at = self._low + float(place) * self._width  # not NumPy's: a proposal is Python's numbers
+        value = math.exp(at) if self._range.log else at
+        if isinstance(self._range, IntRange):
+            return min(max(round(value), self._range.low), self._range.high)
+        return tidy(min(max(value, self._range.low), self._range.high), self._range.low, self._range.high)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """Places all over the axis."""
+        if self.choices:
+            return rng.integers(len(self.choices), size=count).astype(float)
+        return self._on_grid(rng.random(count))
+
+    def near(self, places_N: Array, steps_N: Array) -> Array:
+        """Places a step away, mirrored at the ends; another choice is as far away as any, so that one stays."""
+        if self.choices:
+            return places_N
+        moved_N = np.abs(np.clip(places_N, 0, 1) + steps_N)
+        return self._on_grid(np.clip(np.where(moved_N > 1, 2 - moved_N, moved_N), 0, 1))
+
+    def _on_grid(self, places_N: Array) -> Array:
+        """Moved to where the next whole number lies, on an axis of whole numbers."""
+        if not isinstance(self._range, IntRange):
+            return places_N
+        at_N = self._low + places_N * self._width
+        wholes_N = np.rint(np.exp(at_N) if self._range.log else at_N)
+        return ((np.log(wholes_N) if self._range.log else wholes_N) - self._low) / self._width
+
+
+def tidy(value: float, low: float, high: float) -> float:
+    """Rounds to a few digits, its own or its range's if that is narrow, without leaving the range."""
+    if value == 0 or low == high:
+        return value
+    finest = min(abs(value), high - low)
+    rounded = round(value, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(finest)))
+    return min(max(rounded, low), high)
 
 
 @dataclass(frozen=True)

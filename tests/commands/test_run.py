@@ -242,7 +242,7 @@ def test_no_table(place, capsys):
     (place / "program.md").write_text("## Goal\n\nLower it.\n")
     assert failing(["run", "--tag=night"], capsys) == (
         2,
-        'autoresearch run: program.md: no table of constants under "You may change", which --proposer=optuna needs',
+        'autoresearch run: program.md: no table of constants under "You may change", which --proposer=constants needs',
     )
 
 

@@ -106,9 +106,9 @@ def _no_keys(monkeypatch):
             "--agent_command is called by --proposer=command or hybrid, not by gemini",
         ),
         (
-            "optuna",
+            "constants",
             ("--agent_command=true",),
-            "--agent_command is called by --proposer=command or hybrid, not by optuna",
+            "--agent_command is called by --proposer=command or hybrid, not by constants",
         ),
         (
             "hybrid",
@@ -116,9 +116,9 @@ def _no_keys(monkeypatch):
             "--max_dollars limits what a Gemini model takes: what ",
         ),
         (
-            "optuna",
+            "constants",
             ("--max_dollars=1",),
-            "--max_dollars limits what a Gemini model takes, and --proposer=optuna asks none",
+            "--max_dollars limits what a Gemini model takes, and --proposer=constants asks none",
         ),
         (
             "gemini",
@@ -132,7 +132,7 @@ def _no_keys(monkeypatch):
         ),
         ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
         (
-            "optuna",
+            "constants",
             ("--replay=x",),
             "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go togeth",
         ),
@@ -190,11 +190,11 @@ def test_hybrid_without_a_key_is_the_optimizer_alone_and_says_so_once(place, cap
     assert run("--experiments=3", proposer="hybrid") == 0
     captured = capsys.readouterr()
     assert "ended:               3 experiments reached" in captured.out
-    assert captured.err.count("optuna proposes alone") == 1
+    assert captured.err.count("constants proposes alone") == 1
 
 
 def test_a_recorded_run_is_replayed_by_its_tag_and_by_its_folder(place, capsys):
-    assert run("--experiments=3", proposer="optuna") == 0
+    assert run("--experiments=3", proposer="constants") == 0
     assert run("--experiments=3", "--replay=night", proposer="replay", tag="by_tag") == 0
     assert run("--experiments=9", f"--replay={place / 'runs/night'}", proposer="replay", tag="by_folder") == 0
     assert "ended:               the recorded run ends here: it has 3 proposals" in capsys.readouterr().out

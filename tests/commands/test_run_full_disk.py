@@ -15,7 +15,7 @@ MAIN = "import sys; from autoresearch_jax.cli import main; sys.exit(main(sys.arg
 def test_a_snapshot_without_room_stops_the_run_and_leaves_its_trial_open(tiny_run: list[str], tmp_path: Path) -> None:
     run = [
         *(sys.executable, "-c", MAIN, "run", "--tag=q", *tiny_run),
-        *("--experiments=1", "--min_free_gb=0", "--proposer=optuna", "--platform=cpu"),
+        *("--experiments=1", "--min_free_gb=0", "--proposer=constants", "--platform=cpu"),
         *(f"--program={tmp_path / 'program.md'}", f"--editable={tmp_path / 'train_lib.py'}"),
         f"--run_dir={tmp_path / 'runs'}",
     ]

@@ -6,7 +6,7 @@ from autoresearch_jax.engine.loop import FAILURES_WITHOUT_WAIT
 from autoresearch_jax.engine.records import Verdict
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed, ServiceDown
-from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.types import Status
 
 
@@ -106,7 +106,7 @@ def test_the_time_a_service_was_waited_for_counts_as_the_experiments(bench):
 
 def test_an_optimizer_learns_nothing_of_the_champions_constants_from_it(bench):
     bench.loop(proposer=Stumbling({1, 2}), max_experiments=2).run()
-    assert bench.loop(proposer=OptunaProposer(), max_experiments=5).run() == "5 experiments reached"
+    assert bench.loop(proposer=ConstantsProposer(), max_experiments=5).run() == "5 experiments reached"
     assert all(row.status is Status.OK for row in bench.ledger().experiments()[3:])
 
 

@@ -108,7 +108,7 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
     constants = champion.constants
     assert (constants["PATTERN"], constants["DEPTH"]) == ("SSSL", 6)
     assert 0.05 < constants["LR"] < 0.2, "best at 0.1"
-    by_proposer = {name: [row for row in rows if row.proposer == name] for name in ("optuna", "gemini")}
+    by_proposer = {name: [row for row in rows if row.proposer == name] for name in ("constants", "gemini")}
     assert {len(found) >= EXPERIMENTS // 5 for found in by_proposer.values()} == {True}, "each has its share"
     assert {row.category for row in by_proposer["gemini"]} >= set(CATEGORIES)
     assert max(len(request.texts) for request in server.requests) >= 3, "some answers went back"
@@ -127,7 +127,7 @@ def test_a_service_that_is_down_leaves_the_night_to_the_optimizer(structured):
     with GeminiServer(lambda request: error(503, retry_seconds=3600)) as server:
         assert loop_of(structured, server, StructuredTask()).run() == f"{EXPERIMENTS} experiments reached"
     rows = structured.ledger().experiments()
-    assert {row.proposer for row in rows[1:]} == {"optuna"}
+    assert {row.proposer for row in rows[1:]} == {"constants"}
     assert len(server.requests) == 1
     (notice,) = structured.recorder.notices
     assert "503" in notice

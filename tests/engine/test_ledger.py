@@ -16,7 +16,7 @@ from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
 from autoresearch_jax.engine.schema import SCHEMA_VERSION
 from autoresearch_jax.types import Measurement, Status
 
-INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "optuna")
+INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "constants")
 GOOD = Measurement(Status.OK, 0.9, 7, {"peak_memory_bytes": 5, "note": None})
 
 

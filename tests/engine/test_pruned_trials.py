@@ -25,10 +25,10 @@ RULE = LineageRule(Metric("loss"), LineageSettings())
 PRUNING = Pruning(least_finished=6)
 
 
-def as_optuna(*moves: Proposal) -> ScriptedProposer:
+def as_constants(*moves: Proposal) -> ScriptedProposer:
     """A script of moves of constants, in the name of the proposer that is known to move nothing else."""
     proposer = ScriptedProposer(moves)
-    proposer.name = "optuna"
+    proposer.name = "constants"
     return proposer
 
 
@@ -42,7 +42,7 @@ HOPELESS, BETTER = moved(LR=1.0, DEPTH=8), moved(LR=0.1)
 
 def run(bench, *moves: Proposal, task: FakeTask | None = None, pruning: Pruning | None = PRUNING):
     task = task or FakeTask(has_curves=True)
-    bench.loop(task, as_optuna(*moves), RULE, max_experiments=len(moves), pruning=pruning).run()
+    bench.loop(task, as_constants(*moves), RULE, max_experiments=len(moves), pruning=pruning).run()
     return task, bench.ledger()
 
 

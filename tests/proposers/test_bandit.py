@@ -7,13 +7,21 @@ from collections.abc import Callable
 
 import pytest
 
-from autoresearch_jax.proposers.bandit import BLOCK, draw_category, draws_agent
-from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, NO_PROPOSAL, Brief, Outcome, Running
-from autoresearch_jax.proposers.plateau import discards_in_a_row, least_tried, on_plateau
+from autoresearch_jax.proposers.base import (
+    DEFAULT_CATEGORIES,
+    NO_PROPOSAL,
+    Brief,
+    Outcome,
+    Running,
+    discards_in_a_row,
+    least_tried,
+    on_plateau,
+)
+from autoresearch_jax.proposers.hybrid import BLOCK, draw_category, draws_agent
 from autoresearch_jax.proposers.space import Constant, IntRange
 from autoresearch_jax.types import Metric, Status
 
-OPTIMIZER, AGENT = "optuna", "gemini"
+OPTIMIZER, AGENT = "constants", "gemini"
 SPACE = (Constant("DEPTH", IntRange(2, 8)),)
 SEEDS = range(12)
 NIGHT = 120

@@ -12,11 +12,12 @@ from autoresearch_jax.proposers.briefing import (
     BYTES_PER_TOKEN,
     HEADINGS,
     BriefError,
+    category_lines,
     count_tokens,
     essential_text,
+    says_little,
     write_brief,
 )
-from autoresearch_jax.proposers.briefing_history import category_lines, says_little
 from autoresearch_jax.types import Metric, Status
 
 PAGE = "# A page\n\n## Goal\n\nLower the `loss`.\n\n```\nnot a fence of ours\n```\n"
@@ -48,7 +49,7 @@ HISTORY = (
     outcome(13, category=NO_PROPOSAL, status=Status.REJECTED, score=None, reason="changed nothing"),
     *(outcome(number) for number in range(14, 40)),
 )
-LEARNT = ("LR (0.01 .. 1 log): now 0.5; 3 tried; 0.2 worse by 0.05", "DEPTH (2 .. 8): now 4; not tried yet")
+HINTS = ("LR (0.01 .. 1 log): now 0.5; 3 tried; 0.2 worse by 0.05", "DEPTH (2 .. 8): now 4; not tried yet")
 BRIEF = Brief(
     experiment=41,
     run_seed=0,
@@ -67,7 +68,7 @@ BRIEF = Brief(
     categories=("schedule", "attention", "numerics", "batch", "optimizer"),
     category="numerics",
     plateau=20,
-    learnt=LEARNT,
+    hints=HINTS,
 )
 
 
@@ -95,7 +96,7 @@ def test_all_that_there_is_to_tell():
         "## program.md: what the human asks for",
         "## The champion's source, to be improved",
         "## What was tried, by category",
-        "## What the optimizer has learnt about the constants",
+        "## What is known about the constants",
         "## What was kept, the newest first",
         "## Experiments, the newest first",
         "## Training loss at even steps of a run",
@@ -116,7 +117,7 @@ def test_all_that_there_is_to_tell():
         "- experiment 10: 7.63 3 1.23",
         '- "optimizer": 12 tried, 1 kept, 0 without a score; best 1.93 (experiment 10: "idea number 10"); '
         'worst 1.95 (experiment 1: "idea number 1")',
-        *(f"- {line}" for line in LEARNT),
+        *(f"- {line}" for line in HINTS),
     ):
         assert f"\n{line}\n" in page
     assert '- "attention": 13 tried, 0 kept, 0 without a score; best 1.95' in page
@@ -269,7 +270,7 @@ def test_no_words_of_others_open_a_section_or_forge_a_line(words):
         running=Running(40, words, words, words),
         category=words,
         categories=[words],
-        learnt=[words, LEARNT[1]],
+        hints=[words, HINTS[1]],
     )
     page = write_brief(dataclasses.replace(told, plateau=0), WORDS, LARGE)
     assert sections(page) == sections(plain)

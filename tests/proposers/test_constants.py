@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome
-from autoresearch_jax.proposers.constants import OptunaProposer
-from autoresearch_jax.proposers.constants_evidence import BEST, NEWEST
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.constants_model import BEST, NEWEST
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
 from autoresearch_jax.types import Metric, Status
 
@@ -25,7 +25,7 @@ SOURCE = "".join(f"{name} = {value!r}  # why\n" for name, value in START.items()
 
 def outcome(number: int, constants: Mapping[str, Value], score: float | None, **changes) -> Outcome:
     status = Status.OK if score is not None else Status.OOM
-    return replace(Outcome(number, "optuna", "", "constants", constants, status, score, False, ""), **changes)
+    return replace(Outcome(number, "constants", "", "constants", constants, status, score, False, ""), **changes)
 
 
 def brief(*history: Outcome, seed: int = 0, space=SPACE, metric=LOSS) -> Brief:
@@ -37,7 +37,7 @@ def night(score: Callable[[Mapping[str, Value]], float | None], count: int, **wo
     """What is known after an experiment with each of so many proposals."""
     metric = words.get("metric", LOSS)
     history = [outcome(0, START, score(START), kept=True)]
-    proposer = OptunaProposer()
+    proposer = ConstantsProposer()
     for number in range(1, count + 1):
         known = brief(*history, **words)
         moves = proposer.propose(known).constants
@@ -96,7 +96,7 @@ def test_constants_that_fail_are_left():
 def test_nothing_has_worked_but_the_champion():
     history = [outcome(0, START, 2.0, kept=True)]
     for number in range(1, 12):
-        moves = OptunaProposer().propose(brief(*history)).constants
+        moves = ConstantsProposer().propose(brief(*history)).constants
         history.append(outcome(number, {**START, **moves}, None))
     assert len({repr(sorted(o.constants.items())) for o in history}) == 12
 
@@ -115,7 +115,7 @@ def test_a_history_of_another_optimizers_sources():
         outcome(4, {**START, "GATED": 1}, 2.1),
     )
     for seed in range(8):
-        assert OptunaProposer().propose(brief(*history, seed=seed)).constants
+        assert ConstantsProposer().propose(brief(*history, seed=seed)).constants
 
 
 def test_what_is_left_out_of_a_long_history_is_still_not_tried_again():
@@ -123,4 +123,4 @@ def test_what_is_left_out_of_a_long_history_is_still_not_tried_again():
     values = [value for value in range(1, NEWEST + BEST + 41) if value != 7]
     history = [outcome(n, {**START, "DEPTH": value}, float(n), kept=n == 0) for n, value in enumerate(values)]
     for seed in range(4):
-        assert OptunaProposer().propose(brief(*history, seed=seed, space=space)).constants == {"DEPTH": 7}
+        assert ConstantsProposer().propose(brief(*history, seed=seed, space=space)).constants == {"DEPTH": 7}

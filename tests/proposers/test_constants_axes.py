@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autoresearch_jax.proposers.constants_axes import FURTHEST, UNKNOWN, Axis
+from autoresearch_jax.proposers.constants_model import FURTHEST, UNKNOWN, Axis
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from autoresearch_jax.proposers.base import Outcome
-from autoresearch_jax.proposers.constants import OptunaProposer
-from autoresearch_jax.proposers.constants_evidence import BEST, NEWEST, Trial, find_trials, standardise
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.constants_model import BEST, NEWEST, TriedSetting, find_trials, standardise
 from autoresearch_jax.types import Metric, Status
 
 LOSS, ACCURACY = Metric("loss"), Metric("accuracy", "maximize")
@@ -18,7 +18,7 @@ def outcome(
     score: float | None,
     kept: bool = False,
     category: str = "constants",
-    proposer: str = OptunaProposer.name,
+    proposer: str = ConstantsProposer.name,
 ) -> Outcome:
     status = Status.CRASH if score is None else Status.OK
     return Outcome(number, proposer, "", category, {"LR": number}, status, score, kept, "")
@@ -70,8 +70,8 @@ def test_of_a_long_history_the_newest_and_the_best_count():
     assert list(losses(*history)) == [*early, *range(count - NEWEST, count)]
 
 
-def trials(*values: float | None) -> list[Trial]:
-    return [Trial(n, {}, value) for n, value in enumerate(values)]
+def trials(*values: float | None) -> list[TriedSetting]:
+    return [TriedSetting(n, {}, value) for n, value in enumerate(values)]
 
 
 def test_good_scores_keep_their_distances_and_bad_ones_are_drawn_closer():

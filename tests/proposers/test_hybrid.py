@@ -7,7 +7,6 @@ import pytest
 from fakes import SOURCE
 
 from autoresearch_jax.engine.constants import read_constants, set_constants
-from autoresearch_jax.proposers.bandit import draw_category, draws_agent
 from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
     NO_PROPOSAL,
@@ -19,9 +18,9 @@ from autoresearch_jax.proposers.base import (
     ServiceDown,
     SpaceExhausted,
 )
-from autoresearch_jax.proposers.constants import OptunaProposer
-from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer
-from autoresearch_jax.proposers.learnt import learnt_lines
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.hints import hint_lines
+from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer, draw_category, draws_agent
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
 
@@ -45,7 +44,7 @@ class FakeAgent:
         self.briefs.append(brief)
         if self.trouble is not None:
             raise self.trouble
-        source = f"{brief.champion_source}# {brief.experiment} {len(brief.learnt)}\n"
+        source = f"{brief.champion_source}# {brief.experiment} {len(brief.hints)}\n"
         return Proposal(f"idea {brief.experiment}", brief.category or "any", source=source, cost_dollars=0.1)
 
     def asks_ahead(self, brief: Brief) -> bool:
@@ -63,7 +62,7 @@ class Clock:
         return self.now
 
 
-class Optimizer(OptunaProposer):
+class Optimizer(ConstantsProposer):
     def __init__(self) -> None:
         super().__init__()
         self.closed = False
@@ -93,7 +92,7 @@ def bench() -> Bench:
 def drawn_for(agent: bool, **changes) -> Brief:
     """A brief whose draw is the agent's, or the optimizer's."""
     briefs = (dataclasses.replace(FIRST, run_seed=seed, **changes) for seed in range(1000))
-    return next(brief for brief in briefs if draws_agent(brief, "optuna", "agent") == agent)
+    return next(brief for brief in briefs if draws_agent(brief, "constants", "agent") == agent)
 
 
 AGENTS, OPTIMIZERS = drawn_for(True), drawn_for(False)
@@ -126,27 +125,27 @@ def night(propose: Callable[[Brief], Proposal], count: int, brief: Brief = FIRST
 
 def test_constants_are_the_optimizers_and_structure_is_the_agents(bench):
     history = night(bench.hybrid.propose, 40).history[1:]
-    by = {name: [one for one in history if one.proposer == name] for name in ("optuna", "agent")}
-    assert len(by["optuna"]) + len(by["agent"]) == 40
+    by = {name: [one for one in history if one.proposer == name] for name in ("constants", "agent")}
+    assert len(by["constants"]) + len(by["agent"]) == 40
     assert min(map(len, by.values())) >= 8
-    assert {one.category for one in by["optuna"]} == {"constants"}
+    assert {one.category for one in by["constants"]} == {"constants"}
     assert {one.category for one in by["agent"]} <= set(DEFAULT_CATEGORIES)
     assert len({one.category for one in by["agent"]}) > 3
     assert bench.notices == []
     assert bench.hybrid.name == "hybrid"
 
 
-def test_the_agent_is_asked_for_a_kind_of_change_and_told_what_the_optimizer_has_learnt(bench):
+def test_the_agent_is_asked_for_a_kind_of_change_and_told_hints_about_the_constants(bench):
     brief = night(bench.optimizer.propose, 20)
-    while not draws_agent(brief, "optuna", "agent"):
+    while not draws_agent(brief, "constants", "agent"):
         brief = following(brief, bench.hybrid.propose(brief))
     proposal = bench.hybrid.propose(brief)
     (told,) = bench.agent.briefs
     assert told.category == draw_category(brief, "agent") == proposal.category
-    learnt = learnt_lines(SPACE, brief.history, brief.metric, brief.champion_constants, 0.01)
-    assert told.learnt == learnt
-    assert sum("was worse" in line for line in learnt) == 2
-    assert dataclasses.replace(told, category=None, learnt=()) == brief
+    hints = hint_lines(SPACE, brief.history, brief.metric, brief.champion_constants, 0.01)
+    assert told.hints == hints
+    assert sum("was worse" in line for line in hints) == 2
+    assert dataclasses.replace(told, category=None, hints=()) == brief
     assert (proposal.proposer, proposal.cost_dollars) == ("agent", 0.1)
 
 
@@ -164,7 +163,7 @@ def test_an_agents_failure_is_its_own(bench):
     with pytest.raises(ProposalFailed, match=r"^changed nothing$") as failure:
         bench.hybrid.propose(AGENTS)
     assert (failure.value.proposer, failure.value.cost_dollars) == ("agent", 0.25)
-    assert bench.hybrid.propose(OPTIMIZERS).proposer == "optuna"
+    assert bench.hybrid.propose(OPTIMIZERS).proposer == "constants"
     assert bench.hybrid.asks_ahead(AGENTS), "it may do better the next time"
 
 
@@ -185,13 +184,13 @@ def test_closing_it_closes_both(bench):
 
 
 def test_without_an_agent_the_optimizer_is_alone_and_that_is_said_once():
-    bench, alone = Bench(with_agent=False), OptunaProposer()
+    bench, alone = Bench(with_agent=False), ConstantsProposer()
     brief = FIRST
     for _ in range(10):
         proposal = bench.hybrid.propose(brief)
-        assert proposal == dataclasses.replace(alone.propose(brief), proposer="optuna")
+        assert proposal == dataclasses.replace(alone.propose(brief), proposer="constants")
         brief = following(brief, proposal)
-    assert bench.notices == ["no key and no command for an agent: optuna proposes alone"]
+    assert bench.notices == ["no key and no command for an agent: constants proposes alone"]
 
 
 @pytest.mark.parametrize(("space", "words"), [((), "^program.md has no table"), (NARROW, "all tried before")])
@@ -206,13 +205,13 @@ def test_without_an_agent_the_end_of_the_table_is_the_end(space, words):
 def test_while_the_service_is_down_the_optimizer_proposes_and_that_is_said_once(bench):
     bench.down(60)
     for _ in range(3):
-        assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+        assert bench.hybrid.propose(AGENTS).proposer == "constants"
         assert not bench.hybrid.asks_ahead(AGENTS)
     assert len(bench.agent.briefs) == 1, "not asked again so soon"
-    assert bench.notices == ["agent: the service answers 503; until it answers optuna proposes"]
+    assert bench.notices == ["agent: the service answers 503; until it answers constants proposes"]
     bench.agent.trouble = None
     bench.clock.now += 59
-    assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+    assert bench.hybrid.propose(AGENTS).proposer == "constants"
     bench.clock.now += 1
     assert bench.hybrid.asks_ahead(AGENTS)
     assert bench.hybrid.propose(AGENTS).proposer == "agent"
@@ -267,10 +266,10 @@ def test_a_service_that_asks_for_none_is_not_asked_again_and_again(bench):
 def test_an_agent_that_is_done_is_not_asked_again(bench, end):
     bench.agent.trouble = end
     for _ in range(3):
-        assert bench.hybrid.propose(AGENTS).proposer == "optuna"
+        assert bench.hybrid.propose(AGENTS).proposer == "constants"
         bench.clock.now += 10_000
     assert len(bench.agent.briefs) == 1
-    assert bench.notices == [f"{end}: optuna proposes alone from here on"]
+    assert bench.notices == [f"{end}: constants proposes alone from here on"]
     assert not bench.hybrid.asks_ahead(AGENTS)
 
 
@@ -283,7 +282,7 @@ def test_without_constants_to_move_the_agent_carries_on(bench, space, brief):
     brief = dataclasses.replace(brief, space=space)
     proposal = bench.hybrid.propose(brief)
     assert (proposal.proposer, proposal.category) == ("agent", draw_category(brief, "agent"))
-    assert bench.hybrid.propose(dataclasses.replace(OPTIMIZERS, space=SPACE)).proposer == "optuna", "the table grew"
+    assert bench.hybrid.propose(dataclasses.replace(OPTIMIZERS, space=SPACE)).proposer == "constants", "the table grew"
     if not space:
         assert bench.hybrid.asks_ahead(brief), "whose turn it is is known beforehand"
 
@@ -328,7 +327,7 @@ def test_a_night_in_which_all_goes_wrong_goes_on(bench):
             )
             brief = dataclasses.replace(brief, experiment=number + 1, history=(*brief.history, failed))
     names = [one.proposer for one in brief.history[1:]]
-    assert set(names[:20]) == {"optuna"}
-    assert names[20:40].count("optuna") >= 4
+    assert set(names[:20]) == {"constants"}
+    assert names[20:40].count("constants") >= 4
     assert names[40:].count("agent") >= 4
     assert len(bench.notices) == 1

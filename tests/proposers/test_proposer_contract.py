@@ -14,7 +14,7 @@ from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
-from autoresearch_jax.proposers.constants import OptunaProposer
+from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
@@ -60,9 +60,9 @@ class CountingModel(GeminiProposer):
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "command": counting_agent,
     "gemini": CountingModel,
-    "hybrid": lambda: HybridProposer(OptunaProposer(), counting_agent(), lambda line: None),
-    "hybrid without an agent": lambda: HybridProposer(OptunaProposer(), None, lambda line: None),
-    "optuna": OptunaProposer,
+    "hybrid": lambda: HybridProposer(ConstantsProposer(), counting_agent(), lambda line: None),
+    "hybrid without an agent": lambda: HybridProposer(ConstantsProposer(), None, lambda line: None),
+    "constants": ConstantsProposer,
     "scripted": lambda: ScriptedProposer([moved(LR=0.5 - 0.01 * n) for n in range(1, 40)]),
 }
 
@@ -79,7 +79,7 @@ def outcome(number: int, source: str, best: float | None) -> Outcome:
     value = score(constants)
     return Outcome(
         experiment=number,
-        proposer=OptunaProposer.name,
+        proposer=ConstantsProposer.name,
         hypothesis="",
         category="constants",
         constants=constants,
@@ -147,18 +147,18 @@ def test_closed_twice_it_stays_closed(make):
     proposer.close()
 
 
-# What follows is the optuna proposer's own.
+# What follows is the constants proposer's own.
 
 
 def night(brief: Brief, count: int) -> Brief:
-    proposer = OptunaProposer()
+    proposer = ConstantsProposer()
     for _ in range(count):
         brief = following(brief, proposer.propose(brief))
     return brief
 
 
 def test_few_constants_move_and_the_hypothesis_names_them():
-    proposer, brief = OptunaProposer(), first_brief()
+    proposer, brief = ConstantsProposer(), first_brief()
     counts = set()
     for _ in range(20):
         proposal = proposer.propose(brief)
@@ -179,13 +179,13 @@ def test_it_finds_what_is_there_to_find():
 
 
 def test_seeds_differ():
-    proposals = {repr(OptunaProposer().propose(first_brief(seed)).constants) for seed in range(5)}
+    proposals = {repr(ConstantsProposer().propose(first_brief(seed)).constants) for seed in range(5)}
     assert len(proposals) > 2
 
 
 def test_a_small_space_is_tried_to_its_end_and_then_said_to_be_exhausted():
     brief = dataclasses.replace(first_brief(), space=SPACE[1:2])
-    proposer = OptunaProposer()
+    proposer = ConstantsProposer()
     for _ in range(6):  # 2 to 8 without the champion's 4
         brief = following(brief, proposer.propose(brief))
     with pytest.raises(SpaceExhausted, match=r"tried before: widen a range or add a constant"):
@@ -196,7 +196,7 @@ def test_a_small_space_is_tried_to_its_end_and_then_said_to_be_exhausted():
 
 def test_an_empty_table_is_said_to_be_missing():
     with pytest.raises(SpaceExhausted, match=r"^program.md has no table of constants"):
-        OptunaProposer().propose(dataclasses.replace(first_brief(), space=()))
+        ConstantsProposer().propose(dataclasses.replace(first_brief(), space=()))
 
 
 def test_the_table_may_change_while_the_run_goes_on():
@@ -206,19 +206,19 @@ def test_the_table_may_change_while_the_run_goes_on():
         (Constant("LR", Choices((0.1, 0.15))), Constant("DEPTH", Choices((3, 5, 6)))),  # another kind
         (*SPACE, Constant("FAULT", Choices(("none", "other")))),  # a new one
     ]
-    proposer = OptunaProposer()
+    proposer = ConstantsProposer()
     proposer.propose(brief)
     for space in spaces:
         changed = dataclasses.replace(brief, space=space)
         proposal = proposer.propose(changed)
         assert all(c.values.contains(proposal.constants[c.name]) for c in space if c.name in proposal.constants)
-        assert proposal == OptunaProposer().propose(changed)
+        assert proposal == ConstantsProposer().propose(changed)
         brief = following(changed, proposal)
 
 
 def test_real_numbers_are_short_and_stay_in_their_range():
     space = (Constant("LR", FloatRange(0.123456, 0.123457)),)
-    value = OptunaProposer().propose(dataclasses.replace(first_brief(), space=space)).constants["LR"]
+    value = ConstantsProposer().propose(dataclasses.replace(first_brief(), space=space)).constants["LR"]
     assert 0.123456 <= value <= 0.123457
 
 
@@ -228,7 +228,7 @@ def test_a_narrow_range_is_not_rounded_away():
     assert len({outcome.constants["LR"] for outcome in night(brief, 10).history}) == 11
 
 
-def test_optuna_says_nothing(capfd):
+def test_it_says_nothing(capfd):
     night(first_brief(), 3)
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""

@@ -50,7 +50,7 @@ def test_a_key_is_never_shown(
 
 def test_ways_to_a_model(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status, found = doctor("key")
-    assert (status, found["model"]) == (0, "no way to one, not that --proposer=optuna asks any")
+    assert (status, found["model"]) == (0, "no way to one, not that --proposer=constants asks any")
     status, found = doctor("key", "--proposer=gemini")
     assert (status, found["faults"]) == (1, "model")
     assert "needs a key in GEMINI_API_KEY" in found["model"]

@@ -1,4 +1,4 @@
-"""What an optimizer has found out about the constants of the table, a line each, for an agent to read."""
+"""Hints for an agent: what the constants proposer found out about each constant of the table, a line each."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeGuard
 
-from autoresearch_jax.proposers.base import Constants, Outcome
-from autoresearch_jax.proposers.constants_evidence import moves_constants_alone
+from autoresearch_jax.proposers.base import Constants, Outcome, moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
 from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
@@ -38,7 +37,7 @@ class _Try:
     status: Status
 
 
-def learnt_lines(
+def hint_lines(
     space: Sequence[Constant],
     history: Sequence[Outcome],
     metric: Metric,

@@ -1,10 +1,10 @@
-"""What the optimizer has learnt about the constants, in words."""
+"""What is known about the constants, in words."""
 
 import pytest
 
 from autoresearch_jax.proposers.base import Outcome
-from autoresearch_jax.proposers.constants import OptunaProposer
-from autoresearch_jax.proposers.learnt import SHOWN, learnt_lines
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.hints import SHOWN, hint_lines
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
 
@@ -18,7 +18,7 @@ SPACE = (
 
 
 def outcome(number: int, score: float | None, **changes) -> Outcome:
-    values = {"proposer": OptunaProposer.name, "category": "constants", "kept": False}
+    values = {"proposer": ConstantsProposer.name, "category": "constants", "kept": False}
     values["status"] = Status.OK if score is not None else Status.OOM
     values |= {name: changes.pop(name) for name in (*values, "constants") if name in changes}
     constants = values.pop("constants", {**START, **changes})
@@ -40,7 +40,7 @@ NOW = {**START, "LR": 0.05}
 
 def lines(history=HISTORY, now=NOW, metric=LOSS, noise_floor: float | None = 0.002, space=SPACE) -> dict[str, str]:
     """By the name of the constant, in the order of the lines."""
-    told = learnt_lines(space, history, metric, now, noise_floor)
+    told = hint_lines(space, history, metric, now, noise_floor)
     return {line.split(" ")[0]: line for line in told}
 
 
