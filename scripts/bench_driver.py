@@ -34,7 +34,6 @@ from autoresearch_jax.engine.briefs import LOSS_CURVE
 from autoresearch_jax.engine.constants import ConstantValue, read_constants
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
@@ -284,7 +283,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
             program=program,
             observer=Nobody(),
             interrupts=Interrupts(),
-            footing=Footing(DiskGuard(folder, min_free_bytes=0)),
+            disk=DiskGuard(folder, min_free_bytes=0),
         )
         Loop(parts, seed, max_experiments=count + 1).run()  # one more, so that the last one is asked for
     return watch, proposer

@@ -17,7 +17,6 @@ from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
@@ -100,7 +99,7 @@ class Bench:
         first_wait_seconds: float = 0.0,
         examiner: Examiner | None = None,
         keeping: Keeping | None = None,
-        footing: Footing | None = None,
+        disk: DiskGuard | None = None,
         pruning: Pruning | None = None,
         certification: CertificationSettings | None = None,
     ) -> Loop:
@@ -117,7 +116,7 @@ class Bench:
             program=ProgramFile(self.program),
             observer=self.recorder,
             interrupts=Interrupts(),
-            footing=footing or Footing(DiskGuard(self.folder, 0)),
+            disk=disk or DiskGuard(self.folder, 0),
             keeping=keeping or Keeping(),
             pruning=pruning,
             certification=certification,

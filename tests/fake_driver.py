@@ -94,9 +94,9 @@ def drive(order: Order) -> int:
     )
     if order.stubborn:
         task.close = lambda: time.sleep(60)
-    with folder.lock() as lock, Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
-            return run_loop(options, Ground(task, workspace, ledger, program, lock), interrupts)
+            return run_loop(options, Ground(task, workspace, ledger, program), interrupts)
         finally:
             task.close()
 

@@ -115,7 +115,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; check --tag and --run_dir")
     task_options = TaskOptions.from_flags(flag_values)
-    with folder.lock() as lock, Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         editable = _editable(ledger, options)
         try:
             kept_experiments(ledger)
@@ -129,7 +129,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
             calibrate(ledger, folder, task)
             if options.certify:
                 named = Path(options.editable or f"./{editable.name}")
-                ended = certify(task, ledger, folder, named, Path(flag_values.program), lock, interrupts)
+                ended = certify(task, ledger, folder, named, Path(flag_values.program), interrupts)
                 print_experiments(ledger, task.metric, sys.stdout)
                 print(format_lines({**summarize_run(ledger, folder).lines(), "ended": ended}))
                 return 130 if ended == INTERRUPTED else 0

@@ -8,9 +8,7 @@ from autoresearch_jax.commands.console import ConsoleObserver
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.driver_lock import DriverLock
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
@@ -45,7 +43,6 @@ def certify(
     folder: RunFolder,
     editable: Path,
     program: Path,
-    lock: DriverLock,
     interrupts: Interrupts,
 ) -> str:
     """Certifies a run's champion; returns one line that says how it ended.
@@ -56,7 +53,6 @@ def certify(
       folder: the run's.
       editable: the training file, in its repository.
       program: program.md.
-      lock: on the run.
       interrupts: which cut a trial short.
 
     Raises:
@@ -82,7 +78,7 @@ def certify(
             program=ProgramFile(program),
             observer=observer,
             interrupts=interrupts,
-            footing=Footing(DiskGuard(folder, 0), lock),
+            disk=DiskGuard(folder, 0),
             certification=CertificationSettings(share=share),
         )
         return Loop(parts, int(settings["seed"] or 0)).certify()

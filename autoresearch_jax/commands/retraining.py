@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -69,7 +68,7 @@ def retrain(options: RetrainOptions) -> int:
     folder = options.folder
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; check --tag and --run_dir")
-    with folder.lock(_notice), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
+    with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
             with interrupts.allowed():
                 check_began_with(ledger.experiments(), options.constants)
@@ -210,10 +209,6 @@ def _sweep(folder: RunFolder, lost: Sequence[_Lost]) -> None:
             shutil.rmtree(path)
     with suppress(OSError):  # it is not there, or not empty
         _scratch(folder).rmdir()
-
-
-def _notice(text: str) -> None:
-    print(f"autoresearch trial: {text}", file=sys.stderr, flush=True)
 
 
 def _asked(ledger: Ledger, options: RetrainOptions) -> tuple[ExperimentRow, list[TrialRow]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from autoresearch_jax.commands.console import ConsoleObserver, print_notice, say
+from autoresearch_jax.commands.console import ConsoleObserver, say
 from autoresearch_jax.commands.constants_flag import check_began_with, constants_of, define_constants_flag
 from autoresearch_jax.commands.decision_flags import (
     GREEDY_WARNING,
@@ -42,9 +42,7 @@ from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.engine.constants import read_constants
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.driver_lock import DriverLock
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop, Parts
@@ -139,7 +137,6 @@ class Ground:
     workspace: Workspace
     ledger: Ledger
     program: ProgramFile
-    lock: DriverLock
 
 
 def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStack) -> Ground:
@@ -154,13 +151,13 @@ def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStac
     if options.keeping.place is not None:
         RemoteSnapshots(options.keeping.place).check()
     folder.create()
-    lock = stack.enter_context(folder.lock(print_notice))
+    stack.enter_context(folder.lock())
     task = task_options.make_task(folder.path, options.editable)
     stack.callback(task.close)
     ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
     if not is_new:
         _check_start(ledger, workspace, program, options)
-    return Ground(task, workspace, ledger, program, lock)
+    return Ground(task, workspace, ledger, program)
 
 
 def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
@@ -182,7 +179,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
         program=ground.program,
         observer=observer,
         interrupts=interrupts,
-        footing=Footing(DiskGuard(folder, options.min_free_bytes), ground.lock),
+        disk=DiskGuard(folder, options.min_free_bytes),
         keeping=options.keeping,
         pruning=options.pruning,
         certification=options.certification,

@@ -1,4 +1,4 @@
-"""Room on a run's disk, looked for before anything is begun; and failures for which the disk is to blame."""
+"""Free space on a run's disk, checked before anything is begun; and failures that the disk caused."""
 
 import contextlib
 import errno
@@ -12,27 +12,22 @@ from autoresearch_jax.errors import causes
 
 _GIB = 2**30  # as --min_free_gb counts
 _MIB = 2**20
-_TRIED_BYTES = 4096  # one block: less might fit where nothing else does
-_RESERVE_BYTES = 1 << 18  # a transaction, and what SQLite needs to open and close a ledger
+_PROBE_BYTES = 4096  # one block: less might fit where nothing else does
 _GOES_ON = "the same command goes on from here"
 _FULL = "the disk is full: free some space, or move the run's folder (--run_dir)"
 _READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
 _FAILS = "its disk fails: `dmesg` may say why"
-_MOUNT_AGAIN = "its disk does not answer any more: mount it again"
-_SLOW = "its disk takes too long: use another one (--run_dir), or find out what else keeps it busy"
 
 _SYSTEM_TROUBLES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "your quota of the disk is used up: remove some files, or have it raised",
     errno.EROFS: _READ_ONLY,
     errno.EIO: _FAILS,
-    errno.ESTALE: _MOUNT_AGAIN,
-    errno.ENOTCONN: _MOUNT_AGAIN,
-    errno.ETIMEDOUT: _SLOW,
+    errno.ESTALE: "its disk does not answer any more: mount it again",
 }
-_OF_SOCKETS_TOO = (errno.ENOTCONN, errno.ETIMEDOUT)
-_SQLITE_TROUBLES = {  # by the name of the error, or what it says
-    "SQLITE_IOERR_SHMSIZE": _FULL,  # says "disk I/O error" as well, where a ledger is opened on a full disk
+_SLOW = "its disk takes too long: use another one (--run_dir), or find out what else keeps it busy"
+_SQLITE_TROUBLES = {  # by the error's name or message
+    "SQLITE_IOERR_SHMSIZE": _FULL,  # its message is "disk I/O error" as well
     "database or disk is full": _FULL,
     "attempt to write a readonly database": f"{_READ_ONLY}, or its modes forbid it (ledger.db-shm's and -wal's too)",
     "disk I/O error": _FAILS,
@@ -45,28 +40,19 @@ class DiskError(RunError):
 
 
 class DiskGuard:
-    """Looks after the disk of a run's folder, and that of its snapshots where they have another."""
+    """Checks the disk of a run's folder, and that of its snapshots where they have another."""
 
     def __init__(self, folder: RunFolder, min_free_bytes: int) -> None:
-        """Touches nothing yet.
-
-        Args:
-          folder: of the run.
-          min_free_bytes: what is to stay free.
-        """
+        """Touches nothing yet; `min_free_bytes` are to stay free."""
         self._path = folder.path
         self._snapshots = folder.snapshots
-        self._reserve = folder.path / "reserve"
         self._min_free_bytes = min_free_bytes
 
     def require_room(self, more_bytes: int = 0) -> None:
-        """Makes sure that there is room in the run's folder and that it can be written to, by writing a small file.
-
-        Args:
-          more_bytes: what is about to be written.
+        """Checks that `more_bytes` fit and that the folder can be written to, by writing a small file.
 
         Raises:
-          DiskError: there is not, or it cannot; the message says what to do, and that the run goes on afterwards.
+          DiskError: they do not, or it cannot; the message says what to do, and that the run goes on afterwards.
         """
         if _is_mounted_apart(self._snapshots, self._path):
             self._require_room(self._path, 0)
@@ -79,23 +65,9 @@ class DiskGuard:
             free_bytes = _free_bytes(path)
             if free_bytes is not None and free_bytes < self._min_free_bytes + more_bytes:
                 raise DiskError(self._too_little(path, free_bytes, more_bytes))
-            _try_to_write(path)
+            _write_probe(path)
         except OSError as error:
             raise DiskError(f"{_cannot_write(path, error)}; {_GOES_ON}") from error
-
-    def keep_reserve(self) -> None:
-        """Keeps some room back, where there is any, so that the ledger can say why a run ended on a full disk."""
-        with contextlib.suppress(OSError):
-            if self._reserve.exists() and self._reserve.stat().st_size == _RESERVE_BYTES:
-                return
-            with self._reserve.open("wb") as file:
-                file.write(os.urandom(_RESERVE_BYTES))  # which no file system stores in less
-                os.fsync(file.fileno())
-
-    def spend_reserve(self) -> None:
-        """Gives that room free."""
-        with contextlib.suppress(OSError):
-            self._reserve.unlink()
 
     def _too_little(self, path: Path, free_bytes: int, more_bytes: int) -> str:
         needs = [f"{_size(more_bytes)} are needed for what comes next"] if more_bytes else []
@@ -110,13 +82,10 @@ class DiskGuard:
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """What the disk has to do with a failure: one line with the file, where it is known, and what to do.
+    """One line on how the disk caused a failure, with the file and the remedy; None if it did not.
 
     Args:
-      error: looked at with its causes, and with what was being handled when it was raised.
-
-    Returns:
-      None if the disk is not to blame.
+      error: examined together with its causes and contexts.
     """
     for cause in causes(error):
         if isinstance(cause, DiskError):
@@ -124,7 +93,9 @@ def disk_trouble(error: BaseException) -> str | None:
         if isinstance(cause, OSError):
             trouble = _SYSTEM_TROUBLES.get(cause.errno or 0)
             is_named = isinstance(cause.filename, str | bytes | os.PathLike)
-            if trouble is not None and (is_named or cause.errno not in _OF_SOCKETS_TOO):
+            if cause.errno == errno.ETIMEDOUT and is_named:  # without a name it is a socket's
+                trouble = _SLOW
+            if trouble is not None:
                 return f"{os.fsdecode(cause.filename) if is_named else 'a file'}: {trouble}"
         if isinstance(cause, sqlite3.Error):
             for said, trouble in _SQLITE_TROUBLES.items():
@@ -136,7 +107,7 @@ def disk_trouble(error: BaseException) -> str | None:
 def _cannot_write(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         with contextlib.suppress(OSError):
-            if (free_bytes := _free_bytes(path)) and free_bytes > _TRIED_BYTES:
+            if (free_bytes := _free_bytes(path)) and free_bytes > _PROBE_BYTES:
                 return (
                     f"{path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
                     "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
@@ -147,7 +118,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _is_mounted_apart(path: Path, parent: Path) -> bool:
-    """Whether a folder that may not be there yet is on another file system than the one that it belongs in."""
+    """Whether a folder, which may not be there yet, is on another file system than its parent."""
     try:
         return path.stat().st_dev != parent.stat().st_dev
     except FileNotFoundError:
@@ -162,12 +133,12 @@ def _free_bytes(folder: Path) -> int | None:
     return system.f_bavail * system.f_frsize if system.f_blocks else None
 
 
-def _try_to_write(folder: Path) -> None:
-    """Writes a small file down to the disk and removes it: root may write anywhere, as far as permissions tell."""
-    path = folder / "room.new"  # what is left of one that is killed goes with the other files of this ending
+def _write_probe(folder: Path) -> None:
+    """Writes a small file to the disk and removes it: permissions alone say nothing to root."""
+    path = folder / "room.new"  # removed with all other *.new files if this process is killed
     try:
         with path.open("wb", buffering=0) as file:
-            file.write(bytes(_TRIED_BYTES))
+            file.write(bytes(_PROBE_BYTES))
             os.fsync(file.fileno())
     finally:
         with contextlib.suppress(OSError):

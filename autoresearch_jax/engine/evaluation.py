@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from autoresearch_jax.engine.book import Book, Ending
+from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.measuring import Measuring
 from autoresearch_jax.engine.program_file import ProgramFile
@@ -28,7 +28,7 @@ class Evaluation:
         interrupts: Interrupts,
         measuring: Measuring,
         examiner: Examiner,
-        footing: Footing,
+        disk: DiskGuard,
     ) -> None:
         self._task = task
         self._book = book
@@ -37,7 +37,7 @@ class Evaluation:
         self._interrupts = interrupts
         self._measuring = measuring
         self._examiner = examiner
-        self._footing = footing
+        self._disk = disk
         self._hashes_now: dict[int, str | None] = {}  # of champions that were hashed otherwise
 
     def evaluate(self, experiment: ExperimentRow) -> Ending:
@@ -47,14 +47,14 @@ class Evaluation:
           RunError: the task itself failed too often, or the disk has no room; the experiment stays open.
           KeyboardInterrupt: the process was asked to end; the same.
         """
-        self._footing.require()
+        self._disk.require_room()
         log_dir = self._folder.log_dir(experiment.id)
         try:
             with self._interrupts.allowed():
                 candidate = self._examiner.prepare(self._book.ledger.source(experiment.id), experiment.id)
                 champion_hash = self._champion_hash(candidate, log_dir / "champion")
         except CandidateRejected as rejection:
-            self._footing.require()  # of a full disk no candidate is to blame
+            self._disk.require_room()  # of a full disk no candidate is to blame
             if rejection.details:
                 (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
             return Ending(rejection.status, None, Verdict.DISCARD, rejection.reason)

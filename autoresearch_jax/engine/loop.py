@@ -11,11 +11,9 @@ from autoresearch_jax.decide.rule import DecisionRule
 from autoresearch_jax.engine.book import Book, Ending, as_shown, score_of
 from autoresearch_jax.engine.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
 from autoresearch_jax.engine.constants import ConstantError, ConstantValue, read_constants, set_constants
-from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.engine.driver_lock import DriverLockError
+from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
 from autoresearch_jax.engine.evaluation import Evaluation
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import Measuring
@@ -71,7 +69,7 @@ class Parts:
     program: ProgramFile
     observer: Observer
     interrupts: Interrupts
-    footing: Footing
+    disk: DiskGuard
     keeping: Keeping = field(default_factory=Keeping)
     pruning: Pruning | None = None
     certification: CertificationSettings | None = None
@@ -130,7 +128,7 @@ class Loop:
             parts.program,
             parts.interrupts,
             parts.observer,
-            parts.footing,
+            parts.disk,
             run_seed,
             parts.pruning,
             pace=self._pace,
@@ -144,7 +142,7 @@ class Loop:
             parts.interrupts,
             self._measuring,
             parts.examiner,
-            parts.footing,
+            parts.disk,
         )
         self._retention = Retention(
             parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, parts.observer.notice
@@ -185,18 +183,14 @@ class Loop:
         return self._in_session(lambda: None, self._certify_again)
 
     def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
-        parts, ledger = self._parts, self._parts.ledger
-        parts.footing.disk.keep_reserve()
+        ledger = self._parts.ledger
         prepare()
         self._book.settle()
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
             reason = self._until_ended(work)
-        except DriverLockError:  # the run is another process's, and nothing of it may be touched
-            raise
         except UserError as error:
-            self._parts.footing.disk.spend_reserve()
             with suppress(sqlite3.Error):  # where there is no room all the same, it ended as if it had been killed
                 ledger.end_session(session, clean_line(str(error)))
             raise
@@ -279,7 +273,6 @@ class Loop:
     def _advance(self) -> str | None:
         """Carries out one experiment, or waits; returns why the run is over, or None."""
         started = time.monotonic() if self._waiting_since is None else self._waiting_since
-        self._parts.footing.require_lock()
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
             champion = self._book.require_champion()
@@ -302,7 +295,6 @@ class Loop:
             except ProposalFailed as failure:
                 self._enter_failure(champion, brief, failure, started)
                 return None
-            self._parts.footing.require_lock()
             reach(FaultPoint.AFTER_PROPOSAL, brief.experiment)
             self._failed_proposals = 0
             self._waiting_since, self._is_service_down = None, False
@@ -340,7 +332,6 @@ class Loop:
         champion = self._book.require_champion()
         if step is None or (at_end and self._certified_before is None and self._has_no_time_left(champion)):
             return False
-        self._parts.footing.require_lock()
         if isinstance(step, MeasureChampion):
             self._measure_champion(champion)
             return True
@@ -511,7 +502,6 @@ class Loop:
         self._parts.observer.begins(experiment)
         self._look_ahead(experiment)
         ending = self._evaluation.evaluate(experiment)
-        self._parts.footing.require_lock()
         row = self._book.conclude(experiment, ending, started)
         if self._certified_before is None:
             self._retention.apply(row)

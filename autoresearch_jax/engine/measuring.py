@@ -9,8 +9,7 @@ from autoresearch_jax.decide.certification import decide_revert
 from autoresearch_jax.decide.noise import mean_of, next_paired_seed
 from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
 from autoresearch_jax.engine.book import Book, Ending
-from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.engine.footing import Footing
+from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.lagging import read_yardstick
 from autoresearch_jax.engine.observer import Observer
@@ -61,7 +60,7 @@ class Measuring:
         program: ProgramFile,
         interrupts: Interrupts,
         observer: Observer,
-        footing: Footing,
+        disk: DiskGuard,
         run_seed: int,
         pruning: Pruning | None = None,
         *,
@@ -72,7 +71,7 @@ class Measuring:
         self._pace = pace
         self._started = time.monotonic()  # of the experiment, in this process
         self._rule = rule
-        self._footing = footing
+        self._disk = disk
         self._book = book
         self._folder = folder
         self._program = program
@@ -113,7 +112,7 @@ class Measuring:
         """
         if trouble := disk_trouble(error):
             raise RunError(f"{trouble}; the same command goes on from here") from error
-        self._footing.require()
+        self._disk.require_room()
         most = 1 if experiment.kind is Kind.BASELINE else MAX_FAILURES
         return self._failures.enter(error, self._folder.log_dir(experiment.id), most)
 
@@ -242,8 +241,7 @@ class Measuring:
         if measurement is None:
             return  # the same trial again
         if measurement.status is not Status.OK:
-            self._footing.require()  # of a full disk no candidate is to blame
-        self._footing.require_lock()
+            self._disk.require_room()  # of a full disk no candidate is to blame
         reach(FaultPoint.AFTER_MEASUREMENT, trial.id)
         if measurement.metrics.get(TOO_BUSY) and not self._was_others_work(trial, measurement):
             measurement = replace(measurement, metrics={**measurement.metrics, TOO_BUSY: False})
@@ -321,7 +319,7 @@ class Measuring:
             snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
             with self._interrupts.allowed():
                 candidate = self._ready(trial.experiment)
-                self._footing.require(_bytes_of_snapshot(candidate))
+                self._disk.require_room(_bytes_of_snapshot(candidate))
                 yardstick = self._yardstick(experiment, trial)
                 measurement = self._task.measure(
                     candidate,

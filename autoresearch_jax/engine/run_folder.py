@@ -1,17 +1,23 @@
 """A run's folder: where its parts are, what it was started with, and a lock against a second driver."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.engine.driver_lock import DriverLock, DriverLockError
+from filelock import FileLock, Timeout
+
 from autoresearch_jax.engine.task import Terms
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
+
+_LOCK_SECONDS = 1.0  # `holder` in another process has the lock for a moment, and a killed process takes one to end
 
 
 class RunFolderError(UserError):
@@ -123,45 +129,69 @@ class RunFolder:
             )
 
     @contextmanager
-    def lock(self, notice: Callable[[str], None] = lambda text: None) -> Iterator[DriverLock]:
-        """Holds the run for this process; whoever comes after sees that it has ended, however it ended.
-
-        Args:
-          notice: told in one line that it waits for a sign of life of a driver on another machine.
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the kernel lets go of it when the process ends, also by `kill -9`.
 
         Raises:
-          RunFolderError: another process holds it, or the folder cannot be written.
+          RunFolderError: another process holds it, or the folder cannot be written to.
         """
-        lock = self._driver_lock
+        lock = FileLock(self._lock_file, timeout=_LOCK_SECONDS)
         try:
-            lock.acquire(notice)
-        except DriverLockError as error:
-            raise RunFolderError(str(error)) from error
+            lock.acquire()
+        except Timeout as error:
+            raise RunFolderError(f"{self.path}: {self._driver()} is at work on this run already") from error
+        except OSError as error:
+            raise RunFolderError(
+                f"{self._lock_file}: cannot be locked: {error.strerror}: a run needs a folder that can be written to, "
+                "on a disk with file locks (--run_dir)"
+            ) from error
         try:
-            self._sweep()
-            yield lock
+            with suppress(OSError):  # of a full disk: the lock is held without it
+                self._driver_file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            for path in (*self.path.glob("*.new"), *self.path.glob("llm/*/*.new")):  # left half-written by a kill
+                path.unlink(missing_ok=True)
+            yield
         finally:
+            with suppress(OSError):
+                self._driver_file.unlink(missing_ok=True)
             lock.release()
 
-    def _sweep(self) -> None:
-        """Removes what writers left half-written that were killed."""
-        for path in (*self.path.glob("*.new"), *self.path.glob("llm/*/*.new")):
-            path.unlink(missing_ok=True)
-
     def holder(self) -> str | None:
-        """Who is at work on the run, such as "pid 12 on box"; None if nobody is.
+        """Who is at work on the run, such as "pid 12 on box"; None if it is not locked. Writes nothing.
 
         Raises:
           RunFolderError: that cannot be read.
         """
         try:
-            return self._driver_lock.holder()
-        except DriverLockError as error:
-            raise RunFolderError(str(error)) from error
+            descriptor = os.open(self._lock_file, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RunFolderError(f"{self._lock_file}: cannot be read: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return self._driver()
+        except OSError:  # no such locks here: a driver that ended by itself removed the file
+            return self._driver() if self._driver_file.exists() else None
+        finally:
+            os.close(descriptor)
+        return None
 
     @property
-    def _driver_lock(self) -> DriverLock:
-        return DriverLock(self.path / "driver.lock")
+    def _lock_file(self) -> Path:
+        return self.path / "driver.lock"
+
+    @property
+    def _driver_file(self) -> Path:
+        return self.path / "driver.txt"
+
+    def _driver(self) -> str:
+        """The process that locked the run, as it named itself."""
+        with suppress(OSError):
+            if line := clean_line(self._driver_file.read_text(encoding="utf-8", errors="replace")):
+                return line
+        return "another process"
 
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Writes run.json."""

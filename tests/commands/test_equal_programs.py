@@ -13,7 +13,6 @@ from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.decide.rule import GreedyRule
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.footing import Footing
 from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
@@ -95,7 +94,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
                 program=ProgramFile(tmp_path / "program.md"),
                 observer=Silent(),
                 interrupts=Interrupts(),
-                footing=Footing(DiskGuard(folder, 0)),
+                disk=DiskGuard(folder, 0),
             )
             assert Loop(parts, run_seed=0).run() == "the script is over"
             return ledger.experiments()

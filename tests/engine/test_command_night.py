@@ -62,8 +62,8 @@ program = repo / "program.md"
 who = ProposerOptions("command", Agent(sys.argv[4]))
 options = Options("night", folder, who, program, repo / "train_lib.py", 0, 1, None)
 ledger = Ledger.open(folder.ledger)
-with folder.lock() as lock, Interrupts().installed() as interrupts:
-    run_loop(options, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program), lock), interrupts)
+with folder.lock(), Interrupts().installed() as interrupts:
+    run_loop(options, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program)), interrupts)
 """
 
 

@@ -1,20 +1,21 @@
 """A disk that is full, read-only or gone: noticed before anything is begun, and blamed for what it did."""
 
 import errno
-import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from fakes import FakeTask, ScriptedProposer, moved
 from small_disk import SmallDisk, small_disk
 
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskError, DiskGuard, disk_trouble
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.types import CandidateRejected, Measurement, Status
 
 MEGABYTE = 2**20
 GOES_ON = "; the same command goes on from here"
@@ -131,10 +132,6 @@ def test_a_folder_that_is_gone(tmp_path):
     )
 
 
-def test_it_ends_a_run_as_other_reasons_do():
-    assert issubclass(DiskError, RunError)
-
-
 def write(disk: SmallDisk, name: str, number: int = 1) -> subprocess.CompletedProcess[str]:
     return disk.run([sys.executable, "-c", WRITER, name, str(number)])
 
@@ -179,14 +176,13 @@ def test_a_ledger_on_a_disk_that_can_only_be_read(disk):
 
 def test_who_holds_a_run_can_be_asked_on_a_disk_that_can_only_be_read(disk):
     reader = [sys.executable, "-c", READER]
-    lock = disk.outside / "night" / "driver.lock"
-    lock.write_text(f"pid 12 on {os.uname().nodename}\n")
-    os.utime(lock, (0, 0))  # a sign of life long past
+    (disk.outside / "night" / "driver.lock").touch()
+    (disk.outside / "night" / "driver.txt").write_text("pid 12 on box\n")  # as a killed driver leaves it
     disk.remount("ro")
     assert disk.run(reader).stdout == "None\n"
     holder = disk.start(["flock", "night/driver.lock", "sh", "-c", "echo locked; exec cat"], stdin=subprocess.PIPE)
     assert holder.stdout.readline() == "locked\n"
-    assert disk.run(reader).stdout == f"pid 12 on {os.uname().nodename}\n"
+    assert disk.run(reader).stdout == "pid 12 on box\n"
     holder.communicate("")
 
 
@@ -210,7 +206,6 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/night/results.tsv"
         (OSError(errno.EIO, "Input/output error", "a"), "a: its disk fails"),
         (OSError(errno.ESTALE, "Stale file handle", "a"), "a: its disk does not answer any more: mount it again"),
         (OSError(errno.ETIMEDOUT, "Connection timed out", "a"), "a: its disk takes too long: use another one"),
-        (OSError(errno.ENOTCONN, "Transport endpoint is not connected", "a"), "a: its disk does not answer any more"),
         (sqlite3.OperationalError("database or disk is full"), "the ledger: the disk is full"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "the ledger: it can only be read now"),
         (sqlite3.OperationalError("disk I/O error"), "the ledger: its disk fails"),
@@ -227,21 +222,13 @@ def test_the_disk_is_to_blame(error, start):
     assert not line.endswith(GOES_ON)
 
 
-def test_a_loop_of_causes_ends():
-    first, second = ValueError(), KeyError()
-    raised(first, cause=second)
-    raised(second, cause=first)
-    assert disk_trouble(first) is None
-
-
 @pytest.mark.parametrize(
     "error",
     [
         FileNotFoundError(errno.ENOENT, "No such file or directory", "a"),
         PermissionError(errno.EACCES, "Permission denied", "a"),
         OSError("No space left on device"),  # a candidate may say so as well
-        OSError(errno.ENOTCONN, "Transport endpoint is not connected"),  # of a socket
-        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),  # the same
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),  # of a socket
         RuntimeError("database or disk is full"),
         sqlite3.OperationalError("database is locked"),
         sqlite3.IntegrityError("UNIQUE constraint failed"),
@@ -268,3 +255,39 @@ def test_the_guards_own_complaint_is_its_trouble(tmp_path):
     with pytest.raises(DiskError) as caught:
         DiskGuard(RunFolder(tmp_path / "night"), 0).require_room()
     assert disk_trouble(caught.value) + GOES_ON == str(caught.value)
+
+
+class Meddled(FakeTask):
+    """The first candidate that is not the baseline fails, and something happens before that."""
+
+    def __init__(self, step: str, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._step = step
+        self._happens = happens
+
+    def prepare(self, source, log_dir, **options):
+        if "LR = 0.1" in source and self._step == "prepare":
+            self._happens()
+            raise CandidateRejected(Status.REJECTED, "no build")
+        return super().prepare(source, log_dir, **options)
+
+    def measure(self, candidate, *, seed, **options):
+        if "LR = 0.1" in candidate.source and self._step == "measure":
+            self._happens()
+            return Measurement(Status.CRASH, None, seed, error="no space left")
+        return super().measure(candidate, seed=seed, **options)
+
+
+@pytest.mark.parametrize("step", ["measure", "prepare"])
+def test_of_a_full_disk_no_candidate_is_to_blame(bench, monkeypatch, step):
+    def run(task: FakeTask) -> None:
+        bench.loop(task, ScriptedProposer([moved(LR=0.1)]), max_experiments=1).run()
+
+    full = Mock(side_effect=OSError(errno.EDQUOT, "Disk quota exceeded"))
+    with monkeypatch.context() as patch:
+        task = Meddled(step, lambda: patch.setattr("autoresearch_jax.engine.disk.os.fsync", full))
+        with pytest.raises(DiskError, match="your quota of the disk is used up"):
+            run(task)
+    assert bench.ledger().experiment(1).is_open
+    run(FakeTask())
+    assert bench.ledger().experiment(1).decision == "keep", "it is measured where there is room"

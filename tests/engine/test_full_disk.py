@@ -12,7 +12,6 @@ from kills import make_repository, snapshots_of, substance_of
 from small_disk import SmallDisk, small_disk
 
 from autoresearch_jax.engine.integrity import row_differences
-from autoresearch_jax.engine.ledger import Ledger
 
 EXPERIMENTS = 3
 SNAPSHOT_BYTES = 200_000
@@ -79,15 +78,13 @@ def test_too_little_room_is_found_before_a_trial_and_the_run_goes_on_later(place
     check_whole(place, tmp_path)
 
 
-@pytest.mark.parametrize("kilobytes", [300, 500, 700, 900, 1300, 1700])
+@pytest.mark.parametrize("kilobytes", [300, 900, 1700])
 def test_a_disk_that_gets_full_anywhere_harms_nothing(place: Place, tmp_path: Path, kilobytes: int) -> None:
     place.disk.fill(leave_bytes=kilobytes * KILOBYTE)
     status, line = place.run()
     assert status == 1
     assert "Traceback" not in place.log.read_text()
     assert "full" in line or "No space left" in line or "free on its disk" in line, line
-    with closing(Ledger.open_to_read(place.copied(tmp_path / "before") / "runs" / TAG / "ledger.db")) as ledger:
-        assert ledger.last_ending() != "killed", "there is room to say why the run ended, if it began"
     place.disk.make_room()
     assert place.run()[0] == 0
     check_whole(place, tmp_path)
