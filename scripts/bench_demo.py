@@ -28,8 +28,9 @@ from pathlib import Path
 
 from bench_conditions import DEMO, FRESH_SEEDS, burning, demo_options, make_repository, train_again
 
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.tasks.lm.task import METRIC
 from autoresearch_jax.types import Budget
 
@@ -62,7 +63,7 @@ def run_demo(seed: int, repository: Path, *, alone: bool) -> Result:
     with closing(Ledger.open_to_read(run / "ledger.db")) as ledger:
         rows = ledger.experiments()
         proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
-        kept = [row for row in rows if row.decision is Verdict.KEEP]
+        kept = [row for row in rows if row.decision is Action.KEEP]
         baseline, champion = kept[0], kept[-1]
         gain, error = 0.0, math.inf
         if champion is not baseline:

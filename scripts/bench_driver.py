@@ -30,18 +30,17 @@ from pathlib import Path
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
-from autoresearch_jax.engine.briefs import LOSS_CURVE
-from autoresearch_jax.engine.constants import ConstantValue, read_constants
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
-from autoresearch_jax.engine.program import Program
-from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.program import Program, ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import LOSS_CURVE
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
@@ -274,7 +273,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
         parts = Parts(
             task=task,
             proposer=proposer,
-            examiner=Examiner(task, folder),
+            precheck=Precheck(task, folder),
             rule=LineageRule(task.metric),
             certification=CertificationSettings(),
             ledger=ledger,

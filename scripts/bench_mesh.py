@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.engine.constants import set_constants
+from autoresearch_jax.engine.training_file import set_constants
 from autoresearch_jax.tasks.lm.measure import make_mesh
 
 NUM_DEVICES = 8

@@ -43,12 +43,12 @@ from bench_conditions import DEMO, FRESH_SEEDS, demo_options, draw_value, make_r
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
-from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.recorder import KEEPS
 from autoresearch_jax.engine.records import Kind
-from autoresearch_jax.engine.results import KEEPS
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Constant, Value, same
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Scalar, Status

@@ -30,8 +30,8 @@ from bench_prune_curves import FOLDER, POINTS, START, Curve, read_curves, record
 from bench_search_task import ROOT
 
 from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.pruning import Finished, Pruning, find_allowances
 from autoresearch_jax.decide.rule import Action, Complexity, LineageRule
-from autoresearch_jax.engine.pruning import Finished, Pruning, find_allowances
 from autoresearch_jax.types import CURVE_POINTS, Metric
 
 TUNED_ON, REPORTED = 1, 2  # seeds of the recordings

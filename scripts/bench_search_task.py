@@ -26,8 +26,8 @@ from bench_search_problems import Problem
 from jax.sharding import AxisType
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.engine.program import read_program
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
 from autoresearch_jax.tasks.lm.bits import bits_per_byte
 from autoresearch_jax.tasks.lm.data.local_corpus import stdlib

@@ -13,17 +13,17 @@ from fakes import PROGRAM, SOURCE, FakeTask
 from kills import make_repository
 
 from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
-from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import Asking
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
@@ -36,7 +36,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 @dataclass
-class Recorder:
+class Observed:
     """An observer that remembers."""
 
     notices: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Bench:
 
     repo: Path
     ledgers: ExitStack
-    recorder: Recorder = field(default_factory=Recorder)
+    recorder: Observed = field(default_factory=Observed)
     tag: str = "night"
 
     def with_tag(self, tag: str) -> "Bench":
@@ -97,7 +97,7 @@ class Bench:
         seed: int = 0,
         asking: Asking | None = None,
         first_wait_seconds: float = 0.0,
-        examiner: Examiner | None = None,
+        precheck: Precheck | None = None,
         keeping: Keeping | None = None,
         disk: DiskGuard | None = None,
         pruning: Pruning | None = None,
@@ -108,7 +108,7 @@ class Bench:
         parts = Parts(
             task=task,
             proposer=proposer or ConstantsProposer(),
-            examiner=examiner or Examiner(task, self.folder),
+            precheck=precheck or Precheck(task, self.folder),
             rule=rule or GreedyRule(task.metric),
             ledger=self.ledger(),
             workspace=self.workspace(),

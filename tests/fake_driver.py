@@ -19,12 +19,12 @@ from fakes import SNAPSHOT_BYTES, FakeTask
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Ground, Options, run_loop
 from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import LineageSettings
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.snapshots.retention import Keeping

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from autoresearch_jax.engine.constants import read_constants
 from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sandbox.process import JsonWorker

@@ -11,7 +11,7 @@ import pytest
 from train_lib_source import load_tiny, make_mesh, nudged, tiny_source_text
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.training_file import read_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 T = 16

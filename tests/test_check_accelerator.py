@@ -16,7 +16,7 @@ import pytest
 from train_lib_source import TINY, TRAIN_LIB, make_mesh
 
 from autoresearch_jax.contract import Task
-from autoresearch_jax.engine.constants import set_constants
+from autoresearch_jax.engine.training_file import set_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 GIB = 1 << 30

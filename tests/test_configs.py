@@ -14,7 +14,7 @@ from autoresearch_jax.commands.constants_flag import parse_settings
 from autoresearch_jax.commands.dataset_flags import dataset_options
 from autoresearch_jax.commands.task_flags import parse_mesh
 from autoresearch_jax.contract import Task
-from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))

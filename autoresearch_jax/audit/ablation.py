@@ -5,8 +5,15 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoresearch_jax.engine.constants import blank_values, same_value, set_constants
-from autoresearch_jax.engine.merging import Merge, merge_sources, moved_constants, settable_constants
+from autoresearch_jax.engine.training_file import (
+    Merge,
+    blank_values,
+    merge_sources,
+    moved_constants,
+    same_value,
+    set_constants,
+    settable_constants,
+)
 from autoresearch_jax.types import Scalar
 
 SUPERSEDED = "superseded"

@@ -8,12 +8,11 @@ from typing import Protocol
 
 from autoresearch_jax.audit.log import AuditKind, AuditRow, AuditTrialRow
 from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.plan import draw_audit_seeds
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.seeds import draw_audit_seeds
-from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.task_failures import MAX_FAILURES, RunError, TaskFailures
+from autoresearch_jax.engine.stopping import Interrupts
+from autoresearch_jax.engine.task import MAX_FAILURES, RunError, Task, TaskFailures
 from autoresearch_jax.types import TOO_BUSY, Candidate, Measurement, Scalar, Scrutiny, Status
 
 

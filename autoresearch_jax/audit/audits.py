@@ -16,11 +16,11 @@ from autoresearch_jax.audit.findings import (
 )
 from autoresearch_jax.audit.log import AuditKind, AuditRow
 from autoresearch_jax.audit.scores import Scores, read_scores
-from autoresearch_jax.engine.constants import ConstantError, set_constants
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.merging import Merge
-from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.training_file import ConstantError, Merge, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.types import Candidate, CandidateRejected, Scalar
 
@@ -37,7 +37,7 @@ def kept_experiments(ledger: Ledger) -> list[ExperimentRow]:
     Raises:
       AuditError: nothing but its baseline, or not even that.
     """
-    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Verdict.KEEP]
+    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP]
     if len(rows) < 2:
         state = "the champion is still the baseline" if rows else "the run has no baseline yet"
         raise AuditError(f"{state}: there is nothing to audit until `autoresearch run` has kept a change")

@@ -30,11 +30,11 @@ from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.engine.run_settings import calibrate
+from autoresearch_jax.engine.state import calibrate
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.audits import format_findings

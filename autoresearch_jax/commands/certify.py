@@ -8,12 +8,12 @@ from autoresearch_jax.commands.console import ConsoleObserver
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
-from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
@@ -70,7 +70,7 @@ def certify(
         parts = Parts(
             task=task,
             proposer=_Nobody(),
-            examiner=Examiner(task, folder),
+            precheck=Precheck(task, folder),
             rule=rule,
             ledger=ledger,
             workspace=Workspace.of(editable, folder.path.name, folder.workspace, os.environ),

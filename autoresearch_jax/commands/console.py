@@ -8,7 +8,8 @@ from contextlib import ExitStack, suppress
 from typing import TextIO
 
 from autoresearch_jax.commands.progress import TrialProgress
-from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.report.tables import format_experiment
 from autoresearch_jax.types import Scalar
 
@@ -65,7 +66,7 @@ class ConsoleObserver:
         """Prints what came of an experiment."""
         self.close()
         say(format_experiment(experiment), sys.stdout)
-        if experiment.kind is Kind.BASELINE and experiment.decision is Verdict.KEEP:
+        if experiment.kind is Kind.BASELINE and experiment.decision is Action.KEEP:
             say(f"      {experiment.reason}", sys.stdout)
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import Scalar
 
@@ -56,7 +57,7 @@ def check_began_with(experiments: Sequence[ExperimentRow], constants: Mapping[st
       UsageError: it began with others.
     """
     for row in reversed(experiments):
-        if row.kind is not Kind.BASELINE or not (row.is_open or row.decision is Verdict.KEEP):
+        if row.kind is not Kind.BASELINE or not (row.is_open or row.decision is Action.KEEP):
             continue
         for name, value in constants.items():
             if name not in row.constants or json.dumps(row.constants[name]) != json.dumps(value):

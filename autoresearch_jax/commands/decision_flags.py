@@ -5,8 +5,8 @@ from dataclasses import replace
 from absl import flags
 
 from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import CONFIDENCE, DecisionRule, GreedyRule, LineageRule, LineageSettings
-from autoresearch_jax.engine.pruning import Pruning
 from autoresearch_jax.types import Metric
 
 RULES = ("lineage", "greedy")

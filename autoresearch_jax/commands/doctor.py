@@ -74,7 +74,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    from autoresearch_jax.engine.interrupts import Interrupts
+    from autoresearch_jax.engine.stopping import Interrupts
 
     options = _options(flag_values)
     environment = dict(os.environ)

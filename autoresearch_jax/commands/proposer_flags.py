@@ -16,13 +16,13 @@ from autoresearch_jax.commands.gemini_flags import (
     require_room,
 )
 from autoresearch_jax.commands.run_flags import named_run
-from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.program import Program
-from autoresearch_jax.engine.rebase import rebase
-from autoresearch_jax.engine.recorded import read_recorded
+from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.stopping import Limit
+from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORIES, NO_PROPOSAL, Examine, Proposer

@@ -12,11 +12,11 @@ from autoresearch_jax.commands.constants_flag import check_began_with
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.task_flags import TaskOptions
 from autoresearch_jax.engine.database import LedgerError
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.engine.run_settings import REFERENCE_SECONDS, calibrate
+from autoresearch_jax.engine.state import REFERENCE_SECONDS, calibrate
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import format_lines

@@ -38,18 +38,18 @@ from autoresearch_jax.commands.proposer_flags import (
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
 from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import LineageSettings
-from autoresearch_jax.engine.constants import read_constants
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop, Parts
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.pruning import Pruning
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.report.summary import summarize_run
@@ -167,11 +167,11 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
     observer = ConsoleObserver()
     if options.decision is None:
         observer.notice(GREEDY_WARNING)
-    examiner = Examiner(task, folder)
+    precheck = Precheck(task, folder)
     parts = Parts(
         task=task,
-        proposer=make_proposer(options.proposer, workspace, folder, os.environ, examiner.examine, observer.notice),
-        examiner=examiner,
+        proposer=make_proposer(options.proposer, workspace, folder, os.environ, precheck.check, observer.notice),
+        precheck=precheck,
         rule=make_rule(options.decision, task.metric),
         ledger=ground.ledger,
         workspace=workspace,

@@ -28,11 +28,11 @@ from autoresearch_jax.commands.run import define_flags as define_flags_of_run
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
 from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
-from autoresearch_jax.engine.constants import read_constants, set_constants
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.results import write_results
+from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings
-from autoresearch_jax.engine.run_settings import REFERENCE_SECONDS
+from autoresearch_jax.engine.state import REFERENCE_SECONDS
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.tasks.lm.hardware import REFERENCE_OF, reference_machine

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.errors import causes
 
 _GIB = 2**30  # as --min_free_gb counts

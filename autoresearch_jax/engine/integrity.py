@@ -13,8 +13,8 @@ from pathlib import Path
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.recorder import results_text
 from autoresearch_jax.engine.records import ExperimentRow
-from autoresearch_jax.engine.results import results_text
 from autoresearch_jax.engine.run_folder import RunFolder, settings_text
 from autoresearch_jax.engine.schema import SEALED_TABLES, SealedTable
 from autoresearch_jax.engine.seals import DIGEST, row_digest, seal_of, seal_text

@@ -12,8 +12,7 @@ from autoresearch_jax.audit.log import AuditLog
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import item_variance
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import Decision
-from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import Clock, Database, LedgerError, metrics_json
 from autoresearch_jax.engine.records import (
     DECISION_COLUMNS,
@@ -26,12 +25,12 @@ from autoresearch_jax.engine.records import (
     Kind,
     Purpose,
     TrialRow,
-    Verdict,
     as_decision,
     as_experiment,
     as_trial,
 )
 from autoresearch_jax.engine.sealed_rows import MadeOnce, SealedRows
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.snapshots.log import SnapshotLog
 from autoresearch_jax.types import Measurement, Scalar, Status
 
@@ -275,10 +274,10 @@ class Ledger:
         posterior = lineage.posterior
         by_program: dict[str, Estimate] = {}
         for row in rows:
-            if row.decision is Verdict.KEEP and row.status is Status.OK:
+            if row.decision is Action.KEEP and row.status is Status.OK:
                 found = posterior.score(lineage.programs[row.id].contents)
                 by_program[row.program_hash or ""] = Estimate(lineage.sign * found.mean, found.error)
-        is_kept_or_twin = (row for row in rows if row.decision is Verdict.KEEP or row.status is Status.DUPLICATE)
+        is_kept_or_twin = (row for row in rows if row.decision is Action.KEEP or row.status is Status.DUPLICATE)
         return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash or ""))}
 
     def score_if_kept(self, experiment: int) -> Estimate | None:
@@ -312,7 +311,7 @@ class Ledger:
             return None
         concluded = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL and not row.is_open]
         entered = [(row, len(self.scored(row.id))) for row in concluded if row.status is not Status.DUPLICATE]
-        baseline = next((row for row, _ in entered if row.decision is Verdict.KEEP), None)
+        baseline = next((row for row, _ in entered if row.decision is Action.KEEP), None)
         if baseline is None:
             return None
         key = len(concluded), sum(runs for _, runs in entered)
@@ -333,7 +332,7 @@ class Ledger:
             of_items, time = self._item_variance(row, trials[0]), times[trial.id]
             lineage.observe(row.id, trial.score, trial.seed, of_items, time=time)
         if not row.is_open:
-            lineage.conclude(row.id, kept=row.decision is Verdict.KEEP)
+            lineage.conclude(row.id, kept=row.decision is Action.KEEP)
 
     def _item_variance(self, row: ExperimentRow, trial: TrialRow) -> float:
         """Of an experiment's first trial against its champion's, see `item_variance`; 0 without scores of items."""
@@ -391,7 +390,7 @@ class Ledger:
             for row in self._experiments.of(program_hash)
             if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL
         ]
-        kept = [row for row in twins if row.decision is Verdict.KEEP]
+        kept = [row for row in twins if row.decision is Action.KEEP]
         return kept[-1] if kept else next(iter(twins), None)
 
     def pruned_twin(self, program_hash: str, before: int) -> ExperimentRow | None:

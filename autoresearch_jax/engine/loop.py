@@ -7,29 +7,38 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from autoresearch_jax.decide.certification import CertificationSettings, MeasureChampion, is_due, next_step, wanted_runs
-from autoresearch_jax.decide.rule import DecisionRule
-from autoresearch_jax.engine.book import Book, Ending, as_shown, score_of
-from autoresearch_jax.engine.briefs import Asking, known_facts, limits_left, loss_curves, noise_floor
-from autoresearch_jax.engine.constants import ConstantError, ConstantValue, read_constants, set_constants
+from autoresearch_jax.decide.pruning import Pruning
+from autoresearch_jax.decide.rule import Action, DecisionRule
+from autoresearch_jax.engine.certifying import take_out
 from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
-from autoresearch_jax.engine.evaluation import Evaluation
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.measuring import Measuring
-from autoresearch_jax.engine.observer import Observer
-from autoresearch_jax.engine.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.proposals import Proposals
-from autoresearch_jax.engine.pruning import Pruning
-from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose, Verdict
-from autoresearch_jax.engine.reverting import take_out
+from autoresearch_jax.engine.measuring import Evaluation, Measuring
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck, Proposals
+from autoresearch_jax.engine.recorder import Ending, Recorder, as_shown, score_of
+from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_settings import keep_to_settings, run_settings
-from autoresearch_jax.engine.run_state import kept_for_length, read_state
-from autoresearch_jax.engine.stopping import Limit
-from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.engine.state import (
+    Asking,
+    keep_to_settings,
+    kept_for_length,
+    known_facts,
+    loss_curves,
+    noise_floor,
+    read_state,
+    run_settings,
+)
+from autoresearch_jax.engine.stopping import (
+    FIRST_WAIT_SECONDS,
+    Interrupts,
+    Limit,
+    StoppingList,
+    StopReached,
+    backoff,
+    limits_left,
+)
+from autoresearch_jax.engine.task import Observer, RunError, Task
+from autoresearch_jax.engine.training_file import ConstantError, ConstantValue, read_constants, set_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
@@ -61,7 +70,7 @@ class Parts:
 
     task: Task
     proposer: Proposer
-    examiner: Examiner
+    precheck: Precheck
     rule: DecisionRule
     ledger: Ledger
     workspace: Workspace
@@ -110,20 +119,22 @@ class Loop:
         self._is_service_down = False
         self._certified_before: tuple[int, int] | None = None  # the last experiment, and how many trials there were
         self._has_noticed_slow_disk = False
-        self._book = Book(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
-        self._pace = Pace(self._book, parts.program, parts.task.metric, parts.interrupts, max_experiments)
+        self._recorder = Recorder(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
+        self._stopping = StoppingList(
+            self._recorder, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
+        )
         self._proposals = Proposals(
             parts.proposer,
             parts.folder,
             parts.ledger.source,
             parts.workspace.merge,
             parts.observer.notice,
-            parts.examiner.close,
+            parts.precheck.close,
         )
         self._measuring = Measuring(
             parts.task,
             parts.rule,
-            self._book,
+            self._recorder,
             parts.folder,
             parts.program,
             parts.interrupts,
@@ -131,17 +142,17 @@ class Loop:
             parts.disk,
             run_seed,
             parts.pruning,
-            pace=self._pace,
+            stopping=self._stopping,
             first_wait_seconds=first_wait_seconds,
         )
         self._evaluation = Evaluation(
             parts.task,
-            self._book,
+            self._recorder,
             parts.folder,
             parts.program,
             parts.interrupts,
             self._measuring,
-            parts.examiner,
+            parts.precheck,
             parts.disk,
         )
         self._retention = Retention(
@@ -185,7 +196,7 @@ class Loop:
     def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
         ledger = self._parts.ledger
         prepare()
-        self._book.settle()
+        self._recorder.settle()
         session = ledger.begin_session()
         reach(FaultPoint.AFTER_SESSION, session)
         try:
@@ -212,7 +223,7 @@ class Loop:
         """Takes up a run of the champion that a killed process left, if it belongs to no experiment."""
         ledger = self._parts.ledger
         if ledger.open_experiment() is None and ledger.open_trial() is not None:
-            self._measure_champion(self._book.require_champion())
+            self._measure_champion(self._recorder.require_champion())
 
     def _measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
@@ -222,17 +233,17 @@ class Loop:
 
     def _work(self) -> str:
         self._retention.settle()
-        if self._book.champion is None:
+        if self._recorder.champion is None:
             self._run_baseline()
         self._end_open_trial()
         while True:
             while (reason := self._advance()) is None:
                 pass
-            had_target = self._pace.target_reached(self._book.require_champion())
+            had_target = self._stopping.target_reached(self._recorder.require_champion())
             while self._certify(at_end=True):
                 pass
-            champion = self._book.require_champion()
-            if had_target is None or self._pace.stop_reason(self._pace.progress(champion)) is not None:
+            champion = self._recorder.require_champion()
+            if had_target is None or self._stopping.stop_reason(self._stopping.progress(champion)) is not None:
                 return reason
             self._parts.observer.notice(f"{had_target}: not after certification, so the search goes on")
 
@@ -264,7 +275,7 @@ class Loop:
                 )
             )
         ended = self._carry_out(experiment, time.monotonic())
-        if ended.decision is not Verdict.KEEP:
+        if ended.decision is not Action.KEEP:
             raise RunError(
                 f"the baseline, {self._parts.workspace.editable} as committed, cannot be measured "
                 f"({ended.status}): {ended.reason}"
@@ -275,11 +286,11 @@ class Loop:
         started = time.monotonic() if self._waiting_since is None else self._waiting_since
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
-            champion = self._book.require_champion()
+            champion = self._recorder.require_champion()
             space = self._refresh_space(champion)
             waited = time.monotonic() - started
-            progress = self._pace.progress(champion, waited_seconds=waited + self._seconds_to_certify())
-            if (reason := self._pace.stop_reason(progress)) is not None:
+            progress = self._stopping.progress(champion, waited_seconds=waited + self._seconds_to_certify())
+            if (reason := self._stopping.stop_reason(progress)) is not None:
                 return f"{reason} reached"
             if self._certify(at_end=False):
                 return None
@@ -322,14 +333,14 @@ class Loop:
         if state is None or state.lineage is None or settings is None:
             return False
         if not at_end:
-            is_asked = self._proposals.has_asked(self._book.rows[-1].id + 1)
+            is_asked = self._proposals.has_asked(self._recorder.rows[-1].id + 1)
             if is_asked or not is_due(state.keeps_since_certified, settings):
                 return False
         looked_at, spent = state.looked_at, state.certification_runs
         if self._certified_before is not None:
             looked_at, spent = self._certification_since(*self._certified_before)
         step = next_step(state.lineage, looked_at, spent, settings, at_end=at_end)
-        champion = self._book.require_champion()
+        champion = self._recorder.require_champion()
         if step is None or (at_end and self._certified_before is None and self._has_no_time_left(champion)):
             return False
         if isinstance(step, MeasureChampion):
@@ -386,8 +397,8 @@ class Loop:
     def _has_no_time_left(self, champion: ExperimentRow) -> bool:
         """True once a limit in seconds is passed, which certification, too, keeps to."""
         return any(
-            isinstance(stop, Limit) and stop.quantity == "seconds" and stop.reached(self._pace.progress(champion))
-            for stop in self._pace.stops()
+            isinstance(stop, Limit) and stop.quantity == "seconds" and stop.reached(self._stopping.progress(champion))
+            for stop in self._stopping.stops()
         )
 
     def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
@@ -396,7 +407,7 @@ class Loop:
             self._parts.observer.notice(f"{clean_line(str(down))}: waiting, and asking again until it answers")
         self._is_service_down = True
         self._waiting_since = started
-        self._pace.wait(down.retry_seconds, champion, started)
+        self._stopping.wait(down.retry_seconds, champion, started)
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         """What a proposer is told."""
@@ -404,7 +415,7 @@ class Loop:
         sigma = None if state is None else state.sigma
         measured = self._parts.ledger.measured(champion)
         return Brief(
-            experiment=self._book.rows[-1].id + 1,
+            experiment=self._recorder.rows[-1].id + 1,
             run_seed=self._run_seed,
             metric=self._parts.task.metric,
             program=self._parts.program.program.text,
@@ -412,22 +423,22 @@ class Loop:
             champion_source=self._parts.ledger.source(champion.id),
             champion_constants=champion.constants,
             champion_score=as_shown(score_of(champion), sigma),
-            history=self._book.history(sigma),
+            history=self._recorder.history(sigma),
             noise_floor=noise_floor(state),
-            limits_left=limits_left(self._pace.stops(), self._pace.progress(champion)),
+            limits_left=limits_left(self._stopping.stops(), self._stopping.progress(champion)),
             facts=known_facts(self._parts.task, state),
-            curves=loss_curves(self._parts.folder, self._book.rows, measured.id),
+            curves=loss_curves(self._parts.folder, self._recorder.rows, measured.id),
             categories=self._asking.categories,
             plateau=self._asking.plateau,
         )
 
     def _look_ahead(self, running: ExperimentRow) -> None:
         """Has the experiment after this one thought of meanwhile, if there will be one."""
-        champion = self._book.champion
+        champion = self._recorder.champion
         if running.kind is not Kind.PROPOSAL or champion is None or self._may_certify_next():
             return
-        progress = self._pace.progress(champion, more_experiments=1)
-        if self._pace.stop_reason(progress) is not None:
+        progress = self._stopping.progress(champion, more_experiments=1)
+        if self._stopping.stop_reason(progress) is not None:
             return
         brief = self._latest_brief
         if brief is None or brief.experiment != running.id:  # an earlier process began it
@@ -436,7 +447,7 @@ class Loop:
             brief,
             experiment=running.id + 1,
             running=Running(running.id, running.proposer, running.hypothesis, running.category),
-            limits_left=limits_left(self._pace.stops(), progress),
+            limits_left=limits_left(self._stopping.stops(), progress),
         )
         self._proposals.look_ahead(ahead)
 
@@ -472,7 +483,7 @@ class Loop:
             f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"
         )
         self._waiting_since = time.monotonic()
-        self._pace.wait(seconds, champion, self._waiting_since)
+        self._stopping.wait(seconds, champion, self._waiting_since)
 
     def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
         """An experiment without constants: of a text that is the champion's none are tried."""
@@ -491,8 +502,8 @@ class Loop:
         """Enters an experiment that is over before it began."""
         with self._parts.ledger.transaction():
             experiment = self._parts.ledger.begin_experiment(intent)
-            ending = Ending(Status.REJECTED, None, Verdict.DISCARD, reason)
-            experiment = self._book.conclude(experiment, ending, started)
+            ending = Ending(Status.REJECTED, None, Action.DISCARD, reason)
+            experiment = self._recorder.conclude(experiment, ending, started)
         self._parts.observer.ends(experiment)
         return experiment
 
@@ -502,7 +513,7 @@ class Loop:
         self._parts.observer.begins(experiment)
         self._look_ahead(experiment)
         ending = self._evaluation.evaluate(experiment)
-        row = self._book.conclude(experiment, ending, started)
+        row = self._recorder.conclude(experiment, ending, started)
         if self._certified_before is None:
             self._retention.apply(row)
         self._parts.observer.ends(row)

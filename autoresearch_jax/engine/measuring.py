@@ -3,26 +3,23 @@
 import itertools
 import time
 from dataclasses import replace
+from pathlib import Path
 from statistics import stdev
 
 from autoresearch_jax.decide.certification import decide_revert
 from autoresearch_jax.decide.noise import mean_of, next_paired_seed
+from autoresearch_jax.decide.pruning import Pruning, PruningThresholds
 from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
-from autoresearch_jax.engine.book import Book, Ending
 from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
-from autoresearch_jax.engine.interrupts import Interrupts
-from autoresearch_jax.engine.lagging import read_yardstick
-from autoresearch_jax.engine.observer import Observer
-from autoresearch_jax.engine.pace import FIRST_WAIT_SECONDS, Pace, StopReached, backoff
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.pruning import Pruning, Yardstick
-from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow, Verdict
+from autoresearch_jax.engine.plan import compare_texts, draw_seed, find_thresholds, nodes_added
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.engine.recorder import Ending, Recorder
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_state import RunState, read_state
-from autoresearch_jax.engine.seeds import draw_seed
-from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.task_failures import MAX_FAILURES, RunError, TaskFailures
-from autoresearch_jax.engine.texts import nodes_added
+from autoresearch_jax.engine.state import RunState, read_state
+from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, Interrupts, StoppingList, StopReached, backoff
+from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, Task, TaskFailures
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
@@ -55,7 +52,7 @@ class Measuring:
         self,
         task: Task,
         rule: DecisionRule,
-        book: Book,
+        recorder: Recorder,
         folder: RunFolder,
         program: ProgramFile,
         interrupts: Interrupts,
@@ -64,15 +61,15 @@ class Measuring:
         run_seed: int,
         pruning: Pruning | None = None,
         *,
-        pace: Pace,
+        stopping: StoppingList,
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
         self._task = task
-        self._pace = pace
+        self._stopping = stopping
         self._started = time.monotonic()  # of the experiment, in this process
         self._rule = rule
         self._disk = disk
-        self._book = book
+        self._recorder = recorder
         self._folder = folder
         self._program = program
         self._interrupts = interrupts
@@ -98,7 +95,7 @@ class Measuring:
         while True:
             found = self._left_trial() or self._next(experiment)
             if isinstance(found, Ending):
-                kept = experiment.id if found.verdict is Verdict.KEEP else self._champion_id()
+                kept = experiment.id if found.verdict is Action.KEEP else self._champion_id()
                 self._prepared = {number: ready for number, ready in self._prepared.items() if number == kept}
                 return found
             self._run(experiment, found)
@@ -117,8 +114,8 @@ class Measuring:
         return self._failures.enter(error, self._folder.log_dir(experiment.id), most)
 
     def _champion_id(self) -> int | None:
-        champion = self._book.champion
-        return None if champion is None else self._book.ledger.measured(champion).id
+        champion = self._recorder.champion
+        return None if champion is None else self._recorder.ledger.measured(champion).id
 
     def measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more, to know its score better before the run ends.
@@ -127,21 +124,21 @@ class Measuring:
           RunError, StopReached, KeyboardInterrupt: see `until_decided`.
         """
         self._started = time.monotonic()
-        ledger = self._book.ledger
+        ledger = self._recorder.ledger
         measured = ledger.measured(champion)
         trial = self._left_trial() or self._begin(measured, Purpose.CERTIFY, self._fresh_seed(measured))
         self._run(None, trial)
 
     def _left_trial(self) -> TrialRow | None:
         """A trial that was begun and not finished, begun again from now on."""
-        trial = self._book.ledger.open_trial()
+        trial = self._recorder.ledger.open_trial()
         if trial is not None:
-            self._book.ledger.take_up_trial(trial.id)
+            self._recorder.ledger.take_up_trial(trial.id)
         return trial
 
     def _next(self, experiment: ExperimentRow) -> TrialRow | Ending:
         """The next trial, written down with the decision that asks for it; or how the experiment ends."""
-        ledger = self._book.ledger
+        ledger = self._recorder.ledger
         trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
         failed = _fatal(experiment, trials)
         if failed is not None:
@@ -166,7 +163,7 @@ class Measuring:
                     found = self._begin(state.champion, Purpose.CHAMPION, self._fresh_seed(state.champion))
                 case Action.DISCARD:
                     score = mean_of([trial.score for trial in ledger.runs(experiment)])
-                    found = Ending(Status.OK, score, Verdict.DISCARD, decision.reason, len(trials))
+                    found = Ending(Status.OK, score, Action.DISCARD, decision.reason, len(trials))
                 case Action.KEEP | Action.KEEP_SIMPLER:
                     found = self._next_as_champion(experiment, self._rule.fresh_runs, decision)
             if isinstance(found, Ending):  # is written down with the decision, not before
@@ -175,14 +172,14 @@ class Measuring:
         return found
 
     def _decide(self, experiment: ExperimentRow, state: RunState) -> Decision:
-        ledger, lineage = self._book.ledger, state.lineage
+        ledger, lineage = self._recorder.ledger, state.lineage
         if experiment.kind is Kind.REVERT:
             assert lineage is not None, "the greedy rule certifies nothing"
             return decide_revert(lineage, experiment.id, self._task.metric)
         runs = ledger.scored(experiment.id)
         if lineage is None:
             return decide_greedily(self._task.metric, runs[0].score, state.score.mean)
-        added = nodes_added(ledger, experiment, self._book.require_champion(), self._program.program)
+        added = nodes_added(ledger, experiment, self._recorder.require_champion(), self._program.program)
         return self._rule.decide(lineage, experiment.id, state.complexity(runs, added))
 
     def _next_of_baseline(self, experiment: ExperimentRow) -> TrialRow | Ending:
@@ -191,13 +188,13 @@ class Measuring:
         found = self._next_as_champion(experiment, self._rule.baseline_runs, kept)
         if isinstance(found, TrialRow):
             return found
-        runs = [run.score for run in self._book.ledger.scored(experiment.id)]
+        runs = [run.score for run in self._recorder.ledger.scored(experiment.id)]
         spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
         decision = Decision(Action.KEEP, f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}")
         return replace(found, reason=decision.reason, decision=decision)
 
     def _next_as_champion(self, experiment: ExperimentRow, wanted: int, decision: Decision) -> TrialRow | Ending:
-        ledger = self._book.ledger
+        ledger = self._recorder.ledger
         trials = [trial for trial in ledger.trials(experiment.id) if not trial.was_too_busy]
         runs = ledger.scored(experiment.id)
         is_baseline = experiment.kind is Kind.BASELINE  # of which no decision depended on any run
@@ -206,7 +203,7 @@ class Measuring:
         simpler = decision.action is Action.KEEP_SIMPLER
         score = mean_of([run.score for run in ledger.runs(experiment)])
         return Ending(
-            Status.OK, score, Verdict.KEEP, decision.reason, len(trials), simplification=simpler, effect=decision
+            Status.OK, score, Action.KEEP, decision.reason, len(trials), simplification=simpler, effect=decision
         )
 
     def _begin_candidate(self, experiment: ExperimentRow, state: RunState, trials: list[TrialRow]) -> TrialRow:
@@ -219,11 +216,11 @@ class Measuring:
         return self._fresh_seed(experiment) if paired is None else paired
 
     def _fresh_seed(self, experiment: ExperimentRow) -> int:
-        counted = sum(not trial.was_too_busy for trial in self._book.ledger.trials(experiment.id))
+        counted = sum(not trial.was_too_busy for trial in self._recorder.ledger.trials(experiment.id))
         return draw_seed(self._run_seed, experiment.id, counted)
 
     def _begin(self, measured: ExperimentRow, purpose: Purpose, seed: int) -> TrialRow:
-        return self._book.ledger.begin_trial(measured.id, seed, purpose)
+        return self._recorder.ledger.begin_trial(measured.id, seed, purpose)
 
     def _run(self, experiment: ExperimentRow | None, trial: TrialRow) -> None:
         """Runs a trial and stores what it gave.
@@ -232,7 +229,7 @@ class Measuring:
           experiment: the one in question; None if it is only about the champion.
           trial: of it, or of the champion.
         """
-        ledger = self._book.ledger
+        ledger = self._recorder.ledger
         experiment = experiment or ledger.experiment(trial.experiment)
         is_own = trial.experiment == experiment.id and experiment.is_open
         self._observer.measures(experiment, trial, len(ledger.trials(trial.experiment)))
@@ -253,7 +250,7 @@ class Measuring:
             return
         if is_own and experiment.kind is not Kind.REVERT:
             return
-        self._book.refresh()  # what is kept has another score by now
+        self._recorder.refresh()  # what is kept has another score by now
         if is_own:
             return
         if measurement.value is not None:
@@ -288,7 +285,7 @@ class Measuring:
         busy = self._busy_in_a_row(trial.experiment)
         seconds = backoff(self._first_wait_seconds, waits=busy - 1)
         self._observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
-        champion = self._book.champion
+        champion = self._recorder.champion
         is_certifying = trial.purpose is Purpose.CERTIFY
         if is_certifying and busy >= MAX_FAILURES:
             raise RunError(f"{measurement.error}; the same command certifies the run when the machine is free")
@@ -296,9 +293,9 @@ class Measuring:
             with self._interrupts.allowed():
                 time.sleep(seconds)
             return
-        self._pace.wait(seconds, champion, self._started)
-        progress = self._pace.progress(champion, waited_seconds=time.monotonic() - self._started)
-        if (reason := self._pace.stop_reason(progress)) is not None:
+        self._stopping.wait(seconds, champion, self._started)
+        progress = self._stopping.progress(champion, waited_seconds=time.monotonic() - self._started)
+        if (reason := self._stopping.stop_reason(progress)) is not None:
             raise StopReached(reason)
 
     def _was_others_work(self, trial: TrialRow, measurement: Measurement) -> bool:
@@ -309,7 +306,7 @@ class Measuring:
 
     def _busy_in_a_row(self, experiment: int) -> int:
         """How many of an experiment's latest finished trials the machine was too busy for."""
-        finished = [trial for trial in self._book.ledger.trials(experiment) if trial.status is not None]
+        finished = [trial for trial in self._recorder.ledger.trials(experiment) if trial.status is not None]
         return sum(1 for _ in itertools.takewhile(lambda trial: trial.was_too_busy, reversed(finished)))
 
     def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
@@ -320,7 +317,7 @@ class Measuring:
             with self._interrupts.allowed():
                 candidate = self._ready(trial.experiment)
                 self._disk.require_room(_bytes_of_snapshot(candidate))
-                yardstick = self._yardstick(experiment, trial)
+                thresholds = self._thresholds(experiment, trial)
                 measurement = self._task.measure(
                     candidate,
                     seed=trial.seed,
@@ -328,7 +325,7 @@ class Measuring:
                     snapshot_dir=snapshot_dir,
                     scrutiny=self._scrutiny(trial),
                     on_progress=self._observer.progress,
-                    stop_above=() if yardstick is None else yardstick.ceilings,
+                    stop_above=() if thresholds is None else thresholds.ceilings,
                 )
         except CandidateRejected as rejection:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
@@ -337,16 +334,16 @@ class Measuring:
         except TermsChanged as error:  # for a person to mend, and the next proposal would meet it again
             raise RunError(f"{error}; the same command goes on from here") from error
         except KeyboardInterrupt:
-            self._book.ledger.interrupt_trial(trial.id)
+            self._recorder.ledger.interrupt_trial(trial.id)
             raise
         except Exception as error:
             reason = self.task_failed(experiment, error)
-            if any(other.value is not None for other in self._book.ledger.trials(trial.experiment)):
+            if any(other.value is not None for other in self._recorder.ledger.trials(trial.experiment)):
                 return None
             return Measurement(Status.CRASH, None, trial.seed, error=reason)
         self._failures.clear()
-        if measurement.status is Status.PRUNED and yardstick is not None:
-            words = yardstick.explain(read_curve(measurement.metrics.get(LOSSES)))
+        if measurement.status is Status.PRUNED and thresholds is not None:
+            words = thresholds.explain(read_curve(measurement.metrics.get(LOSSES)))
             measurement = replace(measurement, error=words)
         return replace(measurement, metrics={**measurement.metrics, PROGRAM_HASH: candidate.program_hash})
 
@@ -358,7 +355,7 @@ class Measuring:
           RunError: it has become another program.
         """
         if experiment not in self._prepared:
-            ledger = self._book.ledger
+            ledger = self._recorder.ledger
             candidate = self._task.prepare(ledger.source(experiment), self._folder.log_dir(experiment))
             then, hashed_by = ledger.experiment(experiment).program_hash, candidate.facts.get(HASHED_BY)
             # an update may write the same program differently; what made the hashes says whether one may compare them
@@ -370,20 +367,20 @@ class Measuring:
             self._prepared[experiment] = candidate
         return self._prepared[experiment]
 
-    def _yardstick(self, experiment: ExperimentRow, trial: TrialRow) -> Yardstick | None:
+    def _thresholds(self, experiment: ExperimentRow, trial: TrialRow) -> PruningThresholds | None:
         """What a trial's losses are held against while it runs; None for one that is run to its end.
 
         Only what a candidate is first seen by may be cut short. Its further runs were asked for because it might be
         better, and the champion's are what all others are compared with.
         """
-        ledger = self._book.ledger
+        ledger = self._recorder.ledger
         state = read_state(ledger)
         is_first = trial.purpose is Purpose.CANDIDATE and all(
             other.value is None for other in ledger.trials(trial.experiment)
         )
         if self._pruning is None or state is None or experiment.kind is not Kind.PROPOSAL or not is_first:
             return None
-        return read_yardstick(ledger, state, experiment, trial.seed, self._task.metric, self._pruning)
+        return find_thresholds(ledger, state, experiment, trial.seed, self._task.metric, self._pruning)
 
     def _scrutiny(self, trial: TrialRow) -> Scrutiny:
         """One run of what becomes the champion is looked at harder than a sample does: the first that it does not need
@@ -392,7 +389,7 @@ class Measuring:
             return Scrutiny.KEEP
         if trial.purpose is not Purpose.CHAMPION:
             return Scrutiny.SEARCH
-        earlier = [other for other in self._book.ledger.trials(trial.experiment) if other.id < trial.id]
+        earlier = [other for other in self._recorder.ledger.trials(trial.experiment) if other.id < trial.id]
         is_first = all(other.purpose is not Purpose.CHAMPION or other.was_too_busy for other in earlier)
         return Scrutiny.KEEP if is_first else Scrutiny.SEARCH
 
@@ -422,4 +419,91 @@ def _failure(experiment: ExperimentRow, trial: TrialRow) -> Ending:
     reason = trial.error or str(trial.status)
     if trial.purpose is Purpose.CHAMPION and experiment.kind is not Kind.BASELINE:
         reason = f"it failed when it was measured afresh as the champion: {reason}"
-    return Ending(trial.status, None, Verdict.DISCARD, reason)
+    return Ending(trial.status, None, Action.DISCARD, reason)
+
+
+class Evaluation:
+    """Carries experiments of one task from their source to their ending."""
+
+    def __init__(
+        self,
+        task: Task,
+        recorder: Recorder,
+        folder: RunFolder,
+        program: ProgramFile,
+        interrupts: Interrupts,
+        measuring: Measuring,
+        precheck: Precheck,
+        disk: DiskGuard,
+    ) -> None:
+        self._task = task
+        self._recorder = recorder
+        self._folder = folder
+        self._program = program
+        self._interrupts = interrupts
+        self._measuring = measuring
+        self._precheck = precheck
+        self._disk = disk
+        self._hashes_now: dict[int, str | None] = {}  # of champions that were hashed otherwise
+
+    def evaluate(self, experiment: ExperimentRow) -> Ending:
+        """Spends what it takes to decide on an experiment; takes up one that a killed process left.
+
+        Raises:
+          RunError: the task itself failed too often, or the disk has no room; the experiment stays open.
+          KeyboardInterrupt: the process was asked to end; the same.
+        """
+        self._disk.require_room()
+        log_dir = self._folder.log_dir(experiment.id)
+        try:
+            with self._interrupts.allowed():
+                candidate = self._precheck.prepare(self._recorder.ledger.source(experiment.id), experiment.id)
+                champion_hash = self._champion_hash(candidate, log_dir / "champion")
+        except CandidateRejected as rejection:
+            self._disk.require_room()  # of a full disk no candidate is to blame
+            if rejection.details:
+                (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
+            return Ending(rejection.status, None, Action.DISCARD, rejection.reason)
+        except Exception as error:
+            return Ending(Status.CRASH, None, Action.DISCARD, self._measuring.task_failed(experiment, error))
+        reach(FaultPoint.AFTER_TRACE, experiment.id)
+        champion = self._recorder.champion
+        if champion is not None and champion_hash == candidate.program_hash:
+            assert champion.program_hash is not None
+            self._recorder.ledger.set_program(experiment.id, champion.program_hash)  # by which its trials are found
+            return compare_texts(self._recorder.ledger, experiment, champion, self._program.program)
+        self._recorder.ledger.set_program(experiment.id, candidate.program_hash)
+        reach(FaultPoint.AFTER_PROGRAM, experiment.id)
+        if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more
+            return self._measuring.until_decided(experiment, candidate)
+        twin = self._recorder.ledger.scored_twin(candidate.program_hash, before=experiment.id)
+        if twin is not None:
+            reason = f"the same program as experiment {twin.id}"
+            return Ending(Status.DUPLICATE, twin.score, Action.DISCARD, reason)
+        pruned = self._recorder.ledger.pruned_twin(candidate.program_hash, before=experiment.id)
+        if pruned is not None:
+            reason = f"the same program as experiment {pruned.id}, which was stopped early"
+            return Ending(Status.DUPLICATE, None, Action.DISCARD, reason)
+        return self._measuring.until_decided(experiment, candidate)
+
+    def _champion_hash(self, candidate: Candidate, log_dir: Path) -> str | None:
+        """The champion's program hash, made as the candidate's was; None without a champion that can be prepared.
+
+        An older autoresearch and another JAX hash the same program to something else. A champion from before is
+        prepared again, once a process; other twins from before are not found, and their programs are measured anew.
+        """
+        ledger, champion = self._recorder.ledger, self._recorder.champion
+        if champion is None:
+            return None
+        trial = ledger.trials(ledger.measured(champion).id)[0]
+        if trial.metrics.get(HASHED_BY) == candidate.facts.get(HASHED_BY):
+            return champion.program_hash
+        if champion.id not in self._hashes_now:
+            log_dir.mkdir(exist_ok=True)
+            try:
+                now = self._task.prepare(ledger.source(champion.id), log_dir).program_hash
+            except CandidateRejected:
+                now = None
+            self._task.close()  # what it made ready is not what will be measured
+            self._hashes_now[champion.id] = now
+        return self._hashes_now[champion.id]

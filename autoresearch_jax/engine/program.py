@@ -1,7 +1,7 @@
 """program.md: the one page by which a human steers the loop, read with line numbers in every complaint."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from autoresearch_jax.engine.constants import ConstantValue
 from autoresearch_jax.engine.stopping import STOP_EXAMPLES, Stop, Target, parse_stop
+from autoresearch_jax.engine.training_file import ConstantValue
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.space import (
     Choices,
@@ -260,3 +260,48 @@ def _line(token: Token) -> int:
 
 def _error(path: Path, token: Token, message: str) -> ProgramError:
     return ProgramError(f"{path}:{_line(token)}: {message}")
+
+
+class ProgramFile:
+    """The last version of program.md that could be understood."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads it for the first time.
+
+        Raises:
+          ProgramError: it is not there, or cannot be understood.
+        """
+        self._path = path
+        self._program = read_program(path)
+        self._complaints: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> Program:
+        """The last good version."""
+        return self._program
+
+    def refresh(
+        self, constants: Mapping[str, ConstantValue], metric: str, complain: Callable[[str], None]
+    ) -> Sequence[Constant]:
+        """Reads the file again and returns the constants that may be moved.
+
+        Args:
+          constants: of the champion; rows that do not fit them are left out.
+          metric: the task's; a page with a target for another one is not understood.
+          complain: told once of each new problem; the last good version stays in force meanwhile.
+        """
+        broken: tuple[str, ...] = ()
+        try:
+            text = read_page(self._path)
+            if text != self._program.text:
+                program = parse_program(text, self._path)
+                program.check_metric(metric)
+                self._program = program
+        except ProgramError as error:
+            broken = (f"{error} (the version before stays in force)",)
+        space, misfits = self._program.usable(constants)
+        for complaint in (*broken, *misfits):
+            if complaint not in self._complaints:
+                complain(complaint)
+        self._complaints = (*broken, *misfits)
+        return space

@@ -1,27 +1,228 @@
-"""Where the next proposal comes from: asked for ahead, left by a killed process, or asked for now."""
+"""The next proposal: asked for ahead, left on disk by a killed process, or asked for now."""
 
+import hashlib
+import json
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from autoresearch_jax.engine.merging import Merge
-from autoresearch_jax.engine.rebase import rebase
-from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.stored_proposals import STALE_FILE, Made, keep_proposal, kept_proposal, made_for, put_aside
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import RunFolder, write_whole
+from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.training_file import Merge, rebase, syntax_nodes
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
+    NO_PROPOSAL,
     Brief,
+    Objection,
+    Outcome,
     Proposal,
     ProposalFailed,
     Proposer,
     ServiceDown,
     SpaceExhausted,
 )
+from autoresearch_jax.proposers.replay import Recorded
 from autoresearch_jax.sandbox import linux
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Status
+
+PROPOSAL_FILE = "proposal.json"
+STALE_FILE = "stale.json"  # one that did not fit the champion that came meanwhile
+REFUSED_FILE = "refused.json"  # the last that went back to its author
+
+
+@dataclass(frozen=True)
+class Made:
+    """A proposal and what it was made for.
+
+    Attributes:
+      proposal: with its proposer's name.
+      champion: number of the experiment that was champion when it was asked for.
+      champion_digest: of that one's source.
+    """
+
+    proposal: Proposal
+    champion: int
+    champion_digest: str
+
+    def is_for(self, source: str) -> bool:
+        """True if it was made for this source: a folder may have files of another run."""
+        return self.champion_digest == _digest(source)
+
+
+def made_for(brief: Brief, proposal: Proposal) -> Made:
+    """A proposal that answers a brief."""
+    champion = [outcome.experiment for outcome in brief.history if outcome.kept][-1]
+    return Made(proposal, champion, _digest(brief.champion_source))
+
+
+def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
+    """Writes a proposal down, in place of an older one of the same experiment, where there is room."""
+    made = made_for(brief, proposal)
+    record = {
+        "champion": made.champion,
+        "champion_digest": made.champion_digest,
+        "proposer": proposal.proposer,
+        "hypothesis": proposal.hypothesis,
+        "category": proposal.category,
+        "cost_dollars": proposal.cost_dollars,
+        "constants": dict(proposal.constants),
+        "source": proposal.source,
+    }
+    with suppress(OSError):  # a full disk: the proposal is in hand
+        write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(record, indent=1) + "\n")
+    return made
+
+
+def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
+    """The proposal that was made for an experiment; None if there is none, or nobody can make sense of it."""
+    try:
+        record: dict[str, Any] = json.loads((folder.llm_path(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
+        champion, digest = int(record.pop("champion")), str(record.pop("champion_digest"))
+        return Made(Proposal(**record), champion, digest)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def put_aside(folder: RunFolder, experiment: int, name: str) -> None:
+    """Gives a proposal that is of no use another name, for people to read."""
+    path = folder.llm_path(experiment) / PROPOSAL_FILE
+    with suppress(OSError):
+        path.replace(path.with_name(name))
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_recorded(folder: RunFolder) -> list[Recorded]:
+    """All proposals of a run that are over, in their order; they cost nothing any more.
+
+    Raises:
+      LedgerError: there is no ledger, or it cannot be read.
+    """
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+        rows = [row for row in ledger.experiments() if row.kind is Kind.PROPOSAL and not row.is_open]
+        return [_recorded(ledger, row) for row in rows]
+
+
+def _recorded(ledger: Ledger, row: ExperimentRow) -> Recorded:
+    assert row.parent is not None
+    source, base = ledger.source(row.id), ledger.source(row.parent)
+    if source == base:  # the row of a proposal that came to nothing, or could not be applied
+        return Recorded(None, base, row.reason or NO_PROPOSAL, row.proposer)
+    return Recorded(Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer), base)
+
+
+# What may be the fault of a machine that is busy with a trial beside it: no reason to object.
+_BUSY = (Status.TIMEOUT, Status.OOM)
+
+
+class Precheck:
+    """Traces texts, in the main thread or beside a trial.
+
+    What was traced last for an experiment is not traced again when it is measured.
+    """
+
+    def __init__(self, task: Task, folder: RunFolder) -> None:
+        self._task = task
+        self._folder = folder
+        self._traced: dict[int, Candidate] = {}  # by the number of the experiment
+        self._is_closed = False
+
+    def check(self, brief: Brief, proposal: Proposal) -> Objection | None:
+        """See `proposers.base.Examine`."""
+        assert proposal.source is not None
+        keep_proposal(self._folder, brief, proposal)  # a kill while it is traced loses nothing that was paid for
+        objection = self._objection(brief, proposal.source)
+        if objection is not None:
+            put_aside(self._folder, brief.experiment, REFUSED_FILE)
+        return objection
+
+    def _objection(self, brief: Brief, source: str) -> Objection | None:
+        beside = threading.current_thread() is not threading.main_thread()
+        if self._is_closed:
+            return None
+        log_dir = self._folder.log_dir(brief.experiment)
+        try:
+            candidate = self._prepare_beside(source, log_dir) if beside else self._task.prepare(source, log_dir)
+        except CandidateRejected as rejection:
+            if beside and rejection.status in _BUSY:
+                return None
+            return Objection(_as_text(rejection))
+        except Exception:  # the task's own failure, which is found and logged when the text is measured
+            return None
+        self._traced[brief.experiment] = candidate
+        return _repetition(brief, source, candidate.program_hash)
+
+    def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
+        """As `Task.prepare`, in time that the trial leaves; in a thread of its own, for such a one never gets more."""
+        found: Future[Candidate] = Future()
+
+        def prepare() -> None:
+            try:
+                with suppress(OSError):
+                    linux.take_idle_time_only()
+                found.set_result(self._task.prepare(source, log_dir, beside_a_trial=True))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=prepare, name="trace-ahead", daemon=True).start()
+        return found.result()
+
+    def prepare(self, source: str, experiment: int) -> Candidate:
+        """As `Task.prepare`, for an experiment that is about to be measured.
+
+        Raises:
+          CandidateRejected: it cannot be measured, and why.
+        """
+        traced = self._traced.pop(experiment, None)
+        if traced is not None and traced.source == source:
+            return traced
+        return self._task.prepare(source, self._folder.log_dir(experiment))
+
+    def close(self) -> None:
+        """Ends the trace that another thread waits for, and has no text traced any more: none is objected to then."""
+        self._is_closed = True
+        self._task.close()
+
+
+def _as_text(rejection: CandidateRejected) -> str:
+    return f"it cannot be measured: {clean_line(rejection.reason)}" + (
+        f"\n{rejection.details}" if rejection.details else ""
+    )
+
+
+def _repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
+    """An objection to a program that was measured before, or refused; not to the champion's in a shorter text."""
+    before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]
+    if not before:
+        return None
+    champion = [outcome for outcome in brief.history if outcome.kept][-1]
+    if champion.program_hash != program_hash:
+        return Objection(f"it is the same program as {_words(before[0])}: propose something else", repeats=True)
+    listed = [constant.name for constant in brief.space]
+    nodes, champion_nodes = syntax_nodes(source, listed), syntax_nodes(brief.champion_source, listed)
+    if nodes is not None and champion_nodes is not None and nodes < champion_nodes:
+        return None
+    return Objection(
+        f"it changes nothing: it is the champion's own program ({_words(champion)}) in a text that is no shorter",
+        repeats=True,
+    )
+
+
+def _words(outcome: Outcome) -> str:
+    became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
+    score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
+    return f"experiment {outcome.experiment}, {quoted(outcome.hypothesis)}, which was {became}{score}"
+
 
 FAULT_FILE = "proposer_error.txt"
 CLOSE_SECONDS = 3.0  # for a proposer to notice that it was closed
@@ -42,7 +243,7 @@ class Proposals:
         source_of: SourceOf,
         merge: Merge,
         notice: Callable[[str], None],
-        close_examiner: Callable[[], None],
+        close_precheck: Callable[[], None],
     ) -> None:
         """Stores where to look and whom to ask.
 
@@ -52,14 +253,14 @@ class Proposals:
           source_of: reads a source from the ledger; called in the main thread only.
           merge: of three texts, such as `Git.merge`.
           notice: told when an answer is dropped.
-          close_examiner: ends what the proposer has traced, see `Examiner.close`.
+          close_precheck: ends what the proposer has traced, see `Precheck.close`.
         """
         self._proposer = proposer
         self._folder = folder
         self._source_of = source_of
         self._merge = merge
         self._notice = notice
-        self._close_examiner = close_examiner
+        self._close_precheck = close_precheck
         self._ahead: tuple[int, Future[Made]] | None = None
 
     def next(self, brief: Brief) -> Proposal:
@@ -111,7 +312,7 @@ class Proposals:
     def close(self) -> None:
         """Ends the proposer, and what it is doing for us."""
         self._proposer.close()
-        self._close_examiner()
+        self._close_precheck()
         if self._ahead is not None:
             self._thread.join(CLOSE_SECONDS)
             self._ahead = None

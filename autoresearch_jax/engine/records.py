@@ -10,7 +10,7 @@ from typing import Any
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.constants import ConstantValue
+from autoresearch_jax.engine.training_file import ConstantValue
 from autoresearch_jax.types import TOO_BUSY, Scalar, Status
 
 
@@ -21,13 +21,6 @@ class Kind(enum.StrEnum):
     PROPOSAL = "proposal"
     REVERT = "revert"  # the champion without some of its edits, to certify the others
     TRIAL = "trial"  # measured by hand with `autoresearch trial`; no part of the search
-
-
-class Verdict(enum.StrEnum):
-    """What becomes of a candidate."""
-
-    KEEP = "keep"
-    DISCARD = "discard"
 
 
 class Purpose(enum.StrEnum):
@@ -84,7 +77,7 @@ class Conclusion:
 
     status: Status
     score: float | None
-    decision: Verdict | None
+    decision: Action | None
     reason: str
     commit: str | None
     seconds: float
@@ -112,7 +105,7 @@ class ExperimentRow:
     program_hash: str | None
     status: Status | None
     score: float | None
-    decision: Verdict | None
+    decision: Action | None
     reason: str | None
     commit: str | None
     seconds: float | None
@@ -200,7 +193,7 @@ def as_experiment(row: Sequence[Any]) -> ExperimentRow:
         name: tuple(value) if isinstance(value, list) else value for name, value in _read_json(values[8]).items()
     }
     values[11] = None if values[11] is None else Status(values[11])
-    values[13] = None if values[13] is None else Verdict(values[13])
+    values[13] = None if values[13] is None else Action(values[13])
     values[17] = bool(values[17])
     values[18] = tuple(json.loads(values[18] or "[]"))
     return ExperimentRow(*values)

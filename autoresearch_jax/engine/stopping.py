@@ -1,9 +1,19 @@
-"""When the loop ends: the items of program.md's "Stop when" list."""
+"""When a run ends: program.md's "Stop when" list, signals, and waits that end with the run."""
 
+import math
+import os
 import re
-from collections.abc import Callable, Mapping
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Protocol
+
+from autoresearch_jax.engine.recorder import Recorder, score_of
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.types import Metric
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 STOP_EXAMPLES = (
@@ -11,6 +21,7 @@ STOP_EXAMPLES = (
 )
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
 _SIGNED = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
 
 
@@ -79,6 +90,33 @@ class Target:
         return f"{self.metric} {self.relation} {self.value:g}"
 
 
+def limits_left(stops: Sequence[Stop], progress: Progress) -> tuple[str, ...]:
+    """What is left until each item of the stopping list, in words."""
+    return tuple(_left(stops, progress))
+
+
+def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
+    for stop in stops:
+        if isinstance(stop, Target):
+            yield f"the search ends at {stop.metric} {stop.relation} {stop.value:g}"
+        elif isinstance(stop, Limit):
+            left = max(0.0, stop.limit - getattr(progress, stop.quantity))
+            if stop.quantity == "seconds":
+                unit = next((unit for unit in ("hour", "minute") if left >= SECONDS[unit]), "second")
+                yield f"{left / SECONDS[unit]:.1f} {unit}s"
+            elif stop.quantity == "since_keep":
+                yield f"{_count(left)} without a keep end the search"
+            elif stop.quantity == "experiments":
+                yield _count(left)
+            else:
+                yield f"{left:.2f} {stop.quantity}"
+
+
+def _count(left: float) -> str:
+    number = math.ceil(left - _SLACK)
+    return f"{number} experiment{'s' if number != 1 else ''}"
+
+
 def parse_stop(text: str) -> Stop | None:
     """The condition that an item of the list states; None if it states none that we know."""
     words = " ".join(text.split()).rstrip(".")
@@ -101,3 +139,162 @@ _FORMS: Mapping[str, Callable[[re.Match[str], str], Stop]] = {
     r"no keep in (\d+) experiments?": lambda m, words: Limit("since_keep", int(m[1]), words),
     rf"(\w+) (<=|>=) {_SIGNED}": lambda m, words: Target(m[1], m[2], float(m[3])),
 }
+
+
+# Ctrl-C; a shutdown, or a cloud that wants its machine back; a terminal that goes away
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ECHO_SECONDS = (
+    1.0  # a shell and the kernel both tell of a terminal that goes away, and a shutdown may follow: one order
+)
+
+
+class Interrupts:
+    """Remembers that the process was asked to end.
+
+    Inside `allowed` the first signal raises KeyboardInterrupt; elsewhere it waits for the next `allowed`. A second
+    Ctrl-C ends the process at once, and so does any other signal that is no echo of the first.
+    """
+
+    def __init__(self) -> None:
+        self._first: float | None = None  # `time.monotonic()` of the first signal
+        self._is_allowed = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came in."""
+        return self._first is not None
+
+    @contextmanager
+    def installed(self) -> Iterator["Interrupts"]:
+        """Handles the signals of this process inside; only in the main thread. Under `nohup` no SIGHUP is one."""
+        handled = [
+            number for number in SIGNALS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
+        ]
+        before = {number: signal.signal(number, self._handle) for number in handled}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Marks what may be cut short.
+
+        Raises:
+          KeyboardInterrupt: a signal came in, or had come in before.
+        """
+        self._is_allowed = True
+        try:
+            if self.requested:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._is_allowed = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._first is not None:
+            if number == signal.SIGINT or time.monotonic() - self._first > ECHO_SECONDS:
+                _end_at_once(number)
+            return
+        self._first = time.monotonic()
+        if os.getpid() != 1:  # of which the kernel keeps all signals away that it does not handle
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # even where Python does not come to call us
+        if self._is_allowed:
+            raise KeyboardInterrupt
+
+
+def _end_at_once(number: int) -> None:
+    """Ends this process as the signal would."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # the first process of a container, which no signal ends
+
+
+FIRST_WAIT_SECONDS = 60.0  # before another try; each further wait is twice as long
+LONGEST_WAIT_SECONDS = 900.0
+WAIT_STEP_SECONDS = 5.0  # how often the stopping list is looked at while the loop waits
+
+
+class StopReached(Exception):
+    """An item of the stopping list holds while an experiment waits; the message says which."""
+
+
+def backoff(first_seconds: float, waits: int) -> float:
+    """Seconds to wait before another try, after a number of waits in a row."""
+    return min(first_seconds * 2.0 ** min(waits, 10), LONGEST_WAIT_SECONDS)
+
+
+class StoppingList:
+    """Compares a run with its stopping list, which may change while the run goes on."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        page: Callable[[], Sequence[Stop]],
+        metric: Metric,
+        interrupts: Interrupts,
+        max_experiments: int | None,
+    ) -> None:
+        """Stores what to look at.
+
+        Args:
+          recorder: what is over.
+          page: the stopping list of program.md as it is now.
+          metric: the task's.
+          interrupts: which cut a wait short.
+          max_experiments: proposals to end after, instead of what the page says of experiments.
+        """
+        self._recorder = recorder
+        self._page = page
+        self._metric = metric
+        self._interrupts = interrupts
+        self._max_experiments = max_experiments
+
+    def progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
+        """How far the run is, with what is not in the ledger yet."""
+        proposals = [row for row in self._recorder.rows if row.kind is Kind.PROPOSAL]
+        last_improvement = self._recorder.last_improvement
+        return Progress(
+            experiments=len(proposals) + more_experiments,
+            seconds=self._recorder.seconds + waited_seconds,
+            dollars=sum(row.cost_dollars for row in proposals),
+            since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
+            metric=self._metric.name,
+            score=score_of(champion),
+        )
+
+    def stops(self) -> list[Stop]:
+        """The stopping list as it is now."""
+        stops = list(self._page())
+        if self._max_experiments is not None:
+            stops = [stop for stop in stops if not (isinstance(stop, Limit) and stop.quantity == "experiments")]
+            stops.append(experiments_limit(self._max_experiments))
+        return stops
+
+    def stop_reason(self, progress: Progress) -> str | None:
+        """The first item of the list that holds, None if none does."""
+        return next((reason for stop in self.stops() if (reason := stop.reached(progress)) is not None), None)
+
+    def target_reached(self, champion: ExperimentRow) -> str | None:
+        """The first target of the list that the champion reaches, None if it reaches none."""
+        targets = (stop for stop in self.stops() if isinstance(stop, Target))
+        return next((reason for stop in targets if (reason := stop.reached(self.progress(champion))) is not None), None)
+
+    def wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
+        """Sleeps, but not beyond what the stopping list allows.
+
+        Args:
+          seconds: how long.
+          champion: the present one.
+          started: `time.monotonic()` from which on all time counts.
+
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
+        """
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            if self.stop_reason(self.progress(champion, waited_seconds=now - started)) is not None:
+                return
+            with self._interrupts.allowed():
+                time.sleep(min(until - now, WAIT_STEP_SECONDS))

@@ -1,9 +1,12 @@
 """All that the loop knows about a task: its metric, its fingerprint, how to prepare and measure."""
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from autoresearch_jax.engine.records import ExperimentRow, TrialRow
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
 
 Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
@@ -107,3 +110,71 @@ class Task(Terms, Protocol):
     def close(self) -> None:
         """Ends whatever the task still has running."""
         ...
+
+
+class Observer(Protocol):
+    """Who is told what the loop does."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+        ...
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        """An experiment is about to be prepared and measured."""
+        ...
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
+        """A trial is about to begin.
+
+        Args:
+          experiment: the one in question.
+          trial: of that experiment, or of its champion.
+          number: how many trials that one has with this.
+        """
+        ...
+
+    def progress(self, report: Mapping[str, Scalar]) -> None:
+        """How far the current trial is."""
+        ...
+
+    def ends(self, experiment: ExperimentRow) -> None:
+        """An experiment is over."""
+        ...
+
+
+MAX_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidate's doing
+
+
+class RunError(UserError):
+    """The run cannot go on; what was measured so far is kept."""
+
+
+class TaskFailures:
+    """Counts failures in a row."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def enter(self, error: Exception, log_dir: Path, most: int = MAX_FAILURES) -> str:
+        """Logs a failure; returns it in one line.
+
+        Args:
+          error: what the task raised.
+          log_dir: an existing folder; the traceback is added to its task_error.txt.
+          most: how many in a row are too many.
+
+        Raises:
+          RunError: it was one too many; what it failed on stays open, and the same command takes it up again.
+        """
+        log = log_dir / "task_error.txt"
+        with log.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        line = f"the task failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        self._count += 1
+        if self._count >= most:
+            raise RunError(f"{line}; see {log}; the same command goes on from here") from error
+        return line
+
+    def clear(self) -> None:
+        """Enters a success."""
+        self._count = 0

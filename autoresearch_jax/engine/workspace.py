@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.engine.constants import ConstantError, set_constants
-from autoresearch_jax.engine.git import Git, GitError
-from autoresearch_jax.engine.worktree import Worktree
+from autoresearch_jax.engine.git import Git, GitError, Worktree
+from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.types import Scalar

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import plus_minus
-from autoresearch_jax.engine.certificates import Word, certificates
+from autoresearch_jax.decide.rule import Action, plus_minus
+from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind, Verdict
-from autoresearch_jax.engine.results import outcome
+from autoresearch_jax.engine.recorder import outcome
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_state import read_state, seconds_spent
+from autoresearch_jax.engine.state import read_state, seconds_spent
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
@@ -106,7 +106,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
     metric, state = stored_metric(ledger), read_state(ledger)
     words = [found.word for found in certificates(ledger).values()]
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
-    kept = [row for row in rows if row.decision is Verdict.KEEP]
+    kept = [row for row in rows if row.decision is Action.KEEP]
     return RunSummary(
         metric=metric,
         baseline=kept[0] if kept else None,

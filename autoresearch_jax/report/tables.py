@@ -10,10 +10,10 @@ from rich.text import Text
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
-from autoresearch_jax.engine.certificates import Word, certificates
+from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.recorder import KEEPS, RUNNING, outcome
 from autoresearch_jax.engine.records import ExperimentRow
-from autoresearch_jax.engine.results import KEEPS, RUNNING, outcome
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
 PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there

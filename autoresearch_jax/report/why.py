@@ -4,10 +4,10 @@ from typing import Any, TextIO
 
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import describe_gain, shown
-from autoresearch_jax.engine.certificates import certificates
+from autoresearch_jax.engine.certifying import certificates
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.recorder import INTERRUPTED, RUNNING, outcome
 from autoresearch_jax.engine.records import TrialRow
-from autoresearch_jax.engine.results import INTERRUPTED, RUNNING, outcome
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, USUAL_SHARE
 

@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow, Verdict
+from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_settings import RUN_ID
+from autoresearch_jax.engine.state import RUN_ID
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.snapshots.log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.snapshots.remote import MANIFEST, RemoteSnapshots, split_address
@@ -118,7 +119,7 @@ class Retention:
         """
         trials = self._ledger.trials(row.id)
         trials = [trial for trial in trials if trial.snapshot is not None and trial.id not in settled]
-        needed = self._ledger.runs(row) if row.decision is Verdict.KEEP else trials
+        needed = self._ledger.runs(row) if row.decision is Action.KEEP else trials
         if found := [trial for trial in trials if trial in needed]:
             self._kept[row.id] = found
         return [trial for trial in trials if trial not in needed]
@@ -186,7 +187,7 @@ class Retention:
     def _wanted(self, experiments: Collection[int]) -> set[int]:
         """Those of some experiments whose snapshots are kept."""
         rows = [self._ledger.experiment(number) for number in sorted(experiments)]
-        wanted = {row.id for row in rows if row.decision is Verdict.KEEP}
+        wanted = {row.id for row in rows if row.decision is Action.KEEP}
         others = [row for row in rows if row.id not in wanted]
         wanted |= {row.id for row in others[max(0, len(others) - self._keeping.last) :]}
         scored = [(row.score, row.id) for row in others if row.status is Status.OK and row.score is not None]

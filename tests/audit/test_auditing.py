@@ -18,14 +18,14 @@ from autoresearch_jax.audit.auditing import Auditing
 from autoresearch_jax.audit.audits import AuditError, Audits
 from autoresearch_jax.audit.findings import Findings
 from autoresearch_jax.audit.log import AuditKind
-from autoresearch_jax.engine.constants import read_constants
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.integrity import row_differences
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import RunError
+from autoresearch_jax.engine.plan import draw_audit_seeds, draw_seed
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.seeds import draw_audit_seeds, draw_seed
+from autoresearch_jax.engine.stopping import Interrupts
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import (
@@ -455,7 +455,7 @@ from pathlib import Path
 from fakes import FakeTask
 from autoresearch_jax.audit.auditing import Auditing
 from autoresearch_jax.audit.audits import Audits
-from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 

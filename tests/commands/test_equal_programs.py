@@ -10,15 +10,15 @@ from pathlib import Path
 from fakes import ScriptedProposer
 
 from autoresearch_jax.commands.verify import verify
-from autoresearch_jax.decide.rule import GreedyRule
+from autoresearch_jax.decide.rule import Action, GreedyRule
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.interrupts import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop, Parts
-from autoresearch_jax.engine.program_file import ProgramFile
-from autoresearch_jax.engine.records import ExperimentRow, Verdict
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.sandbox.sandbox import Sandbox
@@ -86,7 +86,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
             parts = Parts(
                 task=task,
                 proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
-                examiner=Examiner(task, folder),
+                precheck=Precheck(task, folder),
                 rule=GreedyRule(task.metric),
                 ledger=ledger,
                 workspace=Workspace.of(tmp_path / "train_lib.py", "night", folder.workspace, os.environ),
@@ -101,7 +101,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
 
     rows = go_on()[1:]
     assert [row.status for row in rows] == [Status.DUPLICATE] * len(texts), [row.reason for row in rows]
-    assert [row.hypothesis for row in rows if row.decision is Verdict.KEEP] == ["without it"]
+    assert [row.hypothesis for row in rows if row.decision is Action.KEEP] == ["without it"]
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         assert len(ledger.trials()) == 1, "trained once"
     assert (folder.workspace / "train_lib.py").read_text() == texts["without it"]
@@ -116,4 +116,4 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
         connection.commit()
     texts["later"] = f"{texts['without it']}\n# later\n"
     (row,) = go_on()[len(texts) :]
-    assert (row.status, row.decision, row.program_hash) == (Status.DUPLICATE, Verdict.DISCARD, "older"), row.reason
+    assert (row.status, row.decision, row.program_hash) == (Status.DUPLICATE, Action.DISCARD, "older"), row.reason

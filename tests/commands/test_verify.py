@@ -16,9 +16,10 @@ import pytest
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
-from autoresearch_jax.engine.results import write_results
+from autoresearch_jax.engine.recorder import write_results
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.seals import row_digest, seal_of
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
@@ -331,7 +332,7 @@ def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unsealed: Path) -> N
     intent = Intent(Kind.PROPOSAL, book.source(0), baseline.constants, "shorter", parent=0)
     number = book.begin_experiment(intent).id
     book.set_program(number, str(baseline.program_hash))
-    kept = Conclusion(Status.DUPLICATE, baseline.score, Verdict.KEEP, "a proven refactoring", None, 0.1)
+    kept = Conclusion(Status.DUPLICATE, baseline.score, Action.KEEP, "a proven refactoring", None, 0.1)
     book.conclude(number, kept)
     write_results(unsealed / "results.tsv", book, Metric("val_bpb"))
     book.close()

@@ -6,8 +6,8 @@ import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
-from autoresearch_jax.engine.briefs import LOSS_CURVE, limits_left, read_curve
-from autoresearch_jax.engine.stopping import Progress, parse_stop
+from autoresearch_jax.engine.state import LOSS_CURVE, read_curve
+from autoresearch_jax.engine.stopping import Progress, limits_left, parse_stop
 from autoresearch_jax.proposers.briefing import write_brief
 
 HEADER = "step,elapsed_seconds,loss\n"

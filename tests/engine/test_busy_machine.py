@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.decide.rule import LineageRule, LineageSettings
-from autoresearch_jax.engine import pace
+from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
+from autoresearch_jax.engine import stopping
 from autoresearch_jax.engine.loop import INTERRUPTED
-from autoresearch_jax.engine.records import Purpose, Verdict
+from autoresearch_jax.engine.records import Purpose
 from autoresearch_jax.types import ATTENDED_SHARE as SHARE
 from autoresearch_jax.types import TOO_BUSY, Measurement, Metric, Scrutiny, Status
 
@@ -72,7 +72,7 @@ def test_a_candidate_is_measured_again_with_the_same_seed_and_decided_as_if_noth
 
 def test_a_candidate_is_not_discarded_however_long_the_machine_is_busy(bench):
     ledger = run(bench, Crowded(*range(FIRST, FIRST + 12)), BETTER)
-    assert ledger.experiment(1).decision is Verdict.KEEP
+    assert ledger.experiment(1).decision is Action.KEEP
     assert sum(trial.was_too_busy for trial in ledger.trials(1)) == 12
 
 
@@ -80,11 +80,11 @@ def test_a_candidate_is_not_discarded_however_long_the_machine_is_busy(bench):
 def test_a_baseline_is_measured_again(bench, busy):
     ledger = run(bench, Crowded(*busy), WORSE)
     baseline = ledger.experiment(0)
-    assert (baseline.status, baseline.decision) == (Status.OK, Verdict.KEEP)
+    assert (baseline.status, baseline.decision) == (Status.OK, Action.KEEP)
     assert len(ledger.runs(baseline)) == SETTINGS.baseline_runs
     assert [trial.status for trial in ledger.trials(0)].count(Status.TIMEOUT) == len(busy)
     assert len({trial.seed for trial in ledger.runs(baseline)}) == SETTINGS.baseline_runs
-    assert ledger.experiment(1).decision is Verdict.DISCARD
+    assert ledger.experiment(1).decision is Action.DISCARD
 
 
 def test_a_champion_is_measured_again_however_often_and_the_run_goes_on(bench):
@@ -132,7 +132,7 @@ def test_the_rule_of_one_run_waits_too(bench):
 
 def test_each_wait_is_longer_than_the_one_before_and_a_success_begins_anew(bench, monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(pace.Pace, "wait", lambda self, seconds, champion, started: waits.append(seconds))
+    monkeypatch.setattr(stopping.StoppingList, "wait", lambda self, seconds, champion, started: waits.append(seconds))
     run(bench, Crowded(FIRST, FIRST + 1, FIRST + 2, FIRST + 4), BETTER, first_wait_seconds=10.0)
     assert waits == [10.0, 20.0, 40.0, 10.0]
 
@@ -158,17 +158,17 @@ def test_a_candidate_that_is_slow_although_it_is_alone_is_given_up_after_a_few_t
     ledger = run(bench, Slow(*range(FIRST, FIRST + 5)), BETTER)
     row = ledger.experiment(1)
     if share < 0.5:
-        assert (row.decision, sum(trial.was_too_busy for trial in ledger.trials(1))) == (Verdict.KEEP, 5)
+        assert (row.decision, sum(trial.was_too_busy for trial in ledger.trials(1))) == (Action.KEEP, 5)
     else:
-        assert (row.status, row.decision) == (Status.TIMEOUT, Verdict.DISCARD)
+        assert (row.status, row.decision) == (Status.TIMEOUT, Action.DISCARD)
         assert [trial.was_too_busy for trial in ledger.trials(1)] == [True, True, False]
 
 
 def test_waits_have_an_end():
-    assert pace.backoff(60.0, 0) == 60.0
-    assert pace.backoff(60.0, 1) == 120.0
-    assert pace.backoff(60.0, 1000) == pace.LONGEST_WAIT_SECONDS
-    assert pace.backoff(0.0, 1000) == 0.0
+    assert stopping.backoff(60.0, 0) == 60.0
+    assert stopping.backoff(60.0, 1) == 120.0
+    assert stopping.backoff(60.0, 1000) == stopping.LONGEST_WAIT_SECONDS
+    assert stopping.backoff(0.0, 1000) == 0.0
 
 
 def test_a_run_that_is_told_to_end_while_it_waits_goes_on_with_the_same_trial(bench, twin, monkeypatch):
@@ -197,4 +197,4 @@ def test_a_trial_that_only_took_too_long_is_a_verdict(bench):
 
     ledger = run(bench, Slow(FIRST), BETTER)
     row = ledger.experiment(1)
-    assert (row.status, row.decision, len(ledger.trials(1))) == (Status.TIMEOUT, Verdict.DISCARD, 1)
+    assert (row.status, row.decision, len(ledger.trials(1))) == (Status.TIMEOUT, Action.DISCARD, 1)

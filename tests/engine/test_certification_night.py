@@ -12,13 +12,13 @@ from ledgers import substance
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, LineageRule
-from autoresearch_jax.engine.certificates import Word, certificates
-from autoresearch_jax.engine.constants import read_constants
+from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.integrity import row_differences
 from autoresearch_jax.engine.loop import INTERRUPTED, REVERT
-from autoresearch_jax.engine.records import Kind, Purpose, Verdict
+from autoresearch_jax.engine.plan import draw_seed
+from autoresearch_jax.engine.records import Kind, Purpose
 from autoresearch_jax.engine.run_folder import RunFolderError
-from autoresearch_jax.engine.seeds import draw_seed
+from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import print_experiments
@@ -191,7 +191,7 @@ def test_what_cannot_be_taken_out_is_entered_once(bench, lucky, after, why):
     rows = ledger.experiments()
     assert [row.decision for row in rows[:3]] == ["keep"] * 3
     (row,) = (row for row in reverts(ledger) if 1 in row.without)
-    assert (row.status, row.decision, row.without) == (Status.REJECTED, Verdict.DISCARD, (1,))
+    assert (row.status, row.decision, row.without) == (Status.REJECTED, Action.DISCARD, (1,))
     assert why in row.reason
     assert ledger.trials(row.id) == []
     assert ledger.source(row.id) == ledger.source(row.parent)
@@ -305,7 +305,7 @@ def test_a_difference_within_the_noise_of_the_test_items_is_not_kept(bench, twin
     assert [row.decision for row in rows] == ["keep", "discard", "keep"]
     assert summarize_run(bench.ledger()).sigma > 0.01
     assert certificates(bench.ledger())[2].word is Word.CERTIFIED
-    assert twin.ledger().experiment(1).decision is Verdict.KEEP, "without items any difference counts"
+    assert twin.ledger().experiment(1).decision is Action.KEEP, "without items any difference counts"
     assert spent(twin.ledger()) == [], "and nothing is in doubt"
 
 

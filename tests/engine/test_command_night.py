@@ -11,9 +11,9 @@ import pytest
 from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
-from autoresearch_jax.engine.examiner import Examiner
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
-from autoresearch_jax.engine.records import Verdict
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.types import Status
 
@@ -42,9 +42,9 @@ from fakes import FakeTask
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
 from autoresearch_jax.commands.run import Ground, Options, run_loop
 from autoresearch_jax.proposers.command import Agent
-from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.program_file import ProgramFile
+from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.workspace import Workspace
 
@@ -83,16 +83,16 @@ def calls(tmp_path: Path) -> list[int]:
 
 def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 30.0, **options) -> Loop:
     """A loop whose proposer is a command, wired as the command line does it."""
-    examiner = Examiner(task, bench.folder)
+    precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
         ProposerOptions("command", Agent(command, seconds)),
         bench.workspace(),
         bench.folder,
         os.environ,
-        examiner.examine,
+        precheck.check,
         bench.recorder.notice,
     )
-    return bench.loop(task, proposer, examiner=examiner, **options)
+    return bench.loop(task, proposer, precheck=precheck, **options)
 
 
 def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
@@ -103,7 +103,7 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     assert [str(row.status) for row in rows] == [
         *("ok", "ok", "rejected", "rejected", "rejected", "rejected", "ok", "crash", "duplicate", "ok")
     ]
-    assert [row.id for row in rows if row.decision is Verdict.KEEP] == [0, 1, 6, 9]
+    assert [row.id for row in rows if row.decision is Action.KEEP] == [0, 1, 6, 9]
     assert rows[9].score == 1.0
     assert [row.reason for row in rows[2:6]] == [
         'the agent changed nothing in train_lib.py; it said "out of ideas"',

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoresearch_jax.engine.constants import ConstantError, read_constants, set_constants
+from autoresearch_jax.engine.training_file import ConstantError, read_constants, set_constants
 
 SOURCE = '''"""Doc."""
 import os

@@ -2,8 +2,8 @@
 
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.loop import FAILURES_WITHOUT_WAIT
-from autoresearch_jax.engine.records import Verdict
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.constants import ConstantsProposer
@@ -31,7 +31,7 @@ def test_a_failed_proposal_is_an_experiment_that_was_rejected(bench, run_git):
     rows = bench.ledger().experiments()
     assert [row.status for row in rows] == [Status.OK, Status.REJECTED, Status.OK, Status.REJECTED, Status.OK]
     assert (rows[1].reason, rows[1].hypothesis, rows[1].category) == ("nothing came of 1", NO_PROPOSAL, NO_PROPOSAL)
-    assert (rows[1].cost_dollars, rows[1].constants, rows[1].decision) == (0.25, {}, Verdict.DISCARD)
+    assert (rows[1].cost_dollars, rows[1].constants, rows[1].decision) == (0.25, {}, Action.DISCARD)
     assert bench.ledger().source(1) == SOURCE
     assert bench.ledger().source(3) == bench.ledger().source(2), "the champion's of that time"
     assert run_git(bench.repo, "diff", "--name-only", rows[3].commit, rows[3].parent_commit) == ""

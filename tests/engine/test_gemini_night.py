@@ -9,9 +9,9 @@ from fakes import SOURCE, FakeTask
 from gemini_server import KEY, GeminiServer, answer, blocked, cut, drip, error, quick, says
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
-from autoresearch_jax.engine.examiner import Examiner
 from autoresearch_jax.engine.integrity import row_differences
 from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.base import NO_PROPOSAL
 from autoresearch_jax.proposers.spending import Limits
 from autoresearch_jax.types import Status
@@ -55,16 +55,16 @@ WAITED_FOR = {
 
 def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None = 1, **options) -> Loop:
     """A loop whose proposer is a model, wired as the command line does it."""
-    examiner = Examiner(task, bench.folder)
+    precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
         ProposerOptions("gemini", gemini=quick(server, **options)),
         bench.workspace(),
         bench.folder,
         os.environ,
-        examiner.examine,
+        precheck.check,
         bench.recorder.notice,
     )
-    return bench.loop(task, proposer, max_experiments=experiments, examiner=examiner)
+    return bench.loop(task, proposer, max_experiments=experiments, precheck=precheck)
 
 
 def check(bench, num_experiments: int = 1) -> None:

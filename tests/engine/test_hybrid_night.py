@@ -15,12 +15,11 @@ from ledgers import substance
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
-from autoresearch_jax.engine.briefs import Asking
-from autoresearch_jax.engine.examiner import Examiner
 from autoresearch_jax.engine.integrity import row_differences
 from autoresearch_jax.engine.loop import Loop
-from autoresearch_jax.engine.rebase import rebase
-from autoresearch_jax.engine.recorded import read_recorded
+from autoresearch_jax.engine.proposals import Precheck, read_recorded
+from autoresearch_jax.engine.state import Asking
+from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.types import Candidate, Metric, Status
 
@@ -77,16 +76,16 @@ class Skilled:
 def loop_of(bench, server: GeminiServer, task: FakeTask, **options) -> Loop:
     """A loop of the hybrid, wired as the command line does it."""
     asking = Asking(CATEGORIES, plateau=8)
-    examiner = Examiner(task, bench.folder)
+    precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
         ProposerOptions("hybrid", gemini=quick(server), asking=asking),
         bench.workspace(),
         bench.folder,
         os.environ,
-        examiner.examine,
+        precheck.check,
         bench.recorder.notice,
     )
-    return bench.loop(task, proposer, RULE, max_experiments=EXPERIMENTS, asking=asking, examiner=examiner, **options)
+    return bench.loop(task, proposer, RULE, max_experiments=EXPERIMENTS, asking=asking, precheck=precheck, **options)
 
 
 @pytest.fixture

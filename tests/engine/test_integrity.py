@@ -9,6 +9,7 @@ import sys
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine import database
 from autoresearch_jax.engine.integrity import (
     ledger_file_differences,
@@ -18,7 +19,7 @@ from autoresearch_jax.engine.integrity import (
     workspace_differences,
 )
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind
 from autoresearch_jax.engine.seals import row_digest, seal_of
 from autoresearch_jax.types import Measurement, Status
 
@@ -123,7 +124,7 @@ def test_without_a_log_a_seal_of_another_process_ends_with_the_next_write(path, 
     assert ledger_file_differences(path) == [], "it closed a ledger in which nobody wrote"
     number = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n")).id
     assert "no seal" in ledger_file_differences(path), "whoever is killed now leaves a ledger with which all is well"
-    ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
+    ledger.conclude(number, Conclusion(Status.OK, 0.9, Action.KEEP, "why", "abc", 1.0))
     assert row_differences(path) == []
     ledger.close()
     assert ledger_file_differences(path) == []
@@ -169,7 +170,7 @@ def test_what_is_not_over_has_no_seal_and_needs_none(path):
     ledger.set_program(number, "hash")
     assert row_differences(path) == []
     ledger.finish_trial(trial.id, GOOD)
-    ledger.conclude(number, Conclusion(Status.OK, 0.9, Verdict.KEEP, "why", "abc", 1.0))
+    ledger.conclude(number, Conclusion(Status.OK, 0.9, Action.KEEP, "why", "abc", 1.0))
     ledger.close()
     execute(path, "UPDATE experiments SET program_hash = 'other'")
     assert len(row_differences(path)) == 1

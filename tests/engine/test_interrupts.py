@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autoresearch_jax.engine.interrupts import Interrupts
+from autoresearch_jax.engine.stopping import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -24,9 +24,9 @@ def test_a_signal_waits_for_what_may_be_cut_short(number):
 
 SIGNALLED = """
 import os, signal, sys, time
-from autoresearch_jax.engine import interrupts
-interrupts.ECHO_SECONDS = float(sys.argv[1])
-with interrupts.Interrupts().installed() as found:
+from autoresearch_jax.engine import stopping
+stopping.ECHO_SECONDS = float(sys.argv[1])
+with stopping.Interrupts().installed() as found:
     for name in sys.argv[2:]:
         os.kill(os.getpid(), getattr(signal, name))
         time.sleep(0.05)

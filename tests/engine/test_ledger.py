@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Verdict
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind
 from autoresearch_jax.engine.schema import SCHEMA_VERSION
 from autoresearch_jax.types import Measurement, Status
 
@@ -27,7 +28,7 @@ def ledger(tmp_path):
     ledger.close()
 
 
-def conclude(ledger, number, verdict=Verdict.DISCARD, status=Status.OK, score=0.9):
+def conclude(ledger, number, verdict=Action.DISCARD, status=Status.OK, score=0.9):
     return ledger.conclude(number, Conclusion(status, score, verdict, "why", "abc", 1.5))
 
 
@@ -53,7 +54,7 @@ def test_an_experiment_from_intent_to_conclusion(ledger, tmp_path):
 def test_numbers_are_sequential_and_an_end_is_final(ledger):
     assert [ledger.begin_experiment(INTENT).id for _ in range(3)] == [0, 1, 2]
     conclude(ledger, 0)
-    assert conclude(ledger, 0, Verdict.KEEP).decision is Verdict.DISCARD
+    assert conclude(ledger, 0, Action.KEEP).decision is Action.DISCARD
     assert ledger.open_experiment().id == 1
 
 

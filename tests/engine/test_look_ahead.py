@@ -11,9 +11,8 @@ import threading
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.engine.examiner import Examiner
-from autoresearch_jax.engine.records import Verdict
-from autoresearch_jax.engine.stored_proposals import kept_proposal
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.proposals import Precheck, kept_proposal
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.types import CandidateRejected, Measurement, Status
 
@@ -71,7 +70,7 @@ def test_a_night_ahead_of_itself(bench):
     assert agent.briefs[1].running.hypothesis == "LR = 0.1"
     assert [outcome.experiment for outcome in agent.briefs[1].history] == [0]
     assert agent.briefs[1].limits_left == ("2 experiments",)
-    assert [row.decision for row in rows] == [Verdict.KEEP] * 4
+    assert [row.decision for row in rows] == [Action.KEEP] * 4
     assert rows[3].score == 1.0, "each was made for the champion before, and carried over to the new one"
     assert [(row.proposer, row.cost_dollars) for row in rows[1:]] == [("agent", 0.25)] * 3
 
@@ -108,8 +107,8 @@ def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench
 def test_what_was_traced_ahead_is_not_traced_again(bench):
     task = FakeTask(noise=0)
     loop = bench.loop(task, None, max_experiments=2)
-    agent = Agent([[WORSE], [DEPTH]], examine=loop._parts.examiner.examine)
-    bench.loop(task, agent, max_experiments=2, examiner=loop._parts.examiner).run()
+    agent = Agent([[WORSE], [DEPTH]], examine=loop._parts.precheck.check)
+    bench.loop(task, agent, max_experiments=2, precheck=loop._parts.precheck).run()
     assert agent.objections == [None, None]
     beside = [is_beside for _, is_beside in task.traced]
     assert beside == [False, False, True], "the baseline, the first in the main thread, the second beside the first"
@@ -124,23 +123,23 @@ def test_what_is_traced_ahead_has_the_time_that_the_trial_leaves_and_the_agent_h
 
     task = Watched(noise=0)
     task.policies = []
-    examiner = bench.loop(task)._parts.examiner
-    agent = Agent([[WORSE], [DEPTH]], examine=examiner.examine)
+    precheck = bench.loop(task)._parts.precheck
+    agent = Agent([[WORSE], [DEPTH]], examine=precheck.check)
     own = []
     original = agent.propose
     agent.propose = lambda brief: (original(brief), own.append(os.sched_getscheduler(0)))[0]
-    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    bench.loop(task, agent, max_experiments=2, precheck=precheck).run()
     assert task.policies == [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_IDLE]
     assert own == [os.SCHED_OTHER, os.SCHED_OTHER]
 
 
 def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(bench):
     task = FakeTask(noise=0)
-    examiner = bench.loop(task)._parts.examiner
+    precheck = bench.loop(task)._parts.precheck
     rejected = ('FAULT = "none"', 'FAULT = "reject"')
     comment = ('"""A training file of three constants."""', '"""A file."""')
-    agent = Agent([[WORSE], [comment], [WORSE], [rejected], [LR]], examine=examiner.examine)
-    bench.loop(task, agent, max_experiments=5, examiner=examiner).run()
+    agent = Agent([[WORSE], [comment], [WORSE], [rejected], [LR]], examine=precheck.check)
+    bench.loop(task, agent, max_experiments=5, precheck=precheck).run()
     first, changed_nothing, again, refused, good = agent.objections
     assert (first, good) == (None, None)
     assert changed_nothing.repeats
@@ -264,9 +263,9 @@ def test_the_end_of_a_run_ends_what_is_traced_ahead_and_loses_nothing_that_was_p
             self.ended.set()
 
     task = Slow()
-    examiner = Examiner(task, bench.folder)
-    agent = Agent([[LR], [DEPTH]], examiner.examine)
-    assert bench.loop(task, agent, max_experiments=2, examiner=examiner).run().startswith("interrupted")
+    precheck = Precheck(task, bench.folder)
+    agent = Agent([[LR], [DEPTH]], precheck.check)
+    assert bench.loop(task, agent, max_experiments=2, precheck=precheck).run().startswith("interrupted")
     assert task.ended.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
     assert kept_proposal(bench.folder, 2) is not None
@@ -280,9 +279,9 @@ def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
             return super().prepare(source, log_dir, **options)
 
     task = Killed(noise=0)
-    examiner = bench.loop(task)._parts.examiner
-    agent = Agent([[LR]], examine=examiner.examine)
-    assert bench.loop(task, agent, max_experiments=1, examiner=examiner).run().startswith("interrupted")
+    precheck = bench.loop(task)._parts.precheck
+    agent = Agent([[LR]], examine=precheck.check)
+    assert bench.loop(task, agent, max_experiments=1, precheck=precheck).run().startswith("interrupted")
     assert bench.ledger().open_experiment() is None
     nobody = Agent([])
     assert bench.loop(FakeTask(noise=0), nobody, max_experiments=1).run() == "1 experiments reached"
@@ -328,9 +327,9 @@ def test_what_a_busy_machine_refuses_ahead_is_tried_again_in_its_turn(bench):
             return super().prepare(source, log_dir)
 
     task = Busy(noise=0)
-    examiner = bench.loop(task)._parts.examiner
-    agent = Agent([[LR], [DEPTH]], examine=examiner.examine)
-    bench.loop(task, agent, max_experiments=2, examiner=examiner).run()
+    precheck = bench.loop(task)._parts.precheck
+    agent = Agent([[LR], [DEPTH]], examine=precheck.check)
+    bench.loop(task, agent, max_experiments=2, precheck=precheck).run()
     assert agent.threads == [False, True]
     assert agent.objections == [None, None]
     assert bench.ledger().experiment(2).score == 1.1

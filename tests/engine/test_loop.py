@@ -8,10 +8,11 @@ import time
 import pytest
 from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.loop import INTERRUPTED
-from autoresearch_jax.engine.records import Kind, Verdict
+from autoresearch_jax.engine.records import Kind
 from autoresearch_jax.engine.run_folder import RunFolderError
-from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import CandidateRejected, Status
 
@@ -22,14 +23,14 @@ def test_a_night_in_miniature(bench, run_git):
     rows = bench.ledger().experiments()
     assert reason == "15 experiments reached"
     assert [row.id for row in rows] == list(range(16))
-    kept = [row for row in rows if row.decision is Verdict.KEEP]
+    kept = [row for row in rows if row.decision is Action.KEEP]
     scores = [row.score for row in kept]
     assert len(kept) > 2
     assert scores == sorted(scores, reverse=True)
     log = run_git(bench.repo, "log", "--format=%H", "--reverse", "main..autoresearch/night").split()
     assert log == [row.commit for row in kept[1:]], "every commit of the branch is a keep, and every keep is there"
     refs = run_git(bench.repo, "for-each-ref", "--format=%(objectname) %(refname)", "refs/autoresearch/night")
-    discarded = [f"{r.commit} refs/autoresearch/night/{r.id:04d}" for r in rows if r.decision is Verdict.DISCARD]
+    discarded = [f"{r.commit} refs/autoresearch/night/{r.id:04d}" for r in rows if r.decision is Action.DISCARD]
     assert refs.splitlines() == discarded
     for row in rows[1:]:
         assert run_git(bench.repo, "show", f"{row.commit}:train_lib.py") + "\n" == bench.ledger().source(row.id)
@@ -99,7 +100,7 @@ def test_whatever_a_candidate_does_the_loop_goes_on(bench):
     assert rows[4].reason.startswith("no top-level constant NO_SUCH; there are LR, DEPTH")
     assert rows[5].reason.startswith("the same program as the champion (experiment 0) in a text that is no shorter: ")
     assert rows[6].reason == "the task failed: RuntimeError: the device is gone"
-    assert rows[7].decision is Verdict.KEEP
+    assert rows[7].decision is Action.KEEP
     assert len(task.measured) == 5, "nothing is spent on what was rejected or is a duplicate"
     statuses = [line.split("\t")[3] for line in bench.folder.results.read_text().splitlines()[1:]]
     assert statuses == ["keep", *(str(row.status) for row in rows[:7]), "keep"]

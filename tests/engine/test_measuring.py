@@ -11,10 +11,10 @@ from ledgers import substance
 
 from autoresearch_jax.decide.rule import CONFIDENCE, Action, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.engine.loop import INTERRUPTED
-from autoresearch_jax.engine.records import Purpose, Verdict
+from autoresearch_jax.engine.records import Purpose
 from autoresearch_jax.engine.run_folder import RunFolderError
-from autoresearch_jax.engine.run_state import read_state
-from autoresearch_jax.engine.task_failures import RunError
+from autoresearch_jax.engine.state import read_state
+from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import Measurement, Metric, Scrutiny, Status, TermsChanged
 
@@ -40,7 +40,7 @@ def test_what_is_clear_takes_one_run_and_a_keep_one_more_on_a_fresh_seed(bench, 
     (won,), (fresh,) = (trials(ledger, 1, purpose) for purpose in (Purpose.CANDIDATE, Purpose.CHAMPION))
     assert won.seed in {trial.seed for trial in ledger.trials(0)}, "a pair with a run of the champion"
     assert fresh.seed not in {won.seed, *(trial.seed for trial in ledger.trials(0))}
-    assert (loss.decision, len(ledger.trials(2))) == (Verdict.DISCARD, 1)
+    assert (loss.decision, len(ledger.trials(2))) == (Action.DISCARD, 1)
     assert loss.score == ledger.trials(2)[0].value
     assert loss.error is None
     message = run_git(bench.repo, "log", "-1", "--format=%B", "autoresearch/night")
@@ -121,8 +121,8 @@ def test_a_shorter_source_that_is_no_worse_is_a_simplification(bench):
     ledger = bench.ledger()
     _, gain, simpler = ledger.experiments()
     assert [row.error is not None for row in (gain, simpler)] == [True, True]
-    assert (gain.decision, gain.simplification) == (Verdict.KEEP, False)
-    assert (simpler.decision, simpler.simplification) == (Verdict.KEEP, True), simpler.reason
+    assert (gain.decision, gain.simplification) == (Action.KEEP, False)
+    assert (simpler.decision, simpler.simplification) == (Action.KEEP, True), simpler.reason
     assert "7 syntax nodes fewer" in simpler.reason
     assert bench.folder.results.read_text().splitlines()[-1].split("\t")[3] == "keep"
     state = read_state(ledger)
@@ -141,7 +141,7 @@ def test_a_source_is_not_simpler_for_giving_up_a_constant_of_the_page(bench):
     source = SOURCE.replace('PATTERN = "SL"  # best as "SSSL"\n', "")
     bench.loop(Forgiving(), ScriptedProposer([Proposal("no PATTERN", "text", source=source)]), RULE).run()
     row = bench.ledger().experiment(1)
-    assert row.decision is Verdict.DISCARD
+    assert row.decision is Action.DISCARD
     assert "syntax nodes" not in row.reason
 
 
@@ -184,7 +184,7 @@ def test_what_fails_on_a_fresh_seed_is_not_kept(bench, twin):
     twin.loop(probe, ScriptedProposer([BETTER]), RULE).run()
     bench.loop(Flaky({len(probe.measured) - 1}), ScriptedProposer([BETTER]), RULE).run()
     row = bench.ledger().experiment(1)
-    assert (row.status, row.score, row.decision) == (Status.OOM, None, Verdict.DISCARD)
+    assert (row.status, row.score, row.decision) == (Status.OOM, None, Action.DISCARD)
     assert row.reason == "it failed when it was measured afresh as the champion: no memory"
 
 

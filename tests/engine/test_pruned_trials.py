@@ -11,10 +11,10 @@ from fake_driver import Nursery, Order, log_of
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from kills import git_differences, make_repository, snapshots_of, substance_of
 
-from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.decide.pruning import Pruning
+from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.pruning import Pruning
-from autoresearch_jax.engine.records import Purpose, Verdict
+from autoresearch_jax.engine.records import Purpose
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.why import explain
@@ -51,7 +51,7 @@ def test_a_hopeless_candidate_is_stopped_once_enough_is_known(bench):
     rows = ledger.experiments()
     assert [row.status for row in rows] == [Status.OK] * 7 + [Status.PRUNED]
     pruned, (trial,) = rows[-1], ledger.trials(7)
-    assert (pruned.score, pruned.decision, trial.value, trial.snapshot) == (None, Verdict.DISCARD, None, None)
+    assert (pruned.score, pruned.decision, trial.value, trial.snapshot) == (None, Action.DISCARD, None, None)
     point = len(read_curve(trial.metrics[LOSSES]))
     assert point == PRUNING.first_point
     assert pruned.reason.startswith(f"at {point / CURVE_POINTS:.0%} of the budget its loss was ")
@@ -67,7 +67,7 @@ def test_a_hopeless_candidate_is_stopped_once_enough_is_known(bench):
 
 def test_a_better_candidate_and_everything_of_a_champion_runs_to_its_end(bench):
     task, ledger = run(bench, *LEARNT_FROM, BETTER)
-    assert ledger.experiment(7).decision is Verdict.KEEP
+    assert ledger.experiment(7).decision is Action.KEEP
     under_ceilings = {trial.id: bool(ceilings) for trial, ceilings in zip(ledger.trials(), task.ceilings, strict=True)}
     first = ledger.trials(7)[0]
     assert [number for number, held in under_ceilings.items() if held] == [first.id], "only its first run"
@@ -100,7 +100,7 @@ def test_a_twin_of_what_was_stopped_is_not_trained(bench):
     twin = Proposal("the same again", "constants", {"LR": 1.0, "DEPTH": 8}, source=None)
     _, ledger = run(bench, *LEARNT_FROM, HOPELESS, twin)
     row = ledger.experiment(8)
-    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, None, Verdict.DISCARD)
+    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, None, Action.DISCARD)
     assert row.reason == "the same program as experiment 7, which was stopped early"
     assert ledger.trials(8) == []
 
@@ -109,7 +109,7 @@ def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
     """Its loss may be another function, which the constants that are moved next have, too."""
     written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.2"))
     task, ledger = run(bench, *LEARNT_FROM, HOPELESS, written, moved(LR=0.9))
-    assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Verdict.KEEP)
+    assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Action.KEEP)
     assert ledger.experiment(9).status is Status.OK
     assert not task.ceilings[-1]
 

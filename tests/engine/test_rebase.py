@@ -6,9 +6,8 @@ import os
 import pytest
 from fakes import SOURCE
 
-from autoresearch_jax.engine.constants import ConstantError, read_constants, set_constants
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.rebase import rebase
+from autoresearch_jax.engine.training_file import ConstantError, read_constants, rebase, set_constants
 from autoresearch_jax.proposers.base import Brief, Proposal
 from autoresearch_jax.types import Metric
 

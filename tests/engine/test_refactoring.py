@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.engine.records import Verdict
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Candidate, CandidateRejected, Status
@@ -42,9 +42,9 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
     rows = ledger.experiments()
     duplicates = [rows[1], rows[3], rows[4]]
     assert [(row.status, row.score, row.decision) for row in duplicates] == [
-        (Status.DUPLICATE, 1.6, Verdict.DISCARD),
-        (Status.DUPLICATE, 1.2, Verdict.KEEP),
-        (Status.DUPLICATE, 1.2, Verdict.DISCARD),
+        (Status.DUPLICATE, 1.6, Action.DISCARD),
+        (Status.DUPLICATE, 1.2, Action.KEEP),
+        (Status.DUPLICATE, 1.2, Action.DISCARD),
     ]
     assert rows[1].reason == (
         "the same program as the champion (experiment 0) in a text that is no shorter: 29 syntax nodes against 29"
@@ -59,7 +59,7 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
     assert proposer.briefs[4].champion_source == BETTER
     assert (rows[5].parent, rows[5].parent_commit) == (3, rows[3].commit)
     assert ledger.trials(5)[0].seed == ledger.trials(2)[0].seed
-    assert rows[5].decision is Verdict.KEEP
+    assert rows[5].decision is Action.KEEP
     assert ledger.measured(rows[3]).id == ledger.measured(rows[4]).id == 2
 
     log = run_git(bench.repo, "log", "--format=%H", "--reverse", "main..autoresearch/night").split()
@@ -107,7 +107,7 @@ def test_a_constant_of_the_page_is_no_ballast(bench):
     source = SOURCE.replace("LR = 0.5  # best at 0.1\n", "")
     bench.loop(Inlined(), ScriptedProposer([text("inline LR", source)])).run()
     row = bench.ledger().experiment(1)
-    assert row.decision is Verdict.DISCARD
+    assert row.decision is Action.DISCARD
     assert row.reason.endswith("fewer syntax nodes, but without LR, which program.md lists to be moved")
 
 
@@ -124,9 +124,9 @@ def test_a_refactoring_moves_no_constant_of_the_page(long_bench):
     bench.loop(Deaf(), ScriptedProposer(script)).run()
     rows = bench.ledger().experiments()[1:]
     assert [(row.status, row.decision) for row in rows] == [
-        (Status.DUPLICATE, Verdict.DISCARD),
-        (Status.DUPLICATE, Verdict.DISCARD),
-        (Status.DUPLICATE, Verdict.KEEP),
+        (Status.DUPLICATE, Action.DISCARD),
+        (Status.DUPLICATE, Action.DISCARD),
+        (Status.DUPLICATE, Action.KEEP),
     ]
     assert "in a text that is no shorter: " in rows[0].reason
     assert rows[1].reason.endswith(
@@ -169,12 +169,12 @@ def test_a_champion_that_was_hashed_otherwise_is_prepared_again(long_bench):
     ledger = bench.ledger()
     rows = ledger.experiments()
     assert [(row.status, row.decision) for row in rows[1:]] == [
-        (Status.OK, Verdict.KEEP),
-        (Status.DUPLICATE, Verdict.DISCARD),
-        (Status.DUPLICATE, Verdict.KEEP),
-        (Status.DUPLICATE, Verdict.DISCARD),
-        (Status.OK, Verdict.KEEP),
-        (Status.DUPLICATE, Verdict.DISCARD),
+        (Status.OK, Action.KEEP),
+        (Status.DUPLICATE, Action.DISCARD),
+        (Status.DUPLICATE, Action.KEEP),
+        (Status.DUPLICATE, Action.DISCARD),
+        (Status.OK, Action.KEEP),
+        (Status.DUPLICATE, Action.DISCARD),
     ]
     assert [ledger.measured(row).id for row in rows] == [0, 1, 1, 1, 1, 5, 5]
     assert ledger.trials(5)[0].seed == ledger.trials(1)[0].seed, "compared with the trial of the champion"
@@ -203,5 +203,5 @@ def test_a_discarded_programs_twin_is_discarded_however_short(long_bench):
     script = [text("worse", worse), text("as bad, shorter", worse.replace(HELPER, ""))]
     long_bench.loop(FakeTask(noise=0), ScriptedProposer(script)).run()
     row = long_bench.ledger().experiment(2)
-    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, 1.7, Verdict.DISCARD)
+    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, 1.7, Action.DISCARD)
     assert row.reason == "the same program as experiment 1"

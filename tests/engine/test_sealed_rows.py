@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.decide.rule import LineageRule, LineageSettings
-from autoresearch_jax.engine.book import Book
+from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.plan import nodes_added
 from autoresearch_jax.engine.program import read_program
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose, Verdict
-from autoresearch_jax.engine.results import Results, results_text
-from autoresearch_jax.engine.run_state import read_state
+from autoresearch_jax.engine.recorder import Recorder, Results, results_text
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose
 from autoresearch_jax.engine.sealed_rows import MadeOnce, SealedRows
-from autoresearch_jax.engine.texts import nodes_added
+from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import Measurement, Metric, Status
 
 METRIC = Metric("loss")
@@ -97,12 +96,12 @@ def ledger(tmp_path):
         yield ledger
 
 
-def measured(ledger: Ledger, program: str, values: list[float], verdict=Verdict.DISCARD, source="LR = 1\n"):
+def measured(ledger: Ledger, program: str, values: list[float], verdict=Action.DISCARD, source="LR = 1\n"):
     """Adds an experiment with its runs, those of a champion if it is kept."""
     experiment = ledger.begin_experiment(Intent(Kind.PROPOSAL, source, {"LR": 1}, program)).id
     ledger.set_program(experiment, program)
     for value in values:
-        run(ledger, experiment, value, Purpose.CHAMPION if verdict is Verdict.KEEP else Purpose.CANDIDATE)
+        run(ledger, experiment, value, Purpose.CHAMPION if verdict is Action.KEEP else Purpose.CANDIDATE)
     return ledger.conclude(experiment, Conclusion(Status.OK, values[0], verdict, "why", "abc", 1.0))
 
 
@@ -120,10 +119,10 @@ def lineage_ledger(ledger):
 
 def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage_ledger):
     ledger = lineage_ledger
-    measured(ledger, "champion", [1.0, 1.01], Verdict.KEEP)
+    measured(ledger, "champion", [1.0, 1.01], Action.KEEP)
     twin = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1}, "twin")).id
     ledger.set_program(twin, "champion")
-    ledger.conclude(twin, Conclusion(Status.DUPLICATE, 1.0, Verdict.DISCARD, "a twin", "def", 0.1))
+    ledger.conclude(twin, Conclusion(Status.DUPLICATE, 1.0, Action.DISCARD, "a twin", "def", 0.1))
     results = Results(ledger, METRIC)
 
     def shown():
@@ -144,14 +143,14 @@ def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage
 
 
 def test_under_the_greedy_rule_scores_stay_as_they_were_concluded(ledger):
-    measured(ledger, "champion", [1.0], Verdict.KEEP)
+    measured(ledger, "champion", [1.0], Action.KEEP)
     run(ledger, 0, 2.0)
     assert (ledger.experiment(0).score, ledger.experiment(0).error, ledger.lineage()) == (1.0, None, None)
 
 
 def test_what_a_transaction_undid_was_never_there(lineage_ledger):
     ledger = lineage_ledger
-    measured(ledger, "first", [1.0], Verdict.KEEP)
+    measured(ledger, "first", [1.0], Action.KEEP)
     results = Results(ledger, METRIC)
     before = (ledger.experiments(), results.text(), ledger.settings())
 
@@ -177,7 +176,7 @@ def test_what_a_transaction_undid_was_never_there(lineage_ledger):
 
 
 def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger):
-    measured(ledger, "champion", [1.0, 1.25], Verdict.KEEP)
+    measured(ledger, "champion", [1.0, 1.25], Action.KEEP)
     state = read_state(ledger)
     ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n"))
     trial = ledger.begin_trial(0, seed=7, purpose=Purpose.CHAMPION)
@@ -197,7 +196,7 @@ def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger)
     run(ledger, 0, 5.0)
     assert read_state(ledger).runs[-1].score == 5.0
     run(ledger, 1, 0.5)
-    ledger.conclude(1, Conclusion(Status.OK, 0.5, Verdict.KEEP, "why", "abc", 1.0))
+    ledger.conclude(1, Conclusion(Status.OK, 0.5, Action.KEEP, "why", "abc", 1.0))
     assert read_state(ledger).champion.id == 1
 
 
@@ -245,7 +244,7 @@ def test_a_driver_knows_at_each_proposal_what_a_fresh_process_reads(bench):
         with closing(Ledger.open_to_read(bench.folder.ledger)) as fresh:
             state = read_state(fresh)
             sigma = state.sigma
-            assert brief.history == Book(fresh, bench.workspace(), bench.folder, METRIC).history(sigma)
+            assert brief.history == Recorder(fresh, bench.workspace(), bench.folder, METRIC).history(sigma)
             assert bench.folder.results.read_text() == results_text(fresh, METRIC)
             driver = loop._parts.ledger
             assert driver.experiments() == fresh.experiments()
@@ -267,4 +266,4 @@ def test_a_driver_knows_at_each_proposal_what_a_fresh_process_reads(bench):
     assert len(compared) == len(script)
     assert len(set(compared)) > 2, "the noise floor moved"
     assert {row.status for row in rows} >= {Status.OK, Status.DUPLICATE, Status.CRASH, Status.REJECTED}
-    assert sum(row.decision is Verdict.KEEP for row in rows) > 2
+    assert sum(row.decision is Action.KEEP for row in rows) > 2

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from autoresearch_jax.engine.simplicity import syntax_nodes
+from autoresearch_jax.engine.training_file import syntax_nodes
 
 PLAIN = "def area(r):\n    return 3.14159 * r * r\n"
 

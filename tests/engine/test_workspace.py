@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.engine import worktree
-from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine import git as git_module
+from autoresearch_jax.engine.git import Git, GitError, WorktreeError
 from autoresearch_jax.engine.workspace import TagError, Workspace, WorkspaceError
-from autoresearch_jax.engine.worktree import WorktreeError
 
 
 def workspace(folder, tag="night", environment=None, editable="train_lib.py"):
@@ -140,7 +139,7 @@ def leave_locks(repo: Path) -> list[Path]:
 
 
 def test_locks_that_are_left_are_removed_and_the_run_goes_on(repo, monkeypatch):
-    monkeypatch.setattr(worktree, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(git_module, "LOCK_SECONDS", 0.1)
     place = workspace(repo)
     first = place.baseline().commit
     place.keep(first, None)
@@ -161,7 +160,7 @@ def test_locks_that_are_left_are_removed_and_the_run_goes_on(repo, monkeypatch):
 
 
 def test_a_lock_of_a_git_that_is_at_work_is_waited_for(repo, monkeypatch):
-    monkeypatch.setattr(worktree, "LOCK_SECONDS", 60.0)
+    monkeypatch.setattr(git_module, "LOCK_SECONDS", 60.0)
     place = workspace(repo)
     place.keep(place.baseline().commit, None)
     held = leave_locks(repo)
@@ -180,7 +179,7 @@ def test_a_lock_of_a_git_that_is_at_work_is_waited_for(repo, monkeypatch):
 
 
 def test_a_run_goes_on_after_a_git_that_was_killed(bench, monkeypatch):
-    monkeypatch.setattr(worktree, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(git_module, "LOCK_SECONDS", 0.1)
     bench.loop(max_experiments=1).run()
     leave_locks(bench.repo)
     bench.loop(max_experiments=3).run()

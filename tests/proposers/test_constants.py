@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.constants_model import BEST, NEWEST

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from fakes import SOURCE
 
-from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
     NO_PROPOSAL,

@@ -11,7 +11,7 @@ import pytest
 from fakes import SOURCE, ScriptedProposer, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
-from autoresearch_jax.engine.constants import read_constants, set_constants
+from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer

@@ -9,13 +9,13 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose, Verdict
+from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, print_experiments
 from autoresearch_jax.report.why import explain, print_explanation
 from autoresearch_jax.types import Measurement, Metric, Status
 
-DISCARD, KEEP = Verdict.DISCARD, Verdict.KEEP
+DISCARD, KEEP = Action.DISCARD, Action.KEEP
 
 
 def enter(ledger, kind, runs, verdict, *, decision=None, without=(), status=Status.OK, parent=None):

@@ -12,7 +12,7 @@ from autoresearch_jax.commands.checks.check import Check, reason, refusal, shown
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.engine.run_settings import check_run_settings
+from autoresearch_jax.engine.state import check_run_settings
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import Scalar
 

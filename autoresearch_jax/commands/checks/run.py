@@ -16,7 +16,7 @@ from autoresearch_jax.commands.run_flags import run_folder
 from autoresearch_jax.commands.task_flags import TaskOptions
 from autoresearch_jax.engine.program import Program, read_program
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_settings import run_settings
+from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.tasks.lm.task import METRIC

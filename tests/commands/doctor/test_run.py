@@ -16,12 +16,12 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_flags
 from autoresearch_jax.commands.decision_flags import make_rule
 from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.pruning import Pruning
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_settings import run_settings
+from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.tasks.lm import device
 from autoresearch_jax.tasks.lm.accounting import try_accounting
 from autoresearch_jax.tasks.lm.clock import ATTENDED

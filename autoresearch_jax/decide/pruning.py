@@ -55,7 +55,7 @@ class Pruning:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class PruningThresholds:
     """What a trial's losses are held against.
 
     Attributes:

@@ -1,23 +1,147 @@
-"""A run's books: what was tried, who is champion, kept the same in ledger, git and results.tsv."""
+"""Ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from autoresearch_jax.decide.noise import round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import Decision
-from autoresearch_jax.engine.commits import Measured, commit_message
+from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, ExperimentRow, Kind, Verdict
-from autoresearch_jax.engine.results import Results
-from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.run_state import seconds_spent
+from autoresearch_jax.engine.records import Conclusion, ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import RunFolder, write_whole
 from autoresearch_jax.engine.sealed_rows import MadeOnce
+from autoresearch_jax.engine.state import seconds_spent
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Outcome
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.types import Metric, Status
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
+
+GIB = 2**30
+COMMIT_DIGITS = 7
+REFACTORING = "refactoring"
+SIMPLIFICATION = "simplification"
+KEEPS = (str(Action.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch
+
+
+class Results:
+    """The table of one ledger. What an experiment adds to it is put in words once, unless it changes."""
+
+    def __init__(self, ledger: Ledger, metric: Metric) -> None:
+        self._ledger = ledger
+        self._metric = metric
+        self._lines: MadeOnce[ExperimentRow, str] = MadeOnce(_line)
+
+    def text(self) -> str:
+        """What results.tsv says for the ledger as it is now. What was not measured is empty, never 0."""
+        peaks = self._ledger.peak_memory_bytes()
+        lines = ["\t".join(("commit", self._metric.name, "memory_gb", "status", "description"))]
+        lines += [self._lines.of(row, peaks.get(row.id)) for row in self._ledger.experiments() if not row.is_open]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Writes results.tsv, whole or not at all."""
+        write_whole(path, self.text())
+
+
+def results_text(ledger: Ledger, metric: Metric) -> str:
+    """See `Results.text`."""
+    return Results(ledger, metric).text()
+
+
+def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
+    """See `Results.write`."""
+    Results(ledger, metric).write(path)
+
+
+def _line(row: ExperimentRow, peak_memory: float | None) -> str:
+    columns = (
+        (row.commit or "")[:COMMIT_DIGITS],
+        "" if row.score is None else f"{row.score:.{SCORE_DECIMALS}f}",
+        "" if peak_memory is None else f"{peak_memory / GIB:.1f}",
+        _status(row),
+        " ".join(row.hypothesis.split()),
+    )
+    return "\t".join(columns)
+
+
+RUNNING, INTERRUPTED = "running", "interrupted"
+
+
+def outcome(row: ExperimentRow, *, at_work: bool = True) -> str:
+    """One word for how an experiment ended: keep, discard, crash, duplicate, trial, ...
+
+    Of one that is not over it says whether a driver is at work: "running", else "interrupted". What was kept for its
+    shorter text alone is a "simplification", and if it is the champion's own program a "refactoring".
+    """
+    if row.status is None:
+        return RUNNING if at_work else INTERRUPTED
+    if row.status is Status.DUPLICATE and row.decision is Action.KEEP:
+        return REFACTORING
+    if row.status is not Status.OK:
+        return str(row.status)
+    if row.simplification:
+        return SIMPLIFICATION
+    if row.kind is Kind.TRIAL:
+        return "trial"
+    return str(row.decision)
+
+
+def _status(row: ExperimentRow) -> str:
+    """The outcome in the original's words: the tip of the branch is a keep, what was stopped early a discard."""
+    word = outcome(row)
+    if word == Status.PRUNED:
+        return str(Action.DISCARD)
+    return str(Action.KEEP) if word in KEEPS else word
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How an experiment ended, as a commit's message tells it.
+
+    Attributes:
+      verdict: keep or discard.
+      reason: why, in one line.
+      score: of a keep the posterior mean and its standard deviation; else the mean of its runs, and an error of 0. None
+        where there is none.
+      effect: difference of the true scores of it and its parent; None where none was estimated.
+      probability: that it is better by more than its price.
+      num_runs: trials that were run for it; none for a duplicate, whose score is its twin's.
+    """
+
+    verdict: Action
+    reason: str
+    score: Estimate | None
+    effect: Estimate | None
+    probability: float | None
+    num_runs: int
+
+
+def commit_message(experiment: ExperimentRow, measured: Measured, metric: Metric) -> str:
+    """The hypothesis, the reason, and trailers that `git log --format=%(trailers)` reads.
+
+    Args:
+      experiment: what is committed.
+      measured: what came of it.
+      metric: names the trailer of the score: val_bpb becomes Val-Bpb.
+    """
+    trailers = [("Experiment", str(experiment.id)), ("Decision", str(measured.verdict))]
+    if experiment.without:
+        trailers.append(("Reverts", ", ".join(map(str, experiment.without))))
+    if measured.score is not None:
+        trailers.append((metric.name.replace("_", "-").title(), plus_minus(measured.score)))
+    if measured.effect is not None:
+        sign = "" if measured.effect.mean < 0 else "+"
+        trailers.append(("Effect", f"{sign}{plus_minus(measured.effect, SCORE_DECIMALS)}"))
+    if measured.probability is not None:
+        trailers.append(("Probability", shown(measured.probability)))
+    trailers.append(("Runs", str(measured.num_runs)))
+    if experiment.proposer:
+        trailers.append(("Proposer", experiment.proposer))
+    subject = clean_line(experiment.hypothesis) or f"experiment {experiment.id}"
+    footer = "\n".join(f"{name}: {value}" for name, value in trailers)
+    return f"{subject}\n\n{clean_line(measured.reason)}\n\n{footer}\n"
 
 
 @dataclass(frozen=True)
@@ -37,7 +161,7 @@ class Ending:
 
     status: Status
     score: float | None
-    verdict: Verdict
+    verdict: Action
     reason: str
     num_runs: int = 0
     simplification: bool = False
@@ -45,7 +169,7 @@ class Ending:
     effect: Decision | None = None
 
 
-class Book:
+class Recorder:
     """Rows of a run's ledger that are over, and how one more gets there."""
 
     def __init__(self, ledger: Ledger, workspace: Workspace, folder: RunFolder, metric: Metric) -> None:
@@ -60,7 +184,7 @@ class Book:
     def _read(self) -> None:
         rows = self.ledger.experiments()
         self.rows = [row for row in rows if row.kind is not Kind.TRIAL and not row.is_open]
-        self.champion = next((row for row in reversed(self.rows) if row.decision is Verdict.KEEP), None)
+        self.champion = next((row for row in reversed(self.rows) if row.decision is Action.KEEP), None)
 
     def refresh(self) -> None:
         """Enters in all books what changed in the ledger: a further run of the champion moves its score."""
@@ -104,7 +228,7 @@ class Book:
     @property
     def last_improvement(self) -> int:
         """Number of the last experiment that was kept for its score: what only says the same more briefly was not."""
-        kept = [row for row in self.rows if row.decision is Verdict.KEEP and row.status is Status.OK]
+        kept = [row for row in self.rows if row.decision is Action.KEEP and row.status is Status.OK]
         return max(row.id for row in kept if not row.simplification and row.kind is not Kind.REVERT)
 
     def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
@@ -149,7 +273,7 @@ class Book:
         """What a commit's message says of an experiment that is not in the ledger yet."""
         score = None if ending.score is None else Estimate(ending.score, 0.0)
         decision = ending.effect or ending.decision
-        if ending.verdict is Verdict.KEEP and ending.status is Status.OK:
+        if ending.verdict is Action.KEEP and ending.status is Status.OK:
             score = self.ledger.score_if_kept(experiment.id) or score
         effect = None if decision is None else decision.gain
         probability = None if decision is None else decision.probability
@@ -161,7 +285,7 @@ class Book:
         """Gives an ended experiment's commit its name in git; a baseline that failed gets none."""
         if row.commit is None or not _is_of_search(row):
             return
-        if row.decision is Verdict.KEEP:
+        if row.decision is Action.KEEP:
             self._workspace.keep(row.commit, previous)
         else:
             self._workspace.discard(row.commit, row.id)
@@ -180,12 +304,12 @@ def as_shown(score: float, sigma: float | None) -> float:
 
 def _is_of_search(row: ExperimentRow) -> bool:
     """False for a baseline that failed: a later one took its place."""
-    return row.kind is not Kind.BASELINE or row.decision is Verdict.KEEP
+    return row.kind is not Kind.BASELINE or row.decision is Action.KEEP
 
 
 def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
     assert row.status is not None
-    kept = row.decision is Verdict.KEEP
+    kept = row.decision is Action.KEEP
     reason = row.reason or ""
     if row.status is Status.OK:  # the reason in the ledger has all digits
         reason = "kept" if kept else "no better than the champion"

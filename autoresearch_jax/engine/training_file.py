@@ -1,4 +1,4 @@
-"""Top-level UPPER_CASE constants of a Python source: read, and set with everything else left as it is."""
+"""The training file as text: its top-level constants, its size in syntax nodes, three-way merges."""
 
 import ast
 import io
@@ -6,11 +6,13 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import libcst as cst
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import Brief, Proposal
 from autoresearch_jax.types import Scalar
 
 ConstantValue = Scalar | tuple[Scalar, ...]
@@ -198,3 +200,159 @@ def _literal(name: str, value: Scalar) -> cst.BaseExpression:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConstantError(f"{name} cannot be set to {value}: a constant is a finite number")
     return cst.parse_expression(repr(value))
+
+
+# With these a source can run what does not count: its docstrings, its own file's comments, another file.
+_RUNS_HIDDEN_TEXT = frozenset(
+    ("exec", "eval", "compile", "open", "__doc__", "__file__", "__import__", "__builtins__", "__loader__", "__spec__")
+)
+_READS_SOURCES = frozenset(
+    ("builtins", "code", "importlib", "inspect", "io", "linecache", "os", "pathlib", "runpy", "sys")
+)
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
+    """Nodes of Python's syntax tree, or None for a source that Python cannot parse or that can run hidden text.
+
+    Lines and characters would reward denser formatting and shorter names. The tree has neither, nor comments, and
+    docstrings are left out: to delete them would else be progress. A literal counts a node for each byte it holds,
+    because a program in a string, executed, is no shorter than one in plain sight; one in a docstring or a comment
+    would be, so what could execute or read such text has no count.
+
+    Args:
+      source: Python.
+      values_of: top-level constants whose values count one node each, however they are written: to move them is what
+        an optimizer does, and "L" in place of "SSSL" is no simpler.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser has against a source
+        return None
+    counts = [_count(node) for node in ast.walk(tree)]
+    if None in counts:
+        return None
+    blanked = [value for name, value in map(binding, tree.body) if name in values_of and value is not None]
+    blanked_counts = [_count(node) for value in blanked for node in ast.walk(value)]
+    return sum(filter(None, counts)) - sum(filter(None, blanked_counts)) + len(blanked)
+
+
+def _count(node: ast.AST) -> int | None:
+    """What a node counts by itself; None for one that may run hidden text."""
+    if isinstance(node, ast.Constant):
+        return max(1, _bytes_held(node.value))
+    if _may_run_hidden_text(node):
+        return None
+    if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+        docstring = node.body[0].value  # type: ignore[attr-defined]
+        return -max(1, _bytes_held(docstring.value))
+    return 1
+
+
+def _may_run_hidden_text(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _RUNS_HIDDEN_TEXT
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] in _READS_SOURCES for alias in names)
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] in _READS_SOURCES
+    return False
+
+
+def _bytes_held(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, int):
+        return (value.bit_length() + 7) // 8
+    return 1
+
+
+# base, ours, theirs -> a text with the changes that lead from base to both; None where these touch the same lines
+Merge = Callable[[str, str, str], str | None]
+
+
+def merge_sources(base: str, ours: str, theirs: str, values: Mapping[str, Scalar], merge: Merge) -> str | None:
+    """Our text with the changes that lead from `base` to `theirs`; None where both change the same lines.
+
+    Constants that differ are made alike on the three sides, so that a line beside one is no conflict.
+
+    Args:
+      base: what both were made from.
+      ours: keeps the values of its constants but for `values`.
+      theirs: the other one.
+      values: new values of constants.
+      merge: merges three texts.
+
+    Raises:
+      SyntaxError: one of them is not Python.
+    """
+    sides = [settable_constants(text) for text in (base, ours, theirs)]
+    shared = [name for name in sides[1] if all(name in constants for constants in sides)]
+    wanted = {name: values.get(name, sides[1][name]) for name in shared}
+    differing = [name for name in shared if any(not same_value(side[name], wanted[name]) for side in sides)]
+    wanted = {name: wanted[name] for name in differing}
+    blank = dict.fromkeys(differing)  # a value that is there already would keep its spelling
+    return merge(*(set_constants(set_constants(text, blank), wanted) for text in (base, ours, theirs)))
+
+
+def moved_constants(before: str, after: str) -> dict[str, Scalar]:
+    """Constants of two texts whose values differ, with those of the first.
+
+    Raises:
+      SyntaxError: one of them is not Python.
+    """
+    old, new = settable_constants(before), settable_constants(after)
+    return {name: old[name] for name in old if name in new and not same_value(old[name], new[name])}
+
+
+def settable_constants(source: str) -> dict[str, Scalar]:
+    """Top-level constants that `set_constants` can set: bound once, to one value.
+
+    Raises:
+      SyntaxError: the source is not Python.
+    """
+    constants = read_constants(source)
+    bound = [name for name, _ in map(binding, ast.parse(source).body) if name is not None]
+    return {
+        name: value
+        for name, value in constants.items()
+        if bound.count(name) == 1
+        and not isinstance(value, tuple)
+        and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
+    """A proposed text as it is for another champion; None if it is stale.
+
+    All of it is moved or nothing, so that it does what its hypothesis says: a constant that both gave another value
+    makes it stale, as lines do that both changed.
+
+    Args:
+      proposal: to move.
+      base: source of the champion that it was made for.
+      brief: of now.
+      merge: of three texts, such as `Git.merge`.
+    """
+    champion = brief.champion_source
+    assert proposal.source is not None
+    if base == champion:
+        return proposal
+    try:
+        ours, theirs = moved_constants(champion, base), moved_constants(proposal.source, base)
+        if any(name in ours and not same_value(ours[name], theirs[name]) for name in theirs):
+            return None
+        merged = merge_sources(base, champion, proposal.source, theirs, merge)
+        if merged is None or _program(merged) == _program(champion):
+            return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError, UserError):
+        return None  # not Python; a line that no constant can be set in; a text that git takes for none
+    return replace(proposal, source=merged)
+
+
+def _program(source: str) -> str:
+    """A text without comments and layout."""
+    return ast.dump(ast.parse(source))

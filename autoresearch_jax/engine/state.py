@@ -1,0 +1,287 @@
+"""A run's settings and its state, both read from its ledger, and what proposers are told of them."""
+
+import csv
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.noise import mean_of
+from autoresearch_jax.decide.posterior import NO_GAIN, Estimate
+from autoresearch_jax.decide.pruning import Pruning
+from autoresearch_jax.decide.rule import Action, Complexity, DecisionRule
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
+from autoresearch_jax.engine.task import RunError, Task, Terms
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
+from autoresearch_jax.sandbox.faults import FaultPoint, reach
+from autoresearch_jax.types import Scalar, Status
+
+RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
+REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `Task.calibrate`
+_PRUNE = "prune"  # among them, and at the beginning of the names of all that belongs to it
+_EXAM = "exam"  # among them: the hash of what a score can be computed again from
+
+
+def run_settings(
+    editable: str,
+    seed: int,
+    task: Terms,
+    rule: DecisionRule,
+    pruning: Pruning | None = None,
+    certification: CertificationSettings | None = None,
+) -> dict[str, Scalar]:
+    """The settings of a run that begins, in the order in which they are stored.
+
+    Args:
+      editable: path of the training file inside its repository.
+      seed: the source of every seed.
+      task: what is measured.
+      rule: what decides.
+      pruning: when hopeless trials are stopped; None for never.
+      certification: what it may spend; None for nothing.
+    """
+    how_pruned = {_PRUNE: False} if pruning is None else pruning.settings
+    certifies = {} if certification is None else certification.settings
+    return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
+
+
+def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
+    """Refuses to go on with a run under other settings than its own.
+
+    Args:
+      stored: in the run's ledger.
+      wanted: see `run_settings`.
+      folder: of the run.
+
+    Raises:
+      RunFolderError: some differ; the message names each.
+    """
+    check_settings(stored, wanted, folder)
+
+
+def keep_to_settings(
+    ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar], *, needs_id: bool
+) -> None:
+    """Stores the settings of a run that begins; refuses to go on with one under others.
+
+    Args:
+      ledger: of the run.
+      folder: the run's; run.json and the exam are put there.
+      task: what is measured.
+      wanted: see `run_settings`.
+      needs_id: gives the run an id, if it has none.
+
+    Raises:
+      RunFolderError: some settings differ.
+      RunError: the exam is not that of the run's beginning.
+    """
+    stored = ledger.settings()
+    if stored:
+        check_run_settings(stored, wanted, folder.path)
+    else:
+        ledger.save_settings(wanted)
+    reach(FaultPoint.AFTER_SETTINGS)
+    if needs_id and RUN_ID not in stored:
+        ledger.save_settings({RUN_ID: uuid.uuid4().hex})
+    calibrate(ledger, folder, task)
+    _keep_exam(ledger, folder, task)
+    folder.write_settings(ledger.settings())
+
+
+def calibrate(ledger: Ledger, folder: RunFolder, task: Task) -> None:
+    """Has the task's clock count in what it counted in when the run began; a run that begins stores that."""
+    stored = ledger.settings().get(REFERENCE_SECONDS)
+    kept = task.calibrate(float(stored) if isinstance(stored, int | float) else None, folder.logs)
+    if kept != stored:
+        ledger.save_settings({REFERENCE_SECONDS: kept})
+
+
+def _keep_exam(ledger: Ledger, folder: RunFolder, task: Task) -> None:
+    """Has the task put down what a score can be computed again from, once for the run."""
+    stored = ledger.settings().get(_EXAM)
+    exam = task.keep_exam(folder.exam)
+    if stored not in (None, exam):
+        raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
+    if stored is None:
+        reach(FaultPoint.AFTER_EXAM)
+        ledger.save_settings({_EXAM: exam})
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is.
+
+    Attributes:
+      champion: the experiment that measured the champion's program.
+      runs: all trials of it that have a score.
+      score: the champion's, and its standard deviation; of the greedy rule's the one run and no error.
+      lineage: the model of scores; None under the greedy rule.
+      anchor: the last champion that was kept for its gain, as `Lineage` has it.
+      baseline_memory: peak memory of the baseline in bytes, None where it is not known.
+      looked_at: experiments whose edits certification took out, or could not.
+      keeps_since_certified: edits that were kept since then.
+      certification_runs: trials that certification had.
+    """
+
+    champion: ExperimentRow
+    runs: Sequence[TrialRow]
+    score: Estimate
+    lineage: Lineage | None
+    anchor: frozenset[int]
+    baseline_memory: float | None
+    looked_at: frozenset[int]
+    keeps_since_certified: int
+    certification_runs: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that the champion ran with."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of a run; None where it is not known."""
+        return None if self.lineage is None else self.lineage.posterior.sigma
+
+    def complexity(self, runs: Sequence[TrialRow], nodes_added: int) -> Complexity:
+        """What a candidate costs beside its runs.
+
+        Args:
+          runs: the candidate's.
+          nodes_added: see `Complexity`.
+        """
+        anchor_gain = NO_GAIN
+        if self.lineage is not None and self.anchor != self.lineage.champion:
+            anchor_gain = self.lineage.posterior.gain_of(self.lineage.champion - self.anchor)
+        return Complexity(nodes_added, _peak_memory(runs), _peak_memory(self.runs), self.baseline_memory, anchor_gain)
+
+
+def read_state(ledger: Ledger) -> RunState | None:
+    """The state of a run; None before there is a baseline. A pure function of what is concluded in the ledger."""
+    return ledger.remembered(_state)
+
+
+def _state(ledger: Ledger) -> RunState | None:
+    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
+    kept = [row for row in rows if row.decision is Action.KEEP]
+    if not kept:
+        return None
+    champion = ledger.measured(kept[-1])  # a refactoring has no trials of its own
+    lineage, runs = ledger.lineage(), ledger.scored(champion.id)
+    is_for_gain = (not row.simplification and row.kind is not Kind.REVERT and row.status is Status.OK for row in kept)
+    for_gain = [row for row, is_one in zip(kept, is_for_gain, strict=True) if is_one]
+    anchor = frozenset[int]()
+    if lineage is None:
+        score = Estimate(mean_of([run.score for run in runs]), 0.0)
+    else:
+        found = lineage.posterior.score(lineage.champion)
+        score = Estimate(lineage.sign * found.mean, found.error)
+        anchor = lineage.programs[for_gain[-1].id].contents
+    reverts = [row for row in rows if row.kind is Kind.REVERT]
+    last_look = reverts[-1].id if reverts else 0
+    return RunState(
+        champion=champion,
+        runs=runs,
+        score=score,
+        lineage=lineage,
+        anchor=anchor,
+        baseline_memory=_peak_memory(ledger.scored(ledger.measured(kept[0]).id)),
+        looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
+        keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
+        certification_runs=sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()),
+    )
+
+
+def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
+    """Experiments that were kept for their shorter source: of these no gain is asked, so none is taken out for none."""
+    return frozenset(row.id for row in rows if row.simplification)
+
+
+def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
+    """Time spent on experiments, and on runs of the champion that certification had beside them.
+
+    Args:
+      ledger: of the run.
+      rows: the experiments.
+    """
+    seconds = sum(row.seconds or 0.0 for row in rows)
+    reverts = {row.id for row in rows if row.kind is Kind.REVERT}
+    for row in rows:
+        is_champion = row.id not in reverts  # a revert is from its first run as the champion on
+        for trial in ledger.trials(row.id):
+            is_champion = is_champion or trial.purpose is Purpose.CHAMPION
+            if is_champion and trial.purpose is Purpose.CERTIFY and trial.finished_at is not None:
+                seconds += trial.finished_at - trial.started_at
+    return seconds
+
+
+def _peak_memory(runs: Sequence[TrialRow]) -> float | None:
+    known = [peak for run in runs if isinstance(peak := run.metrics.get("peak_memory_bytes"), int | float)]
+    return median(known) if known else None
+
+
+# Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
+FACTS = (
+    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
+    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
+)
+LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
+CURVE_POINTS = 10
+CURVES = 4  # the champion's, and those of as many less one candidates
+LOOKED_AT = 12  # latest experiments whose logs are looked into: a task may write no curves, and runs get long
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What of a brief the user chose, see `Brief`."""
+
+    categories: Sequence[str] = DEFAULT_CATEGORIES
+    plateau: int | None = None
+
+
+def noise_floor(state: RunState | None) -> float | None:
+    """Sigma to one digit, as proposers see it; None where it is not known."""
+    return None if state is None or state.sigma is None else float(f"{state.sigma:.1g}")
+
+
+def known_facts(task: Task, state: RunState | None) -> dict[str, Scalar]:
+    """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
+    budget = task.budget
+    facts: dict[str, Scalar] = {**task.facts, "budget_seconds": budget.seconds, "budget_steps": budget.steps}
+    if state is not None and state.runs:
+        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in FACTS}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
+    """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
+
+    Args:
+      folder: the run's.
+      rows: experiments that are over, the oldest first.
+      champion: number of the experiment that measured the champion's program.
+    """
+    curves = {champion: read_curve(folder.log_dir(champion) / LOSS_CURVE)}
+    for row in reversed(rows[-LOOKED_AT:]):
+        if sum(map(bool, curves.values())) >= CURVES:
+            break
+        if row.kind is Kind.PROPOSAL and row.id not in curves:
+            curves[row.id] = read_curve(folder.log_dir(row.id) / LOSS_CURVE)
+    return {number: curve for number, curve in curves.items() if curve}
+
+
+def read_curve(path: Path, points: int = CURVE_POINTS) -> list[float]:
+    """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = [line for line in file if not line.isspace()][1:]
+        if len(lines) > points:
+            lines = [lines[round(place * (len(lines) - 1) / (points - 1))] for place in range(points)]
+        return [float(row[-1]) for row in csv.reader(lines)]
+    except (OSError, ValueError, csv.Error):  # none; or cut off in the midst of a number
+        return []
