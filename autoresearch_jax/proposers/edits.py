@@ -1,24 +1,33 @@
-"""Edits that an agent makes, blocks or a whole file: placed where they belong, or refused with the reason.
+"""An agent's edits: read from its answer, and placed in the file or refused with what is needed to mend them.
 
-The result is the text that was asked for, or an `EditError` from which the agent can mend its edits; never a guess.
+A search text is looked for exactly, then with whitespace ignored, then with another indentation. The result is the text
+that was asked for or an `EditError`, never a guess.
 """
 
-import difflib
+import ast
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from autoresearch_jax.proposers.edit_lines import Source
-from autoresearch_jax.proposers.edit_places import Reason, Refused, Rung, exact_places, nearest_row, place
 from autoresearch_jax.sanitize import clean_block, clean_line
 
 MAX_EDITS = 64
-MAX_CHARACTERS = 1 << 20  # of a file or a block; larger ones are refused, so that no answer costs minutes
-MAX_ROWS_SHOWN = 8  # lines of the file that are shown with a problem
-MAX_PROBLEMS_SHOWN = 10  # problems that are shown with lines of the file
+MAX_CHARACTERS = 1 << 20  # of a file or an edit
+MAX_PLACES = 100  # of an ambiguous search text that are counted
+MAX_HITS = 2000  # of a search text within longer words; a file with more is ambiguous without a closer look
+MAX_LINES_SHOWN = 8  # of the file, with a problem
+MAX_PROBLEMS_SHOWN = 10  # with lines of the file
+COMMON_LINE = 20  # a line that stands in the file more often says little about where an edit belongs
+TAB_COLUMNS = 4  # what a model writes for a tab
 _LINE_CHARACTERS = 160
-_NUMBERS_SHOWN = 700  # characters of a reason: the line numbers of all places of an ambiguous block
+_PROBLEM_CHARACTERS = 700  # room for the line numbers of the places of an ambiguous text
 _FENCE = re.compile(r"\s*^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*\s*\Z", re.DOTALL | re.MULTILINE)
+_MARKER = re.compile(r"[ \t]*(<{5,} ?SEARCH\b.*|={5,}[ \t]*|>{5,} ?REPLACE\b.*)")
+# Two characters that may belong to one token, escape or run of blanks: a place neither begins nor ends between them.
+_JOINED = re.compile(r"""\w\w|[ \t]{2}|\d\.|\.\d|\w["']|""|''|\\.|[=!<>+\-*/%&|^@:]=|->|<<|>>|\*\*|//""")
+_STRINGS = (ast.JoinedStr, getattr(ast, "TemplateStr", ast.JoinedStr))  # template strings: Python 3.14
 
 
 @dataclass(frozen=True)
@@ -29,138 +38,86 @@ class Edit:
     replace: str
 
 
-@dataclass(frozen=True)
-class Edited:
-    """A source after its edits.
-
-    Attributes:
-      source: the new text; it parses as Python.
-      rungs: by which rung each edit was placed, in their order.
-    """
-
-    source: str
-    rungs: tuple[Rung, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with one edit.
-
-    Attributes:
-      edit: its number, from 1; None if it is the answer as a whole.
-      reason: the kind of problem.
-      text: one line for the agent, and where it helps the nearest lines of the file, marked and numbered.
-    """
-
-    edit: int | None
-    reason: Reason
-    text: str
-
-    def __str__(self) -> str:
-        return f"{'edits' if self.edit is None else f'edit {self.edit}'}: {self.reason.value}: {self.text}"
-
-
 class EditError(Exception):
-    """Edits that were not applied; none of them was. The message tells the agent all that is to be mended."""
+    """Edits that were not applied, none of them; the message tells the agent all that is to be mended.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = tuple(problems)
+    `unchanged` is True if nothing is wrong but that they change nothing.
+    """
+
+    def __init__(self, *problems: str, unchanged: bool = False) -> None:
+        super().__init__("\n".join(problems))
+        self.unchanged = unchanged
 
 
-def apply_edits(source: str, edits: Sequence[Edit]) -> Edited:
-    """The source after all edits, each applied to the text as those before it left it.
+class _Refused(Exception):  # an edit that cannot be applied; `row` is the line of the file to show with it, from 0
+    def __init__(self, why: str, row: int | None = None, unchanged: bool = False) -> None:
+        super().__init__(why)
+        self.row = row
+        self.unchanged = unchanged
+
+
+def read_edits(text: str) -> list[Edit]:
+    """The edits of a free text, as SEARCH/REPLACE blocks or as the hunks of a unified diff; empty if it has neither.
+
+    A block is `<<<<<<< SEARCH`, the lines as they stand, `=======`, the new lines, `>>>>>>> REPLACE`, with or without
+    Markdown fences around it or its halves.
+
+    Raises:
+      EditError: a marker of a block is missing or one too many.
+    """
+    lines = unix_lines(text).split("\n")
+    return _blocks(lines) or _hunks(lines)
+
+
+def apply_edits(source: str, edits: Sequence[Edit]) -> str:
+    """The source after all edits, each applied to the text as those before it left it; it parses as Python.
 
     Line ends are compared and written as one character; a source that ends all its lines in CRLF keeps them.
-    Takes time in proportion to the source for each edit: half a second at 256 KiB where whitespace is forgiven. Holds
-    one text at a time, and what was replaced so far.
 
     Raises:
       EditError: an edit searches for nothing, changes nothing, has no place or several, or makes the text too long; the
         result does not parse, or is the source. It names all of these that there are.
     """
     if len(edits) > MAX_EDITS:
-        raise EditError(
-            [Problem(None, Reason.TOO_MANY, f"{len(edits)} edits; give at most {MAX_EDITS} or the whole file")]
-        )
-    if len(source) > MAX_CHARACTERS:
-        raise EditError([Problem(None, Reason.TOO_MANY, f"the file has more than {MAX_CHARACTERS} characters")])
-    start = unix_lines(source)
-    current = Source(start)
-    undone: list[_Undo] = []
-    rungs: list[Rung] = []
-    problems: list[Problem] = []
+        raise EditError(f"{len(edits)} edits are too many: give at most {MAX_EDITS} or the whole file")
+    texts = [_Text(unix_lines(source))]  # the source, and what each edit made of it
+    problems: list[str] = []
+    unchanged = True
     for number, edit in enumerate(edits, 1):
         try:
-            edited, rung = _applied(current, edit)
-        except Refused as refused:
-            shown = len(problems) < MAX_PROBLEMS_SHOWN
-            rows = _rows_shown(current, refused.row) if shown and refused.row is not None else ""
-            problems.append(Problem(number, refused.reason, clean_line(str(refused), _NUMBERS_SHOWN) + rows))
-        else:
-            undone.append(_undo(current.text, edited.text))
-            rungs.append(rung)
-            current = edited
-    if not problems and current.fault:
-        problems.append(_unparsable(current, undone))
-    if not problems and current.text == start:
-        problems.append(
-            Problem(None, Reason.UNCHANGED, "together they leave the file as it is; nothing would be measured")
-        )
+            texts.append(_applied(texts[-1], edit))
+        except _Refused as refused:
+            shown = "" if refused.row is None or len(problems) >= MAX_PROBLEMS_SHOWN else texts[-1].around(refused.row)
+            problems.append(f"edit {number}: {clean_line(str(refused), _PROBLEM_CHARACTERS)}{shown}")
+            unchanged = unchanged and refused.unchanged
     if problems:
-        raise EditError(problems)
-    return Edited(_with_line_ends_of(source, current.text), tuple(rungs))
+        raise EditError(*problems, unchanged=unchanged)
+    if texts[-1].fault:
+        raise EditError(_unparsable(texts))
+    if texts[-1].text == texts[0].text:
+        raise EditError("the edits together change nothing", unchanged=True)
+    windows = "\r\n" in source and source.count("\r\n") == source.count("\n") == source.count("\r")
+    return texts[-1].text.replace("\n", "\r\n") if windows else texts[-1].text
 
 
-def replace_file(source: str, text: str) -> Edited:
-    """A whole new file, its line ends of one character, without a Markdown fence around it.
+def replace_file(source: str, text: str) -> str:
+    """A whole new file without a Markdown fence around it, its line ends of one character; or what edits in it make.
 
     Raises:
-      EditError: it is empty, does not parse, or is the file as it stands.
+      EditError: it is empty, too long, does not parse, or is the file as it stands.
     """
+    new = _Text(unfenced(unix_lines(text)))
     if len(text) > MAX_CHARACTERS:
-        raise EditError([Problem(None, Reason.TOO_MANY, f"the new file has more than {MAX_CHARACTERS} characters")])
-    new = Source(unfenced(unix_lines(text)))
+        raise EditError(f"the new file has more than {MAX_CHARACTERS} characters")
     if not new.text.strip():
-        raise EditError([Problem(None, Reason.EMPTY, "the new file is empty; give all of it")])
+        raise EditError("the new file is empty: give all of it")
     if new.fault:
-        raise EditError([_unparsable(new, [])])
+        if edits := read_edits(text):
+            return apply_edits(source, edits)
+        raise EditError(_unparsable([new]))
     if new.text == unix_lines(source):
-        raise EditError([Problem(None, Reason.UNCHANGED, "the new file is the old one; nothing would be measured")])
-    return Edited(new.text, ())
-
-
-def edits_between(old: str, new: str, least_around: int = 0) -> list[Edit]:
-    """Edits that make `new` of `old`, each with as few lines around it as make its place the only one.
-
-    Args:
-      old: the file as it stands; an empty one has no place for an edit.
-      new: the file as it is to be; line ends count as one character.
-      least_around: lines before and after each change that are quoted in any case.
-    """
-    current = _kept_lines(unix_lines(old))
-    wanted = _kept_lines(unix_lines(new))
-    matcher = difflib.SequenceMatcher(None, current, wanted)
-    edits = []
-    moved = 0
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag == "equal":
-            continue
-        low, high = i1 + moved, i2 + moved
-        text = "".join(current)
-        around = least_around
-        while True:
-            before, after = current[max(0, low - around) : low], current[high : high + around]
-            search = "".join([*before, *current[low:high], *after])
-            if (search.strip() and len(exact_places(text, search)) == 1) or around > len(current):
-                break
-            around += 1 + around // 4
-        if not search.strip():  # of the lines still to be replaced only blank ones are left, and they have no place
-            return [Edit(unix_lines(old), unix_lines(new))]
-        edits.append(Edit(search, "".join([*before, *wanted[j1:j2], *after])))
-        current = [*current[:low], *wanted[j1:j2], *current[high:]]
-        moved += (j2 - j1) - (i2 - i1)
-    return edits
+        raise EditError("the new file changes nothing", unchanged=True)
+    return new.text
 
 
 def unix_lines(text: str) -> str:
@@ -174,103 +131,270 @@ def unfenced(text: str) -> str:
     return fence[2] if fence else text
 
 
-def _applied(source: Source, edit: Edit) -> tuple[Source, Rung]:
-    """The source after one edit.
+@dataclass(frozen=True)
+class _Text:
+    """A text with line ends of one character, and what is known of its lines; rows count from 0."""
 
-    Raises:
-      Refused: the edit cannot be applied, or changes nothing.
-    """
-    if len(edit.search) + len(edit.replace) > MAX_CHARACTERS:
-        raise Refused(Reason.TOO_MANY, f"the block has more than {MAX_CHARACTERS} characters")
+    text: str
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Split as Python does it: a form feed or U+2028 ends no line."""
+        return self.text.split("\n")
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The lines that are not blank."""
+        return [row for row, line in enumerate(self.lines) if line.strip()]
+
+    @cached_property
+    def skeletons(self) -> list[str]:
+        """The lines of `rows` without any whitespace."""
+        return ["".join(self.lines[row].split()) for row in self.rows]
+
+    @cached_property
+    def _parsed(self) -> tuple[ast.Module | None, tuple[int, str] | None]:
+        try:
+            return ast.parse(self.text), None
+        except SyntaxError as error:
+            return None, (error.lineno or 1, error.msg)
+        except (ValueError, RecursionError, MemoryError) as error:  # a lone surrogate or NUL; nested too deeply
+            return None, (1, str(error) or type(error).__name__)
+
+    @property
+    def fault(self) -> tuple[int, str] | None:
+        """The line, from 1, and Python's message, if it does not parse."""
+        return self._parsed[1]
+
+    @cached_property
+    def program(self) -> str | None:
+        """The syntax tree, written out; None if it does not parse."""
+        tree = self._parsed[0]
+        try:
+            return None if tree is None else ast.dump(tree)
+        except RecursionError:
+            return None
+
+    def string_rows(self) -> set[int]:
+        """Rows that begin inside of a string literal of several lines."""
+        inside = set[int]()
+        for node in ast.walk(self._parsed[0] or ast.Module([], [])):
+            if isinstance(node, _STRINGS) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
+                inside.update(range(node.lineno, node.end_lineno or node.lineno))
+        return inside
+
+    def around(self, row: int, label: str = "lines of the file") -> str:
+        """The lines around one, numbered, marked and cut so that they stay short: what they say is data."""
+        first = max(0, min(row, len(self.lines) - 1) - 2)
+        shown = []
+        for number, line in enumerate(self.lines[first : first + MAX_LINES_SHOWN], first + 1):
+            clean = clean_block(line[:_LINE_CHARACTERS]).replace("\n", " ")
+            shown.append(f"| {number:4d} | {clean}{'...' if len(line) > _LINE_CHARACTERS else ''}".rstrip())
+        return "\n".join([f"; {label}, each with its number:", *shown])
+
+
+def _applied(source: _Text, edit: Edit) -> _Text:
+    """The source after one edit; raises _Refused."""
     search, replace = unix_lines(edit.search), unix_lines(edit.replace)
     if not source.text.strip():
-        raise Refused(Reason.MISSED, "the file is empty: give the whole file instead of edits")
+        raise _Refused("the file is empty: give the whole file instead of edits")
     if not search.strip():
-        raise Refused(
-            Reason.EMPTY, "quote the lines that are to be replaced; to insert, quote the line before or after"
-        )
+        raise _Refused("empty search: quote the lines to be replaced; to insert, quote the line before or after")
     if search == replace:
-        raise Refused(Reason.SAME, "it changes nothing", nearest_row(source, search))
-    try:
-        edited, rung = place(source, search, replace)
-    except Refused as refused:
-        if refused.row is not None or refused.reason is not Reason.MISSED:
-            raise
-        within = "; it is found only within a longer word or line: quote whole lines" if search in source.text else ""
-        raise Refused(refused.reason, f"{refused}{within}", nearest_row(source, search)) from None
+        raise _Refused("search equals replace: it changes nothing", _nearest_row(source, search), unchanged=True)
+    edited = _placed(source, search, replace)
     if edited.text == source.text:
-        raise Refused(Reason.UNCHANGED, "what it would write stands there already", nearest_row(source, search))
+        row = _nearest_row(source, search)
+        raise _Refused("changes nothing: what it would write stands there already", row, unchanged=True)
     if len(edited.text) > MAX_CHARACTERS:
-        raise Refused(Reason.TOO_MANY, f"with it the file would have more than {MAX_CHARACTERS} characters")
-    return edited, rung
+        raise _Refused(f"with it the file would have more than {MAX_CHARACTERS} characters")
+    return edited
 
 
-@dataclass(frozen=True)
-class _Undo:
-    """How the text before an edit is made of the one after it; no longer than what the edit replaced.
+def _placed(source: _Text, search: str, replace: str) -> _Text:
+    """The source with `search` replaced in its only place; raises _Refused."""
+    text = source.text
+    found = _exact_places(text, search)
+    if len(found) > 1:
+        raise _ambiguous([text.count("\n", 0, at) for at in found])
+    if found:
+        at, end = found[0], found[0] + len(search)
+        whole_lines = text[at - 1 : at] in ("", "\n") and (search[-1] == "\n" or text[end : end + 1] in ("", "\n"))
+        # Several lines from the middle of one on say nothing of the indentation of the next.
+        if whole_lines or "\n" not in search + replace:
+            return _Text(text[:at] + replace + text[end:])
+    if source.fault:
+        raise _Refused("missed: it stands nowhere exactly, and in a file that does not parse nothing else counts")
+    return _placed_by_lines(source, _Text(search), _Text(replace))
 
-    Attributes:
-      start: offset of what the edit wrote.
-      written: characters that it wrote.
-      replaced: what stood there before.
+
+def _exact_places(text: str, search: str) -> list[int]:
+    """Offsets of `search` that cut through no token, escape or run of blanks; at most `MAX_PLACES`."""
+    places: list[int] = []
+    at = first = text.find(search)
+    for _ in range(MAX_HITS):
+        if at < 0 or len(places) == MAX_PLACES:
+            return places
+        end = at + len(search)
+        if not (at > 0 and _JOINED.match(text[at - 1 : at + 1])) and not _JOINED.match(text[end - 1 : end + 1]):
+            places.append(at)
+        at = text.find(search, at + 1)
+    return [first, at]
+
+
+def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
+    """The source with whole lines replaced that read like `search` but for whitespace and the indentation of them all.
+
+    What whitespace means is Python's to say: the lines of `search`, moved to the place, have to make the same program.
     """
+    wanted, have = (f"\n{chr(10).join(text.skeletons)}\n" for text in (search, source))
+    found: list[int] = []
+    at = have.find(wanted)
+    while at >= 0 and len(found) < MAX_PLACES:
+        found.append(have.count("\n", 0, at))
+        at = have.find(wanted, at + 1)
+    if len(found) > 1:
+        raise _ambiguous([source.rows[index] for index in found], " but for whitespace")
+    if not found:
+        within = "; it is only part of a longer word or line: quote whole lines" if search.text in source.text else ""
+        raise _Refused(f"missed: it stands nowhere in the file{within}", _nearest_row(source, search.text))
 
-    start: int
-    written: int
-    replaced: str
+    first, last = source.rows[found[0]], source.rows[found[0] + len(search.rows) - 1]
+    place = source.lines[first : last + 1]
+    shift = _columns(place[0]) - _columns(search.lines[search.rows[0]])
+    tabs = any("\t" in _indentation(line) for line in place)
+
+    def with_lines(lines: list[str]) -> _Text:
+        moved = _moved(lines, shift, tabs)
+        if moved is None:
+            raise _Refused("missed: it is indented deeper than the file, and its replacement is not", first)
+        return _Text("\n".join([*source.lines[:first], *moved, *source.lines[last + 1 :]]))
+
+    same = with_lines(search.lines[search.rows[0] : search.rows[-1] + 1])
+    if source.program is None or same.program != source.program:
+        raise _Refused("missed: it differs in whitespace that counts, of a string or of the indentation", first)
+    lines = []
+    if (
+        replace.rows
+    ):  # as many blank lines as stand around the search text, which are no part of the place, are left out
+        after = min(len(search.lines) - search.rows[-1], len(replace.lines) - replace.rows[-1]) - 1
+        lines = replace.lines[min(search.rows[0], replace.rows[0]) : len(replace.lines) - after]
+    result = with_lines(lines)
+    if result.fault:
+        raise _Refused(f"so placed, line {result.fault[0]} does not parse: {result.fault[1]}", first)
+    known = {*place, ""}
+    inside = result.string_rows() if result.lines[first : first + len(lines)] != lines else set()
+    if any(row in inside and result.lines[row] not in known for row in range(first, first + len(lines))):
+        raise _Refused("missed: to indent it as the file is would alter a string of several lines", first)
+    return result
 
 
-def _undo(before: str, after: str) -> _Undo:
-    start = _shared(before, after)
-    end = _shared(before[start:][::-1], after[start:][::-1])
-    return _Undo(start, len(after) - start - end, before[start : len(before) - end])
+def _moved(lines: list[str], shift: int, tabs: bool) -> list[str] | None:
+    """Lines moved by `shift` columns and indented as the file is; None if one would begin before the first column."""
+    if not shift and not tabs and not any("\t" in _indentation(line) for line in lines):
+        return lines
+    moved = []
+    for line in lines:
+        columns = _columns(line) + shift
+        if line.strip():
+            if columns < 0:
+                return None
+            indent = "\t" * (columns // TAB_COLUMNS) + " " * (columns % TAB_COLUMNS) if tabs else " " * columns
+            line = indent + line.lstrip()
+        moved.append(line)
+    return moved
 
 
-def _shared(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _indentation(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
 
 
-def _unparsable(result: Source, undone: Sequence[_Undo]) -> Problem:
-    """The result does not parse; the edit after which no text did is named."""
-    text = result.text
-    which: int | None = None  # the file itself did not
-    for number, undo in reversed(list(enumerate(undone, 1))):
-        text = text[: undo.start] + undo.replaced + text[undo.start + undo.written :]
-        if not Source(text).fault:
-            which = number
-            break
+def _columns(line: str) -> int:
+    return len(_indentation(line).expandtabs(TAB_COLUMNS))
+
+
+def _nearest_row(source: _Text, search: str) -> int | None:
+    """Where the lines most like a search text begin to differ from it."""
+    block = _Text(search)
+    indices: dict[str, list[int]] = {}
+    for index, skeleton in enumerate(source.skeletons):
+        indices.setdefault(skeleton, []).append(index)
+    votes: Counter[int] = Counter()  # lines of the block that stand at their place, by where the block would begin
+    for offset, skeleton in enumerate(block.skeletons):
+        found = indices.get(skeleton, ())
+        if len(found) <= COMMON_LINE:
+            votes.update(index - offset for index in found)
+    if votes:
+        start = max(votes, key=lambda begin: (votes[begin], -begin))
+        for index, skeleton in enumerate(block.skeletons):
+            at = min(max(start + index, 0), len(source.rows) - 1)
+            if source.skeletons[at] != skeleton:
+                return source.rows[at]
+        return source.rows[start]
+    words = set(re.findall(r"\w+", max((block.lines[row] for row in block.rows), key=len, default="")))
+    shared = {row: len(words.intersection(re.findall(r"\w+", source.lines[row]))) for row in source.rows}
+    return max((row for row in shared if shared[row]), key=lambda row: shared[row], default=None)
+
+
+def _ambiguous(rows: list[int], how: str = "") -> _Refused:
+    numbers = ", ".join(str(row + 1) for row in rows)
+    more = " and more" if len(rows) == MAX_PLACES else ""
+    return _Refused(f"ambiguous: it stands{how} in more than one place, on lines {numbers}{more}", rows[0])
+
+
+def _unparsable(texts: Sequence[_Text]) -> str:
+    """What is wrong with the last of the texts; the edit after which none parsed is named."""
+    result = texts[-1]
     line, message = result.fault or (1, "")
-    words = f"line {line} of the result: {clean_line(message, 200)}"
-    if undone and which is None:
-        words += "; the file did not parse before either"
-    return Problem(which, Reason.UNPARSABLE, words + _rows_shown(result, line - 1, "lines of the result"))
+    parsed = next((number for number in reversed(range(len(texts))) if not texts[number].fault), None)
+    who = "the file" if parsed is None else f"edit {parsed + 1}"
+    before = "; the file did not parse before either" if parsed is None and len(texts) > 1 else ""
+    words = f"{who}: does not parse: line {line} of the result: {clean_line(message, 200)}{before}"
+    return words + result.around(line - 1, "lines of the result")
 
 
-def _rows_shown(source: Source, row: int, label: str = "lines of the file") -> str:
-    """The lines around one, numbered and marked, cut so that they stay short; what they say is data."""
-    lines = source.lines
-    first = max(0, min(row, len(lines) - 1) - 2)
-    shown = []
-    for number, line in enumerate(lines[first : first + MAX_ROWS_SHOWN], first + 1):
-        clean = clean_block(line[:_LINE_CHARACTERS]).replace("\n", " ")
-        shown.append(f"| {number:4d} | {clean}{'...' if len(line) > _LINE_CHARACTERS else ''}".rstrip())
-    return "\n".join([f"; {label}, each with its number:", *shown])
+def _blocks(lines: Sequence[str]) -> list[Edit]:
+    """The SEARCH/REPLACE blocks of a text.
+
+    Raises:
+      EditError: markers do not pair.
+    """
+    edits: list[Edit] = []
+    marks: list[int] = []  # rows of the markers of the block that is open
+    for row, line in enumerate(lines):
+        mark = line.strip()[:1] if _MARKER.fullmatch(line) else ""
+        if not mark or (mark == "=" and not marks):
+            continue
+        if mark != "<=>"[len(marks)]:
+            raise EditError(
+                f"line {row + 1} of the answer, {clean_line(line, 40)}, does not belong there: a block is "
+                "<<<<<<< SEARCH, the old lines, =======, the new lines, >>>>>>> REPLACE"
+            )
+        marks.append(row)
+        if mark == ">":
+            start, middle, end = marks
+            halves = lines[start + 1 : middle], lines[middle + 1 : end]
+            edits.append(Edit(*(unfenced("".join(f"{line}\n" for line in half)) for half in halves)))
+            marks = []
+    if marks:
+        raise EditError(f"the block from line {marks[0] + 1} of the answer on has no end; was the answer cut off?")
+    return edits
 
 
-def _with_line_ends_of(source: str, text: str) -> str:
-    windows = "\r\n" in source and source.count("\r\n") == source.count("\n") == len(re.findall("\r", source))
-    return text.replace("\n", "\r\n") if windows else text
-
-
-def _kept_lines(text: str) -> list[str]:
-    lines = [f"{line}\n" for line in text.split("\n")]
-    lines[-1] = lines[-1][:-1]
-    return lines if lines[-1] else lines[:-1]
+def _hunks(lines: Sequence[str]) -> list[Edit]:
+    """The hunks of a unified diff, whose line numbers are not read: models count badly."""
+    edits: list[Edit] = []
+    hunk: list[str] | None = None
+    for row, line in enumerate([*lines, "```"]):
+        header = line.startswith("--- ") and lines[row + 1 : row + 2] and lines[row + 1].startswith("+++ ")
+        if hunk is not None and (header or line[:1] not in ("", " ", "+", "-", "\\")):
+            while hunk and not hunk[-1].strip():  # after the diff, not of it
+                hunk.pop()
+            old, new = ("".join(f"{line[1:]}\n" for line in hunk if line[:1] not in (drop, "\\")) for drop in "+-")
+            edits.append(Edit(old, new))
+            hunk = None
+        if line.startswith("@@"):
+            hunk = []
+        elif hunk is not None:
+            hunk.append(line)
+    return edits

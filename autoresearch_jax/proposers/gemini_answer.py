@@ -8,7 +8,6 @@ from typing import Any
 
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
-from autoresearch_jax.proposers.edit_places import Reason
 from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, replace_file, unfenced
 from autoresearch_jax.proposers.spelt_secrets import clean_words, without_secrets, worth_hiding
 from autoresearch_jax.sanitize import clean_line
@@ -16,7 +15,6 @@ from autoresearch_jax.sanitize import clean_line
 OTHER_CATEGORY = "other"
 MAX_HYPOTHESIS_CHARACTERS = 300  # as an agent's with a command line
 MAX_PROBLEMS = 10  # of the form that are named
-_UNCHANGING = (Reason.SAME, Reason.UNCHANGED)
 _INSTRUCTIONS = """\
 You are to improve a training program. Answer with one change of `{name}`, whose source is shown below: one idea, as
 small a change as it takes.
@@ -131,8 +129,7 @@ def _read(text: str, brief: Brief, secrets: Sequence[str]) -> Answer:
     try:
         source = _edited(value, brief)
     except EditError as error:
-        unchanging = all(problem.reason in _UNCHANGING for problem in error.problems)
-        raise AnswerError(str(error), repeats=unchanging) from error
+        raise AnswerError(str(error), repeats=error.unchanged) from error
     if any(source.count(secret) > brief.champion_source.count(secret) for secret in worth_hiding(secrets)):
         raise AnswerError("the edits put together a key or another secret: leave it out")
     return Answer(f"{words} (expected: {effect:+.3g})", _category(value, brief), source)
@@ -190,6 +187,6 @@ def _edited(value: Mapping[str, Any], brief: Brief) -> str:
       EditError: it cannot be made.
     """
     if value.get("file"):
-        return replace_file(brief.champion_source, value["file"]).source
+        return replace_file(brief.champion_source, value["file"])
     edits = [Edit(edit["search"], edit["replace"]) for edit in value["edits"]]
-    return apply_edits(brief.champion_source, edits).source
+    return apply_edits(brief.champion_source, edits)
