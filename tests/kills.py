@@ -24,7 +24,7 @@ from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.engine.database import LedgerError
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 
@@ -46,7 +46,7 @@ class Toll:
       lost_results: how many of them were not there at the end, or were others.
       duplicates: trials of the ends beyond those of an uninterrupted run.
       differing_ledgers: ends that are not that of an uninterrupted run.
-      corrupt_ledgers: ledgers, after a kill or at an end, with a fault of SQLite's or a broken seal.
+      corrupt_ledgers: ledgers, after a kill or at an end, that SQLite finds fault with.
       wrong_commits: ends whose branch or discarded commits are not what the ledger says.
       orphans: processes that outlived their driver.
     """
@@ -175,8 +175,12 @@ def _compare(repo: Path, reference: Path, wanted: list[tuple], results: set[tupl
 
 
 def is_corrupt(repo: Path) -> bool:
-    """Whether SQLite or a seal finds fault with a run's ledger."""
-    return ledger_path(repo).exists() and finished_trials(repo) != set() and bool(row_differences(ledger_path(repo)))
+    """Whether SQLite finds fault with a run's ledger."""
+    return (
+        ledger_path(repo).exists()
+        and finished_trials(repo) != set()
+        and bool(ledger_page_differences(ledger_path(repo)))
+    )
 
 
 def orphans(mark: str) -> int:

@@ -89,12 +89,12 @@ class AuditLog:
             "metrics": metrics_json(measurement.metrics),
             "error": measurement.error,
         }
-        self._database.conclude("audit_trials", trial, values, where="status IS NULL")
+        self._database.update("audit_trials", trial, values, where="status IS NULL")
 
     def end(self, audit: int, findings: Mapping[str, Any]) -> None:
         """Stores what came of an audit."""
         values = {"ended_at": self._database.clock(), "findings": json.dumps(findings, sort_keys=True)}
-        self._database.conclude("audits", audit, values, where="ended_at IS NULL")
+        self._database.update("audits", audit, values, where="ended_at IS NULL")
 
     def audits(self) -> list[AuditRow]:
         """All audits in the order of their numbers."""

@@ -4,7 +4,7 @@
     autoresearch verify runs/nov20 --experiment=3
 
 Needs neither the training file nor the repository nor the dataset. Exit status 0 if all agrees, 1 if anything differs:
-each difference is named by file or row.
+each difference is named by its file.
 """
 
 import json
@@ -22,8 +22,8 @@ from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import (
     RESTORE,
     ledger_file_differences,
+    ledger_page_differences,
     results_differences,
-    row_differences,
     settings_differences,
     source_differences,
     workspace_differences,
@@ -116,7 +116,7 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
     """
     report = Report(figures={"run": str(folder.path)})
     report.add("ledger_file", ledger_file_differences(folder.ledger))
-    report.add("ledger_rows", row_differences(folder.ledger))
+    report.add("ledger_pages", ledger_page_differences(folder.ledger))
     if report.differences:  # nothing can be compared with what it says
         return report
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
@@ -128,8 +128,8 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
             lacking = NEEDED_SETTINGS - settings.keys()
             if lacking and (settings or any(row.kind is not Kind.TRIAL for row in rows)):
                 raise LookupError(f"the settings lack {', '.join(sorted(lacking))}")
-        except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # of what has no seal
-            report.add("ledger_rows", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
+        except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # changed by hand
+            report.add("ledger_pages", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
             return report
         _check_texts(folder, ledger, report)
         _check_score(folder, ledger, experiment, report)

@@ -1,22 +1,132 @@
-"""A ledger's file: SQLite with sealed rows, its versions, and one line for what SQLite has against it."""
+"""A ledger's SQLite file: its tables, how it is opened, and its hash beside it while it is closed."""
 
 import json
 import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.engine.schema import SCHEMA, SCHEMA_VERSION
-from autoresearch_jax.engine.seals import DIGEST, row_digest, seal_of, seal_text, seal_text_of
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.types import Scalar
 
 Clock = Callable[[], float]  # seconds since 1970
 
 BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
+SCHEMA_VERSION = 7  # PRAGMA user_version; others are refused
+# The source comes last in its row: reading the other columns then never touches its pages.
+SCHEMA = """
+CREATE TABLE settings (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL                 -- JSON
+) STRICT;
+
+CREATE TABLE experiments (
+    id INTEGER PRIMARY KEY,             -- 0, 1, 2, ...
+    kind TEXT NOT NULL CHECK (kind IN ('baseline', 'proposal', 'revert', 'trial')),
+    parent INTEGER REFERENCES experiments (id),     -- the champion it was made from
+    parent_commit TEXT,
+    proposer TEXT NOT NULL,
+    hypothesis TEXT NOT NULL,
+    category TEXT NOT NULL,
+    cost_dollars REAL NOT NULL,
+    constants TEXT NOT NULL,            -- JSON: top-level constants of the source
+    created_at REAL NOT NULL,           -- seconds since 1970
+    without TEXT,                       -- JSON: experiments whose edits a revert takes out
+    program_hash TEXT,
+    status TEXT,                        -- null until it is over, like all that follows
+    score REAL,
+    decision TEXT CHECK (decision IN ('keep', 'discard')),
+    reason TEXT,
+    commit_id TEXT,
+    seconds REAL,                       -- spent on it by the process that ended it
+    simplification INTEGER,             -- 1 if it was kept for its shorter source alone
+    source TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX experiments_by_program ON experiments (program_hash);
+
+CREATE TABLE trials (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    experiment INTEGER NOT NULL REFERENCES experiments (id),
+    seed INTEGER NOT NULL,
+    purpose TEXT CHECK (purpose IN ('champion', 'certify')),    -- null to decide on its experiment
+    started_at REAL NOT NULL,
+    interrupted_at REAL,                -- when a signal cut it short, null again once it is taken up
+    finished_at REAL,                   -- null while it runs
+    status TEXT,
+    value REAL,
+    metrics TEXT,                       -- JSON
+    snapshot TEXT,
+    error TEXT,
+    items TEXT                          -- JSON: the score on each test item, of a task that has such
+) STRICT;
+
+CREATE INDEX trials_of_experiment ON trials (experiment);
+
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: the processes that worked on the run
+    began_at REAL NOT NULL,
+    ended_at REAL,                      -- null while it is at work, and if it was killed
+    reason TEXT                         -- why it ended, one line
+) STRICT;
+
+CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    experiment INTEGER NOT NULL REFERENCES experiments (id),
+    decided_at REAL NOT NULL,
+    action TEXT NOT NULL,               -- what to do next
+    reason TEXT NOT NULL,
+    gain REAL,                          -- over the parent, positive where better, null where none is estimated
+    error REAL,                         -- its standard deviation
+    probability REAL,                   -- that the gain is above its price
+    sigma REAL                          -- standard deviation of a run at that time
+) STRICT;
+
+CREATE INDEX decisions_of_experiment ON decisions (experiment);
+
+CREATE TABLE audits (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    kind TEXT NOT NULL CHECK (kind IN ('holdout', 'ablation', 'transfer')),
+    champion INTEGER NOT NULL REFERENCES experiments (id),
+    settings TEXT NOT NULL,             -- JSON: what was asked for
+    began_at REAL NOT NULL,
+    ended_at REAL,                      -- null while it is not over
+    findings TEXT                       -- JSON
+) STRICT;
+
+CREATE TABLE audit_trials (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    audit INTEGER NOT NULL REFERENCES audits (id),
+    subject TEXT NOT NULL,              -- what was measured, such as "champion" or "without 7"
+    seed INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    finished_at REAL,                   -- null while it runs
+    status TEXT,
+    value REAL,
+    holdout REAL,                       -- the score on the holdout, where it was read
+    metrics TEXT,                       -- JSON
+    error TEXT,
+    source TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX audit_trials_of_audit ON audit_trials (audit);
+
+CREATE TABLE snapshot_events (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
+    trial INTEGER NOT NULL REFERENCES trials (id),
+    event TEXT NOT NULL CHECK (event IN ('expired', 'moved', 'retrained')),
+    happened_at REAL NOT NULL,
+    place TEXT,                         -- where it was moved to
+    value REAL,                         -- what the trial gave when it was trained again
+    metrics TEXT                        -- JSON, of the same
+) STRICT;
+
+CREATE INDEX snapshot_events_of_trial ON snapshot_events (trial)
+"""
 
 
 class LedgerError(UserError):
@@ -24,19 +134,18 @@ class LedgerError(UserError):
 
 
 class Database:
-    """One SQLite file with seals: a row gets its digest when it is concluded, the file its hash when it is closed."""
+    """One SQLite file. While it is closed, a file beside it holds its SHA-256; see `hash_file`."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, seal: Path | None = None) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, path: Path | None = None) -> None:
         """See `open` and `open_to_read`.
 
         Args:
           connection: to the file.
           clock: what rows are dated with.
-          seal: the file to seal when it is closed; None for one that is only read.
+          path: of the file; None if it is only read.
         """
         self._connection = connection
-        self._seal = seal
-        self._has_log = seal is not None and connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        self._path = path
         self.clock = clock
         self.slowest_commit_seconds = 0.0
 
@@ -45,12 +154,12 @@ class Database:
         """See `Ledger.open`."""
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            is_doubtful = _differs_from_seal(path)
+            is_doubtful = _differs_from_hash(path)
             connection = _connect(path)
             try:
                 if is_doubtful:
                     _check_pages(connection, path)
-                _check_version(connection, path, may_be_new=True)  # before anything of another version's is touched
+                _check_version(connection, path, may_be_new=True)  # before a ledger of another version is touched
                 _write_ahead(connection)
             except sqlite3.OperationalError as error:
                 if not _lacks_shared_memory(error):
@@ -60,8 +169,8 @@ class Database:
                 connection = _connect(path)
                 _check_version(connection, path, may_be_new=True)
             connection.execute("PRAGMA synchronous = FULL")  # a power cut takes nothing that was paid for
-            seal_of(path).unlink(missing_ok=True)  # holds for a closed ledger only
-            database = cls(connection, clock, seal=path)
+            hash_file(path).unlink(missing_ok=True)  # holds for a closed ledger only
+            database = cls(connection, clock, path)
             with database.transaction():
                 if _version(connection) == 0:
                     for statement in SCHEMA.split(";"):
@@ -79,34 +188,21 @@ class Database:
             raise LedgerError(f"{path}: is empty: restore it from a copy, or delete the run's folder")
         with _named(path):
             connection = connect_to_read(path)
-            if _differs_from_seal(path):
+            if _differs_from_hash(path):
                 _check_pages(connection, path)
             _check_version(connection, path)
         return cls(connection)
 
     def close(self) -> None:
-        """Closes the file, and seals it unless another process has it open and may go on writing.
+        """Closes the file, and writes its hash unless another process may go on writing to it.
 
-        That is told by the write-ahead log. Where there is none, whoever goes on writing removes the seal first.
+        That another process has it open shows by the write-ahead log; without one there is no hash.
         """
-        if self._seal is not None and not self._has_log:
-            self._seal_and_close(self._seal)
-            return
+        has_log = self._path is not None and _has_write_ahead(self._connection)
         self._connection.close()
-        if self._seal is not None and not self._seal.with_name(self._seal.name + "-wal").exists():
-            with suppress(OSError):  # a disk that is full: the ledger itself is written
-                seal_of(self._seal).write_text(seal_text(self._seal), encoding="utf-8")
-
-    def _seal_and_close(self, path: Path) -> None:
-        """Seals the file while nobody can write to it; not at all if somebody does."""
-        with ExitStack() as stack:
-            with suppress(OSError, sqlite3.Error):
-                # Closed after the connection, whose locks would end with the first time that this process closes it:
-                # https://www.sqlite.org/howtocorrupt.html
-                file = stack.enter_context(path.open("rb"))
-                self._connection.execute("BEGIN IMMEDIATE")
-                seal_of(path).write_text(seal_text_of(file, path.name), encoding="utf-8")
-            self._connection.close()
+        if self._path is not None and has_log and not self._path.with_name(f"{self._path.name}-wal").exists():
+            with suppress(OSError):  # of a full disk: the ledger itself is written
+                hash_file(self._path).write_text(hash_line(self._path), encoding="utf-8")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -116,11 +212,9 @@ class Database:
             return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            if self._seal is not None and not self._has_log:
-                seal_of(self._seal).unlink(missing_ok=True)  # of another process that closed it, see `close`
             yield
         except BaseException:
-            if self._connection.in_transaction:  # a disk that is full has SQLite undo it by itself
+            if self._connection.in_transaction:  # on a full disk SQLite undoes it by itself
                 self._connection.execute("ROLLBACK")
             raise
         begun = time.monotonic()
@@ -137,49 +231,39 @@ class Database:
         return self._connection.execute(statement, values)
 
     def insert(self, table: str, values: Mapping[str, Any]) -> int:
-        """Adds a row; returns its number."""
+        """Adds a row in a transaction; returns its number."""
         names = ", ".join(values)
         marks = ", ".join("?" * len(values))
-        number = self.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values())).lastrowid
+        with self.transaction():
+            statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"
+            number = self.execute(statement, tuple(values.values())).lastrowid
         assert number is not None
         return number
 
-    def conclude(self, table: str, number: int, values: Mapping[str, Any], where: str = "TRUE") -> None:
-        """Fills in the columns of a row that will not change any more, if `where` holds, and seals it."""
+    def update(self, table: str, number: int, values: Mapping[str, Any], where: str = "TRUE") -> None:
+        """Fills in columns of a row in a transaction, if `where` holds."""
         assignments = ", ".join(f"{name} = ?" for name in values)
         with self.transaction():
             self.execute(f"UPDATE {table} SET {assignments} WHERE id = ? AND {where}", (*values.values(), number))
-            self.seal_row(table, number)
 
     def rows(self, table: str, columns: Sequence[str], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
         """Some columns of some rows."""
         return self.execute(f"SELECT {', '.join(columns)} FROM {table} {where}", values).fetchall()
 
-    def seal_row(self, table: str, number: int) -> None:
-        """Stores the digest of a row that will not change any more."""
-        cursor = self.execute(f"SELECT * FROM {table} WHERE id = ? AND digest IS NULL", (number,))
-        for values in cursor.fetchall():
-            names = [column[0] for column in cursor.description]
-            digest = row_digest(dict(zip(names, values, strict=True)))
-            self.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (digest, number))
-
     def settings(self) -> dict[str, Scalar]:
         """See `Ledger.settings`."""
         rows = self.execute("SELECT name, value FROM settings ORDER BY rowid")
-        return {name: json.loads(value) for name, value in rows if name != DIGEST}
+        return {name: json.loads(value) for name, value in rows}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
         """See `Ledger.save_settings`."""
-        statement = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
         with self.transaction():
             for name, value in settings.items():
-                self.execute(statement, (name, json.dumps(value)))
-            digest = row_digest(dict(self.execute("SELECT name, value FROM settings")))
-            self.execute(statement, (DIGEST, digest))
+                self.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
 
 
 def metrics_json(metrics: Mapping[str, Scalar]) -> str:
-    """Metrics as they are stored: null for NaN and infinity, which are no JSON, so that SQLite would not read any."""
+    """Metrics as they are stored: NaN and infinity, which SQLite's JSON does not know, as null."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in metrics.items()
@@ -187,16 +271,14 @@ def metrics_json(metrics: Mapping[str, Scalar]) -> str:
     return json.dumps(finite, sort_keys=True)
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turns SQLite's complaints into one line that names the file."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        hint = ""
-        if "readonly" in str(error):
-            hint = f": who may write to it, and to {path.name}-wal and {path.name}-shm beside it?"
-        raise LedgerError(f"{path}: the ledger cannot be opened: {error}{hint}") from error
+def hash_file(path: Path) -> Path:
+    """Where the hash of a closed ledger is."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def hash_line(path: Path) -> str:
+    """What `hash_file` says of a ledger as it is now; `sha256sum --check` reads it."""
+    return f"{sha256_of_file(path)}  {path.name}\n"
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -209,18 +291,34 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         connection.close()
         if path.with_name(f"{path.name}-wal").exists():  # whose rows are not in the file yet
             raise
-        # with a write-ahead log SQLite wants a file of its own beside it, unless nobody ever writes
+        # with a write-ahead log SQLite writes a file beside it, unless the file is said never to change
         connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into one line that names the file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        hint = ""
+        if "readonly" in str(error):
+            hint = f": who may write to it, and to {path.name}-wal and {path.name}-shm beside it?"
+        raise LedgerError(f"{path}: the ledger cannot be opened: {error}{hint}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
 
+def _has_write_ahead(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+
+
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switches to a write-ahead log; where two make a ledger at once, SQLite does not wait for its lock by itself."""
+    """Switches to a write-ahead log; where two processes make a ledger at once, SQLite does not wait for its lock."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -243,35 +341,34 @@ def _give_up_write_ahead(path: Path) -> None:
     """Turns a ledger with a write-ahead log into one with a journal, with all that the log has."""
     connection = _connect(path)
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # with nobody else there, no memory is shared
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # then SQLite needs no shared memory
         connection.execute("PRAGMA journal_mode = DELETE")
     finally:
         connection.close()
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)  # is empty, and was the failure
 
 
-def _differs_from_seal(path: Path) -> bool:
-    """Whether a ledger has other bytes than when it was closed; False where that is not known."""
+def _differs_from_hash(path: Path) -> bool:
+    """Whether a ledger was changed since it was closed; False where that is not known."""
     try:
-        return seal_of(path).read_bytes() != seal_text(path).encode()
-    except FileNotFoundError:  # a new one, or one in which somebody is at work
+        return hash_file(path).read_bytes() != hash_line(path).encode()
+    except FileNotFoundError:  # a new one, or one that a process has open
         return False
 
 
-def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuses a file that SQLite finds fault with: what is written to it could be lost, or spoil more of it.
-
-    Raises:
-      LedgerError: it does.
-    """
+def page_faults(connection: sqlite3.Connection, limit: int = 100) -> list[str]:
+    """What SQLite finds wrong with a file, a line each."""
     try:
-        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
-        raise LedgerError(
-            f"{path}: is damaged ({' '.join(found.split())}): restore it from a copy; `autoresearch verify` tells more"
-        )
+        found = [str(fault) for (fault,) in connection.execute(f"PRAGMA integrity_check({limit})")]
+    except (sqlite3.Error, UnicodeError) as error:  # a damaged name of a table is no UTF-8
+        found = [str(error)]
+    return [" ".join(fault.split()) for fault in found if fault != "ok"]
+
+
+def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuses a damaged file: what is written to it could be lost, or spoil more of it."""
+    if faults := page_faults(connection, limit=1):
+        raise LedgerError(f"{path}: is damaged ({faults[0]}): restore it from a copy; `autoresearch verify` tells more")
 
 
 def _version(connection: sqlite3.Connection) -> int:

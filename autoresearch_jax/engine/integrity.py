@@ -1,23 +1,21 @@
-"""Whether a run's folder still says what the run wrote down: ledger, rows, run.json, results.tsv, git.
+"""Compares a run's folder with what the run wrote down: ledger, run.json, results.tsv, git.
 
-Each check returns a line for each difference, which names the file or the row and says what to do: no line if all is
-well. A check that cannot be made returns why, as a text.
+Each check returns a line for each difference, which names the file and the remedy, or no line. A check that cannot be
+made returns why, as a text.
 """
 
 import itertools
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from autoresearch_jax.engine.database import connect_to_read
+from autoresearch_jax.engine.database import connect_to_read, hash_file, hash_line, page_faults
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import results_text
 from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder, settings_text
-from autoresearch_jax.engine.schema import SEALED_TABLES, SealedTable
-from autoresearch_jax.engine.seals import DIGEST, row_digest, seal_of, seal_text
 from autoresearch_jax.types import Metric
 
 RESTORE = "restore it from a copy"
@@ -25,54 +23,25 @@ REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
 
 
 def ledger_file_differences(path: Path) -> list[str] | str:
-    """Compares the ledger's bytes with the seal that was made when it was closed."""
-    seal = seal_of(path)
-    if not seal.exists():
-        return "no seal: a driver was killed, or another process had the ledger open"
+    """Compares the ledger's bytes with the hash that was written when it was closed."""
+    written = hash_file(path)
+    if not written.exists():
+        return "no hash: a driver was killed, or another process had the ledger open"
     try:
-        if seal.read_bytes() == seal_text(path).encode():
+        if written.read_bytes() == hash_line(path).encode():
             return []
     except OSError as error:  # it is a folder
         return [f"{error.filename}: {error.strerror}: {RESTORE}"]
-    return [f"{path}: not the bytes that {seal.name} was made of: {RESTORE}, both of them"]
+    return [f"{path}: not the bytes that {written.name} was made of: {RESTORE}, both of them"]
 
 
-def row_differences(path: Path) -> list[str]:
-    """Computes the digest of each row of a ledger again, and has SQLite check its own pages."""
-    differences: list[str] = []
+def ledger_page_differences(path: Path) -> list[str]:
+    """What SQLite finds wrong with the ledger's pages, indexes and types."""
     try:
         with closing(connect_to_read(path)) as connection:
-            connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")  # a flipped byte is no UTF-8
-            faults = [fault for (fault,) in connection.execute("PRAGMA integrity_check") if fault != "ok"]
-            differences += [f"{path}: SQLite says {' '.join(fault.split())}: {RESTORE}" for fault in faults]
-            for table in SEALED_TABLES:
-                differences += _table_differences(connection, table, f"{path}: {table.name[:-1]}")
-            settings = dict(connection.execute("SELECT name, value FROM settings"))
-            if settings and settings.get(DIGEST) != row_digest(settings):
-                differences.append(f"{path}: the settings are not as they were sealed: {RESTORE}")
-    except (sqlite3.Error, UnicodeError, LookupError, OverflowError) as error:  # the names of tables may be damaged too
-        differences.append(f"{path}: SQLite cannot read it: {error}: {RESTORE}")
-    return differences
-
-
-def _table_differences(connection: sqlite3.Connection, table: SealedTable, name: str) -> Iterator[str]:
-    """What differs in a table's rows, which are called `name`."""
-    for expected, row in enumerate(_rows(connection, table.name), start=table.first):
-        if row["id"] != expected:
-            yield f"{name} {expected} is missing: {RESTORE}"
-            return
-        digest = row.get(DIGEST)
-        if digest is not None and digest != row_digest(row):
-            yield f"{name} {expected} is not as it was sealed: {RESTORE}"
-        elif digest is None and row[table.concluded] is not None:
-            yield f"{name} {expected} has lost its seal: {RESTORE}"
-
-
-def _rows(connection: sqlite3.Connection, table: str) -> Iterator[Mapping[str, object]]:
-    cursor = connection.execute(f"SELECT * FROM {table} ORDER BY id")
-    names = [column[0] for column in cursor.description]
-    for values in cursor:
-        yield dict(zip(names, values, strict=True))
+            return [f"{path}: SQLite says {fault}: {RESTORE}" for fault in page_faults(connection)]
+    except sqlite3.Error as error:
+        return [f"{path}: SQLite cannot read it: {error}: {RESTORE}"]
 
 
 def settings_differences(folder: RunFolder, ledger: Ledger) -> list[str]:

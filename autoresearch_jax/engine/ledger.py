@@ -14,6 +14,7 @@ from autoresearch_jax.decide.noise import item_variance
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import Clock, Database, LedgerError, metrics_json
+from autoresearch_jax.engine.memo import Memo, RowCache
 from autoresearch_jax.engine.records import (
     DECISION_COLUMNS,
     EXPERIMENT_COLUMNS,
@@ -29,7 +30,6 @@ from autoresearch_jax.engine.records import (
     as_experiment,
     as_trial,
 )
-from autoresearch_jax.engine.sealed_rows import MadeOnce, SealedRows
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.snapshots.log import SnapshotLog
 from autoresearch_jax.types import Measurement, Scalar, Status
@@ -50,11 +50,11 @@ class Ledger:
         def may_keep() -> bool:
             return not database.in_transaction
 
-        self._experiments = SealedRows(self._experiments_from, may_keep, group=lambda row: row.program_hash)
-        self._trials = SealedRows(self._trials_from, may_keep, group=lambda row: row.experiment)
+        self._experiments = RowCache(self._experiments_from, may_keep, group=lambda row: row.program_hash)
+        self._trials = RowCache(self._trials_from, may_keep, group=lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
-        self._rescored: MadeOnce[ExperimentRow, ExperimentRow] = MadeOnce(_with_score)
-        self._first_runs: MadeOnce[ExperimentRow, TrialRow | None] = MadeOnce(self._find_first_run)
+        self._rescored: Memo[ExperimentRow, ExperimentRow] = Memo(_with_score)
+        self._first_runs: Memo[ExperimentRow, TrialRow | None] = Memo(self._find_first_run)
         self._item_variances: dict[tuple[int, int], float] = {}  # by two concluded trials
         self._lineage: tuple[tuple[int, int], Lineage] | None = None  # of what is concluded, and how much that is
 
@@ -77,7 +77,7 @@ class Ledger:
         return cls(Database.open_to_read(path))
 
     def close(self) -> None:
-        """Closes the file, and seals it unless another process has it open and may go on writing."""
+        """Closes the file, and writes its hash beside it unless another process may go on writing."""
         self._database.close()
 
     @property
@@ -94,7 +94,7 @@ class Ledger:
         return self._database.settings()
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
-        """Stores what must stay the same for as long as the run lives, and seals it."""
+        """Stores what must stay the same for as long as the run lives."""
         self._database.save_settings(settings)
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
@@ -161,7 +161,7 @@ class Ledger:
             "error": measurement.error,
             "items": None if measurement.items is None else json.dumps(list(measurement.items)),
         }
-        self._database.conclude("trials", trial, values, where="status IS NULL")
+        self._database.update("trials", trial, values, where="status IS NULL")
 
     def record_decision(self, experiment: int, decision: Decision) -> None:
         """Stores a decision on an experiment."""
@@ -175,8 +175,7 @@ class Ledger:
             "probability": decision.probability,
             "sigma": decision.sigma,
         }
-        with self.transaction():
-            self._database.seal_row("decisions", self._database.insert("decisions", values))
+        self._database.insert("decisions", values)
 
     def conclude(self, experiment: int, conclusion: Conclusion) -> ExperimentRow:
         """Ends an experiment; returns it as it now stands."""
@@ -189,7 +188,7 @@ class Ledger:
             "seconds": conclusion.seconds,
             "simplification": 1 if conclusion.simplification else None,
         }
-        self._database.conclude("experiments", experiment, values, where="status IS NULL")
+        self._database.update("experiments", experiment, values, where="status IS NULL")
         return self.experiment(experiment)
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
@@ -235,7 +234,7 @@ class Ledger:
 
     def end_session(self, session: int, reason: str) -> None:
         """Stores in one line why a process ends its work on the run."""
-        self._database.conclude("sessions", session, {"ended_at": self._database.clock(), "reason": reason})
+        self._database.update("sessions", session, {"ended_at": self._database.clock(), "reason": reason})
 
     def last_ending(self) -> str | None:
         """Why the last process ended; "killed" if it could not say, or is at work; None if nobody kept account."""

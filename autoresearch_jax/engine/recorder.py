@@ -8,9 +8,9 @@ from autoresearch_jax.decide.noise import round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.memo import Memo
 from autoresearch_jax.engine.records import Conclusion, ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder, write_whole
-from autoresearch_jax.engine.sealed_rows import MadeOnce
 from autoresearch_jax.engine.state import seconds_spent
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Outcome
@@ -31,7 +31,7 @@ class Results:
     def __init__(self, ledger: Ledger, metric: Metric) -> None:
         self._ledger = ledger
         self._metric = metric
-        self._lines: MadeOnce[ExperimentRow, str] = MadeOnce(_line)
+        self._lines: Memo[ExperimentRow, str] = Memo(_line)
 
     def text(self) -> str:
         """What results.tsv says for the ledger as it is now. What was not measured is empty, never 0."""
@@ -178,7 +178,7 @@ class Recorder:
         self._folder = folder
         self._metric = metric
         self._results = Results(ledger, metric)
-        self._outcomes: MadeOnce[ExperimentRow, Outcome] = MadeOnce(_as_outcome)
+        self._outcomes: Memo[ExperimentRow, Outcome] = Memo(_as_outcome)
         self._read()
 
     def _read(self) -> None:

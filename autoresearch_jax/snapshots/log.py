@@ -86,7 +86,7 @@ class SnapshotLog:
 
     def _enter(self, trial: int, event: SnapshotEvent, **columns: object) -> None:
         values = {"trial": trial, "event": event, "happened_at": self._database.clock(), **columns}
-        self._database.seal_row("snapshot_events", self._database.insert("snapshot_events", values))
+        self._database.insert("snapshot_events", values)
 
 
 def _as_event(row: Sequence[Any]) -> SnapshotEventRow:

@@ -19,7 +19,7 @@ from autoresearch_jax.audit.audits import AuditError, Audits
 from autoresearch_jax.audit.findings import Findings
 from autoresearch_jax.audit.log import AuditKind
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import RunError
 from autoresearch_jax.engine.plan import draw_audit_seeds, draw_seed
@@ -143,7 +143,7 @@ def test_what_an_audit_found_is_in_the_ledger(night):
     audit = ledger.audits.audits()[0]
     assert audit.findings == {**found.figures, "subjects": list(found.table)}
     assert audit.ended_at is not None
-    assert row_differences(night.folder.ledger) == []
+    assert ledger_page_differences(night.folder.ledger) == []
 
 
 def test_snapshots_of_audits_are_not_kept_and_logs_are(night):

@@ -18,7 +18,6 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Conclusion, Intent, Kind, TrialRow
-from autoresearch_jax.engine.seals import row_digest
 from autoresearch_jax.snapshots.log import SnapshotEvent
 from autoresearch_jax.snapshots.remote import RemoteSnapshots
 from autoresearch_jax.types import Metric, Status
@@ -116,11 +115,8 @@ def written(path: Path) -> tuple[int, int]:
 def test_it_is_verified_by_the_score_of_its_second_training(night: Night, capsys: pytest.CaptureFixture[str]) -> None:
     """As with a budget in seconds, where the two scores differ: here the first one was another."""
     connection = sqlite3.connect(night.folder.ledger)
-    connection.row_factory = sqlite3.Row
     for table, column, whose in (("experiments", "score", "id"), ("trials", "value", "experiment")):
         connection.execute(f"UPDATE {table} SET {column} = {column} + 0.5 WHERE {whose} = ?", (night.other,))
-        for row in connection.execute(f"SELECT * FROM {table} WHERE {whose} = ?", (night.other,)).fetchall():
-            connection.execute(f"UPDATE {table} SET digest = ? WHERE id = ?", (row_digest(dict(row)), row["id"]))
     connection.commit()
     connection.close()
     with night.ledger() as ledger:

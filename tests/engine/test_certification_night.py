@@ -13,7 +13,7 @@ from ledgers import substance
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, LineageRule
 from autoresearch_jax.engine.certifying import Word, certificates
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import INTERRUPTED, REVERT
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.records import Kind, Purpose
@@ -108,7 +108,7 @@ def test_an_edit_that_was_kept_by_luck_is_reverted_on_the_branch(bench, run_git)
     assert revert.reason in message, "the evidence"
     assert "Reverts" not in trailers(run_git, bench.repo, better.commit)
     assert git_differences(bench.repo) == []
-    assert row_differences(bench.folder.ledger) == []
+    assert ledger_page_differences(bench.folder.ledger) == []
 
 
 def test_a_night_tells_what_is_certified_and_what_was_reverted(bench):
@@ -274,7 +274,7 @@ def test_killed_at_any_point_the_ledger_is_that_of_an_uninterrupted_run(bench, u
     night_of_two(bench)
     assert substance(bench.ledger()) == expected
     assert git_differences(bench.repo) == []
-    assert row_differences(bench.folder.ledger) == []
+    assert ledger_page_differences(bench.folder.ledger) == []
 
 
 class OfItems(FakeTask):

@@ -11,7 +11,7 @@ from fake_driver import TAG, Nursery, Order
 from kills import make_repository, snapshots_of, substance_of
 from small_disk import SmallDisk, small_disk
 
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 
 EXPERIMENTS = 3
 SNAPSHOT_BYTES = 200_000
@@ -64,7 +64,7 @@ def check_whole(place: Place, tmp_path: Path) -> None:
     repo = place.copied(tmp_path)
     assert substance_of(repo) == substance_of(place.reference)
     assert snapshots_of(repo) == snapshots_of(place.reference)
-    assert row_differences(repo / "runs" / TAG / "ledger.db") == []
+    assert ledger_page_differences(repo / "runs" / TAG / "ledger.db") == []
 
 
 def test_too_little_room_is_found_before_a_trial_and_the_run_goes_on_later(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fakes import SOURCE, FakeTask
 from gemini_server import KEY, GeminiServer, answer, blocked, cut, drip, error, quick, says
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.base import NO_PROPOSAL
@@ -69,7 +69,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None
 
 def check(bench, num_experiments: int = 1) -> None:
     """What must hold whatever happened."""
-    assert row_differences(bench.folder.ledger) == []
+    assert ledger_page_differences(bench.folder.ledger) == []
     rows = bench.ledger().experiments()
     assert [row.id for row in rows] == list(range(num_experiments + 1))
     assert not [row for row in rows if row.is_open]

@@ -15,7 +15,7 @@ from ledgers import substance
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck, read_recorded
 from autoresearch_jax.engine.state import Asking
@@ -112,7 +112,7 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
     assert {row.category for row in by_proposer["gemini"]} >= set(CATEGORIES)
     assert max(len(request.texts) for request in server.requests) >= 3, "some answers went back"
     assert not [row for row in rows if row.status is Status.CRASH]
-    assert row_differences(bench.folder.ledger) == []
+    assert ledger_page_differences(bench.folder.ledger) == []
 
     replayed = bench.with_tag("again")
     recorded = read_recorded(bench.folder)

@@ -25,7 +25,7 @@ from kills import (
 from marked_processes import MARK
 
 from autoresearch_jax.engine.database import LedgerError
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Purpose
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
@@ -114,12 +114,12 @@ def test_dead_at_any_point_a_run_goes_on_as_if_nothing_had_been(
     repo = shutil.copytree(template, tmp_path / "repo")
     order = Order(str(repo), EXPERIMENTS)
     assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
-    assert row_differences(ledger_path(repo)) == []
+    assert ledger_page_differences(ledger_path(repo)) == []
     assert nursery.run(order) == 0, log_of(repo)
     assert substance_of(repo) == substance_of(uninterrupted)
     assert git_differences(repo) == []
     assert snapshots_of(repo) == snapshots_of(uninterrupted)
-    assert row_differences(ledger_path(repo)) == []
+    assert ledger_page_differences(ledger_path(repo)) == []
     assert [path.name for path in repo.glob("runs/night/*.new")] == []
 
 

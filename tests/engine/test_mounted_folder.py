@@ -12,7 +12,7 @@ import pytest
 from fake_driver import Nursery, Order, log_of
 from kills import git_differences, ledger_path, make_repository, snapshots_of, substance_of
 
-from autoresearch_jax.engine.integrity import row_differences
+from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.sandbox.faults import VARIABLE, FaultPoint
 
@@ -41,7 +41,7 @@ def test_a_ledger_does_without_a_write_ahead_log(mounted: Path) -> None:
         ledger.save_settings({"seed": 3})
         with closing(Ledger.open_to_read(mounted / "ledger.db")) as reader:
             assert reader.settings() == {"seed": 3}
-    assert sorted(path.name for path in mounted.iterdir()) == ["ledger.db", "ledger.db.sha256"]
+    assert sorted(path.name for path in mounted.iterdir()) == ["ledger.db"]
 
 
 def test_a_ledger_with_a_log_that_was_brought_here_loses_nothing(mounted: Path, tmp_path: Path) -> None:
@@ -67,4 +67,4 @@ def test_a_run_is_killed_and_goes_on_as_elsewhere(mounted: Path, tmp_path: Path)
     assert substance_of(repo) == substance_of(reference)
     assert snapshots_of(repo) == snapshots_of(reference)
     assert git_differences(repo) == []
-    assert row_differences(ledger_path(repo)) == []
+    assert ledger_page_differences(ledger_path(repo)) == []

@@ -58,7 +58,7 @@ def check_ledger(folder: RunFolder, wanted: Callable[[], Mapping[str, Scalar]]) 
 
 
 def _files(folder: RunFolder) -> list[Path]:
-    """The ledger, and what lies beside it: its log, its seal."""
+    """The ledger, and what lies beside it: its log, its hash."""
     return sorted(path for path in folder.path.glob(f"{folder.ledger.name}*") if path.is_file())
 
 

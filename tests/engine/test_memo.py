@@ -8,11 +8,11 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.memo import Memo, RowCache
 from autoresearch_jax.engine.plan import nodes_added
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.recorder import Recorder, Results, results_text
 from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose
-from autoresearch_jax.engine.sealed_rows import MadeOnce, SealedRows
 from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import Measurement, Metric, Status
 
@@ -34,7 +34,7 @@ class Table:
     def __init__(self, *rows: Line) -> None:
         self.rows = list(rows)
         self.may_keep = True
-        self.sealed = SealedRows(self._read, lambda: self.may_keep, group=lambda row: row.colour)
+        self.cache = RowCache(self._read, lambda: self.may_keep, group=lambda row: row.colour)
         self.read: list[int] = []
 
     def _read(self, first: int) -> list[Line]:
@@ -45,44 +45,44 @@ class Table:
 
 def test_what_is_concluded_is_read_once_up_to_the_first_open_row():
     table = Table(Line(0, Status.OK), Line(1, Status.CRASH), Line(2, None), Line(3, Status.OK))
-    assert table.sealed.all() == table.rows
-    assert table.sealed.all() == table.rows
+    assert table.cache.all() == table.rows
+    assert table.cache.all() == table.rows
     assert table.read == [0, 1, 2, 3, 2, 3]
-    assert table.sealed.open() == [table.rows[2]]
-    assert table.sealed.num_concluded == 3
+    assert table.cache.open() == [table.rows[2]]
+    assert table.cache.num_concluded == 3
     table.rows[2] = Line(2, Status.OOM)
-    assert table.sealed.num_concluded == 4
-    assert table.sealed.all() == table.rows
+    assert table.cache.num_concluded == 4
+    assert table.cache.all() == table.rows
     table.read.clear()
-    assert table.sealed.open() == []
+    assert table.cache.open() == []
     assert table.read == []
-    assert [table.sealed.get(number) for number in (0, 2, 3, 4)] == [*(table.rows[n] for n in (0, 2, 3)), None]
+    assert [table.cache.get(number) for number in (0, 2, 3, 4)] == [*(table.rows[n] for n in (0, 2, 3)), None]
 
 
 def test_groups_have_the_rows_that_are_kept_and_those_that_are_not():
     table = Table(Line(0, Status.OK), Line(1, Status.OK, "blue"), Line(2, None), Line(3, Status.OK, "blue"))
-    assert [row.id for row in table.sealed.of("blue")] == [1, 3]
-    assert [row.id for row in table.sealed.of("red")] == [0, 2]
+    assert [row.id for row in table.cache.of("blue")] == [1, 3]
+    assert [row.id for row in table.cache.of("red")] == [0, 2]
     table.rows[2] = Line(2, Status.OK, "blue")  # an open row may yet change what it is looked up by
-    assert [row.id for row in table.sealed.of("blue")] == [1, 2, 3]
-    assert [row.id for row in table.sealed.of("red")] == [0]
-    assert table.sealed.of("green") == []
+    assert [row.id for row in table.cache.of("blue")] == [1, 2, 3]
+    assert [row.id for row in table.cache.of("red")] == [0]
+    assert table.cache.of("green") == []
 
 
 def test_nothing_is_kept_of_what_may_be_undone():
     table = Table(Line(0, Status.OK))
     table.may_keep = False
-    assert table.sealed.all() == [Line(0, Status.OK)]
-    assert table.sealed.get(0) == Line(0, Status.OK)
+    assert table.cache.all() == [Line(0, Status.OK)]
+    assert table.cache.get(0) == Line(0, Status.OK)
     table.rows = [Line(0, Status.CRASH, "blue")]
     table.may_keep = True
-    assert table.sealed.all() == table.sealed.of("blue") == table.rows
-    assert table.sealed.of("red") == []
+    assert table.cache.all() == table.cache.of("blue") == table.rows
+    assert table.cache.of("red") == []
 
 
 def test_what_is_made_of_a_row_lasts_as_long_as_the_row_and_what_else_it_was_made_of():
     made = []
-    once = MadeOnce(lambda row, *others: made.append((row, *others)) or len(made))
+    once = Memo(lambda row, *others: made.append((row, *others)) or len(made))
     row = Line(0, Status.OK)
     assert [once.of(row), once.of(row), once.of(row, 1.5), once.of(row, 1.5), once.of(row)] == [1, 1, 2, 2, 3]
     assert once.of(replace(row)) == 4, "an equal row is another"

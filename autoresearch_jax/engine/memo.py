@@ -1,4 +1,4 @@
-"""Rows of a growing table that are read once, and what is made of each once: the concluded do not change any more."""
+"""Memory of a growing table: concluded rows do not change, so each is read once and what follows from it made once."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -18,26 +18,26 @@ Row = TypeVar("Row", bound=_Row)
 Value = TypeVar("Value")
 
 
-class SealedRows(Generic[Row]):
+class RowCache(Generic[Row]):
     """All rows of a table, of which only those from the first open one on are read again.
 
-    A concluded row is the same object each time, but for those that a transaction has just written.
+    A concluded row is the same object each time, except for those that the present transaction has written.
     """
 
     def __init__(
         self, read: Callable[[int], Sequence[Row]], may_keep: Callable[[], bool], group: Callable[[Row], Hashable]
     ) -> None:
-        """Nothing is read before it is asked for.
+        """Reads nothing yet.
 
         Args:
           read: the rows from a number on, in the order of their numbers.
           may_keep: False inside of a transaction, which may yet be undone.
-          group: what rows are looked up by; of a concluded row it never changes.
+          group: what rows are looked up by; it never changes for a concluded row.
         """
         self._read = read
         self._may_keep = may_keep
         self._group = group
-        self._concluded: dict[int, Row] = {}  # by number, in that order, and without a gap that may yet be filled
+        self._concluded: dict[int, Row] = {}  # by number; no open row comes before any of them
         self._groups: dict[Hashable, list[Row]] = {}
         self._next = 0
 
@@ -67,7 +67,7 @@ class SealedRows(Generic[Row]):
         return self._concluded.get(number) or next((row for row in rest if row.id == number), None)
 
     def _rest(self) -> Sequence[Row]:
-        """The rows that may not be kept; those before them are, from now on."""
+        """Reads the rows that are not kept yet, keeps those before the first open one, and returns the others."""
         rows = self._read(self._next)
         if not self._may_keep():
             return rows
@@ -79,23 +79,16 @@ class SealedRows(Generic[Row]):
         return rows[count:]
 
 
-class MadeOnce(Generic[Row, Value]):
-    """What follows from single rows, each made once for as long as its row is the same object.
-
-    So whoever gives a row another meaning, such as a champion another mean, has to make another row of it.
-    """
+class Memo(Generic[Row, Value]):
+    """What follows from single rows, cached by row identity: to invalidate an entry, pass a new row object."""
 
     def __init__(self, make: Callable[..., Value]) -> None:
-        """Nothing is made before it is asked for.
-
-        Args:
-          make: takes a row, and what else is given to `of`.
-        """
+        """Makes nothing yet; `make` takes a row, and what else is given to `of`."""
         self._make = make
         self._made: dict[int, tuple[Row, tuple[Hashable, ...], Value]] = {}
 
     def of(self, row: Row, *others: Hashable) -> Value:
-        """What follows from a row and others; of a row that is not concluded it is made anew each time."""
+        """What follows from a row and others; for an open row it is made each time."""
         if row.status is None:
             return self._make(row, *others)
         made = self._made.get(row.id)
