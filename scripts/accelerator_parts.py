@@ -152,10 +152,10 @@ def corpus(plan: Plan, result: Result) -> None:
 
 def _library_lines(most: int | None) -> Iterator[str]:
     """Lines of the standard library's source that are not blank, up to `most`."""
-    from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
+    from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 
     count = 0
-    for file in stdlib().find().files:
+    for file in open_corpus("stdlib").fetch(Reporter()).files:
         for line in file.path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.strip():
                 yield line

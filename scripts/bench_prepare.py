@@ -34,12 +34,10 @@ from typing import Any
 
 import numpy as np
 
-from autoresearch_jax.tasks.lm.data.corpus import open_corpus
+from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
-from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
+from autoresearch_jax.tasks.lm.data.packing import STANDARD
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
-from autoresearch_jax.tasks.lm.data.reporter import Silent, Unit
-from autoresearch_jax.tasks.lm.data.rules import STANDARD
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
 from autoresearch_jax.tasks.lm.data.tokenizer import train_tokenizer
 from autoresearch_jax.tasks.lm.hardware import host_processors
@@ -50,7 +48,7 @@ FILE_BYTES = 25e6
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
-class Stopwatch(Silent):
+class Stopwatch(Reporter):
     """Seconds of each stage of a preparation."""
 
     def __init__(self) -> None:
@@ -58,7 +56,7 @@ class Stopwatch(Silent):
         self._what = "start"
         self._since = time.monotonic()
 
-    def stage(self, what: str, total: int | None, unit: Unit = "documents") -> None:
+    def stage(self, what: str, total: int | None) -> None:
         now = time.monotonic()
         self.seconds[self._what] = now - self._since
         self._what, self._since = what, now
@@ -66,7 +64,7 @@ class Stopwatch(Silent):
 
 def documents(megabytes: float) -> Iterator[str]:
     """Texts of so many megabytes together, each other than all before it."""
-    texts = [document.text for document in stdlib().fetch(Silent()).documents(Skipped())]
+    texts = [document.text for document in open_corpus("stdlib").fetch(Reporter()).documents(Skipped())]
     draw = random.Random(0)
     left = megabytes * 1e6
     while left > 0:

@@ -30,8 +30,7 @@ from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
 from autoresearch_jax.tasks.lm.bits import bits_per_byte
-from autoresearch_jax.tasks.lm.data.local_corpus import stdlib
-from autoresearch_jax.tasks.lm.data.reporter import Silent
+from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
 
 NAME = "train_lib"
@@ -168,7 +167,7 @@ def _module(source: str, folder: Path) -> ModuleType:
 
 def read_rows() -> np.ndarray:
     """Rows of BOS and bytes, int32[N, T + 1], in an order that never changes; the last are of other files."""
-    texts = (document.text.encode() for document in stdlib().fetch(Silent()).documents(Skipped()))
+    texts = (document.text.encode() for document in open_corpus("stdlib").fetch(Reporter()).documents(Skipped()))
     by_hash = sorted(texts, key=lambda text: hashlib.sha256(text).digest())
     joined = np.frombuffer(b"".join(by_hash)[:TEXT_BYTES], np.uint8).astype(np.int32)
     rows_NxT = joined[: len(joined) // SEQUENCE_LENGTH * SEQUENCE_LENGTH].reshape(-1, SEQUENCE_LENGTH)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.sandbox.sandbox import Sandbox, open_sandbox
-from autoresearch_jax.tasks.lm.data.corpus import open_corpus
+from autoresearch_jax.tasks.lm.data.corpus import FILES, Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.local_corpus import FILES
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
 
 TINY_VOCAB_SIZES = (256, 320)
@@ -36,8 +35,8 @@ _OBJECTS = (
 )
 
 
-class Silent:
-    """A reporter that keeps the notes it is given and shows nothing."""
+class Notes(Reporter):
+    """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -46,11 +45,8 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage(self, what: str, total: int | None, unit: str = "documents") -> None:
+    def stage(self, what: str, total: int | None) -> None:
         self.stages.append(what)
-
-    def advance(self, amount: int = 1) -> None:
-        pass
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +77,7 @@ def tiny_dataset(tiny_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> 
         corpus,
         sequence_length=TINY_SEQUENCE_LENGTH,
         vocab_sizes=TINY_VOCAB_SIZES,
-        reporter=Silent(),
+        reporter=Reporter(),
     )
 
 
@@ -98,8 +94,8 @@ def sandbox(sandbox_cache: Path) -> Sandbox:
 
 
 @pytest.fixture
-def reporter() -> Silent:
-    return Silent()
+def reporter() -> Notes:
+    return Notes()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""A hub on loopback: metadata, redirects to a storage of another origin, range requests, etags; and its bad days.
+"""A hub on loopback as `huggingface_hub` asks it: a tree, redirects to a storage of another origin; and its faults.
 
 with Hub("karpathy/tinystories-gpt4-clean", {"tinystories_gpt4_clean.parquet": content}) as hub:
-    hub.faults["tinystories_gpt4_clean.parquet"] = [Cut(1000), Status(503)]
+    hub.faults["tinystories_gpt4_clean.parquet"] = [Cut(1000), Flipped()]
     subprocess.run([..., "prepare", "--corpus=tinystories"], env=hub.environment(tmp_path / "home"))
 """
 
@@ -27,14 +27,6 @@ class Status:
     """An answer of this status in place of the file."""
 
     code: int
-    retry_after: int | None = 0
-
-
-@dataclass(frozen=True)
-class Silence:
-    """No answer for so many seconds, and none then."""
-
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,7 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Flipped:
-    """One byte is another."""
-
-    at: int = 0
+    """The first byte is another."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +56,7 @@ class Drip:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Whole:
-    """The file comes from its start, whatever range was asked for, and ends after so many bytes if that is said."""
-
-    cut_after: int | None = None
-
-
-Fault = Status | Cut | Truncated | Flipped | Drip | Whole
+Fault = Status | Cut | Truncated | Flipped | Drip
 
 
 @dataclass(frozen=True)
@@ -91,20 +74,16 @@ class Hub:
 
     Attributes:
       files: content by name; may be changed while it runs.
-      sha256: what the hub says of a file in place of the truth.
       faults: for a file, what happens to the next requests for its content.
       always: for a file, what happens once its faults are used up.
-      metadata_faults: what happens to the next questions about the dataset.
       requests: all that were made, in order.
     """
 
     def __init__(self, repository: str, files: Mapping[str, bytes]) -> None:
         self.repository = repository
         self.files = dict(files)
-        self.sha256: dict[str, str] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.always: dict[str, Fault] = {}
-        self.metadata_faults: list[Status | Silence] = []
         self.requests: list[Request] = []
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler(self)) for _ in range(2)]
 
@@ -127,10 +106,6 @@ class Hub:
         """The requests for a file's content."""
         return [request for request in self.requests if request.path == f"/storage/{name}"]
 
-    def sha256_of(self, name: str) -> str:
-        """What the hub says it is."""
-        return self.sha256.get(name) or hashlib.sha256(self.files[name]).hexdigest()
-
     def __enter__(self) -> Self:
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -140,7 +115,7 @@ class Hub:
         self.close()
 
     def close(self) -> None:
-        """Nobody answers any more."""
+        """Stops to answer."""
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -150,72 +125,60 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._note()
-            path = urllib.parse.urlsplit(self.path).path
-            if found := re.fullmatch(rf"/datasets/{hub.repository}/resolve/{COMMIT}/(.+)", path):
-                self._redirect(found[1])
-            elif (found := re.fullmatch(r"/storage/(.+)", path)) and found[1] in hub.files:
-                self._send_file(found[1])
-            elif path == f"/api/datasets/{hub.repository}/revision/main":
-                self._answer_about({"id": hub.repository, "sha": COMMIT})
-            else:
+        def do_HEAD(self) -> None:
+            path = self._note()
+            found = re.fullmatch(rf"/datasets/{hub.repository}/resolve/{COMMIT}/(.+)", path)
+            if found is None or found[1] not in hub.files:
                 self._send_json({"error": "not found"}, 404)
+                return
+            content = hub.files[found[1]]
+            self.send_response(302)
+            self.send_header("Location", f"{hub.storage}/storage/{found[1]}")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Linked-Size", str(len(content)))
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
-        def do_POST(self) -> None:
-            self._note()
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            if self.path == f"/api/datasets/{hub.repository}/paths-info/{COMMIT}":
-                names = urllib.parse.parse_qs(body)["paths"]
-                self._answer_about([self._info(name) for name in names if name in hub.files])
+        def do_GET(self) -> None:
+            path = self._note()
+            if path.startswith("/storage/") and path.removeprefix("/storage/") in hub.files:
+                self._send_file(path.removeprefix("/storage/"))
+            elif path == f"/api/datasets/{hub.repository}/revision/main":
+                self._send_json({"id": hub.repository, "sha": COMMIT})
+            elif path == f"/api/datasets/{hub.repository}/tree/{COMMIT}":
+                self._send_json([self._info(name) for name in hub.files])
             else:
                 self._send_json({"error": "not found"}, 404)
 
         def _info(self, name: str) -> dict[str, object]:
             size = len(hub.files[name])
-            lfs = {"oid": hub.sha256_of(name), "size": size, "pointerSize": 133}
+            lfs = {"oid": hashlib.sha256(hub.files[name]).hexdigest(), "size": size, "pointerSize": 133}
             return {"type": "file", "path": name, "size": size, "oid": "0" * 40, "lfs": lfs}
-
-        def _redirect(self, name: str) -> None:
-            self.send_response(302)
-            self.send_header("Location", f"{hub.storage}/storage/{name}")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("X-Linked-Size", str(len(hub.files[name])))
-            self.send_header("X-Linked-Etag", f'"{hub.sha256_of(name)}"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
 
         def _send_file(self, name: str) -> None:
             waiting = hub.faults.get(name)
             fault = waiting.pop(0) if waiting else hub.always.get(name)
             if isinstance(fault, Status):
-                self._send_json({"error": "try again"}, fault.code, fault.retry_after)
+                self._send_json({"error": "try again"}, fault.code)
                 return
             content = hub.files[name]
             if isinstance(fault, Truncated):
                 content = content[: fault.size]
             if isinstance(fault, Flipped):
-                content = content[: fault.at] + bytes([content[fault.at] ^ 1]) + content[fault.at + 1 :]
-            start = 0
+                content = bytes([content[0] ^ 1]) + content[1:]
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            if wanted and not isinstance(fault, Whole):
-                start = int(wanted[1])
-                if start >= len(content):
-                    self._send_json({"error": "no such range"}, 416)
-                    return
-                self.send_response(206)
+            start = int(wanted[1]) if wanted else 0
+            self.send_response(206 if wanted else 200)
+            if wanted:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            else:
-                self.send_response(200)
-            self.send_header("ETag", f'"{hub.sha256_of(name)}"')
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             self._write(content[start:], fault)
 
         def _write(self, content: bytes, fault: Fault | None) -> None:
-            end = fault.after if isinstance(fault, Cut) else fault.cut_after if isinstance(fault, Whole) else None
-            if end is not None:
-                self.wfile.write(content[:end])
+            if isinstance(fault, Cut):
+                self.wfile.write(content[: fault.after])
                 self.close_connection = True
                 self.connection.close()
                 return
@@ -226,30 +189,22 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     if isinstance(fault, Drip):
                         time.sleep(fault.seconds)
 
-        def _answer_about(self, value: object) -> None:
-            fault = hub.metadata_faults.pop(0) if hub.metadata_faults else None
-            if isinstance(fault, Silence):
-                time.sleep(fault.seconds)
-                self.close_connection = True
-            elif fault is not None:
-                self._send_json({"error": "try again"}, fault.code, fault.retry_after)
-            else:
-                self._send_json(value)
-
-        def _send_json(self, value: object, status: int = 200, retry_after: int | None = None) -> None:
+        def _send_json(self, value: object, status: int = 200) -> None:
             body = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
-            if retry_after is not None:
-                self.send_header("Retry-After", str(retry_after))
+            if status == 404:
+                self.send_header("X-Error-Code", "RepoNotFound")
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-        def _note(self) -> None:
-            path = urllib.parse.urlsplit(self.path).path
+        def _note(self) -> str:
+            path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
             headers = self.headers
             hub.requests.append(Request(self.command, path, headers.get("Range"), headers.get("Authorization")))
+            return path
 
         def log_message(self, format: str, *words: object) -> None:
             pass

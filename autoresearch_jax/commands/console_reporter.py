@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from autoresearch_jax.tasks.lm.data.reporter import Unit
+from autoresearch_jax.tasks.lm.data.corpus import Reporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -15,7 +15,7 @@ _REFRESH_SECONDS = 0.1
 _LINE_SECONDS = 30.0
 
 
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """A bar on a terminal; else one line when a stage begins and one every half minute, for logs."""
 
     def __init__(self) -> None:
@@ -24,7 +24,6 @@ class ConsoleReporter:
         self._bar: tuple[Progress, TaskID] | None = None
         self._what = ""
         self._total: int | None = None
-        self._unit: Unit = "documents"
         self._done = 0
         self._shown = 0.0
 
@@ -45,24 +44,24 @@ class ConsoleReporter:
             else:
                 print(text, file=sys.stderr, flush=True)
 
-    def stage(self, what: str, total: int | None, unit: Unit = "documents") -> None:
+    def stage(self, what: str, total: int | None) -> None:
         """The next stage begins."""
         with self._lock:
             self._end_stage()
             self.made = True
-            self._what, self._total, self._unit, self._done = what, total, unit, 0
+            self._what, self._total, self._done = what, total, 0
             self._shown = time.monotonic()
             if sys.stderr.isatty():
-                progress = _progress_bar(unit)
+                progress = _progress_bar()
                 progress.start()
                 self._bar = progress, progress.add_task(what, total=total)
                 return
-        self.note(what if total is None else f"{what}, {_amount(total, unit)}")
+        self.note(what if total is None else f"{what}, {total} documents")
 
-    def advance(self, amount: int = 1) -> None:
-        """So much more is done."""
+    def advance(self) -> None:
+        """One more document is done."""
         with self._lock:
-            self._done += amount
+            self._done += 1
             waited = time.monotonic() - self._shown
             if waited > (_LINE_SECONDS if self._bar is None else _REFRESH_SECONDS):
                 self._show()
@@ -72,8 +71,8 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar[0].update(self._bar[1], completed=self._done)
             return
-        of = "" if self._total is None else f" of {_amount(self._total, self._unit)}"
-        print(f"{self._what}: {_amount(self._done, self._unit)}{of}", file=sys.stderr, flush=True)
+        of = "" if self._total is None else f" of {self._total}"
+        print(f"{self._what}: {self._done}{of} documents", file=sys.stderr, flush=True)
 
     def _end_stage(self) -> None:
         if self._bar is not None:
@@ -82,25 +81,16 @@ class ConsoleReporter:
             self._bar = None
 
 
-def _amount(amount: int, unit: Unit) -> str:
-    if unit == "documents":
-        return f"{amount} documents"
-    return f"{amount / 1e6:.1f} MB" if amount < 1e9 else f"{amount / 1e9:.2f} GB"
-
-
-def _progress_bar(unit: Unit) -> "Progress":
+def _progress_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
 
-    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))

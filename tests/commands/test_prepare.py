@@ -148,6 +148,7 @@ def done_folder(done: subprocess.CompletedProcess[str]) -> str:
         (["--vocab_sizes=many"], 2, "--vocab_sizes=many"),
         (["--vocab_sizes="], 2, "--vocab_sizes: name at least one"),
         (["--sequence_length=0"], 2, "sequence_length"),
+        (["--corpus=climbmix", "--num_shards=0"], 2, "num_shards"),
         (["--name=../x"], 2, "--name=../x"),
         (["--corpus=files:{tmp}/good.jsonl", "--data_dir={tmp}/good.jsonl"], 1, "cannot write the dataset"),
         (["--corpus=files:{tmp}/good.jsonl", "--data_dir=/proc/none"], 1, "cannot write the dataset"),

@@ -1,51 +1,87 @@
-"""Where text comes from: a corpus finds or fetches its files, and says when they have changed.
+"""Where text comes from: Python's own library, the user's files, and datasets on the Hugging Face hub.
 
-A further corpus is a class with the members of `Corpus` and a branch in `open_corpus`.
+A further corpus is a function that returns a `Corpus`, and a branch in `open_corpus`.
 """
 
-from typing import Protocol
+import contextlib
+import glob
+import hashlib
+import os
+import platform
+import re
+import signal
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.tasks.lm.data.hub_corpus import CLIMBMIX, TINYSTORIES, climbmix, tinystories
-from autoresearch_jax.tasks.lm.data.local_corpus import FILES, STDLIB, stdlib, user_files
-from autoresearch_jax.tasks.lm.data.reporter import Reporter
-from autoresearch_jax.tasks.lm.data.rules import Rules
-from autoresearch_jax.tasks.lm.data.text_files import TextFiles
+from autoresearch_jax.files import free_bytes, sha256_of_file, sha256_of_json
+from autoresearch_jax.tasks.lm.data.packing import ORIGINAL, STANDARD, PackingRules
+from autoresearch_jax.tasks.lm.data.text_files import (
+    FORMATS,
+    CorpusError,
+    TextFile,
+    TextFiles,
+    can_read,
+    name_of,
+    unreadable,
+)
+
+STDLIB = "stdlib"
+FILES = "files:"
+CLIMBMIX = "climbmix"
+TINYSTORIES = "tinystories"
+
+# Folders below the standard library's that hold its tests, or what is not the standard library, or
+# (pydoc_data) one generated file of manual pages: 7 % of the text, and 70 % of val if its hash puts it there.
+_NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
+
+# On its page: about 0.1 GB a shard, 60 million tokens
+_CLIMBMIX_REPOSITORY = "karpathy/climbmix-400b-shuffle"
+_VAL_SHARD = 6542  # pinned by the original
+_HOLDOUT_SHARD = 6541  # the original trains on it, but only if all shards are there
+_DEFAULT_SHARDS = 10  # the original's
+
+# On its page: 0.7 GB, 2.7 million stories of some 700 characters
+_TINYSTORIES_REPOSITORY = "karpathy/tinystories-gpt4-clean"
+_TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
+
+_Files = Sequence[tuple[str, str | None]]  # names in a repository, each with its split if that is decided
 
 
-class Corpus(Protocol):
-    """A source of documents."""
+class Reporter:
+    """Shows how far the preparation of a dataset is; this one shows nothing."""
 
-    @property
-    def spec(self) -> str:
-        """What --corpus must be to get this corpus from any working directory."""
-        ...
+    def note(self, text: str) -> None:
+        """Shows one line."""
 
-    @property
-    def name(self) -> str:
-        """Name of the folder for the dataset made from it."""
-        ...
+    def stage(self, what: str, total: int | None) -> None:
+        """Begins the next stage, of so many documents; None if that is not known."""
 
-    @property
-    def rules(self) -> Rules:
-        """How its documents become rows."""
-        ...
+    def advance(self) -> None:
+        """Counts one document of the stage as done."""
 
-    def state(self) -> str:
-        """A hash that changes when the documents may have changed; takes milliseconds.
 
-        Raises:
-          CorpusError: the source is missing or cannot be read.
-        """
-        ...
+@dataclass(frozen=True)
+class Corpus:
+    """A source of documents.
 
-    def fetch(self, reporter: Reporter) -> TextFiles:
-        """The files that hold the documents; those that are not on this machine yet are brought here first.
+    Attributes:
+      spec: the value of --corpus that gives this corpus from any working directory.
+      name: name of the folder for the dataset made from it.
+      state: a hash that changes when the documents may have changed; takes milliseconds; raises CorpusError.
+      fetch: the files that hold the documents, downloaded first where they are missing; raises CorpusError.
+      rules: how its documents become rows.
+    """
 
-        Raises:
-          CorpusError: they cannot be had.
-        """
-        ...
+    spec: str
+    name: str
+    state: Callable[[], str]
+    fetch: Callable[[Reporter], TextFiles]
+    rules: PackingRules = STANDARD
 
 
 def open_corpus(spec: str) -> Corpus:
@@ -55,13 +91,13 @@ def open_corpus(spec: str) -> Corpus:
       UsageError: there is no such corpus.
     """
     if spec == STDLIB:
-        return stdlib()
+        return _stdlib()
     if spec == TINYSTORIES:
-        return tinystories()
+        return _on_the_hub(TINYSTORIES, TINYSTORIES, _TINYSTORIES_REPOSITORY, [(_TINYSTORIES_FILE, None)], STANDARD)
     if spec == CLIMBMIX or spec.startswith(f"{CLIMBMIX}:"):
-        return climbmix(spec)
+        return _climbmix(spec)
     if spec.startswith(FILES) and len(spec) > len(FILES):
-        return user_files(spec.removeprefix(FILES))
+        return _user_files(spec.removeprefix(FILES))
     raise UsageError(
         f"--corpus={spec}: there is no such corpus; use `{STDLIB}`, `{CLIMBMIX}`, `{TINYSTORIES}`, "
         f"or `{FILES}GLOB` for your own files"
@@ -69,7 +105,7 @@ def open_corpus(spec: str) -> Corpus:
 
 
 def with_num_shards(spec: str, num_shards: int | None) -> str:
-    """--corpus with what --num_shards says, which wins over what --corpus has behind a colon.
+    """--corpus with the number of shards of --num_shards, which overrides the one behind the colon of --corpus.
 
     Raises:
       UsageError: the corpus has no shards to choose from.
@@ -79,3 +115,175 @@ def with_num_shards(spec: str, num_shards: int | None) -> str:
     if spec.partition(":")[0] != CLIMBMIX:
         raise UsageError(f"--num_shards={num_shards}: only --corpus={CLIMBMIX} has shards to choose from")
     return f"{CLIMBMIX}:{num_shards}"
+
+
+def _on_this_machine(spec: str, name: str, find: Callable[[], TextFiles]) -> Corpus:
+    def state() -> str:
+        digest = hashlib.sha256()
+        for path in (file.path for file in find().files):
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise unreadable(path, error) from error
+            digest.update(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+        return digest.hexdigest()
+
+    return Corpus(spec, name, state, lambda reporter: find())
+
+
+def _stdlib() -> Corpus:
+    """The .py files of the running Python's standard library, without its tests and generated manual.
+
+    It differs between Python versions, so the version is part of the name: two Pythons that share a data folder
+    would otherwise take turns in rebuilding it.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    version = platform.python_version()
+
+    def find() -> TextFiles:
+        found = []
+        for folder, subfolders, names in os.walk(root):
+            subfolders[:] = [name for name in subfolders if name not in _NOT_STDLIB]
+            found += [Path(folder, name) for name in names if name.endswith(".py")]
+        if not found:
+            raise CorpusError(f"there is no standard library below {root}: use --corpus=files:GLOB instead")
+        description = {"python": version, "implementation": platform.python_implementation(), "folder": str(root)}
+        return TextFiles(tuple(map(TextFile, sorted(found))), description)
+
+    return _on_this_machine(STDLIB, f"stdlib-{version}", find)
+
+
+def _user_files(pattern: str) -> Corpus:
+    """The user's own files; the name is a hash of the absolute pattern."""
+    pattern = os.path.abspath(os.path.expanduser(pattern))
+    if name_of(Path(pattern)) != pattern:
+        raise UsageError(f"--corpus={FILES}{name_of(Path(pattern))}: not UTF-8: use a * for the names that are not")
+
+    def find() -> TextFiles:
+        found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(name)]
+        if not found:
+            hint = f": it is a folder, so use {pattern}/*, or {pattern}/**" if os.path.isdir(pattern) else ""
+            raise CorpusError(f"--corpus={FILES}{pattern}: no file matches{hint}")
+        files = tuple(TextFile(path) for path in found if can_read(path))
+        if not files:
+            raise CorpusError(
+                f"{name_of(found[0])}: only {FORMATS} can be read, and no file that matches --corpus is one"
+            )
+        return TextFiles(files, {"pattern": pattern}, tuple(path for path in found if not can_read(path)))
+
+    name = f"files-{hashlib.sha256(os.fsencode(pattern)).hexdigest()[:8]}"
+    return _on_this_machine(FILES + pattern, name, find)
+
+
+def _climbmix(spec: str) -> Corpus:
+    """The original's corpus, by its rules: "climbmix", or "climbmix:N" with N shards of train.
+
+    Raises:
+      UsageError: N is no number of shards.
+    """
+    _, _, number = spec.partition(":")
+    try:
+        num_shards = int(number) if ":" in spec else _DEFAULT_SHARDS
+    except ValueError:
+        num_shards = 0
+    if not 1 <= num_shards <= _HOLDOUT_SHARD:
+        raise UsageError(f"--corpus={spec}: the number of shards must be from 1 to {_HOLDOUT_SHARD}")
+    # val and holdout come before train, which leaves out the documents that they have
+    shards: list[tuple[int, str]] = [(_VAL_SHARD, "val"), (_HOLDOUT_SHARD, "holdout")]
+    shards += [(number, "train") for number in range(num_shards)]
+    files = [(f"shard_{number:05d}.parquet", split) for number, split in shards]
+    return _on_the_hub(f"{CLIMBMIX}:{num_shards}", f"{CLIMBMIX}-{num_shards}", _CLIMBMIX_REPOSITORY, files, ORIGINAL)
+
+
+def _on_the_hub(
+    spec: str, name: str, repository: str, files: Sequence[tuple[str, str | None]], rules: PackingRules
+) -> Corpus:
+    """Parquet files of one dataset on the hub.
+
+    A dataset stays with the commit that it was made from, which its manifest names.
+    """
+
+    def fetch(reporter: Reporter) -> TextFiles:
+        folder = _fetch(repository, [name for name, _ in files], reporter)
+        description = {"repository": repository, "commit": folder.name}
+        return TextFiles(tuple(TextFile(folder / name, split) for name, split in files), description)
+
+    return Corpus(spec, name, lambda: sha256_of_json([repository, files]), fetch, rules)
+
+
+def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
+    """The folder with the named files of the dataset's newest commit, in the cache of `huggingface_hub`.
+
+    The library checks a file's size only, so its SHA-256 is checked here; a damaged file is fetched once more.
+
+    Raises:
+      CorpusError: a file cannot be had.
+    """
+    folder = _download(repository, names, reporter)
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CorpusError(
+            f"the dataset {repository} has no file {missing[0]} in its commit {folder.name[:10]}: "
+            "it was moved, or HF_ENDPOINT is no mirror of it"
+        )
+    if damaged := [name for name in names if _is_damaged(folder / name)]:
+        reporter.note(f"{', '.join(damaged)}: damaged, so fetched again")
+        _download(repository, damaged, reporter, again=True)
+        if damaged := [name for name in damaged if _is_damaged(folder / name)]:
+            raise CorpusError(
+                f"{folder / damaged[0]} does not have the SHA-256 that the hub names: check the connection and "
+                "HF_ENDPOINT, and call again later"
+            )
+    return folder
+
+
+def _download(repository: str, names: list[str], reporter: Reporter, *, again: bool = False) -> Path:
+    """Downloads what the cache lacks, or all of it again; without a connection, what the cache has must do."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError
+    from huggingface_hub.utils.tqdm import tqdm
+
+    cache = Path(constants.HF_HUB_CACHE)
+    hidden: Any = partial(tqdm, disable=True)
+    bars: Any = partial(tqdm, disable=None)  # on a terminal only
+    options: dict[str, Any] = {"repo_type": "dataset", "allow_patterns": names, "force_download": again}
+    # KeyboardInterrupt would wait for all files that are being fetched: end at once instead
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with contextlib.suppress(DryRunError):  # no connection
+            plan = snapshot_download(repository, dry_run=True, tqdm_class=hidden, **options)
+            sizes = [file.file_size for file in plan if file.will_download]
+            if (free := free_bytes(cache)) < sum(sizes):
+                raise CorpusError(
+                    f"{sum(sizes) / 1e9:.2f} GB are to be fetched into {cache}, where {free / 1e9:.2f} GB are free: "
+                    "make room, or set HF_HOME to another place"
+                )
+            if sizes:
+                reporter.note(f"fetching {len(sizes)} files of {repository}, {sum(sizes) / 1e6:.1f} MB")
+        return Path(snapshot_download(repository, tqdm_class=bars, **options))
+    except CorpusError:
+        raise
+    except HfHubHTTPError as error:
+        raise CorpusError(
+            f"the hub answers {error.response.status_code} when asked for the dataset {repository}: check HF_ENDPOINT, "
+            "and your token if you have one, or call again later"
+        ) from error
+    except Exception as error:  # the library's own, those of its HTTP client, and the system's
+        if isinstance(error, OSError) and error.errno is not None:
+            raise CorpusError(
+                f"cannot write {error.filename or cache}: {error.strerror}: make room, or set HF_HOME to another place"
+            ) from error
+        raise CorpusError(
+            f"the dataset {repository} cannot be fetched ({str(error).partition(chr(10))[0] or type(error).__name__}): "
+            "check the connection and HF_ENDPOINT, and call again, which fetches only the files that are missing"
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file in the hub's cache has another SHA-256 than the one its blob is named by.
+
+    A file system without links has no blobs: such a file is taken as it is.
+    """
+    blob = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return re.fullmatch(r"[0-9a-f]{64}", blob) is not None and sha256_of_file(path) != blob

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoresearch_jax.files import sha256_of_file
-from autoresearch_jax.tasks.lm.data.corpus import open_corpus
-from autoresearch_jax.tasks.lm.data.local_corpus import STDLIB
+from autoresearch_jax.tasks.lm.data.corpus import STDLIB, open_corpus
 from autoresearch_jax.tasks.lm.data.manifest import (
     SPLITS,
     DatasetChangedError,

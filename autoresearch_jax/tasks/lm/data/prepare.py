@@ -8,18 +8,17 @@ stage it was at. Only one process at a time works on a dataset.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.tasks.lm.data import splits
-from autoresearch_jax.tasks.lm.data.corpus import Corpus
+from autoresearch_jax.tasks.lm.data.corpus import Corpus, Reporter
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.manifest import SPLITS, DatasetError, Manifest, SplitCount, text_file
-from autoresearch_jax.tasks.lm.data.reporter import Reporter
+from autoresearch_jax.tasks.lm.data.packing import PackingRules
 from autoresearch_jax.tasks.lm.data.rows import add_vocabulary, rows_bytes
-from autoresearch_jax.tasks.lm.data.rules import Rules
 from autoresearch_jax.tasks.lm.data.storage import (
     NoRoomError,
     check_room,
@@ -47,14 +46,14 @@ _WHAT_TO_DO = {
 }
 
 
-def settings(rules: Rules) -> dict[str, int | float | str | bool | None]:
+def settings(rules: PackingRules) -> dict[str, int | float | str | bool | None]:
     """All that decides how text becomes rows, by name: a dataset made with anything else is made again."""
     return {
         "format": 2,
         "val_share": splits.VAL_SHARE,
         "holdout_share": splits.HOLDOUT_SHARE,
         "longest_document": LONGEST_DOCUMENT,
-        **rules.settings(),
+        **asdict(rules),
     }
 
 
@@ -162,7 +161,7 @@ def _missing(manifest: Manifest, sequence_length: int, vocab_sizes: tuple[int, .
 def _fill(
     folder: Path,
     manifest: Manifest,
-    rules: Rules,
+    rules: PackingRules,
     sequence_length: int,
     vocab_sizes: tuple[int, ...],
     reporter: Reporter,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoresearch_jax.tasks.lm.data.corpus import Reporter
 from autoresearch_jax.tasks.lm.data.manifest import (
     SPLITS,
     DatasetError,
@@ -17,9 +18,7 @@ from autoresearch_jax.tasks.lm.data.manifest import (
     rows_folder,
     tokenizer_file,
 )
-from autoresearch_jax.tasks.lm.data.packing import pack_rows, row_dtype, write_rows
-from autoresearch_jax.tasks.lm.data.reporter import Reporter
-from autoresearch_jax.tasks.lm.data.rules import Rules
+from autoresearch_jax.tasks.lm.data.packing import PackingRules, pack_rows, row_dtype, write_rows
 from autoresearch_jax.tasks.lm.data.splits import read_split
 from autoresearch_jax.tasks.lm.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
 
@@ -42,7 +41,7 @@ def add_vocabulary(
     *,
     sequence_length: int,
     vocab_size: int,
-    rules: Rules,
+    rules: PackingRules,
     reporter: Reporter,
 ) -> Manifest:
     """Makes the rows of a vocabulary, and the vocabulary if it is not there yet.

@@ -13,7 +13,7 @@ import numpy as np
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_json
-from autoresearch_jax.tasks.lm.data.rules import SPLIT_PATTERN, STANDARD, Rules
+from autoresearch_jax.tasks.lm.data.packing import SPLIT_PATTERN, STANDARD, PackingRules
 
 if TYPE_CHECKING:
     import tiktoken
@@ -120,7 +120,7 @@ class Tokenizer:
         return cls(token_bytes, value["split_pattern"], value.get("reserved", 0))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: Rules = STANDARD) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: PackingRules = STANDARD) -> Tokenizer:
     """Learns a vocabulary.
 
     With 256 there is nothing to learn: a token is a byte, and byte 0xFF, which UTF-8 never has, is BOS.
@@ -160,7 +160,7 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _training_texts(texts: Iterable[str], rules: Rules) -> Iterator[str]:
+def _training_texts(texts: Iterable[str], rules: PackingRules) -> Iterator[str]:
     characters = size = 0
     for text in texts:
         part = text[: rules.training_document_characters]

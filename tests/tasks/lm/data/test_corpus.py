@@ -1,5 +1,6 @@
 """Every kind of file is read; what cannot be is counted, or named in one line."""
 
+import errno
 import gzip
 import json
 import os
@@ -11,8 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.tasks.lm.data.corpus import open_corpus, with_num_shards
-from autoresearch_jax.tasks.lm.data.reporter import Silent
+from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus, with_num_shards
 from autoresearch_jax.tasks.lm.data.text_files import LONGEST_DOCUMENT, CorpusError, Skipped
 
 
@@ -22,13 +22,13 @@ def zstd(content: bytes) -> bytes:
 
 def read(spec: str) -> tuple[list[str], dict[str, int]]:
     skipped = Skipped()
-    files = open_corpus(spec).fetch(Silent())
+    files = open_corpus(spec).fetch(Reporter())
     return [document.text for document in files.documents(skipped)], dict(skipped.counts)
 
 
 def examples(spec: str) -> dict[str, list[str]]:
     skipped = Skipped()
-    for _ in open_corpus(spec).fetch(Silent()).documents(skipped):
+    for _ in open_corpus(spec).fetch(Reporter()).documents(skipped):
         pass
     return skipped.examples
 
@@ -40,7 +40,7 @@ def test_stdlib_is_the_library_without_its_tests() -> None:
     assert (root / "argparse.py").read_bytes().decode() in texts
     assert (root / "json/decoder.py").read_bytes().decode() in texts
     assert (root / "pydoc_data/topics.py").read_bytes().decode() not in texts
-    files = open_corpus("stdlib").fetch(Silent()).files
+    files = open_corpus("stdlib").fetch(Reporter()).files
     assert not any("test" in file.path.relative_to(root).parts for file in files)
 
 
@@ -209,11 +209,11 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
 def test_size_is_guessed_before_anything_is_read(tmp_path: Path) -> None:
     text = "some words that are here again and again\n" * 2000
     (tmp_path / "a.txt").write_text(text)
-    assert open_corpus(f"files:{tmp_path}/*").fetch(Silent()).num_bytes() == len(text)
+    assert open_corpus(f"files:{tmp_path}/*").fetch(Reporter()).num_bytes() == len(text)
     parquet.write_table(
         pa.table({"text": [f"{i} {text}" for i in range(20)]}), tmp_path / "b.parquet", row_group_size=5
     )
-    whole = open_corpus(f"files:{tmp_path}/b.parquet").fetch(Silent()).num_bytes()
+    whole = open_corpus(f"files:{tmp_path}/b.parquet").fetch(Reporter()).num_bytes()
     assert whole == pytest.approx(20 * len(text), rel=0.05)
 
 
@@ -244,6 +244,19 @@ def test_shards() -> None:
     assert open_corpus("climbmix:3").name == "climbmix-3"
     assert with_num_shards("stdlib", None) == "stdlib"
     assert with_num_shards("climbmix:7", 2) == "climbmix:2", "as who has a flag file with 7 wants it"
+    with pytest.raises(UsageError, match="only --corpus=climbmix has shards"):
+        with_num_shards("tinystories", 2)
+
+
+def test_a_disk_that_fills_up_while_files_are_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write(repository: str, *, dry_run: bool = False, **options: object) -> list[object]:
+        if not dry_run:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "blob"))
+        return []
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", write)
+    with pytest.raises(CorpusError, match=r"cannot write .*blob: No space left on device: make room, or set HF_HOME"):
+        open_corpus("climbmix").fetch(Reporter())
 
 
 def test_a_folder_is_no_pattern(tmp_path: Path) -> None:

@@ -168,6 +168,19 @@ def test_what_is_missing_comes_with_the_command(tiny_dataset: Dataset, tmp_path:
         Dataset.open(tmp_path, sequence_length=64)
 
 
+def test_documents_that_are_left_out_are_named(tmp_path: Path, reporter) -> None:
+    (tmp_path / "in").mkdir()
+    spec = write_documents(tmp_path / "in", TEXTS)
+    with (tmp_path / "in/texts.jsonl").open("a") as file:
+        file.write('{"text": null}\n{"text": " "}\n')
+    dataset = prepare(tmp_path, spec, reporter)
+    (note,) = reporter.notes
+    assert note.startswith("left out, since it is empty or null: ")
+    assert note.endswith(f"{tmp_path}/in/texts.jsonl, line 201; {tmp_path}/in/texts.jsonl, line 202")
+    assert dataset.manifest.skipped == {"empty": 2}
+    assert len(dataset.manifest.skipped_examples["empty"]) == 2
+
+
 def test_too_small(tmp_path: Path, reporter) -> None:
     with pytest.raises(DatasetError, match="too small, none of its 1 documents falls into"):
         prepare(tmp_path, write_documents(tmp_path / "in", ["just one"]), reporter)

@@ -18,10 +18,8 @@ import pytest
 import regex
 
 from autoresearch_jax.tasks.lm.bits import bits_per_byte
-from autoresearch_jax.tasks.lm.data.corpus import open_corpus
-from autoresearch_jax.tasks.lm.data.packing import pack_rows
-from autoresearch_jax.tasks.lm.data.reporter import Silent
-from autoresearch_jax.tasks.lm.data.rules import ORIGINAL, STANDARD
+from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
+from autoresearch_jax.tasks.lm.data.packing import ORIGINAL, STANDARD, pack_rows
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
 from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -92,7 +90,7 @@ def vocabulary_by_the_rules(texts: list[str], vocab_size: int) -> list[bytes]:
 
 
 def test_tokenizer() -> None:
-    files = open_corpus("stdlib").fetch(Silent())
+    files = open_corpus("stdlib").fetch(Reporter())
     texts = [document.text for document in islice(files.documents(Skipped()), 40)]
     assert max(map(len, texts)) > 10_000  # or the limit would not be seen
     tokenizer = train_tokenizer(iter(texts), 400, ORIGINAL)
