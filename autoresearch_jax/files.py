@@ -1,12 +1,28 @@
-"""The package's only atomic write, file hash, lock between processes and measure of free space."""
+"""The package's only atomic write, file hash, lock between processes and measure of free space; errors of disks."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import causes
+
+# Errors that code which reads and writes only our own files gets from a disk alone
+DISK_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, or move the run's folder (--run_dir)",
+    errno.EDQUOT: "your quota of the disk is used up: remove some files, or have it raised",
+    errno.EROFS: "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)",
+    errno.EIO: "its disk fails: `dmesg` may say why",
+    errno.ESTALE: "its disk does not answer any more: mount it again",
+}
+_TOLD = re.compile(r"os_error_code='?(\d+)")  # of TensorStore, which writes for Orbax and raises no OSError
+_WORDS = {os.strerror(number): number for number in DISK_REMEDIES}
 
 
 def sha256_of_file(path: Path) -> str:
@@ -74,3 +90,58 @@ def exclusive_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def disk_error(error: BaseException) -> OSError | None:
+    """The error of a disk that led to this one; None if there is none.
+
+    Only the numbers of errors count, not what is said: XLA and candidates have words of their own.
+    """
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK_REMEDIES:
+            return cause
+    return None
+
+
+def disk_error_of_storage(error: BaseException, folder: Path) -> OSError | None:
+    """As `disk_error`, of an error raised while only files were written to `folder`: a library's words count, too."""
+    if (found := disk_error(error)) is not None:
+        return found
+    numbers = (_told(str(cause)) for cause in causes(error))
+    return next((new_disk_error(number, folder) for number in numbers if number is not None), None)
+
+
+def disk_error_of_trace(text: str, folder: Path, least_free_bytes: int) -> OSError | None:
+    """As `disk_error`, of what a candidate's Python printed, which counts only where the disk bears it out.
+
+    Args:
+      text: what it printed.
+      folder: on the disk that it could write to; what it wrote is removed by now.
+      least_free_bytes: that it may use; where there is less, it is not to blame for a full disk.
+    """
+    number = _told(text)
+    if number is None or shutil.disk_usage(folder).free >= least_free_bytes:
+        return None
+    return new_disk_error(number, folder)
+
+
+def _told(text: str) -> int | None:
+    """The number of a disk's error that a text tells of; None if it tells of none."""
+    told = [int(found) for found in _TOLD.findall(text)]
+    told += [number for words, number in _WORDS.items() if words in text]
+    return next((number for number in told if number in DISK_REMEDIES), None)
+
+
+def new_disk_error(number: int, path: str | Path) -> OSError:
+    """An error as the system raises it."""
+    return OSError(number, os.strerror(number), str(path))
+
+
+def disk_error_to_json(error: OSError) -> dict[str, Any]:
+    """An error of a disk as a trial's process tells the driver."""
+    return {"errno": error.errno, "path": None if error.filename is None else os.fsdecode(error.filename)}
+
+
+def disk_error_from_json(fields: Mapping[str, Any], folder: Path) -> OSError:
+    """The inverse of `disk_error_to_json`; `folder` is named where it names no path."""
+    return new_disk_error(int(fields["errno"]), fields["path"] or folder)

@@ -24,8 +24,7 @@ from accelerator_plan import DEVICE_FILE, PARTS, ROOT, DeviceFacts, Plan, first_
 from accelerator_result import Result
 
 from autoresearch_jax.files import write_json
-from autoresearch_jax.tasks.lm.hardware import host_processors, peak_flops
-from autoresearch_jax.tasks.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.device import host_processors, peak_flops, platform_variables
 
 GIBIBYTE = 1 << 30
 QUERY_SECONDS = 20.0  # for nvidia-smi

@@ -20,7 +20,7 @@ import numpy as np
 from accelerator_plan import ROOT, Configuration, Plan, first_device, read_flagfile
 from accelerator_result import Result, last_json
 
-from autoresearch_jax.tasks.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.device import platform_variables
 
 EXPORTED_FOR = ("cuda", "NVIDIA H100 80GB HBM3")
 NUM_BATCHES = 4  # drawn once, used in turn
@@ -146,8 +146,7 @@ class Compiled:
         import jax
         from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-        from autoresearch_jax.tasks.lm.compiles import CompileWatch
-        from autoresearch_jax.tasks.lm.programs import compile_program, load_programs
+        from autoresearch_jax.tasks.lm.programs import CompileWatch, compile_program, load_programs
 
         self.programs = load_programs(folder / "programs")
         first_device(self.programs.platform)
@@ -205,8 +204,7 @@ def time_steps(compiled: Compiled, seconds: float) -> dict[str, Any]:
     """Figures of a configuration's step."""
     import jax
 
-    from autoresearch_jax.tasks.lm.costs import memory_bytes
-    from autoresearch_jax.tasks.lm.speed import mesh_peak_flops
+    from autoresearch_jax.tasks.lm.flops import memory_bytes, mesh_peak_flops
 
     start = time.monotonic()
     leaves = compiled.leaves()

@@ -19,7 +19,7 @@ from accelerator_plan import ROOT, Configuration, Plan
 from accelerator_result import Result, last_json
 from bench_loop import make_repository, median_overhead, read_samples
 
-from autoresearch_jax.tasks.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.device import platform_variables
 
 TRIAL_FILE = "trial.json"  # in the work folder: the summary of the part `trial`, whose snapshot `judge` takes
 PHASES = ("prepare", "startup", "compile", "init", "training", "snapshot", "judge")
@@ -132,10 +132,11 @@ def judge_twice(folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from autoresearch_jax.tasks.lm.data.dataset import Dataset
-    from autoresearch_jax.tasks.lm.judge import Scorer, make_exam
+    from autoresearch_jax.tasks.lm.integrity import METRICS, load_manifest
+    from autoresearch_jax.tasks.lm.judge import Scorer, load_eval_set
     from autoresearch_jax.tasks.lm.judge import judge as judge_once
-    from autoresearch_jax.tasks.lm.measure import make_mesh
-    from autoresearch_jax.tasks.lm.snapshot import METRICS, load_manifest, load_snapshot
+    from autoresearch_jax.tasks.lm.programs import make_mesh
+    from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 
     manifest = load_manifest(folder)
     mesh = make_mesh(manifest["mesh"])
@@ -144,7 +145,7 @@ def judge_twice(folder: Path) -> dict[str, Any]:
     dataset = Dataset.open(
         Path(manifest["dataset"]), sequence_length=programs.sequence_length, vocab_sizes=(programs.vocab_size,)
     )
-    exam = make_exam(dataset, programs.vocab_size, manifest["split"], manifest.get("judge_tokens"))
+    exam = load_eval_set(dataset, programs.vocab_size, manifest["split"], manifest.get("judge_tokens"))
     rows = manifest[METRICS].get("judge_batch_rows")  # of a manifest that was written before judging, unknown
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
     verdicts = [judge_once(scorer, snapshot.read_leaves, exam, random=np.random.default_rng()) for _ in range(2)]

@@ -25,10 +25,11 @@ import jax
 import numpy as np
 
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.judge import Exam, Scorer, Verdict, judge, make_exam
-from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.integrity import load_manifest
+from autoresearch_jax.tasks.lm.judge import EvalResult, EvalSet, Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE
-from autoresearch_jax.tasks.lm.snapshot import load_manifest, load_snapshot
+from autoresearch_jax.tasks.lm.programs import make_mesh
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 
 
 def trained_snapshot(folder: str) -> Path:
@@ -41,7 +42,7 @@ def trained_snapshot(folder: str) -> Path:
     return Path(summary["snapshot"])
 
 
-def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: Exam) -> float:
+def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: EvalSet) -> float:
     """Time for every row once, two batches in flight as in the judge."""
     start = time.perf_counter()
     pending = None
@@ -55,7 +56,7 @@ def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: Exam) -> float:
     return time.perf_counter() - start
 
 
-def timed_judge(scorer: Scorer, leaves: list[jax.Array], exam: Exam, probe_share: float) -> tuple[float, Verdict]:
+def timed_judge(scorer: Scorer, leaves: list[jax.Array], exam: EvalSet, probe_share: float) -> tuple[float, EvalResult]:
     """Seconds of a judging, and what it found."""
     start = time.perf_counter()
     verdict = judge(scorer, leaves, exam, random=np.random.default_rng(), probe_share=probe_share)
@@ -73,13 +74,13 @@ def main() -> None:
         snapshot = load_snapshot(snapshot_dir, mesh)
     vocab_size, length = snapshot.programs.vocab_size, snapshot.programs.sequence_length
     dataset = Dataset.open(Path(manifest["dataset"]), sequence_length=length, vocab_sizes=(vocab_size,))
-    exam = make_exam(dataset, vocab_size, "val", None)
+    exam = load_eval_set(dataset, vocab_size, "val", None)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
     plain_seconds(scorer, snapshot.read_leaves, exam)  # the first is slower
 
     plain: list[float] = []
-    sampled: list[tuple[float, Verdict]] = []
-    full: list[tuple[float, Verdict]] = []
+    sampled: list[tuple[float, EvalResult]] = []
+    full: list[tuple[float, EvalResult]] = []
     for _ in range(pairs):
         plain.append(plain_seconds(scorer, snapshot.read_leaves, exam))
         sampled.append(timed_judge(scorer, snapshot.read_leaves, exam, PROBE_SHARE))

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Task
 from autoresearch_jax.engine.training_file import set_constants
-from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.programs import make_mesh
 
 NUM_DEVICES = 8
 STEPS = 10

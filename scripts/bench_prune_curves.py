@@ -31,9 +31,9 @@ from autoresearch_jax.contract import Task
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value
-from autoresearch_jax.tasks.lm.bits import bits_per_byte
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
+from autoresearch_jax.tasks.lm.judge import bits_per_byte
 
 FOLDER = ROOT / "scripts" / "curves"
 POINTS = 40  # of a curve: the mean loss of each fortieth of the budget

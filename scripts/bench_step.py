@@ -45,9 +45,7 @@ from bench_reference_settings import Settings, read_settings
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.tasks.lm.device import Device, find_device
-from autoresearch_jax.tasks.lm.hardware import host_processors
-from autoresearch_jax.tasks.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.device import Device, find_device, host_processors, platform_variables
 
 ROOT = Path(__file__).parent.parent
 SEQUENCE_LENGTH = 256

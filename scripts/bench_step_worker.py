@@ -35,8 +35,7 @@ def write_first_state(folder: Path) -> None:
     At the start itself many gradients are zero but for their rounding, of which AdamW makes whole steps: the rows'
     losses would differ though all compute the same.
     """
-    from autoresearch_jax.tasks.lm.measure import make_mesh
-    from autoresearch_jax.tasks.lm.programs import compile_program, load_programs
+    from autoresearch_jax.tasks.lm.programs import compile_program, load_programs, make_mesh
 
     programs = load_programs(folder / "programs")
     leaves = compile_program(programs.init, make_mesh(programs.mesh_axes))(np.array([0, 0], np.uint32))
@@ -54,8 +53,7 @@ def compile_ours(folder: Path) -> tuple[Step, float]:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from autoresearch_jax.tasks.lm.measure import make_mesh
-    from autoresearch_jax.tasks.lm.programs import compile_program, load_programs
+    from autoresearch_jax.tasks.lm.programs import compile_program, load_programs, make_mesh
 
     programs = load_programs(folder / "programs")
     mesh = make_mesh(programs.mesh_axes)
@@ -173,8 +171,8 @@ def ceilings() -> dict[str, Any]:
     """FLOP/s of a matrix product, by the harness's own measure in bf16 and by the same in float32 (CPU only)."""
     import jax
 
-    from autoresearch_jax.tasks.lm.measure import make_mesh
-    from autoresearch_jax.tasks.lm.speed import measured_flops, mesh_peak_flops
+    from autoresearch_jax.tasks.lm.flops import measured_flops, mesh_peak_flops
+    from autoresearch_jax.tasks.lm.programs import make_mesh
 
     found = {"bfloat16": mesh_peak_flops(make_mesh({"data": 1, "model": 1})), "float32": None}
     if jax.default_backend() == "cpu":

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.tasks.lm.platforms import GLIBC_TUNABLES
+from autoresearch_jax.tasks.lm.device import GLIBC_TUNABLES
 
 FLAGS = "--flagfile=configs/cpu.flags"
 

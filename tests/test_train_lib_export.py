@@ -11,8 +11,8 @@ from train_lib_source import TINY, tiny_source_text
 
 from autoresearch_jax.contract import Task
 from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.tasks.lm.preparing import run_trace
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs
-from autoresearch_jax.tasks.lm.tracer import run_trace
 
 H100, TPU = "NVIDIA H100 80GB HBM3", "TPU v5 lite"
 ONE, EIGHT = {"data": 1, "model": 1}, {"data": 4, "model": 2}

@@ -21,8 +21,7 @@ from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
-from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256, snapshot_damage
-from autoresearch_jax.tasks.lm.inventory import RESTORE
+from autoresearch_jax.tasks.lm.integrity import RESTORE, SNAPSHOT_SHA256, snapshot_damage
 from autoresearch_jax.types import HASHED_BY, PROGRAM_HASH, Candidate, CandidateRejected, Measurement, Scalar
 
 SCRATCH = ".retrained"  # beside the snapshots: what is not in its place yet

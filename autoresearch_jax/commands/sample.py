@@ -21,8 +21,8 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, summarize_run
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
-from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256, snapshot_damage
 from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
+from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256, snapshot_damage
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -85,7 +85,7 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
 
 
 def _sample(snapshot: Path, settings: Mapping[str, Any]) -> str:
-    from autoresearch_jax.tasks.lm.sample import SampleSettings, sample  # loads JAX
+    from autoresearch_jax.tasks.lm.snapshot import SampleSettings, sample  # loads JAX
 
     return sample(snapshot, SampleSettings(**settings))
 

@@ -12,14 +12,11 @@ from absl import flags
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.sandbox import CHOICES, Level, Sandbox, open_sandbox
-from autoresearch_jax.tasks.lm.accounting import AccountingError, try_accounting
-from autoresearch_jax.tasks.lm.caps import Caps
-from autoresearch_jax.tasks.lm.clock import ATTENDED, WALL
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
+from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_device
-from autoresearch_jax.tasks.lm.limits import TimeLimits
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
 from autoresearch_jax.types import Budget
 
 MESH_AXES = ("data", "model")

@@ -35,7 +35,7 @@ from autoresearch_jax.engine.state import REFERENCE_SECONDS
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import stored_metric
-from autoresearch_jax.tasks.lm.hardware import REFERENCE_OF, reference_machine
+from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
 from autoresearch_jax.tasks.lm.task import METRIC, LmTask
 from autoresearch_jax.types import CandidateRejected, Measurement, Scalar, Status
 

@@ -35,11 +35,11 @@ from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
-from autoresearch_jax.tasks.lm.damage import SNAPSHOT_SHA256
+from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
 from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
 
 if TYPE_CHECKING:
-    from autoresearch_jax.tasks.lm.verify import Recorded
+    from autoresearch_jax.tasks.lm.integrity import Recorded
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -219,7 +219,7 @@ def _check_snapshot(
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
         with kept.folder() as snapshot:
-            from autoresearch_jax.tasks.lm.verify import verify_snapshot  # loads JAX
+            from autoresearch_jax.tasks.lm.integrity import verify_snapshot  # loads JAX
 
             recorded = _recorded(ledger, measured, kept)
             findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
@@ -243,7 +243,7 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
 
 def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "Recorded":
     """What was recorded when the snapshot was written, by its trial or when it was trained again."""
-    from autoresearch_jax.tasks.lm.verify import Recorded
+    from autoresearch_jax.tasks.lm.integrity import Recorded
 
     assert kept.trial.status is Status.OK
     settings = ledger.settings()

@@ -9,28 +9,20 @@ from pathlib import Path
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.errors import causes
+from autoresearch_jax.files import DISK_REMEDIES
 
 _GIB = 2**30  # as --min_free_gb counts
 _MIB = 2**20
 _PROBE_BYTES = 4096  # one block: less might fit where nothing else does
 _GOES_ON = "the same command goes on from here"
-_FULL = "the disk is full: free some space, or move the run's folder (--run_dir)"
-_READ_ONLY = "it can only be read now: mount its disk writable again (`dmesg` may say why it is not)"
-_FAILS = "its disk fails: `dmesg` may say why"
-
-_SYSTEM_TROUBLES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: "your quota of the disk is used up: remove some files, or have it raised",
-    errno.EROFS: _READ_ONLY,
-    errno.EIO: _FAILS,
-    errno.ESTALE: "its disk does not answer any more: mount it again",
-}
 _SLOW = "its disk takes too long: use another one (--run_dir), or find out what else keeps it busy"
 _SQLITE_TROUBLES = {  # by the error's name or message
-    "SQLITE_IOERR_SHMSIZE": _FULL,  # its message is "disk I/O error" as well
-    "database or disk is full": _FULL,
-    "attempt to write a readonly database": f"{_READ_ONLY}, or its modes forbid it (ledger.db-shm's and -wal's too)",
-    "disk I/O error": _FAILS,
+    "SQLITE_IOERR_SHMSIZE": DISK_REMEDIES[errno.ENOSPC],  # its message is "disk I/O error" as well
+    "database or disk is full": DISK_REMEDIES[errno.ENOSPC],
+    "attempt to write a readonly database": (
+        f"{DISK_REMEDIES[errno.EROFS]}, or its modes forbid it (ledger.db-shm's and -wal's too)"
+    ),
+    "disk I/O error": DISK_REMEDIES[errno.EIO],
     "unable to open database file": "it cannot be opened: check that its folder is there, and who may write to it",
 }
 
@@ -91,7 +83,7 @@ def disk_trouble(error: BaseException) -> str | None:
         if isinstance(cause, DiskError):
             return str(cause).removesuffix(f"; {_GOES_ON}")
         if isinstance(cause, OSError):
-            trouble = _SYSTEM_TROUBLES.get(cause.errno or 0)
+            trouble = DISK_REMEDIES.get(cause.errno or 0)
             is_named = isinstance(cause.filename, str | bytes | os.PathLike)
             if cause.errno == errno.ETIMEDOUT and is_named:  # without a name it is a socket's
                 trouble = _SLOW
@@ -112,7 +104,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
                     f"{path}: its disk takes no more files though {_size(free_bytes)} are free: remove some "
                     "(`df -i` tells how many it can hold), or move the run's folder (--run_dir)"
                 )
-    if (trouble := _SYSTEM_TROUBLES.get(error.errno or 0)) is not None:
+    if (trouble := DISK_REMEDIES.get(error.errno or 0)) is not None:
         return f"{path}: {trouble}"
     return f"{path}: it cannot be written ({error.strerror}): check that it is there, and who may write to it"
 

@@ -22,10 +22,10 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.sandbox.sandbox import Sandbox
+from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
 from autoresearch_jax.types import Budget, Scalar, Status
 
 

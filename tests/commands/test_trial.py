@@ -195,13 +195,13 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
     (tmp_path / "manifest.json").write_text("{")
     assert main(["sample", f"--snapshot={tmp_path}"]) == 1
     assert "manifest.json: damaged" in capsys.readouterr().err
-    for manifest in ("[]", '{"format_version": 1}'):
+    for manifest in ("[]", '{"format_version": 2}'):
         (tmp_path / "manifest.json").write_text(manifest)
         assert main(["sample", f"--snapshot={tmp_path}"]) == 1
         assert "manifest.json: damaged" in capsys.readouterr().err
     assert main(["sample", f"--snapshot={tmp_path / 'manifest.json'}"]) == 1
     assert "no snapshot here" in capsys.readouterr().err
-    manifest = '{"format_version": 1, "platform": "tpu", "mesh": {"data": 1, "model": 1}}'
+    manifest = '{"format_version": 2, "platform": "tpu", "mesh": {"data": 1, "model": 1}, "files": {}}'
     (tmp_path / "manifest.json").write_text(manifest)
     command = [sys.executable, "-m", "autoresearch_jax.cli", "sample", f"--snapshot={tmp_path}"]
     elsewhere = subprocess.run(command, capture_output=True, text=True)  # what JAX is told stays told

@@ -16,8 +16,7 @@ from autoresearch_jax.commands.summary import format_summary, summarize
 from autoresearch_jax.commands.task_flags import define_task_flags, find_clock
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.tasks.lm.accounting import AccountingError
-from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.tasks.lm.hardware import reference_machine
+from autoresearch_jax.tasks.lm.device import Device, reference_machine
 from autoresearch_jax.tasks.lm.task import METRIC
 from autoresearch_jax.types import Measurement, Scalar, Status
 

@@ -22,7 +22,7 @@ from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Conclusion, Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.verify import Recorded, verify_snapshot
+from autoresearch_jax.tasks.lm.integrity import Recorded, verify_snapshot
 from autoresearch_jax.types import Metric, Status
 
 PAGE = """## You may change
@@ -328,23 +328,20 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     report = verify(trials, 0)
     assert report.differences == []
     assert report.figures["difference"] == 0
-    assert report.checks["exam_files"] == f"ok; the run has no exam, read from {data}"
+    assert report.checks["exam_files"] == f"ok; the run has no eval bundle, read from {data}"
     assert report.checks["fingerprint"] == "ok"
 
-    # as the first format was: no hashes of files, nor what it was made with
+    # as if it were not known what it was made with
     (snapshot,) = (trials.path / "snapshots").iterdir()
     with closing(Ledger.open_to_read(trials.ledger)) as book:
         (trial,) = book.trials()
     assert trial.value is not None
     recorded = Recorded(trial.value * (1 + 5e-5), trial.seed, None, tiny_dataset.fingerprint, None, None, None)
     manifest = json.loads((snapshot / "manifest.json").read_text())
-    for name in ("files", "made_with", "vocab_sizes"):
-        del manifest[name]
-    (snapshot / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}))
+    del manifest["made_with"]
+    (snapshot / "manifest.json").write_text(json.dumps(manifest))
     findings = verify_snapshot(snapshot, trials.exam, None, recorded)
     assert not findings.differs, findings
-    assert findings.checks["snapshot_files"] == "format 1 lists no hashes"
-    assert findings.checks["fingerprint"] == "the snapshot does not say which vocabularies were offered"
     assert findings.notes["score"].startswith(
         "compared within 0.0001 of it: it is not known what it was made with, jax"
     )
@@ -355,7 +352,7 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     data.rename(tmp_path / "gone")
     findings = verify_snapshot(snapshot, trials.exam, None, recorded)
     assert findings.checks["exam_files"] == [
-        f"{data}: the dataset is gone, and there is no exam in its place: run `autoresearch prepare` again"
+        f"{data}: the dataset is gone, and there is no eval bundle in its place: run `autoresearch prepare` again"
     ]
     capsys.readouterr()
     assert main(["verify", "trials", f"--run_dir={tmp_path}"]) == 1

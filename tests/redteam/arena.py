@@ -17,11 +17,10 @@ from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_S
 
 import autoresearch_jax
 from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.tasks.lm.limits import TimeLimits
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
 from autoresearch_jax.types import Budget, Candidate, CandidateRejected, Scalar, Status
 
 PACKAGE = Path(autoresearch_jax.__file__).parent

@@ -173,8 +173,8 @@ PATCHES = [
         "our judge",
         "the modules that judge are loaded already",
         """
-            from autoresearch_jax.tasks.lm import bits, judge, measure
-            judge.bits_per_byte = bits.bits_per_byte = lambda *a: 0.0
+            from autoresearch_jax.tasks.lm import judge, measure
+            judge.bits_per_byte = judge.unigram_nats = lambda *a: 0.0
             judge.judge = measure.judge = lambda *a, **k: None
         """,
     ),

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import pytest
 
 from autoresearch_jax.tasks.lm.accounting import PROC, Usage
-from autoresearch_jax.tasks.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock
-from autoresearch_jax.tasks.lm.reference import Reference, wait_for_rest
+from autoresearch_jax.tasks.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock, Reference, wait_for_rest
 
 NUM_THREADS = 16
 CROWD_SECONDS = 2.0

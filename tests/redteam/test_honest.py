@@ -9,9 +9,9 @@ from redteam import honest_small, honest_train_lib
 from redteam.arena import Arena
 from redteam.entries import Variant
 
-from autoresearch_jax.tasks.lm.judge import Scorer, judge, make_exam
-from autoresearch_jax.tasks.lm.measure import make_mesh
+from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.probes import PROBE_TOLERANCE
+from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 from autoresearch_jax.types import Status
 
@@ -36,7 +36,7 @@ def test_an_honest_candidate_is_ok(
     mesh = make_mesh({"data": 1, "model": 1})
     snapshot = load_snapshot(result.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = make_exam(arena.dataset, snapshot.programs.vocab_size, "val", None)
+    exam = load_eval_set(arena.dataset, snapshot.programs.vocab_size, "val", None)
     worst = 0.0
     for draw in range(NUM_DRAWS):
         verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng(draw), probe_share=1.0)

@@ -12,8 +12,7 @@ from autoresearch_jax.commands.checks.check import Check, refusal
 from autoresearch_jax.commands.task_flags import find_clock
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.linux import IS_LINUX, call
-from autoresearch_jax.tasks.lm.accounting import quota_cpus
-from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, quota_cpus
 from autoresearch_jax.tasks.lm.device import choose_platform
 
 EARLIEST = datetime(2025, 1, 1, tzinfo=UTC).timestamp()  # before there was a JAX new enough

@@ -12,8 +12,14 @@ from pathlib import Path
 from autoresearch_jax.commands.checks.check import Check
 from autoresearch_jax.commands.checks.jax import PLUGINS, installed
 from autoresearch_jax.sandbox.process import ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.tasks.lm.device import PROBE_SECONDS, Device, DeviceError, find_device, start_worker
-from autoresearch_jax.tasks.lm.hardware import host_processors
+from autoresearch_jax.tasks.lm.device import (
+    PROBE_SECONDS,
+    Device,
+    DeviceError,
+    find_device,
+    host_processors,
+    start_worker,
+)
 
 _GIGABYTE = 1e9
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from autoresearch_jax.errors import UserError
 
+ATTENDED, WALL = "attended", "wall"  # the clocks, as --clock names them
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NANOSECOND = 1e-9

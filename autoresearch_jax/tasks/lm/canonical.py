@@ -6,6 +6,9 @@ training state and the values that a loop carries, is put in no order at all: ea
 from and by what becomes of it, again and again until no colour splits any more (partition refinement, as in Moore's
 minimisation of automata). Parts of one colour hold equal values for ever, and two programs with the same colours, one
 round after the last split, compute the same; so a candidate that only renames its state is proven equal.
+
+MLIR's own passes (inline, canonicalize, cse, symbol-dce) do not replace this: they leave independent operations, the
+state and a loop's values in the order in which they were written.
 """
 
 import hashlib

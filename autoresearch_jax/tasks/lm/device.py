@@ -1,9 +1,12 @@
-"""What to run on: the platform that is there, its devices, and the processes that may use them. Loads no JAX."""
+"""What to run on: devices, their peak speed, the variables of a trial's process, how it is started. Loads no JAX."""
 
+import hashlib
 import math
 import os
+import platform
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,15 +14,146 @@ from pathlib import Path
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.faults import variables_for_child
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.tasks.lm.accounting import quota_cpus
-from autoresearch_jax.tasks.lm.clock import WALL
-from autoresearch_jax.tasks.lm.hardware import host_processors
-from autoresearch_jax.tasks.lm.platforms import platform_variables
+from autoresearch_jax.tasks.lm.accounting import WALL, quota_cpus
 from autoresearch_jax.types import Budget, Scalar
 
+# Among a trial's metrics: `reference_machine` where its "reference_seconds" were measured.
+REFERENCE_OF = "reference_of"
+
+# Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
+# T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, but sources differ on
+# their peaks. A name must fit as a whole: an H100 NVL, the GeForce of a laptop and a slice of a GPU (MIG) are not what
+# their names begin with.
+_MEMORY = r"(?: \d+GB)?(?: HBM\d\w*)?"
+_PEAK_TFLOPS = (
+    (r"B200", 2250.0),
+    (rf"G?H200{_MEMORY}", 989.0),
+    (rf"H100{_MEMORY}", 989.0),
+    (r"H100 PCIe", 756.0),
+    (r"A100[- ](?:SXM4|PCIE|80GB)(?:[- ](?:\d+GB|PCIe))?", 312.0),
+    (r"L40S", 362.0),
+    (r"L4", 121.0),
+    (r"T4", 65.0),
+    (r"GeForce RTX 4090", 165.0),
+    (r"GeForce RTX 5090", 210.0),
+    (r"TPU v4", 275.0),
+    (r"TPU v5e|TPU v5 lite", 197.0),
+    (r"TPU v5p?", 459.0),
+    (r"TPU v6e|TPU v6 lite", 918.0),
+    (r"TPU ?7x", 2307.0 / 2),
+)
+
+# glibc then asks for huge pages, of which XLA's large buffers touch far fewer, and keeps what a step frees for the next
+# one. In one arena, because those of threads give memory back whatever the threshold: see docs/performance.md
+GLIBC_TUNABLES = ":".join(
+    (
+        "glibc.malloc.hugetlb=1",
+        "glibc.malloc.mmap_max=0",
+        f"glibc.malloc.trim_threshold={1 << 40}",  # bytes of free memory at the heap's end: more than there is
+        "glibc.malloc.arena_max=1",
+    )
+)
+# A trial has the GPU for itself; XLA takes three quarters of its memory where nobody says more.
+GPU_MEMORY_SHARE = "0.9"
+# XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these.
+# Command buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the
+# compile cache.
+CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communication beside computation
+# Of the programs that train: XLA's CPU backend would use half of AVX-512's vectors (without these it changes nothing).
+# Not of those that judge: other processes compile them again, to compare scores to the last digit.
+CPU_TRAINING_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
+# Of libtpu, which has flags of its own and does not read XLA_FLAGS.
+TPU_MESH_FLAGS = (
+    "--xla_tpu_enable_async_collective_fusion=true",
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "--xla_tpu_overlap_compute_collective_tc=true",
+)
+
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
-TRIAL_WORKER = "autoresearch_jax.tasks.lm.worker"
-WAITING_WORKER = "autoresearch_jax.tasks.lm.waiting"  # the same, but it waits to be told for which trial
+TRIAL_WORKER = ("autoresearch_jax.tasks.lm.worker",)
+STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is told for which trial
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bf16 FLOP/s of one device, None for a device we do not know (and for a CPU, where it must be measured)."""
+    name = re.sub(r"^(NVIDIA|Tesla) ", "", device_kind)
+    for pattern, tflops in _PEAK_TFLOPS:
+        if re.fullmatch(pattern, name, re.IGNORECASE):
+            return tflops * 1e12
+    return None
+
+
+def host_processors() -> str:
+    """Number and model of the processors this process may use: XLA divides work by the one, compiles for the other."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    if features:  # a virtual machine's model name does not tell which instructions there are
+        name += f" with features {hashlib.sha256(features[1].encode()).hexdigest()[:8]}"
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{count} x {name}"
+
+
+def reference_machine() -> str:
+    """What the time of the reference program depends on: the processors, and the JAX that compiles it."""
+    return f"{host_processors()}, jax {version('jax')}"
+
+
+def platform_variables(
+    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
+) -> dict[str, str]:
+    """Variables of a process that runs trials, over those of this one.
+
+    What the user has set stays as it is, but for the platform, the number of a CPU's devices and the compile cache,
+    which flags of ours say.
+
+    Args:
+      platform: "cpu", "cuda" or "tpu".
+      num_devices: of the mesh; a CPU is made to show as many.
+      environment: variables of this process.
+      compile_cache_dir: of XLA's compile cache; None for none.
+    """
+    variables = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
+    if platform == "cpu":
+        device_count = f"--xla_force_host_platform_device_count={num_devices}"
+        variables["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {device_count}".strip()  # the last one counts
+        if "GLIBC_TUNABLES" not in environment and not any(name.startswith("MALLOC_") for name in environment):
+            variables["GLIBC_TUNABLES"] = GLIBC_TUNABLES
+    elif platform == "cuda":
+        variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices > 1 else (), environment)
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = environment.get(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE
+        )
+    elif platform == "tpu":
+        variables |= _flags("LIBTPU_INIT_ARGS", TPU_MESH_FLAGS if num_devices > 1 else (), environment)
+    if compile_cache_dir is not None:
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
+        variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
+    return variables
+
+
+def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Options by which the programs that train are compiled, those left out that the user has set in XLA_FLAGS."""
+    options = CPU_TRAINING_OPTIONS if platform == "cpu" else {}
+    own = _names(environment.get("XLA_FLAGS", ""))
+    return {name: value for name, value in options.items() if f"--{name}" not in own}
+
+
+def _flags(variable: str, flags: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:
+    """A variable with our flags and the user's, whose value wins where both have one."""
+    own = environment.get(variable, "")
+    ours = [flag for flag in flags if not _names(flag) <= _names(own)]
+    text = " ".join([*ours, own]).strip()
+    return {variable: text} if text else {}
+
+
+def _names(flags: str) -> set[str]:
+    """The flags in a variable's text, without their values."""
+    return {flag.partition("=")[0] for flag in flags.split()}
 
 
 class DeviceError(UserError):
@@ -108,7 +242,7 @@ def start_worker(
     *,
     environment: Mapping[str, str],
     compile_cache_dir: Path | None,
-    module: str = TRIAL_WORKER,
+    module: Sequence[str] = TRIAL_WORKER,
 ) -> JsonWorker:
     """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
 
@@ -116,7 +250,7 @@ def start_worker(
     """
     extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
     return JsonWorker(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", *module],
         environment={**environment, **variables_for_child(environment), **extra},
         cwd=log_path.parent,
         log_path=log_path,

@@ -1,8 +1,4 @@
-"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one.
-
-It has the `logits` program, the arrays it reads and the rows of the split; the normalisation, the sum and the byte
-counts are its own. The probes are in `probes.py`.
-"""
+"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one."""
 
 import math
 import time
@@ -14,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.tasks.lm.bits import bits_per_byte, unigram_nats
-from autoresearch_jax.tasks.lm.costs import memory_bytes
+from autoresearch_jax.errors import UserError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.flops import memory_bytes
 from autoresearch_jax.tasks.lm.probes import (
     EVERY_ROW,
     PROBE_SHARE,
@@ -28,8 +24,42 @@ from autoresearch_jax.tasks.lm.probes import (
 from autoresearch_jax.tasks.lm.programs import Programs
 
 
+class EmptySplitError(UserError):
+    """The split holds no text to score."""
+
+
+def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
+    """Bits per byte over the tokens that stand for bytes.
+
+    Args:
+      nats_NxT: negative log-likelihood of each target token, in nats.
+      num_bytes_NxT: bytes each target token stands for; 0 for special tokens, which count on neither side.
+
+    Raises:
+      EmptySplitError: no target token stands for a byte.
+    """
+    total_bytes = int(num_bytes_NxT.sum(dtype=np.int64))
+    if total_bytes == 0:
+        raise EmptySplitError("the split holds no text: run `autoresearch prepare` again")
+    total_nats = float(np.where(num_bytes_NxT > 0, nats_NxT, 0.0).sum(dtype=np.float64))
+    return total_nats / (math.log(2) * total_bytes)
+
+
+def unigram_nats(train_counts_V: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood of each token under its frequency in the training rows, add-one smoothed.
+
+    Args:
+      train_counts_V: how often each token occurs in the training rows.
+
+    Returns:
+      float64[V], nats.
+    """
+    smoothed_V = train_counts_V.astype(np.float64) + 1.0
+    return np.log(smoothed_V.sum()) - np.log(smoothed_V)
+
+
 @dataclass(frozen=True)
-class Verdict:
+class EvalResult:
     """What the judge found.
 
     Attributes:
@@ -88,7 +118,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalSet:
     """What is asked: rows and the facts about their tokens.
 
     Attributes:
@@ -104,7 +134,7 @@ class Exam:
     unigram_nats_V: np.ndarray
 
 
-def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> Exam:
+def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> EvalSet:
     """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for.
 
     Raises:
@@ -113,7 +143,7 @@ def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int |
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:
         rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
-    return Exam(
+    return EvalSet(
         rows_NxT1=rows,
         num_bytes_V=dataset.num_bytes(vocab_size),
         num_bytes_original_V=dataset.num_bytes_original(vocab_size),
@@ -124,13 +154,13 @@ def make_exam(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int |
 def judge(
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
-    exam: Exam,
+    exam: EvalSet,
     *,
     random: np.random.Generator,
     limit_seconds: float = math.inf,
     probe_share: float = PROBE_SHARE,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> Verdict:
+) -> EvalResult:
     """Scores every row and probes the candidate.
 
     Args:
@@ -175,7 +205,7 @@ def judge(
     extra_share = num_extra_batches / num_mixed_batches
     targets_NxT = np.asarray(exam.rows_NxT1[:, 1:])
     num_bytes_NxT = exam.num_bytes_V[targets_NxT]
-    return Verdict(
+    return EvalResult(
         bpb=bits_per_byte(nats_NxT, num_bytes_NxT),
         bpb_original=bits_per_byte(nats_NxT, exam.num_bytes_original_V[targets_NxT]),
         unigram_bpb=bits_per_byte(exam.unigram_nats_V[targets_NxT], num_bytes_NxT),
@@ -193,11 +223,11 @@ def judge_within_memory(
     mesh: Mesh,
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
-    exam: Exam,
+    exam: EvalSet,
     on_progress: Callable[[float], None] = lambda share: None,
     limit_seconds: float = math.inf,
     probe_share: float = PROBE_SHARE,
-) -> Verdict:
+) -> EvalResult:
     """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
     while True:
         try:

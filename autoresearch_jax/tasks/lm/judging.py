@@ -1,24 +1,47 @@
-"""The last part of a trial: what was trained is judged, within limits of memory and time, by the scrutiny asked for."""
+"""The judging of a trial, after training or again from its snapshot; and the phases and figures that a trial notes."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from autoresearch_jax.tasks.lm.costs import TooCostlyError, check_memory
+from autoresearch_jax.files import sha256_of_file
+from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.judge import Exam, Scorer, Verdict, judge_within_memory, make_exam, smaller_scorer
-from autoresearch_jax.tasks.lm.messages import JUDGE, JUDGE_HOLDOUT, MeasureRequest
-from autoresearch_jax.tasks.lm.phases import Phases
+from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
+from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
+from autoresearch_jax.tasks.lm.flops import TooCostlyError, check_memory
+from autoresearch_jax.tasks.lm.integrity import (
+    METRICS,
+    SNAPSHOT_SHA256,
+    SnapshotError,
+    UnfitSnapshotError,
+    load_manifest,
+    snapshot_differences,
+)
+from autoresearch_jax.tasks.lm.judge import (
+    EvalResult,
+    EvalSet,
+    Scorer,
+    is_out_of_memory,
+    judge_within_memory,
+    load_eval_set,
+    smaller_scorer,
+)
 from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
-from autoresearch_jax.tasks.lm.programs import Programs, load_programs
-from autoresearch_jax.types import HOLDOUT_SCORE, Scrutiny
+from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
+from autoresearch_jax.types import HOLDOUT_SCORE, Scalar, Scrutiny, Status
 
-# Judging may take this many times as long a token as training did, lest `logits` be used to train: a forward pass
-# alone takes a third of a step. No batch may take more than this share of training, since a tiny training batch makes
-# its tokens slow, and each judged batch has to begin anew. A short judging is free, as a short `init` is.
+# Judging may take this many times as long a token as training did, so that `logits` cannot do the work of `step`: a
+# forward pass takes a third of a step. No batch may take more than this share of training, since a tiny training batch
+# makes its tokens slow, and each judged batch has to begin anew. A short judging is free, as a short `init` is.
 JUDGE_SLOWDOWN = 3.0
 MAX_BATCH_SHARE = 0.1
 LOGIT_BYTES = 4  # of one, in float32
@@ -26,15 +49,85 @@ LOGIT_BYTES = 4  # of one, in float32
 # rows of 256 tokens with a vocabulary of 2048 the former took 0.82 of the processors' time (2 cores of an AMD EPYC).
 CPU_LOGITS_BYTES = 16 << 20
 
+Emit = Callable[[dict[str, Any]], None]
+
+
+class TrialFailedError(Exception):
+    """The candidate failed in a way that is a status, not a mistake of ours."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Blames the candidate for any error that JAX raises while it compiles; XLA's own errors pass."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        raise
+    except Exception as error:
+        reason = f"its programs cannot be compiled: {type(error).__name__}: {quoted(str(error))}"
+        raise TrialFailedError(Status.CRASH, reason) from error
+
+
+class Phases:
+    """The phases of a trial, each timed, with the figures found so far.
+
+    Attributes:
+      emit: told of each phase's beginning, and of progress in it.
+      metrics: figures by name.
+      snapshot: folder of the snapshot, once there is one.
+    """
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.metrics: dict[str, Scalar] = {}
+        self.snapshot: str | None = None
+        self._start = time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        """Begins a phase."""
+        self._start = time.monotonic()
+        self.emit({"event": "phase", "phase": phase})
+
+    def leave(self, phase: str) -> None:
+        """Notes how long the present phase has taken so far."""
+        self.metrics[f"{phase.replace(' ', '_')}_seconds"] = time.monotonic() - self._start
+
+    def answer(self, run: Callable[[], EvalResult]) -> dict[str, Any]:
+        """Runs a trial; returns status, value, error, snapshot and metrics as `Measurement` has them."""
+        try:
+            return self._answer(Status.OK, run().bpb, None)
+        except TrialFailedError as error:
+            return self._answer(error.status, None, str(error))
+        except InvalidCandidateError as error:
+            return self._answer(Status.INVALID, None, str(error))
+        except (BatchShapeError, TooCostlyError) as error:
+            return self._answer(Status.REJECTED, None, str(error))
+        except jax.errors.JaxRuntimeError as error:  # it may quote names of the candidate's
+            reason = quoted(next(iter(str(error).splitlines()), ""))
+            return self._answer(Status.OOM if is_out_of_memory(error) else Status.CRASH, None, f"XLA says: {reason}")
+
+    def _answer(self, status: Status, value: float | None, error: str | None) -> dict[str, Any]:
+        return {
+            "status": str(status),
+            "value": value,
+            "error": error,
+            "snapshot": self.snapshot,
+            "metrics": self.metrics,
+        }
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave, as far as judging goes by it.
+    """The result of training, as far as judging depends on it.
 
     Attributes:
       read_leaves: the arrays that `logits` reads.
       seconds: that training took by the wall clock, as judging is timed.
-      num_tokens: it was made from.
+      num_tokens: trained on.
     """
 
     read_leaves: Sequence[jax.Array]
@@ -46,7 +139,7 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
     """The programs of a trial and its dataset, with the vocabulary that they want.
 
     Raises:
-      ProgramError: the programs break a rule.
+      BadProgramError: the programs break a rule.
       RuntimeError: they are not those that were checked.
       DatasetError: the dataset is not there, or has no such vocabulary.
     """
@@ -60,7 +153,7 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
 
 
 def first_batch_rows(sizes: Iterable[int], platform: str, row_bytes: int) -> int:
-    """Rows of the batches to judge with, if the memory allows: as many as can be, on a CPU as many as its caches hold.
+    """Rows of the batches to judge with, if the memory allows: the most there are, on a CPU the most its caches hold.
 
     Args:
       sizes: to choose from.
@@ -85,10 +178,10 @@ class Judging:
         self._request = request
         self._programs = programs
         self._mesh = mesh
-        self._exam = make_exam(dataset, programs.vocab_size, request.split, request.judge_tokens)
+        self._eval_set = load_eval_set(dataset, programs.vocab_size, request.split, request.judge_tokens)
         self._holdout = None
         if request.scrutiny is Scrutiny.AUDIT:
-            self._holdout = make_exam(dataset, programs.vocab_size, "holdout", request.judge_tokens)
+            self._holdout = load_eval_set(dataset, programs.vocab_size, "holdout", request.judge_tokens)
 
     def compile(self) -> Scorer:
         """The scorer for the batch to begin with, whether it fits into the memory or not."""
@@ -120,21 +213,21 @@ class Judging:
             {name: size and size * sharing for name, size in needed.items()}, self._request.device_memory_bytes
         )
 
-    def judge(self, scorer: Scorer, trained: Trained, phases: Phases) -> Verdict:
+    def judge(self, scorer: Scorer, trained: Trained, phases: Phases) -> EvalResult:
         """Judges the split, and for an audit the holdout; notes what else is found.
 
         Raises:
           InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
         """
-        verdict = self._judge(scorer, trained, phases, JUDGE, self._exam)
+        result = self._judge(scorer, trained, phases, JUDGE, self._eval_set)
         phases.metrics.update(
-            val_bpb_original=verdict.bpb_original,
-            unigram_bpb=verdict.unigram_bpb,
-            probe_seconds=verdict.probe_seconds,
-            num_probes=verdict.num_probes,
-            worst_probe_nats=verdict.worst_probe,
-            judge_batch_rows=verdict.batch_rows,
-            judge_tokens=verdict.num_tokens,
+            val_bpb_original=result.bpb_original,
+            unigram_bpb=result.unigram_bpb,
+            probe_seconds=result.probe_seconds,
+            num_probes=result.num_probes,
+            worst_probe_nats=result.worst_probe,
+            judge_batch_rows=result.batch_rows,
+            judge_tokens=result.num_tokens,
         )
         if self._holdout is not None:
             try:
@@ -142,26 +235,82 @@ class Judging:
             except InvalidCandidateError as error:
                 raise InvalidCandidateError(f"on the holdout: {error}") from error
             phases.metrics[HOLDOUT_SCORE] = score
-        return verdict
+        return result
 
-    def _judge(self, scorer: Scorer, trained: Trained, phases: Phases, phase: str, exam: Exam) -> Verdict:
+    def _judge(self, scorer: Scorer, trained: Trained, phases: Phases, phase: str, eval_set: EvalSet) -> EvalResult:
         phases.enter(phase)
-
-        def report(share: float) -> None:
-            phases.emit({"event": "progress", "phase": phase, "share": share})
-
-        trained_as_long = trained.seconds / trained.num_tokens * exam.rows_NxT1[:, 1:].size
-        num_batches = -(-len(exam.rows_NxT1) // scorer.batch_rows)
+        trained_as_long = trained.seconds / trained.num_tokens * eval_set.rows_NxT1[:, 1:].size
+        num_batches = -(-len(eval_set.rows_NxT1) // scorer.batch_rows)
         most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * trained.seconds * num_batches)
-        verdict = judge_within_memory(
+        result = judge_within_memory(
             self._programs,
             self._mesh,
             scorer,
             trained.read_leaves,
-            exam,
-            report,
+            eval_set,
+            lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
             limit_seconds=max(self._request.free_judge_seconds, most),
             probe_share=PROBE_SHARE if self._request.scrutiny is Scrutiny.SEARCH else EVERY_ROW,
         )
         phases.leave(phase)
-        return verdict
+        return result
+
+
+def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
+    """Judges the snapshot of a trial that was cut short after it was written; nothing is trained.
+
+    Returns what `measure` returns. Score and metrics are those of a trial that was not cut short, but for the times of
+    judging; "snapshot_seconds" is None, since it was not recorded.
+
+    Raises:
+      UnfitSnapshotError: the snapshot is damaged, or belongs to another trial.
+    """
+    phases = Phases(emit)
+
+    def run() -> EvalResult:
+        phases.enter("startup")
+        programs, dataset = open_trial(request)
+        mesh = make_mesh(programs.mesh_axes)
+        judging = Judging(request, programs, mesh, dataset)
+        phases.enter(SNAPSHOT)
+        trained = _load_trained(request, mesh, phases)
+        phases.enter("compile")
+        with compiling():
+            scorer = judging.compile()
+        return judging.judge(judging.fitting(scorer), trained, phases)
+
+    return phases.answer(run)
+
+
+def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Trained:
+    """The arrays and metrics of this trial's snapshot; nothing is deserialised before its hash was compared."""
+    folder = Path(request.snapshot_dir)
+    try:
+        manifest = load_manifest(folder)
+        if differences := _other_facts(request, manifest) or snapshot_differences(folder, manifest):
+            raise UnfitSnapshotError(f"{folder}: {differences[0]}")
+        read_leaves = load_snapshot(folder, mesh).read_leaves
+    except SnapshotError as error:
+        raise UnfitSnapshotError(str(error)) from error
+    metrics = manifest[METRICS]
+    phases.snapshot = request.snapshot_dir
+    phases.metrics.update({**metrics, SNAPSHOT_SHA256: sha256_of_file(folder / MANIFEST), "snapshot_seconds": None})
+    return Trained(read_leaves, metrics["wall_seconds"], metrics["num_tokens"])
+
+
+def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[str]:
+    """A line for each fact of a manifest that is not as this trial would have written it."""
+    facts = {
+        "program_hash": request.program_hash,
+        "seed": request.seed,
+        "split": request.split,
+        "judge_tokens": request.judge_tokens,
+        "made_with": made_with(),
+        **request.facts,
+    }
+    found = [
+        f"{name} {manifest.get(name)}, of this trial {value}: it is of another trial"
+        for name, value in facts.items()
+        if manifest.get(name) != value
+    ]
+    return found if METRICS in manifest else [*found, "it does not tell what was measured before it was written"]

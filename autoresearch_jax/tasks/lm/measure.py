@@ -13,25 +13,28 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.tasks.lm.accounting import AccountingError, LinuxAccounting
-from autoresearch_jax.tasks.lm.clock import ATTENDED, AttendedClock, Clock, WallClock
-from autoresearch_jax.tasks.lm.compiles import CompileWatch
-from autoresearch_jax.tasks.lm.costs import check_steps, flops, memory_bytes, predict_steps
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, AccountingError, LinuxAccounting
+from autoresearch_jax.tasks.lm.clock import AttendedClock, Clock, Reference, WallClock, wait_for_rest
+from autoresearch_jax.tasks.lm.config import SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
-from autoresearch_jax.tasks.lm.hardware import REFERENCE_OF, reference_machine
-from autoresearch_jax.tasks.lm.judge import Scorer, Verdict
-from autoresearch_jax.tasks.lm.judging import Judging, Trained, open_trial
-from autoresearch_jax.tasks.lm.messages import SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
+from autoresearch_jax.tasks.lm.flops import (
+    check_steps,
+    flops,
+    memory_bytes,
+    mesh_peak_flops,
+    predict_steps,
+    product_flops,
+)
+from autoresearch_jax.tasks.lm.integrity import METRICS
+from autoresearch_jax.tasks.lm.judge import EvalResult, Scorer
+from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, Trained, TrialFailedError, compiling, open_trial
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
-from autoresearch_jax.tasks.lm.phases import Emit, Phases, TrialFailedError, compiling
-from autoresearch_jax.tasks.lm.products import product_flops
-from autoresearch_jax.tasks.lm.programs import Programs, StepProgram, compile_program
-from autoresearch_jax.tasks.lm.reference import Reference, wait_for_rest
-from autoresearch_jax.tasks.lm.snapshot import METRICS, save_snapshot
-from autoresearch_jax.tasks.lm.speed import mesh_peak_flops
+from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
+from autoresearch_jax.tasks.lm.snapshot import save_snapshot
 from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
@@ -51,13 +54,6 @@ FREE_OVERRUN_SECONDS = 2.0
 MAX_OVERRUN_STEPS = 1.5
 LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
-
-
-def make_mesh(axes: dict[str, int]) -> Mesh:
-    """A mesh over this process's devices; axis types are Auto, since `jax.make_mesh` defaults to explicit ones."""
-    size = int(np.prod(list(axes.values())))
-    devices = jax.devices()[:size]
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
 
 
 def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
@@ -85,7 +81,7 @@ class _Trial:
         self.reference_seconds = math.nan
         self.accounting: LinuxAccounting | None = None
 
-    def run(self) -> Verdict:
+    def run(self) -> EvalResult:
         request = self.request
         self.phases.enter("startup")
         programs, dataset = open_trial(request)

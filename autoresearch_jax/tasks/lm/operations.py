@@ -1,5 +1,6 @@
-"""Reads the StableHLO of one traced program and checks every operation in it: what it calls, what it embeds."""
+"""Checks every operation of a traced StableHLO program: what it calls, what it embeds, what its kernels ask for."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -11,7 +12,21 @@ from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import chlo, sdy, stablehlo
 
 from autoresearch_jax.sanitize import quoted
-from autoresearch_jax.tasks.lm.kernel_settings import TPU_KERNEL, refused_settings
+
+TPU_KERNEL = "tpu_custom_call"
+_CONFIG = "custom_call_config"
+# Those of jax 0.10.2 and 0.12 that say how much a kernel takes and where its arrays lie. Not among them: to leave out
+# the checks of bounds and of semaphores, to speak with other devices, to start before they do, and flags by name.
+_ALLOWED = frozenset(
+    (_CONFIG, "sparse_core_config", "device_type", "scoped_memory_configs", "megachip_parallelism_config")
+)
+_ALLOWED_IN_CONFIG = frozenset(
+    (
+        *("body", "serialization_format", "debug_locations", "cost_estimate", "needs_hlo_passes"),
+        *("needs_layout_passes", "shape_invariant_numerics", "allow_input_fusion", "internal_scratch_in_bytes"),
+        *("output_memory_space_colors", "input_memory_space_colors"),
+    )
+)
 
 _PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
 # Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
@@ -43,6 +58,26 @@ _NUMBER_LISTS = (
     *(ir.DenseF32ArrayAttr, ir.DenseF64ArrayAttr),
 )
 MAX_NAMED_CALLS = 5  # in a message
+
+
+def refused_settings(payload: bytes) -> set[str]:
+    """Names of the settings that a kernel must not have, or does not have in any JAX we know."""
+    try:
+        settings = json.loads(payload, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError):
+        return {"settings that are no JSON"}
+    config = settings.get(_CONFIG) if isinstance(settings, dict) else None
+    if not isinstance(config, dict):
+        return {f"settings without {_CONFIG}"}
+    return (settings.keys() - _ALLOWED) | (config.keys() - _ALLOWED_IN_CONFIG)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a key that comes twice would be read by us and by XLA as it pleases each."""
+    settings = dict(pairs)
+    if len(settings) < len(pairs):
+        raise ValueError("a key comes twice")
+    return settings
 
 
 class OperationError(Exception):

@@ -1,25 +1,198 @@
-"""From a training file's text to a candidate: traced in the sandbox, its programs checked by our own. Loads no JAX."""
+"""From a training file's text to checked programs: the sandboxed trace and what is taken from it. Loads no JAX."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import os
+import re
+import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.sandbox.sandbox import remove_tree
+from autoresearch_jax.files import disk_error, disk_error_of_trace
+from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
+from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree
 from autoresearch_jax.sandbox.scratch import scratch_folder
-from autoresearch_jax.tasks.lm.disk_faults import disk_error, disk_error_of_trace
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
-from autoresearch_jax.tasks.lm.tracer import run_trace
+from autoresearch_jax.sanitize import clean_block, fenced, quoted
+from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import Candidate, CandidateRejected, Status
 
+MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's are 2 MiB
+MAX_FAILURE_BYTES = 1 << 16
+MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
+
+# What `trace.py` writes; anything else that lies there is left where it is.
+_PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{1,6})\.export")
+_FAILURE_FILE = "failure.json"
+_MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
+_FRAME = '  File "'  # of Python's traceback; its lines of source are indented further
+_NOBODYS_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
+_JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
+_STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
+
 # Rows on each data-parallel device; the judge begins with the one that suits the device (see `judging.py`).
 JUDGE_BATCH_ROWS = (32, 8, 2)
+
+
+class FileRefusedError(Exception):
+    """What the trace left is not what may be taken; one line that tells which."""
+
+
+def run_trace(
+    request: Mapping[str, Any],
+    out_dir: Path,
+    *,
+    sandbox: Sandbox,
+    limits: Limits,
+    environment: Mapping[str, str],
+    log_path: Path,
+    stop: threading.Event | None = None,
+) -> None:
+    """Runs the candidate's Python, once, in the sandbox, and copies the programs it wrote.
+
+    Args:
+      request: see `trace.py`; "source" lies in a folder of its own, the only one that the candidate can write to.
+      out_dir: an empty folder for the copies, elsewhere.
+      sandbox: where it runs.
+      limits: what it may use.
+      environment: variables of this process, of which the trace gets an allow-listed few.
+      log_path: for its output, written anew.
+      stop: ends it when it is set.
+
+    Raises:
+      CandidateRejected: there are no programs, and why.
+      SandboxError: it was stopped, or the supervisor failed.
+    """
+    scratch = Path(request["source"]).parent
+    request_path, written = scratch / "request.json", scratch / "programs"
+    request_path.write_text(json.dumps(request))
+    written.mkdir()
+    log_path.unlink(missing_ok=True)  # of an earlier try: its errors are not this one's
+    outcome = sandbox.run_python(
+        ["-m", "autoresearch_jax.tasks.lm.trace", str(request_path), str(written)],
+        scratch=scratch,
+        environment=environment,
+        log_path=log_path,
+        limits=limits,
+        stop=stop,
+        variables={
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
+            # a TPU's kernels carry places in source files in their payload, of which equal programs must not differ
+            "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+        },
+    )
+    _clean(log_path)
+    if outcome.broken_limit is not None:
+        status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
+        raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path, scratch))
+    if outcome.returncode != 0:
+        raise _rejection(written, outcome, log_path, scratch, confined=sandbox.level is not Level.LIMITS)
+    try:
+        collect_programs(written, out_dir)
+    except FileRefusedError as error:
+        raise CandidateRejected(Status.REJECTED, str(error), _tail(log_path, scratch)) from error
+    if not (out_dir / "signature.json").exists():
+        raise CandidateRejected(
+            Status.CRASH, "the trace ended before it had written its programs", _tail(log_path, scratch)
+        )
+
+
+def collect_programs(written: Path, out_dir: Path) -> None:
+    """Copies the programs out of a folder that a candidate could write to; nothing works in it any more.
+
+    Raises:
+      FileRefusedError: one of them is a link, a device or a pipe, or they are too large together.
+    """
+    room = MAX_PROGRAM_BYTES
+    with _open_folder(written) as folder:
+        for name in sorted(os.listdir(folder)):
+            if _PROGRAM_FILE.fullmatch(name):
+                data = _read_regular(name, folder, room)
+                room -= len(data)
+                (out_dir / name).write_bytes(data)
+
+
+@contextlib.contextmanager
+def _open_folder(path: Path) -> Iterator[int]:
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise FileRefusedError(f"the trace left no folder of programs: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
+    """A file's bytes, if it is one: opening must neither follow a link nor wait for a pipe's other end."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError as error:
+        raise FileRefusedError(f"the trace's {name} cannot be read: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise FileRefusedError(f"the trace's {name} is no regular file")
+        if status.st_size > max_bytes:
+            raise FileRefusedError(f"the trace's programs are larger than {MAX_PROGRAM_BYTES / MEBIBYTE:.0f} MiB")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _rejection(written: Path, outcome: Outcome, log_path: Path, scratch: Path, confined: bool) -> CandidateRejected:
+    """What the failed trace says of itself, which is the candidate's word: data, not truth."""
+    try:
+        with _open_folder(written) as folder:
+            failure = json.loads(_read_regular(_FAILURE_FILE, folder, MAX_FAILURE_BYTES))
+        crashed, words = bool(failure["kept_contract"]), quoted(str(failure["reason"]))
+        label = "the training file failed, in its own words" if crashed else "the contract is not kept"
+        status = Status.CRASH if crashed else Status.REJECTED
+        hint = "; in the sandbox it finds no file but its own" if confined and _MISSED_FILE.search(words) else ""
+        return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path, scratch))
+    except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
+        assert outcome.returncode is not None
+        return CandidateRejected(
+            Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path, scratch)
+        )
+
+
+def _clean(log_path: Path) -> None:
+    """Makes a log safe to look at in a terminal."""
+    text = log_path.read_bytes().decode("utf-8", errors="replace")
+    partial = log_path.with_name(f"{log_path.name}.partial")
+    partial.write_text(clean_block(text, limit=len(text)) + "\n", encoding="utf-8")
+    partial.replace(log_path)
+
+
+def _tail(path: Path, scratch: Path) -> str | None:
+    """The end of the trace's log for whoever wrote the candidate."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    lines = [line.replace(f"{scratch}/", "") for line in _without_our_frames(text.splitlines())]
+    return fenced("the trace's log", "\n".join(lines), MAX_LOG_BYTES)
+
+
+def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a log without the harness's own frames of a traceback, and without JAX's note on those of its own."""
+    is_ours = False
+    for line in lines:
+        if line.startswith(_FRAME):
+            is_ours = any(words in line for words in _NOBODYS_FRAMES)
+        elif not line.startswith("    "):
+            is_ours = False
+        if not is_ours and not _JAX_NOTE.match(line):
+            yield line
 
 
 def prepare_candidate(

@@ -4,26 +4,34 @@ import itertools
 import json
 import math
 import os
+import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax import export
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
-from autoresearch_jax.sanitize import quoted
-from autoresearch_jax.tasks.lm.canonical import Dataflow, TooManyOperationsError, digest, refine
-from autoresearch_jax.tasks.lm.caps import Caps
+from autoresearch_jax.files import disk_error
+from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.tasks.lm.canonical import HASH_VERSION, Dataflow, TooManyOperationsError, digest, refine
+from autoresearch_jax.tasks.lm.config import Caps
+from autoresearch_jax.tasks.lm.device import training_options
 from autoresearch_jax.tasks.lm.operations import (
     ALLOWED_CUSTOM_CALLS,
     OperationError,
     check_operations,
     stablehlo_module,
 )
-from autoresearch_jax.tasks.lm.platforms import training_options
 from autoresearch_jax.tasks.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
+from autoresearch_jax.types import HASHED_BY
+
+_ASKED = "/jax/core/compile/backend_compile_duration"  # for what is found in the cache, too
+_FOUND = "/jax/compilation_cache/cache_hits"
 
 # What every backend computes with and Orbax saves; 64 bits would need another mode of JAX.
 _INTEGERS = ("bool", "int4", "int8", "int16", "int32", "uint8", "uint16", "uint32")
@@ -32,7 +40,45 @@ STATE_DTYPES = (*_INTEGERS, *_FLOATS)
 MAX_MODEL_FLOPS = 1e18  # a token
 
 
-class ProgramError(Exception):
+class CompileWatch:
+    """Counts while it is entered; in all threads, since programs are compiled in several.
+
+    Attributes:
+      asked: programs that XLA was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._found = 0
+        self._counting = False
+        self._lock = threading.Lock()
+
+    @property
+    def compiled(self) -> int:
+        """Those that were not in the persistent cache."""
+        return self.asked - self._found
+
+    def __enter__(self) -> "CompileWatch":
+        self._counting = True
+        jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
+        jax.monitoring.register_event_listener(self._hear)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._counting = False  # listeners cannot be taken away one by one
+
+    def _hear_duration(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event == _ASKED:
+            with self._lock:
+                self.asked += self._counting
+
+    def _hear(self, event: str, **kwargs: Any) -> None:
+        if event == _FOUND:
+            with self._lock:
+                self._found += self._counting
+
+
+class BadProgramError(Exception):
     """The traced programs break a rule; one line that tells which, for people and proposers."""
 
 
@@ -95,7 +141,7 @@ def load_programs(folder: Path) -> Programs:
     """Reads and checks what `trace.py` wrote.
 
     Raises:
-      ProgramError: something breaks a rule.
+      BadProgramError: something breaks a rule.
     """
     try:
         signature = json.loads((folder / SIGNATURE_FILE).read_text())
@@ -123,35 +169,70 @@ def load_programs(folder: Path) -> Programs:
             program_hash="",
         )
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ProgramError(f"the traced programs cannot be read: {type(error).__name__}: {error}") from error
+        raise BadProgramError(f"the traced programs cannot be read: {type(error).__name__}: {error}") from error
     if platform not in ALLOWED_CUSTOM_CALLS:
-        raise ProgramError(f"the programs are for the unknown platform {quoted(platform, 20)}")
+        raise BadProgramError(f"the programs are for the unknown platform {quoted(platform, 20)}")
     _check_signatures(programs)
     try:
         constant_bytes, program_hash = _read_operations(programs)
     except TooManyOperationsError as error:
-        raise ProgramError(f"a program is too large: {error}, all calls counted") from error
+        raise BadProgramError(f"a program is too large: {error}, all calls counted") from error
     return replace(programs, constant_bytes=constant_bytes, program_hash=program_hash)
+
+
+def check_traced(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any]:
+    """The event that says whether traced programs are accepted: their hash and facts, or the reason of a rejection."""
+    try:
+        programs = load_programs(folder)
+        check_asked(programs, request, caps)
+    except BadProgramError as error:
+        return {"event": "rejected", "reason": clean_line(str(error))}
+    except Exception as error:  # files may be made to fail in ways that nothing here names
+        if disk_error(error) is not None:
+            raise
+        traceback.print_exc()
+        reason = f"the traced programs cannot be read: {type(error).__name__}: {quoted(str(error))}"
+        return {"event": "rejected", "reason": reason}
+    rows, length = programs.steps[0].batch_shape
+    return {
+        "event": "checked",
+        "program_hash": programs.program_hash,
+        "facts": {
+            HASHED_BY: f"{HASH_VERSION}, jax {jax.__version__}",
+            "num_params": programs.num_params,
+            "vocab_size": programs.vocab_size,
+            "state_bytes": programs.state_bytes,
+            "constant_bytes": programs.constant_bytes,
+            "batch_tokens": rows * (length - 1),
+        },
+    }
 
 
 def check_asked(programs: Programs, request: Mapping[str, Any], caps: Caps) -> None:
     """Checks that the programs are for what `trace.py` was asked for, and within the caps.
 
     Raises:
-      ProgramError: they are not.
+      BadProgramError: they are not.
     """
     task = request["task"]
     asked = (task["platform"], request["mesh"], task["sequence_length"], sorted(request["judge_batch_sizes"]))
     made = (programs.platform, programs.mesh_axes, programs.sequence_length, sorted(programs.logits))
     if made != asked:
-        raise ProgramError(f"the programs are for platform, mesh, length and batches {made}, asked for was {asked}")
+        raise BadProgramError(f"the programs are for platform, mesh, length and batches {made}, asked for was {asked}")
     if programs.vocab_size not in task["vocab_sizes"]:
-        raise ProgramError(f"vocab_size {programs.vocab_size} is not offered by the dataset")
+        raise BadProgramError(f"vocab_size {programs.vocab_size} is not offered by the dataset")
     if programs.constant_bytes > caps.constant_bytes:
-        raise ProgramError(
+        raise BadProgramError(
             f"the programs embed {programs.constant_bytes:,} bytes of constants, more than {caps.constant_bytes:,}: "
             "compute arrays inside the functions, from few numbers"
         )
+
+
+def make_mesh(axes: dict[str, int]) -> Mesh:
+    """A mesh over this process's devices; axis types are Auto, since `jax.make_mesh` defaults to explicit ones."""
+    size = int(np.prod(list(axes.values())))
+    devices = jax.devices()[:size]
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
@@ -175,7 +256,7 @@ def _read(folder: Path, name: str) -> export.Exported:
     try:
         return export.deserialize(data)
     except Exception as error:  # a damaged file fails inside flatbuffers, in more ways than anybody lists
-        raise ProgramError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise BadProgramError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _named(programs: Programs) -> Iterator[tuple[str, export.Exported]]:
@@ -187,32 +268,32 @@ def _named(programs: Programs) -> Iterator[tuple[str, export.Exported]]:
 
 
 def _check_signatures(programs: Programs) -> None:
-    """Raises ProgramError unless the programs fit each other and the shapes they claim."""
+    """Raises BadProgramError unless the programs fit each other and the shapes they claim."""
     leaves = _shapes(programs.init.out_avals)
     if len(programs.leaf_names) != len(leaves) or not set(programs.read_leaves) <= set(range(len(leaves))):
-        raise ProgramError("the signature does not fit the programs: the leaves of the state differ")
+        raise BadProgramError("the signature does not fit the programs: the leaves of the state differ")
     if not programs.steps or not programs.logits:
-        raise ProgramError("the programs lack a `step` or `logits`")
+        raise BadProgramError("the programs lack a `step` or `logits`")
     begins = [step.from_progress for step in programs.steps]
     if begins[0] != 0 or not all(before < begin < 1 for before, begin in itertools.pairwise(begins)):
-        raise ProgramError(f"the phases begin at {begins}, not at rising progress from 0 to below 1")
+        raise BadProgramError(f"the phases begin at {begins}, not at rising progress from 0 to below 1")
     num_devices = math.prod(programs.mesh_axes.values())
     for name, exported in _named(programs):
         if exported.platforms != (programs.platform,) or exported.nr_devices != num_devices:
             made = f"{exported.nr_devices} devices of {', '.join(exported.platforms)}"
-            raise ProgramError(f"`{name}` is for {made}, not for {num_devices} of {programs.platform}")
+            raise BadProgramError(f"`{name}` is for {made}, not for {num_devices} of {programs.platform}")
         if not all(isinstance(size, int) for aval in (*exported.in_avals, *exported.out_avals) for size in aval.shape):
-            raise ProgramError(f"`{name}` has shapes that are not numbers")
+            raise BadProgramError(f"`{name}` has shapes that are not numbers")
     _check_dtypes(programs)
     _check_program("init", programs.init, "([2]uint32)", "([" + ",".join(leaves) + "])")
     state = "[" + ",".join(leaves) + "]"
     for step in programs.steps:
         rows, length = step.batch_shape
         if "loss" not in step.metrics or len(set(step.metrics)) != len(step.metrics):
-            raise ProgramError('`step` returns no metric "loss", or one name twice')
+            raise BadProgramError('`step` returns no metric "loss", or one name twice')
         for metric in step.metrics:
             if not METRIC_NAME.fullmatch(metric):
-                raise ProgramError(f"a metric of `step` is called {quoted(metric, 80)}: {METRIC_NAME_RULE}")
+                raise BadProgramError(f"a metric of `step` is called {quoted(metric, 80)}: {METRIC_NAME_RULE}")
         metrics = "[" + ",".join("[]float32" for _ in step.metrics) + "]"
         inputs = f"({state},[{rows},{length}]int32,[]float32)"
         _check_program("step", step.exported, inputs, f"({state},{metrics})")
@@ -221,17 +302,17 @@ def _check_signatures(programs: Programs) -> None:
         shape = (rows, programs.sequence_length, programs.vocab_size)
         dtype = exported.out_avals[0].dtype if exported.out_avals else None
         if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-            raise ProgramError(f"`logits` returns {dtype}, not a floating point array")
+            raise BadProgramError(f"`logits` returns {dtype}, not a floating point array")
         inputs = f"({read},[{rows},{programs.sequence_length}]int32)"
         _check_program("logits", exported, inputs, f"({_shape_words(shape, dtype)})")
 
 
 def _check_dtypes(programs: Programs) -> None:
-    """Raises ProgramError for a part of the state that cannot be computed with, or saved, everywhere."""
+    """Raises BadProgramError for a part of the state that cannot be computed with, or saved, everywhere."""
     for name, aval in zip(programs.leaf_names, programs.init.out_avals, strict=True):
         if str(aval.dtype) not in STATE_DTYPES:
             allowed = ", ".join(STATE_DTYPES)
-            raise ProgramError(f"the state's {quoted(name, 80)} has dtype {aval.dtype}: use one of {allowed}")
+            raise BadProgramError(f"the state's {quoted(name, 80)} has dtype {aval.dtype}: use one of {allowed}")
 
 
 def _check_program(name: str, exported: export.Exported, inputs: str, outputs: str) -> None:
@@ -239,9 +320,9 @@ def _check_program(name: str, exported: export.Exported, inputs: str, outputs: s
     results = jax.tree.unflatten(exported.out_tree, _shapes(exported.out_avals))
     is_sequence = isinstance(results, tuple)
     if kwargs or _structure(args) != inputs or _structure(results if is_sequence else (results,)) != outputs:
-        raise ProgramError(f"`{name}` has not the signature ({inputs}) -> ({outputs})")
+        raise BadProgramError(f"`{name}` has not the signature ({inputs}) -> ({outputs})")
     if exported.ordered_effects or exported.unordered_effects:
-        raise ProgramError(f"`{name}` has side effects: programs must be pure")
+        raise BadProgramError(f"`{name}` has side effects: programs must be pure")
 
 
 def _structure(tree: Any) -> str:
@@ -270,7 +351,7 @@ def _read_operations(programs: Programs) -> tuple[int, str]:
                 sizes.append(check_operations(module, programs.platform))
                 flows.append(Dataflow(module))
         except OperationError as error:
-            raise ProgramError(f"`{name}`: {error}") from error
+            raise BadProgramError(f"`{name}`: {error}") from error
     num_steps = len(programs.steps)
     # `logits` is one function, traced for several sizes of a batch
     constant_bytes = sum(sizes[: 1 + num_steps]) + max(sizes[1 + num_steps :])

@@ -1,33 +1,26 @@
-"""A snapshot: what `logits` reads, saved with Orbax, with the programs and all it takes to score it years later."""
+"""A snapshot: what `logits` reads, saved with Orbax, with the programs; and text sampled from it."""
 
-import json
+import contextlib
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from autoresearch_jax.errors import UserError
-from autoresearch_jax.files import partial_folder, sha256_of_file, write_json
+from autoresearch_jax.files import disk_error_of_storage, partial_folder, sha256_of_file, write_json
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
-from autoresearch_jax.tasks.lm.data.manifest import MANIFEST, FileEntry
-from autoresearch_jax.tasks.lm.disk_faults import disk_error_of_storage
-from autoresearch_jax.tasks.lm.hardware import host_processors
-from autoresearch_jax.tasks.lm.inventory import RESTORE, inventory_differences, take_inventory
-from autoresearch_jax.tasks.lm.programs import ProgramError, Programs, load_programs
-
-FORMAT_VERSION = 2  # the first one listed no files
-METRICS = "metrics"  # in the manifest: what was known of the trial when it was written
-
-
-class SnapshotError(UserError):
-    """The snapshot is missing or damaged; the message names the file."""
+from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
+from autoresearch_jax.tasks.lm.device import host_processors
+from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError, load_manifest, take_inventory
+from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 
 
 @dataclass(frozen=True)
@@ -118,47 +111,6 @@ def made_with() -> dict[str, str]:
     return machine | ({"processors": host_processors()} if device.platform == "cpu" else {})
 
 
-def snapshot_differences(folder: Path, manifest: Mapping[str, Any]) -> list[str] | None:
-    """A line for each file of a snapshot that is missing, changed or does not belong there; nothing is deserialised.
-
-    Args:
-      folder: of the snapshot.
-      manifest: from `load_manifest`; None is returned for one of format 1, which lists no files.
-
-    Raises:
-      SnapshotError: the list is damaged.
-    """
-    if manifest["format_version"] < 2:
-        return None
-    try:
-        files = {str(name): FileEntry(**entry) for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SnapshotError(f"{folder / MANIFEST}: damaged: the list of files: {error}") from error
-    return inventory_differences(folder, files, RESTORE)
-
-
-def load_manifest(folder: Path) -> dict[str, Any]:
-    """The snapshot's manifest.
-
-    Raises:
-      SnapshotError: there is none, or it is damaged or of a newer format.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        version = int(manifest["format_version"])
-        if version <= FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh"}:
-            raise ValueError("it tells no platform or no mesh")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SnapshotError(
-            f"{folder}: no snapshot here; `autoresearch results --format=json` names a run's"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{folder / MANIFEST}: damaged: {type(error).__name__}: {error}") from error
-    if not 1 <= version <= FORMAT_VERSION:
-        raise SnapshotError(f"{folder}: format {version}, this version reads 1 to {FORMAT_VERSION}")
-    return manifest
-
-
 def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
     """Reads a snapshot onto the devices of `mesh`.
 
@@ -168,7 +120,7 @@ def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
     manifest = load_manifest(folder)
     try:
         programs = load_programs(folder / "programs")
-    except ProgramError as error:
+    except BadProgramError as error:
         raise SnapshotError(f"{folder / 'programs'}: {error}") from error
     shardings = programs.init.out_shardings_jax(mesh)
     avals = programs.init.out_avals
@@ -189,3 +141,96 @@ def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
 
 def _leaf_key(index: int) -> str:
     return f"leaf_{index:04d}"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to draw.
+
+    Attributes:
+      prompt: what the text begins with; empty begins a new document.
+      num_tokens: how many tokens to add.
+      temperature: 0 always takes the likeliest token.
+      top_k: draw among so many likeliest tokens; 0 draws among all.
+      seed: of the draw.
+    """
+
+    prompt: str = ""
+    num_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 50
+    seed: int = 0
+
+
+def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
+    """The prompt and what the model makes of it, up to the end of the document.
+
+    The program takes a full context and keeps no cache, so each token costs one forward pass; once the text is longer
+    than the context, only its end is seen.
+
+    Raises:
+      SnapshotError: the snapshot is missing or damaged, or was made for other devices than are here.
+    """
+    from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
+
+    snapshot = load_snapshot(snapshot_dir, snapshot_mesh(snapshot_dir, load_manifest(snapshot_dir)))
+    try:
+        tokenizer = Tokenizer.load(snapshot.tokenizer_path)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SnapshotError(f"{snapshot.tokenizer_path}: damaged: {type(error).__name__}: {error}") from error
+    predict = _compile_predict(snapshot.programs)
+    random = np.random.default_rng(settings.seed)
+    tokens = [tokenizer.bos_id, *map(int, tokenizer.encode(settings.prompt))]
+    for _ in range(settings.num_tokens):
+        context = tokens[-snapshot.programs.sequence_length :]
+        logits_V = np.asarray(predict(snapshot.read_leaves, *_padded(context, snapshot.programs)))
+        token = _draw(logits_V, settings, random)
+        if token == tokenizer.bos_id:  # the document ends where the next one begins
+            break
+        tokens.append(token)
+    return tokenizer.decode(tokens[1:])
+
+
+def snapshot_mesh(snapshot_dir: Path, manifest: Mapping[str, Any]) -> Mesh:
+    """A mesh as the programs were traced for; takes hold of the devices, and must come before anything else does.
+
+    Raises:
+      SnapshotError: this machine has no such devices.
+    """
+    num_devices = math.prod(manifest["mesh"].values())
+    try:
+        jax.config.update("jax_platforms", manifest["platform"])
+        if manifest["platform"] == "cpu":
+            with contextlib.suppress(RuntimeError):  # JAX has hold of its devices already: then they must do
+                jax.config.update("jax_num_cpu_devices", num_devices)
+        return make_mesh(manifest["mesh"])
+    except (RuntimeError, ValueError, AssertionError) as error:  # as JAX raises where they are not
+        needed = f"{num_devices} devices of platform {manifest['platform']}"
+        raise SnapshotError(f"{snapshot_dir}: needs {needed}, which this machine lacks") from error
+
+
+def _compile_predict(programs: Programs) -> Callable[..., jax.Array]:
+    exported = programs.logits[min(programs.logits)]
+
+    @jax.jit
+    def predict(read_leaves: list[jax.Array], tokens_BxT: jax.Array, position: jax.Array) -> jax.Array:
+        return exported.call(read_leaves, tokens_BxT)[0, position].astype(jnp.float32)
+
+    return predict
+
+
+def _padded(context: list[int], programs: Programs) -> tuple[np.ndarray, np.int32]:
+    """The context at the left of a full batch, and its last position; what stands right of it cannot be seen."""
+    tokens_BxT = np.zeros((min(programs.logits), programs.sequence_length), np.int32)
+    tokens_BxT[:, : len(context)] = context
+    return tokens_BxT, np.int32(len(context) - 1)
+
+
+def _draw(logits_V: np.ndarray, settings: SampleSettings, random: np.random.Generator) -> int:
+    if settings.temperature <= 0:
+        return int(np.argmax(logits_V))
+    if 0 < settings.top_k < len(logits_V):
+        least = np.partition(logits_V, -settings.top_k)[-settings.top_k]
+        logits_V = np.where(logits_V < least, -np.inf, logits_V)
+    # Gumbel's trick: the largest of the noisy logits is a draw from their softmax
+    return int(np.argmax(logits_V / settings.temperature + random.gumbel(size=len(logits_V))))

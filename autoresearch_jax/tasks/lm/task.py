@@ -9,15 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.accounting import ATTENDED
+from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.device import TRIAL_WORKER, WAITING_WORKER, device_terms, start_worker
-from autoresearch_jax.tasks.lm.exam import keep_exam
-from autoresearch_jax.tasks.lm.messages import TIME_REFERENCE, MeasureRequest
+from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, device_terms, start_worker
+from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
-from autoresearch_jax.tasks.lm.standby import Workers
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
-from autoresearch_jax.tasks.lm.trial import TaskError, Trial
+from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
 from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
 
 METRIC = Metric("val_bpb", "minimize")
@@ -42,7 +40,7 @@ class LmTerms:
 
     @property
     def fingerprint(self) -> str:
-        """See `search.task.Terms.fingerprint`."""
+        """See `engine.task.Terms.fingerprint`."""
         return self.dataset.fingerprint + ("" if self.judge_tokens is None else f"-{self.judge_tokens}")
 
 
@@ -55,7 +53,7 @@ class LmTask:
 
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config
-        start_waiting = partial(self._start_worker, module=WAITING_WORKER)
+        start_waiting = partial(self._start_worker, module=STANDBY_WORKER)
         self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
         self._worker: JsonWorker | None = None  # that has checked a candidate, and is to measure it
         self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
@@ -76,12 +74,12 @@ class LmTask:
 
     @property
     def terms(self) -> Mapping[str, Scalar]:
-        """See `search.task.Terms.terms`."""
+        """See `engine.task.Terms.terms`."""
         config = self._config
         return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """See `search.task.Task.calibrate`.
+        """See `engine.task.Task.calibrate`.
 
         Raises:
           TaskError: the process that was to time the reference program failed.
@@ -95,7 +93,7 @@ class LmTask:
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
-        """See `search.task.Task.facts`."""
+        """See `engine.task.Task.facts`."""
         device, dataset = self._config.device, self._config.dataset
         return {
             "platform": device.platform,
@@ -107,11 +105,11 @@ class LmTask:
         }
 
     def keep_exam(self, folder: Path) -> str:
-        """See `search.task.Task.keep_exam`."""
-        return keep_exam(self._config.dataset, self._config.split, folder)
+        """See `engine.task.Task.keep_exam`."""
+        return keep_eval_bundle(self._config.dataset, self._config.split, folder)
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
-        """See `search.task.Task.prepare`."""
+        """See `engine.task.Task.prepare`."""
         require_size(source, self._config.caps.source_bytes)
         stop, log_path = self._stop, log_dir / WORKER_LOG
         if beside_a_trial:
@@ -141,7 +139,7 @@ class LmTask:
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
-        """See `search.task.Task.measure`.
+        """See `engine.task.Task.measure`.
 
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
@@ -157,7 +155,7 @@ class LmTask:
             if on_progress is not None:
                 on_progress(progress)
 
-        trial = Trial(
+        trial = TrialRun(
             dataclasses.replace(request, stop_above=tuple(stop_above)),
             limits=self._config.limits,
             facts=candidate.facts,
@@ -203,7 +201,7 @@ class LmTask:
             self._worker.close()
             self._worker = None
 
-    def _start_worker(self, log_path: Path, module: str = TRIAL_WORKER) -> JsonWorker:
+    def _start_worker(self, log_path: Path, module: Sequence[str] = TRIAL_WORKER) -> JsonWorker:
         config = self._config
         return start_worker(
             config.device.platform,

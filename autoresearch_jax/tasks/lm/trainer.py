@@ -1,4 +1,4 @@
-"""The training loop: feeds tokens to compiled steps until the budget is spent, and not one step longer."""
+"""The training loop and its loss curve: feeds tokens to compiled steps until the budget is spent."""
 
 import collections
 import math
@@ -10,13 +10,62 @@ import jax
 import numpy as np
 
 from autoresearch_jax.tasks.lm.clock import Clock
-from autoresearch_jax.tasks.lm.curve import Curve
 from autoresearch_jax.types import CURVE_POINTS, Budget, Ceiling
 
 MAX_STEPS_IN_FLIGHT = 2
 START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
 HICCUP_SECONDS = 0.1  # and if it would at this time, since short steps may take many times theirs
 PROGRESS_SECONDS = 0.5  # between two reports
+
+
+class Curve:
+    """The curve of one training so far."""
+
+    def __init__(self, stop_above: Sequence[Ceiling] = ()) -> None:
+        """Starts with no step.
+
+        Args:
+          stop_above: what the curve must not be above.
+        """
+        self._ceilings = {ceiling.point: ceiling.loss for ceiling in stop_above}
+        self._points: list[float] = []
+        self._losses: list[float] = []  # of the steps that ended in the twentieth at hand
+        self._num_over = 0  # twentieths that no further step belongs to
+        self._is_broken = False
+
+    def add(self, spent: float, loss: float) -> bool:
+        """Adds a step.
+
+        Args:
+          spent: points of the budget, 0 to CURVE_POINTS, that are spent when it ends; the last step may end later.
+          loss: of the step.
+
+        Returns:
+          True if the curve has become too high.
+        """
+        own = min(CURVE_POINTS, max(1, math.ceil(spent)))
+        too_high = False
+        while self._num_over < own - 1:
+            too_high = self._end_twentieth() or too_high
+        self._losses.append(loss)
+        if math.floor(spent) >= own > self._num_over:
+            too_high = self._end_twentieth() or too_high
+        return too_high
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The mean loss of each twentieth that is over, up to the first in which no step ended."""
+        return tuple(self._points)
+
+    def _end_twentieth(self) -> bool:
+        """True if its mean loss is too high; what comes after one without a step is held against nothing."""
+        losses, self._losses = self._losses, []
+        self._num_over += 1
+        self._is_broken = self._is_broken or not losses
+        if self._is_broken:
+            return False
+        self._points.append(math.fsum(losses) / len(losses))
+        return self._points[-1] > self._ceilings.get(self._num_over, math.inf)
 
 
 @dataclass(frozen=True)

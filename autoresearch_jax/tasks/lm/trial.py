@@ -1,9 +1,9 @@
-"""One trial as the driver sees it: its process is told what to do and watched; if the judge died, another one judges.
+"""A trial as the driver sees it: its process is pre-warmed, told what to do and watched. Loads no JAX.
 
-A snapshot is on disk before it is judged. So whatever ends the process after that costs the judging, not the training.
-Loads no JAX.
+A snapshot is on disk before it is judged. If the process dies or fails while it judges, a new one judges the snapshot.
 """
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.files import partial_folder
+from autoresearch_jax.files import disk_error_from_json, new_disk_error, partial_folder
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree
-from autoresearch_jax.tasks.lm.disk_faults import from_json, new_disk_error
-from autoresearch_jax.tasks.lm.limits import TimeLimits
-from autoresearch_jax.tasks.lm.messages import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest, TimeLimits
 from autoresearch_jax.types import Measurement, Scalar, Status
 
-MAX_JUDGINGS = 4  # of one snapshot: the first, and three more
+# For the rest of a standby's imports when the trial beside it is over: what is not ready by then is starved by other
+# processes, to which it gives way and a new one does not.
+PATIENCE_SECONDS = 2.0
+ANSWER_SECONDS = 10.0  # for a standby to wake up; it takes milliseconds
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
-JUDGINGS = "judgings"  # among the metrics, if there was more than one
-# Of a trial that was trained by an earlier driver, what of its time is known
+# The known part of the time of a trial that was trained under an earlier driver
 TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "wall_seconds")
+
+StartWorker = Callable[[Path], JsonWorker]  # takes the log's path
 
 
 class TaskError(UserError):
@@ -33,8 +35,58 @@ class TaskError(UserError):
     """
 
 
-class Trial:
-    """A trial of one candidate with one seed."""
+class Workers:
+    """Hands out processes for trials, a pre-warmed one if there is one. For one thread."""
+
+    def __init__(self, start: StartWorker, start_standby: StartWorker, standby_log: Path | None) -> None:
+        """Starts nothing yet.
+
+        Args:
+          start: a process for a trial.
+          start_standby: the same with --standby, see `worker.py`.
+          standby_log: where that one prints until it is handed out; None to have none.
+        """
+        self._start = start
+        self._start_standby = start_standby
+        self._standby_log = standby_log
+        self._standby: JsonWorker | None = None
+
+    def take(self, log_path: Path) -> JsonWorker:
+        """A process that says in a moment that it is ready, and prints to `log_path` from here on.
+
+        A standby that has died, or does not become ready on a busy machine, is replaced.
+        """
+        worker, self._standby = self._standby, None
+        if worker is None:
+            return self._start(log_path)
+        try:
+            worker.receive(PATIENCE_SECONDS)  # that it has imported everything
+            worker.send({"log": str(log_path.absolute())})
+            worker.receive(ANSWER_SECONDS)  # that it is still there
+        except (ProcessTimeoutError, WorkerDiedError):
+            worker.close()
+            return self._start(log_path)
+        worker.started = time.monotonic()  # its waiting is no part of the trial
+        return worker
+
+    def start_standby(self) -> None:
+        """Starts the standby, unless there is one."""
+        if self._standby_log is None or self._standby is not None:
+            return
+        # What cannot be started now, for want of a file or a thread, is started, and complained about, when needed
+        with contextlib.suppress(OSError, RuntimeError):
+            self._standby_log.unlink(missing_ok=True)
+            self._standby = self._start_standby(self._standby_log)
+
+    def close(self) -> None:
+        """Ends the standby, if there is one."""
+        worker, self._standby = self._standby, None
+        if worker is not None:
+            worker.close()
+
+
+class TrialRun:
+    """The run of one candidate with one seed."""
 
     def __init__(
         self,
@@ -44,18 +96,9 @@ class Trial:
         facts: Mapping[str, Scalar],
         log_path: Path,
         start_worker: Callable[[], JsonWorker],
-        on_progress: Callable[[Mapping[str, Scalar]], None] | None,
+        on_progress: Callable[[Mapping[str, Scalar]], None],
     ) -> None:
-        """Stores what the trial is.
-
-        Args:
-          request: what to train and judge.
-          limits: when a phase is killed.
-          facts: what is known of the candidate, for the metrics.
-          log_path: where its processes print, for messages.
-          start_worker: for judging again.
-          on_progress: told how far the trial is.
-        """
+        """Stores its parts: `facts` of the candidate go among the metrics, `start_worker` is for judging again."""
         self._request = request
         self._limits = limits
         self._facts = facts
@@ -64,13 +107,13 @@ class Trial:
         self._on_progress = on_progress
         self._snapshot_dir = Path(request.snapshot_dir)
         self._phase = "startup"
-        self._judgings = 1
+        self._judged_again = False
 
     def run(self, worker: JsonWorker) -> Measurement:
         """Runs the trial; a snapshot that is there already is judged if it is this trial's, else it is removed.
 
         Args:
-          worker: to begin with; ended whatever happens, as are those that come after it.
+          worker: to begin with; it is closed, as are those that follow it.
 
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
@@ -89,7 +132,7 @@ class Trial:
                         return self._died(error)
                     worker.close()
                     worker, operation = self._start_worker(), JUDGE_AGAIN
-                    self._judgings += 1
+                    self._judged_again = True
                     continue
                 if event["event"] == "result":
                     return self._measurement(event, time.monotonic() - started, found)
@@ -116,19 +159,15 @@ class Trial:
             match event["event"]:
                 case "phase" | "progress":
                     self._phase = event["phase"]
-                    if self._on_progress is not None:
-                        self._on_progress({name: value for name, value in event.items() if name != "event"})
+                    self._on_progress({name: value for name, value in event.items() if name != "event"})
                 case "failed":
-                    raise self._task_error(event)
+                    error = TaskError(f"the trial process failed: {event['reason']}; see {self._log_path}")
+                    if "disk" in event:
+                        error.__cause__ = disk_error_from_json(event["disk"], self._snapshot_dir.parent)
+                    raise error
                 case "result" | "unfit":
                     return event
         raise AssertionError("events end only by an exception")
-
-    def _task_error(self, event: Mapping[str, Any]) -> TaskError:
-        error = TaskError(f"the trial process failed: {event['reason']}; see {self._log_path}")
-        if "disk" in event:
-            error.__cause__ = from_json(event["disk"], self._snapshot_dir.parent)
-        return error
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
         """Events of a trial, as long as each phase keeps within its limit."""
@@ -136,7 +175,7 @@ class Trial:
         deadline = time.monotonic() + limits.startup
         while True:
             remaining = deadline - time.monotonic()
-            if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on who is quicker
+            if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on which is quicker
                 raise ProcessTimeoutError(f"{-remaining:.1f} s late")
             event = worker.receive(remaining)
             reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
@@ -145,20 +184,20 @@ class Trial:
             yield event
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
-        """Whether what was trained is on disk, and what failed is not known to fail each time."""
-        if self._judgings == MAX_JUDGINGS or not self._snapshot_dir.exists():
+        """Whether a snapshot is on disk, was not judged again yet, and the failure is not known to repeat itself."""
+        if self._judged_again or not self._snapshot_dir.exists():
             return False
         if isinstance(error, WorkerDiedError):
             return True
-        return self._phase in JUDGE_PHASES and not isinstance(error.__cause__, OSError)  # a disk does not mend itself
+        return self._phase in JUDGE_PHASES and not isinstance(error.__cause__, OSError)
 
     def _remove_unfit(self, reason: str) -> None:
-        """Makes room for a snapshot, where there is one that cannot be judged as this trial's.
+        """Removes a snapshot that cannot be judged as this trial's.
 
         Raises:
           TaskError: it cannot be removed; or it is the one that this trial has just written.
         """
-        if self._judgings > 1:
+        if self._judged_again:
             raise TaskError(f"the trial cannot be judged again: {reason}; see {self._log_path}")
         remove_tree(self._snapshot_dir)
         if self._snapshot_dir.exists():
@@ -172,13 +211,13 @@ class Trial:
             status=Status(event["status"]),
             value=event["value"],
             seed=self._request.seed,
-            metrics={**metrics, "total_seconds": seconds, **self._count()},
+            metrics={**metrics, "total_seconds": seconds},
             snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
             error=event["error"],
         )
 
     def _timed_out(self) -> Measurement:
-        """What a phase that took too long means.
+        """The result of a phase that took too long.
 
         Raises:
           TaskError: it was the disk that took it.
@@ -193,12 +232,9 @@ class Trial:
 
     def _died(self, error: WorkerDiedError) -> Measurement:
         status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
-        times = f", judged {self._judgings} times from one snapshot" if self._judgings > 1 else ""
-        return self._failed(status, f"{error} during {self._phase}{times}; see {self._log_path}")
+        again = ", judged again" if self._judged_again else ""
+        return self._failed(status, f"{error} during {self._phase}{again}; see {self._log_path}")
 
     def _failed(self, status: Status, reason: str) -> Measurement:
         kept = self._snapshot_dir if self._snapshot_dir.exists() else None  # it is there whole or not at all
-        return Measurement(status, None, self._request.seed, self._count(), snapshot=kept, error=reason)
-
-    def _count(self) -> dict[str, Scalar]:
-        return {JUDGINGS: self._judgings} if self._judgings > 1 else {}
+        return Measurement(status, None, self._request.seed, {}, snapshot=kept, error=reason)

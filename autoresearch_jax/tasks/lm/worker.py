@@ -1,67 +1,99 @@
-"""The process of one trial: imports what it needs, then does what the driver asks, one JSON line at a time.
+"""The process of one trial: does what the driver asks, one JSON line at a time. It runs our code only.
 
-    python -m autoresearch_jax.tasks.lm.worker
+    python -m autoresearch_jax.tasks.lm.worker [--standby]
 
-It runs our code only, never the candidate's Python. It touches no device before it is told to measure, so it
-can wait beside another trial. When its input is closed its guard (`runtime/guard.py`) ends it, or it leaves by itself.
+It touches no device before it is told to measure, so it can wait beside another trial: with --standby it imports what a
+trial needs at idle priority, says {"event": "waiting"}, and becomes the worker of the trial whose log it is told. It
+ends when its input is closed, whatever it is doing.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
-from autoresearch_jax.sanitize import clean_line, quoted
-from autoresearch_jax.tasks.lm.canonical import HASH_VERSION
-from autoresearch_jax.tasks.lm.caps import Caps
-from autoresearch_jax.tasks.lm.disk_faults import disk_error, to_json
-from autoresearch_jax.tasks.lm.judge_again import UnfitSnapshotError, judge_again
-from autoresearch_jax.tasks.lm.measure import measure
-from autoresearch_jax.tasks.lm.messages import JUDGE_AGAIN, MEASURE, TIME_REFERENCE, MeasureRequest
-from autoresearch_jax.tasks.lm.programs import ProgramError, check_asked, load_programs
-from autoresearch_jax.tasks.lm.reference import Reference
-from autoresearch_jax.types import HASHED_BY
+from autoresearch_jax.sandbox import linux
+
+# Imported by `_import_operations`, at idle priority in a standby; so nothing here imports JAX at its top.
+_OPERATIONS = ("autoresearch_jax.tasks.lm.measure", "autoresearch_jax.tasks.lm.judging")
 
 
-def check(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any]:
-    """Checks the traced programs of a request; tells their hash and what is known of them before they run."""
-    try:
-        programs = load_programs(folder)
-        check_asked(programs, request, caps)
-    except ProgramError as error:
-        return {"event": "rejected", "reason": clean_line(str(error))}
-    except Exception as error:  # of files made to be stumbled over
-        if disk_error(error) is not None:
-            raise
-        traceback.print_exc()
-        reason = f"the traced programs cannot be read: {type(error).__name__}: {quoted(str(error))}"
-        return {"event": "rejected", "reason": reason}
-    return {
-        "event": "checked",
-        "program_hash": programs.program_hash,
-        "facts": {
-            HASHED_BY: f"{HASH_VERSION}, jax {jax.__version__}",
-            "num_params": programs.num_params,
-            "vocab_size": programs.vocab_size,
-            "state_bytes": programs.state_bytes,
-            "constant_bytes": programs.constant_bytes,
-            "batch_tokens": programs.steps[0].batch_shape[0] * (programs.steps[0].batch_shape[1] - 1),
-        },
-    }
+def main(arguments: list[str]) -> int:
+    if arguments == ["--standby"]:
+        # A thread's priority, which only root can raise again, is not that of the threads that will do the trial
+        thread = threading.Thread(target=_import_when_idle)
+        thread.start()
+        thread.join()
+        _import_operations()
+        _emit({"event": "waiting"})
+        line = sys.stdin.readline()
+        if not line:
+            return 0
+        _print_to(Path(json.loads(line)["log"]))
+        _emit({"event": "logging"})
+    return serve()
 
 
-def devices() -> dict[str, Any]:
+def serve() -> int:
+    """Answers requests until the input is closed."""
+    with contextlib.suppress(OSError):  # where memory runs out, a candidate's trial dies first, not the driver
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    _import_operations()
+    requests = _requests_until_closed()
+    _emit({"event": "ready"})
+    for message in requests:
+        try:
+            _emit(_answer(message))
+        except Exception as error:
+            with contextlib.suppress(OSError):  # the log's disk may be full, too
+                _log(error)
+            _emit(failure(error))
+    return 0
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The event that tells the driver of a failure; its cause is the disk if a disk's error is behind it."""
+    from autoresearch_jax.files import disk_error, disk_error_to_json
+    from autoresearch_jax.tasks.lm.integrity import UnfitSnapshotError
+
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if (fault := disk_error(error)) is not None:
+        return {"event": "failed", "reason": reason, "disk": disk_error_to_json(fault)}
+    return {"event": "unfit" if isinstance(error, UnfitSnapshotError) else "failed", "reason": reason}
+
+
+def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    from autoresearch_jax.tasks.lm.clock import Reference
+    from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, MEASURE, TIME_REFERENCE, Caps, MeasureRequest
+    from autoresearch_jax.tasks.lm.judging import judge_again
+    from autoresearch_jax.tasks.lm.measure import measure
+    from autoresearch_jax.tasks.lm.programs import check_traced
+
+    operation = message["op"]
+    if operation == "check":
+        return check_traced(Path(message["programs_dir"]), message["request"], Caps(**message["caps"]))
+    if operation == "devices":
+        return _devices()
+    if operation == TIME_REFERENCE:
+        return {"event": "reference", "seconds": Reference().measure()}
+    if operation in (MEASURE, JUDGE_AGAIN):
+        run = measure if operation == MEASURE else judge_again
+        return {"event": "result", **run(MeasureRequest.from_json(message), _emit)}
+    raise ValueError(f"unknown request {operation!r}")
+
+
+def _devices() -> dict[str, Any]:
     """What there is to run on. Takes hold of the devices."""
+    import jax
+
     first = jax.devices()[0]
     stats = first.memory_stats() or {}
     return {
@@ -73,51 +105,14 @@ def devices() -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    with contextlib.suppress(OSError):  # where memory runs out, a candidate's trial dies first, not the driver
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    requests = _requests_until_closed()
-    _emit({"event": "ready"})
-    for message in requests:
-        try:
-            if message["op"] == "check":
-                _emit(check(Path(message["programs_dir"]), message["request"], Caps(**message["caps"])))
-            elif message["op"] == "devices":
-                _emit(devices())
-            elif message["op"] == TIME_REFERENCE:
-                _emit({"event": "reference", "seconds": Reference().measure()})
-            elif message["op"] in (MEASURE, JUDGE_AGAIN):
-                run = measure if message["op"] == MEASURE else judge_again
-                answer = run(MeasureRequest.from_json(message), _emit)
-                reach(FaultPoint.BEFORE_ANSWER)
-                _emit({"event": "result", **answer})
-            else:
-                raise ValueError(f"unknown request {message['op']!r}")
-        except Exception as error:
-            with contextlib.suppress(OSError):  # the log's disk may be full, too
-                _log(error)
-            _emit(_failure(error))
-    return 0
-
-
 def _log(error: Exception) -> None:
-    if isinstance(error, UnfitSnapshotError):
-        print(f"the snapshot is not judged: {error}", file=sys.stderr, flush=True)
-    elif not isinstance(error, UserError):
+    if isinstance(error, UserError):
+        print(error, file=sys.stderr, flush=True)
+    else:
         traceback.print_exception(error)
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    """What the driver is told of a failure: whose it is follows from its kind, or from the disk's error behind it."""
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    if (fault := disk_error(error)) is not None:
-        return {"event": "failed", "reason": reason, "disk": to_json(fault)}
-    if isinstance(error, UnfitSnapshotError):
-        return {"event": "unfit", "reason": str(error)}
-    return {"event": "failed", "reason": reason}
-
-
-def _requests_until_closed() -> Any:
+def _requests_until_closed() -> Iterator[dict[str, Any]]:
     """Yields requests as they come; ends the process at once, whatever it is doing, when the input is closed."""
     arrived: queue.Queue[dict[str, Any]] = queue.Queue()
 
@@ -131,10 +126,29 @@ def _requests_until_closed() -> Any:
         yield arrived.get()
 
 
-def _emit(event: dict[str, Any]) -> None:
+def _import_when_idle() -> None:
+    with contextlib.suppress(OSError):
+        linux.take_idle_time_only()
+    _import_operations()
+
+
+def _import_operations() -> None:
+    for name in _OPERATIONS:
+        importlib.import_module(name)
+
+
+def _print_to(log_path: Path) -> None:
+    """Redirects standard error, whatever code prints to it, to the end of another file."""
+    sys.stderr.flush()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, sys.stderr.fileno())
+    os.close(log)
+
+
+def _emit(event: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

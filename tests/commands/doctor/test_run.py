@@ -23,8 +23,7 @@ from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.tasks.lm import device
-from autoresearch_jax.tasks.lm.accounting import try_accounting
-from autoresearch_jax.tasks.lm.clock import ATTENDED
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, try_accounting
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
 from autoresearch_jax.tasks.lm.task import LmTerms

@@ -8,12 +8,11 @@ import pytest
 from lm_trials import STEPS, MakeTask
 
 from autoresearch_jax.sandbox.sandbox import Sandbox
-from autoresearch_jax.tasks.lm.clock import WALL
+from autoresearch_jax.tasks.lm.accounting import WALL
+from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.tasks.lm.limits import TimeLimits
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.tasks.lm.task_config import LmTaskConfig
 from autoresearch_jax.types import Budget
 
 DEVICE = Device("cpu", "cpu", 1, None)

@@ -1,6 +1,7 @@
-"""The judge on a candidate with known likelihoods, and on candidates that see what they must not."""
+"""The judge: bits per byte by hand, and scores of candidates whose answer is known."""
 
 import dataclasses
+import math
 import types
 from pathlib import Path
 
@@ -9,25 +10,51 @@ import numpy as np
 import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
-from autoresearch_jax.tasks.lm.bits import bits_per_byte
-from autoresearch_jax.tasks.lm.judge import Exam, Scorer, Verdict, judge, judge_within_memory
+from autoresearch_jax.tasks.lm.judge import (
+    EmptySplitError,
+    EvalResult,
+    EvalSet,
+    Scorer,
+    bits_per_byte,
+    judge,
+    judge_within_memory,
+    unigram_nats,
+)
 from autoresearch_jax.tasks.lm.judging import LOGIT_BYTES, first_batch_rows
-from autoresearch_jax.tasks.lm.measure import make_mesh
 from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
 from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
-from autoresearch_jax.tasks.lm.programs import load_programs
+from autoresearch_jax.tasks.lm.programs import load_programs, make_mesh
 
 NUM_ROWS = 9  # the last batch of four is not full
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.integers(0, 256, (NUM_ROWS, 17)).astype(np.uint16)
 TABLE = RANDOM.normal(size=(256, 256)).astype(np.float32)
 NUM_BYTES = np.r_[np.ones(255, np.int32), 0]
-EXAM = Exam(ROWS, NUM_BYTES, 2 * NUM_BYTES, np.full(256, np.log(256)))
+EXAM = EvalSet(ROWS, NUM_BYTES, 2 * NUM_BYTES, np.full(256, np.log(256)))
 MESH = make_mesh({"data": 1, "model": 1})
 READ = 'return state["table"][tokens]'
 
 
-def judged(source: str, folder: Path, table: np.ndarray = TABLE, exam: Exam = EXAM) -> Verdict:
+def test_special_tokens_count_on_neither_side() -> None:
+    nats = np.array([[1.0, 2.0], [99.0, 3.0]], np.float32)
+    num_bytes = np.array([[1, 2], [0, 1]])
+    assert bits_per_byte(nats, num_bytes) == pytest.approx((1 + 2 + 3) / (4 * math.log(2)))
+
+
+def test_even_bytes_cost_eight_bits() -> None:
+    assert bits_per_byte(np.full((3, 5), math.log(256)), np.ones((3, 5), int)) == pytest.approx(8.0)
+
+
+def test_no_text_is_an_error() -> None:
+    with pytest.raises(EmptySplitError, match="autoresearch prepare"):
+        bits_per_byte(np.ones((1, 2)), np.zeros((1, 2), int))
+
+
+def test_unigram_is_add_one_smoothed() -> None:
+    np.testing.assert_allclose(np.exp(-unigram_nats(np.array([3, 0, 5]))), [4 / 11, 1 / 11, 6 / 11])
+
+
+def judged(source: str, folder: Path, table: np.ndarray = TABLE, exam: EvalSet = EXAM) -> EvalResult:
     programs = load_programs(traced(source, folder))
     scorer = Scorer(programs, MESH, max(JUDGE_BATCH_ROWS))
     return judge(scorer, [jax.numpy.asarray(table)], exam, random=np.random.default_rng(1))
@@ -163,7 +190,7 @@ def test_who_is_probed_more_is_not_in_more_of_a_hurry(
     exam = dataclasses.replace(EXAM, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
     num_batches = -(-num_rows // 4)
 
-    def judge_with(batch_seconds: float) -> Verdict:
+    def judge_with(batch_seconds: float) -> EvalResult:
         scorer = TimedScorer(batch_seconds)
         monkeypatch.setattr("autoresearch_jax.tasks.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
         return judge(scorer, [], exam, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)

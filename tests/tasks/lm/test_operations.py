@@ -16,8 +16,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from autoresearch_jax.kernels.attention import cudnn_attention, splash_attention
 from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
-from autoresearch_jax.tasks.lm.kernel_settings import refused_settings
-from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, stablehlo_module
+from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, refused_settings, stablehlo_module
 
 H100 = "NVIDIA H100 80GB HBM3"
 QKV = [jax.ShapeDtypeStruct((2, 2048, 4, 128), jnp.bfloat16)] * 3

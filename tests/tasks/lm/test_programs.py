@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
-from autoresearch_jax.tasks.lm.caps import Caps
-from autoresearch_jax.tasks.lm.measure import make_mesh
-from autoresearch_jax.tasks.lm.programs import ProgramError, Programs, check_asked, compile_program, load_programs
+from autoresearch_jax.tasks.lm.config import Caps
+from autoresearch_jax.tasks.lm.programs import (
+    BadProgramError,
+    Programs,
+    check_asked,
+    compile_program,
+    load_programs,
+    make_mesh,
+)
 from autoresearch_jax.tasks.lm.trace import ContractError
 
 REQUEST = {
@@ -140,7 +146,7 @@ def test_constants_are_counted(tiny_source: str, programs: Programs, tmp_path: P
     large = load_programs(traced(source, tmp_path / "large"))
     assert 2**19 + 1024 < large.constant_bytes < 2**19 + 1024 + 1500  # in `init`, and once for all batches of `logits`
     check_asked(large, REQUEST, Caps())
-    with pytest.raises(ProgramError, match=r"the programs embed 52\d,\d+ bytes of constants, more than 524,288: "):
+    with pytest.raises(BadProgramError, match=r"the programs embed 52\d,\d+ bytes of constants, more than 524,288: "):
         check_asked(large, REQUEST, Caps(constant_bytes=2**19))
 
 
@@ -159,7 +165,7 @@ def test_a_custom_call_is_allowed_by_name(tiny_source: str, tmp_path: Path) -> N
         traced(foreign, tmp_path / "foreign")
     forced = edited(foreign, ("import jax\n", "import jax\nimport jax._src.export._export as e\n"))
     forced = edited(forced, ("def build", "e._CUSTOM_CALL_TARGETS_GUARANTEED_STABLE |= {'evil'}\n\n\ndef build"))
-    with pytest.raises(ProgramError, match='`step`: it uses custom calls not allowed on cpu: "evil"'):
+    with pytest.raises(BadProgramError, match='`step`: it uses custom calls not allowed on cpu: "evil"'):
         load_programs(traced(forced, tmp_path / "forced"))
 
 
@@ -170,7 +176,7 @@ def test_a_state_of_64_bits_is_refused(tiny_source: str, tmp_path: Path) -> None
         ('state["count"] + 1,', 'state["count"],'),
         ('"count": state["count"]}', '"count": 0.0}'),
     )
-    with pytest.raises(ProgramError, match=r'the state\'s "count" has dtype uint4: use one of bool, int4, '):
+    with pytest.raises(BadProgramError, match=r'the state\'s "count" has dtype uint4: use one of bool, int4, '):
         load_programs(traced(wide, tmp_path / "wide"))
 
 
@@ -189,7 +195,7 @@ def test_complex_numbers_are_numbers(number: str, tiny_source: str, programs: Pr
 
 def test_randomness_without_a_key_is_refused(tiny_source: str, tmp_path: Path) -> None:
     restless = edited(tiny_source, ("- LEARNING_RATE *", "- jax.lax.rng_uniform(0.0, 1.0, ()) *"))
-    with pytest.raises(ProgramError, match=r"`step`: it uses stablehlo\.rng: programs have no host"):
+    with pytest.raises(BadProgramError, match=r"`step`: it uses stablehlo\.rng: programs have no host"):
         load_programs(traced(restless, tmp_path / "restless"))
 
 
@@ -197,14 +203,14 @@ def test_tampered_files_are_refused(programs_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "swapped"
     shutil.copytree(programs_dir, copy)
     shutil.copyfile(copy / "logits_4.export", copy / "step_0.export")
-    with pytest.raises(ProgramError, match="`step` has not the signature"):
+    with pytest.raises(BadProgramError, match="`step` has not the signature"):
         load_programs(copy)
 
     copy = tmp_path / "cut"
     shutil.copytree(programs_dir, copy)
     data = (copy / "init.export").read_bytes()
     (copy / "init.export").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ProgramError, match=r"init\.export is damaged"):
+    with pytest.raises(BadProgramError, match=r"init\.export is damaged"):
         load_programs(copy)
 
 
@@ -235,7 +241,7 @@ def test_a_signature_that_lies_is_refused(
     for index in range(1, len(lie.get("phases", []))):  # type: ignore[arg-type]
         shutil.copyfile(copy / "step_0.export", copy / f"step_{index}.export")
     (copy / "signature.json").write_text(json.dumps({**signature, **lie}))
-    with pytest.raises(ProgramError, match=message):
+    with pytest.raises(BadProgramError, match=message):
         load_programs(copy)
 
 
@@ -246,7 +252,7 @@ def test_programs_for_another_task_are_refused(programs: Programs) -> None:
         {"judge_batch_sizes": [4]},
         {"task": {**REQUEST["task"], "vocab_sizes": [320]}},
     ):
-        with pytest.raises(ProgramError):
+        with pytest.raises(BadProgramError):
             check_asked(programs, {**REQUEST, **other}, Caps())
 
 

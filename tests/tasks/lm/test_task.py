@@ -20,12 +20,13 @@ from tracing import edited
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.sandbox.linux import lower_priority_of_this_thread
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox, SandboxError
+from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.manifest import DatasetChangedError, rows_file
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.tasks.lm.judge import Scorer, judge, make_exam
-from autoresearch_jax.tasks.lm.limits import TimeLimits
-from autoresearch_jax.tasks.lm.measure import LOSS_CURVE_FILE, make_mesh
+from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
+from autoresearch_jax.tasks.lm.measure import LOSS_CURVE_FILE
+from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.snapshot import SnapshotError, load_snapshot
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import (
@@ -108,7 +109,7 @@ def test_a_trial_from_source_to_score(
     assert first.snapshot == tmp_path / "first" / "snapshot"
     snapshot = load_snapshot(first.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = make_exam(tiny_dataset, 256, "val", None)
+    exam = load_eval_set(tiny_dataset, 256, "val", None)
     verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
     assert verdict.bpb == first.value
     assert snapshot.manifest["fingerprint"] == tiny_dataset.fingerprint
@@ -188,7 +189,7 @@ def test_only_an_audit_reads_the_holdout(
     snapshot = load_snapshot(audit.snapshot, mesh)
     assert snapshot.manifest["split"] == "val"
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = make_exam(tiny_dataset, 256, "holdout", None)
+    exam = load_eval_set(tiny_dataset, 256, "holdout", None)
     holdout = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
     assert audit.metrics[HOLDOUT_SCORE] == holdout.bpb != audit.value
 

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import regex
 
-from autoresearch_jax.tasks.lm.bits import bits_per_byte
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.packing import ORIGINAL, STANDARD, pack_rows
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
 from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer, train_tokenizer
+from autoresearch_jax.tasks.lm.judge import bits_per_byte
 
 
 def rows_by_the_rules(documents: list[list[int]], row_tokens: int, buffer_size: int, refill: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ import pytest
 from tracing import TASK, edited
 
 from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
-from autoresearch_jax.tasks.lm.tracer import MAX_PROGRAM_BYTES, run_trace
+from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace
 from autoresearch_jax.types import CandidateRejected, Status
 
 LIMITS = Limits(wall_seconds=20.0, file_bytes=2 * MAX_PROGRAM_BYTES)

@@ -1,25 +1,53 @@
-"""Trials on the attended clock, in real processes on tiny programs: what is counted, recorded, and given up."""
+"""Trials in real processes on tiny programs: the clock, ceilings, the compile cache."""
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from lm_trials import MakeTask, run_trial
+from tracing import edited
 
+from autoresearch_jax.sandbox.sandbox import Level, Sandbox
 from autoresearch_jax.tasks.lm import measure as measuring
-from autoresearch_jax.tasks.lm.accounting import PROC, AccountingError, LinuxAccounting, Usage
-from autoresearch_jax.tasks.lm.clock import ATTENDED, WALL
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, PROC, WALL, AccountingError, LinuxAccounting, Usage
+from autoresearch_jax.tasks.lm.config import MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
-from autoresearch_jax.tasks.lm.messages import MeasureRequest
 from autoresearch_jax.tasks.lm.trial import TaskError
-from autoresearch_jax.types import TOO_BUSY, Budget, Measurement, Scalar, Scrutiny, Status
+from autoresearch_jax.types import (
+    CURVE_POINTS,
+    LOSSES,
+    TOO_BUSY,
+    Budget,
+    Ceiling,
+    Measurement,
+    Scalar,
+    Scrutiny,
+    Status,
+    read_curve,
+)
 
 SECONDS = Budget(seconds=1.0)
 needs_accounts = pytest.mark.skipif(
     not (PROC / "self" / "schedstat").exists(), reason="this kernel keeps no accounts of threads"
 )
+
+SOURCE = (Path(__file__).parents[2] / "tiny_train_lib.py").read_text()
+STEPS = 40
+
+# Says in the trace's log what it can tell of the cache; the trace itself goes on.
+SPY = """
+import os
+import jax
+print("variables", sorted(name for name in os.environ if "CACHE" in name))
+print("folder", jax.config.jax_compilation_cache_dir)
+try:
+    print("found", os.listdir({cache!r}))
+except OSError as error:
+    print("refused", type(error).__name__)
+"""
 
 
 def number(measured: Measurement, name: str) -> float:
@@ -182,3 +210,73 @@ def test_accounts_that_fail_leave_the_wall_clock_and_are_recorded(
     assert answer["metrics"]["clock_fault"] == ("they go backwards" if readings else "there are none")
     assert answer["metrics"]["wall_seconds"] >= 0.5 * 0.9
     assert math.isfinite(answer["value"])
+
+
+def measure(make_task: MakeTask, folder: Path, *ceilings: Ceiling, source: str = SOURCE) -> Measurement:
+    folder.mkdir()
+    task = make_task(Budget(steps=STEPS))
+    candidate = task.prepare(source, folder)
+    return task.measure(candidate, seed=1, log_dir=folder, snapshot_dir=folder / "snapshot", stop_above=ceilings)
+
+
+def test_above_a_ceiling_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
+    free = measure(make_task, tmp_path / "free")
+    curve = read_curve(free.metrics[LOSSES])
+    assert len(curve) == CURVE_POINTS
+    below = measure(make_task, tmp_path / "below", Ceiling(6, curve[5] + 1e-4))
+    assert (below.status, below.value, below.metrics[LOSSES]) == (Status.OK, free.value, free.metrics[LOSSES])
+    above = measure(make_task, tmp_path / "above", Ceiling(6, curve[5] - 1e-4), Ceiling(9, 0.0))
+    assert (above.status, above.value, above.snapshot) == (Status.PRUNED, None, None)
+    assert above.error == f"stopped at 30% of the budget: its loss was {curve[5]:.4g}"
+    assert read_curve(above.metrics[LOSSES]) == curve[:6]
+    assert above.metrics["num_steps"] <= 6 * STEPS // CURVE_POINTS + 1, "no step is begun any more"
+    assert not (tmp_path / "above" / "snapshot").exists()
+    assert len((tmp_path / "above" / "loss.csv").read_text().splitlines()) == 1 + 6 * STEPS // CURVE_POINTS
+
+
+def test_losses_are_bits_per_byte_whatever_the_vocabulary(
+    make_task: MakeTask, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    untrained = SOURCE.replace("LEARNING_RATE = 10.0", "LEARNING_RATE = 0.0")
+    for size in tiny_dataset.vocab_sizes:
+        source = untrained.replace("VOCAB_SIZE = 256", f"VOCAB_SIZE = {size}")
+        found = measure(make_task, tmp_path / str(size), source=source)
+        assert found.value is not None
+        assert read_curve(found.metrics[LOSSES])[-1] == pytest.approx(found.value, rel=0.1)
+
+
+def test_a_second_trial_of_a_program_compiles_nothing(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    task = make_task(compile_cache_dir=tmp_path / "cache")
+    first = run_trial(task, tiny_source, tmp_path / "first", seed=1)
+    second = run_trial(task, tiny_source, tmp_path / "second", seed=2)
+    assert first.status is second.status is Status.OK
+    assert int(first.metrics["compiled_programs"] or 0) >= 4  # init, step, judge, and the multiplication of `speed.py`
+    assert second.metrics["compiled_programs"] == 0
+    changed = edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 8.0"))
+    other = run_trial(task, changed, tmp_path / "other")
+    assert 0 < int(other.metrics["compiled_programs"] or 0) < int(first.metrics["compiled_programs"] or 0)
+
+
+def test_without_a_cache_everything_is_compiled(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    task = make_task()
+    counts = {run_trial(task, tiny_source, tmp_path / name).metrics["compiled_programs"] for name in ("one", "two")}
+    assert len(counts) == 1
+    assert counts.pop() not in (0, None)
+
+
+def test_a_candidate_s_python_neither_has_the_cache_nor_sees_it(
+    make_task: MakeTask, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "secret").touch()
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}  # the user's own, as well
+    task = make_task(compile_cache_dir=cache, environment=environment)
+    source = edited(tiny_source, ("UNUSED = 1", f"exec({SPY.format(cache=str(cache))!r})"))
+    task.prepare(source, tmp_path)
+    log = (tmp_path / "trace.log").read_text()
+    assert "variables []" in log
+    assert "folder None" in log
+    if sandbox.level is not Level.LIMITS:  # which hides nothing
+        assert "refused" in log
+        assert "secret" not in log

@@ -87,8 +87,7 @@ def test_a_judge_that_is_killed_changes_no_digit(
     ]
     assert (undisturbed.status, killed.status) == (Status.OK, Status.OK)
     assert killed.value == undisturbed.value
-    assert killed.metrics["judgings"] == 2
-    assert killed.metrics.keys() == undisturbed.metrics.keys() | {"judgings"}
+    assert killed.metrics.keys() == undisturbed.metrics.keys()
     for name in undisturbed.metrics.keys() - OF_TRIAL - OF_JUDGING - OF_DRIVER:
         assert killed.metrics[name] == undisturbed.metrics[name], name
     assert killed.snapshot == tmp_path / "killed" / "snapshot"
@@ -102,9 +101,9 @@ def test_a_judge_that_is_killed_each_time_is_given_up_and_a_later_command_judges
 ) -> None:
     task = make_task(environment=marked)
     reports: list[Mapping[str, Scalar]] = []
-    measured = run_trial(task, slow_source, tmp_path / "trial", on_progress=killing(tmp_path, 4, reports))
-    assert (measured.status, measured.metrics) == (Status.OOM, {"judgings": 4})
-    assert "was killed by SIGKILL during judge, judged 4 times from one snapshot; see " in (measured.error or "")
+    measured = run_trial(task, slow_source, tmp_path / "trial", on_progress=killing(tmp_path, 2, reports))
+    assert measured.status is Status.OOM
+    assert "SIGKILL during judge, judged again; see " in (measured.error or "")
     assert phases(reports).count("train") == 1
     later: list[Mapping[str, Scalar]] = []
     judged = measure(task, task.prepare(slow_source, tmp_path), tmp_path / "trial", later)

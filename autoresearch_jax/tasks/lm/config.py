@@ -1,0 +1,176 @@
+"""What defines a language-model task and one trial of it: settings, caps, time limits, the request. Loads no JAX."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.tasks.lm.accounting import WALL
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.types import Budget, Ceiling, Scrutiny
+
+KIBIBYTE = 1 << 10
+MEBIBYTE = 1 << 20
+
+MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
+TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
+SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
+JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
+
+# Where every row is probed, judging may take so many times as long: scored twice, and again for a reason if one fails.
+EVERY_ROW_SLOWDOWN = 3.0
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Limits of a candidate's source and programs.
+
+    Attributes:
+      source_bytes: of the training file as UTF-8.
+      constant_bytes: of the constants that `init`, all steps and `logits` embed together, lest a table of the answers
+        be smuggled in.
+      min_steps: as many must fit into the budget at the device's peak speed.
+    """
+
+    source_bytes: int = 256 * KIBIBYTE
+    constant_bytes: int = MEBIBYTE
+    min_steps: int = 10
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """One trial, complete: the process that gets it needs nothing else.
+
+    Attributes:
+      programs_dir: folder of the traced programs.
+      program_hash: what they must hash to.
+      dataset_folder: folder of the dataset.
+      sequence_length: T.
+      split: what is judged, "val".
+      judge_tokens: judge about this many tokens from a split's start; None judges all of it.
+      scrutiny: whether every row is probed, and whether the holdout is judged, too.
+      seed: all randomness of the trial follows from it.
+      budget: the time box.
+      clock: "attended" or "wall", by which a budget in seconds is counted.
+      reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
+      max_stretch: training ends as a time-out after this many times the budget by the wall clock.
+      snapshot_dir: where the snapshot will be; for judging again, where it is.
+      log_dir: where the loss curve goes.
+      device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
+      min_steps: reject a candidate of which fewer fit into the budget.
+      free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
+      free_judge_seconds: judging may take so long, whatever training took.
+      facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
+      stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
+    """
+
+    programs_dir: str
+    program_hash: str
+    dataset_folder: str
+    sequence_length: int
+    split: str
+    judge_tokens: int | None
+    scrutiny: Scrutiny
+    seed: int
+    budget: Budget
+    clock: str
+    reference_seconds: float | None
+    max_stretch: float
+    snapshot_dir: str
+    log_dir: str
+    device_memory_bytes: int | None
+    min_steps: int
+    free_init_seconds: float
+    free_judge_seconds: float
+    facts: Mapping[str, Any]
+    stop_above: Sequence[Ceiling] = ()
+
+    def to_json(self, operation: str) -> dict[str, Any]:
+        """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
+        return {"op": operation, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
+        fields = {name: value for name, value in message.items() if name != "op"}
+        read = {
+            "budget": Budget(**fields["budget"]),
+            "scrutiny": Scrutiny(fields["scrutiny"]),
+            "stop_above": tuple(Ceiling(**ceiling) for ceiling in fields["stop_above"]),
+        }
+        return cls(**{**fields, **read})
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """Seconds after which a phase of a trial is killed.
+
+    Training has `max_stretch` times its budget, by which it ends by itself, and `train_slack`; with a budget in steps
+    it has `train_report` from one report of its progress to the next. Of `init`, what goes beyond `free_init` is
+    charged to a budget in seconds; judging that takes longer than `free_judge` must not be slower than training (see
+    `judging.py`). `judge` is for one split with a sample of probes.
+    """
+
+    startup: float = 120.0
+    trace: float = 300.0
+    check: float = 120.0
+    compile: float = 900.0
+    init: float = 120.0
+    free_init: float = 10.0
+    max_stretch: float = 1.0
+    train_slack: float = 120.0
+    train_report: float = 600.0
+    snapshot: float = 600.0
+    judge: float = 1800.0
+    free_judge: float = 10.0
+
+    def of(self, phase: str, budget: Budget, scrutiny: Scrutiny = Scrutiny.SEARCH) -> float:
+        """Limit of a phase; training by steps has none as a whole."""
+        if phase in JUDGE_PHASES:
+            return self.judge if scrutiny is Scrutiny.SEARCH else EVERY_ROW_SLOWDOWN * self.judge
+        if phase == "train":
+            return self.train_report if budget.seconds is None else self.max_stretch * budget.seconds + self.train_slack
+        return float(getattr(self, phase))
+
+
+@dataclass(frozen=True)
+class LmTaskConfig:
+    """Everything that defines the task.
+
+    Attributes:
+      dataset: what to train and judge on.
+      device: what to run on.
+      mesh_axes: sizes of the mesh axes "data" and "model".
+      budget: the time box.
+      clock: "attended" or "wall", by which a budget in seconds is counted.
+      sandbox: where a candidate is traced.
+      programs_dir: where traced programs are kept, a folder for each hash.
+      environment: variables of this process; the trace inherits an allow-listed few of them.
+      compile_cache_dir: for XLA's persistent cache; None for none.
+      editable_name: file name of the training file, for messages.
+      split: what is judged: "val". An audit judges the holdout besides, see `Scrutiny`.
+      judge_tokens: judge about so many tokens of a split; None judges all of it.
+      limits: when a phase is killed.
+      trace_limits: what a trace may use; its time is `limits.trace`.
+      caps: what a candidate must not exceed.
+      standby_log: where the next trial's process prints while it waits beside a trial; None to start it when it is
+        needed.
+    """
+
+    dataset: Dataset
+    device: Device
+    mesh_axes: Mapping[str, int]
+    budget: Budget
+    sandbox: Sandbox
+    programs_dir: Path
+    environment: Mapping[str, str]
+    compile_cache_dir: Path | None = None
+    clock: str = WALL
+    editable_name: str = "train_lib.py"
+    split: str = "val"
+    judge_tokens: int | None = None
+    limits: TimeLimits = field(default_factory=TimeLimits)
+    trace_limits: Limits = field(default_factory=Limits)
+    caps: Caps = field(default_factory=Caps)
+    standby_log: Path | None = None

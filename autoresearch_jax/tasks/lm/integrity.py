@@ -1,0 +1,359 @@
+"""Integrity of snapshots and eval bundles: hashes of their files, the copy of what the judge reads, verification.
+
+An eval bundle is a dataset folder without training rows and text, so that a snapshot can be scored when the dataset is
+gone. Its manifest still has their hashes, which the fingerprint is computed from. Importing this loads no JAX.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import partial_folder, sha256_of_file
+from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetError, prepare_command
+from autoresearch_jax.tasks.lm.data.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    covered_files,
+    files_for,
+    is_read_by_judge,
+)
+
+FORMAT_VERSION = 2  # of a snapshot's manifest
+METRICS = "metrics"  # in a snapshot's manifest: what was known of the trial when it was written
+SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the manifest, which has the hashes of all other files
+RESTORE = "restore it from a copy"  # the remedy for files that are written once and cannot be made again
+PREPARE = "run `autoresearch prepare` again"
+SPLIT = "val"  # what a run is judged on
+TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device: they add in another order
+
+
+class SnapshotError(UserError):
+    """The snapshot is missing or damaged; the message names the file."""
+
+
+class UnfitSnapshotError(UserError):
+    """The snapshot is damaged or belongs to another trial; the message says how that shows."""
+
+
+class EvalBundleError(UserError):
+    """A run's eval bundle is damaged or cannot be written; the message names the file."""
+
+
+def take_inventory(folder: Path) -> dict[str, FileEntry]:
+    """Every file below a folder but its manifest, by name relative to it, in order of the names."""
+    return {name: FileEntry.of(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
+
+
+def inventory_differences(folder: Path, expected: Mapping[str, FileEntry], todo: str) -> list[str]:
+    """A line, ending with `todo`, for each file but the manifest that is missing, changed or was not there."""
+    found = set(_names(folder)) - {MANIFEST}
+    lines = [f"{folder / name}: is missing: {todo}" for name in sorted(expected.keys() - found)]
+    lines += [f"{folder / name}: was not there when it was written: {todo}" for name in sorted(found - expected.keys())]
+    for name in sorted(found & expected.keys()):
+        path, entry = folder / name, expected[name]
+        if path.is_symlink() or path.stat().st_size != entry.size or sha256_of_file(path) != entry.sha256:
+            lines.append(f"{path}: has been changed: {todo}")
+    return lines
+
+
+def file_differences(path: Path, sha256: str, todo: str) -> list[str]:
+    """A line if a file is missing or does not hash to `sha256`."""
+    if not path.is_file():
+        return [f"{path}: is missing: {todo}"]
+    return [] if sha256_of_file(path) == sha256 else [f"{path}: has been changed: {todo}"]
+
+
+def _names(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]  # which os.walk does not enter
+        for name in (*files, *links):
+            yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The snapshot's manifest.
+
+    Raises:
+      SnapshotError: there is none, or it is damaged or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = int(manifest["format_version"])
+        if version == FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh", "files"}:
+            raise ValueError("it lacks platform, mesh or files")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SnapshotError(
+            f"{folder}: no snapshot here; `autoresearch results --format=json` names a run's"
+        ) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SnapshotError(f"{path}: damaged: {type(error).__name__}: {error}: {RESTORE}") from error
+    if version != FORMAT_VERSION:
+        raise SnapshotError(f"{folder}: format {version}, this version reads {FORMAT_VERSION}")
+    return manifest
+
+
+def snapshot_differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """A line for each file of a snapshot that is not as its manifest lists it; nothing is deserialised.
+
+    Raises:
+      SnapshotError: the list is damaged.
+    """
+    return inventory_differences(folder, _listed_files(folder, manifest), RESTORE)
+
+
+def snapshot_damage(folder: Path, sha256: str | None) -> list[str]:
+    """A line for each file of a snapshot that is not as it was written; nothing is deserialised.
+
+    Args:
+      folder: of the snapshot.
+      sha256: of its manifest, as it was recorded; None where that is not known.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return [f"{manifest}: is missing: {RESTORE}"]
+    if sha256 is not None and (found := file_differences(manifest, sha256, RESTORE)):
+        return found
+    try:
+        return snapshot_differences(folder, load_manifest(folder))
+    except SnapshotError as error:
+        return [str(error)]
+
+
+def _listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEntry]:
+    try:
+        return {str(name): FileEntry(**entry) for name, entry in manifest["files"].items()}
+    except (TypeError, AttributeError) as error:
+        raise SnapshotError(f"{folder / MANIFEST}: damaged: the list of files: {error}: {RESTORE}") from error
+
+
+def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
+    """Copies what judging a split reads into `folder`, whole or not at all, unless it is there.
+
+    Returns:
+      SHA-256 of the bundle's manifest, which has the hashes of all other files.
+
+    Raises:
+      EvalBundleError: it is there and was changed, or the dataset was, or it cannot be written.
+    """
+    if not folder.exists():
+        try:
+            _copy(dataset, split, folder)
+        except OSError as error:
+            raise EvalBundleError(f"{folder}: the eval bundle cannot be written: {error}") from error
+    command = prepare_command(dataset.folder, dataset.manifest.corpus, dataset.sequence_length, dataset.vocab_sizes)
+    todo = f"delete {folder}, run `{command}`, and the same command copies it again"
+    if differences := eval_bundle_differences(folder, split, todo):
+        raise EvalBundleError(differences[0])
+    return sha256_of_file(folder / MANIFEST)
+
+
+def eval_bundle_differences(folder: Path, split: str, todo: str = RESTORE) -> list[str]:
+    """A line for each file of an eval bundle that is missing, changed or does not belong there.
+
+    Its manifest is taken as it stands: compare its own hash first.
+
+    Raises:
+      DatasetError: the manifest cannot be read.
+    """
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        return [f"{folder / MANIFEST}: is missing: {todo}"]
+    expected = {name: entry for name, entry in manifest.files.items() if is_read_by_judge(name, split)}
+    return inventory_differences(folder, expected, todo)
+
+
+def _copy(dataset: Dataset, split: str, folder: Path) -> None:
+    partial = partial_folder(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    covered = covered_files(dataset.vocab_sizes, dataset.sequence_length)
+    manifest = replace(
+        dataset.manifest,
+        files={name: dataset.manifest.files[name] for name in covered},
+        rows={name: count for name, count in dataset.manifest.rows.items() if name in covered},
+    )
+    for name in filter(lambda name: is_read_by_judge(name, split), covered):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(dataset.folder / name, partial / name)
+    manifest.save(partial)
+    os.rename(partial, folder)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the ledger says of the trial that a snapshot is of.
+
+    Attributes:
+      value: its score.
+      seed: its seed.
+      program_hash: of its experiment; None for a trial by hand.
+      fingerprint: of the run, or of the trial if it was made by hand.
+      snapshot_sha256: of the snapshot's manifest.
+      judge_batch_rows: rows of the batches that it was judged with; None where it is not known.
+      exam_sha256: of the eval bundle's manifest; None for a trial by hand, which has none.
+    """
+
+    value: float
+    seed: int
+    program_hash: str | None
+    fingerprint: str | None
+    snapshot_sha256: str | None
+    judge_batch_rows: int | None
+    exam_sha256: str | None
+
+
+@dataclass
+class Verification:
+    """The result of verifying a snapshot.
+
+    Attributes:
+      checks: by name, the differences that were found, a line each; or a string that says why it was not checked.
+      notes: by name of the check, what limits it.
+      value: the score, computed again; None if it could not be.
+    """
+
+    checks: dict[str, list[str] | str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    value: float | None = None
+
+    @property
+    def differs(self) -> bool:
+        """True if anything was found so far."""
+        return any(isinstance(found, list) and found for found in self.checks.values())
+
+
+def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: Recorded) -> Verification:
+    """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
+
+    Nothing is deserialised before its hash was found right. Loads JAX.
+
+    Args:
+      folder: of the snapshot.
+      bundle: of the run; if there is none, the dataset that the snapshot's manifest names takes its place.
+      programs_dir: where the run keeps the same programs; None if it does not.
+      recorded: what the ledger has.
+    """
+    import jax
+
+    result = Verification()
+    sha256 = recorded.snapshot_sha256
+    found = [] if sha256 is None else file_differences(folder / MANIFEST, sha256, RESTORE)
+    result.checks["snapshot_manifest"] = "the ledger has no hash of it" if sha256 is None else found
+    try:
+        if not result.differs:
+            manifest = load_manifest(folder)
+            _check_files(folder, manifest, programs_dir, recorded, result)
+            dataset = _check_bundle(bundle, manifest, recorded, result)
+        if result.differs:
+            result.checks["score"] = "not computed: what it would be computed from differs"
+        else:
+            assert dataset is not None
+            _score(folder, manifest, dataset, recorded, result)
+    except (SnapshotError, DatasetError, jax.errors.JaxRuntimeError) as error:
+        first_line = next(iter(str(error).splitlines()), "")
+        result.checks["score"] = [f"{folder}: the score cannot be computed: {first_line}"]
+    return result
+
+
+def _check_files(
+    folder: Path, manifest: Mapping[str, Any], programs_dir: Path | None, recorded: Recorded, result: Verification
+) -> None:
+    files = _listed_files(folder, manifest)
+    result.checks["snapshot_files"] = inventory_differences(folder, files, RESTORE)
+    claims = {"seed": recorded.seed, "program_hash": recorded.program_hash, "fingerprint": recorded.fingerprint}
+    result.checks["snapshot_facts"] = [
+        f"{folder / MANIFEST}: {name} {manifest.get(name)}, in the ledger {value}: it belongs to another trial"
+        for name, value in claims.items()
+        if value is not None and manifest.get(name) != value
+    ]
+    if programs_dir is not None:
+        prefix = "programs/"
+        programs = {name.removeprefix(prefix): entry for name, entry in files.items() if name.startswith(prefix)}
+        todo = f"the snapshot has its own, {folder / prefix}"
+        result.checks["programs_kept"] = inventory_differences(programs_dir, programs, todo)
+
+
+def _check_bundle(
+    bundle: Path, manifest: Mapping[str, Any], recorded: Recorded, result: Verification
+) -> Dataset | None:
+    """The rows to judge on, None if they are not what they were; files are opened after their hashes were compared."""
+    sequence_length, vocab_size = int(manifest["sequence_length"]), int(manifest["vocab_size"])
+    if recorded.exam_sha256 is not None:
+        place, offered = bundle, None  # it has the vocabularies that were offered and no others
+        found = file_differences(place / MANIFEST, recorded.exam_sha256, RESTORE)
+        found = found or eval_bundle_differences(place, SPLIT)
+    else:
+        place, offered = Path(manifest["dataset"]), tuple(manifest["vocab_sizes"])
+        found = _dataset_differences(place, sequence_length, vocab_size)
+        result.notes["exam_files"] = f"the run has no eval bundle, read from {place}"
+    result.checks["exam_files"] = found
+    if found:
+        return None
+    dataset = Dataset.open(place, sequence_length=sequence_length, vocab_sizes=offered, only_split=SPLIT)
+    # a run that judges a part of the split has the number of tokens at the end of its fingerprint
+    then = (recorded.fingerprint or "").partition("-")[0]
+    same = dataset.fingerprint == then
+    result.checks["fingerprint"] = [] if same else [f"{place}: {dataset.fingerprint}, in the ledger {then}"]
+    return dataset
+
+
+def _dataset_differences(folder: Path, sequence_length: int, vocab_size: int) -> list[str]:
+    """As `eval_bundle_differences`, of a whole dataset, which may hold more than was judged."""
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        return [f"{folder}: the dataset is gone, and there is no eval bundle in its place: {PREPARE}"]
+    names = [name for name in files_for(vocab_size, sequence_length) if is_read_by_judge(name, SPLIT)]
+    if not manifest.files.keys() >= set(names):
+        return [f"{folder}: has no vocabulary of {vocab_size} for rows of {sequence_length} any more: {PREPARE}"]
+    return [line for name in names for line in file_differences(folder / name, manifest.files[name].sha256, PREPARE)]
+
+
+def _score(
+    folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded: Recorded, result: Verification
+) -> None:
+    """Loads the snapshot for the devices it was made for, and judges it, probing every row."""
+    from autoresearch_jax.tasks.lm.judge import Scorer, judge_within_memory, load_eval_set
+    from autoresearch_jax.tasks.lm.probes import EVERY_ROW, InvalidCandidateError
+    from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
+
+    mesh = snapshot_mesh(folder, manifest)
+    snapshot = load_snapshot(folder, mesh)
+    programs = snapshot.programs
+    now, made = made_with(), manifest.get("made_with")
+    program_hash, then = programs.program_hash, recorded.program_hash
+    then = manifest["program_hash"] if then is None else then
+    same = then == program_hash
+    if not same and (made or {}).get("jax") != now["jax"]:
+        result.checks["program_hash"] = "another JAX, or an older autoresearch, writes the same program differently"
+    else:
+        result.checks["program_hash"] = [] if same else [f"{folder / 'programs'}: {program_hash}, recorded {then}"]
+    rows = recorded.judge_batch_rows
+    scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
+    eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"))
+    try:
+        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, probe_share=EVERY_ROW)
+    except InvalidCandidateError as error:
+        result.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
+        return
+    result.checks["probes"] = []
+    result.value = judged.bpb
+    difference = abs(judged.bpb - recorded.value)
+    if made == now:
+        agrees, bound = difference == 0, "to the last digit"
+    else:
+        agrees, bound = difference <= TOLERANCE * recorded.value, f"within {TOLERANCE:g} of it"
+        other = f"{_shown(made)} then" if made else "it is not known what it was made with"
+        result.notes["score"] = f"compared {bound}: {other}, {_shown(now)} now"
+    result.checks["score"] = (
+        [] if agrees else [f"{folder}: scores {judged.bpb!r}, in the ledger {recorded.value!r}, not equal {bound}"]
+    )
+
+
+def _shown(made: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in made.items())
