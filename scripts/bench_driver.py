@@ -32,7 +32,8 @@ from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import Program, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
@@ -42,6 +43,7 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Progress
 from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
 from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scalar, Scrutiny, Status
@@ -272,6 +274,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
     with closing(Ledger.open(folder.ledger)) as ledger:
         parts = Parts(
             task=task,
+            executor=LocalExecutor(task.measure),
             proposer=proposer,
             precheck=Precheck(task, folder),
             rule=LineageRule(task.metric),

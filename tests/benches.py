@@ -17,7 +17,8 @@ from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
@@ -25,6 +26,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.snapshots.retention import Keeping
@@ -107,6 +109,7 @@ class Bench:
         self.folder.create()
         parts = Parts(
             task=task,
+            executor=LocalExecutor(task.measure),
             proposer=proposer or ConstantsProposer(),
             precheck=precheck or Precheck(task, self.folder),
             rule=rule or GreedyRule(task.metric),

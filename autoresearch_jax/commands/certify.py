@@ -9,7 +9,8 @@ from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -17,6 +18,7 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 
 
@@ -69,6 +71,7 @@ def certify(
     with closing(ConsoleObserver()) as observer:
         parts = Parts(
             task=task,
+            executor=LocalExecutor(task.measure),
             proposer=_Nobody(),
             precheck=Precheck(task, folder),
             rule=rule,

@@ -43,7 +43,8 @@ from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import INTERRUPTED, Loop, Parts
+from autoresearch_jax.engine.loop import INTERRUPTED, Loop
+from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -52,6 +53,7 @@ from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.sandbox.faults import VARIABLE, fault_in
@@ -170,6 +172,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
     precheck = Precheck(task, folder)
     parts = Parts(
         task=task,
+        executor=LocalExecutor(task.measure),
         proposer=make_proposer(options.proposer, workspace, folder, os.environ, precheck.check, observer.notice),
         precheck=precheck,
         rule=make_rule(options.decision, task.metric),

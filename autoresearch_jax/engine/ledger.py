@@ -19,7 +19,6 @@ from autoresearch_jax.engine.records import (
     DECISION_COLUMNS,
     EXPERIMENT_COLUMNS,
     TRIAL_COLUMNS,
-    Conclusion,
     DecisionRow,
     ExperimentRow,
     Intent,
@@ -30,7 +29,7 @@ from autoresearch_jax.engine.records import (
     as_experiment,
     as_trial,
 )
-from autoresearch_jax.engine.training_file import read_constants
+from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.snapshots.log import SnapshotLog
 from autoresearch_jax.types import Measurement, Scalar, Status
 
@@ -177,16 +176,27 @@ class Ledger:
         }
         self._database.insert("decisions", values)
 
-    def conclude(self, experiment: int, conclusion: Conclusion) -> ExperimentRow:
-        """Ends an experiment; returns it as it now stands."""
+    def conclude(
+        self,
+        experiment: int,
+        status: Status,
+        score: float | None,
+        decision: Action | None,
+        reason: str,
+        commit: str | None,
+        seconds: float,
+        *,
+        simplification: bool = False,
+    ) -> ExperimentRow:
+        """Ends an experiment; see `ExperimentRow`. Returns it as it now stands."""
         values = {
-            "status": conclusion.status,
-            "score": conclusion.score,
-            "decision": conclusion.decision,
-            "reason": conclusion.reason,
-            "commit_id": conclusion.commit,
-            "seconds": conclusion.seconds,
-            "simplification": 1 if conclusion.simplification else None,
+            "status": status,
+            "score": score,
+            "decision": decision,
+            "reason": reason,
+            "commit_id": commit,
+            "seconds": seconds,
+            "simplification": 1 if simplification else None,
         }
         self._database.update("experiments", experiment, values, where="status IS NULL")
         return self.experiment(experiment)
@@ -203,27 +213,21 @@ class Ledger:
         Returns:
           The experiment's number.
         """
-        try:
-            constants = read_constants(source)
-        except SyntaxError:
-            constants = {}
         with self.transaction():
             experiment = self.begin_experiment(
-                Intent(Kind.TRIAL, source, constants, description, category=fingerprint, proposer="hand")
+                Intent(Kind.TRIAL, source, known_constants(source), description, category=fingerprint, proposer="hand")
             )
             trial = self.begin_trial(experiment.id, measurement.seed)
             self.finish_trial(trial.id, measurement)
             seconds = measurement.metrics.get("total_seconds")
             self.conclude(
                 experiment.id,
-                Conclusion(
-                    status=measurement.status,
-                    score=measurement.value,
-                    decision=None,
-                    reason=measurement.error or "measured by hand",
-                    commit=None,
-                    seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-                ),
+                measurement.status,
+                measurement.value,
+                decision=None,
+                reason=measurement.error or "measured by hand",
+                commit=None,
+                seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
             )
         return experiment.id
 

@@ -4,24 +4,20 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from autoresearch_jax.decide.certification import CertificationSettings, MeasureChampion, is_due, next_step, wanted_runs
-from autoresearch_jax.decide.pruning import Pruning
-from autoresearch_jax.decide.rule import Action, DecisionRule
-from autoresearch_jax.engine.certifying import take_out
-from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
-from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.measuring import Evaluation, Measuring
-from autoresearch_jax.engine.program import ProgramFile
-from autoresearch_jax.engine.proposals import Precheck, Proposals
-from autoresearch_jax.engine.recorder import Ending, Recorder, as_shown, score_of
-from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.decide.certification import MeasureChampion
+from autoresearch_jax.decide.rule import Action, Decision
+from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
+from autoresearch_jax.engine.disk import disk_trouble
+from autoresearch_jax.engine.measuring import Measuring, Parts
+from autoresearch_jax.engine.plan import Conclude
+from autoresearch_jax.engine.proposals import Proposals
+from autoresearch_jax.engine.recorder import Recorder, as_shown, score_of
+from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.state import (
     Asking,
     keep_to_settings,
-    kept_for_length,
     known_facts,
     loss_curves,
     noise_floor,
@@ -30,65 +26,37 @@ from autoresearch_jax.engine.state import (
 )
 from autoresearch_jax.engine.stopping import (
     FIRST_WAIT_SECONDS,
-    Interrupts,
-    Limit,
     StoppingList,
     StopReached,
     backoff,
     limits_left,
 )
-from autoresearch_jax.engine.task import Observer, RunError, Task
-from autoresearch_jax.engine.training_file import ConstantError, ConstantValue, read_constants, set_constants
-from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.engine.task import RunError
+from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
-    CERTIFICATION,
     NO_PROPOSAL,
     Brief,
     Proposal,
     ProposalFailed,
-    Proposer,
     Running,
     ServiceDown,
     SpaceExhausted,
 )
 from autoresearch_jax.proposers.space import Constant
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.snapshots.retention import Keeping, Retention
+from autoresearch_jax.snapshots.retention import Retention
 from autoresearch_jax.types import Status
 
-REVERT = "revert"  # category of what certification tries
 INTERRUPTED = "interrupted; the same command goes on from here"
 FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a loop is made of."""
-
-    task: Task
-    proposer: Proposer
-    precheck: Precheck
-    rule: DecisionRule
-    ledger: Ledger
-    workspace: Workspace
-    folder: RunFolder
-    program: ProgramFile
-    observer: Observer
-    interrupts: Interrupts
-    disk: DiskGuard
-    keeping: Keeping = field(default_factory=Keeping)
-    pruning: Pruning | None = None
-    certification: CertificationSettings | None = None
-
-
 class Loop:
-    """One run, from its baseline to its stopping list, in as many processes as it takes.
+    """One run, from its baseline to its stopping list, in one process or several.
 
-    All state is in the ledger. An experiment that was begun and not ended is taken up again with the source
-    and the seed that were written down for it.
+    All state is in the ledger. An experiment that is not over is taken up again with its source and its seeds.
     """
 
     def __init__(
@@ -113,50 +81,23 @@ class Loop:
         self._run_seed = run_seed
         self._asking = asking or Asking()
         self._first_wait_seconds = first_wait_seconds
-        self._failed_proposals = 0  # in a row, of this process: whoever starts another may have mended what failed
+        self._failed_proposals = 0  # in a row, of this process
         self._latest_brief: Brief | None = None
         self._waiting_since: float | None = None  # for the next proposal
         self._is_service_down = False
-        self._certified_before: tuple[int, int] | None = None  # the last experiment, and how many trials there were
         self._has_noticed_slow_disk = False
         self._recorder = Recorder(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
         self._stopping = StoppingList(
-            self._recorder, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
+            parts.ledger, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
         )
+        notice, merge = parts.observer.notice, parts.workspace.merge
         self._proposals = Proposals(
-            parts.proposer,
-            parts.folder,
-            parts.ledger.source,
-            parts.workspace.merge,
-            parts.observer.notice,
-            parts.precheck.close,
+            parts.proposer, parts.folder, parts.ledger.source, merge, notice, parts.precheck.close
         )
-        self._measuring = Measuring(
-            parts.task,
-            parts.rule,
-            self._recorder,
-            parts.folder,
-            parts.program,
-            parts.interrupts,
-            parts.observer,
-            parts.disk,
-            run_seed,
-            parts.pruning,
-            stopping=self._stopping,
-            first_wait_seconds=first_wait_seconds,
-        )
-        self._evaluation = Evaluation(
-            parts.task,
-            self._recorder,
-            parts.folder,
-            parts.program,
-            parts.interrupts,
-            self._measuring,
-            parts.precheck,
-            parts.disk,
-        )
+        self._measuring = Measuring(parts, self._recorder, self._stopping, run_seed, first_wait_seconds)
+        self._certifying = Certifying(parts.ledger, parts.certification)
         self._retention = Retention(
-            parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, parts.observer.notice
+            parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, notice
         )
 
     def run(self) -> str:
@@ -183,14 +124,7 @@ class Loop:
         Raises:
           RunError, UserError: see `run`.
         """
-        ledger = self._parts.ledger
-        if (row := ledger.open_experiment()) is not None and row.kind is not Kind.REVERT:
-            raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
-        if row is None:
-            self._certified_before = ledger.experiments()[-1].id, len(ledger.trials())
-        else:  # of a process that was cut short
-            own = len(ledger.trials(row.id))
-            self._certified_before = row.id - 1, len(ledger.trials()) - own
+        self._certifying.begin_anew()
         return self._in_session(lambda: None, self._certify_again)
 
     def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
@@ -198,7 +132,6 @@ class Loop:
         prepare()
         self._recorder.settle()
         session = ledger.begin_session()
-        reach(FaultPoint.AFTER_SESSION, session)
         try:
             reason = self._until_ended(work)
         except UserError as error:
@@ -207,7 +140,6 @@ class Loop:
             raise
         finally:
             self._proposals.close()
-        reach(FaultPoint.BEFORE_SESSION_END, session)
         ledger.end_session(session, reason)
         return reason
 
@@ -228,7 +160,7 @@ class Loop:
     def _measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
         self._measuring.measure_champion(champion)
-        if self._certified_before is None:
+        if not self._certifying.is_anew:
             self._retention.apply(self._parts.ledger.measured(champion))
 
     def _work(self) -> str:
@@ -269,7 +201,7 @@ class Loop:
                 Intent(
                     kind=Kind.BASELINE,
                     source=baseline.source,
-                    constants=_constants(baseline.source),
+                    constants=known_constants(baseline.source),
                     hypothesis="baseline",
                     parent_commit=baseline.commit,
                 )
@@ -289,7 +221,7 @@ class Loop:
             champion = self._recorder.require_champion()
             space = self._refresh_space(champion)
             waited = time.monotonic() - started
-            progress = self._stopping.progress(champion, waited_seconds=waited + self._seconds_to_certify())
+            progress = self._stopping.progress(champion, waited_seconds=waited + self._certifying.seconds_needed())
             if (reason := self._stopping.stop_reason(progress)) is not None:
                 return f"{reason} reached"
             if self._certify(at_end=False):
@@ -306,7 +238,6 @@ class Loop:
             except ProposalFailed as failure:
                 self._enter_failure(champion, brief, failure, started)
                 return None
-            reach(FaultPoint.AFTER_PROPOSAL, brief.experiment)
             self._failed_proposals = 0
             self._waiting_since, self._is_service_down = None, False
             experiment = self._begin(champion, brief, proposal, started)
@@ -318,88 +249,30 @@ class Loop:
         parts = self._parts
         return parts.program.refresh(champion.constants, parts.task.metric.name, parts.observer.notice)
 
-    def _seconds_to_certify(self) -> float:
-        """Time that certification would take if the search ended now."""
-        state, settings = read_state(self._parts.ledger), self._parts.certification
-        if state is None or state.lineage is None or settings is None:
-            return 0.0
-        wanted = wanted_runs(state.lineage, state.looked_at, state.certification_runs, settings)
-        durations = [trial.finished_at - trial.started_at for trial in state.runs if trial.finished_at is not None]
-        return wanted * max(durations, default=0.0)
-
     def _certify(self, *, at_end: bool) -> bool:
         """Takes one step of certification; False if there is none to take."""
-        state, settings = read_state(self._parts.ledger), self._parts.certification
-        if state is None or state.lineage is None or settings is None:
+        ledger, champion = self._parts.ledger, self._recorder.require_champion()
+        if not at_end and self._proposals.has_asked(self._recorder.rows[-1].id + 1):
             return False
-        if not at_end:
-            is_asked = self._proposals.has_asked(self._recorder.rows[-1].id + 1)
-            if is_asked or not is_due(state.keeps_since_certified, settings):
-                return False
-        looked_at, spent = state.looked_at, state.certification_runs
-        if self._certified_before is not None:
-            looked_at, spent = self._certification_since(*self._certified_before)
-        step = next_step(state.lineage, looked_at, spent, settings, at_end=at_end)
-        champion = self._recorder.require_champion()
-        if step is None or (at_end and self._certified_before is None and self._has_no_time_left(champion)):
+        step = self._certifying.next_step(at_end=at_end)
+        if step is None or (at_end and not self._certifying.is_anew and self._stopping.is_out_of_time(champion)):
             return False
         if isinstance(step, MeasureChampion):
             self._measure_champion(champion)
             return True
         started = time.monotonic()
-        texts = take_out(self._parts.ledger, step.edits, self._parts.workspace.merge)
+        texts = take_out(ledger, step.edits, self._parts.workspace.merge)
         experiment = None
-        with self._parts.ledger.transaction():  # a killed process leaves all of a step behind, or nothing of it
+        with ledger.transaction():  # a killed process leaves all of a step behind, or nothing of it
             for number, obstacle in texts.obstacles.items():
-                row = self._parts.ledger.experiment(number)
-                intent = self._revert_intent(champion, [row], self._parts.ledger.source(champion.id))
-                self._reject(intent, obstacle, started)
+                intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id))
+                self._reject(replace(intent, constants={}), obstacle, started)
             if texts.edits:
-                rows = [self._parts.ledger.experiment(number) for number in texts.edits]
-                intent = replace(self._revert_intent(champion, rows, texts.source), constants=_constants(texts.source))
-                experiment = self._parts.ledger.begin_experiment(intent)
+                rows = [ledger.experiment(number) for number in texts.edits]
+                experiment = ledger.begin_experiment(revert_intent(champion, rows, texts.source))
         if experiment is not None:
             self._carry_out(experiment, started)
         return True
-
-    def _may_certify_next(self) -> bool:
-        """True if certification comes next once the running experiment is kept: then it takes the next number."""
-        state, settings = read_state(self._parts.ledger), self._parts.certification
-        if state is None or state.lineage is None or settings is None:
-            return False
-        if not is_due(state.keeps_since_certified + 1, settings):
-            return False
-        spent = state.certification_runs
-        return next_step(state.lineage, state.looked_at, spent, settings, at_end=False) is not None
-
-    def _certification_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
-        """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""
-        ledger = self._parts.ledger
-        reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT and row.id > experiment]
-        runs = sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()[num_trials:])
-        looked_at = frozenset(number for row in reverts for number in row.without)
-        return looked_at | kept_for_length(ledger.experiments()), runs
-
-    def _revert_intent(self, champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str) -> Intent:
-        numbers = [row.id for row in edits]
-        hypotheses = "; ".join(row.hypothesis for row in edits)
-        return Intent(
-            kind=Kind.REVERT,
-            source=source,
-            hypothesis=clean_line(f"without {', '.join(map(str, numbers))}: {hypotheses}"),
-            category=REVERT,
-            proposer=CERTIFICATION,
-            parent=champion.id,
-            parent_commit=champion.commit,
-            without=numbers,
-        )
-
-    def _has_no_time_left(self, champion: ExperimentRow) -> bool:
-        """True once a limit in seconds is passed, which certification, too, keeps to."""
-        return any(
-            isinstance(stop, Limit) and stop.quantity == "seconds" and stop.reached(self._stopping.progress(champion))
-            for stop in self._stopping.stops()
-        )
 
     def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
         """Waits until the service may be asked again; all of the wait counts as time of the next experiment."""
@@ -435,7 +308,7 @@ class Loop:
     def _look_ahead(self, running: ExperimentRow) -> None:
         """Has the experiment after this one thought of meanwhile, if there will be one."""
         champion = self._recorder.champion
-        if running.kind is not Kind.PROPOSAL or champion is None or self._may_certify_next():
+        if running.kind is not Kind.PROPOSAL or champion is None or self._certifying.may_come_next():
             return
         progress = self._stopping.progress(champion, more_experiments=1)
         if self._stopping.stop_reason(progress) is not None:
@@ -460,7 +333,7 @@ class Loop:
             except (ConstantError, SyntaxError) as error:
                 return self._reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
         intent = self._intent(champion, source, proposal)
-        return self._parts.ledger.begin_experiment(replace(intent, constants=_constants(source)))
+        return self._parts.ledger.begin_experiment(replace(intent, constants=known_constants(source)))
 
     def _enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
         """Writes down that there was no proposal; waits if that is so again and again."""
@@ -502,19 +375,18 @@ class Loop:
         """Enters an experiment that is over before it began."""
         with self._parts.ledger.transaction():
             experiment = self._parts.ledger.begin_experiment(intent)
-            ending = Ending(Status.REJECTED, None, Action.DISCARD, reason)
-            experiment = self._recorder.conclude(experiment, ending, started)
+            rejection = Conclude(Status.REJECTED, Decision(Action.DISCARD, reason))
+            experiment = self._recorder.conclude(experiment, rejection, started)
         self._parts.observer.ends(experiment)
         return experiment
 
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:
         """Measures an experiment and enters what came of it in the books."""
-        reach(FaultPoint.AFTER_EXPERIMENT_INTENT, experiment.id)
         self._parts.observer.begins(experiment)
         self._look_ahead(experiment)
-        ending = self._evaluation.evaluate(experiment)
-        row = self._recorder.conclude(experiment, ending, started)
-        if self._certified_before is None:
+        conclusion = self._measuring.evaluate(experiment)
+        row = self._recorder.conclude(experiment, conclusion, started)
+        if not self._certifying.is_anew:
             self._retention.apply(row)
         self._parts.observer.ends(row)
         self._notice_slow_disk()
@@ -529,11 +401,3 @@ class Loop:
                 f"{self._parts.folder.ledger}: the disk took {seconds:.1f} s for one write; "
                 "`autoresearch doctor` measures it, --run_dir may be on another"
             )
-
-
-def _constants(source: str) -> dict[str, ConstantValue]:
-    """Top-level constants of a source; none of one that is not Python, which the task will reject."""
-    try:
-        return read_constants(source)
-    except SyntaxError:
-        return {}

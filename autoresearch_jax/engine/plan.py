@@ -5,20 +5,291 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from statistics import fmean
+from statistics import fmean, stdev
 
+from autoresearch_jax.decide.certification import decide_revert
+from autoresearch_jax.decide.noise import mean_of, next_paired_seed
 from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
-from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import Program
-from autoresearch_jax.engine.recorder import Ending
-from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
+from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.state import RunState
+from autoresearch_jax.engine.task import MAX_FAILURES
 from autoresearch_jax.engine.training_file import same_value, syntax_nodes
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
-from autoresearch_jax.types import LOSSES, Metric, Status, read_curve
+from autoresearch_jax.types import LOSSES, Candidate, Metric, Status, read_curve
 
 SEED_BITS = 31  # fits a signed 32-bit integer, which every random generator takes
+LATEST = 200  # finished candidates that pruning looks back at, so that its time does not grow with the run
+
+
+@dataclass(frozen=True)
+class RunTrial:
+    """Run one more trial.
+
+    Attributes:
+      of: experiment whose program runs: the open one, or the champion's.
+      purpose: what the trial is for.
+      seed: all randomness of the trial follows from it.
+      decision: the decision that asks for the trial, stored together with it; None where none does.
+    """
+
+    of: int
+    purpose: Purpose
+    seed: int
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """End the experiment.
+
+    Attributes:
+      status: OK if it was measured, else what kept it from being measured.
+      decision: KEEP, KEEP_SIMPLER or DISCARD, and why.
+      score: mean of its trials; a duplicate has its twin's; None where there is none.
+    """
+
+    status: Status
+    decision: Decision
+    score: float | None = None
+
+
+NextAction = RunTrial | Conclude
+
+
+@dataclass(frozen=True)
+class OpenExperiment:
+    """What the ledger says of an experiment that is not over.
+
+    Attributes:
+      row: its row.
+      trials: its finished trials, without those for which the machine was too busy.
+      decision: the last one on it; None before the first.
+      nodes_added: syntax nodes that its source has more than the champion's.
+    """
+
+    row: ExperimentRow
+    trials: Sequence[TrialRow] = ()
+    decision: Decision | None = None
+    nodes_added: int = 0
+
+    @property
+    def scored(self) -> list[TrialRow]:
+        """The trials that have a score."""
+        return [trial for trial in self.trials if trial.value is not None]
+
+    @property
+    def score(self) -> float:
+        """Mean of its trials; of a champion's on seeds that no decision depended on, unless there are no others."""
+        fresh = [trial.score for trial in self.scored if trial.purpose is not Purpose.CANDIDATE]
+        return mean_of(fresh or [trial.score for trial in self.scored])
+
+
+def read_open_experiment(
+    ledger: Ledger, row: ExperimentRow, state: RunState | None, program: Program
+) -> OpenExperiment:
+    """Reads an open experiment, none of whose trials is running.
+
+    Args:
+      ledger: the run's.
+      row: the experiment's.
+      state: of the run; None before there is a baseline.
+      program: the page whose constants a shorter source must not give up.
+    """
+    trials = [trial for trial in ledger.trials(row.id) if not trial.was_too_busy]
+    last = next(reversed(ledger.decisions(row.id)), None)
+    decision = None if last is None else Decision(last.action, last.reason, last.gain, last.probability, last.sigma)
+    added = 0
+    if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
+        added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
+    return OpenExperiment(row, trials, decision, added)
+
+
+def next_action(
+    state: RunState | None, experiment: OpenExperiment, rule: DecisionRule, metric: Metric, run_seed: int
+) -> NextAction:
+    """The next trial of an open experiment or of its champion, or how the experiment ends.
+
+    Args:
+      state: of the run; None before there is a baseline.
+      experiment: the open one.
+      rule: decides after each trial.
+      metric: of the scores.
+      run_seed: with the numbers of experiment and trial, the source of every seed.
+    """
+    failed = _fatal_trial(experiment)
+    if failed is not None:
+        return _conclude_failed(experiment.row, failed)
+    if state is None:
+        return _next_of_baseline(experiment, rule, run_seed)
+    if experiment.decision is not None and experiment.decision.action.keeps:
+        return _next_of_kept(experiment, experiment.decision, rule.fresh_runs, run_seed)
+    if not experiment.trials:
+        return _candidate_trial(state, experiment, run_seed)
+    decision = _decide(state, experiment, rule, metric)
+    match decision.action:
+        case Action.MEASURE_CANDIDATE:
+            return _candidate_trial(state, experiment, run_seed, decision)
+        case Action.MEASURE_CHAMPION:
+            return champion_trial(state, Purpose.CHAMPION, run_seed, decision)
+        case Action.DISCARD:
+            return Conclude(Status.OK, decision, experiment.score)
+        case Action.KEEP | Action.KEEP_SIMPLER:
+            return _next_of_kept(experiment, decision, rule.fresh_runs, run_seed)
+
+
+def champion_trial(state: RunState, purpose: Purpose, run_seed: int, decision: Decision | None = None) -> RunTrial:
+    """One more trial of the champion, on a fresh seed."""
+    seed = draw_seed(run_seed, state.champion.id, state.num_trials)
+    return RunTrial(state.champion.id, purpose, seed, decision)
+
+
+def _candidate_trial(
+    state: RunState, experiment: OpenExperiment, run_seed: int, decision: Decision | None = None
+) -> RunTrial:
+    """A trial on one of the champion's seeds, so that the two are a pair; on a fresh one when these are used up."""
+    number = experiment.row.id
+    seed = next_paired_seed(state.seeds, [trial.seed for trial in experiment.trials], number)
+    if seed is None:
+        seed = draw_seed(run_seed, number, len(experiment.trials))
+    purpose = Purpose.CERTIFY if experiment.row.kind is Kind.REVERT else Purpose.CANDIDATE
+    return RunTrial(number, purpose, seed, decision)
+
+
+def _decide(state: RunState, experiment: OpenExperiment, rule: DecisionRule, metric: Metric) -> Decision:
+    lineage, runs = state.lineage, experiment.scored
+    if experiment.row.kind is Kind.REVERT:
+        assert lineage is not None, "the greedy rule certifies nothing"
+        return decide_revert(lineage, experiment.row.id, metric)
+    if lineage is None:
+        return decide_greedily(metric, runs[0].score, state.score.mean)
+    return rule.decide(lineage, experiment.row.id, state.complexity(runs, experiment.nodes_added))
+
+
+def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: int) -> NextAction:
+    """Runs of the baseline; their spread is the first that is known of the noise."""
+    runs = [trial.score for trial in experiment.scored]
+    if len(runs) < rule.baseline_runs:
+        return _fresh_trial(experiment, run_seed)
+    spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
+    reason = f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}"
+    return Conclude(Status.OK, Decision(Action.KEEP, reason), experiment.score)
+
+
+def _next_of_kept(experiment: OpenExperiment, decision: Decision, fresh_runs: int, run_seed: int) -> NextAction:
+    """Runs of what is kept on seeds that no decision depended on."""
+    if sum(trial.purpose is Purpose.CHAMPION for trial in experiment.scored) < fresh_runs:
+        return _fresh_trial(experiment, run_seed, decision if decision != experiment.decision else None)
+    return Conclude(Status.OK, decision, experiment.score)
+
+
+def _fresh_trial(experiment: OpenExperiment, run_seed: int, decision: Decision | None = None) -> RunTrial:
+    seed = draw_seed(run_seed, experiment.row.id, len(experiment.trials))
+    return RunTrial(experiment.row.id, Purpose.CHAMPION, seed, decision)
+
+
+def _fatal_trial(experiment: OpenExperiment) -> TrialRow | None:
+    """The trial without a score that ends an experiment; None if there is none.
+
+    A baseline that was scored once fails only after MAX_FAILURES trials in a row without a score.
+    """
+    failed = [trial for trial in experiment.trials if trial.value is None]
+    if experiment.row.kind is not Kind.BASELINE or len(failed) == len(experiment.trials):
+        return failed[0] if failed else None
+    latest = experiment.trials[-MAX_FAILURES:]
+    return latest[-1] if len(latest) == MAX_FAILURES and all(trial.value is None for trial in latest) else None
+
+
+def _conclude_failed(experiment: ExperimentRow, trial: TrialRow) -> Conclude:
+    assert trial.status is not None
+    reason = trial.error or str(trial.status)
+    if trial.purpose is Purpose.CHAMPION and experiment.kind is not Kind.BASELINE:
+        reason = f"it failed when it was measured afresh as the champion: {reason}"
+    return Conclude(trial.status, Decision(Action.DISCARD, reason))
+
+
+def conclude_known_program(
+    ledger: Ledger, experiment: ExperimentRow, candidate: Candidate, champion: ExperimentRow | None, program: Program
+) -> Conclude | None:
+    """How an experiment ends without a trial whose program was measured before; None for a new program.
+
+    Args:
+      ledger: the run's.
+      experiment: the open one.
+      candidate: what its source was traced to.
+      champion: if the candidate's program is the champion's; else None.
+      program: the page whose constants a shorter source must not give up.
+    """
+    if champion is not None:
+        return _compare_with_champion(ledger, experiment, champion, program)
+    if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more
+        return None
+    twin = ledger.scored_twin(candidate.program_hash, before=experiment.id)
+    if twin is not None:
+        reason = f"the same program as experiment {twin.id}"
+        return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason), twin.score)
+    pruned = ledger.pruned_twin(candidate.program_hash, before=experiment.id)
+    if pruned is not None:
+        reason = f"the same program as experiment {pruned.id}, which was stopped early"
+        return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason))
+    return None
+
+
+def _compare_with_champion(
+    ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program
+) -> Conclude:
+    """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""
+
+    def conclude(action: Action, reason: str) -> Conclude:
+        words = f"the same program as the champion (experiment {champion.id}) {reason}"
+        return Conclude(Status.DUPLICATE, Decision(action, words), champion.score)
+
+    listed = _listed(program)
+    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
+    if nodes is None or champion_nodes is None or nodes >= champion_nodes:
+        more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
+        return conclude(Action.DISCARD, f"in a text that is no shorter{more}")
+    shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
+    page = program.path.name
+    if lost := _lost_constants(experiment, champion, program):
+        return conclude(Action.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
+    # the new value has no effect in the program of now, but no trial told that it is as good in the next
+    constants = sorted(listed & champion.constants.keys())
+    moved = [name for name in constants if not same_value(champion.constants[name], experiment.constants[name])]
+    if moved:
+        reason = f"{shorter}, but with another {', '.join(moved)}, which {page} lists: a value is kept for its score"
+        return conclude(Action.DISCARD, reason)
+    return conclude(Action.KEEP, f"{shorter}: a proven refactoring")
+
+
+def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
+    """Syntax nodes that a text has more than the champion's, negative if fewer.
+
+    0 where that is not known, and for a shorter text that gave up a listed constant.
+    """
+    listed = _listed(program)
+    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
+    if nodes is None or champion_nodes is None:
+        return 0
+    if nodes < champion_nodes and _lost_constants(experiment, champion, program):
+        return 0
+    return nodes - champion_nodes
+
+
+@lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls
+def _count(source: str, listed: frozenset[str]) -> int | None:
+    return syntax_nodes(source, listed)
+
+
+def _listed(program: Program) -> frozenset[str]:
+    return frozenset(constant.name for constant in program.constants)
+
+
+def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> list[str]:
+    """Listed constants that a text has no more: a number in place of its name is shorter, and cannot be moved."""
+    return sorted(_listed(program) & champion.constants.keys() - experiment.constants.keys())
 
 
 def draw_seed(run_seed: int, experiment: int, trial: int) -> int:
@@ -56,77 +327,13 @@ def _seed_of(text: str) -> int:
     return int.from_bytes(digest[:4], "big") >> (32 - SEED_BITS)
 
 
-def compare_texts(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> Ending:
-    """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""
-    same = f"the same program as the champion (experiment {champion.id})"
-
-    def ending(verdict: Action, reason: str) -> Ending:
-        return Ending(Status.DUPLICATE, champion.score, verdict, f"{same} {reason}")
-
-    listed = _listed(program)
-    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
-    if nodes is None or champion_nodes is None or nodes >= champion_nodes:
-        more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
-        return ending(Action.DISCARD, f"in a text that is no shorter{more}")
-    shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
-    page = program.path.name
-    if lost := _lost_constants(experiment, champion, program):
-        return ending(Action.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
-    # no trial ever told that the new value is as good: it only does nothing in the program of now
-    constants = sorted(listed & champion.constants.keys())
-    moved = [name for name in constants if not same_value(champion.constants[name], experiment.constants[name])]
-    if moved:
-        reason = f"{shorter}, but with another {', '.join(moved)}, which {page} lists: a value is kept for its score"
-        return ending(Action.DISCARD, reason)
-    return ending(Action.KEEP, f"{shorter}: a proven refactoring")
-
-
-def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
-    """Syntax nodes that a text has more than the champion's, negative if fewer.
-
-    0 where that is not known, and for a shorter text that gave up a listed constant.
-    """
-    listed = _listed(program)
-    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
-    if nodes is None or champion_nodes is None:
-        return 0
-    if nodes < champion_nodes and _lost_constants(experiment, champion, program):
-        return 0
-    return nodes - champion_nodes
-
-
-@lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls
-def _count(source: str, listed: frozenset[str]) -> int | None:
-    return syntax_nodes(source, listed)
-
-
-def _listed(program: Program) -> frozenset[str]:
-    return frozenset(constant.name for constant in program.constants)
-
-
-def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> list[str]:
-    """Listed constants that a text has no more: a number in place of its name is shorter, and cannot be moved."""
-    return sorted(_listed(program) & champion.constants.keys() - experiment.constants.keys())
-
-
-LATEST = 200  # candidates that are learnt from: a night has no more, and the time this takes must not grow
-
-
 def find_thresholds(
     ledger: Ledger, state: RunState, experiment: ExperimentRow, seed: int, metric: Metric, pruning: Pruning
 ) -> PruningThresholds | None:
-    """What the first run of a candidate is held against; None while too little is known.
+    """The losses above which a candidate's first run is stopped; None while too little is known.
 
-    Only what moved nothing but constants is held against anything, and against its like alone, since the champion's
-    text was written: the loss that another text tells may be another function.
-
-    Args:
-      ledger: the run's.
-      state: of the run.
-      experiment: the candidate.
-      seed: that it runs with.
-      metric: of the scores.
-      pruning: what is risked.
+    Only candidates that moved nothing but constants are pruned, and compared only with others of these since the
+    champion's text was written: another text may report another loss. `seed` is the trial's.
     """
     champion = _Champion.of(state.runs, seed, metric, pruning.last_point)
     if champion is None or not _moves_constants_alone(experiment):

@@ -1,7 +1,6 @@
 """Ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.decide.noise import round_to_noise
@@ -9,12 +8,12 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.memo import Memo
-from autoresearch_jax.engine.records import Conclusion, ExperimentRow, Kind
+from autoresearch_jax.engine.plan import Conclude
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder, write_whole
-from autoresearch_jax.engine.state import seconds_spent
+from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.proposers.base import Outcome
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
 
@@ -96,77 +95,41 @@ def _status(row: ExperimentRow) -> str:
     return str(Action.KEEP) if word in KEEPS else word
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How an experiment ended, as a commit's message tells it.
-
-    Attributes:
-      verdict: keep or discard.
-      reason: why, in one line.
-      score: of a keep the posterior mean and its standard deviation; else the mean of its runs, and an error of 0. None
-        where there is none.
-      effect: difference of the true scores of it and its parent; None where none was estimated.
-      probability: that it is better by more than its price.
-      num_runs: trials that were run for it; none for a duplicate, whose score is its twin's.
-    """
-
-    verdict: Action
-    reason: str
-    score: Estimate | None
-    effect: Estimate | None
-    probability: float | None
-    num_runs: int
-
-
-def commit_message(experiment: ExperimentRow, measured: Measured, metric: Metric) -> str:
+def commit_message(
+    experiment: ExperimentRow, conclusion: Conclude, score: Estimate | None, num_runs: int, metric: Metric
+) -> str:
     """The hypothesis, the reason, and trailers that `git log --format=%(trailers)` reads.
 
     Args:
       experiment: what is committed.
-      measured: what came of it.
-      metric: names the trailer of the score: val_bpb becomes Val-Bpb.
+      conclusion: how it ended.
+      score: of a keep the posterior mean and its standard deviation; else the mean of its runs, with an error of 0.
+      num_runs: trials that were run for it; none for a duplicate, whose score is its twin's.
+      metric: names the trailer of the score (val_bpb becomes Val-Bpb) and gives the sign of the effect.
     """
-    trailers = [("Experiment", str(experiment.id)), ("Decision", str(measured.verdict))]
+    decision = conclusion.decision
+    trailers = [("Experiment", str(experiment.id)), ("Decision", str(kept_or_not(decision)))]
     if experiment.without:
         trailers.append(("Reverts", ", ".join(map(str, experiment.without))))
-    if measured.score is not None:
-        trailers.append((metric.name.replace("_", "-").title(), plus_minus(measured.score)))
-    if measured.effect is not None:
-        sign = "" if measured.effect.mean < 0 else "+"
-        trailers.append(("Effect", f"{sign}{plus_minus(measured.effect, SCORE_DECIMALS)}"))
-    if measured.probability is not None:
-        trailers.append(("Probability", shown(measured.probability)))
-    trailers.append(("Runs", str(measured.num_runs)))
+    if score is not None:
+        trailers.append((metric.name.replace("_", "-").title(), plus_minus(score)))
+    if decision.gain is not None:
+        effect = decision.gain.mean if metric.direction == "maximize" else -decision.gain.mean
+        sign = "" if effect < 0 else "+"
+        trailers.append(("Effect", f"{sign}{plus_minus(Estimate(effect, decision.gain.error), SCORE_DECIMALS)}"))
+    if decision.probability is not None:
+        trailers.append(("Probability", shown(decision.probability)))
+    trailers.append(("Runs", str(num_runs)))
     if experiment.proposer:
         trailers.append(("Proposer", experiment.proposer))
     subject = clean_line(experiment.hypothesis) or f"experiment {experiment.id}"
     footer = "\n".join(f"{name}: {value}" for name, value in trailers)
-    return f"{subject}\n\n{clean_line(measured.reason)}\n\n{footer}\n"
+    return f"{subject}\n\n{clean_line(decision.reason)}\n\n{footer}\n"
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How an experiment ended, before it is in the books.
-
-    Attributes:
-      status: OK if it was measured, else what kept it from it.
-      score: mean of its trials; a duplicate has its twin's; None where there is none.
-      verdict: what becomes of it.
-      reason: one line.
-      num_runs: trials that were run for it; none for a duplicate.
-      simplification: True if it is kept for its shorter source alone.
-      decision: the last one, not in the ledger yet; None if there was none, or it is written down.
-      effect: the decision that it is kept for; None where there is none.
-    """
-
-    status: Status
-    score: float | None
-    verdict: Action
-    reason: str
-    num_runs: int = 0
-    simplification: bool = False
-    decision: Decision | None = None
-    effect: Decision | None = None
+def kept_or_not(decision: Decision) -> Action:
+    """KEEP or DISCARD, as an experiment's row has it."""
+    return Action.KEEP if decision.action.keeps else Action.DISCARD
 
 
 class Recorder:
@@ -182,8 +145,7 @@ class Recorder:
         self._read()
 
     def _read(self) -> None:
-        rows = self.ledger.experiments()
-        self.rows = [row for row in rows if row.kind is not Kind.TRIAL and not row.is_open]
+        self.rows = concluded(self.ledger)
         self.champion = next((row for row in reversed(self.rows) if row.decision is Action.KEEP), None)
 
     def refresh(self) -> None:
@@ -220,66 +182,55 @@ class Recorder:
         assert self.champion is not None, "the baseline comes first"
         return self.champion
 
-    @property
-    def seconds(self) -> float:
-        """See `seconds_spent`."""
-        return seconds_spent(self.ledger, self.rows)
-
-    @property
-    def last_improvement(self) -> int:
-        """Number of the last experiment that was kept for its score: what only says the same more briefly was not."""
-        kept = [row for row in self.rows if row.decision is Action.KEEP and row.status is Status.OK]
-        return max(row.id for row in kept if not row.simplification and row.kind is not Kind.REVERT)
-
-    def conclude(self, experiment: ExperimentRow, ending: Ending, started: float) -> ExperimentRow:
+    def conclude(self, experiment: ExperimentRow, conclusion: Conclude, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
 
         Args:
           experiment: as it was begun.
-          ending: how it ended.
+          conclusion: how it ended.
           started: `time.monotonic()` when this process began with it.
 
         Returns:
           The experiment as it now stands in the ledger.
         """
-        commit = self._commit(experiment, ending)
-        reach(FaultPoint.AFTER_COMMIT, experiment.id)
+        decision = conclusion.decision
+        commit = self._commit(experiment, conclusion)
         with self.ledger.transaction():
-            if ending.decision is not None:
-                self.ledger.record_decision(experiment.id, ending.decision)
-            seconds = time.monotonic() - started
-            reason = clean_line(ending.reason)
-            conclusion = Conclusion(
-                ending.status, ending.score, ending.verdict, reason, commit, seconds, ending.simplification
+            if conclusion.status is Status.OK and not self._is_kept_already(experiment):
+                self.ledger.record_decision(experiment.id, decision)
+            row = self.ledger.conclude(
+                experiment.id,
+                conclusion.status,
+                conclusion.score,
+                kept_or_not(decision),
+                clean_line(decision.reason),
+                commit,
+                time.monotonic() - started,
+                simplification=decision.action is Action.KEEP_SIMPLER,
             )
-            row = self.ledger.conclude(experiment.id, conclusion)
-        reach(FaultPoint.AFTER_CONCLUSION, experiment.id)
         self._publish(row, previous=row.parent_commit)
-        reach(FaultPoint.AFTER_WORKTREE, experiment.id)
         self.refresh()
-        reach(FaultPoint.AFTER_RESULTS, experiment.id)
         return row
 
-    def _commit(self, experiment: ExperimentRow, ending: Ending) -> str | None:
+    def _is_kept_already(self, experiment: ExperimentRow) -> bool:
+        """True if the decision to keep it was stored before its runs as champion."""
+        decisions = self.ledger.decisions(experiment.id)
+        return bool(decisions) and decisions[-1].action.keeps
+
+    def _commit(self, experiment: ExperimentRow, conclusion: Conclude) -> str | None:
         """The commit that holds an experiment's source; the baseline is in the user's own."""
         if experiment.kind is Kind.BASELINE:
             return experiment.parent_commit
         assert experiment.parent_commit is not None
-        message = commit_message(experiment, self._measured(experiment, ending), self._metric)
+        score = None if conclusion.score is None else Estimate(conclusion.score, 0.0)
+        num_runs = 0
+        if conclusion.status is Status.OK:
+            num_runs = sum(not trial.was_too_busy for trial in self.ledger.trials(experiment.id))
+            if conclusion.decision.action.keeps:
+                score = self.ledger.score_if_kept(experiment.id) or score
+        message = commit_message(experiment, conclusion, score, num_runs, self._metric)
         source = self.ledger.source(experiment.id)
         return self._workspace.commit(source, experiment.parent_commit, message, experiment.created_at)
-
-    def _measured(self, experiment: ExperimentRow, ending: Ending) -> Measured:
-        """What a commit's message says of an experiment that is not in the ledger yet."""
-        score = None if ending.score is None else Estimate(ending.score, 0.0)
-        decision = ending.effect or ending.decision
-        if ending.verdict is Action.KEEP and ending.status is Status.OK:
-            score = self.ledger.score_if_kept(experiment.id) or score
-        effect = None if decision is None else decision.gain
-        probability = None if decision is None else decision.probability
-        if effect is not None and self._metric.direction == "minimize":
-            effect = Estimate(-effect.mean, effect.error)
-        return Measured(ending.verdict, ending.reason, score, effect, probability, ending.num_runs)
 
     def _publish(self, row: ExperimentRow, previous: str | None) -> None:
         """Gives an ended experiment's commit its name in git; a baseline that failed gets none."""

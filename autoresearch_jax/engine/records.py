@@ -61,35 +61,20 @@ class Intent:
 
 
 @dataclass(frozen=True)
-class Conclusion:
-    """How an experiment ended.
+class ExperimentRow:
+    """An experiment without its source, which `Ledger.source` reads. Attributes that are not here: see `Intent`.
 
     Attributes:
-      status: OK exactly when it was measured; DUPLICATE has the score of its twin, none if that was pruned, and is kept
-        if it is the champion's program in a shorter text.
-      score: None where there is none.
-      decision: keep or discard; None for a trial by hand.
+      status: OK exactly when it was measured; None while it is open. A DUPLICATE has its twin's score, none if that was
+        pruned, and is kept if it is the champion's program in a shorter text.
+      score: of a kept one the posterior mean of its true score, by all trials of the run so far; else the mean of its
+        trials; None where there is none.
+      error: standard deviation of the score of a kept one; else None.
+      decision: KEEP or DISCARD; None for a trial by hand.
       reason: one line.
       commit: where git has it; None for what never became a commit.
       seconds: time spent on it.
       simplification: True if it was kept for its shorter source alone.
-    """
-
-    status: Status
-    score: float | None
-    decision: Action | None
-    reason: str
-    commit: str | None
-    seconds: float
-    simplification: bool = False
-
-
-@dataclass(frozen=True)
-class ExperimentRow:
-    """An experiment without its source, which `Ledger.source` reads; see `Intent` and `Conclusion`.
-
-    The score of one that was kept is the posterior mean of its true score, by all trials of the run so far, and `error`
-    its standard deviation; else the score is what was concluded, the mean of its runs, and there is no `error`.
     """
 
     id: int
@@ -117,6 +102,12 @@ class ExperimentRow:
     def is_open(self) -> bool:
         """True until the experiment is over."""
         return self.status is None
+
+    @property
+    def is_improvement(self) -> bool:
+        """True if it was kept for its score: not for a shorter source, and not for what it reverts."""
+        is_kept = self.decision is Action.KEEP and self.status is Status.OK
+        return is_kept and not self.simplification and self.kind is not Kind.REVERT
 
 
 @dataclass(frozen=True)

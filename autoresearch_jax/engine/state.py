@@ -18,8 +18,7 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialR
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import RunError, Task, Terms
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
-from autoresearch_jax.types import Scalar, Status
+from autoresearch_jax.types import Scalar
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `Task.calibrate`
@@ -85,7 +84,6 @@ def keep_to_settings(
         check_run_settings(stored, wanted, folder.path)
     else:
         ledger.save_settings(wanted)
-    reach(FaultPoint.AFTER_SETTINGS)
     if needs_id and RUN_ID not in stored:
         ledger.save_settings({RUN_ID: uuid.uuid4().hex})
     calibrate(ledger, folder, task)
@@ -108,7 +106,6 @@ def _keep_exam(ledger: Ledger, folder: RunFolder, task: Task) -> None:
     if stored not in (None, exam):
         raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
     if stored is None:
-        reach(FaultPoint.AFTER_EXAM)
         ledger.save_settings({_EXAM: exam})
 
 
@@ -119,6 +116,7 @@ class RunState:
     Attributes:
       champion: the experiment that measured the champion's program.
       runs: all trials of it that have a score.
+      num_trials: how many trials of it are over; the next fresh seed follows from it.
       score: the champion's, and its standard deviation; of the greedy rule's the one run and no error.
       lineage: the model of scores; None under the greedy rule.
       anchor: the last champion that was kept for its gain, as `Lineage` has it.
@@ -130,6 +128,7 @@ class RunState:
 
     champion: ExperimentRow
     runs: Sequence[TrialRow]
+    num_trials: int
     score: Estimate
     lineage: Lineage | None
     anchor: frozenset[int]
@@ -161,20 +160,24 @@ class RunState:
         return Complexity(nodes_added, _peak_memory(runs), _peak_memory(self.runs), self.baseline_memory, anchor_gain)
 
 
+def concluded(ledger: Ledger) -> list[ExperimentRow]:
+    """The experiments of the search that are over, in their order."""
+    return [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
+
+
 def read_state(ledger: Ledger) -> RunState | None:
     """The state of a run; None before there is a baseline. A pure function of what is concluded in the ledger."""
     return ledger.remembered(_state)
 
 
 def _state(ledger: Ledger) -> RunState | None:
-    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
+    rows = concluded(ledger)
     kept = [row for row in rows if row.decision is Action.KEEP]
     if not kept:
         return None
     champion = ledger.measured(kept[-1])  # a refactoring has no trials of its own
     lineage, runs = ledger.lineage(), ledger.scored(champion.id)
-    is_for_gain = (not row.simplification and row.kind is not Kind.REVERT and row.status is Status.OK for row in kept)
-    for_gain = [row for row, is_one in zip(kept, is_for_gain, strict=True) if is_one]
+    for_gain = [row for row in kept if row.is_improvement]
     anchor = frozenset[int]()
     if lineage is None:
         score = Estimate(mean_of([run.score for run in runs]), 0.0)
@@ -187,6 +190,7 @@ def _state(ledger: Ledger) -> RunState | None:
     return RunState(
         champion=champion,
         runs=runs,
+        num_trials=sum(trial.status is not None and not trial.was_too_busy for trial in ledger.trials(champion.id)),
         score=score,
         lineage=lineage,
         anchor=anchor,

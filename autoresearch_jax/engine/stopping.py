@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
-from autoresearch_jax.engine.recorder import Recorder, score_of
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.state import concluded, seconds_spent
 from autoresearch_jax.types import Metric
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
@@ -230,7 +231,7 @@ class StoppingList:
 
     def __init__(
         self,
-        recorder: Recorder,
+        ledger: Ledger,
         page: Callable[[], Sequence[Stop]],
         metric: Metric,
         interrupts: Interrupts,
@@ -239,13 +240,13 @@ class StoppingList:
         """Stores what to look at.
 
         Args:
-          recorder: what is over.
+          ledger: of the run.
           page: the stopping list of program.md as it is now.
           metric: the task's.
           interrupts: which cut a wait short.
           max_experiments: proposals to end after, instead of what the page says of experiments.
         """
-        self._recorder = recorder
+        self._ledger = ledger
         self._page = page
         self._metric = metric
         self._interrupts = interrupts
@@ -253,15 +254,17 @@ class StoppingList:
 
     def progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
         """How far the run is, with what is not in the ledger yet."""
-        proposals = [row for row in self._recorder.rows if row.kind is Kind.PROPOSAL]
-        last_improvement = self._recorder.last_improvement
+        rows = concluded(self._ledger)
+        proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
+        last_improvement = max(row.id for row in rows if row.is_improvement)
+        assert champion.score is not None
         return Progress(
             experiments=len(proposals) + more_experiments,
-            seconds=self._recorder.seconds + waited_seconds,
+            seconds=seconds_spent(self._ledger, rows) + waited_seconds,
             dollars=sum(row.cost_dollars for row in proposals),
             since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
             metric=self._metric.name,
-            score=score_of(champion),
+            score=champion.score,
         )
 
     def stops(self) -> list[Stop]:
@@ -280,6 +283,11 @@ class StoppingList:
         """The first target of the list that the champion reaches, None if it reaches none."""
         targets = (stop for stop in self.stops() if isinstance(stop, Target))
         return next((reason for stop in targets if (reason := stop.reached(self.progress(champion))) is not None), None)
+
+    def is_out_of_time(self, champion: ExperimentRow) -> bool:
+        """True once a limit in seconds is passed; certification, too, keeps to it."""
+        limits = (stop for stop in self.stops() if isinstance(stop, Limit) and stop.quantity == "seconds")
+        return any(limit.reached(self.progress(champion)) for limit in limits)
 
     def wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
         """Sleeps, but not beyond what the stopping list allows.

@@ -46,6 +46,14 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
     return _values(_parse(source))
 
 
+def known_constants(source: str) -> dict[str, ConstantValue]:
+    """As `read_constants`; none for a source that is not Python."""
+    try:
+        return read_constants(source)
+    except SyntaxError:
+        return {}
+
+
 def _values(statements: Sequence[ast.stmt]) -> dict[str, ConstantValue]:
     constants: dict[str, ConstantValue] = {}
     for statement in statements:

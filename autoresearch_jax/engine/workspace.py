@@ -7,7 +7,6 @@ from pathlib import Path
 from autoresearch_jax.engine.git import Git, GitError, Worktree
 from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.types import Scalar
 
 BRANCH_PREFIX = "autoresearch/"
@@ -194,7 +193,6 @@ class Workspace:
             )
         if tip != commit:
             self._git.text("update-ref", self._branch_ref, commit, tip or "")
-            reach(FaultPoint.AFTER_REF)
         self._worktree.show(self.branch)
 
     def discard(self, commit: str, experiment: int) -> None:

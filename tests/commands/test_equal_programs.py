@@ -13,13 +13,15 @@ from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.decide.rule import Action, GreedyRule
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import Loop, Parts
+from autoresearch_jax.engine.loop import Loop
+from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig
@@ -85,6 +87,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
         with closing(LmTask(config)) as task, closing(Ledger.open(folder.ledger)) as ledger:
             parts = Parts(
                 task=task,
+                executor=LocalExecutor(task.measure),
                 proposer=ScriptedProposer([Proposal(name, "text", source=source) for name, source in texts.items()]),
                 precheck=Precheck(task, folder),
                 rule=GreedyRule(task.metric),

@@ -17,7 +17,7 @@ from finished_night import Night
 from autoresearch_jax.cli import main
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.recorder import write_results
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, TrialRow
+from autoresearch_jax.engine.records import Intent, Kind, TrialRow
 from autoresearch_jax.snapshots.log import SnapshotEvent
 from autoresearch_jax.snapshots.remote import RemoteSnapshots
 from autoresearch_jax.types import Metric, Status
@@ -237,7 +237,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     night.lose(night.other)
     with night.ledger() as ledger:
         ledger.begin_experiment(Intent(Kind.PROPOSAL, "", parent=night.champion))
-        ledger.conclude(2, Conclusion(Status.CRASH, None, Action.DISCARD, "it crashed", None, 0.1))
+        ledger.conclude(2, Status.CRASH, None, Action.DISCARD, "it crashed", None, 0.1)
     before = sorted(night.snapshots.iterdir())
     capsys.readouterr()
     assert night.retrain(night.other, *more) == status

@@ -19,7 +19,7 @@ from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import hash_file
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import write_results
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind
+from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.integrity import Recorded, verify_snapshot
@@ -291,8 +291,8 @@ def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unhashed: Path) -> N
     intent = Intent(Kind.PROPOSAL, book.source(0), baseline.constants, "shorter", parent=0)
     number = book.begin_experiment(intent).id
     book.set_program(number, str(baseline.program_hash))
-    kept = Conclusion(Status.DUPLICATE, baseline.score, Action.KEEP, "a proven refactoring", None, 0.1)
-    book.conclude(number, kept)
+    reason = "a proven refactoring"
+    book.conclude(number, Status.DUPLICATE, baseline.score, Action.KEEP, reason, None, 0.1)
     write_results(unhashed / "results.tsv", book, Metric("val_bpb"))
     book.close()
     report = verify(RunFolder(unhashed), None)

@@ -12,9 +12,9 @@ from ledgers import substance
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, LineageRule
-from autoresearch_jax.engine.certifying import Word, certificates
+from autoresearch_jax.engine.certifying import REVERT, Word, certificates
 from autoresearch_jax.engine.integrity import ledger_page_differences
-from autoresearch_jax.engine.loop import INTERRUPTED, REVERT
+from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.records import Kind, Purpose
 from autoresearch_jax.engine.run_folder import RunFolderError

@@ -13,7 +13,7 @@ import pytest
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import SCHEMA_VERSION, LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind
+from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.types import Measurement, Status
 
 INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "constants")
@@ -28,7 +28,7 @@ def ledger(tmp_path):
 
 
 def conclude(ledger, number, verdict=Action.DISCARD, status=Status.OK, score=0.9):
-    return ledger.conclude(number, Conclusion(status, score, verdict, "why", "abc", 1.5))
+    return ledger.conclude(number, status, score, verdict, "why", "abc", 1.5)
 
 
 def test_an_experiment_from_intent_to_conclusion(ledger, tmp_path):

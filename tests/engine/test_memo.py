@@ -12,7 +12,7 @@ from autoresearch_jax.engine.memo import Memo, RowCache
 from autoresearch_jax.engine.plan import nodes_added
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.recorder import Recorder, Results, results_text
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose
+from autoresearch_jax.engine.records import Intent, Kind, Purpose
 from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import Measurement, Metric, Status
 
@@ -102,7 +102,7 @@ def measured(ledger: Ledger, program: str, values: list[float], verdict=Action.D
     ledger.set_program(experiment, program)
     for value in values:
         run(ledger, experiment, value, Purpose.CHAMPION if verdict is Action.KEEP else Purpose.CANDIDATE)
-    return ledger.conclude(experiment, Conclusion(Status.OK, values[0], verdict, "why", "abc", 1.0))
+    return ledger.conclude(experiment, Status.OK, values[0], verdict, "why", "abc", 1.0)
 
 
 def run(ledger: Ledger, experiment: int, value: float, purpose=Purpose.CHAMPION, peak=2**30) -> None:
@@ -122,7 +122,7 @@ def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage
     measured(ledger, "champion", [1.0, 1.01], Action.KEEP)
     twin = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1}, "twin")).id
     ledger.set_program(twin, "champion")
-    ledger.conclude(twin, Conclusion(Status.DUPLICATE, 1.0, Action.DISCARD, "a twin", "def", 0.1))
+    ledger.conclude(twin, Status.DUPLICATE, 1.0, Action.DISCARD, "a twin", "def", 0.1)
     results = Results(ledger, METRIC)
 
     def shown():
@@ -196,7 +196,7 @@ def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger)
     run(ledger, 0, 5.0)
     assert read_state(ledger).runs[-1].score == 5.0
     run(ledger, 1, 0.5)
-    ledger.conclude(1, Conclusion(Status.OK, 0.5, Action.KEEP, "why", "abc", 1.0))
+    ledger.conclude(1, Status.OK, 0.5, Action.KEEP, "why", "abc", 1.0)
     assert read_state(ledger).champion.id == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import results_text
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind
+from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
@@ -23,17 +23,17 @@ def ledger(tmp_path):
     ledger = Ledger.open(tmp_path / "ledger.db", clock=lambda: 0.0)
     ledger.save_settings({"metric": "val_bpb", "direction": "minimize"})
     ends = [
-        (Kind.BASELINE, "baseline", Conclusion(Status.OK, 1.5, Action.KEEP, "the baseline", "a" * 40, 2.0)),
-        (Kind.PROPOSAL, LONG, Conclusion(Status.OK, 1.2, Action.KEEP, "better", "b" * 40, 2.0)),
-        (Kind.PROPOSAL, "[red]LR[/red]", Conclusion(Status.CRASH, None, Action.DISCARD, "boom", "c" * 40, 0.5)),
+        (Kind.BASELINE, "baseline", (Status.OK, 1.5, Action.KEEP, "the baseline", "a" * 40, 2.0)),
+        (Kind.PROPOSAL, LONG, (Status.OK, 1.2, Action.KEEP, "better", "b" * 40, 2.0)),
+        (Kind.PROPOSAL, "[red]LR[/red]", (Status.CRASH, None, Action.DISCARD, "boom", "c" * 40, 0.5)),
     ]
     for kind, hypothesis, conclusion in ends:
         row = ledger.begin_experiment(Intent(kind, "LR = 1\n", {"LR": 1}, hypothesis, cost_dollars=0.25))
-        if conclusion.score is not None:
+        if conclusion[1] is not None:
             trial = ledger.begin_trial(row.id, 0)
-            ledger.finish_trial(trial.id, Measurement(Status.OK, conclusion.score, 0))
+            ledger.finish_trial(trial.id, Measurement(Status.OK, conclusion[1], 0))
         ledger.set_program(row.id, f"program {row.id}")
-        ledger.conclude(row.id, conclusion)
+        ledger.conclude(row.id, *conclusion)
     ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n", {}, "LR 1 -> 2"))
     yield ledger
     ledger.close()
@@ -142,10 +142,9 @@ def test_json_tells_where_the_snapshots_are_that_are_there(ledger, tmp_path):
 
 def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger, tmp_path):
     ledger.set_program(3, "program 1")
-    kept = Conclusion(Status.DUPLICATE, 1.2, Action.KEEP, "a proven refactoring", "d" * 40, 0.5)
-    row = ledger.conclude(3, kept)
+    row = ledger.conclude(3, Status.DUPLICATE, 1.2, Action.KEEP, "a proven refactoring", "d" * 40, 0.5)
     other = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 3\n", {}, "as before"))
-    ledger.conclude(other.id, Conclusion(Status.DUPLICATE, 1.2, Action.DISCARD, "no shorter", "e" * 40, 0.5))
+    ledger.conclude(other.id, Status.DUPLICATE, 1.2, Action.DISCARD, "no shorter", "e" * 40, 0.5)
     lines = experiments_as_json(ledger, RunFolder(tmp_path), at_work=True)[3:]
     found = [(line["outcome"], line["decision"]) for line in lines]
     assert found == [("refactoring", "keep"), ("duplicate", "discard")]

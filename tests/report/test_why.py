@@ -9,7 +9,7 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Conclusion, Intent, Kind, Purpose
+from autoresearch_jax.engine.records import Intent, Kind, Purpose
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_experiment, print_experiments
 from autoresearch_jax.report.why import explain, print_explanation
@@ -30,7 +30,7 @@ def enter(ledger, kind, runs, verdict, *, decision=None, without=(), status=Stat
     if decision is not None:
         ledger.record_decision(number, decision)
     score = runs[-1][1] if runs else None
-    ledger.conclude(number, Conclusion(status, score, verdict, f"the reason of {number}", "abc", 1.0))
+    ledger.conclude(number, status, score, verdict, f"the reason of {number}", "abc", 1.0)
 
 
 @pytest.fixture
