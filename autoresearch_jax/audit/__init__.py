@@ -1,1 +1,1 @@
-"""Audits of a run: is its gain real, does each kept change earn its place, does it hold at another size."""
+"""Audits of a finished search: fresh seeds, the holdout, each kept change, another size."""

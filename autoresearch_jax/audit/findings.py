@@ -1,21 +1,208 @@
-"""What an audit found, as the figures that are stored and printed: pure functions of recorded numbers."""
+"""What an audit's trials say: gains with intervals, a verdict, the figures that are printed. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
-from autoresearch_jax.audit.intervals import Interval, t_interval
-from autoresearch_jax.audit.log import AuditTrialRow
-from autoresearch_jax.audit.scores import Scores, on_holdout, on_val
-from autoresearch_jax.audit.verdicts import read_change, read_holdout, read_transfer
-from autoresearch_jax.engine.records import ExperimentRow
+from autoresearch_jax.decide.noise import mean_of
+from autoresearch_jax.engine.records import AuditTrial, ExperimentRow
 from autoresearch_jax.types import Metric, Scalar, Status
 
 BASELINE = "baseline"
 CHAMPION = "champion"
+CONFIDENCE = 0.95  # of two-sided intervals: one in twenty does not hold the truth
+# Of val's gain that must be left on the holdout. The two are different texts, so an honest gain is a little larger on
+# one of them; to call any such difference wear would be wrong nearly always. A gain that lost half of itself is
+# another gain.
+HONEST_SHARE = 0.5
+NOT_ENOUGH = "fewer than two seeds gave both a score, so nothing can be said: see failed_runs, and ask with more --runs"
+
+Value = Callable[[AuditTrial], float | None]
 
 
 @dataclass(frozen=True)
-class Findings:
+class Interval:
+    """A mean, and the ends between which the true one lies with probability `CONFIDENCE`."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 if it is surely above 0, -1 if surely below, 0 if that is open."""
+        return (self.low > 0) - (self.high < 0)
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """The interval of the mean of independent values with normal noise; None for fewer than two, which show no noise.
+
+    Equal values give an interval without width.
+    """
+    from scipy.special import stdtrit  # takes 0.2 s, which a driver that audits nothing need not wait for
+
+    if len(values) < 2:
+        return None
+    mean = mean_of(values)
+    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    spread = 0.0 if min(values) == max(values) else stdev(values)
+    margin = quantile * spread / math.sqrt(len(values))
+    return Interval(mean, mean - margin, mean + margin)
+
+
+def on_val(trial: AuditTrial) -> float | None:
+    """The score on the split that steers the search."""
+    return trial.value
+
+
+def on_holdout(trial: AuditTrial) -> float | None:
+    """The score on the holdout; None where it was not read."""
+    return trial.holdout
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The trials of an audit.
+
+    Attributes:
+      trials: those with a score, by subject and seed.
+      failures: those that ended without one, in their order.
+    """
+
+    trials: Mapping[str, Mapping[int, AuditTrial]]
+    failures: Sequence[AuditTrial]
+
+    def mean(self, subject: str, value: Value) -> float | None:
+        """The mean of a subject's scores; None if it has none."""
+        values = [found for trial in self.trials.get(subject, {}).values() if (found := value(trial)) is not None]
+        return mean_of(values) if values else None
+
+    def runs(self, subject: str) -> int:
+        """How many trials of a subject have a score."""
+        return len(self.trials.get(subject, {}))
+
+    def gains(self, subject: str, over: str, value: Value, metric: Metric) -> dict[int, float]:
+        """How much better one subject is than another, for each seed with which both have a score."""
+        others = self.trials.get(over, {})
+        gains = {}
+        for seed, trial in self.trials.get(subject, {}).items():
+            one, other = value(trial), value(others[seed]) if seed in others else None
+            if one is not None and other is not None:
+                gains[seed] = metric.gain(one, over=other)
+        return gains
+
+
+def read_scores(trials: Sequence[AuditTrial]) -> Scores:
+    """Sorts the trials of one audit; one that was begun and not finished is neither a score nor a failure."""
+    scored: dict[str, dict[int, AuditTrial]] = {}
+    for trial in trials:
+        if trial.value is not None:
+            scored.setdefault(trial.subject, {})[trial.seed] = trial
+    return Scores(scored, [trial for trial in trials if trial.status not in (None, Status.OK)])
+
+
+class AuditVerdict(enum.StrEnum):
+    """What a reading of the holdout says of the champion's gain."""
+
+    REAL = "real"
+    SMALLER = "smaller"
+    WORN_OUT = "worn out"
+    WORSE = "worse"
+    NO_GAIN = "no gain"
+    UNDECIDED = "undecided"
+    NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reading of the holdout says.
+
+    Attributes:
+      val: interval of the gain on the split that steered the search; None if fewer than two seeds have one.
+      holdout: of the gain on the holdout; the same.
+      word: in a word.
+      sentence: in a sentence.
+    """
+
+    val: Interval | None
+    holdout: Interval | None
+    word: AuditVerdict
+    sentence: str
+
+
+def read_holdout(val_gains: Sequence[float], holdout_gains: Sequence[float]) -> Reading:
+    """Says whether the champion's gain is real, or the validation set is worn out.
+
+    Args:
+      val_gains: how much better the champion was than the baseline on val, for each seed.
+      holdout_gains: on the holdout, for the same seeds in the same order.
+    """
+    val, holdout = t_interval(val_gains), t_interval(holdout_gains)
+    pairs = zip(val_gains, holdout_gains, strict=True)
+    above_half = t_interval([holdout_gain - HONEST_SHARE * val_gain for val_gain, holdout_gain in pairs])
+    if val is None or holdout is None or above_half is None:
+        return Reading(val, holdout, AuditVerdict.NOT_MEASURED, NOT_ENOUGH)
+    word, sentence = _judge(val, holdout, above_half)
+    return Reading(val, holdout, word, sentence)
+
+
+def _judge(val: Interval, holdout: Interval, above_half: Interval) -> tuple[AuditVerdict, str]:
+    """The cases; `above_half` is of what the holdout's gain is above `HONEST_SHARE` of val's."""
+    if holdout.sign < 0:
+        also = ", whatever val says: the validation set is worn out" if val.sign > 0 else ""
+        return AuditVerdict.WORSE, f"the champion is worse than the baseline on the holdout{also}"
+    if holdout.sign > 0:
+        if val.sign <= 0:
+            return AuditVerdict.REAL, "the champion is better on text that steered nothing; val shows it less clearly"
+        share = f"{holdout.mean / val.mean:.0%} of the gain on val"
+        if above_half.sign < 0:
+            rest = "the rest is wear of val"
+            return AuditVerdict.SMALLER, f"the gain is real, but only {share} is left on the holdout: {rest}"
+        return AuditVerdict.REAL, f"the gain is real: the holdout, which steered nothing, shows {share}"
+    if val.sign > 0:
+        if above_half.sign < 0:
+            return AuditVerdict.WORN_OUT, "the gain on val does not show on the holdout: the validation set is worn out"
+        return AuditVerdict.UNDECIDED, "the holdout shows neither a gain nor that there is none: ask with more --runs"
+    if val.sign < 0:
+        return AuditVerdict.NO_GAIN, "the champion is worse than the baseline on val, and no better on the holdout"
+    hidden = f"; one of up to {holdout.high:.2g} may hide in the noise" if holdout.high > 0 else ""
+    return AuditVerdict.NO_GAIN, f"no gain is to be seen, neither on val nor on the holdout{hidden}"
+
+
+def read_change(gain: Interval | None, kept_for_score: bool) -> str:
+    """In a word or two, what a kept change is worth to the champion of now.
+
+    Args:
+      gain: of the champion over itself without the change; None if it was not measured.
+      kept_for_score: False for what was kept because it made the text shorter, of which no gain was asked.
+    """
+    if gain is None:
+        return "not measured"
+    if gain.sign == 0:
+        return "in doubt" if kept_for_score else "no loss seen"
+    return "earns its place" if gain.sign > 0 else "costs"
+
+
+def read_transfer(gain: Interval | None, where: str) -> tuple[str, str]:
+    """In a word and in a sentence, whether the gain holds elsewhere.
+
+    Args:
+      gain: of the champion over the baseline there; None if fewer than two seeds have one.
+      where: such as "at DEPTH 8 and 2 times the budget".
+    """
+    if gain is None:
+        return "not measured", NOT_ENOUGH
+    if gain.sign > 0:
+        return "holds", f"the champion is better than the baseline {where}, too"
+    if gain.sign < 0:
+        return "reversed", f"the champion is worse than the baseline {where}: its gain belongs to the run's own setting"
+    return "undecided", f"{where} neither a gain nor a loss is to be seen: ask with more --runs"
+
+
+@dataclass(frozen=True)
+class AuditFindings:
     """What came of an audit.
 
     Attributes:
@@ -31,7 +218,7 @@ class Findings:
     is_measured: bool
 
 
-def holdout_findings(scores: Scores, metric: Metric) -> Findings:
+def holdout_findings(scores: Scores, metric: Metric) -> AuditFindings:
     """Whether the gain is real; only seeds with which all four scores are there count."""
     val, holdout = (scores.gains(CHAMPION, BASELINE, value, metric) for value in (on_val, on_holdout))
     reading = read_holdout([val[seed] for seed in holdout], list(holdout.values()))
@@ -44,10 +231,10 @@ def holdout_findings(scores: Scores, metric: Metric) -> Findings:
         "in_words": reading.sentence,
     }
     table = [{**row, "holdout": scores.mean(name, on_holdout)} for name, row in _contenders(scores, metric).items()]
-    return Findings(figures, "subjects", table, reading.holdout is not None)
+    return AuditFindings(figures, "subjects", table, reading.holdout is not None)
 
 
-def transfer_findings(scores: Scores, metric: Metric, where: str) -> Findings:
+def transfer_findings(scores: Scores, metric: Metric, where: str) -> AuditFindings:
     """Whether the gain holds at another setting.
 
     Args:
@@ -65,7 +252,7 @@ def transfer_findings(scores: Scores, metric: Metric, where: str) -> Findings:
         "verdict": word,
         "in_words": sentence,
     }
-    return Findings(figures, "subjects", list(_contenders(scores, metric).values()), gain is not None)
+    return AuditFindings(figures, "subjects", list(_contenders(scores, metric).values()), gain is not None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +272,7 @@ class Change:
     note: str = ""
 
 
-def ablation_findings(scores: Scores, metric: Metric, changes: Sequence[Change]) -> Findings:
+def ablation_findings(scores: Scores, metric: Metric, changes: Sequence[Change]) -> AuditFindings:
     """What each kept change is worth to the champion of now."""
     table = [_change_row(change, scores, metric) for change in changes]
     compared = [row for row in table if row["gain"] is not None]
@@ -100,7 +287,7 @@ def ablation_findings(scores: Scores, metric: Metric, changes: Sequence[Change])
         "judged at 95 %, so about one in twenty is judged wrongly",
     }
     is_measured = bool(compared) or all(change.subject is None for change in changes)
-    return Findings(figures, "changes", table, is_measured)
+    return AuditFindings(figures, "changes", table, is_measured)
 
 
 def _change_row(change: Change, scores: Scores, metric: Metric) -> dict[str, Scalar]:
@@ -146,5 +333,5 @@ def _losses(scores: Scores) -> dict[str, Scalar]:
     return {"failed_runs": len(scores.failures), "first_failure": first}
 
 
-def _failure(trial: AuditTrialRow) -> str:
+def _failure(trial: AuditTrial) -> str:
     return f"{trial.subject}, seed {trial.seed}: {trial.status}: {trial.error}"

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from absl import flags
 
-from autoresearch_jax.audit.auditing import Auditing
 from autoresearch_jax.audit.audits import Audits, kept_experiments
-from autoresearch_jax.audit.findings import Findings
+from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.commands.certify import certify
 from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
@@ -138,7 +137,7 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     return 0 if findings.is_measured else 1
 
 
-def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) -> Findings:
+def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) -> AuditFindings:
     """Makes the audit that was asked for on any task.
 
     Raises:
@@ -146,7 +145,7 @@ def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) 
       UserError: it cannot be made.
     """
     with closing(ConsoleObserver()) as observer:
-        audits = Audits(task, ledger, Auditing(task, ledger, options.folder, interrupts, observer))
+        audits = Audits(task, ledger, options.folder, interrupts, observer)
         try:
             if options.ablate:
                 return audits.ablation(options.runs, Git(options.folder.path, os.environ).merge)

@@ -53,7 +53,12 @@ CREATE TABLE trials (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
     seed INTEGER NOT NULL,
-    purpose TEXT CHECK (purpose IN ('champion', 'certify')),    -- null to decide on its experiment
+    purpose TEXT CHECK (purpose IN ('champion', 'certify', 'audit')),   -- null to decide on its experiment
+    split TEXT,                         -- 'val' or 'holdout' for an audit's trial, which alone has what follows
+    audit INTEGER,                      -- number of the audit: 1, 2, 3, ...
+    question TEXT,                      -- JSON: what it asks
+    subject TEXT,                       -- the text that was measured, such as "champion" or "without 7"
+    answered_at REAL,                   -- null until the audit is over
     started_at REAL NOT NULL,
     interrupted_at REAL,                -- when a signal cut it short, null again once it is taken up
     finished_at REAL,                   -- null while it runs
@@ -87,33 +92,6 @@ CREATE TABLE decisions (
 ) STRICT;
 
 CREATE INDEX decisions_of_experiment ON decisions (experiment);
-
-CREATE TABLE audits (
-    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
-    kind TEXT NOT NULL CHECK (kind IN ('holdout', 'ablation', 'transfer')),
-    champion INTEGER NOT NULL REFERENCES experiments (id),
-    settings TEXT NOT NULL,             -- JSON: what was asked for
-    began_at REAL NOT NULL,
-    ended_at REAL,                      -- null while it is not over
-    findings TEXT                       -- JSON
-) STRICT;
-
-CREATE TABLE audit_trials (
-    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
-    audit INTEGER NOT NULL REFERENCES audits (id),
-    subject TEXT NOT NULL,              -- what was measured, such as "champion" or "without 7"
-    seed INTEGER NOT NULL,
-    started_at REAL NOT NULL,
-    finished_at REAL,                   -- null while it runs
-    status TEXT,
-    value REAL,
-    holdout REAL,                       -- the score on the holdout, where it was read
-    metrics TEXT,                       -- JSON
-    error TEXT,
-    source TEXT NOT NULL
-) STRICT;
-
-CREATE INDEX audit_trials_of_audit ON audit_trials (audit);
 
 CREATE TABLE snapshot_events (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...

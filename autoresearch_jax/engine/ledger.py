@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autoresearch_jax.audit.log import AuditLog
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import item_variance
 from autoresearch_jax.decide.posterior import Estimate
@@ -16,15 +15,18 @@ from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import Clock, Database, LedgerError, metrics_json
 from autoresearch_jax.engine.memo import Memo, RowCache
 from autoresearch_jax.engine.records import (
+    AUDIT_COLUMNS,
     DECISION_COLUMNS,
     EXPERIMENT_COLUMNS,
     TRIAL_COLUMNS,
+    AuditTrial,
     DecisionRow,
     ExperimentRow,
     Intent,
     Kind,
     Purpose,
     TrialRow,
+    as_audit_trial,
     as_decision,
     as_experiment,
     as_trial,
@@ -43,7 +45,6 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         """See `open` and `open_to_read`."""
         self._database = database
-        self.audits = AuditLog(database)
         self.snapshots = SnapshotLog(database)
 
         def may_keep() -> bool:
@@ -439,7 +440,7 @@ class Ledger:
         return str(row[0])
 
     def trials(self, experiment: int | None = None) -> list[TrialRow]:
-        """Trials of one experiment, or all, in the order of their numbers."""
+        """Trials of one experiment, or all, in the order of their numbers; none of audits."""
         return self._trials.all() if experiment is None else self._trials.of(experiment)
 
     def open_trial(self) -> TrialRow | None:
@@ -447,8 +448,49 @@ class Ledger:
         return next(iter(self._trials.open()), None)
 
     def _trials_from(self, first: int) -> list[TrialRow]:
-        rows = self._database.rows("trials", TRIAL_COLUMNS, "WHERE id >= ? ORDER BY id", (first,))
+        rows = self._database.rows("trials", TRIAL_COLUMNS, "WHERE id >= ? AND audit IS NULL ORDER BY id", (first,))
         return [as_trial(row) for row in rows]
+
+    def begin_audit_trial(
+        self, experiment: int, seed: int, *, split: str, audit: int, question: str, subject: str
+    ) -> AuditTrial:
+        """Writes down that a budget is about to be spent for an audit; see `AuditTrial`.
+
+        Args:
+          experiment: whose text the subject is, or is made from.
+          seed: of the trial.
+          split: "holdout" if that is read, else "val".
+          audit: number of the audit.
+          question: what it asks, as JSON.
+          subject: what is measured.
+        """
+        values = {
+            "experiment": experiment,
+            "seed": seed,
+            "purpose": Purpose.AUDIT,
+            "split": split,
+            "audit": audit,
+            "question": question,
+            "subject": subject,
+            "started_at": self._database.clock(),
+        }
+        self._database.insert("trials", values)
+        return self.audit_trials()[-1]
+
+    def answer_audit(self, audit: int) -> None:
+        """Writes down that an audit is over."""
+        with self.transaction():
+            statement = "UPDATE trials SET answered_at = ? WHERE audit = ?"
+            self._database.execute(statement, (self._database.clock(), audit))
+
+    def audit_trials(self) -> list[AuditTrial]:
+        """The trials of all audits, which are no part of the search, in the order of their numbers."""
+        rows = self._database.rows("trials", AUDIT_COLUMNS, "WHERE audit IS NOT NULL ORDER BY id")
+        return [as_audit_trial(row) for row in rows]
+
+    def holdout_readings(self) -> int:
+        """How many audits have read the holdout, or began to."""
+        return len({trial.audit for trial in self.audit_trials() if trial.split == "holdout"})
 
     def decisions(self, experiment: int) -> list[DecisionRow]:
         """The decisions on an experiment, in their order."""

@@ -11,7 +11,7 @@ from typing import Any
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.training_file import ConstantValue
-from autoresearch_jax.types import TOO_BUSY, Scalar, Status
+from autoresearch_jax.types import HOLDOUT_SCORE, TOO_BUSY, Scalar, Status
 
 
 class Kind(enum.StrEnum):
@@ -29,6 +29,7 @@ class Purpose(enum.StrEnum):
     CANDIDATE = "candidate"  # to decide on its experiment
     CHAMPION = "champion"  # to know the champion; no decision hung on how it came out
     CERTIFY = "certify"  # to certify edits of the champion, or to know its score when the run ends
+    AUDIT = "audit"  # asked for by `autoresearch audit`; no part of the search
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,38 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class AuditTrial:
+    """One measurement of an audit; `status` is None while it runs, or if it was cut short.
+
+    Attributes:
+      audit: number of the audit.
+      question: what it asks, as JSON.
+      subject: what was measured, such as "champion".
+      split: "val" or "holdout".
+      value: the score on val.
+      is_answered: True once the audit is over.
+    """
+
+    id: int
+    audit: int
+    question: str
+    subject: str
+    split: str
+    seed: int
+    status: Status | None
+    value: float | None
+    metrics: Mapping[str, Scalar]
+    error: str | None
+    is_answered: bool
+
+    @property
+    def holdout(self) -> float | None:
+        """The score on the holdout; None if it was not read."""
+        found = self.metrics.get(HOLDOUT_SCORE)
+        return float(found) if isinstance(found, int | float) else None
+
+
+@dataclass(frozen=True)
 class DecisionRow:
     """A decision on an experiment after one of its trials, see `Decision`."""
 
@@ -164,6 +197,9 @@ EXPERIMENT_COLUMNS = (
 TRIAL_COLUMNS = (
     *("id", "experiment", "seed", "started_at", "finished_at", "status", "value", "metrics", "snapshot", "error"),
     *("purpose", "interrupted_at"),
+)
+AUDIT_COLUMNS = (
+    *("id", "audit", "question", "subject", "split", "seed", "status", "value", "metrics", "error", "answered_at"),
 )
 DECISION_COLUMNS = ("id", "experiment", "decided_at", "action", "reason", "gain", "error", "probability", "sigma")
 
@@ -198,6 +234,14 @@ def as_trial(row: Sequence[Any]) -> TrialRow:
     values[8] = None if values[8] is None else Path(values[8])
     values[10] = Purpose(values[10] or Purpose.CANDIDATE)
     return TrialRow(*values)
+
+
+def as_audit_trial(row: Sequence[Any]) -> AuditTrial:
+    """From `AUDIT_COLUMNS`."""
+    number, audit, question, subject, split, seed, status, value, metrics, error, answered_at = row
+    ended, found = None if status is None else Status(status), _read_json(metrics or "{}")
+    is_answered = answered_at is not None
+    return AuditTrial(number, audit, question, subject, split, seed, ended, value, found, error, is_answered)
 
 
 def as_decision(row: Sequence[Any]) -> DecisionRow:

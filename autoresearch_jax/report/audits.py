@@ -2,11 +2,11 @@
 
 import json
 
-from autoresearch_jax.audit.findings import Findings
+from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.report.tables import format_lines, format_table, rounded
 
 
-def format_findings(findings: Findings, format: str) -> str:
+def format_findings(findings: AuditFindings, format: str) -> str:
     """Findings as text, with figures rounded, or as one JSON object with all digits; what is missing is null."""
     if format == "json":
         return json.dumps({**findings.figures, findings.table_name: list(findings.table)}, indent=1)

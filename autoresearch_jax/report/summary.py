@@ -124,7 +124,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         if state is None or state.lineage is None
         else state.lineage.posterior.gain_of(state.lineage.champion),
         certified=(words.count(Word.CERTIFIED), words.count(Word.REVERTED)),
-        holdout_readings=ledger.audits.holdout_readings(),
+        holdout_readings=ledger.holdout_readings(),
     )
 
 

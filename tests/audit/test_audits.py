@@ -1,6 +1,7 @@
 """Audits of a run on a fake task, whose scores are known."""
 
 import errno
+import json
 import os
 import sqlite3
 import subprocess
@@ -14,15 +15,14 @@ from pathlib import Path
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.audit.auditing import Auditing
 from autoresearch_jax.audit.audits import AuditError, Audits
-from autoresearch_jax.audit.findings import Findings
-from autoresearch_jax.audit.log import AuditKind
+from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import RunError
 from autoresearch_jax.engine.plan import draw_audit_seeds, draw_seed
+from autoresearch_jax.engine.records import AuditTrial
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.training_file import read_constants
@@ -97,14 +97,18 @@ def night(bench):
 
 def audits(bench, task: FakeTask, observer: Silent | None = None, ledger: Ledger | None = None) -> Audits:
     ledger = ledger or bench.ledger()
-    return Audits(task, ledger, Auditing(task, ledger, bench.folder, Interrupts(), observer or Silent()))
+    return Audits(task, ledger, bench.folder, Interrupts(), observer or Silent())
+
+
+def trials_of(ledger: Ledger, audit: int = 1) -> list[AuditTrial]:
+    return [trial for trial in ledger.audit_trials() if trial.audit == audit]
 
 
 def merge_in(bench) -> Callable[[str, str, str], str | None]:
     return Git(bench.folder.path, os.environ).merge
 
 
-def by_name(findings: Findings) -> dict[str, Mapping]:
+def by_name(findings: AuditFindings) -> dict[str, Mapping]:
     return {str(row.get("subject", row.get("experiment"))): row for row in findings.table}
 
 
@@ -130,19 +134,22 @@ def test_an_honest_gain_is_real(night):
 def test_all_subjects_run_on_the_same_fresh_seeds_in_turn(night):
     ledger = night.ledger()
     audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
-    trials = ledger.audits.trials(1)
+    trials = trials_of(ledger)
     first, second = trials[:4:2], trials[1:4:2]
     assert [trial.subject for trial in trials] == ["baseline", "champion", "champion", "baseline"] * 2
     assert [trial.seed for trial in first] == [trial.seed for trial in second]
     assert len({trial.seed for trial in trials}) == RUNS
 
 
-def test_what_an_audit_found_is_in_the_ledger(night):
+def test_its_trials_are_in_the_ledger_and_no_part_of_the_search(night):
     ledger = night.ledger()
-    found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
-    audit = ledger.audits.audits()[0]
-    assert audit.findings == {**found.figures, "subjects": list(found.table)}
-    assert audit.ended_at is not None
+    before = (ledger.trials(), ledger.experiments())
+    audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
+    (question,) = {trial.question for trial in ledger.audit_trials()}
+    assert json.loads(question) == {"kind": "holdout", "champion": 3, "runs": RUNS}
+    assert {trial.split for trial in ledger.audit_trials()} == {"holdout"}
+    assert all(trial.is_answered for trial in ledger.audit_trials())
+    assert (night.ledger().trials(), night.ledger().experiments()) == before
     assert ledger_page_differences(night.folder.ledger) == []
 
 
@@ -164,7 +171,7 @@ def test_each_reading_is_counted_and_has_seeds_of_its_own(night):
     ledger = night.ledger()
     readings = [audits(night, FakeTask(), ledger=ledger).holdout(2).figures["holdout_readings"] for _ in range(3)]
     assert readings == [1, 2, 3]
-    used = [{trial.seed for trial in ledger.audits.trials(audit.id)} for audit in ledger.audits.audits()]
+    used = [{trial.seed for trial in trials_of(ledger, number)} for number in (1, 2, 3)]
     of_search = {trial.seed for trial in ledger.trials()}
     assert len(set.union(*used, of_search)) == sum(map(len, used)) + len(of_search)
 
@@ -217,9 +224,8 @@ def test_only_the_audit_of_the_holdout_reads_it(night):
     assert audits(night, task, ledger=ledger).ablation(2, merge_in(night)).figures["holdout_readings"] == 0
     assert audits(night, task, ledger=ledger).transfer(2, 8, 2.0).figures["holdout_readings"] == 0
     assert set(task.scrutinies) == {Scrutiny.SEARCH}
-    trials = [trial for audit in ledger.audits.audits() for trial in ledger.audits.trials(audit.id)]
-    assert len(trials) == 10
-    assert {trial.holdout for trial in trials} == {None}
+    assert len(ledger.audit_trials()) == 10
+    assert {(trial.split, trial.holdout) for trial in ledger.audit_trials()} == {("val", None)}
 
 
 def test_a_change_that_costs_and_one_that_does_nothing(bench):
@@ -317,7 +323,7 @@ def test_a_depth_that_cannot_be_set(bench):
     ledger = bench.ledger()
     with pytest.raises(UsageError, match=r"^--transfer=8: the champion, experiment 1: the constant DEPTH is set 2"):
         audits(bench, FakeTask(), ledger=ledger).transfer(2, 8, 2.0)
-    assert ledger.audits.audits() == []
+    assert ledger.audit_trials() == []
 
 
 def test_a_champion_that_is_refused_now(night):
@@ -330,7 +336,7 @@ def test_a_champion_that_is_refused_now(night):
         audits(night, Refusing(), ledger=ledger).ablation(2, merge_in(night))
     with pytest.raises(AuditError, match=r"^the baseline cannot be measured \(rejected\): no build"):
         audits(night, Refusing(), ledger=ledger).holdout(2)
-    assert ledger.audits.holdout_readings() == 0, "nothing was trained"
+    assert ledger.holdout_readings() == 0, "nothing was trained"
 
 
 def test_a_run_that_kept_nothing(bench):
@@ -380,8 +386,7 @@ def test_one_change_that_fails_does_not_keep_the_others_from_being_measured(nigh
 
 def rows_of(ledger: Ledger) -> list[tuple]:
     return [
-        (trial.id, trial.subject, trial.seed, trial.status, trial.value, trial.holdout)
-        for trial in ledger.audits.trials(1)
+        (trial.id, trial.subject, trial.seed, trial.status, trial.value, trial.holdout) for trial in trials_of(ledger)
     ]
 
 
@@ -389,8 +394,8 @@ def rows_of(ledger: Ledger) -> list[tuple]:
 def test_an_audit_that_was_cut_short_is_taken_up(night, cut):
     twin = FakeTask()
     whole = night.ledger()
-    audits(night, twin, ledger=whole).holdout(RUNS)
-    expected, found = rows_of(whole), whole.audits.audits()[0].findings
+    found = audits(night, twin, ledger=whole).holdout(RUNS)
+    expected = rows_of(whole)
     _forget_audits(night)
 
     def stop(number: int, _: Candidate) -> None:
@@ -400,15 +405,14 @@ def test_an_audit_that_was_cut_short_is_taken_up(night, cut):
     ledger = night.ledger()
     with pytest.raises(KeyboardInterrupt):
         audits(night, TroubledTask(stop), ledger=ledger).holdout(RUNS)
-    assert ledger.audits.holdout_readings() == 1
+    assert ledger.holdout_readings() == 1
     assert len(rows_of(ledger)) == cut + 1
     assert not list((night.folder.path / "snapshots").glob("audit*"))
     task = FakeTask()
-    audits(night, task, ledger=ledger).holdout(RUNS)
+    assert audits(night, task, ledger=ledger).holdout(RUNS) == found
     assert len(task.measured) == 2 * RUNS - cut, "what was finished is not repeated"
     assert rows_of(ledger) == expected
-    assert ledger.audits.audits()[0].findings == found
-    assert ledger.audits.holdout_readings() == 1
+    assert ledger.holdout_readings() == 1
 
 
 def test_another_question_does_not_take_it_up(night):
@@ -420,17 +424,13 @@ def test_another_question_does_not_take_it_up(night):
         audits(night, TroubledTask(stop), ledger=ledger).holdout(2)
     audits(night, FakeTask(), ledger=ledger).holdout(3)
     audits(night, FakeTask(), ledger=ledger).ablation(2, merge_in(night))
-    assert [(audit.id, audit.ended_at is None) for audit in ledger.audits.audits()] == [
-        (1, True),
-        (2, False),
-        (3, False),
-    ]
-    assert ledger.audits.holdout_readings() == 2, "the one that was cut short had begun to read"
+    assert {(trial.audit, trial.is_answered) for trial in ledger.audit_trials()} == {(1, False), (2, True), (3, True)}
+    assert ledger.holdout_readings() == 2, "the one that was cut short had begun to read"
 
 
 def _forget_audits(bench) -> None:
     with closing(sqlite3.connect(bench.folder.ledger)) as connection:
-        connection.executescript("DELETE FROM audit_trials; DELETE FROM audits;")
+        connection.executescript("DELETE FROM trials WHERE audit IS NOT NULL")
 
 
 def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
@@ -444,7 +444,7 @@ def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
         RunError, match=r"^the task failed: RuntimeError: the device is gone; see .*task_error.txt; the"
     ):
         audits(night, task, ledger=ledger).holdout(RUNS)
-    assert [trial.status for trial in ledger.audits.trials(1)] == ["ok", "ok", "crash", "crash", None]
+    assert [trial.status for trial in trials_of(ledger)] == ["ok", "ok", "crash", "crash", None]
     found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
     assert (found.figures["failed_runs"], found.figures["pairs"]) == (2, RUNS - 1)
 
@@ -453,7 +453,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from fakes import FakeTask
-from autoresearch_jax.audit.auditing import Auditing
 from autoresearch_jax.audit.audits import Audits
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
@@ -464,7 +463,7 @@ class Observer:
 
 folder, task = RunFolder(Path(sys.argv[1])), FakeTask(trial_seconds=float(sys.argv[2]))
 ledger = Ledger.open(folder.ledger)
-print(Audits(task, ledger, Auditing(task, ledger, folder, Interrupts(), Observer())).holdout(4).figures["verdict"])
+print(Audits(task, ledger, folder, Interrupts(), Observer()).holdout(4).figures["verdict"])
 """
 
 
@@ -481,7 +480,7 @@ def start(folder: RunFolder, trial_seconds: float) -> subprocess.Popen:
 def test_an_audit_that_was_killed_goes_on(night):
     process = start(night.folder, 0.2)
     ledger = Ledger.open_to_read(night.folder.ledger)
-    while len(ledger.audits.trials(1)) < 3:
+    while len(trials_of(ledger)) < 3:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.kill()
@@ -494,15 +493,7 @@ def test_an_audit_that_was_killed_goes_on(night):
     after = rows_of(ledger)
     assert len(after) == 8
     assert [row for row in before if row[3] is not None] == after[: len(before) - 1]
-    assert ledger.audits.holdout_readings() == 1
-
-
-def test_kinds_are_those_of_the_ledger(night):
-    ledger = night.ledger()
-    audits(night, FakeTask(), ledger=ledger).transfer(2, 8, 1.5)
-    (audit,) = ledger.audits.audits()
-    assert audit.kind is AuditKind.TRANSFER
-    assert audit.settings == {"runs": 2, "depth": 8, "budget_factor": 1.5}
+    assert ledger.holdout_readings() == 1
 
 
 def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
@@ -513,9 +504,9 @@ def test_a_full_disk_ends_an_audit_that_goes_on_later(night):
     ledger = night.ledger()
     with pytest.raises(RunError, match=r"the disk is full: .*; the same command goes on from here"):
         audits(night, TroubledTask(fill), ledger=ledger).holdout(RUNS)
-    assert all(trial.status in (Status.OK, None) for trial in ledger.audits.trials(1)), "nothing is blamed for it"
+    assert all(trial.status in (Status.OK, None) for trial in trials_of(ledger)), "nothing is blamed for it"
     audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
-    assert all(trial.status is Status.OK for trial in ledger.audits.trials(1))
+    assert all(trial.status is Status.OK for trial in trials_of(ledger))
 
 
 def test_a_machine_that_is_too_busy_ends_an_audit_that_goes_on_with_the_same_trial(night):
@@ -529,7 +520,7 @@ def test_a_machine_that_is_too_busy_ends_an_audit_that_goes_on_with_the_same_tri
     ledger = night.ledger()
     with pytest.raises(RunError, match=r"^too busy; the same command goes on from here$"):
         audits(night, TroubledTask(crowd), ledger=ledger).holdout(RUNS)
-    assert [trial.status for trial in ledger.audits.trials(1)] == [*["ok"] * 3, None], "nothing is blamed for it"
+    assert [trial.status for trial in trials_of(ledger)] == [*["ok"] * 3, None], "nothing is blamed for it"
     task = FakeTask()
     found = audits(night, task, ledger=ledger).holdout(RUNS)
     assert len(task.measured) == 2 * RUNS - 3

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.audit.ablation import CONFLICT, SUPERSEDED, Reverted, Version, revert
+from autoresearch_jax.engine.certifying import CONFLICT, SUPERSEDED, Reverted, Version, revert
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.training_file import read_constants
 

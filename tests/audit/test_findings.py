@@ -1,0 +1,188 @@
+"""The scores of an audit, how sure their means are, and what gains on val and on the holdout say together."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from autoresearch_jax.audit.findings import (
+    AuditVerdict,
+    Interval,
+    Reading,
+    on_val,
+    read_change,
+    read_holdout,
+    read_scores,
+    read_transfer,
+    t_interval,
+)
+from autoresearch_jax.engine.records import AuditTrial
+from autoresearch_jax.types import Metric, Status
+
+RUNS = 6
+SIMULATIONS = 2000
+
+
+def test_the_interval_is_students():
+    found = t_interval([0.9, 1.1, 1.3, 0.7])
+    assert found is not None
+    assert found.mean == pytest.approx(1.0)
+    margin = 3.182446 * 0.2581989 / 2  # the table's quantile for 3 degrees of freedom, the deviation, the root of 4
+    assert (found.low, found.high) == (pytest.approx(1 - margin), pytest.approx(1 + margin))
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_one_value_has_no_interval(values):
+    assert t_interval(values) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3])
+def test_equal_values_have_an_interval_without_width(value):
+    assert t_interval([value] * 7) == Interval(value, value, value)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says():
+    draw = random.Random(0)
+    found = [t_interval([draw.gauss(3, 1) for _ in range(RUNS)]) for _ in range(SIMULATIONS)]
+    held = sum(interval is not None and interval.low <= 3 <= interval.high for interval in found)
+    assert held / SIMULATIONS == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_sign_of_an_interval():
+    intervals = [Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0.5, -1, 2), Interval(0, 0, 0), Interval(1, 0, 2)]
+    assert [interval.sign for interval in intervals] == [1, -1, 0, 0, 0]
+
+
+def around(mean: float, spread: float = 0.01) -> list[float]:
+    return [mean - spread, mean, mean + spread, mean - spread / 2, mean + spread / 2]
+
+
+NOISY = 1.0  # a spread that leaves all open
+
+
+@pytest.mark.parametrize(
+    ("val", "holdout", "word", "says"),
+    [
+        (around(0.1), around(0.09), AuditVerdict.REAL, "shows 90% of the gain on val"),
+        (around(0.1), around(0.12), AuditVerdict.REAL, "shows 120% of the gain on val"),
+        (around(0.1, NOISY), around(0.09), AuditVerdict.REAL, "val shows it less clearly"),
+        (around(0.1), around(0.02), AuditVerdict.SMALLER, "only 20% of the gain on val is left"),
+        (around(0.1), around(0.0), AuditVerdict.WORN_OUT, "the validation set is worn out"),
+        (around(0.1), around(0.06, NOISY), AuditVerdict.UNDECIDED, "ask with more --runs"),
+        (around(0.1), around(-0.1), AuditVerdict.WORSE, "worse than the baseline on the holdout, whatever val says"),
+        (around(0.0), around(-0.1), AuditVerdict.WORSE, "worse than the baseline on the holdout"),
+        (
+            around(0.0),
+            around(0.0),
+            AuditVerdict.NO_GAIN,
+            "nor on the holdout; one of up to 0.0098 may hide in the noise",
+        ),
+        (
+            around(-0.1),
+            around(0.0),
+            AuditVerdict.NO_GAIN,
+            "worse than the baseline on val, and no better on the holdout",
+        ),
+        ([0.1] * 3, [0.09] * 3, AuditVerdict.REAL, "shows 90%"),
+        ([0.1] * 3, [0.0] * 3, AuditVerdict.WORN_OUT, "worn out"),
+        ([0.0] * 3, [0.0] * 3, AuditVerdict.NO_GAIN, "nor on the holdout"),
+        ([0.1], [0.09], AuditVerdict.NOT_MEASURED, "fewer than two seeds"),
+        ([], [], AuditVerdict.NOT_MEASURED, "fewer than two seeds"),
+    ],
+)
+def test_each_case_of_a_reading(val, holdout, word, says):
+    reading = read_holdout(val, holdout)
+    assert reading.word is word
+    assert says in reading.sentence
+    assert (reading.holdout is None) == (word is AuditVerdict.NOT_MEASURED)
+
+
+def test_a_worse_champion_wears_val_out_only_where_val_shows_a_gain():
+    assert "worn out" not in read_holdout(around(0.0), around(-0.1)).sentence
+
+
+def simulated(val_gain: float, holdout_gain: float) -> Counter:
+    """AuditVerdicts that are said of gains like these, in standard deviations of one run of one program.
+
+    Half of the variance of a run is common to both splits: it is one and the same trained model.
+    """
+    draw = random.Random(1)
+
+    def reading() -> Reading:
+        common = [draw.gauss(0, 1) for _ in range(RUNS)]  # the difference of two runs, of half the variance each
+        val = [val_gain + noise + draw.gauss(0, 1) for noise in common]
+        holdout = [holdout_gain + noise + draw.gauss(0, 1) for noise in common]
+        return read_holdout(val, holdout)
+
+    return Counter(reading().word for _ in range(SIMULATIONS))
+
+
+def test_an_honest_gain_is_called_real():
+    assert simulated(6, 6)[AuditVerdict.REAL] > 0.99 * SIMULATIONS
+
+
+def test_an_honest_gain_that_is_a_little_smaller_on_the_holdout_is_called_real():
+    assert simulated(6, 5)[AuditVerdict.REAL] > 0.98 * SIMULATIONS
+
+
+def test_a_gain_on_val_only_is_called_worn_out():
+    words = simulated(6, 0)
+    assert words[AuditVerdict.WORN_OUT] > 0.9 * SIMULATIONS
+    assert words[AuditVerdict.REAL] < 0.005 * SIMULATIONS, "an interval on either side of nothing, and a high one"
+
+
+def test_of_a_gain_that_is_mostly_wear_the_rest_is_told():
+    words = simulated(20, 4)
+    assert words[AuditVerdict.SMALLER] > 0.9 * SIMULATIONS
+    assert words[AuditVerdict.REAL] == 0
+
+
+def test_nothing_is_called_a_gain_as_seldom_as_the_intervals_say():
+    words = simulated(0, 0)
+    assert words[AuditVerdict.NO_GAIN] > 0.9 * SIMULATIONS
+    assert words[AuditVerdict.REAL] + words[AuditVerdict.SMALLER] < 0.04 * SIMULATIONS  # 2.5 % on either side
+    assert words[AuditVerdict.WORN_OUT] < 0.03 * SIMULATIONS
+
+
+def test_what_a_change_is_worth():
+    gain, loss, open_ = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 1)
+    assert [read_change(found, kept_for_score=True) for found in (gain, loss, open_, None)] == [
+        "earns its place",
+        "costs",
+        "in doubt",
+        "not measured",
+    ]
+    assert read_change(open_, kept_for_score=False) == "no loss seen"
+    assert read_change(loss, kept_for_score=False) == "costs"
+
+
+def test_whether_a_gain_holds_elsewhere():
+    words = [
+        read_transfer(gain, "at DEPTH 8")
+        for gain in (Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 1), None)
+    ]
+    assert [word for word, _ in words] == ["holds", "reversed", "undecided", "not measured"]
+    assert words[0][1] == "the champion is better than the baseline at DEPTH 8, too"
+
+
+def trial(number: int, subject: str, seed: int, value: float | None) -> AuditTrial:
+    status = Status.CRASH if value is None else Status.OK
+    return AuditTrial(number, 1, "{}", subject, "val", seed, status, value, {}, None, False)
+
+
+def test_a_gain_is_between_runs_with_one_seed():
+    trials = [trial(seed, "champion", seed, 1.0 + seed / 100) for seed in range(3)]
+    trials += [trial(3 + seed, "baseline", seed, 2.0) for seed in range(1, 4)]
+    scores = read_scores(trials)
+    assert scores.gains("champion", "baseline", on_val, Metric("loss")) == pytest.approx({1: 0.99, 2: 0.98})
+    assert scores.mean("champion", on_val) == pytest.approx(1.01)
+    assert (scores.runs("champion"), scores.runs("baseline")) == (3, 3)
+    assert scores.failures == []
+
+
+def test_a_metric_that_is_better_when_it_is_larger():
+    trials = [trial(1, "champion", 5, 3.0), trial(2, "baseline", 5, 1.0), trial(3, "baseline", 6, None)]
+    scores = read_scores(trials)
+    assert scores.gains("champion", "baseline", on_val, Metric("accuracy", "maximize")) == {5: 2.0}
+    assert scores.mean("nobody", on_val) is None
+    assert [failed.id for failed in scores.failures] == [3]
