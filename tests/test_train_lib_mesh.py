@@ -11,8 +11,7 @@ import pytest
 from train_lib_source import tiny_source_text
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
+from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset
 
 TESTS = Path(__file__).parent
 MESHES = [(8, 1, 1), (4, 2, 1), (1, 8, 1), (4, 2, 2)]

@@ -123,7 +123,7 @@ def _options(flag_values: flags.FlagValues) -> Options:
     from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
     from autoresearch_jax.commands.run_flags import run_folder
     from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
-    from autoresearch_jax.tasks.lm.data.manifest import DatasetError
+    from autoresearch_jax.tasks.lm.data.dataset import DatasetError
 
     for name in flag_values.sections:
         if name not in SECTIONS:

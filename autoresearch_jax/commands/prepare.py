@@ -12,8 +12,7 @@ from autoresearch_jax.commands.console_reporter import ConsoleReporter
 from autoresearch_jax.commands.dataset_flags import DatasetOptions, dataset_options, define_dataset_flags
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
-from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset
-from autoresearch_jax.tasks.lm.data.manifest import rows_file
+from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, rows_file
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
 from autoresearch_jax.tasks.lm.data.storage import Part, list_parts, remove
 

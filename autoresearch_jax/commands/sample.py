@@ -21,7 +21,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, summarize_run
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
-from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
+from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256, snapshot_damage
 
 

@@ -18,8 +18,7 @@ from hub_server import COMMIT, Cut, Drip, Fault, Flipped, Hub, Status, Truncated
 from pyarrow import parquet
 from small_disk import small_disk
 
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.splits import read_split
+from autoresearch_jax.tasks.lm.data.dataset import Dataset, read_split
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"
@@ -124,7 +123,11 @@ def test_the_originals_corpus(climbmix: Hub, tmp_path: Path) -> None:
     tokenizer = dataset.tokenizer(300)
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.reserved) == (300, 296, 3)
     assert (np.asarray(dataset.rows(300, "train"))[:, 0] == 296).all()  # each row begins with a document
-    assert dataset.num_bytes(300)[296:].tolist() == dataset.num_bytes_original(300)[296:].tolist() == [0] * 4
+    assert (
+        dataset.tokenizer(300).num_bytes()[296:].tolist()
+        == dataset.tokenizer(300).num_bytes_original()[296:].tolist()
+        == [0] * 4
+    )
 
     # what is there needs no hub, neither itself nor a further vocabulary
     asked = len(climbmix.requests)

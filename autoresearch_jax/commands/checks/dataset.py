@@ -6,8 +6,15 @@ from collections.abc import Iterator
 
 from autoresearch_jax.commands.checks.check import Check, shown
 from autoresearch_jax.commands.dataset_flags import DatasetOptions
-from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, prepare_command
-from autoresearch_jax.tasks.lm.data.manifest import Manifest, covered_files, rows_file
+from autoresearch_jax.tasks.lm.data.dataset import (
+    SPLITS,
+    Dataset,
+    DatasetError,
+    Manifest,
+    covered_files,
+    prepare_command,
+    rows_file,
+)
 
 _ADVICE = re.compile(": (?:run `|remove the folder)")
 HASHED_BYTES = 200_000_000  # up to which all files are hashed, which takes a second or less

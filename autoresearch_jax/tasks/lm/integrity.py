@@ -14,14 +14,16 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import partial_folder, sha256_of_file
-from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetError, prepare_command
-from autoresearch_jax.tasks.lm.data.manifest import (
+from autoresearch_jax.tasks.lm.data.dataset import (
     MANIFEST,
+    Dataset,
+    DatasetError,
     FileEntry,
     Manifest,
     covered_files,
     files_for,
     is_read_by_judge,
+    prepare_command,
 )
 
 FORMAT_VERSION = 2  # of a snapshot's manifest

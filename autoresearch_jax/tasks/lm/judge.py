@@ -145,8 +145,8 @@ def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: i
         rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
     return EvalSet(
         rows_NxT1=rows,
-        num_bytes_V=dataset.num_bytes(vocab_size),
-        num_bytes_original_V=dataset.num_bytes_original(vocab_size),
+        num_bytes_V=dataset.tokenizer(vocab_size).num_bytes(),
+        num_bytes_original_V=dataset.tokenizer(vocab_size).num_bytes_original(),
         unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
     )
 

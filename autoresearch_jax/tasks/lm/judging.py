@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
+from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
-from autoresearch_jax.tasks.lm.data.manifest import MANIFEST
 from autoresearch_jax.tasks.lm.flops import TooCostlyError, check_memory
 from autoresearch_jax.tasks.lm.integrity import (
     METRICS,

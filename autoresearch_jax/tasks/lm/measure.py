@@ -339,7 +339,7 @@ def _product_flops(program: StepProgram) -> float:
 def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:
     """Bits per byte that a training loss of one nat per token is: so losses of all vocabularies are comparable."""
     counts_V = dataset.train_counts(vocab_size)
-    num_bytes = int((counts_V * dataset.num_bytes(vocab_size)).sum(dtype=np.int64))
+    num_bytes = int((counts_V * dataset.tokenizer(vocab_size).num_bytes()).sum(dtype=np.int64))
     return int(counts_V.sum()) / (math.log(2) * num_bytes)
 
 

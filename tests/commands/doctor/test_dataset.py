@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from doctor_calls import Doctor, follow
 
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.manifest import text_file
+from autoresearch_jax.tasks.lm.data.dataset import Dataset, text_file
 
 
 def test_a_dataset_is_described(doctor: Doctor, tiny_dataset: Dataset) -> None:

@@ -21,8 +21,7 @@ from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.sandbox.linux import lower_priority_of_this_thread
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox, SandboxError
 from autoresearch_jax.tasks.lm.config import TimeLimits
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.manifest import DatasetChangedError, rows_file
+from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetChangedError, rows_file
 from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.measure import LOSS_CURVE_FILE

@@ -19,7 +19,6 @@ from typing import Any
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.files import free_bytes, sha256_of_file, sha256_of_json
-from autoresearch_jax.tasks.lm.data.packing import ORIGINAL, STANDARD, PackingRules
 from autoresearch_jax.tasks.lm.data.text_files import (
     FORMATS,
     CorpusError,
@@ -29,6 +28,7 @@ from autoresearch_jax.tasks.lm.data.text_files import (
     name_of,
     unreadable,
 )
+from autoresearch_jax.tasks.lm.data.tokenizer import ORIGINAL, STANDARD, TextRules
 
 STDLIB = "stdlib"
 FILES = "files:"
@@ -81,7 +81,7 @@ class Corpus:
     name: str
     state: Callable[[], str]
     fetch: Callable[[Reporter], TextFiles]
-    rules: PackingRules = STANDARD
+    rules: TextRules = STANDARD
 
 
 def open_corpus(spec: str) -> Corpus:
@@ -196,7 +196,7 @@ def _climbmix(spec: str) -> Corpus:
 
 
 def _on_the_hub(
-    spec: str, name: str, repository: str, files: Sequence[tuple[str, str | None]], rules: PackingRules
+    spec: str, name: str, repository: str, files: Sequence[tuple[str, str | None]], rules: TextRules
 ) -> Corpus:
     """Parquet files of one dataset on the hub.
 

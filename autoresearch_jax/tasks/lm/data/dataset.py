@@ -1,40 +1,185 @@
-"""A prepared dataset, read only: rows, vocabularies, byte counts and the fingerprint."""
+"""A dataset folder: its manifest, which is written last, so that a folder with one is whole; and how it is read."""
 
+import json
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoresearch_jax.files import sha256_of_file
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import sha256_of_file, sha256_of_json, write_json
 from autoresearch_jax.tasks.lm.data.corpus import STDLIB, open_corpus
-from autoresearch_jax.tasks.lm.data.manifest import (
-    SPLITS,
-    DatasetChangedError,
-    DatasetError,
-    Manifest,
-    counts_file,
-    covered_files,
-    is_read_by_judge,
-    rows_file,
-    tokenizer_file,
-)
+from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
+from autoresearch_jax.types import TermsChanged
 
-if TYPE_CHECKING:
-    from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
-
-__all__ = ["SPLITS", "Dataset", "DatasetError", "dataset_folder", "prepare_command"]
+SPLITS = ("train", "val", "holdout")
+MANIFEST = "manifest.json"
 
 
-def dataset_folder(data_dir: Path, corpus: str, name: str | None = None) -> Path:
-    """Folder of a corpus's dataset: below `data_dir`, named by the corpus unless it is given a name.
+class DatasetError(UserError):
+    """A dataset that is missing, incomplete or damaged; the message gives the command that mends it."""
 
-    Raises:
-      UsageError: there is no such corpus.
+
+class DatasetChangedError(DatasetError, TermsChanged):
+    """A dataset that was made anew or removed while it was in use."""
+
+
+# Names of a dataset's files, relative to its folder.
+
+
+def text_file(split: str) -> str:
+    """The documents of a split."""
+    return f"text/{split}.jsonl"
+
+
+def tokenizer_file(vocab_size: int) -> str:
+    """A vocabulary."""
+    return f"tokenizers/{vocab_size}.json"
+
+
+def rows_file(vocab_size: int, sequence_length: int, split: str) -> str:
+    """The packed rows of a split."""
+    return f"rows/{vocab_size}x{sequence_length}/{split}.npy"
+
+
+def counts_file(vocab_size: int, sequence_length: int) -> str:
+    """The token counts of the train rows."""
+    return f"rows/{vocab_size}x{sequence_length}/train_counts.npy"
+
+
+def files_for(vocab_size: int, sequence_length: int) -> list[str]:
+    """All files that one vocabulary adds to a dataset at one sequence length."""
+    rows = [rows_file(vocab_size, sequence_length, split) for split in SPLITS]
+    return [tokenizer_file(vocab_size), *rows, counts_file(vocab_size, sequence_length)]
+
+
+def covered_files(vocab_sizes: Iterable[int], sequence_length: int) -> list[str]:
+    """All files that a fingerprint covers."""
+    made = [name for size in vocab_sizes for name in files_for(size, sequence_length)]
+    return [text_file(split) for split in SPLITS] + made
+
+
+def is_read_by_judge(name: str, split: str) -> bool:
+    """Whether judging a split reads a file: its rows, the vocabularies, the counts of the train rows."""
+    return name.startswith("tokenizers/") or Path(name).name in (f"{split}.npy", "train_counts.npy")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file as it was written: size in bytes, SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "FileEntry":
+        """The entry of a file as it is now."""
+        return cls(path.stat().st_size, sha256_of_file(path))
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How much text a split holds: documents, and their UTF-8 bytes."""
+
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset was made from and what it holds.
+
+    Attributes:
+      corpus: what to give to --corpus.
+      source: the corpus's description, for people.
+      source_state: changes when the corpus does; see `Corpus.state`.
+      settings: all that decides how text becomes rows, by name.
+      libraries: versions of the libraries that made it, for people.
+      splits: documents and bytes of each split.
+      skipped: documents left out, by reason.
+      skipped_examples: where the first of them were, by reason.
+      rows: number of rows of each split, by the name of their file.
+      files: every file but the manifest itself, by name relative to the folder.
     """
-    return data_dir / (name or open_corpus(corpus).name)
+
+    corpus: str
+    source: dict[str, str]
+    source_state: str
+    settings: dict[str, int | float | str | bool | None]
+    libraries: dict[str, str]
+    splits: dict[str, SplitCount]
+    skipped: dict[str, int]
+    skipped_examples: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder; None if it has none.
+
+        Raises:
+          DatasetError: there is one, but it cannot be read.
+        """
+        path = folder / MANIFEST
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            value["splits"] = {name: SplitCount(**count) for name, count in value["splits"].items()}
+            value["files"] = {name: FileEntry(**entry) for name, entry in value["files"].items()}
+            return cls(**value)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(
+                f"cannot read {path} ({error}): remove the folder and run `autoresearch prepare` again"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest in one step; the last thing that happens to a dataset."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    def with_files(self, folder: Path, names: Iterable[str], rows: dict[str, int]) -> "Manifest":
+        """This manifest with further files of the folder and the row counts among them."""
+        entries = {name: FileEntry.of(folder / name) for name in names}
+        return replace(self, files={**self.files, **entries}, rows={**self.rows, **rows})
+
+    def without_files(self, names: Iterable[str]) -> "Manifest":
+        """This manifest without some of its files."""
+        gone = set(names)
+        return replace(
+            self,
+            files={name: entry for name, entry in self.files.items() if name not in gone},
+            rows={name: count for name, count in self.rows.items() if name not in gone},
+        )
+
+    def vocab_sizes(self, sequence_length: int) -> tuple[int, ...]:
+        """Vocabulary sizes whose files are complete for a sequence length, smallest first."""
+        sizes = sorted(int(Path(name).stem) for name in self.files if name.startswith("tokenizers/"))
+        return tuple(size for size in sizes if self.files.keys() >= set(files_for(size, sequence_length)))
+
+    def damaged(self, folder: Path, names: Iterable[str]) -> list[str]:
+        """Those of the named files that are missing or have another size than they were written with."""
+
+        def has_size(name: str) -> bool:
+            try:
+                return (folder / name).stat().st_size == self.files[name].size
+            except OSError:
+                return False
+
+        return [name for name in names if not has_size(name)]
+
+    def fingerprint(self, sequence_length: int, vocab_sizes: Iterable[int]) -> str:
+        """SHA-256 over all of the dataset that a score can depend on: text, length, vocabularies, rows.
+
+        Vocabularies that are not asked for do not change it, so adding one later is safe.
+        """
+        offered = [
+            {"vocab_size": size, **{name: self.files[name].sha256 for name in files_for(size, sequence_length)}}
+            for size in sorted(vocab_sizes)
+        ]
+        text = {split: self.files[text_file(split)].sha256 for split in SPLITS}
+        return sha256_of_json({"text": text, "sequence_length": sequence_length, "vocabularies": offered})
 
 
 @dataclass(frozen=True)
@@ -46,7 +191,7 @@ class Dataset:
       sequence_length: T; a row holds T + 1 tokens.
       vocab_sizes: the vocabulary sizes it offers, smallest first.
       fingerprint: SHA-256 over text, T, vocabularies and rows; scores with different ones are never compared.
-      manifest: all that is known of how it was made.
+      manifest: how it was made.
     """
 
     folder: Path
@@ -71,17 +216,16 @@ class Dataset:
           folder: from `dataset_folder`.
           sequence_length: T.
           vocab_sizes: what to offer; None offers all that are there for T.
-          corpus: that it would be made from, for the message if there is none.
           only_split: ask only for what judging this split reads, which is all that an exam's folder has.
+          corpus: that it would be made from, for the message if there is none.
 
         Raises:
           DatasetError: something is missing; the message gives the command that makes it.
         """
         manifest = Manifest.load(folder)
+        command = prepare_command(folder, manifest.corpus if manifest else corpus, sequence_length, vocab_sizes)
         if manifest is None:
-            command = prepare_command(folder, corpus, sequence_length, vocab_sizes)
             raise DatasetError(f"no dataset in {folder}: run `{command}` first")
-        command = prepare_command(folder, manifest.corpus, sequence_length, vocab_sizes)
         there = manifest.vocab_sizes(sequence_length)
         offered = there if vocab_sizes is None else tuple(sorted(set(vocab_sizes)))
         if lacking := [size for size in offered if size not in there]:
@@ -96,8 +240,7 @@ class Dataset:
             names = [name for name in names if is_read_by_judge(name, only_split)]
         if damaged := manifest.damaged(folder, names):
             raise DatasetError(f"{folder / damaged[0]} is missing or has been changed: run `{command}` to mend it")
-        fingerprint = manifest.fingerprint(sequence_length, offered)
-        return cls(folder, sequence_length, offered, fingerprint, manifest)
+        return cls(folder, sequence_length, offered, manifest.fingerprint(sequence_length, offered), manifest)
 
     def rows(self, vocab_size: int, split: str) -> np.memmap:
         """Packed rows of a split, uint16 or int32[N, T + 1] with N > 0, memory-mapped and read-only.
@@ -106,14 +249,15 @@ class Dataset:
           DatasetError: there are none, or they cannot be read.
         """
         path = self.folder / rows_file(vocab_size, self.sequence_length, split)
-        command = prepare_command(self.folder, self.manifest.corpus, self.sequence_length, self.vocab_sizes)
         try:
             rows: np.memmap = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")
-            raise DatasetError(f"{path} cannot be read ({reason}): remove it and run `{command}`") from error
+            raise DatasetError(
+                f"{path} cannot be read ({reason}): remove it and run `{self._prepare_command()}`"
+            ) from error
         if not len(rows):
-            raise DatasetError(f"{path} holds no row: remove it and run `{command}`")
+            raise DatasetError(f"{path} holds no row: remove it and run `{self._prepare_command()}`")
         return rows
 
     def train_counts(self, vocab_size: int) -> np.ndarray:
@@ -124,45 +268,59 @@ class Dataset:
         """File of a vocabulary."""
         return self.folder / tokenizer_file(vocab_size)
 
-    def tokenizer(self, vocab_size: int) -> "Tokenizer":
+    def tokenizer(self, vocab_size: int) -> Tokenizer:
         """A vocabulary, to encode and decode with."""
-        from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
-
         return Tokenizer.load(self.tokenizer_path(vocab_size))
 
-    def num_bytes(self, vocab_size: int) -> np.ndarray:
-        """Raw bytes each token stands for, int32[V]; 0 for BOS."""
-        return self.tokenizer(vocab_size).num_bytes()
-
-    def num_bytes_original(self, vocab_size: int) -> np.ndarray:
-        """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS."""
-        return self.tokenizer(vocab_size).num_bytes_original()
-
     def require_unchanged(self) -> None:
-        """Looks whether the folder still holds what was opened, going by its manifest; takes a millisecond.
+        """Compares the fingerprint in the folder's manifest with the one that was opened; takes a millisecond.
 
         Raises:
-          DatasetChangedError: somebody has made the dataset anew since, or removed it.
+          DatasetChangedError: the dataset has been made anew since, or removed.
         """
         manifest = Manifest.load(self.folder)
         names = covered_files(self.vocab_sizes, self.sequence_length)
-        if manifest is not None and manifest.files.keys() >= set(names):
-            if manifest.fingerprint(self.sequence_length, self.vocab_sizes) == self.fingerprint:
-                return
+        if manifest is None or not manifest.files.keys() >= set(names):
+            raise DatasetChangedError(
+                f"the dataset {self.folder} was removed, in part or whole, while it was in use: "
+                f"run `{self._prepare_command()}`"
+            )
+        if manifest.fingerprint(self.sequence_length, self.vocab_sizes) != self.fingerprint:
             raise DatasetChangedError(
                 f"the dataset {self.folder} was made anew while it was in use, from another corpus or by other "
                 "settings: scores before and after cannot be compared, so put back what it was made from and prepare "
                 "it again, or choose another --tag"
             )
-        command = prepare_command(self.folder, self.manifest.corpus, self.sequence_length, self.vocab_sizes)
-        raise DatasetChangedError(
-            f"the dataset {self.folder} was removed, in part or whole, while it was in use: run `{command}`"
-        )
 
     def verify(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's; reads all of them."""
-        entries = self.manifest.files.items()
-        return [name for name, entry in entries if _sha256_or_none(self.folder / name) != entry.sha256]
+
+        def is_whole(name: str, entry: FileEntry) -> bool:
+            try:
+                return sha256_of_file(self.folder / name) == entry.sha256
+            except OSError:
+                return False
+
+        return [name for name, entry in self.manifest.files.items() if not is_whole(name, entry)]
+
+    def _prepare_command(self) -> str:
+        return prepare_command(self.folder, self.manifest.corpus, self.sequence_length, self.vocab_sizes)
+
+
+def dataset_folder(data_dir: Path, corpus: str, name: str | None = None) -> Path:
+    """Folder of a corpus's dataset: below `data_dir`, named by the corpus unless it is given a name.
+
+    Raises:
+      UsageError: there is no such corpus.
+    """
+    return data_dir / (name or open_corpus(corpus).name)
+
+
+def read_split(folder: Path, split: str) -> Iterator[str]:
+    """The texts of a split, in the order they were written."""
+    with (folder / text_file(split)).open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield json.loads(line)["text"]
 
 
 def prepare_command(folder: Path, corpus: str | None, sequence_length: int, vocab_sizes: tuple[int, ...] | None) -> str:
@@ -189,10 +347,3 @@ def prepare_command(folder: Path, corpus: str | None, sequence_length: int, voca
 
 def _listed(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes)) or "(none)"
-
-
-def _sha256_or_none(path: Path) -> str | None:
-    try:
-        return sha256_of_file(path)
-    except OSError:
-        return None

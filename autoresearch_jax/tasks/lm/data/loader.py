@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
 
 import grain
 import numpy as np
@@ -64,9 +63,7 @@ class TokenLoader(Iterator[np.ndarray]):
             .map(self._gather)
         )
         self._batches = iter(batches.to_iter_dataset(_PREFETCH))
-        self._first: np.ndarray | None = None
-        self._state_before_first: dict[str, Any] = {}
-        self._prime()
+        self._first: np.ndarray | None = next(self._batches)
 
     def __next__(self) -> np.ndarray:
         """The next batch, int32[rows, context + 1]."""
@@ -74,15 +71,6 @@ class TokenLoader(Iterator[np.ndarray]):
             return next(self._batches)
         batch, self._first = self._first, None
         return batch
-
-    def get_state(self) -> dict[str, Any]:
-        """Where the iteration stands, as JSON can hold it; batches that were only prefetched do not count."""
-        return self._state_before_first if self._first is not None else self._batches.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues where `get_state` was called, on a loader with the same rows, shape and seed."""
-        self._batches.set_state(state)
-        self._prime()
 
     def close(self) -> None:
         """Ends the prefetching thread; no further batch can be had."""
@@ -96,10 +84,6 @@ class TokenLoader(Iterator[np.ndarray]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _prime(self) -> None:
-        self._state_before_first = self._batches.get_state()
-        self._first = next(self._batches)
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
         if self._per_row == 1:

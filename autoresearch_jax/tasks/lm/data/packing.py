@@ -1,77 +1,37 @@
-"""How text becomes rows: the rules, best-fit packing without padding, and the files of rows."""
+"""From the text of a dataset to rows of equal length: encoded in parallel, packed without padding, written."""
 
+import os
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import count, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-# GPT-4's way to cut text before merging (contractions, words with one leading character, numbers,
-# punctuation, newlines, spaces) with two changes: numbers go in twos, since a small vocabulary cannot afford
-# a thousand triples; runs of white space end at 100, since the regex engine's stack overflows on millions.
-SPLIT_PATTERN = "|".join(
-    (
-        r"'(?i:[sdmt]|ll|ve|re)",
-        r"[^\r\n\p{L}\p{N}]?+\p{L}+",
-        r"\p{N}{1,2}",
-        r" ?[^\s\p{L}\p{N}]++[\r\n]*",
-        r"\s{0,100}[\r\n]",
-        r"\s{1,100}(?!\S)",
-        r"\s{1,100}",
-    )
+from autoresearch_jax.tasks.lm.data.corpus import Reporter
+from autoresearch_jax.tasks.lm.data.dataset import (
+    SPLITS,
+    DatasetError,
+    Manifest,
+    counts_file,
+    files_for,
+    read_split,
+    rows_file,
+    tokenizer_file,
 )
-_ENDLESS_SPACE = SPLIT_PATTERN.replace(r"\s{0,100}", r"\s*").replace(r"\s{1,100}", r"\s+")
+from autoresearch_jax.tasks.lm.data.tokenizer import MIN_VOCAB_SIZE, STANDARD, TextRules, Tokenizer, train_tokenizer
+
 _WRITE_BYTES = 1 << 22
+_ENCODED_AT_ONCE = 1 << 20  # characters of text handed to the encoding threads together
+_DOCUMENTS_AT_ONCE = 4096  # at most; a corpus of words has many in a megabyte
+_TOKENS_PER_BYTE = ((MIN_VOCAB_SIZE, 1.0), (1023, 0.7))  # up to that size; on Python's own source it is rather less
+_TOKENS_PER_BYTE_OF_LARGER = 0.4
 
 
-@dataclass(frozen=True)
-class PackingRules:
-    """All that decides how the documents of a split become rows.
-
-    Attributes:
-      split_pattern: regular expression that cuts the text before tokens are merged.
-      training_characters: a vocabulary is learnt from the first documents of train that together have so many.
-      training_bytes: or so many bytes of UTF-8, if they have these first; None for no such limit.
-      training_document_characters: of each document only so many count for that; None for all.
-      reserved_tokens: ids after BOS that no text ever has.
-      buffer_documents: documents that packing chooses from.
-      refill_documents: how many are added to them at once when they are fewer.
-      keep_remainder: whether what is cropped off a document to fill a row begins another row, or is dropped.
-    """
-
-    split_pattern: str = SPLIT_PATTERN
-    training_characters: int = 1_000_000_000
-    # More changes the merges little; and while they are learnt each different word takes half a kilobyte, of which a
-    # text without spaces between its words, such as Chinese, has one for each clause: 1.4 GB at worst.
-    training_bytes: int | None = 1 << 25
-    training_document_characters: int | None = None
-    reserved_tokens: int = 0
-    buffer_documents: int = 1000  # as in the original
-    refill_documents: int = 1
-    keep_remainder: bool = True
-
-
-STANDARD = PackingRules()
-# Those of karpathy/autoresearch, prepare.py. It crops what does not fit and drops the rest: right where documents are
-# about as long as a row, but where they are ten times as long nine tenths of the text would go.
-ORIGINAL = PackingRules(
-    split_pattern=_ENDLESS_SPACE,
-    training_bytes=None,
-    training_document_characters=10_000,
-    reserved_tokens=3,
-    refill_documents=128,
-    keep_remainder=False,
-)
-
-
-def pack_rows(
-    documents: Iterable[np.ndarray],
-    row_tokens: int,
-    rules: PackingRules = STANDARD,
-) -> Iterator[np.ndarray]:
+def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules = STANDARD) -> Iterator[np.ndarray]:
     """Fills rows from a buffer of documents: always the longest that fits the room left.
 
     When none fits, the shortest is cropped to fill the row exactly. What the crop cuts off goes back
@@ -99,10 +59,10 @@ def pack_rows(
         if not buffer:
             return
         room = row_tokens - filled
-        fitting = bisect_right(buffer, room, key=_length)
+        fitting = bisect_right(buffer, room, key=itemgetter(0))
         if fitting:
             longest = buffer[fitting - 1][0]
-            _, _, piece = buffer.pop(bisect_left(buffer, longest, key=_length))
+            _, _, piece = buffer.pop(bisect_left(buffer, longest, key=itemgetter(0)))
         else:
             _, _, shortest = buffer.pop(0)
             piece = shortest[:room]
@@ -115,10 +75,6 @@ def pack_rows(
         if filled == row_tokens:
             yield row
             row, filled = None, 0
-
-
-def _length(entry: tuple[int, int, np.ndarray]) -> int:
-    return entry[0]
 
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> tuple[int, np.ndarray]:
@@ -161,3 +117,93 @@ def _write_header(file: BinaryIO, num_rows: int, row_tokens: int, dtype: np.dtyp
     header = {"descr": dtype.str, "fortran_order": False, "shape": (num_rows, row_tokens)}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()
+
+
+def rows_bytes(text_bytes: int, vocab_size: int) -> int:
+    """About how many bytes the rows of a text take, rather too many than too few."""
+    per_byte = next((share for size, share in _TOKENS_PER_BYTE if vocab_size <= size), _TOKENS_PER_BYTE_OF_LARGER)
+    return int(text_bytes * per_byte * row_dtype(vocab_size).itemsize)
+
+
+def add_vocabulary(
+    manifest: Manifest,
+    folder: Path,
+    scratch: Path,
+    sequence_length: int,
+    vocab_size: int,
+    rules: TextRules,
+    reporter: Reporter,
+) -> Manifest:
+    """Makes the rows of a vocabulary, and the vocabulary if it is missing.
+
+    Args:
+      manifest: of the dataset.
+      folder: of the dataset, for its text and its vocabularies.
+      scratch: a folder that is made, for the new files.
+      sequence_length: T.
+      vocab_size: V.
+      rules: how documents become rows.
+      reporter: told how far the work is.
+
+    Returns:
+      the manifest with the new files.
+
+    Raises:
+      VocabularyError: the vocabulary is too large for the text.
+      DatasetError: a split does not fill one row.
+    """
+    made = [name for name in files_for(vocab_size, sequence_length) if name != tokenizer_file(vocab_size)]
+    if tokenizer_file(vocab_size) in manifest.files:
+        vocabulary = Tokenizer.load(folder / tokenizer_file(vocab_size))
+    else:
+        reporter.stage(f"vocabulary {vocab_size}: learning", manifest.splits["train"].documents)
+        vocabulary = train_tokenizer(_counted(read_split(folder, "train"), reporter), vocab_size, rules)
+        (scratch / tokenizer_file(vocab_size)).parent.mkdir(parents=True)
+        vocabulary.save(scratch / tokenizer_file(vocab_size))
+        made.append(tokenizer_file(vocab_size))
+    (scratch / counts_file(vocab_size, sequence_length)).parent.mkdir(parents=True)
+    rows = {}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for split in SPLITS:
+            reporter.stage(f"vocabulary {vocab_size}: packing {split}", manifest.splits[split].documents)
+            texts = _counted(read_split(folder, split), reporter)
+            packed = pack_rows(_encoded(texts, vocabulary, threads), sequence_length + 1, rules)
+            name = rows_file(vocab_size, sequence_length, split)
+            rows[name], counts = write_rows(scratch / name, packed, sequence_length + 1, vocab_size)
+            if not rows[name]:
+                raise DatasetError(
+                    f"the text of {split} does not fill one row of {sequence_length} tokens: "
+                    "give more text, or a smaller --sequence_length"
+                )
+            if split == "train":
+                np.save(scratch / counts_file(vocab_size, sequence_length), counts)
+    return manifest.with_files(scratch, made, rows)
+
+
+def _encoded(texts: Iterable[str], vocabulary: Tokenizer, threads: Executor) -> Iterator[np.ndarray]:
+    """Tokens of each text; the next texts are encoded while those before are packed."""
+    dtype = row_dtype(vocabulary.vocab_size)
+    current: Iterable[np.ndarray] = ()
+    for batch in _batched(texts):
+        following = vocabulary.encode_documents(batch, threads, dtype)
+        yield from current
+        current = following
+    yield from current
+
+
+def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _ENCODED_AT_ONCE or len(batch) == _DOCUMENTS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    yield batch
+
+
+def _counted(texts: Iterable[str], reporter: Reporter) -> Iterator[str]:
+    for text in texts:
+        yield text
+        reporter.advance()

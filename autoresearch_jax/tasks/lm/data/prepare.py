@@ -5,20 +5,19 @@ text, then each vocabulary with its rows) a manifest says what is there, so a ca
 stage it was at. Only one process at a time works on a dataset.
 """
 
+import contextlib
+import hashlib
+import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.tasks.lm.data import splits
 from autoresearch_jax.tasks.lm.data.corpus import Corpus, Reporter
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.data.manifest import SPLITS, DatasetError, Manifest, SplitCount, text_file
-from autoresearch_jax.tasks.lm.data.packing import PackingRules
-from autoresearch_jax.tasks.lm.data.rows import add_vocabulary, rows_bytes
+from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, Manifest, SplitCount, text_file
+from autoresearch_jax.tasks.lm.data.packing import add_vocabulary, rows_bytes
 from autoresearch_jax.tasks.lm.data.storage import (
     NoRoomError,
     check_room,
@@ -33,9 +32,15 @@ from autoresearch_jax.tasks.lm.data.text_files import (
     UNDECODABLE,
     UNKNOWN_FORMAT,
     CorpusError,
+    Document,
     Skipped,
 )
+from autoresearch_jax.tasks.lm.data.tokenizer import TextRules
 
+VAL_SHARE = 0.04
+HOLDOUT_SHARE = 0.04
+DUPLICATE = "duplicate"  # reason why a document is left out
+_REMEMBERED = 8_000_000  # documents, in about 0.6 GB; of what comes later only repetitions of these are found
 _TEXT_FILES = [text_file(split) for split in SPLITS]
 _JSON_SHARE = 1.05  # of a text's bytes, as JSON lines
 _TOLD_EXAMPLES = 3
@@ -46,12 +51,12 @@ _WHAT_TO_DO = {
 }
 
 
-def settings(rules: PackingRules) -> dict[str, int | float | str | bool | None]:
+def settings(rules: TextRules) -> dict[str, int | float | str | bool | None]:
     """All that decides how text becomes rows, by name: a dataset made with anything else is made again."""
     return {
         "format": 2,
-        "val_share": splits.VAL_SHARE,
-        "holdout_share": splits.HOLDOUT_SHARE,
+        "val_share": VAL_SHARE,
+        "holdout_share": HOLDOUT_SHARE,
         "longest_document": LONGEST_DOCUMENT,
         **asdict(rules),
     }
@@ -87,12 +92,7 @@ def prepare_dataset(
 
 
 def _bring_up_to_date(
-    folder: Path,
-    corpus: Corpus,
-    state: str,
-    sequence_length: int,
-    vocab_sizes: tuple[int, ...],
-    reporter: Reporter,
+    folder: Path, corpus: Corpus, state: str, sequence_length: int, vocab_sizes: tuple[int, ...], reporter: Reporter
 ) -> None:
     """What `prepare_dataset` does under the lock."""
     manifest, outdated = _usable(folder, corpus, state)  # again: another call may just have made it
@@ -100,34 +100,26 @@ def _bring_up_to_date(
     shutil.rmtree(replaced, ignore_errors=True)
     if manifest is not None:
         shutil.rmtree(staging, ignore_errors=True)
-        _fill(folder, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
+        _add_missing(folder, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
         return
     if outdated:
         reporter.note(f"{outdated}: making the dataset again, with the vocabularies that are asked for now")
-    manifest = _resumable(staging, corpus, state)
+    with contextlib.suppress(DatasetError):
+        manifest, _ = _usable(staging, corpus, state)  # what an interrupted call left
     if manifest is None:
         shutil.rmtree(staging, ignore_errors=True)
         manifest = _write_text(staging, corpus, state, vocab_sizes, reporter)
     try:
-        _fill(staging, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
-    except NoRoomError:  # to be called in the same way, once there is
+        _add_missing(staging, manifest, corpus.rules, sequence_length, vocab_sizes, reporter)
+    except NoRoomError:  # the same call continues here once there is room
         raise
-    except UserError:  # to be called otherwise the next time
+    except UserError:  # the next call has to be another one
         shutil.rmtree(staging, ignore_errors=True)
         raise
     if folder.exists():
         folder.rename(replaced)
     staging.rename(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _resumable(staging: Path, corpus: Corpus, state: str) -> Manifest | None:
-    """The manifest of what an interrupted call left, if it can be gone on with."""
-    try:
-        manifest, _ = _usable(staging, corpus, state)
-    except DatasetError:
-        return None
-    return manifest
 
 
 def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, str | None]:
@@ -150,7 +142,7 @@ def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, 
     for name in [name for name in damaged if name.startswith("tokenizers/")]:
         # Rows are only as good as the vocabulary that they were made with.
         damaged |= {other for other in manifest.files if other.startswith(f"rows/{Path(name).stem}x")}
-    return replace(manifest, files={n: e for n, e in manifest.files.items() if n not in damaged}), None
+    return manifest.without_files(damaged), None
 
 
 def _missing(manifest: Manifest, sequence_length: int, vocab_sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -158,10 +150,10 @@ def _missing(manifest: Manifest, sequence_length: int, vocab_sizes: tuple[int, .
     return tuple(size for size in vocab_sizes if size not in there)
 
 
-def _fill(
+def _add_missing(
     folder: Path,
     manifest: Manifest,
-    rules: PackingRules,
+    rules: TextRules,
     sequence_length: int,
     vocab_sizes: tuple[int, ...],
     reporter: Reporter,
@@ -170,22 +162,18 @@ def _fill(
     missing = _missing(manifest, sequence_length, vocab_sizes)
     text_bytes = sum(count.bytes for count in manifest.splits.values())
     check_room(folder, sum(rows_bytes(text_bytes, size) for size in missing))
-    with _scratch(folder) as scratch:
+    scratch = scratch_folder(folder)
+    try:
         for size in missing:
-            manifest = add_vocabulary(
-                manifest,
-                folder,
-                scratch,
-                sequence_length=sequence_length,
-                vocab_size=size,
-                rules=rules,
-                reporter=reporter,
-            )
+            shutil.rmtree(scratch, ignore_errors=True)
+            manifest = add_vocabulary(manifest, folder, scratch, sequence_length, size, rules, reporter)
             for path in [path for path in scratch.rglob("*") if path.is_file()]:
                 target = folder / path.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
             manifest.save(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence[int], reporter: Reporter) -> Manifest:
@@ -198,7 +186,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
     skipped = Skipped()
     staging.mkdir()
     try:
-        counts = splits.write_splits(files.documents(skipped), staging, skipped, reporter.advance)
+        counts = write_splits(files.documents(skipped), staging, skipped, reporter.advance)
         _tell(skipped, reporter)
         _check_splits(counts, corpus, skipped)
         manifest = Manifest(
@@ -241,13 +229,55 @@ def _tell(skipped: Skipped, reporter: Reporter) -> None:
             reporter.note(f"left out, since it {what}: {told}")
 
 
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder in the dataset's, gone afterwards."""
-    scratch = scratch_folder(folder)
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def split_of(digest: bytes) -> str:
+    """The split of a document by its text's SHA-256; the same on every machine and in any order."""
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < VAL_SHARE:
+        return "val"
+    return "holdout" if position < VAL_SHARE + HOLDOUT_SHARE else "train"
+
+
+def write_splits(
+    documents: Iterable[Document], folder: Path, skipped: Skipped, on_document: Callable[[], None]
+) -> dict[str, SplitCount]:
+    """Writes each document to `text/<split>.jsonl` of the folder, one line of JSON with a `text` each.
+
+    A text that came before is left out and counted in `skipped`. Where the corpus itself assigns the splits, only val
+    and holdout are remembered, so they must come first, and repetitions within a split stay, as its makers left them;
+    else a text's hash puts it into the same split every time, and what is remembered is bounded.
+
+    Args:
+      documents: read once.
+      folder: of the dataset.
+      skipped: duplicates are counted here.
+      on_document: called after each document that was read.
+
+    Returns:
+      documents and bytes of each split.
+    """
+    counts = dict.fromkeys(SPLITS, 0)
+    sizes = dict.fromkeys(SPLITS, 0)
+    seen: dict[int, str] = {}  # the split of each text, by the first half of its SHA-256
+    (folder / "text").mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = {
+            split: stack.enter_context((folder / text_file(split)).open("w", encoding="utf-8", newline="\n"))
+            for split in SPLITS
+        }
+        for document in documents:
+            text = document.text.encode("utf-8")
+            on_document()
+            digest = hashlib.sha256(text).digest()
+            split = document.split or split_of(digest)
+            key = int.from_bytes(digest[:16], "big")
+            earlier = seen.get(key)
+            if earlier is not None and (document.split is None or earlier != split):
+                skipped.add(DUPLICATE)
+                continue
+            if document.split != "train" and len(seen) < _REMEMBERED:
+                seen.setdefault(key, split)
+            line = json.dumps({"text": document.text}, ensure_ascii=False, separators=(",", ":"))
+            files[split].write(line + "\n")
+            counts[split] += 1
+            sizes[split] += len(text)
+    return {split: SplitCount(counts[split], sizes[split]) for split in SPLITS}

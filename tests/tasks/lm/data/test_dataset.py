@@ -12,9 +12,8 @@ import pytest
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import Corpus, open_corpus
-from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, dataset_folder
-from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
-from autoresearch_jax.tasks.lm.data.splits import read_split, split_of, write_splits
+from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, dataset_folder, read_split
+from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset, split_of, write_splits
 from autoresearch_jax.tasks.lm.data.text_files import Document, Skipped
 
 
@@ -56,15 +55,15 @@ def test_rows_hold_the_text_of_their_split(tiny_dataset: Dataset) -> None:
 def test_byte_counts_and_token_counts(tiny_dataset: Dataset) -> None:
     for size in tiny_dataset.vocab_sizes:
         rows = tiny_dataset.rows(size, "train")
-        num_bytes = tiny_dataset.num_bytes(size)
-        assert num_bytes.dtype == tiny_dataset.num_bytes_original(size).dtype == np.int32
-        assert num_bytes.shape == tiny_dataset.num_bytes_original(size).shape == (size,)
+        num_bytes = tiny_dataset.tokenizer(size).num_bytes()
+        assert num_bytes.dtype == tiny_dataset.tokenizer(size).num_bytes_original().dtype == np.int32
+        assert num_bytes.shape == tiny_dataset.tokenizer(size).num_bytes_original().shape == (size,)
         counts = tiny_dataset.train_counts(size)
         assert counts.dtype == np.int64
         assert (counts == np.bincount(np.asarray(rows).ravel(), minlength=size)).all()
         text_bytes = tiny_dataset.manifest.splits["train"].bytes
         assert 0 <= text_bytes - int(num_bytes[rows].sum()) < 33 * num_bytes.max()
-        assert (tiny_dataset.num_bytes_original(size) >= num_bytes)[num_bytes == 1].all()
+        assert (tiny_dataset.tokenizer(size).num_bytes_original() >= num_bytes)[num_bytes == 1].all()
 
 
 def test_splits_are_disjoint_by_content_and_about_as_large_as_meant(tmp_path: Path, reporter) -> None:

@@ -18,9 +18,9 @@ import pytest
 import regex
 
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
-from autoresearch_jax.tasks.lm.data.packing import ORIGINAL, STANDARD, pack_rows
+from autoresearch_jax.tasks.lm.data.packing import pack_rows
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
-from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer, train_tokenizer
+from autoresearch_jax.tasks.lm.data.tokenizer import ORIGINAL, STANDARD, Tokenizer, train_tokenizer
 from autoresearch_jax.tasks.lm.judge import bits_per_byte
 
 

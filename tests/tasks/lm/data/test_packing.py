@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoresearch_jax.tasks.lm.data.packing import PackingRules, pack_rows, row_dtype, write_rows
+from autoresearch_jax.tasks.lm.data.packing import pack_rows, row_dtype, write_rows
+from autoresearch_jax.tasks.lm.data.tokenizer import TextRules
 
 BOS = 9
 
@@ -22,7 +23,7 @@ def test_original_rule_by_hand() -> None:
     a, b, c, d = documents_of([4, 3, 7, 2])
     # Rows of 6, all four to choose from. First row: c does not fit; a (4) is the longest that does, then d (2).
     # Second: b (3); nothing fits into the other 3, so c is cropped to 3 and its last 4 tokens are dropped.
-    rows = list(pack_rows([a, b, c, d], 6, PackingRules(keep_remainder=False)))
+    rows = list(pack_rows([a, b, c, d], 6, TextRules(keep_remainder=False)))
     assert [row.tolist() for row in rows] == [[*a, *d], [*b, *c[:3]]]
 
 
@@ -35,10 +36,10 @@ def test_remainder_is_put_back_without_bos() -> None:
 def test_longest_that_fits_is_taken_from_the_buffer_only() -> None:
     a, b, c = documents_of([2, 3, 4])
     # With a buffer of one there is no choice: documents follow each other.
-    rows = list(pack_rows([a, b, c], 3, PackingRules(buffer_documents=1)))
+    rows = list(pack_rows([a, b, c], 3, TextRules(buffer_documents=1)))
     assert np.concatenate(rows).tolist() == [*a, *b, *c]
     # With all in the buffer, b fills a row by itself; a and the head of c share the next.
-    rows = list(pack_rows([a, b, c], 3, PackingRules(buffer_documents=3)))
+    rows = list(pack_rows([a, b, c], 3, TextRules(buffer_documents=3)))
     assert [row.tolist() for row in rows] == [b.tolist(), [*a, c[0]], c[1:].tolist()]
 
 
@@ -57,7 +58,7 @@ def test_every_token_is_in_one_row_or_in_what_could_not_fill_one(
     lengths: list[int], row_tokens: int, buffer_documents: int
 ) -> None:
     documents = documents_of(lengths)
-    rows = list(pack_rows(iter(documents), row_tokens, PackingRules(buffer_documents=buffer_documents)))
+    rows = list(pack_rows(iter(documents), row_tokens, TextRules(buffer_documents=buffer_documents)))
     assert all(len(row) == row_tokens for row in rows)
     packed = np.concatenate([*rows, np.array([], int)])
     assert 0 <= sum(lengths) - len(packed) < row_tokens
@@ -74,7 +75,7 @@ def test_documents_that_fit_a_row_begin_with_bos_under_the_original_rule(
     lengths: list[int], buffer_documents: int
 ) -> None:
     documents = documents_of(lengths)
-    rows = list(pack_rows(documents, 8, PackingRules(keep_remainder=False, buffer_documents=buffer_documents)))
+    rows = list(pack_rows(documents, 8, TextRules(keep_remainder=False, buffer_documents=buffer_documents)))
     assert all(row[0] == BOS for row in rows)
     for row in rows:
         begins = np.flatnonzero(row == BOS)

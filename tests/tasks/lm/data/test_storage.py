@@ -64,9 +64,11 @@ def test_what_interrupted_calls_left_is_seen_and_swept(data_dir: Path) -> None:
     (data_dir / ".gone.replaced/rows").mkdir(parents=True)
     (data_dir / ".gone.replaced/rows/a").write_bytes(b"?")
     parts = {(part.dataset, part.name): part.bytes for part in list_parts(data_dir)}
-    assert parts["first", "unfinished"] == 110
+    assert parts["first", "unfinished"] == 100
+    assert parts["first", "280x32"] == 10
     assert parts["gone", "unfinished"] == 1
     remove(data_dir, "gone", lambda: None)
+    remove(data_dir, "first/280x32", lambda: None)
     remove(data_dir, "first/256x32", lambda: None)
     assert {part.name for part in list_parts(data_dir)} == {"text", "256x32", "300x16", "300x32"}
     assert {part.name for part in list_parts(data_dir) if part.dataset == "first"} == {"text", "300x16", "300x32"}

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoresearch_jax.tasks.lm.data.packing import SPLIT_PATTERN, PackingRules
-from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer, VocabularyError, train_tokenizer
+from autoresearch_jax.tasks.lm.data.tokenizer import (
+    SPLIT_PATTERN,
+    TextRules,
+    Tokenizer,
+    VocabularyError,
+    train_tokenizer,
+)
 
 TEXTS = [f"def f{i}(self):\n    return 'naïve 東京 {i * 37}'  # don't\n\n" for i in range(200)]
 ODD = [
@@ -120,14 +125,14 @@ def test_documents_begin_with_bos(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("rules", "read"),
     [
-        (PackingRules(), 6),
-        (PackingRules(training_characters=10), 2),
-        (PackingRules(training_bytes=10), 1),
-        (PackingRules(training_bytes=None), 6),
-        (PackingRules(training_characters=10, training_document_characters=4), 3),
+        (TextRules(), 6),
+        (TextRules(training_characters=10), 2),
+        (TextRules(training_bytes=10), 1),
+        (TextRules(training_bytes=None), 6),
+        (TextRules(training_characters=10, training_document_characters=4), 3),
     ],
 )
-def test_no_more_is_read_than_the_rules_say(rules: PackingRules, read: int) -> None:
+def test_no_more_is_read_than_the_rules_say(rules: TextRules, read: int) -> None:
     texts = iter(["\u4e2d\u6587\u4e2d\u6587\u4e2d\u6587"] * 6)  # 6 characters of 3 bytes each
     assert train_tokenizer(texts, 257, rules).vocab_size == 257
     assert len(list(texts)) == 6 - read
