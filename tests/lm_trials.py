@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from autoresearch_jax.tasks.lm.config import MeasureRequest
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import Budget, Measurement, Scalar, Scrutiny
 
@@ -32,3 +34,29 @@ def run_trial(
         on_progress=on_progress if reports is None else reports.append,
         scrutiny=scrutiny,
     )
+
+
+def measure_request(folder: Path, **fields: Any) -> MeasureRequest:
+    """The request for a trial in `folder`; `fields` say what is not as it usually is."""
+    usual = {
+        "programs_dir": "programs",
+        "program_hash": "a",
+        "dataset_folder": "data",
+        "sequence_length": 8,
+        "split": "val",
+        "judge_tokens": None,
+        "scrutiny": Scrutiny.SEARCH,
+        "seed": 0,
+        "budget": STEPS,
+        "clock": "wall",
+        "reference_seconds": None,
+        "max_stretch": 20.0,
+        "snapshot_dir": str(folder / "snapshot"),
+        "log_dir": str(folder),
+        "device_memory_bytes": None,
+        "min_steps": 1,
+        "free_init_seconds": 10.0,
+        "free_judge_seconds": 10.0,
+        "facts": {},
+    }
+    return MeasureRequest(**{**usual, **fields})

@@ -39,7 +39,7 @@ from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
 from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
 
 if TYPE_CHECKING:
-    from autoresearch_jax.tasks.lm.integrity import Recorded
+    from autoresearch_jax.tasks.lm.integrity import RecordedTrial
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -241,9 +241,9 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
     return measured.program_hash if own is None else str(own)
 
 
-def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "Recorded":
+def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "RecordedTrial":
     """What was recorded when the snapshot was written, by its trial or when it was trained again."""
-    from autoresearch_jax.tasks.lm.integrity import Recorded
+    from autoresearch_jax.tasks.lm.integrity import RecordedTrial
 
     assert kept.trial.status is Status.OK
     settings = ledger.settings()
@@ -253,7 +253,7 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "R
         kept.metrics.get("judge_batch_rows"),
         settings.get("exam"),
     )
-    return Recorded(
+    return RecordedTrial(
         value=kept.value,
         seed=kept.trial.seed,
         program_hash=_program_hash(measured, kept),

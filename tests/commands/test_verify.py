@@ -22,7 +22,7 @@ from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.integrity import Recorded, verify_snapshot
+from autoresearch_jax.tasks.lm.integrity import RecordedTrial, verify_snapshot
 from autoresearch_jax.types import Metric, Status
 
 PAGE = """## You may change
@@ -336,7 +336,7 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     with closing(Ledger.open_to_read(trials.ledger)) as book:
         (trial,) = book.trials()
     assert trial.value is not None
-    recorded = Recorded(trial.value * (1 + 5e-5), trial.seed, None, tiny_dataset.fingerprint, None, None, None)
+    recorded = RecordedTrial(trial.value * (1 + 5e-5), trial.seed, None, tiny_dataset.fingerprint, None, None, None)
     manifest = json.loads((snapshot / "manifest.json").read_text())
     del manifest["made_with"]
     (snapshot / "manifest.json").write_text(json.dumps(manifest))

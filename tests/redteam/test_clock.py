@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from autoresearch_jax.tasks.lm.accounting import PROC, Usage
+from autoresearch_jax.tasks.lm.accounting import PROC, CpuUsage
 from autoresearch_jax.tasks.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock, Reference, wait_for_rest
 
 NUM_THREADS = 16
@@ -96,9 +96,9 @@ def test_far_more_threads_than_cores_get_no_more_time() -> None:
 class Idle:
     """Accounts of a process that has the machine to itself."""
 
-    def read(self) -> Usage:
+    def read(self) -> CpuUsage:
         now = time.monotonic()
-        return Usage(now, on_cpu=now, delay=0.0, others=0.0, steal=0.0, throttled=0.0)
+        return CpuUsage(now, on_cpu=now, delay=0.0, others=0.0, steal=0.0, throttled=0.0)
 
 
 class Timed:

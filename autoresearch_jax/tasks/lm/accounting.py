@@ -31,14 +31,14 @@ class AccountingError(UserError):
 
 
 @dataclass(frozen=True)
-class Usage:
-    """Accounts at one moment, each in seconds since some fixed moment; or the difference of two, what passed between.
+class CpuUsage:
+    """Accounts at one moment, each in seconds since some fixed moment; or the difference of two.
 
     Attributes:
       wall: of the monotonic clock.
       on_cpu: that this process's threads ran, summed over them.
       delay: that they waited for a processor although they could have run, summed over them.
-      others: that other processes ran on the processors this one may use. Counted in ticks: it may fall by a few.
+      others: that other processes ran on the processors this one may use; in ticks, so it may fall by a few.
       steal: that a hypervisor took from these processors while they had something to do.
       throttled: that the process was stopped because its container had used up its share of processor time.
     """
@@ -50,34 +50,25 @@ class Usage:
     steal: float = 0.0
     throttled: float = 0.0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*map(operator.add, astuple(self), astuple(other)))
+    def __add__(self, other: "CpuUsage") -> "CpuUsage":
+        return CpuUsage(*map(operator.add, astuple(self), astuple(other)))
 
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(*map(operator.sub, astuple(self), astuple(other)))
+    def __sub__(self, other: "CpuUsage") -> "CpuUsage":
+        return CpuUsage(*map(operator.sub, astuple(self), astuple(other)))
 
 
 class Accounting(Protocol):
-    """Reads the accounts of this process."""
+    """Reads the accounts of this process; raises AccountingError where they cannot be read or cannot be true."""
 
-    def read(self) -> Usage:
-        """The accounts now.
-
-        Raises:
-          AccountingError: they cannot be read, or cannot be true.
-        """
-        ...
+    def read(self) -> CpuUsage:
+        """The accounts now."""
 
 
 class LinuxAccounting:
     """The accounts that Linux keeps; for one thread."""
 
     def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
-        """Opens them.
-
-        Args:
-          proc: where the kernel tells of processes.
-          cgroups: where it tells of containers' shares; may be missing.
+        """Opens the accounts in `proc`, and those of containers' shares in `cgroups`, which may be missing.
 
         Raises:
           AccountingError: there are none.
@@ -93,8 +84,7 @@ class LinuxAccounting:
         self._moved = (0, time.process_time())  # ns on a CPU, and the process's own time, when that moved last
         self.read()
 
-    def read(self) -> Usage:
-        """See `Accounting.read`."""
+    def read(self) -> CpuUsage:
         wall = time.monotonic()
         self._read_threads()
         own, busy, steal = time.process_time(), 0, 0
@@ -108,7 +98,7 @@ class LinuxAccounting:
                 steal += int(fields[_STEAL])
         except (OSError, ValueError, IndexError) as error:
             raise AccountingError(f"{self._stat}: no account of the processors ({error})") from error
-        usage = Usage(
+        usage = CpuUsage(
             wall=wall,
             on_cpu=self._on_cpu * NANOSECOND,
             delay=self._delay * NANOSECOND,
@@ -179,7 +169,7 @@ class LinuxAccounting:
 
 
 def try_accounting(proc: Path = PROC, cgroups: Path = CGROUPS) -> LinuxAccounting:
-    """The accounts, after it was seen that they move while this process computes.
+    """The accounts, once they were seen to move while this process computes.
 
     Raises:
       AccountingError: there are none, or they stand still.
@@ -204,7 +194,7 @@ def _allowed_cpus() -> frozenset[bytes]:
 
 
 def _quota_files(own: Path, cgroups: Path) -> Sequence[Path]:
-    """The files that tell of throttling, of this process's control group and of those around it, in either version.
+    """The cpu.stat files of this process's control group and of those around it, in either version of cgroups.
 
     See https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/scheduler/sched-bwc.html
     """
@@ -229,7 +219,7 @@ def _quota_files(own: Path, cgroups: Path) -> Sequence[Path]:
 
 
 def _quota_of(group: Path) -> float | None:
-    """The quota of one control group, in either version, over its period; None where there is none."""
+    """Quota over period of one control group, in either version; None where there is none."""
     try:
         if (both := group / "cpu.max").is_file():
             quota, period = both.read_text().split()

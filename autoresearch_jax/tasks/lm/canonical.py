@@ -27,7 +27,7 @@ _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
 
 
 class TooManyOperationsError(Exception):
-    """A module is small only as long as nobody runs it, such as forty functions that call each other twice."""
+    """A module unfolds to too many operations when its calls are followed, such as 40 functions that call twice."""
 
 
 @dataclass

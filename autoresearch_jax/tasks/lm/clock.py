@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, NANOSECOND, PROC, WALL, Accounting, AccountingError, Usage
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, NANOSECOND, PROC, WALL, Accounting, AccountingError, CpuUsage
 from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, Scalar
 
 READ_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
@@ -44,56 +44,44 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds of the budget since some fixed moment; never goes back."""
-        ...
 
     def wall(self) -> float:
         """Seconds of the wall clock since some fixed moment."""
-        ...
 
     def is_due(self) -> bool:
         """Whether the machine's speed should be measured before the next step."""
-        ...
 
     def calibrate(self) -> None:
         """Measures the machine's speed, which spends nothing of the budget; no step may be in flight."""
-        ...
 
     def figures(self) -> dict[str, Scalar]:
         """What the clock has seen since it was made, as metrics of a trial."""
-        ...
 
 
 class WallClock:
     """The machine's monotonic clock."""
 
     def now(self) -> float:
-        """See `Clock.now`."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """See `Clock.wall`."""
         return time.monotonic()
 
     def is_due(self) -> bool:
-        """See `Clock.is_due`."""
         return False
 
     def calibrate(self) -> None:
-        """See `Clock.calibrate`."""
+        """Does nothing."""
 
     def figures(self) -> dict[str, Scalar]:
-        """See `Clock.figures`."""
         return {"clock": WALL}
 
 
-def attended_seconds(spent: Usage) -> float:
-    """Seconds of the wall clock that the process had the machine, or did not want it.
+def attended_seconds(spent: CpuUsage) -> float:
+    """Seconds of the wall clock, between two readings, that the process had the machine or did not want it.
 
     Excused is the delay of its threads, but no more than other processes ran, and what a hypervisor took. A container's
     share of processor time is the machine it has: where it was used up, nothing is excused.
-
-    Args:
-      spent: between two readings, over about `WINDOW_SECONDS` or more.
     """
     if spent.on_cpu <= 0 or spent.throttled > 0:
         return spent.wall
@@ -122,8 +110,8 @@ def slowness(samples: Sequence[float]) -> float:
 
 
 @dataclass
-class _Block:
-    """The time after one calibration: attended seconds, and the sample of the calibration, None if it gave none."""
+class _Stretch:
+    """The time after one calibration: attended seconds, and the calibration's sample, None if it gave none."""
 
     sample: float | None = None
     attended: float = 0.0
@@ -161,17 +149,16 @@ class AttendedClock:
         self._wall = wall
         self._wait_for_rest = wait_for_rest
         self._last = accounting.read()
-        self._window = Usage()
-        self._blocks = deque([_Block()])
-        self._recent = 0.0  # attended seconds of the blocks
-        self._speed = 1.0  # by the samples of the blocks
-        self._settled = 0.0  # seconds of blocks that are no longer averaged over
+        self._window = CpuUsage()
+        self._stretches = deque([_Stretch()])
+        self._recent = 0.0  # attended seconds of the stretches
+        self._speed = 1.0  # by the samples of the stretches
+        self._settled = 0.0  # seconds of stretches that are no longer averaged over
         self._told = 0.0
         self._steps_wall = self._steps_attended = self._reference_wall = self._reading_wall = 0.0
         self._fault: str | None = None  # of the accounts
 
     def now(self) -> float:
-        """See `Clock.now`."""
         if self._wall() - self._last.wall >= READ_SECONDS:
             self._read()
         recent = self._recent + attended_seconds(self._window)
@@ -180,15 +167,12 @@ class AttendedClock:
         return self._told
 
     def wall(self) -> float:
-        """See `Clock.wall`."""
         return self._wall()
 
     def is_due(self) -> bool:
-        """See `Clock.is_due`."""
         return self._fault is None and self._reference_wall <= REFERENCE_SHARE * self._steps_wall
 
     def calibrate(self) -> None:
-        """See `Clock.calibrate`."""
         self._read()
         if self._fault is not None:
             return
@@ -204,15 +188,11 @@ class AttendedClock:
             return
         self._reference_wall += self._last.wall - before.wall
         usable = is_idle and seconds > 0 and self._last.throttled == before.throttled
-        self._blocks.append(_Block(math.log(seconds / self._reference_seconds) if usable else None))
+        self._stretches.append(_Stretch(math.log(seconds / self._reference_seconds) if usable else None))
         self._estimate_speed()
 
     def figures(self) -> dict[str, Scalar]:
-        """See `Clock.figures`.
-
-        "attended_share" is of the wall time of the steps, "machine_speed" is relative to the run's beginning,
-        "clock_seconds" the wall time that the reference program and the readings took.
-        """
+        """Metrics; the speed is relative to the run's beginning, "clock_seconds" what the clock itself took."""
         wall = self._steps_wall + self._window.wall
         attended = self._steps_attended + attended_seconds(self._window)
         return {
@@ -238,19 +218,19 @@ class AttendedClock:
         if self._window.wall < WINDOW_SECONDS:
             return
         attended = attended_seconds(self._window)
-        self._blocks[-1].attended += attended
+        self._stretches[-1].attended += attended
         self._recent += attended
         self._steps_wall += self._window.wall
         self._steps_attended += attended
-        self._window = Usage()
-        while len(self._blocks) > 1 and self._recent > SMOOTHING_SECONDS:
-            oldest = self._blocks.popleft()
+        self._window = CpuUsage()
+        while len(self._stretches) > 1 and self._recent > SMOOTHING_SECONDS:
+            oldest = self._stretches.popleft()
             self._recent -= oldest.attended
             self._settled += oldest.attended * self._speed
             self._estimate_speed()
 
     def _estimate_speed(self) -> None:
-        self._speed = math.exp(-slowness([block.sample for block in self._blocks if block.sample is not None]))
+        self._speed = math.exp(-slowness([stretch.sample for stretch in self._stretches if stretch.sample is not None]))
 
 
 class Reference:
@@ -295,12 +275,9 @@ class Reference:
 
 
 def wait_for_rest() -> bool:
-    """Waits until the other threads of this process are idle: they would slow the reference program down.
+    """Waits until this process's other threads, which slow the reference program, are idle; False if they stay busy.
 
     Memory of a large step is returned to the kernel after the step is done, which takes tens of milliseconds.
-
-    Returns:
-      False if they were not idle in time.
     """
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
     while time.monotonic() < deadline:

@@ -19,7 +19,7 @@ TIME_REFERENCE = "time reference"  # and without one: processor seconds of the r
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
-# Where every row is probed, judging may take so many times as long: scored twice, and again for a reason if one fails.
+# Where every row is probed, judging may take this many times as long: two scorings, and another to name a failure.
 EVERY_ROW_SLOWDOWN = 3.0
 
 
@@ -29,9 +29,8 @@ class Caps:
 
     Attributes:
       source_bytes: of the training file as UTF-8.
-      constant_bytes: of the constants that `init`, all steps and `logits` embed together, lest a table of the answers
-        be smuggled in.
-      min_steps: as many must fit into the budget at the device's peak speed.
+      constant_bytes: of the constants in `init`, all steps and `logits` together: no room for a table of answers.
+      min_steps: that must fit into the budget at the device's peak speed.
     """
 
     source_bytes: int = 256 * KIBIBYTE
@@ -44,15 +43,10 @@ class MeasureRequest:
     """One trial, complete: the process that gets it needs nothing else.
 
     Attributes:
-      programs_dir: folder of the traced programs.
-      program_hash: what they must hash to.
-      dataset_folder: folder of the dataset.
-      sequence_length: T.
+      program_hash: what the programs in `programs_dir` must hash to.
       split: what is judged, "val".
       judge_tokens: judge about this many tokens from a split's start; None judges all of it.
-      scrutiny: whether every row is probed, and whether the holdout is judged, too.
       seed: all randomness of the trial follows from it.
-      budget: the time box.
       clock: "attended" or "wall", by which a budget in seconds is counted.
       reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
       max_stretch: training ends as a time-out after this many times the budget by the wall clock.
@@ -60,8 +54,8 @@ class MeasureRequest:
       log_dir: where the loss curve goes.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       min_steps: reject a candidate of which fewer fit into the budget.
-      free_init_seconds: what `init` takes longer is charged to a budget in seconds, lest it be used to train.
-      free_judge_seconds: judging may take so long, whatever training took.
+      free_init_seconds: what `init` takes longer is charged to a budget in seconds, so that it cannot train.
+      free_judge_seconds: judging may take this long even if training was shorter.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
     """
@@ -136,26 +130,19 @@ class TimeLimits:
 
 @dataclass(frozen=True)
 class LmTaskConfig:
-    """Everything that defines the task.
+    """What defines the task.
 
     Attributes:
-      dataset: what to train and judge on.
-      device: what to run on.
       mesh_axes: sizes of the mesh axes "data" and "model".
-      budget: the time box.
       clock: "attended" or "wall", by which a budget in seconds is counted.
-      sandbox: where a candidate is traced.
       programs_dir: where traced programs are kept, a folder for each hash.
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
       split: what is judged: "val". An audit judges the holdout besides, see `Scrutiny`.
-      judge_tokens: judge about so many tokens of a split; None judges all of it.
-      limits: when a phase is killed.
+      judge_tokens: judge about this many tokens of a split; None judges all of it.
       trace_limits: what a trace may use; its time is `limits.trace`.
-      caps: what a candidate must not exceed.
-      standby_log: where the next trial's process prints while it waits beside a trial; None to start it when it is
-        needed.
+      standby_log: where the next trial's process prints while it waits; None to start it when it is needed.
     """
 
     dataset: Dataset

@@ -44,7 +44,7 @@ _PEAK_TFLOPS = (
 )
 
 # glibc then asks for huge pages, of which XLA's large buffers touch far fewer, and keeps what a step frees for the next
-# one. In one arena, because those of threads give memory back whatever the threshold: see docs/performance.md
+# one. In one arena, because those of threads ignore the threshold: see docs/performance.md
 GLIBC_TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
@@ -53,7 +53,7 @@ GLIBC_TUNABLES = ":".join(
         "glibc.malloc.arena_max=1",
     )
 )
-# A trial has the GPU for itself; XLA takes three quarters of its memory where nobody says more.
+# A trial has the GPU for itself; XLA takes three quarters of its memory by default.
 GPU_MEMORY_SHARE = "0.9"
 # XLA ends a process that gives it a flag it does not know: the oldest and the newest JAX we run with know these.
 # Command buffers (CUDA graphs) and autotuning are on by its own defaults; JAX keeps what autotuning found beside the
@@ -62,7 +62,7 @@ CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communi
 # Of the programs that train: XLA's CPU backend would use half of AVX-512's vectors (without these it changes nothing).
 # Not of those that judge: other processes compile them again, to compare scores to the last digit.
 CPU_TRAINING_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
-# Of libtpu, which has flags of its own and does not read XLA_FLAGS.
+# Of libtpu, which does not read XLA_FLAGS.
 TPU_MESH_FLAGS = (
     "--xla_tpu_enable_async_collective_fusion=true",
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
@@ -106,16 +106,9 @@ def reference_machine() -> str:
 def platform_variables(
     platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
 ) -> dict[str, str]:
-    """Variables of a process that runs trials, over those of this one.
+    """Variables of a process that runs trials on "cpu", "cuda" or "tpu", to be set over those of this process.
 
-    What the user has set stays as it is, but for the platform, the number of a CPU's devices and the compile cache,
-    which flags of ours say.
-
-    Args:
-      platform: "cpu", "cuda" or "tpu".
-      num_devices: of the mesh; a CPU is made to show as many.
-      environment: variables of this process.
-      compile_cache_dir: of XLA's compile cache; None for none.
+    The user's own values win, but for the platform, the number of a CPU's devices and the compile cache.
     """
     variables = {"JAX_PLATFORMS": platform, "PYTHONUNBUFFERED": "1"}
     if platform == "cpu":
@@ -162,12 +155,12 @@ class DeviceError(UserError):
 
 @dataclass(frozen=True)
 class Device:
-    """What to run on; found out by `find_device`.
+    """The device to run on, see `find_device`.
 
     Attributes:
       platform: "cpu", "cuda" or "tpu".
       device_kind: the device's own name.
-      num_devices: how many JAX sees.
+      num_devices: that JAX sees.
       memory_bytes: of one device; None where it is not known.
     """
 
@@ -178,7 +171,7 @@ class Device:
 
 
 def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
-    """What to run on.
+    """The device to run on.
 
     Args:
       platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
@@ -212,14 +205,7 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
 
 
 def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str) -> dict[str, Scalar]:
-    """What of the machine a score depends on; scores of other devices are never compared.
-
-    Args:
-      device: what trials run on.
-      mesh_axes: sizes of the mesh axes "data" and "model".
-      budget: of a trial.
-      clock: by which a budget in seconds is counted.
-    """
+    """What of the machine a score depends on; scores of other devices are never compared."""
     return {
         "platform": device.platform,
         "device_kind": _processors() if device.platform == "cpu" else device.device_kind,
@@ -246,7 +232,7 @@ def start_worker(
 ) -> JsonWorker:
     """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
 
-    It runs our code only, so it inherits everything: an accelerator's runtime is told by many a variable.
+    It runs our code only, so it inherits every variable: an accelerator's runtime reads many.
     """
     extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
     return JsonWorker(

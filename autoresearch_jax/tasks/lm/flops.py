@@ -17,7 +17,7 @@ from autoresearch_jax.tasks.lm.device import peak_flops
 
 GIBIBYTE = 1 << 30
 
-MAX_FLOPS = 1e30  # loops in loops add up to more than a number can be; nobody lives to see their end
+MAX_FLOPS = 1e30  # loops in loops may overflow a float
 _LESS = "#stablehlo<comparison_direction LT>"
 
 MATRIX_SIZE = 1024
@@ -39,26 +39,18 @@ def memory_bytes(compiled: Any) -> int | None:
 
 
 def flops(compiled: Any, of_products: float = 0.0) -> float | None:
-    """Floating point operations of one call on one device; None where nobody knows.
+    """Floating point operations of one call on one device; None where they are not known.
 
     Args:
-      compiled: the program, in which XLA counts a loop's body once, however often it runs.
-      of_products: those of its matrix products on one device, loops counted (see `products.py`); the larger counts.
+      compiled: the program, in which XLA counts a loop's body once.
+      of_products: those of its matrix products on one device, loops counted (`product_flops`); the larger counts.
     """
     value = max((compiled.cost_analysis() or {}).get("flops") or 0.0, of_products)
     return float(value) if value > 0 else None
 
 
 def check_memory(needed: Mapping[str, int | None], device_bytes: int | None) -> None:
-    """Refuses programs that the memory cannot hold.
-
-    Args:
-      needed: bytes that each program needs there, by its name; None where it is not known.
-      device_bytes: what there is; None where that is not known.
-
-    Raises:
-      TooCostlyError: one needs more.
-    """
+    """Raises TooCostlyError for a program, of those whose bytes are known, that `device_bytes` cannot hold."""
     for name, size in needed.items():
         if size is not None and device_bytes is not None and size > device_bytes:
             sizes = f"{size / GIBIBYTE:,.1f} GiB of memory, the device has {device_bytes / GIBIBYTE:,.1f} GiB"
@@ -68,7 +60,7 @@ def check_memory(needed: Mapping[str, int | None], device_bytes: int | None) -> 
 def predict_steps(
     begins: Sequence[float], step_flops: Sequence[float | None], budget_seconds: float, peak_flops: float | None
 ) -> float | None:
-    """How many steps fit into a budget at the devices' peak speed: more than there will be; None where it is not known.
+    """An upper bound of the steps that fit into a budget, at the devices' peak speed; None where it is not known.
 
     Args:
       begins: progress at which each phase begins.
@@ -87,11 +79,7 @@ def predict_steps(
 
 
 def check_steps(predicted: float | None, min_steps: int, budget_seconds: float) -> None:
-    """Refuses steps so large that too few of them fit into the budget.
-
-    Raises:
-      TooCostlyError: fewer than `min_steps` do.
-    """
+    """Raises TooCostlyError if fewer than `min_steps` steps fit into the budget."""
     if predicted is not None and predicted < min_steps:
         raise TooCostlyError(
             f"even at the device's peak speed only {predicted:.1f} steps fit into {budget_seconds:g} s, "
@@ -100,10 +88,12 @@ def check_steps(predicted: float | None, min_steps: int, budget_seconds: float) 
 
 
 def product_flops(module: ir.Module) -> float:
-    """Operations that one run of a program needs for matrix products, on all devices together: at least so many.
+    """A lower bound of the operations that one run of a program needs for matrix products, on all devices together.
 
-    Where it cannot be told, the least counts: the cheapest branch of a condition, one pass of a loop whose end depends
-    on what it computes, one device's share of what `shard_map` gives each. Convolutions and custom calls count nothing.
+    XLA's cost analysis counts a loop's body once. Here it counts as often as `jax.lax.scan` and `fori_loop` say: a
+    counter begins at a constant, grows by a constant, and is compared with a constant. Of a condition the cheapest
+    branch counts, of a loop whose end depends on what it computes one pass, of `shard_map` one device's share.
+    Convolutions and custom calls count nothing.
     """
     functions = {
         ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation

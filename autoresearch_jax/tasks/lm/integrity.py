@@ -188,7 +188,7 @@ def _copy(dataset: Dataset, split: str, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedTrial:
     """What the ledger says of the trial that a snapshot is of.
 
     Attributes:
@@ -230,7 +230,7 @@ class Verification:
         return any(isinstance(found, list) and found for found in self.checks.values())
 
 
-def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: Recorded) -> Verification:
+def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: RecordedTrial) -> Verification:
     """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
 
     Nothing is deserialised before its hash was found right. Loads JAX.
@@ -264,7 +264,7 @@ def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recor
 
 
 def _check_files(
-    folder: Path, manifest: Mapping[str, Any], programs_dir: Path | None, recorded: Recorded, result: Verification
+    folder: Path, manifest: Mapping[str, Any], programs_dir: Path | None, recorded: RecordedTrial, result: Verification
 ) -> None:
     files = _listed_files(folder, manifest)
     result.checks["snapshot_files"] = inventory_differences(folder, files, RESTORE)
@@ -282,7 +282,7 @@ def _check_files(
 
 
 def _check_bundle(
-    bundle: Path, manifest: Mapping[str, Any], recorded: Recorded, result: Verification
+    bundle: Path, manifest: Mapping[str, Any], recorded: RecordedTrial, result: Verification
 ) -> Dataset | None:
     """The rows to judge on, None if they are not what they were; files are opened after their hashes were compared."""
     sequence_length, vocab_size = int(manifest["sequence_length"]), int(manifest["vocab_size"])
@@ -317,7 +317,7 @@ def _dataset_differences(folder: Path, sequence_length: int, vocab_size: int) ->
 
 
 def _score(
-    folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded: Recorded, result: Verification
+    folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded: RecordedTrial, result: Verification
 ) -> None:
     """Loads the snapshot for the devices it was made for, and judges it, probing every row."""
     from autoresearch_jax.tasks.lm.judge import Scorer, judge_within_memory, load_eval_set

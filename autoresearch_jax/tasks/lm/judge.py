@@ -46,14 +46,7 @@ def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
 
 
 def unigram_nats(train_counts_V: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each token under its frequency in the training rows, add-one smoothed.
-
-    Args:
-      train_counts_V: how often each token occurs in the training rows.
-
-    Returns:
-      float64[V], nats.
-    """
+    """Nats of each token, float64[V], under its add-one smoothed frequency in the training rows."""
     smoothed_V = train_counts_V.astype(np.float64) + 1.0
     return np.log(smoothed_V.sum()) - np.log(smoothed_V)
 
@@ -68,7 +61,7 @@ class EvalResult:
       unigram_bpb: of a unigram model over the same tokens.
       num_tokens: target tokens that stand for bytes.
       batch_rows: rows of the batches it judged with.
-      num_probes: rows that were looked at twice.
+      num_probes: rows that were scored twice.
       worst_probe: the largest difference of a probe, in nats.
       seconds: judging, compilation apart.
       probe_seconds: what judging would have taken less without the probes.
@@ -119,7 +112,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What is asked: rows and the facts about their tokens.
+    """Rows to be scored and the facts about their tokens.
 
     Attributes:
       rows_NxT1: token ids, one more than the context a row.
@@ -154,7 +147,7 @@ def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: i
 def judge(
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
-    exam: EvalSet,
+    eval_set: EvalSet,
     *,
     random: np.random.Generator,
     limit_seconds: float = math.inf,
@@ -166,10 +159,10 @@ def judge(
     Args:
       scorer: for the batch size to judge with.
       read_leaves: the arrays that `logits` reads.
-      exam: the split.
+      eval_set: the split.
       random: where the probes' rows and positions come from; the candidate must not be able to know it.
-      limit_seconds: for the batches of every row once; those of probes have as much each, so that who is probed more is
-        not in more of a hurry. Who needs longer does in `logits` what belongs into the budget.
+      limit_seconds: for the batches of every row once; those of probes have as much each, so that more probes mean no
+        hurry. A candidate that needs longer does in `logits` what belongs into the budget.
       probe_share: share of the rows to probe; `EVERY_ROW` probes the last batch's, too, which a sample leaves out.
       on_progress: told the share of the batches that is done, probes and all.
 
@@ -177,7 +170,7 @@ def judge(
       InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
     """
     start = time.monotonic()
-    num_rows = len(exam.rows_NxT1)
+    num_rows = len(eval_set.rows_NxT1)
     num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
     num_batches = -(-num_rows // scorer.batch_rows)
     num_planned = num_batches + num_extra_batches
@@ -185,15 +178,15 @@ def judge(
     # The rows that fill no batch share their last ones with the probes, unless they are to be probed themselves.
     in_full_batches = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
     num_first = num_rows if probe_share >= EVERY_ROW else in_full_batches
-    nats_NxT = np.empty((num_rows, exam.rows_NxT1.shape[1] - 1), np.float32)
-    nats_NxT[:num_first] = work.score(exam.rows_NxT1[:num_first, :-1], exam.rows_NxT1[:num_first, 1:])
+    nats_NxT = np.empty((num_rows, eval_set.rows_NxT1.shape[1] - 1), np.float32)
+    nats_NxT[:num_first] = work.score(eval_set.rows_NxT1[:num_first, :-1], eval_set.rows_NxT1[:num_first, 1:])
     _require_finite(nats_NxT[:num_first])
 
     begin = time.monotonic()
-    unigram_nats_NxT = exam.unigram_nats_V[exam.rows_NxT1[:num_first, 1:]]
-    probe = draw_probes(exam.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
+    unigram_nats_NxT = eval_set.unigram_nats_V[eval_set.rows_NxT1[:num_first, 1:]]
+    probe = draw_probes(eval_set.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
     drawn = time.monotonic()
-    rest_inputs, rest_targets = exam.rows_NxT1[num_first:, :-1], exam.rows_NxT1[num_first:, 1:]
+    rest_inputs, rest_targets = eval_set.rows_NxT1[num_first:, :-1], eval_set.rows_NxT1[num_first:, 1:]
     nats_rest, probe_nats_PxT = work.score_mixed((rest_inputs, rest_targets), (probe.inputs, probe.targets), random)
     scored = time.monotonic()
     nats_NxT[num_first:] = nats_rest
@@ -203,12 +196,12 @@ def judge(
 
     num_mixed_batches = -(-(num_rows - num_first + num_probes) // scorer.batch_rows)
     extra_share = num_extra_batches / num_mixed_batches
-    targets_NxT = np.asarray(exam.rows_NxT1[:, 1:])
-    num_bytes_NxT = exam.num_bytes_V[targets_NxT]
+    targets_NxT = np.asarray(eval_set.rows_NxT1[:, 1:])
+    num_bytes_NxT = eval_set.num_bytes_V[targets_NxT]
     return EvalResult(
         bpb=bits_per_byte(nats_NxT, num_bytes_NxT),
-        bpb_original=bits_per_byte(nats_NxT, exam.num_bytes_original_V[targets_NxT]),
-        unigram_bpb=bits_per_byte(exam.unigram_nats_V[targets_NxT], num_bytes_NxT),
+        bpb_original=bits_per_byte(nats_NxT, eval_set.num_bytes_original_V[targets_NxT]),
+        unigram_bpb=bits_per_byte(eval_set.unigram_nats_V[targets_NxT], num_bytes_NxT),
         num_tokens=int((num_bytes_NxT > 0).sum()),
         batch_rows=scorer.batch_rows,
         num_probes=num_probes,
@@ -223,7 +216,7 @@ def judge_within_memory(
     mesh: Mesh,
     scorer: Scorer,
     read_leaves: Sequence[jax.Array],
-    exam: EvalSet,
+    eval_set: EvalSet,
     on_progress: Callable[[float], None] = lambda share: None,
     limit_seconds: float = math.inf,
     probe_share: float = PROBE_SHARE,
@@ -234,7 +227,7 @@ def judge_within_memory(
             return judge(
                 scorer,
                 read_leaves,
-                exam,
+                eval_set,
                 random=np.random.default_rng(),
                 limit_seconds=limit_seconds,
                 probe_share=probe_share,
@@ -258,42 +251,35 @@ def is_out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
+@dataclass
 class _Work:
-    """Batches of rows through the scorer, within the time that so many may take; what else is done is not counted."""
+    """Batches of rows through the scorer, within their time limit; what else is done is not counted."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        read_leaves: Sequence[jax.Array],
-        num_planned: int,
-        limit_seconds: float,
-        on_progress: Callable[[float], None],
-    ) -> None:
-        self._scorer = scorer
-        self._read_leaves = read_leaves
-        self._num_planned = num_planned
-        self._limit_seconds = limit_seconds
-        self._on_progress = on_progress
-        self._num_done = 0
-        self._seconds = 0.0  # in earlier calls of `score`
-        self._begin = 0.0  # of the present one
+    scorer: Scorer
+    read_leaves: Sequence[jax.Array]
+    num_planned: int
+    limit_seconds: float
+    on_progress: Callable[[float], None]
+    num_done: int = 0
+    seconds: float = 0.0  # in earlier calls of `score`
+    begin: float = 0.0  # of the present one
 
     def score(self, inputs_NxT: np.ndarray, targets_NxT: np.ndarray) -> np.ndarray:
         """Nats of each target, float32[N, T]; the last batch is filled up with its own rows again."""
-        self._begin = time.monotonic()
-        num_rows, batch_rows = len(inputs_NxT), self._scorer.batch_rows
+        self.begin = time.monotonic()
+        num_rows, batch_rows = len(inputs_NxT), self.scorer.batch_rows
         nats_NxT = np.empty(inputs_NxT.shape, np.float32)
         pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
         for first in range(0, num_rows, batch_rows):
             last = min(first + batch_rows, num_rows)
             rows = first + np.arange(batch_rows) % (last - first)
-            nats_BxT = self._scorer(self._read_leaves, inputs_NxT[rows], targets_NxT[rows])
+            nats_BxT = self.scorer(self.read_leaves, inputs_NxT[rows], targets_NxT[rows])
             if pending is not None:
                 self._store(nats_NxT, *pending)
             pending = (first, nats_BxT)
         if pending is not None:
             self._store(nats_NxT, *pending)
-        self._seconds += time.monotonic() - self._begin
+        self.seconds += time.monotonic() - self.begin
         return nats_NxT
 
     def score_mixed(
@@ -312,11 +298,11 @@ class _Work:
     def _store(self, nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
         rows = nats_NxT[first : first + nats_BxT.shape[0]]
         rows[:] = np.asarray(nats_BxT)[: len(rows)]
-        self._num_done += 1
-        share = self._num_done / self._num_planned
-        self._on_progress(min(1.0, share))
-        elapsed = self._seconds + time.monotonic() - self._begin
-        limit_seconds = self._limit_seconds * max(1.0, share)  # above 1 while it is found out why a probe failed
+        self.num_done += 1
+        share = self.num_done / self.num_planned
+        self.on_progress(min(1.0, share))
+        elapsed = self.seconds + time.monotonic() - self.begin
+        limit_seconds = self.limit_seconds * max(1.0, share)  # above 1 while it is found out why a probe failed
         if elapsed > limit_seconds:
             raise InvalidCandidateError(
                 f"judging {min(1.0, share):.0%} of the rows took {elapsed:.1f} s, and all of "

@@ -121,13 +121,7 @@ class Phases:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training, as far as judging depends on it.
-
-    Attributes:
-      read_leaves: the arrays that `logits` reads.
-      seconds: that training took by the wall clock, as judging is timed.
-      num_tokens: trained on.
-    """
+    """The result of training that judging depends on; `seconds` are of the wall clock, as judging is timed."""
 
     read_leaves: Sequence[jax.Array]
     seconds: float
@@ -152,13 +146,7 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
 
 
 def first_batch_rows(sizes: Iterable[int], platform: str, row_bytes: int) -> int:
-    """Rows of the batches to judge with, if the memory allows: the most there are, on a CPU the most its caches hold.
-
-    Args:
-      sizes: to choose from.
-      platform: "cpu", "cuda" or "tpu".
-      row_bytes: of a row's logits.
-    """
+    """Rows of the batches to judge with, if memory allows: the most there are, on a CPU what its caches hold."""
     ascending = sorted(sizes)
     if platform != "cpu":
         return ascending[-1]

@@ -49,7 +49,7 @@ from autoresearch_jax.types import (
     write_curve,
 )
 
-# The last step may end so much after the budget, or so many times as long as the steps before it usually took.
+# The last step may end this much after the budget, or after this multiple of the usual time of the steps before it.
 FREE_OVERRUN_SECONDS = 2.0
 MAX_OVERRUN_STEPS = 1.5
 LAST_STEPS = 10  # of which the usual time is taken, the last one left out
@@ -298,7 +298,6 @@ class _Trial:
     def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
         self.phases.enter(SNAPSHOT)
         request = self.request
-        # with the trial, and not in a column of its own: only this task knows what a snapshot is made of
         self.metrics["snapshot_sha256"] = save_snapshot(
             Path(request.snapshot_dir),
             programs=programs,

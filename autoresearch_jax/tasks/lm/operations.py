@@ -61,7 +61,11 @@ MAX_NAMED_CALLS = 5  # in a message
 
 
 def refused_settings(payload: bytes) -> set[str]:
-    """Names of the settings that a kernel must not have, or does not have in any JAX we know."""
+    """Names of the settings that a kernel for a TPU must not have, or does not have in any JAX we know.
+
+    A kernel reaches XLA as the text of a call, in JSON: `custom_call_config` with the instructions in it, and settings
+    around them (jax/_src/tpu_custom_call.py). XLA checks that a kernel stays within its arrays, unless told not to.
+    """
     try:
         settings = json.loads(payload, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError):
@@ -73,7 +77,7 @@ def refused_settings(payload: bytes) -> set[str]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; a key that comes twice would be read by us and by XLA as it pleases each."""
+    """An object of JSON; of a key that comes twice, XLA might read another value than we do."""
     settings = dict(pairs)
     if len(settings) < len(pairs):
         raise ValueError("a key comes twice")
@@ -105,9 +109,9 @@ def check_operations(module: ir.Module, platform: str) -> int:
     """Checks that a program only computes.
 
     Returns:
-      Bytes of the constants it embeds and of the numbers in its operations' attributes, and of what it tells the
-      custom calls it makes: a kernel for a TPU comes as a text of its own, which may hold a table as well. What is told
-      to several calls counts once: a model's layers share their kernels.
+      Bytes of the constants it embeds, of the numbers in its operations' attributes, and of the payloads of its custom
+      calls: a kernel for a TPU comes as a text of its own, which may hold a table as well. A payload that several calls
+      share counts once: a model's layers share their kernels.
 
     Raises:
       OperationError: it calls what is not allowed on the platform, or hides constants.
@@ -184,7 +188,7 @@ def _listed(names: set[str]) -> str:
 def constant_text(operation: ir.Operation) -> str:
     """The value and type of a `stablehlo.constant` as MLIR writes them.
 
-    An attribute of complex numbers cannot be had from Python, so these are cut out of the operation's own text, which
+    An attribute of complex numbers cannot be read from Python, so these are cut out of the operation's own text, which
     takes as long as its whole function is: that must not be done for each constant.
     """
     if "complex<" not in str(operation.results[0].type):

@@ -31,7 +31,7 @@ _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
 _FRAME = '  File "'  # of Python's traceback; its lines of source are indented further
-_NOBODYS_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
+_HIDDEN_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
 _JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
 
@@ -174,7 +174,7 @@ def _clean(log_path: Path) -> None:
 
 
 def _tail(path: Path, scratch: Path) -> str | None:
-    """The end of the trace's log for whoever wrote the candidate."""
+    """The end of the trace's log, for the author of the candidate."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
@@ -188,7 +188,7 @@ def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
     is_ours = False
     for line in lines:
         if line.startswith(_FRAME):
-            is_ours = any(words in line for words in _NOBODYS_FRAMES)
+            is_ours = any(words in line for words in _HIDDEN_FRAMES)
         elif not line.startswith("    "):
             is_ours = False
         if not is_ours and not _JAX_NOTE.match(line):
@@ -231,11 +231,7 @@ def require_size(source: str, cap_bytes: int) -> None:
 
 
 def _require_own_fault(config: LmTaskConfig, rejection: CandidateRejected, stop: threading.Event) -> None:
-    """Does not blame a candidate for what ended its trace from outside.
-
-    Raises:
-      TaskError: that was `LmTask.close`, or a disk that is full or fails.
-    """
+    """Raises TaskError if the trace was ended from outside, by `LmTask.close` or by a disk that is full or fails."""
     if stop.is_set():
         raise TaskError("the task was closed while a candidate was traced")
     words = f"{rejection.reason}\n{rejection.details}"
@@ -278,10 +274,10 @@ def _trace_and_check(
 def _check(
     config: LmTaskConfig, worker: JsonWorker, traced: Path, request: Mapping[str, Any], log_path: Path
 ) -> dict[str, Any]:
-    """What a trial's process found out about the traced programs.
+    """The event of a trial's process that accepts the traced programs.
 
     Raises:
-      CandidateRejected: they break a rule, or break the process that looks at them.
+      CandidateRejected: they break a rule, or break the process that reads them.
       TaskError: that process did not even start.
     """
     try:

@@ -45,7 +45,7 @@ class Probe:
 
     @property
     def targets(self) -> np.ndarray:
-        """The rows' own, behind the cut too, int[P, T]: whoever has seen its replacement thinks less of one."""
+        """The rows' own targets, behind the cut too, int[P, T]: seeing the replacement predicts them worse."""
         return self.whole_PxT1[:, 1:]
 
     @property
@@ -119,7 +119,7 @@ def draw_probes(
 def check_probes(
     probe: Probe, nats_PxT: np.ndarray, nats_NxT: np.ndarray, score: Score, random: np.random.Generator
 ) -> float:
-    """Compares the probes with the same rows as they were judged.
+    """The largest difference, in nats, between the probes and the same rows as they were judged.
 
     Args:
       probe: from `draw_probes`.
@@ -127,9 +127,6 @@ def check_probes(
       nats_NxT: of all rows of the split, as judged.
       score: evaluates more rows, to find out what it was that mattered.
       random: not known to the candidate.
-
-    Returns:
-      The largest difference, in nats.
 
     Raises:
       InvalidCandidateError: it is above the tolerance.

@@ -255,7 +255,7 @@ def _read(folder: Path, name: str) -> export.Exported:
     data = bytearray(path.read_bytes())
     try:
         return export.deserialize(data)
-    except Exception as error:  # a damaged file fails inside flatbuffers, in more ways than anybody lists
+    except Exception as error:  # flatbuffers documents no errors for damaged files
         raise BadProgramError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 

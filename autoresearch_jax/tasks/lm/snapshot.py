@@ -25,14 +25,7 @@ from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_p
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot read back.
-
-    Attributes:
-      programs: as they were traced.
-      read_leaves: the arrays that `logits` reads, on the devices of the mesh it was loaded for.
-      manifest: facts about its making: dataset, fingerprint, seed, steps.
-      tokenizer_path: the tokenizer's own file.
-    """
+    """A snapshot read back; its manifest holds facts about its making, such as dataset, fingerprint, seed and steps."""
 
     programs: Programs
     read_leaves: list[jax.Array]
@@ -105,7 +98,7 @@ def _save_arrays(path: Path, arrays: Mapping[str, jax.Array]) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """What the last digits of a number may hang on: the version of JAX, the device, on a CPU the processors."""
+    """What the last digits of a score depend on: the version of JAX, the device, on a CPU the processors."""
     device = jax.devices()[0]
     machine = {"jax": jax.__version__, "device_kind": device.device_kind}
     return machine | ({"processors": host_processors()} if device.platform == "cpu" else {})
@@ -145,15 +138,7 @@ def _leaf_key(index: int) -> str:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to draw.
-
-    Attributes:
-      prompt: what the text begins with; empty begins a new document.
-      num_tokens: how many tokens to add.
-      temperature: 0 always takes the likeliest token.
-      top_k: draw among so many likeliest tokens; 0 draws among all.
-      seed: of the draw.
-    """
+    """How to draw; an empty prompt begins a document, temperature 0 takes the likeliest token, top_k 0 draws of all."""
 
     prompt: str = ""
     num_tokens: int = 200
@@ -163,7 +148,7 @@ class SampleSettings:
 
 
 def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
-    """The prompt and what the model makes of it, up to the end of the document.
+    """The prompt and its continuation by the model, up to the end of the document.
 
     The program takes a full context and keeps no cache, so each token costs one forward pass; once the text is longer
     than the context, only its end is seen.

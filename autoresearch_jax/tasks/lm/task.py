@@ -35,20 +35,17 @@ class LmTerms:
 
     @property
     def metric(self) -> Metric:
-        """What is measured."""
         return METRIC
 
     @property
     def fingerprint(self) -> str:
-        """See `engine.task.Terms.fingerprint`."""
         return self.dataset.fingerprint + ("" if self.judge_tokens is None else f"-{self.judge_tokens}")
 
 
 class LmTask:
-    """Trains and judges language models. One process for the trace, one for the trial, each new.
+    """Trains and judges language models, see `engine.task.Task`; each trace and each trial has a process of its own.
 
-    The trial's is ahead of it, if the task has a log for its standby: it is started as soon as the one before is at
-    work, and waits with everything imported.
+    The trial's is pre-warmed, if the task has a log for it: it is started as soon as the trial before is at work.
     """
 
     def __init__(self, config: LmTaskConfig) -> None:
@@ -74,16 +71,11 @@ class LmTask:
 
     @property
     def terms(self) -> Mapping[str, Scalar]:
-        """See `engine.task.Terms.terms`."""
         config = self._config
         return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """See `engine.task.Task.calibrate`.
-
-        Raises:
-          TaskError: the process that was to time the reference program failed.
-        """
+        """Raises TaskError where the process that was to time the reference program failed."""
         if self.terms["clock"] != ATTENDED:
             return None
         if reference_seconds is None:
@@ -93,7 +85,6 @@ class LmTask:
 
     @property
     def facts(self) -> Mapping[str, Scalar]:
-        """See `engine.task.Task.facts`."""
         device, dataset = self._config.device, self._config.dataset
         return {
             "platform": device.platform,
@@ -105,17 +96,15 @@ class LmTask:
         }
 
     def keep_exam(self, folder: Path) -> str:
-        """See `engine.task.Task.keep_exam`."""
         return keep_eval_bundle(self._config.dataset, self._config.split, folder)
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
-        """See `engine.task.Task.prepare`."""
         require_size(source, self._config.caps.source_bytes)
         stop, log_path = self._stop, log_dir / WORKER_LOG
         if beside_a_trial:
             worker = self._beside = self._start_worker(log_path)
         else:
-            self._end_waiting_worker()  # it has read the programs of a candidate that nobody measured
+            self._end_waiting_worker()  # of a candidate that was not measured
             worker = self._workers.take(log_path)  # where it has to be started, its imports overlap the trace
         try:
             candidate = prepare_candidate(self._config, source, log_dir, worker, stop)
@@ -139,19 +128,14 @@ class LmTask:
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
-        """See `engine.task.Task.measure`.
-
-        Raises:
-          TaskError: the harness failed, which is no fault of the candidate.
-          DatasetChangedError: the dataset is another than when the task was made, or is gone.
-        """
+        """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
         self._config.dataset.require_unchanged()
         request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
         log_path = log_dir / WORKER_LOG
 
         def report(progress: Mapping[str, Scalar]) -> None:
             if progress["phase"] == STANDBY_PHASE:
-                self._workers.start_standby()
+                self._workers.warm_up()
             if on_progress is not None:
                 on_progress(progress)
 

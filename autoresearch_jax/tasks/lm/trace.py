@@ -194,7 +194,7 @@ def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence
 
 
 def _load(source_path: Path) -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("train_lib", str(source_path))  # whatever the file's suffix
+    loader = importlib.machinery.SourceFileLoader("train_lib", str(source_path))  # it accepts any suffix
     spec = importlib.util.spec_from_file_location("train_lib", source_path, loader=loader)
     assert spec is not None
     assert spec.loader is not None
@@ -276,7 +276,7 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
 def _leaves_read_by_logits(
     experiment: Experiment, boundary: StateBoundary, mesh: Mesh, rows: int, task: Task
 ) -> list[int]:
-    """Indices of the state's leaves that `logits` depends on: the parameters, as far as anybody can tell."""
+    """Indices of the state's leaves that `logits` depends on: these count as the parameters."""
 
     def logits(arrays: list[jax.Array], tokens_BxT: jax.Array) -> Any:
         return experiment.logits(boundary.decode(arrays), tokens_BxT)

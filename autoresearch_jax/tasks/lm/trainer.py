@@ -19,14 +19,10 @@ PROGRESS_SECONDS = 0.5  # between two reports
 
 
 class Curve:
-    """The curve of one training so far."""
+    """The mean loss of each twentieth of one training's budget, compared with ceilings as it grows."""
 
     def __init__(self, stop_above: Sequence[Ceiling] = ()) -> None:
-        """Starts with no step.
-
-        Args:
-          stop_above: what the curve must not be above.
-        """
+        """Starts with no step."""
         self._ceilings = {ceiling.point: ceiling.loss for ceiling in stop_above}
         self._points: list[float] = []
         self._losses: list[float] = []  # of the steps that ended in the twentieth at hand
@@ -34,11 +30,7 @@ class Curve:
         self._is_broken = False
 
     def add(self, spent: float, loss: float) -> bool:
-        """Adds a step.
-
-        Args:
-          spent: points of the budget, 0 to CURVE_POINTS, that are spent when it ends; the last step may end later.
-          loss: of the step.
+        """Adds a step at whose end `spent` points of the budget, 0 to CURVE_POINTS or a little more, are spent.
 
         Returns:
           True if the curve has become too high.
@@ -74,7 +66,7 @@ class TrainPhase:
 
     Attributes:
       from_progress: the phase begins at this progress.
-      step: (leaves, int32[rows, context + 1], float32[]) -> (leaves, metrics); takes its leaves over.
+      step: (leaves, int32[rows, context + 1], float32[]) -> (leaves, metrics); donates its leaves.
       next_tokens: gives the next batch, as a host array.
       put_tokens: moves a batch to the devices.
       tokens_per_step: rows times context.
@@ -101,12 +93,10 @@ class TrainProgress:
 
 @dataclass
 class TrainResult:
-    """What training gave.
+    """The result of training.
 
     Attributes:
       leaves: the state's arrays after the last step.
-      num_steps: parameter updates made.
-      num_tokens: tokens they were made from.
       seconds: of the budget's clock, from the first step's start to the last step's end.
       wall_seconds: the same by the wall clock, with what the clock's calibrations took.
       data_wait_seconds: of these, waiting for tokens from the host.
@@ -154,37 +144,26 @@ def train(
       budget: seconds by `clock`, or steps.
       clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
       on_progress: told how far training is, about twice a second.
-      stop_above: ceilings in nats per token. Whether one is passed is known when its point of the budget is, and
-        then no further step starts.
+      stop_above: ceilings in nats per token, compared when their point of the budget is reached.
       wall_limit: seconds of the wall clock after which no further step starts.
     """
-    loop = _Loop(leaves, phases, budget, clock, on_progress, Curve(stop_above), wall_limit)
-    return loop.run()
+    return _Loop(TrainResult(leaves), phases, budget, clock, on_progress, Curve(stop_above), wall_limit).run()
 
 
+@dataclass
 class _Loop:
-    def __init__(
-        self,
-        leaves: Any,
-        phases: Sequence[TrainPhase],
-        budget: Budget,
-        clock: Clock,
-        on_progress: Callable[[TrainProgress], None],
-        curve: Curve,
-        wall_limit: float,
-    ) -> None:
-        self.phases = phases
-        self.budget = budget
-        self.clock = clock
-        self.on_progress = on_progress
-        self.curve = curve
-        self.wall_limit = wall_limit
-        self.result = TrainResult(leaves)
-        self.phase: TrainPhase | None = None  # of the step started last
-        # (phase, loss) of steps not yet known to be done
-        self.in_flight: collections.deque[tuple[TrainPhase, jax.Array]] = collections.deque()
-        self.step_seconds = math.inf  # of the slower of this phase's last two steps
-        self.last_intervals: collections.deque[float] = collections.deque(maxlen=2)
+    result: TrainResult
+    phases: Sequence[TrainPhase]
+    budget: Budget
+    clock: Clock
+    on_progress: Callable[[TrainProgress], None]
+    curve: Curve
+    wall_limit: float
+    phase: TrainPhase | None = None  # of the step started last
+    # (phase, loss) of steps not yet known to be done
+    in_flight: collections.deque[tuple[TrainPhase, jax.Array]] = field(default_factory=collections.deque)
+    step_seconds: float = math.inf  # of the slower of this phase's last two steps
+    last_intervals: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=2))
 
     def run(self) -> TrainResult:
         wall_start = self.last_end_wall = self.clock.wall()
@@ -210,7 +189,7 @@ class _Loop:
         return self.result
 
     def _is_over(self) -> bool:
-        """Whether it must go no further, whatever is left of the budget."""
+        """Whether training has ended before its budget."""
         return self.result.nonfinite or self.result.pruned or self.result.stretched
 
     def _elapsed(self) -> float:

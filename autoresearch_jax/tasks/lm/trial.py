@@ -7,6 +7,7 @@ import contextlib
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,20 @@ class TaskError(UserError):
     """
 
 
+@dataclass
 class Workers:
-    """Hands out processes for trials, a pre-warmed one if there is one. For one thread."""
+    """Hands out processes for trials, a pre-warmed one if there is one. For one thread.
 
-    def __init__(self, start: StartWorker, start_standby: StartWorker, standby_log: Path | None) -> None:
-        """Starts nothing yet.
+    Attributes:
+      start: starts a process for a trial.
+      start_standby: the same with --standby, see `worker.py`.
+      standby_log: where that one prints until it is handed out; None to have none.
+    """
 
-        Args:
-          start: a process for a trial.
-          start_standby: the same with --standby, see `worker.py`.
-          standby_log: where that one prints until it is handed out; None to have none.
-        """
-        self._start = start
-        self._start_standby = start_standby
-        self._standby_log = standby_log
-        self._standby: JsonWorker | None = None
+    start: StartWorker
+    start_standby: StartWorker
+    standby_log: Path | None
+    _standby: JsonWorker | None = None
 
     def take(self, log_path: Path) -> JsonWorker:
         """A process that says in a moment that it is ready, and prints to `log_path` from here on.
@@ -58,25 +58,25 @@ class Workers:
         """
         worker, self._standby = self._standby, None
         if worker is None:
-            return self._start(log_path)
+            return self.start(log_path)
         try:
             worker.receive(PATIENCE_SECONDS)  # that it has imported everything
             worker.send({"log": str(log_path.absolute())})
             worker.receive(ANSWER_SECONDS)  # that it is still there
         except (ProcessTimeoutError, WorkerDiedError):
             worker.close()
-            return self._start(log_path)
+            return self.start(log_path)
         worker.started = time.monotonic()  # its waiting is no part of the trial
         return worker
 
-    def start_standby(self) -> None:
+    def warm_up(self) -> None:
         """Starts the standby, unless there is one."""
-        if self._standby_log is None or self._standby is not None:
+        if self.standby_log is None or self._standby is not None:
             return
         # What cannot be started now, for want of a file or a thread, is started, and complained about, when needed
         with contextlib.suppress(OSError, RuntimeError):
-            self._standby_log.unlink(missing_ok=True)
-            self._standby = self._start_standby(self._standby_log)
+            self.standby_log.unlink(missing_ok=True)
+            self._standby = self.start_standby(self.standby_log)
 
     def close(self) -> None:
         """Ends the standby, if there is one."""
@@ -85,29 +85,28 @@ class Workers:
             worker.close()
 
 
+@dataclass
 class TrialRun:
-    """The run of one candidate with one seed."""
+    """The run of one candidate with one seed.
 
-    def __init__(
-        self,
-        request: MeasureRequest,
-        *,
-        limits: TimeLimits,
-        facts: Mapping[str, Scalar],
-        log_path: Path,
-        start_worker: Callable[[], JsonWorker],
-        on_progress: Callable[[Mapping[str, Scalar]], None],
-    ) -> None:
-        """Stores its parts: `facts` of the candidate go among the metrics, `start_worker` is for judging again."""
-        self._request = request
-        self._limits = limits
-        self._facts = facts
-        self._log_path = log_path
-        self._start_worker = start_worker
-        self._on_progress = on_progress
-        self._snapshot_dir = Path(request.snapshot_dir)
-        self._phase = "startup"
-        self._judged_again = False
+    Attributes:
+      facts: of the candidate, for the metrics.
+      log_path: where its processes print, for messages.
+      start_worker: for judging again.
+    """
+
+    request: MeasureRequest
+    limits: TimeLimits
+    facts: Mapping[str, Scalar]
+    log_path: Path
+    start_worker: Callable[[], JsonWorker]
+    on_progress: Callable[[Mapping[str, Scalar]], None]
+    _phase: str = "startup"
+    _judged_again: bool = False
+
+    @property
+    def _snapshot_dir(self) -> Path:
+        return Path(self.request.snapshot_dir)
 
     def run(self, worker: JsonWorker) -> Measurement:
         """Runs the trial; a snapshot that is there already is judged if it is this trial's, else it is removed.
@@ -131,7 +130,7 @@ class TrialRun:
                             raise
                         return self._died(error)
                     worker.close()
-                    worker, operation = self._start_worker(), JUDGE_AGAIN
+                    worker, operation = self.start_worker(), JUDGE_AGAIN
                     self._judged_again = True
                     continue
                 if event["event"] == "result":
@@ -154,14 +153,14 @@ class TrialRun:
           TaskError: the answer is that the harness failed.
         """
         self._phase = "startup"
-        worker.send(self._request.to_json(operation))
+        worker.send(self.request.to_json(operation))
         for event in self._events(worker):
             match event["event"]:
                 case "phase" | "progress":
                     self._phase = event["phase"]
-                    self._on_progress({name: value for name, value in event.items() if name != "event"})
+                    self.on_progress({name: value for name, value in event.items() if name != "event"})
                 case "failed":
-                    error = TaskError(f"the trial process failed: {event['reason']}; see {self._log_path}")
+                    error = TaskError(f"the trial process failed: {event['reason']}; see {self.log_path}")
                     if "disk" in event:
                         error.__cause__ = disk_error_from_json(event["disk"], self._snapshot_dir.parent)
                     raise error
@@ -171,7 +170,7 @@ class TrialRun:
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
         """Events of a trial, as long as each phase keeps within its limit."""
-        limits, budget = self._limits, self._request.budget
+        limits, budget = self.limits, self.request.budget
         deadline = time.monotonic() + limits.startup
         while True:
             remaining = deadline - time.monotonic()
@@ -180,7 +179,7 @@ class TrialRun:
             event = worker.receive(remaining)
             reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
             if event["event"] == "phase" or reports_steps:
-                deadline = time.monotonic() + limits.of(event["phase"], budget, self._request.scrutiny)
+                deadline = time.monotonic() + limits.of(event["phase"], budget, self.request.scrutiny)
             yield event
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
@@ -198,19 +197,19 @@ class TrialRun:
           TaskError: it cannot be removed; or it is the one that this trial has just written.
         """
         if self._judged_again:
-            raise TaskError(f"the trial cannot be judged again: {reason}; see {self._log_path}")
+            raise TaskError(f"the trial cannot be judged again: {reason}; see {self.log_path}")
         remove_tree(self._snapshot_dir)
         if self._snapshot_dir.exists():
             raise TaskError(f"{self._snapshot_dir}: in the way of a trial, and cannot be removed: remove it")
 
     def _measurement(self, event: Mapping[str, Any], seconds: float, trained_before: bool) -> Measurement:
-        metrics = {**self._facts, **event["metrics"]}
+        metrics = {**self.facts, **event["metrics"]}
         if trained_before:
             seconds += sum(float(metrics.get(name) or 0) for name in TRAINED_BEFORE)
         return Measurement(
             status=Status(event["status"]),
             value=event["value"],
-            seed=self._request.seed,
+            seed=self.request.seed,
             metrics={**metrics, "total_seconds": seconds},
             snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
             error=event["error"],
@@ -222,7 +221,7 @@ class TrialRun:
         Raises:
           TaskError: it was the disk that took it.
         """
-        limit = self._limits.of(self._phase, self._request.budget, self._request.scrutiny)
+        limit = self.limits.of(self._phase, self.request.budget, self.request.scrutiny)
         reason = f"{self._phase} took longer than {limit:g} s"
         if self._phase == SNAPSHOT:
             where = self._snapshot_dir.parent
@@ -233,8 +232,8 @@ class TrialRun:
     def _died(self, error: WorkerDiedError) -> Measurement:
         status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
         again = ", judged again" if self._judged_again else ""
-        return self._failed(status, f"{error} during {self._phase}{again}; see {self._log_path}")
+        return self._failed(status, f"{error} during {self._phase}{again}; see {self.log_path}")
 
     def _failed(self, status: Status, reason: str) -> Measurement:
         kept = self._snapshot_dir if self._snapshot_dir.exists() else None  # it is there whole or not at all
-        return Measurement(status, None, self._request.seed, {}, snapshot=kept, error=reason)
+        return Measurement(status, None, self.request.seed, {}, snapshot=kept, error=reason)

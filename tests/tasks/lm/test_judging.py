@@ -96,22 +96,6 @@ def test_a_judge_that_is_killed_changes_no_digit(
     assert marked_processes(f"{MARK}={tmp_path}") == []
 
 
-def test_a_judge_that_is_killed_each_time_is_given_up_and_a_later_command_judges(
-    make_task: MakeTask, marked: Mapping[str, str], slow_source: str, tmp_path: Path
-) -> None:
-    task = make_task(environment=marked)
-    reports: list[Mapping[str, Scalar]] = []
-    measured = run_trial(task, slow_source, tmp_path / "trial", on_progress=killing(tmp_path, 2, reports))
-    assert measured.status is Status.OOM
-    assert "SIGKILL during judge, judged again; see " in (measured.error or "")
-    assert phases(reports).count("train") == 1
-    later: list[Mapping[str, Scalar]] = []
-    judged = measure(task, task.prepare(slow_source, tmp_path), tmp_path / "trial", later)
-    assert phases(later) == ["startup", "snapshot", "compile", "judge"]
-    assert judged.status is Status.OK
-    assert judged.snapshot == measured.snapshot
-
-
 def test_a_kept_snapshot_gives_the_rows_that_it_would_have_given(
     make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:

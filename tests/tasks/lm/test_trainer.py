@@ -58,11 +58,6 @@ def test_the_last_step_may_end_after_the_budget():
     assert curve.points == (2.0,) * (CURVE_POINTS - 1) + (1.0,)
 
 
-@pytest.mark.parametrize("text", [None, "", "1.5 nan", "1.5 x", True])
-def test_what_is_no_curve_has_no_points(text):
-    assert read_curve(text) == ()
-
-
 def test_a_curve_is_read_as_it_was_written():
     assert read_curve(write_curve((2.5, 1.23456789e-3))) == (2.5, 0.00123457)
 
@@ -163,14 +158,6 @@ def test_no_step_starts_after_the_budget_and_none_is_missing(step_seconds: float
     assert result.num_tokens == 8 * result.num_steps
 
 
-def test_uneven_steps_stay_within_one_step_of_the_budget() -> None:
-    noise = np.random.default_rng(0).uniform(0.8, 1.2, 1000)
-    device = Device(lambda step: float(noise[step]))
-    result = device.train(Budget(seconds=20.0))
-    assert max(device.starts) - device.starts[0] < 20.0
-    assert result.seconds < 20.0 + 1.2
-
-
 def test_a_hiccup_of_the_machine_starts_no_short_step_after_the_budget() -> None:
     device = Device(lambda step: 0.09 if step == 997 else 0.01)
     device.train(Budget(seconds=10.0))
@@ -233,15 +220,6 @@ def test_a_slower_phase_late_in_the_budget_starts_no_step_after_it(from_progress
     assert max(device.starts) - device.starts[0] < 100.0
 
 
-def test_progress_goes_on_from_phase_to_phase() -> None:
-    device = Device(lambda step: 0.1)
-    device.train(Budget(seconds=10.0), device.phase("short"), device.phase("long", from_progress=0.6))
-    assert device.progress == sorted(device.progress)
-    first_long = device.batches.index("long")
-    assert 0.6 <= device.progress[first_long] < 0.63
-    assert device.progress == pytest.approx([(start - device.starts[0]) / 10 for start in device.starts], abs=0.011)
-
-
 @pytest.mark.parametrize("budget", [Budget(seconds=10.0), Budget(steps=100)])
 @pytest.mark.parametrize("steps_between", [1, 2, 7])
 def test_the_clock_calibrates_between_steps_and_outside_of_the_budget(budget: Budget, steps_between: int) -> None:
@@ -257,22 +235,6 @@ def test_the_clock_calibrates_between_steps_and_outside_of_the_budget(budget: Bu
     calibrating = [(begin, begin + device.calibration_seconds) for begin in device.calibrations]
     for start, end in zip(device.starts, device.ends, strict=True):
         assert not any(start < until - 1e-9 and end > begin + 1e-9 for begin, until in calibrating)
-
-
-def test_between_calibrations_the_device_is_kept_busy() -> None:
-    device = Device(lambda step: 0.1, steps_between=20)
-    device.train(Budget(seconds=10.0))
-    assert device.most_in_flight == MAX_STEPS_IN_FLIGHT
-    idle = sum(start - end for start, end in zip(device.starts[1:], device.ends[:-1], strict=True))
-    assert idle == pytest.approx(device.calibration_seconds * (len(device.calibrations) - 1), abs=1e-6)
-
-
-def test_progress_does_not_see_the_calibrations() -> None:
-    device = Device(lambda step: 0.1, steps_between=5)
-    plain = Device(lambda step: 0.1)
-    device.train(Budget(seconds=10.0))
-    plain.train(Budget(seconds=10.0))
-    assert device.progress == pytest.approx(plain.progress, abs=0.021)
 
 
 @pytest.mark.parametrize("steps_between", [None, 4])
@@ -298,8 +260,3 @@ def test_a_budget_that_is_spent_within_the_limit_is_spent_however_late_its_last_
     result = device.train(Budget(seconds=10.0), wall_limit=10.0 / share)
     assert not result.stretched
     assert result.seconds >= 10.0 - 1e-6
-
-
-def test_a_budget_in_steps_has_no_such_limit() -> None:
-    result = Device(lambda step: 1.0, share=0.01).train(Budget(steps=50))
-    assert (result.num_steps, result.stretched) == (50, False)

@@ -5,20 +5,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
-from lm_trials import MakeTask, run_trial
+from lm_trials import MakeTask, measure_request, run_trial
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.tasks.lm import trial as standby
-from autoresearch_jax.tasks.lm.config import MeasureRequest, TimeLimits
+from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, start_worker
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
-from autoresearch_jax.types import Budget, Candidate, Measurement, Scalar, Scrutiny, Status
+from autoresearch_jax.types import Budget, Candidate, Measurement, Scalar, Status
 
 # Does with each request what the next line of a file says, and writes down what was asked for.
 WORKER = """
@@ -84,27 +85,7 @@ class Bench:
 
     def run(self, *ways: str, **limits: float) -> Measurement:
         (self.folder / "ways").write_text("\n".join(ways))
-        request = MeasureRequest(
-            programs_dir="programs",
-            program_hash="a",
-            dataset_folder="data",
-            sequence_length=8,
-            split="val",
-            judge_tokens=None,
-            scrutiny=Scrutiny.SEARCH,
-            seed=7,
-            budget=Budget(steps=1),
-            clock="wall",
-            reference_seconds=None,
-            max_stretch=1.0,
-            snapshot_dir=str(self.snapshot_dir),
-            log_dir=str(self.folder),
-            device_memory_bytes=None,
-            min_steps=1,
-            free_init_seconds=1.0,
-            free_judge_seconds=1.0,
-            facts={},
-        )
+        request = measure_request(self.folder, seed=7, budget=Budget(steps=1))
         trial = TrialRun(
             request,
             limits=TimeLimits(**limits),
@@ -190,14 +171,11 @@ def test_a_judge_that_takes_too_long_is_not_asked_again(bench: Bench) -> None:
     assert bench.asked() == ["measure"]
 
 
-def test_a_second_judging_has_the_limits_of_the_first(bench: Bench) -> None:
-    measured = bench.run("die", "hang", "go well", judge=0.2)
-    assert (measured.status, measured.error) == (Status.TIMEOUT, "judge took longer than 0.2 s")
-
-
 def test_a_slow_disk_is_no_fault_of_the_candidate(bench: Bench) -> None:
-    with pytest.raises(TaskError, match=f"snapshot took longer than 0.2 s: the disk that holds {bench.folder} is slow"):
+    with pytest.raises(TaskError, match=f"the disk that holds {bench.folder} is slow") as caught:
         bench.run("slow disk", snapshot=0.2)
+    assert "takes too long" in (disk_trouble(caught.value) or "")
+    assert list(bench.folder.glob(".*.partial")) == []
 
 
 def test_a_snapshot_that_is_there_is_judged_and_its_training_counted(bench: Bench) -> None:
@@ -219,14 +197,6 @@ def test_a_snapshot_that_is_there_and_unfit_makes_room(bench: Bench) -> None:
     assert list(bench.snapshot_dir.iterdir()) == []
 
 
-def test_a_snapshot_that_is_there_is_judged_again_as_often(bench: Bench) -> None:
-    bench.snapshot_dir.mkdir()
-    assert bench.run("die", "go well").status is Status.OK
-    with pytest.raises(TaskError, match="the dataset is gone"):
-        bench.run("fail early", "go well")
-    assert bench.asked() == ["judge again"] * 3
-
-
 def test_a_trial_s_own_snapshot_that_is_damaged_is_told(bench: Bench) -> None:
     with pytest.raises(TaskError, match="the trial cannot be judged again: it was changed; see "):
         bench.run("die", "unfit", "go well")
@@ -237,18 +207,8 @@ def test_a_trial_s_own_snapshot_that_is_damaged_is_told(bench: Bench) -> None:
 def test_a_trial_that_the_disk_fails_says_so_at_once_and_leaves_nothing_half_written(before: str, bench: Bench) -> None:
     with pytest.raises(TaskError, match="the trial process failed: no room; see ") as caught:
         bench.run(f"full disk at {before}", "go well")
-    assert (
-        disk_trouble(caught.value) == f"{bench.folder}/data: the disk is full: free some space, or move the run's "
-        "folder (--run_dir)"
-    )
+    assert (disk_trouble(caught.value) or "").startswith(f"{bench.folder}/data: the disk is full: ")
     assert bench.asked() == ["measure"]
-    assert list(bench.folder.glob(".*.partial")) == []
-
-
-def test_a_disk_that_is_slow_is_a_disk_s_trouble(bench: Bench) -> None:
-    with pytest.raises(TaskError) as caught:
-        bench.run("slow disk", snapshot=0.2)
-    assert (disk_trouble(caught.value) or "").startswith(f"{bench.folder}: its disk takes too long: use another one")
     assert list(bench.folder.glob(".*.partial")) == []
 
 
@@ -267,16 +227,11 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
 def workers(environment: Mapping[str, str], tmp_path: Path) -> Iterator[Workers]:
     """Real processes for trials; what waits prints to standby.log."""
 
-    def start(log_path: Path) -> JsonWorker:
-        return start_worker("cpu", 1, log_path, environment=environment, compile_cache_dir=None)
+    def starting(platform: str, **module: tuple[str, ...]) -> Callable[[Path], JsonWorker]:
+        return partial(start_worker, platform, 1, environment=environment, compile_cache_dir=None, **module)
 
-    def start_waiting(log_path: Path) -> JsonWorker:
-        nowhere = "none_such"  # a platform that nobody misses who takes no device
-        return start_worker(
-            nowhere, 1, log_path, environment=environment, compile_cache_dir=None, module=STANDBY_WORKER
-        )
-
-    workers = Workers(start, start_waiting, tmp_path / "standby.log")
+    # a standby does not miss the platform as long as it takes no device
+    workers = Workers(starting("cpu"), starting("none_such", module=STANDBY_WORKER), tmp_path / "standby.log")
     yield workers
     workers.close()
 
@@ -327,9 +282,9 @@ def test_a_trial_in_a_process_that_waited_is_as_any_other(
 def test_what_waits_touches_no_device_prints_to_the_trial_s_log_and_has_the_usual_priority(
     workers: Workers, patience: None, tmp_path: Path
 ) -> None:
-    workers.start_standby()
+    workers.warm_up()
     (pid,) = _after(lambda: waiting(tmp_path))
-    workers.start_standby()
+    workers.warm_up()
     assert waiting(tmp_path) == [pid]  # one is enough
     worker = workers.take(tmp_path / "trial.log")
     assert worker.receive(START_SECONDS) == {"event": "ready"}
@@ -345,7 +300,7 @@ def test_what_waits_touches_no_device_prints_to_the_trial_s_log_and_has_the_usua
 
 
 def test_one_that_died_while_it_waited_is_replaced(workers: Workers, tmp_path: Path) -> None:
-    workers.start_standby()
+    workers.warm_up()
     (pid,) = _after(lambda: waiting(tmp_path))
     os.kill(pid, signal.SIGKILL)
     assert comes_true(lambda: not waiting(tmp_path))
@@ -353,18 +308,11 @@ def test_one_that_died_while_it_waited_is_replaced(workers: Workers, tmp_path: P
 
 
 def test_one_that_is_not_ready_is_not_waited_for(workers: Workers, tmp_path: Path) -> None:
-    workers.start_standby()
+    workers.warm_up()
     (pid,) = _after(lambda: waiting(tmp_path))
     os.kill(pid, signal.SIGSTOP)  # as where others want all of the machine's time
     _expect_another(workers, tmp_path)
     assert waiting(tmp_path) == []
-
-
-def test_without_a_log_for_it_nothing_waits(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
-    environment = {**os.environ, MARK: str(tmp_path)}
-    task = make_task(environment=environment)
-    assert run_trial(task, tiny_source, tmp_path / "trial").status is Status.OK
-    assert marked_processes(str(tmp_path)) == []
 
 
 def test_what_waits_ends_with_its_driver(environment: Mapping[str, str], tmp_path: Path) -> None:
