@@ -40,7 +40,7 @@ from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import LOSS_CURVE
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.engine.task import ProgressCallback
 from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors.local import LocalExecutor
@@ -116,10 +116,7 @@ class FormulaTask:
         self.budget = Budget(seconds=60.0)
         self.fingerprint = "formula"
         self.facts: dict[str, Scalar] = {}
-
-    def keep_exam(self, folder: Path) -> str:
-        folder.mkdir(exist_ok=True)
-        return "formula"
+        self.terms: dict[str, Scalar] = {}
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         with self._watch.stopped():
@@ -133,7 +130,7 @@ class FormulaTask:
         seed: int,
         log_dir: Path,
         snapshot_dir: Path,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Measurement:
         with self._watch.stopped():

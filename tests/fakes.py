@@ -6,8 +6,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from autoresearch_jax.engine.task import Progress
+from autoresearch_jax.engine.task import ProgressCallback
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.faults import FaultPoint, reach
@@ -106,9 +107,9 @@ class FakeTask:
         self.calibrated.append(reference_seconds)
         return self.reference_seconds if reference_seconds is None else reference_seconds
 
-    def keep_exam(self, folder: Path) -> str:
+    def keep_eval_bundle(self, folder: Path) -> str:
         folder.mkdir(exist_ok=True)
-        return "an exam"
+        return "a hash"
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         assert log_dir.is_dir()
@@ -129,7 +130,7 @@ class FakeTask:
         seed: int,
         log_dir: Path,
         snapshot_dir: Path,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
@@ -171,6 +172,9 @@ class FakeTask:
             metrics=metrics,
             snapshot=snapshot_dir,
         )
+
+    def measure_on_holdout(self, candidate: Candidate, **arguments: Any) -> Measurement:
+        return self.measure(candidate, scrutiny=Scrutiny.AUDIT, **arguments)
 
     def curve(self, constants: dict, drawn_by: str) -> list[float]:
         """Losses that come down to the score, as far above those of another program as its score is."""

@@ -7,7 +7,7 @@ audit that was cut short. No proposer ever sees an audit's trial.
 import enum
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +32,10 @@ from autoresearch_jax.engine.plan import draw_audit_seeds
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.task import MAX_FAILURES, RunError, Task, TaskFailures
+from autoresearch_jax.engine.task import MAX_FAILURES, HoldoutTask, RunError, Task, TaskFailures
 from autoresearch_jax.engine.training_file import ConstantError, Merge, set_constants
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.types import TOO_BUSY, Candidate, CandidateRejected, Measurement, Scalar, Scrutiny, Status
+from autoresearch_jax.types import TOO_BUSY, Candidate, CandidateRejected, Measurement, Scalar, Status
 
 DEPTH = "DEPTH"  # the constant of a training file that sets its size
 
@@ -129,8 +129,10 @@ class Audits:
         """Baseline and champion on fresh seeds, scored on val and on the holdout.
 
         Raises:
-          AuditError: one of them cannot be measured any more, or they are the same program.
+          AuditError: the task has no holdout, or one of them cannot be measured any more, or they are the same program.
         """
+        if not isinstance(self._task, HoldoutTask):
+            raise AuditError("the task has no holdout: audit it with --transfer or --ablate")
         audit = self._begin(AuditKind.HOLDOUT, {"runs": runs})
         sources = {name: self._ledger.source(row.id) for name, row in self._contenders.items()}
         subjects = self._prepare_contenders(audit, sources, "the same program: there is no gain to audit")
@@ -290,13 +292,12 @@ class Audits:
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._interrupts.allowed():
-                measurement = self._task.measure(
+                measurement = self._measure_function(audit)(
                     candidate,
                     seed=trial.seed,
                     log_dir=log_dir,
                     snapshot_dir=snapshot_dir,
                     on_progress=self._observer.progress,
-                    scrutiny=Scrutiny.AUDIT if audit.kind is AuditKind.HOLDOUT else Scrutiny.SEARCH,
                 )
         except Exception as error:
             if trouble := disk_trouble(error):
@@ -308,6 +309,11 @@ class Audits:
                 raise RunError(f"{measurement.error}; the same command goes on from here")
         shutil.rmtree(snapshot_dir, ignore_errors=True)
         return replace(measurement, snapshot=None)
+
+    def _measure_function(self, audit: _Audit) -> Callable[..., Measurement]:
+        if audit.kind is AuditKind.HOLDOUT and isinstance(self._task, HoldoutTask):
+            return self._task.measure_on_holdout
+        return self._task.measure
 
     def _log_dir(self, audit: _Audit, subject: str) -> Path:
         log_dir = self._folder.logs / f"audit-{audit.number:04d}" / subject.replace(" ", "-")

@@ -17,7 +17,7 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS, calibrate
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.task import CalibratedTask, Task
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, SnapshotGoneError, Whereabouts, find_snapshot
@@ -84,6 +84,7 @@ def retrain(options: RetrainOptions) -> int:
                 if measured.kind is not Kind.TRIAL:
                     calibrate(ledger, folder, task)
                 elif isinstance(reference := trials[0].metrics.get(REFERENCE_SECONDS), int | float):
+                    assert isinstance(task, CalibratedTask)
                     task.calibrate(float(reference), folder.logs)
                 done = list(_Retraining(options, task, ledger, interrupts, measured).train(lost))
         except KeyboardInterrupt as interrupt:

@@ -10,13 +10,15 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.dataset_flags import dataset_options, define_dataset_flags
+from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.sandbox import CHOICES, Level, Sandbox, open_sandbox
+from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_device
-from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
+from autoresearch_jax.tasks.lm.task import LmTerms
 from autoresearch_jax.types import Budget
 
 MESH_AXES = ("data", "model")
@@ -27,6 +29,7 @@ UNCONFINED = (
     "the training file runs with limits but not confined: it can read this machine's files; "
     "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
 )
+LM = "lm"  # the task that these flags configure
 CLOCKS = ("auto", ATTENDED, WALL)
 PLATFORMS = ("auto", "cpu", "cuda", "tpu")
 
@@ -207,7 +210,7 @@ class TaskOptions:
             max_stretch=flag_values.max_stretch,
         )
 
-    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> LmTask:
+    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> Task:
         """The task, which keeps its programs in the run's folder.
 
         Args:
@@ -225,7 +228,8 @@ class TaskOptions:
         (run_folder / "logs").mkdir(parents=True, exist_ok=True)
         device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
         clock = self._find_clock(device, _notice)
-        return LmTask(
+        return open_task(
+            LM,
             LmTaskConfig(
                 dataset=self.dataset,
                 device=device,
@@ -241,7 +245,7 @@ class TaskOptions:
                 judge_tokens=self.judge_tokens,
                 caps=self.caps,
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
-            )
+            ),
         )
 
     def make_terms(self, log_path: Path) -> LmTerms:

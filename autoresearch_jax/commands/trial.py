@@ -32,11 +32,11 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
+from autoresearch_jax.engine.task import CalibratedTask, Task
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
-from autoresearch_jax.tasks.lm.task import METRIC, LmTask
 from autoresearch_jax.types import CandidateRejected, Measurement, Scalar, Status
 
 DEFAULT_TAG = "trials"
@@ -113,16 +113,17 @@ def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
     task = options.task.make_task(folder.path, options.editable, one_trial=True)
     with closing(_open_ledger(folder, task)) as ledger, closing(task):
         log_dir = new_log_dir(folder)
-        if (reference_seconds := _reference_seconds(ledger)) is not None:  # else the trial measures it
+        reference_seconds = _reference_seconds(ledger)
+        if reference_seconds is not None and isinstance(task, CalibratedTask):  # else the trial measures it
             task.calibrate(reference_seconds, log_dir)
         measurement = measure_once(task, source, options.seed, folder.path / "snapshots" / log_dir.name, log_dir)
         description = _description(options.constants, options.editable)
         ledger.record_trial(source, measurement, description, task.fingerprint)
         if folder.results.exists():  # of a run, whose table says all that its ledger says
-            write_results(folder.results, ledger, METRIC)
-    summary = summarize(measurement, METRIC, read_constants(source) if measurement.value is not None else {})
+            write_results(folder.results, ledger, task.metric)
+    summary = summarize(measurement, task.metric, read_constants(source) if measurement.value is not None else {})
     summary["log"] = str(log_dir)
-    print(format_summary(summary, METRIC, options.format))
+    print(format_summary(summary, task.metric, options.format))
     return 0 if measurement.status is Status.OK else 1
 
 
@@ -164,7 +165,7 @@ def new_log_dir(folder: RunFolder) -> Path:
     return log_dir
 
 
-def measure_once(task: LmTask, source: str, seed: int, snapshot_dir: Path, log_dir: Path) -> Measurement:
+def measure_once(task: Task, source: str, seed: int, snapshot_dir: Path, log_dir: Path) -> Measurement:
     """Prepares and measures a source; a refusal is a measurement too, without a score."""
     with TrialProgress() as progress:
         progress({"phase": "prepare"})
@@ -175,7 +176,7 @@ def measure_once(task: LmTask, source: str, seed: int, snapshot_dir: Path, log_d
         return task.measure(candidate, seed=seed, log_dir=log_dir, snapshot_dir=snapshot_dir, on_progress=progress)
 
 
-def _open_ledger(folder: RunFolder, task: LmTask) -> Ledger:
+def _open_ledger(folder: RunFolder, task: Task) -> Ledger:
     """The ledger the trial is added to, opened before anything is spent.
 
     Raises:

@@ -222,7 +222,7 @@ def _check_snapshot(
             from autoresearch_jax.tasks.lm.integrity import verify_snapshot  # loads JAX
 
             recorded = _recorded(ledger, measured, kept)
-            findings = verify_snapshot(snapshot, folder.exam, programs if programs.is_dir() else None, recorded)
+            findings = verify_snapshot(snapshot, folder.eval_bundle, programs if programs.is_dir() else None, recorded)
     except UserError as error:
         report.add("snapshot_files", [str(error)])
         return None
@@ -251,7 +251,7 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "R
     sha256, rows, exam = (
         kept.metrics.get(SNAPSHOT_SHA256),
         kept.metrics.get("judge_batch_rows"),
-        settings.get("exam"),
+        settings.get("eval_bundle"),
     )
     return RecordedTrial(
         value=kept.value,

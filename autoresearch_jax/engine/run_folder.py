@@ -51,9 +51,9 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
-    def exam(self) -> Path:
+    def eval_bundle(self) -> Path:
         """What the task keeps of its own so that a score can be computed again from this folder alone."""
-        return self.path / "exam"
+        return self.path / "eval_bundle"
 
     @property
     def logs(self) -> Path:

@@ -16,14 +16,14 @@ from autoresearch_jax.decide.rule import Action, Complexity, DecisionRule
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
-from autoresearch_jax.engine.task import RunError, Task, Terms
+from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.types import Scalar
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
 REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `Task.calibrate`
 _PRUNE = "prune"  # among them, and at the beginning of the names of all that belongs to it
-_EXAM = "exam"  # among them: the hash of what a score can be computed again from
+EVAL_BUNDLE = "eval_bundle"  # among them: the hash of what a score can be computed again from
 
 
 def run_settings(
@@ -70,14 +70,14 @@ def keep_to_settings(
 
     Args:
       ledger: of the run.
-      folder: the run's; run.json and the exam are put there.
+      folder: the run's; run.json and the eval bundle are put there.
       task: what is measured.
       wanted: see `run_settings`.
       needs_id: gives the run an id, if it has none.
 
     Raises:
       RunFolderError: some settings differ.
-      RunError: the exam is not that of the run's beginning.
+      RunError: the eval bundle is not that of the run's beginning.
     """
     stored = ledger.settings()
     if stored:
@@ -87,26 +87,30 @@ def keep_to_settings(
     if needs_id and RUN_ID not in stored:
         ledger.save_settings({RUN_ID: uuid.uuid4().hex})
     calibrate(ledger, folder, task)
-    _keep_exam(ledger, folder, task)
+    _keep_eval_bundle(ledger, folder, task)
     folder.write_settings(ledger.settings())
 
 
 def calibrate(ledger: Ledger, folder: RunFolder, task: Task) -> None:
     """Has the task's clock count in what it counted in when the run began; a run that begins stores that."""
+    if not isinstance(task, CalibratedTask):
+        return
     stored = ledger.settings().get(REFERENCE_SECONDS)
     kept = task.calibrate(float(stored) if isinstance(stored, int | float) else None, folder.logs)
     if kept != stored:
         ledger.save_settings({REFERENCE_SECONDS: kept})
 
 
-def _keep_exam(ledger: Ledger, folder: RunFolder, task: Task) -> None:
-    """Has the task put down what a score can be computed again from, once for the run."""
-    stored = ledger.settings().get(_EXAM)
-    exam = task.keep_exam(folder.exam)
-    if stored not in (None, exam):
-        raise RunError(f"{folder.exam} is not the exam that the run began with: restore it, or use another --tag")
+def _keep_eval_bundle(ledger: Ledger, folder: RunFolder, task: Task) -> None:
+    """Has the task store what a score can be computed again from, once for the run."""
+    if not isinstance(task, EvalBundleTask):
+        return
+    stored = ledger.settings().get(EVAL_BUNDLE)
+    found = task.keep_eval_bundle(folder.eval_bundle)
+    if stored not in (None, found):
+        raise RunError(f"{folder.eval_bundle} is not what the run began with: restore it, or use another --tag")
     if stored is None:
-        ledger.save_settings({_EXAM: exam})
+        ledger.save_settings({EVAL_BUNDLE: found})
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
 
-Progress = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
+ProgressCallback = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
 
 class Terms(Protocol):
@@ -40,33 +40,6 @@ class Task(Terms, Protocol):
         """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
         ...
 
-    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """Tells the task what its clock counts in, before anything is measured.
-
-        Args:
-          reference_seconds: what this returned when the run began; None for a run that begins.
-          log_dir: an existing folder for the log.
-
-        Returns:
-          What the run has to keep: seconds that a reference program takes on this machine; None where the clock needs
-          none.
-
-        Raises:
-          UserError: the machine cannot be measured.
-        """
-        ...
-
-    def keep_exam(self, folder: Path) -> str:
-        """Puts into `folder` whatever else a snapshot's score can be computed again from, unless it is there.
-
-        Returns:
-          SHA-256 over all of it, in hexadecimal; what is there is checked against it.
-
-        Raises:
-          UserError: what is there was changed, or cannot be written.
-        """
-        ...
-
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
 
@@ -87,7 +60,7 @@ class Task(Terms, Protocol):
         seed: int,
         log_dir: Path,
         snapshot_dir: Path,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[Ceiling] = (),
     ) -> Measurement:
@@ -100,15 +73,68 @@ class Task(Terms, Protocol):
           snapshot_dir: a path that does not exist yet, or the snapshot of the same trial that was cut short after it:
             then it is judged and not trained again. A snapshot is put there whole or not at all.
           on_progress: told how far the trial is.
-          scrutiny: how hard the trained result is looked at. AUDIT is the only way anybody reads the holdout: the
-            metrics then have HOLDOUT_SCORE, and in no other case.
+          scrutiny: how hard the trained result is looked at.
           stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
-            puts the curve of it into the metrics as LOSSES, so that there can be ceilings; another has no use for them.
+            puts the curve of it into the metrics as LOSSES, so that there can be ceilings; others ignore them.
         """
         ...
 
     def close(self) -> None:
         """Ends whatever the task still has running."""
+        ...
+
+
+@runtime_checkable
+class CalibratedTask(Protocol):
+    """A task whose clock counts in units that have to be measured."""
+
+    def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
+        """Tells the task what its clock counts in, before anything is measured.
+
+        Args:
+          reference_seconds: what this returned when the run began; None for a run that begins.
+          log_dir: an existing folder for the log.
+
+        Returns:
+          What the run has to keep: seconds that a reference program takes on this machine; None where the clock needs
+          none.
+
+        Raises:
+          UserError: the machine cannot be measured.
+        """
+        ...
+
+
+@runtime_checkable
+class EvalBundleTask(Protocol):
+    """A task whose scores can be computed again from a snapshot and what it stores beside it."""
+
+    def keep_eval_bundle(self, folder: Path) -> str:
+        """Stores in `folder` all else that a snapshot's score can be computed again from, unless it is there.
+
+        Returns:
+          SHA-256 over all of it, in hexadecimal; what is there is checked against it.
+
+        Raises:
+          UserError: what is there was changed, or cannot be written.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldoutTask(Protocol):
+    """A task with test data that nothing but an audit reads."""
+
+    def measure_on_holdout(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: ProgressCallback | None = None,
+    ) -> Measurement:
+        """As `Task.measure`; the metrics have the score on the holdout, too, as HOLDOUT_SCORE."""
         ...
 
 

@@ -98,7 +98,7 @@ def parts(night: Path) -> list[Path]:
     snapshot = night / "snapshots" / "0000-0001"
     programs = night / "programs" / json.loads((snapshot / "manifest.json").read_text())["program_hash"]
     texts = [night / "run.json", night / "results.tsv", night / "workspace" / "train_lib.py", hash_file(ledger(night))]
-    return [*files(snapshot, night / "exam", programs), *texts]
+    return [*files(snapshot, night / "eval_bundle", programs), *texts]
 
 
 def ledger(night: Path) -> Path:
@@ -156,7 +156,7 @@ def test_files_that_are_gone_and_files_too_many_are_named(night: Path) -> None:
         away.rename(path)
         assert len(found) == 1, (path, found)
         assert found[0].startswith(str(path))
-    for folder in ("snapshots/0000-0001/state", "snapshots/0000-0001", "exam", "exam/rows/new"):
+    for folder in ("snapshots/0000-0001/state", "snapshots/0000-0001", "eval_bundle", "eval_bundle/rows/new"):
         extra = night / folder / "extra"
         extra.parent.mkdir(exist_ok=True)
         extra.write_text("more")

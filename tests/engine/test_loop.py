@@ -162,15 +162,15 @@ def test_resuming_with_other_settings_names_what_differs(bench):
         bench.loop(seed=5).run()
 
 
-def test_a_run_does_not_go_on_with_another_exam(bench):
-    class OtherExam(FakeTask):
-        def keep_exam(self, folder):
-            return "another exam"
+def test_a_run_does_not_go_on_with_another_eval_bundle(bench):
+    class OtherBundle(FakeTask):
+        def keep_eval_bundle(self, folder):
+            return "another hash"
 
     bench.loop(max_experiments=1).run()
-    with pytest.raises(RunError, match=r"exam is not the exam that the run began with: restore it, or"):
-        bench.loop(OtherExam()).run()
-    assert bench.ledger().settings()["exam"] == "an exam"
+    with pytest.raises(RunError, match=r"eval_bundle is not what the run began with: restore it, or"):
+        bench.loop(OtherBundle()).run()
+    assert bench.ledger().settings()["eval_bundle"] == "a hash"
 
 
 def test_nothing_is_left_to_do_when_the_limit_was_reached_before(bench):

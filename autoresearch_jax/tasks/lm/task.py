@@ -75,7 +75,11 @@ class LmTask:
         return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
-        """Raises TaskError where the process that was to time the reference program failed."""
+        """See `engine.task.CalibratedTask`.
+
+        Raises:
+          TaskError: the process that was to time the reference program failed.
+        """
         if self.terms["clock"] != ATTENDED:
             return None
         if reference_seconds is None:
@@ -95,7 +99,8 @@ class LmTask:
             "vocab_sizes on offer": ", ".join(map(str, dataset.vocab_sizes)),
         }
 
-    def keep_exam(self, folder: Path) -> str:
+    def keep_eval_bundle(self, folder: Path) -> str:
+        """See `engine.task.EvalBundleTask`."""
         return keep_eval_bundle(self._config.dataset, self._config.split, folder)
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
@@ -155,6 +160,25 @@ class LmTask:
             raise
         self._config.dataset.require_unchanged()  # else it is not to be believed
         return measurement
+
+    def measure_on_holdout(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
+    ) -> Measurement:
+        """See `engine.task.HoldoutTask`, and `measure`."""
+        return self.measure(
+            candidate,
+            seed=seed,
+            log_dir=log_dir,
+            snapshot_dir=snapshot_dir,
+            on_progress=on_progress,
+            scrutiny=Scrutiny.AUDIT,
+        )
 
     def close(self) -> None:
         """Ends the waiting processes, and what another thread prepares."""
