@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, AccountingError, LinuxAccounting
 from autoresearch_jax.tasks.lm.clock import AttendedClock, Clock, Reference, WallClock, wait_for_rest
@@ -57,15 +57,7 @@ LOSS_CURVE_FILE = "loss.csv"
 
 
 def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
-    """Runs a trial.
-
-    Args:
-      request: what to run.
-      emit: told of each phase's beginning, and of progress in it.
-
-    Returns:
-      {"status", "value", "error", "snapshot", "metrics"}, as `Measurement` has them.
-    """
+    """Runs a trial; returns status, value, error, snapshot and metrics as `Measurement` has them."""
     phases = Phases(emit)
     with CompileWatch() as compiles:
         return phases.answer(_Trial(request, phases, compiles).run)
@@ -84,22 +76,21 @@ class _Trial:
     def run(self) -> EvalResult:
         request = self.request
         self.phases.enter("startup")
-        programs, dataset = open_trial(request)
-        mesh = make_mesh(programs.mesh_axes)
-        judging = Judging(request, programs, mesh, dataset)
+        self.programs, dataset = open_trial(request)
+        self.mesh = make_mesh(self.programs.mesh_axes)
+        self.judging = Judging(request, self.programs, self.mesh, dataset)
+        rows = dataset.rows(self.programs.vocab_size, "train")
         with ExitStack() as stack:
             loaders = [
-                stack.enter_context(
-                    TokenLoader(dataset.rows(programs.vocab_size, "train"), step.batch_shape, _mix(request.seed, index))
-                )
-                for index, step in enumerate(programs.steps)
+                stack.enter_context(TokenLoader(rows, step.batch_shape, _mix(request.seed, index)))
+                for index, step in enumerate(self.programs.steps)
             ]
-            self.peak_flops = mesh_peak_flops(mesh)
-            self.bits_per_nat = _bits_per_nat(dataset, programs.vocab_size)
+            self.peak_flops = mesh_peak_flops(self.mesh)
+            self.bits_per_nat = _bits_per_nat(dataset, self.programs.vocab_size)
             self.phases.leave("startup")
-            init, steps, scorer = self._compile(programs, mesh, judging)
+            init, steps, scorer = self._compile()
             leaves, charged_seconds = self._init(init)
-            result = self._train(programs, mesh, steps, loaders, leaves, charged_seconds)
+            result = self._train(steps, loaders, leaves, charged_seconds)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
         if result.stretched:
@@ -110,12 +101,13 @@ class _Trial:
             loss = result.curve[-1] * self.bits_per_nat
             raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
         self._check_kept_budget(result, charged_seconds)
-        self._snapshot(programs, dataset, result)
-        read_leaves = [result.leaves[i] for i in programs.read_leaves]
-        return judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
+        self._snapshot(dataset, result)
+        read_leaves = [result.leaves[i] for i in self.programs.read_leaves]
+        return self.judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
 
-    def _compile(self, programs: Programs, mesh: Mesh, judging: Judging) -> tuple[Any, list[Any], Scorer]:
+    def _compile(self) -> tuple[Any, list[Any], Scorer]:
         """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
+        programs, mesh, judging = self.programs, self.mesh, self.judging
         self.phases.enter("compile")
         with ThreadPoolExecutor() as pool:
             steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
@@ -127,19 +119,18 @@ class _Trial:
             compiled = init.result(), [step.result() for step in steps], scorer.result()
         self._calibrate()
         self.phases.leave("compile")
-        self.metrics.update(
-            num_params=programs.num_params, num_devices=mesh.size, device_kind=mesh.devices.flat[0].device_kind
-        )
+        device_kind = mesh.devices.flat[0].device_kind
+        self.metrics.update(num_params=programs.num_params, num_devices=mesh.size, device_kind=device_kind)
         init_program, step_programs, scorer_program = compiled
-        self._check_costs(programs, mesh, judging, init_program, step_programs)
+        self._check_costs(init_program, step_programs)
         fitting = judging.fitting(scorer_program)
         self.phases.leave("compile")  # with the smaller scorers, if there had to be some
         self.metrics["compiled_programs"] = self.compiles.compiled  # none of them, if the cache has all
         return init_program, step_programs, fitting
 
-    def _check_costs(self, programs: Programs, mesh: Mesh, judging: Judging, init: Any, steps: Sequence[Any]) -> None:
+    def _check_costs(self, init: Any, steps: Sequence[Any]) -> None:
         """Raises TooCostlyError for what will not fit into the memory or the budget."""
-        request, budget = self.request, self.request.budget
+        programs, mesh, budget = self.programs, self.mesh, self.request.budget
         memory = [memory_bytes(step) for step in steps]
         step_flops = [
             flops(step, _product_flops(program) / mesh.size)
@@ -147,13 +138,13 @@ class _Trial:
         ]
         peak_bytes = None if None in memory else max(m for m in memory if m is not None)
         self.metrics.update(peak_memory_bytes=peak_bytes, step_flops=step_flops[0])
-        judging.check_memory(init=memory_bytes(init), step=peak_bytes)
+        self.judging.check_memory(init=memory_bytes(init), step=peak_bytes)
         if budget.seconds is not None:
             begins = [step.from_progress for step in programs.steps]
             of_mesh = [f and f * mesh.size for f in step_flops]
             predicted = predict_steps(begins, of_mesh, budget.seconds, self.peak_flops)
             self.metrics["predicted_steps"] = predicted
-            check_steps(predicted, request.min_steps, budget.seconds)
+            check_steps(predicted, self.request.min_steps, budget.seconds)
 
     def _init(self, init: Any) -> tuple[Any, float]:
         self.phases.enter("init")
@@ -193,30 +184,20 @@ class _Trial:
         return self.request.max_stretch * budget.seconds
 
     def _train(
-        self,
-        programs: Programs,
-        mesh: Mesh,
-        steps: Sequence[Any],
-        loaders: Sequence[TokenLoader],
-        leaves: Any,
-        charged_seconds: float,
+        self, steps: Sequence[Any], loaders: Sequence[TokenLoader], leaves: Any, charged_seconds: float
     ) -> TrainResult:
-        budget = self.request.budget
+        programs, budget = self.programs, self.request.budget
         if charged_seconds and budget.seconds is not None:
             if charged_seconds >= budget.seconds:
                 raise TrialFailedError(Status.TIMEOUT, f"`init` spent the budget: {charged_seconds:.1f} s of it")
             budget = Budget(seconds=budget.seconds - charged_seconds)
-        by_rows = NamedSharding(mesh, PartitionSpec("data"))
-
-        def put_tokens(tokens_BxT1: np.ndarray) -> jax.Array:
-            return jax.device_put(tokens_BxT1, by_rows)
-
+        by_rows = NamedSharding(self.mesh, PartitionSpec("data"))
         phases = [
             TrainPhase(
                 from_progress=step.from_progress,
                 step=compiled,
                 next_tokens=loader.__next__,
-                put_tokens=put_tokens,
+                put_tokens=lambda tokens_BxT1: jax.device_put(tokens_BxT1, by_rows),
                 tokens_per_step=step.batch_shape[0] * (step.batch_shape[1] - 1),
                 loss_index=step.metrics.index("loss"),
             )
@@ -295,9 +276,9 @@ class _Trial:
             }
         )
 
-    def _snapshot(self, programs: Programs, dataset: Dataset, result: TrainResult) -> None:
+    def _snapshot(self, dataset: Dataset, result: TrainResult) -> None:
         self.phases.enter(SNAPSHOT)
-        request = self.request
+        request, programs = self.request, self.programs
         self.metrics["snapshot_sha256"] = save_snapshot(
             Path(request.snapshot_dir),
             programs=programs,

@@ -77,7 +77,7 @@ def measure(
 def test_a_judge_that_is_killed_changes_no_digit(
     make_task: MakeTask, marked: Mapping[str, str], slow_source: str, tmp_path: Path
 ) -> None:
-    task = make_task(environment=marked)
+    task = make_task(environment=marked, free_judge=600.0)
     undisturbed = run_trial(task, slow_source, tmp_path / "undisturbed")
     reports: list[Mapping[str, Scalar]] = []
     killed = run_trial(task, slow_source, tmp_path / "killed", on_progress=killing(tmp_path, 1, reports))
