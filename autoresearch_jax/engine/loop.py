@@ -49,7 +49,7 @@ from autoresearch_jax.snapshots.retention import Retention
 from autoresearch_jax.types import Status
 
 INTERRUPTED = "interrupted; the same command goes on from here"
-FAILURES_WITHOUT_WAIT = 5  # in a row; an agent may stumble, but one that comes up with nothing at all needs mending
+FAILURES_WITHOUT_WAIT = 5  # proposals in a row that may come to nothing before the loop waits in between
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
 
 
@@ -67,15 +67,14 @@ class Loop:
         asking: Asking | None = None,
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
-        """Makes a loop.
+        """Touches nothing yet.
 
         Args:
           parts: what it is made of.
           run_seed: with the number of an experiment, the source of every seed.
           max_experiments: proposals to end after, instead of what program.md says of experiments.
           asking: what proposers are asked for.
-          first_wait_seconds: how long to wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row, and after a
-            trial for which the machine was too busy.
+          first_wait_seconds: first wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row, or a busy machine.
         """
         self._parts = parts
         self._run_seed = run_seed
@@ -153,8 +152,7 @@ class Loop:
 
     def _end_open_trial(self) -> None:
         """Takes up a run of the champion that a killed process left, if it belongs to no experiment."""
-        ledger = self._parts.ledger
-        if ledger.open_experiment() is None and ledger.open_trial() is not None:
+        if self._parts.ledger.open_experiment() is None and self._parts.ledger.open_trial() is not None:
             self._measure_champion(self._recorder.require_champion())
 
     def _measure_champion(self, champion: ExperimentRow) -> None:
@@ -208,10 +206,8 @@ class Loop:
             )
         ended = self._carry_out(experiment, time.monotonic())
         if ended.decision is not Action.KEEP:
-            raise RunError(
-                f"the baseline, {self._parts.workspace.editable} as committed, cannot be measured "
-                f"({ended.status}): {ended.reason}"
-            )
+            what = f"the baseline, {self._parts.workspace.editable} as committed,"
+            raise RunError(f"{what} cannot be measured ({ended.status}): {ended.reason}")
 
     def _advance(self) -> str | None:
         """Carries out one experiment, or waits; returns why the run is over, or None."""
@@ -246,8 +242,8 @@ class Loop:
         return None
 
     def _refresh_space(self, champion: ExperimentRow) -> Sequence[Constant]:
-        parts = self._parts
-        return parts.program.refresh(champion.constants, parts.task.metric.name, parts.observer.notice)
+        metric = self._parts.task.metric.name
+        return self._parts.program.refresh(champion.constants, metric, self._parts.observer.notice)
 
     def _certify(self, *, at_end: bool) -> bool:
         """Takes one step of certification; False if there is none to take."""
@@ -359,7 +355,7 @@ class Loop:
         self._stopping.wait(seconds, champion, self._waiting_since)
 
     def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
-        """An experiment without constants: of a text that is the champion's none are tried."""
+        """The experiment record without its constants; the caller fills them in."""
         return Intent(
             kind=Kind.PROPOSAL,
             source=source,
@@ -393,11 +389,11 @@ class Loop:
         return row
 
     def _notice_slow_disk(self) -> None:
-        """Says once that the disk is slow: nothing is lost by that, but time."""
+        """Says once that the disk is slow, which costs time."""
         seconds = self._parts.ledger.slowest_commit_seconds
         if seconds > SLOW_COMMIT_SECONDS and not self._has_noticed_slow_disk:
             self._has_noticed_slow_disk = True
+            remedy = "`autoresearch doctor` measures it, --run_dir may be on another"
             self._parts.observer.notice(
-                f"{self._parts.folder.ledger}: the disk took {seconds:.1f} s for one write; "
-                "`autoresearch doctor` measures it, --run_dir may be on another"
+                f"{self._parts.folder.ledger}: the disk took {seconds:.1f} s for one write; {remedy}"
             )

@@ -25,7 +25,7 @@ KEEPS = (str(Action.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became 
 
 
 class Results:
-    """The table of one ledger. What an experiment adds to it is put in words once, unless it changes."""
+    """The table of one ledger; the line of a concluded experiment is made once."""
 
     def __init__(self, ledger: Ledger, metric: Metric) -> None:
         self._ledger = ledger
@@ -133,7 +133,7 @@ def kept_or_not(decision: Decision) -> Action:
 
 
 class Recorder:
-    """Rows of a run's ledger that are over, and how one more gets there."""
+    """The concluded experiments of a run; adds the next one to ledger, git and results.tsv."""
 
     def __init__(self, ledger: Ledger, workspace: Workspace, folder: RunFolder, metric: Metric) -> None:
         self.ledger = ledger
@@ -149,7 +149,7 @@ class Recorder:
         self.champion = next((row for row in reversed(self.rows) if row.decision is Action.KEEP), None)
 
     def refresh(self) -> None:
-        """Enters in all books what changed in the ledger: a further run of the champion moves its score."""
+        """Reads the ledger again and writes results.tsv: a further run of the champion moves its score."""
         self._read()
         self._results.write(self._folder.results)
 

@@ -21,8 +21,7 @@ from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.types import Scalar
 
 RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
-REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `Task.calibrate`
-_PRUNE = "prune"  # among them, and at the beginning of the names of all that belongs to it
+REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `CalibratedTask`
 EVAL_BUNDLE = "eval_bundle"  # among them: the hash of what a score can be computed again from
 
 
@@ -44,23 +43,9 @@ def run_settings(
       pruning: when hopeless trials are stopped; None for never.
       certification: what it may spend; None for nothing.
     """
-    how_pruned = {_PRUNE: False} if pruning is None else pruning.settings
+    how_pruned = {"prune": False} if pruning is None else pruning.settings
     certifies = {} if certification is None else certification.settings
     return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
-
-
-def check_run_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
-    """Refuses to go on with a run under other settings than its own.
-
-    Args:
-      stored: in the run's ledger.
-      wanted: see `run_settings`.
-      folder: of the run.
-
-    Raises:
-      RunFolderError: some differ; the message names each.
-    """
-    check_settings(stored, wanted, folder)
 
 
 def keep_to_settings(
@@ -81,7 +66,7 @@ def keep_to_settings(
     """
     stored = ledger.settings()
     if stored:
-        check_run_settings(stored, wanted, folder.path)
+        check_settings(stored, wanted, folder.path)
     else:
         ledger.save_settings(wanted)
     if needs_id and RUN_ID not in stored:
@@ -206,7 +191,7 @@ def _state(ledger: Ledger) -> RunState | None:
 
 
 def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
-    """Experiments that were kept for their shorter source: of these no gain is asked, so none is taken out for none."""
+    """Experiments that were kept for their shorter source; certification asks no gain of them."""
     return frozenset(row.id for row in rows if row.simplification)
 
 
@@ -240,8 +225,8 @@ FACTS = (
 )
 LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
 CURVE_POINTS = 10
-CURVES = 4  # the champion's, and those of as many less one candidates
-LOOKED_AT = 12  # latest experiments whose logs are looked into: a task may write no curves, and runs get long
+CURVES = 4  # the champion's and three candidates'
+LOOKED_AT = 12  # latest experiments whose logs are searched for curves
 
 
 @dataclass(frozen=True)
@@ -274,16 +259,16 @@ def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int)
       rows: experiments that are over, the oldest first.
       champion: number of the experiment that measured the champion's program.
     """
-    curves = {champion: read_curve(folder.log_dir(champion) / LOSS_CURVE)}
+    curves = {champion: read_loss_file(folder.log_dir(champion) / LOSS_CURVE)}
     for row in reversed(rows[-LOOKED_AT:]):
         if sum(map(bool, curves.values())) >= CURVES:
             break
         if row.kind is Kind.PROPOSAL and row.id not in curves:
-            curves[row.id] = read_curve(folder.log_dir(row.id) / LOSS_CURVE)
+            curves[row.id] = read_loss_file(folder.log_dir(row.id) / LOSS_CURVE)
     return {number: curve for number, curve in curves.items() if curve}
 
 
-def read_curve(path: Path, points: int = CURVE_POINTS) -> list[float]:
+def read_loss_file(path: Path, points: int = CURVE_POINTS) -> list[float]:
     """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances, t_quantile
+from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
 from autoresearch_jax.types import CURVE_POINTS, Ceiling
 
 PRUNING = Pruning()
@@ -73,10 +73,3 @@ def test_a_thresholds_lies_above_the_champion_and_says_what_was_found():
     assert thresholds.explain([3.0, 2.6, 2.4, 1.81]) == (
         "at 20% of the budget its loss was 0.31 above the champion's; probability of ending better below 0.01"
     )
-
-
-@pytest.mark.parametrize(
-    ("tail", "degrees", "expected"), [(0.025, 10, 2.2281), (0.005, 3, 5.8409), (0.001, 40, 3.3069)]
-)
-def test_quantiles_of_students_t(tail, degrees, expected):
-    assert t_quantile(tail, degrees) == pytest.approx(expected, abs=2e-4)

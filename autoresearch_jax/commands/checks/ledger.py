@@ -11,8 +11,7 @@ from pathlib import Path
 from autoresearch_jax.commands.checks.check import Check, reason, refusal, shown
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.engine.state import check_run_settings
+from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError, check_settings
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import Scalar
 
@@ -105,7 +104,7 @@ def _settings(folder: RunFolder, stored: Mapping[str, Scalar], wanted: Callable[
     except UserError as error:  # of which another section says what helps
         return Check("settings", f"not compared: {error}")
     try:
-        check_run_settings(stored, now, folder.path)
+        check_settings(stored, now, folder.path)
     except RunFolderError as error:
         return refusal("settings", error)
     return Check("settings", "those that the run was started with")

@@ -1,0 +1,250 @@
+"""Constants of a training file are read and set, its size counted, proposals moved to another champion."""
+
+import base64
+import dataclasses
+import os
+import zlib
+
+import pytest
+from fakes import SOURCE as FAKE_SOURCE
+
+from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.training_file import ConstantError, read_constants, rebase, set_constants, syntax_nodes
+from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.types import Metric
+
+SOURCE = '''"""Doc."""
+import os
+
+DEPTH = 4  # layers
+LR: float = 4e-2   # a comment that stays
+BETAS = (0.9, 0.95)
+PATTERN = 'SL'  ; FLAG = True
+TOKENS = 2**19
+NEGATIVE = -1.5
+WIDTH = DEPTH * 64  # follows DEPTH
+lower = 3
+TWICE = 1
+TWICE = 2
+
+
+def f():
+    DEPTH = 7
+    return DEPTH
+'''
+
+
+def test_reads_literals_and_arithmetic_of_top_level_names():
+    assert read_constants(SOURCE) == {
+        "DEPTH": 4,
+        "LR": 0.04,
+        "BETAS": (0.9, 0.95),
+        "PATTERN": "SL",
+        "FLAG": True,
+        "TOKENS": 524288,
+        "NEGATIVE": -1.5,
+        "TWICE": 2,
+    }
+
+
+def test_arithmetic_that_would_hang_is_left_out():
+    assert read_constants("A = 9**9**9\nB = 1/0\nC = 3") == {"C": 3}
+
+
+def test_arithmetic_below_a_minus_sign():
+    assert read_constants("A = -2**3\nB = -(1 + 0.5)\nC = (1, -2.0)") == {"A": -8, "B": -1.5, "C": (1, -2.0)}
+
+
+@pytest.mark.parametrize("expression", ["(-8) ** 0.5", "{[]: 1}", "{{}}", "((9**64)**64)**2", "0x1" + "0" * 4000])
+def test_what_no_ledger_can_store_is_left_out(expression):
+    assert read_constants(f"A = {expression}\nB = 3") == {"B": 3}
+
+
+def test_what_the_parser_gives_up_on_is_a_syntax_error():
+    assert read_constants("A = " + "1 + " * 600 + "1\nB = 3") == {"B": 3}
+    for source in ("A = " + "-" * 200_000 + "1\n", "A = 1  # \0\n"):
+        with pytest.raises(SyntaxError):
+            read_constants(source)
+
+
+def test_sets_values_and_nothing_else():
+    edited = set_constants(SOURCE, {"DEPTH": 6, "LR": 0.028, "FLAG": False, "PATTERN": 'S"L', "TOKENS": 7})
+    expected = (
+        SOURCE.replace("DEPTH = 4  #", "DEPTH = 6  #")
+        .replace("4e-2 ", "0.028 ")
+        .replace("True", "False")
+        .replace("'SL'", "'S\"L'")
+        .replace("2**19", "7")
+    )
+    assert edited == expected
+
+
+def test_setting_nothing_new_gives_the_same_text():
+    assert set_constants(SOURCE, {"LR": 0.04, "DEPTH": 4}) == SOURCE
+
+
+def test_types_count():
+    assert "DEPTH = 4.0  # layers" in set_constants(SOURCE, {"DEPTH": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"GONE": 1}, "no top-level constant GONE; there are DEPTH, LR, BETAS, PATTERN, FLAG, TOKENS, NEGATIVE, WIDTH"),
+        ({"TWICE": 1}, "the constant TWICE is set 2 times at top level; keep one"),
+        ({"LR": float("nan")}, "LR cannot be set to nan: a constant is a finite number"),
+    ],
+)
+def test_what_cannot_be_set(values, complaint):
+    with pytest.raises(ConstantError) as caught:
+        set_constants(SOURCE, values)
+    assert str(caught.value).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("source", "edited"),
+    [
+        ("A = 1\r\nB = (\r\n    2  # two\r\n)\r\n", "A = 7\r\nB = (\r\n    2  # two\r\n)\r\n"),
+        ("B = (\n    2\n); A = 1  # one\nC = 3", "B = (\n    2\n); A = 7  # one\nC = 3"),
+        ("C = 3\nA = (\n    1\n)", "C = 3\nA = 7"),
+        ('"""A \x0c page\x0b."""\n\x0c\nA = 1\n', '"""A \x0c page\x0b."""\n\x0c\nA = 7\n'),
+        ("@f\ndef g(): pass\n\nA: int = 1;\n", "@f\ndef g(): pass\n\nA: int = 7;\n"),
+    ],
+)
+def test_line_ends_and_shared_lines_are_kept(source, edited):
+    assert set_constants(source, {"A": 7}) == edited
+
+
+PLAIN = "def area(r):\n    return 3.14159 * r * r\n"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "# a circle\n\ndef area(r):  # by its radius\n\n    return (3.14159 * r\n        * r)\n",
+        'def area(r):\n    """Area of a circle."""\n    return 3.14159 * r * r\n',
+        '"""Circles."""\ndef area(r):\n    return 3.14159 * r * r\n',
+        "def area_of_a_circle(radius):\n    return 3.14159 * radius * radius\n",
+    ],
+)
+def test_comments_layout_docstrings_and_names_do_not_count(same: str) -> None:
+    assert syntax_nodes(same) == syntax_nodes(PLAIN)
+
+
+def test_what_is_said_with_less_counts_less() -> None:
+    nodes = syntax_nodes(PLAIN)
+    assert nodes is not None
+    assert nodes < (syntax_nodes(PLAIN + "import math\n") or 0)
+    assert nodes > (syntax_nodes("def area(r):\n    return 3.14159 * r**2\n") or 0)
+
+
+def test_a_program_packed_into_a_literal_is_no_shorter(tiny_source: str) -> None:
+    nodes = syntax_nodes(tiny_source)
+    assert nodes is not None
+    packed = base64.b85encode(zlib.compress(tiny_source.encode(), 9))
+    number = int.from_bytes(zlib.compress(tiny_source.encode(), 9), "big")
+    for hidden in (f"run({tiny_source!r})", f"run(d({packed!r}))", f"run(d({hex(number)}))"):
+        assert (syntax_nodes(hidden) or 0) > nodes
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "exec(__doc__)",
+        "print(build.__doc__)",
+        "f = open",
+        "import inspect",
+        "from linecache import getlines",
+        "import os.path",
+    ],
+)
+def test_what_can_run_a_docstring_or_a_comment_has_no_count(runs: str) -> None:
+    assert syntax_nodes(f'"""a = 1"""\n{runs}\n# b = 2\n') is None
+
+
+def test_values_of_listed_constants_count_one_node_each() -> None:
+    texts = ('P = "SSSL"\nN = 4\n', 'P = "L"\nN: int = 2**2\n', "P = ('S', 'L')\nN = 2**2\n")
+    nodes = [syntax_nodes(text, {"P", "N"}) for text in texts]
+    assert nodes[0] == nodes[2] == syntax_nodes("P = 0\nN = 0\n")
+    assert nodes[1] == syntax_nodes("P = 0\nN: int = 0\n")
+    assert syntax_nodes(texts[0], {"N"}) == syntax_nodes(texts[0]) > nodes[0]
+    assert syntax_nodes("if X:\n    P = 'SSSL'\n", {"P"}) == syntax_nodes("if X:\n    P = 'SSSL'\n"), "not at top level"
+
+
+@pytest.mark.parametrize("source", ["x = = 1", "x = '\0'", "(" * 10_000, "X = " + "-" * 200_000 + "1\n"])
+def test_a_source_that_cannot_be_parsed_has_no_length(source: str) -> None:
+    assert syntax_nodes(source) is None
+
+
+BODY = "\n\ndef step(x):\n    return x + 1\n\n\ndef scale(x):\n    return x * 2\n"
+BASE = FAKE_SOURCE + BODY
+
+
+@pytest.fixture
+def merge(tmp_path):
+    return Git(tmp_path, os.environ).merge
+
+
+def brief(champion: str) -> Brief:
+    return Brief(2, 0, Metric("loss"), "", (), champion, read_constants(champion), 1.0, ())
+
+
+def edited(source: str, *edits: tuple[str, str]) -> str:
+    for old, new in edits:
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    return source
+
+
+def code(source: str) -> Proposal:
+    return Proposal("a change", "code", source=source, cost_dollars=0.5, proposer="agent")
+
+
+def test_for_the_same_champion_it_stays_as_it_is(merge):
+    proposal = code(edited(BASE, ("x + 1", "x + 3")))
+    assert rebase(proposal, BASE, brief(BASE), merge) is proposal
+
+
+def test_a_change_elsewhere_is_carried_over_with_all_else_it_says(merge):
+    champion = edited(BASE, ("x * 2", "x * 4"), ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("x + 1", "x + 3")))
+    moved = rebase(proposal, BASE, brief(champion), merge)
+    assert moved == dataclasses.replace(proposal, source=edited(champion, ("x + 1", "x + 3")))
+
+
+def test_constants_side_by_side_are_no_conflict(merge):
+    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3")))
+    moved = rebase(proposal, BASE, brief(champion), merge)
+    assert moved.source == edited(champion, ("DEPTH = 4", "DEPTH = 6"), ("x + 1", "x + 3"))
+
+
+def test_the_same_value_for_a_constant_is_no_conflict(merge):
+    champion = edited(BASE, ("LR = 0.5", "LR = 0.1"))
+    proposal = code(edited(BASE, ("LR = 0.5", "LR = 0.1"), ("x + 1", "x + 3")))
+    assert rebase(proposal, BASE, brief(champion), merge).source == edited(champion, ("x + 1", "x + 3"))
+
+
+@pytest.mark.parametrize(
+    ("champion", "proposed"),
+    [
+        ([("x + 1", "x + 2")], [("x + 1", "x + 3")]),  # the same line
+        ([("x + 1", "x + 3")], [("x + 1", "x + 3")]),  # the same change
+        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3")]),  # the same constant
+        # all of it or nothing: what is left would not be what its hypothesis says
+        ([("LR = 0.5", "LR = 0.1")], [("LR = 0.5", "LR = 0.3"), ("x + 1", "x + 3")]),
+        ([("x + 1", "x + 3")], [("x + 1", "x + 3"), ("return x * 2", "return x * 2  # why")]),  # a comment is left
+        ([("x * 2", "x * 4")], [("return x + 1", "return (x + 1")]),  # not Python
+    ],
+)
+def test_what_no_longer_fits_is_stale(merge, champion, proposed):
+    assert rebase(code(edited(BASE, *proposed)), BASE, brief(edited(BASE, *champion)), merge) is None
+
+
+def test_lines_that_no_constant_can_be_set_in_are_stale_and_not_the_end(merge):
+    endless = "DEPTH = 6; y = " + "+".join("0" * 2500)
+    champion = edited(BASE, ("DEPTH = 4", "DEPTH = 5"))
+    proposal = code(edited(BASE, ("DEPTH = 4  # best at 6", endless)))
+    assert rebase(proposal, BASE, brief(champion), merge) is None
+    with pytest.raises(ConstantError, match=r"^DEPTH: no value can be set in a line like that: RecursionError"):
+        set_constants(proposal.source, {"DEPTH": 8})
