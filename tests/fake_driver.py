@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from durable import Operations
 from fakes import SNAPSHOT_BYTES, FakeTask
 
 from autoresearch_jax.commands.proposer_flags import ProposerOptions
@@ -46,6 +47,8 @@ class Order:
       place: see `Keeping`.
       snapshot_bytes: size of a snapshot.
       prune_after: prunes trials once so many candidates have run to their end; None for never.
+      die_before: number of the durable operation before which it dies as by `kill -9`; None for never.
+      journal: file to which a line for each durable operation is added, if any.
       variables: added to its environment.
       log: file for what it prints; driver.log in the repository if empty.
     """
@@ -59,6 +62,8 @@ class Order:
     place: str | None = None
     snapshot_bytes: int = SNAPSHOT_BYTES
     prune_after: int | None = None
+    die_before: int | None = None
+    journal: str = ""
     variables: dict[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -120,6 +125,8 @@ def _become_driver(order: Order) -> None:
             os.dup2(log.fileno(), 2)
         with open(os.devnull) as null:
             os.dup2(null.fileno(), 0)
+        if order.die_before is not None or order.journal:
+            Operations(order.die_before, Path(order.journal) if order.journal else None)
         status = drive(order)
     except UserError as error:  # as the command line does
         print(f"autoresearch run: {error}", file=sys.stderr)

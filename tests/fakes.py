@@ -11,7 +11,6 @@ from typing import Any
 from autoresearch_jax.engine.task import ProgressCallback
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.snapshots.remote import MANIFEST
 from autoresearch_jax.types import (
@@ -151,14 +150,12 @@ class FakeTask:
         passed = [ceiling.point for ceiling in stop_above if curve and curve[ceiling.point - 1] > ceiling.loss]
         if passed and not snapshot_dir.exists():
             losses = write_curve(curve[: min(passed)])
-            reach(FaultPoint.BEFORE_ANSWER)
             return Measurement(Status.PRUNED, None, seed, {LOSSES: losses}, error="above a ceiling")
         if snapshot_dir.exists():
             self.judged.append(snapshot_dir)
         else:
             self._train(log_dir)
             write_snapshot(snapshot_dir, self._snapshot_bytes)
-        reach(FaultPoint.BEFORE_ANSWER)
         score = self.score(constants)
         metrics: dict[str, Scalar] = {"peak_memory_bytes": 2**30, "total_seconds": self._trial_seconds}
         if curve:
@@ -210,9 +207,7 @@ def write_snapshot(folder: Path, num_bytes: int) -> None:
     partial.mkdir(exist_ok=True)
     (partial / "state").write_bytes(os.urandom(16).ljust(num_bytes, b"0")[:num_bytes])
     (partial / MANIFEST).write_text(folder.name)
-    reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
     partial.rename(folder)
-    reach(FaultPoint.AFTER_SNAPSHOT_RENAME)
 
 
 class ScriptedProposer:

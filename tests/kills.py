@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,10 +28,13 @@ from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.snapshots.log import SnapshotEvent
+from autoresearch_jax.snapshots.remote import MANIFEST
 
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01
 LONGEST_WORK_SHARE = 0.25  # of the work of a whole run, that a driver may do before it is killed
+MOVED_TO = "elsewhere"  # folder in a repository
 LOOKS, LOOK_SECONDS = 5, 0.01  # in vain, until nobody is left
 
 
@@ -74,9 +78,9 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
-def ledger_path(repo: Path) -> Path:
+def ledger_path(repo: Path, tag: str = TAG) -> Path:
     """Of the run in a repository."""
-    return RunFolder(repo / "runs" / TAG).ledger
+    return RunFolder(repo / "runs" / tag).ledger
 
 
 def substance_of(repo: Path) -> list[tuple]:
@@ -94,9 +98,9 @@ def finished_trials(repo: Path) -> set[tuple]:
         return set()
 
 
-def git_differences(repo: Path) -> list[str]:
+def git_differences(repo: Path, tag: str = TAG) -> list[str]:
     """Where branch and discarded commits are not what the ledger says."""
-    with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
+    with closing(Ledger.open_to_read(ledger_path(repo, tag))) as ledger:
         rows = ledger.experiments()
 
     def git(*words: str) -> list[str]:
@@ -104,13 +108,13 @@ def git_differences(repo: Path) -> list[str]:
 
     kept = [row.commit for row in rows if row.decision == "keep"]
     found = {
-        "branch": (git("log", "--format=%H", "--reverse", f"main..autoresearch/{TAG}"), kept[1:]),
+        "branch": (git("log", "--format=%H", "--reverse", f"main..autoresearch/{tag}"), kept[1:]),
         "discarded": (
-            git("for-each-ref", "--format=%(objectname)", f"refs/autoresearch/{TAG}"),
+            git("for-each-ref", "--format=%(objectname)", f"refs/autoresearch/{tag}"),
             [row.commit for row in rows if row.decision == "discard"],
         ),
-        "worktree": (git("-C", f"runs/{TAG}/workspace", "rev-parse", "HEAD"), kept[-1:]),
-        "changed": (git("-C", f"runs/{TAG}/workspace", "status", "--porcelain"), []),
+        "worktree": (git("-C", f"runs/{tag}/workspace", "rev-parse", "HEAD"), kept[-1:]),
+        "changed": (git("-C", f"runs/{tag}/workspace", "status", "--porcelain"), []),
         "broken": (git("fsck", "--no-dangling", "--no-progress"), []),
     }
     return [f"{name}: {is_there}, not {wanted}" for name, (is_there, wanted) in found.items() if is_there != wanted]
@@ -119,6 +123,49 @@ def git_differences(repo: Path) -> list[str]:
 def snapshots_of(repo: Path) -> list[str]:
     """Names of what is in the run's folder of snapshots."""
     return sorted(path.name for path in RunFolder(repo / "runs" / TAG).snapshots.iterdir())
+
+
+def moved_snapshots(repo: Path) -> list[tuple[str, str]]:
+    """Names of the snapshots that a run moved to `MOVED_TO`, and what is in their manifests."""
+    there = sorted((repo / MOVED_TO).glob("0*"))
+    with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
+        latest = ledger.snapshots.latest().values()
+        assert {row.place for row in latest if row.event is SnapshotEvent.MOVED} == set(map(str, there))
+    return [(path.name, (path / MANIFEST).read_text()) for path in there]
+
+
+def differences(repo: Path, undisturbed: Path) -> list[str]:
+    """How a finished run differs from one that nothing disturbed; empty as it should be."""
+    found = [*git_differences(repo), *ledger_page_differences(ledger_path(repo))]
+    if substance_of(repo) != substance_of(undisturbed):
+        found.append("the rows of the ledger differ")
+    if snapshots_of(repo) != snapshots_of(undisturbed):
+        found.append(f"snapshots: {snapshots_of(repo)}, not {snapshots_of(undisturbed)}")
+    if moved_snapshots(repo) != moved_snapshots(undisturbed):
+        found.append(f"moved snapshots: {moved_snapshots(repo)}, not {moved_snapshots(undisturbed)}")
+    return found + [f"{path} is left" for path in repo.glob("runs/night/*.new")]
+
+
+def die_in_turn(
+    nursery: Nursery, order: Order, template: Path, undisturbed: Path, numbers: Iterable[int], folder: Path
+) -> dict[int, list[str]]:
+    """Kills a run before each of some of its durable operations, and lets the same command finish it.
+
+    Returns:
+      For each operation that made a difference, what differs from the undisturbed run.
+    """
+    found = {}
+    for number in numbers:
+        repo = Path(shutil.copytree(template, folder / f"killed at {number}"))
+        mine = replace(order, repo=str(repo), journal="", place=order.place and str(repo / MOVED_TO))
+        status = nursery.run(replace(mine, die_before=number))
+        assert status == -signal.SIGKILL, (number, status, log_of(repo))
+        assert not is_corrupt(repo), number
+        assert nursery.run(mine) == 0, (number, log_of(repo))
+        if differs := differences(repo, undisturbed):
+            found[number] = differs
+        shutil.rmtree(repo)
+    return found
 
 
 def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: Toll) -> None:

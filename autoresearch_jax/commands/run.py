@@ -52,11 +52,9 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.sandbox.faults import VARIABLE, fault_in
 from autoresearch_jax.snapshots.remote import RemoteSnapshots
 from autoresearch_jax.snapshots.retention import Keeping
 from autoresearch_jax.types import Scalar
@@ -117,8 +115,6 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    if mistake := fault_in(os.environ.get(VARIABLE)):
-        raise UsageError(mistake)
     options = _options(flag_values)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())

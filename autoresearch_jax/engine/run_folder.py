@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 
 from autoresearch_jax.engine.task import Terms
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
@@ -234,5 +233,4 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new one, never a part."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing it, too
     scratch.write_text(text, encoding="utf-8")
-    reach(FaultPoint.BEFORE_RENAME)
     scratch.replace(path)

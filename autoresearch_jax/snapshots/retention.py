@@ -15,7 +15,6 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import RUN_ID
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.snapshots.log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.snapshots.remote import MANIFEST, RemoteSnapshots, split_address
 from autoresearch_jax.snapshots.stores import StoreError
@@ -179,10 +178,8 @@ class Retention:
                 f"--keep_best={self._keeping.best} keep no more than that beside those of champions"
             )
         self._ledger.snapshots.expire([trial.id for trial in expiring])
-        reach(FaultPoint.AFTER_EXPIRY)
         for trial in expiring:
             self._delete(self._folder.snapshot_dir(trial.experiment, trial.id))
-            reach(FaultPoint.AFTER_DELETION)
 
     def _wanted(self, experiments: Collection[int]) -> set[int]:
         """Those of some experiments whose snapshots are kept."""
@@ -202,7 +199,7 @@ class Retention:
         for path, trial in self._local():
             if trial.id in latest or not (path / MANIFEST).exists():
                 continue
-            if self._ledger.experiment(trial.experiment).is_open:
+            if trial.status is None or self._ledger.experiment(trial.experiment).is_open:
                 continue
             try:
                 with self._interrupts.allowed():  # what is left of a copy is completed by the next
@@ -210,9 +207,7 @@ class Retention:
             except StoreError as error:
                 self._enter_failure(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
                 return
-            reach(FaultPoint.AFTER_COPY)
             self._ledger.snapshots.move(trial.id, address)
-            reach(FaultPoint.AFTER_MOVE)
             self._delete(path)
 
     def _is_ours(self, row: SnapshotEventRow) -> bool:

@@ -9,17 +9,18 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import durable
 import pytest
+from durable import LABEL
 from ledgers import substance
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.sandbox.faults import VARIABLE, FaultPoint
 
 END_SECONDS = 10.0  # in which a run that is told to end must have ended
 PHASES = ("prepare", "startup", "compile", "train", "judge")
-WORST = (FaultPoint.BEFORE_SNAPSHOT_RENAME, FaultPoint.AFTER_SNAPSHOT_RENAME, FaultPoint.BEFORE_ANSWER)
+SNAPSHOT = "/snapshots/0001-0002"  # of the second trial
 
 
 @pytest.fixture
@@ -83,11 +84,18 @@ def test_told_to_end_in_each_phase_and_killed_at_the_worst_moments_a_run_is_as_i
         )
         assert time.monotonic() - sent_at < END_SECONDS
         assert marked_processes(mark) == []
-    for point in WORST:
-        mark = f"{tmp_path} {point}"
-        driver = Driver(flags, "often", mark, **{VARIABLE: point})
-        assert driver.end()[0] == -signal.SIGKILL
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text("import durable\n\ndurable.follow_environment()\n")
+    python_path = f"{tmp_path / 'hooks'}:{Path(durable.__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    dies_in_trial = Driver(flags, "often", f"{tmp_path} trial", PYTHONPATH=python_path, **{LABEL: SNAPSHOT})
+    assert dies_in_trial.end()[0] == -signal.SIGKILL
+    assert not (tmp_path / f"runs/often{SNAPSHOT}").exists()
+    dies_in_judge = Driver(flags, "often", f"{tmp_path} judge")
+    dies_in_judge.wait_for("judge")
+    assert dies_in_judge.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    for mark in (f"{tmp_path} trial", f"{tmp_path} judge"):
         assert comes_true(lambda mark=mark: marked_processes(mark) == [])
+    assert (tmp_path / f"runs/often{SNAPSHOT}").exists()
     with closing(Ledger.open_to_read(tmp_path / "runs/often/ledger.db")) as ledger:
         assert ledger.open_trial() is not None
     assert main(["run", "--tag=often", *flags]) == 0
@@ -120,15 +128,6 @@ def test_a_start_that_is_refused_leaves_no_ledger(
     assert main(["run", "--tag=refused", *flags, flag]) != 0
     assert words in capsys.readouterr().err
     assert not (tmp_path / "runs/refused/ledger.db").exists()
-
-
-def test_a_point_to_die_at_that_does_not_exist_is_named(
-    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, "somewhere")
-    assert main(["run", "--tag=refused", *flags]) == 2
-    assert capsys.readouterr().err.startswith(f"autoresearch run: {VARIABLE}=somewhere: expected POINT:NUMBER or ")
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import io
 import os
+import random
 import signal
 from dataclasses import replace
 
 import pytest
+from durable import Operations
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from kills import git_differences
 from ledgers import substance
@@ -23,13 +25,13 @@ from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import print_experiments
 from autoresearch_jax.report.why import explain
-from autoresearch_jax.sandbox.faults import NUMBERS, VARIABLE, FaultPoint
 from autoresearch_jax.snapshots.retention import Keeping
 from autoresearch_jax.types import Metric, Status
 
 RULE = LineageRule(Metric("loss"), fresh_runs=3)
 SETTINGS = CertificationSettings(share=0.4, every=2)
 AT_END = CertificationSettings(share=0.6, every=0)  # the champion's own runs come first there
+POINTS = 8  # of the durable operations of a night, in the fast suite
 SIGMA = 0.001  # of the task
 HARM, LUCK = 3 * SIGMA, 7 * SIGMA
 TRICK = "TRICK = 1\n"
@@ -230,12 +232,12 @@ def night_of_two(bench):
     return night(bench, TWO, certification=AFTER_FOUR, keeping=Keeping(last=1, best=0))
 
 
-def killed(bench, point):
-    """Runs the night in a process that dies at a point; returns the signal that ended it, 0 if none did."""
+def night_in_process(bench, journal=None, die_before=None):
+    """Runs the night in a process of its own; returns the signal that ended it, 0 if none did."""
     pid = os.fork()
     if pid == 0:
         try:
-            os.environ[VARIABLE] = point
+            Operations(die_before, journal)
             night_of_two(bench)
         finally:
             os._exit(0)
@@ -243,38 +245,29 @@ def killed(bench, point):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(shared_bench):
-    """The substance of a run that nothing interrupted, and numbers of experiments and trials in it."""
-    night_of_two(shared_bench)
+def undisturbed(shared_bench, tmp_path_factory):
+    """The substance of a run that nothing disturbed, and the durable operations from the first revert on."""
+    journal = tmp_path_factory.mktemp("journal") / "journal"
+    assert night_in_process(shared_bench, journal) == 0
     ledger = shared_bench.ledger()
     superseded, revert = reverts(ledger)
     assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
-    runs, last = [trial.id for trial in ledger.trials(revert.id)], spent(ledger)[-1]
-    assert ledger.experiment(last.experiment).decision == "keep", "of the champion, at the end"
-    numbers = {"superseded": superseded.id, "revert": revert.id, "first": runs[0], "fresh": runs[-1], "last": last.id}
-    return substance(ledger), numbers
+    assert ledger.experiment(spent(ledger)[-1].experiment).decision == "keep", "of the champion, at the end"
+    operations = journal.read_text().splitlines()
+    begun = [number for number, label in enumerate(operations) if "INSERT experiments" in label]
+    return substance(ledger), range(begun[superseded.id] + 1, len(operations))
 
 
-OF_TRIALS = [point for point, what in NUMBERS.items() if what == "a trial"]
-OF_EXPERIMENTS = [point for point, what in NUMBERS.items() if what == "an experiment"]
-OF_MOVES = (FaultPoint.AFTER_COPY, FaultPoint.AFTER_MOVE)
-POINTS = [
-    *((point, name) for point in OF_TRIALS for name in ("first", "fresh", "last")),
-    *((point, "revert") for point in OF_EXPERIMENTS if point is not FaultPoint.AFTER_PROPOSAL),
-    *((point, "superseded") for point in (FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION)),
-    *((point, "superseded") for point in (FaultPoint.AFTER_WORKTREE, FaultPoint.AFTER_RESULTS)),
-    *((point, "") for point in FaultPoint if point not in (*OF_TRIALS, *OF_EXPERIMENTS, *OF_MOVES)),
-]
-
-
-@pytest.mark.parametrize(("point", "name"), POINTS)
-def test_killed_at_any_point_the_ledger_is_that_of_an_uninterrupted_run(bench, uninterrupted, point, name):
-    expected, numbers = uninterrupted
-    assert killed(bench, f"{point}:{numbers[name]}" if name else str(point)) == signal.SIGKILL
-    night_of_two(bench)
-    assert substance(bench.ledger()) == expected
-    assert git_differences(bench.repo) == []
-    assert ledger_page_differences(bench.folder.ledger) == []
+@pytest.mark.parametrize("points", [POINTS, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_killed_anywhere_in_a_certification_the_ledger_is_that_of_an_undisturbed_run(bench, undisturbed, points):
+    expected, operations = undisturbed
+    for number in operations if points is None else random.sample(operations, points):
+        mine = bench.with_tag(f"night-{number}")
+        assert night_in_process(mine, die_before=number) == signal.SIGKILL
+        night_of_two(mine)
+        assert substance(mine.ledger()) == expected, number
+        assert git_differences(mine.repo, mine.tag) == []
+        assert ledger_page_differences(mine.folder.ledger) == []
 
 
 class OfItems(FakeTask):

@@ -1,6 +1,7 @@
 """A driver that is killed, stopped, or started twice: the same command gives the same run."""
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -12,45 +13,15 @@ from pathlib import Path
 
 import pytest
 from fake_driver import Nursery, Order, log_of
-from kills import (
-    Toll,
-    git_differences,
-    kill_at_random,
-    ledger_path,
-    make_repository,
-    orphans,
-    snapshots_of,
-    substance_of,
-)
+from kills import MOVED_TO, Toll, die_in_turn, kill_at_random, ledger_path, make_repository, orphans, substance_of
 from marked_processes import MARK
 
 from autoresearch_jax.engine.database import LedgerError
-from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Purpose
+from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
-from autoresearch_jax.sandbox.faults import NUMBERS, VARIABLE, FaultPoint, fault_in
-from autoresearch_jax.snapshots.log import SnapshotEvent
-from autoresearch_jax.snapshots.remote import MANIFEST
 
 EXPERIMENTS = 4
-KEPT, DISCARDED = 3, 4  # experiments of a run of so many
-CANDIDATE, CHAMPION = 7, 8  # trials of the kept one: to decide on it, and to know it as the new champion
-
-OF_TRIALS = (FaultPoint.AFTER_TRIAL_INTENT, FaultPoint.AFTER_MEASUREMENT, FaultPoint.AFTER_TRIAL_RESULT)
-OF_EXPERIMENTS = (
-    *(FaultPoint.AFTER_PROPOSAL, FaultPoint.AFTER_EXPERIMENT_INTENT, FaultPoint.AFTER_TRACE, FaultPoint.AFTER_PROGRAM),
-    *(FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE, FaultPoint.AFTER_RESULTS),
-)
-OTHERS = [point for point in FaultPoint if point not in NUMBERS]
-OF_MOVES = (FaultPoint.AFTER_COPY, FaultPoint.AFTER_MOVE)
-OF_ENDINGS = (FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION, FaultPoint.AFTER_WORKTREE)
-POINTS = [
-    *(f"{point}:{trial}" for point in OF_TRIALS for trial in (CANDIDATE, CHAMPION)),
-    *(f"{point}:{KEPT}" for point in OF_EXPERIMENTS),
-    *(f"{point}:{number}" for point in OF_ENDINGS for number in (0, DISCARDED)),
-    *(str(point) for point in FaultPoint if point not in (*OF_TRIALS, *OF_EXPERIMENTS, *OF_MOVES)),
-]
 
 
 @pytest.fixture(scope="module")
@@ -98,57 +69,36 @@ def wait_for_trial(repo: Path) -> None:
     time.sleep(0.1)
 
 
-def test_the_uninterrupted_run_has_what_the_points_are_about(uninterrupted: Path) -> None:
-    with closing(ledger_of(uninterrupted)) as ledger:
-        assert ledger.experiment(KEPT).decision == "keep"
-        assert ledger.experiment(DISCARDED).decision == "discard"
-        purposes = {trial.id: trial.purpose for trial in ledger.trials(KEPT)}
-    assert (purposes[CANDIDATE], purposes[CHAMPION]) == (Purpose.CANDIDATE, Purpose.CHAMPION)
-    assert {*(point.partition(":")[0] for point in POINTS), *OF_MOVES} == set(FaultPoint)
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_dead_at_any_point_a_run_goes_on_as_if_nothing_had_been(
-    point: str, nursery: Nursery, template: Path, uninterrupted: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("points", "moves"),
+    [(25, False), (10, True), *(pytest.param(None, moves, marks=pytest.mark.slow) for moves in (False, True))],
+)
+def test_dead_before_any_durable_operation_a_run_goes_on_as_if_nothing_had_been(
+    points: int | None, moves: bool, nursery: Nursery, template: Path, tmp_path: Path
 ) -> None:
-    repo = shutil.copytree(template, tmp_path / "repo")
-    order = Order(str(repo), EXPERIMENTS)
-    assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
-    assert ledger_page_differences(ledger_path(repo)) == []
-    assert nursery.run(order) == 0, log_of(repo)
-    assert substance_of(repo) == substance_of(uninterrupted)
-    assert git_differences(repo) == []
-    assert snapshots_of(repo) == snapshots_of(uninterrupted)
-    assert ledger_page_differences(ledger_path(repo)) == []
-    assert [path.name for path in repo.glob("runs/night/*.new")] == []
-
-
-@pytest.mark.parametrize("point", [*OF_MOVES, FaultPoint.AFTER_EXPIRY, f"{FaultPoint.AFTER_RESULTS}:{KEPT}"])
-def test_snapshots_that_are_kept_elsewhere_are_there_whole_after_a_kill(
-    point: str, nursery: Nursery, template: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    repo, place = shutil.copytree(template, tmp_path / "repo"), tmp_path / "elsewhere"
-    order = Order(str(repo), EXPERIMENTS, place=str(place))
-    assert nursery.run(replace(order, variables={VARIABLE: point})) == -signal.SIGKILL, log_of(repo)
-    assert nursery.run(order) == 0, log_of(repo)
-    assert substance_of(repo) == substance_of(uninterrupted)
-    assert snapshots_of(repo) == []
-    there = sorted(place.glob("0*"))
-    assert [path.name for path in there] == snapshots_of(uninterrupted)
-    with closing(ledger_of(repo)) as ledger:
-        latest = ledger.snapshots.latest()
-        moved = {row.place for row in latest.values() if row.event is SnapshotEvent.MOVED}
-    assert moved == {str(path) for path in there}
-    assert all((path / MANIFEST).read_text() == path.name for path in there)
+    undisturbed, journal = Path(shutil.copytree(template, tmp_path / "undisturbed")), tmp_path / "journal"
+    place = str(undisturbed / MOVED_TO) if moves else None
+    order = Order(str(undisturbed), EXPERIMENTS, place=place, journal=str(journal))
+    assert nursery.run(order) == 0, log_of(undisturbed)
+    assert {"keep", "discard"} == {row.decision for row in experiments_of(undisturbed)}
+    operations = journal.read_text().splitlines()
+    for kind in ("commit INSERT experiments", "rename", "remove", "git commit-tree", "git update-ref", "git worktree"):
+        assert any(label.startswith(kind) for label in operations), kind
+    numbers = range(len(operations)) if points is None else random.sample(range(len(operations)), points)
+    assert die_in_turn(nursery, order, template, undisturbed, numbers, tmp_path) == {}
 
 
 def test_a_trial_that_was_trained_before_the_kill_is_not_trained_again(
     nursery: Nursery, template: Path, tmp_path: Path
 ) -> None:
-    repo = shutil.copytree(template, tmp_path / "repo")
+    repo, journal = Path(shutil.copytree(template, tmp_path / "repo")), tmp_path / "journal"
     order = Order(str(repo), 0, has_worker=True)
-    killed = nursery.run(replace(order, variables={VARIABLE: FaultPoint.AFTER_SNAPSHOT_RENAME}))
-    assert killed == -signal.SIGKILL, log_of(repo)
+    assert (
+        nursery.run(replace(order, repo=str(shutil.copytree(template, tmp_path / "other")), journal=str(journal))) == 0
+    )
+    operations = journal.read_text().splitlines()
+    after = next(number for number, label in enumerate(operations) if label.endswith("/snapshots/0000-0001")) + 1
+    assert nursery.run(replace(order, die_before=after)) == -signal.SIGKILL, log_of(repo)
     state = RunFolder(repo / "runs" / "night").snapshots / "0000-0001" / "state"
     trained = state.read_bytes()
     assert nursery.run(order) == 0, log_of(repo)
@@ -166,16 +116,6 @@ def test_two_hundred_kills_at_random_moments_lose_nothing(nursery: Nursery, tmp_
     assert toll.runs > 2
     bad = (toll.lost_results, toll.duplicates, toll.differing_ledgers, toll.corrupt_ledgers, toll.wrong_commits)
     assert (*bad, toll.orphans) == (0, 0, 0, 0, 0, 0), toll
-
-
-def test_a_point_that_does_not_exist_is_named() -> None:
-    assert fault_in(None) is None
-    assert fault_in("after_trace") is None
-    assert fault_in("after_trace:3") is None
-    for wrong in ("after_all", "after_trace:", "after_trace:x", "after_ref:1", ""):
-        said = str(fault_in(wrong))
-        assert said.startswith(f"{VARIABLE}={wrong}: expected POINT:NUMBER or POINT of after_proposal (of an ")
-        assert said.endswith("; or POINT of after_ref, " + ", ".join(OTHERS[1:]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

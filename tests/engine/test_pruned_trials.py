@@ -1,15 +1,14 @@
 """Candidates whose first run is stopped early: in the loop, the books, and after a kill."""
 
-import dataclasses
-import signal
-from collections.abc import Iterator
+import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_driver import Nursery, Order, log_of
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
-from kills import git_differences, make_repository, snapshots_of, substance_of
+from kills import die_in_turn, make_repository
 
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
@@ -18,7 +17,6 @@ from autoresearch_jax.engine.records import Purpose
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.why import explain
-from autoresearch_jax.sandbox.faults import VARIABLE, FaultPoint
 from autoresearch_jax.types import CURVE_POINTS, LOSSES, Metric, Status, read_curve
 
 RULE = LineageRule(Metric("loss"), LineageSettings())
@@ -114,46 +112,15 @@ def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
     assert not task.ceilings[-1]
 
 
-EXPERIMENTS = 12
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    template = make_repository(tmp_path / "template")
+    undisturbed = Path(shutil.copytree(template, tmp_path / "undisturbed"))
+    journal = tmp_path / "journal"
+    order = Order(str(undisturbed), experiments=12, prune_after=4)
     with closing(Nursery()) as nursery:
-        yield nursery
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    repo = make_repository(tmp_path_factory.mktemp("pruned") / "repo")
-    assert nursery.run(Order(str(repo), EXPERIMENTS, prune_after=4)) == 0, log_of(repo)
-    return repo
-
-
-def pruned_experiment(repo: Path) -> tuple[int, int]:
-    """The first that was pruned, and its trial."""
-    with closing(Ledger.open_to_read(RunFolder(repo / "runs" / "night").ledger)) as ledger:
-        row = next(row for row in ledger.experiments() if row.status is Status.PRUNED)
-        return row.id, ledger.trials(row.id)[0].id
-
-
-@pytest.mark.parametrize(
-    "point",
-    [
-        *(FaultPoint.AFTER_TRIAL_INTENT, FaultPoint.AFTER_MEASUREMENT, FaultPoint.AFTER_TRIAL_RESULT),
-        *(FaultPoint.AFTER_COMMIT, FaultPoint.AFTER_CONCLUSION),
-    ],
-)
-def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(
-    point: FaultPoint, nursery: Nursery, uninterrupted: Path, tmp_path: Path
-) -> None:
-    experiment, trial = pruned_experiment(uninterrupted)
-    number = trial if "trial" in point or "measurement" in point else experiment
-    repo = make_repository(tmp_path / "repo")
-    order = Order(str(repo), EXPERIMENTS, prune_after=4)
-    killed = nursery.run(dataclasses.replace(order, variables={VARIABLE: f"{point}:{number}"}))
-    assert killed == -signal.SIGKILL, log_of(repo)
-    assert nursery.run(order) == 0, log_of(repo)
-    assert substance_of(repo) == substance_of(uninterrupted)
-    assert git_differences(repo) == []
-    assert snapshots_of(repo) == snapshots_of(uninterrupted)
+        assert nursery.run(replace(order, journal=str(journal))) == 0, log_of(undisturbed)
+        with closing(Ledger.open_to_read(RunFolder(undisturbed / "runs" / "night").ledger)) as ledger:
+            pruned = next(row.id for row in ledger.experiments() if row.status is Status.PRUNED)
+        begun = [n for n, label in enumerate(journal.read_text().splitlines()) if "INSERT experiments" in label]
+        numbers = range(begun[pruned] + 1, begun[pruned + 1] + 1)
+        assert die_in_turn(nursery, order, template, undisturbed, numbers, tmp_path) == {}

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sandbox.faults import variables_for_child
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.tasks.lm.accounting import WALL, quota_cpus
 from autoresearch_jax.types import Budget, Scalar
@@ -237,7 +236,7 @@ def start_worker(
     extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
     return JsonWorker(
         [sys.executable, "-m", *module],
-        environment={**environment, **variables_for_child(environment), **extra},
+        environment={**environment, **extra},
         cwd=log_path.parent,
         log_path=log_path,
     )

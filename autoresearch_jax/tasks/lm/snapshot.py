@@ -16,7 +16,6 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.files import disk_error_of_storage, partial_folder, sha256_of_file, write_json
-from autoresearch_jax.sandbox.faults import FaultPoint, reach
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.device import host_processors
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError, load_manifest, take_inventory
@@ -78,9 +77,7 @@ def save_snapshot(
         "files": {name: asdict(entry) for name, entry in take_inventory(partial).items()},
     }
     write_json(partial / MANIFEST, manifest)
-    reach(FaultPoint.BEFORE_SNAPSHOT_RENAME)
     os.rename(partial, folder)
-    reach(FaultPoint.AFTER_SNAPSHOT_RENAME)
     return sha256_of_file(folder / MANIFEST)
 
 
