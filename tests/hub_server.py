@@ -1,7 +1,7 @@
 """A hub on loopback as `huggingface_hub` asks it: a tree, redirects to a storage of another origin; and its faults.
 
 with Hub("karpathy/tinystories-gpt4-clean", {"tinystories_gpt4_clean.parquet": content}) as hub:
-    hub.faults["tinystories_gpt4_clean.parquet"] = [Cut(1000), Flipped()]
+    hub.faults["tinystories_gpt4_clean.parquet"] = [Fault(cut=1000), Fault(flipped=True)]
     subprocess.run([..., "prepare", "--corpus=tinystories"], env=hub.environment(tmp_path / "home"))
 """
 
@@ -23,49 +23,29 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True)
-class Status:
-    """An answer of this status in place of the file."""
+class Fault:
+    """What goes wrong when the content of a file is asked for.
 
-    code: int
+    Attributes:
+      status: this answer comes in place of the file.
+      cut: the connection ends after so many bytes.
+      size: the storage has lost the end of the file, and does not know.
+      flipped: the first byte is another.
+      drip: the answer comes in a hundred pieces, with so many seconds between them.
+    """
 
-
-@dataclass(frozen=True)
-class Cut:
-    """The connection ends after so many bytes of the answer."""
-
-    after: int
-
-
-@dataclass(frozen=True)
-class Truncated:
-    """The storage has lost the end of the file, and does not know."""
-
-    size: int
-
-
-@dataclass(frozen=True)
-class Flipped:
-    """The first byte is another."""
-
-
-@dataclass(frozen=True)
-class Drip:
-    """The answer comes in small pieces, with so many seconds between them."""
-
-    size: int
-    seconds: float
-
-
-Fault = Status | Cut | Truncated | Flipped | Drip
+    status: int = 200
+    cut: int | None = None
+    size: int | None = None
+    flipped: bool = False
+    drip: float = 0.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for: where, which range, and with which token."""
+    """What a client asked for, and with which token."""
 
-    method: str
     path: str
-    range: str | None
     authorization: str | None
 
 
@@ -158,36 +138,26 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _send_file(self, name: str) -> None:
             waiting = hub.faults.get(name)
-            fault = waiting.pop(0) if waiting else hub.always.get(name)
-            if isinstance(fault, Status):
-                self._send_json({"error": "try again"}, fault.code)
+            fault = waiting.pop(0) if waiting else hub.always.get(name, Fault())
+            if fault.status != 200:
+                self._send_json({"error": "try again"}, fault.status)
                 return
-            content = hub.files[name]
-            if isinstance(fault, Truncated):
-                content = content[: fault.size]
-            if isinstance(fault, Flipped):
+            content = hub.files[name][: fault.size]
+            if fault.flipped:
                 content = bytes([content[0] ^ 1]) + content[1:]
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             start = int(wanted[1]) if wanted else 0
             self.send_response(206 if wanted else 200)
-            if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            self._write(content[start:], fault)
-
-        def _write(self, content: bytes, fault: Fault | None) -> None:
-            if isinstance(fault, Cut):
-                self.wfile.write(content[: fault.after])
+            content = content[start:]
+            with contextlib.suppress(ConnectionError):  # of those who were killed
+                for piece in [content[: fault.cut]] if not fault.drip else _hundred(content):
+                    self.wfile.write(piece)
+                    time.sleep(fault.drip)
+            if fault.cut is not None:
                 self.close_connection = True
                 self.connection.close()
-                return
-            size = fault.size if isinstance(fault, Drip) else len(content)
-            with contextlib.suppress(ConnectionError):  # of those who were killed
-                for start in range(0, len(content), size):
-                    self.wfile.write(content[start : start + size])
-                    if isinstance(fault, Drip):
-                        time.sleep(fault.seconds)
 
         def _send_json(self, value: object, status: int = 200) -> None:
             body = json.dumps(value).encode()
@@ -202,11 +172,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def _note(self) -> str:
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-            headers = self.headers
-            hub.requests.append(Request(self.command, path, headers.get("Range"), headers.get("Authorization")))
+            hub.requests.append(Request(path, self.headers.get("Authorization")))
             return path
 
         def log_message(self, format: str, *words: object) -> None:
             pass
 
     return Handler
+
+
+def _hundred(content: bytes) -> list[bytes]:
+    size = len(content) // 100 + 1
+    return [content[start : start + size] for start in range(0, len(content), size)]

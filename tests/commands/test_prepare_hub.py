@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hub_server import COMMIT, Cut, Drip, Fault, Flipped, Hub, Status, Truncated
+from hub_server import COMMIT, Fault, Hub
 from pyarrow import parquet
 from small_disk import small_disk
 
@@ -173,9 +173,7 @@ def test_stories_are_split_by_their_hash(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.reserved) == (299, 0)
 
 
-@pytest.mark.parametrize(
-    "faults", [[Cut(1000), Cut(500)], [Flipped()], [Status(429)], [Drip(len(CONTENT) // 20, 0.05)]]
-)
+@pytest.mark.parametrize("faults", [[Fault(cut=1000), Fault(cut=500)], [Fault(flipped=True)], [Fault(429)]])
 def test_a_bad_day_of_the_hub(faults: list[Fault], climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
     climbmix.faults[SHARDS[0]] = list(faults)
     done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
@@ -186,12 +184,15 @@ def test_a_bad_day_of_the_hub(faults: list[Fault], climbmix: Hub, tmp_path: Path
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Flipped(), f"{SHARDS[0]} does not have the SHA-256 that the hub names: check the connection and HF_ENDPOINT"),
         (
-            Status(503),
+            Fault(flipped=True),
+            f"{SHARDS[0]} does not have the SHA-256 that the hub names: check the connection",
+        ),
+        (
+            Fault(503),
             "the hub answers 503 when asked for the dataset karpathy/climbmix-400b-shuffle: check HF_ENDPOINT",
         ),
-        (Truncated(2000), f"file should be of size {len(CONTENT)} but has size 2000"),
+        (Fault(size=2000), f"file should be of size {len(CONTENT)} but has size 2000"),
     ],
 )
 def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tm
 def test_a_download_that_was_ended_keeps_whole_shards(
     number: signal.Signals, climbmix: Hub, tmp_path: Path, wanted: dict[str, object]
 ) -> None:
-    climbmix.faults[SHARDS[0]] = [Drip(len(CONTENT) // 100, 0.3)]
+    climbmix.faults[SHARDS[0]] = [Fault(drip=0.3)]
     environment = climbmix.environment(tmp_path / "home")
     words = command(tmp_path / "data")
     with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -231,28 +232,15 @@ def test_a_download_that_was_ended_keeps_whole_shards(
     assert [len(climbmix.asked_for(name)) for name in SHARDS] == [2, 1, 1, 1]
 
 
-def test_two_calls_fetch_a_shard_once(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
-    climbmix.faults[SHARDS[0]] = [Drip(len(CONTENT) // 10, 0.2)]
-    environment = climbmix.environment(tmp_path / "home")
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    calls = [subprocess.Popen(command(tmp_path / name), **pipes) for name in ("one", "other")]  # type: ignore[call-overload]
-    said = [call.communicate(timeout=120)[1] for call in calls]
-    assert [call.returncode for call in calls] == [0, 0], said
-    assert manifest(tmp_path / "one") == manifest(tmp_path / "other") == wanted
-    assert [len(climbmix.asked_for(name)) for name in SHARDS] == [1, 1, 1, 1]
-
-
 def test_without_a_connection(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
     environment = climbmix.environment(tmp_path / "home")
     offline = {**environment, "HF_HUB_OFFLINE": "1"}
     assert "HF_HUB_OFFLINE" in complaint(prepare(tmp_path / "data", offline))
     assert climbmix.requests == []
-    unreachable = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    assert "check the connection and HF_ENDPOINT" in complaint(prepare(tmp_path / "data", unreachable))
     assert prepare(tmp_path / "data", environment).returncode == 0
-    # from the cache: with the variable, and where nobody answers
+    # from the cache: with the variable, and where no server answers
     assert prepare(tmp_path / "offline", offline).returncode == 0
-    assert prepare(tmp_path / "alone", unreachable).returncode == 0
+    assert prepare(tmp_path / "alone", {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}).returncode == 0
     assert manifest(tmp_path / "offline") == manifest(tmp_path / "alone") == wanted
     more = complaint(prepare(tmp_path / "offline", offline, "--num_shards=3"))
     assert "shard_00002.parquet" in more
@@ -262,13 +250,6 @@ def test_without_a_connection(climbmix: Hub, tmp_path: Path, wanted: dict[str, o
     mended = prepare(tmp_path / "mended", environment)
     assert f"{SHARDS[0]}: damaged, so fetched again" in mended.stderr
     assert manifest(tmp_path / "mended") == wanted
-
-
-def test_a_shard_that_is_no_shard(climbmix: Hub, tmp_path: Path) -> None:
-    climbmix.files["shard_00001.parquet"] = b"a page that says sorry"
-    line = complaint(prepare(tmp_path / "data", climbmix.environment(tmp_path / "home")))
-    assert "shard_00001.parquet: cannot be read as Parquet" in line
-    assert left_in(tmp_path / "data") == []
 
 
 def test_a_hub_that_is_none(climbmix: Hub, tmp_path: Path) -> None:
@@ -292,38 +273,3 @@ def test_a_disk_without_room_for_the_shards(tmp_path: Path) -> None:
             assert "0.01 GB are to be fetched into" in line
             assert "0.00 GB are free: make room, or set HF_HOME" in line
         assert not [request for request in hub.requests if "/storage/" in request.path]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
-def test_killed_at_random_moments(
-    seed: int, climbmix: Hub, tmp_path: Path, wanted: dict[str, object], seconds_alone: float
-) -> None:
-    """Five kills each, wherever they fall: while files are fetched, read, learnt from, packed or moved."""
-    draw = random.Random(seed)
-    climbmix.always = {name: Drip(len(content) // 8, 0.03) for name, content in FILES.items()}
-    environment = climbmix.environment(tmp_path / "home")
-    for _ in range(5):
-        with subprocess.Popen(
-            command(tmp_path / "data"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            time.sleep(draw.uniform(0.3, 1.0) * seconds_alone)
-            process.kill()
-        for path in (tmp_path / "data").glob("climbmix-2/manifest.json"):
-            Dataset.open(path.parent, sequence_length=32, vocab_sizes=(300,))  # if it is there, it is whole
-    done = prepare(tmp_path / "data", environment)
-    assert done.returncode == 0, done.stderr
-    assert manifest(tmp_path / "data") == wanted
-    assert left_in(tmp_path / "data") == ["climbmix-2"]
-    assert Dataset.open(tmp_path / "data/climbmix-2", sequence_length=32).verify() == []
-
-
-@pytest.fixture(scope="module")
-def seconds_alone(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How long a call takes that nobody kills."""
-    folder = tmp_path_factory.mktemp("alone")
-    with Hub(CLIMBMIX, FILES) as hub:
-        hub.always = {name: Drip(len(content) // 8, 0.03) for name, content in FILES.items()}
-        start = time.monotonic()
-        assert prepare(folder / "data", hub.environment(folder / "home")).returncode == 0
-        return time.monotonic() - start

@@ -158,6 +158,11 @@ class Manifest:
         sizes = sorted(int(Path(name).stem) for name in self.files if name.startswith("tokenizers/"))
         return tuple(size for size in sizes if self.files.keys() >= set(files_for(size, sequence_length)))
 
+    def lacks(self, sequence_length: int, vocab_sizes: Iterable[int]) -> list[int]:
+        """Those of the vocabulary sizes whose files are not complete for a sequence length."""
+        there = self.vocab_sizes(sequence_length)
+        return [size for size in vocab_sizes if size not in there]
+
     def damaged(self, folder: Path, names: Iterable[str]) -> list[str]:
         """Those of the named files that are missing or have another size than they were written with."""
 
@@ -228,7 +233,7 @@ class Dataset:
             raise DatasetError(f"no dataset in {folder}: run `{command}` first")
         there = manifest.vocab_sizes(sequence_length)
         offered = there if vocab_sizes is None else tuple(sorted(set(vocab_sizes)))
-        if lacking := [size for size in offered if size not in there]:
+        if lacking := manifest.lacks(sequence_length, offered):
             raise DatasetError(
                 f"the dataset {folder} has the vocabularies {_listed(there)} for sequence length "
                 f"{sequence_length}, not {_listed(lacking)}: run `{command}` first, or choose with --vocab_sizes"

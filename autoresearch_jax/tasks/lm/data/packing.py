@@ -4,7 +4,7 @@ import os
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from itertools import count, islice
+from itertools import count, islice, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -32,16 +32,11 @@ _TOKENS_PER_BYTE_OF_LARGER = 0.4
 
 
 def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules = STANDARD) -> Iterator[np.ndarray]:
-    """Fills rows from a buffer of documents: always the longest that fits the room left.
+    """Fills rows from a buffer of documents, integers[n] each, BOS first: always the longest that fits the room left.
 
-    When none fits, the shortest is cropped to fill the row exactly. What the crop cuts off goes back
-    into the buffer as a document of its own (without BOS), or is dropped, as the rules say.
-    Among equals the one that came first is taken. A last row that cannot be filled is dropped.
-
-    Args:
-      documents: integers[n] each, BOS first.
-      row_tokens: length of a row, T + 1.
-      rules: how many documents are held to choose from, and what becomes of what is cropped off.
+    When none fits, the shortest is cropped to fill the row exactly. The remainder goes back into the buffer as another
+    document (without BOS), or is dropped, as the rules say. Among equals the one that came first is taken. A last row
+    that cannot be filled is dropped.
 
     Yields:
       rows, integers[row_tokens] of the documents' dtype.
@@ -78,16 +73,10 @@ def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules
 
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> tuple[int, np.ndarray]:
-    """Writes rows to a .npy file as they come; holds a few megabytes of them at most.
-
-    Args:
-      path: file to write, [N, row_tokens] of `row_dtype(vocab_size)`.
-      rows: integers[row_tokens] each.
-      row_tokens: length of a row, T + 1.
-      vocab_size: V.
+    """Writes rows, integers[row_tokens] each, to a .npy file as they come; holds a few megabytes of them at most.
 
     Returns:
-      N, and how often each token occurs, int64[V].
+      N, and how often each token occurs, int64[V]; the file holds `row_dtype(vocab_size)`[N, row_tokens].
     """
     dtype = row_dtype(vocab_size)
     at_once = max(1, _WRITE_BYTES // (row_tokens * dtype.itemsize))
@@ -134,16 +123,7 @@ def add_vocabulary(
     rules: TextRules,
     reporter: Reporter,
 ) -> Manifest:
-    """Makes the rows of a vocabulary, and the vocabulary if it is missing.
-
-    Args:
-      manifest: of the dataset.
-      folder: of the dataset, for its text and its vocabularies.
-      scratch: a folder that is made, for the new files.
-      sequence_length: T.
-      vocab_size: V.
-      rules: how documents become rows.
-      reporter: told how far the work is.
+    """Makes the rows of a vocabulary, and the vocabulary if `folder` lacks it, in the new folder `scratch`.
 
     Returns:
       the manifest with the new files.
@@ -185,7 +165,7 @@ def _encoded(texts: Iterable[str], vocabulary: Tokenizer, threads: Executor) -> 
     dtype = row_dtype(vocabulary.vocab_size)
     current: Iterable[np.ndarray] = ()
     for batch in _batched(texts):
-        following = vocabulary.encode_documents(batch, threads, dtype)
+        following = threads.map(vocabulary.encode_document, batch, repeat(dtype))
         yield from current
         current = following
     yield from current

@@ -15,17 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import free_bytes
 from autoresearch_jax.tasks.lm.data.corpus import Corpus, Reporter
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, Manifest, SplitCount, text_file
 from autoresearch_jax.tasks.lm.data.packing import add_vocabulary, rows_bytes
-from autoresearch_jax.tasks.lm.data.storage import (
-    NoRoomError,
-    check_room,
-    lock_dataset,
-    replaced_folder,
-    scratch_folder,
-    staging_folder,
-)
+from autoresearch_jax.tasks.lm.data.storage import REPLACED, SCRATCH, STAGING, beside, lock_dataset
 from autoresearch_jax.tasks.lm.data.text_files import (
     EMPTY,
     LONGEST_DOCUMENT,
@@ -51,6 +45,10 @@ _WHAT_TO_DO = {
 }
 
 
+class NoRoomError(DatasetError):
+    """A disk with less free space than is to be written; existing files stay."""
+
+
 def settings(rules: TextRules) -> dict[str, int | float | str | bool | None]:
     """All that decides how text becomes rows, by name: a dataset made with anything else is made again."""
     return {
@@ -67,12 +65,7 @@ def prepare_dataset(
 ) -> Dataset:
     """Makes sure that a dataset holds rows of a length in some vocabularies; does only what is missing.
 
-    Args:
-      folder: of the dataset; its parent is made if it is missing.
-      corpus: where the text comes from. If it has changed since, the dataset is made again.
-      sequence_length: T.
-      vocab_sizes: vocabularies to offer.
-      reporter: told how far the work is.
+    If the corpus has changed since, the dataset is made again.
 
     Raises:
       CorpusError: the corpus cannot be read, or is empty.
@@ -81,7 +74,7 @@ def prepare_dataset(
     """
     state = corpus.state()
     manifest, _ = _usable(folder, corpus, state)
-    if manifest is None or _missing(manifest, sequence_length, vocab_sizes):
+    if manifest is None or manifest.lacks(sequence_length, vocab_sizes):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with lock_dataset(folder, lambda: reporter.note("another call is at work on this dataset: waiting")):
@@ -96,7 +89,7 @@ def _bring_up_to_date(
 ) -> None:
     """What `prepare_dataset` does under the lock."""
     manifest, outdated = _usable(folder, corpus, state)  # again: another call may just have made it
-    staging, replaced = staging_folder(folder), replaced_folder(folder)
+    staging, replaced = beside(folder, STAGING), beside(folder, REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if manifest is not None:
         shutil.rmtree(staging, ignore_errors=True)
@@ -145,11 +138,6 @@ def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, 
     return manifest.without_files(damaged), None
 
 
-def _missing(manifest: Manifest, sequence_length: int, vocab_sizes: tuple[int, ...]) -> tuple[int, ...]:
-    there = manifest.vocab_sizes(sequence_length)
-    return tuple(size for size in vocab_sizes if size not in there)
-
-
 def _add_missing(
     folder: Path,
     manifest: Manifest,
@@ -159,10 +147,10 @@ def _add_missing(
     reporter: Reporter,
 ) -> None:
     """Adds the vocabularies that a folder lacks, one by one; it is whole before and after each."""
-    missing = _missing(manifest, sequence_length, vocab_sizes)
+    missing = manifest.lacks(sequence_length, vocab_sizes)
     text_bytes = sum(count.bytes for count in manifest.splits.values())
-    check_room(folder, sum(rows_bytes(text_bytes, size) for size in missing))
-    scratch = scratch_folder(folder)
+    _check_room(folder, sum(rows_bytes(text_bytes, size) for size in missing))
+    scratch = folder / SCRATCH
     try:
         for size in missing:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -180,8 +168,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
     """Reads the corpus into the files of its splits, in a new folder, which is gone if that fails."""
     files = corpus.fetch(reporter)
     text_bytes = files.num_bytes()
-    needed = text_bytes * _JSON_SHARE + sum(rows_bytes(text_bytes, size) for size in vocab_sizes)
-    check_room(staging, int(needed))
+    _check_room(staging, text_bytes * _JSON_SHARE + sum(rows_bytes(text_bytes, size) for size in vocab_sizes))
     reporter.stage("reading the corpus", None)
     skipped = Skipped()
     staging.mkdir()
@@ -198,13 +185,22 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
             splits=counts,
             skipped=dict(sorted(skipped.counts.items())),
             skipped_examples=dict(sorted(skipped.examples.items())),
-        )
-        manifest = manifest.with_files(staging, _TEXT_FILES, {})
+        ).with_files(staging, _TEXT_FILES, {})
         manifest.save(staging)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return manifest
+
+
+def _check_room(folder: Path, needed: float) -> None:
+    """Raises NoRoomError unless the disk of a folder, which need not exist yet, has so many bytes free."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise NoRoomError(
+            f"the dataset needs about {needed / 1e9:.2f} GB more in {folder.parent}, where {free / 1e9:.2f} GB are "
+            "free: make room (`autoresearch prepare --list`), or choose another place with --data_dir"
+        )
 
 
 def _check_splits(counts: dict[str, SplitCount], corpus: Corpus, skipped: Skipped) -> None:
@@ -245,12 +241,6 @@ def write_splits(
     A text that came before is left out and counted in `skipped`. Where the corpus itself assigns the splits, only val
     and holdout are remembered, so they must come first, and repetitions within a split stay, as its makers left them;
     else a text's hash puts it into the same split every time, and what is remembered is bounded.
-
-    Args:
-      documents: read once.
-      folder: of the dataset.
-      skipped: duplicates are counted here.
-      on_document: called after each document that was read.
 
     Returns:
       documents and bytes of each split.

@@ -1,4 +1,4 @@
-"""The folder of all datasets: where each grows, how much room there is, what takes it, and how parts are removed."""
+"""The folder of all datasets: what takes room in it, and how parts are removed."""
 
 import re
 import shutil
@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.files import exclusive_lock, free_bytes
+from autoresearch_jax.files import exclusive_lock
 from autoresearch_jax.tasks.lm.data.dataset import DatasetError, Manifest, tokenizer_file
 
-_STAGING = ".staging"
-_REPLACED = ".replaced"
-_SCRATCH = ".scratch"
+STAGING = ".staging"  # ending of the hidden folder beside a dataset's, where it grows before it is moved to its place
+REPLACED = ".replaced"  # and of the one where it is moved to be removed
+SCRATCH = ".scratch"  # in a dataset's folder: where new files are made before they are moved to their places
 TEXT = "text"  # the part of a dataset that its vocabularies are made from
 UNFINISHED = "unfinished"  # left by an interrupted call; the next one continues with it or removes it
-
-
-class NoRoomError(DatasetError):
-    """A disk with less free space than is to be written; existing files stay."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +35,14 @@ class Part:
     train_rows: int | None = None
 
 
-def staging_folder(folder: Path) -> Path:
-    """Where a dataset grows before it is moved to `folder`."""
-    return folder.with_name(f".{folder.name}{_STAGING}")
-
-
-def replaced_folder(folder: Path) -> Path:
-    """Where a dataset is moved that is being removed."""
-    return folder.with_name(f".{folder.name}{_REPLACED}")
-
-
-def scratch_folder(folder: Path) -> Path:
-    """Where new files of a dataset are made before they are moved to their places in it."""
-    return folder / _SCRATCH
+def beside(folder: Path, ending: str) -> Path:
+    """The hidden place beside a dataset's folder with this ending."""
+    return folder.with_name(f".{folder.name}{ending}")
 
 
 def lock_dataset(folder: Path, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
     """The lock of the calls that change a dataset; see `exclusive_lock`."""
-    return exclusive_lock(folder.with_name(f".{folder.name}.lock"), on_wait)
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raises NoRoomError unless the disk of a folder, which need not exist yet, has so many bytes free."""
-    free = free_bytes(folder)
-    if free < needed:
-        raise NoRoomError(
-            f"the dataset needs about {needed / 1e9:.2f} GB more in {folder.parent}, where {free / 1e9:.2f} GB are "
-            "free: make room (`autoresearch prepare --list`), or choose another place with --data_dir"
-        )
+    return exclusive_lock(beside(folder, ".lock"), on_wait)
 
 
 def list_parts(data_dir: Path) -> list[Part]:
@@ -78,8 +54,8 @@ def list_parts(data_dir: Path) -> list[Part]:
     parts = []
     try:
         for folder in sorted(data_dir.iterdir()) if data_dir.is_dir() else []:
-            name = folder.name.removeprefix(".").removesuffix(_STAGING).removesuffix(_REPLACED)
-            if folder.name in (f".{name}{_STAGING}", f".{name}{_REPLACED}"):
+            name = folder.name.removeprefix(".").removesuffix(STAGING).removesuffix(REPLACED)
+            if folder.name in (f".{name}{STAGING}", f".{name}{REPLACED}"):
                 parts.append(Part(name, UNFINISHED, _bytes_below(folder)))
             elif (manifest := _readable_manifest(folder)) is not None:
                 parts += _parts_of(folder, manifest)
@@ -96,7 +72,7 @@ def remove(data_dir: Path, what: str, on_wait: Callable[[], None]) -> int:
     Args:
       data_dir: the folder of all datasets.
       what: "NAME" or "NAME/VxT".
-      on_wait: called if another call is at work on the dataset, before waiting for it.
+      on_wait: called before waiting for another call that is at work on the dataset.
 
     Returns:
       freed bytes.
@@ -130,17 +106,17 @@ def _parts_of(folder: Path, manifest: Manifest) -> list[Part]:
     rows = [path for path in (folder / "rows").iterdir() if path.is_dir()] if (folder / "rows").is_dir() else []
     for path in sorted(rows, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)]):
         parts.append(Part(folder.name, path.name, _bytes_below(path), manifest.rows.get(f"rows/{path.name}/train.npy")))
-    if size := _bytes_below(scratch_folder(folder)):
+    if size := _bytes_below(folder / SCRATCH):
         parts.append(Part(folder.name, UNFINISHED, size))
     return parts
 
 
 def _remove_dataset(folder: Path) -> None:
-    replaced = replaced_folder(folder)
+    replaced = beside(folder, REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)  # at once: no other call sees a part of it
-    for path in (replaced, staging_folder(folder)):
+    for path in (replaced, beside(folder, STAGING)):
         if path.exists():
             shutil.rmtree(path)
 
@@ -157,7 +133,7 @@ def _remove_rows(folder: Path, rows: str) -> None:
     (left.without_files([vocabulary]) if unused else left).save(folder)
     if unused:
         (folder / vocabulary).unlink(missing_ok=True)
-    for path in (folder / "rows" / rows, scratch_folder(folder)):
+    for path in (folder / "rows" / rows, folder / SCRATCH):
         shutil.rmtree(path, ignore_errors=True)
 
 

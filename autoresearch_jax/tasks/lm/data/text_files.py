@@ -22,7 +22,7 @@ _LONGEST_LINE = 1 << 26  # bytes; a file without line breaks is no JSON lines, a
 _PARQUET_BATCH = 64  # documents read at once
 _READ_AHEAD = 1 << 20  # bytes
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_COMPRESSED_SHARE = 0.3  # of a text's size, to guess what a file holds before it is read
+_COMPRESSED_SHARE = 0.3  # size of a compressed file over that of its text
 _EXAMPLES = 20  # of what was left out, for each reason
 
 
@@ -45,13 +45,13 @@ class Document:
 
 @dataclass
 class Skipped:
-    """What was left out: how much for which reason, and where the first of it were."""
+    """Documents and files that were left out: counts, and the places of the first, by reason."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, place: str | None = None) -> None:
-        """One more was left out; `place` names it."""
+        """Counts one more; `place` names it."""
         self.counts[reason] += 1
         if place is not None and len(places := self.examples.setdefault(reason, [])) < _EXAMPLES:
             places.append(place)
@@ -86,12 +86,20 @@ class TextFiles:
     unknown: tuple[Path, ...] = ()
 
     def num_bytes(self) -> int:
-        """About how many bytes of text they hold; reads no more than the ends of Parquet files.
+        """About how many bytes of text they hold, rather too many than too few; reads only their sizes.
 
         Raises:
           CorpusError: a file is missing or cannot be read.
         """
-        return sum(_guess_num_bytes(file.path) for file in self.files)
+        total = 0.0
+        for path in (file.path for file in self.files):
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise unreadable(path, error) from error
+            is_compressed = path.suffix.lower() in (*_COMPRESSED, ".parquet")
+            total += size / _COMPRESSED_SHARE if is_compressed else size
+        return int(total)
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
         """All documents, in an order that never changes; what is left out goes to `skipped`.
@@ -104,13 +112,14 @@ class TextFiles:
         for file in self.files:
             try:
                 for place, raw in _READERS[_suffix(file.path)](file.path):
-                    text = _text_of(raw)
-                    if text is None:
-                        skipped.add(UNDECODABLE, f"{name_of(file.path)}{place}")
-                        continue
-                    for piece in _pieces(text):
-                        if piece.strip():
-                            yield Document(piece, file.split)
+                    for piece in _pieces(raw):
+                        try:
+                            text = piece.decode("utf-8")
+                        except UnicodeDecodeError:
+                            skipped.add(UNDECODABLE, f"{name_of(file.path)}{place}")
+                            continue
+                        if text.strip():
+                            yield Document(text, file.split)
                         else:
                             skipped.add(EMPTY, f"{name_of(file.path)}{place}")
             except OSError as error:
@@ -152,17 +161,15 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_text(path: Path) -> Iterator[tuple[str, bytes]]:
-    """A file is one document, byte for byte; a long one is several, cut behind a line where there is one."""
+    """Yields a file byte for byte, a long one in several pieces."""
     with _open(path) as file:
         start = 0
         rest = b""
         while block := file.read(LONGEST_DOCUMENT):
-            rest += block
-            while len(rest) > LONGEST_DOCUMENT:
-                piece = rest[: _cut(rest)]
+            *pieces, rest = _pieces(rest + block)
+            for piece in pieces:
                 yield _from_byte(start), piece
                 start += len(piece)
-                rest = rest[len(piece) :]
         if rest or not start:
             yield _from_byte(start), rest
 
@@ -171,37 +178,31 @@ def _from_byte(start: int) -> str:
     return f", from byte {start}" if start else ""
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[str, bytes]]:
     with _open(path) as file:
         number = 0
         while line := file.readline(_LONGEST_LINE):
             number += 1
+            where = f"{name_of(path)}, line {number}"
             if len(line) == _LONGEST_LINE:
-                raise CorpusError(
-                    f"{name_of(path)}, line {number}: longer than {_LONGEST_LINE >> 20} MB: cut it into several"
-                )
+                raise CorpusError(f"{where}: longer than {_LONGEST_LINE >> 20} MB: cut it into several")
             if not line.strip():
                 continue
-            place = f", line {number}"
             try:
-                # the mark that some systems begin a file with is no part of it
+                # some systems begin a file with a byte order mark, which is no part of the text
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
-                yield place, None
+                yield f", line {number}", b"\xff"  # which is no UTF-8 either
                 continue
             except (ValueError, RecursionError) as error:
+                raise CorpusError(f"{where}: not JSON ({error}): mend or remove the line") from error
+            text = record.get("text", 0) if isinstance(record, dict) else 0
+            if text is not None and not isinstance(text, str):
                 raise CorpusError(
-                    f"{name_of(path)}, line {number}: not JSON ({error}): mend or remove the line"
-                ) from error
-            if isinstance(record, dict) and record.get("text", 0) is None:
-                yield place, ""
-                continue
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                raise CorpusError(
-                    f"{name_of(path)}, line {number}: not an object with a `text` that is a string: "
-                    "rename the field, or mend the line"
+                    f"{where}: not an object with a `text` that is a string: rename the field, or mend the line"
                 )
-            yield place, record["text"]
+            # JSON can hold half a surrogate pair, which UTF-8 cannot
+            yield f", line {number}", (text or "").encode("utf-8", "surrogatepass")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -228,11 +229,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, bytes]]:
                     number += 1
                     yield f", row {number}", value.as_py() or b""
     except pa.ArrowException as error:
-        raise _no_parquet(path, error) from error
+        raise CorpusError(
+            f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
+        ) from error
 
 
-# Yield where in the file a text is, to be said behind its name, and the text; None if it cannot be decoded.
-_READERS: dict[str, Callable[[Path], Iterator[tuple[str, str | bytes | None]]]] = {
+# Yield where in the file a text is, to be said behind its name, and its bytes, which should be UTF-8.
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, bytes]]]] = {
     ".py": _read_text,
     ".txt": _read_text,
     ".jsonl": _read_jsonl,
@@ -240,71 +243,19 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str, str | bytes | None]]]] 
 }
 
 
-def _text_of(raw: str | bytes | None) -> str | None:
-    """The text, or None if it cannot be had; JSON can hold half a surrogate pair, which UTF-8 cannot."""
-    try:
-        if isinstance(raw, bytes):
-            return raw.decode("utf-8")
-        if raw is not None and not raw.isascii():
-            raw.encode("utf-8")
-        return raw
-    except UnicodeError:
-        return None
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """A long text in several."""
-    if 4 * len(text) <= LONGEST_DOCUMENT:  # UTF-8 has 4 bytes a character at most
-        yield text
-        return
-    raw = text.encode("utf-8")
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """A long text in several: each ends behind its last line, else between two characters."""
     start = 0
-    while len(raw) - start > LONGEST_DOCUMENT:
-        end = _cut(raw, start)
-        yield raw[start:end].decode("utf-8")
+    while len(text) - start > LONGEST_DOCUMENT:
+        longest = start + LONGEST_DOCUMENT
+        end = text.rfind(b"\n", start, longest) + 1
+        if not end:
+            end = longest
+            while end > longest - 3 and text[end] & 0xC0 == 0x80:  # within a character, which has 4 bytes at most
+                end -= 1
+        yield text[start:end]
         start = end
-    yield raw[start:].decode("utf-8")
-
-
-def _cut(text: bytes, start: int = 0) -> int:
-    """Where to end a piece of a text that begins at `start`: behind its last line, else between two characters."""
-    longest = start + LONGEST_DOCUMENT
-    if end := text.rfind(b"\n", start, longest) + 1:
-        return end
-    end = longest
-    while end > longest - 3 and text[end] & 0xC0 == 0x80:  # within a character, which has 4 bytes at most
-        end -= 1
-    return end
-
-
-def _guess_num_bytes(path: Path) -> int:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        size = path.stat().st_size
-        if path.suffix.lower() in _COMPRESSED:
-            return int(size / _COMPRESSED_SHARE)
-        if path.suffix.lower() != ".parquet":
-            return size
-        with path.open("rb") as raw, parquet.ParquetFile(raw) as file:
-            metadata = file.metadata
-            chunks = (
-                metadata.row_group(group).column(column)
-                for group in range(metadata.num_row_groups)
-                for column in range(metadata.num_columns)
-            )
-            return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == "text")
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except pa.ArrowException as error:
-        raise _no_parquet(path, error) from error
-
-
-def _no_parquet(path: Path, error: Exception) -> CorpusError:
-    return CorpusError(
-        f"{name_of(path)}: cannot be read as Parquet ({_first_line(error)}): make or fetch the file again"
-    )
+    yield text[start:]
 
 
 def _first_line(error: Exception) -> str:

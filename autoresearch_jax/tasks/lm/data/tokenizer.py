@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,13 +84,7 @@ class VocabularyError(UserError):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary: the bytes of each token by rank, then BOS, then ids that no text has.
-
-    Attributes:
-      token_bytes: bytes of token 0 to `bos_id - 1`, in order of rank.
-      split_pattern: regular expression that cuts the text before merging.
-      reserved: how many ids follow BOS.
-    """
+    """A vocabulary: the bytes of each token by rank, then BOS, then `reserved` ids that no text has."""
 
     token_bytes: tuple[bytes, ...]
     split_pattern: str = SPLIT_PATTERN
@@ -124,17 +117,13 @@ class Tokenizer:
         """Tokens of a text, uint32[n], without BOS; the letters "<|bos|>" in it are letters."""
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
-    def encode_documents(self, texts: Iterable[str], executor: Executor, dtype: np.dtype) -> Iterator[np.ndarray]:
-        """Tokens of each text with BOS before them, dtype[1 + n], in order; texts are taken all at once."""
-
-        def with_bos(text: str) -> np.ndarray:
-            tokens = self.encode(text)
-            document = np.empty(len(tokens) + 1, dtype)
-            document[0] = self.bos_id
-            document[1:] = tokens
-            return document
-
-        return executor.map(with_bos, texts)
+    def encode_document(self, text: str, dtype: np.dtype) -> np.ndarray:
+        """Tokens of a text with BOS before them, dtype[1 + n]."""
+        tokens = self.encode(text)
+        document = np.empty(len(tokens) + 1, dtype)
+        document[0] = self.bos_id
+        document[1:] = tokens
+        return document
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens; bytes that are no UTF-8 become U+FFFD, BOS becomes "<|bos|>"."""
@@ -157,15 +146,8 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON."""
         tokens = [base64.b64encode(token).decode("ascii") for token in self.token_bytes]
-        value: dict[str, object] = {
-            "split_pattern": self.split_pattern,
-            "bos": BOS,
-            "bos_id": self.bos_id,
-            "tokens_base64": tokens,
-        }
-        if self.reserved:
-            value["reserved"] = self.reserved
-        write_json(path, value)
+        value = {"split_pattern": self.split_pattern, "bos": BOS, "bos_id": self.bos_id, "tokens_base64": tokens}
+        write_json(path, value | ({"reserved": self.reserved} if self.reserved else {}))
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -176,14 +158,9 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: TextRules = STANDARD) -> Tokenizer:
-    """Learns a vocabulary.
+    """Learns a vocabulary of V tokens, BOS and what is reserved included, from as much text as the rules say.
 
     With 256 there is nothing to learn: a token is a byte, and byte 0xFF, which UTF-8 never has, is BOS.
-
-    Args:
-      texts: the training text; read no further than the rules say.
-      vocab_size: V, BOS and what is reserved included.
-      rules: how much is read of it, how it is cut, and how many ids are reserved, if V has room for them.
 
     Raises:
       VocabularyError: V is out of range, or the text has too few different words for it.

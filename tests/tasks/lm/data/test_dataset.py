@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import Corpus, open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, dataset_folder, read_split
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset, split_of, write_splits
@@ -201,14 +200,6 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path, reporter)
     prepare_dataset(tmp_path / "other", corpus, **arguments)
     with pytest.raises(DatasetError, match=r"was made from --corpus=files:.*choose another --name"):
         prepare_dataset(tmp_path / "other", open_corpus("stdlib"), **arguments)
-
-
-def test_folder(tmp_path: Path) -> None:
-    assert dataset_folder(tmp_path, "stdlib").name.startswith("stdlib-3.")
-    assert dataset_folder(tmp_path, "files:/a/*.txt").name == dataset_folder(tmp_path, "files:/b/../a/*.txt").name
-    assert dataset_folder(tmp_path, "files:/a/*.txt", "mine") == tmp_path / "mine"
-    with pytest.raises(UsageError):
-        dataset_folder(tmp_path, "nothing")
 
 
 def test_a_corpus_with_its_own_splits_keeps_what_its_makers_repeated(tmp_path: Path) -> None:
