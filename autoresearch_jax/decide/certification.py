@@ -90,8 +90,9 @@ def next_step(
     group = _doubtful(lineage, looked_at)
     if not at_end and len(group) < _LEAST_SHARE * settings.every:
         return None
-    # The champion's runs come last: none of them had a say in what became champion.
-    if group and left - of_champion >= _MOST_RUNS:
+    # The champion's runs come last: none of them had a say in what became champion. Where there is little left, a group
+    # and the champion share it.
+    if group and left - min(of_champion, left // 2) >= _MOST_RUNS:
         return Revert(tuple(group[:_GROUP]))
     return MeasureChampion() if of_champion and left >= 1 else None
 
@@ -115,7 +116,7 @@ def wanted_runs(lineage: Lineage, looked_at: Collection[int], spent: int, settin
 def _wanted_of_champion(lineage: Lineage) -> int:
     """Runs of the champion until its score is known; none where its error is that of the test items."""
     posterior = lineage.posterior
-    variance = posterior.variance(lineage.champion)
+    variance = posterior.variance(lineage.champion) - lineage.champion_item_variance
     if posterior.learnt.seed_share == 0 or variance <= _KNOWN_VARIANCE:
         return 0
     return max(0, min(math.ceil(1 / _KNOWN_VARIANCE - 1 / variance), _MOST_CHAMPION_RUNS - lineage.latest_of_champion))
@@ -147,7 +148,7 @@ def decide_revert(lineage: Lineage, number: int, metric: Metric) -> Decision:
     )
     runs = len(program.runs)
     is_clear = runs >= _LEAST_RUNS and not 1 - _CLEAR < probability < _CLEAR
-    if runs < _MOST_RUNS and not is_clear and posterior.sigma > 0:
+    if runs < _MOST_RUNS and not is_clear and posterior.learnt.seed_share > 0:
         return Decision(Action.MEASURE_CANDIDATE, reason, without, 1 - probability, posterior.sigma)
     action = Action.KEEP if probability < 0.5 else Action.DISCARD
     words = "they are reverted" if action.keeps else "they stay"

@@ -55,17 +55,22 @@ def learn_from(data: Observations) -> Learnt:
 
 def _sigma_again(data: Observations, found: Posterior) -> float:
     """Sigma from how far runs are from what the posterior says of their programs, over programs with several."""
-    sigma, squares, degrees = found.learnt.sigma, 0.0, 0.0
-    _, _, weights_AxS = data.robust(sigma)
-    several = np.flatnonzero((~np.isnan(data.runs_AxS)).sum(axis=1) > 1)
+    sigma, programs = found.learnt.sigma, data.num_programs
+    is_one_of_several = (data.count_A > 1)[data.program_F]
+    rows, weight_AxS = data.row_F[is_one_of_several], data.means(sigma).weight_AxS
+    weight_F = weight_AxS[data.program_F, data.slot_F][is_one_of_several]
+    distance_F = (data.run_F[is_one_of_several] - found.origin) / sigma - (found.design_RxK @ found.mean_K)[rows]
+    squares = float((weight_F * (distance_F**2 + found.variances_R[rows])).sum())
+    degrees = float((weight_F > 0).sum())
+    several = np.flatnonzero(data.count_A[programs:] > 1)
     if several.size:
-        means_A = np.concatenate([found.design_RxK @ found.mean_K, found.discarded_N[0]])
-        variances_A = np.concatenate([found.variances_R, found.discarded_N[1]])
-        centres_A = found.origin + sigma * means_A
-        weights = weights_AxS[several]
-        distances = np.where(weights > 0, data.runs_AxS[several] - centres_A[several, None], 0.0)
-        squares += float((weights * (distances**2 + sigma**2 * variances_A[several, None])).sum())
-        degrees += float((weights > 0).sum())
+        mean_N, variance_N = (found_N[several, None] for found_N in found.discarded_N)
+        weight_NxS = weight_AxS[programs:][several]
+        runs_NxS = (data.runs_AxS[programs:][several] - found.origin) / sigma
+        distance_NxS = np.where(weight_NxS > 0, runs_NxS - mean_N, 0.0)
+        squares += float((weight_NxS * (distance_NxS**2 + variance_N)).sum())
+        degrees += float((weight_NxS > 0).sum())
+    squares *= sigma**2
     if squares == 0:
         return sigma
     if data.guess > 0:
@@ -85,8 +90,9 @@ def _exact(data: Observations, learnt: Learnt) -> Posterior:
     """Without noise a program's score is that of any of its runs."""
     design_RxK = data.design_RxK.copy()
     design_RxK[:, -1] = 0  # what does not scatter does not drift
-    scores_R = np.nan_to_num(data.runs_RxS[:, 0])
-    measured_R = ~np.isnan(data.runs_RxS[:, 0])
+    scores_R = np.full(len(design_RxK), np.nan)
+    scores_R[data.row_F] = data.run_F
+    measured_R = ~np.isnan(scores_R)
     origin = float(scores_R[0])
     mean_K = np.linalg.lstsq(design_RxK[measured_R], scores_R[measured_R] - origin, rcond=None)[0]
     num_unknowns = design_RxK.shape[1]
@@ -113,22 +119,21 @@ class _Inference:
     def __init__(self, data: Observations, learnt: Learnt) -> None:
         self._data, self._learnt = data, learnt
         sigma, seeds = learnt.sigma, learnt.seed_share
-        means_A, runs_A, _ = data.robust(sigma)
-        (means_R, means_N), (runs_R, runs_N) = (
-            np.split(found_A, [len(data.runs_RxS)]) for found_A in (means_A, runs_A)
-        )
-        self._origin = float(means_R[0])
-        self._means_R = (means_R - self._origin) / sigma
-        self._means_N = (means_N - self._origin) / sigma
+        programs, means = data.num_programs, data.means(sigma)
+        self._origin = float(means.mean_A[0])
+        self._means_R = (means.mean_R - self._origin) / sigma
+        self._means_N = (means.mean_A[programs:] - self._origin) / sigma
         with np.errstate(divide="ignore"):
-            self._precisions_R = 1 / (seeds / runs_R + data.items_R / sigma**2) if runs_R.size else runs_R
-            self._variances_N = seeds / runs_N + data.items_N / sigma**2
+            self._precisions_R = 1 / (seeds / means.worth_R + data.items_R / sigma**2)
+            self._variances_N = seeds / means.worth_A[programs:] + data.items_N / sigma**2
         self._precisions_R[~np.isfinite(self._precisions_R)] = 1e12  # of a baseline whose score has no noise
-        self._means_R[runs_R == 0], self._precisions_R[runs_R == 0] = 0.0, 0.0
+        self._precisions_R[means.worth_R == 0] = 0.0
         if learnt.correlation and len(data.parent_N):
-            luck_NxS = (data.partners_NxS - self._origin) / sigma - self._means_R[data.parent_N, None]
-            paired_N = (~np.isnan(luck_NxS)).sum(axis=1) / (~np.isnan(data.runs_NxS)).sum(axis=1)
-            self._means_N -= learnt.correlation * np.nansum(luck_NxS, axis=1) / (~np.isnan(data.runs_NxS)).sum(axis=1)
+            parent_N = means.mean_A[data.program_R[data.parent_N]]
+            luck_NxS = (data.partners_NxS - parent_N[:, None]) / sigma
+            count_N = data.count_A[programs:]
+            paired_N = (~np.isnan(luck_NxS)).sum(axis=1) / count_N
+            self._means_N -= learnt.correlation * np.nansum(luck_NxS, axis=1) / count_N
             self._variances_N *= 1 - learnt.correlation**2 * paired_N
         mean, variance = learnt.prior.moments
         self._gain_precision_K = np.full(len(data.edits), 1 / variance)  # of the factors; shifts are precision x mean

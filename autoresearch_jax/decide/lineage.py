@@ -117,6 +117,12 @@ class Lineage:
         return self.runs_of(self.champion)
 
     @property
+    def champion_item_variance(self) -> float:
+        """What of the variance of the champion's score is due to the test items, in sigma squared."""
+        found = (program.item_variance for program in self.programs.values() if program.contents == self.champion)
+        return max(found, default=0.0) / (self.posterior.sigma or 1.0) ** 2
+
+    @property
     def latest_of_champion(self) -> int:
         """How many of the latest runs, without another between them, are the champion's."""
         others = [found.times for found in self.programs.values() if found.contents != self.champion]

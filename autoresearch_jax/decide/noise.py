@@ -15,7 +15,11 @@ _WILD_ODDS = WILD / (1 - WILD) / math.sqrt(WILD_VARIANCE)  # of a run without a 
 # Density, where a usual run's is 1 at most, of a run that says nothing of its program at any distance.
 FAULTY = 1e-5
 _WILD_GROWTH = 0.5 * (1 - 1 / WILD_VARIANCE)  # of their logarithm with the square of the deviation
+_MOST_SQUARES = 1000.0  # beyond them a run's weight is 0 in double precision
 _ROBUST_STEPS = 4
+_SIGMA_OF_MEDIAN = 1.4826  # of a normal's absolute deviations
+_LEAST_FOR_MEDIAN = 6  # of programs with three runs or more
+_WILDEST = 6.0  # sigma at most that a run counts as being off, in the first estimate of sigma
 _USUAL = 0.95  # probability that a sum of squares is larger than where it is called unusual
 # Candidates may be worse by any amount; beyond this many sigma their distance says nothing more of their seed.
 _FAR = 3.0
@@ -43,8 +47,9 @@ def robust_means(runs_RxS: Floats, sigma: float) -> tuple[Floats, Floats, Floats
     if sigma > 0 and (several := np.flatnonzero(counts_R > 1)).size:
         for _ in range(_ROBUST_STEPS):
             squares = ((values_RxS[several] - means_R[several, None]) / sigma) ** 2
-            wild = _WILD_ODDS * np.exp(np.minimum(_WILD_GROWTH * squares, 100.0))
-            faulty = FAULTY / (1 - WILD) * np.exp(np.minimum(0.5 * squares, 100.0))
+            squares = np.minimum(squares, _MOST_SQUARES)
+            wild = _WILD_ODDS * np.exp(_WILD_GROWTH * squares)
+            faulty = FAULTY / (1 - WILD) * np.exp(0.5 * squares)
             weights = (1 + wild / WILD_VARIANCE) / (1 + wild + faulty) * known_RxS[several]
             weights_RxS[several] = weights
             means_R[several] = (weights * values_RxS[several]).sum(axis=1) / weights.sum(axis=1)
@@ -72,7 +77,7 @@ def sigma_of_replicates(runs_RxS: Floats, guess: float, degrees_of_guess: float)
     several_RxS = runs_RxS[counts_R > 1]
     if several_RxS.size:
         # From the first run, so that equal runs have squares of exactly 0.
-        from_first_RxS = several_RxS - several_RxS[:, :1]
+        from_first_RxS = _without_wild(several_RxS - several_RxS[:, :1])
         squares = float(np.nansum((from_first_RxS - np.nanmean(from_first_RxS, axis=1, keepdims=True)) ** 2))
         degrees = float((counts_R[counts_R > 1] - 1).sum())
     if degrees > 0 and squares == 0:
@@ -81,6 +86,17 @@ def sigma_of_replicates(runs_RxS: Floats, guess: float, degrees_of_guess: float)
         return math.sqrt(squares / degrees) if degrees else 1.0  # nothing is known
     guess = min(guess, plausible_sigma(squares, degrees))
     return math.sqrt((degrees_of_guess * guess**2 + squares) / (degrees_of_guess + degrees))
+
+
+def _without_wild(runs_RxS: Floats) -> Floats:
+    """Runs, those far from the median of their program drawn in; unchanged where runs are few."""
+    median_Rx1 = np.nanmedian(runs_RxS, axis=1, keepdims=True)
+    distances = np.abs(runs_RxS - median_Rx1)[(~np.isnan(runs_RxS)).sum(axis=1) > 2]
+    distances = distances[~np.isnan(distances)]
+    if len(distances) < _LEAST_FOR_MEDIAN or (usual := _SIGMA_OF_MEDIAN * float(np.median(distances))) == 0:
+        return runs_RxS
+    found: Floats = median_Rx1 + np.clip(runs_RxS - median_Rx1, -_WILDEST * usual, _WILDEST * usual)
+    return found
 
 
 def plausible_sigma(squares: float, degrees: float) -> float:

@@ -42,9 +42,9 @@ class Program:
 class Observations:
     """A lineage as arrays.
 
-    R rows: programs that are compared with (baseline, champions, champions without some edits), one for each block of
-    time. N discarded edits. K unknowns: the baseline's score now, the gains of kept edits, the drift. S most runs of a
-    row, with NaN where one has fewer.
+    P programs that are compared with: baseline, champions, champions without some edits. R rows: one for each of these
+    and each block of time. F runs of them. N discarded edits. A = P + N. K unknowns: the baseline's score now, the
+    gains of kept edits, the drift. S most runs of a program, with NaN where one has fewer.
     """
 
     def __init__(self, programs: Mapping[int, Program]) -> None:
@@ -53,39 +53,46 @@ class Observations:
         discarded = [program for program in measured if program.is_new and program.kept is False]
         self.edits = [number for number, program in programs.items() if program.is_new and program.kept]
         self.items = [program.item_variance for program in measured if program.item_variance > 0]
-        # The choice of test items makes one error of all runs of a program, so they stay together.
         now = 1 + max(max(program.times) for program in [*compared, *discarded])
-        block = BLOCK if not self.items else now
+        # The choice of test items makes one error of all runs of a program: they stay together, and no drift shows.
+        block = now if self.items else BLOCK
         rows: dict[tuple[frozenset[int], int], int] = {}
-        items: dict[frozenset[int], float] = {}
-        runs: list[list[float]] = []
         times: list[list[int]] = []
 
         def row_of(contents: frozenset[int], time: int) -> int:
             row = rows.setdefault((contents, time // block), len(rows))
-            if row == len(runs):
-                runs.append([])
+            if row == len(times):
                 times.append([])
             times[row].append(time)
             return row
 
+        runs: dict[frozenset[int], list[float]] = {}
+        items: dict[frozenset[int], float] = {}
+        places: list[tuple[int, int, int]] = []
+        program_of: dict[frozenset[int], int] = {}
         for program in compared:
+            place = program_of.setdefault(program.contents, len(program_of))
             items.setdefault(program.contents, program.item_variance)
+            its_runs = runs.setdefault(program.contents, [])
             for time, run in zip(program.times, program.runs, strict=True):
-                runs[row_of(program.contents, time)].append(run)
+                places.append((place, len(its_runs), row_of(program.contents, time)))
+                its_runs.append(run)
+        parents = [program.parent or frozenset() for program in discarded]
         self.parent_N = np.array(
-            [row_of(program.parent or frozenset(), program.times[0]) for program in discarded], dtype=np.int64
+            [row_of(parent, program.times[0]) for parent, program in zip(parents, discarded, strict=True)], np.int64
         )
-        program_of = {contents: place for place, contents in enumerate(items)}
-        self.program_R = np.array([program_of[contents] for contents, _ in rows], dtype=np.int64)
+        self.program_F, self.slot_F, self.row_F = np.array(places, np.int64).T
+        self.program_R = np.array([program_of[contents] for contents, _ in rows], np.int64)
         self.design_RxK = np.zeros((len(rows), len(self.edits) + 2))
         self.design_RxK[:, 0] = 1
         column = {number: place for place, number in enumerate(self.edits, start=1)}
         for (contents, _), row in rows.items():
             self.design_RxK[row, [column[number] for number in contents]] = 1
-            self.design_RxK[row, -1] = (sum(times[row]) / len(times[row]) - now) / 100
-        self.runs_AxS = _padded([*runs, *(program.runs for program in discarded)])
-        self.runs_RxS, self.runs_NxS = np.split(self.runs_AxS, [len(runs)])
+            if not self.items:
+                self.design_RxK[row, -1] = (sum(times[row]) / len(times[row]) - now) / 100
+        self.num_programs = len(program_of)
+        self.runs_AxS = _padded([*runs.values(), *(program.runs for program in discarded)])
+        self.count_A = (~np.isnan(self.runs_AxS)).sum(axis=1)
         self.items_R = np.array([items[contents] for contents, _ in rows])
         self.items_N = np.array([program.item_variance for program in discarded])
         self.partners_NxS = _padded([program.partners for program in discarded])
@@ -95,18 +102,42 @@ class Observations:
             for program in edits
             if not math.isnan(program.partners[0])
         ]
-        self._robust: tuple[float, tuple[Floats, Floats, Floats]] | None = None
+        self._means: tuple[float, Means] | None = None
 
-    def robust(self, sigma: float) -> tuple[Floats, Floats, Floats]:
-        """See `noise.robust_means`: of all rows' runs and then of all discarded edits' runs."""
-        if self._robust is None or self._robust[0] != sigma:
-            self._robust = sigma, robust_means(self.runs_AxS, sigma)
-        return self._robust[1]
+    def means(self, sigma: float) -> "Means":
+        """Means of all runs for a sigma; a run's weight follows from all runs of its program."""
+        if self._means is None or self._means[0] != sigma:
+            mean_A, worth_A, weight_AxS = robust_means(self.runs_AxS, sigma)
+            weight_F = weight_AxS[self.program_F, self.slot_F]
+            worth_R = np.bincount(self.row_F, weight_F, len(self.program_R))
+            sum_R = np.bincount(self.row_F, weight_F * self.run_F, len(self.program_R))
+            mean_R = np.divide(sum_R, worth_R, out=mean_A[self.program_R], where=worth_R > 0)
+            self._means = sigma, Means(mean_A, worth_A, weight_AxS, mean_R, worth_R)
+        return self._means[1]
+
+    @property
+    def run_F(self) -> Floats:
+        """The runs of the programs that are compared with."""
+        return self.runs_AxS[self.program_F, self.slot_F]
 
     @property
     def guess(self) -> float:
         """A first guess of sigma, from the size of the baseline's score."""
-        return _FIRST_SIGMA * abs(float(self.runs_RxS[0, 0]))
+        return _FIRST_SIGMA * abs(float(self.runs_AxS[0, 0]))
+
+
+@dataclass(frozen=True)
+class Means:
+    """Robust means of runs in the metric's unit, of programs (A, see `Observations`) and of rows.
+
+    `worth` says of how many usual runs a mean is, 0 for none; `weight_AxS` is that of each run.
+    """
+
+    mean_A: Floats
+    worth_A: Floats
+    weight_AxS: Floats
+    mean_R: Floats
+    worth_R: Floats
 
 
 def _padded(groups: Sequence[Sequence[float]]) -> Floats:

@@ -200,3 +200,25 @@ def test_a_run_keeps_to_its_settings():
     settings = CertificationSettings(share=0.2, every=5).settings
     assert set(settings.values()) == {0.2, 5}
     assert all(name.startswith("certify_") for name in settings)
+
+
+def test_in_a_short_night_a_doubtful_edit_and_the_champion_share_what_is_left():
+    night = searched(0)
+    lucky = night.keep(0.0, lucky_by=2.5)
+    for _ in range(3):
+        night.measure_champion()
+    lineage = night.lineage
+    share = CertificationSettings(share=7 / lineage.num_runs)
+    step = next_step(lineage, (), 0, share, at_end=True)
+    assert isinstance(step, Revert) == (lineage.posterior.gains[lucky].real < 0.2)
+    assert wanted_runs(lineage, (), 0, share) <= 7
+
+
+def test_the_error_of_test_items_is_not_measured_away():
+    lineage = begun([10.0, 10.1, 9.9])
+    lineage.begin(1)
+    for run in (9.5, 9.6, 9.4, 9.55, 9.45, 9.5, 9.5, 9.6, 9.4, 9.5, 9.55, 9.45):
+        lineage.observe(1, run, item_variance=SIGMA**2)
+    lineage.conclude(1, kept=True)
+    assert lineage.posterior.variance(lineage.champion) > 0.5
+    assert next_step(lineage, (), 0, MOST, at_end=True) is None

@@ -4,10 +4,13 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 from lineages import SIGMA, begun, enter
 
+from autoresearch_jax.decide.gains import GRID
 from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.noise import robust_means
 from autoresearch_jax.decide.posterior import Estimate
 
 pytestmark = pytest.mark.filterwarnings("error")  # of numpy: a division by zero, a NaN
@@ -280,3 +283,56 @@ def test_the_error_of_test_items_stays_however_often_a_program_is_run():
             lineage.observe(1, run, item_variance=variance)
         errors.append(math.sqrt(lineage.gain_of_candidate(1).variance) * SIGMA)
     assert errors[1] > 1.5 * errors[0]
+
+
+def aged(num_children: int = 30) -> Lineage:
+    """A champion that gains 12 sigma, has its runs with seeds at the start, and children for longer than a block."""
+    lineage = Lineage(-1)
+    draw = random.Random(0)
+
+    def enter_runs(number: int, mean: float, seeds: range, *, kept: bool) -> None:
+        lineage.begin(number)
+        for seed in seeds:
+            luck = random.Random(seed).gauss(0, 0.9 * SIGMA)
+            lineage.observe(number, mean + luck + draw.gauss(0, 0.44 * SIGMA), seed)
+        lineage.conclude(number, kept=kept)
+
+    enter_runs(0, 10.0, range(6), kept=True)
+    enter_runs(1, 10.0 - 12 * SIGMA, range(6), kept=True)
+    for child in range(2, 2 + num_children):
+        enter_runs(child, 10.0 - 11 * SIGMA, range(child % 6, child % 6 + 1), kept=False)
+    return lineage
+
+
+def test_children_of_an_old_champion_are_compared_with_its_runs():
+    lineage = aged(60)
+    posterior = lineage.posterior
+    assert posterior.learnt.correlation > 0.3
+    near = posterior.learnt.prior.gains_G[(GRID >= -3) & (GRID <= 1)].sum()
+    assert near > 0.7, "children that lose 1 sigma are no crashes"
+
+
+def test_one_wild_run_long_after_the_others_moves_a_score_little():
+    lineage = begun([10.0, 10.1, 9.9, 10.05, 9.95, 10.0])
+    for number in range(1, 31):
+        enter(lineage, number, [10.2], kept=False)
+    before = lineage.posterior.score(())
+    lineage.observe(0, 10.0 + 20 * SIGMA)
+    moved = abs(lineage.posterior.score(()).mean - before.mean)
+    assert moved < 0.9 * SIGMA
+
+
+@pytest.mark.parametrize("distance", [14, 18, 30, 100])
+def test_a_run_that_is_far_off_has_next_to_no_weight(distance):
+    (mean,), _, ((*_, weight),) = robust_means(np.array([[0.1, 0.0, -0.1, 0.05, distance]]), 1.0)
+    assert mean < 0.1
+    assert weight < 0.02
+
+
+def test_what_does_not_scatter_over_seeds_does_not_drift():
+    lineage = begun([0.9] * 3, sign=1)
+    for number in range(1, 200):
+        lineage.begin(number)
+        lineage.observe(number, 0.88, item_variance=0.01**2)
+        lineage.conclude(number, kept=False)
+    assert lineage.posterior.score(()).error < 0.001
