@@ -81,7 +81,7 @@ def environment(plan: Plan, result: Result) -> None:
             result.set(name, value)
         result.set("cudnn_told_to_traces", CUDNN_VERSION)
     if not plan.tiny and peak_flops(facts.kind) is None:
-        result.find(f"{facts.kind}: its peak FLOP/s are not in lm/hardware.py, so there is no MFU")
+        result.find(f"{facts.kind}: its peak FLOP/s are not in lm/device.py, so there is no MFU")
 
 
 def _is_there(name: str) -> bool:

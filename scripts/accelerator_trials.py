@@ -145,15 +145,15 @@ def judge_twice(folder: Path) -> dict[str, Any]:
     dataset = Dataset.open(
         Path(manifest["dataset"]), sequence_length=programs.sequence_length, vocab_sizes=(programs.vocab_size,)
     )
-    exam = load_eval_set(dataset, programs.vocab_size, manifest["split"], manifest.get("judge_tokens"))
+    eval_set = load_eval_set(dataset, programs.vocab_size, manifest["split"], manifest.get("judge_tokens"))
     rows = manifest[METRICS].get("judge_batch_rows")  # of a manifest that was written before judging, unknown
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
-    verdicts = [judge_once(scorer, snapshot.read_leaves, exam, random=np.random.default_rng()) for _ in range(2)]
+    results = [judge_once(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng()) for _ in range(2)]
     return {
-        "scores": [verdict.bpb for verdict in verdicts],
-        "seconds": verdicts[1].seconds,
-        "worst_probe": max(verdict.worst_probe for verdict in verdicts),
-        "tokens": verdicts[0].num_tokens,
+        "scores": [result.bpb for result in results],
+        "seconds": results[1].seconds,
+        "worst_probe": max(result.worst_probe for result in results),
+        "tokens": results[0].num_tokens,
     }
 
 

@@ -42,12 +42,12 @@ def trained_snapshot(folder: str) -> Path:
     return Path(summary["snapshot"])
 
 
-def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: EvalSet) -> float:
+def plain_seconds(scorer: Scorer, leaves: list[jax.Array], eval_set: EvalSet) -> float:
     """Time for every row once, two batches in flight as in the judge."""
     start = time.perf_counter()
     pending = None
-    for first in range(0, len(exam.rows_NxT1), scorer.batch_rows):
-        rows = exam.rows_NxT1[np.arange(first, first + scorer.batch_rows) % len(exam.rows_NxT1)]
+    for first in range(0, len(eval_set.rows_NxT1), scorer.batch_rows):
+        rows = eval_set.rows_NxT1[np.arange(first, first + scorer.batch_rows) % len(eval_set.rows_NxT1)]
         following = scorer(leaves, rows[:, :-1], rows[:, 1:])
         if pending is not None:
             np.asarray(pending)
@@ -56,11 +56,13 @@ def plain_seconds(scorer: Scorer, leaves: list[jax.Array], exam: EvalSet) -> flo
     return time.perf_counter() - start
 
 
-def timed_judge(scorer: Scorer, leaves: list[jax.Array], exam: EvalSet, probe_share: float) -> tuple[float, EvalResult]:
+def timed_judge(
+    scorer: Scorer, leaves: list[jax.Array], eval_set: EvalSet, probe_share: float
+) -> tuple[float, EvalResult]:
     """Seconds of a judging, and what it found."""
     start = time.perf_counter()
-    verdict = judge(scorer, leaves, exam, random=np.random.default_rng(), probe_share=probe_share)
-    return time.perf_counter() - start, verdict
+    result = judge(scorer, leaves, eval_set, random=np.random.default_rng(), probe_share=probe_share)
+    return time.perf_counter() - start, result
 
 
 def main() -> None:
@@ -74,31 +76,31 @@ def main() -> None:
         snapshot = load_snapshot(snapshot_dir, mesh)
     vocab_size, length = snapshot.programs.vocab_size, snapshot.programs.sequence_length
     dataset = Dataset.open(Path(manifest["dataset"]), sequence_length=length, vocab_sizes=(vocab_size,))
-    exam = load_eval_set(dataset, vocab_size, "val", None)
+    eval_set = load_eval_set(dataset, vocab_size, "val", None)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    plain_seconds(scorer, snapshot.read_leaves, exam)  # the first is slower
+    plain_seconds(scorer, snapshot.read_leaves, eval_set)  # the first is slower
 
     plain: list[float] = []
     sampled: list[tuple[float, EvalResult]] = []
     full: list[tuple[float, EvalResult]] = []
     for _ in range(pairs):
-        plain.append(plain_seconds(scorer, snapshot.read_leaves, exam))
-        sampled.append(timed_judge(scorer, snapshot.read_leaves, exam, PROBE_SHARE))
-        full.append(timed_judge(scorer, snapshot.read_leaves, exam, EVERY_ROW))
+        plain.append(plain_seconds(scorer, snapshot.read_leaves, eval_set))
+        sampled.append(timed_judge(scorer, snapshot.read_leaves, eval_set, PROBE_SHARE))
+        full.append(timed_judge(scorer, snapshot.read_leaves, eval_set, EVERY_ROW))
     seconds, full_seconds = [s for s, _ in sampled], [s for s, _ in full]
-    verdicts = [verdict for _, verdict in sampled + full]
-    if len({verdict.bpb for verdict in verdicts}) != 1:
+    results = [result for _, result in sampled + full]
+    if len({result.bpb for result in results}) != 1:
         sys.exit("bench_judge: two judgings of one snapshot gave two scores")
     print(f"machine: {platform.platform()}, Python {platform.python_version()}, jax {jax.__version__}")
-    print(f"rows: {len(exam.rows_NxT1)} of {length} tokens in batches of {scorer.batch_rows}")
+    print(f"rows: {len(eval_set.rows_NxT1)} of {length} tokens in batches of {scorer.batch_rows}")
     print(f"judge_seconds: {statistics.median(seconds):.3f}")
     print(f"plain_seconds: {statistics.median(plain):.3f}")
     print(f"probe_share: {statistics.median(1 - p / s for p, s in zip(plain, seconds, strict=True)):.4f}")
-    print(f"num_probes: {verdicts[0].num_probes}")
+    print(f"num_probes: {results[0].num_probes}")
     print(f"full_judge_seconds: {statistics.median(full_seconds):.3f}")
     print(f"full_probe_share: {statistics.median(f / s - 1 for f, s in zip(full_seconds, seconds, strict=True)):.3f}")
-    print(f"num_full_probes: {verdicts[-1].num_probes}")
-    print(f"worst_probe_nats: {max(verdict.worst_probe for verdict in verdicts):.3g}")
+    print(f"num_full_probes: {results[-1].num_probes}")
+    print(f"worst_probe_nats: {max(result.worst_probe for result in results):.3g}")
 
 
 if __name__ == "__main__":

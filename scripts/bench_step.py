@@ -14,7 +14,7 @@ The last lines are `key: value`, of the default configuration, and the same with
   tokens_per_second         of ours, the median of the rounds
   ratio_to_best_pytorch     ours over the fastest of PyTorch's rows: median of the rounds' ratios
   ratio_to_plain_jax        the same over the faster of the two plain JAX rows
-  share_of_matmul_ceiling   model FLOP/s over what a matrix product in bf16 reaches (lm/speed.py), by the rounds too.
+  share_of_matmul_ceiling   model FLOP/s over what a matrix product in bf16 reaches (lm/flops.py), by the rounds too.
                             Model FLOPs are train_lib.py's own count, the same for every row
   compile_seconds           of ours: XLA's work on the traced step, as a trial has it. PyTorch's is what its first step
                             takes beyond a later one, plain JAX's includes the tracing; no caches

@@ -248,7 +248,7 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "R
     assert kept.trial.status is Status.OK
     settings = ledger.settings()
     by_hand = measured.category if measured.kind is Kind.TRIAL else None
-    sha256, rows, exam = (
+    sha256, rows, bundle = (
         kept.metrics.get(SNAPSHOT_SHA256),
         kept.metrics.get("judge_batch_rows"),
         settings.get("eval_bundle"),
@@ -260,5 +260,5 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "R
         fingerprint=by_hand or str(settings.get("fingerprint")),
         snapshot_sha256=None if sha256 is None else str(sha256),
         judge_batch_rows=rows if isinstance(rows, int) else None,
-        exam_sha256=None if exam is None else str(exam),
+        bundle_sha256=None if bundle is None else str(bundle),
     )

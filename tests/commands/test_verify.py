@@ -328,7 +328,7 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     report = verify(trials, 0)
     assert report.differences == []
     assert report.figures["difference"] == 0
-    assert report.checks["exam_files"] == f"ok; the run has no eval bundle, read from {data}"
+    assert report.checks["eval_bundle"] == f"ok; the run has no eval bundle, read from {data}"
     assert report.checks["fingerprint"] == "ok"
 
     # as if it were not known what it was made with
@@ -340,18 +340,18 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     manifest = json.loads((snapshot / "manifest.json").read_text())
     del manifest["made_with"]
     (snapshot / "manifest.json").write_text(json.dumps(manifest))
-    findings = verify_snapshot(snapshot, trials.exam, None, recorded)
+    findings = verify_snapshot(snapshot, trials.eval_bundle, None, recorded)
     assert not findings.differs, findings
     assert findings.notes["score"].startswith(
         "compared within 0.0001 of it: it is not known what it was made with, jax"
     )
-    assert verify_snapshot(snapshot, trials.exam, None, replace(recorded, value=trial.value * 1.0002)).differs
+    assert verify_snapshot(snapshot, trials.eval_bundle, None, replace(recorded, value=trial.value * 1.0002)).differs
 
     (line,) = verify(trials, 0).differences
     assert line == f"{snapshot / 'manifest.json'}: has been changed: restore it from a copy"
     data.rename(tmp_path / "gone")
-    findings = verify_snapshot(snapshot, trials.exam, None, recorded)
-    assert findings.checks["exam_files"] == [
+    findings = verify_snapshot(snapshot, trials.eval_bundle, None, recorded)
+    assert findings.checks["eval_bundle"] == [
         f"{data}: the dataset is gone, and there is no eval bundle in its place: run `autoresearch prepare` again"
     ]
     capsys.readouterr()

@@ -36,12 +36,12 @@ def test_an_honest_candidate_is_ok(
     mesh = make_mesh({"data": 1, "model": 1})
     snapshot = load_snapshot(result.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = load_eval_set(arena.dataset, snapshot.programs.vocab_size, "val", None)
+    eval_set = load_eval_set(arena.dataset, snapshot.programs.vocab_size, "val", None)
     worst = 0.0
     for draw in range(NUM_DRAWS):
-        verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng(draw), probe_share=1.0)
-        assert verdict.bpb == pytest.approx(result.value, rel=1e-6)
-        worst = max(worst, verdict.worst_probe)
+        judged = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng(draw), probe_share=1.0)
+        assert judged.bpb == pytest.approx(result.value, rel=1e-6)
+        worst = max(worst, judged.worst_probe)
     record_property("worst_probe_nats", worst)
     assert math.isfinite(worst)
     assert worst < PROBE_TOLERANCE / 10  # far from an alarm

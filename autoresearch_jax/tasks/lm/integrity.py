@@ -198,7 +198,7 @@ class RecordedTrial:
       fingerprint: of the run, or of the trial if it was made by hand.
       snapshot_sha256: of the snapshot's manifest.
       judge_batch_rows: rows of the batches that it was judged with; None where it is not known.
-      exam_sha256: of the eval bundle's manifest; None for a trial by hand, which has none.
+      bundle_sha256: of the eval bundle's manifest; None for a trial by hand, which has none.
     """
 
     value: float
@@ -207,7 +207,7 @@ class RecordedTrial:
     fingerprint: str | None
     snapshot_sha256: str | None
     judge_batch_rows: int | None
-    exam_sha256: str | None
+    bundle_sha256: str | None
 
 
 @dataclass
@@ -286,15 +286,15 @@ def _check_bundle(
 ) -> Dataset | None:
     """The rows to judge on, None if they are not what they were; files are opened after their hashes were compared."""
     sequence_length, vocab_size = int(manifest["sequence_length"]), int(manifest["vocab_size"])
-    if recorded.exam_sha256 is not None:
+    if recorded.bundle_sha256 is not None:
         place, offered = bundle, None  # it has the vocabularies that were offered and no others
-        found = file_differences(place / MANIFEST, recorded.exam_sha256, RESTORE)
+        found = file_differences(place / MANIFEST, recorded.bundle_sha256, RESTORE)
         found = found or eval_bundle_differences(place, SPLIT)
     else:
         place, offered = Path(manifest["dataset"]), tuple(manifest["vocab_sizes"])
         found = _dataset_differences(place, sequence_length, vocab_size)
-        result.notes["exam_files"] = f"the run has no eval bundle, read from {place}"
-    result.checks["exam_files"] = found
+        result.notes["eval_bundle"] = f"the run has no eval bundle, read from {place}"
+    result.checks["eval_bundle"] = found
     if found:
         return None
     dataset = Dataset.open(place, sequence_length=sequence_length, vocab_sizes=offered, only_split=SPLIT)

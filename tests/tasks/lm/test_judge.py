@@ -30,7 +30,7 @@ RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.integers(0, 256, (NUM_ROWS, 17)).astype(np.uint16)
 TABLE = RANDOM.normal(size=(256, 256)).astype(np.float32)
 NUM_BYTES = np.r_[np.ones(255, np.int32), 0]
-EXAM = EvalSet(ROWS, NUM_BYTES, 2 * NUM_BYTES, np.full(256, np.log(256)))
+EVAL_SET = EvalSet(ROWS, NUM_BYTES, 2 * NUM_BYTES, np.full(256, np.log(256)))
 MESH = make_mesh({"data": 1, "model": 1})
 READ = 'return state["table"][tokens]'
 
@@ -50,10 +50,10 @@ def test_unigram_is_add_one_smoothed() -> None:
     np.testing.assert_allclose(np.exp(-unigram_nats(np.array([3, 0, 5]))), [4 / 11, 1 / 11, 6 / 11])
 
 
-def judged(source: str, folder: Path, table: np.ndarray = TABLE, exam: EvalSet = EXAM) -> EvalResult:
+def judged(source: str, folder: Path, table: np.ndarray = TABLE, eval_set: EvalSet = EVAL_SET) -> EvalResult:
     programs = load_programs(traced(source, folder))
     scorer = Scorer(programs, MESH, max(JUDGE_BATCH_ROWS))
-    return judge(scorer, [jax.numpy.asarray(table)], exam, random=np.random.default_rng(1))
+    return judge(scorer, [jax.numpy.asarray(table)], eval_set, random=np.random.default_rng(1))
 
 
 def expected_bpb(table: np.ndarray) -> float:
@@ -63,11 +63,11 @@ def expected_bpb(table: np.ndarray) -> float:
 
 
 def test_score_is_the_candidates_likelihood_per_byte(tiny_source: str, tmp_path: Path) -> None:
-    verdict = judged(tiny_source, tmp_path / "honest")
-    assert verdict.bpb == pytest.approx(expected_bpb(TABLE), rel=1e-6)
-    assert verdict.bpb_original == pytest.approx(verdict.bpb / 2)
-    assert verdict.unigram_bpb == pytest.approx(8.0)
-    assert verdict.num_tokens == int((ROWS[:, 1:] < 255).sum())
+    result = judged(tiny_source, tmp_path / "honest")
+    assert result.bpb == pytest.approx(expected_bpb(TABLE), rel=1e-6)
+    assert result.bpb_original == pytest.approx(result.bpb / 2)
+    assert result.unigram_bpb == pytest.approx(8.0)
+    assert result.num_tokens == int((ROWS[:, 1:] < 255).sum())
 
 
 def test_logits_need_no_normalisation_and_gain_nothing_by_it(tiny_source: str, tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_constant_that_drowns_the_logits_makes_them_uniform(constant: str, tin
 
 def test_a_token_may_be_ruled_out(tiny_source: str, tmp_path: Path) -> None:
     masked = edited(tiny_source, (READ, f"{READ}.at[..., 255].set(-jnp.inf)"))
-    exam = dataclasses.replace(EXAM, rows_NxT1=np.minimum(ROWS, 254))
-    assert 0 < judged(masked, tmp_path / "masked", exam=exam).bpb < 20
+    eval_set = dataclasses.replace(EVAL_SET, rows_NxT1=np.minimum(ROWS, 254))
+    assert 0 < judged(masked, tmp_path / "masked", eval_set=eval_set).bpb < 20
     with pytest.raises(InvalidCandidateError, match=r"logits are not finite: \d+ of 128 tokens have no likelihood"):
         judged(masked, tmp_path / "ruled out what there is")
 
@@ -103,10 +103,10 @@ def test_the_next_smaller_batch_gives_the_same_score(tiny_source: str, tmp_path:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
     leaves = [jax.numpy.asarray(TABLE)]
-    verdict = judge_within_memory(programs, MESH, Full(), leaves, EXAM)
-    assert verdict.batch_rows == 2
-    assert verdict.bpb == pytest.approx(judge(large, leaves, EXAM, random=RANDOM).bpb, rel=1e-6)
-    assert verdict.bpb == judge(small, leaves, EXAM, random=RANDOM).bpb
+    result = judge_within_memory(programs, MESH, Full(), leaves, EVAL_SET)
+    assert result.batch_rows == 2
+    assert result.bpb == pytest.approx(judge(large, leaves, EVAL_SET, random=RANDOM).bpb, rel=1e-6)
+    assert result.bpb == judge(small, leaves, EVAL_SET, random=RANDOM).bpb
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_what_a_candidate_must_not_see_makes_it_invalid(
 
 @pytest.mark.parametrize("leak", ["jnp.roll(tokens, -1, 1)", "jnp.roll(tokens, 1, 0)"])
 def test_a_split_of_one_row_hides_nothing(leak: str, tiny_source: str, tmp_path: Path) -> None:
-    one_row = dataclasses.replace(EXAM, rows_NxT1=ROWS[:1])
+    one_row = dataclasses.replace(EVAL_SET, rows_NxT1=ROWS[:1])
     with pytest.raises(InvalidCandidateError):
-        judged(edited(tiny_source, (READ, f"{READ} + state['table'][{leak}]")), tmp_path / "leak", exam=one_row)
+        judged(edited(tiny_source, (READ, f"{READ} + state['table'][{leak}]")), tmp_path / "leak", eval_set=one_row)
 
 
 @pytest.mark.parametrize("leaking_row", [100, 200], ids=["in the midst", "in the last batch, which is not full"])
@@ -138,16 +138,16 @@ def test_a_leak_in_one_row_is_missed_by_a_sample_and_found_by_probing_every_row(
     leaking_row: int, tiny_source: str, tmp_path: Path
 ) -> None:
     rows = np.random.default_rng(3).integers(0, 256, (201, 17))
-    exam = dataclasses.replace(EXAM, rows_NxT1=rows)
+    eval_set = dataclasses.replace(EVAL_SET, rows_NxT1=rows)
     is_it = f"(tokens[:, :4] == jnp.array({rows[leaking_row, :4].tolist()})).all(1)[:, None, None]"
     leaking = edited(tiny_source, (READ, f"{READ} + {is_it} * state['table'][jnp.roll(tokens, -1, 1)]"))
     scorer = Scorer(load_programs(traced(leaking, tmp_path / "leak")), MESH, 4)
     leaves = [jax.numpy.asarray(TABLE)]
-    sample = judge(scorer, leaves, exam, random=np.random.default_rng(0))
+    sample = judge(scorer, leaves, eval_set, random=np.random.default_rng(0))
     assert sample.num_probes == 11
     for seed in range(3):
         with pytest.raises(InvalidCandidateError, match="not causal"):
-            judge(scorer, leaves, exam, random=np.random.default_rng(seed), probe_share=EVERY_ROW)
+            judge(scorer, leaves, eval_set, random=np.random.default_rng(seed), probe_share=EVERY_ROW)
 
 
 def test_how_much_is_probed_changes_no_score(tiny_source: str, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_how_much_is_probed_changes_no_score(tiny_source: str, tmp_path: Path) -
     leaves = [jax.numpy.asarray(TABLE)]
     shares: list[float] = []
     sample, every = (
-        judge(scorer, leaves, EXAM, random=RANDOM, probe_share=share, on_progress=shares.append)
+        judge(scorer, leaves, EVAL_SET, random=RANDOM, probe_share=share, on_progress=shares.append)
         for share in (PROBE_SHARE, EVERY_ROW)
     )
     assert (sample.num_probes, every.num_probes) == (7, 20)
@@ -183,13 +183,13 @@ class TimedScorer:
 def test_who_is_probed_more_is_not_in_more_of_a_hurry(
     probe_share: float, num_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exam = dataclasses.replace(EXAM, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
+    eval_set = dataclasses.replace(EVAL_SET, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
     num_batches = -(-num_rows // 4)
 
     def judge_with(batch_seconds: float) -> EvalResult:
         scorer = TimedScorer(batch_seconds)
         monkeypatch.setattr("autoresearch_jax.tasks.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
-        return judge(scorer, [], exam, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)
+        return judge(scorer, [], eval_set, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)
 
     assert judge_with(99.0 / num_batches).num_probes > 0
     with pytest.raises(InvalidCandidateError, match="`logits` must not do the work of `step`"):
@@ -198,8 +198,8 @@ def test_who_is_probed_more_is_not_in_more_of_a_hurry(
 
 def test_a_causal_use_of_earlier_tokens_is_allowed(tiny_source: str, tmp_path: Path) -> None:
     earlier = "jnp.cumsum(state['table'][tokens], 1) / jnp.arange(1, 17)[:, None]"
-    verdict = judged(edited(tiny_source, (READ, f"return {earlier}")), tmp_path / "mean of the past")
-    assert 0 < verdict.bpb < 20
+    result = judged(edited(tiny_source, (READ, f"return {earlier}")), tmp_path / "mean of the past")
+    assert 0 < result.bpb < 20
 
 
 @pytest.mark.parametrize(

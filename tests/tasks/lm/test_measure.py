@@ -230,7 +230,7 @@ def test_a_second_trial_of_a_program_compiles_nothing(make_task: MakeTask, tiny_
     first = run_trial(task, tiny_source, tmp_path / "first", seed=1)
     second = run_trial(task, tiny_source, tmp_path / "second", seed=2)
     assert first.status is second.status is Status.OK
-    assert int(first.metrics["compiled_programs"] or 0) >= 4  # init, step, judge, and the multiplication of `speed.py`
+    assert int(first.metrics["compiled_programs"] or 0) >= 4  # init, step, judge, and the multiplication of `flops.py`
     assert second.metrics["compiled_programs"] == 0
     changed = edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 8.0"))
     other = run_trial(task, changed, tmp_path / "other")

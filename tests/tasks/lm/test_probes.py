@@ -138,7 +138,7 @@ def test_probes_take_a_twentieth_at_most(num_rows: int) -> None:
     assert num_probes >= 8
     assert (num_rows + num_probes) % 32 == 0
     assert -(-(num_rows + num_probes) // 32) == num_batches + extra
-    assert extra <= max(PROBE_SHARE * num_batches, num_batches < 20)  # of a small exam one batch, if none is half empty
+    assert extra <= max(PROBE_SHARE * num_batches, num_batches < 20)  # of a small split one, if none is half empty
 
 
 @pytest.mark.parametrize("num_rows", [1, 9, 32, 505, 10240])

@@ -107,9 +107,9 @@ def test_a_trial_from_source_to_score(
     assert first.snapshot == tmp_path / "first" / "snapshot"
     snapshot = load_snapshot(first.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = load_eval_set(tiny_dataset, 256, "val", None)
-    verdict = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
-    assert verdict.bpb == first.value
+    eval_set = load_eval_set(tiny_dataset, 256, "val", None)
+    result = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng())
+    assert result.bpb == first.value
     assert snapshot.manifest["fingerprint"] == tiny_dataset.fingerprint
     state = shutil.copytree(first.snapshot, tmp_path / "damaged") / "state"
     largest = max((path for path in state.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -187,8 +187,8 @@ def test_only_an_audit_reads_the_holdout(
     snapshot = load_snapshot(audit.snapshot, mesh)
     assert snapshot.manifest["split"] == "val"
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    exam = load_eval_set(tiny_dataset, 256, "holdout", None)
-    holdout = judge(scorer, snapshot.read_leaves, exam, random=np.random.default_rng())
+    eval_set = load_eval_set(tiny_dataset, 256, "holdout", None)
+    holdout = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng())
     assert audit.metrics[HOLDOUT_SCORE] == holdout.bpb != audit.value
 
 

@@ -221,7 +221,7 @@ class Dataset:
           folder: from `dataset_folder`.
           sequence_length: T.
           vocab_sizes: what to offer; None offers all that are there for T.
-          only_split: ask only for what judging this split reads, which is all that an exam's folder has.
+          only_split: ask only for what judging this split reads, which is all that an eval bundle has.
           corpus: that it would be made from, for the message if there is none.
 
         Raises:
