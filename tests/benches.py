@@ -29,7 +29,7 @@ from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
-from autoresearch_jax.snapshots.retention import Keeping
+from autoresearch_jax.snapshots.retention import Keeping, Retention
 
 
 def git(folder: Path, *words: str) -> str:
@@ -107,20 +107,23 @@ class Bench:
     ) -> Loop:
         task = task or FakeTask()
         self.folder.create()
+        ledger, interrupts = self.ledger(), Interrupts()
         parts = Parts(
             task=task,
             executor=LocalExecutor(task.measure),
             proposer=proposer or ConstantsProposer(),
             precheck=precheck or Precheck(task, self.folder),
             rule=rule or GreedyRule(task.metric),
-            ledger=self.ledger(),
+            ledger=ledger,
             workspace=self.workspace(),
             folder=self.folder,
             program=ProgramFile(self.program),
             observer=self.recorder,
-            interrupts=Interrupts(),
+            interrupts=interrupts,
             disk=disk or DiskGuard(self.folder, 0),
-            keeping=keeping or Keeping(),
+            retention=Retention(
+                ledger, self.folder, task.metric, keeping or Keeping(), interrupts, self.recorder.notice
+            ),
             pruning=pruning,
             certification=certification,
         )

@@ -12,7 +12,7 @@ from autoresearch_jax.engine.task import ProgressCallback
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.process import JsonWorker
-from autoresearch_jax.snapshots.remote import MANIFEST
+from autoresearch_jax.snapshots.store import MANIFEST
 from autoresearch_jax.types import (
     CURVE_POINTS,
     HOLDOUT_SCORE,

@@ -60,6 +60,10 @@ class GcsServer:
         file = {**self._storage.get_file_obj(BUCKET, name), "size": str(len(content)), "md5Hash": md5}
         self._storage.create_file(BUCKET, name, content, file)
 
+    def remove(self, name: str) -> None:
+        """Removes a file behind everybody's back."""
+        self._storage.delete_file(BUCKET, name)
+
     @contextmanager
     def running(self) -> Iterator["GcsServer"]:
         """Serves inside, to this process and to its children."""

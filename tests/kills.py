@@ -28,8 +28,8 @@ from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.snapshots.log import SnapshotEvent
-from autoresearch_jax.snapshots.remote import MANIFEST
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent
+from autoresearch_jax.snapshots.store import MANIFEST
 
 EXPERIMENTS = 20
 TRIAL_SECONDS = 0.01

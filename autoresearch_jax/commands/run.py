@@ -55,8 +55,8 @@ from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.snapshots.remote import RemoteSnapshots
-from autoresearch_jax.snapshots.retention import Keeping
+from autoresearch_jax.snapshots.retention import Keeping, Retention
+from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Scalar
 
 
@@ -147,7 +147,7 @@ def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStac
     if is_new:  # before there is anything of it
         _check_start(None, workspace, program, options)
     if options.keeping.place is not None:
-        RemoteSnapshots(options.keeping.place).check()
+        SnapshotStore(options.keeping.place).check()
     folder.create()
     stack.enter_context(folder.lock())
     task = task_options.make_task(folder.path, options.editable)
@@ -179,7 +179,7 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
         observer=observer,
         interrupts=interrupts,
         disk=DiskGuard(folder, options.min_free_bytes),
-        keeping=options.keeping,
+        retention=Retention(ground.ledger, folder, task.metric, options.keeping, interrupts, observer.notice),
         pruning=options.pruning,
         certification=options.certification,
     )

@@ -31,8 +31,8 @@ from autoresearch_jax.engine.records import (
     as_experiment,
     as_trial,
 )
+from autoresearch_jax.engine.snapshot_log import SnapshotLog
 from autoresearch_jax.engine.training_file import known_constants
-from autoresearch_jax.snapshots.log import SnapshotLog
 from autoresearch_jax.types import Measurement, Scalar, Status
 
 Value = TypeVar("Value")

@@ -45,7 +45,6 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.snapshots.retention import Retention
 from autoresearch_jax.types import Status
 
 INTERRUPTED = "interrupted; the same command goes on from here"
@@ -95,9 +94,6 @@ class Loop:
         )
         self._measuring = Measuring(parts, self._recorder, self._stopping, run_seed, first_wait_seconds)
         self._certifying = Certifying(parts.ledger, parts.certification)
-        self._retention = Retention(
-            parts.ledger, parts.folder, parts.task.metric, parts.keeping, parts.interrupts, notice
-        )
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
@@ -110,10 +106,7 @@ class Loop:
         wanted = run_settings(
             parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
         )
-        needs_id = parts.keeping.place is not None
-        return self._in_session(
-            lambda: keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, needs_id=needs_id), self._work
-        )
+        return self._in_session(lambda: keep_to_settings(parts.ledger, parts.folder, parts.task, wanted), self._work)
 
     def certify(self) -> str:
         """Certifies the champion's edits anew, with the share of trials that a run has for it; returns one line.
@@ -143,7 +136,7 @@ class Loop:
         return reason
 
     def _certify_again(self) -> str:
-        self._end_open_trial()  # no snapshots expire: what the run keeps is not known here
+        self._end_open_trial()
         if (experiment := self._parts.ledger.open_experiment()) is not None:
             self._carry_out(experiment, time.monotonic())
         while self._certify(at_end=True):
@@ -158,11 +151,12 @@ class Loop:
     def _measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more; its snapshots are kept as those of an experiment that has just ended."""
         self._measuring.measure_champion(champion)
-        if not self._certifying.is_anew:
-            self._retention.apply(self._parts.ledger.measured(champion))
+        if self._parts.retention is not None:
+            self._parts.retention.apply(self._parts.ledger.measured(champion))
 
     def _work(self) -> str:
-        self._retention.settle()
+        if self._parts.retention is not None:
+            self._parts.retention.settle()
         if self._recorder.champion is None:
             self._run_baseline()
         self._end_open_trial()
@@ -382,8 +376,8 @@ class Loop:
         self._look_ahead(experiment)
         conclusion = self._measuring.evaluate(experiment)
         row = self._recorder.conclude(experiment, conclusion, started)
-        if not self._certifying.is_anew:
-            self._retention.apply(row)
+        if self._parts.retention is not None:
+            self._parts.retention.apply(row)
         self._parts.observer.ends(row)
         self._notice_slow_disk()
         return row

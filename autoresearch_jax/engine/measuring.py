@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning, PruningThresholds
@@ -25,11 +25,10 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialR
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList, StopReached, backoff
-from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, Task, TaskFailures
+from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, SnapshotKeeper, Task, TaskFailures
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import Executor, Work
 from autoresearch_jax.proposers.base import Proposer
-from autoresearch_jax.snapshots.retention import Keeping
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -66,7 +65,7 @@ class Parts:
     observer: Observer
     interrupts: Interrupts
     disk: DiskGuard
-    keeping: Keeping = field(default_factory=Keeping)
+    retention: SnapshotKeeper | None = None  # None keeps all snapshots
     pruning: Pruning | None = None
     certification: CertificationSettings | None = None
 

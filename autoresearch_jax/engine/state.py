@@ -1,7 +1,6 @@
 """A run's settings and its state, both read from its ledger, and what proposers are told of them."""
 
 import csv
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,8 @@ from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunErro
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.types import Scalar
 
-RUN_ID = "run_id"  # among the settings of a run whose snapshots are moved
-REFERENCE_SECONDS = "reference_seconds"  # among them, where the clock needs it; see `CalibratedTask`
-EVAL_BUNDLE = "eval_bundle"  # among them: the hash of what a score can be computed again from
+REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
+EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
 def run_settings(
@@ -48,9 +46,7 @@ def run_settings(
     return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
 
 
-def keep_to_settings(
-    ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar], *, needs_id: bool
-) -> None:
+def keep_to_settings(ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar]) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
 
     Args:
@@ -58,7 +54,6 @@ def keep_to_settings(
       folder: the run's; run.json and the eval bundle are put there.
       task: what is measured.
       wanted: see `run_settings`.
-      needs_id: gives the run an id, if it has none.
 
     Raises:
       RunFolderError: some settings differ.
@@ -69,8 +64,6 @@ def keep_to_settings(
         check_settings(stored, wanted, folder.path)
     else:
         ledger.save_settings(wanted)
-    if needs_id and RUN_ID not in stored:
-        ledger.save_settings({RUN_ID: uuid.uuid4().hex})
     calibrate(ledger, folder, task)
     _keep_eval_bundle(ledger, folder, task)
     folder.write_settings(ledger.settings())

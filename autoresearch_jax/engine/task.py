@@ -168,6 +168,18 @@ class Observer(Protocol):
         ...
 
 
+class SnapshotKeeper(Protocol):
+    """Keeps the snapshots that are still needed, and deletes or moves the others."""
+
+    def settle(self) -> None:
+        """Completes what a killed process left undone."""
+        ...
+
+    def apply(self, ended: ExperimentRow) -> None:
+        """Enters an experiment that is over."""
+        ...
+
+
 MAX_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidate's doing
 
 

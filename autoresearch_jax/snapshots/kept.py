@@ -12,9 +12,9 @@ from autoresearch_jax.engine.integrity import RESTORE
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.snapshots.log import SnapshotEvent, SnapshotEventRow
-from autoresearch_jax.snapshots.remote import RemoteSnapshots, split_address
+from autoresearch_jax.snapshots.store import SnapshotStore, split_address
 from autoresearch_jax.types import Scalar
 
 DEFAULT_RUN_DIR = Path("runs")
@@ -85,12 +85,12 @@ class KeptSnapshot:
             has_expired = self.whereabouts is Whereabouts.EXPIRED
             why = "has expired: the run let go of it: " if has_expired else f"is missing: {RESTORE}, or "
             raise SnapshotGoneError(f"{self.place}: {why}{self.remedy}")
-        remote = RemoteSnapshots(split_address(self.place)[0])
-        if not remote.is_whole(self.name):
+        store = SnapshotStore(split_address(self.place)[0])
+        if not store.is_whole(self.name):
             raise SnapshotGoneError(f"{self.place}: is missing: {RESTORE}, or {self.remedy}")
         with tempfile.TemporaryDirectory(prefix="autoresearch-snapshot-") as scratch:
             folder = Path(scratch) / self.name
-            remote.fetch(self.name, folder)
+            store.fetch(self.name, folder)
             try:
                 yield folder
             except UserError as error:

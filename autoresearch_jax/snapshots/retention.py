@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,27 +12,24 @@ from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import RUN_ID
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.snapshots.log import SnapshotEvent, SnapshotEventRow
-from autoresearch_jax.snapshots.remote import MANIFEST, RemoteSnapshots, split_address
-from autoresearch_jax.snapshots.stores import StoreError
+from autoresearch_jax.snapshots.store import MANIFEST, SnapshotStore, StoreError, split_address
 from autoresearch_jax.types import Metric, Status
 
-RETRY_SECONDS = 600.0  # to the next try of a place that failed: a bucket that is down can take half a minute to say so
-MANY = 6  # snapshots that a start deletes, as of a run from before they were: it says so
+MANY = 6  # a start that deletes so many snapshots says so
 _OF_A_TRIAL = re.compile(r"(\d{4,})-(\d{4,})")
 _UNFINISHED = re.compile(r"\.\d{4,}-\d{4,}\.partial")
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """Whose snapshots are kept beside those of all champions, and where.
+    """Which snapshots are kept besides those of champions, and where.
 
     Attributes:
-      last: of so many experiments, the latest that have any.
-      best: of so many, those with the best scores.
-      place: where they are moved to, see `RemoteSnapshots`; None for the run's folder.
+      last: those of this many experiments, the latest that have any.
+      best: those of this many experiments, the best by score.
+      place: where they are moved to, see `SnapshotStore`; None for the run's folder.
     """
 
     last: int = 10
@@ -42,10 +38,10 @@ class Keeping:
 
 
 class Retention:
-    """Lets go of snapshots once nothing needs them. What the ledger says of their trials stays.
+    """Deletes snapshots that nothing needs any more. What the ledger says of their trials stays.
 
-    Of a champion those are kept that its score is the mean of, and not the lucky ones that it was kept for. What was
-    trained again was asked for: it stays in the run's folder until somebody deletes it.
+    A champion keeps the snapshots of the runs that its score is the mean of, not of the lucky ones it was kept for.
+    What was trained again on request stays in the run's folder until the user deletes it.
     """
 
     def __init__(
@@ -57,7 +53,7 @@ class Retention:
         interrupts: Interrupts,
         notice: Callable[[str], None],
     ) -> None:
-        """Stores what to look after.
+        """Takes what to look after.
 
         Args:
           ledger: of the run.
@@ -68,7 +64,7 @@ class Retention:
           notice: told what cannot be moved or deleted for now.
 
         Raises:
-          StoreError: the place of `keeping` is of no kind that is known.
+          StoreError: there is no such place as that of `keeping`.
         """
         self._ledger = ledger
         self._folder = folder
@@ -77,22 +73,18 @@ class Retention:
         self._interrupts = interrupts
         self._notice = notice
         self._said: set[str] = set()
-        self._places_fail_until = 0.0  # of `time.monotonic()`
-        self._remote = None if keeping.place is None else RemoteSnapshots(keeping.place)
+        self._store = None if keeping.place is None else SnapshotStore(keeping.place)
         self._kept: dict[int, list[TrialRow]] = {}  # trials whose snapshots are kept, by experiment that is over
 
     def settle(self) -> None:
         """Completes what a killed process left undone, and finds out what there is.
 
         Raises:
-          StoreError: the place of `Keeping` is not this run's, or cannot be written to.
+          StoreError: the place of `Keeping` cannot be written to, or has lost this run's snapshots.
         """
         latest = self._ledger.snapshots.latest()
-        if self._remote is not None:
-            self._require_elsewhere(self._remote)
-            moved = [str(row.place) for row in latest.values() if row.event is SnapshotEvent.MOVED]
-            owner = str(self._ledger.settings()[RUN_ID])
-            self._remote.claim(owner, any(split_address(address)[0] == self._remote.root for address in moved))
+        if self._store is not None:
+            self._check_place(self._store, latest.values())
         for path in self._folder.snapshots.glob(".*.partial"):
             if _UNFINISHED.fullmatch(path.name):
                 self._delete(path)
@@ -105,16 +97,36 @@ class Retention:
         self._move()
 
     def apply(self, ended: ExperimentRow) -> None:
-        """Enters an experiment that is over, and lets go of whatever need not be kept any longer."""
+        """Enters an experiment that is over, and deletes what need not be kept any longer."""
         self._let_go(self._enter(ended))
         self._move()
+
+    def _check_place(self, store: SnapshotStore, latest: Collection[SnapshotEventRow]) -> None:
+        """Refuses a place that is not mounted, or is the run's own folder: what is moved there would be deleted."""
+        with suppress(OSError):  # one of the two is not there
+            if os.path.samefile(store.root, self._folder.snapshots):
+                raise StoreError(
+                    f"{store.root}: is the run's own folder of snapshots: leave --snapshot_dir away, or name another"
+                )
+        ours = [split_address(str(row.place))[1] for row in latest if self._is_ours(row)]
+        if not ours:
+            store.check()
+            return
+        with suppress(StoreError):
+            if any(store.is_whole(name) for name in ours):
+                store.check()
+                return
+        raise StoreError(
+            f"{store.root}: snapshots of this run were moved there, and none of them is there: mount it again, or name "
+            "another --snapshot_dir"
+        )
 
     def _enter(self, row: ExperimentRow, settled: Collection[int] = ()) -> list[TrialRow]:
         """Enters an experiment's snapshots among those that may be kept; returns those that nothing needs.
 
         Args:
           row: the experiment, which is over.
-          settled: trials whose snapshots are none of our business any more.
+          settled: trials whose snapshots have expired or were trained again.
         """
         trials = self._ledger.trials(row.id)
         trials = [trial for trial in trials if trial.snapshot is not None and trial.id not in settled]
@@ -123,16 +135,8 @@ class Retention:
             self._kept[row.id] = found
         return [trial for trial in trials if trial not in needed]
 
-    def _require_elsewhere(self, remote: RemoteSnapshots) -> None:
-        """Refuses the run's own folder of snapshots, by whatever name: what is moved there would be deleted there."""
-        with suppress(OSError):  # one of the two is not there
-            if os.path.samefile(remote.root, self._folder.snapshots):
-                raise StoreError(
-                    f"{remote.root}: is the run's own folder of snapshots: leave --snapshot_dir away, or name another"
-                )
-
     def _local(self) -> Iterator[tuple[Path, TrialRow]]:
-        """What lies in the run's folder, and whose it is."""
+        """Snapshots in the run's folder, with their trials."""
         trials = {trial.id: trial for trial in self._ledger.trials()}
         for path in sorted(self._folder.snapshots.glob("*")):
             found = _OF_A_TRIAL.fullmatch(path.name)
@@ -141,20 +145,18 @@ class Retention:
                 yield path, trial
 
     def _is_leftover(self, row: SnapshotEventRow) -> bool:
-        """Whether a snapshot that is still here was about to be deleted; not if it may be the only one there is."""
+        """Whether a snapshot that is still here was about to be deleted; False if it may be the only copy."""
         if row.event is SnapshotEvent.EXPIRED:
             return True
-        if not self._is_ours(row):
+        if self._store is None or not self._is_ours(row):
             return False
-        assert self._remote is not None
-        return self._remote.is_whole(split_address(str(row.place))[1])
+        return self._store.is_whole(split_address(str(row.place))[1])
 
     def _let_go(self, trials: list[TrialRow], told_from: int | None = None) -> None:
-        """Deletes some snapshots, and those that are not wanted any more.
+        """Deletes some snapshots, and those that are not wanted any more; never those at a place of another run.
 
-        What is at a place of before, or of the run that this one is a copy of, stays there.
-        In the run's folder, what is deleted has expired before: so no half of one is taken for whole. At another place,
-        it expires afterwards: what could not be deleted is tried again with the next, or at the next start.
+        In the run's folder a snapshot expires before it is deleted, so that no half of one is taken for whole. At
+        another place it expires afterwards: what could not be deleted is tried again with the next.
         """
         wanted = self._wanted(self._kept)
         unwanted = [number for number in self._kept if number not in wanted]
@@ -193,7 +195,7 @@ class Retention:
 
     def _move(self) -> None:
         """Moves what is in the run's folder, and not needed there, to the place where snapshots are kept."""
-        if self._remote is None or time.monotonic() < self._places_fail_until:
+        if self._store is None:
             return
         latest = self._ledger.snapshots.latest()
         for path, trial in self._local():
@@ -203,35 +205,31 @@ class Retention:
                 continue
             try:
                 with self._interrupts.allowed():  # what is left of a copy is completed by the next
-                    address = self._remote.put(path)
+                    address = self._store.put(path)
             except StoreError as error:
-                self._enter_failure(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
+                self._say_once(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
                 return
             self._ledger.snapshots.move(trial.id, address)
             self._delete(path)
 
     def _is_ours(self, row: SnapshotEventRow) -> bool:
-        """Whether a snapshot was moved to the place that is this run's alone."""
-        if self._remote is None or row.event is not SnapshotEvent.MOVED:
+        """Whether a snapshot was moved to the place of `Keeping`."""
+        if self._store is None or row.event is not SnapshotEvent.MOVED:
             return False
-        return split_address(str(row.place))[0] == self._remote.root
+        return split_address(str(row.place))[0] == self._store.root
 
     def _is_removed(self, address: str) -> bool:
         """Removes a snapshot at another place; False if that is not possible now."""
-        assert self._remote is not None
-        if time.monotonic() < self._places_fail_until:
-            return False
+        assert self._store is not None
         try:
             with self._interrupts.allowed():
-                self._remote.remove(split_address(address)[1])
+                self._store.remove(split_address(address)[1])
         except StoreError as error:
-            self._enter_failure(str(error))
+            self._say_once(str(error))
             return False
         return True
 
-    def _enter_failure(self, text: str) -> None:
-        """Leaves a place alone for a while; what keeps failing for the same reason is told once."""
-        self._places_fail_until = time.monotonic() + RETRY_SECONDS
+    def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             self._notice(text)

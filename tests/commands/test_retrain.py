@@ -18,8 +18,8 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Intent, Kind, TrialRow
-from autoresearch_jax.snapshots.log import SnapshotEvent
-from autoresearch_jax.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent
+from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Metric, Status
 
 
@@ -282,7 +282,7 @@ def test_one_that_was_moved_is_fetched_for_its_use(
     sample = ["sample", *night.where, "--prompt=the ", "--tokens=5"]
     assert main(sample) == 0
     text = capsys.readouterr().out
-    far = RemoteSnapshots(str(tmp_path / "far"))
+    far = SnapshotStore(str(tmp_path / "far"))
     far.check()
     for trial in trials:
         address = far.put(night.snapshot(trial))
@@ -334,7 +334,7 @@ def test_one_in_a_bucket_is_scored_again(night: Night, scratch: Path, capsys: py
 
     with GcsServer().running():
         for trial in night.trials(night.champion):
-            address = RemoteSnapshots("gs://bucket/night").put(night.snapshot(trial))
+            address = SnapshotStore("gs://bucket/night").put(night.snapshot(trial))
             with night.ledger() as ledger:
                 ledger.snapshots.move(trial.id, address)
         night.lose(night.champion)

@@ -11,7 +11,7 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.snapshots.remote import RemoteSnapshots
+from autoresearch_jax.snapshots.store import SnapshotStore
 
 
 def test_sample_of_an_experiment_says_what_became_of_it(
@@ -47,7 +47,7 @@ def test_sample_of_an_experiment_says_what_became_of_it(
 
 def test_sample_of_one_that_was_moved(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = night.trials(night.other)[-1]
-    far = RemoteSnapshots(str(tmp_path / "far"))
+    far = SnapshotStore(str(tmp_path / "far"))
     far.check()
     address = far.put(night.snapshot(trial))
     with night.ledger() as ledger:

@@ -9,10 +9,10 @@ from fakes import FakeTask, ScriptedProposer, moved
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.git import WorktreeError
 from autoresearch_jax.engine.records import Purpose
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
-from autoresearch_jax.snapshots.log import SnapshotEvent
 from autoresearch_jax.snapshots.retention import Keeping
-from autoresearch_jax.snapshots.stores import StoreError
+from autoresearch_jax.snapshots.store import StoreError
 from autoresearch_jax.types import Metric
 
 # Of these only 4 is kept; the best of the others are 2 and 6.
@@ -117,12 +117,15 @@ def test_a_place_that_goes_holds_up_nothing_and_is_made_up_for(bench, tmp_path: 
     assert names(place) == {"0000-0001", "0003-0004", "0004-0005"}
 
 
-def test_a_place_is_one_runs(bench, tmp_path: Path):
+def test_a_snapshot_of_another_run_is_never_replaced(bench, tmp_path: Path):
+    other = tmp_path / "bucket" / "0000-0001" / "manifest.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("of another run")
     keeping = Keeping(last=1, best=0, place=str(tmp_path / "bucket"))
     bench.loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping).run()
-    other = bench.with_tag("other").loop(FakeTask(noise=0), ScriptedProposer(SCRIPT[:2]), keeping=keeping)
-    with pytest.raises(StoreError, match=r"bucket: has snapshots of another run with this tag: name another"):
-        other.run()
+    assert any("0000-0001: another snapshot of that name is there" in notice for notice in bench.recorder.notices)
+    assert other.read_text() == "of another run"
+    assert 0 in kept(bench)
 
 
 def test_a_copy_of_a_run_deletes_nothing_of_the_original(bench, tmp_path: Path, run_git):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from autoresearch_jax.commands.checks.check import Check, refusal, shown
 from autoresearch_jax.commands.checks.disk import file_system, nearest_folder
-from autoresearch_jax.snapshots.remote import MANIFEST, RemoteSnapshots
-from autoresearch_jax.snapshots.stores import StoreError
+from autoresearch_jax.snapshots.store import MANIFEST, SnapshotStore, StoreError
 
 NAME = "snapshot_dir"
 _REMEDY = "a run moves its snapshots there: docs/snapshots.md says what each kind of place needs"
@@ -23,7 +22,7 @@ def check_snapshot_dir(place: str | None) -> Check:
     if place is None:
         return Check(NAME, "none, snapshots stay in the run's folder")
     try:
-        remote = RemoteSnapshots(place)
+        remote = SnapshotStore(place)
     except StoreError as error:
         return refusal(NAME, error)
     where = place
@@ -35,7 +34,7 @@ def check_snapshot_dir(place: str | None) -> Check:
             where += f", which is not there yet: tried in {shown(folder)}"
         if (kind := file_system(folder)) is not None:
             where += f", {kind}"
-        remote = RemoteSnapshots(str(folder))
+        remote = SnapshotStore(str(folder))
     name = f".doctor-{secrets.token_hex(8)}"
     try:
         _try(remote, name)
@@ -44,7 +43,7 @@ def check_snapshot_dir(place: str | None) -> Check:
     return Check(NAME, where)
 
 
-def _try(remote: RemoteSnapshots, name: str) -> None:
+def _try(remote: SnapshotStore, name: str) -> None:
     """Copies a snapshot there and back, and removes it.
 
     Raises:

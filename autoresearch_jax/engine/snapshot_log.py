@@ -1,4 +1,4 @@
-"""What became of a run's snapshots since their trials ended: let go of, moved, trained again."""
+"""What became of a run's snapshots after their trials: expired, moved, trained again."""
 
 import enum
 import json
