@@ -70,12 +70,6 @@ def test_a_candidate_is_measured_again_with_the_same_seed_and_decided_as_if_noth
     assert len([words for words in bench.recorder.notices if words.startswith(BUSY)]) == len(busy)
 
 
-def test_a_candidate_is_not_discarded_however_long_the_machine_is_busy(bench):
-    ledger = run(bench, Crowded(*range(FIRST, FIRST + 12)), BETTER)
-    assert ledger.experiment(1).decision is Action.KEEP
-    assert sum(trial.was_too_busy for trial in ledger.trials(1)) == 12
-
-
 @pytest.mark.parametrize("busy", [(0,), (0, 1, 2, 3, 4), (2,), (1, 3)])
 def test_a_baseline_is_measured_again(bench, busy):
     ledger = run(bench, Crowded(*busy), WORSE)
@@ -85,20 +79,6 @@ def test_a_baseline_is_measured_again(bench, busy):
     assert [trial.status for trial in ledger.trials(0)].count(Status.TIMEOUT) == len(busy)
     assert len({trial.seed for trial in ledger.runs(baseline)}) == SETTINGS.baseline_runs
     assert ledger.experiment(1).decision is Action.DISCARD
-
-
-def test_a_champion_is_measured_again_however_often_and_the_run_goes_on(bench):
-    """What fails so often for another reason ends a run."""
-    task = FakeTask()
-    run(bench.with_tag("quiet"), task, DOUBTFUL, rule=OF_TWO, max_experiments=1)
-    quiet = bench.with_tag("quiet").ledger()
-    of_champion = [trial.id - 1 for trial in quiet.trials(0)[2:]]
-    assert of_champion, "the rule asked for more runs of the champion"
-    begin = of_champion[0]
-    ledger = run(bench, Crowded(*range(begin, begin + 5)), DOUBTFUL, rule=OF_TWO, max_experiments=1)
-    assert not ledger.experiment(1).is_open
-    assert [trial.was_too_busy for trial in ledger.trials(0)].count(True) == 5
-    assert len(ledger.runs(ledger.experiment(0))) == len(quiet.runs(quiet.experiment(0)))
 
 
 def test_a_new_champion_is_looked_at_as_hard_as_ever(bench):
@@ -120,14 +100,6 @@ def test_runs_that_came_to_nothing_are_not_counted(bench, twin, run_git):
     run(twin, FakeTask(), BETTER)
     messages = [run_git(each.repo, "log", "-1", "--format=%B", "autoresearch/night") for each in (bench, twin)]
     assert messages[0] == messages[1]
-
-
-def test_the_rule_of_one_run_waits_too(bench):
-    task = Crowded(0, 2)
-    bench.loop(task, ScriptedProposer([BETTER])).run()
-    ledger = bench.ledger()
-    assert [row.decision for row in ledger.experiments()] == ["keep", "keep"]
-    assert [len(ledger.trials(number)) for number in (0, 1)] == [2, 2]
 
 
 def test_each_wait_is_longer_than_the_one_before_and_a_success_begins_anew(bench, monkeypatch):

@@ -65,13 +65,6 @@ def test_waiting_ends_where_the_stopping_list_says_so(bench):
     assert len(bench.ledger().experiments()) == 1 + FAILURES_WITHOUT_WAIT
 
 
-def test_only_failures_in_a_row_are_waited_out(bench):
-    failing = set(range(1, 12)) - {4, 9}
-    proposer = Stumbling(failing, [moved(LR=0.5 - n / 100) for n in range(12)])
-    assert bench.loop(proposer=proposer, max_experiments=11).run() == "11 experiments reached"
-    assert bench.recorder.notices == []
-
-
 class Down(ScriptedProposer):
     """A service that does not answer a few times."""
 

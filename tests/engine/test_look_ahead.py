@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
-import subprocess
 import threading
 
 import pytest
@@ -13,7 +11,7 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.proposals import Precheck, kept_proposal
-from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed, ServiceDown
+from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
 from autoresearch_jax.types import CandidateRejected, Measurement, Status
 
 
@@ -73,12 +71,6 @@ def test_a_night_ahead_of_itself(bench):
     assert [row.decision for row in rows] == [Action.KEEP] * 4
     assert rows[3].score == 1.0, "each was made for the champion before, and carried over to the new one"
     assert [(row.proposer, row.cost_dollars) for row in rows[1:]] == [("agent", 0.25)] * 3
-
-
-def test_nothing_is_asked_for_that_the_stopping_list_will_not_allow(bench):
-    agent = Agent([[LR], [DEPTH]])
-    bench.loop(FakeTask(noise=0), agent, max_experiments=1).run()
-    assert len(agent.briefs) == 1
 
 
 def test_what_does_not_fit_the_new_champion_is_dropped_and_asked_for_again(bench):
@@ -166,23 +158,6 @@ def test_what_a_proposer_raises_ahead_counts_when_its_turn_comes(bench, left):
     else:
         assert (rows[2].status, rows[2].reason, rows[2].cost_dollars) == (Status.REJECTED, "nothing", 0.5)
         assert rows[3].score == 1.1
-
-
-def test_a_service_that_was_down_ahead_is_asked_again_in_its_turn(bench):
-    agent = Agent([[LR], ServiceDown("503", 0.0)])
-    original = agent.propose
-
-    def propose(brief):
-        try:
-            return original(brief)
-        finally:
-            if brief.experiment == 2:
-                agent._edits[1] = [DEPTH]
-
-    agent.propose = propose
-    bench.loop(FakeTask(noise=0), agent, max_experiments=2).run()
-    assert agent.threads == [False, True, False]
-    assert bench.ledger().experiments()[2].score == 1.1
 
 
 class Interrupted(FakeTask):
@@ -290,21 +265,6 @@ def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
     assert (row.score, row.cost_dollars, row.hypothesis) == (1.2, 0.25, "LR = 0.1")
 
 
-def test_files_of_an_earlier_run_in_the_same_folder_are_not_proposed(bench):
-    bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2).run()
-    bench.folder.ledger.unlink()
-    for suffix in ("-wal", "-shm", ".sha256"):
-        bench.folder.ledger.with_name(bench.folder.ledger.name + suffix).unlink(missing_ok=True)
-    again = bench.with_tag("again")
-    shutil.copytree(bench.folder.path / "llm", again.folder.path / "llm")
-    (again.repo / "train_lib.py").write_text(SOURCE.replace("DEPTH = 4", "DEPTH = 3"))
-    subprocess.run(["git", "commit", "-qam", "another baseline"], cwd=again.repo, check=True)
-    agent = Agent([[WORSE_PATTERN]])
-    again.loop(FakeTask(noise=0), agent, max_experiments=1).run()
-    assert len(agent.briefs) == 1
-    assert again.ledger().experiment(1).hypothesis == WORSE_PATTERN[1]
-
-
 def test_an_optimizer_that_stands_in_for_an_agent_ahead_is_asked_again_in_its_turn(bench):
     class StandingIn(Agent):
         def propose(self, brief):
@@ -352,18 +312,3 @@ def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench)
     assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
     assert bench.ledger().experiment(1).score == 1.2
     assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
-
-
-def test_where_no_priority_can_be_lowered_it_looks_ahead_all_the_same(bench, monkeypatch):
-    def refuse(*arguments):
-        raise PermissionError("not here")
-
-    monkeypatch.setattr(os, "setpriority", refuse)
-    agent = Agent([[LR], [DEPTH]])
-    assert bench.loop(FakeTask(noise=0), agent, max_experiments=2).run() == "2 experiments reached"
-    assert agent.threads == [False, True]
-
-
-def test_a_run_that_asks_no_agent_has_no_folder_of_what_was_said(bench):
-    bench.loop(FakeTask(noise=0), max_experiments=2).run()
-    assert not (bench.folder.path / "llm").exists()

@@ -8,7 +8,7 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.types import Candidate, CandidateRejected, Status
+from autoresearch_jax.types import Candidate, Status
 
 HELPER = "\n\ndef helper(x):\n    return x + 1\n"
 BETTER = SOURCE.replace("LR = 0.5", "LR = 0.1")
@@ -183,25 +183,3 @@ def test_a_champion_that_was_hashed_otherwise_is_prepared_again(long_bench):
     assert second.prepared == [source(4), source(3), source(5), source(6)], (
         "again in another process, till another leads"
     )
-
-
-def test_a_champion_that_is_refused_now_has_no_twin(long_bench):
-    class Strict(Hashing):
-        def prepare(self, source, log_dir):
-            if "helper" in source:
-                raise CandidateRejected(Status.REJECTED, "no helpers")
-            return super().prepare(source, log_dir)
-
-    script = [text("no helper", SOURCE)]
-    long_bench.loop(Hashing("old"), ScriptedProposer([])).run()
-    long_bench.loop(Strict("new"), ScriptedProposer(script)).run()
-    assert long_bench.ledger().experiment(1).status is Status.OK
-
-
-def test_a_discarded_programs_twin_is_discarded_however_short(long_bench):
-    worse = (SOURCE + HELPER).replace("DEPTH = 4", "DEPTH = 2")
-    script = [text("worse", worse), text("as bad, shorter", worse.replace(HELPER, ""))]
-    long_bench.loop(FakeTask(noise=0), ScriptedProposer(script)).run()
-    row = long_bench.ledger().experiment(2)
-    assert (row.status, row.score, row.decision) == (Status.DUPLICATE, 1.7, Action.DISCARD)
-    assert row.reason == "the same program as experiment 1"

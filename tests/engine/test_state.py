@@ -69,28 +69,12 @@ def test_on_another_machine_or_clock_a_run_does_not_go_on(bench, name, now):
     assert len(bench.ledger().experiments()) == 3
 
 
-def test_all_that_differs_is_named(bench):
-    run(bench, task_with())
-    with pytest.raises(
-        RunFolderError, match=r"device_kind NVIDIA H100.* then, NVIDIA L4 now.*clock wall then, attended"
-    ):
-        run(bench, task_with(device_kind="NVIDIA L4", clock="attended"))
-
-
 def test_what_was_measured_when_the_run_began_is_what_its_clock_goes_on_with(bench):
     first, second = task_with(0.0125), task_with(0.025)  # the machine is slower now
     run(bench, first)
     run(bench, second, experiments=2)
     assert (first.calibrated, second.calibrated) == ([None], [0.0125])
     assert bench.ledger().settings()["reference_seconds"] == 0.0125
-
-
-def test_a_clock_that_needs_no_reference_keeps_none(bench):
-    task = task_with()
-    run(bench, task)
-    run(bench, task, experiments=2)
-    assert task.calibrated == [None, None]
-    assert bench.ledger().settings().get("reference_seconds") is None
 
 
 def test_killed_before_the_reference_was_kept_it_is_measured_by_the_next_process(bench):
@@ -121,13 +105,6 @@ def test_nothing_is_measured_before_the_clock_is_set(bench):
     task = Watched()
     run(bench, task)
     assert task.measured
-
-
-def test_runs_of_one_repository_have_each_their_own(bench):
-    run(bench, task_with(0.0125))
-    other = replace(bench, tag="other")
-    run(other, task_with(0.025, clock="attended"))
-    assert [each.ledger().settings()["reference_seconds"] for each in (bench, other)] == [0.0125, 0.025]
 
 
 HEADER = "step,elapsed_seconds,loss\n"

@@ -62,14 +62,6 @@ def test_a_commit_has_all_else_as_its_own_parent_has_it(repo, run_git):
         run_git(repo, "fsck", "--strict", commit)
 
 
-def test_a_discarded_commit_may_be_named_again(repo, run_git):
-    place = workspace(repo)
-    first = place.baseline().commit
-    for commit in (first, first, place.commit("LR = 1\n", first, "one", 0)):
-        place.discard(commit, 7)
-        assert run_git(repo, "rev-parse", "refs/autoresearch/night/0007") == commit
-
-
 def test_a_branch_that_someone_moved_is_not_moved_back(repo, run_git):
     place = workspace(repo)
     first = place.baseline().commit
@@ -178,14 +170,6 @@ def test_a_lock_of_a_git_that_is_at_work_is_waited_for(repo, monkeypatch):
     assert released == [True] * 3, "nobody took them away from the git that had them"
 
 
-def test_a_run_goes_on_after_a_git_that_was_killed(bench, monkeypatch):
-    monkeypatch.setattr(git_module, "LOCK_SECONDS", 0.1)
-    bench.loop(max_experiments=1).run()
-    leave_locks(bench.repo)
-    bench.loop(max_experiments=3).run()
-    assert len(bench.ledger().experiments()) == 4
-
-
 def test_a_worktree_of_another_place_is_not_used(repo, tmp_path):
     place = workspace(repo)
     first = place.baseline().commit
@@ -208,20 +192,6 @@ def test_a_branch_that_the_user_has_checked_out_is_not_moved_beneath_him(repo, r
     with pytest.raises(WorkspaceError, match=r"has branch autoresearch/night checked out, which the run moves: check"):
         place.keep(place.commit("LR = 1\n", first, "one", 0), first)
     assert run_git(repo, "rev-parse", "HEAD") == first
-
-
-def test_submodules_of_the_user_are_left_alone(repo, run_git, tmp_path):
-    run_git(tmp_path, "init", "-q", "part")
-    run_git(tmp_path / "part", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "part")
-    run_git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "part"), "part")
-    run_git(repo, "commit", "-qm", "part")
-    run_git(repo, "config", "submodule.recurse", "true")
-    place = workspace(repo)
-    first = place.baseline().commit
-    place.keep(first, None)
-    place.keep(place.commit("LR = 1\n", first, "one", 0), first)
-    assert run_git(repo, "status", "--porcelain", "part") == ""
-    assert run_git(repo / "part", "rev-parse", "--show-toplevel") == str(repo / "part")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -250,19 +220,18 @@ def test_no_repository(tmp_path):
         workspace(tmp_path, environment={"PATH": "/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)})
 
 
-def test_no_commit_yet(tmp_path):
-    (tmp_path / "train_lib.py").write_text("LR = 1\n")
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    with pytest.raises(WorkspaceError, match=r"has no commit yet: run git add train_lib.py && git commit -m start"):
-        workspace(tmp_path).baseline()
-
-
-def test_the_editable_file_is_not_tracked(repo):
-    (repo / "new.py").write_text("LR = 1\n")
-    with pytest.raises(
-        WorkspaceError, match=r"^new.py is not in the last commit, .*: run git add new.py && git commit"
-    ):
-        workspace(repo, editable="new.py").baseline()
+@pytest.mark.parametrize("what", ["no commit", "not tracked", "no file"])
+def test_a_file_that_is_in_no_commit_is_refused_with_the_remedy(repo, tmp_path, what):
+    folder, name, words = repo, "new.py", r"^new.py is not in the last commit, .*: run git add new.py && git commit"
+    if what == "no commit":
+        folder, words = tmp_path / "empty", "has no commit yet: run git add new.py && git commit -m start"
+        subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    if what == "no file":
+        words = "new.py: no such file: name the file to edit with --editable"
+    else:
+        (folder / name).write_text("LR = 1\n")
+    with pytest.raises(WorkspaceError, match=words):
+        workspace(folder, editable=name).baseline()
 
 
 def test_the_editable_file_has_changes(repo, run_git):
@@ -273,11 +242,6 @@ def test_the_editable_file_has_changes(repo, run_git):
         ):
             workspace(repo).baseline()
         run_git(repo, "add", "train_lib.py")
-
-
-def test_no_editable_file(repo):
-    with pytest.raises(WorkspaceError, match=r"gone.py: no such file: name the file to edit with --editable"):
-        workspace(repo, editable="gone.py")
 
 
 def test_git_fetches_nothing_whatever_a_repository_says(tmp_path: Path) -> None:
