@@ -1,4 +1,12 @@
-"""The clocks of a trial's budget: the wall clock, and the attended clock with its reference program."""
+"""The clocks of a trial's budget: the wall clock, and the attended clock with its reference program.
+
+On a CPU that others use, the wall clock measures the neighbours. The attended clock leaves out the share of the time
+that other processes took, as far as the trial's threads wanted it, and counts the rest at the speed that a reference
+program had when the run began: see docs/clock.md. That program does what candidates do (embeddings, attention, bfloat16
+matrices, cross-entropy, Adam), so what slows them down (frequency, shared caches and memory) slows it down, too.
+
+Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, S keys.
+"""
 
 import contextlib
 import math
@@ -27,7 +35,7 @@ USUAL_SCATTER, USUAL_SAMPLES = 0.1, 4  # of the samples' logarithms, and what th
 
 TASKS = PROC / "self" / "task"
 # A smaller step is too unlike a candidate, a larger one leaves too few runs in a short trial. A run takes about 10 ms
-# on two cores of a CPU without bf16 units. The scripts of the exploratory comparison were not kept.
+# on two cores of a CPU without bf16 units.
 ROWS, CONTEXT, WIDTH, HEADS, VOCAB_SIZE = 4, 64, 128, 2, 1024
 BETA1, BETA2, LEARNING_RATE, EPSILON = 0.9, 0.95, 1e-4, 1e-8
 WARM_UP_RUNS = 3  # of a new program, before one counts
@@ -234,7 +242,7 @@ class AttendedClock:
 
 
 class Reference:
-    """The compiled step with its state; each run trains it one step further."""
+    """The compiled training step of the reference program with its state; each run trains it one step further."""
 
     def __init__(self) -> None:
         """Compiles it, or takes it from the compile cache."""

@@ -1,4 +1,8 @@
-"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one."""
+"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one.
+
+It has the `logits` program, the arrays it reads and the rows of the split; the normalisation, the sum and the byte
+counts are its own. The probes are in `probes.py`.
+"""
 
 import math
 import time

@@ -41,7 +41,7 @@ MAX_MODEL_FLOPS = 1e18  # a token
 
 
 class CompileWatch:
-    """Counts while it is entered; in all threads, since programs are compiled in several.
+    """Counts, while it is entered, the programs that XLA is asked for in all threads.
 
     Attributes:
       asked: programs that XLA was asked for.

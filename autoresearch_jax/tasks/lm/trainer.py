@@ -22,7 +22,6 @@ class Curve:
     """The mean loss of each twentieth of one training's budget, compared with ceilings as it grows."""
 
     def __init__(self, stop_above: Sequence[Ceiling] = ()) -> None:
-        """Starts with no step."""
         self._ceilings = {ceiling.point: ceiling.loss for ceiling in stop_above}
         self._points: list[float] = []
         self._losses: list[float] = []  # of the steps that ended in the twentieth at hand
