@@ -305,7 +305,7 @@ class Ledger:
         if base is None or open_experiment is None:
             return base
         lineage = base.copy()
-        self._enter(lineage, open_experiment)
+        self._enter(lineage, open_experiment, self.remembered(_times_of_runs))
         return lineage
 
     def _concluded_lineage(self) -> Lineage | None:
@@ -320,17 +320,18 @@ class Ledger:
             return None
         key = len(concluded), sum(runs for _, runs in entered)
         if self._lineage is None or self._lineage[0] != key or self._database.in_transaction:
+            times = self.remembered(_times_of_runs)
             lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
             for row, runs in entered:
                 if runs and row.id >= baseline.id:
-                    self._enter(lineage, row)
+                    self._enter(lineage, row, times)
             if self._database.in_transaction:  # which may yet be undone
                 return lineage
             self._lineage = key, lineage
         return self._lineage[1]
 
-    def _enter(self, lineage: Lineage, row: ExperimentRow) -> None:
-        trials, times = self.scored(row.id), self.remembered(_times_of_runs)
+    def _enter(self, lineage: Lineage, row: ExperimentRow, times: Mapping[int, int]) -> None:
+        trials = self.scored(row.id)
         lineage.begin(row.id, without=row.without)
         for trial in trials:
             of_items, time = self._item_variance(row, trials[0]), times[trial.id]
