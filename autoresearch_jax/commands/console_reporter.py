@@ -1,7 +1,6 @@
 """The progress of a preparation on stderr."""
 
 import sys
-import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ class ConsoleReporter(Reporter):
 
     def __init__(self) -> None:
         self.made = False  # whether there was anything to do
-        self._lock = threading.Lock()
         self._bar: tuple[Progress, TaskID] | None = None
         self._what = ""
         self._total: int | None = None
@@ -33,38 +31,34 @@ class ConsoleReporter(Reporter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._end_stage()
+        self._end_stage()
 
     def note(self, text: str) -> None:
         """One line, above the bar if there is one."""
-        with self._lock:
-            if self._bar is not None:
-                self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
-                print(text, file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def stage(self, what: str, total: int | None) -> None:
         """The next stage begins."""
-        with self._lock:
-            self._end_stage()
-            self.made = True
-            self._what, self._total, self._done = what, total, 0
-            self._shown = time.monotonic()
-            if sys.stderr.isatty():
-                progress = _progress_bar()
-                progress.start()
-                self._bar = progress, progress.add_task(what, total=total)
-                return
+        self._end_stage()
+        self.made = True
+        self._what, self._total, self._done = what, total, 0
+        self._shown = time.monotonic()
+        if sys.stderr.isatty():
+            progress = _progress_bar()
+            progress.start()
+            self._bar = progress, progress.add_task(what, total=total)
+            return
         self.note(what if total is None else f"{what}, {total} documents")
 
     def advance(self) -> None:
         """One more document is done."""
-        with self._lock:
-            self._done += 1
-            waited = time.monotonic() - self._shown
-            if waited > (_LINE_SECONDS if self._bar is None else _REFRESH_SECONDS):
-                self._show()
+        self._done += 1
+        waited = time.monotonic() - self._shown
+        if waited > (_LINE_SECONDS if self._bar is None else _REFRESH_SECONDS):
+            self._show()
 
     def _show(self) -> None:
         self._shown = time.monotonic()

@@ -1,7 +1,8 @@
 """Batches of training tokens from packed rows: shuffled, without end, ready before they are asked for."""
 
 from collections.abc import Iterator
-from types import TracebackType
+from itertools import chain
+from typing import Self
 
 import grain
 import numpy as np
@@ -63,26 +64,20 @@ class TokenLoader(Iterator[np.ndarray]):
             .map(self._gather)
         )
         self._batches = iter(batches.to_iter_dataset(_PREFETCH))
-        self._first: np.ndarray | None = next(self._batches)
+        self._ready = chain([next(self._batches)], self._batches)
 
     def __next__(self) -> np.ndarray:
         """The next batch, int32[rows, context + 1]."""
-        if self._first is None:
-            return next(self._batches)
-        batch, self._first = self._first, None
-        return batch
+        return next(self._ready)
 
     def close(self) -> None:
-        """Ends the prefetching thread; no further batch can be had."""
-        self._first = None
+        """Ends the prefetching thread."""
         self._batches.close()
 
-    def __enter__(self) -> "TokenLoader":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
