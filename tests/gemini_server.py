@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-from autoresearch_jax.proposers.gemini_settings import GeminiOptions
+from autoresearch_jax.proposers.llm_budget import GeminiOptions
 
 KEY = "AIza-a-key-that-nobody-may-see"
 MODEL = "gemini-3.8-flash"
@@ -303,7 +303,7 @@ class GeminiServer:
 
 def quick(server: GeminiServer, **changes: Any) -> GeminiOptions:
     """Options that reach the server and wait milliseconds between tries."""
-    usual = {"key": KEY, "base_url": server.url, "first_wait_seconds": 0.001, "longest_wait_seconds": 0.004}
+    usual = {"key": KEY, "base_url": server.url, "first_wait_seconds": 0.001}
     return GeminiOptions(**{**usual, **changes})
 
 

@@ -22,7 +22,7 @@ from absl import flags
 from autoresearch_jax.commands.checks.check import Check, look_at
 from autoresearch_jax.commands.checks.python import REINSTALL, check_python
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.proposers.redaction import secret_values
+from autoresearch_jax.sanitize import secret_values
 
 if TYPE_CHECKING:  # what needs packages is imported where it is used: this command tells which of them are missing
     from autoresearch_jax.commands.dataset_flags import DatasetOptions

@@ -12,21 +12,20 @@ from absl import flags
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Examine, LimitReached
-from autoresearch_jax.proposers.gemini_settings import (
+from autoresearch_jax.proposers.llm_budget import (
     DEFAULT_LOCATION,
     DEFAULT_MODEL,
-    DEFAULT_OUTPUT_TOKENS,
-    DEFAULT_REPAIRS,
-    DEFAULT_SECONDS,
     GeminiOptions,
-    price_on,
+    Limits,
+    Price,
+    Usage,
+    check_limits,
+    cost,
 )
-from autoresearch_jax.proposers.prices import PRICES, Price, Usage
-from autoresearch_jax.proposers.spending import Limits, Spent, check_limits
 from autoresearch_jax.sanitize import clean_line
 
 if TYPE_CHECKING:
-    from autoresearch_jax.proposers.gemini import GeminiProposer
+    from autoresearch_jax.proposers.llm import GeminiProposer
 
 KEY_VARIABLE = "GEMINI_API_KEY"
 KEY_VARIABLES = ("GOOGLE_API_KEY", KEY_VARIABLE)  # the first that is set holds, as with google-genai itself
@@ -56,7 +55,7 @@ def define_gemini_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "max_output_tokens",
-        DEFAULT_OUTPUT_TOKENS,
+        GeminiOptions.max_output_tokens,
         "length of an answer of the model, its thinking included",
         lower_bound=1,
         flag_values=flag_values,
@@ -64,14 +63,14 @@ def define_gemini_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_float("temperature", None, "of the model; the service's own by default", flag_values=flag_values)
     flags.DEFINE_integer(
         "repair_rounds",
-        DEFAULT_REPAIRS,
+        GeminiOptions.repair_rounds,
         "how often an answer that cannot be measured goes back to the model, for one proposal",
         lower_bound=0,
         flag_values=flag_values,
     )
     flags.DEFINE_float(
         "proposal_seconds",
-        DEFAULT_SECONDS,
+        GeminiOptions.proposal_seconds,
         "time limit of all requests to the model, and waits between them, for one proposal",
         flag_values=flag_values,
     )
@@ -170,13 +169,13 @@ def require_price(options: GeminiOptions, limit: str = "a limit of dollars") -> 
     Raises:
       UsageError: the model has no known price.
     """
-    if price_on(options, datetime.now(UTC).date()) is None:
+    if cost(options, Usage(1, 1), datetime.now(UTC)) is None:
         where = options.model
         if options.vertex_project is not None and options.vertex_location != DEFAULT_LOCATION:
             where += f" in {options.vertex_location}"
         raise UsageError(
             f"{limit}: the price of {where} is not known: give it, --model_price=IN,OUT in dollars per million tokens, "
-            f"or limit tokens with --max_tokens instead of dollars; prices are known of {', '.join(PRICES)}"
+            f"or limit tokens with --max_tokens instead of dollars"
         )
 
 
@@ -192,7 +191,7 @@ def require_room(options: GeminiOptions, input_tokens: int) -> None:
     """
     worst = Usage(input_tokens, options.max_output_tokens)
     try:
-        check_limits(options.limits, Spent(0, 0, 0.0), worst, price_on(options, datetime.now(UTC).date()))
+        check_limits(options, worst)
     except LimitReached as error:
         raise UsageError(f"{error}, so nothing would ever be asked: raise it, or lower --max_output_tokens") from error
 
@@ -218,7 +217,7 @@ def make_gemini(
       UserError: there are no application-default credentials, and they are asked for.
     """
     # google-genai takes half a second to import, which the commands and runs that ask no model do not spend.
-    from autoresearch_jax.proposers.gemini import GeminiProposer
+    from autoresearch_jax.proposers.llm import GeminiProposer
 
     return GeminiProposer(options, editable_name, examine, llm_dir, brief_tokens)
 

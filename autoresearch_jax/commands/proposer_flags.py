@@ -29,8 +29,8 @@ from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, DEFAULT_CATEGORI
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
-from autoresearch_jax.proposers.gemini_settings import GeminiOptions
 from autoresearch_jax.proposers.hybrid import HybridProposer
+from autoresearch_jax.proposers.llm_budget import GeminiOptions
 from autoresearch_jax.proposers.replay import ReplayProposer
 
 PROPOSERS = ("constants", "gemini", "command", "hybrid", "replay")

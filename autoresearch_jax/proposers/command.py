@@ -21,12 +21,11 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
-from autoresearch_jax.proposers.redaction import blanks, redact, secret_values
 from autoresearch_jax.sandbox.keeper import CommandOutcome, CommandStopped, KeeperError, run_command
 from autoresearch_jax.sandbox.process import describe_exit
 from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.sandbox.scratch import scratch_folder
-from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line, quoted
+from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, blanks, clean_line, quoted, redact, secret_values
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"

@@ -17,9 +17,7 @@ from autoresearch_jax.commands.gemini_flags import (
 )
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Brief
-from autoresearch_jax.proposers.gemini_settings import DEFAULT_MODEL, GeminiOptions
-from autoresearch_jax.proposers.prices import Price
-from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.proposers.llm_budget import DEFAULT_MODEL, GeminiOptions, Limits, Price
 from autoresearch_jax.types import Metric
 
 WITH_KEY = {"GEMINI_API_KEY": KEY}

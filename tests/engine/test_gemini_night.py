@@ -13,7 +13,7 @@ from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.base import NO_PROPOSAL
-from autoresearch_jax.proposers.spending import Limits
+from autoresearch_jax.proposers.llm_budget import Limits
 from autoresearch_jax.types import Status
 
 GOOD = answer([("LR = 0.5", "LR = 0.1")])

@@ -17,8 +17,8 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, BriefError, count_tokens
 from autoresearch_jax.proposers.command import Agent, CommandProposer
-from autoresearch_jax.proposers.redaction import REDACTED
 from autoresearch_jax.sandbox.keeper import TAIL_BYTES, run_command
+from autoresearch_jax.sanitize import REDACTED
 from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())

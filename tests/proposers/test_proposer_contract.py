@@ -15,8 +15,8 @@ from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
-from autoresearch_jax.proposers.gemini import GeminiProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
+from autoresearch_jax.proposers.llm import GeminiProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
 

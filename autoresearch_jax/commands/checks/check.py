@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.redaction import redact
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, redact
 
 MOST_CHARACTERS = 2000  # of a line: what helps must not be cut, and only messages of others are this long
 LOOK = "see to what it says"

@@ -1,0 +1,343 @@
+"""A Gemini model proposes: asked anew for each experiment, and told what is wrong until its answer can be measured.
+
+Imports google-genai, which takes a while: only import this module where a model is asked.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from google.genai import types
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import (
+    Brief,
+    Examine,
+    LimitReached,
+    Objection,
+    Proposal,
+    ProposalFailed,
+    ServiceDown,
+)
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, write_brief
+from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, read_edits, replace_file, unfenced
+from autoresearch_jax.proposers.llm_budget import GeminiOptions, Spending
+from autoresearch_jax.proposers.llm_client import Closed, GeminiClient, NotLetIn, milliseconds
+from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, redact_value
+
+CHECK_SECONDS = 30.0
+MAX_ECHO_CHARACTERS = 100_000  # of an answer that is shown to the model again: three times the training file
+MAX_HYPOTHESIS_CHARACTERS = 300  # as an agent's with a command line
+OTHER_CATEGORY = "other"
+MAX_EFFECT = 1e300
+MAX_PROBLEMS = 10  # of an answer's form that are named
+_BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
+_INSTRUCTIONS = """\
+You are to improve a training program. Answer with one change of `{name}`, whose source is shown below: one idea, as
+small a change as it takes.
+
+- The change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no data
+  here to try it on.
+- Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
+- Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, so many that
+  they occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the whole new
+  text as `file` only where edits would be longer, and never both.
+- `hypothesis` is one line that says what is changed and why that is better.
+- `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
+- `category` names the kind of change, one of: {categories}.
+"""
+_REPAIR = """\
+That answer cannot be used, and nothing of it was applied:
+
+{reason}
+
+Answer again, whole and in the same form, with edits of the source as it stands in the brief."""
+
+
+class GeminiProposer:
+    """Asks a model for one change at a time; a fresh conversation for each experiment."""
+
+    name = "gemini"
+
+    def __init__(
+        self,
+        options: GeminiOptions,
+        editable_name: str,
+        examine: Examine | None,
+        llm_dir: Callable[[int], Path],
+        brief_tokens: int = DEFAULT_TOKENS,
+    ) -> None:
+        """Makes the client; sends nothing.
+
+        Args:
+          options: whom to ask, and how much of it.
+          editable_name: of the training file.
+          examine: tries a text before it is proposed; None proposes every text that parses.
+          llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
+          brief_tokens: length of the brief, see `briefing.count_tokens`.
+
+        Raises:
+          UserError: there are no application-default credentials, and they are asked for.
+        """
+        self._options = options
+        self._editable_name = editable_name
+        self._examine = examine
+        self._brief_tokens = brief_tokens
+        self._client = GeminiClient(options)
+        self._spending = Spending(options, llm_dir, self._client.secrets)
+
+    def check_model(self) -> str | None:
+        """Asks the service whether it has the model, which costs nothing.
+
+        Returns:
+          A line of warning if the service cannot be asked now; else None.
+
+        Raises:
+          UserError: it does not, or lets nobody in with this key; in the service's own words.
+        """
+        model = self._options.model
+        http = types.HttpOptions(timeout=milliseconds(CHECK_SECONDS), retry_options=types.HttpRetryOptions(attempts=1))
+        config = types.GetModelConfig(http_options=http)
+        try:
+            found = self._client.run(lambda client: client.models.get(model=model, config=config), CHECK_SECONDS)
+        except ProposalFailed as refused:
+            raise UserError(f"--gemini_model={model}: {refused}") from refused
+        except NotLetIn as refused:
+            raise UserError(f"not let in: {refused}") from refused
+        except ServiceDown as down:
+            return f"the service of {model} cannot be asked now: {down}"
+        most, wanted = found.output_token_limit, self._options.max_output_tokens
+        if most is not None and most < wanted:
+            raise UserError(f"--max_output_tokens={wanted}: {model} gives {most} at most")
+        return None
+
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`.
+
+        Raises:
+          ProposalFailed: no answer of the model could be used, or the service refused to answer.
+          ServiceDown: the service did not answer at all.
+          LimitReached: the next request could go beyond a limit.
+          BriefError: what must be in the brief does not fit.
+          ExchangeError: what was spent is not known.
+        """
+        page = write_brief(brief, instructions(brief, self._editable_name), self._brief_tokens)
+        try:
+            proposal = self._proposal(brief, page)
+        except ProposalFailed as failure:
+            reason = clean_secret_line(str(failure), self._client.secrets())
+            raise ProposalFailed(reason, self._spending.dollars(brief.experiment)) from failure
+        return replace(proposal, cost_dollars=self._spending.dollars(brief.experiment))
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`."""
+        return True
+
+    def close(self) -> None:
+        """See `Proposer.close`; for good."""
+        self._client.close()
+
+    def _proposal(self, brief: Brief, page: str) -> Proposal:
+        """Asks until an answer can be measured; the last that could be applied if there will be no other."""
+        turns = [_turn("user", page)]
+        left = self._options.proposal_seconds  # for requests and waits; the time of tracing is not counted
+        repeated = False
+        text: Proposal | None = None
+        problem: Objection | None = None
+        for repairs in range(self._options.repair_rounds + 1):
+            start = time.monotonic()
+            try:
+                response = self._ask(brief, turns, left)
+                left -= time.monotonic() - start
+                proposal, problem = self._read(brief, response)
+            except (LimitReached, ServiceDown, ProposalFailed) as end:
+                if text is not None and not isinstance(end, Closed):
+                    return text
+                if problem is not None and isinstance(end, ServiceDown):
+                    raise ProposalFailed(clean_line(f"{end}; before that: {problem.text}")) from end
+                raise
+            if problem is None:
+                assert proposal is not None
+                return proposal
+            text = proposal or text
+            if repairs == self._options.repair_rounds or (repeated and problem.repeats):
+                if text is not None:
+                    return text  # it is written down with what becomes of it, and costs no trial
+                tried = f"after {repairs} repair{'' if repairs == 1 else 's'}: " if repairs else ""
+                raise ProposalFailed(clean_line(f"{tried}{problem.text}"))
+            repeated = repeated or problem.repeats
+            said = _answer_text(response).strip() or "(no text)"
+            if len(said) > MAX_ECHO_CHARACTERS:
+                said = f"{said[:MAX_ECHO_CHARACTERS]}\n[{len(said) - MAX_ECHO_CHARACTERS} characters cut]"
+            turns += [_turn("model", said), _turn("user", _REPAIR.format(reason=problem.text))]
+        raise AssertionError("the last round ends it")
+
+    def _ask(self, brief: Brief, turns: Sequence[dict[str, Any]], seconds: float) -> types.GenerateContentResponse:
+        """Sends the conversation; each attempt is written down, before and after."""
+        options = self._options
+        config = {
+            "response_mime_type": "application/json",
+            "response_schema": answer_schema(brief),
+            "max_output_tokens": options.max_output_tokens,
+            "temperature": options.temperature,
+        }
+        request = {"contents": list(turns), "config": config}
+        http = types.HttpOptions(timeout=milliseconds(min(seconds, options.request_seconds)))
+        contents = [types.Content.model_validate(turn) for turn in turns]
+        sent = types.GenerateContentConfig.model_validate({**config, "http_options": http})
+        return self._client.run(
+            lambda client: client.models.generate_content(model=options.model, contents=list(contents), config=sent),
+            seconds,
+            lambda: self._spending.begin(brief.experiment, request),
+        )
+
+    def _read(self, brief: Brief, response: Any) -> tuple[Proposal | None, Objection | None]:
+        """The proposal that an answer is, if it could be applied, and what is wrong with it, if anything is.
+
+        Raises:
+          ProposalFailed: the service blocked the prompt or the answer.
+        """
+        secrets = self._client.secrets()
+        candidate = response.candidates[0] if response.candidates else None
+        finish = None if candidate is None else _word(candidate.finish_reason, secrets)
+        blocked = response.prompt_feedback and _word(response.prompt_feedback.block_reason, secrets)
+        if blocked or finish in _BLOCKED:
+            raise ProposalFailed(f"the service blocked it: {blocked or finish}")
+        if finish == "MAX_TOKENS":
+            most = f"{self._options.max_output_tokens} tokens, thinking included (--max_output_tokens)"
+            return None, Objection(f"the answer was cut off at {most}: give smaller edits")
+        if finish not in (None, "STOP"):
+            return None, Objection(f"the answer ended early: {finish}")
+        try:
+            hypothesis, category, source = read_answer(_answer_text(response), brief, secrets)
+        except EditError as error:
+            return None, Objection(redact(str(error), secrets), repeats=error.unchanged)
+        dollars = self._spending.dollars(brief.experiment)
+        proposal = Proposal(hypothesis, category, source=source, cost_dollars=dollars, proposer=self.name)
+        return proposal, None if self._examine is None else self._examine(brief, proposal)
+
+
+def instructions(brief: Brief, name: str) -> str:
+    """Our own words at the head of the brief, which itself says what is asked for this time.
+
+    Args:
+      brief: what is to be improved.
+      name: of the training file.
+    """
+    minimize = brief.metric.direction == "minimize"
+    return _INSTRUCTIONS.format(
+        name=name,
+        metric=clean_line(brief.metric.name),
+        better="lower" if minimize else "higher",
+        sign="negative" if minimize else "positive",
+        categories=", ".join(_categories(brief)),
+    )
+
+
+def answer_schema(brief: Brief) -> dict[str, Any]:
+    """What an answer must look like, as the service takes it."""
+    text = {"type": "STRING"}
+    edit = {"type": "OBJECT", "properties": {"search": text, "replace": text}, "required": ["search", "replace"]}
+    return {
+        "type": "OBJECT",
+        "properties": {
+            "hypothesis": text,
+            "category": {"type": "STRING", "enum": _categories(brief)},
+            "predicted_effect": {"type": "NUMBER"},
+            "edits": {"type": "ARRAY", "items": edit},
+            "file": {"type": "STRING", "nullable": True},
+        },
+        "required": ["hypothesis", "category", "predicted_effect"],
+        "property_ordering": ["hypothesis", "category", "predicted_effect", "edits", "file"],
+    }
+
+
+def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[str, str, str]:
+    """Hypothesis, category and new source of an answer: JSON of the schema, or a free text with edits.
+
+    Args:
+      text: the answer.
+      brief: what was asked.
+      secrets: what the answer must not bring in.
+
+    Raises:
+      EditError: it cannot be used; the message tells the model what is to be mended.
+    """
+    if not text.strip():
+        raise EditError("the answer was empty")
+    try:
+        value = redact_value(json.loads(unfenced(text)), secrets)  # JSON may have spelt a secret with escapes
+    except (ValueError, RecursionError) as error:
+        value, edits = {}, read_edits(text)
+        if not edits:
+            raise EditError(f"the answer is not JSON: {clean_line(str(error))}") from error
+        prose = clean_line(re.split(r"(?m)^[ \t]*(?:<{5,}|@@|---|```|diff )", text)[0])
+        hypothesis = clean_secret_line(prose or "edits without a word", secrets, MAX_HYPOTHESIS_CHARACTERS)
+    else:
+        edits = _checked_edits(value)
+        hypothesis = clean_secret_line(value["hypothesis"], secrets, MAX_HYPOTHESIS_CHARACTERS)
+        hypothesis += f" (expected: {value['predicted_effect']:+.3g})"
+    champion = brief.champion_source
+    source = replace_file(champion, value["file"]) if value.get("file") else apply_edits(champion, edits)
+    if redact(source, [secret for secret in secrets if secret not in champion]) != source:
+        raise EditError("the edits put together a key or another secret: leave it out")
+    word = clean_line(str(value.get("category")), MAX_CATEGORY_CHARACTERS).lower()
+    category = {name.lower(): name for name in brief.categories}.get(word) or brief.category or OTHER_CATEGORY
+    return hypothesis, category, source
+
+
+def _checked_edits(value: Any) -> list[Edit]:
+    """The edits of an answer that follows the schema.
+
+    Raises:
+      EditError: it does not.
+    """
+    if not isinstance(value, Mapping):
+        raise EditError("the answer is JSON, but no object")
+    problems = []
+    if not isinstance(value.get("hypothesis"), str) or not clean_line(value["hypothesis"]):
+        problems.append("hypothesis must be a line of text")
+    if not isinstance(value.get("category"), str):
+        problems.append("category must be a word")
+    effect = value.get("predicted_effect")
+    if not isinstance(effect, int | float) or isinstance(effect, bool) or not -MAX_EFFECT <= effect <= MAX_EFFECT:
+        problems.append("predicted_effect must be a number")
+    edits, file = value.get("edits") or [], value.get("file") or ""
+    if not isinstance(edits, list):
+        problems.append("edits must be a list")
+        edits = []
+    for number, edit in enumerate(edits, 1):
+        if not isinstance(edit, Mapping) or not all(isinstance(edit.get(k), str) for k in ("search", "replace")):
+            problems.append(f"edit {number} must have the texts search and replace")
+    if not isinstance(file, str):
+        problems.append("file must be a text")
+    if bool(edits) == bool(file):
+        problems.append("give edits or file, not both" if edits else "there are neither edits nor a file")
+    if problems:
+        raise EditError(f"the answer does not follow the schema: {'; '.join(problems[:MAX_PROBLEMS])}")
+    return [Edit(edit["search"], edit["replace"]) for edit in edits]
+
+
+def _categories(brief: Brief) -> list[str]:
+    """All that may be named, each once."""
+    return list(dict.fromkeys([*map(clean_line, brief.categories), OTHER_CATEGORY]))
+
+
+def _answer_text(response: Any) -> str:
+    """The words of an answer, without the thinking."""
+    candidate = response.candidates[0] if response.candidates else None
+    parts = (candidate.content.parts if candidate is not None and candidate.content is not None else None) or []
+    return "".join(part.text for part in parts if part.text and not part.thought)
+
+
+def _word(value: Any, secrets: Sequence[str]) -> str | None:
+    """An enumeration's word, which a server may have made up."""
+    return None if value is None else clean_secret_line(str(getattr(value, "value", value)), secrets, 40)
+
+
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "parts": [{"text": text}]}
