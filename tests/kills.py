@@ -143,7 +143,7 @@ def differences(repo: Path, undisturbed: Path) -> list[str]:
         found.append(f"snapshots: {snapshots_of(repo)}, not {snapshots_of(undisturbed)}")
     if moved_snapshots(repo) != moved_snapshots(undisturbed):
         found.append(f"moved snapshots: {moved_snapshots(repo)}, not {moved_snapshots(undisturbed)}")
-    return found + [f"{path} is left" for path in repo.glob("runs/night/*.new")]
+    return found + [f"{path} is left" for path in repo.glob("runs/night/*.partial")]
 
 
 def die_in_turn(

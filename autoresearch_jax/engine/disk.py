@@ -127,7 +127,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 def _write_probe(folder: Path) -> None:
     """Writes a small file to the disk and removes it: permissions alone say nothing to root."""
-    path = folder / "room.new"  # removed with all other *.new files if this process is killed
+    path = folder / "room.partial"  # the next start removes it if this process is killed
     try:
         with path.open("wb", buffering=0) as file:
             file.write(bytes(_PROBE_BYTES))

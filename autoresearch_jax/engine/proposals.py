@@ -13,10 +13,11 @@ from typing import Any
 
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
-from autoresearch_jax.engine.run_folder import RunFolder, write_whole
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import Merge, rebase, syntax_nodes
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import (
     NO_PROPOSAL,
     Brief,

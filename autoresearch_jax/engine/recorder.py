@@ -10,9 +10,10 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.memo import Memo
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.records import ExperimentRow, Kind
-from autoresearch_jax.engine.run_folder import RunFolder, write_whole
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import Outcome
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status

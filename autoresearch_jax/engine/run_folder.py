@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from autoresearch_jax.engine.task import Terms
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import write_whole
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
@@ -134,6 +133,8 @@ class RunFolder:
         Raises:
           RunFolderError: another process holds it, or the folder cannot be written to.
         """
+        from filelock import FileLock, Timeout  # its import takes a quarter of a second
+
         lock = FileLock(self._lock_file, timeout=_LOCK_SECONDS)
         try:
             lock.acquire()
@@ -147,8 +148,9 @@ class RunFolder:
         try:
             with suppress(OSError):  # of a full disk: the lock is held without it
                 self._driver_file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            for path in (*self.path.glob("*.new"), *self.path.glob("llm/*/*.new")):  # left half-written by a kill
-                path.unlink(missing_ok=True)
+            for pattern in ("*.partial", "llm/*/*.partial", "llm/*/*.new"):  # left half-written by a kill
+                for path in self.path.glob(pattern):
+                    path.unlink(missing_ok=True)
             yield
         finally:
             with suppress(OSError):
@@ -227,10 +229,3 @@ def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], f
         raise RunFolderError(
             f"{folder} was started with other settings ({'; '.join(differing)}): use the same ones, or another --tag"
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old text or the new one, never a part."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")  # another process may be writing it, too
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -95,10 +95,10 @@ def test_a_killed_drivers_run_is_free_at_once_whatever_its_children_do(folder, s
         driver.kill()
         driver.wait()
         assert folder.holder() is None
-        (folder.path / "results.tsv.1.new").touch()
+        (folder.path / "results.tsv.1.partial").touch()
         with folder.lock():
             assert folder.holder() == f"pid {os.getpid()} on {socket.gethostname()}"
-            assert not (folder.path / "results.tsv.1.new").exists(), "half-written files go"
+            assert not (folder.path / "results.tsv.1.partial").exists(), "half-written files go"
     finally:
         os.kill(child, signal.SIGKILL)
 
