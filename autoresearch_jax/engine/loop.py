@@ -167,8 +167,10 @@ class Loop:
             while self._certify(at_end=True):
                 pass
             champion = self._recorder.require_champion()
-            if had_target is None or self._stopping.stop_reason(self._stopping.progress(champion)) is not None:
+            if had_target is None:
                 return reason
+            if (reached := self._stopping.stop_reason(self._stopping.progress(champion))) is not None:
+                return f"{reached} reached"
             self._parts.observer.notice(f"{had_target}: not after certification, so the search goes on")
 
     def _until_ended(self, work: Callable[[], str]) -> str:
