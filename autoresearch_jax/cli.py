@@ -34,22 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         return _complain("", f"unknown command {command!r}; one of {', '.join(COMMANDS)}", UsageError.exit_status)
     try:
+        from autoresearch_jax.commands.options import define_options, read_options
+
         module = importlib.import_module(f"autoresearch_jax.commands.{command}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("autoresearch_jax"):  # a fault of ours
             raise
-        return _complain(command, f"{error}: `autoresearch doctor` says how to install what is missing", 1)
+        remedy = "in the checkout: rm -f .venv/.installed-* && ./scripts/setup.sh"
+        return _complain(command, f"{error}: {remedy}", 1)
     flag_values = flags.FlagValues()
     flags.DEFINE_boolean("help", False, "show these flags and exit", short_name="h", flag_values=flag_values)
-    module.define_flags(flag_values)
+    define_options(flag_values, module.Options)
     try:
-        positional = flag_values([command, *words[1:]])[1:]
+        arguments = flag_values([command, *words[1:]])[1:]
         if flag_values["help"].value:
             print(_command_help(command, module, flag_values))
             return 0
-        if positional and not getattr(module, "TAKES_ARGUMENTS", False):
-            raise UsageError(f"unexpected argument {positional[0]!r}: every setting is a flag, --name=value")
-        return module.run(flag_values, positional)
+        if arguments and not getattr(module, "TAKES_ARGUMENTS", False):
+            raise UsageError(f"unexpected argument {arguments[0]!r}: every setting is a flag, --name=value")
+        return module.run(read_options(flag_values, module.Options), arguments)
     except flags.Error as error:
         return _complain(command, " ".join(str(error).split()), UsageError.exit_status)
     except UserError as error:

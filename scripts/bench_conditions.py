@@ -10,9 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from autoresearch_jax.commands.constants_flag import constants_of
-from autoresearch_jax.commands.run import define_flags
-from autoresearch_jax.commands.task_flags import TaskOptions
+from autoresearch_jax.commands.options import define_options, read_options
+from autoresearch_jax.commands.run import Options
+from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
 from autoresearch_jax.types import Scalar, Status
 
@@ -37,11 +37,12 @@ def burning(burners: Sequence[tuple[float, float]]) -> Iterator[None]:
 def demo_options(*more: str) -> tuple[TaskOptions, Mapping[str, Scalar]]:
     """The demo's task, and the constants that it begins with."""
     values = flags.FlagValues()
-    define_flags(values)
+    define_options(values, Options)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     flags.DEFINE_string("undefok", "", "", flag_values=values)
     values(["bench", DEMO, "--nostandby", *more])
-    return TaskOptions.from_flags(values), constants_of(values)
+    options = read_options(values, Options)
+    return options.task, options.start.constants
 
 
 def make_repository(folder: Path, pages: Mapping[str, str] | None = None) -> None:

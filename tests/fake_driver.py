@@ -17,14 +17,12 @@ from pathlib import Path
 from durable import Operations
 from fakes import SNAPSHOT_BYTES, FakeTask
 
-from autoresearch_jax.commands.proposer_flags import ProposerOptions
-from autoresearch_jax.commands.run import Ground, Options, run_loop
-from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.commands.options import FolderOptions
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.run import GIB, DecisionOptions, Ground, Options, SnapshotOptions, run_loop
 from autoresearch_jax.decide.pruning import Pruning
-from autoresearch_jax.decide.rule import LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile
-from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UserError
@@ -68,26 +66,38 @@ class Order:
     log: str = ""
 
 
+@dataclass(frozen=True)
+class _Decision(DecisionOptions):
+    """Prunes sooner, or never."""
+
+    least_finished: int | None = None
+
+    def pruning(self) -> Pruning | None:
+        return None if self.least_finished is None else Pruning(least_finished=self.least_finished)
+
+
+@dataclass(frozen=True)
+class _Snapshots(SnapshotOptions):
+    """The folder that is named is the run's."""
+
+    def keeping(self, tag: str) -> Keeping:
+        return Keeping(self.keep_last, self.keep_best, self.snapshot_dir)
+
+
 def drive(order: Order) -> int:
     """Works on a run as the command would; returns the exit status."""
     repo = Path(order.repo)
-    folder = RunFolder(repo / "runs" / TAG)
     options = Options(
-        tag=TAG,
-        folder=folder,
-        proposer=ProposerOptions(),
+        where=FolderOptions(TAG, str(repo / "runs")),
+        decision=_Decision(certify_every=2, least_finished=order.prune_after),
+        snapshots=_Snapshots(1, 0, order.place, order.min_free_bytes / GIB),
         program=repo / "program.md",
         editable=repo / "train_lib.py",
-        seed=0,
-        max_experiments=order.experiments,
-        decision=LineageSettings(),
-        certification=CertificationSettings(every=2),
-        keeping=Keeping(last=1, best=0, place=order.place),
-        min_free_bytes=order.min_free_bytes,
-        pruning=None if order.prune_after is None else Pruning(least_finished=order.prune_after),
+        experiments=order.experiments,
     )
+    folder = options.where.folder
     folder.create()
-    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ)
+    workspace = Workspace.of(options.editable, TAG, folder.workspace, os.environ)
     task, program = (
         FakeTask(
             order.trial_seconds,
@@ -101,7 +111,7 @@ def drive(order: Order) -> int:
         task.close = lambda: time.sleep(60)
     with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
-            return run_loop(options, Ground(task, workspace, ledger, program), interrupts)
+            return run_loop(options, ProposerSettings(), Ground(task, workspace, ledger, program), interrupts)
         finally:
             task.close()
 

@@ -1,4 +1,4 @@
-"""A run that is over, whose snapshots tests lose, damage and have back."""
+"""A run that is over, whose snapshots tests lose and damage."""
 
 import shutil
 import subprocess
@@ -71,11 +71,8 @@ class Night:
         return path
 
     def remedy(self, experiment: int) -> str:
-        where = " ".join(self.where)
-        return f"train it again: `autoresearch trial {where} --retrain={experiment}`, with the run's own flags"
-
-    def retrain(self, experiment: int, *more: str) -> int:
-        return main(["trial", *self.where, *self.flags, f"--retrain={experiment}", *more])
+        command = f"autoresearch trial --from={self.folder.path}:{experiment}"
+        return f"train another like it: `{command}`, with the run's own dataset and budget"
 
     def verify(self, experiment: int) -> int:
         return main(["verify", *self.where, f"--experiment={experiment}", "--format=json"])

@@ -10,9 +10,8 @@ import pytest
 from absl import flags
 from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
 
-from autoresearch_jax.commands.constants_flag import parse_settings
-from autoresearch_jax.commands.dataset_flags import dataset_options
-from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.commands.options import define_options, parse_settings, read_options
+from autoresearch_jax.commands.task_options import DatasetOptions, parse_mesh
 from autoresearch_jax.contract import Task
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
@@ -24,7 +23,7 @@ NUM_PARAMS = 50_332_176  # of the original at depth 8, with as many scalars and 
 
 def parsed(config: Path, command: str) -> flags.FlagValues:
     flag_values = flags.FlagValues()
-    importlib.import_module(f"autoresearch_jax.commands.{command}").define_flags(flag_values)
+    define_options(flag_values, importlib.import_module(f"autoresearch_jax.commands.{command}").Options)
     assert flag_values([command, f"--flagfile={config}"]) == [command]
     return flag_values
 
@@ -33,7 +32,7 @@ def parsed(config: Path, command: str) -> flags.FlagValues:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_commands_take_it(config: Path, command: str) -> None:
     found = parsed(config, command)
-    options = dataset_options(found)
+    options = read_options(found, DatasetOptions)
     assert open_corpus(options.corpus).spec == options.corpus
     assert options.folder.parent.name == "data"
     if command in ("trial", "run"):
@@ -55,7 +54,7 @@ def test_its_constants_build(config: Path) -> None:
     found = parsed(config, "trial")
     constants = parse_settings(found.set)
     assert constants == parse_settings(parsed(config, "run").set)
-    sizes = dataset_options(found).vocab_sizes
+    sizes = read_options(found, DatasetOptions).vocab_sizes
     as_it_comes = read_constants(TRAIN_LIB.read_text())
     values = {name: as_it_comes[name] for name in TINY} | constants
     assert values["VOCAB_SIZE"] in sizes
@@ -74,7 +73,7 @@ def test_an_accelerator_s_setting_is_the_original_s(config: Path) -> None:
     mesh_axes = parse_mesh(found.mesh) or {"data": 1, "model": 1}
     constants = parse_settings(found.set)
     assert found.budget_seconds == 300
-    assert dataset_options(found).corpus == "climbmix:10"
+    assert read_options(found, DatasetOptions).corpus == "climbmix:10"
     assert found.judge_tokens == 40 * 524_288
     assert constants["BATCH_SIZE"] * found.sequence_length == 2**19
     micro_batches = constants["GRADIENT_ACCUMULATION"] * mesh_axes["data"]

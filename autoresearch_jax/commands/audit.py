@@ -14,32 +14,36 @@ import math
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from absl import flags
-
 from autoresearch_jax.audit.audits import Audits, kept_experiments
 from autoresearch_jax.audit.findings import AuditFindings
-from autoresearch_jax.commands.certify import certify
-from autoresearch_jax.commands.progress import TrialProgress
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
-from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.commands.console import AuditObserver, RunObserver
+from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.database import LedgerError
+from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.loop import INTERRUPTED, Loop
+from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import calibrate
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.report.audits import format_findings
+from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.report.tables import format_lines, print_experiments
-from autoresearch_jax.types import Budget, Scalar
+from autoresearch_jax.report.tables import format_findings, format_lines, print_experiments
+from autoresearch_jax.types import Budget
 
 DEFAULT_RUNS = 6
 FEWEST_RUNS = 2  # a difference that was measured once has no spread
@@ -54,81 +58,61 @@ class AuditInterruptedError(UserError):
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch audit` was asked to do.
+    """What `autoresearch audit` was asked to do."""
 
-    Attributes:
-      folder: of the run.
-      runs: fresh seeds for each text.
-      ablate: measure the champion without each of its changes.
-      certify: take doubtful edits out again.
-      transfer: depth to measure at; None for the run's own.
-      transfer_factor: what the run's budget is multiplied by there.
-      editable: the training file as it was named; None for the run's.
-      format: "text" or "json".
-    """
-
-    folder: RunFolder
-    runs: int
-    ablate: bool
-    certify: bool
-    transfer: int | None
-    transfer_factor: float
-    editable: str | None
-    format: str
-
-
-def define_flags(flag_values: flags.FlagValues) -> None:
-    define_task_flags(flag_values)
-    define_run_flags(flag_values)
-    flags.DEFINE_string("editable", None, "the training file (default: the run's)", flag_values=flag_values)
-    flags.DEFINE_integer("runs", DEFAULT_RUNS, "fresh seeds that each text is trained with", flag_values=flag_values)
-    flags.DEFINE_boolean(
-        "ablate", False, "measure the champion without each of its kept changes instead", flag_values=flag_values
+    task: TaskOptions
+    where: FolderOptions
+    editable: Path | None = option(None, "the training file (default: the run's)")
+    runs: int = option(
+        DEFAULT_RUNS, "fresh seeds that each text is trained with", least=FEWEST_RUNS, hint="or there is no spread"
     )
-    flags.DEFINE_boolean(
-        "certify",
-        False,
-        "take doubtful edits out again instead: those that are no gain are reverted on the run's branch",
-        flag_values=flag_values,
+    ablate: bool = option(False, "measure the champion without each of its kept changes instead")
+    certify: bool = option(
+        False, "take doubtful edits out again instead: those that are no gain are reverted on the run's branch"
     )
-    flags.DEFINE_string("program", "./program.md", "the page of instructions, for --certify", flag_values=flag_values)
-    flags.DEFINE_integer(
-        "transfer",
+    program: Path = option(Path("./program.md"), "the page of instructions, for --certify")
+    transfer: int | None = option(
+        None, "measure baseline and champion with this DEPTH and a longer budget instead", least=1
+    )
+    transfer_budget: float | None = option(
         None,
-        "measure baseline and champion with this DEPTH and a longer budget instead",
-        lower_bound=1,
-        flag_values=flag_values,
+        f"what the run's budget is multiplied by for --transfer (default: {DEFAULT_TRANSFER_BUDGET:g})",
+        above=1,
+        hint="such as 2",
     )
-    flags.DEFINE_float(
-        "transfer_budget",
-        DEFAULT_TRANSFER_BUDGET,
-        "what the run's budget is multiplied by for --transfer",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
+    format: str = format_option()
+
+    def __post_init__(self) -> None:
+        if self.ablate + self.certify + (self.transfer is not None) > 1:
+            raise UsageError("--ablate, --certify and --transfer ask different questions: one at a time")
+        if self.transfer_budget is not None and self.transfer is None:
+            raise UsageError("--transfer_budget is for --transfer: name a depth, such as --transfer=8")
+
+    @property
+    def transfer_factor(self) -> float:
+        """What the run's budget is multiplied by for --transfer."""
+        return DEFAULT_TRANSFER_BUDGET if self.transfer_budget is None else self.transfer_budget
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    options = _options(flag_values)
-    folder = options.folder
+def run(options: Options, arguments: list[str]) -> int:
+    """Makes the audit, and prints what it found."""
+    folder, task_options = options.where.folder, options.task
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; check --tag and --run_dir")
-    task_options = TaskOptions.from_flags(flag_values)
     with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         editable = _editable(ledger, options)
         try:
             kept_experiments(ledger)
         except UserError as error:
             raise UserError(f"{folder.path}: {error}") from error
-        own_budget = task_options.budget
         if options.transfer is not None:
-            task_options = replace(task_options, budget=longer(own_budget, options.transfer_factor))
+            budget = longer(task_options.budget, options.transfer_factor)
+            task_options = replace(task_options, budget_seconds=budget.seconds, budget_steps=budget.steps)
         with closing(task_options.make_task(folder.path, editable)) as task:
-            _check_settings(ledger, task, own_budget, folder)
+            _check_settings(ledger, task, options.task.budget, folder)
             calibrate(ledger, folder, task)
             if options.certify:
-                named = Path(options.editable or f"./{editable.name}")
-                ended = certify(task, ledger, folder, named, Path(flag_values.program), interrupts)
+                ended = certify(options, task, ledger, editable, interrupts)
                 print_experiments(ledger, task.metric, sys.stdout)
                 print(format_lines({**summarize_run(ledger, folder).lines(), "ended": ended}))
                 return 130 if ended == INTERRUPTED else 0
@@ -144,18 +128,18 @@ def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) 
       AuditInterruptedError: the process was asked to end.
       UserError: it cannot be made.
     """
-    with closing(ConsoleObserver()) as observer:
-        audits = Audits(task, ledger, options.folder, interrupts, observer)
+    with closing(AuditObserver()) as observer:
+        audits = Audits(task, ledger, options.where.folder, interrupts, observer)
         try:
             if options.ablate:
-                return audits.ablation(options.runs, Git(options.folder.path, os.environ).merge)
+                return audits.ablation(options.runs, Git(options.where.folder.path, os.environ).merge)
             if options.transfer is not None:
                 return audits.transfer(options.runs, options.transfer, options.transfer_factor)
             return audits.holdout(options.runs)
         except KeyboardInterrupt as interrupt:
             raise AuditInterruptedError("interrupted; the same command goes on from here") from interrupt
         except sqlite3.Error as error:
-            raise LedgerError(f"{options.folder.ledger}: {error}; the same command goes on from here") from error
+            raise LedgerError(f"{options.where.folder.ledger}: {error}; the same command goes on from here") from error
 
 
 def longer(budget: Budget, factor: float) -> Budget:
@@ -166,56 +150,54 @@ def longer(budget: Budget, factor: float) -> Budget:
     return Budget(steps=math.ceil(budget.steps * factor))
 
 
-class ConsoleObserver:
-    """Shows what is being measured, and how far it is, in one live line."""
+class _NoProposer:
+    """Proposes nothing."""
 
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._progress: TrialProgress | None = None
+    name = "nobody"
 
-    def prepares(self, subject: str) -> None:
-        """Names the text in the live line."""
-        self._show(f"{subject}  ")
-        self.progress({"phase": "prepare"})
-
-    def measures(self, subject: str, number: int, total: int) -> None:
-        """Names the trial in the live line."""
-        self._show(f"trial {number}/{total}  {subject}  ")
-
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """Shows how far the trial is."""
-        if self._progress is not None:
-            self._progress(report)
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`."""
+        return False
 
     def close(self) -> None:
-        """Takes the live line away."""
-        self._stack.close()
+        """See `Proposer.close`."""
 
-    def _show(self, prefix: str) -> None:
-        self.close()
-        self._progress = self._stack.enter_context(TrialProgress(prefix))
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`."""
+        raise SpaceExhausted("certification proposes nothing")
 
 
-def _options(flag_values: flags.FlagValues) -> Options:
-    factor = flag_values.transfer_budget
-    if flag_values.runs < FEWEST_RUNS:
-        raise UsageError(f"--runs={flag_values.runs}: at least {FEWEST_RUNS}, or no spread is to be seen")
-    if flag_values.ablate + flag_values.certify + (flag_values.transfer is not None) > 1:
-        raise UsageError("--ablate, --certify and --transfer ask different questions: one at a time")
-    if flag_values["transfer_budget"].present and flag_values.transfer is None:
-        raise UsageError("--transfer_budget is for --transfer: name a depth, such as --transfer=8")
-    if not 1 < factor < math.inf:
-        raise UsageError(f"--transfer_budget={factor:g}: a factor above 1, such as 2")
-    return Options(
-        folder=run_folder(flag_values),
-        runs=flag_values.runs,
-        ablate=flag_values.ablate,
-        certify=flag_values.certify,
-        transfer=flag_values.transfer,
-        transfer_factor=factor,
-        editable=flag_values.editable,
-        format=flag_values.format,
-    )
+def certify(options: Options, task: Task, ledger: Ledger, editable: Path, interrupts: Interrupts) -> str:
+    """Takes doubtful edits of a run that is over out again, certifies the others; returns one line: how it ended.
+
+    Raises:
+      UsageError: the run decides greedily.
+      UserError: it cannot be certified.
+    """
+    settings, folder = ledger.settings(), options.where.folder
+    if settings.get("decision") != "lineage":
+        raise UsageError(
+            f"--certify: {folder.path} decides by --decision={settings.get('decision')}, which has no model of scores"
+        )
+    share = float(str(settings.get("certify_share") or CertificationSettings.share))
+    named = options.editable or Path(editable.name)
+    with closing(RunObserver()) as observer:
+        parts = Parts(
+            task=task,
+            executor=LocalExecutor(task.measure),
+            proposer=_NoProposer(),
+            precheck=Precheck(task, folder),
+            rule=LineageRule(task.metric, LineageSettings.of(settings)),
+            ledger=ledger,
+            workspace=Workspace.of(named, folder.path.name, folder.workspace, os.environ),
+            folder=folder,
+            program=ProgramFile(options.program),
+            observer=observer,
+            interrupts=interrupts,
+            disk=DiskGuard(folder, 0),
+            certification=CertificationSettings(share=share),
+        )
+        return Loop(parts, int(settings["seed"] or 0)).certify()
 
 
 def _editable(ledger: Ledger, options: Options) -> Path:
@@ -227,9 +209,9 @@ def _editable(ledger: Ledger, options: Options) -> Path:
     """
     settings = ledger.settings()
     if "editable" not in settings:
-        raise UserError(f"{options.folder.path}: holds single trials and no run; name one with --tag")
+        raise UserError(f"{options.where.folder.path}: holds single trials and no run; name one with --tag")
     own = Path(str(settings["editable"]))
-    if options.editable is not None and Path(options.editable).name != own.name:
+    if options.editable is not None and options.editable.name != own.name:
         raise UsageError(f"--editable={options.editable}: the run's training file is {own}")
     return own
 

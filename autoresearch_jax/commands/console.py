@@ -1,21 +1,31 @@
-"""What `autoresearch run` shows while it works."""
+"""What commands show while they work: a live line of a trial, a line an experiment, the progress of a preparation."""
 
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from autoresearch_jax.commands.progress import TrialProgress
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.report.tables import format_experiment
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.tasks.lm.data.corpus import Reporter
+from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PLAIN_LINE_SECONDS = 10.0  # between two lines about a trial in a log file
+LIVE_LINE_SECONDS = 0.1  # between two states of a line on a terminal
+STAGE_LINE_SECONDS = 30.0  # between two lines about a preparation in a log file
+FALLBACK_COLUMNS = 80  # of a terminal that does not tell
+CLEAR_LINE = "\r\x1b[2K"
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Prints a line; where nobody can read it any more, as when the terminal is gone, nothing is said from then on."""
+    """Prints a line; after a failure, as when the terminal is gone, the stream's output is dropped."""
     try:
         print(text, file=stream, flush=True)
     except OSError:
@@ -24,36 +34,87 @@ def say(text: str, stream: TextIO) -> None:
 
 
 def print_notice(text: str) -> None:
-    """Prints what the user should know, on standard error."""
+    """Prints what the user of `autoresearch run` should know, on standard error."""
     say(f"autoresearch run: {text}", sys.stderr)
 
 
-class ConsoleObserver:
-    """Prints a line an experiment, and shows how far the current one is below."""
+class TrialProgress:
+    """Shows what a task reports while a trial runs.
+
+    As a context manager it takes its line away at the end. On a terminal one line is rewritten; elsewhere a line is
+    printed now and then.
+    """
+
+    def __init__(self, prefix: str = "", stream: TextIO | None = None) -> None:
+        self._prefix = prefix
+        self._stream = sys.stderr if stream is None else stream
+        self._live = self._stream.isatty()
+        self._pause = LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS
+        self._last_line = 0.0 if self._live else time.monotonic()
+        self._phase: Scalar = None
+        self._shown = False
+
+    def __call__(self, report: Mapping[str, Scalar]) -> None:
+        now = time.monotonic()
+        is_new_phase = self._live and report.get("phase") != self._phase
+        if now - self._last_line < self._pause and not is_new_phase:
+            return
+        self._last_line = now
+        self._phase = report.get("phase")
+        line = self._prefix + describe(report)
+        # a line that wraps could not be taken back
+        self._stream.write(f"{CLEAR_LINE}{line[: self._columns() - 1]}" if self._live else f"{line}\n")
+        self._stream.flush()
+        self._shown = True
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or FALLBACK_COLUMNS
+        except (OSError, ValueError):
+            return FALLBACK_COLUMNS
+
+    def __enter__(self) -> "TrialProgress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live and self._shown:
+            self._stream.write(CLEAR_LINE)
+            self._stream.flush()
+
+
+def describe(report: Mapping[str, Scalar]) -> str:
+    """One line of a report: elapsed, loss, tokens per second, time left, as far as they are known."""
+    parts = [str(report.get("phase", ""))]
+    elapsed, seconds, steps = (report.get(name) for name in ("elapsed_seconds", "budget_seconds", "budget_steps"))
+    step = report.get("step")
+    if isinstance(step, int):
+        parts.append(f"step {step}" if steps is None else f"step {step}/{steps}")
+    if isinstance(elapsed, int | float):
+        parts.append(f"{elapsed:.0f} s" if seconds is None else f"{elapsed:.0f}/{seconds:.0f} s")
+        if isinstance(seconds, int | float):
+            parts.append(f"{max(0.0, seconds - elapsed):.0f} s left")
+        elif isinstance(steps, int) and isinstance(step, int) and step:
+            parts.append(f"{elapsed / step * (steps - step):.0f} s left")
+    for name, words in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share", "{:.0%}")):
+        value = report.get(name)
+        if isinstance(value, int | float):
+            parts.append(words.format(value))
+    attended = report.get(ATTENDED_SHARE)
+    if isinstance(attended, int | float) and attended < USUAL_SHARE:
+        parts.append(f"{attended:.0%} attended")
+    return "  ".join(part for part in parts if part)
+
+
+class LiveLine:
+    """The live line of one trial after the other."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._progress: TrialProgress | None = None
 
-    def notice(self, text: str) -> None:
-        """Prints what the user should know, on standard error; in whatever thread."""
-        if threading.current_thread() is threading.main_thread():
-            self.close()
-        print_notice(text)
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        """Names the experiment in the live line."""
-        self._show(experiment, "")
-        self.progress({"phase": "prepare"})
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        """Names the trial in the live line."""
-        whose = "" if trial.experiment == experiment.id else "champion's "
-        self._show(experiment, f"{whose}run {number}  ")
-
-    def _show(self, experiment: ExperimentRow, words: str) -> None:
+    def show(self, prefix: str) -> None:
+        """Begins a line for the next trial."""
         self.close()
-        prefix = f"{experiment.id:>4}  {experiment.hypothesis}  {words}"
         self._progress = self._stack.enter_context(TrialProgress(prefix))
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
@@ -62,14 +123,124 @@ class ConsoleObserver:
             with suppress(OSError):  # the terminal is gone
                 self._progress(report)
 
+    def close(self) -> None:
+        """Takes the live line away."""
+        with suppress(OSError):
+            self._stack.close()
+
+
+class RunObserver(LiveLine):
+    """Prints a line an experiment of a run, and shows how far the current one is below."""
+
+    def notice(self, text: str) -> None:
+        """Prints what the user should know, on standard error; in any thread."""
+        if threading.current_thread() is threading.main_thread():
+            self.close()
+        print_notice(text)
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        """Names the experiment in the live line."""
+        self._name(experiment, "")
+        self.progress({"phase": "prepare"})
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
+        """Names the trial in the live line."""
+        whose = "" if trial.experiment == experiment.id else "champion's "
+        self._name(experiment, f"{whose}run {number}  ")
+
     def ends(self, experiment: ExperimentRow) -> None:
-        """Prints what came of an experiment."""
+        """Prints the result of an experiment."""
         self.close()
         say(format_experiment(experiment), sys.stdout)
         if experiment.kind is Kind.BASELINE and experiment.decision is Action.KEEP:
             say(f"      {experiment.reason}", sys.stdout)
 
-    def close(self) -> None:
-        """Takes the live line away."""
-        with suppress(OSError):
-            self._stack.close()
+    def _name(self, experiment: ExperimentRow, words: str) -> None:
+        self.show(f"{experiment.id:>4}  {experiment.hypothesis}  {words}")
+
+
+class AuditObserver(LiveLine):
+    """Shows what an audit measures, and how far it is."""
+
+    def prepares(self, subject: str) -> None:
+        """Names the text in the live line."""
+        self.show(f"{subject}  ")
+        self.progress({"phase": "prepare"})
+
+    def measures(self, subject: str, number: int, total: int) -> None:
+        """Names the trial in the live line."""
+        self.show(f"trial {number}/{total}  {subject}  ")
+
+
+class PreparationProgress(Reporter):
+    """A bar on a terminal; else one line when a stage begins and one every half minute, for logs. On standard error."""
+
+    def __init__(self) -> None:
+        self.made = False  # whether there was anything to do
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._what = ""
+        self._total: int | None = None
+        self._done = 0
+        self._shown = 0.0
+
+    def __enter__(self) -> "PreparationProgress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end_stage()
+
+    def note(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def stage(self, what: str, total: int | None) -> None:
+        """The next stage begins."""
+        self._end_stage()
+        self.made = True
+        self._what, self._total, self._done = what, total, 0
+        self._shown = time.monotonic()
+        if sys.stderr.isatty():
+            progress = _progress_bar()
+            progress.start()
+            self._bar = progress, progress.add_task(what, total=total)
+            return
+        self.note(what if total is None else f"{what}, {total} documents")
+
+    def advance(self) -> None:
+        """One more document is done."""
+        self._done += 1
+        waited = time.monotonic() - self._shown
+        if waited > (STAGE_LINE_SECONDS if self._bar is None else LIVE_LINE_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        if self._bar is not None:
+            self._bar[0].update(self._bar[1], completed=self._done)
+            return
+        of = "" if self._total is None else f" of {self._total}"
+        print(f"{self._what}: {self._done}{of} documents", file=sys.stderr, flush=True)
+
+    def _end_stage(self) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar[0].stop()
+            self._bar = None
+
+
+def _progress_bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True))

@@ -1,186 +1,397 @@
-"""What of this machine a run depends on, looked at and tried, each fault with what helps. Takes the flags of `run`.
+"""What a run on this machine depends on, looked at and tried, each fault with what helps. Takes the flags of `run`.
 
     autoresearch doctor --flagfile=configs/cpu.flags
-    autoresearch doctor --flagfile=configs/cpu.flags --sections=sandbox --sandbox=require
 
 Exit status 0 if a run with these flags would work, else 1. With --sandbox=auto that takes a sandbox: limits alone are
 not enough.
 """
 
+import configparser
+import importlib.metadata
 import json
+import math
 import os
+import platform
+import re
+import secrets
+import shlex
+import shutil
+import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import chain
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from absl import flags
+from packaging.requirements import Requirement
 
-from autoresearch_jax.commands.checks.check import Check, look_at
-from autoresearch_jax.commands.checks.python import REINSTALL, check_python
-from autoresearch_jax.errors import UsageError
-from autoresearch_jax.sanitize import secret_values
+import autoresearch_jax
+from autoresearch_jax.commands import proposer_options, task_options
+from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.program import ProgramError, read_program
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings
+from autoresearch_jax.engine.state import run_settings
+from autoresearch_jax.engine.stopping import Interrupts
+from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.report.tables import KEY_WIDTH
+from autoresearch_jax.sandbox.escapes import try_to_escape
+from autoresearch_jax.sandbox.process import ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.sandbox.sandbox import Level, SandboxError
+from autoresearch_jax.sanitize import clean_line, redact, secret_values
+from autoresearch_jax.snapshots.store import SnapshotStore
+from autoresearch_jax.tasks.lm import device as devices
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, quota_cpus
+from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
-if TYPE_CHECKING:  # what needs packages is imported where it is used: this command tells which of them are missing
-    from autoresearch_jax.commands.dataset_flags import DatasetOptions
-    from autoresearch_jax.types import Scalar
+OLDEST = (3, 11)  # of Python
+PLUGINS = {"jax-cuda12-plugin": "cuda12", "jax-cuda13-plugin": "cuda13", "libtpu": "tpu"}  # by setup.sh's extras
+STEERING = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE")
+HASHED_BYTES = 200_000_000  # up to which all files of a dataset are hashed, which takes a second or less
+REINSTALL = "in the checkout: rm -f .venv/.installed-* && ./scripts/setup.sh"
+SMALL_RUN_BYTES = 100_000_000  # six small experiments take up to 60 MB
+_BETTER_SANDBOX = {
+    Level.BUBBLEWRAP: "apt-get install bubblewrap, or your system's package of that name; where it is installed and "
+    "does not work, allow user namespaces: sysctl kernel.unprivileged_userns_clone=1, "
+    "sysctl kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined",
+    Level.LANDLOCK: 'Linux 5.13 or newer with "landlock" in /sys/kernel/security/lsm, else boot with lsm=landlock,...',
+}
+_DOCTOR_ADVICE = re.compile("[;:,] `autoresearch doctor`[^;:,]*")  # in messages of other commands
 
-SECTIONS = ("python", "jax", "devices", "sandbox", "git", "disk", "clock", "dataset", "key", "run")
-KEY_WIDTH = 20  # and a space, as other commands print it
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `is_ok` says whether a run may rely on it, the remedy what to do."""
+
+    name: str
+    outcome: str
+    is_ok: bool = True
+    remedy: str | None = None
+
+
+def fault(name: str, outcome: str, remedy: str) -> Check:
+    """A check that failed."""
+    return Check(name, outcome, False, remedy)
+
+
+def check_python(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """The interpreter, and whether the packages of setup.cfg are there; loads none of them."""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    is_ok = sys.version_info >= OLDEST and sys.implementation.name == "cpython"
+    yield Check("python", name) if is_ok else fault("python", name, f"rm -rf .venv, {REINSTALL}, with CPython 3.11")
+    settings = configparser.ConfigParser()
+    settings.read(Path(autoresearch_jax.__file__).parent.parent / "setup.cfg", encoding="utf-8")
+    if settings.has_option("options", "install_requires"):  # the checkout's may be newer than what pip saw
+        wanted = settings.get("options", "install_requires").split("\n")[1:]
+    else:
+        wanted = [one for one in importlib.metadata.requires("autoresearch_jax") or [] if ";" not in one]
+    missing = ", ".join(problem for words in wanted if (problem := what_lacks(words)) is not None)
+    yield fault("packages", missing, REINSTALL) if missing else Check("packages", f"all {len(wanted)} are there")
+
+
+def what_lacks(requirement: str) -> str | None:
+    """Why a requirement is not met, such as "optuna is not installed"; None if it is met."""
+    wanted = Requirement(requirement)
+    version = installed(wanted.name)
+    if version is None:
+        return f"{wanted.name} is not installed"
+    return None if wanted.specifier.contains(version, prereleases=True) else f"{wanted} is not met by {version}"
+
+
+def installed(name: str) -> str | None:
+    """Version of a package; None if it is not there."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
+
+
+def check_jax(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """JAX, whether jaxlib fits it, plugins for accelerators, and variables that steer them, by name."""
+    version, lib = installed("jax"), installed("jaxlib")
+    if version is None or lib is None:
+        yield fault("jax", "jax or jaxlib is not installed", REINSTALL)
+        return
+    needed = next((words for words in importlib.metadata.requires("jax") or [] if words.startswith("jaxlib")), "jaxlib")
+    problem = what_lacks(needed)
+    yield fault("jax", f"{version}: {problem}", REINSTALL) if problem else Check("jax", f"{version}, jaxlib {lib} fits")
+    plugins = [f"{name} {version}" for name in PLUGINS if (version := installed(name)) is not None]
+    yield Check("jax_plugins", ", ".join(plugins) or "none, the CPU only")
+    steering = ", ".join(sorted(name for name in environment if name.startswith(STEERING)))
+    remedy = "trials inherit them: unset those you do not mean" if steering else None
+    yield Check("jax_variables", steering or "none", remedy=remedy)
+
+
+def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Processors, memory, the devices of --platform, and whether a trial process starts; JAX is loaded only there."""
+    wanted, start = options.task.platform, time.monotonic()
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Check("machine", f"{devices.host_processors()}, {ram / 1e9:.1f} GB of RAM")
+    size = math.prod((task_options.parse_mesh(options.task.mesh) or {}).values())
+    with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as folder:
+        log = Path(folder) / "worker.log"
+        try:
+            device = devices.find_device(wanted, size, environment, log)
+            if device.platform == "cpu":  # else a process was asked
+                with closing(
+                    devices.start_worker("cpu", size, log, environment=environment, compile_cache_dir=None)
+                ) as worker:
+                    worker.receive(devices.PROBE_SECONDS)  # that it is ready
+                    worker.send({"op": "devices"})  # XLA reads its flags only now
+                    if (event := worker.receive(devices.PROBE_SECONDS))["event"] == "failed":
+                        raise devices.DeviceError(f"a trial process finds no CPU: {event['reason']}")
+        except (devices.DeviceError, ProcessTimeoutError, WorkerDiedError) as error:
+            extras = [extra for extra in PLUGINS.values() if wanted == "auto" or extra.startswith(wanted)]
+            install = f"./scripts/setup.sh {' or '.join(extras)} installs JAX's plugin, " if extras else ""
+            said = log.read_text(errors="replace").splitlines()[-1:] if log.is_file() else []
+            outcome = f"no trial process answers: {str(error).split('; ')[0]} {''.join(said)}"
+            yield fault("devices", outcome, f"{install}--platform=cpu goes without; jax_variables steer JAX")
+            return
+    there = f"{device.num_devices} x {device.device_kind}"
+    remedy = f"--mesh=data={device.num_devices}, or no --mesh at all"
+    is_enough = size <= device.num_devices
+    yield Check("devices", there) if is_enough else fault("devices", f"{there}, --mesh asks for {size}", remedy)
+    yield Check("trial_process", f"starts on {device.platform}, and answered within {time.monotonic() - start:.1f} s")
+
+
+def check_clock(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """What a trial's budget is counted by, and the processor time that its container has."""
+    kind = devices.choose_platform(options.task.platform)
+    refused: list[str] = []
+    clock = task_options.find_clock(options.task.clock, kind, refused.append)
+    if clock == ATTENDED:
+        yield Check("clock", "attended: the kernel's accounts advanced while this process computed")
+        limit, there = quota_cpus(), len(os.sched_getaffinity(0))
+        if limit is not None and limit < there:
+            remedy = "it is the machine that trials have, and is not excused: keep it the same throughout a run"
+            yield Check("cpu_quota", f"this container may use {limit:g} of {there} processors", remedy=remedy)
+    elif kind == "cpu":
+        said = refused[0] if refused else "as --clock says: other work on this machine bends it"
+        what, _, remedy = said.rpartition(": ")
+        yield Check("clock", f"wall: {what}", remedy=remedy)
+    else:
+        yield Check("clock", "wall: trials have the device for themselves")
+
+
+def check_sandbox(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Which level is in force, why no better one, and whether it holds, tried by escaping."""
+    choice = options.task.sandbox
+    try:
+        cage = task_options.find_sandbox(choice, environment)
+    except SandboxError as error:
+        if isinstance(error.__cause__, OSError) or choice == "auto":
+            raise UserError(f"{error}: make {task_options.CACHE_DIR} a folder that you can write to") from error
+        cage = task_options.find_sandbox("auto", environment)
+        yield fault("sandbox_flag", str(error), f"what follows was tried with {cage.level}")
+    is_ok = cage.level is not Level.LIMITS or choice == Level.LIMITS
+    remedy = "nothing confines: the lines below say how to get walls, --sandbox=limits goes without"
+    yield Check("sandbox", str(cage.level)) if is_ok else fault("sandbox", str(cage.level), remedy)
+    for level, why in cage.why_not.items():
+        yield Check(f"no_{level}", why, remedy=_BETTER_SANDBOX[level])
+    for attempt in try_to_escape(cage, Path(task_options.CACHE_DIR).expanduser(), environment):
+        if attempt.blocked:
+            yield Check(attempt.name, "blocked")
+        elif attempt.claimed:
+            yield fault(attempt.name, "OPEN", "this level should block it: please report it")
+        else:
+            yield Check(attempt.name, "OPEN", remedy="this level does not block it")
+
+
+def check_editable(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Git itself, the training file, and whether the branch of --tag is free or the run's own."""
+    yield Check("git", Git(Path.cwd(), environment).text("version").removeprefix("git version "))
+    folder = options.where.folder if options.where.tag else RunFolder(Path("doctor"))
+    begins = options.start.constants
+    workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, environment, begins)
+    if folder.ledger.is_file():
+        yield Check("editable", f"{options.editable}; the run goes on from its own commits")
+        return
+    workspace.baseline()
+    workspace.require_unused_branch()
+    yield Check("editable", f"{options.editable}, committed and unchanged")
+
+
+def check_worktree(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Keeps a commit on the branch of a run that is made up, in a scratch worktree; removes branch and worktree."""
+    top = Git(options.editable.resolve().parent, environment)
+    with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as scratch:
+        folder = Path(scratch).resolve() / "workspace"
+        workspace = Workspace.of(options.editable, f"doctor-{secrets.token_hex(8)}", folder, environment)
+        try:
+            made = workspace.commit("# tried\n", top.text("rev-parse", "HEAD"), "Tried by doctor\n", time.time())
+            workspace.keep(made, None)
+        except (OSError, GitError) as error:
+            remedy = f"make the repository of {top.folder} one that you can write to, on a disk with room"
+            raise UserError(f"{error}: {remedy}") from error
+        finally:
+            # twice forced: one that is half made is locked; never `prune`: the user's may be on disks that are away
+            top.succeeds("worktree", "remove", "--force", "--force", str(folder))
+            top.succeeds("update-ref", "-d", f"refs/heads/{workspace.branch}")
+    yield Check("worktree", "a commit, a branch and a worktree can be made")
+
+
+def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """The dataset, its fingerprint, what it holds, and its files."""
+    dataset = options.task.dataset.open()
+    manifest, length = dataset.manifest, dataset.sequence_length
+    yield Check("dataset", str(dataset.folder))
+    yield Check("fingerprint", dataset.fingerprint)
+    for size in dataset.vocab_sizes:
+        rows = (f"{split} {manifest.rows[rows_file(size, length, split)]}" for split in SPLITS)
+        yield Check(f"dataset_rows_{size}", f"{', '.join(rows)}, of {length} tokens")
+    names = covered_files(dataset.vocab_sizes, length)
+    there = f"{len(names)} files, {sum(manifest.files[name].size for name in names) / 1e6:.1f} MB"
+    if sum(entry.size for entry in manifest.files.values()) > HASHED_BYTES:
+        yield Check("dataset_files", f"{there}: sizes as written; the hashes of so much were not computed")
+    elif wrong := sorted(set(dataset.verify()) & set(names)):
+        command = prepare_command(dataset.folder, manifest.corpus, length, dataset.vocab_sizes)
+        remedy = f"rm {shlex.quote(str(dataset.folder / wrong[0]))} && {command}"
+        yield fault("dataset_files", f"{', '.join(wrong)}: not as written", remedy)
+    else:
+        yield Check("dataset_files", f"{there}: sizes and hashes as written")
+
+
+def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Keys of a Gemini model, and whether there is a way to one. Nothing is sent, and nothing of a key is shown."""
+    there = [name for name in proposer_options.KEY_VARIABLES if environment.get(name, "").strip()]
+    remedy = f"only --proposer=gemini and hybrid have a use for one: export {proposer_options.KEY_VARIABLE}=..."
+    yield Check("key", f"set: {', then '.join(there)}" if there else "none", remedy=None if there else remedy)
+    for name in there:
+        if re.search("[^!#-&(-_a-~]", environment[name]):  # quotes, spaces, and what is not ASCII
+            remedy = f"copy the key again, whole, and nothing else: export {name}=..."
+            yield fault(name.lower(), "set, with spaces, quotes or characters in it that no key has", remedy)
+    model = options.proposer.model.settings(environment, required=options.proposer.proposer == "gemini")
+    yield Check("model", "no way to one" if model is None else f"{model.model} can be asked")
+
+
+def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """The page, and what it says will end the run."""
+    program = read_program(options.program)
+    program.check_metric(options.task.metric.name)
+    yield Check("program", f"{options.program}, {len(program.constants)} constants in its table")
+    ends = [getattr(stop, "words", str(stop)) for stop in program.stops]
+    if options.experiments is not None:
+        ends.append(f"--experiments={options.experiments}")
+    yield Check("ends", "; ".join(ends) or "none: the run goes on until you stop it")
+
+
+def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Whether --proposer has what it needs."""
+    settings = options.proposer.settings(options.where, environment)
+    with suppress(ProgramError, OSError):  # of which other lines tell
+        source = options.editable.read_text(encoding="utf-8", errors="replace")
+        proposer_options.check_proposer(settings, options.editable, read_program(options.program), source, environment)
+    yield Check("proposer", settings.name)
+
+
+def check_run_dir(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Whether runs can be written to their folder, or to the nearest above that is there, and the room for them."""
+    path = Path(options.where.run_dir).absolute()
+    folder = next(above for above in (path, *path.parents) if os.path.lexists(above))
+    DiskGuard(RunFolder(folder), options.snapshots.min_free_bytes).require_room(SMALL_RUN_BYTES)
+    yield Check("run_dir", f"{options.where.run_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free")
+
+
+def check_snapshot_dir(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Whether snapshots can be moved to --snapshot_dir."""
+    if (place := options.snapshots.snapshot_dir) is not None:
+        SnapshotStore(place.rstrip("/")).check()
+    yield Check("snapshot_dir", place or "none, snapshots stay in the run's folder")
+
+
+def check_ledger(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Whether the run of --tag can go on: no driver is at work, its ledger can be read, its settings are these."""
+    if not options.where.tag:
+        return
+    folder = options.where.folder
+    folder.require_ledger()
+    if (holder := folder.holder()) is not None:
+        raise UserError(f"{holder} is at work on {folder.path}: wait for it, stop it, or choose another --tag")
+    if not folder.ledger.exists():
+        yield Check("ledger", "none yet, the run begins")
+        return
+    try:
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+            ledger.experiments()
+            stored = ledger.settings()
+    except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
+        remedy = "restore it from a copy; `autoresearch verify` tells what is damaged"
+        raise UserError(f"{folder.ledger}: cannot be read: {error}: {remedy}") from error
+    with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as scratch:
+        terms = options.task.make_terms(Path(scratch) / "worker.log")
+    workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, environment)
+    rule, pruning = options.decision.rule(terms.metric), options.decision.pruning()
+    now = run_settings(workspace.editable, options.seed, terms, rule, pruning, options.decision.certification())
+    check_settings(stored or now, now, folder.path)
+    yield Check("ledger", f"{folder.ledger}, the run goes on with these flags")
+
+
+CheckFunction = Callable[[RunOptions, Mapping[str, str]], Iterator[Check]]
+SECTIONS: dict[str, tuple[CheckFunction, ...]] = {
+    "python": (check_python,),
+    "jax": (check_jax,),
+    "devices": (check_devices,),
+    "clock": (check_clock,),
+    "sandbox": (check_sandbox,),
+    "git": (check_editable, check_worktree),
+    "dataset": (check_dataset,),
+    "key": (check_model,),
+    "run": (check_program, check_proposer, check_run_dir, check_snapshot_dir, check_ledger),
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch doctor` was asked to look at.
+    """What `autoresearch doctor` was asked to look at."""
 
-    Attributes:
-      sections: names of sections, in their order.
-      dataset: the dataset.
-      mesh_axes: of --mesh; None without one.
-      tag: of the run; None without one.
-      run_dir: folder of the runs.
-      data_dir: folder of the datasets.
-      compile_cache: folder of XLA's compile cache; None for none.
-      editable: the training file.
-      min_free: bytes of the disk that a run leaves free.
-      constants: that a run would start with, where the training file has others.
-    """
-
-    sections: tuple[str, ...]
-    dataset: "DatasetOptions"
-    mesh_axes: dict[str, int] | None
-    tag: str | None
-    run_dir: Path
-    data_dir: Path
-    compile_cache: Path | None
-    editable: Path
-    min_free: int
-    constants: "dict[str, Scalar]"
+    run: RunOptions
+    sections: tuple[str, ...] = option(tuple(SECTIONS), f"look at these only, by commas: {', '.join(SECTIONS)}")
+    format: str = format_option()
 
 
-def define_flags(flag_values: flags.FlagValues) -> None:
-    try:
-        from autoresearch_jax.commands.run import define_flags as define_flags_of_run
-    except ImportError as error:  # then no flag is known, and nothing else can be looked at
-        raise SystemExit(_say_what_lacks(error, as_json="--format=json" in sys.argv)) from None
-    define_flags_of_run(flag_values)
-    flags.DEFINE_list(
-        "sections", list(SECTIONS), f"look at these only, by commas: {', '.join(SECTIONS)}", flag_values=flag_values
-    )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
-
-
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    from autoresearch_jax.engine.stopping import Interrupts
-
-    options = _options(flag_values)
-    environment = dict(os.environ)
-    looks = _looks(options, flag_values, environment)
-    report = Report(flag_values.format == "json")
+def run(options: Options, arguments: list[str]) -> int:
+    """Looks at each section, prints what it found, and returns 0 if a run would work."""
+    if unknown := [name for name in options.sections if name not in SECTIONS]:
+        raise UsageError(f"--sections: no section {unknown[0]!r}, only {', '.join(SECTIONS)}")
+    found: dict[str, list[Check]] = {}
     with Interrupts().installed() as interrupts, interrupts.allowed():
-        for name in options.sections:
-            report.add(name, look_at(name, looks[name], secret_values(environment)))
-    return report.end()
+        for section in (section for section in SECTIONS if section in options.sections):
+            found[section] = [one for check in SECTIONS[section] for one in look_at(check, options.run, os.environ)]
+            if options.format == "text":
+                print(f"[{section}]")
+                for check in found[section]:
+                    print(f"{check.name + ':':<{KEY_WIDTH}} {'; '.join(filter(None, (check.outcome, check.remedy)))}")
+                print(flush=True)
+    faults = [check.name for checks in found.values() for check in checks if not check.is_ok]
+    if options.format == "json":
+        print(json.dumps({name: [asdict(check) for check in checks] for name, checks in found.items()}, indent=1))
+    else:
+        print(f"{'faults:':<{KEY_WIDTH}} {', '.join(faults) or 'none'}")
+    return 1 if faults else 0
 
 
-class Report:
-    """What was found: as text at once, as JSON at the end."""
+def look_at(check: CheckFunction, options: RunOptions, environment: Mapping[str, str]) -> list[Check]:
+    """What a check finds; what it raises becomes a fault of its name. Values of secret variables are blanked out."""
+    found: list[Check] = []
+    name = check.__name__.removeprefix("check_")
+    hidden = secret_values(environment)
+    try:
+        found += check(options, environment)  # keeps what it found before it raises
+    except UserError as error:  # whose message ends with what helps
+        what, _, remedy = str(error).rpartition(": ")
+        found.append(fault(name, what or str(error), remedy if what else "see to what it says"))
+    except Exception as error:
+        print(redact(traceback.format_exc(), hidden), file=sys.stderr)
+        remedy = "a fault of doctor's own: please report it, with what stands on standard error"
+        found.append(fault(f"{name}_failed", f"{type(error).__name__}: {error}", remedy))
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self._sections: dict[str, list[Check]] = {}
+    def clean(text: str) -> str:
+        return clean_line(_DOCTOR_ADVICE.sub("", redact(text, hidden)), limit=2000)  # what helps must not be cut
 
-    def add(self, name: str, checks: list[Check]) -> None:
-        """Takes a section."""
-        self._sections[name] = checks
-        if not self._as_json:
-            lines = [f"{check.name + ':':<{KEY_WIDTH}} {check.line}" for check in checks]
-            print("\n".join([f"[{name}]", *lines, ""]), flush=True)
-
-    def end(self) -> int:
-        """Says what is wrong, and returns the exit status."""
-        faults = [check.name for checks in self._sections.values() for check in checks if not check.is_ok]
-        if self._as_json:
-            sections = {name: [asdict(check) for check in checks] for name, checks in self._sections.items()}
-            print(json.dumps(sections, indent=1))
-        else:
-            print(f"{'faults:':<{KEY_WIDTH}} {', '.join(faults) or 'none'}")
-        return 1 if faults else 0
-
-
-def _options(flag_values: flags.FlagValues) -> Options:
-    """The flags, checked.
-
-    Raises:
-      UsageError: a flag's value makes no sense.
-    """
-    from autoresearch_jax.commands.constants_flag import constants_of
-    from autoresearch_jax.commands.dataset_flags import dataset_options
-    from autoresearch_jax.commands.decision_flags import decision_settings, make_certification
-    from autoresearch_jax.commands.keeping_flags import keeping_options, min_free_bytes
-    from autoresearch_jax.commands.run_flags import run_folder
-    from autoresearch_jax.commands.task_flags import TaskOptions, parse_mesh
-    from autoresearch_jax.tasks.lm.data.dataset import DatasetError
-
-    for name in flag_values.sections:
-        if name not in SECTIONS:
-            raise UsageError(f"--sections: no section {name!r}, only {', '.join(SECTIONS)}")
-    with suppress(DatasetError):  # which has a section of its own
-        TaskOptions.from_flags(flag_values)
-    decision_settings(flag_values)
-    make_certification(flag_values)
-    keeping_options(flag_values)
-    if flag_values.tag:
-        run_folder(flag_values)
-    cache = flag_values.compile_cache
-    return Options(
-        sections=tuple(name for name in SECTIONS if name in flag_values.sections),
-        dataset=dataset_options(flag_values),
-        mesh_axes=parse_mesh(flag_values.mesh),
-        tag=flag_values.tag or None,
-        run_dir=Path(flag_values.run_dir),
-        data_dir=Path(flag_values.data_dir),
-        compile_cache=Path(cache) if cache else None,
-        editable=Path(flag_values.editable),
-        min_free=min_free_bytes(flag_values),
-        constants=constants_of(flag_values),
-    )
-
-
-def _looks(
-    options: Options, flag_values: flags.FlagValues, environment: Mapping[str, str]
-) -> dict[str, Callable[[], Iterable[Check]]]:
-    """How each section is looked at, by its name."""
-    from autoresearch_jax.commands.checks.clock import check_clock, check_trial_clock
-    from autoresearch_jax.commands.checks.dataset import check_dataset
-    from autoresearch_jax.commands.checks.devices import check_devices
-    from autoresearch_jax.commands.checks.disk import check_disk
-    from autoresearch_jax.commands.checks.git import check_git
-    from autoresearch_jax.commands.checks.jax import check_jax
-    from autoresearch_jax.commands.checks.key import check_key
-    from autoresearch_jax.commands.checks.run import check_run
-    from autoresearch_jax.commands.checks.sandbox import check_sandbox
-
-    return {
-        "python": check_python,
-        "jax": lambda: check_jax(environment),
-        "devices": lambda: check_devices(flag_values.platform, options.mesh_axes, environment),
-        "sandbox": lambda: check_sandbox(flag_values.sandbox, environment),
-        "git": lambda: check_git(options.editable, options.tag, options.run_dir, environment, options.constants),
-        "disk": lambda: check_disk(options.run_dir, options.data_dir, options.compile_cache, options.min_free),
-        "clock": lambda: chain(check_clock(), check_trial_clock(flag_values.clock, flag_values.platform)),
-        "dataset": lambda: check_dataset(options.dataset),
-        "key": lambda: check_key(flag_values, environment),
-        "run": lambda: check_run(flag_values, environment),
-    }
-
-
-def _say_what_lacks(error: ImportError, *, as_json: bool) -> int:
-    """Reports on Python alone, where not even the flags can be imported."""
-    report = Report(as_json)
-    problem = Check("imports", str(error), is_ok=False, remedy=REINSTALL)
-    report.add("python", [*look_at("python", check_python, ()), problem])
-    return report.end()
+    return [replace(one, outcome=clean(one.outcome), remedy=one.remedy and clean(one.remedy)) for one in found]

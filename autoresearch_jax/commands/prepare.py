@@ -6,10 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from absl import flags
-
-from autoresearch_jax.commands.console_reporter import ConsoleReporter
-from autoresearch_jax.commands.dataset_flags import DatasetOptions, dataset_options, define_dataset_flags
+from autoresearch_jax.commands.console import PreparationProgress
+from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.task_options import DatasetOptions
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, rows_file
@@ -19,50 +18,31 @@ from autoresearch_jax.tasks.lm.data.storage import Part, list_parts, remove
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch prepare` was asked for.
-
-    Attributes:
-      dataset: to be made.
-      list_parts: say what there is instead.
-      remove: what to remove instead, as NAME or NAME/VxT.
-      format: how the result is printed, "text" or "json".
-    """
+    """What `autoresearch prepare` was asked for."""
 
     dataset: DatasetOptions
-    list_parts: bool
-    remove: tuple[str, ...]
-    format: str
-
-
-def define_flags(flag_values: flags.FlagValues) -> None:
-    """Defines the command's flags."""
-    define_dataset_flags(flag_values)
-    flags.DEFINE_bool("list", False, "say what lies in --data_dir and make nothing", flag_values=flag_values)
-    flags.DEFINE_list(
-        "remove",
-        [],
+    list_parts: bool = option(False, "say what lies in --data_dir and make nothing", flag="list")
+    remove: tuple[str, ...] | None = option(
+        None,
         "make nothing; remove a dataset NAME, or from it the rows NAME/VxT of vocabulary V at sequence length T, as "
         "--list names them; several by commas",
-        flag_values=flag_values,
     )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how the result is printed", flag_values=flag_values)
+    format: str = format_option()
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
+def run(options: Options, arguments: list[str]) -> int:
     """Prepares the dataset and prints what it holds; or lists or removes what is there."""
-    options = Options(dataset_options(flag_values), flag_values.list, tuple(flag_values.remove), flag_values.format)
-    if flag_values["remove"].present and not options.remove:
+    if options.remove == ():
         raise UsageError("--remove is empty: name a dataset, as --list does")
-    data_dir = options.dataset.folder.parent
-    if options.remove:
-        for what in options.remove:
-            size = remove(data_dir, what, lambda: print("another call is at work on it: waiting", file=sys.stderr))
-            print(f"removed {what}: {_megabytes(size)} MB", file=sys.stderr)
+    data_dir = options.dataset.data_dir
+    for what in options.remove or ():
+        size = remove(data_dir, what, lambda: print("another call is at work on it: waiting", file=sys.stderr))
+        print(f"removed {what}: {_megabytes(size)} MB", file=sys.stderr)
     if options.remove or options.list_parts:
         _print_parts(data_dir, options.format)
         return 0
     start = time.monotonic()
-    with ConsoleReporter() as reporter:
+    with PreparationProgress() as reporter:
         dataset = prepare_dataset(
             options.dataset.folder,
             open_corpus(options.dataset.corpus),

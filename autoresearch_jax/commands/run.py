@@ -7,39 +7,27 @@ where the last one ended. Experiments, time and other ends of the run stand in p
 time counted there is what experiments took, over all the processes that worked on the run.
 """
 
+import json
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from absl import flags
-
-from autoresearch_jax.commands.console import ConsoleObserver, say
-from autoresearch_jax.commands.constants_flag import check_began_with, constants_of, define_constants_flag
-from autoresearch_jax.commands.decision_flags import (
-    GREEDY_WARNING,
-    decision_settings,
-    define_decision_flags,
-    make_certification,
-    make_pruning,
-    make_rule,
-)
-from autoresearch_jax.commands.keeping_flags import define_keeping_flags, keeping_options, min_free_bytes
-from autoresearch_jax.commands.proposer_flags import (
+from autoresearch_jax.commands.console import RunObserver, print_notice, say
+from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, option
+from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
+    ProposerSettings,
     check_proposer,
-    define_proposer_flags,
     make_proposer,
-    proposer_options,
 )
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
-from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning
-from autoresearch_jax.decide.rule import LineageSettings
+from autoresearch_jax.decide.rule import CONFIDENCE, Action, DecisionRule, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -47,84 +35,178 @@ from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.snapshots.retention import Keeping, Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.types import Metric, Scalar
+
+GREEDY_WARNING = "--decision=greedy keeps whatever came out better in one run each: part of its gain is luck"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """What keeps and discards, what certification may spend, and whether hopeless trials are stopped early."""
+
+    decision: str = option(
+        "lineage",
+        "the rule: lineage keeps what all runs so far call probably better, and certifies it later; greedy keeps what "
+        "came out better in one run, luck included, and has no use for the flags below",
+        choices=("lineage", "greedy"),
+    )
+    confidence: str = option(
+        "balanced",
+        "how sure a keep must be: fast gains most, strict keeps next to nothing without effect",
+        choices=tuple(CONFIDENCE),
+    )
+    keep_probability: float | None = option(None, "least probability of a gain that keeps, in place of --confidence's")
+    run_worth: float | None = option(
+        None,
+        "give a candidate up once a further run of it gains less than this many times what runs of the night gain, "
+        "in place of --confidence's",
+    )
+    max_runs: int | None = option(None, "most runs of one candidate, in place of --confidence's")
+    baseline_runs: int = option(
+        LineageSettings().baseline_runs,
+        "runs of the baseline before anything is compared with it; the noise is first known from their spread",
+    )
+    memory_percent: float = option(
+        LineageSettings().memory_percent,
+        "peak memory above the baseline's that is free; as much again asks for one sigma of gain",
+    )
+    nodes_price: float = option(LineageSettings().nodes_price, "sigma of gain that 100 added syntax nodes ask for")
+    loss_allowance: float = option(
+        LineageSettings().loss_allowance, "sigma that simplifications may lose in all since the last gain"
+    )
+    certify_share: float = option(
+        CertificationSettings().share,
+        "most of a run's trials that certification may have: doubtful edits taken out, the champion run afresh",
+    )
+    certify_every: int = option(
+        CertificationSettings().every,
+        "keeps after which doubtful edits are looked at; 0 for only at the end of the run",
+    )
+    prune: bool = option(
+        True,
+        "stop a candidate's first trial once its losses lie so far above the champion's that it has next to no chance "
+        "to end better; how far is learnt from the run's own trials",
+    )
+
+    def __post_init__(self) -> None:
+        self.settings()
+        self.certification()
+
+    def settings(self) -> LineageSettings | None:
+        """Settings of the lineage rule; None if the greedy one was chosen.
+
+        Raises:
+          UsageError: a value that makes no sense.
+        """
+        if self.decision == "greedy":
+            return None
+        single = {name: getattr(self, name) for name in ("keep_probability", "run_worth", "max_runs")}
+        return LineageSettings(
+            bounds=replace(
+                CONFIDENCE[self.confidence], **{name: value for name, value in single.items() if value is not None}
+            ),
+            baseline_runs=self.baseline_runs,
+            memory_percent=self.memory_percent,
+            nodes_price=self.nodes_price,
+            loss_allowance=self.loss_allowance,
+        )
+
+    def rule(self, metric: Metric) -> DecisionRule:
+        """The rule."""
+        settings = self.settings()
+        return GreedyRule(metric) if settings is None else LineageRule(metric, settings)
+
+    def certification(self) -> CertificationSettings | None:
+        """What certification may spend; None under the greedy rule.
+
+        Raises:
+          UsageError: a value that makes no sense.
+        """
+        if self.decision == "greedy":
+            return None
+        return CertificationSettings(share=self.certify_share, every=self.certify_every)
+
+    def pruning(self) -> Pruning | None:
+        """When hopeless trials are stopped; None for never."""
+        return Pruning() if self.prune else None
+
+
+@dataclass(frozen=True)
+class SnapshotOptions:
+    """Which snapshots a run keeps and where, and how much of the disk it leaves free."""
+
+    keep_last: int = option(
+        Keeping().last, "keep the snapshots of this many of the last experiments, beside those of champions", least=0
+    )
+    keep_best: int = option(Keeping().best, "keep the snapshots of this many of the best experiments, too", least=0)
+    snapshot_dir: str | None = option(
+        None,
+        "move snapshots to TAG in this folder, or bucket such as gs://BUCKET/FOLDER, instead of keeping them in the "
+        "run's folder",
+    )
+    min_free_gb: float = option(
+        1.0, "stop, to go on later, where the run's folder would be left with less free space (GiB)", least=0
+    )
+
+    def __post_init__(self) -> None:
+        if self.snapshot_dir is not None and not self.snapshot_dir.strip("/"):
+            raise UsageError(
+                f"--snapshot_dir={self.snapshot_dir}: name a folder, or a bucket such as gs://BUCKET/FOLDER"
+            )
+
+    def keeping(self, tag: str) -> Keeping:
+        """Which snapshots are kept, and where."""
+        place = None if self.snapshot_dir is None else f"{self.snapshot_dir.rstrip('/')}/{tag}"
+        return Keeping(self.keep_last, self.keep_best, place)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """Free space that a run leaves."""
+        return int(self.min_free_gb * GIB)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch run` was asked to do.
+    """What `autoresearch run` was asked to do."""
 
-    Attributes:
-      tag: name of the run and its branch.
-      folder: of the run.
-      proposer: who proposes.
-      program: program.md.
-      editable: the file to edit.
-      seed: the source of every seed.
-      constants: that the run starts with, where the file to edit has others.
-      max_experiments: end after so many, whatever program.md says of experiments.
-      decision: settings of the lineage rule; None for the greedy one.
-      certification: what it may spend; None for nothing.
-      keeping: whose snapshots are kept beside those of champions.
-      min_free_bytes: free space on the disk that the run leaves.
-      pruning: when hopeless trials are stopped; None for never.
-    """
-
-    tag: str
-    folder: RunFolder
-    proposer: ProposerOptions
-    program: Path
-    editable: Path
-    seed: int
-    max_experiments: int | None
-    decision: LineageSettings | None
-    keeping: Keeping = field(default_factory=Keeping)
-    min_free_bytes: int = 0
-    pruning: Pruning | None = None
-    certification: CertificationSettings | None = None
-    constants: Mapping[str, Scalar] = field(default_factory=dict)
-
-
-def define_flags(flag_values: flags.FlagValues) -> None:
-    define_task_flags(flag_values)
-    define_run_flags(flag_values)
-    define_decision_flags(flag_values)
-    define_proposer_flags(flag_values)
-    define_keeping_flags(flag_values)
-    define_constants_flag(flag_values)
-    flags.DEFINE_string("program", "./program.md", "the page of instructions", flag_values=flag_values)
-    flags.DEFINE_string("editable", "./train_lib.py", "the file to edit", flag_values=flag_values)
-    flags.DEFINE_integer("seed", 0, "the source of every seed", lower_bound=0, flag_values=flag_values)
-    flags.DEFINE_integer(
-        "experiments",
-        None,
-        "end after so many, in place of what program.md says of experiments",
-        lower_bound=0,
-        flag_values=flag_values,
+    task: TaskOptions = field(default_factory=TaskOptions)
+    where: FolderOptions = field(default_factory=FolderOptions)
+    decision: DecisionOptions = field(default_factory=DecisionOptions)
+    proposer: ProposerOptions = field(default_factory=ProposerOptions)
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
+    start: ConstantsOptions = field(default_factory=ConstantsOptions)
+    program: Path = option(Path("./program.md"), "the page of instructions")
+    editable: Path = option(Path("./train_lib.py"), "the file to edit")
+    seed: int = option(0, "the source of every seed", least=0)
+    experiments: int | None = option(
+        None, "end after this many, in place of what program.md says of experiments", least=0
     )
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    options = _options(flag_values)
+def run(options: Options, arguments: list[str]) -> int:
+    """Runs the loop until its end."""
+    proposer = options.proposer.settings(options.where, os.environ)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())
         try:
             with interrupts.allowed():
-                ground = _prepare_ground(options, TaskOptions.from_flags(flag_values), stack)
+                ground = _prepare_ground(options, proposer, stack)
         except KeyboardInterrupt:
             print(format_lines({"ended": INTERRUPTED}))
             return 0
-        return run_loop(options, ground, interrupts)
+        return run_loop(options, proposer, ground, interrupts)
 
 
 @dataclass(frozen=True)
@@ -137,55 +219,58 @@ class Ground:
     program: ProgramFile
 
 
-def _prepare_ground(options: Options, task_options: TaskOptions, stack: ExitStack) -> Ground:
+def _prepare_ground(options: Options, proposer: ProposerSettings, stack: ExitStack) -> Ground:
     """Opens all that a run needs, and refuses what cannot work; it is closed with the stack."""
-    folder = options.folder
-    workspace = Workspace.of(options.editable, options.tag, folder.workspace, os.environ, options.constants)
+    folder = options.where.folder
+    options.task.dataset.open()
+    workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants)
     program = ProgramFile(options.program)
     folder.require_ledger()
     is_new = not folder.ledger.exists()
     if is_new:  # before there is anything of it
-        _check_start(None, workspace, program, options)
-    if options.keeping.place is not None:
-        SnapshotStore(options.keeping.place).check()
+        _check_start(None, workspace, program, options, proposer)
+    place = options.snapshots.keeping(folder.path.name).place
+    if place is not None:
+        SnapshotStore(place).check()
     folder.create()
     stack.enter_context(folder.lock())
-    task = task_options.make_task(folder.path, options.editable)
+    task = options.task.make_task(folder.path, options.editable)
     stack.callback(task.close)
     ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
     if not is_new:
-        _check_start(ledger, workspace, program, options)
+        _check_start(ledger, workspace, program, options, proposer)
     return Ground(task, workspace, ledger, program)
 
 
-def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
+def run_loop(options: Options, proposer: ProposerSettings, ground: Ground, interrupts: Interrupts) -> int:
     """Runs the loop on any task, and prints what came of it."""
-    task, workspace, folder = ground.task, ground.workspace, options.folder
+    task, workspace, folder = ground.task, ground.workspace, options.where.folder
     ground.program.program.check_metric(task.metric.name)
-    observer = ConsoleObserver()
-    if options.decision is None:
+    observer = RunObserver()
+    if options.decision.decision == "greedy":
         observer.notice(GREEDY_WARNING)
     precheck = Precheck(task, folder)
+    keeping = options.snapshots.keeping(folder.path.name)
     parts = Parts(
         task=task,
         executor=LocalExecutor(task.measure),
-        proposer=make_proposer(options.proposer, workspace, folder, os.environ, precheck.check, observer.notice),
+        proposer=make_proposer(proposer, workspace, folder, os.environ, precheck.check, observer.notice),
         precheck=precheck,
-        rule=make_rule(options.decision, task.metric),
+        rule=options.decision.rule(task.metric),
         ledger=ground.ledger,
         workspace=workspace,
         folder=folder,
         program=ground.program,
         observer=observer,
         interrupts=interrupts,
-        disk=DiskGuard(folder, options.min_free_bytes),
-        retention=Retention(ground.ledger, folder, task.metric, options.keeping, interrupts, observer.notice),
-        pruning=options.pruning,
-        certification=options.certification,
+        disk=DiskGuard(folder, options.snapshots.min_free_bytes),
+        retention=Retention(ground.ledger, folder, task.metric, keeping, interrupts, observer.notice),
+        pruning=options.decision.pruning(),
+        certification=options.decision.certification(),
     )
     with closing(observer):
         try:
-            reason = Loop(parts, options.seed, options.max_experiments, options.proposer.asking).run()
+            reason = Loop(parts, options.seed, options.experiments, proposer.asking).run()
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     say("", sys.stdout)
@@ -202,38 +287,40 @@ def run_loop(options: Options, ground: Ground, interrupts: Interrupts) -> int:
     return 0
 
 
-def _options(flag_values: flags.FlagValues) -> Options:
-    return Options(
-        folder=run_folder(flag_values),
-        tag=flag_values.tag,
-        proposer=proposer_options(flag_values, os.environ),
-        program=Path(flag_values.program),
-        editable=Path(flag_values.editable),
-        seed=flag_values.seed,
-        max_experiments=flag_values.experiments,
-        decision=decision_settings(flag_values),
-        keeping=keeping_options(flag_values),
-        min_free_bytes=min_free_bytes(flag_values),
-        pruning=make_pruning(flag_values),
-        certification=make_certification(flag_values),
-        constants=constants_of(flag_values),
-    )
-
-
-def _check_start(ledger: Ledger | None, workspace: Workspace, program: ProgramFile, options: Options) -> None:
+def _check_start(
+    ledger: Ledger | None, workspace: Workspace, program: ProgramFile, options: Options, proposer: ProposerSettings
+) -> None:
     """Finds what would fail after minutes of work before any of it is done."""
     if ledger is not None:
-        check_began_with(ledger.experiments(), options.constants)
+        _check_began_with(ledger.experiments(), options.start.constants)
     champion = None if ledger is None else summarize_run(ledger).champion
     if ledger is None or champion is None:
         workspace.require_unused_branch()
         source = workspace.baseline().source
     else:
         source = ledger.source(champion.id)
-    check_proposer(options.proposer, options.editable, program.program, source, os.environ)
+    check_proposer(proposer, options.editable, program.program, source, os.environ)
     try:
         constants = read_constants(source) if champion is None else champion.constants
     except SyntaxError:
         return  # the task says it better
     for warning in program.program.warnings(constants):
-        print(f"autoresearch run: {warning}", file=sys.stderr)
+        print_notice(warning)
+
+
+def _check_began_with(experiments: Sequence[ExperimentRow], constants: Mapping[str, Scalar]) -> None:
+    """Refuses other constants than those that the run began with.
+
+    Raises:
+      UsageError: it began with others.
+    """
+    for row in reversed(experiments):
+        if row.kind is not Kind.BASELINE or not (row.is_open or row.decision is Action.KEEP):
+            continue
+        for name, value in constants.items():
+            if name not in row.constants or json.dumps(row.constants[name]) != json.dumps(value):
+                raise UsageError(
+                    f"--set {name}={value}: this run began with {row.constants.get(name)}: leave it out, "
+                    "or choose another --tag"
+                )
+        return

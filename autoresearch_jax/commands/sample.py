@@ -6,15 +6,11 @@ autoresearch sample --snapshot=runs/NAME/snapshots/0003-0004 --temperature=0
 """
 
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from absl import flags
-
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
-from autoresearch_jax.commands.trial import DEFAULT_TAG
+from autoresearch_jax.commands.options import TrialFolderOptions, option
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -25,45 +21,40 @@ from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256, snapshot_damage
 
 
-def define_flags(flag_values: flags.FlagValues) -> None:
-    flags.DEFINE_string("snapshot", None, "folder of a snapshot; default: --tag's champion", flag_values=flag_values)
-    define_run_flags(flag_values, default_tag=DEFAULT_TAG)
-    flags.DEFINE_integer(
-        "experiment", None, "sample this experiment instead of the champion", lower_bound=0, flag_values=flag_values
-    )
-    flags.DEFINE_string("prompt", "", "what the text begins with; empty begins a document", flag_values=flag_values)
-    flags.DEFINE_integer("tokens", 200, "tokens to add", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token", lower_bound=0, flag_values=flag_values)
-    flags.DEFINE_integer("top_k", 50, "draw among so many tokens; 0: all", lower_bound=0, flag_values=flag_values)
-    flags.DEFINE_integer("seed", 0, "seed of the draw", lower_bound=0, flag_values=flag_values)
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch sample` was asked for."""
+
+    where: TrialFolderOptions
+    snapshot: str | None = option(None, "folder of a snapshot; default: --tag's champion")
+    experiment: int | None = option(None, "sample this experiment instead of the champion", least=0)
+    prompt: str = option("", "what the text begins with; empty begins a document")
+    tokens: int = option(200, "tokens to add", least=1)
+    temperature: float = option(0.8, "0 takes the likeliest token", least=0)
+    top_k: int = option(50, "draw among so many tokens; 0: all", least=0)
+    seed: int = option(0, "seed of the draw", least=0)
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    settings = {
-        "prompt": flag_values.prompt,
-        "num_tokens": flag_values.tokens,
-        "temperature": flag_values.temperature,
-        "top_k": flag_values.top_k,
-        "seed": flag_values.seed,
-    }
+def run(options: Options, arguments: list[str]) -> int:
+    """Prints the text."""
     kept: KeptSnapshot | None
-    if flag_values.snapshot is None:
-        kept = _kept_snapshot(run_folder(flag_values), flag_values.experiment)
-    elif not flag_values.snapshot:
+    if options.snapshot is None:
+        kept = _kept_snapshot(options.where.folder, options.experiment)
+    elif not options.snapshot:
         raise UsageError("--snapshot is empty: name the folder of a snapshot")
-    elif flag_values.experiment is not None:
+    elif options.experiment is not None:
         raise UsageError("--snapshot and --experiment: name the snapshot once")
     else:
-        kept = _snapshot_of_a_run(Path(flag_values.snapshot))
+        kept = _snapshot_of_a_run(Path(options.snapshot))
     if kept is None:
-        folder = Path(flag_values.snapshot)
+        folder = Path(options.snapshot or "")
         if (folder / MANIFEST).is_file():
             require_undamaged(folder)
-        print(_sample(folder, settings))
+        print(_sample(folder, options))
         return 0
     with kept.folder() as folder:
         require_undamaged(folder, kept)
-        print(_sample(folder, settings))
+        print(_sample(folder, options))
     return 0
 
 
@@ -77,17 +68,18 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
     Raises:
       UserError: it is damaged; the message names the first file, and how to have the snapshot again.
     """
-    sha256 = None if kept is None else kept.metrics.get(SNAPSHOT_SHA256)
+    sha256 = None if kept is None else kept.trial.metrics.get(SNAPSHOT_SHA256)
     damage = snapshot_damage(folder, None if sha256 is None else str(sha256))
     if damage:
         more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
         raise UserError(f"{damage[0]}{more}{f', or {kept.remedy}' if kept is not None else ''}")
 
 
-def _sample(snapshot: Path, settings: Mapping[str, Any]) -> str:
+def _sample(snapshot: Path, options: Options) -> str:
     from autoresearch_jax.tasks.lm.snapshot import SampleSettings, sample  # loads JAX
 
-    return sample(snapshot, SampleSettings(**settings))
+    settings = SampleSettings(options.prompt, options.tokens, options.temperature, options.top_k, options.seed)
+    return sample(snapshot, settings)
 
 
 def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:

@@ -7,10 +7,9 @@ autoresearch status --tag=nov20 --why=7
 import json
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 
-from absl import flags
-
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
+from autoresearch_jax.commands.options import FolderOptions, format_option, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
@@ -20,30 +19,28 @@ from autoresearch_jax.report.why import explain, print_explanation
 from autoresearch_jax.types import Scalar
 
 
-def define_flags(flag_values: flags.FlagValues) -> None:
-    define_run_flags(flag_values)
-    flags.DEFINE_integer(
-        "why",
-        None,
-        "explain the decision on this experiment",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch status` was asked for."""
+
+    where: FolderOptions
+    why: int | None = option(None, "explain the decision on this experiment", least=0)
+    format: str = format_option()
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    folder = run_folder(flag_values)
+def run(options: Options, arguments: list[str]) -> int:
+    """Prints the figures of the run, or why one experiment ended so."""
+    folder = options.where.folder
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-        if flag_values.why is not None:
-            found = explain(ledger, flag_values.why, at_work=folder.holder() is not None)
-            if flag_values.format == "json":
+        if options.why is not None:
+            found = explain(ledger, options.why, at_work=folder.holder() is not None)
+            if options.format == "json":
                 print(json.dumps(found, indent=1))
             else:
                 print_explanation(found, sys.stdout)
             return 0
         figures = describe(summarize_run(ledger, folder), folder)
-    print(json.dumps(figures, indent=1) if flag_values.format == "json" else format_lines(figures))
+    print(json.dumps(figures, indent=1) if options.format == "json" else format_lines(figures))
     return 0
 
 

@@ -4,139 +4,198 @@
 
 `--set` may be given again and again; the file itself is not changed.
 
-    autoresearch trial --tag=nov20 --budget_seconds=60 --retrain=3
+    autoresearch trial --budget_seconds=60 --from=nov20:3
 
-trains experiment 3 of a run again, with its own source and seeds, where its snapshots expired or are damaged. Give it
-the flags that the run was started with, all of them if you like: what a trial has no use for is known and without
-effect. See docs/snapshots.md.
+runs the source of experiment 3 of run nov20 again, with each seed that it was measured with, and prints its scores
+beside the recorded ones. Dataset and budget must be those of the run.
 """
 
+import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import flags
-
-from autoresearch_jax.commands.constants_flag import constants_of, define_constants_flag
-from autoresearch_jax.commands.progress import TrialProgress
-from autoresearch_jax.commands.retraining import RetrainOptions, retrain
-from autoresearch_jax.commands.run import define_flags as define_flags_of_run
-from autoresearch_jax.commands.run_flags import define_run_flags, run_folder
-from autoresearch_jax.commands.summary import format_summary, summarize
-from autoresearch_jax.commands.task_flags import TaskOptions, define_task_flags
+from autoresearch_jax.commands.console import TrialProgress
+from autoresearch_jax.commands.options import (
+    MAX_SEED,
+    ConstantsOptions,
+    TrialFolderOptions,
+    format_option,
+    option,
+)
+from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import write_results
-from autoresearch_jax.engine.run_folder import RunFolder, check_settings
+from autoresearch_jax.engine.records import Kind, TrialRow
+from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
 from autoresearch_jax.engine.task import CalibratedTask, Task
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.report.summary import stored_metric
+from autoresearch_jax.report.summary import named_experiment, stored_metric
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
-from autoresearch_jax.types import CandidateRejected, Measurement, Scalar, Status
+from autoresearch_jax.types import (
+    ATTENDED_SHARE,
+    CLOCK_FAULT,
+    SCORE_DECIMALS,
+    WALL_SECONDS,
+    CandidateRejected,
+    Measurement,
+    Metric,
+    Scalar,
+    Status,
+)
 
-DEFAULT_TAG = "trials"
-ONLY_OF_RUN = "of `autoresearch run`; without effect on a trial"
-MAX_SEED = 2**63 - 1  # what SQLite can hold
+DEFAULT_EDITABLE = Path("./train_lib.py")
+MEGA = 1e6
+MEBIBYTE = 1 << 20
+
+# Key, name in the measurement's metrics, divisor, decimals (a text has no use for the last two). training_seconds, and
+# total_seconds to num_params_M, are the original's names and units.
+_FIGURES: tuple[tuple[str, str, float, int], ...] = (
+    ("training_seconds", "training_seconds", 1, 1),
+    ("wall_seconds", WALL_SECONDS, 1, 1),
+    ("attended_share", ATTENDED_SHARE, 1, 3),
+    ("clock", "clock", 1, 0),
+    ("clock_fault", CLOCK_FAULT, 1, 0),
+    ("total_seconds", "total_seconds", 1, 1),
+    ("peak_vram_mb", "peak_memory_bytes", MEBIBYTE, 1),
+    ("mfu_percent", "mfu_percent", 1, 2),
+    ("total_tokens_M", "num_tokens", MEGA, 3),
+    ("num_steps", "num_steps", 1, 0),
+    ("num_params_M", "num_params", MEGA, 3),
+    ("val_bpb_original", "val_bpb_original", 1, 6),
+    ("unigram_bpb", "unigram_bpb", 1, 6),
+    ("train_loss", "train_loss", 1, 4),
+    ("tokens_per_second", "tokens_per_second", 1, 0),
+    ("prepare_seconds", "prepare_seconds", 1, 2),
+    ("startup_seconds", "startup_seconds", 1, 2),
+    ("compile_seconds", "compile_seconds", 1, 2),
+    ("init_seconds", "init_seconds", 1, 2),
+    ("data_wait_seconds", "data_wait_seconds", 1, 3),
+    ("snapshot_seconds", "snapshot_seconds", 1, 2),
+    ("judge_seconds", "judge_seconds", 1, 2),
+    ("compiles_in_budget", "compiles_in_budget", 1, 0),
+)
+_ONLY_IF_ANY = (CLOCK_FAULT, "error", "snapshot")  # lines of the text
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `autoresearch trial` was asked to do.
-
-    Attributes:
-      task: dataset, budget and machine.
-      editable: the training file.
-      constants: new values for some of its constants, for this trial only.
-      seed: all randomness of the trial follows from it.
-      folder: the run whose ledger the trial is added to; log and snapshot go there too.
-      format: "text" or "json".
-    """
+    """What `autoresearch trial` was asked to do."""
 
     task: TaskOptions
-    editable: Path
-    constants: Mapping[str, Scalar]
-    seed: int
-    folder: RunFolder
-    format: str
-
-
-def define_flags(flag_values: flags.FlagValues) -> None:
-    define_task_flags(flag_values)
-    flags.DEFINE_string("editable", "./train_lib.py", "the training file", flag_values=flag_values)
-    define_constants_flag(flag_values)
-    flags.DEFINE_integer("seed", 0, "seed of the trial", lower_bound=0, upper_bound=MAX_SEED, flag_values=flag_values)
-    define_run_flags(flag_values, default_tag=DEFAULT_TAG)
-    flags.DEFINE_integer(
-        "retrain",
-        None,
-        "train this experiment of --tag again, to have its snapshots back",
-        lower_bound=0,
-        flag_values=flag_values,
+    where: TrialFolderOptions
+    start: ConstantsOptions
+    editable: Path | None = option(None, f"the training file (default: {DEFAULT_EDITABLE})")
+    seed: int | None = option(
+        None, "seed of the trial (default: 0; with --from those of the recorded runs)", least=0, most=MAX_SEED
     )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print the summary", flag_values=flag_values)
-    _define_other_flags_of_run(flag_values)
-
-
-def _define_other_flags_of_run(flag_values: flags.FlagValues) -> None:
-    """Defines what only `run` has a use for, so that --retrain may follow all flags that a run was started with."""
-    of_run = flags.FlagValues()
-    define_flags_of_run(of_run)
-    for name in of_run:
-        if name not in flag_values:
-            flag = of_run[name]
-            flag.help = ONLY_OF_RUN
-            flag_values[name] = flag
-
-
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    if flag_values.retrain is not None:
-        return retrain(_retrain_options(flag_values))
-    if idle := [name for name in flag_values if flag_values[name].help == ONLY_OF_RUN and flag_values[name].present]:
-        named = ", ".join(f"--{name}" for name in idle)
-        print(f"autoresearch trial: without effect, since this is no run: {named}", file=sys.stderr, flush=True)
-    options = Options(
-        task=TaskOptions.from_flags(flag_values),
-        editable=Path(flag_values.editable),
-        constants=constants_of(flag_values),
-        seed=flag_values.seed,
-        folder=run_folder(flag_values),
-        format=flag_values.format,
+    origin: str | None = option(
+        None, "RUN:N: run the source of experiment N of a run again, named by its tag or its folder", flag="from"
     )
-    source = edited_source(options.editable, options.constants)
-    folder = options.folder
+    format: str = format_option()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a ledger has on an experiment that is run again.
+
+    Attributes:
+      source: its text.
+      trials: its runs.
+      settings: what its scores depend on, by name.
+      folder: of its run.
+      reference_seconds: unit of the clock that it was timed by; None where there was none.
+    """
+
+    source: str
+    trials: tuple[TrialRow, ...]
+    settings: Mapping[str, Scalar]
+    folder: Path
+    reference_seconds: float | None
+
+    @classmethod
+    def read(cls, options: Options) -> "Recorded":
+        """What --from names.
+
+        Raises:
+          UsageError: it names nothing, or the source is to be another.
+          UserError: there is no such run or experiment.
+        """
+        name, _, number = str(options.origin).rpartition(":")
+        if not (name and number.isdecimal()):
+            raise UsageError(f"--from={options.origin}: expected RUN:N, such as --from=nov20:3")
+        if options.editable is not None or options.start.settings:
+            raise UsageError(f"--from={options.origin}: its source is in the ledger: leave out --editable and --set")
+        folder = options.where.named(name)
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+            row = ledger.measured(named_experiment(ledger, folder, int(number)))
+            trials, settings = tuple(ledger.runs(row)), ledger.settings()
+            if row.kind is Kind.TRIAL:  # of a trial by hand only the fingerprint is stored
+                settings = {"fingerprint": row.category}
+            unit = settings.get(REFERENCE_SECONDS) or (trials[0].metrics.get(REFERENCE_SECONDS) if trials else None)
+            unit = float(unit) if isinstance(unit, int | float) else None
+            return cls(ledger.source(row.id), trials, settings, folder.path, unit)
+
+    def check(self, task: Task) -> None:
+        """Refuses a task under which scores could not be compared with the recorded ones.
+
+        Raises:
+          UserError: dataset, budget or device differ.
+        """
+        now = task_settings(task)
+        check_settings(self.settings, {name: now[name] for name in now if name in self.settings}, self.folder)
+
+
+def run(options: Options, arguments: list[str]) -> int:
+    """Measures, and prints the summary of each trial."""
+    recorded = None if options.origin is None else Recorded.read(options)
+    editable = options.editable or DEFAULT_EDITABLE
+    constants = options.start.constants
+    source = edited_source(editable, constants) if recorded is None else recorded.source
+    options.task.dataset.open()
+    folder = options.where.folder
     folder.create()
-    task = options.task.make_task(folder.path, options.editable, one_trial=True)
-    with closing(_open_ledger(folder, task)) as ledger, closing(task):
-        log_dir = new_log_dir(folder)
-        reference_seconds = _reference_seconds(ledger)
-        if reference_seconds is not None and isinstance(task, CalibratedTask):  # else the trial measures it
-            task.calibrate(reference_seconds, log_dir)
-        measurement = measure_once(task, source, options.seed, folder.path / "snapshots" / log_dir.name, log_dir)
-        description = _description(options.constants, options.editable)
-        ledger.record_trial(source, measurement, description, task.fingerprint)
+    then: dict[int, TrialRow] = {} if recorded is None else {trial.seed: trial for trial in recorded.trials}
+    seeds = list(then) if options.seed is None and then else [options.seed or 0]
+    name = ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"
+    summaries: list[dict[str, Scalar]] = []
+    task = options.task.make_task(folder.path, editable, one_trial=len(seeds) == 1)
+    with closing(task), closing(_open_ledger(folder, task)) as ledger:
+        if recorded is not None:
+            recorded.check(task)
+        unit = _reference_seconds(ledger) if recorded is None else recorded.reference_seconds
+        if unit is not None and isinstance(task, CalibratedTask):  # else the trial measures it
+            task.calibrate(unit, folder.logs)
+        for number, seed in enumerate(seeds):
+            log_dir = new_log_dir(folder, number)
+            measurement = measure_once(task, source, seed, folder.path / "snapshots" / log_dir.name, log_dir)
+            description = name if recorded is None else f"{options.origin} again"
+            ledger.record_trial(source, measurement, description, task.fingerprint)
+            summary = summarize(
+                measurement, task.metric, read_constants(source) if measurement.value is not None else {}
+            )
+            summary["log"] = str(log_dir)
+            if (before := then.get(seed)) is not None:
+                summary |= _beside(measurement, before, task.metric)
+            summaries.append(summary)
+            if options.format == "text":
+                print(format_summary(summary, task.metric), flush=True)
         if folder.results.exists():  # of a run, whose table says all that its ledger says
             write_results(folder.results, ledger, task.metric)
-    summary = summarize(measurement, task.metric, read_constants(source) if measurement.value is not None else {})
-    summary["log"] = str(log_dir)
-    print(format_summary(summary, task.metric, options.format))
-    return 0 if measurement.status is Status.OK else 1
+    if options.format == "json":
+        print(json.dumps(summaries[0] if recorded is None else {"from": options.origin, "trials": summaries}, indent=1))
+    return 0 if all(summary["status"] == Status.OK for summary in summaries) else 1
 
 
-def _retrain_options(flag_values: flags.FlagValues) -> RetrainOptions:
-    return RetrainOptions(
-        task=TaskOptions.from_flags(flag_values),
-        folder=run_folder(flag_values),
-        experiment=flag_values.retrain,
-        constants=constants_of(flag_values),
-        editable=Path(flag_values.editable) if flag_values["editable"].present else None,
-        seed=flag_values.seed if flag_values["seed"].present else None,
-        format=flag_values.format,
-    )
+def _beside(now: Measurement, then: TrialRow, metric: Metric) -> dict[str, Scalar]:
+    """The recorded score of a run, and how far the new one is from it."""
+    difference = None if now.value is None or then.value is None else now.value - then.value
+    return {"recorded_trial": then.id, f"recorded_{metric.name}": then.value, "difference": difference}
 
 
 def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
@@ -157,9 +216,15 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
         raise UsageError(f"--set: {editable}: {error}") from error
 
 
-def new_log_dir(folder: RunFolder) -> Path:
-    """A folder for the logs of a trial by hand; its name is the trial's."""
+def new_log_dir(folder: RunFolder, number: int = 0) -> Path:
+    """A folder for the logs of a trial by hand; its name is the trial's.
+
+    Args:
+      folder: of the run.
+      number: of the trial in this process.
+    """
     name = f"{time.strftime('trial-%Y%m%d-%H%M%S')}-{os.getpid()}"  # others may begin in the same second
+    name += f"-{number}" if number else ""
     log_dir = folder.path / "logs" / name
     log_dir.mkdir(parents=True)
     return log_dir
@@ -205,5 +270,41 @@ def _reference_seconds(ledger: Ledger) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
-def _description(constants: Mapping[str, Scalar], editable: Path) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"
+def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, object]) -> dict[str, Scalar]:
+    """All figures of a trial under the names they are printed with; None where one is missing.
+
+    Args:
+      measurement: the trial.
+      metric: its metric.
+      constants: of the source that was measured; the original prints its DEPTH.
+    """
+    summary: dict[str, Scalar] = {metric.name: measurement.value}
+    for key, name, divisor, _ in _FIGURES:
+        value = measurement.metrics.get(name)
+        summary[key] = value / divisor if isinstance(value, int | float) and divisor != 1 else value
+    depth = constants.get("DEPTH")
+    summary["depth"] = depth if isinstance(depth, int) else None
+    summary["sandbox"] = measurement.metrics.get("sandbox")
+    summary["seed"] = measurement.seed
+    summary["status"] = str(measurement.status)
+    summary["error"] = measurement.error
+    summary["snapshot"] = None if measurement.snapshot is None else str(measurement.snapshot)
+    return summary
+
+
+def format_summary(summary: Mapping[str, Scalar], metric: Metric) -> str:
+    """The summary as text that `grep "^val_bpb:"` reads, figures rounded.
+
+    A trial without a score says why, and leaves out what it did not come to measure.
+    """
+    failed = summary[metric.name] is None
+    scores = (metric.name, f"recorded_{metric.name}", "difference")
+    decimals = {**dict.fromkeys(scores, SCORE_DECIMALS), **{key: places for key, _, _, places in _FIGURES}}
+    lines = ["---"]
+    for key, value in summary.items():
+        if value is None and key != metric.name and (failed or key in _ONLY_IF_ANY):
+            continue
+        if isinstance(value, float) and key in decimals:
+            value = f"{value:.{decimals[key]}f}"
+        lines.append(f"{key + ':':<21}{'null' if value is None else value}")
+    return "\n".join(lines)

@@ -14,9 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from autoresearch_jax.commands.run_flags import define_run_flags, named_run, run_folder
+from autoresearch_jax.commands.options import FolderOptions, format_option, option
 from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import (
@@ -77,25 +75,27 @@ class Report:
             self.checks[name] = word
 
 
-def define_flags(flag_values: flags.FlagValues) -> None:
-    define_run_flags(flag_values)
-    flags.DEFINE_integer(
-        "experiment", None, "verify this experiment instead of the champion", lower_bound=0, flag_values=flag_values
-    )
-    flags.DEFINE_enum("format", "text", ["text", "json"], "how to print it", flag_values=flag_values)
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch verify` was asked for."""
+
+    where: FolderOptions
+    experiment: int | None = option(None, "verify this experiment instead of the champion", least=0)
+    format: str = format_option()
 
 
-def run(flag_values: flags.FlagValues, positional: list[str]) -> int:
-    folder = _named_folder(flag_values, positional)
+def run(options: Options, arguments: list[str]) -> int:
+    """Makes every check, and prints what it found."""
+    folder = _named_folder(options.where, arguments)
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; name a run, or its folder, and check --run_dir")
     if holder := folder.holder():
         raise UserError(f"{folder.path}: {holder} is at work on this run: verify it when it has ended")
     _require_known_version(folder)
-    report = verify(folder, flag_values.experiment)
+    report = verify(folder, options.experiment)
     verified = not report.differences and report.figures.get("verified_trials", 0) != 0
     lines = {"verified": "yes" if verified else "no", **report.figures, **report.checks}
-    if flag_values.format == "json":
+    if options.format == "json":
         print(json.dumps({**lines, "verified": verified, "differences": report.differences}, indent=1))
     else:
         print(format_lines(lines))
@@ -149,17 +149,15 @@ def _require_known_version(folder: RunFolder) -> None:
             raise
 
 
-def _named_folder(flag_values: flags.FlagValues, positional: list[str]) -> RunFolder:
+def _named_folder(where: FolderOptions, arguments: list[str]) -> RunFolder:
     """The run that is named by its tag or by its folder."""
-    if len(positional) > 1:
-        raise UsageError(f"unexpected argument {positional[1]!r}: one run at a time")
-    if not positional and not flag_values.tag:
+    if len(arguments) > 1:
+        raise UsageError(f"unexpected argument {arguments[1]!r}: one run at a time")
+    if arguments and where.tag is not None:
+        raise UsageError(f"--tag={where.tag} and {arguments[0]!r}: name the run once")
+    if not arguments and not where.tag:
         raise UsageError("no run named: `autoresearch verify NAME`, or the run's folder in place of its name")
-    if not positional:
-        return run_folder(flag_values)
-    if flag_values.tag is not None:
-        raise UsageError(f"--tag={flag_values.tag} and {positional[0]!r}: name the run once")
-    return named_run(flag_values, positional[0])
+    return where.named(arguments[0]) if arguments else where.folder
 
 
 def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
@@ -189,13 +187,8 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     report.add("mean_of_trials", [] if same else [f"{folder.ledger}: experiment {row.id}: {row.score}, {mean}: {todo}"])
     metric = stored_metric(ledger)
     name = "score" if metric is None else metric.name
-    report.figures[f"{name}_then"] = then = mean
+    report.figures[f"{name}_then"] = mean
     kept = [find_snapshot(ledger, folder, trial) for trial in trials if trial.snapshot is not None]
-    if again := [snapshot for snapshot in kept if snapshot.retrained is not None]:
-        report.figures["trained_again"] = ", ".join(f"trial {snapshot.trial.id}" for snapshot in again)
-        values = {snapshot.trial.id: snapshot.value for snapshot in again}
-        then = mean_of([values.get(trial.id, trial.score) for trial in trials])
-        report.figures[f"{name}_trained_again"] = then
     for trial in trials:
         if trial.snapshot is None:
             report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
@@ -204,7 +197,7 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     value = None if len(scores) < len(trials) else mean_of(scores)
     report.figures |= {
         f"{name}_now": value,
-        "difference": None if value is None else value - then,
+        "difference": None if value is None else value - mean,
         "verified_trials": len(scores),
     }
 
@@ -237,7 +230,7 @@ def _check_snapshot(
 
 def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
     """Of what a trial ran: a champion's later ones may have been hashed otherwise, after an update."""
-    own = kept.metrics.get(PROGRAM_HASH)
+    own = kept.trial.metrics.get(PROGRAM_HASH)
     return measured.program_hash if own is None else str(own)
 
 
@@ -249,12 +242,12 @@ def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "R
     settings = ledger.settings()
     by_hand = measured.category if measured.kind is Kind.TRIAL else None
     sha256, rows, bundle = (
-        kept.metrics.get(SNAPSHOT_SHA256),
-        kept.metrics.get("judge_batch_rows"),
+        kept.trial.metrics.get(SNAPSHOT_SHA256),
+        kept.trial.metrics.get("judge_batch_rows"),
         settings.get("eval_bundle"),
     )
     return RecordedTrial(
-        value=kept.value,
+        value=kept.trial.score,
         seed=kept.trial.seed,
         program_hash=_program_hash(measured, kept),
         fingerprint=by_hand or str(settings.get("fingerprint")),

@@ -96,11 +96,9 @@ CREATE INDEX decisions_of_experiment ON decisions (experiment);
 CREATE TABLE snapshot_events (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     trial INTEGER NOT NULL REFERENCES trials (id),
-    event TEXT NOT NULL CHECK (event IN ('expired', 'moved', 'retrained')),
+    event TEXT NOT NULL CHECK (event IN ('expired', 'moved')),
     happened_at REAL NOT NULL,
-    place TEXT,                         -- where it was moved to
-    value REAL,                         -- what the trial gave when it was trained again
-    metrics TEXT                        -- JSON, of the same
+    place TEXT                          -- where it was moved to
 ) STRICT;
 
 CREATE INDEX snapshot_events_of_trial ON snapshot_events (trial)

@@ -1,6 +1,7 @@
-"""What commands print: a table of experiments, and `key: value` lines."""
+"""What commands print: a table of experiments, the findings of an audit, and `key: value` lines."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.engine.certifying import Word, certificates
@@ -63,6 +65,19 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
     with console.capture() as capture:
         console.print(table)
     stream.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
+
+
+def format_findings(findings: AuditFindings, format: str) -> str:
+    """Findings as text, with figures rounded, or as one JSON object with all digits; what is missing is null."""
+    if format == "json":
+        return json.dumps({**findings.figures, findings.table_name: list(findings.table)}, indent=1)
+    figures = {
+        name: value
+        for name, value in findings.figures.items()
+        if value is not None or not name.startswith(("first_failure", "budget_"))
+    }
+    lines = format_lines({name: rounded(value) for name, value in figures.items()})
+    return f"{format_table(findings.table)}\n\n{lines}"
 
 
 def format_table(rows: Sequence[Mapping[str, Scalar]]) -> str:

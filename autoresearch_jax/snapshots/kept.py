@@ -3,7 +3,7 @@
 import enum
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,9 @@ from autoresearch_jax.engine.integrity import RESTORE
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.snapshot_log import SnapshotEvent, SnapshotEventRow
+from autoresearch_jax.engine.snapshot_log import SnapshotEvent
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.snapshots.store import SnapshotStore, split_address
-from autoresearch_jax.types import Scalar
 
 DEFAULT_RUN_DIR = Path("runs")
 
@@ -42,31 +41,17 @@ class KeptSnapshot:
       whereabouts: where it is.
       place: its folder or address; of one that is not there, the folder that it belongs into.
       remedy: how to get one if it is not there, or is damaged.
-      retrained: how it was trained again; None if it is the one that the trial wrote.
     """
 
     trial: TrialRow
     whereabouts: Whereabouts
     place: str
     remedy: str
-    retrained: SnapshotEventRow | None
 
     @property
     def name(self) -> str:
         """Of its folder, wherever that is."""
         return self.place.rpartition("/")[2]
-
-    @property
-    def value(self) -> float:
-        """What it scored when it was written."""
-        value = self.trial.value if self.retrained is None else self.retrained.value
-        assert value is not None, f"trial {self.trial.id} has no score"
-        return value
-
-    @property
-    def metrics(self) -> Mapping[str, Scalar]:
-        """What was measured when it was written, its hash among it."""
-        return self.trial.metrics if self.retrained is None else self.retrained.metrics
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -114,7 +99,6 @@ def find_snapshot(ledger: Ledger, folder: RunFolder, trial: TrialRow, *, as_reco
     assert trial.snapshot is not None, f"trial {trial.id} has no snapshot"
     own = folder.own_snapshot(trial.snapshot)
     latest = ledger.snapshots.latest().get(trial.id)
-    retrained = None if latest is None else ledger.snapshots.retrained(trial.id)
     place = str(own)
     match None if latest is None else latest.event:
         case SnapshotEvent.MOVED if not own.is_dir():  # else it was brought home, since it is deleted in one step
@@ -128,12 +112,11 @@ def find_snapshot(ledger: Ledger, folder: RunFolder, trial: TrialRow, *, as_reco
             whereabouts, place = Whereabouts.HERE, str(trial.snapshot)
         case _:
             whereabouts = Whereabouts.MISSING
-    return KeptSnapshot(trial, whereabouts, place, retrain_command(folder, trial.experiment), retrained)
+    return KeptSnapshot(trial, whereabouts, place, repeat_command(folder, trial.experiment))
 
 
-def retrain_command(folder: RunFolder, experiment: int) -> str:
-    """What to do to have the snapshots of an experiment again."""
-    run_dir, tag = folder.path.parent, folder.path.name
-    where = [] if run_dir == DEFAULT_RUN_DIR else [f"--run_dir={run_dir}"]
-    command = shlex.join(["autoresearch", "trial", *where, f"--tag={tag}", f"--retrain={experiment}"])
-    return f"train it again: `{command}`, with the run's own flags"
+def repeat_command(folder: RunFolder, experiment: int) -> str:
+    """What to do to have a snapshot like those of an experiment."""
+    run = folder.path.name if folder.path.parent == DEFAULT_RUN_DIR else str(folder.path)
+    command = shlex.join(["autoresearch", "trial", f"--from={run}:{experiment}"])
+    return f"train another like it: `{command}`, with the run's own dataset and budget"

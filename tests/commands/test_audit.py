@@ -6,16 +6,15 @@ import shutil
 import signal
 import subprocess
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from absl import flags
 from fakes import PROGRAM, SOURCE, FakeTask
+from task_stand_in import stand_in
 
 from autoresearch_jax import cli
-from autoresearch_jax.commands import audit as audit_command
-from autoresearch_jax.commands import run as run_command
+from autoresearch_jax.commands.audit import longer
+from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.types import Budget, Measurement, Metric, Scrutiny, Status
@@ -34,22 +33,17 @@ class Gallery:
     made: list[FakeTask] = []  # noqa: RUF012  # set anew by each test
 
 
-@dataclass(frozen=True)
-class FakeOptions:
-    """Stands for the flags of the language-model task."""
+def make(options: TaskOptions) -> FakeTask:
+    task = Gallery.factory()
+    task.budget = options.budget
+    Gallery.made.append(task)
+    return task
 
-    budget: Budget
 
-    @classmethod
-    def from_flags(cls, flag_values: flags.FlagValues) -> "FakeOptions":
-        return cls(Budget(steps=flag_values.budget_steps or 1))
-
-    def make_task(self, run_folder: Path, editable: Path) -> FakeTask:
-        assert editable.name == "train_lib.py"
-        task = Gallery.factory()
-        task.budget = self.budget
-        Gallery.made.append(task)
-        return task
+def fake_tasks(patch: pytest.MonkeyPatch) -> None:
+    """Tasks of the gallery, with a budget of one step unless a flag has another."""
+    stand_in(patch, make)
+    patch.setattr(TaskOptions, "budget", property(lambda options: Budget(steps=options.budget_steps or 1)))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +57,7 @@ def finished(tmp_path_factory) -> Path:
     git(repo, "commit", "-qm", "start")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repo)
-        patch.setattr(run_command, "TaskOptions", FakeOptions)
+        fake_tasks(patch)
         assert cli.main(["run", "--tag=night", "--experiments=8", "--decision=greedy"]) == 0
         assert cli.main(["run", "--tag=idle", "--experiments=0", "--decision=greedy"]) == 0
     return repo / "runs"
@@ -74,7 +68,7 @@ def place(finished, tmp_path, monkeypatch) -> Path:
     """Somewhere else: no repository, no training file, a copy of the runs."""
     shutil.copytree(finished, tmp_path / "runs", ignore=shutil.ignore_patterns("workspace"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audit_command, "TaskOptions", FakeOptions)
+    fake_tasks(monkeypatch)
     monkeypatch.setattr(Gallery, "factory", FakeTask)
     monkeypatch.setattr(Gallery, "made", [])
     return tmp_path
@@ -184,8 +178,8 @@ def test_on_another_device_no_audit_is_made(place, capsys, monkeypatch):
 
 
 def test_a_longer_budget():
-    assert audit_command.longer(Budget(seconds=60.0), 2.0) == Budget(seconds=120.0)
-    assert audit_command.longer(Budget(steps=3), 1.1) == Budget(steps=4)
+    assert longer(Budget(seconds=60.0), 2.0) == Budget(seconds=120.0)
+    assert longer(Budget(steps=3), 1.1) == Budget(steps=4)
 
 
 def failing(arguments: list[str], capsys) -> tuple[int, str]:
@@ -201,7 +195,7 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
     [
         ([], 2, "--tag is missing: name the run, such as --tag=nov20"),
         (["--tag=gone"], 1, "runs/gone/ledger.db: no ledger there; check --tag and --run_dir"),
-        (["--tag=night", "--runs=1"], 2, "--runs=1: at least 2, or no spread is to be seen"),
+        (["--tag=night", "--runs=1"], 2, "flag --runs=1: must be at least 2, or there is no spread"),
         (
             ["--tag=night", "--ablate", "--transfer=8"],
             2,
@@ -212,16 +206,20 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
             2,
             "--transfer_budget is for --transfer: name a depth, such as --transfer=8",
         ),
-        (["--tag=night", "--transfer=8", "--transfer_budget=1"], 2, "--transfer_budget=1: a factor above 1, such as 2"),
+        (
+            ["--tag=night", "--transfer=8", "--transfer_budget=1"],
+            2,
+            "flag --transfer_budget=1.0: must be above 1, such as 2",
+        ),
         (
             ["--tag=night", "--transfer=8", "--transfer_budget=nan"],
             2,
-            "--transfer_budget=nan: a factor above 1, such as 2",
+            "flag --transfer_budget=nan: must be above 1, such as 2",
         ),
         (
             ["--tag=night", "--transfer=0"],
             2,
-            "flag --transfer=0: 0 is not a positive integer",
+            "flag --transfer=0: must be at least 1",
         ),
         (["--tag=night", "--editable=other.py"], 2, "--editable=other.py: the run's training file is train_lib.py"),
         (
@@ -283,8 +281,7 @@ def test_a_training_file_without_a_depth(tmp_path, capsys, monkeypatch):
     git(tmp_path, "commit", "-qm", "start")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Gallery, "factory", Depthless)
-    monkeypatch.setattr(run_command, "TaskOptions", FakeOptions)
-    monkeypatch.setattr(audit_command, "TaskOptions", FakeOptions)
+    fake_tasks(monkeypatch)
     assert cli.main(["run", "--tag=night", "--experiments=6", "--decision=greedy"]) == 0
     capsys.readouterr()
     assert failing(["--tag=night", "--transfer=8"], capsys) == (

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from absl import flags
 from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
+from task_stand_in import stand_in
 
 from autoresearch_jax import cli
-from autoresearch_jax.commands import run as run_command
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.types import Candidate, Measurement
 
@@ -21,17 +20,10 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-class FakeOptions:
-    """Stands for the flags of the language-model task."""
+class Made:
+    """The task that the options stand for."""
 
     task = FakeTask()
-
-    @classmethod
-    def from_flags(cls, flag_values: flags.FlagValues) -> "FakeOptions":
-        return cls()
-
-    def make_task(self, run_folder: Path, editable: Path) -> FakeTask:
-        return self.task
 
 
 @pytest.fixture
@@ -43,8 +35,8 @@ def place(tmp_path, monkeypatch) -> Path:
     git(tmp_path, "add", ".")
     git(tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "start")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_command, "TaskOptions", FakeOptions)
-    monkeypatch.setattr(FakeOptions, "task", FakeTask())
+    stand_in(monkeypatch, lambda options: Made.task)
+    monkeypatch.setattr(Made, "task", FakeTask())
     return tmp_path
 
 
@@ -70,17 +62,17 @@ def test_a_run_prints_its_table_its_gain_and_where_things_are(place, capsys):
     first, second = output.splitlines()[:2]
     assert re.fullmatch(r"   0  keep +1\.\d+ \+- 0\.\d+ +0\.\d s  baseline", first)
     assert second.startswith("      the baseline, 3 runs")
-    assert FakeOptions.task.closed
+    assert Made.task.closed
     assert git(place, "status", "--porcelain") == "", "the run folder is not in the user's sight"
     assert json.loads((place / "runs/night/run.json").read_text())["seed"] == 0
 
 
 def test_the_same_command_goes_on(place, capsys):
     assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
-    measured = list(FakeOptions.task.measured)
+    measured = list(Made.task.measured)
     assert cli.main(["run", "--tag=night", "--experiments=4"]) == 0
-    assert len(FakeOptions.task.measured) >= len(measured) + 2
-    assert len(set(FakeOptions.task.measured)) == len(FakeOptions.task.measured), "nothing is measured twice"
+    assert len(Made.task.measured) >= len(measured) + 2
+    assert len(set(Made.task.measured)) == len(Made.task.measured), "nothing is measured twice"
     assert figures(capsys.readouterr().out)["experiments"] == "4"
 
 
@@ -143,7 +135,7 @@ class TimedTask(FakeTask):
 def test_a_run_tells_its_share_of_the_machine(place, capsys, monkeypatch):
     cli.main(["run", "--tag=idle", "--experiments=1"])
     assert "attended_share" not in figures(capsys.readouterr().out)
-    monkeypatch.setattr(FakeOptions, "task", TimedTask())
+    monkeypatch.setattr(Made, "task", TimedTask())
     for command in (["run", "--experiments=1"], ["status"], ["results"]):
         assert cli.main([*command, "--tag=night"]) == 0
         assert figures(capsys.readouterr().out)["attended_share"] == "0.75"
@@ -196,7 +188,7 @@ def test_rules_that_make_no_sense(place, capsys, flag, named):
 def test_the_greedy_rule_says_what_it_is(place, capsys):
     assert cli.main(["run", "--tag=night", "--experiments=1", "--decision=greedy", "--baseline_runs=1"]) == 0
     assert "--decision=greedy keeps whatever came out better in one run each" in capsys.readouterr().err
-    assert len(FakeOptions.task.measured) == 2
+    assert len(Made.task.measured) == 2
 
 
 def failing(arguments: list[str], capsys) -> tuple[int, str]:
@@ -235,7 +227,7 @@ def test_a_constant_that_does_not_exist(place, capsys):
         "autoresearch run: program.md:12: no constant DEEP at the top of the editable file; there are: "
         "LR, DEPTH, PATTERN, FAULT",
     )
-    assert FakeOptions.task.measured == []
+    assert Made.task.measured == []
 
 
 def test_no_table(place, capsys):
@@ -288,7 +280,7 @@ def test_changes_do_not_stand_in_the_way_of_a_run_that_has_begun(place, capsys):
 def test_a_run_folder_from_another_dataset(place, capsys, monkeypatch):
     cli.main(["run", "--tag=night", "--experiments=1"])
     capsys.readouterr()
-    monkeypatch.setattr(FakeOptions, "task", FakeTask(fingerprint="other"))
+    monkeypatch.setattr(Made, "task", FakeTask(fingerprint="other"))
     assert failing(["run", "--tag=night"], capsys) == (
         1,
         "autoresearch run: runs/night was started with other settings (fingerprint fake then, other now): "

@@ -4,15 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from absl import flags
 from fakes import PROGRAM, SOURCE, FakeTask
 from gemini_server import GeminiServer, answer
 from ledgers import substance
+from task_stand_in import stand_in
 
 from autoresearch_jax import cli
-from autoresearch_jax.commands import run as run_command
-from autoresearch_jax.commands.agent_flags import missing_command
-from autoresearch_jax.commands.gemini_flags import KEY_VARIABLES
+from autoresearch_jax.commands.proposer_options import KEY_VARIABLES, missing_command
 from autoresearch_jax.engine.ledger import Ledger
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"
@@ -35,16 +33,8 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "untracked.sh").chmod(0o755)
     task = FakeTask()
 
-    class FakeOptions:
-        @classmethod
-        def from_flags(cls, flag_values: flags.FlagValues) -> "FakeOptions":
-            return cls()
-
-        def make_task(self, run_folder: Path, editable: Path) -> FakeTask:
-            return task
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_command, "TaskOptions", FakeOptions)
+    stand_in(monkeypatch, lambda options: task)
     return tmp_path
 
 
@@ -75,7 +65,7 @@ def test_an_agent_anywhere_by_its_whole_path(place, capsys):
         (("--agent_command=/no/such agent",), "--agent_command: /no/such: no such program"),
         (("--agent_command=./untracked.sh",), "--agent_command: ./untracked.sh is not in the repository beside train_"),
         (("--agent_command=sh 'x",), "--agent_command: sh 'x: no line of shell: "),
-        (("--agent_command=true", "--agent_seconds=0"), "--agent_seconds=0: the agent needs some time"),
+        (("--agent_command=true", "--agent_seconds=0"), "flag --agent_seconds=0.0: must be above 0, such as 600"),
         (
             ("--agent_command=true", "--brief_tokens=900"),
             "--brief_tokens=900: program.md and train_lib.py alone take 1",
@@ -128,7 +118,7 @@ def _no_keys(monkeypatch):
         (
             "hybrid",
             ("--gemini_base_url=http://127.0.0.1:9", "--max_requests=0"),
-            "--max_requests=0: 0 were sent, so nothing would ever be asked: raise it",
+            "--max_requests=0: 0 were sent, so nothing would be asked: raise it",
         ),
         ("replay", (), "--proposer=replay and --replay=RUN, the run whose proposals it repeats, go together"),
         (
@@ -165,7 +155,7 @@ def test_dollars_of_the_page_cannot_be_counted_for_a_command(place, capsys):
     (place / "program.md").write_text(PROGRAM.replace("8 experiments", "20 dollars"))
     assert run("--agent_command=true") == 2
     assert capsys.readouterr().err.startswith(
-        'autoresearch run: program.md: "20 dollars": what --agent_command costs nobody knows here'
+        'autoresearch run: program.md: "20 dollars": what --agent_command costs is not known'
     )
 
 

@@ -11,13 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands.constants_flag import parse_settings
-from autoresearch_jax.commands.progress import CLEAR_LINE, TrialProgress, describe
-from autoresearch_jax.commands.task_flags import parse_mesh
+from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -88,7 +86,9 @@ def test_the_summary_reads_as_the_originals_does(
     (snapshot / "tokenizer.json").unlink()
     damaged = subprocess.run(command, capture_output=True, text=True)
     assert damaged.returncode == 1
-    assert f"{snapshot}/tokenizer.json: is missing: restore it from a copy, or train it again: `" in damaged.stderr
+    assert (
+        f"{snapshot}/tokenizer.json: is missing: restore it from a copy, or train another like it: " in damaged.stderr
+    )
     assert "Traceback" not in damaged.stderr
 
 
@@ -141,7 +141,7 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
     [
         (["--set", "NO_SUCH=1"], 2, r"--set: .*train_lib.py: no top-level constant NO_SUCH; there are LEARNING_RATE, "),
         (["--set", "LEARNING_RATE"], 2, "--set LEARNING_RATE: expected NAME=VALUE"),
-        (["--budget_steps=0"], 2, "--budget_steps=0: must be at least 1"),
+        (["--budget_steps=0"], 2, "flag --budget_steps=0: must be at least 1"),
         (["--mesh=data=two"], 2, "--mesh=data=two: expected something like data=4,model=2"),
         (["--editable=/nowhere/train_lib.py"], 1, "/nowhere/train_lib.py: cannot be read"),
         (["--vocab_sizes=512"], 1, "run `autoresearch prepare"),
@@ -150,7 +150,7 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         (["stray"], 2, "unexpected argument 'stray'"),
         (["--mesh=data=²"], 2, "--mesh=data=²: expected something like data=4,model=2"),
         ([f"--seed={2**63}"], 2, "flag --seed="),
-        (["--judge_tokens=0"], 2, "--judge_tokens=0: must be positive"),
+        (["--judge_tokens=0"], 2, "flag --judge_tokens=0: must be at least 1"),
         (["--max_stretch=0.5"], 2, "flag --max_stretch=0.5"),
         (["--max_stretch=1.4"], 2, r"flag --max_stretch=1\.4: .*1\.5.*--clock=wall"),
         (["--max_stretch=inf"], 2, "flag --max_stretch=inf"),
@@ -167,17 +167,44 @@ def test_bad_input_gets_one_line(
     assert re.search(message, error)
 
 
-def test_flags_of_run_are_known_and_told_to_be_without_effect(
-    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_experiment_of_a_run_is_run_again(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = night.trials(night.champion)
+    command = ["trial", f"--run_dir={tmp_path / 'mine'}", *night.flags, f"--from={night.folder.path}:{night.champion}"]
+    assert main([*command, "--format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)["trials"]
+    assert [summary["seed"] for summary in found] == [trial.seed for trial in trials]
+    for summary, trial in zip(found, trials, strict=True):
+        assert (summary["recorded_trial"], summary["recorded_val_bpb"]) == (trial.id, trial.value)
+        assert summary["val_bpb"] == trial.value, "a number of steps on the same CPU gives the same score"
+        assert summary["difference"] == 0
+    with closing(Ledger.open_to_read(tmp_path / "mine" / "trials" / "ledger.db")) as ledger:
+        assert [trial.value for trial in ledger.trials()] == [trial.value for trial in trials]
+        assert ledger.experiments()[0].hypothesis == f"{night.folder.path}:{night.champion} again"
+    assert main([*command, f"--seed={trials[0].seed}"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("---") == 1
+    assert re.search(rf"^recorded_val_bpb: +{trials[0].value:.6f}", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["--from={run}:99"], 1, "no experiment 99"),
+        (["--from={run}"], 2, "expected RUN:N"),
+        (["--from=nowhere:0"], 1, "nowhere/ledger.db: no ledger there"),
+        (["--from={run}:0", "--set=LEARNING_RATE=2.0"], 2, "leave out --editable and --set"),
+        (["--from={run}:0", "--budget_steps=21"], 1, "budget_steps 20 then, 21 now"),
+        (["--from={run}:0", "--judge_tokens=900"], 1, "fingerprint "),
+    ],
+)
+def test_an_experiment_that_cannot_be_compared_is_refused(
+    words: list[str], status: int, says: str, night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flagfile = tmp_path / "night.flags"
-    flagfile.write_text("--experiments=3\n--decision=greedy\n")
-    assert main(["trial", *flags, f"--flagfile={flagfile}", "--sandbox=limits", "--format=json"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["status"] == "ok"
-    assert "autoresearch trial: without effect, since this is no run: --decision, --experiments\n" in said.err
-    assert main(["trial", *flags, "--experiment=3"]) == 2
-    assert "Unknown command line flag 'experiment'" in capsys.readouterr().err
+    named = [word.format(run=night.folder.path) for word in words]
+    assert main(["trial", f"--run_dir={tmp_path / 'mine'}", *night.flags, *named]) == status
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_a_run_of_another_dataset_is_not_added_to(
@@ -208,18 +235,6 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
     assert elsewhere.returncode == 1
     assert re.search(r"^autoresearch sample: .*needs 1 devices of platform tpu", elsewhere.stderr, re.MULTILINE)
     assert "Traceback" not in elsewhere.stderr
-
-
-def test_settings_are_python_literals_or_text() -> None:
-    settings = parse_settings(["A=1", "B=2.5e-3", "C=SSSL", "D='x y'", "E=True", "F=a=b", "G={[]: 1}"])
-    assert settings == {"A": 1, "B": 0.0025, "C": "SSSL", "D": "x y", "E": True, "F": "a=b", "G": "{[]: 1}"}
-
-
-def test_mesh_names_its_axes() -> None:
-    assert parse_mesh("") is None
-    assert parse_mesh("model=2") == {"data": 1, "model": 2}
-    with pytest.raises(UsageError):
-        parse_mesh("rows=2")
 
 
 def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:

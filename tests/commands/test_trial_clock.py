@@ -5,15 +5,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from absl import flags as absl_flags
 from fakes import SOURCE, FakeTask
+from task_stand_in import stand_in
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands import task_flags
-from autoresearch_jax.commands import trial as trial_command
-from autoresearch_jax.commands.progress import describe
-from autoresearch_jax.commands.summary import format_summary, summarize
-from autoresearch_jax.commands.task_flags import define_task_flags, find_clock
+from autoresearch_jax.commands import task_options
+from autoresearch_jax.commands.console import describe
+from autoresearch_jax.commands.task_options import find_clock
+from autoresearch_jax.commands.trial import format_summary, summarize
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.tasks.lm.accounting import AccountingError
 from autoresearch_jax.tasks.lm.device import Device, reference_machine
@@ -29,7 +28,7 @@ def no_accounts(monkeypatch: pytest.MonkeyPatch) -> str:
     def try_accounting() -> None:
         raise AccountingError(fault)
 
-    monkeypatch.setattr(task_flags, "try_accounting", try_accounting)
+    monkeypatch.setattr(task_options, "try_accounting", try_accounting)
     return fault
 
 
@@ -53,7 +52,7 @@ def test_the_clock_of_a_cpu_is_refused_on_another_device(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = Device("cuda", "NVIDIA L4", 1, 24 << 30)
-    monkeypatch.setattr(task_flags, "find_device", lambda *words: device)
+    monkeypatch.setattr(task_options, "find_device", lambda *words: device)
     assert main(["trial", *in_seconds(flags), "--platform=cuda", "--clock=attended"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("autoresearch trial: --clock=attended: ")
@@ -85,18 +84,6 @@ def test_commands_that_train_know_the_clock(command: str, capsys: pytest.Capture
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("stretch", "is_taken"), [("1.49", False), ("1.5", True), ("nan", False)])
-def test_the_least_stretch(stretch: str, is_taken: bool) -> None:
-    defined = absl_flags.FlagValues()
-    define_task_flags(defined)
-    if is_taken:
-        defined(["trial", f"--max_stretch={stretch}"])
-        assert defined.max_stretch == float(stretch)
-    else:
-        with pytest.raises(absl_flags.IllegalFlagValueError, match=f"--max_stretch={stretch}"):
-            defined(["trial", f"--max_stretch={stretch}"])
-
-
 def test_progress_tells_a_low_share_of_the_machine() -> None:
     report = {"phase": "train", "step": 7, "loss": 3.25}
     assert describe({**report, "attended_share": 0.741}) == "train  step 7  loss 3.2500  74% attended"
@@ -109,7 +96,7 @@ def test_the_summary_tells_the_clock_and_what_it_saw(fault: str | None) -> None:
     metrics: dict[str, Scalar] = {"training_seconds": 60.04, "wall_seconds": 80.96, "attended_share": 0.7416}
     metrics |= {"clock": "attended", "clock_fault": fault}
     summary = summarize(Measurement(Status.OK, 1.5, 0, metrics), METRIC, {})
-    lines = [tuple(line.split(maxsplit=1)) for line in format_summary(summary, METRIC, "text").splitlines()[1:]]
+    lines = [tuple(line.split(maxsplit=1)) for line in format_summary(summary, METRIC).splitlines()[1:]]
     begin = lines.index(("training_seconds:", "60.0"))
     assert lines[begin + 1 : begin + 4] == [
         ("wall_seconds:", "81.0"),
@@ -118,7 +105,6 @@ def test_the_summary_tells_the_clock_and_what_it_saw(fault: str | None) -> None:
     ]
     assert dict(lines).get("clock_fault:") == fault
     assert summary.items() >= metrics.items()
-    assert json.loads(format_summary(summary, METRIC, "json")) == summary
 
 
 def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
@@ -129,22 +115,13 @@ def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
     task = FakeTask()
     told: dict[str, list[float | None]] = {}  # by tag
 
-    class FakeOptions:
-        @classmethod
-        def from_flags(cls, flag_values: object) -> type["FakeOptions"]:
-            return cls
-
-        @staticmethod
-        def make_task(run_folder: Path, editable: Path, *, one_trial: bool) -> FakeTask:
-            (run_folder / "snapshots").mkdir()
-            return task
-
-    monkeypatch.setattr(trial_command, "TaskOptions", FakeOptions)
+    stand_in(monkeypatch, lambda options: task)
     a_run: dict[str, Scalar] = {"metric": "loss", "direction": "minimize"}
     settings = {"night": {**a_run, "reference_seconds": 0.05}, "wall": a_run, "trials": {}, "first": {}}
     for tag, stored in settings.items():
         with closing(Ledger.open(tmp_path / "runs" / tag / "ledger.db")) as ledger:
             ledger.save_settings(stored)
+            (tmp_path / "runs" / tag / "snapshots").mkdir()
             for seconds, machine in ((0.01, here), (0.02, here), (0.03, elsewhere)):
                 metrics: dict[str, Scalar] = {"reference_seconds": seconds, "reference_of": machine}
                 if tag != "first":

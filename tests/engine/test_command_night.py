@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import SOURCE, FakeTask
 
-from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.proposals import Precheck
@@ -39,8 +39,9 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
-from autoresearch_jax.commands.proposer_flags import ProposerOptions
-from autoresearch_jax.commands.run import Ground, Options, run_loop
+from autoresearch_jax.commands.options import FolderOptions
+from autoresearch_jax.commands.proposer_options import ProposerSettings
+from autoresearch_jax.commands.run import DecisionOptions, Ground, Options, run_loop
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
@@ -59,11 +60,13 @@ folder = RunFolder(repo / "runs" / "night")
 folder.create()
 workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.environ)
 program = repo / "program.md"
-who = ProposerOptions("command", Agent(sys.argv[4]))
-options = Options("night", folder, who, program, repo / "train_lib.py", 0, 1, None)
+who = ProposerSettings("command", Agent(sys.argv[4]))
+options = Options(
+    where=FolderOptions("night", str(repo / "runs")), decision=DecisionOptions("greedy", prune=False), experiments=1
+)
 ledger = Ledger.open(folder.ledger)
 with folder.lock(), Interrupts().installed() as interrupts:
-    run_loop(options, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program)), interrupts)
+    run_loop(options, who, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program)), interrupts)
 """
 
 
@@ -85,7 +88,7 @@ def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 
     """A loop whose proposer is a command, wired as the command line does it."""
     precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
-        ProposerOptions("command", Agent(command, seconds)),
+        ProposerSettings("command", Agent(command, seconds)),
         bench.workspace(),
         bench.folder,
         os.environ,

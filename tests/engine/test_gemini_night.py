@@ -8,7 +8,7 @@ import pytest
 from fakes import SOURCE, FakeTask
 from gemini_server import KEY, GeminiServer, answer, blocked, cut, drip, error, quick, says
 
-from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck
@@ -57,7 +57,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None
     """A loop whose proposer is a model, wired as the command line does it."""
     precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
-        ProposerOptions("gemini", gemini=quick(server, **options)),
+        ProposerSettings("gemini", gemini=quick(server, **options)),
         bench.workspace(),
         bench.folder,
         os.environ,

@@ -13,7 +13,7 @@ from fakes import SOURCE, FakeTask
 from gemini_server import GeminiServer, Request, Step, answer, error, quick, says
 from ledgers import substance
 
-from autoresearch_jax.commands.proposer_flags import ProposerOptions, make_proposer
+from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
@@ -78,7 +78,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, **options) -> Loop:
     asking = Asking(CATEGORIES, plateau=8)
     precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
-        ProposerOptions("hybrid", gemini=quick(server), asking=asking),
+        ProposerSettings("hybrid", gemini=quick(server), asking=asking),
         bench.workspace(),
         bench.folder,
         os.environ,

@@ -1,1 +1,0 @@
-"""What `autoresearch doctor` looks at: one module a section."""

@@ -1,0 +1,226 @@
+"""Options declared once: dataclasses whose fields become flags and are read back; and those that commands share."""
+
+import ast
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from absl import flags
+
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.types import Scalar
+
+MAX_SEED = 2**63 - 1  # what SQLite can hold
+_SPEC = "option"  # key in a field's metadata
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """The metadata of a field; see `option`."""
+
+    help: str
+    flag: str | None
+    least: float | None
+    above: float | None
+    most: float | None
+    choices: tuple[str, ...]
+    repeated: bool
+    hint: str
+
+    def check(self, value: float | None) -> bool:
+        """Refuses a number out of bounds.
+
+        Raises:
+          ValidationError: it is one.
+        """
+        if value is None:
+            return True
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most}
+        kept = {
+            "at least": self.least is None or value >= self.least,
+            "above": self.above is None or value > self.above,
+            "at most": self.most is None or value <= self.most,
+        }
+        if math.isfinite(value) and all(kept.values()):
+            return True
+        words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        raise flags.ValidationError(f"must be {words or 'a finite number'}{self.hint and f', {self.hint}'}")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    choices: Sequence[str] = (),
+    repeated: bool = False,
+    hint: str = "",
+) -> Any:
+    """A dataclass field that is a flag.
+
+    Its type is bool, int, float, str, Path or a tuple of int or of str, or one of these or None.
+
+    Args:
+      default: of the field and of the flag.
+      help: for `--help`.
+      flag: its name, where that cannot be the field's.
+      least: the smallest number allowed.
+      above: numbers must be larger.
+      most: the largest number allowed.
+      choices: the only words allowed.
+      repeated: a tuple is given by the flag again and again, instead of by commas.
+      hint: ends the message about a number out of bounds, such as "such as 600".
+    """
+    spec = _Spec(help, flag, least, above, most, tuple(choices), repeated, hint)
+    return field(default=default, metadata={_SPEC: spec})
+
+
+def format_option() -> Any:
+    """The option --format."""
+    return option("text", "how to print it", choices=("text", "json"))
+
+
+def define_options(flag_values: flags.FlagValues, options_type: type) -> None:
+    """Defines a flag for each option of a dataclass, and of dataclasses that are its fields."""
+    for own, type_ in _typed_fields(options_type):
+        if _SPEC in own.metadata:
+            _define(flag_values, own, type_)
+        else:
+            define_options(flag_values, type_)
+
+
+def read_options(flag_values: flags.FlagValues, options_type: type[T]) -> T:
+    """The dataclass whose options were defined, with the flags' values.
+
+    Raises:
+      UsageError: a value makes no sense; the message names the flag.
+    """
+    values = {}
+    for own, type_ in _typed_fields(options_type):
+        if _SPEC in own.metadata:
+            name = own.metadata[_SPEC].flag or own.name
+            values[own.name] = _convert(name, flag_values[name].value, type_)
+        else:
+            values[own.name] = read_options(flag_values, type_)
+    return options_type(**values)
+
+
+def _typed_fields(options_type: type) -> Iterator[tuple[Field[Any], Any]]:
+    """The fields with their types, `| None` left out."""
+    hints = typing.get_type_hints(options_type)
+    for own in fields(options_type):
+        type_ = hints[own.name]
+        if typing.get_origin(type_) in (types.UnionType, typing.Union):
+            (type_,) = (one for one in typing.get_args(type_) if one is not type(None))
+        assert _SPEC in own.metadata or is_dataclass(type_), f"{options_type.__name__}.{own.name} is no option"
+        yield own, type_
+
+
+def _define(flag_values: flags.FlagValues, own: Field[Any], type_: Any) -> None:
+    spec: _Spec = own.metadata[_SPEC]
+    name, help = spec.flag or own.name, spec.help
+    default: Any = own.default
+    if isinstance(default, tuple):
+        default = list(map(str, default))
+    if spec.choices:
+        flags.DEFINE_enum(name, default, list(spec.choices), help, flag_values=flag_values)
+    elif typing.get_origin(type_) is tuple:
+        define: Any = flags.DEFINE_multi_string if spec.repeated else flags.DEFINE_list
+        define(name, default, help, flag_values=flag_values)
+    elif type_ in (int, float):
+        define = flags.DEFINE_integer if type_ is int else flags.DEFINE_float
+        define(name, default, help, flag_values=flag_values)
+        flags.register_validator(name, spec.check, flag_values=flag_values)
+    else:
+        define = flags.DEFINE_boolean if type_ is bool else flags.DEFINE_string
+        define(name, str(default) if isinstance(default, Path) else default, help, flag_values=flag_values)
+
+
+def _convert(name: str, value: Any, type_: Any) -> Any:
+    if value is None:
+        return None
+    if typing.get_origin(type_) is tuple:
+        element = typing.get_args(type_)[0]
+        try:
+            return tuple(element(word) for word in value)
+        except ValueError as error:
+            raise UsageError(f"--{name}={','.join(value)}: expected whole numbers, by commas") from error
+    return Path(value) if type_ is Path else value
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Which run."""
+
+    tag: str | None = option(None, "name of the run and of its folder")
+    run_dir: str = option("./runs", "folder of the runs")
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder of the run.
+
+        Raises:
+          UsageError: --tag is missing, or leads out of the folder of the runs.
+        """
+        if not self.tag:
+            raise UsageError("--tag is missing: name the run, such as --tag=nov20")
+        parts = PurePosixPath(self.tag).parts
+        if self.tag.startswith("/") or ".." in parts or not parts:
+            raise UsageError(f"--tag={self.tag}: a name, not a path that leads out of {self.run_dir}")
+        return RunFolder(Path(self.run_dir) / self.tag)
+
+    def named(self, name: str) -> RunFolder:
+        """A run that is named by its tag, in the folder of --run_dir, or by its own folder."""
+        by_tag, by_path = RunFolder(Path(self.run_dir) / name), RunFolder(Path(name))
+        return by_path if by_path.ledger.is_file() and not by_tag.ledger.is_file() else by_tag
+
+
+@dataclass(frozen=True)
+class TrialFolderOptions(FolderOptions):
+    """Which run; by default the folder of trials by hand."""
+
+    tag: str | None = option("trials", "name of the run and of its folder")
+
+
+@dataclass(frozen=True)
+class ConstantsOptions:
+    """Constants of the training file with other values than it comes with."""
+
+    settings: tuple[str, ...] = option(
+        (), "NAME=VALUE: a constant of the training file that is to be another", flag="set", repeated=True
+    )
+
+    def __post_init__(self) -> None:
+        parse_settings(self.settings)
+
+    @property
+    def constants(self) -> Mapping[str, Scalar]:
+        """The values, by name."""
+        return parse_settings(self.settings)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Scalar]:
+    """Values of "NAME=VALUE" settings: Python literals, or the text itself where it is none.
+
+    Raises:
+      UsageError: a setting is not of that form.
+    """
+    values: dict[str, Scalar] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (equals and name.isidentifier()):
+            raise UsageError(f"--set {setting}: expected NAME=VALUE")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as its documentation warns
+            values[name] = text
+    return values

@@ -1,0 +1,281 @@
+"""Options of the language-model task: dataset, budget, clock and machine; and the task that they ask for."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoresearch_jax.commands.options import option
+from autoresearch_jax.engine.task import Task
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.sandbox.sandbox import CHOICES, Level, Sandbox, open_sandbox
+from autoresearch_jax.tasks import open_task
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
+from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
+from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
+from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
+from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
+from autoresearch_jax.tasks.lm.device import Device, device_terms, find_device
+from autoresearch_jax.tasks.lm.task import METRIC, LmTerms
+from autoresearch_jax.types import Budget, Metric
+
+LM = "lm"  # the task that these options configure
+MESH_AXES = ("data", "model")
+DEFAULT_BUDGET_SECONDS = 300.0  # the original's
+MIN_STRETCH = 1.5  # the clock's calibrations, outside of the budget, take 4 % of the wall time even on an idle machine
+CACHE_DIR = "~/.cache/autoresearch_jax"
+UNCONFINED = (
+    "the training file runs with limits but not confined: it can read this machine's files; "
+    "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
+)
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Which dataset, and which part of it."""
+
+    corpus: str = option(
+        "stdlib",
+        "where the text comes from: stdlib (the .py files of Python's own library), climbmix (the original's), "
+        "tinystories, or files:GLOB (your own .txt, .jsonl with a `text` field, both also .gz or .zst, or .parquet "
+        "with a `text` column)",
+    )
+    num_shards: int | None = option(
+        None, "shards of train that climbmix has, of 0.1 GB each, besides val and holdout; default: 10", least=1
+    )
+    name: str | None = option(None, "name of the dataset; default: made from the corpus")
+    data_dir: Path = option(Path(f"{CACHE_DIR}/data"), "folder of all datasets")
+    sequence_length: int = option(256, "tokens of context", least=1)
+    vocab_sizes: tuple[int, ...] = option((1024, 2048, 4096), "vocabulary sizes to offer, by commas")
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (self.name != Path(self.name).name or self.name.startswith(".")):
+            raise UsageError(f"--name={self.name}: it must be a plain folder name that does not begin with a dot")
+        object.__setattr__(self, "corpus", with_num_shards(self.corpus, self.num_shards))
+        object.__setattr__(self, "data_dir", self.data_dir.expanduser().absolute())
+        object.__setattr__(self, "vocab_sizes", tuple(sorted(set(self.vocab_sizes))))
+        if not self.vocab_sizes:
+            raise UsageError("--vocab_sizes: name at least one")
+        for size in self.vocab_sizes:
+            try:
+                check_vocab_size(size)
+            except VocabularyError as error:
+                raise UsageError(f"--vocab_sizes={','.join(map(str, self.vocab_sizes))}: {error}") from error
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the dataset.
+
+        Raises:
+          UsageError: there is no such corpus.
+        """
+        return dataset_folder(self.data_dir, self.corpus, self.name)
+
+    def open(self) -> Dataset:
+        """The dataset.
+
+        Raises:
+          DatasetError: it is not there, or not whole; the message has the command that makes it.
+        """
+        return Dataset.open(
+            self.folder, sequence_length=self.sequence_length, vocab_sizes=self.vocab_sizes, corpus=self.corpus
+        )
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """All that a score depends on beside the training file and its seed, and how trials are carried out."""
+
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)
+    budget_seconds: float | None = option(
+        None,
+        f"training time of one trial in seconds (default: {DEFAULT_BUDGET_SECONDS:g})",
+        above=0,
+        hint="such as 60",
+    )
+    budget_steps: int | None = option(
+        None, "training steps of one trial, in place of --budget_seconds; repeatable", least=1
+    )
+    clock: str = option(
+        "auto",
+        "what --budget_seconds counts: attended, the time that a trial had the machine and other work on it had not; "
+        "wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
+        choices=("auto", ATTENDED, WALL),
+    )
+    max_stretch: float = option(
+        5.0,
+        "end a trial, as timeout, once it has trained for this many times its --budget_seconds by the wall clock",
+        least=MIN_STRETCH,
+        hint="such as 5; to end trials with their budget by the wall clock, leave it out and use --clock=wall",
+    )
+    platform: str = option("auto", "what to run on", choices=("auto", "cpu", "cuda", "tpu"))
+    mesh: str = option("", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data")
+    judge_tokens: int | None = option(None, "judge about so many tokens instead of the whole split", least=1)
+    sandbox: str = option(
+        "auto",
+        "what confines a training file while it is traced: auto takes the best that works here, require the same but "
+        "at least landlock, a name that one; `autoresearch doctor` tries them",
+        choices=CHOICES,
+    )
+    max_source_bytes: int = option(Caps().source_bytes, "reject a training file larger than this", least=0)
+    max_constant_bytes: int = option(
+        Caps().constant_bytes, "reject programs that embed more bytes of constants than this", least=0
+    )
+    min_steps: int = option(
+        Caps().min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed", least=0
+    )
+    standby: bool = option(
+        True,
+        "start each trial's process while the one before is at work, so that it has imported everything when it is its "
+        "turn; --nostandby starts it when it is needed",
+    )
+    compile_cache: str = option(f"{CACHE_DIR}/compiled", "folder of XLA's compile cache; empty for none")
+
+    def __post_init__(self) -> None:
+        parse_mesh(self.mesh)
+
+    @property
+    def budget(self) -> Budget:
+        """Of a trial; steps go before seconds, which flag files usually set."""
+        if self.budget_steps is not None:
+            return Budget(steps=self.budget_steps)
+        return Budget(seconds=DEFAULT_BUDGET_SECONDS if self.budget_seconds is None else self.budget_seconds)
+
+    @property
+    def metric(self) -> Metric:
+        """What the task measures."""
+        return METRIC
+
+    @property
+    def compile_cache_dir(self) -> Path | None:
+        """XLA's compile cache; None for none."""
+        return Path(self.compile_cache).expanduser() if self.compile_cache else None
+
+    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> Task:
+        """The task, which keeps its programs in the run's folder.
+
+        Args:
+          run_folder: made if it is missing.
+          editable: the training file; only its name is used.
+          one_trial: there will be no other, so that none need be made ready for.
+
+        Raises:
+          UserError: the dataset or the device is not there, the device is too small for the mesh, or the sandbox cannot
+            be had.
+        """
+        dataset = self.dataset.open()
+        environment = dict(os.environ)
+        sandbox = find_sandbox(self.sandbox, environment)
+        if sandbox.level is Level.LIMITS:
+            _notice(UNCONFINED)
+        (run_folder / "logs").mkdir(parents=True, exist_ok=True)
+        device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
+        clock = self._find_clock(device, _notice)
+        return open_task(
+            LM,
+            LmTaskConfig(
+                dataset=dataset,
+                device=device,
+                mesh_axes=mesh_axes,
+                budget=self.budget,
+                clock=clock,
+                limits=TimeLimits(max_stretch=self.max_stretch if clock == ATTENDED else 1.0),
+                sandbox=sandbox,
+                programs_dir=run_folder / "programs",
+                environment=environment,
+                compile_cache_dir=self.compile_cache_dir,
+                editable_name=editable.name,
+                judge_tokens=self.judge_tokens,
+                caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.min_steps),
+                standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
+            ),
+        )
+
+    def make_terms(self, log_path: Path) -> LmTerms:
+        """The terms of the task that `make_task` makes; only an accelerator is asked, in a process.
+
+        Args:
+          log_path: for the output of that process.
+
+        Raises:
+          UserError: the dataset or the device is not there, the device is too small for the mesh, or the clock
+            cannot be had.
+        """
+        device, mesh_axes = self._find_devices(os.environ, log_path)
+        clock = self._find_clock(device, lambda text: None)
+        machine = device_terms(device, mesh_axes, self.budget, clock)
+        return LmTerms(self.dataset.open(), self.budget, self.judge_tokens, machine)
+
+    def _find_clock(self, device: Device, notice: Callable[[str], None]) -> str:
+        """The clock; a budget in steps is not timed."""
+        return WALL if self.budget.steps is not None else find_clock(self.clock, device.platform, notice)
+
+    def _find_devices(self, environment: Mapping[str, str], log_path: Path) -> tuple[Device, dict[str, int]]:
+        """The device, and the sizes of the mesh axes."""
+        mesh_axes = parse_mesh(self.mesh)
+        mesh_size = math.prod((mesh_axes or {}).values())
+        device = find_device(self.platform, mesh_size, environment, log_path)
+        if mesh_size > device.num_devices:
+            raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
+        return device, mesh_axes or {"data": device.num_devices, "model": 1}
+
+
+def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
+    """The sandbox of a value of --sandbox.
+
+    Raises:
+      SandboxError: it cannot be had.
+    """
+    return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
+
+
+def _notice(text: str) -> None:
+    print(f"autoresearch: {text}", file=sys.stderr, flush=True)
+
+
+def find_clock(choice: str, platform: str, notice: Callable[[str], None] = _notice) -> str:
+    """The clock of a value of --clock.
+
+    Args:
+      choice: the value.
+      platform: "cpu", "cuda" or "tpu".
+      notice: told in one line why "auto" takes the wall clock on a CPU.
+
+    Raises:
+      UsageError: the attended clock cannot be had.
+    """
+    if platform != "cpu":
+        if choice == ATTENDED:
+            raise UsageError(
+                f"--clock=attended: it counts processor time, and trials run on {platform}: use --clock=wall"
+            )
+        return WALL
+    if choice == WALL:
+        return WALL
+    try:
+        try_accounting().close()
+    except AccountingError as error:
+        if choice == ATTENDED:
+            raise UsageError(f"--clock=attended: {error}: use --clock=wall") from error
+        notice(f"{error}: trials are timed by the wall clock, which other work on this machine bends")
+        return WALL
+    return ATTENDED
+
+
+def parse_mesh(text: str) -> dict[str, int] | None:
+    """Axis sizes of "data=4,model=2", with 1 for an axis that is not named; None for an empty text.
+
+    Raises:
+      UsageError: it is not of that form.
+    """
+    if not text:
+        return None
+    axes = dict.fromkeys(MESH_AXES, 1)
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in axes or not size.isdecimal() or int(size) < 1:
+            raise UsageError(f"--mesh={text}: expected something like data=4,model=2")
+        axes[name] = int(size)
+    return axes

@@ -1,0 +1,20 @@
+"""Lets commands work on a fake task, of which no dataset need be there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions
+
+
+def stand_in(patch: pytest.MonkeyPatch, make: Callable[[TaskOptions], Any]) -> None:
+    """Has the options of the language-model task make another task."""
+
+    def make_task(self: TaskOptions, run_folder: Path, editable: Path, *, one_trial: bool = False) -> Any:
+        assert editable.name == "train_lib.py"
+        return make(self)
+
+    patch.setattr(TaskOptions, "make_task", make_task)
+    patch.setattr(DatasetOptions, "open", lambda self: None)
