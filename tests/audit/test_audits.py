@@ -4,9 +4,6 @@ import errno
 import json
 import os
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -23,7 +20,6 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import RunError
 from autoresearch_jax.engine.plan import draw_audit_seeds, draw_seed
 from autoresearch_jax.engine.records import AuditTrial
-from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.errors import UsageError
@@ -40,7 +36,6 @@ from autoresearch_jax.types import (
 )
 
 RUNS = 4
-TESTS = Path(__file__).parents[1]
 GAINS = (moved(LR=0.3), moved(DEPTH=6), moved(LR=0.1))  # 0.2, 0.1 and 0.2
 
 
@@ -228,26 +223,6 @@ def test_only_the_audit_of_the_holdout_reads_it(night):
     assert {(trial.split, trial.holdout) for trial in ledger.audit_trials()} == {("val", None)}
 
 
-def test_a_change_that_costs_and_one_that_does_nothing(bench):
-    """Both were kept for another score than the one that they are audited with."""
-
-    class OtherTask(FakeTask):
-        @staticmethod
-        def score(constants: dict) -> float:
-            return FakeTask.score({**constants, "PATTERN": "SSSL" if constants["PATTERN"] == "L" else "SL"})
-
-    bench.loop(OtherTask(), ScriptedProposer([moved(PATTERN="L"), moved(DEPTH=6)])).run()
-
-    class HonestTask(FakeTask):
-        @staticmethod
-        def score(constants: dict) -> float:
-            return FakeTask.score({**constants, "DEPTH": 6, "PATTERN": "SSSL" if constants["PATTERN"] != "L" else "L"})
-
-    rows = by_name(audits(bench, HonestTask()).ablation(6, merge_in(bench)))
-    assert (rows["1"]["verdict"], rows["1"]["gain"]) == ("costs", pytest.approx(-0.1, abs=0.005))
-    assert (rows["2"]["verdict"], rows["2"]["gain"]) == ("in doubt", pytest.approx(0, abs=0.005))
-
-
 def test_refactorings_conflicts_and_refusals_are_listed_and_not_measured(bench, run_git):
     helper = "\n\ndef helper(x):\n    return x + 1\n"
     start = SOURCE + helper + "\n\nmore = []\n\n\nstuff = [1]\n"
@@ -278,23 +253,6 @@ def test_refactorings_conflicts_and_refusals_are_listed_and_not_measured(bench, 
     assert rows["2"]["note"] == "later changes touch the same lines"
     assert rows["4"]["note"] == "without it the text is refused (oom): does not fit"
     assert len(task.measured) == 4
-
-
-def test_without_anything_to_revert_nothing_is_measured(bench, run_git):
-    bench.loop(FakeTask(), ScriptedProposer([moved(LR=0.1)])).run()
-
-    class Refusing(FakeTask):
-        def prepare(self, source: str, log_dir: Path) -> Candidate:
-            if "LR = 0.5" in source:
-                raise CandidateRejected(Status.REJECTED, "no build")
-            return super().prepare(source, log_dir)
-
-    task = Refusing()
-    found = audits(bench, task).ablation(2, merge_in(bench))
-    assert task.measured == []
-    assert found.is_measured
-    assert found.figures["champion_loss"] is None
-    assert found.figures["in_words"].startswith("0 of 0 changes")
 
 
 def test_a_gain_at_another_depth(night):
@@ -375,15 +333,6 @@ def test_what_fails_three_times_in_a_row_is_given_up(night):
     assert figures["holdout_readings"] == 1
 
 
-def test_one_change_that_fails_does_not_keep_the_others_from_being_measured(night):
-    task = TroubledTask(lambda _, candidate: crash() if "DEPTH = 4" in candidate.source else None)
-    rows = by_name(audits(night, task).ablation(5, merge_in(night)))
-    assert rows["2"]["verdict"] == "not measured"
-    assert rows["2"]["note"].endswith(": crash: made to")
-    assert rows["3"]["verdict"] == "earns its place"
-    assert len(task.measured) == 5 + 3 + 5
-
-
 def rows_of(ledger: Ledger) -> list[tuple]:
     return [
         (trial.id, trial.subject, trial.seed, trial.status, trial.value, trial.holdout) for trial in trials_of(ledger)
@@ -447,53 +396,6 @@ def test_a_device_that_is_gone_ends_the_audit_and_it_can_go_on(night):
     assert [trial.status for trial in trials_of(ledger)] == ["ok", "ok", "crash", "crash", None]
     found = audits(night, FakeTask(), ledger=ledger).holdout(RUNS)
     assert (found.figures["failed_runs"], found.figures["pairs"]) == (2, RUNS - 1)
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from fakes import FakeTask
-from autoresearch_jax.audit.audits import Audits
-from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.run_folder import RunFolder
-
-class Observer:
-    prepares = measures = progress = lambda *words: None
-
-folder, task = RunFolder(Path(sys.argv[1])), FakeTask(trial_seconds=float(sys.argv[2]))
-ledger = Ledger.open(folder.ledger)
-print(Audits(task, ledger, folder, Interrupts(), Observer()).holdout(4).figures["verdict"])
-"""
-
-
-def start(folder: RunFolder, trial_seconds: float) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder.path), str(trial_seconds)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_an_audit_that_was_killed_goes_on(night):
-    process = start(night.folder, 0.2)
-    ledger = Ledger.open_to_read(night.folder.ledger)
-    while len(trials_of(ledger)) < 3:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    before = rows_of(ledger)
-    assert before[-1][3] is None
-    process = start(night.folder, 0)
-    output, errors = process.communicate(timeout=30)
-    assert (process.returncode, output.strip()) == (0, "real"), errors
-    after = rows_of(ledger)
-    assert len(after) == 8
-    assert [row for row in before if row[3] is not None] == after[: len(before) - 1]
-    assert ledger.holdout_readings() == 1
 
 
 def test_a_full_disk_ends_an_audit_that_goes_on_later(night):

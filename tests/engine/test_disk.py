@@ -164,16 +164,6 @@ def test_a_ledger_cannot_be_opened_on_a_full_disk(disk):
     assert write(disk, "after").stdout == "written\n"
 
 
-def test_a_ledger_on_a_disk_that_can_only_be_read(disk):
-    assert write(disk, "before").stdout == "written\n"
-    disk.remount("ro")
-    assert write(disk, "during").stdout.startswith(
-        "LedgerError: the ledger: it cannot be opened: check that its folder"
-    )
-    disk.remount("rw")
-    assert write(disk, "after").stdout == "written\n"
-
-
 def test_who_holds_a_run_can_be_asked_on_a_disk_that_can_only_be_read(disk):
     reader = [sys.executable, "-c", READER]
     (disk.outside / "night" / "driver.lock").touch()
@@ -237,24 +227,6 @@ def test_the_disk_is_to_blame(error, start):
 )
 def test_the_disk_is_not_to_blame(error):
     assert disk_trouble(error) is None
-
-
-def test_what_was_handled_and_put_aside_is_no_cause():
-    def fail() -> None:
-        try:
-            raise FULL
-        except OSError:
-            raise ValueError("of its own") from None
-
-    with pytest.raises(ValueError, match="of its own") as caught:
-        fail()
-    assert disk_trouble(caught.value) is None
-
-
-def test_the_guards_own_complaint_is_its_trouble(tmp_path):
-    with pytest.raises(DiskError) as caught:
-        DiskGuard(RunFolder(tmp_path / "night"), 0).require_room()
-    assert disk_trouble(caught.value) + GOES_ON == str(caught.value)
 
 
 class Meddled(FakeTask):

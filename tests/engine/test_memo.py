@@ -1,14 +1,13 @@
 """What is read from the ledger once, or made of it once: it must be what a fresh process would read and make."""
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.memo import Memo, RowCache
 from autoresearch_jax.engine.plan import nodes_added
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.recorder import Recorder, Results, results_text
@@ -17,77 +16,6 @@ from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import Measurement, Metric, Status
 
 METRIC = Metric("loss")
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a table in memory."""
-
-    id: int
-    status: Status | None
-    colour: str = "red"
-
-
-class Table:
-    """Rows, and which of them were read."""
-
-    def __init__(self, *rows: Line) -> None:
-        self.rows = list(rows)
-        self.may_keep = True
-        self.cache = RowCache(self._read, lambda: self.may_keep, group=lambda row: row.colour)
-        self.read: list[int] = []
-
-    def _read(self, first: int) -> list[Line]:
-        found = [row for row in self.rows if row.id >= first]
-        self.read += [row.id for row in found]
-        return found
-
-
-def test_what_is_concluded_is_read_once_up_to_the_first_open_row():
-    table = Table(Line(0, Status.OK), Line(1, Status.CRASH), Line(2, None), Line(3, Status.OK))
-    assert table.cache.all() == table.rows
-    assert table.cache.all() == table.rows
-    assert table.read == [0, 1, 2, 3, 2, 3]
-    assert table.cache.open() == [table.rows[2]]
-    assert table.cache.num_concluded == 3
-    table.rows[2] = Line(2, Status.OOM)
-    assert table.cache.num_concluded == 4
-    assert table.cache.all() == table.rows
-    table.read.clear()
-    assert table.cache.open() == []
-    assert table.read == []
-    assert [table.cache.get(number) for number in (0, 2, 3, 4)] == [*(table.rows[n] for n in (0, 2, 3)), None]
-
-
-def test_groups_have_the_rows_that_are_kept_and_those_that_are_not():
-    table = Table(Line(0, Status.OK), Line(1, Status.OK, "blue"), Line(2, None), Line(3, Status.OK, "blue"))
-    assert [row.id for row in table.cache.of("blue")] == [1, 3]
-    assert [row.id for row in table.cache.of("red")] == [0, 2]
-    table.rows[2] = Line(2, Status.OK, "blue")  # an open row may yet change what it is looked up by
-    assert [row.id for row in table.cache.of("blue")] == [1, 2, 3]
-    assert [row.id for row in table.cache.of("red")] == [0]
-    assert table.cache.of("green") == []
-
-
-def test_nothing_is_kept_of_what_may_be_undone():
-    table = Table(Line(0, Status.OK))
-    table.may_keep = False
-    assert table.cache.all() == [Line(0, Status.OK)]
-    assert table.cache.get(0) == Line(0, Status.OK)
-    table.rows = [Line(0, Status.CRASH, "blue")]
-    table.may_keep = True
-    assert table.cache.all() == table.cache.of("blue") == table.rows
-    assert table.cache.of("red") == []
-
-
-def test_what_is_made_of_a_row_lasts_as_long_as_the_row_and_what_else_it_was_made_of():
-    made = []
-    once = Memo(lambda row, *others: made.append((row, *others)) or len(made))
-    row = Line(0, Status.OK)
-    assert [once.of(row), once.of(row), once.of(row, 1.5), once.of(row, 1.5), once.of(row)] == [1, 1, 2, 2, 3]
-    assert once.of(replace(row)) == 4, "an equal row is another"
-    open_row = Line(1, None)
-    assert [once.of(open_row), once.of(open_row)] == [5, 6]
 
 
 @pytest.fixture
@@ -198,15 +126,6 @@ def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger)
     run(ledger, 1, 0.5)
     ledger.conclude(1, Status.OK, 0.5, Action.KEEP, "why", "abc", 1.0)
     assert read_state(ledger).champion.id == 1
-
-
-def test_settings_that_are_saved_later_are_seen(ledger):
-    assert ledger.settings() == {}
-    ledger.save_settings({"budget_steps": 10})
-    ledger.settings()["budget_steps"] = 11  # a copy
-    assert ledger.settings() == {"budget_steps": 10}
-    ledger.save_settings({"eval_bundle": "a hash"})
-    assert ledger.settings() == {"budget_steps": 10, "eval_bundle": "a hash"}
 
 
 def test_whether_a_text_is_shorter_follows_the_page(ledger, tmp_path):

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,13 +115,6 @@ def test_a_folder_is_not_moved_to_itself(snapshot: Path) -> None:
     with pytest.raises(StoreError, match="is the very folder that was to be copied"):
         SnapshotStore(str(snapshot.parent)).put(snapshot)
     assert snapshot.is_dir()
-
-
-def test_a_part_of_a_snapshot_is_not_sent(store: SnapshotStore, snapshot: Path) -> None:
-    (snapshot / "manifest.json").unlink()
-    with pytest.raises(UserError, match=f"{NAME}: has no manifest.json, so it is no whole snapshot"):
-        store.put(snapshot)
-    assert not store.is_whole(NAME)
 
 
 def test_names_that_begin_alike_are_kept_apart(store: SnapshotStore, snapshot: Path) -> None:
@@ -269,51 +261,6 @@ while True:
     for name in sys.argv[2].split(","):
         calls[name]()
 """
-
-
-@pytest.mark.parametrize(
-    ("what", "request_number", "of"),
-    [
-        ("put", 2, SMALL),
-        ("put", len(SIZES) - 1, SMALL),  # of the manifest: all else is there
-        ("put", 1, PIECE),
-        ("remove", 1, "DELETE"),
-        ("remove", 3, "DELETE"),  # the manifest is gone, and another file
-        ("fetch", 3, ANY_FETCH),
-    ],
-)
-def test_a_driver_that_is_killed_halfway_is_completed_by_the_next(
-    what: str, request_number: int, of: str, server: GcsServer, snapshot: Path
-) -> None:
-    store = SnapshotStore("gs://bucket/night")
-    if what != "put":
-        store.put(snapshot)
-    seen: list[str] = []
-    is_held, goes_on = threading.Event(), threading.Event()
-
-    def hold(request: str) -> Callable[[], str] | None:
-        seen.extend([request] if re.match(of, request) else [])
-        if len(seen) != request_number or is_held.is_set():
-            return None
-        is_held.set()
-        return lambda: "cut" if goes_on.wait(60) else "late"
-
-    server.before = hold
-    driver = python(DO, "gs://bucket/night", what, snapshot)
-    assert is_held.wait(60), driver.communicate()
-    driver.kill()
-    driver.communicate()
-    server.before = lambda request: None
-    goes_on.set()
-    shutil.rmtree(snapshot.parent / "back", ignore_errors=True)
-    if what == "remove":
-        store.remove(NAME)
-        assert server.names() == []
-        return
-    assert store.is_whole(NAME) == (what == "fetch")
-    store.put(snapshot)
-    store.fetch(NAME, snapshot.parent / "back")
-    assert contents(snapshot.parent / "back") == contents(snapshot)
 
 
 def test_whenever_a_driver_is_killed_a_whole_one_is_whole(store: SnapshotStore, snapshot: Path, place: str) -> None:
