@@ -21,7 +21,6 @@ from autoresearch_jax.tasks.lm.clock import (
     REFERENCE_SHARE,
     AttendedClock,
     Reference,
-    WallClock,
     attended_seconds,
     wait_for_rest,
 )
@@ -310,15 +309,6 @@ def test_where_the_accounts_fail_it_goes_on_as_the_wall_clock_and_says_so() -> N
     before = clock.now()
     machine.pass_time(50.0, HALVED)
     assert clock.now() - before == pytest.approx(50.0), "what was untrue once is not believed again"
-
-
-def test_the_wall_clock_has_nothing_to_calibrate() -> None:
-    clock = WallClock()
-    before = clock.now()
-    assert not clock.is_due()
-    clock.calibrate()
-    assert before <= clock.now() <= clock.wall()
-    assert clock.figures() == {"clock": WALL}
 
 
 def test_it_runs_again_and_again_on_a_state_that_stays_sound() -> None:

@@ -22,10 +22,11 @@ from autoresearch_jax.sandbox.sandbox import Level, Sandbox, SandboxError
 from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetChangedError, rows_file
 from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.integrity import SnapshotError
 from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.measure import LOSS_CURVE_FILE
 from autoresearch_jax.tasks.lm.programs import make_mesh
-from autoresearch_jax.tasks.lm.snapshot import SnapshotError, load_snapshot
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import (
     HOLDOUT_SCORE,
