@@ -64,7 +64,7 @@ class Certificate:
 
 
 def certificates(ledger: Ledger) -> Mapping[int, Certificate]:
-    """By experiment, for each edit that was kept; none under the greedy rule."""
+    """A certificate for each edit that was kept, by experiment; none under the greedy rule."""
     return ledger.remembered(_certificates)
 
 

@@ -1,4 +1,4 @@
-"""Git as a subprocess: no hooks, no prompts, no locks it can do without, nobody else's index."""
+"""Git as a subprocess, without hooks, prompts, fetches or optional locks; and the worktree of a run."""
 
 import os
 import shutil
@@ -174,7 +174,7 @@ def _with_object(listing: bytes, name: str, made: str) -> bytes:
     return b"".join(entries)
 
 
-LOCK_SECONDS = 5.0  # a git that outlived its driver has done its work by then, and a lock that is left is nobody's
+LOCK_SECONDS = 5.0  # a git that outlived its driver has ended by then
 _BROKEN = ".broken"  # added to the name of a worktree that is about to be deleted
 
 
@@ -183,7 +183,7 @@ class WorktreeError(UserError):
 
 
 class Worktree:
-    """A linked worktree in which nobody but the run has anything to do."""
+    """A linked worktree that belongs to one run."""
 
     def __init__(self, git: Git, folder: Path) -> None:
         """Stores where it is.

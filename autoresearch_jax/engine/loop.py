@@ -255,7 +255,7 @@ class Loop:
         started = time.monotonic()
         texts = take_out(ledger, step.edits, self._parts.workspace.merge)
         experiment = None
-        with ledger.transaction():  # a killed process leaves all of a step behind, or nothing of it
+        with ledger.transaction():  # all of a step or nothing survives a kill
             for number, obstacle in texts.obstacles.items():
                 intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id))
                 self._reject(replace(intent, constants={}), obstacle, started)

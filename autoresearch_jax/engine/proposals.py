@@ -83,7 +83,7 @@ def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
 
 
 def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
-    """The proposal that was made for an experiment; None if there is none, or nobody can make sense of it."""
+    """The proposal that was made for an experiment; None if there is none that can be read."""
     try:
         record: dict[str, Any] = json.loads((folder.llm_path(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
         champion, digest = int(record.pop("champion")), str(record.pop("champion_digest"))
@@ -93,7 +93,7 @@ def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
 
 
 def put_aside(folder: RunFolder, experiment: int, name: str) -> None:
-    """Gives a proposal that is of no use another name, for people to read."""
+    """Renames a proposal that is not used, so that people can still read it."""
     path = folder.llm_path(experiment) / PROPOSAL_FILE
     with suppress(OSError):
         path.replace(path.with_name(name))
@@ -122,7 +122,7 @@ def _recorded(ledger: Ledger, row: ExperimentRow) -> Recorded:
     return Recorded(Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer), base)
 
 
-# What may be the fault of a machine that is busy with a trial beside it: no reason to object.
+# The fault may be the trial that runs beside it: no reason to object.
 _BUSY = (Status.TIMEOUT, Status.OOM)
 
 
@@ -164,7 +164,7 @@ class Precheck:
         return _repetition(brief, source, candidate.program_hash)
 
     def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
-        """As `Task.prepare`, in time that the trial leaves; in a thread of its own, for such a one never gets more."""
+        """As `Task.prepare`, at idle priority, which a thread cannot leave again: in a thread for this alone."""
         found: Future[Candidate] = Future()
 
         def prepare() -> None:
@@ -190,7 +190,7 @@ class Precheck:
         return self._task.prepare(source, self._folder.log_dir(experiment))
 
     def close(self) -> None:
-        """Ends the trace that another thread waits for, and has no text traced any more: none is objected to then."""
+        """Ends the trace that another thread waits for; from then on no text is traced or objected to."""
         self._is_closed = True
         self._task.close()
 
@@ -228,8 +228,6 @@ def _words(outcome: Outcome) -> str:
 FAULT_FILE = "proposer_error.txt"
 CLOSE_SECONDS = 3.0  # for a proposer to notice that it was closed
 
-SourceOf = Callable[[int], str]  # of an experiment, by its number
-
 
 class Proposals:
     """Asks the proposer, for the next experiment now or for the one after it while the next one is measured.
@@ -241,7 +239,7 @@ class Proposals:
         self,
         proposer: Proposer,
         folder: RunFolder,
-        source_of: SourceOf,
+        source_of: Callable[[int], str],
         merge: Merge,
         notice: Callable[[str], None],
         close_precheck: Callable[[], None],
@@ -251,7 +249,7 @@ class Proposals:
         Args:
           proposer: who is asked.
           folder: the run's.
-          source_of: reads a source from the ledger; called in the main thread only.
+          source_of: reads an experiment's source from the ledger; called in the main thread only.
           merge: of three texts, such as `Git.merge`.
           notice: told when an answer is dropped.
           close_precheck: ends what the proposer has traced, see `Precheck.close`.
@@ -348,7 +346,7 @@ class Proposals:
             raise
         except UserError as error:  # such as a brief without room: to be mended while the loop goes on
             raise ProposalFailed(str(error)) from error
-        except Exception as error:  # a fault of ours must not end a night either
+        except Exception as error:  # a bug in a proposer does not end the run
             log = self._folder.log_dir(brief.experiment) / FAULT_FILE
             with suppress(OSError):
                 log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -93,7 +93,7 @@ def _keep_eval_bundle(ledger: Ledger, folder: RunFolder, task: Task) -> None:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is.
+    """The state of a run that decisions and briefs need.
 
     Attributes:
       champion: the experiment that measured the champion's program.

@@ -144,9 +144,7 @@ _FORMS: Mapping[str, Callable[[re.Match[str], str], Stop]] = {
 
 # Ctrl-C; a shutdown, or a cloud that wants its machine back; a terminal that goes away
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ECHO_SECONDS = (
-    1.0  # a shell and the kernel both tell of a terminal that goes away, and a shutdown may follow: one order
-)
+ECHO_SECONDS = 1.0  # a second SIGTERM or SIGHUP within this time is the same request, told by another process
 
 
 class Interrupts:
@@ -199,7 +197,7 @@ class Interrupts:
                 _end_at_once(number)
             return
         self._first = time.monotonic()
-        if os.getpid() != 1:  # of which the kernel keeps all signals away that it does not handle
+        if os.getpid() != 1:  # to which the kernel sends no signal that it has no handler for
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # even where Python does not come to call us
         if self._is_allowed:
             raise KeyboardInterrupt
@@ -209,7 +207,7 @@ def _end_at_once(number: int) -> None:
     """Ends this process as the signal would."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    os._exit(128 + number)  # the first process of a container, which no signal ends
+    os._exit(128 + number)  # as the first process of a container it is still alive
 
 
 FIRST_WAIT_SECONDS = 60.0  # before another try; each further wait is twice as long
@@ -237,7 +235,7 @@ class StoppingList:
         interrupts: Interrupts,
         max_experiments: int | None,
     ) -> None:
-        """Stores what to look at.
+        """Reads nothing yet.
 
         Args:
           ledger: of the run.

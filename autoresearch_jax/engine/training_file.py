@@ -235,7 +235,7 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     """
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser has against a source
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises for a source
         return None
     counts = [_count(node) for node in ast.walk(tree)]
     if None in counts:

@@ -34,9 +34,9 @@ class Workspace:
 
     def __init__(self, git: Git, editable: str, tag: str, folder: Path, constants: Mapping[str, Scalar]) -> None:
         self._git = git  # runs in the top folder of the user's checkout
-        self._editable = editable
+        self.editable = editable  # path inside the repository
+        self.folder = folder  # of the worktree
         self._tag = tag
-        self._folder = folder
         self._constants = constants
         self._worktree = Worktree(git, folder)
 
@@ -86,16 +86,6 @@ class Workspace:
         """Name of the run's branch."""
         return BRANCH_PREFIX + self._tag
 
-    @property
-    def editable(self) -> str:
-        """Path of the editable file inside the repository."""
-        return self._editable
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the worktree."""
-        return self._folder
-
     def baseline(self) -> Baseline:
         """The editable file as the user last committed it; with other constants in a commit of their own.
 
@@ -110,7 +100,7 @@ class Workspace:
         try:
             wanted = set_constants(source, self._constants) if self._constants else source
         except (ConstantError, SyntaxError) as error:
-            raise WorkspaceError(f"--set: {self._editable}: {error}") from error
+            raise WorkspaceError(f"--set: {self.editable}: {error}") from error
         if wanted == source:
             return Baseline(commit, source)
         names = ", ".join(f"{name} = {value}" for name, value in self._constants.items())
@@ -124,23 +114,23 @@ class Workspace:
           WorkspaceError: it is not UTF-8.
         """
         try:
-            return self._git.raw("cat-file", "blob", f"{commit}:{self._editable}").decode("utf-8")
+            return self._git.raw("cat-file", "blob", f"{commit}:{self.editable}").decode("utf-8")
         except UnicodeDecodeError as error:
-            raise WorkspaceError(f"{self._editable} is not UTF-8 text: {error}") from error
+            raise WorkspaceError(f"{self.editable} is not UTF-8 text: {error}") from error
 
     def free_locks(self) -> None:
         """Removes locks of a git that was killed with its driver, from the run's own refs and its own worktree."""
         self._worktree.free_locks((self._branch_ref, f"{DISCARDED_PREFIX}{self._tag}/*"))
 
     def require_unused_branch(self) -> None:
-        """Refuses a branch of this name that is not ours, what leaves it no room, and an earlier run's discarded refs.
+        """Refuses a name whose branch or discarded refs exist, or that git has no room for beside another branch.
 
         Raises:
           WorkspaceError: there is one of these.
         """
         if self._tip(self._branch_ref) is not None:
             raise WorkspaceError(
-                f"branch {self.branch} exists already, and the run folder {self._folder.parent} knows nothing of it: "
+                f"branch {self.branch} exists already, and the run folder {self.folder.parent} knows nothing of it: "
                 f"choose another --tag, or delete the branch with git worktree prune && git branch -D {self.branch}"
             )
         branch = self._first_ref(f"{self._branch_ref}/").removeprefix("refs/heads/")
@@ -163,7 +153,7 @@ class Workspace:
 
         Equal arguments give the same commit, so that a step repeated after a kill changes nothing.
         """
-        tree = self._git.tree_with(parent, self._editable, source.encode())
+        tree = self._git.tree_with(parent, self.editable, source.encode())
         return self._git.commit_tree(tree, parent, message, date)
 
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
@@ -218,17 +208,17 @@ class Workspace:
         if not self._git.succeeds("rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
             raise WorkspaceError(
                 f"the git repository {self._git.folder} has no commit yet: run "
-                f"git add {self._editable} && git commit -m start"
+                f"git add {self.editable} && git commit -m start"
             )
-        if not self._git.succeeds("cat-file", "-e", f"HEAD:{self._editable}"):
+        if not self._git.succeeds("cat-file", "-e", f"HEAD:{self.editable}"):
             raise WorkspaceError(
-                f"{self._editable} is not in the last commit, and the loop starts from there: run "
-                f"git add {self._editable} && git commit -m start"
+                f"{self.editable} is not in the last commit, and the loop starts from there: run "
+                f"git add {self.editable} && git commit -m start"
             )
-        if self._git.text("status", "--porcelain", "--", self._editable):
+        if self._git.text("status", "--porcelain", "--", self.editable):
             raise WorkspaceError(
-                f"{self._editable} has changes that are not committed, and the loop starts from the last commit: "
-                f"run git commit {self._editable}, or put them aside with git stash"
+                f"{self.editable} has changes that are not committed, and the loop starts from the last commit: "
+                f"run git commit {self.editable}, or put them aside with git stash"
             )
 
 
