@@ -28,14 +28,14 @@ class LimitReached(SpaceExhausted):
 
 
 class ProposalFailed(Exception):
-    """The proposer did not come up with anything this time; the message says why in one line.
+    """The proposer has no proposal this time; the message says why in one line.
 
-    The loop writes it down as an experiment that was rejected, and goes on; after a few in a row it waits in between.
+    The loop records a rejected experiment and goes on; after a few in a row it waits between tries.
 
     Attributes:
       cost_dollars: what it cost all the same.
       proposer: whose failure it is, where one proposer speaks for several; None for the one that raised it.
-      worth_waiting: False if nothing will be better a while later.
+      worth_waiting: False if trying later would fail in the same way.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ProposalFailed(Exception):
 
 
 class ServiceDown(Exception):
-    """The service behind the proposer does not answer, which is nobody's proposal: nothing is written down.
+    """The service behind the proposer does not answer; no experiment is recorded.
 
     The loop asks again later, for as long as its stopping list lets it.
 
@@ -63,7 +63,7 @@ class ServiceDown(Exception):
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a text would not be worth measuring, found before anything is spent on it.
+    """Why a text is not worth measuring, found before a trial is spent on it.
 
     Attributes:
       text: what the agent is told, a few clean lines at most.
@@ -107,7 +107,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Running:
-    """An experiment that is being measured while the next one is thought of; nobody knows yet what comes of it."""
+    """An experiment that is still being measured while the next one is proposed."""
 
     experiment: int
     proposer: str
@@ -211,7 +211,7 @@ class Proposer(Protocol):
         Raises:
           SpaceExhausted: there is nothing left to try.
           ProposalFailed: nothing came of it this time.
-          ServiceDown: nobody is there to ask.
+          ServiceDown: the service does not answer.
         """
         ...
 
@@ -220,7 +220,7 @@ class Proposer(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends what is under way, called from another thread: a `propose` there raises ProposalFailed soon after."""
+        """Ends a `propose` under way in another thread, which raises ProposalFailed soon after."""
         ...
 
 

@@ -245,7 +245,7 @@ def _kept_lines(history: Sequence[Outcome]) -> list[str]:
 
 
 def _experiment_line(outcome: Outcome) -> str:
-    """All that there is to say of an experiment, in a line."""
+    """An experiment as one line."""
     became = "kept" if outcome.kept else "discarded" if outcome.score is not None else str(outcome.status)
     score = "" if outcome.score is None else f", {_score_text(outcome.score)}"
     who = clean_line(outcome.proposer, MAX_CATEGORY_CHARACTERS)
@@ -261,7 +261,7 @@ def says_little(outcome: Outcome) -> bool:
 
 
 def _baseline_number(history: Sequence[Outcome]) -> int:
-    """Number of the experiment that nobody proposed."""
+    """Number of the baseline, which no proposer proposed."""
     return history[0].experiment if history else -1
 
 

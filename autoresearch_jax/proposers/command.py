@@ -25,7 +25,14 @@ from autoresearch_jax.sandbox.keeper import CommandOutcome, CommandStopped, Keep
 from autoresearch_jax.sandbox.process import describe_exit
 from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.sandbox.scratch import scratch_folder
-from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, blanks, clean_line, quoted, redact, secret_values
+from autoresearch_jax.sanitize import (
+    blanks,
+    clean_line,
+    clean_secret_line,
+    quoted,
+    redact,
+    secret_values,
+)
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
@@ -217,7 +224,7 @@ class CommandProposer:
             raise ProposalFailed(f"the agent made a link of the folder of {editable.name}")
         notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files(), self._secrets)]
         source = self._without_secrets(_read_source(editable, notes), brief.champion_source, notes)
-        last_line = _clean(outcome.last_line, self._secrets)
+        last_line = clean_secret_line(outcome.last_line, self._secrets)
         if source == brief.champion_source:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
             words = _with_notes(f"the agent changed nothing in {editable.name}", notes) + said
@@ -345,17 +352,11 @@ def _read_regular(path: Path, most: int) -> bytes | None:
     return None
 
 
-def _clean(text: str, secrets: Sequence[str]) -> str:
-    """One clean line without secrets; looked for again in what is shown, since colours may have been within one."""
-    shown = redact(clean_line(redact(text, secrets), len(text) + MAX_LINE_CHARACTERS), secrets)
-    return clean_line(shown)
-
-
 def _hypothesis(path: Path, last_line: str, secrets: Sequence[str]) -> tuple[str, str]:
     """Hypothesis, from HYPOTHESIS.md or else the last line of output, and the category that the file names, if any."""
     text = redact((_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace"), secrets)
     category, words = "", ""
-    for line in (_clean(line, secrets) for line in text.splitlines()):
+    for line in (clean_secret_line(line, secrets) for line in text.splitlines()):
         match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)
         if match:
             category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS)

@@ -62,7 +62,7 @@ class _Outage:
 
 
 class HybridProposer:
-    """Neither a weak agent nor a flat table stalls the run, and neither does a service that is down for hours.
+    """Shares the experiments between an optimizer and an agent, and goes on with one of them when the other is out.
 
     Who proposes is drawn by a bandit, from the brief alone. Where the agent is out, or has spent what it may, the
     optimizer proposes instead; where the table is empty or tried to its end, the agent does. That a table is tried to

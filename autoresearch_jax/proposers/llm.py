@@ -152,7 +152,7 @@ class GeminiProposer:
             start = time.monotonic()
             try:
                 response = self._ask(brief, turns, left)
-                left -= time.monotonic() - start
+                left = max(0.0, left - (time.monotonic() - start))
                 proposal, problem = self._read(brief, response)
             except (LimitReached, ServiceDown, ProposalFailed) as end:
                 if text is not None and not isinstance(end, Closed):

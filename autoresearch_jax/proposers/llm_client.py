@@ -127,7 +127,7 @@ class GeminiClient:
         if not self._closed.is_set():
             threading.Thread(target=do, name=THREAD, daemon=True).start()
             with contextlib.suppress(queue.Empty):
-                result, error = results.get(timeout=max(0.0, seconds))
+                result, error = results.get(timeout=seconds)
         if result is not None and not self._closed.is_set():
             return result
         before = f"; before that: {call.failure}" if call.failure else ""

@@ -80,13 +80,6 @@ def test_higher_may_be_better():
     assert [o.constants for o in upward.history] == [o.constants for o in night(bowl, 25).history]
 
 
-def test_it_does_not_care_for_what_scores_are_measured_in():
-    def large(constants):
-        return None if bowl(constants) is None else 1024 * bowl(constants)
-
-    assert [o.constants for o in night(large, 15).history] == [o.constants for o in night(bowl, 15).history]
-
-
 def test_constants_that_fail_are_left():
     history = night(bowl, 40).history
     late = [o.score for o in history[20:]]

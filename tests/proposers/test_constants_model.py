@@ -1,14 +1,181 @@
-"""The Gaussian process over settings, and what it makes of a prediction."""
+"""What is known of the constants: trials of a history, settings as numbers, the Gaussian process over them."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from autoresearch_jax.proposers.constants_model import fit_model, log_expected_improvement
+from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.constants_model import (
+    BEST,
+    FURTHEST,
+    NEWEST,
+    UNKNOWN,
+    Axis,
+    TriedSetting,
+    find_trials,
+    fit_model,
+    log_expected_improvement,
+    standardise,
+)
+from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
+from autoresearch_jax.types import Metric, Status
 
 RNG = np.random.default_rng(0)
-SETTINGS_NxD = np.column_stack([RNG.random((40, 3)), RNG.integers(0, 3, 40)])
+LOG = Constant("LR", FloatRange(0.01, 1.0, log=True))
+RANGES = [
+    LOG,
+    Constant("DECAY", FloatRange(0.0, 0.4)),
+    Constant("TEMPERATURE", FloatRange(-2.0, 2.0)),
+    Constant("NARROW", FloatRange(0.999, 0.9999)),
+    Constant("POINT", FloatRange(0.5, 0.5)),
+    Constant("DEPTH", IntRange(2, 8)),
+    Constant("BATCH", IntRange(1, 1000, log=True)),
+    Constant("PATTERN", Choices(("SL", True, 1, 1.0))),
+]
+
+
+@pytest.mark.parametrize("constant", RANGES, ids=lambda constant: constant.name)
+def test_every_place_that_is_drawn_is_a_value_of_the_table(constant):
+    axis = Axis(constant)
+    drawn_N = axis.draw(RNG, 200)
+    for place in [*drawn_N, *axis.near(drawn_N, RNG.normal(size=200)), *axis.near(drawn_N, np.full(200, 9.0))]:
+        value = axis.decode(place)
+        assert constant.values.contains(value)
+        assert type(value) in (int, float, str, bool), "not one of NumPy's, which no source can spell"
+        assert constant.name == "POINT" or axis.encode(value) == pytest.approx(place, abs=0.006)
+
+
+def test_places_are_even_over_magnitudes():
+    axis = Axis(LOG)
+    assert [axis.encode(value) for value in (0.01, 0.1, 1.0)] == pytest.approx([0, 0.5, 1])
+    assert axis.decode(0.25) == 0.0316, "three digits"
+
+
+def test_whole_numbers_stay_whole():
+    axis = Axis(Constant("DEPTH", IntRange(2, 8)))
+    assert sorted(set(axis.draw(RNG, 500))) == pytest.approx([i / 6 for i in range(7)])
+    assert axis.near(np.array([0.5]), np.array([0.1]))[0] == pytest.approx(4 / 6), "to the next one, 5.6 is nearer to 6"
+
+
+def test_steps_are_mirrored_at_the_ends():
+    axis = Axis(LOG)
+    assert axis.near(np.array([0.1, 0.9]), np.array([-0.3, 0.3])) == pytest.approx([0.2, 0.8])
+
+
+def test_choices_are_told_apart_as_a_program_does():
+    axis = Axis(RANGES[-1])
+    assert [axis.encode(value) for value in ("SL", True, 1, 1.0, "L")] == [0, 1, 2, 3, UNKNOWN]
+    assert list(axis.near(np.array([1.0, 2.0]), np.array([0.3, 0.3]))) == [1, 2]
+
+
+def test_values_from_before_the_table_changed():
+    axis = Axis(LOG)
+    assert axis.encode(2.0) == pytest.approx(1.15, abs=0.01)
+    assert axis.encode(1e9) == 1 + FURTHEST
+    assert [axis.encode(value) for value in (0.0, -1, "fast", True, (0.1, 0.2), None)] == [None] * 6
+
+
+# What of a history says something about the constants.
+
+LOSS, ACCURACY = Metric("loss"), Metric("accuracy", "maximize")
+
+
+def outcome(
+    number: int,
+    score: float | None,
+    kept: bool = False,
+    category: str = "constants",
+    proposer: str = ConstantsProposer.name,
+) -> Outcome:
+    status = Status.CRASH if score is None else Status.OK
+    return Outcome(number, proposer, "", category, {"LR": number}, status, score, kept, "")
+
+
+def losses(*history: Outcome, metric: Metric = LOSS) -> dict[int, float | None]:
+    return {trial.experiment: trial.loss for trial in find_trials(history, metric)}
+
+
+def test_lower_is_better_whatever_the_metric():
+    history = (outcome(0, 0.5, True, ""), outcome(1, 0.7, True), outcome(2, None))
+    assert losses(*history) == {0: 0.5, 1: 0.7, 2: None}
+    assert losses(*history, metric=ACCURACY) == {0: -0.5, 1: -0.7, 2: None}
+
+
+def test_other_structures_say_nothing_and_what_one_gained_is_taken_off_before():
+    history = (
+        outcome(0, 2.0, True, ""),
+        outcome(1, 2.3),
+        outcome(2, 1.2, False, "attention"),  # a simplification, say, that was refused
+        outcome(3, 1.9, True),
+        outcome(4, 1.5, True, "optimizer"),
+        outcome(5, 1.6),
+        outcome(6, None, False, "attention"),
+        outcome(7, 1.4, True, "schedule"),
+        outcome(8, 1.45),
+    )
+    found = losses(*history)
+    assert found == pytest.approx({0: 1.5, 1: 1.8, 3: 1.4, 4: 1.4, 5: 1.5, 7: 1.4, 8: 1.45})
+    assert list(found) == sorted(found)
+    upside_down = [outcome(o.experiment, None if o.score is None else -o.score, o.kept, o.category) for o in history]
+    assert losses(*upside_down, metric=ACCURACY) == pytest.approx(found)
+
+
+def test_an_agents_change_is_of_structure_whatever_it_is_called():
+    history = (
+        outcome(0, 2.0, True, ""),
+        outcome(1, 2.3),
+        outcome(2, 1.5, True, "constants", "command"),
+        outcome(3, 1.4, False, "constants", "command"),
+    )
+    assert losses(*history) == pytest.approx({0: 1.5, 1: 1.8, 2: 1.5})
+
+
+def test_of_a_long_history_the_newest_and_the_best_count():
+    count = 3 * (NEWEST + BEST)
+    early = range(5, 5 + BEST)
+    history = [outcome(n, 1.0 if n in early else 2.0 + n, n == 0) for n in range(count)]
+    assert list(losses(*history)) == [*early, *range(count - NEWEST, count)]
+
+
+def tried(*values: float | None) -> list[TriedSetting]:
+    return [TriedSetting(n, {}, value) for n, value in enumerate(values)]
+
+
+def test_good_scores_keep_their_distances_and_bad_ones_are_drawn_closer():
+    scaled = standardise(tried(1.0, 1.1, 1.2, 9.0, 1e6))
+    assert scaled.mean() == pytest.approx(0)
+    assert scaled.std() == pytest.approx(1)
+    assert list(np.argsort(scaled)) == [0, 1, 2, 3, 4]
+    assert scaled[2] - scaled[1] == pytest.approx(scaled[1] - scaled[0])
+    assert scaled[4] - scaled[2] < 20 * (scaled[2] - scaled[0])
+
+
+def test_a_failure_is_as_bad_as_the_worst():
+    scaled = standardise(tried(1.0, None, 3.0, 2.0))
+    assert scaled[1] == scaled[2] > scaled[3]
+
+
+@pytest.mark.parametrize("values", [(1.0,), (1.0, 1.0, 1.0), (1.0, None), (1.0, 1.0, 1.0, 1.0, 0.5)])
+def test_scores_that_hardly_differ(values):
+    assert np.isfinite(standardise(tried(*values))).all()
+
+
+def test_what_was_stopped_early_is_bad_but_not_as_bad_as_a_crash():
+    known = [outcome(n, float(n), n == 1) for n in range(1, 9)]
+    stopped = replace(outcome(9, None), status=Status.PRUNED)
+    twin = replace(outcome(10, None), status=Status.DUPLICATE)
+    losses_N = standardise(find_trials([*known, stopped, twin, outcome(11, None)], LOSS))
+    assert losses_N[6 - 1] < losses_N[8] == losses_N[9] < losses_N[7 - 1] < losses_N[10] == losses_N[8 - 1]
+
+
+# The Gaussian process.
+
+MODEL_RNG = np.random.default_rng(0)
+SETTINGS_NxD = np.column_stack([MODEL_RNG.random((40, 3)), MODEL_RNG.integers(0, 3, 40)])
 IS_CHOICE_D = np.array([False, False, False, True])
 
 
@@ -23,7 +190,7 @@ def model():
 
 
 def test_it_predicts_what_it_has_not_seen(model):
-    new_MxD = np.column_stack([RNG.random((200, 3)), RNG.integers(0, 3, 200)])
+    new_MxD = np.column_stack([MODEL_RNG.random((200, 3)), MODEL_RNG.integers(0, 3, 200)])
     mean_M, deviation_M = model.predict(new_MxD)
     errors_M = mean_M - truth(new_MxD)
     assert np.std(errors_M) < 0.2 * np.std(truth(new_MxD))

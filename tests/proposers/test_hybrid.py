@@ -149,15 +149,6 @@ def test_the_agent_is_asked_for_a_kind_of_change_and_told_hints_about_the_consta
     assert (proposal.proposer, proposal.cost_dollars) == ("agent", 0.1)
 
 
-def test_a_resumed_process_proposes_what_the_uninterrupted_one_would_have(bench):
-    brief = dataclasses.replace(FIRST, run_seed=3, plateau=5)
-    for _ in range(25):
-        proposal = bench.hybrid.propose(brief)
-        assert Bench().hybrid.propose(brief) == proposal, "a fresh proposer"
-        assert bench.hybrid.propose(brief) == proposal, "the same one, asked again"
-        brief = following(brief, proposal)
-
-
 def test_an_agents_failure_is_its_own(bench):
     bench.agent.trouble = ProposalFailed("changed nothing", cost_dollars=0.25)
     with pytest.raises(ProposalFailed, match=r"^changed nothing$") as failure:
@@ -171,13 +162,6 @@ def test_it_looks_ahead_where_the_agent_is_asked(bench):
     assert bench.hybrid.asks_ahead(AGENTS)
     assert not bench.hybrid.asks_ahead(OPTIMIZERS)
     assert not Bench(with_agent=False).hybrid.asks_ahead(AGENTS)
-
-
-def test_closing_it_closes_both(bench):
-    bench.hybrid.close()
-    assert bench.agent.closed
-    assert bench.optimizer.closed
-    Bench(with_agent=False).hybrid.close()
 
 
 # Without an agent.
@@ -250,13 +234,6 @@ def test_the_longer_it_is_down_the_more_seldom_it_is_asked_until_it_answers(benc
 def test_a_service_that_asks_for_more_patience_gets_it(bench):
     bench.down(3600)
     assert waits(bench, 2) == [3600, 3600]
-
-
-def test_a_service_that_asks_for_none_is_not_asked_again_and_again(bench):
-    bench.down(0)
-    for _ in range(5):
-        bench.hybrid.propose(AGENTS)
-    assert len(bench.agent.briefs) == 1
 
 
 # When the agent may spend no more.

@@ -89,13 +89,6 @@ def test_a_useless_agent_cannot_keep_a_fruitful_table_from_most_of_the_night_eve
     assert sum(shares) / len(shares) > 0.55
 
 
-def test_two_that_are_useless_share_alike():
-    shares = [share(night(nobody, seed), AGENT) for seed in SEEDS]
-    assert 0.4 < sum(shares) / len(shares) < 0.6
-    assert min(shares) > 0.3
-    assert max(shares) < 0.7
-
-
 @pytest.mark.parametrize("plateau", [None, PLATEAU])
 @pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), only(AGENT), lambda *_: 1.0])
 def test_of_five_experiments_each_proposer_has_one_whatever_comes_of_them(chance, plateau):
@@ -210,12 +203,6 @@ def test_without_a_table_all_is_the_agents_and_without_categories_it_is_free():
     history = [BASELINE, *several(30, OPTIMIZER, "constants", kept=True)]
     assert probability(history, space=()) == 1.0
     assert draw_category(brief(history, categories=()), AGENT) is None
-
-
-def test_seeds_differ_and_draws_repeat():
-    nights = [[(one.proposer, one.category) for one in night(nobody, seed)] for seed in (1, 2, 1)]
-    assert nights[0] != nights[1]
-    assert nights[0] == nights[2]
 
 
 # What counts as a plateau.
