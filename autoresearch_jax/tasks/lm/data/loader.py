@@ -21,9 +21,8 @@ class BatchShapeError(UserError):
 class TokenLoader(Iterator[np.ndarray]):
     """Endless batches of int32[rows, context + 1]; each epoch gives every row once, in an order of its own.
 
-    A row of T + 1 tokens gives T / context sub-rows, each sharing one token with the next: the last target of
-    one is the first input of the other. When it is made, the first batch is ready. Not for use by more
-    than one thread.
+    A row of T + 1 tokens gives T / context sub-rows, each sharing one token with the next: the last target of one is
+    the first input of the other. The constructor waits for the first batch. Not for use by more than one thread.
     """
 
     def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int) -> None:

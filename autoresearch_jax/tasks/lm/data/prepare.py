@@ -1,8 +1,8 @@
-"""Makes a dataset, or adds what it lacks; whatever stops it, the folder stays whole.
+"""Makes a dataset, or adds what it lacks; the folder stays whole after an error or a kill.
 
-A new dataset grows in a staging folder beside its place and is moved there when it is complete. After each stage (the
-text, then each vocabulary with its rows) a manifest says what is there, so a call that was interrupted goes on with the
-stage it was at. Only one process at a time works on a dataset.
+A new dataset grows in a staging folder beside its place and is moved there when it is complete. A manifest is written
+after each stage (the text, then each vocabulary with its rows), so that the next call continues with the interrupted
+stage. A lock lets one process at a time work on a dataset.
 """
 
 import contextlib
@@ -119,7 +119,7 @@ def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, 
     """The manifest without damaged files; or None, and why all must be made again unless there is nothing."""
     manifest = Manifest.load(folder)
     if manifest is None:
-        # A dataset appears with its manifest in it (it may just have), so this folder is somebody else's.
+        # A dataset appears with its manifest in it (perhaps just now), so this folder is no dataset.
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and Manifest.load(folder) is None:
             raise DatasetError(f"{folder} is no dataset, and in the way: move it, or choose another --name")
         return None, None

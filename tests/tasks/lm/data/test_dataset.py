@@ -79,12 +79,6 @@ def test_splits_are_disjoint_by_content_and_about_as_large_as_meant(tmp_path: Pa
         assert dataset.manifest.splits[split].bytes == sum(len(text.encode()) for text in found[split])
 
 
-def test_same_text_gives_the_same_bytes(tmp_path: Path, tiny_corpus: str, tiny_dataset: Dataset, reporter) -> None:
-    again = prepare(tmp_path, tiny_corpus, reporter, tiny_dataset.vocab_sizes)
-    assert again.fingerprint == tiny_dataset.fingerprint
-    assert again.manifest == tiny_dataset.manifest
-
-
 def test_fingerprint_ignores_later_vocabularies_and_lengths(tmp_path: Path, reporter) -> None:
     spec = write_documents(tmp_path / "in", TEXTS)
     first = prepare(tmp_path, spec, reporter, (256,))

@@ -43,11 +43,6 @@ def test_longest_that_fits_is_taken_from_the_buffer_only() -> None:
     assert [row.tolist() for row in rows] == [b.tolist(), [*a, c[0]], c[1:].tolist()]
 
 
-def test_the_first_of_equals_is_taken() -> None:
-    a, b, c = documents_of([3, 3, 3])
-    assert [row.tolist() for row in pack_rows([a, b, c], 3)] == [a.tolist(), b.tolist(), c.tolist()]
-
-
 @settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), max_size=60),
