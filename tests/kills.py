@@ -27,8 +27,8 @@ from marked_processes import MARK, comes_true, marked_processes
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import SnapshotEvent
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.snapshot_log import SnapshotEvent
 from autoresearch_jax.snapshots.store import MANIFEST
 
 EXPERIMENTS = 20

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TAKES_ARGUMENTS = True
 OK = "ok"
 DIFFERS = "differs"
-OF_SNAPSHOT = {"snapshot_manifest", "snapshot_files", "snapshot_facts"}  # checks of what can be trained again
+OF_SNAPSHOT = {"snapshot_manifest", "snapshot_files", "snapshot_facts"}  # checks of the snapshot itself
 NEEDED_SETTINGS = {"editable", "metric", "direction", "fingerprint"}  # of every run; trials by hand have none
 
 
@@ -235,7 +235,7 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
 
 
 def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "RecordedTrial":
-    """What was recorded when the snapshot was written, by its trial or when it was trained again."""
+    """What was recorded when the snapshot was written."""
     from autoresearch_jax.tasks.lm.integrity import RecordedTrial
 
     assert kept.trial.status is Status.OK

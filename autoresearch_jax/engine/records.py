@@ -189,6 +189,30 @@ class DecisionRow:
     sigma: float | None
 
 
+class SnapshotEvent(enum.StrEnum):
+    """What can become of a snapshot."""
+
+    EXPIRED = "expired"  # need not be kept any longer: it is deleted, if it is not already
+    MOVED = "moved"  # is whole at another place, and here no longer, or not much longer
+
+
+@dataclass(frozen=True)
+class SnapshotEventRow:
+    """One event.
+
+    Attributes:
+      id: 1, 2, 3, ...
+      trial: whose snapshot it is.
+      event: what became of it.
+      place: of one that was moved, where it is now.
+    """
+
+    id: int
+    trial: int
+    event: SnapshotEvent
+    place: str | None
+
+
 EXPERIMENT_COLUMNS = (
     *("id", "kind", "parent", "parent_commit", "proposer", "hypothesis", "category", "cost_dollars", "constants"),
     *("created_at", "program_hash", "status", "score", "decision", "reason", "commit_id", "seconds", "simplification"),

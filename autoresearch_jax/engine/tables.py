@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
@@ -20,14 +20,52 @@ from autoresearch_jax.engine.records import (
     ExperimentRow,
     Intent,
     Purpose,
+    SnapshotEvent,
+    SnapshotEventRow,
     TrialRow,
     as_audit_trial,
     as_decision,
     as_experiment,
     as_trial,
 )
-from autoresearch_jax.engine.snapshot_log import SnapshotLog
 from autoresearch_jax.types import Measurement, Scalar
+
+
+class SnapshotLog:
+    """The part of a ledger that tells what became of snapshots. Of a trial its latest event counts."""
+
+    def __init__(self, database: Database) -> None:
+        """Makes the log of a ledger's file."""
+        self._database = database
+        self._latest: dict[int, SnapshotEventRow] = {}  # by trial
+        self._next = 1
+
+    def latest(self) -> Mapping[int, SnapshotEventRow]:
+        """The latest event of each trial that has one; the others' snapshots are where their trials put them."""
+        found = dict(self._latest)
+        rows = self._database.rows(
+            "snapshot_events", ("id", "trial", "event", "place"), "WHERE id >= ? ORDER BY id", (self._next,)
+        )
+        for number, trial, event, place in rows:
+            found[trial] = SnapshotEventRow(number, trial, SnapshotEvent(event), place)
+        if rows and not self._database.in_transaction:  # which may yet be undone
+            self._latest, self._next = found, rows[-1][0] + 1
+        return found
+
+    def expire(self, trials: Sequence[int]) -> None:
+        """Writes down that snapshots are about to be deleted, all of them or none."""
+        with self._database.transaction():
+            for trial in trials:
+                self._enter(trial, SnapshotEvent.EXPIRED)
+
+    def move(self, trial: int, place: str) -> None:
+        """Writes down that a snapshot is whole at another place, and about to be deleted here."""
+        with self._database.transaction():
+            self._enter(trial, SnapshotEvent.MOVED, place=place)
+
+    def _enter(self, trial: int, event: SnapshotEvent, **columns: object) -> None:
+        values = {"trial": trial, "event": event, "happened_at": self._database.clock(), **columns}
+        self._database.insert("snapshot_events", values)
 
 
 class Tables:

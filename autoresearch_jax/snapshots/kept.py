@@ -10,9 +10,8 @@ from pathlib import Path
 
 from autoresearch_jax.engine.integrity import RESTORE
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import TrialRow
+from autoresearch_jax.engine.records import SnapshotEvent, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.snapshot_log import SnapshotEvent
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.snapshots.store import SnapshotStore, split_address
 

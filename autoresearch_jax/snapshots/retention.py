@@ -10,9 +10,8 @@ from pathlib import Path
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
+from autoresearch_jax.engine.records import ExperimentRow, Kind, SnapshotEvent, SnapshotEventRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.snapshot_log import SnapshotEvent, SnapshotEventRow
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.snapshots.store import MANIFEST, SnapshotStore, StoreError, split_address
 from autoresearch_jax.types import Metric, Status
@@ -41,7 +40,6 @@ class Retention:
     """Deletes snapshots that nothing needs any more. What the ledger says of their trials stays.
 
     A champion keeps the snapshots of the runs that its score is the mean of, not of the lucky ones it was kept for.
-    What was trained again on request stays in the run's folder until the user deletes it.
     """
 
     def __init__(
@@ -126,7 +124,7 @@ class Retention:
 
         Args:
           row: the experiment, which is over.
-          settled: trials whose snapshots have expired or were trained again.
+          settled: trials whose snapshots have expired.
         """
         trials = self._ledger.trials(row.id)
         trials = [trial for trial in trials if trial.snapshot is not None and trial.id not in settled]

@@ -8,8 +8,7 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.git import WorktreeError
-from autoresearch_jax.engine.records import Purpose
-from autoresearch_jax.engine.snapshot_log import SnapshotEvent
+from autoresearch_jax.engine.records import Purpose, SnapshotEvent
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.snapshots.retention import Keeping
 from autoresearch_jax.snapshots.store import StoreError
