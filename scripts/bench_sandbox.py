@@ -28,12 +28,12 @@ def seconds_of(action: Callable[[], None]) -> float:
 
 def differences(cages: list[Sandbox], code: str, repeats: int, folder: Path) -> dict[Level, list[float]]:
     """Seconds of `code` in each cage minus those of a plain process, `repeats` times in turn."""
-    view = cages[0].view
-    packages = ":".join(map(str, view.import_path[1:]))
+    mounts = cages[0].mounts
+    packages = ":".join(map(str, mounts.import_path[1:]))
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def plain() -> None:
-        subprocess.run([view.interpreter, "-P", "-s", "-S", "-c", code], env=environment, check=True)
+        subprocess.run([mounts.interpreter, "-P", "-s", "-S", "-c", code], env=environment, check=True)
 
     def caged(cage: Sandbox) -> None:
         scratch = folder / "scratch"

@@ -38,7 +38,7 @@ from accelerator_plan import PART_NAMES, PARTS, PLATFORMS, QUICK_LEAVES_OUT, Pla
 from accelerator_result import FAILED, LEFT_OUT, OK, as_markdown, checked  # noqa: E402
 
 from autoresearch_jax.files import write_json  # noqa: E402
-from autoresearch_jax.sandbox.process import describe_exit, guarded  # noqa: E402
+from autoresearch_jax.sandbox.process import describe_exit, watched  # noqa: E402
 from autoresearch_jax.tasks.lm.device import choose_platform  # noqa: E402
 
 JSON_FILE, MARKDOWN_FILE = "accelerator.json", "accelerator.md"
@@ -128,7 +128,7 @@ def run_part(command: Command, seconds: float, environment: Mapping[str, str]) -
     command.result.unlink(missing_ok=True)
     start = time.monotonic()
     process = subprocess.Popen(
-        guarded(command.argv),
+        watched(command.argv),
         env=dict(environment),
         cwd=ROOT,
         stdin=subprocess.PIPE,

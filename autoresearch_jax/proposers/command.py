@@ -21,10 +21,8 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
-from autoresearch_jax.sandbox.keeper import CommandOutcome, CommandStopped, KeeperError, run_command
-from autoresearch_jax.sandbox.process import describe_exit
-from autoresearch_jax.sandbox.sandbox import remove_tree
-from autoresearch_jax.sandbox.scratch import scratch_folder
+from autoresearch_jax.sandbox.process import CommandOutcome, CommandStopped, WatchError, describe_exit, run_command
+from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.sanitize import (
     blanks,
     clean_line,
@@ -141,7 +139,7 @@ class CommandProposer:
                 return self._propose_in(scratch, brief)
         except CommandStopped as error:
             raise ProposalFailed("the agent was stopped") from error
-        except (OSError, KeeperError) as error:
+        except (OSError, WatchError) as error:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
 
     def asks_ahead(self, brief: Brief) -> bool:
@@ -162,7 +160,7 @@ class CommandProposer:
         for number in range(1, 2 + self._agent.repair_rounds):
             try:
                 proposal = self._call(number, editable, scratch, brief, objection, deadline - time.monotonic())
-            except (ProposalFailed, BriefError, KeeperError, OSError):
+            except (ProposalFailed, BriefError, WatchError, OSError):
                 if proposal is None:
                     raise
                 break  # the text of before stands, whatever speaks against it

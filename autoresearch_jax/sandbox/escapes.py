@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoresearch_jax.sandbox.landlock import SCOPE_ABI, landlock_abi
+from autoresearch_jax.sandbox.linux import SCOPE_ABI, landlock_abi
 from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree
 
 LIMITS = Limits(

@@ -1,10 +1,17 @@
-"""What Linux offers a process to give up its powers, through the calls that Python's own library lacks."""
+"""What Linux offers a process to give up its powers: prctl, capabilities, namespaces, Landlock, seccomp.
+
+https://docs.kernel.org/userspace-api/landlock.html, https://docs.kernel.org/userspace-api/seccomp_filter.html
+"""
 
 import contextlib
 import ctypes
+import errno
 import os
+import stat
+import struct
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -22,6 +29,77 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LOWEST_PRIORITY = 19  # of nice values; a hundredth of the time beside a process of the usual one
 _NUM_CAPABILITIES = 64  # that the version's two words can hold
 READ_AND_WRITE_ANYTHING = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+# Landlock's calls, the same on every architecture that came after them, x86-64 and AArch64 among them.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET_VERSION = 1
+_RULE_PATH_BENEATH = 1
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # the others are a folder's
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
+_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on files each version knows
+_NETWORK_ABI, _TCP_BIND_AND_CONNECT = 4, 0b11
+SCOPE_ABI, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
+
+# Numbers of system calls, by architecture, and its name for the kernel's audit.
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_CLONE3 = 435
+_DENIED = {
+    "x86_64": {
+        "socket": 41,  # no network of any kind, nor a service of this machine behind a local socket
+        "shmget": 29,  # memory that belongs to no process, so is in nobody's account
+        "msgget": 68,
+        "ptrace": 101,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
+        "unshare": 272,  # in a namespace of its own it could mount, a tmpfs for one
+        "setns": 308,
+        "mount": 165,
+        "chroot": 161,
+        "pivot_root": 155,
+        "open_by_handle_at": 304,
+        "add_key": 248,  # from here on interfaces of the kernel with a history of holes
+        "request_key": 249,
+        "keyctl": 250,
+        "perf_event_open": 298,
+        "bpf": 321,
+        "userfaultfd": 323,
+    },
+    "aarch64": {
+        "socket": 198,
+        "shmget": 194,
+        "msgget": 186,
+        "ptrace": 117,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
+        "unshare": 97,
+        "setns": 268,
+        "mount": 40,
+        "chroot": 51,
+        "pivot_root": 41,
+        "open_by_handle_at": 265,
+        "add_key": 217,
+        "request_key": 218,
+        "keyctl": 219,
+        "perf_event_open": 241,
+        "bpf": 280,
+        "userfaultfd": 282,
+    },
+}
+# open_tree, move_mount, fsopen, fsconfig, fsmount, fspick; io_uring_setup, _enter, _register; mount_setattr
+_DENIED_EVERYWHERE = (428, 429, 430, 431, 432, 433, 425, 426, 427, 442)
+_NEW_NAMESPACES = 0x7E020000  # the flags of clone
+_FIRST_X32_CALL = 0x40000000
+
+# Where bubblewrap reads the filter.
+FILTER_DESCRIPTOR = 3
+
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in what the filter looks at
+_ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 
 IS_LINUX = sys.platform == "linux"
 
@@ -78,18 +156,6 @@ def forbid_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def set_seccomp_filter(header: bytes) -> None:
-    """Installs a filter of system calls.
-
-    Args:
-      header: a `struct sock_fprog`.
-
-    Raises:
-      OSError: the kernel does not take it.
-    """
-    call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header))
-
-
 def drop_capabilities(keep: int = 0) -> None:
     """Gives up the powers of root for good, but those in the mask `keep`.
 
@@ -131,3 +197,105 @@ def _prctl(option: int, value: int) -> None:
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+def landlock_abi() -> int:
+    """Version of Landlock that the kernel offers; 0 for none."""
+    if not IS_LINUX:
+        return 0
+    try:
+        return system_call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
+    except OSError:
+        return 0
+
+
+def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
+    """Takes from this process and all it starts, for good, every file but these, TCP, and signals to others.
+
+    What an older kernel cannot take stays: truncation before version 3, TCP before 4, device controls before 5, signals
+    and abstract sockets before 6.
+
+    Args:
+      readable: files and folders that may be read and executed, with all that is in them.
+      writable: files and folders that may be changed too.
+
+    Raises:
+      OSError: the kernel has no Landlock.
+    """
+    abi = landlock_abi()
+    handled = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
+    attributes = struct.pack("QQQ", handled, _TCP_BIND_AND_CONNECT, _ABSTRACT_SOCKETS_AND_SIGNALS)
+    size = 24 if abi >= SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
+    ruleset = system_call(_CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
+    for paths, rights in ((readable, _READ), (writable, handled)):
+        for path in paths:
+            _allow(ruleset, path, rights & handled)
+    forbid_new_privileges()
+    system_call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):  # a dangling link, or out of our own reach
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            rights &= _FILE_RIGHTS
+        rule = struct.pack("=Qi", rights, descriptor)
+        system_call(
+            _ADD_RULE,
+            ctypes.c_int(ruleset),
+            ctypes.c_int(_RULE_PATH_BENEATH),
+            ctypes.c_char_p(rule),
+            ctypes.c_uint32(0),
+        )
+    finally:
+        os.close(descriptor)
+
+
+def filter_program() -> bytes | None:
+    """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here."""
+    machine = os.uname().machine
+    if machine not in _ARCHITECTURES:
+        return None
+    not_permitted, not_there = _ERROR | errno.EPERM, _ERROR | errno.ENOSYS
+    program = [
+        _instruction(_LOAD, _ARCHITECTURE),
+        _instruction(_JUMP_EQUAL, _ARCHITECTURES[machine], if_so=1),
+        _instruction(_RETURN, _KILL),
+        _instruction(_LOAD, _NUMBER),
+        *_when(_JUMP_GREATER_EQUAL, _FIRST_X32_CALL, not_there),
+        *_when(_JUMP_EQUAL, _CLONE3, not_there),  # the C library takes clone then, whose flags can be looked at
+    ]
+    for number in (*_DENIED[machine].values(), *_DENIED_EVERYWHERE):
+        program += _when(_JUMP_EQUAL, number, not_permitted)
+    program += [
+        _instruction(_JUMP_EQUAL, _CLONE[machine], if_so=1),
+        _instruction(_RETURN, _ALLOW),
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        *_when(_JUMP_ANY_BIT, _NEW_NAMESPACES, not_permitted),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    return b"".join(program)
+
+
+def install_filter(program: bytes) -> None:
+    """Puts the filter on this process and all that it starts, for good.
+
+    Raises:
+      OSError: the kernel has no such filters.
+    """
+    forbid_new_privileges()
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header))
+
+
+def _when(jump: int, value: int, result: int) -> list[bytes]:
+    return [_instruction(jump, value, if_not=1), _instruction(_RETURN, result)]
+
+
+def _instruction(code: int, value: int, *, if_so: int = 0, if_not: int = 0) -> bytes:
+    return struct.pack("HBBI", code, if_so, if_not, value)

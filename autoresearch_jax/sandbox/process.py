@@ -1,26 +1,42 @@
-"""Child processes of our own code, each under a guard: gone with everything they started, however the driver ends."""
+"""Child processes, each watched: gone with everything they started, however the driver ends (see `watch.py`)."""
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.sandbox.family import SWEEP_LIMIT_SECONDS
-from autoresearch_jax.sandbox.guard import guarded
+from autoresearch_jax.sandbox.process_tree import SWEEP_LIMIT_SECONDS
 
 # What a process that runs a candidate's Python inherits: no keys and no tokens.
 INHERITED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 KILL_WAIT_SECONDS = 10.0
+LOG_BYTES = 4 << 20  # of a command's output that are kept
+STOP_POLL_SECONDS = 0.1
+# The watching process ends by itself well before: what it cannot kill, it gives up.
+GRACE_SECONDS = 60.0
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+_WATCH = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.sandbox.watch import main; main(sys.argv[2:])"
 
 
 class ProcessTimeoutError(Exception):
     """A child did not answer in time."""
+
+
+class WatchError(Exception):
+    """The watching process itself failed; the message says how in one line."""
+
+
+class CommandStopped(Exception):
+    """The command was ended because another thread asked for it."""
 
 
 class WorkerDiedError(Exception):
@@ -51,18 +67,23 @@ def describe_exit(returncode: int) -> str:
     return f"was killed by signal {-returncode}"
 
 
+def watched(argv: Sequence[str] = ()) -> list[str]:
+    """The command that watches another one, or carries out the order on its standard input."""
+    return [sys.executable, "-I", "-S", "-c", _WATCH, _PACKAGE_PARENT, *argv]
+
+
 class JsonWorker:
     """A child that takes JSON lines on its standard input and answers with JSON lines on its standard output.
 
     Closing its input is its end and that of all it started, so they are also gone when this process dies, however it
-    dies: see `guard.py`.
+    dies.
     """
 
     def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path) -> None:
         self.started = time.monotonic()
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                guarded(argv),
+                watched(argv),
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.PIPE,
@@ -112,7 +133,7 @@ class JsonWorker:
         self._process.terminate()  # should another process have the pipe, too
         try:
             self._process.wait(SWEEP_LIMIT_SECONDS + KILL_WAIT_SECONDS)
-        except subprocess.TimeoutExpired:  # a guard that is stopped, say; the worker dies with it
+        except subprocess.TimeoutExpired:  # a watching process that is stopped, say; the worker dies with it
             self._process.kill()
             self._process.wait()
         self._reader.join(KILL_WAIT_SECONDS)
@@ -132,3 +153,107 @@ class JsonWorker:
                     with contextlib.suppress(json.JSONDecodeError):
                         self._events.put(json.loads(line))
         self._events.put(None)
+
+
+def carry_out(
+    order: Mapping[str, Any], *, log_path: Path, log_mode: str, stop: threading.Event | None = None
+) -> dict[str, Any]:
+    """Has a watching process carry out an order (see `watch.py`); returns its answer.
+
+    Args:
+      order: without `driver`, which is this process.
+      log_path: what the command prints.
+      log_mode: as for `open`.
+      stop: ends it, whichever thread sets it.
+
+    Raises:
+      WatchError: the watching process failed.
+      CommandStopped: `stop` was set.
+    """
+    with log_path.open(log_mode) as log:
+        process = subprocess.Popen(
+            watched(),
+            env=order["environment"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the driver, which then ends this
+        )
+    try:
+        deadline = time.monotonic() + order["limits"]["wall_seconds"] + GRACE_SECONDS
+        words: bytes | None = json.dumps({**order, "driver": os.getpid()}).encode() + b"\n"
+        while time.monotonic() < deadline:
+            if stop is not None and stop.is_set():
+                raise CommandStopped("stopped")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return dict(json.loads(process.communicate(words, timeout=STOP_POLL_SECONDS)[0]))
+            words = None  # is sent on by the next call
+        raise WatchError(f"the process that watches over the command does not answer; see {log_path}")
+    except ValueError as error:
+        raise WatchError(f"the process that watches over the command failed ({error}); see {log_path}") from error
+    finally:
+        if process.poll() is None:
+            process.terminate()  # it kills what it watches first
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SWEEP_LIMIT_SECONDS + KILL_WAIT_SECONDS)
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class CommandOutcome:
+    """How a command ended.
+
+    Attributes:
+      returncode: its exit status, negative for a signal; None if time was up.
+      seconds: how long it ran.
+      last_line: of its output, the last that is not blank, as it was printed; empty if there is none.
+    """
+
+    returncode: int | None
+    seconds: float
+    last_line: str
+
+
+def run_command(
+    command: str,
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    log_path: Path,
+    seconds: float,
+    log_bytes: int = LOG_BYTES,
+    stop: threading.Event | None = None,
+    blanks: Mapping[str, str] | None = None,
+) -> CommandOutcome:
+    """Runs a line of shell to its end or its time limit; nothing that it started is left then.
+
+    Not a sandbox: the command has the user's rights, network and environment, since it is theirs.
+
+    Its standard input is empty. Standard output and standard error go to one log.
+
+    Args:
+      command: for /bin/sh.
+      cwd: an existing folder.
+      environment: all of its variables.
+      log_path: written anew; at most `log_bytes` of the beginning, and a line that says so if there was more.
+      seconds: after which it is killed.
+      log_bytes: see `log_path`.
+      stop: set by another thread to end it.
+      blanks: what stands in the log and in the last line instead of some texts, such as secrets, which are never on
+        disk then; where several begin at one place, the longest counts.
+
+    Raises:
+      WatchError: it could not be run at all.
+      CommandStopped: `stop` was set.
+    """
+    order = {
+        "argv": ["/bin/sh", "-c", command],
+        "environment": dict(environment),
+        "cwd": str(cwd),
+        "limits": {"wall_seconds": seconds, "log_bytes": log_bytes},
+        "blanks": dict(blanks or {}),
+        "confine": None,
+    }
+    answer = carry_out(order, log_path=log_path, log_mode="wb", stop=stop)
+    return CommandOutcome(answer["status"], answer["seconds"], answer["last_line"])

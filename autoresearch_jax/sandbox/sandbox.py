@@ -1,40 +1,40 @@
 """The cage in which a candidate's Python runs: bubblewrap, else Landlock, else limits alone.
 
-At every level a supervisor (`supervisor.py`) keeps the command within its limits and leaves nothing of it behind.
+At every level a watching process (`watch.py`) keeps the command within its limits and leaves nothing of it behind.
 """
 
 import contextlib
 import enum
-import json
+import fcntl
+import hashlib
 import os
 import shutil
+import socket
 import subprocess
-import sys
 import tempfile
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sandbox.bubblewrap import bubblewrap_argv
-from autoresearch_jax.sandbox.bytecode import compiled_standard_library
-from autoresearch_jax.sandbox.landlock import landlock_abi
-from autoresearch_jax.sandbox.linux import IS_LINUX, READ_AND_WRITE_ANYTHING
-from autoresearch_jax.sandbox.process import bare_environment
-from autoresearch_jax.sandbox.seccomp import FILTER_DESCRIPTOR
-from autoresearch_jax.sandbox.view import READABLE_DEVICES, WRITABLE_DEVICES, View, package_root, python_view
+from autoresearch_jax.sandbox.linux import FILTER_DESCRIPTOR, IS_LINUX, READ_AND_WRITE_ANYTHING, landlock_abi
+from autoresearch_jax.sandbox.mounts import (
+    READABLE_DEVICES,
+    WRITABLE_DEVICES,
+    Mounts,
+    bubblewrap_argv,
+    compiled_standard_library,
+    package_root,
+    python_mounts,
+)
+from autoresearch_jax.sandbox.process import CommandStopped, WatchError, bare_environment, carry_out
 
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
-# The supervisor ends by itself well before: what it cannot kill, it gives up.
-SUPERVISOR_GRACE_SECONDS = 60.0
-TERMINATE_SECONDS = 40.0
 PROBE_SECONDS = 20.0
-STOP_POLL_SECONDS = 0.1
-_SUPERVISE = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.sandbox.supervisor import main; main()"
+_OWN_NAME_CHARACTERS = 6  # of the hash of this machine's name, in the names of scratch folders
 
 
 class Level(enum.StrEnum):
@@ -120,13 +120,13 @@ class Sandbox:
 
     Attributes:
       level: what is in force.
-      view: what the command sees of the file system; at `LIMITS` it sees everything.
+      mounts: what the command sees of the file system; at `LIMITS` it sees everything.
       why_not: for each better level, why it is not in force.
       bwrap: the program bubblewrap; None where it is not installed.
     """
 
     level: Level
-    view: View
+    mounts: Mounts
     why_not: Mapping[Level, str] = field(default_factory=dict)
     bwrap: str | None = None
 
@@ -153,7 +153,7 @@ class Sandbox:
           stop: ends it, from whatever thread it is set.
 
         Raises:
-          SandboxError: the supervisor failed, or it was stopped.
+          SandboxError: the watching process failed, or it was stopped.
         """
         scratch = scratch.resolve()
         temporary = scratch / "tmp"
@@ -164,16 +164,16 @@ class Sandbox:
             (packages / package_root().name).symlink_to(package_root())
         # of the library's folders only the archive: at the last level the real ones are seen anyway, and are faster
         confined = self.level is not Level.LIMITS
-        import_path = [str(path) for path in self.view.import_path[0 if confined else 1 :]]
+        import_path = [str(path) for path in self.mounts.import_path[0 if confined else 1 :]]
         variables = {
             "HOME": str(scratch),
             "PYTHONPATH": ":".join([*import_path, str(packages)]),
             "PYTHONDONTWRITEBYTECODE": "1",
-            **({"PYTHONHOME": self.view.python_home} if confined else {}),
+            **({"PYTHONHOME": self.mounts.python_home} if confined else {}),
             **(variables or {}),
             "TMPDIR": str(temporary),
         }
-        argv = [self.view.interpreter, "-P", "-s", "-S", *arguments]
+        argv = [self.mounts.interpreter, "-P", "-s", "-S", *arguments]
         environment = bare_environment(environment, **variables)
         return self._run(argv, scratch, environment, log_path, limits or Limits(), stop or threading.Event())
 
@@ -186,12 +186,7 @@ class Sandbox:
         limits: Limits,
         stop: threading.Event,
     ) -> Outcome:
-        order: dict[str, Any] = {
-            "argv": list(argv),
-            "environment": dict(environment),
-            "scratch": str(scratch),
-            "limits": asdict(limits),
-            "driver": os.getpid(),
+        confine: dict[str, Any] = {
             "namespaces": IS_LINUX and self.level is not Level.BUBBLEWRAP,  # which makes its own
             "drop_capabilities": IS_LINUX and self.level is not Level.BUBBLEWRAP,
             # reading is free at the last level, and root's Python may lie in another user's home
@@ -199,16 +194,27 @@ class Sandbox:
             "landlock": None,
             "filter_descriptor": None,
         }
+        order: dict[str, Any] = {
+            "argv": list(argv),
+            "environment": dict(environment),
+            "cwd": str(scratch),
+            "limits": asdict(limits),
+            "blanks": {},
+            "confine": confine,
+        }
         if self.level is Level.BUBBLEWRAP:
             assert self.bwrap is not None
-            order["argv"] = bubblewrap_argv(self.bwrap, self.view, scratch, argv)
-            order["filter_descriptor"] = FILTER_DESCRIPTOR
+            order["argv"] = bubblewrap_argv(self.bwrap, self.mounts, scratch, argv)
+            confine["filter_descriptor"] = FILTER_DESCRIPTOR
         elif self.level is Level.LANDLOCK:
-            order["landlock"] = {
-                "readable": [*self.view.allowed(), *READABLE_DEVICES],
+            confine["landlock"] = {
+                "readable": [*self.mounts.allowed(), *READABLE_DEVICES],
                 "writable": [str(scratch), *WRITABLE_DEVICES],
             }
-        answer = _supervise(order, log_path, limits.wall_seconds, stop)
+        try:
+            answer = carry_out(order, log_path=log_path, log_mode="ab", stop=stop)
+        except (WatchError, CommandStopped) as error:
+            raise SandboxError(str(error)) from error
         if answer["left"]:
             raise SandboxError(f"{answer['left']} processes of the sandbox cannot be killed; see {log_path}")
         breach = answer["breach"] or {"limit": None, "words": None}
@@ -240,10 +246,10 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
         standard_library = compiled_standard_library(cache_dir)
     except OSError as error:
         raise SandboxError(f"{cache_dir}: {error.strerror}: what the sandbox shows of Python is kept there") from error
-    view = python_view(standard_library, environment)
+    mounts = python_mounts(standard_library, environment)
     why_not: dict[Level, str] = {}
     for level in wanted:
-        sandbox = Sandbox(level, view, dict(why_not), shutil.which("bwrap", path=environment.get("PATH")))
+        sandbox = Sandbox(level, mounts, dict(why_not), shutil.which("bwrap", path=environment.get("PATH")))
         reason = _why_not(sandbox, environment)
         if reason is None:
             return sandbox
@@ -260,6 +266,54 @@ def remove_tree(path: Path) -> None:
         if path.exists():
             environment = {"PATH": os.defpath}
             subprocess.run([*words, "--", str(path)], env=environment, stderr=subprocess.DEVNULL, check=False)
+
+
+@contextlib.contextmanager
+def scratch_folder(name: str, parent: Path | None, remove: Callable[[Path], None]) -> Iterator[Path]:
+    """A new folder, removed at the end; before that, those are removed that killed processes of this machine left.
+
+    A folder is in use while a process holds a lock on it, which ends with the process.
+
+    Args:
+      name: what the folder's name begins with, such as ".trace-": no other code may make such names in `parent`.
+      parent: an existing folder; None for the system's folder of temporary files.
+      remove: a folder and all that is in it, whoever may have written there.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:_OWN_NAME_CHARACTERS]
+    prefix = f"{name}{machine}-"
+    with _locked(place, wait=True):  # so that no other process takes a folder for left that is not locked yet
+        for path in place.glob(f"{prefix}*"):
+            with contextlib.suppress(OSError), _locked(path):
+                remove(path)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place)).resolve()
+        stack = contextlib.ExitStack()
+        with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
+            stack.enter_context(_locked(folder))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+        stack.close()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the lock on a folder.
+
+    Raises:
+      OSError: another process holds it, or there are no such locks; not with `wait`.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with contextlib.suppress(OSError) if wait else contextlib.nullcontext():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
@@ -279,37 +333,6 @@ def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
             return None
         lines = log_path.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else outcome.words or f"ended with status {outcome.returncode}"
-
-
-def _supervise(order: Mapping[str, Any], log_path: Path, wall_seconds: float, stop: threading.Event) -> dict[str, Any]:
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _SUPERVISE, str(package_root().parent)],
-            env=order["environment"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + wall_seconds + SUPERVISOR_GRACE_SECONDS
-        words: bytes | None = json.dumps(order).encode() + b"\n"
-        while not stop.is_set():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return dict(json.loads(process.communicate(words, timeout=STOP_POLL_SECONDS)[0]))
-            words = None  # is sent on by the next call
-            if time.monotonic() > deadline:
-                raise SandboxError(f"the sandbox's supervisor does not answer; see {log_path}")
-        raise SandboxError("stopped")
-    except ValueError as error:
-        raise SandboxError(f"the sandbox's supervisor failed ({error}); see {log_path}") from error
-    finally:
-        if process.poll() is None:
-            process.terminate()  # it leaves nothing behind then either
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(TERMINATE_SECONDS)
-            process.kill()
-            process.wait()
 
 
 def _returncode(status: int | None) -> int | None:

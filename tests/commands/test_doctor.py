@@ -322,7 +322,7 @@ def test_a_hole_in_the_sandbox_is_found(sandbox: Sandbox, doctor: Doctor, monkey
 
     def with_a_hole(*arguments: object, **keywords: object) -> Sandbox:
         cage = open_sandbox(*arguments, **keywords)  # type: ignore[arg-type]
-        object.__setattr__(cage.view, "readable", (*cage.view.readable, Path(task_options.CACHE_DIR)))
+        object.__setattr__(cage.mounts, "readable", (*cage.mounts.readable, Path(task_options.CACHE_DIR)))
         return cage
 
     monkeypatch.setattr(task_options, "open_sandbox", with_a_hole)

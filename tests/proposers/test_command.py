@@ -17,7 +17,8 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, BriefError, count_tokens
 from autoresearch_jax.proposers.command import Agent, CommandProposer
-from autoresearch_jax.sandbox.keeper import TAIL_BYTES, run_command
+from autoresearch_jax.sandbox.process import run_command
+from autoresearch_jax.sandbox.process_tree import TAIL_BYTES
 from autoresearch_jax.sanitize import REDACTED
 from autoresearch_jax.types import Metric
 
@@ -236,7 +237,7 @@ def test_ctrl_c_ends_the_agent_and_all_it_started(place, tmp_path):
 
 def test_when_the_driver_is_killed_the_agent_does_not_outlive_it(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from autoresearch_jax.sandbox.keeper import run_command\n"
+        "import os, sys; from pathlib import Path; from autoresearch_jax.sandbox.process import run_command\n"
         "run_command(sys.argv[1], cwd=Path(sys.argv[2]), environment=os.environ, log_path=Path(sys.argv[2]) / 'log', "
         "seconds=300)"
     )

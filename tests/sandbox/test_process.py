@@ -1,11 +1,14 @@
-"""Child processes: what they inherit, and that nothing of them is left."""
+"""Child processes: what they inherit, and that nothing of them is left, whatever ends them or the driver."""
 
 import os
+import signal
+import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from marked_processes import DAEMON, MARK, comes_true, marked_processes
 
 from autoresearch_jax.sandbox.process import (
     JsonWorker,
@@ -15,29 +18,7 @@ from autoresearch_jax.sandbox.process import (
     describe_exit,
 )
 
-# Starts a child of its own, writes that child's pid to a file, then waits for ever.
-WITH_CHILD = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open(sys.argv[1], "w").write(str(child.pid))
-{then}
-"""
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until_gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
-    while is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not is_alive(pid)
 
 
 def test_a_child_inherits_no_keys() -> None:
@@ -92,13 +73,146 @@ def test_a_worker_that_falls_silent_without_ending_is_given_up(tmp_path: Path, m
     worker.close()
 
 
-def test_a_worker_takes_its_children_along(tmp_path: Path) -> None:
-    worker = json_worker(WITH_CHILD.format(then="print('{}', flush=True); time.sleep(600)"), tmp_path, "pid")
-    worker.receive(30.0)
-    worker.close()
-    assert wait_until_gone(int((tmp_path / "pid").read_text()))
-
-
 def test_exit_statuses_in_words() -> None:
     assert describe_exit(3) == "exited with status 3"
     assert describe_exit(-15) == "was killed by SIGTERM"
+
+
+READY = 'print("{}", flush=True)\n'
+ASKED = "sys.stdin.readline()\n"
+WAIT = "time.sleep(600)\n"
+StartWorker = Callable[[str], JsonWorker]
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[str]:
+    """Of the processes that a test starts."""
+    mark = f"{MARK}={tmp_path}"
+    yield mark
+    for pid in marked_processes(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def start_worker(mark: str, tmp_path: Path) -> StartWorker:
+    """A worker that has begun to do what the code says after it left a daemon behind."""
+
+    def start(code: str) -> JsonWorker:
+        worker = JsonWorker(
+            [sys.executable, "-c", f"{DAEMON}{READY}{code}"],
+            environment={**os.environ, MARK: str(tmp_path)},
+            cwd=tmp_path,
+            log_path=tmp_path / "log",
+        )
+        assert worker.receive(30.0) == {}
+        assert len(marked_processes(mark)) == 3  # watch, worker, daemon
+        return worker
+
+    return start
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_closing_leaves_nothing(start_worker: StartWorker, mark: str) -> None:
+    worker = start_worker(WAIT)
+    worker.close()
+    assert marked_processes(mark) == []  # at once
+    worker.close()  # as often as one likes
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode"),
+    [
+        ("sys.exit(0)", 0),
+        ("sys.exit(7)", 7),
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os.kill(os.getpid(), 11)", -11),
+        ("os.kill(os.getpid(), 15)", -15),
+        ("import signal; signal.signal(13, signal.SIG_DFL); os.kill(os.getpid(), 13)", -13),
+    ],
+)
+def test_a_worker_s_end_is_told_as_it_was_and_takes_its_daemon_along(
+    code: str, returncode: int, start_worker: StartWorker, mark: str
+) -> None:
+    worker = start_worker(ASKED + code)
+    worker.send({})
+    with pytest.raises(WorkerDiedError) as caught:
+        worker.receive(30.0)
+    assert caught.value.returncode == returncode
+    assert marked_processes(mark) == []
+    worker.close()
+
+
+@pytest.mark.parametrize("send", ["", "worker.send({'op': 'a'})\n"], ids=["input empty", "input not read"])
+def test_nothing_outlives_a_driver_that_is_killed(send: str, mark: str, tmp_path: Path) -> None:
+    code = f"{DAEMON}{READY}while True: pass"
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys, time\nfrom pathlib import Path\n"
+            "from autoresearch_jax.sandbox.process import JsonWorker\n"
+            f"worker = JsonWorker([sys.executable, '-c', {code!r}], environment=os.environ | {{{MARK!r}: sys.argv[1]}},"
+            " cwd=Path(sys.argv[1]), log_path=Path(sys.argv[1]) / 'log')\n"
+            f"worker.receive(30.0)\n{send}print(flush=True)\ntime.sleep(600)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"\n"
+        assert len(marked_processes(mark)) == 3
+        driver.kill()
+    assert comes_true(lambda: not marked_processes(mark))
+
+
+def test_a_watch_that_is_told_to_end_leaves_nothing(start_worker: StartWorker, mark: str) -> None:
+    worker = start_worker(WAIT)
+    worker._process.terminate()
+    assert comes_true(lambda: not marked_processes(mark))
+    worker.close()
+
+
+def test_a_worker_dies_with_what_watches_it(start_worker: StartWorker) -> None:
+    worker = start_worker(WAIT)
+    (pid,) = (child for child in children(worker._process.pid) if is_worker(child))
+    worker._process.kill()
+    worker._process.wait()
+    assert comes_true(lambda: not is_worker(pid))
+
+
+def is_worker(pid: int) -> bool:
+    """Whether it is the worker itself: the daemon leads no session."""
+    try:
+        return os.getsid(pid) == pid and bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (OSError, ProcessLookupError):
+        return False
+
+
+def test_input_and_output_are_the_worker_s_own_and_what_watches_it_sleeps(start_worker: StartWorker) -> None:
+    worker = start_worker(f'{ASKED}print("{{\\"n\\": 1}}", flush=True)\n{WAIT}')
+    watch = worker._process.pid
+    (pid,) = (child for child in children(watch) if is_worker(child))
+    assert os.readlink(f"/proc/{pid}/fd/0") == os.readlink(f"/proc/{watch}/fd/0")
+    assert os.readlink(f"/proc/{watch}/fd/1") == os.devnull
+
+    def times_it_slept() -> str:
+        status = Path(f"/proc/{watch}/status").read_text()
+        return next(line for line in status.splitlines() if line.startswith("voluntary_ctxt_switches"))
+
+    before = times_it_slept()
+    worker.send({"op": "a"})  # what is written is for the worker
+    assert worker.receive(30.0) == {"n": 1}
+    assert times_it_slept() == before
+    worker.close()
+
+
+def test_what_cannot_be_run_is_named_in_the_log(tmp_path: Path) -> None:
+    worker = JsonWorker(["/nowhere/python"], environment=os.environ, cwd=tmp_path, log_path=tmp_path / "log")
+    with pytest.raises(WorkerDiedError, match="exited with status 126"):
+        worker.receive(30.0)
+    worker.close()
+    assert (tmp_path / "log").read_text().startswith("/nowhere/python: cannot be run: ")

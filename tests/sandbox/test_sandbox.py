@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from autoresearch_jax.sandbox.sandbox import (
     SandboxError,
     open_sandbox,
     remove_tree,
+    scratch_folder,
 )
 
 SMALL = Limits(
@@ -300,12 +302,12 @@ def test_a_daemon_is_gone_when_the_run_is(
 
 def without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the machine one whose kernel gives us no namespaces."""
-    supervise = sandbox_module._supervise
+    carry_out = sandbox_module.carry_out
 
-    def without(order: Mapping[str, Any], *arguments: Any) -> dict[str, Any]:
-        return supervise({**order, "namespaces": False}, *arguments)
+    def without(order: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        return carry_out({**order, "confine": {**order["confine"], "namespaces": False}}, **options)
 
-    monkeypatch.setattr(sandbox_module, "_supervise", without)
+    monkeypatch.setattr(sandbox_module, "carry_out", without)
 
 
 @pytest.mark.parametrize("own_namespaces", [True, False])
@@ -444,11 +446,12 @@ def test_all_is_gone_when_the_driver_is_killed(cage: Sandbox, own_namespaces: bo
 import os
 from pathlib import Path
 from autoresearch_jax.sandbox import sandbox
-supervise = sandbox._supervise
+carry_out = sandbox.carry_out
 if not {own_namespaces}:
-    sandbox._supervise = lambda order, *rest: supervise({{**order, "namespaces": False}}, *rest)
-view = sandbox.python_view(Path({str(cage.view.import_path[0])!r}), os.environ)
-cage = sandbox.Sandbox(sandbox.Level({str(cage.level)!r}), view, {{}}, {cage.bwrap!r})
+    sandbox.carry_out = lambda order, **options: carry_out(
+        {{**order, "confine": {{**order["confine"], "namespaces": False}}}}, **options)
+mounts = sandbox.python_mounts(Path({str(cage.mounts.import_path[0])!r}), os.environ)
+cage = sandbox.Sandbox(sandbox.Level({str(cage.level)!r}), mounts, {{}}, {cage.bwrap!r})
 cage.run_python(["-c", {code!r}], scratch=Path({str(scratch)!r}), environment=os.environ,
                 log_path=Path({str(tmp_path / "log")!r}))
 """
@@ -508,7 +511,7 @@ def test_a_bubblewrap_that_does_not_work_is_found_out(sandbox_cache: Path, tmp_p
     assert cage.why_not[Level.BUBBLEWRAP] == "bwrap: No permissions to create new namespace"
 
 
-def test_the_answer_of_the_supervisor_cannot_be_forged(cage: Sandbox, run: Run, tmp_path: Path) -> None:
+def test_the_answer_of_the_watching_process_cannot_be_forged(cage: Sandbox, run: Run, tmp_path: Path) -> None:
     answer = json.dumps({"status": 0, "breach": None, "seconds": 0, "peak_memory_bytes": 0, "left": 0})
     code = f"""
 import os
@@ -520,3 +523,52 @@ for descriptor in range(64):
 os._exit(5)
 """
     assert run(cage, code).returncode == 5
+
+
+LEAVE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from autoresearch_jax.sandbox.sandbox import scratch_folder
+with scratch_folder(".trace-", Path(sys.argv[1]), shutil.rmtree) as folder:
+    (folder / "inside").mkdir()
+    print(folder, flush=True)
+    {then}
+"""
+
+
+def start_with_scratch_folder(place: Path, then: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process with a scratch folder, and that folder."""
+    words = [sys.executable, "-c", LEAVE.format(then=then), str(place)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
+    def fail() -> None:
+        with scratch_folder("a-", tmp_path, shutil.rmtree) as folder:
+            assert folder.parent == tmp_path.resolve()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_s_scratch_folder_is_removed_and_a_living_one_s_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, used = start_with_scratch_folder(tmp_path, "sys.stdin.read()")
+    killed, left = start_with_scratch_folder(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    killed.communicate()
+    others = [tmp_path / name for name in (".trace-notes-of-mine", f"other-{left.name}")]
+    for folder in others:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another machine")
+        with scratch_folder(".trace-", tmp_path, shutil.rmtree) as own:
+            assert {*tmp_path.iterdir()} == {used, left, own, *others}
+    with scratch_folder(".trace-", tmp_path, shutil.rmtree) as own:
+        assert {*tmp_path.iterdir()} == {used, own, *others}
+    living.communicate()
+    assert {*tmp_path.iterdir()} == set(others)

@@ -15,8 +15,7 @@ from typing import Any
 
 from autoresearch_jax.files import disk_error, disk_error_of_trace
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
-from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree
-from autoresearch_jax.sandbox.scratch import scratch_folder
+from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree, scratch_folder
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
 from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.trial import TaskError
@@ -66,7 +65,7 @@ def run_trace(
 
     Raises:
       CandidateRejected: there are no programs, and why.
-      SandboxError: it was stopped, or the supervisor failed.
+      SandboxError: it was stopped, or the watching process failed.
     """
     scratch = Path(request["source"]).parent
     request_path, written = scratch / "request.json", scratch / "programs"

@@ -1,41 +1,50 @@
-"""Runs one command confined, keeps all it starts within limits, and leaves nothing of it behind.
+"""Runs one command, keeps all that it starts within limits, and leaves no process of it behind.
 
-A process of its own between the driver and what the driver does not trust. It reads one JSON object, what
-`sandbox.py` calls the order, from its standard input, and answers with one on its standard output. What the command
-prints goes, up to a limit, to its standard error. Starts quickly: few imports, none from outside the standard library.
+A process of its own between the driver and what it starts. `main()` reads an order, one JSON object, from standard
+input and answers with one on standard output; what the command prints goes to standard error, where the driver has put
+the log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (at least `wall_seconds` and
+`log_bytes`), `blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own.
+
+`main(argv)` runs a worker instead, which has this process's standard input, output and error as they are. It is killed,
+with all that it started, when its input is closed, which the driver's end does however it comes about, or by SIGTERM.
+This process then ends as the worker did: with its exit status, or by the same signal.
+
+Starts quickly: few imports, none from outside the standard library. If this process itself is killed, the kernel kills
+the command, though without a namespace not what the command started.
 """
 
 import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from autoresearch_jax.sandbox import landlock, linux, seccomp
-from autoresearch_jax.sandbox.family import Family, Output, attach, take_orders_to_stop, write_log
-from autoresearch_jax.sandbox.tree import Stat, share_of_own, unnamed_files
+from autoresearch_jax.sandbox import linux
+from autoresearch_jax.sandbox.process_tree import (
+    Breach,
+    Log,
+    Output,
+    ProcessTree,
+    Stat,
+    share_of_own,
+    unnamed_files,
+    write_all,
+    write_log,
+)
 
 POLL_SECONDS = 0.025
 NICENESS = 10  # of the confined, where we cannot have a priority of our own
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
 MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
-
-
-class Breach(Exception):
-    """A limit is broken.
-
-    Attributes:
-      limit: its name among the order's limits.
-    """
-
-    def __init__(self, limit: str, words: str) -> None:
-        super().__init__(words)
-        self.limit = limit
+_INPUT, _OUTPUT = 0, 1
+# By Python, and by `_take_orders_to_stop`: what is ignored stays so in the program that a process becomes.
+_IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Priority(NamedTuple):
@@ -58,42 +67,46 @@ class Priority(NamedTuple):
 
 
 class Watch:
-    """Watches over the confined process and all that it starts."""
+    """Watches a command and all that it starts."""
 
     def __init__(self, order: dict[str, Any], pid: int, output: int, orders_to_stop: list[int]) -> None:
         self._limits: dict[str, float] = order["limits"]
+        self._is_confined = order["confine"] is not None
         self._driver: int = order["driver"]
-        self._scratch: str = order["scratch"]
-        self._family = Family(pid)
-        self._output = Output(output, self._log)
+        self._folder: str = order["cwd"]
+        self._tree = ProcessTree(pid)
+        self._log = Log(order["limits"]["log_bytes"], order["blanks"], is_cut_at_limit=not self._is_confined)
+        self._output = Output(output, self._log.take)
         self._started = time.monotonic()
-        self._log_bytes = 0
         self._peak_memory = 0
         self._orders_to_stop = orders_to_stop
 
     def run(self) -> dict[str, Any]:
         """Waits for the end, brings it about if a limit is broken, and says what happened."""
-        breach = None
+        breach, status = None, None
         try:
-            while self._family.status is None and not self._orders_to_stop and os.getppid() == self._driver:
+            while self._tree.status is None and not self._orders_to_stop and os.getppid() == self._driver:
                 self._check()
                 self._output.pass_on(POLL_SECONDS)
-                self._family.reap()
+                self._tree.reap()
         except Breach as error:
             breach = error
         finally:
-            left = self._family.end()
+            status = self._tree.status
+            left = self._tree.end()
         try:
             self._output.pass_on(0.0)
-            self._check_disk({})
+            self._log.finish()
+            if self._is_confined:
+                self._check_disk({})
         except Breach as error:
             breach = breach or error
-        status = self._family.status
         return {
             "status": None if status is None else os.waitstatus_to_exitcode(status),
             "breach": None if breach is None else {"limit": breach.limit, "words": str(breach)},
             "seconds": time.monotonic() - self._started,
             "peak_memory_bytes": self._peak_memory,
+            "last_line": self._log.last_line(),
             "left": left,
         }
 
@@ -102,7 +115,9 @@ class Watch:
         seconds = time.monotonic() - self._started
         if seconds > limits["wall_seconds"]:
             raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
-        stats = self._family.tree.stats()
+        if not self._is_confined:
+            return
+        stats = self._tree.stats()
         if len(stats) > limits["processes"]:
             raise Breach("processes", f"started more than {limits['processes']:g} processes")
         if sum(stat.threads for stat in stats.values()) > limits["threads"]:
@@ -124,7 +139,7 @@ class Watch:
         """Counts what lies in the scratch folder, and what is held open though it has no name any more."""
         limits = self._limits
         num_bytes = 0
-        for num_files, (path, depth) in enumerate(_walk(self._scratch), start=1):
+        for num_files, (path, depth) in enumerate(_walk(self._folder), start=1):
             if num_files > limits["scratch_files"]:
                 raise Breach("scratch_files", f"made more than {limits['scratch_files']:g} files")
             if depth > MAX_FOLDER_DEPTH or len(path) > MAX_PATH_CHARACTERS:
@@ -134,13 +149,6 @@ class Watch:
         num_bytes += sum(unnamed_files(stats).values())
         if num_bytes > limits["scratch_bytes"]:
             raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
-
-    def _log(self, data: bytes) -> None:
-        self._log_bytes += len(data)
-        room = int(self._limits["log_bytes"]) - self._log_bytes
-        write_log(data[: max(0, len(data) + min(room, 0))])
-        if room < 0:
-            raise Breach("log_bytes", f"printed more than {self._limits['log_bytes'] / 2**20:g} MiB")
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int]]:
@@ -164,42 +172,63 @@ def _walk(folder: str) -> Iterator[tuple[str, int]]:
             continue
 
 
-def _become_confined(order: dict[str, Any], output: int, priority: Priority | None) -> NoReturn:
-    """Gives up what the order says and becomes its command."""
-    attach(output)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+def _become(
+    order: Mapping[str, Any], output: int | None = None, priority: Priority | None = None, parent: int | None = None
+) -> NoReturn:
+    """In a child: gives up what the order says and becomes its command.
+
+    Args:
+      order: see the module.
+      output: a pipe for all that it prints, and nothing to read; None for this process's own.
+      priority: what the confined takes.
+      parent: the process that must still be its parent; None where its number is not known in this namespace.
+    """
+    confine = order["confine"]
     try:
-        os.chdir(order["scratch"])
-        _set_limits(order["limits"])
-        if priority is None:
-            os.nice(NICENESS)
-        else:
-            priority.take()
+        if output is not None:
+            null = os.open(os.devnull, os.O_RDWR)
+            for target, source in ((0, null), (1, output), (2, output)):
+                os.dup2(source, target)
+        for number in (signal.SIGTERM, *_IGNORED):
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(order["cwd"])
         if linux.IS_LINUX:
             linux.die_with_parent(signal.SIGKILL)
-            with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-                file.write("1000")  # short of memory, the kernel takes this one first
-        if order["drop_capabilities"]:
-            linux.forbid_new_privileges()
-            linux.drop_capabilities(order["keep_capabilities"])
-        if order["landlock"] is not None:
-            landlock.restrict(**order["landlock"])
-        _filter_system_calls(order["filter_descriptor"])
-        os.execve(order["argv"][0], order["argv"], order["environment"])
+        if confine is not None:
+            _confine(order["limits"], confine, priority)
+        if parent in (None, os.getppid()):  # else it was killed before the kernel knew of our wish
+            os.execvpe(order["argv"][0], order["argv"], order["environment"])
     except OSError as error:
-        print(f"cannot confine the command: {error}", flush=True)
-    os._exit(126)
+        write_log(f"{order['argv'][0]}: cannot be run: {error}\n".encode())
+    finally:
+        os._exit(126)
+
+
+def _confine(limits: dict[str, Any], confine: Mapping[str, Any], priority: Priority | None) -> None:
+    _set_limits(limits)
+    if priority is None:
+        os.nice(NICENESS)
+    else:
+        priority.take()
+    if linux.IS_LINUX:
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # short of memory, the kernel takes this one first
+    if confine["drop_capabilities"]:
+        linux.forbid_new_privileges()
+        linux.drop_capabilities(confine["keep_capabilities"])
+    if confine["landlock"] is not None:
+        linux.restrict_files(**confine["landlock"])
+    _filter_system_calls(confine["filter_descriptor"])
 
 
 def _filter_system_calls(descriptor: int | None) -> None:
     """Installs the filter, or offers it to bubblewrap, which itself needs the calls that it forbids."""
-    program = seccomp.filter_program() if linux.IS_LINUX else None
+    program = linux.filter_program() if linux.IS_LINUX else None
     if program is None:
         return
     if descriptor is None:
         with contextlib.suppress(OSError):  # a kernel without it
-            seccomp.install_filter(program)
+            linux.install_filter(program)
         return
     source, sink = os.pipe()
     os.write(sink, program)
@@ -243,7 +272,7 @@ def _lead_namespace(order: dict[str, Any], output: int, priority: Priority | Non
     command = os.fork()
     if command == 0:
         os.setsid()
-        _become_confined(order, output, priority)
+        _become(order, output, priority)
     while True:
         pid, status = os.wait()
         if pid == command:
@@ -265,22 +294,89 @@ def _take_priority() -> Priority | None:
     return before
 
 
-def main() -> int:
-    """Carries out the order on standard input."""
-    order = json.loads(sys.stdin.readline())
-    if linux.IS_LINUX:
-        linux.become_subreaper()
-    in_namespaces = order["namespaces"] and linux.enter_namespaces()
-    priority = _take_priority()
-    orders_to_stop = take_orders_to_stop()
+def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
+    """Runs the order's command to its end; returns the answer."""
+    confine = order["confine"]
+    in_namespaces = confine is not None and confine["namespaces"] and linux.enter_namespaces()
+    priority = None if confine is None else _take_priority()
+    orders_to_stop = _take_orders_to_stop()
     read_end, write_end = os.pipe()
-    pid = os.fork()
+    watcher, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setsid()
         if in_namespaces:
             _lead_namespace(order, write_end, priority)
-        _become_confined(order, write_end, priority)
+        _become(order, write_end, priority, watcher)
     os.close(write_end)
-    outcome = Watch(order, pid, read_end, orders_to_stop).run()
-    print(json.dumps({**outcome, "namespaces": in_namespaces}), flush=True)
-    return 0
+    return {**Watch(order, pid, read_end, orders_to_stop).run(), "namespaces": in_namespaces}
+
+
+def _keep_worker(argv: list[str]) -> NoReturn:
+    """Runs a worker, and ends as it does."""
+    orders_to_stop = _take_orders_to_stop()
+    wake_up = _wake_up_descriptor()
+    watcher, pid = os.getpid(), os.fork()
+    if pid == 0:
+        os.setsid()
+        _become({"argv": argv, "environment": dict(os.environ), "cwd": ".", "confine": None}, parent=watcher)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, _OUTPUT)  # else the driver would not see that the worker has closed it
+    tree = ProcessTree(pid)
+    _wait(tree, wake_up, orders_to_stop)
+    left = tree.end()
+    if left:
+        write_log(f"{left} processes of the worker cannot be killed\n".encode())
+    _end_as(tree.status)
+
+
+def _wake_up_descriptor() -> int:
+    """Can be read once a child has ended, or this process is told to end: also if that was just before one waits."""
+    signal.signal(signal.SIGCHLD, lambda number, _: None)  # one that is not handled wakes nobody
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    return read_end
+
+
+def _wait(tree: ProcessTree, wake_up: int, orders_to_stop: Sequence[int]) -> None:
+    """Returns when the worker has ended or is to be ended."""
+    poll = select.poll()
+    poll.register(wake_up, select.POLLIN)
+    poll.register(_INPUT, select.POLLHUP)  # that nobody can write to it any more; what is written is for the worker
+    while tree.status is None and not orders_to_stop:
+        if any(descriptor == _INPUT for descriptor, _ in poll.poll()):
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake_up, select.PIPE_BUF)
+        tree.reap()
+
+
+def _end_as(status: int | None) -> NoReturn:
+    """Ends this process as one with that status did; None for one that cannot be killed."""
+    code = 1 if status is None else os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the worker has left one, if any was wanted
+        with contextlib.suppress(OSError):  # SIGKILL is never handled
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _take_orders_to_stop() -> list[int]:
+    """From here on SIGTERM ends up in the list that is returned, and SIGINT is for the driver."""
+    orders: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: orders.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return orders
+
+
+def main(worker: Sequence[str] = ()) -> None:
+    """Runs a worker's command, or carries out the order on standard input."""
+    if linux.IS_LINUX:
+        linux.become_subreaper()
+    if worker:
+        _keep_worker(list(worker))
+    answer = _carry_out(json.loads(sys.stdin.readline()))
+    with contextlib.suppress(BrokenPipeError):  # the driver is gone
+        write_all(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
