@@ -150,7 +150,7 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
             extras = [extra for extra in PLUGINS.values() if wanted == "auto" or extra.startswith(wanted)]
             install = f"./scripts/setup.sh {' or '.join(extras)} installs JAX's plugin, " if extras else ""
             said = log.read_text(errors="replace").splitlines()[-1:] if log.is_file() else []
-            outcome = f"no trial process answers: {str(error).split('; ')[0]} {''.join(said)}"
+            outcome = f"no trial process answers: {re.split('; | [(]', str(error))[0]} ({''.join(said) or 'no log'})"
             yield fault("devices", outcome, f"{install}--platform=cpu goes without; jax_variables steer JAX")
             return
     there = f"{device.num_devices} x {device.device_kind}"
