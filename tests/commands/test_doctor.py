@@ -467,7 +467,7 @@ def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -
 def test_no_room_for_a_run(doctor: Doctor, repo: Path) -> None:
     status, found = doctor("run", "--min_free_gb=1e9")
     assert (status, found["faults"]) == (1, "run_dir")
-    assert "free some room there, or name another --run_dir" in found["run_dir"]
+    assert "--min_free_gb" in found["run_dir"]
     (repo / "runs").write_text("")
     status, found = doctor("run")
     assert (status, found["faults"]) == (1, "run_dir")
