@@ -269,6 +269,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             raise
         # with a write-ahead log SQLite writes a file beside it, unless the file is said never to change
         connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
+    except UnicodeError as error:  # SQLite's message quotes a damaged name
+        connection.close()
+        raise sqlite3.DatabaseError(f"the names of its tables are damaged ({error})") from error
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -278,7 +281,7 @@ def _named(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into one line that names the file."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, UnicodeError, OSError) as error:
         hint = ""
         if "readonly" in str(error):
             hint = f": who may write to it, and to {path.name}-wal and {path.name}-shm beside it?"
