@@ -5,10 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
@@ -40,6 +36,10 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
       stream: where to print.
       at_work: whether a driver is, so that what is not over is running.
     """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("experiment", justify="right")
     table.add_column("outcome")
