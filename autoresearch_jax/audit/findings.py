@@ -151,7 +151,7 @@ def read_holdout(val_gains: Sequence[float], holdout_gains: Sequence[float]) -> 
 def _judge(val: Interval, holdout: Interval, above_half: Interval) -> tuple[AuditVerdict, str]:
     """The cases; `above_half` is of what the holdout's gain is above `HONEST_SHARE` of val's."""
     if holdout.sign < 0:
-        also = ", whatever val says: the validation set is worn out" if val.sign > 0 else ""
+        also = ", although val improved: the validation set is worn out" if val.sign > 0 else ""
         return AuditVerdict.WORSE, f"the champion is worse than the baseline on the holdout{also}"
     if holdout.sign > 0:
         if val.sign <= 0:

@@ -211,7 +211,7 @@ class ProposerOptions:
     )
     plateau: int = option(
         DEFAULT_PLATEAU,
-        "after so many discards in a row an agent is told to change the structure; 0 for never",
+        "discards in a row after which an agent is told to change the structure; 0 for never",
         least=0,
     )
     categories: tuple[str, ...] = option(

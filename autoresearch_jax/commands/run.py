@@ -48,7 +48,7 @@ from autoresearch_jax.snapshots.retention import Keeping, Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Metric, Scalar
 
-GREEDY_WARNING = "--decision=greedy keeps whatever came out better in one run each: part of its gain is luck"
+GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
 GIB = 2**30
 
 

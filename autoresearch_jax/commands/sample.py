@@ -31,7 +31,7 @@ class Options:
     prompt: str = option("", "what the text begins with; empty begins a document")
     tokens: int = option(200, "tokens to add", least=1)
     temperature: float = option(0.8, "0 takes the likeliest token", least=0)
-    top_k: int = option(50, "draw among so many tokens; 0: all", least=0)
+    top_k: int = option(50, "number of likeliest tokens to draw from; 0: all", least=0)
     seed: int = option(0, "seed of the draw", least=0)
 
 

@@ -112,7 +112,7 @@ class TaskOptions:
     )
     platform: str = option("auto", "what to run on", choices=("auto", "cpu", "cuda", "tpu"))
     mesh: str = option("", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data")
-    judge_tokens: int | None = option(None, "judge about so many tokens instead of the whole split", least=1)
+    judge_tokens: int | None = option(None, "number of tokens to judge, about, instead of the whole split", least=1)
     sandbox: str = option(
         "auto",
         "what confines a training file while it is traced: auto takes the best that works here, require the same but "

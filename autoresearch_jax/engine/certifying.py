@@ -112,7 +112,7 @@ class Certifying:
             raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
 
     def next_step(self, *, at_end: bool) -> MeasureChampion | Revert | None:
-        """One step; None if there is none to take. Before the end there is one only after so many keeps."""
+        """The next step, None if there is none; before the end, certification begins after `every` keeps."""
         state, settings = read_state(self._ledger), self._settings
         if state is None or state.lineage is None or settings is None:
             return None
@@ -199,8 +199,8 @@ class Reverted:
 def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
     """Takes one change back out of the last version and leaves all others in.
 
-    Constants are set back to their values of before, unless a later change moved them again. The rest of the text is
-    merged line by line, with all constants alike on the three sides, so that a line beside one is no conflict.
+    Constants get the values that they had before the change, unless a later change moved them again. The rest of the
+    text is merged line by line, with all constants alike on the three sides, so that a line beside one is no conflict.
 
     Args:
       versions: the baseline and every champion after it, each made from the one before.

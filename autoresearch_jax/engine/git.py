@@ -219,7 +219,7 @@ class Worktree:
                 )
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._git.text("worktree", "add", "--force", "--force", str(self._folder), branch)
-        # not `reset`: it would move whatever branch someone has checked out there
+        # not `reset`, which would move a branch that a user has checked out there
         here.text("checkout", "--quiet", "--force", "--ignore-other-worktrees", branch, "--")
 
     def free_locks(self, ref_files: Iterable[str]) -> None:

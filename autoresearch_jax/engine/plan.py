@@ -359,7 +359,7 @@ class _Champion:
 
     @classmethod
     def of(cls, runs: Sequence[TrialRow], seed: int, metric: Metric, points: int) -> "_Champion | None":
-        """None if none of the champion's runs has a curve of so many points."""
+        """The champion's curve and score; None if no run of it has that many points."""
         known = [run for run in runs if len(_curve(run)) >= points]
         paired = [run for run in known if run.seed == seed] or known
         if not paired:

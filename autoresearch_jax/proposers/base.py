@@ -138,7 +138,7 @@ class Brief:
       running: the experiment before this one, if it is not over; it is not in the history then.
       categories: kinds of structural change that may be named.
       category: the kind that is asked for this time; None leaves the choice.
-      plateau: after so many discards in a row a structural change is demanded; None never demands one.
+      plateau: number of discards in a row after which a structural change is demanded; None for never.
       hints: what the constants proposer found out about each constant, a line each.
     """
 
@@ -256,7 +256,7 @@ def discards_in_a_row(history: Sequence[Outcome]) -> int:
 
 
 def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
-    """True after so many discards in a row; never for None."""
+    """True once `plateau` experiments in a row were discarded; never for None."""
     return plateau is not None and discards_in_a_row(history) >= plateau
 
 

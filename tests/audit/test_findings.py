@@ -69,7 +69,7 @@ NOISY = 1.0  # a spread that leaves all open
         (around(0.1), around(0.02), AuditVerdict.SMALLER, "only 20% of the gain on val is left"),
         (around(0.1), around(0.0), AuditVerdict.WORN_OUT, "the validation set is worn out"),
         (around(0.1), around(0.06, NOISY), AuditVerdict.UNDECIDED, "ask with more --runs"),
-        (around(0.1), around(-0.1), AuditVerdict.WORSE, "worse than the baseline on the holdout, whatever val says"),
+        (around(0.1), around(-0.1), AuditVerdict.WORSE, "on the holdout, although val improved"),
         (around(0.0), around(-0.1), AuditVerdict.WORSE, "worse than the baseline on the holdout"),
         (
             around(0.0),

@@ -187,7 +187,7 @@ def test_rules_that_make_no_sense(place, capsys, flag, named):
 
 def test_the_greedy_rule_says_what_it_is(place, capsys):
     assert cli.main(["run", "--tag=night", "--experiments=1", "--decision=greedy", "--baseline_runs=1"]) == 0
-    assert "--decision=greedy keeps whatever came out better in one run each" in capsys.readouterr().err
+    assert "--decision=greedy keeps each candidate that scores better in one run" in capsys.readouterr().err
     assert len(Made.task.measured) == 2
 
 
