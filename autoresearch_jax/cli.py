@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = flag_values([command, *words[1:]])[1:]
         if flag_values["help"].value:
-            print(_command_help(command, module, flag_values))
+            print(_command_help(command, module))
             return 0
         if arguments and not getattr(module, "TAKES_ARGUMENTS", False):
             raise UsageError(f"unexpected argument {arguments[0]!r}: every setting is a flag, --name=value")
@@ -81,11 +81,12 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _command_help(command: str, module: ModuleType, flag_values: flags.FlagValues) -> str:
+def _command_help(command: str, module: ModuleType) -> str:
+    from autoresearch_jax.commands.options import describe_options
+
     lines = [(module.__doc__ or "").strip(), "", f"flags of `autoresearch {command}`:"]
-    for name, flag in sorted(flag_values._flags().items()):
-        if name == flag.name:
-            lines.append(f"  --{name} (default: {flag.default})\n      {flag.help}")
+    for name, default, meaning in sorted(describe_options(module.Options)):
+        lines.append(f"  --{name} (default: {default or 'none'})\n      {meaning}")
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ def test_every_command_explains_its_flags(command: str, capsys: pytest.CaptureFi
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"flags of `autoresearch {command}`" in out
-    assert "--help" in out
+    assert "(default: " in out
 
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,31 @@ def read_options(flag_values: flags.FlagValues, options_type: type[T]) -> T:
     return options_type(**values)
 
 
+def describe_options(options_type: type) -> list[tuple[str, str, str]]:
+    """Name, default and meaning of each option, in their order; the default is empty where it is None."""
+    found: list[tuple[str, str, str]] = []
+    for own, type_ in _typed_fields(options_type):
+        if _SPEC not in own.metadata:
+            found += describe_options(type_)
+            continue
+        spec: _Spec = own.metadata[_SPEC]
+        default = ",".join(map(str, own.default)) if isinstance(own.default, tuple) else own.default
+        if isinstance(default, bool):
+            default = str(default).lower()
+        named = f"{'|'.join(spec.choices)}: {spec.help}" if spec.choices else spec.help
+        found.append((spec.flag or own.name, "" if default is None else str(default), named))
+    return found
+
+
+def options_table(options_type: type) -> str:
+    """The options as a Markdown table."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for name, default, meaning in describe_options(options_type):
+        cells = (f"`--{name}`", default and f"`{default}`", meaning)
+        lines.append("".join(f"| {cell.replace('|', chr(92) + '|')} " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
 def _typed_fields(options_type: type) -> Iterator[tuple[Field[Any], Any]]:
     """The fields with their types, `| None` left out."""
     hints = typing.get_type_hints(options_type)
