@@ -17,7 +17,7 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.contract import Experiment, Task
+from autoresearch_jax.contract import Experiment, TaskSpec
 from autoresearch_jax.kernels.attention import causal_attention
 from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
 from autoresearch_jax.kernels.normalization import rms_norm
@@ -130,7 +130,7 @@ class Linear(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention with rotary positions, normalised queries and keys, and gated value embeddings."""
 
-    def __init__(self, layer: int, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: int, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
         width = model_width()
         uniform, zeros = symmetric_uniform(width), nnx.initializers.zeros
         self.window = window_size(layer, task.sequence_length)
@@ -170,7 +170,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention, then MLP, each on the normalised stream and added to it."""
 
-    def __init__(self, layer: int, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: int, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
         self.attention = Attention(layer, task, mesh, rngs)
         self.mlp = MLP(rngs)
 
@@ -182,7 +182,7 @@ class Block(nnx.Module):
 class Model(nnx.Module):
     """Tokens to softcapped logits."""
 
-    def __init__(self, task: Task, mesh: Mesh, rngs: nnx.Rngs) -> None:
+    def __init__(self, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
         width = model_width()
         normal, uniform = nnx.initializers.normal, symmetric_uniform(width)
         self.token_embedding = nnx.Embed(VOCAB_SIZE, width, embedding_init=normal(1.0), rngs=rngs)
@@ -389,7 +389,7 @@ def count_flops_per_token(params: dict, sequence_length: int) -> float:
     return 6.0 * weights + 12.0 * model_width() * attended
 
 
-def build(task: Task, mesh: Mesh) -> Experiment:
+def build(task: TaskSpec, mesh: Mesh) -> Experiment:
     """The experiment that the constants describe.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What `train_lib.py` and the harness agree on: the Task it is given, the Experiment it returns.
+"""What `train_lib.py` and the harness agree on: the TaskSpec it is given, the Experiment it returns.
 
 This is all that a training file must import from us; `autoresearch_jax.kernels` is there for whoever likes it. The file
 is traced once, without data, clock or network; see `docs/contract.md` for the rules in full.
@@ -15,7 +15,7 @@ Logits = Callable[[State, Any], Any]
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSpec:
     """What the candidate may know about the task and the machine it is traced for.
 
     Attributes:
@@ -47,7 +47,7 @@ class Phase:
     Attributes:
       from_progress: the phase begins when progress (0 to 1) reaches this.
       step: see `Experiment.step`.
-      batch_shape: (rows, context + 1); the context must divide `Task.sequence_length`.
+      batch_shape: (rows, context + 1); the context must divide `TaskSpec.sequence_length`.
     """
 
     from_progress: float
@@ -67,8 +67,8 @@ class Experiment:
         scalars that holds "loss", in nats per token; a loss that is not finite ends the trial.
       logits: `logits(state, tokens) -> float[b, t, vocab_size]` for int32[b, t] tokens: what the judge scores.
         Position i sees tokens 0 to i only, and each row of the batch only itself.
-      vocab_size: one of `Task.vocab_sizes`.
-      batch_shape: (rows, context + 1) of one step's tokens; the context must divide `Task.sequence_length`.
+      vocab_size: one of `TaskSpec.vocab_sizes`.
+      batch_shape: (rows, context + 1) of one step's tokens; the context must divide `TaskSpec.sequence_length`.
       state_sharding: a pytree of `jax.sharding.PartitionSpec` with the structure of the state, over the mesh axes
         "data" and "model"; None replicates everything.
       later_phases: what follows `step`, in order of `from_progress`; each is compiled ahead.

@@ -93,7 +93,7 @@ CURVE_POINTS = 20  # of a loss curve: the mean loss of each twentieth of the bud
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class LossLimit:
     """A loss that a trial must not be above.
 
     Attributes:

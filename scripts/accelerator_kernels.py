@@ -17,7 +17,7 @@ from accelerator_result import Result
 from jax import Array
 from jax.sharding import AxisType, Mesh
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.kernels.attention import causal_attention, takes_cudnn, takes_splash
 from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
 from autoresearch_jax.kernels.normalization import rms_norm
@@ -126,7 +126,7 @@ def difference(found: Array, right: Array) -> tuple[float, float]:
     return absolute, absolute / max(float(np.abs(wanted).max()), 1e-30)
 
 
-def attention_by(q_BxTxHxK: Array, task: Task) -> str:
+def attention_by(q_BxTxHxK: Array, task: TaskSpec) -> str:
     """Which attention the package takes for such queries."""
     if task.platform == "cuda" and takes_cudnn(q_BxTxHxK, task.device_kind):
         return "cuDNN"
@@ -143,7 +143,7 @@ def run(plan: Plan, result: Result) -> None:
     length, heads, head_dim, vocab = (128, 4, 8, 128) if plan.tiny else (2048, 4, 128, 8192)
     device = first_device(plan.platform)
     mesh = Mesh(np.array([[device]]), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    task = Task((vocab,), length, platform=plan.platform, device_kind=device.device_kind)
+    task = TaskSpec((vocab,), length, platform=plan.platform, device_kind=device.device_kind)
     comparison = Comparison(plan, result)
 
     groupings = plan.pick((heads, heads // 2, 1), (heads, 1), (heads, 1))

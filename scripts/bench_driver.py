@@ -46,7 +46,7 @@ from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
-from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny, Status
+from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny, Status
 
 SHIPPED = Path(__file__).resolve().parent.parent
 TAG = "bench"
@@ -132,7 +132,7 @@ class FormulaTask:
         snapshot_dir: Path,
         on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[Ceiling] = (),
+        stop_above: Sequence[LossLimit] = (),
     ) -> Measurement:
         with self._watch.stopped():
             if random.Random(f"crash {candidate.program_hash}").random() < CRASHES:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.training_file import set_constants
 from autoresearch_jax.tasks.lm.programs import make_mesh
 
@@ -71,7 +71,7 @@ def bytes_per_device(tree: Any) -> int:
 def train(train_lib: ModuleType, axes: dict[str, int], tokens: np.ndarray) -> tuple[list[float], int, int]:
     """Losses of ten steps, and bytes per device of parameters and of the optimizer's state."""
     mesh = make_mesh(axes)
-    task = Task(vocab_sizes=(VOCAB_SIZE,), sequence_length=SEQUENCE_LENGTH, num_devices=mesh.size)
+    task = TaskSpec(vocab_sizes=(VOCAB_SIZE,), sequence_length=SEQUENCE_LENGTH, num_devices=mesh.size)
     experiment = train_lib.build(task, mesh)
     state = experiment.init(jax.random.key(0))
     batch = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))

@@ -27,7 +27,7 @@ from bench_search_problems import Problem
 from bench_search_task import ASKED, BOS, ROOT, SEQUENCE_LENGTH, SMALL, VOCAB_SIZE, Argument
 from jax.sharding import AxisType
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value
@@ -198,9 +198,9 @@ def _parts(steps: int) -> Iterator[slice]:
         yield slice(point * steps // POINTS, (point + 1) * steps // POINTS)
 
 
-def _ground() -> tuple[Task, Any]:
+def _ground() -> tuple[TaskSpec, Any]:
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    return Task((VOCAB_SIZE,), SEQUENCE_LENGTH, budget_steps=STEPS), mesh
+    return TaskSpec((VOCAB_SIZE,), SEQUENCE_LENGTH, budget_steps=STEPS), mesh
 
 
 def _compiled(source: str, steps: int, seed: int) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ import numpy as np
 from bench_search_problems import Problem
 from jax.sharding import AxisType
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.program import read_program
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
@@ -132,7 +132,7 @@ class Argument:
 def _compiled(source: str, folder: Path) -> Callable[..., Any]:
     """Trains from the start and scores: (arguments, tokens [S, B, T + 1], rows [N, T + 1]) -> nats [N, T]."""
     module = _module(source, folder)
-    task = Task((VOCAB_SIZE,), SEQUENCE_LENGTH, budget_steps=STEPS)
+    task = TaskSpec((VOCAB_SIZE,), SEQUENCE_LENGTH, budget_steps=STEPS)
     mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
 
     def train_and_score(arguments: Mapping[str, jax.Array], tokens_SxBxT: jax.Array, val_NxT: jax.Array) -> jax.Array:

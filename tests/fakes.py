@@ -21,7 +21,7 @@ from autoresearch_jax.types import (
     Budget,
     Candidate,
     CandidateRejected,
-    Ceiling,
+    LossLimit,
     Measurement,
     Metric,
     Scalar,
@@ -82,7 +82,7 @@ class FakeTask:
         snapshot_bytes: int = SNAPSHOT_BYTES,
         has_curves: bool = False,
     ) -> None:
-        self._has_curves = has_curves  # its trials have a loss, and stop above a ceiling
+        self._has_curves = has_curves  # its trials have a loss, and stop above a limit
         self._snapshot_bytes = snapshot_bytes
         self._trial_seconds = trial_seconds
         self._has_worker = has_worker  # trials have a process of their own, as those of a real task
@@ -97,7 +97,7 @@ class FakeTask:
         self.traced: list[tuple[str, bool]] = []  # the source, and whether it was traced beside a trial
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
-        self.ceilings: list[Sequence[Ceiling]] = []  # one for each of `measured`
+        self.loss_limits: list[Sequence[LossLimit]] = []  # one for each of `measured`
         self.judged: list[Path] = []  # snapshots that were there before their trial
         self.closed = False
 
@@ -131,12 +131,12 @@ class FakeTask:
         snapshot_dir: Path,
         on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[Ceiling] = (),
+        stop_above: Sequence[LossLimit] = (),
     ) -> Measurement:
         assert log_dir.is_dir()
         self.measured.append((candidate.program_hash, seed))
         self.scrutinies.append(scrutiny)
-        self.ceilings.append(stop_above)
+        self.loss_limits.append(stop_above)
         constants = read_constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":
@@ -147,10 +147,10 @@ class FakeTask:
             on_progress({"step": 1, "budget_steps": 1, "loss": 1.0})
         drawn_by = f"{candidate.program_hash}{seed}"
         curve = self.curve(constants, drawn_by) if self._has_curves else []
-        passed = [ceiling.point for ceiling in stop_above if curve and curve[ceiling.point - 1] > ceiling.loss]
+        passed = [limit.point for limit in stop_above if curve and curve[limit.point - 1] > limit.loss]
         if passed and not snapshot_dir.exists():
             losses = write_curve(curve[: min(passed)])
-            return Measurement(Status.PRUNED, None, seed, {LOSSES: losses}, error="above a ceiling")
+            return Measurement(Status.PRUNED, None, seed, {LOSSES: losses}, error="above a limit")
         if snapshot_dir.exists():
             self.judged.append(snapshot_dir)
         else:

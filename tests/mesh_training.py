@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from train_lib_source import load_tiny, make_mesh, nudged
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 
 NUM_DEVICES = 8
 STEPS = 10
@@ -42,7 +42,7 @@ def main() -> None:
     first_moments: list[np.ndarray] = []
     for data, model, micro_batches in RUNS:
         mesh = make_mesh(data, model)
-        task = Task(vocab_sizes=(256,), sequence_length=16, num_devices=mesh.size)
+        task = TaskSpec(vocab_sizes=(256,), sequence_length=16, num_devices=mesh.size)
         constants = {"ASPECT_RATIO": 32, "MUON_ITERATIONS": 1, "GRADIENT_ACCUMULATION": micro_batches}
         experiment = load_tiny(**constants).build(task, mesh)
         specs = experiment.state_sharding

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from train_lib_source import load_tiny, make_mesh, nudged, tiny_source_text
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.training_file import read_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -58,7 +58,7 @@ def by_name(params):
 @pytest.fixture(scope="module")
 def expected(batches):
     """Parameters at the start, the losses of two steps of train_lib.py, and the parameters after them."""
-    experiment = load_tiny(**CONSTANTS).build(Task(vocab_sizes=(256,), sequence_length=T), make_mesh())
+    experiment = load_tiny(**CONSTANTS).build(TaskSpec(vocab_sizes=(256,), sequence_length=T), make_mesh())
     state = experiment.init(jax.random.key(0))
     state = state | {"params": nudged(state["params"])}
     start, losses = by_name(state["params"]), []

@@ -15,7 +15,7 @@ import jax
 import pytest
 from train_lib_source import TINY, TRAIN_LIB, make_mesh
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.training_file import set_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -222,7 +222,7 @@ def test_constants_at_the_end_make_the_same_program(planning: ModuleType, tmp_pa
     for name, source in sources.items():
         path = tmp_path / f"{name}.py"
         path.write_text(source)
-        experiment = _load(path).build(Task((256,), 32), make_mesh())
+        experiment = _load(path).build(TaskSpec((256,), 32), make_mesh())
         state = jax.eval_shape(experiment.init, jax.random.key(0))
         tokens = jax.ShapeDtypeStruct(experiment.batch_shape, "int32")
         lowered = experiment.step.lower(state, tokens, jax.ShapeDtypeStruct((), "float32"))

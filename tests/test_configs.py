@@ -12,7 +12,7 @@ from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
 
 from autoresearch_jax.commands.options import define_options, parse_settings, read_options
 from autoresearch_jax.commands.task_options import DatasetOptions, parse_mesh
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 
@@ -58,7 +58,7 @@ def test_its_constants_build(config: Path) -> None:
     as_it_comes = read_constants(TRAIN_LIB.read_text())
     values = {name: as_it_comes[name] for name in TINY} | constants
     assert values["VOCAB_SIZE"] in sizes
-    task = Task(vocab_sizes=sizes, sequence_length=found.sequence_length, platform="cpu")
+    task = TaskSpec(vocab_sizes=sizes, sequence_length=found.sequence_length, platform="cpu")
     experiment = load_tiny(**values).build(task, make_mesh())
     state: Any = jax.eval_shape(experiment.init, jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((values["BATCH_SIZE"], found.sequence_length + 1), "int32")
@@ -78,7 +78,7 @@ def test_an_accelerator_s_setting_is_the_original_s(config: Path) -> None:
     assert constants["BATCH_SIZE"] * found.sequence_length == 2**19
     micro_batches = constants["GRADIENT_ACCUMULATION"] * mesh_axes["data"]
     assert constants["BATCH_SIZE"] % micro_batches == 0
-    task = Task(vocab_sizes=(8192,), sequence_length=found.sequence_length, platform=found.platform)
+    task = TaskSpec(vocab_sizes=(8192,), sequence_length=found.sequence_length, platform=found.platform)
     as_it_comes = read_constants(TRAIN_LIB.read_text())
     experiment = load_tiny(**{name: as_it_comes[name] for name in TINY} | constants).build(task, make_mesh())
     shapes: Any = jax.eval_shape(experiment.init, jax.random.key(0))

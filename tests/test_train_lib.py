@@ -7,10 +7,10 @@ import pytest
 from tracing import edited, traced
 from train_lib_source import TRAIN_LIB, load_tiny, make_mesh, nudged, tiny_source_text
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.tasks.lm.trace import ContractError
 
-TASK = Task(vocab_sizes=(256, 320), sequence_length=16)
+TASK = TaskSpec(vocab_sizes=(256, 320), sequence_length=16)
 
 
 @pytest.fixture(scope="module")

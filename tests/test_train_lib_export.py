@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from train_lib_source import TINY, tiny_source_text
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
 from autoresearch_jax.tasks.lm.preparing import run_trace
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs
@@ -22,7 +22,7 @@ FOR_KERNELS = {"HEAD_DIM": 128, "ASPECT_RATIO": 128, "COMPUTE_DTYPE": "bfloat16"
 CUDNN = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
 
 
-def traced(task: Task, mesh: dict[str, int], source: str, sandbox: Sandbox, folder: Path) -> Programs:
+def traced(task: TaskSpec, mesh: dict[str, int], source: str, sandbox: Sandbox, folder: Path) -> Programs:
     """Traces a source in the sandbox, as the driver does, and checks the programs, as a trial's process does."""
     cage, out_dir = folder / "cage", folder / "out"
     cage.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_programs_for_a_platform_use_its_kernels_and_pass_the_checks(
     tmp_path: Path,
 ) -> None:
     num_devices = mesh["data"] * mesh["model"]
-    task = Task((256,), sequence_length=128, platform=platform, device_kind=device_kind, num_devices=num_devices)
+    task = TaskSpec((256,), sequence_length=128, platform=platform, device_kind=device_kind, num_devices=num_devices)
     programs = traced(task, mesh, tiny_source_text(**FOR_KERNELS), sandbox, tmp_path / "traced")
     step, logits = programs.steps[0].exported, programs.logits[8]
     assert kernels(step.mlir_module()) == of_step
@@ -82,7 +82,7 @@ def test_programs_for_a_platform_use_its_kernels_and_pass_the_checks(
 
 
 def test_equal_programs_for_a_tpu_are_equal_wherever_their_kernels_lie(sandbox: Sandbox, tmp_path: Path) -> None:
-    task = Task((256,), sequence_length=128, platform="tpu", device_kind=TPU)
+    task = TaskSpec((256,), sequence_length=128, platform="tpu", device_kind=TPU)
     source = tiny_source_text(**FOR_KERNELS)
     moved = "# another line\n" * 7 + source
     one, other = (traced(task, ONE, text, sandbox, tmp_path / str(i)) for i, text in enumerate((source, moved)))

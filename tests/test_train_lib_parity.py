@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from train_lib_source import load_tiny, make_mesh
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 
 DEPTH, WIDTH, HEADS, HEAD, GATES, VOCAB, T = 2, 24, 3, 8, 4, 256, 16
 WINDOWS = (T // 2, T)  # pattern SL
@@ -46,7 +46,7 @@ def train_lib():
 
 @pytest.fixture(scope="module")
 def experiment(train_lib):
-    return train_lib.build(Task(vocab_sizes=(VOCAB,), sequence_length=T), make_mesh())
+    return train_lib.build(TaskSpec(vocab_sizes=(VOCAB,), sequence_length=T), make_mesh())
 
 
 @pytest.fixture(scope="module")

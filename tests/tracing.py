@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.trace import trace
 
-TASK = Task(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
+TASK = TaskSpec(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
 JUDGE_BATCH_ROWS = (4, 2)
 
 

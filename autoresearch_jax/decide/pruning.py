@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoresearch_jax.types import CURVE_POINTS, Ceiling, Scalar
+from autoresearch_jax.types import CURVE_POINTS, LossLimit, Scalar
 
 Floats = NDArray[np.float64]
 # Candidates that ended nearer to the champion than this share of all did tell most of those that end as good as it.
@@ -67,9 +67,9 @@ class PruningThresholds:
     risk: float
 
     @property
-    def ceilings(self) -> tuple[Ceiling, ...]:
+    def loss_limits(self) -> tuple[LossLimit, ...]:
         """The losses that a trial must not be above."""
-        return tuple(Ceiling(point, self.champion[point - 1] + by) for point, by in self.allowances.items())
+        return tuple(LossLimit(point, self.champion[point - 1] + by) for point, by in self.allowances.items())
 
     def explain(self, losses: Sequence[float]) -> str:
         """Why a trial was stopped, one line.

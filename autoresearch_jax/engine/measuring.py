@@ -312,7 +312,7 @@ class Measuring:
                         parts.folder.log_dir(trial.experiment),
                         snapshot_dir,
                         self._scrutiny(trial),
-                        () if thresholds is None else thresholds.ceilings,
+                        () if thresholds is None else thresholds.loss_limits,
                         parts.observer.progress,
                     )
                 )

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny
 
 ProgressCallback = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
@@ -62,7 +62,7 @@ class Task(Terms, Protocol):
         snapshot_dir: Path,
         on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[Ceiling] = (),
+        stop_above: Sequence[LossLimit] = (),
     ) -> Measurement:
         """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
 
@@ -75,7 +75,7 @@ class Task(Terms, Protocol):
           on_progress: told how far the trial is.
           scrutiny: how hard the trained result is looked at.
           stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
-            puts the curve of it into the metrics as LOSSES, so that there can be ceilings; others ignore them.
+            puts the curve of it into the metrics as LOSSES, so that there can be limits; others ignore them.
         """
         ...
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.types import Candidate, Ceiling, Measurement, Scalar, Scrutiny
+from autoresearch_jax.types import Candidate, LossLimit, Measurement, Scalar, Scrutiny
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Work:
     log_dir: Path
     snapshot_dir: Path
     scrutiny: Scrutiny = Scrutiny.SEARCH
-    stop_above: Sequence[Ceiling] = ()
+    stop_above: Sequence[LossLimit] = ()
     on_progress: Callable[[Mapping[str, Scalar]], None] | None = None
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.kernels.blockwise import blockwise_attention
 from autoresearch_jax.kernels.cuda import compute_capability
 
@@ -25,7 +25,7 @@ CUDNN_FROM = (8, 0)  # compute capability of Ampere
 
 
 def causal_attention(
-    q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, *, task: Task, mesh: Mesh
+    q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, window: int, *, task: TaskSpec, mesh: Mesh
 ) -> Array:
     """Attention of each token to itself and the `window` tokens before it.
 

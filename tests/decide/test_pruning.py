@@ -5,7 +5,7 @@ import random
 import pytest
 
 from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
-from autoresearch_jax.types import CURVE_POINTS, Ceiling
+from autoresearch_jax.types import CURVE_POINTS, LossLimit
 
 PRUNING = Pruning()
 
@@ -69,7 +69,7 @@ def test_equal_candidates_tell_nothing():
 
 def test_a_thresholds_lies_above_the_champion_and_says_what_was_found():
     thresholds = PruningThresholds([3.0, 2.5, 2.0, 1.5], {2: 0.5, 4: 0.25}, 0.01)
-    assert thresholds.ceilings == (Ceiling(2, 3.0), Ceiling(4, 1.75))
+    assert thresholds.loss_limits == (LossLimit(2, 3.0), LossLimit(4, 1.75))
     assert thresholds.explain([3.0, 2.6, 2.4, 1.81]) == (
         "at 20% of the budget its loss was 0.31 above the champion's; probability of ending better below 0.01"
     )

@@ -66,15 +66,17 @@ def test_a_hopeless_candidate_is_stopped_once_enough_is_known(bench):
 def test_a_better_candidate_and_everything_of_a_champion_runs_to_its_end(bench):
     task, ledger = run(bench, *LEARNT_FROM, BETTER)
     assert ledger.experiment(7).decision is Action.KEEP
-    under_ceilings = {trial.id: bool(ceilings) for trial, ceilings in zip(ledger.trials(), task.ceilings, strict=True)}
+    has_limits = {
+        trial.id: bool(loss_limits) for trial, loss_limits in zip(ledger.trials(), task.loss_limits, strict=True)
+    }
     first = ledger.trials(7)[0]
-    assert [number for number, held in under_ceilings.items() if held] == [first.id], "only its first run"
+    assert [number for number, held in has_limits.items() if held] == [first.id], "only its first run"
     assert {trial.purpose for trial in ledger.trials(7)} == {Purpose.CANDIDATE, Purpose.CHAMPION}
 
 
 def test_without_the_flag_nothing_is_stopped(bench):
     task, ledger = run(bench, *LEARNT_FROM, HOPELESS, pruning=None)
-    assert not any(task.ceilings)
+    assert not any(task.loss_limits)
     assert ledger.experiment(7).status is Status.OK
     assert ledger.settings()["prune"] is False
     with pytest.raises(RunFolderError, match="prune False then, True now"):
@@ -83,14 +85,14 @@ def test_without_the_flag_nothing_is_stopped(bench):
 
 def test_a_task_without_curves_runs_as_ever(bench):
     task, ledger = run(bench, *LEARNT_FROM, HOPELESS, task=FakeTask())
-    assert not any(task.ceilings)
+    assert not any(task.loss_limits)
     assert ledger.experiment(7).status is Status.OK
 
 
 def test_texts_that_were_written_anew_are_not_held_against_moves_of_constants(bench):
     written = Proposal("another text", "attention", source=SOURCE.replace("LR = 0.5", "LR = 0.99"))
     task, ledger = run(bench, *LEARNT_FROM, written)
-    assert not any(task.ceilings), "its loss may be another function"
+    assert not any(task.loss_limits), "its loss may be another function"
     assert ledger.experiment(7).status is Status.OK
 
 
@@ -109,7 +111,7 @@ def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
     task, ledger = run(bench, *LEARNT_FROM, HOPELESS, written, moved(LR=0.9))
     assert (ledger.experiment(7).status, ledger.experiment(8).decision) == (Status.PRUNED, Action.KEEP)
     assert ledger.experiment(9).status is Status.OK
-    assert not task.ceilings[-1]
+    assert not task.loss_limits[-1]
 
 
 def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from jax import Array, export
 from train_lib_source import make_mesh
 
-from autoresearch_jax.contract import Task
+from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.kernels.attention import causal_attention, splash_attention
 from autoresearch_jax.kernels.blockwise import blockwise_attention
 from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
@@ -77,12 +77,12 @@ def test_blocks_in_bfloat16() -> None:
 def test_heads_of_queries_may_share_keys_and_values() -> None:
     q, k, v = qkv(length=100, heads=4, head_dim=8)
     k, v = k[:, :, :2], v[:, :, :2]
-    shared = causal_attention(q, k, v, 30, task=Task(vocab_sizes=(256,), sequence_length=100), mesh=make_mesh())
+    shared = causal_attention(q, k, v, 30, task=TaskSpec(vocab_sizes=(256,), sequence_length=100), mesh=make_mesh())
     right = plain_attention(q, jnp.repeat(k, 2, axis=2), jnp.repeat(v, 2, axis=2), 30)
     np.testing.assert_allclose(shared, right, atol=2e-5)
 
 
-def exported(task: Task, window: int, **shape: object) -> str:
+def exported(task: TaskSpec, window: int, **shape: object) -> str:
     """Attention and its gradients as StableHLO for the platform of the task."""
     mesh = make_mesh()
 
@@ -116,7 +116,7 @@ def exported(task: Task, window: int, **shape: object) -> str:
 def test_a_kernel_is_taken_where_it_fits(
     platform: str, device_kind: str, shape: dict[str, object], kernel: str | None
 ) -> None:
-    text = exported(Task((256,), 256, platform=platform, device_kind=device_kind), 100, **shape)
+    text = exported(TaskSpec((256,), 256, platform=platform, device_kind=device_kind), 100, **shape)
     calls = set(re.findall(r"custom_call @([^(]+)\(", text)) - {"Sharding"}
     assert {name.strip('"') for name in calls} == (
         {SPLASH} if kernel == SPLASH else {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"} if kernel else set()
@@ -125,6 +125,6 @@ def test_a_kernel_is_taken_where_it_fits(
 
 @pytest.mark.parametrize(("window", "told"), [(100, 101), (256, 0), (300, 0)])
 def test_cudnn_is_told_the_window(window: int, told: int) -> None:
-    text = exported(Task((256,), 256, platform="cuda", device_kind=H100), window, dtype=jnp.bfloat16)
+    text = exported(TaskSpec((256,), 256, platform="cuda", device_kind=H100), window, dtype=jnp.bfloat16)
     assert re.findall(r"sliding_window_length\\22: (\d+)", text) == [str(told)] * 2  # its own token counts
     assert text.count(r"mask_type\22: \22CAUSAL\22") == 2

@@ -9,7 +9,7 @@ from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
 from autoresearch_jax.tasks.lm.accounting import WALL
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.types import Budget, Ceiling, Scrutiny
+from autoresearch_jax.types import Budget, LossLimit, Scrutiny
 
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
@@ -79,7 +79,7 @@ class MeasureRequest:
     free_init_seconds: float
     free_judge_seconds: float
     facts: Mapping[str, Any]
-    stop_above: Sequence[Ceiling] = ()
+    stop_above: Sequence[LossLimit] = ()
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
@@ -91,7 +91,7 @@ class MeasureRequest:
         read = {
             "budget": Budget(**fields["budget"]),
             "scrutiny": Scrutiny(fields["scrutiny"]),
-            "stop_above": tuple(Ceiling(**ceiling) for ceiling in fields["stop_above"]),
+            "stop_above": tuple(LossLimit(**limit) for limit in fields["stop_above"]),
         }
         return cls(**{**fields, **read})
 

@@ -44,7 +44,7 @@ from autoresearch_jax.types import (
     TOO_BUSY,
     WALL_SECONDS,
     Budget,
-    Ceiling,
+    LossLimit,
     Status,
     write_curve,
 )
@@ -212,7 +212,7 @@ class _Trial:
                 budget=budget,
                 clock=clock,
                 on_progress=partial(self._report_training, clock),
-                stop_above=[Ceiling(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
+                stop_above=[LossLimit(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
                 wall_limit=self._wall_limit(clock, budget),
             )
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)

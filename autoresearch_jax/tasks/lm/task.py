@@ -16,7 +16,7 @@ from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, devic
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
-from autoresearch_jax.types import Budget, Candidate, Ceiling, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny
 
 METRIC = Metric("val_bpb", "minimize")
 WORKER_LOG = "worker.log"
@@ -131,7 +131,7 @@ class LmTask:
         snapshot_dir: Path,
         on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[Ceiling] = (),
+        stop_above: Sequence[LossLimit] = (),
     ) -> Measurement:
         """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
         self._config.dataset.require_unchanged()

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from autoresearch_jax.contract import Experiment, Phase, Step, Task
+from autoresearch_jax.contract import Experiment, Phase, Step, TaskSpec
 from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
 
 FAILURE_FILE = "failure.json"
@@ -97,7 +97,7 @@ class StateBoundary:
             raise ContractError("`step` returns a state of another pytree structure than it took")
 
 
-def trace(source_path: Path, task: Task, mesh: Mesh, judge_batch_sizes: Sequence[int], out_dir: Path) -> None:
+def trace(source_path: Path, task: TaskSpec, mesh: Mesh, judge_batch_sizes: Sequence[int], out_dir: Path) -> None:
     """Builds the experiment and writes its programs and their signature into `out_dir`.
 
     Args:
@@ -204,7 +204,7 @@ def _load(source_path: Path) -> ModuleType:
     return module
 
 
-def _build(module: ModuleType, task: Task, mesh: Mesh) -> Experiment:
+def _build(module: ModuleType, task: TaskSpec, mesh: Mesh) -> Experiment:
     build = getattr(module, "build", None)
     if not callable(build):
         raise ContractError("the file has no function `build(task, mesh)`: add one that returns an Experiment")
@@ -214,7 +214,7 @@ def _build(module: ModuleType, task: Task, mesh: Mesh) -> Experiment:
     return experiment
 
 
-def _check_experiment(experiment: Experiment, task: Task, mesh: Mesh) -> None:
+def _check_experiment(experiment: Experiment, task: TaskSpec, mesh: Mesh) -> None:
     if experiment.vocab_size not in task.vocab_sizes:
         offered = ", ".join(map(str, task.vocab_sizes))
         raise ContractError(f"vocab_size {experiment.vocab_size} is not offered by the dataset, which has {offered}")
@@ -274,7 +274,7 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
 
 
 def _leaves_read_by_logits(
-    experiment: Experiment, boundary: StateBoundary, mesh: Mesh, rows: int, task: Task
+    experiment: Experiment, boundary: StateBoundary, mesh: Mesh, rows: int, task: TaskSpec
 ) -> list[int]:
     """Indices of the state's leaves that `logits` depends on: these count as the parameters."""
 
@@ -346,7 +346,7 @@ def main(argv: Sequence[str]) -> int:
     request_path, out_dir = Path(argv[0]), Path(argv[1])
     request = json.loads(request_path.read_text())
     source_path = Path(request["source"])
-    task = Task(**{**request["task"], "vocab_sizes": tuple(request["task"]["vocab_sizes"])})
+    task = TaskSpec(**{**request["task"], "vocab_sizes": tuple(request["task"]["vocab_sizes"])})
     axes = request["mesh"]
     mesh = jax.make_mesh(
         tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from autoresearch_jax.tasks.lm.clock import Clock
-from autoresearch_jax.types import CURVE_POINTS, Budget, Ceiling
+from autoresearch_jax.types import CURVE_POINTS, Budget, LossLimit
 
 MAX_STEPS_IN_FLIGHT = 2
 START_MARGIN = 1.5  # a step is started early only if the one before would end in time even at this many times its time
@@ -19,10 +19,10 @@ PROGRESS_SECONDS = 0.5  # between two reports
 
 
 class Curve:
-    """The mean loss of each twentieth of one training's budget, compared with ceilings as it grows."""
+    """The mean loss of each twentieth of one training's budget, compared with its limits as it grows."""
 
-    def __init__(self, stop_above: Sequence[Ceiling] = ()) -> None:
-        self._ceilings = {ceiling.point: ceiling.loss for ceiling in stop_above}
+    def __init__(self, stop_above: Sequence[LossLimit] = ()) -> None:
+        self._limits = {limit.point: limit.loss for limit in stop_above}
         self._points: list[float] = []
         self._losses: list[float] = []  # of the steps that ended in the twentieth at hand
         self._num_over = 0  # twentieths that no further step belongs to
@@ -56,7 +56,7 @@ class Curve:
         if self._is_broken:
             return False
         self._points.append(math.fsum(losses) / len(losses))
-        return self._points[-1] > self._ceilings.get(self._num_over, math.inf)
+        return self._points[-1] > self._limits.get(self._num_over, math.inf)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TrainResult:
       step_walls: seconds of the wall clock from the end of the step before, or the start, to the end of each step.
       curve: the mean loss of each twentieth of the budget, as far as training came.
       nonfinite: the loss stopped being a finite number, and training with it.
-      pruned: the loss was above a ceiling, and training stopped there.
+      pruned: the loss was above a limit, and training stopped there.
       stretched: the wall clock's limit was reached before the budget was spent, and training stopped there.
     """
 
@@ -128,10 +128,10 @@ def train(
     budget: Budget,
     clock: Clock,
     on_progress: Callable[[TrainProgress], None] = lambda progress: None,
-    stop_above: Sequence[Ceiling] = (),
+    stop_above: Sequence[LossLimit] = (),
     wall_limit: float = math.inf,
 ) -> TrainResult:
-    """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a ceiling.
+    """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a limit.
 
     The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
     beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
@@ -143,7 +143,7 @@ def train(
       budget: seconds by `clock`, or steps.
       clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
       on_progress: told how far training is, about twice a second.
-      stop_above: ceilings in nats per token, compared when their point of the budget is reached.
+      stop_above: in nats per token, compared when their point of the budget is reached.
       wall_limit: seconds of the wall clock after which no further step starts.
     """
     return _Loop(TrainResult(leaves), phases, budget, clock, on_progress, Curve(stop_above), wall_limit).run()

@@ -1,4 +1,4 @@
-"""Trials in real processes on tiny programs: the clock, ceilings, the compile cache."""
+"""Trials in real processes on tiny programs: the clock, loss limits, the compile cache."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from autoresearch_jax.types import (
     LOSSES,
     TOO_BUSY,
     Budget,
-    Ceiling,
+    LossLimit,
     Measurement,
     Scalar,
     Status,
@@ -192,20 +192,20 @@ def test_accounts_that_fail_leave_the_wall_clock_and_are_recorded(
     assert math.isfinite(answer["value"])
 
 
-def measure(make_task: MakeTask, folder: Path, *ceilings: Ceiling, source: str = SOURCE) -> Measurement:
+def measure(make_task: MakeTask, folder: Path, *loss_limits: LossLimit, source: str = SOURCE) -> Measurement:
     folder.mkdir()
     task = make_task(Budget(steps=STEPS))
     candidate = task.prepare(source, folder)
-    return task.measure(candidate, seed=1, log_dir=folder, snapshot_dir=folder / "snapshot", stop_above=ceilings)
+    return task.measure(candidate, seed=1, log_dir=folder, snapshot_dir=folder / "snapshot", stop_above=loss_limits)
 
 
-def test_above_a_ceiling_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
+def test_above_a_limit_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
     free = measure(make_task, tmp_path / "free")
     curve = read_curve(free.metrics[LOSSES])
     assert len(curve) == CURVE_POINTS
-    below = measure(make_task, tmp_path / "below", Ceiling(6, curve[5] + 1e-4))
+    below = measure(make_task, tmp_path / "below", LossLimit(6, curve[5] + 1e-4))
     assert (below.status, below.value, below.metrics[LOSSES]) == (Status.OK, free.value, free.metrics[LOSSES])
-    above = measure(make_task, tmp_path / "above", Ceiling(6, curve[5] - 1e-4), Ceiling(9, 0.0))
+    above = measure(make_task, tmp_path / "above", LossLimit(6, curve[5] - 1e-4), LossLimit(9, 0.0))
     assert (above.status, above.value, above.snapshot) == (Status.PRUNED, None, None)
     assert above.error == f"stopped at 30% of the budget: its loss was {curve[5]:.4g}"
     assert read_curve(above.metrics[LOSSES]) == curve[:6]
