@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs everything of this project once on the accelerator of this machine, part by part, and writes accelerator.json and
-# accelerator.md. At most 8 minutes, with --quick 3; no network, no key. See docs/accelerators.md.
+# accelerator.md. At most 8 minutes, with --quick 3; no network, no key. See docs/guide/accelerators.md.
 #
 #   ./scripts/check_accelerator.sh [--platform=auto|cpu|cuda|tpu] [--only=PART[,PART]] [--quick] [--out=DIR]
 #                                  [--wheels=DIR] [--patience=FACTOR]

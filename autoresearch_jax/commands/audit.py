@@ -7,7 +7,7 @@
 Give it the run's own flags. `--ablate` measures the champion without each of its kept changes, `--transfer=DEPTH` both
 at another depth with a longer budget; neither reads the holdout. `--certify` takes doubtful edits out again: what does
 not earn its place is reverted by a commit on the run's branch. Each reading of the holdout is counted. An audit that
-was cut short is taken up by the same command. How to read it: docs/auditing.md.
+was cut short is taken up by the same command. How to read it: docs/guide/audit.md.
 """
 
 import math

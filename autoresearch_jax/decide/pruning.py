@@ -1,6 +1,6 @@
 """When a trial is hopeless: how far candidates that end well are behind on their way, learnt from those that ended.
 
-Pure functions of recorded numbers, simulated on recorded curves by scripts/bench_prune.sh; see docs/pruning.md.
+Pure functions of recorded numbers; scripts/bench_prune.sh simulates them. See docs/reference/pruning.md.
 """
 
 import math

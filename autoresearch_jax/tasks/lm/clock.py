@@ -2,8 +2,8 @@
 
 On a CPU that others use, the wall clock measures the neighbours. The attended clock leaves out the share of the time
 that other processes took, as far as the trial's threads wanted it, and counts the rest at the speed that a reference
-program had when the run began: see docs/clock.md. That program does what candidates do (embeddings, attention, bfloat16
-matrices, cross-entropy, Adam), so what slows them down (frequency, shared caches and memory) slows it down, too.
+program had when the run began: see docs/reference/clock.md. That program does what candidates do (embeddings,
+attention, bfloat16 matrices, cross-entropy, Adam), so a change of frequency, shared caches or memory slows it, too.
 
 Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, S keys.
 """

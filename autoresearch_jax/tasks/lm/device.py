@@ -43,7 +43,7 @@ _PEAK_TFLOPS = (
 )
 
 # glibc then asks for huge pages, of which XLA's large buffers touch far fewer, and keeps what a step frees for the next
-# one. In one arena, because those of threads ignore the threshold: see docs/performance.md
+# one. In one arena, because those of threads ignore the threshold: see docs/evidence/performance.md
 GLIBC_TUNABLES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
