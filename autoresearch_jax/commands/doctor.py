@@ -29,7 +29,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import autoresearch_jax
-from autoresearch_jax.commands import proposer_options, task_options
+from autoresearch_jax.commands import model_options, proposer_options, task_options
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.engine.disk import DiskGuard
@@ -259,8 +259,8 @@ def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterat
 
 def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """Keys of a Gemini model, and whether there is a way to one. Nothing is sent, and nothing of a key is shown."""
-    there = [name for name in proposer_options.KEY_VARIABLES if environment.get(name, "").strip()]
-    remedy = f"only --proposer=gemini and hybrid have a use for one: export {proposer_options.KEY_VARIABLE}=..."
+    there = [name for name in model_options.KEY_VARIABLES if environment.get(name, "").strip()]
+    remedy = f"only --proposer=gemini and hybrid have a use for one: export {model_options.KEY_VARIABLE}=..."
     yield Check("key", f"set: {', then '.join(there)}" if there else "none", remedy=None if there else remedy)
     for name in there:
         if re.search("[^!#-&(-_a-~]", environment[name]):  # quotes, spaces, and what is not ASCII

@@ -1,16 +1,13 @@
 """Options of who proposes: constants, a Gemini model, your own agent, both in turn, or a recorded run."""
 
-import math
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.program import Program
@@ -33,138 +30,17 @@ from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS,
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.llm_budget import (
-    DEFAULT_LOCATION,
-    DEFAULT_MODEL,
-    GeminiOptions,
-    Limits,
-    Price,
-    Usage,
-    check_limits,
-    cost,
-)
+from autoresearch_jax.proposers.llm_budget import GeminiOptions, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
-from autoresearch_jax.sandbox.process import describe_exit
 from autoresearch_jax.sanitize import clean_line
 
 PROPOSERS = ("constants", "gemini", "command", "hybrid", "replay")
-KEY_VARIABLE = "GEMINI_API_KEY"
-KEY_VARIABLES = ("GOOGLE_API_KEY", KEY_VARIABLE)  # the first that is set holds, as with google-genai itself
 INSTRUCTION_TOKENS = 1000  # kept free for our own words
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
 SHELL = "/bin/sh"
 SHELL_SECONDS = 10.0  # within which it has parsed a line
-_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # what a shell makes something else of than a word
-_MODEL = re.compile(r"[\w@-][\w.@-]*(/[\w@-][\w.@-]*)*", re.ASCII)
-_NAME = re.compile(r"[\w.:-]+", re.ASCII)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which Gemini model, the way to it, and what it may cost."""
-
-    gemini_model: str = option(DEFAULT_MODEL, "model that is asked")
-    gemini_base_url: str | None = option(
-        None, "service that speaks Gemini's protocol, instead of Google's; the key goes there, if there is one"
-    )
-    gemini_vertex_project: str | None = option(
-        None, "Google Cloud project that pays for Vertex AI, with application-default credentials instead of a key"
-    )
-    gemini_vertex_location: str | None = option(
-        None, f'region in which Vertex AI computes; "{DEFAULT_LOCATION}" by default'
-    )
-    max_output_tokens: int = option(
-        GeminiOptions.max_output_tokens, "length of an answer of the model, its thinking included", least=1
-    )
-    temperature: float | None = option(None, "of the model; the service's own by default", least=0)
-    repair_rounds: int = option(
-        GeminiOptions.repair_rounds,
-        "how often an answer that cannot be measured goes back to the model, or the agent, for one proposal",
-        least=0,
-    )
-    proposal_seconds: float = option(
-        GeminiOptions.proposal_seconds,
-        "time limit of all requests to the model, and waits between them, for one proposal",
-        above=0,
-        hint="such as 600",
-    )
-    max_dollars: float | None = option(None, "what the run may spend on the model", least=0)
-    max_tokens: int | None = option(None, "how many tokens the run may send and receive, thinking included", least=0)
-    max_requests: int | None = option(None, "how many requests the run may send", least=0)
-    model_price: str | None = option(
-        None, "IN,OUT: dollars per million tokens of input and output, instead of the list's"
-    )
-
-    def __post_init__(self) -> None:
-        if not _MODEL.fullmatch(self.gemini_model):
-            raise UsageError(f"--gemini_model={self.gemini_model}: expected a model's name, such as {DEFAULT_MODEL}")
-        _check_url(self.gemini_base_url or "http://localhost")
-        for name in ("gemini_vertex_project", "gemini_vertex_location"):
-            if (value := getattr(self, name)) and not _NAME.fullmatch(value):  # it becomes part of a URL
-                raise UsageError(f"--{name}={value}: expected a name of letters, digits and hyphens")
-        self._price()
-
-    @property
-    def spending_limits(self) -> list[str]:
-        """Names of the limits that are set."""
-        return [name for name in ("max_dollars", "max_tokens", "max_requests") if getattr(self, name) is not None]
-
-    def settings(self, environment: Mapping[str, str], *, required: bool = True) -> GeminiOptions | None:
-        """How the model is to be asked; None if there is no way to it and none is required.
-
-        Args:
-          environment: of this process, which has the key.
-          required: whether the run cannot do without.
-
-        Raises:
-          UsageError: no way is given, or a value makes no sense.
-        """
-        limits = Limits(self.max_dollars, self.max_tokens, self.max_requests)
-        keys = {name: environment[name].strip() for name in KEY_VARIABLES if environment.get(name, "").strip()}
-        if self.gemini_vertex_location and not self.gemini_vertex_project:
-            raise UsageError("--gemini_vertex_location needs --gemini_vertex_project, the project that pays")
-        settings = GeminiOptions(
-            model=self.gemini_model,
-            key=None if self.gemini_vertex_project else next(iter(keys.values()), None),
-            base_url=self.gemini_base_url or None,
-            vertex_project=self.gemini_vertex_project or None,
-            vertex_location=self.gemini_vertex_location or DEFAULT_LOCATION,
-            secrets=tuple(keys.values()),
-            max_output_tokens=self.max_output_tokens,
-            temperature=self.temperature,
-            repair_rounds=self.repair_rounds,
-            proposal_seconds=self.proposal_seconds,
-            limits=limits,
-            price=self._price(),
-        )
-        if not (settings.key or settings.vertex_project or settings.base_url):
-            if not required:
-                return None
-            raise UsageError(
-                f"--proposer=gemini needs a key in {KEY_VARIABLE}, or --gemini_vertex_project with application-default "
-                "credentials (--gemini_vertex_location names a region), or --gemini_base_url of a service of your own"
-            )
-        key = settings.key or "none"
-        if not (key.isascii() and key.isprintable() and " " not in key):
-            name = next(iter(keys))
-            raise UsageError(f"{name}: the key has spaces or characters that no key has: was it copied whole?")
-        if limits.dollars is not None:
-            require_price(settings, f"--max_dollars={limits.dollars:g}")
-        return settings
-
-    def _price(self) -> Price | None:
-        if self.model_price is None:
-            return None
-        try:
-            given, made = (float(word) for word in self.model_price.split(","))
-        except ValueError:
-            given = made = math.nan
-        if not (math.isfinite(given) and math.isfinite(made) and given >= 0 and made >= 0):
-            raise UsageError(
-                f"--model_price={self.model_price}: expected IN,OUT in dollars per million tokens, such as 0.30,2.50"
-            )
-        return Price(given, made)
+_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is the shell's to expand
 
 
 @dataclass(frozen=True)
@@ -308,22 +184,6 @@ def check_proposer(
             require_price(gemini, where)
 
 
-def require_price(settings: GeminiOptions, limit: str) -> None:
-    """Refuses a limit of dollars, such as that of "program.md:12", for a model whose price is not known.
-
-    Raises:
-      UsageError: it is not known.
-    """
-    if cost(settings, Usage(1, 1), datetime.now(UTC)) is None:
-        where = settings.model
-        if settings.vertex_project is not None and settings.vertex_location != DEFAULT_LOCATION:
-            where += f" in {settings.vertex_location}"
-        raise UsageError(
-            f"{limit}: the price of {where} is not known: give it, --model_price=IN,OUT in dollars per million tokens, "
-            "or limit tokens with --max_tokens instead of dollars"
-        )
-
-
 def make_proposer(
     settings: ProposerSettings,
     workspace: Workspace,
@@ -353,7 +213,7 @@ def make_proposer(
     if settings.agent is not None:
 
         def copy_files(target: Path) -> None:
-            """What the run's branch holds, which is the champion's commit."""
+            """Copies the files of the champion's commit."""
             git = Git(workspace.folder, environment)
             git.text("checkout-index", "--all", "--force", f"--prefix={target}/")
 
@@ -376,35 +236,28 @@ def make_proposer(
 
 def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:
     """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
-    parsed = _ask_shell(["-n", "-c", command], environment)
-    if parsed is not None and parsed.returncode:
-        said = clean_line(parsed.stderr) or describe_exit(parsed.returncode)
+    if said := _shell_complaint(environment, "-n", "-c", command):
         return f"{clean_line(command)}: no line of shell: {said}"
-    words = command.split(maxsplit=1)
-    if not words or set(words[0]) & _SHELL_CHARACTERS or (words[1:] and words[1].startswith("(")):
+    word, _, rest = command.strip().partition(" ")
+    if set(word) & _SHELL_CHARACTERS or rest.lstrip().startswith("("):
         return None
-    word = words[0]
-    if "/" not in word or word.startswith(("/", "~")):
-        if shutil.which(os.path.expanduser(word), path=environment.get("PATH")) is not None:
+    if "/" in word and not word.startswith(("/", "~")):
+        if Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):
             return None
-        known = _ask_shell(["-c", 'command -v -- "$1"', SHELL, word], environment)  # such as `trap`
-        return (
-            None
-            if known is None or not known.returncode
-            else f"{word}: no such program: install it, or give its whole path"
-        )
-    if not Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):
         return (
             f"{word} is not in the repository beside {editable.name}, and the command runs in a copy of what git "
             "tracks: give the whole path, or commit it"
         )
-    return None
+    if shutil.which(os.path.expanduser(word), path=environment.get("PATH")) is not None:
+        return None
+    is_builtin = not _shell_complaint(environment, "-c", 'command -v -- "$1"', SHELL, word)  # such as `trap`
+    return None if is_builtin else f"{word}: no such program: install it, or give its whole path"
 
 
-def _ask_shell(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str] | None":
-    """What the shell that will run the command says; None if it says nothing."""
+def _shell_complaint(environment: Mapping[str, str], *arguments: str) -> str:
+    """What the shell says where it fails; empty where it does not."""
     try:
-        return subprocess.run(
+        result = subprocess.run(
             [SHELL, *arguments],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -412,22 +265,7 @@ def _ask_shell(arguments: Sequence[str], environment: Mapping[str, str]) -> "sub
             text=True,
             errors="replace",
             timeout=SHELL_SECONDS,
-            check=False,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode()  # refuses labels that are empty or too long
-        known = _NAME.fullmatch(host) or ":" in host  # a colon: in brackets, which urlsplit checks
-        usable = parts.scheme in ("http", "https") and bool(known) and (parts.port or 1) > 0
-    except ValueError:
-        usable = False
-    printed = url.isprintable() and " " not in url  # urlsplit leaves out line ends
-    if not usable or not printed or parts.query or parts.fragment:
-        raise UsageError(f"--gemini_base_url={clean_line(url)}: expected a URL such as http://127.0.0.1:8080")
-    if parts.username is not None or parts.password is not None:
-        raise UsageError(f"--gemini_base_url: leave out name and password; a key is read from {KEY_VARIABLE}")
+        return ""
+    return (clean_line(result.stderr) or f"status {result.returncode}") if result.returncode else ""

@@ -18,7 +18,7 @@ from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
 from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_device
-from autoresearch_jax.tasks.lm.task import METRIC, LmTerms
+from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
 
 LM = "lm"  # the task that these options configure
@@ -146,7 +146,7 @@ class TaskOptions:
     @property
     def metric(self) -> Metric:
         """What the task measures."""
-        return METRIC
+        return LmTask.metric
 
     @property
     def compile_cache_dir(self) -> Path | None:

@@ -11,7 +11,7 @@ from absl import flags
 from gemini_server import KEY
 
 from autoresearch_jax.commands.options import define_options, option, parse_settings, read_options
-from autoresearch_jax.commands.proposer_options import ModelOptions, require_price
+from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.run import DecisionOptions
 from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings

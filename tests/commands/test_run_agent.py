@@ -10,7 +10,8 @@ from ledgers import substance
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
-from autoresearch_jax.commands.proposer_options import KEY_VARIABLES, missing_command
+from autoresearch_jax.commands.model_options import KEY_VARIABLES
+from autoresearch_jax.commands.proposer_options import missing_command
 from autoresearch_jax.engine.ledger import Ledger
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"

@@ -48,6 +48,8 @@ class LmTask:
     The trial's is pre-warmed, if the task has a log for it: it is started as soon as the trial before is at work.
     """
 
+    metric = METRIC
+
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config
         start_waiting = partial(self._start_worker, module=STANDBY_WORKER)
@@ -56,10 +58,6 @@ class LmTask:
         self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
         self._stop = threading.Event()  # ends the trace that runs
         self._reference_seconds: float | None = None  # see `calibrate`
-
-    @property
-    def metric(self) -> Metric:
-        return METRIC
 
     @property
     def budget(self) -> Budget:
