@@ -40,7 +40,7 @@ from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.executors.local import LocalExecutor
-from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
+from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_findings, format_lines, print_experiments
 from autoresearch_jax.types import Budget
@@ -143,28 +143,11 @@ def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) 
 
 
 def longer(budget: Budget, factor: float) -> Budget:
-    """A budget so many times as long; whole steps, rounded up."""
+    """A budget multiplied by a factor; whole steps, rounded up."""
     if budget.seconds is not None:
         return Budget(seconds=budget.seconds * factor)
     assert budget.steps is not None
     return Budget(steps=math.ceil(budget.steps * factor))
-
-
-class _NoProposer:
-    """Proposes nothing."""
-
-    name = "nobody"
-
-    def asks_ahead(self, brief: Brief) -> bool:
-        """See `Proposer.asks_ahead`."""
-        return False
-
-    def close(self) -> None:
-        """See `Proposer.close`."""
-
-    def propose(self, brief: Brief) -> Proposal:
-        """See `Proposer.propose`."""
-        raise SpaceExhausted("certification proposes nothing")
 
 
 def certify(options: Options, task: Task, ledger: Ledger, editable: Path, interrupts: Interrupts) -> str:
@@ -185,7 +168,7 @@ def certify(options: Options, task: Task, ledger: Ledger, editable: Path, interr
         parts = Parts(
             task=task,
             executor=LocalExecutor(task.measure),
-            proposer=_NoProposer(),
+            proposer=ReplayProposer((), lambda *words: None),  # certification proposes nothing
             precheck=Precheck(task, folder),
             rule=LineageRule(task.metric, LineageSettings.of(settings)),
             ledger=ledger,

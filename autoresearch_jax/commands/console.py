@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from autoresearch_jax.decide.rule import Action
@@ -77,6 +77,10 @@ class TrialProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the line away."""
         if self._live and self._shown:
             self._stream.write(CLEAR_LINE)
             self._stream.flush()
@@ -109,13 +113,12 @@ class LiveLine:
     """The live line of one trial after the other."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
         self._progress: TrialProgress | None = None
 
     def show(self, prefix: str) -> None:
         """Begins a line for the next trial."""
         self.close()
-        self._progress = self._stack.enter_context(TrialProgress(prefix))
+        self._progress = TrialProgress(prefix)
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""
@@ -125,8 +128,10 @@ class LiveLine:
 
     def close(self) -> None:
         """Takes the live line away."""
-        with suppress(OSError):
-            self._stack.close()
+        if self._progress is not None:
+            with suppress(OSError):
+                self._progress.close()
+            self._progress = None
 
 
 class RunObserver(LiveLine):

@@ -63,7 +63,7 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
 
     Args:
       folder: of the snapshot.
-      kept: what a ledger says of it; None of one that is nobody's.
+      kept: its record in a ledger; None if it is in none.
 
     Raises:
       UserError: it is damaged; the message names the first file, and how to have the snapshot again.

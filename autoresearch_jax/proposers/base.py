@@ -24,7 +24,7 @@ class SpaceExhausted(Exception):
 
 
 class LimitReached(SpaceExhausted):
-    """What the proposer may spend is spent; the message names the flag."""
+    """A spending limit is reached; the message names the flag."""
 
 
 class ProposalFailed(Exception):
@@ -34,7 +34,7 @@ class ProposalFailed(Exception):
 
     Attributes:
       cost_dollars: what it cost all the same.
-      proposer: whose failure it is, where one proposer speaks for several; None for the one that raised it.
+      proposer: name of the proposer that failed, where one stands for several; None for the one that raised it.
       worth_waiting: False if trying later would fail in the same way.
     """
 
@@ -117,7 +117,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Brief:
-    """All that a proposal may depend on.
+    """Everything that a proposal may depend on.
 
     Attributes:
       experiment: number of the experiment to propose.
@@ -172,7 +172,7 @@ class Proposal:
       constants: new values of constants of the champion's source; empty with `source`.
       source: the whole text of the editable file; None with `constants`.
       cost_dollars: what proposing it cost.
-      proposer: who it is from, where one proposer speaks for several; None for the one that returned it.
+      proposer: name of its proposer, where one stands for several; None for the one that returned it.
     """
 
     hypothesis: str
@@ -188,8 +188,8 @@ class Proposal:
 
 
 Examine = Callable[[Brief, Proposal], Objection | None]
-"""Tries a whole text before it is proposed: keeps it, traces it, and looks whether it was measured before. Called in
-whatever thread the proposer runs in, with the proposal as it would be returned; None if nothing speaks against it."""
+"""Tries a whole text before it is proposed: stores it, traces it, and checks whether it was measured before. Called in
+the proposer's thread with the proposal as it would be returned; None if there is no objection."""
 
 
 class Proposer(Protocol):
@@ -239,7 +239,7 @@ def is_gain(outcome: Outcome) -> bool:
 
 
 def is_failed_proposal(outcome: Outcome) -> bool:
-    """True if nothing was proposed; what was measured was, whatever category its agent gave it."""
+    """True if nothing was proposed. An experiment with a score was proposed, even if its agent names this category."""
     return outcome.category == NO_PROPOSAL and outcome.status is Status.REJECTED and outcome.score is None
 
 
@@ -250,8 +250,7 @@ def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
 
 
 def discards_in_a_row(history: Sequence[Outcome]) -> int:
-    """Experiments without a gain since the last one: measured, duplicates or rejected alike, but none that was never
-    proposed: of those nothing is learnt about the search."""
+    """Experiments without a gain since the last gain; failed proposals do not count."""
     return sum(_is_discard(outcome) for outcome in since_gain(history))
 
 
@@ -261,7 +260,7 @@ def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
 
 
 def since_plateau(history: Sequence[Outcome], plateau: int | None) -> Sequence[Outcome] | None:
-    """The experiments after the discard that made it a plateau, the oldest first; None where it is none."""
+    """The experiments after the discard that began a plateau, the oldest first; None if there is no plateau."""
     if plateau is None or not on_plateau(history, plateau):
         return None
     tail = since_gain(history)

@@ -175,7 +175,7 @@ def _asked_lines(brief: Brief) -> Iterator[str]:
     if brief.running is not None:
         running = brief.running
         yield (
-            f"Being measured right now, so that nobody knows what comes of it; do not propose it again: experiment "
+            f"Being measured right now, its result is not known; do not propose it again: experiment "
             f"{running.experiment} ({_category_text(running.category)}): {quoted(running.hypothesis)}"
         )
 

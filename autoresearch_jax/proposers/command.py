@@ -1,12 +1,11 @@
 """Any coding agent with a command line: what it does to the training file in a scratch copy is the proposal."""
 
-import contextlib
-import os
 import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +20,9 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
-from autoresearch_jax.sandbox.process import CommandOutcome, CommandStopped, WatchError, describe_exit, run_command
+from autoresearch_jax.sandbox.process import CommandStopped, WatchError, describe_exit, run_command
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
-from autoresearch_jax.sanitize import (
-    blanks,
-    clean_line,
-    clean_secret_line,
-    quoted,
-    redact,
-    secret_values,
-)
+from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quoted, redact, secret_values
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
@@ -39,7 +31,6 @@ DEFAULT_REPAIR_ROUNDS = 2
 SHORTEST_ROUND_SECONDS = 1.0
 DEFAULT_CATEGORY = "code"
 MAX_SOURCE_BYTES = 1 << 20
-MAX_HYPOTHESIS_BYTES = 1 << 14
 MAX_HYPOTHESIS_CHARACTERS = 300  # so that notes find room behind it
 MAX_NAMES = 3  # of other files that are named
 MAX_QUOTE_CHARACTERS = 160  # of output
@@ -66,8 +57,6 @@ _REFUSED = """
 {objection}
 """
 
-Files = Mapping[str, tuple[int, int, int]]
-
 
 @dataclass(frozen=True)
 class Agent:
@@ -89,8 +78,8 @@ class Agent:
 class CommandProposer:
     """Starts the command anew for each proposal, in a copy of the champion's files that is gone afterwards.
 
-    Not confined: it is the user's own agent, has their rights and variables, and needs their keys. What it leaves is
-    taken without the values of these: a key that it wrote into a text by mistake reaches neither git nor the ledger.
+    The agent is not confined: it is the user's own and needs their rights, variables and keys. Values of secret
+    variables are blanked out of all that it leaves, so that a key in a text reaches neither git nor the ledger.
     """
 
     name = "command"
@@ -128,12 +117,7 @@ class CommandProposer:
         self._closed = threading.Event()
 
     def propose(self, brief: Brief) -> Proposal:
-        """See `Proposer.propose`.
-
-        Raises:
-          ProposalFailed: the agent left no proposal.
-          BriefError: what must be in BRIEF.md does not fit.
-        """
+        """See `Proposer.propose`; raises BriefError where what must be in BRIEF.md does not fit."""
         try:
             with scratch_folder("autoresearch-agent-", self._scratch_parent, _remove) as scratch:
                 return self._propose_in(scratch, brief)
@@ -163,7 +147,7 @@ class CommandProposer:
             except (ProposalFailed, BriefError, WatchError, OSError):
                 if proposal is None:
                     raise
-                break  # the text of before stands, whatever speaks against it
+                break  # the text of the earlier round is proposed
             was_repeat = objection is not None and objection.repeats
             objection = self._objection(brief, proposal)
             has_time = deadline - time.monotonic() > SHORTEST_ROUND_SECONDS
@@ -181,23 +165,9 @@ class CommandProposer:
         return None if self._examine is None else self._examine(brief, proposal)
 
     def _call(
-        self,
-        number: int,
-        editable: Path,
-        scratch: Path,
-        brief: Brief,
-        objection: Objection | None,
-        seconds: float,
+        self, number: int, editable: Path, scratch: Path, brief: Brief, objection: Objection | None, seconds: float
     ) -> Proposal:
         """What the agent made of the files; if it changed nothing, that is what the hypothesis says.
-
-        Args:
-          number: of the call, from 1.
-          editable: the training file in the scratch copy.
-          scratch: the copy.
-          brief: of the proposal.
-          objection: to what the last call left.
-          seconds: time limit of the call.
 
         Raises:
           ProposalFailed: there is no text, or time is up.
@@ -206,7 +176,7 @@ class CommandProposer:
         _write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
         llm_dir, mark = self._llm_dir(brief.experiment), "" if number == 1 else f"-{number}"
         (llm_dir / f"BRIEF{mark}.md").write_text(page, encoding="utf-8", errors="replace")
-        before = _files(scratch)
+        before = _states(scratch)
         outcome = run_command(
             self._agent.command,
             cwd=editable.parent,
@@ -218,10 +188,13 @@ class CommandProposer:
         )
         if outcome.returncode is None:
             raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
-        if os.path.realpath(editable.parent) != str(editable.parent):  # nothing is read or written behind a link
-            raise ProposalFailed(f"the agent made a link of the folder of {editable.name}")
-        notes = [*_exit_note(outcome), *_other_files(before, _files(scratch), self._own_files(), self._secrets)]
-        source = self._without_secrets(_read_source(editable, notes), brief.champion_source, notes)
+        notes = [describe_exit(outcome.returncode)] if outcome.returncode else []  # the change is judged all the same
+        notes += self._ignored_changes(before, _states(scratch))
+        source = _read_source(editable, notes)
+        clean = redact(source, [secret for secret in self._secrets if secret not in brief.champion_source])
+        if clean != source:
+            notes.append(f"a secret in {editable.name} is blanked out")
+        source = clean
         last_line = clean_secret_line(outcome.last_line, self._secrets)
         if source == brief.champion_source:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
@@ -246,13 +219,6 @@ class CommandProposer:
         except BriefError:
             return write_brief(brief, cut, self._agent.brief_tokens)
 
-    def _without_secrets(self, source: str, champion_source: str, notes: list[str]) -> str:
-        """The text with every secret blanked out but those that git has already, in the champion's."""
-        clean = redact(source, [secret for secret in self._secrets if secret not in champion_source])
-        if clean != source:
-            notes.append(f"a secret in {Path(self._editable).name} is blanked out")
-        return clean
-
     def _prepare(self, editable: Path, scratch: Path, source: str) -> None:
         """Lays out what the agent finds."""
         try:
@@ -264,14 +230,21 @@ class CommandProposer:
             _remove(editable.parent / name)
         _write_anew(editable, source.encode("utf-8"))
 
-    def _own_files(self) -> set[str]:
-        """Paths in the scratch copy that are no other files."""
+    def _ignored_changes(self, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+        """A note that names what else was changed; caches and new hidden files are left out."""
         folder = Path(self._editable).parent
-        return {self._editable, *((folder / name).as_posix() for name in (BRIEF_FILE, HYPOTHESIS_FILE))}
+        own = {self._editable, *((folder / name).as_posix() for name in (BRIEF_FILE, HYPOTHESIS_FILE))}
+        changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} - own
+        names = sorted(path for path in changed if path in before or not re.search(r"(^|/)(\.|__pycache__/)", path))
+        if not names:
+            return []
+        shown = ", ".join(quoted(redact(name, self._secrets), MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        return [f"changes of {shown}{more} ignored"]
 
 
 def _remove(path: Path) -> None:
-    """Removes whatever is there: a link and not what it points to, a folder with all that is in it."""
+    """Removes a link and not what it points to, or a folder with all that is in it."""
     if path.is_dir() and not path.is_symlink():
         remove_tree(path)
     else:
@@ -279,42 +252,20 @@ def _remove(path: Path) -> None:
 
 
 def _write_anew(path: Path, data: bytes) -> None:
-    """Writes a file where somebody may have left a link to elsewhere, a pipe that nobody reads, or a folder."""
+    """Writes a file in place of what is there, which may be a link to elsewhere."""
     _remove(path)
-    with path.open("xb") as file:  # opens nothing that is there, and follows no link
-        file.write(data)
+    path.write_bytes(data)
 
 
-def _files(folder: Path) -> Files:
-    """What tells one state of a file from another, by path in the folder; links are looked at themselves."""
+def _states(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells one state of a file from another, by path in the folder; links are not followed."""
     found = {}
-    for place, folders, names in os.walk(folder):
-        for name in [*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]:
-            path = os.path.join(place, name)
-            with contextlib.suppress(OSError):
-                status = os.lstat(path)
-                found[os.path.relpath(path, folder)] = (status.st_mode, status.st_size, status.st_mtime_ns)
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                found[path.relative_to(folder).as_posix()] = (status.st_mode, status.st_size, status.st_mtime_ns)
     return found
-
-
-def _other_files(before: Files, after: Files, own: set[str], secrets: Sequence[str]) -> Iterator[str]:
-    """A note that names what else was changed; caches and an agent's own hidden files are nobody's business."""
-    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path) and path not in own}
-    names = sorted(
-        path
-        for path in changed
-        if path in before or not any(part.startswith(".") or part == "__pycache__" for part in Path(path).parts)
-    )
-    if names:
-        shown = ", ".join(quoted(redact(name, secrets), MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
-        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        yield f"changes of {shown}{more} ignored"
-
-
-def _exit_note(outcome: CommandOutcome) -> Iterator[str]:
-    """A note of an exit that was no success: agents are not of one mind about it, and the change is judged anyhow."""
-    if outcome.returncode:
-        yield describe_exit(outcome.returncode)
 
 
 def _with_notes(words: str, notes: list[str]) -> str:
@@ -327,32 +278,31 @@ def _read_source(path: Path, notes: list[str]) -> str:
     Raises:
       ProposalFailed: it is gone, or no text.
     """
-    data = _read_regular(path, MAX_SOURCE_BYTES + 1)
+    data = _read(path)
     if data is None:
-        what = "made something else of" if os.path.lexists(path) else "deleted"
-        raise ProposalFailed(_with_notes(f"the agent {what} {path.name}", notes))
-    if len(data) > MAX_SOURCE_BYTES:
-        raise ProposalFailed(_with_notes(f"the agent made {path.name} larger than {MAX_SOURCE_BYTES} bytes", notes))
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ProposalFailed(
-            _with_notes(f"the agent left {path.name} that is not UTF-8 text: {error}", notes)
-        ) from error
+        why = f"the agent deleted {path.name}, or made something else of it"
+    elif len(data) > MAX_SOURCE_BYTES:
+        why = f"the agent made {path.name} larger than {MAX_SOURCE_BYTES} bytes"
+    else:
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            why = f"the agent left {path.name} that is not UTF-8 text: {error}"
+    raise ProposalFailed(_with_notes(why, notes))
 
 
-def _read_regular(path: Path, most: int) -> bytes | None:
-    """The beginning of a regular file; None of a link, a pipe, or nothing."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISREG(os.lstat(path).st_mode):
+def _read(path: Path) -> bytes | None:
+    """The beginning of a regular file; None of anything else."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
             with path.open("rb") as file:
-                return file.read(most)
+                return file.read(MAX_SOURCE_BYTES + 1)
     return None
 
 
 def _hypothesis(path: Path, last_line: str, secrets: Sequence[str]) -> tuple[str, str]:
     """Hypothesis, from HYPOTHESIS.md or else the last line of output, and the category that the file names, if any."""
-    text = redact((_read_regular(path, MAX_HYPOTHESIS_BYTES) or b"").decode("utf-8", "replace"), secrets)
+    text = redact((_read(path) or b"").decode("utf-8", "replace"), secrets)
     category, words = "", ""
     for line in (clean_secret_line(line, secrets) for line in text.splitlines()):
         match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)

@@ -44,7 +44,7 @@ MOVES_PROBABILITY = (0.4, 0.3, 0.3)
 DRAWS = 300  # moves that are looked at first
 NEAR_SHARE = 0.5  # of them that stay near the champion; the others go anywhere
 STEP_LOW, STEP_HIGH = 0.02, 0.5  # a near one's deviation in widths of the range, spread over magnitudes
-REFINED, REFINEMENTS = 10, 20  # of the best, each a little changed so many times
+REFINED, REFINEMENTS = 10, 20  # number of the best moves, and small changes tried of each
 FINE_LOW, FINE_HIGH = 0.005, 0.1  # by steps of this deviation
 
 

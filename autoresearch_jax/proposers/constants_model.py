@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 
 HALF_BAD = 0.75  # of the losses that are known, as many are below that of a trial that was stopped early
 NEWEST, BEST = 120, 60  # experiments that count of a longer history; the time of a proposal grows with their number
-UNKNOWN = -1.0  # stands for a choice that is none of today's
+UNKNOWN = -1.0  # place of a choice that is not in the table
 FURTHEST = 1.0  # how far outside of its range a value may lie, in widths of the range; the human has narrowed it
 SIGNIFICANT_DIGITS = 3  # finer steps drown in the noise of a trial, and 0.028 reads better than 0.0279834
 # Priors are log-normal: mean and standard deviation of the logarithm. Length scales are in widths of a range and grow

@@ -5,8 +5,8 @@ that was asked for or an `EditError`, never a guess.
 """
 
 import ast
+import difflib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,18 +16,12 @@ from autoresearch_jax.sanitize import clean_block, clean_line
 MAX_EDITS = 64
 MAX_CHARACTERS = 1 << 20  # of a file or an edit
 MAX_PLACES = 100  # of an ambiguous search text that are counted
-MAX_HITS = 2000  # of a search text within longer words; a file with more is ambiguous without a closer look
 MAX_LINES_SHOWN = 8  # of the file, with a problem
-MAX_PROBLEMS_SHOWN = 10  # with lines of the file
-COMMON_LINE = 20  # a line that stands in the file more often says little about where an edit belongs
 TAB_COLUMNS = 4  # what a model writes for a tab
 _LINE_CHARACTERS = 160
 _PROBLEM_CHARACTERS = 700  # room for the line numbers of the places of an ambiguous text
 _FENCE = re.compile(r"\s*^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*\s*\Z", re.DOTALL | re.MULTILINE)
 _MARKER = re.compile(r"[ \t]*(<{5,} ?SEARCH\b.*|={5,}[ \t]*|>{5,} ?REPLACE\b.*)")
-# Two characters that may belong to one token, escape or run of blanks: a place neither begins nor ends between them.
-_JOINED = re.compile(r"""\w\w|[ \t]{2}|\d\.|\.\d|\w["']|""|''|\\.|[=!<>+\-*/%&|^@:]=|->|<<|>>|\*\*|//""")
-_STRINGS = (ast.JoinedStr, getattr(ast, "TemplateStr", ast.JoinedStr))  # template strings: Python 3.14
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
         try:
             texts.append(_applied(texts[-1], edit))
         except _Refused as refused:
-            shown = "" if refused.row is None or len(problems) >= MAX_PROBLEMS_SHOWN else texts[-1].around(refused.row)
+            shown = "" if refused.row is None else texts[-1].around(refused.row)
             problems.append(f"edit {number}: {clean_line(str(refused), _PROBLEM_CHARACTERS)}{shown}")
             unchanged = unchanged and refused.unchanged
     if problems:
@@ -153,35 +147,23 @@ class _Text:
         return ["".join(self.lines[row].split()) for row in self.rows]
 
     @cached_property
-    def _parsed(self) -> tuple[ast.Module | None, tuple[int, str] | None]:
+    def _parsed(self) -> tuple[str, tuple[int, str] | None]:
         try:
-            return ast.parse(self.text), None
+            return ast.dump(ast.parse(self.text)), None
         except SyntaxError as error:
-            return None, (error.lineno or 1, error.msg)
+            return "", (error.lineno or 1, error.msg)
         except (ValueError, RecursionError, MemoryError) as error:  # a lone surrogate or NUL; nested too deeply
-            return None, (1, str(error) or type(error).__name__)
+            return "", (1, str(error) or type(error).__name__)
+
+    @property
+    def program(self) -> str:
+        """The syntax tree, written out; empty if the text does not parse."""
+        return self._parsed[0]
 
     @property
     def fault(self) -> tuple[int, str] | None:
-        """The line, from 1, and Python's message, if it does not parse."""
+        """The line, from 1, and Python's message, if the text does not parse."""
         return self._parsed[1]
-
-    @cached_property
-    def program(self) -> str | None:
-        """The syntax tree, written out; None if it does not parse."""
-        tree = self._parsed[0]
-        try:
-            return None if tree is None else ast.dump(tree)
-        except RecursionError:
-            return None
-
-    def string_rows(self) -> set[int]:
-        """Rows that begin inside of a string literal of several lines."""
-        inside = set[int]()
-        for node in ast.walk(self._parsed[0] or ast.Module([], [])):
-            if isinstance(node, _STRINGS) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
-                inside.update(range(node.lineno, node.end_lineno or node.lineno))
-        return inside
 
     def around(self, row: int, label: str = "lines of the file") -> str:
         """The lines around one, numbered, marked and cut so that they stay short: what they say is data."""
@@ -214,7 +196,7 @@ def _applied(source: _Text, edit: Edit) -> _Text:
 def _placed(source: _Text, search: str, replace: str) -> _Text:
     """The source with `search` replaced in its only place; raises _Refused."""
     text = source.text
-    found = _exact_places(text, search)
+    found = _places(text, search)
     if len(found) > 1:
         raise _ambiguous([text.count("\n", 0, at) for at in found])
     if found:
@@ -228,18 +210,19 @@ def _placed(source: _Text, search: str, replace: str) -> _Text:
     return _placed_by_lines(source, _Text(search), _Text(replace))
 
 
-def _exact_places(text: str, search: str) -> list[int]:
-    """Offsets of `search` that cut through no token, escape or run of blanks; at most `MAX_PLACES`."""
+def _places(text: str, search: str) -> list[int]:
+    """The first offsets of `search`; none of them if all are within longer words."""
     places: list[int] = []
-    at = first = text.find(search)
-    for _ in range(MAX_HITS):
-        if at < 0 or len(places) == MAX_PLACES:
-            return places
-        end = at + len(search)
-        if not (at > 0 and _JOINED.match(text[at - 1 : at + 1])) and not _JOINED.match(text[end - 1 : end + 1]):
-            places.append(at)
+    at = text.find(search)
+    while at >= 0 and len(places) < MAX_PLACES:
+        places.append(at)
         at = text.find(search, at + 1)
-    return [first, at]
+    whole = [at for at in places if not any(_within_word(text, end) for end in (at, at + len(search)))]
+    return places if len(places) == MAX_PLACES else whole
+
+
+def _within_word(text: str, at: int) -> bool:
+    return at > 0 and re.match(r"\w\w", text[at - 1 : at + 1]) is not None
 
 
 def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
@@ -248,45 +231,41 @@ def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
     What whitespace means is Python's to say: the lines of `search`, moved to the place, have to make the same program.
     """
     wanted, have = (f"\n{chr(10).join(text.skeletons)}\n" for text in (search, source))
-    found: list[int] = []
-    at = have.find(wanted)
-    while at >= 0 and len(found) < MAX_PLACES:
-        found.append(have.count("\n", 0, at))
-        at = have.find(wanted, at + 1)
+    found = [have.count("\n", 0, at) for at in _places(have, wanted)]
     if len(found) > 1:
         raise _ambiguous([source.rows[index] for index in found], " but for whitespace")
     if not found:
         within = "; it is only part of a longer word or line: quote whole lines" if search.text in source.text else ""
         raise _Refused(f"missed: it stands nowhere in the file{within}", _nearest_row(source, search.text))
-
     first, last = source.rows[found[0]], source.rows[found[0] + len(search.rows) - 1]
     place = source.lines[first : last + 1]
     shift = _columns(place[0]) - _columns(search.lines[search.rows[0]])
     tabs = any("\t" in _indentation(line) for line in place)
 
     def with_lines(lines: list[str]) -> _Text:
-        moved = _moved(lines, shift, tabs)
-        if moved is None:
-            raise _Refused("missed: it is indented deeper than the file, and its replacement is not", first)
-        return _Text("\n".join([*source.lines[:first], *moved, *source.lines[last + 1 :]]))
+        return _Text("\n".join([*source.lines[:first], *lines, *source.lines[last + 1 :]]))
 
-    same = with_lines(search.lines[search.rows[0] : search.rows[-1] + 1])
-    if source.program is None or same.program != source.program:
+    same = _moved(search.lines[search.rows[0] : search.rows[-1] + 1], shift, tabs)
+    if same is None or not source.program or with_lines(same).program != source.program:
         raise _Refused("missed: it differs in whitespace that counts, of a string or of the indentation", first)
-    lines = []
-    if (
-        replace.rows
-    ):  # as many blank lines as stand around the search text, which are no part of the place, are left out
+    lines: list[str] = []
+    if replace.rows:  # blank lines that stand around the search text, too, are no part of the place
         after = min(len(search.lines) - search.rows[-1], len(replace.lines) - replace.rows[-1]) - 1
         lines = replace.lines[min(search.rows[0], replace.rows[0]) : len(replace.lines) - after]
-    result = with_lines(lines)
+    moved = _moved(lines, shift, tabs)
+    if moved is None:
+        raise _Refused("missed: it is indented deeper than the file, and its replacement is not", first)
+    result = with_lines(moved)
     if result.fault:
         raise _Refused(f"so placed, line {result.fault[0]} does not parse: {result.fault[1]}", first)
-    known = {*place, ""}
-    inside = result.string_rows() if result.lines[first : first + len(lines)] != lines else set()
-    if any(row in inside and result.lines[row] not in known for row in range(first, first + len(lines))):
+    if moved != lines and any(_opens_string(line) for line in set(moved) - set(place)):
         raise _Refused("missed: to indent it as the file is would alter a string of several lines", first)
     return result
+
+
+def _opens_string(line: str) -> bool:
+    """True for a line at which a string of several lines may begin or end."""
+    return any(line.count(quotes) % 2 for quotes in ('"""', "'''")) or line.endswith("\\")
 
 
 def _moved(lines: list[str], shift: int, tabs: bool) -> list[str] | None:
@@ -316,21 +295,11 @@ def _columns(line: str) -> int:
 def _nearest_row(source: _Text, search: str) -> int | None:
     """Where the lines most like a search text begin to differ from it."""
     block = _Text(search)
-    indices: dict[str, list[int]] = {}
-    for index, skeleton in enumerate(source.skeletons):
-        indices.setdefault(skeleton, []).append(index)
-    votes: Counter[int] = Counter()  # lines of the block that stand at their place, by where the block would begin
-    for offset, skeleton in enumerate(block.skeletons):
-        found = indices.get(skeleton, ())
-        if len(found) <= COMMON_LINE:
-            votes.update(index - offset for index in found)
-    if votes:
-        start = max(votes, key=lambda begin: (votes[begin], -begin))
-        for index, skeleton in enumerate(block.skeletons):
-            at = min(max(start + index, 0), len(source.rows) - 1)
-            if source.skeletons[at] != skeleton:
-                return source.rows[at]
-        return source.rows[start]
+    matcher = difflib.SequenceMatcher(None, source.skeletons, block.skeletons)
+    found = matcher.find_longest_match()
+    if found.size:
+        differs = found.a + found.size if found.b + found.size < len(block.rows) else found.a - 1
+        return source.rows[min(max(differs, 0), len(source.rows) - 1)]
     words = set(re.findall(r"\w+", max((block.lines[row] for row in block.rows), key=len, default="")))
     shared = {row: len(words.intersection(re.findall(r"\w+", source.lines[row]))) for row in source.rows}
     return max((row for row in shared if shared[row]), key=lambda row: shared[row], default=None)

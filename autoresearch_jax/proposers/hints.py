@@ -1,6 +1,5 @@
 """Hints for an agent: what the constants proposer found out about each constant of the table, a line each."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,12 +8,10 @@ from typing import TypeGuard
 from autoresearch_jax.proposers.base import Constants, Outcome, moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
 from autoresearch_jax.sanitize import quoted
-from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
+from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
 
 MOST_MOVES = 3  # constants moved at once beyond which a gain says little of each
-ENOUGH = 4  # scored tries of which it is worth telling where the best lie
-BEST = 3  # one in so many is among the best
-SHOWN = 6  # tries that are told one by one
+SHOWN = 8  # tries that are told one by one
 MAX_VALUE_CHARACTERS = 40
 
 
@@ -36,6 +33,15 @@ class _Try:
     gain: Decimal | None
     status: Status
 
+    def __str__(self) -> str:
+        if self.gain is None:
+            came = f"ended in {self.status}"
+        elif self.gain == 0:
+            came = "no different"
+        else:
+            came = f"{'better' if self.gain > 0 else 'worse'} by {abs(self.gain):f}"
+        return f"{_shown(self.value)} {came}" + (f" (with {', '.join(self.beside)})" if self.beside else "")
+
 
 def hint_lines(
     space: Sequence[Constant],
@@ -47,7 +53,7 @@ def hint_lines(
     """A line for each constant of the table, the one whose moves mattered most first.
 
     It says where the constant stands, how often it was moved and how that came out against the champion of that time.
-    Only the optimizer's proposals that moved a few constants count: of others nobody knows what made the difference.
+    Only the optimizer's proposals that moved a few constants count: in others the cause of a difference is not known.
 
     Args:
       space: the table.
@@ -58,7 +64,11 @@ def hint_lines(
     """
     tries = _tries(space, history, metric, noise_floor)
     order = sorted(space, key=lambda constant: -_importance(tries[constant.name]))  # stable: equals as in the table
-    return tuple(_line(constant, champion_constants.get(constant.name), tries[constant.name]) for constant in order)
+    return tuple(
+        f"{constant.name} ({constant.values}): now {_shown(champion_constants.get(constant.name))}; "
+        f"{_summary(constant, tries[constant.name])}"
+        for constant in order
+    )
 
 
 def _tries(
@@ -107,59 +117,18 @@ def _importance(tries: Sequence[_Try]) -> float:
     return sum(float(abs(gain)) / (1 + len(attempt.beside)) for attempt, gain in scored) / (1 + len(scored))
 
 
-def _line(constant: Constant, now: Scalar | tuple[Scalar, ...], tries: Sequence[_Try]) -> str:
-    parts = [f"now {_shown(now)}", *_summary(constant, now, tries)]
-    return f"{constant.name} ({constant.values}): {'; '.join(parts)}"
-
-
-def _summary(constant: Constant, now: Scalar | tuple[Scalar, ...], tries: Sequence[_Try]) -> Iterator[str]:
+def _summary(constant: Constant, tries: Sequence[_Try]) -> str:
+    """The tries that say most: moves of the constant alone before others, the newest before the older."""
     if not tries:
-        yield "not tried yet"
-        return
-    yield f"{len(tries)} tried"
-    scored = [(attempt.gain, attempt.value) for attempt in tries if attempt.gain is not None]
-    if not isinstance(constant.values, Choices) and isinstance(now, int | float):
-        for side, sign in (("lower", -1), ("higher", 1)):
-            gains = [gain for gain, value in scored if (_number(value) - now) * sign > 0]
-            if gains:
-                yield f"{side} was worse in {sum(gain < 0 for gain in gains)} of {len(gains)}"
-    if len(scored) >= ENOUGH:
-        standing = [(Decimal(0), now)] if _is_value(now) and constant.values.contains(now) else []
-        ranked = sorted([*standing, *scored], key=lambda pair: -pair[0])  # stable: where it stands before its equals
-        best = [value for _, value in ranked[: math.ceil(len(ranked) / BEST)]]
-        yield f"the best third {_region(best, constant)}"
+        return "not tried yet"
     told = sorted(tries, key=lambda attempt: (len(attempt.beside), -attempt.experiment))[:SHOWN]
     if not isinstance(constant.values, Choices):
-        told.sort(key=lambda attempt: _number(attempt.value))
-    yield ", ".join(_told(attempt) for attempt in told) + (", ..." if len(told) < len(tries) else "")
-
-
-def _region(values: Sequence[Value], constant: Constant) -> str:
-    if isinstance(constant.values, Choices):
-        return "is " + ", ".join(dict.fromkeys(map(_shown, values)))
-    low, high = min(values, key=_number), max(values, key=_number)
-    return f"is {_shown(low)}" if low == high else f"lies in {_shown(low)} .. {_shown(high)}"
-
-
-def _told(attempt: _Try) -> str:
-    if attempt.gain is None:
-        came = f"ended in {attempt.status}"
-    elif attempt.gain == 0:
-        came = "no different"
-    else:
-        came = f"{'better' if attempt.gain > 0 else 'worse'} by {abs(attempt.gain):f}"
-    beside = f" (with {', '.join(attempt.beside)})" if attempt.beside else ""
-    return f"{_shown(attempt.value)} {came}{beside}"
+        told.sort(key=lambda attempt: float(attempt.value))
+    return f"{len(tries)} tried; {', '.join(map(str, told))}" + (", ..." if len(told) < len(tries) else "")
 
 
 def _is_value(value: object) -> TypeGuard[Value]:
     return isinstance(value, int | float | str)
-
-
-def _number(value: Value) -> float:
-    """A value of a range, which has only numbers."""
-    assert not isinstance(value, str)
-    return float(value)
 
 
 def _shown(value: object) -> str:

@@ -5,7 +5,7 @@ agent, the category; both by Thompson sampling ("On the likelihood that one unkn
 of each arm one draw from the Beta posterior of "a proposal of it is a gain", the highest wins. An experiment counts the
 less the older it is, since what pays off early in a night need not later.
 
-What holds whatever the outcomes are:
+What always holds:
 
 - Of the experiments 5k+1 .. 5k+5 at least one is the optimizer's and one the agent's.
 - That one of the agent takes the categories in turn, so that of K categories each is asked for in any K such blocks.
@@ -37,7 +37,7 @@ from autoresearch_jax.proposers.base import (
 from autoresearch_jax.proposers.hints import hint_lines
 from autoresearch_jax.sanitize import clean_line
 
-MIN_WAIT_SECONDS = 5.0  # whatever a service says: it has just failed
+MIN_WAIT_SECONDS = 5.0  # after a failure, even if the service asks for less
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
@@ -83,7 +83,7 @@ class HybridProposer:
 
         Args:
           optimizer: of constants.
-          agent: of everything else; None where there is none, and then the optimizer is alone.
+          agent: of everything else; None without one: the optimizer proposes alone.
           notice: tells a person one line, in the thread of `propose`.
           clock: seconds, which only grow.
         """
@@ -116,7 +116,7 @@ class HybridProposer:
             proposal = None if agent_first else self._ask_agent(brief)
             if proposal is not None:
                 return proposal
-            raise self._nobody_left(exhausted, self._agent) from exhausted
+            raise self._both_out(exhausted, self._agent) from exhausted
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: true if this experiment is the agent's, and it may be asked now."""
@@ -166,7 +166,7 @@ class HybridProposer:
             wait = max(wait, min(2 * self._outage.wait_seconds, MAX_WAIT_SECONDS))
         self._outage = _Outage(str(down), wait, self._clock() + wait)
 
-    def _nobody_left(self, exhausted: SpaceExhausted, agent: Proposer) -> Exception:
+    def _both_out(self, exhausted: SpaceExhausted, agent: Proposer) -> Exception:
         """What to raise where neither of the two can propose."""
         if self._outage is not None:
             return ServiceDown(self._outage.reason, max(0.0, self._outage.until - self._clock()))
@@ -236,13 +236,13 @@ def _block(brief: Brief) -> int:
 
 
 def _floor(brief: Brief) -> str | None:
-    """Whose this experiment is whatever came before; None where the posterior decides."""
+    """Whose this experiment is by the fixed shares; None where the posterior decides."""
     optimizers, agents = _rng(brief, f"block {_block(brief)}").sample(range(BLOCK), 2)
     return {optimizers: _OPTIMIZER, agents: _AGENT}.get((brief.experiment - 1) % BLOCK)
 
 
 def _known(brief: Brief) -> list[Outcome]:
-    """What a draw may depend on: neither the baseline, which nobody proposed, nor the experiment just before."""
+    """The outcomes that a draw may depend on: without the baseline and the experiment just before."""
     return [outcome for outcome in brief.history[1:] if outcome.experiment <= brief.experiment - 2]
 
 

@@ -43,9 +43,9 @@ small a change as it takes.
 - The change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no data
   here to try it on.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
-- Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, so many that
-  they occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the whole new
-  text as `file` only where edits would be longer, and never both.
+- Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, enough of
+  them to occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the whole
+  new text as `file` only where edits would be longer, and never both.
 - `hypothesis` is one line that says what is changed and why that is better.
 - `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
 - `category` names the kind of change, one of: {categories}.
@@ -97,7 +97,7 @@ class GeminiProposer:
           A line of warning if the service cannot be asked now; else None.
 
         Raises:
-          UserError: it does not, or lets nobody in with this key; in the service's own words.
+          UserError: it does not, or refuses the key; in the service's own words.
         """
         model = self._options.model
         http = types.HttpOptions(timeout=milliseconds(CHECK_SECONDS), retry_options=types.HttpRetryOptions(attempts=1))

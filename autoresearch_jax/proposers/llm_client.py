@@ -1,12 +1,10 @@
-"""google-genai, held to a deadline: each attempt is on record, read within limits, and whatever fails has one meaning.
+"""google-genai with a deadline: each attempt is recorded and read within limits, each failure is one of a few errors.
 
 google-genai waits and tries again (its `HttpRetryOptions`); this module gives it up when the time of a call is over.
 """
 
 import contextlib
-import email.utils
 import json
-import math
 import queue
 import re
 import threading
@@ -31,14 +29,14 @@ CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 ATTEMPTS = 6  # of google-genai at a request, with waits of 1, 2, 4, 8 and 16 s between
 RETRIED = (408, 429, *range(500, 600))
 RETRY_SECONDS = 60.0  # when the loop asks again where the service did not say
-KEY_SECONDS = 600.0  # the same where it lets nobody in: a person has to mend that
+KEY_SECONDS = 600.0  # the same where the key is refused: a person has to mend that
 MAX_WAIT_SECONDS = 3600.0  # of what a server asks for
 CONNECT_SECONDS = 30.0
 MAX_BODY_BYTES = 16 << 20
 CHARGED_STATUS = 200  # the one with which a service says that it has computed something
 CLOSED = "closed while the model was asked"
 THREAD = "request to gemini"
-_THIS_MACHINE = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # reached directly, whatever proxy others are
+_THIS_MACHINE = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # reached directly, past any proxy
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.PoolTimeout)
 
 
@@ -100,7 +98,7 @@ class GeminiClient:
     def run(
         self, work: Callable[[genai.Client], Any], seconds: float, begin: Callable[[], Exchange] | None = None
     ) -> Any:
-        """The result of a call of google-genai, in a thread of its own that is left behind when the time is over.
+        """The result of a call of google-genai, made in a thread that is abandoned when the time is over.
 
         Args:
           work: the call.
@@ -274,13 +272,9 @@ def _read(response: httpx2.Response, until: float) -> bytes:
 
 def wanted_wait(body: str, headers: Mapping[str, str]) -> float | None:
     """How many seconds a server wants to be left alone, by RetryInfo or Retry-After; None if it is silent."""
-    after = headers.get("Retry-After", "")
     found = re.findall(r'"retryDelay":\s*"(\d{1,18}(?:\.\d{1,18})?)s"', body)
-    found += re.findall(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*$", after)
-    wanted = [float(seconds) for seconds in found]
-    with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError):
-        wanted.append(max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - time.time()))
-    return max((min(seconds, MAX_WAIT_SECONDS) for seconds in wanted if math.isfinite(seconds)), default=None)
+    found += re.findall(r"^\s*(\d{1,18}(?:\.\d{1,18})?)\s*$", headers.get("Retry-After", ""))
+    return max((min(float(seconds), MAX_WAIT_SECONDS) for seconds in found), default=None)
 
 
 def milliseconds(seconds: float) -> int:

@@ -17,7 +17,7 @@ from autoresearch_jax.commands.audit import longer
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.types import Budget, Measurement, Metric, Scrutiny, Status
+from autoresearch_jax.types import Budget, Measurement, Scrutiny, Status
 
 NIGHT = Path("runs/night")
 
@@ -105,15 +105,6 @@ def test_each_reading_is_counted(place, capsys):
     for words in (["--ablate"], ["--transfer=8"]):
         assert cli.main(["audit", "--tag=night", "--runs=2", "--format=json", *words]) == 0
         assert json.loads(capsys.readouterr().out)["holdout_readings"] == 2
-
-
-def test_the_same_figures_as_json(place, capsys):
-    assert cli.main(["audit", "--tag=night", "--runs=2", "--format=json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "holdout"
-    assert found["first_failure"] is None
-    assert [row["subject"] for row in found["subjects"]] == ["baseline", "champion"]
-    assert found["gain_val"] == pytest.approx(found["subjects"][0]["loss"] - found["subjects"][1]["loss"])
 
 
 def test_the_ablation(place, capsys):
@@ -250,16 +241,6 @@ def test_another_dataset(place, capsys, monkeypatch):
     assert (status, "(fingerprint fake then, other now)" in line) == (1, True), "the longer budget is no difference"
 
 
-def test_single_trials_are_no_run(place, capsys):
-    trials = RunFolder(Path("runs/trials"))
-    trials.create()
-    ledger = Ledger.open(trials.ledger)
-    ledger.record_trial(SOURCE, Measurement(Status.OK, 1.0, 0), "by hand", "fake")
-    ledger.close()
-    expected = "runs/trials: holds single trials and no run; name one with --tag"
-    assert failing(["--tag=trials"], capsys) == (1, expected)
-
-
 def test_a_driver_is_at_work(place, capsys):
     with RunFolder(NIGHT).lock():
         status, line = failing(["--tag=night"], capsys)
@@ -327,17 +308,3 @@ def test_a_signal_ends_an_audit_and_the_same_command_goes_on(place, capsys, monk
     assert len(Gallery.made[-1].measured) == 12 - 3
     found = figures(capsys.readouterr().out)
     assert (found["audit"], found["holdout_readings"]) == ("1", "1")
-
-
-class Larger(FakeTask):
-    """The same scores, but the larger the better."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.metric = Metric("loss", "maximize")
-
-
-def test_a_metric_with_another_direction_is_another_setting(place, capsys, monkeypatch):
-    monkeypatch.setattr(Gallery, "factory", Larger)
-    status, line = failing(["--tag=night"], capsys)
-    assert (status, "direction minimize then, maximize now" in line) == (1, True)

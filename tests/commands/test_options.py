@@ -10,8 +10,8 @@ import pytest
 from absl import flags
 from gemini_server import KEY
 
-from autoresearch_jax.commands.options import define_options, option, parse_settings, read_options
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
+from autoresearch_jax.commands.options import define_options, option, parse_settings, read_options
 from autoresearch_jax.commands.run import DecisionOptions
 from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -112,20 +112,6 @@ def test_without_flags_the_defaults_hold():
 @pytest.mark.parametrize("name", ["fast", "balanced", "strict"])
 def test_a_preset_sets_all_bounds(name):
     assert read(DecisionOptions, f"--confidence={name}").settings().bounds == CONFIDENCE[name]
-
-
-def test_the_presets_are_in_the_order_of_their_names():
-    fast, balanced, strict = (CONFIDENCE[name].keep_probability for name in ("fast", "balanced", "strict"))
-    assert 0.5 <= fast < balanced < strict < 1
-
-
-def test_a_single_bound_takes_the_place_of_the_presets():
-    words = ("--confidence=strict", "--keep_probability=0.8", "--max_runs=3")
-    bounds = read(DecisionOptions, *words).settings().bounds
-    assert (bounds.keep_probability, bounds.max_runs) == (0.8, 3)
-    assert bounds.run_worth == CONFIDENCE["strict"].run_worth
-    settings = read(DecisionOptions, *words).rule(METRIC).settings
-    assert (settings["keep_probability"], settings["max_runs"]) == (0.8, 3), "a run keeps to them"
 
 
 def test_prices_and_certification():
@@ -265,12 +251,6 @@ def test_values_that_make_no_sense(argument, expected):
     words = refusal(argument)
     assert expected in words
     assert "hush" not in words
-
-
-def test_values_that_make_no_sense_are_refused_without_a_way_to_a_model():
-    for argument in ("--max_tokens=-1", "--temperature=inf", "--gemini_base_url=http://a b", "--model_price=1"):
-        with pytest.raises((UsageError, flags.Error), match=argument.split("=")[0]):
-            read(ModelOptions, argument)
 
 
 @pytest.mark.parametrize("key", ["two words", "schlüssel", "a\x07b"])

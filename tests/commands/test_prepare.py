@@ -1,5 +1,6 @@
-"""`autoresearch prepare` as a user calls it: real processes, killed, doubled and called wrongly."""
+"""`autoresearch prepare` as a user calls it: killed, doubled and called wrongly."""
 
+import io
 import json
 import os
 import random
@@ -7,18 +8,31 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.cli import main
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 COMMAND = [sys.executable, "-m", "autoresearch_jax.cli", "prepare"]
 HEAVY = ("jax", "grain", "pyarrow", "tiktoken", "rustbpe", "rich")
 
 
-def prepare(*flags: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=120, **options)
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def prepare(*flags: str) -> Result:
+    """Calls the command in this process."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        status = main(["prepare", *flags])
+    return Result(status, out.getvalue(), err.getvalue())
 
 
 def figures(output: str) -> dict[str, str]:
@@ -83,7 +97,9 @@ def test_the_second_call_loads_nothing_heavy(tiny_dataset: Dataset) -> None:
     assert "loaded: []" in done.stdout
 
 
-@pytest.mark.parametrize("share", [0.15, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.15, marks=pytest.mark.slow), 0.5, pytest.param(0.8, marks=pytest.mark.slow)]
+)
 def test_killed_in_the_middle(corpus: str, tmp_path: Path, share: float, uninterrupted: dict[str, object]) -> None:
     flags = (corpus, "--vocab_sizes=256,512", f"--data_dir={tmp_path}", "--sequence_length=64")
     with subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -94,9 +110,12 @@ def test_killed_in_the_middle(corpus: str, tmp_path: Path, share: float, uninter
     done = prepare(*flags)
     assert done.returncode == 0, done.stderr
     assert manifest(tmp_path) == uninterrupted["manifest"]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == [Path(done_folder(done)).name]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == [
+        Path(figures(done.stdout)["dataset"]).name
+    ]
 
 
+@pytest.mark.slow
 def test_killed_while_a_vocabulary_is_added(corpus: str, tmp_path: Path, uninterrupted: dict[str, object]) -> None:
     flags = (corpus, f"--data_dir={tmp_path}", "--sequence_length=64")
     first = figures(prepare(*flags, "--vocab_sizes=256").stdout)
@@ -114,10 +133,10 @@ def test_two_calls_at_once(corpus: str, tmp_path: Path, uninterrupted: dict[str,
     flags = (corpus, f"--data_dir={tmp_path}", "--sequence_length=64")
     calls = [
         subprocess.Popen([*COMMAND, *flags, f"--vocab_sizes={sizes}"], stdout=subprocess.PIPE, text=True)
-        for sizes in ("256,512", "512", "256")
+        for sizes in ("256,512", "512")
     ]
     outputs = [call.communicate(timeout=120)[0] for call in calls]
-    assert [call.returncode for call in calls] == [0, 0, 0]
+    assert [call.returncode for call in calls] == [0, 0]
     assert len({figures(output)["dataset"] for output in outputs}) == 1
     assert manifest(tmp_path) == uninterrupted["manifest"]
 
@@ -128,11 +147,7 @@ def uninterrupted(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict
     start = time.monotonic()
     done = prepare(corpus, "--vocab_sizes=256,512", f"--data_dir={data_dir}", "--sequence_length=64")
     assert done.returncode == 0, done.stderr
-    return {"manifest": manifest(data_dir), "seconds": time.monotonic() - start}
-
-
-def done_folder(done: subprocess.CompletedProcess[str]) -> str:
-    return figures(done.stdout)["dataset"]
+    return {"manifest": manifest(data_dir), "seconds": time.monotonic() - start + 1.0}  # a process has imports to do
 
 
 @pytest.mark.parametrize(
@@ -145,14 +160,7 @@ def done_folder(done: subprocess.CompletedProcess[str]) -> str:
         (["--corpus=files:{tmp}/few.jsonl"], 1, "too small, none of its 2 documents"),
         (["--corpus=files:{tmp}/good.jsonl", "--vocab_sizes=100000"], 1, "100000 is too large for this text"),
         (["--vocab_sizes=255"], 2, "--vocab_sizes=255: vocabulary size 255"),
-        (["--vocab_sizes=many"], 2, "--vocab_sizes=many"),
-        (["--vocab_sizes="], 2, "--vocab_sizes: name at least one"),
-        (["--sequence_length=0"], 2, "sequence_length"),
-        (["--corpus=climbmix", "--num_shards=0"], 2, "num_shards"),
-        (["--name=../x"], 2, "--name=../x"),
         (["--corpus=files:{tmp}/good.jsonl", "--data_dir={tmp}/good.jsonl"], 1, "cannot write the dataset"),
-        (["--corpus=files:{tmp}/good.jsonl", "--data_dir=/proc/none"], 1, "cannot write the dataset"),
-        (["--format=xml"], 2, "format"),
         (["--remove="], 2, "--remove is empty: name a dataset"),
         (["--remove=none"], 2, "--remove=none: there is no such dataset or rows in"),
         (["stdlib"], 2, "unexpected argument 'stdlib'"),

@@ -173,9 +173,10 @@ def test_stories_are_split_by_their_hash(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.reserved) == (299, 0)
 
 
-@pytest.mark.parametrize("faults", [[Fault(cut=1000), Fault(cut=500)], [Fault(flipped=True)], [Fault(429)]])
-def test_a_bad_day_of_the_hub(faults: list[Fault], climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
-    climbmix.faults[SHARDS[0]] = list(faults)
+def test_a_bad_day_of_the_hub(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
+    climbmix.faults[SHARDS[0]] = [Fault(cut=1000), Fault(cut=500)]
+    climbmix.faults[SHARDS[1]] = [Fault(flipped=True)]
+    climbmix.faults[SHARDS[2]] = [Fault(429)]
     done = prepare(tmp_path / "data", climbmix.environment(tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     assert manifest(tmp_path / "data") == wanted
@@ -188,11 +189,14 @@ def test_a_bad_day_of_the_hub(faults: list[Fault], climbmix: Hub, tmp_path: Path
             Fault(flipped=True),
             f"{SHARDS[0]} does not have the SHA-256 that the hub names: check the connection",
         ),
-        (
+        pytest.param(
             Fault(503),
             "the hub answers 503 when asked for the dataset karpathy/climbmix-400b-shuffle: check HF_ENDPOINT",
+            marks=pytest.mark.slow,
         ),
-        (Fault(size=2000), f"file should be of size {len(CONTENT)} but has size 2000"),
+        pytest.param(
+            Fault(size=2000), f"file should be of size {len(CONTENT)} but has size 2000", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_file_that_cannot_be_had(fault: Fault, message: str, climbmix: Hub, tm
     assert fetched == {f"/storage/{name}" for name in {*SHARDS} - cached}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_download_that_was_ended_keeps_whole_shards(
     number: signal.Signals, climbmix: Hub, tmp_path: Path, wanted: dict[str, object]
 ) -> None:
@@ -232,6 +236,7 @@ def test_a_download_that_was_ended_keeps_whole_shards(
     assert [len(climbmix.asked_for(name)) for name in SHARDS] == [2, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_without_a_connection(climbmix: Hub, tmp_path: Path, wanted: dict[str, object]) -> None:
     environment = climbmix.environment(tmp_path / "home")
     offline = {**environment, "HF_HUB_OFFLINE": "1"}

@@ -100,14 +100,6 @@ def test_a_run_can_start_with_other_constants(place, capsys):
     assert git(place, "rev-parse", "autoresearch/same") == head
 
 
-def test_constants_to_start_with_that_do_not_exist(place, capsys):
-    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=LEARNING=0.25"]) == 1
-    assert "--set: train_lib.py: no top-level constant LEARNING; there are " in capsys.readouterr().err
-    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=LR"]) == 2
-    assert "--set LR: expected NAME=VALUE" in capsys.readouterr().err
-    assert not (place / "runs").exists()
-
-
 def test_status_and_results_of_a_run(place, capsys):
     cli.main(["run", "--tag=night", "--experiments=3"])
     capsys.readouterr()
@@ -169,22 +161,6 @@ def test_status_tells_why(place, capsys):
     assert failing(["status", "--tag=night", "--why=99"], capsys)[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("flag", "named"),
-    [
-        ("--baseline_runs=1", "--baseline_runs=1: noise shows in two runs at least"),
-        ("--keep_probability=2", "--keep_probability=2: "),
-        ("--max_runs=0", "--max_runs=0: "),
-        ("--certify_share=1", "--certify_share=1: "),
-        ("--decision=best", "best"),
-    ],
-)
-def test_rules_that_make_no_sense(place, capsys, flag, named):
-    status, line = failing(["run", "--tag=night", flag], capsys)
-    assert status == 2
-    assert named in line
-
-
 def test_the_greedy_rule_says_what_it_is(place, capsys):
     assert cli.main(["run", "--tag=night", "--experiments=1", "--decision=greedy", "--baseline_runs=1"]) == 0
     assert "--decision=greedy keeps each candidate that scores better in one run" in capsys.readouterr().err
@@ -244,14 +220,6 @@ def test_a_target_for_another_metric(place, capsys):
         1,
         'autoresearch run: program.md: "Stop when" names lost, but the metric is loss',
     )
-
-
-def test_a_target_ends_the_run(place, capsys):
-    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "loss <= 1.5"))
-    assert cli.main(["run", "--tag=night"]) == 0
-    found = figures(capsys.readouterr().out)
-    assert found["ended"] == "loss <= 1.5 reached"
-    assert float(found["champion_loss"].split(" +- ")[0]) <= 1.5
 
 
 def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):

@@ -23,9 +23,10 @@ from autoresearch_jax.engine.ledger import Ledger
     [
         ("--max_source_bytes=100", r"the source has 1,\d+ bytes, more than 100: make it shorter"),
         ("--max_constant_bytes=3", r"the programs embed [\d,]+ bytes of constants, more than 3: compute arrays inside"),
-        (
+        pytest.param(
             "--min_steps=1000000000",
             r"even at the device's peak speed only [\d.]+ steps fit into 1 s, ",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -37,6 +38,7 @@ def test_caps_are_flags(cap: str, reason: str, flags: list[str], capsys: pytest.
     assert re.search(f"^error: +{reason}", out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_trial_says_how_its_file_was_confined_and_warns_where_it_was_not(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +144,6 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         (["--set", "NO_SUCH=1"], 2, r"--set: .*train_lib.py: no top-level constant NO_SUCH; there are LEARNING_RATE, "),
         (["--set", "LEARNING_RATE"], 2, "--set LEARNING_RATE: expected NAME=VALUE"),
         (["--budget_steps=0"], 2, "flag --budget_steps=0: must be at least 1"),
-        (["--mesh=data=two"], 2, "--mesh=data=two: expected something like data=4,model=2"),
         (["--editable=/nowhere/train_lib.py"], 1, "/nowhere/train_lib.py: cannot be read"),
         (["--vocab_sizes=512"], 1, "run `autoresearch prepare"),
         (["--sequence_length=64"], 1, "run `autoresearch prepare"),
@@ -150,11 +151,7 @@ def test_a_refused_candidate_has_no_score_and_its_reason(
         (["stray"], 2, "unexpected argument 'stray'"),
         (["--mesh=data=²"], 2, "--mesh=data=²: expected something like data=4,model=2"),
         ([f"--seed={2**63}"], 2, "flag --seed="),
-        (["--judge_tokens=0"], 2, "flag --judge_tokens=0: must be at least 1"),
-        (["--max_stretch=0.5"], 2, "flag --max_stretch=0.5"),
         (["--max_stretch=1.4"], 2, r"flag --max_stretch=1\.4: .*1\.5.*--clock=wall"),
-        (["--max_stretch=inf"], 2, "flag --max_stretch=inf"),
-        (["--clock=sundial"], 2, "flag --clock=sundial"),
     ],
 )
 def test_bad_input_gets_one_line(

@@ -63,7 +63,7 @@ def test_the_clock_of_a_cpu_is_refused_on_another_device(
     assert capsys.readouterr().err == "", "that is as it should be"
 
 
-@pytest.mark.parametrize(("clock", "times"), [("auto", 1), ("wall", 0)])
+@pytest.mark.parametrize(("clock", "times"), [("auto", 1), pytest.param("wall", 0, marks=pytest.mark.slow)])
 def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_once(
     clock: str, times: int, flags: list[str], no_accounts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,15 +73,6 @@ def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_onc
     assert said.err.count(no_accounts) == times
     with closing(Ledger.open_to_read(tmp_path / "runs" / "trials" / "ledger.db")) as ledger:
         assert ledger.trials()[0].metrics["clock"] == "wall"
-
-
-@pytest.mark.parametrize("command", ["run", "audit"])
-def test_commands_that_train_know_the_clock(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in ("--clock=sundial", "--max_stretch=0.99"):
-        assert main([command, "--tag=night", flag]) == 2
-        error = capsys.readouterr().err
-        assert flag in error
-        assert error.count("\n") == 1
 
 
 def test_progress_tells_a_low_share_of_the_machine() -> None:

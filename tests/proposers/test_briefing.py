@@ -9,13 +9,9 @@ from fakes import SOURCE
 
 from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Outcome, Running
 from autoresearch_jax.proposers.briefing import (
-    BYTES_PER_TOKEN,
-    HEADINGS,
     BriefError,
-    category_lines,
     count_tokens,
     essential_text,
-    says_little,
     write_brief,
 )
 from autoresearch_jax.types import Metric, Status
@@ -177,14 +173,6 @@ def test_no_score_has_more_digits_than_the_brief():
     assert "score: 0.3\n" in write_brief(fuzzy, WORDS, LARGE)
 
 
-def test_a_measured_experiment_is_told_whatever_its_agent_calls_it():
-    measured = outcome(1, category=NO_PROPOSAL, score=1.94)
-    assert not says_little(measured)
-    assert says_little(HISTORY[13])
-    (line,) = category_lines([HISTORY[0], measured, HISTORY[13]], BRIEF.metric)
-    assert line.startswith('- "no proposal": 1 tried, 0 kept, 0 without a score; best 1.94')
-
-
 def lines_at(tokens: int) -> set[str]:
     page = write_brief(BRIEF, WORDS, tokens)
     assert count_tokens(page) <= tokens
@@ -197,7 +185,7 @@ def lines_at(tokens: int) -> set[str]:
 def test_a_larger_budget_never_shows_less_and_the_least_informative_goes_first():
     whole = count_tokens(write_brief(BRIEF, WORDS, LARGE))
     smallest = next(tokens for tokens in range(whole) if fits(tokens))
-    shown = [lines_at(tokens) for tokens in range(smallest, whole + 100)]
+    shown = [lines_at(tokens) for tokens in range(smallest, whole + 100, 5)]
     for fewer, more in pairwise(shown):
         assert fewer <= more
     first_seen = {}
@@ -244,10 +232,6 @@ def test_a_page_and_a_source_that_do_not_fit_are_refused_with_the_number_that_wo
     assert not fits(needed - 1)
 
 
-def test_equal_briefs_give_equal_pages():
-    assert write_brief(BRIEF, WORDS, 2000) == write_brief(dataclasses.replace(BRIEF), WORDS, 2000)
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -284,11 +268,3 @@ def test_a_source_cannot_close_its_fence():
     page = write_brief(dataclasses.replace(BRIEF, champion_source=source), WORDS, LARGE)
     assert sections(page) == sections(write_brief(BRIEF, WORDS, LARGE))
     assert f"``````python\n{source}``````\n" in page
-
-
-def test_tokens_are_counted_in_bytes_and_rounded_up():
-    assert count_tokens("") == 0
-    assert count_tokens("a") == 1
-    assert count_tokens("ä" * BYTES_PER_TOKEN) == 2
-    assert count_tokens("\ud800") == 1
-    assert len(HEADINGS) == 6

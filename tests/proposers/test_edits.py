@@ -129,20 +129,6 @@ def test_line_ends_of_windows_are_kept_and_not_compared():
     assert edited(("    return hidden\r\n", "    return 1\r\n")) == SOURCE.replace("return hidden\n", "return 1\n")
 
 
-def test_ends_of_files_and_characters_that_end_no_line_for_python():
-    assert edited(("y = 2\n", "y = 3\n"), source="x = 1\ny = 2") == "x = 1\ny = 3"
-    source = "x = 'a\u2028b'\n\x0cy = 2\nζ = 'ñ🙂'\n"
-    assert edited(("ζ  = 'ñ🙂'", "ζ = 'ñ'"), source=source) == source.replace("🙂", "")
-
-
-def test_a_file_may_be_broken_between_two_edits():
-    new = edited(
-        ("LEARNING_RATE = 0.04\n", "LEARNING_RATE = (\n    0.04\n"),
-        ("MIN_LEARNING_RATE = 0.001\n", ")\nMIN_LEARNING_RATE = 0.001\n"),
-    )
-    assert new == SOURCE.replace("0.04\nMIN", "(\n    0.04\n)\nMIN")
-
-
 # What is refused, and with which words.
 
 
@@ -202,9 +188,8 @@ def test_sizes_have_limits():
     assert f"edit 2: with it the file would have more than {MAX_CHARACTERS}" in refusal(*grown, source="x0 = 1\n")
 
 
-@pytest.mark.parametrize("source", ["", "\n", " \r\n"])
-def test_an_empty_file_wants_a_whole_one(source):
-    assert "give the whole file" in refusal(("x = 1", "x = 2"), source=source)
+def test_an_empty_file_wants_a_whole_one():
+    assert "give the whole file" in refusal(("x = 1", "x = 2"), source=" \r\n")
 
 
 LONG = "".join(f"def function_{n}(x):\n    value = x * {n}\n    return value + {n}\n\n\n" for n in range(2000))
@@ -213,9 +198,7 @@ LONG = "".join(f"def function_{n}(x):\n    value = x * {n}\n    return value + {
 @pytest.mark.parametrize(
     ("source", "search", "reason"),
     [
-        (LONG, LONG[1000:100_000].replace("value", "valeu", 1), "missed"),
         (LONG, "    return value + nothing_that_is_there\n", "missed"),
-        ("x = 1\n" * 10_000, "x = 1\n" * 5_000, "ambiguous"),
         ("x = 1\n" * 10_000, "x  = 1\n" * 5_000, "ambiguous"),
         ("x = 1\n" * 10_000, "x = 1\n" * 5_000 + "y\n" + "x = 1\n" * 4_000, "missed"),
         ("x = '" + "a" * 400_000 + "'\n", "a" * 200_000, "ambiguous"),
@@ -361,7 +344,7 @@ def applied(source: str, edits: list[Edit]) -> str | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(pairs())
 def test_right_edits_and_diffs_make_the_second_of_the_first(pair):
     old, new, edits = pair
@@ -400,13 +383,13 @@ MANGLED = {
 }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(pairs(), st.sampled_from(list(MANGLED)))
 def test_mangled_whitespace_makes_no_third_program(pair, how):
     make_no_third_program(pair, [Edit(MANGLED[how](edit.search), edit.replace) for edit in pair[2]])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(pairs(), st.sampled_from([0, 2, 4, 8]))
 def test_shifted_blocks_make_no_third_program(pair, columns):
     changed = []
@@ -424,7 +407,7 @@ FRAGMENTS = st.lists(st.sampled_from(PARTS + MARKS), max_size=12).map("".join)
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(FRAGMENTS | st.text(max_size=30), st.lists(st.tuples(FRAGMENTS | st.text(max_size=10), FRAGMENTS), max_size=5))
 @example("x = 1\n", [("x = 1\n\n", "\ud800")])
 def test_nothing_raises_anything_but_a_refusal(source, edits):

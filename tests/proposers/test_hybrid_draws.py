@@ -14,7 +14,6 @@ from autoresearch_jax.proposers.base import (
     Outcome,
     Running,
     discards_in_a_row,
-    least_tried,
     on_plateau,
 )
 from autoresearch_jax.proposers.hybrid import BLOCK, draw_category, draws_agent
@@ -23,7 +22,7 @@ from autoresearch_jax.types import Metric, Status
 
 OPTIMIZER, AGENT = "constants", "gemini"
 SPACE = (Constant("DEPTH", IntRange(2, 8)),)
-SEEDS = range(12)
+SEEDS = range(4)
 NIGHT = 120
 PLATEAU = 10
 
@@ -82,11 +81,6 @@ def test_who_pays_off_gets_most(good, weak):
     shares = [share(night(only(good), seed), good) for seed in SEEDS]
     assert min(shares) > 0.6
     assert max(shares) <= 0.8, "the other one has its floor"
-
-
-def test_a_useless_agent_cannot_keep_a_fruitful_table_from_most_of_the_night_even_with_plateaus():
-    shares = [share(night(only(OPTIMIZER), seed, PLATEAU), OPTIMIZER) for seed in SEEDS]
-    assert sum(shares) / len(shares) > 0.55
 
 
 @pytest.mark.parametrize("plateau", [None, PLATEAU])
@@ -226,9 +220,3 @@ def test_discards_are_counted_back_to_the_last_gain():
 @pytest.mark.parametrize("status", [Status.OK, Status.CRASH, Status.DUPLICATE])
 def test_what_was_measured_was_proposed_whatever_its_agent_calls_it(status):
     assert discards_in_a_row([BASELINE, outcome(1, AGENT, NO_PROPOSAL, status=status)]) == 1
-
-
-def test_the_least_tried_come_first_and_equals_in_their_order():
-    history = [BASELINE, *several(2, AGENT, "batch"), outcome(3, OPTIMIZER, "constants"), outcome(4, AGENT, "numerics")]
-    counts = [("schedule", 0), ("attention", 0), ("numerics", 1), ("batch", 2)]
-    assert least_tried(history, ("numerics", "schedule", "batch", "attention")) == counts

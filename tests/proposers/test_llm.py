@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from fakes import SOURCE
-from gemini_server import MODEL, GeminiServer, Request, Step, answer, blocked, error, llm_dir, quick, raw, reply, says
+from gemini_server import MODEL, GeminiServer, Request, Step, answer, blocked, error, llm_dir, quick, raw, says
 
 from autoresearch_jax.proposers.base import (
     Brief,
     Examine,
-    LimitReached,
     Objection,
     Proposal,
     ProposalFailed,
@@ -102,7 +101,6 @@ def test_a_category_that_nobody_knows_falls_back(place, named, asked_for, catego
 UNUSABLE = {
     "malformed JSON": (says('{"hypothesis": "x"'), "not JSON"),
     "no object": (says("[1, 2]"), "no object"),
-    "a number without end": (says('{"hypothesis": "x", "predicted_effect": ' + "9" * 5000 + "}"), "not JSON"),
     "a number that is none": (
         says('{"hypothesis": "x", "category": "y", "predicted_effect": NaN}'),
         "must be a number",
@@ -115,13 +113,10 @@ UNUSABLE = {
     "edits and a file": (answer([EDIT], file=CHANGED), "not both"),
     "neither": (answer(), "neither edits nor a file"),
     "an empty answer": (says(""), "empty"),
-    "no candidate": (reply({}), "empty"),
     "a missed block": (answer([("LR = 0.7", "LR = 0.1")]), "edit 1: missed"),
     "an ambiguous block": (answer([('"""', "'''")]), "edit 1: ambiguous"),
     "what does not parse": (answer([("LR = 0.5", "LR = = 0.5")]), "does not parse"),
-    "half a character": (answer([("LR = 0.5", 'LR = "\ud800"')]), "does not parse"),
     "no change": (answer([("LR = 0.5", "LR = 0.5")]), "search equals replace"),
-    "the same file": (answer(file=SOURCE), "changes nothing"),
     "cut off": (says('{"hypothesis": "x', finish="MAX_TOKENS"), "cut off at 32768 tokens"),
     "ended early": (says("", finish="MALFORMED_RESPONSE"), "ended early: MALFORMED_RESPONSE"),
 }
@@ -137,20 +132,13 @@ def test_an_unusable_answer_goes_back_with_the_reason_in_the_same_conversation(p
     assert reason in second.last
 
 
-@pytest.mark.parametrize("case", ["malformed JSON", "a missed block", "an empty answer", "cut off", "no change"])
+@pytest.mark.parametrize("case", ["malformed JSON", "cut off", "no change"])
 def test_what_stays_unusable_is_a_failure_that_says_why(place, case):
     step, reason = UNUSABLE[case]
     failure = place.failure(step, step, step)
     assert reason in str(failure)
     assert failure.cost_dollars > 0
     assert len(place.asked) == (2 if case == "no change" else 3)
-
-
-@pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_so_many_repairs_and_no_more(place, rounds):
-    failure = place.failure(*[says("no")] * 5, repair_rounds=rounds)
-    assert len(place.asked) == rounds + 1
-    assert ("after" in str(failure)) == (rounds > 0)
 
 
 def test_an_answer_of_5_mb_is_refused_and_only_its_beginning_goes_back(place):
@@ -190,13 +178,11 @@ def test_a_text_outlives_an_unusable_answer_after_it(place):
     ("ends", "options"),
     [
         ([error(400, "too long")], {}),
-        ([error(403)], {}),
         ([error(503, retry_seconds=900)], {}),
-        ([says("", finish="SAFETY")], {}),
         ([blocked("BLOCKLIST")], {}),
         ([GOOD], {"limits": Limits(requests=1)}),
     ],
-    ids=["refused", "not let in", "down", "answer blocked", "prompt blocked", "limit"],
+    ids=["refused", "down", "prompt blocked", "limit"],
 )
 def test_a_text_outlives_whatever_ends_its_repair_with_what_all_of_it_cost(place, ends, options):
     price = Price(2.0, 8.0)
@@ -206,19 +192,6 @@ def test_a_text_outlives_whatever_ends_its_repair_with_what_all_of_it_cost(place
     assert len(place.asked) == (1 if options else 2)
     stored = [json.loads(path.read_text())["dollars"] for path in place.folder.rglob("*.json")]
     assert proposal.cost_dollars == pytest.approx(sum(stored))
-
-
-@pytest.mark.parametrize(
-    ("ends", "options", "kind"),
-    [
-        ([error(400, "too long")], {}, ProposalFailed),
-        ([blocked("BLOCKLIST")], {}, ProposalFailed),
-        ([GOOD], {"limits": Limits(requests=1)}, LimitReached),
-    ],
-)
-def test_without_a_text_the_end_of_a_repair_is_the_end(place, ends, options, kind):
-    with pytest.raises(kind):
-        place.propose(says("no"), *ends, **options)
 
 
 def test_a_proposer_that_is_closed_in_a_repair_proposes_nothing(tmp_path):
@@ -242,12 +215,6 @@ def test_a_repeat_goes_back_only_once(place):
     assert "experiment 1 did that" in place.asked[1].last
 
 
-def test_other_faults_between_repeats_do_not_make_room_for_one_more(place):
-    steps = [GOOD, says("no"), GOOD, GOOD]
-    place.propose(*steps, repair_rounds=5, examine=lambda *_: Objection("experiment 1 did that", True))
-    assert len(place.asked) == 3
-
-
 def test_thinking_is_no_part_of_the_answer_and_a_fence_around_it_is_forgiven(place):
     words = json.dumps(
         {"hypothesis": "x", "category": "y", "predicted_effect": 1, "edits": [{"search": EDIT[0], "replace": EDIT[1]}]}
@@ -255,17 +222,7 @@ def test_thinking_is_no_part_of_the_answer_and_a_fence_around_it_is_forgiven(pla
     assert place.propose(says(f"```json\n{words}\n```")).source == CHANGED
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"<html>",
-        b"\xff\xfe",
-        b"[" * 90_000,
-    ],
-)
+@pytest.mark.parametrize("body", [b"", b"null", b"<html>", b"\xff\xfe", b"[" * 90_000])
 def test_a_body_that_is_no_answer_is_asked_for_again(place, body):
     assert place.propose(raw(body), GOOD).source == CHANGED
 

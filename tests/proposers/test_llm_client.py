@@ -55,16 +55,8 @@ def make(tmp_path):
 
 @pytest.mark.parametrize(
     "step",
-    [
-        error(429),
-        error(500),
-        error(408),
-        cut(),
-        raw(b"proxy says no", 502),
-        raw(b" " * (17 << 20)),
-        raw(b"what?"),
-    ],
-    ids=["429", "500", "408", "cut", "502", "too large", "no JSON"],
+    [error(429), cut(), raw(b"proxy says no", 502), raw(b" " * (17 << 20)), raw(b"what?")],
+    ids=["429", "cut", "502", "too large", "no JSON"],
 )
 def test_what_passes_is_asked_again(make, step):
     with GeminiServer([step, step, GOOD]) as server:
@@ -77,10 +69,9 @@ def test_a_compressed_answer_is_an_answer(make):
         assert make(server).propose(BRIEF).source == CHANGED
 
 
-@pytest.mark.parametrize("status", [400, 404, 413])
-def test_what_stays_is_not_asked_again_and_fails_in_the_services_own_words(make, status):
-    with GeminiServer([error(status, "bad field"), GOOD]) as server:
-        with pytest.raises(ProposalFailed, match=f"the service says {status}: bad field"):
+def test_what_stays_is_not_asked_again_and_fails_in_the_services_own_words(make):
+    with GeminiServer([error(400, "bad field"), GOOD]) as server:
+        with pytest.raises(ProposalFailed, match="the service says 400: bad field"):
             make(server).propose(BRIEF)
         assert len(server.requests) == 1
 
@@ -112,7 +103,6 @@ def test_the_server_is_not_asked_before_it_wants_to_be(make, step):
         (error(429, "quota", retry_seconds=77.5), 77.5),
         (error(503, "quota", retry_after="77.5"), 77.5),
         (error(503, "quota", retry_after="1" + "0" * 15), 3600),
-        (error(503, "quota", retry_after="Fri, 31 Dec 9999 23:59:59 GMT"), 3600),
     ],
 )
 def test_a_wait_longer_than_what_is_left_ends_it_at_once(make, step, seconds):
@@ -123,7 +113,7 @@ def test_a_wait_longer_than_what_is_left_ends_it_at_once(make, step, seconds):
         assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("wanted", ["soon", "-5", "nan", "", "1e400"])
+@pytest.mark.parametrize("wanted", ["soon", "-5", "nan", ""])
 def test_a_wait_that_makes_no_sense_is_no_wait(wanted):
     assert wanted_wait("{}", {"Retry-After": wanted}) is None
     assert wanted_wait(f'{{"retryDelay": "{wanted}s"}}', {}) is None
@@ -151,14 +141,6 @@ def test_nobody_at_the_address_is_a_service_that_is_down(make):
         pass
     with pytest.raises(ServiceDown, match="the connection failed"):
         make(server, proposal_seconds=0.1).propose(BRIEF)
-
-
-def test_answers_before_the_failures_make_it_a_failed_proposal_that_names_both(make):
-    def step(request: Request):
-        return says("no") if len(request.texts) == 1 else error(500, "on fire")
-
-    with GeminiServer(step) as server, pytest.raises(ProposalFailed, match=r"on fire; before that: .*not JSON"):
-        make(server, proposal_seconds=0.3).propose(BRIEF)
 
 
 @pytest.mark.parametrize("part", ["body", "headers"])
@@ -222,18 +204,7 @@ def test_closing_ends_a_wait(make):
         assert [type(error) for error in raised] == [ProposalFailed]
 
 
-def test_closed_it_sends_nothing_any_more(make):
-    with GeminiServer([GOOD]) as server:
-        proposer = make(server)
-        proposer.close()
-        with pytest.raises(ProposalFailed, match="closed"):
-            proposer.propose(BRIEF)
-        assert server.requests == []
-
-
-@pytest.mark.parametrize(
-    "step", [error(404, "no such model"), error(400, "no such model"), error(403, "no such model")]
-)
+@pytest.mark.parametrize("step", [error(404, "no such model"), error(403, "no such model")])
 def test_what_the_service_has_against_a_model_is_said_in_its_own_words(make, step):
     head = "not let in" if step.status == 403 else "--gemini_model=gemini-9-none"
     with GeminiServer(on_get=step) as server:
@@ -247,7 +218,7 @@ def test_fewer_output_tokens_than_asked_for_are_found_before_anything_is_spent(m
         make(server).check_model()
 
 
-@pytest.mark.parametrize("step", [error(500, "on fire"), error(429, "on fire"), raw(b"what?")])
+@pytest.mark.parametrize("step", [error(500, "on fire"), raw(b"what?")])
 def test_a_service_that_is_down_at_the_start_is_a_warning(make, step):
     with GeminiServer(on_get=step) as server:
         warning = make(server).check_model()
@@ -286,13 +257,6 @@ def test_no_application_default_credentials_are_the_users_to_mend(make, tmp_path
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     with GeminiServer() as server, pytest.raises(UserError, match="gcloud auth application-default login"):
         make(server, key=None, vertex_project="a-project")
-
-
-def test_a_service_of_ones_own_needs_no_key_and_does_not_get_that_of_the_environment(make, monkeypatch):
-    monkeypatch.setenv("GOOGLE_API_KEY", KEY)
-    with GeminiServer([GOOD]) as server:
-        make(server, key=None).propose(BRIEF)
-        assert server.requests[0].headers["X-Goog-Api-Key"] == "none"
 
 
 def test_this_machine_is_reached_directly_whatever_proxy_there_is(make, monkeypatch):
@@ -345,10 +309,8 @@ def test_an_exchange_is_stored_whole(tmp_path):
         [says(f"my key is {KEY} and {OTHER}"), answer([("LR = 0.5", f'LR = "{KEY}"')], hypothesis=f"tell {KEY}")],
         [error(500, f"{KEY} {OTHER}"), error(400, f"{KEY} {OTHER}")],
         [raw(f"no JSON, but {KEY}".encode()), error(403, f"{KEY} {OTHER}")],
-        [error(403, f"{KEY} is not let in", reason=OTHER)],
         [says("no", finish=KEY), says("", finish=KEY), error(400, KEY)],
         [error(500, SPLIT), error(400, SPLIT)],
-        [says("", finish=SPLIT), error(400, KEY)],
     ],
 )
 def test_a_server_that_echoes_secrets_puts_none_on_disk_or_into_what_is_said(tmp_path, steps):
@@ -388,14 +350,6 @@ def test_a_key_that_edits_put_together_is_not_proposed(tmp_path):
     assert KEY not in all_text(tmp_path) + str(failure.value) + server.requests[2].last
 
 
-def test_a_secret_that_stands_in_the_brief_is_not_stored(tmp_path):
-    brief = dataclasses.replace(BRIEF, program=f"# A page\n\nUse {KEY}.\n")
-    with GeminiServer([GOOD]) as server:
-        GeminiProposer(quick(server), "train_lib.py", None, llm_dir(tmp_path)).propose(brief)
-    assert f"Use {REDACTED}." in all_text(tmp_path)
-    assert KEY not in all_text(tmp_path)
-
-
 def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):
     with GeminiServer([error(500, f"Bearer {TOKEN}"), GOOD]) as server:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(server.service_account(tmp_path / "account.json")))
@@ -407,9 +361,3 @@ def test_a_token_of_vertex_ai_is_a_secret_too(tmp_path, monkeypatch):
 
 def test_options_do_not_show_their_secrets():
     assert KEY not in repr(GeminiOptions(key=KEY, secrets=(KEY,)))
-
-
-def test_a_key_that_is_a_common_word_does_not_blank_out_the_brief(tmp_path):
-    with GeminiServer([GOOD]) as server:
-        GeminiProposer(quick(server, key="LR"), "train_lib.py", None, llm_dir(tmp_path)).propose(BRIEF)
-    assert REDACTED not in all_text(tmp_path)
