@@ -1,10 +1,11 @@
 """A run that is over, whose snapshots tests lose and damage."""
 
 import shutil
-import subprocess
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from repositories import make_repository
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
@@ -80,11 +81,7 @@ class Night:
 
 def run_night(place: Path, flags: tuple[str, ...], source: str) -> Night:
     """Runs two experiments in an empty folder, each of which was run more than once or may have been."""
-    (place / "train_lib.py").write_text(source)
-    (place / "program.md").write_text(PAGE)
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
-        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
-        subprocess.run(command, cwd=place, check=True)
+    make_repository(place, source, PAGE)
     where = [f"--run_dir={place}", "--tag=night"]
     own = [f"--editable={place / 'train_lib.py'}", f"--program={place / 'program.md'}"]
     others = (*own, "--baseline_runs=2", "--max_runs=5", "--experiments=1", "--seed=0", "--proposer=constants")

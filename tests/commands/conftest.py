@@ -1,7 +1,6 @@
 """A repository whose runs have trials of seconds, and a run that is over."""
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from finished_night import Night, run_night
+from repositories import make_repository
 
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
@@ -19,10 +19,7 @@ PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---
 @pytest.fixture
 def tiny_run(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path) -> list[str]:
     """Flags of a run, but for its tag, its end and its proposer; its repository is `tmp_path`."""
-    (tmp_path / "train_lib.py").write_text(tiny_source)
-    (tmp_path / "program.md").write_text(PAGE)
-    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@y.org commit -qm a"):
-        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    make_repository(tmp_path, tiny_source, PAGE)
     return [
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={tiny_dataset.folder.parent}",

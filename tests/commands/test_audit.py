@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from fakes import PROGRAM, SOURCE, FakeTask
+from repositories import make_repository
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
@@ -20,10 +20,6 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.types import Budget, Measurement, Scrutiny, Status
 
 NIGHT = Path("runs/night")
-
-
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], cwd=folder, check=True)
 
 
 class Gallery:
@@ -50,11 +46,7 @@ def fake_tasks(patch: pytest.MonkeyPatch) -> None:
 def finished(tmp_path_factory) -> Path:
     """The folder of the runs, with one that kept something."""
     repo = tmp_path_factory.mktemp("repo")
-    (repo / "train_lib.py").write_text(SOURCE)
-    (repo / "program.md").write_text(PROGRAM)
-    git(repo, "init", "-q")
-    git(repo, "add", ".")
-    git(repo, "commit", "-qm", "start")
+    make_repository(repo, SOURCE, PROGRAM)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repo)
         fake_tasks(patch)
@@ -202,16 +194,6 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
             2,
             "flag --transfer_budget=1.0: must be above 1, such as 2",
         ),
-        (
-            ["--tag=night", "--transfer=8", "--transfer_budget=nan"],
-            2,
-            "flag --transfer_budget=nan: must be above 1, such as 2",
-        ),
-        (
-            ["--tag=night", "--transfer=0"],
-            2,
-            "flag --transfer=0: must be at least 1",
-        ),
         (["--tag=night", "--editable=other.py"], 2, "--editable=other.py: the run's training file is train_lib.py"),
         (
             ["--tag=idle"],
@@ -255,11 +237,8 @@ class Depthless(FakeTask):
 
 
 def test_a_training_file_without_a_depth(tmp_path, capsys, monkeypatch):
-    (tmp_path / "train_lib.py").write_text(SOURCE.replace("DEPTH", "LAYERS"))
-    (tmp_path / "program.md").write_text(PROGRAM.replace("| DEPTH | 2 .. 8 | layers |\n", ""))
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "start")
+    page = PROGRAM.replace("| DEPTH | 2 .. 8 | layers |\n", "")
+    make_repository(tmp_path, SOURCE.replace("DEPTH", "LAYERS"), page)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Gallery, "factory", Depthless)
     fake_tasks(monkeypatch)

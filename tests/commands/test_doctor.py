@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from fakes import PROGRAM, SOURCE
+from repositories import git, make_repository
 
 import autoresearch_jax
 from autoresearch_jax.cli import main
@@ -47,10 +48,6 @@ ATTEMPTS = {
 ROOT = Path(autoresearch_jax.__file__).parent.parent
 KEY = "AIza-xq7Vrr2-mmK9"
 Doctor = Callable[..., tuple[int, dict[str, str]]]
-
-
-def git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def lines(output: str) -> dict[str, str]:
@@ -83,12 +80,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def repo(tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository that is the present folder, with a training file and a page that are committed."""
     folder = tmp_path / "repo"
-    folder.mkdir()
-    (folder / "train_lib.py").write_text(SOURCE)
-    (folder / "program.md").write_text(PROGRAM.replace("loss", "val_bpb"))
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", ".")
-    git(folder, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "-m", "start")
+    make_repository(folder, SOURCE, PROGRAM.replace("loss", "val_bpb"))
     monkeypatch.chdir(folder)
     return folder
 
@@ -225,6 +217,7 @@ def test_a_trial_process_that_does_not_start(doctor: Doctor, monkeypatch: pytest
     assert "jax_variables" in found["devices"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_no_process_and_no_file(doctor: Doctor, scratch: Path) -> None:
     call = [sys.executable, "-m", "autoresearch_jax.cli", "doctor", "--platform=cpu", "--sections=devices"]
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -320,20 +313,6 @@ def test_a_hole_in_the_sandbox_is_found(sandbox: Sandbox, doctor: Doctor, monkey
     assert found["write_elsewhere"] == "blocked"
 
 
-def test_no_place_for_what_the_sandbox_shows(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_options, "CACHE_DIR", "/dev/null/cache")
-    status, found = doctor("sandbox")
-    assert (status, found["faults"]) == (1, "sandbox")
-    assert "a folder that you can write to" in found["sandbox"]
-
-
-def test_no_git(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    status, found = doctor("git")
-    assert status == 1
-    assert "apt-get install git" in found["editable"]
-
-
 def test_a_training_file_that_is_not_committed(doctor: Doctor, repo: Path, tmp_path: Path) -> None:
     (repo / "train_lib.py").write_text(SOURCE + "\n# more\n")
     status, found = doctor("git")
@@ -357,15 +336,6 @@ def test_a_branch_that_is_in_the_way(doctor: Doctor, repo: Path) -> None:
     assert (status, found["faults"]) == (1, "editable")
     assert "; choose another --tag, or delete the branch" in found["editable"]
     assert doctor("git", "--tag=a b")[1]["faults"] == "editable"
-
-
-def test_a_repository_that_cannot_be_written_to(doctor: Doctor, repo: Path) -> None:
-    refs = repo / ".git" / "refs" / "heads" / "autoresearch"
-    refs.write_text("in the way of every branch\n")
-    status, found = doctor("git")
-    refs.unlink()
-    assert (status, found["faults"]) == (1, "worktree")
-    assert "one that you can write to" in found["worktree"]
 
 
 @pytest.mark.parametrize(
@@ -497,13 +467,11 @@ def night(repo: Path, tiny_dataset: Dataset) -> RunFolder:
     [
         ("--budget_steps=20", "budget_seconds 300.0 then, None now; budget_steps None then, 20 now"),
         ("--seed=7", "seed 0 then, 7 now"),
-        ("--editable=other.py", "editable train_lib.py then, other.py now"),
         ("--decision=greedy", "decision lineage then, greedy now"),
         ("--mesh=data=2", "num_devices 1 then, 2 now"),
     ],
 )
 def test_flags_that_are_not_the_run_s_own(flag: str, says: str, doctor: Doctor, night: RunFolder) -> None:
-    shutil.copy("train_lib.py", "other.py")
     assert doctor("run", "--tag=night")[1]["ledger"].endswith("the run goes on with these flags")
     assert doctor("run", "--tag=day")[1]["ledger"] == "none yet, the run begins"
     status, found = doctor("run", "--tag=night", flag)

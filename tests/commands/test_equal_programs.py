@@ -2,12 +2,12 @@
 
 import os
 import sqlite3
-import subprocess
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
 from fakes import ScriptedProposer
+from repositories import make_repository
 
 from autoresearch_jax.commands.verify import verify
 from autoresearch_jax.decide.rule import Action, GreedyRule
@@ -67,10 +67,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
         "without it": replaced(tiny_source, ("UNUSED = 1  # read by nothing\n", "")),
         "as it was": tiny_source,
     }
-    (tmp_path / "train_lib.py").write_text(tiny_source)
-    (tmp_path / "program.md").write_text("## Stop when\n\n- 100 experiments\n")
-    for words in ("init -q", "add .", "-c user.name=x -c user.email=x@example.org commit -qm start"):
-        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    make_repository(tmp_path, tiny_source, "## Stop when\n\n- 100 experiments\n")
     folder = RunFolder(tmp_path / "runs" / "night")
     folder.create()
     config = LmTaskConfig(

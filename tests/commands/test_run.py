@@ -2,22 +2,18 @@
 
 import json
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
+from repositories import git, make_repository
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.types import Candidate, Measurement
-
-
-def git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Made:
@@ -29,11 +25,7 @@ class Made:
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A repository that is the present folder, and a task of milliseconds."""
-    (tmp_path / "train_lib.py").write_text(SOURCE)
-    (tmp_path / "program.md").write_text(PROGRAM)
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "start")
+    make_repository(tmp_path, SOURCE, PROGRAM)
     monkeypatch.chdir(tmp_path)
     stand_in(monkeypatch, lambda options: Made.task)
     monkeypatch.setattr(Made, "task", FakeTask())
@@ -100,22 +92,6 @@ def test_a_run_can_start_with_other_constants(place, capsys):
     assert git(place, "rev-parse", "autoresearch/same") == head
 
 
-def test_status_and_results_of_a_run(place, capsys):
-    cli.main(["run", "--tag=night", "--experiments=3"])
-    capsys.readouterr()
-    assert cli.main(["status", "--tag=night"]) == 0
-    found = figures(capsys.readouterr().out)
-    assert found["driver"].startswith("none")
-    assert (found["experiments"], found["current"]) == ("3", "null")
-    assert found["ended"] == "3 experiments reached"
-    assert cli.main(["results", "--tag=night"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "keep"]
-    assert cli.main(["results", "--tag=night", "--format=json"]) == 0
-    parsed = json.loads(capsys.readouterr().out)
-    assert [row["experiment"] for row in parsed["experiments"]] == [0, 1, 2, 3]
-    assert parsed["summary"]["experiments"] == 3
-
-
 class TimedTask(FakeTask):
     """Tells how much of the machine its trials had."""
 
@@ -137,11 +113,20 @@ def test_a_run_tells_its_share_of_the_machine(place, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["summary"]["attended_share"] == 0.75
 
 
-def test_status_tells_why(place, capsys):
+def test_status_and_results_of_a_run(place, capsys):
     cli.main(["run", "--tag=night", "--experiments=3"])
     capsys.readouterr()
+    assert cli.main(["results", "--tag=night"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "keep"]
+    assert cli.main(["results", "--tag=night", "--format=json"]) == 0
+    parsed = json.loads(capsys.readouterr().out)
+    assert [row["experiment"] for row in parsed["experiments"]] == [0, 1, 2, 3]
+    assert parsed["summary"]["experiments"] == 3
     assert cli.main(["status", "--tag=night"]) == 0
     found = figures(capsys.readouterr().out)
+    assert found["driver"].startswith("none")
+    assert (found["experiments"], found["current"]) == ("3", "null")
+    assert found["ended"] == "3 experiments reached"
     assert 0.0002 < float(found["noise_floor"]) < 0.005, "the task's is 0.001"
     assert int(found["champion_runs"]) >= 2
     assert float(found["gain_sigma"]) > 5
@@ -196,30 +181,30 @@ def test_a_tag_that_is_no_branch_name(place, capsys):
     assert not (place / "runs").exists()
 
 
-def test_a_constant_that_does_not_exist(place, capsys):
-    (place / "program.md").write_text(PROGRAM.replace("DEPTH", "DEEP"))
-    assert failing(["run", "--tag=night"], capsys) == (
-        1,
-        "autoresearch run: program.md:12: no constant DEEP at the top of the editable file; there are: "
-        "LR, DEPTH, PATTERN, FAULT",
-    )
+@pytest.mark.parametrize(
+    ("page", "status", "says"),
+    [
+        (
+            PROGRAM.replace("DEPTH", "DEEP"),
+            1,
+            "program.md:12: no constant DEEP at the top of the editable file; there are: LR, DEPTH, PATTERN, FAULT",
+        ),
+        (
+            "## Goal\n\nLower it.\n",
+            2,
+            'program.md: no table of constants under "You may change", which --proposer=constants needs',
+        ),
+        (
+            PROGRAM.replace("8 experiments", "lost <= 0.5"),
+            1,
+            'program.md: "Stop when" names lost, but the metric is loss',
+        ),
+    ],
+)
+def test_a_page_that_no_run_can_follow(place, capsys, page, status, says):
+    (place / "program.md").write_text(page)
+    assert failing(["run", "--tag=night"], capsys) == (status, f"autoresearch run: {says}")
     assert Made.task.measured == []
-
-
-def test_no_table(place, capsys):
-    (place / "program.md").write_text("## Goal\n\nLower it.\n")
-    assert failing(["run", "--tag=night"], capsys) == (
-        2,
-        'autoresearch run: program.md: no table of constants under "You may change", which --proposer=constants needs',
-    )
-
-
-def test_a_target_for_another_metric(place, capsys):
-    (place / "program.md").write_text(PROGRAM.replace("8 experiments", "lost <= 0.5"))
-    assert failing(["run", "--tag=night"], capsys) == (
-        1,
-        'autoresearch run: program.md: "Stop when" names lost, but the metric is loss',
-    )
 
 
 def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
@@ -239,14 +224,10 @@ def test_changes_that_are_not_committed(place, capsys):
     assert (place / "train_lib.py").read_text() == SOURCE + "# more\n"
 
 
-def test_changes_do_not_stand_in_the_way_of_a_run_that_has_begun(place, capsys):
+def test_a_run_that_has_begun_goes_on_despite_changes_but_not_with_another_dataset(place, capsys, monkeypatch):
     cli.main(["run", "--tag=night", "--experiments=1"])
     (place / "train_lib.py").write_text("LR = = 1\n")
     assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
-
-
-def test_a_run_folder_from_another_dataset(place, capsys, monkeypatch):
-    cli.main(["run", "--tag=night", "--experiments=1"])
     capsys.readouterr()
     monkeypatch.setattr(Made, "task", FakeTask(fingerprint="other"))
     assert failing(["run", "--tag=night"], capsys) == (
@@ -258,7 +239,7 @@ def test_a_run_folder_from_another_dataset(place, capsys, monkeypatch):
 
 def test_a_baseline_that_cannot_be_measured(place, capsys):
     (place / "train_lib.py").write_text("LR = = 1\n")
-    git(place, "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qam", "break it")
+    git(place, "commit", "-qam", "break it")
     status = cli.main(["run", "--tag=night"])
     assert status == 1
     assert capsys.readouterr().err == (

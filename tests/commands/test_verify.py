@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from repositories import make_repository
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands.verify import verify
@@ -37,22 +38,13 @@ PAGE = """## You may change
 """
 
 
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], cwd=folder, check=True)
-
-
 @pytest.fixture(scope="module")
 def night(tiny_dataset: Dataset, tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run; its repository and its dataset are gone."""
     place = tmp_path_factory.mktemp("night")
     data = shutil.copytree(tiny_dataset.folder.parent, place / "data")
     repo = place / "repo"
-    repo.mkdir()
-    (repo / "train_lib.py").write_text(tiny_source)
-    (repo / "program.md").write_text(PAGE)
-    git(repo, "init", "-q")
-    git(repo, "add", ".")
-    git(repo, "commit", "-qm", "start")
+    make_repository(repo, tiny_source, PAGE)
     arguments = [
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={data}",
