@@ -45,16 +45,7 @@ _SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is th
 
 @dataclass(frozen=True)
 class ProposerSettings:
-    """Who proposes.
-
-    Attributes:
-      name: one of `PROPOSERS`.
-      agent: how a command is called; None without one.
-      gemini: how a model is asked; None without a way to one.
-      replay: the run to take proposals from; None but for "replay".
-      brief_tokens: length of a brief.
-      asking: what of a brief the user chose.
-    """
+    """Who proposes: `name` is one of `PROPOSERS`; what it does not use is None."""
 
     name: str = "constants"
     agent: Agent | None = None
@@ -145,11 +136,8 @@ def check_proposer(
     """Finds what would make every proposal fail, before anything is measured.
 
     Args:
-      settings: who proposes.
       editable: the training file in the user's checkout.
-      program: program.md.
       source: the champion's text.
-      environment: of this process.
 
     Raises:
       UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
@@ -193,14 +181,6 @@ def make_proposer(
     notice: Callable[[str], None],
 ) -> Proposer:
     """Who proposes.
-
-    Args:
-      settings: from `ProposerOptions.settings`.
-      workspace: of the run.
-      folder: of the run.
-      environment: of this process, for an agent's command.
-      examine: tries a text before it is proposed.
-      notice: told what the user should know.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.

@@ -62,7 +62,6 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
     """Compares a snapshot with its hashes before it is used.
 
     Args:
-      folder: of the snapshot.
       kept: its record in a ledger; None if it is in none.
 
     Raises:

@@ -239,8 +239,6 @@ def find_clock(choice: str, platform: str, notice: Callable[[str], None] = _noti
     """The clock of a value of --clock.
 
     Args:
-      choice: the value.
-      platform: "cpu", "cuda" or "tpu".
       notice: told in one line why "auto" takes the wall clock on a CPU.
 
     Raises:

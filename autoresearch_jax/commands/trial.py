@@ -102,15 +102,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a ledger has on an experiment that is run again.
-
-    Attributes:
-      source: its text.
-      trials: its runs.
-      settings: what its scores depend on, by name.
-      folder: of its run.
-      reference_seconds: unit of the clock that it was timed by; None where there was none.
-    """
+    """An experiment that is run again; `reference_seconds` is the unit of the clock that timed it, if there was one."""
 
     source: str
     trials: tuple[TrialRow, ...]
@@ -217,12 +209,7 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
 
 
 def new_log_dir(folder: RunFolder, number: int = 0) -> Path:
-    """A folder for the logs of a trial by hand; its name is the trial's.
-
-    Args:
-      folder: of the run.
-      number: of the trial in this process.
-    """
+    """A folder for the logs of a trial by hand; its name is the trial's."""
     name = f"{time.strftime('trial-%Y%m%d-%H%M%S')}-{os.getpid()}"  # others may begin in the same second
     name += f"-{number}" if number else ""
     log_dir = folder.path / "logs" / name
@@ -274,8 +261,6 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
     """All figures of a trial under the names they are printed with; None where one is missing.
 
     Args:
-      measurement: the trial.
-      metric: its metric.
       constants: of the source that was measured; the original prints its DEPTH.
     """
     summary: dict[str, Scalar] = {metric.name: measurement.value}

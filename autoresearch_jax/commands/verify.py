@@ -48,13 +48,7 @@ NEEDED_SETTINGS = {"editable", "metric", "direction", "fingerprint"}  # of every
 
 @dataclass
 class Report:
-    """What is printed.
-
-    Attributes:
-      figures: of the run and its score.
-      checks: a word for each check.
-      differences: a line each.
-    """
+    """What is printed: figures of the run and its score, a word for each check, a line for each difference."""
 
     figures: dict[str, Scalar] = field(default_factory=dict)
     checks: dict[str, str] = field(default_factory=dict)
@@ -108,7 +102,6 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
     """Makes every check of a run's folder.
 
     Args:
-      folder: the run's.
       experiment: whose snapshots to score; None for the champion's.
 
     Raises:

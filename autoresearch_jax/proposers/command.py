@@ -97,11 +97,9 @@ class CommandProposer:
         """Stores what to call and where.
 
         Args:
-          agent: what to call.
           editable: path of the training file inside the repository.
           copy_files: puts the champion's tracked files into an empty folder; may raise UserError.
           llm_dir: an existing folder for what is said and answered, by the experiment's number.
-          environment: of this process; the agent gets all of it but git's pointers to a repository.
           scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
             repository: an agent's git would find that one.
           examine: tries what the agent wrote; what it objects to goes back to the agent. None lets all pass.

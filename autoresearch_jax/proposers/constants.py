@@ -181,14 +181,7 @@ def _hypothesis(champion: Mapping[str, Value], moves: Mapping[str, Value]) -> st
 def promising_moves(
     space: Sequence[Constant], champion: Constants, trials: Sequence[TriedSetting], rng: np.random.Generator
 ) -> Iterator[dict[str, Value]]:
-    """New values for one to three constants, in order of the expected improvement over the champion.
-
-    Args:
-      space: the table.
-      champion: the champion's constants.
-      trials: at least one of them with a loss.
-      rng: draws the moves that are looked at.
-    """
+    """New values of one to three constants, by expected improvement over the champion; one trial or more has a loss."""
     axes = [Axis(row) for row in space]
     champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
     model = _fit(axes, champion_D, trials)

@@ -88,9 +88,6 @@ def standardise(trials: Sequence[TriedSetting]) -> NDArray[np.float64]:
 
     Losses above the median are drawn closer, failures are as bad as the worst, and what was stopped early is as bad as
     the middle one of the worse half.
-
-    Args:
-      trials: one of which has a loss.
     """
     known = np.array([trial.loss for trial in trials if trial.loss is not None])
     best, worst = float(known.min()), float(known.max())
@@ -205,13 +202,7 @@ class Model:
 
 
 def fit_model(settings_NxD: Array, scores_N: Array, is_choice_D: Mask) -> Model:
-    """The most probable model.
-
-    Args:
-      settings_NxD: what was measured.
-      scores_N: standardised.
-      is_choice_D: constants without an order.
-    """
+    """The most probable model."""
     squares_DxNxN = _squares(settings_NxD, settings_NxD, is_choice_D)
     identity_NxN = np.eye(len(scores_N))
     num_constants = len(is_choice_D)

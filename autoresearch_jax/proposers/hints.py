@@ -54,13 +54,6 @@ def hint_lines(
 
     It says where the constant stands, how often it was moved and how that came out against the champion of that time.
     Only the optimizer's proposals that moved a few constants count: in others the cause of a difference is not known.
-
-    Args:
-      space: the table.
-      history: every experiment so far, the oldest first.
-      metric: what is to become better.
-      champion_constants: as they stand now.
-      noise_floor: differences up to it are none; None if it is not known.
     """
     tries = _tries(space, history, metric, noise_floor)
     order = sorted(space, key=lambda constant: -_importance(tries[constant.name]))  # stable: equals as in the table

@@ -79,14 +79,7 @@ class HybridProposer:
         notice: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Stores who proposes.
-
-        Args:
-          optimizer: of constants.
-          agent: of everything else; None without one: the optimizer proposes alone.
-          notice: tells a person one line, in the thread of `propose`.
-          clock: seconds, which only grow.
-        """
+        """Stores who proposes; without an agent the optimizer proposes alone, which is told by `notice`."""
         self._optimizer = optimizer
         self._agent = agent
         self._notice = notice
@@ -185,11 +178,6 @@ def draws_agent(brief: Brief, optimizer: str, agent: str) -> bool:
     """True if the next proposal is to come from the agent.
 
     Without a table of constants the optimizer has nothing to propose, and all draws are the agent's.
-
-    Args:
-      brief: of the experiment to propose.
-      optimizer: the optimizer's name, as it is stored beside its proposals.
-      agent: the agent's.
     """
     if not brief.space:
         return True
@@ -206,12 +194,7 @@ def draws_agent(brief: Brief, optimizer: str, agent: str) -> bool:
 
 
 def draw_category(brief: Brief, agent: str) -> str | None:
-    """The kind of change that the agent is asked for; None if the brief names none.
-
-    Args:
-      brief: of the experiment to propose.
-      agent: the agent's name.
-    """
+    """The kind of change that the agent is asked for; None if the brief names none."""
     categories = list(brief.categories)
     if not categories:
         return None

@@ -74,11 +74,8 @@ class GeminiProposer:
         """Makes the client; sends nothing.
 
         Args:
-          options: whom to ask, and how much of it.
-          editable_name: of the training file.
           examine: tries a text before it is proposed; None proposes every text that parses.
           llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
-          brief_tokens: length of the brief, see `briefing.count_tokens`.
 
         Raises:
           UserError: there are no application-default credentials, and they are asked for.
@@ -222,12 +219,7 @@ class GeminiProposer:
 
 
 def instructions(brief: Brief, name: str) -> str:
-    """Our own words at the head of the brief, which itself says what is asked for this time.
-
-    Args:
-      brief: what is to be improved.
-      name: of the training file.
-    """
+    """Our own words at the head of the brief, which itself says what is asked for this time."""
     minimize = brief.metric.direction == "minimize"
     return _INSTRUCTIONS.format(
         name=name,
@@ -260,8 +252,6 @@ def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[s
     """Hypothesis, category and new source of an answer: JSON of the schema, or a free text with edits.
 
     Args:
-      text: the answer.
-      brief: what was asked.
       secrets: what the answer must not bring in.
 
     Raises:

@@ -130,7 +130,6 @@ class Spending:
         """Reads nothing yet.
 
         Args:
-          options: with the price and the limits.
           llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
           secrets: what must not be on disk, as it is known at that moment.
         """
@@ -246,8 +245,6 @@ def check_limits(options: GeminiOptions, worst: Usage, paid: Sequence[Any] = ())
     """Refuses a request that could go beyond a limit.
 
     Args:
-      options: with the price and the limits.
-      worst: the most that it may take.
       paid: exchanges of the run so far; those without a price count at today's.
 
     Raises:

@@ -100,7 +100,6 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
     """Reads the figures from a ledger.
 
     Args:
-      ledger: of the run.
       folder: of the run, for what was spent on proposals that are in no row of the ledger yet, or never will be.
     """
     metric, state = stored_metric(ledger), read_state(ledger)
@@ -178,8 +177,6 @@ def experiments_as_json(ledger: Ledger, folder: RunFolder, *, at_work: bool) -> 
     Of snapshots those are told of that are there: by their folder, or by their address where they were moved to.
 
     Args:
-      ledger: of the run.
-      folder: the run's.
       at_work: whether a driver is, so that what is not over is running.
     """
     words = certificates(ledger)

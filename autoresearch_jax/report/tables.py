@@ -31,9 +31,7 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
     A kept edit shows by now as certified or reverted; a score that is an estimate has its standard deviation.
 
     Args:
-      ledger: the run's.
       metric: names the scores; None in a ledger of single trials.
-      stream: where to print.
       at_work: whether a driver is, so that what is not over is running.
     """
     from rich.console import Console

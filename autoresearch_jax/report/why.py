@@ -16,8 +16,6 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     """What the ledger has on an experiment's decision.
 
     Args:
-      ledger: the run's.
-      number: of the experiment.
       at_work: whether a driver is, so that what is not over is running.
 
     Raises:
