@@ -143,12 +143,25 @@ CALLS_TO_THE_HOST = [
         ),
         CALLBACK.format("init"),
     ),
-    Cheat(
+    rejected(
         "unknown foreign call",
         "native code by name",
         tiny(("- LEARNING_RATE *", "- jax.ffi.ffi_call('evil', jax.ShapeDtypeStruct((), jnp.float32))() *")),
-        Status.CRASH,
-        "ValueError: Cannot serialize code with custom calls",
+        "`step` uses custom calls that are not allowed: evil",
+    ),
+    rejected(
+        "more pivots than a matrix has rows",
+        "memory that was never written, as the loss",
+        tiny(
+            (
+                "- LEARNING_RATE *",
+                "- jax.ffi.ffi_call('lapack_sgetrf_ffi', (jax.ShapeDtypeStruct((4, 4), jnp.float32), "
+                "jax.ShapeDtypeStruct((65_536,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)), "
+                "input_layouts=[(0, 1)], output_layouts=[(0, 1), (0,), ()], input_output_aliases={0: 0}"
+                ")(jnp.eye(4))[1].sum() *",
+            )
+        ),
+        '`step`: it uses "lapack_sgetrf_ffi" otherwise than JAX itself does',
     ),
     rejected(
         "foreign call past the exporter",

@@ -28,11 +28,11 @@ _ALLOWED_IN_CONFIG = frozenset(
     )
 )
 
-_PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
-# Custom calls that only compute, by platform: sharding marks, linear algebra, attention, kernels for a TPU.
-_ALLOWED_ANYWHERE = f"Sharding|SPMDFullToShardShape|SPMDShardToFullShape|{_PLACEMENT}|mhlo.topk|ApproxTopK"
+DEVICE_PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
+# Custom calls that only compute, by platform: linear algebra, attention, kernels for a TPU; see custom_calls.py.
+_ALLOWED_ANYWHERE = rf"{DEVICE_PLACEMENT}|mhlo\.topk|ApproxTopK"
 ALLOWED_CUSTOM_CALLS = {
-    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+_ffi"),
+    "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+3?_ffi"),
     "cuda": re.compile(
         rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
         r"|__cudnn\$fmha[A-Za-z0-9]+"
@@ -138,7 +138,7 @@ def check_operations(module: ir.Module, platform: str) -> int:
             if target == TPU_KERNEL:
                 of_kernels.update(refused_settings(_payload(operation)))
             if (
-                target != _PLACEMENT
+                target != DEVICE_PLACEMENT
                 and "has_side_effect" in operation.attributes
                 and ir.BoolAttr(operation.attributes["has_side_effect"]).value
             ):

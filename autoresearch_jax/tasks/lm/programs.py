@@ -20,6 +20,7 @@ from autoresearch_jax.files import disk_error
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.lm.canonical import HASH_VERSION, Dataflow, TooManyOperationsError, digest, refine
 from autoresearch_jax.tasks.lm.config import Caps
+from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
 from autoresearch_jax.tasks.lm.device import training_options
 from autoresearch_jax.tasks.lm.operations import (
     ALLOWED_CUSTOM_CALLS,
@@ -349,6 +350,7 @@ def _read_operations(programs: Programs) -> tuple[int, str]:
         try:
             with stablehlo_module(exported.mlir_module_serialized) as module:
                 sizes.append(check_operations(module, programs.platform))
+                check_custom_calls(module, programs.platform)
                 flows.append(Dataflow(module))
         except OperationError as error:
             raise BadProgramError(f"`{name}`: {error}") from error
