@@ -55,7 +55,7 @@ def environment(plan: Plan, result: Result) -> None:
 
     import jax
 
-    from autoresearch_jax.kernels.cuda import CUDNN_VERSION, compute_capability
+    from autoresearch_jax.kernels.platforms import CUDNN_VERSION, compute_capability
 
     device = first_device(plan.platform)
     is_cuda = plan.platform == "cuda"
@@ -76,7 +76,7 @@ def environment(plan: Plan, result: Result) -> None:
         by_name = ".".join(map(str, facts.capability or ()))
         result.set("compute_capability", own)
         if own != by_name:
-            result.find(f"the compute capability is {own}, by the device's name {by_name}: mend kernels/cuda.py")
+            result.find(f"the compute capability is {own}, by the device's name {by_name}: mend kernels/platforms.py")
         for name, value in _cuda_versions().items():
             result.set(name, value)
         result.set("cudnn_told_to_traces", CUDNN_VERSION)

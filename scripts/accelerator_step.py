@@ -32,7 +32,7 @@ GIBIBYTE = 1 << 30
 
 def export(plan: Plan, result: Result) -> None:
     """The program of configs/h100.flags as an H100 would get it, traced without one."""
-    from autoresearch_jax.kernels.cuda import CUDNN_VERSION
+    from autoresearch_jax.kernels.platforms import CUDNN_VERSION
 
     constants, length = read_flagfile(ROOT / "configs" / "h100.flags")
     configuration = Configuration("exported", "h100.flags", constants, length)

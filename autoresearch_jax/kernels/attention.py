@@ -12,7 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.kernels.blockwise import blockwise_attention
-from autoresearch_jax.kernels.cuda import compute_capability
+from autoresearch_jax.kernels.platforms import compute_capability
 
 Attend = Callable[[Array, Array, Array, int], Array]
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from autoresearch_jax.kernels.cpu import kept_apart
+from autoresearch_jax.kernels.platforms import kept_apart
 
 MIN_BLOCK = 64  # queries; below that a CPU's matrix multiplication is too small to be fast
 MAX_BLOCKS = 8  # each is a piece of program of its own

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from autoresearch_jax.kernels.cpu import kept_apart
+from autoresearch_jax.kernels.platforms import kept_apart
 
 
 @jax.custom_vjp

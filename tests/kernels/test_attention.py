@@ -14,7 +14,7 @@ from train_lib_source import make_mesh
 from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.kernels.attention import causal_attention, splash_attention
 from autoresearch_jax.kernels.blockwise import blockwise_attention
-from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 
 H100 = "NVIDIA H100 80GB HBM3"
 SPLASH, CUDNN = "tpu_custom_call", "__cudnn$fmha"

@@ -1,6 +1,6 @@
-"""How much of the time this process had the machine: the kernel's accounts of its threads and of the processors.
+"""The kernel's accounts of this process's threads and of the processors.
 
-Linux keeps, for each thread, the time it ran and the time it was kept waiting although it could have run
+Linux keeps, for each thread, the time it ran and the time it waited for a processor
 (https://docs.kernel.org/scheduler/sched-stats.html), and for each processor the time that all processes used and the
 time a hypervisor took (https://man7.org/linux/man-pages/man5/proc_stat.5.html).
 """
@@ -21,13 +21,13 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NANOSECOND = 1e-9
 MICROSECOND = 1e-6
-STILL_SECONDS = 0.05  # of computing during which an account must not stand still
-INEXACT_SECONDS = 0.5  # by which the accounts of the processors, which come in ticks, may be wrong
+STILL_SECONDS = 0.05  # of computing, after which an account must have moved
+INEXACT_SECONDS = 0.5  # error of the accounts of the processors, which come in ticks
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 1, 2, 3, 6, 7, 8  # fields of a processor's line in /proc/stat
 
 
 class AccountingError(UserError):
-    """The kernel does not account for threads, or its figures cannot be true; one line that says which."""
+    """The kernel does not account for threads, or its figures cannot be true."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,16 @@ class CpuUsage:
 
 
 class Accounting(Protocol):
-    """Reads the accounts of this process; raises AccountingError where they cannot be read or cannot be true."""
+    """Reads the accounts of this process; raises AccountingError where they are missing or cannot be true."""
 
     def read(self) -> CpuUsage:
         """The accounts now."""
 
 
 class LinuxAccounting:
-    """The accounts that Linux keeps; for one thread."""
+    """The accounts that Linux keeps. Not thread-safe."""
 
     def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
-        """Opens the accounts in `proc`, and those of containers' shares in `cgroups`, which may be missing.
-
-        Raises:
-          AccountingError: there are none.
-        """
         self._tasks = proc / "self" / "task"
         self._stat = proc / "stat"
         self._cpus = _allowed_cpus()
@@ -169,11 +164,7 @@ class LinuxAccounting:
 
 
 def try_accounting(proc: Path = PROC, cgroups: Path = CGROUPS) -> LinuxAccounting:
-    """The accounts, once they were seen to move while this process computes.
-
-    Raises:
-      AccountingError: there are none, or they stand still.
-    """
+    """The accounts; raises AccountingError if there are none, or if they do not move while this process computes."""
     accounting = LinuxAccounting(proc, cgroups)
     until = time.process_time() + 2 * STILL_SECONDS
     while time.process_time() < until:
@@ -194,7 +185,7 @@ def _allowed_cpus() -> frozenset[bytes]:
 
 
 def _quota_files(own: Path, cgroups: Path) -> Sequence[Path]:
-    """The cpu.stat files of this process's control group and of those around it, in either version of cgroups.
+    """The cpu.stat files of this process's control group and its ancestors, in either version of cgroups.
 
     See https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/scheduler/sched-bwc.html
     """

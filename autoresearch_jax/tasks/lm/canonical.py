@@ -1,14 +1,14 @@
-"""One hash for equal programs: of what they compute, not of how it is written down.
+"""One hash for programs that compute the same, however they are written.
 
 A value's digest follows from its operation and the digests of its operands (a Merkle hash), so names, the order of
-definitions, unused code and repeated subexpressions leave no trace in it. What crosses the boundary as a list, the
-training state and the values that a loop carries, is put in no order at all: each part is coloured by what it starts
-from and by what becomes of it, again and again until no colour splits any more (partition refinement, as in Moore's
-minimisation of automata). Parts of one colour hold equal values for ever, and two programs with the same colours, one
-round after the last split, compute the same; so a candidate that only renames its state is proven equal.
+definitions, unused code and repeated subexpressions do not change it. The training state and the values that a loop
+carries have no order: each part is coloured by its initial value and by its successor, until no colour splits any more
+(partition refinement, as in Moore's minimisation of automata). Parts of one colour always hold equal values, and two
+programs with the same colours, one round after the last split, compute the same: a candidate that only renames its
+state is proven equal.
 
-MLIR's own passes (inline, canonicalize, cse, symbol-dce) do not replace this: they leave independent operations, the
-state and a loop's values in the order in which they were written.
+MLIR's own passes (inline, canonicalize, cse, symbol-dce) do not replace this: they keep the written order of
+independent operations, of the state and of a loop's values.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from jax.extend.mlir import ir
 
 from autoresearch_jax.tasks.lm.operations import attribute_names, constant_text
 
-HASH_VERSION = 2  # one more whenever equal programs get another hash than before
+HASH_VERSION = 2  # increment it when hashes change
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000
 _SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
 _SHARDING_ATTRIBUTES = ("sdy.sharding", "mhlo.sharding")
 
 
 class TooManyOperationsError(Exception):
-    """A module unfolds to too many operations when its calls are followed, such as 40 functions that call twice."""
+    """A module has too many operations when its calls are inlined."""
 
 
 @dataclass
@@ -181,12 +181,7 @@ class _Reader:
 
 
 def refine(colours: Sequence[str], successors: Callable[[list[str]], Sequence[str]]) -> list[str]:
-    """Colours of the parts of a system, refined by what they turn into until none splits any more, and once again.
-
-    Args:
-      colours: what each part starts from.
-      successors: digests of what the parts turn into, given their colours.
-    """
+    """Refines colours by the digests of their successors until none splits any more, and once again."""
     current = list(colours)
     while True:
         refined = [digest(old, new) for old, new in zip(current, successors(current), strict=True)]
@@ -207,7 +202,7 @@ def digest(*parts: str) -> str:
 
 
 def _inputs(block: _Block, depth: int) -> list[str]:
-    """Digests of arguments that are known by nothing but their places."""
+    """Digests of arguments by their positions."""
     return [digest("argument", str(depth), str(i), kind) for i, kind in enumerate(block.argument_types)]
 
 

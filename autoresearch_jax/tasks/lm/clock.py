@@ -48,7 +48,7 @@ Params = dict[str, Array]
 
 
 class Clock(Protocol):
-    """Tells how much of a budget is spent."""
+    """Counts how much of a budget is spent."""
 
     def now(self) -> float:
         """Seconds of the budget since some fixed moment; never goes back."""
@@ -57,13 +57,13 @@ class Clock(Protocol):
         """Seconds of the wall clock since some fixed moment."""
 
     def is_due(self) -> bool:
-        """Whether the machine's speed should be measured before the next step."""
+        """Whether to calibrate before the next step."""
 
     def calibrate(self) -> None:
         """Measures the machine's speed, which spends nothing of the budget; no step may be in flight."""
 
     def figures(self) -> dict[str, Scalar]:
-        """What the clock has seen since it was made, as metrics of a trial."""
+        """Metrics of a trial."""
 
 
 class WallClock:
@@ -101,13 +101,10 @@ def attended_seconds(spent: CpuUsage) -> float:
 
 
 def slowness(samples: Sequence[float]) -> float:
-    """Natural logarithm of how much slower the machine is than when the run began, beyond what chance explains.
+    """Estimate of log(how much slower the machine is than when the run began), shrunk towards 0.
 
-    The mean is drawn towards 0 by the share that its variance has in its square (the positive part of James and
-    Stein's estimator, 1961), so a correction that is no larger than its own error is none.
-
-    Args:
-      samples: logarithms of the reference program's time over that of the run's beginning.
+    The positive-part estimator of James and Stein (1961): a correction no larger than its own error is none. `samples`
+    are logarithms of the reference program's time over that of the run's beginning.
     """
     if not samples:
         return 0.0
@@ -119,7 +116,7 @@ def slowness(samples: Sequence[float]) -> float:
 
 @dataclass
 class _Stretch:
-    """The time after one calibration: attended seconds, and the calibration's sample, None if it gave none."""
+    """Attended seconds since one calibration, and its sample, None if it gave none."""
 
     sample: float | None = None
     attended: float = 0.0
@@ -128,7 +125,7 @@ class _Stretch:
 class AttendedClock:
     """Seconds that this process had the machine, at the speed that the machine had when the run began.
 
-    Where the kernel's accounts turn out to be untrue, it goes on as the wall clock, and its figures say so.
+    Once the kernel's accounts turn out to be untrue it continues as the wall clock, and its figures say so.
     """
 
     def __init__(
@@ -139,7 +136,7 @@ class AttendedClock:
         wall: Callable[[], float] = time.monotonic,
         wait_for_rest: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Starts at zero.
+        """Starts at zero; raises AccountingError where the accounts cannot be read.
 
         Args:
           accounting: of this process.
@@ -147,9 +144,6 @@ class AttendedClock:
           reference_seconds: what that was when the run began.
           wall: the clock by which `accounting` tells the wall time.
           wait_for_rest: called before each calibration; returns whether the steps' background work has ended.
-
-        Raises:
-          AccountingError: the accounts cannot be read.
         """
         self._accounting = accounting
         self._run_reference = run_reference
@@ -212,7 +206,7 @@ class AttendedClock:
         }
 
     def _read(self) -> None:
-        """Takes the accounts up to this moment into the window, and begins another where it is long enough."""
+        """Adds the accounts up to now to the window, and begins another one if it is long enough."""
         if self._fault is not None:
             return
         try:
@@ -297,7 +291,7 @@ def wait_for_rest() -> bool:
 
 
 def _other_python_threads() -> dict[threading.Thread, float]:
-    """Processor seconds of each Python thread beside this one, such as those that read data; XLA's are none."""
+    """Processor seconds of each other Python thread, such as one that reads data; XLA's threads are not listed."""
     seconds = {}
     for thread in threading.enumerate():
         if thread is not threading.current_thread():

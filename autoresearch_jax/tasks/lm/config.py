@@ -25,37 +25,24 @@ EVERY_ROW_SLOWDOWN = 3.0
 
 @dataclass(frozen=True)
 class Caps:
-    """Limits of a candidate's source and programs.
+    """Limits of a candidate's source and programs."""
 
-    Attributes:
-      source_bytes: of the training file as UTF-8.
-      constant_bytes: of the constants in `init`, all steps and `logits` together: no room for a table of answers.
-      min_steps: that must fit into the budget at the device's peak speed.
-    """
-
-    source_bytes: int = 256 * KIBIBYTE
-    constant_bytes: int = MEBIBYTE
-    min_steps: int = 10
+    source_bytes: int = 256 * KIBIBYTE  # of the training file as UTF-8
+    constant_bytes: int = MEBIBYTE  # of all programs together: no room for a table of answers
+    min_steps: int = 10  # that must fit into the budget at the device's peak speed
 
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """One trial, complete: the process that gets it needs nothing else.
+    """One trial as data, for the process that runs it. For fields not listed see `LmTaskConfig` and `TimeLimits`.
 
     Attributes:
       program_hash: what the programs in `programs_dir` must hash to.
-      split: what is judged, "val".
-      judge_tokens: judge about this many tokens from a split's start; None judges all of it.
       seed: all randomness of the trial follows from it.
-      clock: "attended" or "wall", by which a budget in seconds is counted.
       reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
-      max_stretch: training ends as a time-out after this many times the budget by the wall clock.
       snapshot_dir: where the snapshot will be; for judging again, where it is.
       log_dir: where the loss curve goes.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
-      min_steps: reject a candidate of which fewer fit into the budget.
-      free_init_seconds: what `init` takes longer is charged to a budget in seconds, so that it cannot train.
-      free_judge_seconds: judging may take this long even if training was shorter.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
     """
@@ -100,10 +87,10 @@ class MeasureRequest:
 class TimeLimits:
     """Seconds after which a phase of a trial is killed.
 
-    Training has `max_stretch` times its budget, by which it ends by itself, and `train_slack`; with a budget in steps
-    it has `train_report` from one report of its progress to the next. Of `init`, what goes beyond `free_init` is
-    charged to a budget in seconds; judging that takes longer than `free_judge` must not be slower than training (see
-    `judging.py`). `judge` is for one split with a sample of probes.
+    Training ends by itself, as a time-out, after `max_stretch` times its budget by the wall clock, and is killed
+    `train_slack` later; with a budget in steps it has `train_report` from one report to the next. What `init` takes
+    beyond `free_init` is charged to a budget in seconds. Judging may take `free_judge`, and longer only at the speed
+    of training (see `judging.py`). `judge` is for one split with a sample of probes.
     """
 
     startup: float = 120.0
@@ -139,10 +126,10 @@ class LmTaskConfig:
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
-      split: what is judged: "val". An audit judges the holdout besides, see `Scrutiny`.
-      judge_tokens: judge about this many tokens of a split; None judges all of it.
+      split: what is judged. An audit judges the holdout besides, see `Scrutiny`.
+      judge_tokens: judge about this many tokens from a split's start; None judges all of it.
       trace_limits: what a trace may use; its time is `limits.trace`.
-      standby_log: where the next trial's process prints while it waits; None to start it when it is needed.
+      standby_log: where the next trial's process prints while it waits; None to have none.
     """
 
     dataset: Dataset

@@ -21,7 +21,7 @@ from jax.extend.mlir import ir
 from jax.extend.random import threefry2x32_p
 from jax.lax import linalg
 
-from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.tasks.lm.operations import (
     DEVICE_PLACEMENT,

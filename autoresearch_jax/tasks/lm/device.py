@@ -1,4 +1,4 @@
-"""What to run on: devices, their peak speed, the variables of a trial's process, how it is started. Loads no JAX."""
+"""Devices, their peak speed, the environment of a trial's process and its start. Loads no JAX."""
 
 import hashlib
 import math
@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.tasks.lm.accounting import WALL, quota_cpus
 from autoresearch_jax.types import Budget, Scalar
 
-# Among a trial's metrics: `reference_machine` where its "reference_seconds" were measured.
-REFERENCE_OF = "reference_of"
+REFERENCE_OF = "reference_of"  # among a trial's metrics: `reference_machine` where "reference_seconds" were measured
 
 # Dense bf16 TFLOP/s of one device as JAX counts devices, by its name without the vendor, from the vendors' data sheets.
 # T4 has no bf16: fp16. A TPU 7x shows two devices a chip, so half a chip's peak; so do v2 and v3, but sources differ on
@@ -74,7 +74,7 @@ STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is told for whic
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak bf16 FLOP/s of one device, None for a device we do not know (and for a CPU, where it must be measured)."""
+    """Peak bf16 FLOP/s of one device; None for an unknown one and for a CPU, where it must be measured."""
     name = re.sub(r"^(NVIDIA|Tesla) ", "", device_kind)
     for pattern, tflops in _PEAK_TFLOPS:
         if re.fullmatch(pattern, name, re.IGNORECASE):
@@ -83,7 +83,7 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def host_processors() -> str:
-    """Number and model of the processors this process may use: XLA divides work by the one, compiles for the other."""
+    """Number and model of the processors that this process may use."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -98,14 +98,14 @@ def host_processors() -> str:
 
 
 def reference_machine() -> str:
-    """What the time of the reference program depends on: the processors, and the JAX that compiles it."""
+    """The processors and the version of JAX, which the time of the reference program depends on."""
     return f"{host_processors()}, jax {version('jax')}"
 
 
 def platform_variables(
     platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
 ) -> dict[str, str]:
-    """Variables of a process that runs trials on "cpu", "cuda" or "tpu", to be set over those of this process.
+    """Variables to add to `environment` for a process that runs trials on "cpu", "cuda" or "tpu".
 
     The user's own values win, but for the platform, the number of a CPU's devices and the compile cache.
     """
@@ -129,7 +129,7 @@ def platform_variables(
 
 
 def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Options by which the programs that train are compiled, those left out that the user has set in XLA_FLAGS."""
+    """XLA options of the programs that train, without those that the user has set in XLA_FLAGS."""
     options = CPU_TRAINING_OPTIONS if platform == "cpu" else {}
     own = _names(environment.get("XLA_FLAGS", ""))
     return {name: value for name, value in options.items() if f"--{name}" not in own}
@@ -149,7 +149,7 @@ def _names(flags: str) -> set[str]:
 
 
 class DeviceError(UserError):
-    """The accelerator asked for does not answer; the message names the flag and the log."""
+    """The requested accelerator does not answer; the message names the flag and the log."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,13 @@ class Device:
 
 
 def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
-    """The device to run on.
+    """The device to run on; an accelerator is asked by a process that prints to `log_path`.
 
     Args:
       platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
       mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
       environment: variables of this process.
-      log_path: for the output of the process that asks the accelerator.
+      log_path: see above.
 
     Raises:
       DeviceError: the accelerator does not answer.
@@ -187,13 +187,9 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
         return Device("cpu", "cpu", mesh_devices, memory_bytes)
     worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
     try:
-        worker.receive(PROBE_SECONDS)  # that it is ready
-        worker.send({"op": "devices"})
-        event = worker.receive(PROBE_SECONDS)
+        event = ask_once(worker, "devices", PROBE_SECONDS, PROBE_SECONDS)
     except (ProcessTimeoutError, WorkerDiedError) as error:
         raise DeviceError(f"--platform={platform}: {error}; see {log_path}, or use --platform=cpu") from error
-    finally:
-        worker.close()
     if event["event"] == "failed":
         reason = event["reason"].strip().rstrip(":")  # JAX may say no more than the name of an exception
         raise DeviceError(
@@ -205,19 +201,18 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
 
 def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str) -> dict[str, Scalar]:
     """What of the machine a score depends on; scores of other devices are never compared."""
+    device_kind = device.device_kind
+    if device.platform == "cpu":
+        quota = quota_cpus()
+        device_kind = host_processors() + ("" if quota is None else f", a quota of {quota:g}")
     return {
         "platform": device.platform,
-        "device_kind": _processors() if device.platform == "cpu" else device.device_kind,
+        "device_kind": device_kind,
         "num_devices": math.prod(mesh_axes.values()),
         "mesh": ",".join(f"{name}={size}" for name, size in mesh_axes.items()),
         "jax_version": version("jax"),
         "clock": clock if budget.steps is None else WALL,
     }
-
-
-def _processors() -> str:
-    quota = quota_cpus()
-    return host_processors() + ("" if quota is None else f", a quota of {quota:g}")
 
 
 def start_worker(
@@ -229,10 +224,7 @@ def start_worker(
     compile_cache_dir: Path | None,
     module: Sequence[str] = TRIAL_WORKER,
 ) -> JsonWorker:
-    """Starts a trial process for `platform`; a CPU is made to show `num_devices` devices.
-
-    It runs our code only, so it inherits every variable: an accelerator's runtime reads many.
-    """
+    """Starts a trial process for `platform`, with the whole environment: an accelerator's runtime reads much of it."""
     extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
     return JsonWorker(
         [sys.executable, "-m", *module],
@@ -242,8 +234,23 @@ def start_worker(
     )
 
 
+def ask_once(worker: JsonWorker, operation: str, startup_seconds: float, seconds: float) -> dict[str, Any]:
+    """The answer of a new trial process to one request, after which it is closed.
+
+    Raises:
+      ProcessTimeoutError: it was not ready, or did not answer, in time.
+      WorkerDiedError: it ended without an answer.
+    """
+    try:
+        worker.receive(startup_seconds)  # "ready"
+        worker.send({"op": operation})
+        return worker.receive(seconds)
+    finally:
+        worker.close()
+
+
 def choose_platform(choice: str) -> str:
-    """The platform of a value of --platform; "auto" is decided by the device files."""
+    """The platform of a value of --platform; "auto" looks for device files."""
     if choice != "auto":
         return choice
     if Path("/dev/nvidia0").exists():

@@ -1,4 +1,4 @@
-"""What compiled programs need, known before they run: memory, FLOPs, steps within the budget, peak speed."""
+"""Costs of compiled programs before they run: memory, FLOPs, steps within the budget; peak speed of devices."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ class TooCostlyError(Exception):
 
 
 def memory_bytes(compiled: Any) -> int | None:
-    """Bytes a program needs at once on one device: arguments, results and temporaries, what is donated counted once."""
+    """Bytes a program needs on one device: arguments, results and temporaries, donated ones counted once."""
     stats = compiled.memory_analysis()
     if stats is None:
         return None
@@ -39,12 +39,8 @@ def memory_bytes(compiled: Any) -> int | None:
 
 
 def flops(compiled: Any, of_products: float = 0.0) -> float | None:
-    """Floating point operations of one call on one device; None where they are not known.
-
-    Args:
-      compiled: the program, in which XLA counts a loop's body once.
-      of_products: those of its matrix products on one device, loops counted (`product_flops`); the larger counts.
-    """
+    """Floating point operations of one call on one device, None where they are not known: the larger of XLA's count,
+    which counts a loop's body once, and `of_products` (see `product_flops`)."""
     value = max((compiled.cost_analysis() or {}).get("flops") or 0.0, of_products)
     return float(value) if value > 0 else None
 
@@ -62,11 +58,7 @@ def predict_steps(
 ) -> float | None:
     """An upper bound of the steps that fit into a budget, at the devices' peak speed; None where it is not known.
 
-    Args:
-      begins: progress at which each phase begins.
-      step_flops: floating point operations of one step of each phase, on all devices together.
-      budget_seconds: the time box.
-      peak_flops: of all devices together, per second.
+    `begins` is the progress at which each phase begins; FLOPs are of all devices together.
     """
     if peak_flops is None:
         return None
@@ -88,12 +80,10 @@ def check_steps(predicted: float | None, min_steps: int, budget_seconds: float) 
 
 
 def product_flops(module: ir.Module) -> float:
-    """A lower bound of the operations that one run of a program needs for matrix products, on all devices together.
+    """A lower bound of the operations of one run of a program for matrix products, on all devices together.
 
-    XLA's cost analysis counts a loop's body once. Here it counts as often as `jax.lax.scan` and `fori_loop` say: a
-    counter begins at a constant, grows by a constant, and is compared with a constant. Of a condition the cheapest
-    branch counts, of a loop whose end depends on what it computes one pass, of `shard_map` one device's share.
-    Convolutions and custom calls count nothing.
+    Loops of `jax.lax.scan` and `fori_loop` count with their passes, other loops with one, a condition with its cheapest
+    branch, `shard_map` with one device's share. Convolutions and custom calls are not counted.
     """
     functions = {
         ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation
@@ -180,10 +170,9 @@ def _constant(value: ir.Value) -> int | None:
 
 
 def mesh_peak_flops(mesh: Mesh) -> float | None:
-    """Peak bf16 FLOP/s of all devices of the mesh together; None for accelerators that we do not know.
+    """Peak bf16 FLOP/s of all devices of the mesh together; None for unknown accelerators.
 
-    On a CPU, whose host devices share the cores, two square matrices are multiplied; this takes some tenths of a second
-    and must have the machine for itself.
+    On a CPU, whose host devices share the cores, it is measured, which takes some tenths of a second.
     """
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
@@ -193,7 +182,7 @@ def mesh_peak_flops(mesh: Mesh) -> float | None:
 
 
 def measured_flops(device: jax.Device, dtype: str = "bfloat16") -> float:
-    """FLOP/s of a product of two square matrices, at best."""
+    """FLOP/s of a product of two square matrices, the best of several."""
     x = jax.device_put(jnp.ones((MATRIX_SIZE, MATRIX_SIZE), dtype), device)
     multiply = jax.jit(lambda a, b: jnp.einsum("ik,jk->ij", a, b))  # the layout that XLA's CPU backend is fastest in
     multiply(x, x).block_until_ready()

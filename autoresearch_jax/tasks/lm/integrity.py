@@ -1,7 +1,7 @@
-"""Integrity of snapshots and eval bundles: hashes of their files, the copy of what the judge reads, verification.
+"""Integrity of snapshots and eval bundles: hashes of files, the copy of what the judge reads, verification.
 
 An eval bundle is a dataset folder without training rows and text, so that a snapshot can be scored when the dataset is
-gone. Its manifest still has their hashes, which the fingerprint is computed from. Importing this loads no JAX.
+gone. Its manifest keeps their hashes, which the fingerprint is computed from. Importing this loads no JAX.
 """
 
 import json
@@ -28,11 +28,11 @@ from autoresearch_jax.tasks.lm.data.dataset import (
 
 FORMAT_VERSION = 2  # of a snapshot's manifest
 METRICS = "metrics"  # in a snapshot's manifest: what was known of the trial when it was written
-SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the manifest, which has the hashes of all other files
-RESTORE = "restore it from a copy"  # the remedy for files that are written once and cannot be made again
+SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the snapshot's manifest
+RESTORE = "restore it from a copy"
 PREPARE = "run `autoresearch prepare` again"
 SPLIT = "val"  # what a run is judged on
-TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device: they add in another order
+TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device
 
 
 class SnapshotError(UserError):
@@ -48,7 +48,7 @@ class EvalBundleError(UserError):
 
 
 def take_inventory(folder: Path) -> dict[str, FileEntry]:
-    """Every file below a folder but its manifest, by name relative to it, in order of the names."""
+    """Every file below a folder but its manifest, by relative name, sorted."""
     return {name: FileEntry.of(folder / name) for name in sorted(_names(folder)) if name != MANIFEST}
 
 
@@ -79,11 +79,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
-    """The snapshot's manifest.
-
-    Raises:
-      SnapshotError: there is none, or it is damaged or of another format.
-    """
+    """The snapshot's manifest; raises SnapshotError if there is none, or it is damaged or of another format."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -102,21 +98,12 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def snapshot_differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """A line for each file of a snapshot that is not as its manifest lists it; nothing is deserialised.
-
-    Raises:
-      SnapshotError: the list is damaged.
-    """
+    """A line for each file of a snapshot that its manifest lists otherwise; raises SnapshotError for a damaged list."""
     return inventory_differences(folder, _listed_files(folder, manifest), RESTORE)
 
 
 def snapshot_damage(folder: Path, sha256: str | None) -> list[str]:
-    """A line for each file of a snapshot that is not as it was written; nothing is deserialised.
-
-    Args:
-      folder: of the snapshot.
-      sha256: of its manifest, as it was recorded; None where that is not known.
-    """
+    """A line for each file of a snapshot that was changed; `sha256` is of its manifest, None where it is not known."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return [f"{manifest}: is missing: {RESTORE}"]
@@ -136,13 +123,13 @@ def _listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEn
 
 
 def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
-    """Copies what judging a split reads into `folder`, whole or not at all, unless it is there.
+    """Copies what judging a split reads into `folder`, whole or not at all, unless it exists.
 
     Returns:
       SHA-256 of the bundle's manifest, which has the hashes of all other files.
 
     Raises:
-      EvalBundleError: it is there and was changed, or the dataset was, or it cannot be written.
+      EvalBundleError: it or the dataset was changed, or it cannot be written.
     """
     if not folder.exists():
         try:
@@ -157,9 +144,7 @@ def keep_eval_bundle(dataset: Dataset, split: str, folder: Path) -> str:
 
 
 def eval_bundle_differences(folder: Path, split: str, todo: str = RESTORE) -> list[str]:
-    """A line for each file of an eval bundle that is missing, changed or does not belong there.
-
-    Its manifest is taken as it stands: compare its own hash first.
+    """A line for each file of an eval bundle that differs from its manifest, whose own hash must be compared before.
 
     Raises:
       DatasetError: the manifest cannot be read.
@@ -189,40 +174,24 @@ def _copy(dataset: Dataset, split: str, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RecordedTrial:
-    """What the ledger says of the trial that a snapshot is of.
+    """The ledger's record of the trial that a snapshot is of."""
 
-    Attributes:
-      value: its score.
-      seed: its seed.
-      program_hash: of its experiment; None for a trial by hand.
-      fingerprint: of the run, or of the trial if it was made by hand.
-      snapshot_sha256: of the snapshot's manifest.
-      judge_batch_rows: rows of the batches that it was judged with; None where it is not known.
-      bundle_sha256: of the eval bundle's manifest; None for a trial by hand, which has none.
-    """
-
-    value: float
+    value: float  # its score
     seed: int
-    program_hash: str | None
+    program_hash: str | None  # None for a trial by hand
     fingerprint: str | None
-    snapshot_sha256: str | None
-    judge_batch_rows: int | None
-    bundle_sha256: str | None
+    snapshot_sha256: str | None  # of the snapshot's manifest
+    judge_batch_rows: int | None  # None where it is not known
+    bundle_sha256: str | None  # of the eval bundle's manifest; None for a trial by hand
 
 
 @dataclass
 class Verification:
-    """The result of verifying a snapshot.
+    """The result of verifying a snapshot."""
 
-    Attributes:
-      checks: by name, the differences that were found, a line each; or a string that says why it was not checked.
-      notes: by name of the check, what limits it.
-      value: the score, computed again; None if it could not be.
-    """
-
-    checks: dict[str, list[str] | str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    value: float | None = None
+    checks: dict[str, list[str] | str] = field(default_factory=dict)  # by name: differences, or why it was not checked
+    notes: dict[str, str] = field(default_factory=dict)  # by name of the check, what limits it
+    value: float | None = None  # the score, computed again
 
     @property
     def differs(self) -> bool:
@@ -233,7 +202,7 @@ class Verification:
 def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: RecordedTrial) -> Verification:
     """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
 
-    Nothing is deserialised before its hash was found right. Loads JAX.
+    Hashes are compared before anything is deserialised. Loads JAX.
 
     Args:
       folder: of the snapshot.
@@ -284,7 +253,7 @@ def _check_files(
 def _check_bundle(
     bundle: Path, manifest: Mapping[str, Any], recorded: RecordedTrial, result: Verification
 ) -> Dataset | None:
-    """The rows to judge on, None if they are not what they were; files are opened after their hashes were compared."""
+    """The dataset to judge on; None if it was changed."""
     sequence_length, vocab_size = int(manifest["sequence_length"]), int(manifest["vocab_size"])
     if recorded.bundle_sha256 is not None:
         place, offered = bundle, None  # it has the vocabularies that were offered and no others
@@ -306,7 +275,7 @@ def _check_bundle(
 
 
 def _dataset_differences(folder: Path, sequence_length: int, vocab_size: int) -> list[str]:
-    """As `eval_bundle_differences`, of a whole dataset, which may hold more than was judged."""
+    """As `eval_bundle_differences`, for a whole dataset."""
     manifest = Manifest.load(folder)
     if manifest is None:
         return [f"{folder}: the dataset is gone, and there is no eval bundle in its place: {PREPARE}"]

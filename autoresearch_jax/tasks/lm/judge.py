@@ -1,7 +1,6 @@
-"""The judge: bits per byte of a trained candidate on one split, and probes that its score is an honest one.
+"""The judge: bits per byte of a trained candidate on one split, with the probes of `probes.py`.
 
-It has the `logits` program, the arrays it reads and the rows of the split; the normalisation, the sum and the byte
-counts are its own. The probes are in `probes.py`.
+Of the candidate it runs the `logits` program; normalisation, sum and byte counts are the judge's own.
 """
 
 import math
@@ -33,11 +32,7 @@ class EmptySplitError(UserError):
 
 
 def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
-    """Bits per byte over the tokens that stand for bytes.
-
-    Args:
-      nats_NxT: negative log-likelihood of each target token, in nats.
-      num_bytes_NxT: bytes each target token stands for; 0 for special tokens, which count on neither side.
+    """Bits per byte over the target tokens that stand for bytes; special tokens, of 0 bytes, count on neither side.
 
     Raises:
       EmptySplitError: no target token stands for a byte.
@@ -57,29 +52,17 @@ def unigram_nats(train_counts_V: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What the judge found.
+    """Scores of one split."""
 
-    Attributes:
-      bpb: bits per raw byte.
-      bpb_original: with the byte counts of the original autoresearch, for comparing with published numbers.
-      unigram_bpb: of a unigram model over the same tokens.
-      num_tokens: target tokens that stand for bytes.
-      batch_rows: rows of the batches it judged with.
-      num_probes: rows that were scored twice.
-      worst_probe: the largest difference of a probe, in nats.
-      seconds: judging, compilation apart.
-      probe_seconds: what judging would have taken less without the probes.
-    """
-
-    bpb: float
-    bpb_original: float
-    unigram_bpb: float
-    num_tokens: int
+    bpb: float  # bits per raw byte
+    bpb_original: float  # with the byte counts of the original autoresearch, to compare with published numbers
+    unigram_bpb: float  # of a unigram model over the same tokens
+    num_tokens: int  # target tokens that stand for bytes
     batch_rows: int
-    num_probes: int
-    worst_probe: float
-    seconds: float
-    probe_seconds: float
+    num_probes: int  # rows that were scored twice
+    worst_probe: float  # the largest difference of a probe, in nats
+    seconds: float  # compilation excluded
+    probe_seconds: float  # of these, what the probes took
 
 
 class Scorer:
@@ -116,36 +99,22 @@ class Scorer:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Rows to be scored and the facts about their tokens.
+    """Rows to be scored, and facts about tokens."""
 
-    Attributes:
-      rows_NxT1: token ids, one more than the context a row.
-      num_bytes_V: raw bytes of each token, 0 for special ones.
-      num_bytes_original_V: the same by the original's count.
-      unigram_nats_V: nats of each token under the unigram model.
-    """
-
-    rows_NxT1: np.ndarray
-    num_bytes_V: np.ndarray
-    num_bytes_original_V: np.ndarray
-    unigram_nats_V: np.ndarray
+    rows_NxT1: np.ndarray  # token ids
+    num_bytes_V: np.ndarray  # raw bytes of each token, 0 for special ones
+    num_bytes_original_V: np.ndarray  # the same by the original's count
+    unigram_nats_V: np.ndarray  # under the unigram model
 
 
 def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> EvalSet:
-    """The rows of a split, as many as hold `judge_tokens`, and what their tokens stand for.
-
-    Raises:
-      DatasetError: there are no rows, or they cannot be read.
-    """
+    """The first rows of a split, about `judge_tokens` tokens; raises DatasetError if they cannot be read."""
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:
         rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
-    return EvalSet(
-        rows_NxT1=rows,
-        num_bytes_V=dataset.tokenizer(vocab_size).num_bytes(),
-        num_bytes_original_V=dataset.tokenizer(vocab_size).num_bytes_original(),
-        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size)),
-    )
+    tokenizer = dataset.tokenizer(vocab_size)
+    unigram_nats_V = unigram_nats(dataset.train_counts(vocab_size))
+    return EvalSet(rows, tokenizer.num_bytes(), tokenizer.num_bytes_original(), unigram_nats_V)
 
 
 def judge(
@@ -164,11 +133,11 @@ def judge(
       scorer: for the batch size to judge with.
       read_leaves: the arrays that `logits` reads.
       eval_set: the split.
-      random: where the probes' rows and positions come from; the candidate must not be able to know it.
-      limit_seconds: for the batches of every row once; those of probes have as much each, so that more probes mean no
-        hurry. A candidate that needs longer does in `logits` what belongs into the budget.
+      random: draws the probes' rows and positions; the candidate must not know it.
+      limit_seconds: for the batches of every row once; a batch of probes has as much. A candidate that needs longer
+        does in `logits` what belongs into the budget.
       probe_share: share of the rows to probe; `EVERY_ROW` probes the last batch's, too, which a sample leaves out.
-      on_progress: told the share of the batches that is done, probes and all.
+      on_progress: called with the share of the batches, probes included, that is done.
 
     Raises:
       InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
@@ -257,7 +226,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @dataclass
 class _Work:
-    """Batches of rows through the scorer, within their time limit; what else is done is not counted."""
+    """Scores batches of rows within a time limit, which covers nothing else."""
 
     scorer: Scorer
     read_leaves: Sequence[jax.Array]

@@ -1,4 +1,4 @@
-"""The judging of a trial, after training or again from its snapshot; and the phases and figures that a trial notes."""
+"""Judging of a trial, after training or again from its snapshot; timing of a trial's phases."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,10 +39,9 @@ from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
 from autoresearch_jax.types import HOLDOUT_SCORE, Scalar, Scrutiny, Status
 
 # Judging may take this many times as long a token as training did, so that `logits` cannot do the work of `step`: a
-# forward pass takes a third of a step. No batch may take more than this share of training, since a tiny training batch
-# makes its tokens slow, and each judged batch has to begin anew. A short judging is free, as a short `init` is.
+# forward pass takes a third of a step. With tiny training batches, whose tokens are slow, the other bound counts.
 JUDGE_SLOWDOWN = 3.0
-MAX_BATCH_SHARE = 0.1
+MAX_BATCH_SHARE = 0.1  # of training, for one judged batch
 LOGIT_BYTES = 4  # of one, in float32
 # On a CPU, logits of more than this no longer stay in the caches between being made and being summed up. Of 8 and 32
 # rows of 256 tokens with a vocabulary of 2048 the former took 0.82 of the processors' time (2 cores of an AMD EPYC).
@@ -52,7 +51,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class TrialFailedError(Exception):
-    """The candidate failed in a way that is a status, not a mistake of ours."""
+    """The candidate failed, with this status; not a mistake of ours."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -61,7 +60,7 @@ class TrialFailedError(Exception):
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Blames the candidate for any error that JAX raises while it compiles; XLA's own errors pass."""
+    """Turns errors of JAX's compilation, except XLA's own, into TrialFailedError."""
     try:
         yield
     except jax.errors.JaxRuntimeError:
@@ -72,13 +71,7 @@ def compiling() -> Iterator[None]:
 
 
 class Phases:
-    """The phases of a trial, each timed, with the figures found so far.
-
-    Attributes:
-      emit: told of each phase's beginning, and of progress in it.
-      metrics: figures by name.
-      snapshot: folder of the snapshot, once there is one.
-    """
+    """Times the phases of a trial; holds its metrics so far, and the folder of its snapshot once there is one."""
 
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
@@ -92,7 +85,7 @@ class Phases:
         self.emit({"event": "phase", "phase": phase})
 
     def leave(self, phase: str) -> None:
-        """Notes how long the present phase has taken so far."""
+        """Records how long the phase has taken so far."""
         self.metrics[f"{phase.replace(' ', '_')}_seconds"] = time.monotonic() - self._start
 
     def answer(self, run: Callable[[], EvalResult]) -> dict[str, Any]:
@@ -121,7 +114,7 @@ class Phases:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training that judging depends on; `seconds` are of the wall clock, as judging is timed."""
+    """What judging needs from training; `seconds` are of the wall clock."""
 
     read_leaves: Sequence[jax.Array]
     seconds: float
@@ -134,7 +127,7 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
     Raises:
       BadProgramError: the programs break a rule.
       RuntimeError: they are not those that were checked.
-      DatasetError: the dataset is not there, or has no such vocabulary.
+      DatasetError: the dataset is missing, or has no such vocabulary.
     """
     programs = load_programs(Path(request.programs_dir))
     if programs.program_hash != request.program_hash:
@@ -146,7 +139,7 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
 
 
 def first_batch_rows(sizes: Iterable[int], platform: str, row_bytes: int) -> int:
-    """Rows of the batches to judge with, if memory allows: the most there are, on a CPU what its caches hold."""
+    """Rows of the batches to begin judging with: the most there are; on a CPU as many as its caches hold."""
     ascending = sorted(sizes)
     if platform != "cpu":
         return ascending[-1]
@@ -154,14 +147,10 @@ def first_batch_rows(sizes: Iterable[int], platform: str, row_bytes: int) -> int
 
 
 class Judging:
-    """The judge of one trial; its rows are opened when it is made, before anything is spent."""
+    """The judge of one trial."""
 
     def __init__(self, request: MeasureRequest, programs: Programs, mesh: Mesh, dataset: Dataset) -> None:
-        """Opens the rows; those of the holdout for an audit only.
-
-        Raises:
-          DatasetError: there are no rows, or they cannot be read.
-        """
+        """Opens the rows, those of the holdout for an audit only; raises DatasetError if they cannot be read."""
         self._request = request
         self._programs = programs
         self._mesh = mesh
@@ -171,17 +160,13 @@ class Judging:
             self._holdout = load_eval_set(dataset, programs.vocab_size, "holdout", request.judge_tokens)
 
     def compile(self) -> Scorer:
-        """The scorer for the batch to begin with, whether it fits into the memory or not."""
+        """The scorer for the batch to begin with."""
         programs = self._programs
         row_bytes = LOGIT_BYTES * programs.sequence_length * programs.vocab_size
         return Scorer(programs, self._mesh, first_batch_rows(programs.logits, programs.platform, row_bytes))
 
     def fitting(self, scorer: Scorer) -> Scorer:
-        """That scorer, or the one for the largest smaller batch that the memory can hold.
-
-        Raises:
-          TooCostlyError: it holds not even the smallest.
-        """
+        """That scorer, or the next smaller one that fits into memory; raises TooCostlyError if none does."""
         while True:
             try:
                 self.check_memory(logits=scorer.memory_bytes)
@@ -194,18 +179,14 @@ class Judging:
                 return scorer
 
     def check_memory(self, **needed: int | None) -> None:
-        """Raises TooCostlyError for a program that needs more than there is."""
-        sharing = self._mesh.size if self._mesh.devices.flat[0].platform == "cpu" else 1  # host devices have one memory
+        """Raises TooCostlyError for a program that needs more memory than there is; host devices share theirs."""
+        sharing = self._mesh.size if self._mesh.devices.flat[0].platform == "cpu" else 1
         check_memory(
             {name: size and size * sharing for name, size in needed.items()}, self._request.device_memory_bytes
         )
 
     def judge(self, scorer: Scorer, trained: Trained, phases: Phases) -> EvalResult:
-        """Judges the split, and for an audit the holdout; notes what else is found.
-
-        Raises:
-          InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
-        """
+        """Judges the split, and for an audit the holdout; see `judge.judge` for what it raises."""
         result = self._judge(scorer, trained, phases, JUDGE, self._eval_set)
         phases.metrics.update(
             val_bpb_original=result.bpb_original,
@@ -244,10 +225,10 @@ class Judging:
 
 
 def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
-    """Judges the snapshot of a trial that was cut short after it was written; nothing is trained.
+    """Judges the snapshot of a trial that was cut short after it was written.
 
-    Returns what `measure` returns. Score and metrics are those of a trial that was not cut short, but for the times of
-    judging; "snapshot_seconds" is None, since it was not recorded.
+    Returns what `measure` returns; only times of judging differ, and "snapshot_seconds", which was not recorded, is
+    None.
 
     Raises:
       UnfitSnapshotError: the snapshot is damaged, or belongs to another trial.
@@ -270,7 +251,7 @@ def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
 
 
 def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Trained:
-    """The arrays and metrics of this trial's snapshot; nothing is deserialised before its hash was compared."""
+    """The arrays and metrics of this trial's snapshot; hashes are compared before anything is deserialised."""
     folder = Path(request.snapshot_dir)
     try:
         manifest = load_manifest(folder)
@@ -286,7 +267,7 @@ def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Traine
 
 
 def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[str]:
-    """A line for each fact of a manifest that is not as this trial would have written it."""
+    """A line for each fact of a manifest that this trial would have written otherwise."""
     facts = {
         "program_hash": request.program_hash,
         "seed": request.seed,

@@ -35,7 +35,7 @@ from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, Trained, Tr
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
-from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainProgress, TrainResult, train
+from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainResult, train
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -106,7 +106,7 @@ class _Trial:
         return self.judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
 
     def _compile(self) -> tuple[Any, list[Any], Scorer]:
-        """Everything that will run, compiled at once in threads; the largest judge batch only, the others if needed."""
+        """Compiles everything that will run, in threads; of the judge only the batch to begin with."""
         programs, mesh, judging = self.programs, self.mesh, self.judging
         self.phases.enter("compile")
         with ThreadPoolExecutor() as pool:
@@ -157,7 +157,7 @@ class _Trial:
         return leaves, max(0.0, clock.now() - start - self.request.free_init_seconds)
 
     def _calibrate(self) -> None:
-        """Settles what the attended clock counts in; a trial outside of a run measures it."""
+        """Sets the unit of the attended clock; a trial outside of a run measures it."""
         if self.reference is not None:
             given = self.request.reference_seconds
             self.reference.warm_up()
@@ -165,7 +165,7 @@ class _Trial:
             self.metrics.update({"reference_seconds": self.reference_seconds, REFERENCE_OF: reference_machine()})
 
     def _make_clock(self) -> Clock:
-        """The clock asked for; the wall clock where it cannot be had, which the metrics then tell."""
+        """The requested clock; else the wall clock, and the metrics say why."""
         if self.reference is None:
             return WallClock()
         try:
@@ -176,12 +176,6 @@ class _Trial:
         except AccountingError as error:
             self.metrics[CLOCK_FAULT] = str(error)
             return WallClock()
-
-    def _wall_limit(self, clock: Clock, budget: Budget) -> float:
-        """Seconds of the wall clock that training may take; without a limit where the budget is one by itself."""
-        if budget.seconds is None or isinstance(clock, WallClock):
-            return math.inf
-        return self.request.max_stretch * budget.seconds
 
     def _train(
         self, steps: Sequence[Any], loaders: Sequence[TokenLoader], leaves: Any, charged_seconds: float
@@ -205,6 +199,9 @@ class _Trial:
         ]
         self.phases.enter("train")
         clock = self._make_clock()
+        wall_limit = math.inf  # where the budget is one by itself
+        if budget.seconds is not None and not isinstance(clock, WallClock):
+            wall_limit = self.request.max_stretch * budget.seconds
         with CompileWatch() as compiles:
             result = train(
                 leaves,
@@ -213,15 +210,14 @@ class _Trial:
                 clock=clock,
                 on_progress=partial(self._report_training, clock),
                 stop_above=[LossLimit(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
-                wall_limit=self._wall_limit(clock, budget),
+                wall_limit=wall_limit,
             )
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
-        tokens_per_second = result.num_tokens / result.seconds
-        self.metrics.update(clock.figures())
-        self.metrics[WALL_SECONDS] = result.wall_seconds
         if self.accounting is not None:
             self.accounting.close()
+        tokens_per_second = result.num_tokens / result.seconds
         self.metrics.update(
+            clock.figures(),
             training_seconds=result.seconds,
             charged_init_seconds=charged_seconds,
             data_wait_seconds=result.data_wait_seconds,
@@ -232,11 +228,12 @@ class _Trial:
             train_loss=_final_loss(result),
             mfu_percent=_mfu_percent(programs, tokens_per_second, self.peak_flops),
         )
+        self.metrics[WALL_SECONDS] = result.wall_seconds
         self.metrics[LOSSES] = write_curve([loss * self.bits_per_nat for loss in result.curve]) or None
         return result
 
     def _check_kept_budget(self, result: TrainResult, charged_seconds: float) -> None:
-        """Refuses what the prediction could not see: a last step unlike the others, or too few of them."""
+        """Rejects a last step that took much longer than the others, and too few steps."""
         if self.request.budget.seconds is None:
             return
         seconds, min_steps = self.request.budget.seconds - charged_seconds, self.request.min_steps
@@ -252,7 +249,7 @@ class _Trial:
             raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
 
     def _too_busy(self, result: TrainResult) -> str:
-        """Why a trial ended that the wall clock's limit ended, one line."""
+        """Why the wall clock's limit ended a trial, one line."""
         share, speed = self.metrics.get(ATTENDED_SHARE), self.metrics.get("machine_speed")
         seen = f": {share:.0%} attended, at {speed:.0%} of its speed" if share is not None and speed is not None else ""
         return (
@@ -260,18 +257,19 @@ class _Trial:
             f"were spent (--max_stretch={self.request.max_stretch:g})"
         )
 
-    def _report_training(self, clock: Clock, progress: TrainProgress) -> None:
+    def _report_training(self, clock: Clock, result: TrainResult) -> None:
         budget = self.request.budget
+        elapsed, loss = result.losses[-1]
         self.phases.emit(
             {
                 "event": "progress",
                 "phase": "train",
-                "elapsed_seconds": progress.elapsed_seconds,
+                "elapsed_seconds": elapsed,
                 "budget_seconds": budget.seconds,
                 "budget_steps": budget.steps,
-                "step": progress.step,
-                "loss": progress.loss,
-                "tokens_per_second": progress.tokens / progress.elapsed_seconds,
+                "step": len(result.losses),
+                "loss": loss,
+                "tokens_per_second": result.num_tokens / elapsed,
                 ATTENDED_SHARE: clock.figures().get(ATTENDED_SHARE),
             }
         )
@@ -301,7 +299,7 @@ class _Trial:
 
 
 def _mix(seed: int, stream: int) -> int:
-    """A seed for one of several independent uses of a trial's seed."""
+    """An independent seed for one use of a trial's seed."""
     return int(np.random.SeedSequence((seed, stream)).generate_state(1)[0])
 
 
@@ -317,7 +315,7 @@ def _product_flops(program: StepProgram) -> float:
 
 
 def _bits_per_nat(dataset: Dataset, vocab_size: int) -> float:
-    """Bits per byte that a training loss of one nat per token is: so losses of all vocabularies are comparable."""
+    """Bits per byte of a training loss of one nat per token, which makes losses of all vocabularies comparable."""
     counts_V = dataset.train_counts(vocab_size)
     num_bytes = int((counts_V * dataset.tokenizer(vocab_size).num_bytes()).sum(dtype=np.int64))
     return int(counts_V.sum()) / (math.log(2) * num_bytes)

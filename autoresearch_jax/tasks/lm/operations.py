@@ -15,8 +15,8 @@ from autoresearch_jax.sanitize import quoted
 
 TPU_KERNEL = "tpu_custom_call"
 _CONFIG = "custom_call_config"
-# Those of jax 0.10.2 and 0.12 that say how much a kernel takes and where its arrays lie. Not among them: to leave out
-# the checks of bounds and of semaphores, to speak with other devices, to start before they do, and flags by name.
+# Settings of jax 0.10.2 and 0.12 about a kernel's memory and layout. Missing on purpose: leaving out checks of bounds
+# and semaphores, communication with other devices, and flags by name.
 _ALLOWED = frozenset(
     (_CONFIG, "sparse_core_config", "device_type", "scoped_memory_configs", "megachip_parallelism_config")
 )
@@ -28,7 +28,7 @@ _ALLOWED_IN_CONFIG = frozenset(
     )
 )
 
-DEVICE_PLACEMENT = "annotate_device_placement"  # where an array lies, host or device: said to be a side effect
+DEVICE_PLACEMENT = "annotate_device_placement"  # host or device; JAX marks it as a side effect
 # Custom calls that only compute, by platform: linear algebra, attention, kernels for a TPU; see custom_calls.py.
 _ALLOWED_ANYWHERE = rf"{DEVICE_PLACEMENT}|mhlo\.topk|ApproxTopK"
 ALLOWED_CUSTOM_CALLS = {
@@ -42,13 +42,12 @@ ALLOWED_CUSTOM_CALLS = {
         "|ProductOfElementaryHouseholderReflectors"
     ),
 }
-# Operations that compute or say where arrays lie: StableHLO but for what quantizes, by types that may hold tables of
-# scales, and what JAX writes of Shardy.
+# StableHLO without quantization, whose types may hold tables of scales, and the part of Shardy that JAX writes.
 ALLOWED_OPERATIONS = re.compile(
     r"stablehlo\.(?!uniform_)\w+|chlo\.\w+|func\.(func|call|return)|builtin\.module"
     r"|sdy\.(mesh|sharding_constraint|sharding_group|manual_computation|return)"
 )
-# Operations that speak with the host, or draw numbers that no key determines.
+# Operations that communicate with the host, or draw numbers without a key.
 FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
 NUMBER_BYTES = 8  # of a number in an attribute: where a slice begins, what a padding is
 DIMENSION_BYTES = 1  # of a dimension in a list of them, in which a program is written that has no table to hide
@@ -61,10 +60,10 @@ MAX_NAMED_CALLS = 5  # in a message
 
 
 def refused_settings(payload: bytes) -> set[str]:
-    """Names of the settings that a kernel for a TPU must not have, or does not have in any JAX we know.
+    """Names of forbidden or unknown settings of a kernel for a TPU.
 
-    A kernel reaches XLA as the text of a call, in JSON: `custom_call_config` with the instructions in it, and settings
-    around them (jax/_src/tpu_custom_call.py). XLA checks that a kernel stays within its arrays, unless told not to.
+    A kernel's payload is JSON: `custom_call_config` with the instructions, and settings around it
+    (jax/_src/tpu_custom_call.py). XLA checks that a kernel stays within its arrays, unless told not to.
     """
     try:
         settings = json.loads(payload, object_pairs_hook=_without_twins)
@@ -77,7 +76,7 @@ def refused_settings(payload: bytes) -> set[str]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of a key that comes twice, XLA might read another value than we do."""
+    """A JSON object; of a repeated key XLA might read another value than we do."""
     settings = dict(pairs)
     if len(settings) < len(pairs):
         raise ValueError("a key comes twice")
@@ -85,16 +84,12 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class OperationError(Exception):
-    """A program holds what no program may; one line."""
+    """A program breaks a rule; one line."""
 
 
 @contextmanager
 def stablehlo_module(serialized: bytes) -> Iterator[ir.Module]:
-    """A program's module; it and all that was read from it must not be used afterwards.
-
-    Raises:
-      OperationError: it is no StableHLO.
-    """
+    """A program's module, valid while this is entered; raises OperationError if it is no StableHLO."""
     with ir.Context() as context:
         for dialect in (stablehlo, chlo, sdy):
             dialect.register_dialect(context)
@@ -109,9 +104,8 @@ def check_operations(module: ir.Module, platform: str) -> int:
     """Checks that a program only computes.
 
     Returns:
-      Bytes of the constants it embeds, of the numbers in its operations' attributes, and of the payloads of its custom
-      calls: a kernel for a TPU comes as a text of its own, which may hold a table as well. A payload that several calls
-      share counts once: a model's layers share their kernels.
+      Bytes of its constants, of the numbers in its operations' attributes and of the payloads of its custom calls,
+      each payload once: a model's layers share their kernels.
 
     Raises:
       OperationError: it calls what is not allowed on the platform, or hides constants.
@@ -125,7 +119,7 @@ def check_operations(module: ir.Module, platform: str) -> int:
     forbidden_operations: set[str] = set()
     has_unreadable = False
 
-    def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
+    def visit(operation: ir.Operation) -> ir.WalkResult:  # an exception raised here would lose its type
         nonlocal constant_bytes, has_unreadable
         if operation.name in FORBIDDEN_OPERATIONS:
             forbidden_operations.add(operation.name)
@@ -172,7 +166,7 @@ def check_operations(module: ir.Module, platform: str) -> int:
 
 
 def _payload(operation: ir.Operation) -> bytes:
-    """What a custom call is told beside its operands."""
+    """The configuration of a custom call."""
     told = b""
     for name in ("backend_config", "mhlo.backend_config"):
         if name in operation.attributes:
@@ -188,8 +182,8 @@ def _listed(names: set[str]) -> str:
 def constant_text(operation: ir.Operation) -> str:
     """The value and type of a `stablehlo.constant` as MLIR writes them.
 
-    An attribute of complex numbers cannot be read from Python, so these are cut out of the operation's own text, which
-    takes as long as its whole function is: that must not be done for each constant.
+    Attributes of complex numbers cannot be read from Python; they are cut out of the operation's text, which takes
+    time proportional to its whole function.
     """
     if "complex<" not in str(operation.results[0].type):
         return str(operation.attributes["value"])
@@ -221,10 +215,7 @@ def attribute_names(operation: ir.Operation) -> list[str]:
 
 
 def _bytes_in(attribute: ir.Attribute, number_bytes: int) -> int | None:
-    """Bytes that an attribute tells, and all within it; None if it is an array that is not plain.
-
-    One number for all of an array counts once, but counts: a table can be in pieces.
-    """
+    """Bytes of an attribute and all within it, a splat as one number; None for an array that is not plain."""
     if isinstance(attribute, _NUMBER_LISTS):
         return number_bytes * len(attribute)
     if isinstance(attribute, ir.BoolAttr):
@@ -244,7 +235,7 @@ def _bytes_in(attribute: ir.Attribute, number_bytes: int) -> int | None:
 
 
 def _complex_bytes(operation: ir.Operation) -> int | None:
-    """Bytes that a `stablehlo.constant` of complex numbers tells; None if it has others."""
+    """Bytes of a `stablehlo.constant` of complex numbers; None if it has others."""
     shaped = ir.ShapedType(operation.results[0].type)
     if "complex<" not in str(shaped):
         return None

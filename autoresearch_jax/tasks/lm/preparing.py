@@ -25,7 +25,7 @@ MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's a
 MAX_FAILURE_BYTES = 1 << 16
 MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
 
-# What `trace.py` writes; anything else that lies there is left where it is.
+# What `trace.py` writes; nothing else is copied.
 _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{1,6})\.export")
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
@@ -39,7 +39,7 @@ JUDGE_BATCH_ROWS = (32, 8, 2)
 
 
 class FileRefusedError(Exception):
-    """What the trace left is not what may be taken; one line that tells which."""
+    """The trace left a file that may not be copied; one line that names it."""
 
 
 def run_trace(
@@ -52,11 +52,11 @@ def run_trace(
     log_path: Path,
     stop: threading.Event | None = None,
 ) -> None:
-    """Runs the candidate's Python, once, in the sandbox, and copies the programs it wrote.
+    """Runs the candidate's Python, once, in the sandbox, and copies the programs that it wrote to `out_dir`.
 
     Args:
-      request: see `trace.py`; "source" lies in a folder of its own, the only one that the candidate can write to.
-      out_dir: an empty folder for the copies, elsewhere.
+      request: see `trace.py`; the folder of "source" holds nothing else, and is all that the candidate can write to.
+      out_dir: an empty folder elsewhere.
       sandbox: where it runs.
       limits: what it may use.
       environment: variables of this process, of which the trace gets an allow-listed few.
@@ -71,7 +71,7 @@ def run_trace(
     request_path, written = scratch / "request.json", scratch / "programs"
     request_path.write_text(json.dumps(request))
     written.mkdir()
-    log_path.unlink(missing_ok=True)  # of an earlier try: its errors are not this one's
+    log_path.unlink(missing_ok=True)
     outcome = sandbox.run_python(
         ["-m", "autoresearch_jax.tasks.lm.trace", str(request_path), str(written)],
         scratch=scratch,
@@ -103,7 +103,7 @@ def run_trace(
 
 
 def collect_programs(written: Path, out_dir: Path) -> None:
-    """Copies the programs out of a folder that a candidate could write to; nothing works in it any more.
+    """Copies the programs out of a folder that a candidate could write to; its processes have ended.
 
     Raises:
       FileRefusedError: one of them is a link, a device or a pipe, or they are too large together.
@@ -130,7 +130,7 @@ def _open_folder(path: Path) -> Iterator[int]:
 
 
 def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
-    """A file's bytes, if it is one: opening must neither follow a link nor wait for a pipe's other end."""
+    """The bytes of a regular file; opening neither follows a link nor waits for a pipe's other end."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
@@ -148,7 +148,7 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
 
 
 def _rejection(written: Path, outcome: Outcome, log_path: Path, scratch: Path, confined: bool) -> CandidateRejected:
-    """What the failed trace says of itself, which is the candidate's word: data, not truth."""
+    """The rejection for a failed trace, in the words that it left, which the candidate may have written."""
     try:
         with _open_folder(written) as folder:
             failure = json.loads(_read_regular(_FAILURE_FILE, folder, MAX_FAILURE_BYTES))
@@ -173,7 +173,7 @@ def _clean(log_path: Path) -> None:
 
 
 def _tail(path: Path, scratch: Path) -> str | None:
-    """The end of the trace's log, for the author of the candidate."""
+    """The end of the trace's log."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
@@ -197,18 +197,11 @@ def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
 def prepare_candidate(
     config: LmTaskConfig, source: str, log_dir: Path, worker: JsonWorker, stop: threading.Event
 ) -> Candidate:
-    """Traces and checks a training file.
-
-    Args:
-      config: the task.
-      source: text of the file.
-      log_dir: for the trace's log; the check's is the worker's.
-      worker: checks what was traced; it may still be starting.
-      stop: ends the trace when it is set.
+    """Traces a training file in the sandbox and checks the programs in `worker`, which may still be starting.
 
     Raises:
       CandidateRejected: it breaks a rule, and which.
-      TaskError: the harness failed, a disk did, or it was stopped: no fault of the candidate.
+      TaskError: the harness or a disk failed, or `stop` was set: no fault of the candidate.
     """
     start = time.monotonic()
     try:
@@ -242,7 +235,7 @@ def _require_own_fault(config: LmTaskConfig, rejection: CandidateRejected, stop:
 def _trace_and_check(
     config: LmTaskConfig, source: str, log_dir: Path, worker: JsonWorker, stop: threading.Event
 ) -> tuple[str, Path, dict[str, Any]]:
-    """Hash of the programs, their folder, and what was found out about them."""
+    """Hash of the programs, their folder, and facts about them."""
     config.programs_dir.mkdir(parents=True, exist_ok=True)
     with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
         cage, traced = folder / "cage", folder / "programs"
@@ -273,14 +266,14 @@ def _trace_and_check(
 def _check(
     config: LmTaskConfig, worker: JsonWorker, traced: Path, request: Mapping[str, Any], log_path: Path
 ) -> dict[str, Any]:
-    """The event of a trial's process that accepts the traced programs.
+    """The worker's "checked" event.
 
     Raises:
-      CandidateRejected: they break a rule, or break the process that reads them.
-      TaskError: that process did not even start.
+      CandidateRejected: the programs break a rule, or the process that reads them.
+      TaskError: that process did not start.
     """
     try:
-        worker.receive(config.limits.startup)  # that it is ready
+        worker.receive(config.limits.startup)  # "ready"
     except (ProcessTimeoutError, WorkerDiedError) as error:
         raise TaskError(f"starting the trial's process: {error}; see {log_path}") from error
     caps = dataclasses.asdict(config.caps)

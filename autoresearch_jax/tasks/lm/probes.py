@@ -1,8 +1,8 @@
-"""Probes of a candidate's predictions: rows that were judged are judged again, changed where it must not matter.
+"""Probes of a candidate's predictions: judged rows are scored again with changes that must not matter.
 
-One batch asks three things at once, so that honest candidates pay little: each row stands at another place among
-other rows (a row sees only itself), most rows have another ending (a position sees no later token), and all are
-evaluated a second time (the same tokens give the same numbers). Only a difference makes them be asked one by one.
+One batch tests three things at once: each row has another place among other rows (a row sees only itself), most rows
+have another ending (a position sees no later token), and all are evaluated twice (the same tokens give the same
+numbers). Only after a difference are they tested one by one.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# An honest candidate gives the same numbers up to the order in which a device adds. In nats: what could be gained
-# within it is below any noise between seeds.
+# In nats. Honest candidates differ by the order of a device's additions; a gain within it is below the noise of seeds.
 PROBE_TOLERANCE = 1e-3
-PROBE_SHARE = 0.05  # of the rows are looked at twice, as far as that fills whole batches
-EVERY_ROW = 1.0  # as a share: no row is left out
-MIN_PROBES = 8  # even if they need a batch more
+PROBE_SHARE = 0.05  # of the rows, rounded to whole batches
+EVERY_ROW = 1.0  # as a share
+MIN_PROBES = 8  # even if they need another batch
 WHOLE_SHARE = 0.25  # of the probes keep their whole row: only place and neighbours differ
-UNIFORM_SHARE = 0.25  # are cut anywhere; the others where the candidate gained
+UNIFORM_SHARE = 0.25  # of the probes are cut anywhere; the others where the candidate gained
 SUFFIX_DRAWS = 16  # to find one that begins with another token
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (inputs[N, T], targets[N, T]) -> nats[N, T]
@@ -29,37 +28,29 @@ class InvalidCandidateError(Exception):
 
 @dataclass(frozen=True)
 class Probe:
-    """Rows to be judged again.
+    """Rows to be judged again."""
 
-    Attributes:
-      rows: which rows of the split they are, int[P].
-      whole_PxT1: the rows as they are.
-      cuts: inputs from here on are replaced, int[P]; T where none is.
-      inputs: int[P, T].
-    """
-
-    rows: np.ndarray
-    whole_PxT1: np.ndarray
-    cuts: np.ndarray
-    inputs: np.ndarray
+    rows: np.ndarray  # int[P], indices in the split
+    whole_PxT1: np.ndarray  # the rows unchanged
+    cuts: np.ndarray  # int[P]; inputs from here on are replaced, T for none
+    inputs: np.ndarray  # int[P, T]
 
     @property
     def targets(self) -> np.ndarray:
-        """The rows' own targets, behind the cut too, int[P, T]: seeing the replacement predicts them worse."""
+        """The rows' original targets, int[P, T]."""
         return self.whole_PxT1[:, 1:]
 
     @property
     def is_unchanged(self) -> np.ndarray:
-        """Positions that see no replaced token, whose prediction must stay, bool[P, T]."""
+        """Positions before the cut, whose prediction must stay, bool[P, T]."""
         return np.arange(self.inputs.shape[1]) < self.cuts[:, None]
 
 
 def plan_probes(num_rows: int, batch_rows: int, probe_share: float = PROBE_SHARE) -> tuple[int, int]:
-    """How many rows to probe, and in how many batches more than the rows themselves need.
+    """Number of rows to probe, and of additional batches for them.
 
-    The places that the rows leave free in their last batch are filled; a batch more is taken for each that
-    `probe_share` pays, or for the least number of probes. With `EVERY_ROW` the probes have their own batches: one look
-    at every row, then those of a sample, some of which see whole rows.
+    Probes fill the free places of the last batch, and as many batches as `probe_share` allows, one at least if there
+    would be too few. With `EVERY_ROW` they have their own batches: every row once, then a sample.
     """
     num_batches = -(-num_rows // batch_rows)
     if probe_share >= EVERY_ROW:
@@ -79,28 +70,26 @@ def draw_probes(
     num_probes: int,
     random: np.random.Generator,
 ) -> Probe:
-    """Draws rows and the places where to cut them.
+    """Draws rows and the positions where to cut them; `random` must not be known to the candidate.
 
-    Where one token ahead is seen at few positions only, a cut right behind one of them finds it and no other does. So
-    half of the cuts are drawn in proportion to what the candidate gained over a unigram model there: a candidate that
-    owes a share of its gain to what it must not see is found by each of them with that share of the drawn row's gain.
-
-    No row comes twice before all have come once. If all come, the first look at each is one with a cut: a whole row
-    shows nothing of what that row alone sees ahead.
+    A peek at the next token from few positions shows only in a cut right behind one of them. So half of the cuts are
+    drawn in proportion to the candidate's gain over a unigram model: each finds a candidate that owes a share of its
+    gain to peeking with that probability. No row is drawn twice before all are drawn once; if all are, the first draw
+    of each has a cut.
 
     Args:
       rows_NxT1: the split.
       nats_MxT: of its first M rows, which are probed.
       unigram_nats_MxT: the same under the unigram model.
       num_probes: P.
-      random: not known to the candidate.
+      random: see above.
     """
     num_judged, length = nats_MxT.shape
     rounds = -(-num_probes // num_judged)
     rows = np.concatenate([random.permutation(num_judged) for _ in range(rounds)])[:num_probes]
     cuts = random.integers(1, max(length, 2), num_probes)
     gain_PxT = np.maximum(unigram_nats_MxT[rows] - nats_MxT[rows], 0.0).astype(np.float64)
-    gain_PxT[:, -1] = 0.0  # what its target is, no input tells
+    gain_PxT[:, -1] = 0.0  # its target is in no input
     total_P = gain_PxT.cumsum(axis=1)
     weighted = (total_P < random.random((num_probes, 1)) * total_P[:, -1:]).sum(axis=1) + 1
     kind = random.random(num_probes)
@@ -125,7 +114,7 @@ def check_probes(
       probe: from `draw_probes`.
       nats_PxT: of its targets, evaluated in a random order among other rows.
       nats_NxT: of all rows of the split, as judged.
-      score: evaluates more rows, to find out what it was that mattered.
+      score: evaluates rows again, to find the cause of a difference.
       random: not known to the candidate.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The traced programs of a candidate: read from disk, checked, hashed, compiled. Never believed, always verified."""
+"""The traced programs of a candidate: read from disk, checked, hashed, compiled."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,41 +43,34 @@ MAX_MODEL_FLOPS = 1e18  # a token
 
 
 class CompileWatch:
-    """Counts, while it is entered, the programs that XLA is asked for in all threads.
-
-    Attributes:
-      asked: programs that XLA was asked for.
-    """
+    """Counts, while it is entered, the programs that XLA is asked for in all threads."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        self._found = 0
+        self._counts: Counter[str] = Counter()
         self._counting = False
         self._lock = threading.Lock()
 
     @property
+    def asked(self) -> int:
+        return self._counts[_ASKED]
+
+    @property
     def compiled(self) -> int:
         """Those that were not in the persistent cache."""
-        return self.asked - self._found
+        return self._counts[_ASKED] - self._counts[_FOUND]
 
     def __enter__(self) -> "CompileWatch":
         self._counting = True
-        jax.monitoring.register_event_duration_secs_listener(self._hear_duration)
-        jax.monitoring.register_event_listener(self._hear)
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+        jax.monitoring.register_event_listener(self._count)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._counting = False  # listeners cannot be taken away one by one
+        self._counting = False  # JAX has no public call that removes one listener
 
-    def _hear_duration(self, event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event == _ASKED:
-            with self._lock:
-                self.asked += self._counting
-
-    def _hear(self, event: str, **kwargs: Any) -> None:
-        if event == _FOUND:
-            with self._lock:
-                self._found += self._counting
+    def _count(self, event: str, *details: Any, **more: Any) -> None:
+        with self._lock:
+            self._counts[event] += self._counting
 
 
 class BadProgramError(Exception):
@@ -139,11 +133,7 @@ class Programs:
 
 
 def load_programs(folder: Path) -> Programs:
-    """Reads and checks what `trace.py` wrote.
-
-    Raises:
-      BadProgramError: something breaks a rule.
-    """
+    """Reads and checks what `trace.py` wrote; raises BadProgramError if something breaks a rule."""
     try:
         signature = json.loads((folder / SIGNATURE_FILE).read_text())
         platform = str(signature["platform"])
@@ -182,13 +172,13 @@ def load_programs(folder: Path) -> Programs:
 
 
 def check_traced(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any]:
-    """The event that says whether traced programs are accepted: their hash and facts, or the reason of a rejection."""
+    """The worker's event: "checked" with hash and facts, or "rejected" with the reason."""
     try:
         programs = load_programs(folder)
         check_asked(programs, request, caps)
     except BadProgramError as error:
         return {"event": "rejected", "reason": clean_line(str(error))}
-    except Exception as error:  # files may be made to fail in ways that nothing here names
+    except Exception as error:  # a file may be made to fail in any way
         if disk_error(error) is not None:
             raise
         traceback.print_exc()
@@ -210,11 +200,7 @@ def check_traced(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[s
 
 
 def check_asked(programs: Programs, request: Mapping[str, Any], caps: Caps) -> None:
-    """Checks that the programs are for what `trace.py` was asked for, and within the caps.
-
-    Raises:
-      BadProgramError: they are not.
-    """
+    """Raises BadProgramError unless the programs are what `trace.py` was asked for, and within the caps."""
     task = request["task"]
     asked = (task["platform"], request["mesh"], task["sequence_length"], sorted(request["judge_batch_sizes"]))
     made = (programs.platform, programs.mesh_axes, programs.sequence_length, sorted(programs.logits))
@@ -237,7 +223,7 @@ def make_mesh(axes: dict[str, int]) -> Mesh:
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:
-    """Compiles a program that trains for the devices of `mesh`; the result is called as it is, and never recompiles."""
+    """Compiles a program that trains for the devices of `mesh`."""
     args, _ = jax.tree.unflatten(exported.in_tree, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in exported.in_avals])
     in_shardings, _ = jax.tree.unflatten(exported.in_tree, exported.in_shardings_jax(mesh))
     out_shardings = jax.tree.unflatten(exported.out_tree, exported.out_shardings_jax(mesh))
@@ -309,7 +295,7 @@ def _check_signatures(programs: Programs) -> None:
 
 
 def _check_dtypes(programs: Programs) -> None:
-    """Raises BadProgramError for a part of the state that cannot be computed with, or saved, everywhere."""
+    """Raises BadProgramError for a dtype of the state that is not supported everywhere."""
     for name, aval in zip(programs.leaf_names, programs.init.out_avals, strict=True):
         if str(aval.dtype) not in STATE_DTYPES:
             allowed = ", ".join(STATE_DTYPES)
@@ -361,7 +347,7 @@ def _read_operations(programs: Programs) -> tuple[int, str]:
 
 
 def _program_hash(programs: Programs, init: Dataflow, steps: Sequence[Dataflow], logits: Sequence[Dataflow]) -> str:
-    """Hash of what the programs compute; the parts of the state are told apart by nothing else."""
+    """Hash of what the programs compute, whatever the parts of the state are called."""
     read = set(programs.read_leaves)
     start = [
         digest(value, sharding, str(index in read))

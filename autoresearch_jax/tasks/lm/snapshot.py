@@ -24,7 +24,7 @@ from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_p
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot read back; its manifest holds facts about its making, such as dataset, fingerprint, seed and steps."""
+    """A snapshot read back."""
 
     programs: Programs
     read_leaves: list[jax.Array]
@@ -41,15 +41,15 @@ def save_snapshot(
     tokenizer_path: Path,
     facts: Mapping[str, Any],
 ) -> str:
-    """Writes a snapshot under a temporary name and renames it, so that `folder` holds a whole one or none.
+    """Writes a snapshot under a temporary name and renames it to `folder`, which must not exist.
 
     Args:
-      folder: where it will be; must not exist.
+      folder: where it will be.
       programs: the candidate's programs.
       programs_dir: their files, which are copied.
       leaves: all arrays of the state; only those that `logits` reads are saved.
       tokenizer_path: copied too.
-      facts: goes into the manifest.
+      facts: further entries of the manifest.
 
     Returns:
       SHA-256 of the manifest, which has the hashes of all other files.
@@ -95,18 +95,14 @@ def _save_arrays(path: Path, arrays: Mapping[str, jax.Array]) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """What the last digits of a score depend on: the version of JAX, the device, on a CPU the processors."""
+    """What the last digits of a score depend on."""
     device = jax.devices()[0]
     machine = {"jax": jax.__version__, "device_kind": device.device_kind}
     return machine | ({"processors": host_processors()} if device.platform == "cpu" else {})
 
 
 def load_snapshot(folder: Path, mesh: Mesh) -> Snapshot:
-    """Reads a snapshot onto the devices of `mesh`.
-
-    Raises:
-      SnapshotError: it is missing or damaged.
-    """
+    """Reads a snapshot onto the devices of `mesh`; raises SnapshotError if it is missing or damaged."""
     manifest = load_manifest(folder)
     try:
         programs = load_programs(folder / "programs")
@@ -135,7 +131,7 @@ def _leaf_key(index: int) -> str:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How to draw; an empty prompt begins a document, temperature 0 takes the likeliest token, top_k 0 draws of all."""
+    """How to draw: temperature 0 takes the likeliest token, top_k 0 draws from all."""
 
     prompt: str = ""
     num_tokens: int = 200
@@ -147,8 +143,7 @@ class SampleSettings:
 def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     """The prompt and its continuation by the model, up to the end of the document.
 
-    The program takes a full context and keeps no cache, so each token costs one forward pass; once the text is longer
-    than the context, only its end is seen.
+    Each token costs a forward pass over the last `sequence_length` tokens: the program keeps no cache.
 
     Raises:
       SnapshotError: the snapshot is missing or damaged, or was made for other devices than are here.
@@ -174,7 +169,7 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
 
 
 def snapshot_mesh(snapshot_dir: Path, manifest: Mapping[str, Any]) -> Mesh:
-    """A mesh as the programs were traced for; takes hold of the devices, and must come before anything else does.
+    """A mesh as the programs were traced for; call it before anything else in the process uses JAX's devices.
 
     Raises:
       SnapshotError: this machine has no such devices.
@@ -202,7 +197,7 @@ def _compile_predict(programs: Programs) -> Callable[..., jax.Array]:
 
 
 def _padded(context: list[int], programs: Programs) -> tuple[np.ndarray, np.int32]:
-    """The context at the left of a full batch, and its last position; what stands right of it cannot be seen."""
+    """The context at the left of a full batch, and its last position."""
     tokens_BxT = np.zeros((min(programs.logits), programs.sequence_length), np.int32)
     tokens_BxT[:, : len(context)] = context
     return tokens_BxT, np.int32(len(context) - 1)

@@ -5,14 +5,14 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.tasks.lm.accounting import ATTENDED
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, device_terms, start_worker
+from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, ask_once, device_terms, start_worker
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
@@ -26,7 +26,7 @@ STANDBY_PHASE = "compile"  # of a trial, with which the next one's process is st
 
 @dataclass(frozen=True)
 class LmTerms:
-    """What a score depends on beside the candidate and its seed, as far as it can be told without a device."""
+    """What a score depends on beside the candidate and its seed; see `engine.task.Terms`."""
 
     dataset: Dataset
     budget: Budget
@@ -43,34 +43,33 @@ class LmTerms:
 
 
 class LmTask:
-    """Trains and judges language models, see `engine.task.Task`; each trace and each trial has a process of its own.
+    """Trains and judges language models, see `engine.task.Task`; each trace and each trial runs in its own process.
 
-    The trial's is pre-warmed, if the task has a log for it: it is started as soon as the trial before is at work.
+    With a `standby_log`, the next trial's process starts as soon as a trial is at work.
     """
 
     metric = METRIC
 
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config
+        device, dataset = config.device, config.dataset
+        self.budget = config.budget
+        self.terms: Mapping[str, Scalar] = device_terms(device, config.mesh_axes, config.budget, config.clock)
+        self.fingerprint = LmTerms(dataset, config.budget, config.judge_tokens).fingerprint
+        self.facts: Mapping[str, Scalar] = {
+            "platform": device.platform,
+            "device_kind": device.device_kind,
+            "num_devices": math.prod(config.mesh_axes.values()),
+            "device_memory_bytes": device.memory_bytes,
+            "sequence_length": dataset.sequence_length,
+            "vocab_sizes on offer": ", ".join(map(str, dataset.vocab_sizes)),
+        }
         start_waiting = partial(self._start_worker, module=STANDBY_WORKER)
         self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
-        self._worker: JsonWorker | None = None  # that has checked a candidate, and is to measure it
-        self._beside: JsonWorker | None = None  # that checks what is traced beside a trial
+        self._worker: JsonWorker | None = None  # has checked a candidate and will measure it
+        self._beside: JsonWorker | None = None  # checks what is traced beside a trial
         self._stop = threading.Event()  # ends the trace that runs
         self._reference_seconds: float | None = None  # see `calibrate`
-
-    @property
-    def budget(self) -> Budget:
-        return self._config.budget
-
-    @property
-    def fingerprint(self) -> str:
-        return LmTerms(self._config.dataset, self._config.budget, self._config.judge_tokens).fingerprint
-
-    @property
-    def terms(self) -> Mapping[str, Scalar]:
-        config = self._config
-        return device_terms(config.device, config.mesh_axes, config.budget, config.clock)
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
         """See `engine.task.CalibratedTask`.
@@ -84,18 +83,6 @@ class LmTask:
             reference_seconds = self._time_reference(log_dir / REFERENCE_LOG)
         self._reference_seconds = reference_seconds
         return reference_seconds
-
-    @property
-    def facts(self) -> Mapping[str, Scalar]:
-        device, dataset = self._config.device, self._config.dataset
-        return {
-            "platform": device.platform,
-            "device_kind": device.device_kind,
-            "num_devices": math.prod(self._config.mesh_axes.values()),
-            "device_memory_bytes": device.memory_bytes,
-            "sequence_length": dataset.sequence_length,
-            "vocab_sizes on offer": ", ".join(map(str, dataset.vocab_sizes)),
-        }
 
     def keep_eval_bundle(self, folder: Path) -> str:
         """See `engine.task.EvalBundleTask`."""
@@ -133,7 +120,7 @@ class LmTask:
     ) -> Measurement:
         """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
         self._config.dataset.require_unchanged()
-        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny)
+        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny, stop_above)
         log_path = log_dir / WORKER_LOG
 
         def report(progress: Mapping[str, Scalar]) -> None:
@@ -143,7 +130,7 @@ class LmTask:
                 on_progress(progress)
 
         trial = TrialRun(
-            dataclasses.replace(request, stop_above=tuple(stop_above)),
+            request,
             limits=self._config.limits,
             facts=candidate.facts,
             log_path=log_path,
@@ -159,24 +146,7 @@ class LmTask:
         self._config.dataset.require_unchanged()  # else it is not to be believed
         return measurement
 
-    def measure_on_holdout(
-        self,
-        candidate: Candidate,
-        *,
-        seed: int,
-        log_dir: Path,
-        snapshot_dir: Path,
-        on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
-    ) -> Measurement:
-        """See `engine.task.HoldoutTask`, and `measure`."""
-        return self.measure(
-            candidate,
-            seed=seed,
-            log_dir=log_dir,
-            snapshot_dir=snapshot_dir,
-            on_progress=on_progress,
-            scrutiny=Scrutiny.AUDIT,
-        )
+    measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
 
     def close(self) -> None:
         """Ends the waiting processes, and what another thread prepares."""
@@ -189,15 +159,10 @@ class LmTask:
 
     def _time_reference(self, log_path: Path) -> float:
         limits = self._config.limits
-        worker = self._start_worker(log_path)
         try:
-            worker.receive(limits.startup)  # that it is ready
-            worker.send({"op": TIME_REFERENCE})
-            event = worker.receive(limits.compile)
+            event = ask_once(self._start_worker(log_path), TIME_REFERENCE, limits.startup, limits.compile)
         except (ProcessTimeoutError, WorkerDiedError) as error:
             raise TaskError(f"the reference program cannot be timed: {error}; see {log_path}") from error
-        finally:
-            worker.close()
         if event["event"] != "reference":
             raise TaskError(f"the reference program cannot be timed: {event['reason']}; see {log_path}")
         return float(event["seconds"])
@@ -219,7 +184,13 @@ class LmTask:
         )
 
     def _measure_request(
-        self, candidate: Candidate, seed: int, log_dir: Path, snapshot_dir: Path, scrutiny: Scrutiny
+        self,
+        candidate: Candidate,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        scrutiny: Scrutiny,
+        stop_above: Sequence[LossLimit],
     ) -> MeasureRequest:
         config = self._config
         assert candidate.programs_dir is not None
@@ -248,4 +219,5 @@ class LmTask:
                 "budget": dataclasses.asdict(config.budget),
                 "device_kind": config.device.device_kind,
             },
+            stop_above=tuple(stop_above),
         )

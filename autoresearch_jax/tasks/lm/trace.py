@@ -1,10 +1,9 @@
-"""Traces a candidate: runs its Python once, without data, and writes its three functions down as StableHLO.
+"""Traces a candidate: runs its Python once, without data, and writes its three functions as StableHLO.
 
     python -m autoresearch_jax.tasks.lm.trace REQUEST.json OUT_DIR
 
-The only process that ever runs the candidate's Python. What it writes is not believed: `programs.py` checks it in a
-process of ours. State, whatever pytree it is, crosses the boundary as a flat list of plain arrays (typed PRNG keys
-as their raw data), named by key path.
+The only process that ever runs the candidate's Python; `programs.py` checks what it writes in another process. The
+state, any pytree, becomes a flat list of plain arrays (typed PRNG keys as their raw data), named by key path.
 """
 
 import importlib.machinery
@@ -26,7 +25,7 @@ from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Phase, Step, TaskSpec
-from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 
 FAILURE_FILE = "failure.json"
 MAX_REASON_CHARACTERS = 2000
@@ -103,14 +102,9 @@ class StateBoundary:
 
 
 def trace(source_path: Path, task: TaskSpec, mesh: Mesh, judge_batch_sizes: Sequence[int], out_dir: Path) -> None:
-    """Builds the experiment and writes its programs and their signature into `out_dir`.
+    """Builds the experiment and writes its programs and their signature into `out_dir`, an empty folder.
 
-    Args:
-      source_path: the candidate's training file.
-      task: what the candidate is told.
-      mesh: the mesh to trace for, of host devices.
-      judge_batch_sizes: rows of the batches `logits` is traced for.
-      out_dir: an existing, empty folder.
+    `mesh` is of host devices; `logits` is traced for each of `judge_batch_sizes`.
 
     Raises:
       ContractError: the file does not keep the contract.

@@ -29,11 +29,7 @@ class Curve:
         self._is_broken = False
 
     def add(self, spent: float, loss: float) -> bool:
-        """Adds a step at whose end `spent` points of the budget, 0 to CURVE_POINTS or a little more, are spent.
-
-        Returns:
-          True if the curve has become too high.
-        """
+        """Adds a step that ended when `spent` twentieths of the budget were spent; True if the curve is too high."""
         own = min(CURVE_POINTS, max(1, math.ceil(spent)))
         too_high = False
         while self._num_over < own - 1:
@@ -49,7 +45,7 @@ class Curve:
         return tuple(self._points)
 
     def _end_twentieth(self) -> bool:
-        """True if its mean loss is too high; what comes after one without a step is held against nothing."""
+        """True if its mean loss is too high; behind a twentieth without a step nothing is compared."""
         losses, self._losses = self._losses, []
         self._num_over += 1
         self._is_broken = self._is_broken or not losses
@@ -80,31 +76,21 @@ class TrainPhase:
     loss_index: int
 
 
-@dataclass(frozen=True)
-class TrainProgress:
-    """How far training is; `loss` is of the last finished step, in nats per token."""
-
-    elapsed_seconds: float
-    step: int
-    tokens: int
-    loss: float
-
-
 @dataclass
 class TrainResult:
-    """The result of training.
+    """The result of training; while it goes on, the result so far.
 
     Attributes:
       leaves: the state's arrays after the last step.
-      seconds: of the budget's clock, from the first step's start to the last step's end.
-      wall_seconds: the same by the wall clock, with what the clock's calibrations took.
-      data_wait_seconds: of these, waiting for tokens from the host.
-      losses: (elapsed seconds at its end, nats per token) of each step.
-      step_walls: seconds of the wall clock from the end of the step before, or the start, to the end of each step.
+      seconds: by the budget's clock, from the first step's start to the last step's end.
+      wall_seconds: the same by the wall clock, calibrations included.
+      data_wait_seconds: of `seconds`, waiting for tokens from the host.
+      losses: (elapsed seconds at its end, nats per token) of each finished step.
+      step_walls: wall seconds from the end of the step before, or the start, to the end of each step.
       curve: the mean loss of each twentieth of the budget, as far as training came.
-      nonfinite: the loss stopped being a finite number, and training with it.
-      pruned: the loss was above a limit, and training stopped there.
-      stretched: the wall clock's limit was reached before the budget was spent, and training stopped there.
+      nonfinite: training stopped because the loss was no finite number.
+      pruned: training stopped because the loss was above a limit.
+      stretched: training stopped at the wall clock's limit, before the budget was spent.
     """
 
     leaves: Any
@@ -127,22 +113,22 @@ def train(
     *,
     budget: Budget,
     clock: Clock,
-    on_progress: Callable[[TrainProgress], None] = lambda progress: None,
+    on_progress: Callable[[TrainResult], None] = lambda result: None,
     stop_above: Sequence[LossLimit] = (),
     wall_limit: float = math.inf,
 ) -> TrainResult:
     """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a limit.
 
     The clock starts with the first step. No step starts after the budget, so the last one ends at most one step's time
-    beyond it. While the device works on a step the next is already waiting there (two in flight), except near the end
-    and before a step's time is known, where each step's start must be certain.
+    beyond it. While the device works on a step the next one is queued there (two in flight), except near the end and
+    before a step's time is known.
 
     Args:
       leaves: the initial state's arrays, ready on the devices.
       phases: in order of `from_progress`, the first at 0.
       budget: seconds by `clock`, or steps.
-      clock: read by the harness only; the steps see `progress`, the share of the budget elapsed when they start.
-      on_progress: told how far training is, about twice a second.
+      clock: the steps see only `progress`, the share of the budget elapsed when they start.
+      on_progress: called about twice a second.
       stop_above: in nats per token, compared when their point of the budget is reached.
       wall_limit: seconds of the wall clock after which no further step starts.
     """
@@ -155,7 +141,7 @@ class _Loop:
     phases: Sequence[TrainPhase]
     budget: Budget
     clock: Clock
-    on_progress: Callable[[TrainProgress], None]
+    on_progress: Callable[[TrainResult], None]
     curve: Curve
     wall_limit: float
     phase: TrainPhase | None = None  # of the step started last
@@ -256,11 +242,4 @@ class _Loop:
             self.result.nonfinite = True
         if now - self.last_report >= PROGRESS_SECONDS:
             self.last_report = now
-            self.on_progress(
-                TrainProgress(
-                    elapsed_seconds=now - self.start,
-                    step=len(self.result.losses),
-                    tokens=self.result.num_tokens,
-                    loss=loss,
-                )
-            )
+            self.on_progress(self.result)

@@ -1,4 +1,4 @@
-"""A trial as the driver sees it: its process is pre-warmed, told what to do and watched. Loads no JAX.
+"""A trial as the driver sees it: takes a pre-warmed process, sends it the request and watches it. Loads no JAX.
 
 A snapshot is on disk before it is judged. If the process dies or fails while it judges, a new one judges the snapshot.
 """
@@ -18,12 +18,10 @@ from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest, TimeLimits
 from autoresearch_jax.types import Measurement, Scalar, Status
 
-# For the rest of a standby's imports when the trial beside it is over: what is not ready by then is starved by other
-# processes, to which it gives way and a new one does not.
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0  # for a standby to finish its imports: at idle priority it may starve, a new process does not
 ANSWER_SECONDS = 10.0  # for a standby to wake up; it takes milliseconds
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
-# The known part of the time of a trial that was trained under an earlier driver
+# Recorded durations of a trial that was trained under an earlier driver
 TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "wall_seconds")
 
 StartWorker = Callable[[Path], JsonWorker]  # takes the log's path
@@ -38,12 +36,10 @@ class TaskError(UserError):
 
 @dataclass
 class Workers:
-    """Hands out processes for trials, a pre-warmed one if there is one. For one thread.
+    """Hands out processes for trials, a pre-warmed one if there is one. Not thread-safe.
 
-    Attributes:
-      start: starts a process for a trial.
-      start_standby: the same with --standby, see `worker.py`.
-      standby_log: where that one prints until it is handed out; None to have none.
+    `start_standby` starts a process with --standby (see `worker.py`), which prints to `standby_log` until it is handed
+    out; without that log there is no standby.
     """
 
     start: StartWorker
@@ -52,28 +48,25 @@ class Workers:
     _standby: JsonWorker | None = None
 
     def take(self, log_path: Path) -> JsonWorker:
-        """A process that says in a moment that it is ready, and prints to `log_path` from here on.
-
-        A standby that has died, or does not become ready on a busy machine, is replaced.
-        """
+        """A process that prints to `log_path`; a standby that has died or is not ready in time is replaced."""
         worker, self._standby = self._standby, None
         if worker is None:
             return self.start(log_path)
         try:
-            worker.receive(PATIENCE_SECONDS)  # that it has imported everything
+            worker.receive(PATIENCE_SECONDS)  # "waiting"
             worker.send({"log": str(log_path.absolute())})
-            worker.receive(ANSWER_SECONDS)  # that it is still there
+            worker.receive(ANSWER_SECONDS)  # "logging"
         except (ProcessTimeoutError, WorkerDiedError):
             worker.close()
             return self.start(log_path)
-        worker.started = time.monotonic()  # its waiting is no part of the trial
+        worker.started = time.monotonic()
         return worker
 
     def warm_up(self) -> None:
         """Starts the standby, unless there is one."""
         if self.standby_log is None or self._standby is not None:
             return
-        # What cannot be started now, for want of a file or a thread, is started, and complained about, when needed
+        # A failure is reported when the process is needed
         with contextlib.suppress(OSError, RuntimeError):
             self.standby_log.unlink(missing_ok=True)
             self._standby = self.start_standby(self.standby_log)
@@ -87,13 +80,7 @@ class Workers:
 
 @dataclass
 class TrialRun:
-    """The run of one candidate with one seed.
-
-    Attributes:
-      facts: of the candidate, for the metrics.
-      log_path: where its processes print, for messages.
-      start_worker: for judging again.
-    """
+    """The run of one candidate with one seed; the candidate's `facts` go into the metrics."""
 
     request: MeasureRequest
     limits: TimeLimits
@@ -109,10 +96,7 @@ class TrialRun:
         return Path(self.request.snapshot_dir)
 
     def run(self, worker: JsonWorker) -> Measurement:
-        """Runs the trial; a snapshot that is there already is judged if it is this trial's, else it is removed.
-
-        Args:
-          worker: to begin with; it is closed, as are those that follow it.
+        """Runs the trial and closes its processes; an existing snapshot is judged if it is this trial's, else removed.
 
         Raises:
           TaskError: the harness failed, which is no fault of the candidate.
@@ -145,12 +129,12 @@ class TrialRun:
                 remove_tree(partial)
 
     def _converse(self, worker: JsonWorker, operation: str) -> dict[str, Any]:
-        """Has a worker do one thing and returns its answer: a result, or that the snapshot is unfit.
+        """Sends a request and returns the answer: a "result" or "unfit" event.
 
         Raises:
           ProcessTimeoutError: a phase took too long.
-          WorkerDiedError: there will be no answer.
-          TaskError: the answer is that the harness failed.
+          WorkerDiedError: the process ended.
+          TaskError: the harness failed.
         """
         self._phase = "startup"
         worker.send(self.request.to_json(operation))
@@ -169,12 +153,12 @@ class TrialRun:
         raise AssertionError("events end only by an exception")
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
-        """Events of a trial, as long as each phase keeps within its limit."""
+        """Yields the events of a trial; raises ProcessTimeoutError when a phase exceeds its limit."""
         limits, budget = self.limits, self.request.budget
         deadline = time.monotonic() + limits.startup
         while True:
             remaining = deadline - time.monotonic()
-            if remaining <= 0:  # even if its answer came meanwhile: a limit does not depend on which is quicker
+            if remaining <= 0:  # even if the answer has just come
                 raise ProcessTimeoutError(f"{-remaining:.1f} s late")
             event = worker.receive(remaining)
             reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
@@ -183,7 +167,7 @@ class TrialRun:
             yield event
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
-        """Whether a snapshot is on disk, was not judged again yet, and the failure is not known to repeat itself."""
+        """Whether there is a snapshot that was judged once only, and the failure may not repeat itself."""
         if self._judged_again or not self._snapshot_dir.exists():
             return False
         if isinstance(error, WorkerDiedError):
@@ -191,11 +175,7 @@ class TrialRun:
         return self._phase in JUDGE_PHASES and not isinstance(error.__cause__, OSError)
 
     def _remove_unfit(self, reason: str) -> None:
-        """Removes a snapshot that cannot be judged as this trial's.
-
-        Raises:
-          TaskError: it cannot be removed; or it is the one that this trial has just written.
-        """
+        """Removes a snapshot of another trial; raises TaskError if it is this trial's own or cannot be removed."""
         if self._judged_again:
             raise TaskError(f"the trial cannot be judged again: {reason}; see {self.log_path}")
         remove_tree(self._snapshot_dir)
@@ -216,11 +196,7 @@ class TrialRun:
         )
 
     def _timed_out(self) -> Measurement:
-        """The result of a phase that took too long.
-
-        Raises:
-          TaskError: it was the disk that took it.
-        """
+        """The result of a phase that took too long; raises TaskError if it was waiting for the disk."""
         limit = self.limits.of(self._phase, self.request.budget, self.request.scrutiny)
         reason = f"{self._phase} took longer than {limit:g} s"
         if self._phase == SNAPSHOT:
@@ -235,5 +211,5 @@ class TrialRun:
         return self._failed(status, f"{error} during {self._phase}{again}; see {self.log_path}")
 
     def _failed(self, status: Status, reason: str) -> Measurement:
-        kept = self._snapshot_dir if self._snapshot_dir.exists() else None  # it is there whole or not at all
+        kept = self._snapshot_dir if self._snapshot_dir.exists() else None
         return Measurement(status, None, self.request.seed, {}, snapshot=kept, error=reason)

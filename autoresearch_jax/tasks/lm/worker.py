@@ -1,10 +1,9 @@
-"""The process of one trial: does what the driver asks, one JSON line at a time. It runs our code only.
+"""The process of one trial: answers the driver's requests, one JSON line each. It runs our code only.
 
     python -m autoresearch_jax.tasks.lm.worker [--standby]
 
-It touches no device before it is told to measure, so it can wait beside another trial: with --standby it imports what a
-trial needs at idle priority, says {"event": "waiting"}, and becomes the worker of the trial whose log it is told. It
-ends when its input is closed, whatever it is doing.
+It touches no device before it is told to measure. With --standby it imports what a trial needs at idle priority, emits
+{"event": "waiting"}, and becomes the worker of the trial whose log it is sent. It exits when its input is closed.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ import pytest
 from jax import ShapeDtypeStruct, export, lax
 from jax.extend.mlir import ir
 
-from autoresearch_jax.kernels.cuda import seen_by_jax
+from autoresearch_jax.kernels.platforms import seen_by_jax
 from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
 from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, stablehlo_module
 from autoresearch_jax.tasks.lm.trace import UNPROMISED_CALLS

@@ -15,7 +15,7 @@ from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from autoresearch_jax.kernels.attention import cudnn_attention, splash_attention
-from autoresearch_jax.kernels.cuda import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, refused_settings, stablehlo_module
 
 H100 = "NVIDIA H100 80GB HBM3"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoresearch_jax.kernels.cuda import UNKNOWN_CAPABILITY, compute_capability
+from autoresearch_jax.kernels.platforms import UNKNOWN_CAPABILITY, compute_capability
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""What JAX asks a CUDA device before it traces cuDNN's attention, answered where no such device is seen.
+"""Hints for the CPU backend, and what JAX asks a CUDA device before it traces cuDNN's attention.
 
-A candidate is traced on the CPU, by a process that has neither the device nor, perhaps, its libraries.
+A candidate is traced on the CPU, in a process without the device it is traced for.
 """
 
 import re
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from jax import export
+import jax
+from jax import Array, export
 
 # JAX asks for the version only to refuse what an old one lacks, none of which `attention.py` uses.
 CUDNN_VERSION = 91_300
 UNKNOWN_CAPABILITY = (8, 0)  # the least that cuDNN's flash attention runs on
-# NVIDIA's compute capability by a part of the device's name; the first match counts.
+# NVIDIA's compute capability by a part of the device's name; the first match counts
 _CAPABILITIES = (
     (r"\bP40\b|\bGTX 10|\bTITAN Xp?\b", (6, 1)),
     (r"\bP100", (6, 0)),
@@ -32,8 +33,13 @@ ATTENTION_CALLS = tuple(
 )
 
 
+def kept_apart(x: Array) -> Array:
+    """The array; the CPU backend does not fuse its computation with what follows."""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda same: same)
+
+
 def compute_capability(device_kind: str) -> tuple[int, int]:
-    """Of a device by its name, major and minor; a device that we do not know is taken for an Ampere."""
+    """NVIDIA's compute capability (major, minor) by the device's name; an unknown device counts as an Ampere."""
     for pattern, capability in _CAPABILITIES:
         if re.search(pattern, device_kind, re.IGNORECASE):
             return capability
@@ -42,7 +48,7 @@ def compute_capability(device_kind: str) -> tuple[int, int]:
 
 @contextmanager
 def seen_by_jax(device_kind: str) -> Iterator[None]:
-    """While it is entered, JAX traces cuDNN attention as if it saw this device and a recent cuDNN."""
+    """While entered, JAX traces cuDNN attention as if it saw this device and a recent cuDNN."""
     from jax._src.cudnn import fused_attention_stablehlo  # no public name tells JAX what it cannot see
 
     capability = compute_capability(device_kind)
