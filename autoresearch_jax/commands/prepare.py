@@ -12,8 +12,7 @@ from autoresearch_jax.commands.task_options import DatasetOptions
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, rows_file
-from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
-from autoresearch_jax.tasks.lm.data.storage import Part, list_parts, remove
+from autoresearch_jax.tasks.lm.data.prepare import Part, list_parts, prepare_dataset, remove
 
 
 @dataclass(frozen=True)

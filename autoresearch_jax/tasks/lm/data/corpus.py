@@ -1,6 +1,6 @@
-"""Where text comes from: Python's own library, the user's files, and datasets on the Hugging Face hub.
+"""Corpora: Python's standard library, the user's files, and datasets on the Hugging Face hub.
 
-A further corpus is a function that returns a `Corpus`, and a branch in `open_corpus`.
+To add one, write a function that returns a `Corpus`, and a branch in `open_corpus`.
 """
 
 import contextlib
@@ -35,17 +35,16 @@ FILES = "files:"
 CLIMBMIX = "climbmix"
 TINYSTORIES = "tinystories"
 
-# Folders below the standard library's that hold its tests, or what is not the standard library, or
-# (pydoc_data) one generated file of manual pages: 7 % of the text, and 70 % of val if its hash puts it there.
+# Tests, other packages, and (pydoc_data) a generated file of manual pages that is 7 % of the text
 _NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
 
-# On its page: about 0.1 GB a shard, 60 million tokens
+# About 0.1 GB a shard, 60 million tokens
 _CLIMBMIX_REPOSITORY = "karpathy/climbmix-400b-shuffle"
 _VAL_SHARD = 6542  # pinned by the original
 _HOLDOUT_SHARD = 6541  # the original trains on it, but only if all shards are there
 _DEFAULT_SHARDS = 10  # the original's
 
-# On its page: 0.7 GB, 2.7 million stories of some 700 characters
+# 0.7 GB, 2.7 million stories of about 700 characters
 _TINYSTORIES_REPOSITORY = "karpathy/tinystories-gpt4-clean"
 _TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
 
@@ -53,43 +52,31 @@ _Files = Sequence[tuple[str, str | None]]  # names in a repository, each with it
 
 
 class Reporter:
-    """Shows how far the preparation of a dataset is; this one shows nothing."""
+    """Receives the progress of a preparation; this one ignores it."""
 
     def note(self, text: str) -> None:
-        """Shows one line."""
+        """A line for the user."""
 
     def stage(self, what: str, total: int | None) -> None:
-        """Begins the next stage, of so many documents; None if that is not known."""
+        """The next stage begins, with `total` documents; None if that is not known."""
 
     def advance(self) -> None:
-        """Counts one document of the stage as done."""
+        """One document of the stage is done."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of documents.
+    """A source of documents."""
 
-    Attributes:
-      spec: the value of --corpus that gives this corpus from any working directory.
-      name: name of the folder for the dataset made from it.
-      state: a hash that changes when the documents may have changed; takes milliseconds; raises CorpusError.
-      fetch: the files that hold the documents, downloaded first where they are missing; raises CorpusError.
-      rules: how its documents become rows.
-    """
-
-    spec: str
-    name: str
-    state: Callable[[], str]
-    fetch: Callable[[Reporter], TextFiles]
+    spec: str  # the value of --corpus that gives it from any working directory
+    name: str  # of its dataset's folder
+    state: Callable[[], str]  # a hash that changes when the documents may have; takes milliseconds; raises CorpusError
+    fetch: Callable[[Reporter], TextFiles]  # its files, downloaded if they are missing; raises CorpusError
     rules: TextRules = STANDARD
 
 
 def open_corpus(spec: str) -> Corpus:
-    """The corpus that --corpus names; reads nothing yet.
-
-    Raises:
-      UsageError: there is no such corpus.
-    """
+    """The corpus that --corpus names; raises UsageError if there is none."""
     if spec == STDLIB:
         return _stdlib()
     if spec == TINYSTORIES:
@@ -105,11 +92,7 @@ def open_corpus(spec: str) -> Corpus:
 
 
 def with_num_shards(spec: str, num_shards: int | None) -> str:
-    """--corpus with the number of shards of --num_shards, which overrides the one behind the colon of --corpus.
-
-    Raises:
-      UsageError: the corpus has no shards to choose from.
-    """
+    """--corpus with the shards of --num_shards, if given; raises UsageError for a corpus without shards."""
     if num_shards is None:
         return spec
     if spec.partition(":")[0] != CLIMBMIX:
@@ -132,11 +115,7 @@ def _on_this_machine(spec: str, name: str, find: Callable[[], TextFiles]) -> Cor
 
 
 def _stdlib() -> Corpus:
-    """The .py files of the running Python's standard library, without its tests and generated manual.
-
-    It differs between Python versions, so the version is part of the name: two Pythons that share a data folder
-    would otherwise take turns in rebuilding it.
-    """
+    """The .py files of the running Python's standard library; they differ between versions, and so does the name."""
     root = Path(sysconfig.get_path("stdlib"))
     version = platform.python_version()
 
@@ -176,11 +155,7 @@ def _user_files(pattern: str) -> Corpus:
 
 
 def _climbmix(spec: str) -> Corpus:
-    """The original's corpus, by its rules: "climbmix", or "climbmix:N" with N shards of train.
-
-    Raises:
-      UsageError: N is no number of shards.
-    """
+    """The original's corpus, by its rules: "climbmix", or "climbmix:N" with N shards of train."""
     _, _, number = spec.partition(":")
     try:
         num_shards = int(number) if ":" in spec else _DEFAULT_SHARDS
@@ -198,10 +173,7 @@ def _climbmix(spec: str) -> Corpus:
 def _on_the_hub(
     spec: str, name: str, repository: str, files: Sequence[tuple[str, str | None]], rules: TextRules
 ) -> Corpus:
-    """Parquet files of one dataset on the hub.
-
-    A dataset stays with the commit that it was made from, which its manifest names.
-    """
+    """Parquet files of one dataset on the hub; the manifest names the commit."""
 
     def fetch(reporter: Reporter) -> TextFiles:
         folder = _fetch(repository, [name for name, _ in files], reporter)
@@ -214,10 +186,10 @@ def _on_the_hub(
 def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
     """The folder with the named files of the dataset's newest commit, in the cache of `huggingface_hub`.
 
-    The library checks a file's size only, so its SHA-256 is checked here; a damaged file is fetched once more.
+    The library checks sizes only, so SHA-256 is checked here; a damaged file is fetched once more.
 
     Raises:
-      CorpusError: a file cannot be had.
+      CorpusError: a file cannot be fetched.
     """
     folder = _download(repository, names, reporter)
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -237,7 +209,7 @@ def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
 
 
 def _download(repository: str, names: list[str], reporter: Reporter, *, again: bool = False) -> Path:
-    """Downloads what the cache lacks, or all of it again; without a connection, what the cache has must do."""
+    """Downloads what the cache lacks, or everything again; without a connection the cache is used as it is."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError
     from huggingface_hub.utils.tqdm import tqdm
@@ -246,7 +218,7 @@ def _download(repository: str, names: list[str], reporter: Reporter, *, again: b
     hidden: Any = partial(tqdm, disable=True)
     bars: Any = partial(tqdm, disable=None)  # on a terminal only
     options: dict[str, Any] = {"repo_type": "dataset", "allow_patterns": names, "force_download": again}
-    # KeyboardInterrupt would wait for all files that are being fetched: end at once instead
+    # A KeyboardInterrupt would wait for all downloads: end at once instead
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         with contextlib.suppress(DryRunError):  # no connection
@@ -281,9 +253,6 @@ def _download(repository: str, names: list[str], reporter: Reporter, *, again: b
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file in the hub's cache has another SHA-256 than the one its blob is named by.
-
-    A file system without links has no blobs: such a file is taken as it is.
-    """
+    """Whether a file's SHA-256 is not the name of its blob; without links in the cache there is no such name."""
     blob = Path(os.readlink(path)).name if path.is_symlink() else ""
     return re.fullmatch(r"[0-9a-f]{64}", blob) is not None and sha256_of_file(path) != blob

@@ -1,4 +1,4 @@
-"""A dataset folder: its manifest, which is written last, so that a folder with one is whole; and how it is read."""
+"""A dataset folder and its manifest, which is written last, so that a folder with one is whole."""
 
 import json
 import shlex
@@ -19,18 +19,15 @@ MANIFEST = "manifest.json"
 
 
 class DatasetError(UserError):
-    """A dataset that is missing, incomplete or damaged; the message gives the command that mends it."""
+    """A dataset is missing, incomplete or damaged; the message gives the command that mends it."""
 
 
 class DatasetChangedError(DatasetError, TermsChanged):
-    """A dataset that was made anew or removed while it was in use."""
-
-
-# Names of a dataset's files, relative to its folder.
+    """A dataset was made anew or removed while it was in use."""
 
 
 def text_file(split: str) -> str:
-    """The documents of a split."""
+    """Name of the file of a split's documents, relative to the dataset's folder, as are the names below."""
     return f"text/{split}.jsonl"
 
 
@@ -45,12 +42,12 @@ def rows_file(vocab_size: int, sequence_length: int, split: str) -> str:
 
 
 def counts_file(vocab_size: int, sequence_length: int) -> str:
-    """The token counts of the train rows."""
+    """Token counts of the train rows."""
     return f"rows/{vocab_size}x{sequence_length}/train_counts.npy"
 
 
 def files_for(vocab_size: int, sequence_length: int) -> list[str]:
-    """All files that one vocabulary adds to a dataset at one sequence length."""
+    """All files of one vocabulary at one sequence length."""
     rows = [rows_file(vocab_size, sequence_length, split) for split in SPLITS]
     return [tokenizer_file(vocab_size), *rows, counts_file(vocab_size, sequence_length)]
 
@@ -89,39 +86,22 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dataset was made from and what it holds.
+    """What a dataset was made from and what it holds."""
 
-    Attributes:
-      corpus: what to give to --corpus.
-      source: the corpus's description, for people.
-      source_state: changes when the corpus does; see `Corpus.state`.
-      settings: all that decides how text becomes rows, by name.
-      libraries: versions of the libraries that made it, for people.
-      splits: documents and bytes of each split.
-      skipped: documents left out, by reason.
-      skipped_examples: where the first of them were, by reason.
-      rows: number of rows of each split, by the name of their file.
-      files: every file but the manifest itself, by name relative to the folder.
-    """
-
-    corpus: str
-    source: dict[str, str]
-    source_state: str
-    settings: dict[str, int | float | str | bool | None]
-    libraries: dict[str, str]
+    corpus: str  # the value of --corpus
+    source: dict[str, str]  # the corpus's description, for people
+    source_state: str  # see `Corpus.state`
+    settings: dict[str, int | float | str | bool | None]  # all that decides how text becomes rows
+    libraries: dict[str, str]  # versions, for people
     splits: dict[str, SplitCount]
-    skipped: dict[str, int]
-    skipped_examples: dict[str, list[str]] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    files: dict[str, FileEntry] = field(default_factory=dict)
+    skipped: dict[str, int]  # documents left out, by reason
+    skipped_examples: dict[str, list[str]] = field(default_factory=dict)  # where the first of them were
+    rows: dict[str, int] = field(default_factory=dict)  # number of rows, by file name
+    files: dict[str, FileEntry] = field(default_factory=dict)  # all but the manifest, by relative name
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest | None":
-        """The manifest of a folder; None if it has none.
-
-        Raises:
-          DatasetError: there is one, but it cannot be read.
-        """
+        """The manifest of a folder, None if it has none; raises DatasetError if it cannot be read."""
         path = folder / MANIFEST
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +116,7 @@ class Manifest:
             ) from error
 
     def save(self, folder: Path) -> None:
-        """Writes the manifest in one step; the last thing that happens to a dataset."""
+        """Writes the manifest, whole or not at all."""
         write_json(folder / MANIFEST, asdict(self))
 
     def with_files(self, folder: Path, names: Iterable[str], rows: dict[str, int]) -> "Manifest":
@@ -175,10 +155,7 @@ class Manifest:
         return [name for name in names if not has_size(name)]
 
     def fingerprint(self, sequence_length: int, vocab_sizes: Iterable[int]) -> str:
-        """SHA-256 over all of the dataset that a score can depend on: text, length, vocabularies, rows.
-
-        Vocabularies that are not asked for do not change it, so adding one later is safe.
-        """
+        """SHA-256 over all that a score can depend on: text, length, the vocabularies asked for and their rows."""
         offered = [
             {"vocab_size": size, **{name: self.files[name].sha256 for name in files_for(size, sequence_length)}}
             for size in sorted(vocab_sizes)
@@ -189,20 +166,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the trainer and the judge read. Made by `open`.
-
-    Attributes:
-      folder: where it is.
-      sequence_length: T; a row holds T + 1 tokens.
-      vocab_sizes: the vocabulary sizes it offers, smallest first.
-      fingerprint: SHA-256 over text, T, vocabularies and rows; scores with different ones are never compared.
-      manifest: how it was made.
-    """
+    """What the trainer and the judge read. Made by `open`."""
 
     folder: Path
-    sequence_length: int
-    vocab_sizes: tuple[int, ...]
-    fingerprint: str
+    sequence_length: int  # T; a row holds T + 1 tokens
+    vocab_sizes: tuple[int, ...]  # on offer, smallest first
+    fingerprint: str  # see `Manifest.fingerprint`; scores with different ones are never compared
     manifest: Manifest
 
     @classmethod
@@ -215,14 +184,14 @@ class Dataset:
         only_split: str | None = None,
         corpus: str | None = None,
     ) -> "Dataset":
-        """Opens a dataset; checks that its files are there with the sizes they were written with.
+        """Opens a dataset; checks that its files have the sizes they were written with.
 
         Args:
           folder: from `dataset_folder`.
           sequence_length: T.
           vocab_sizes: what to offer; None offers all that are there for T.
-          only_split: ask only for what judging this split reads, which is all that an eval bundle has.
-          corpus: that it would be made from, for the message if there is none.
+          only_split: require only what judging this split reads, which is all that an eval bundle has.
+          corpus: for the message if there is no dataset.
 
         Raises:
           DatasetError: something is missing; the message gives the command that makes it.
@@ -251,7 +220,7 @@ class Dataset:
         """Packed rows of a split, uint16 or int32[N, T + 1] with N > 0, memory-mapped and read-only.
 
         Raises:
-          DatasetError: there are none, or they cannot be read.
+          DatasetError: they cannot be read, or there are none.
         """
         path = self.folder / rows_file(vocab_size, self.sequence_length, split)
         try:
@@ -270,19 +239,15 @@ class Dataset:
         return np.load(self.folder / counts_file(vocab_size, self.sequence_length))
 
     def tokenizer_path(self, vocab_size: int) -> Path:
-        """File of a vocabulary."""
+        """The file of a vocabulary."""
         return self.folder / tokenizer_file(vocab_size)
 
     def tokenizer(self, vocab_size: int) -> Tokenizer:
-        """A vocabulary, to encode and decode with."""
+        """A vocabulary."""
         return Tokenizer.load(self.tokenizer_path(vocab_size))
 
     def require_unchanged(self) -> None:
-        """Compares the fingerprint in the folder's manifest with the one that was opened; takes a millisecond.
-
-        Raises:
-          DatasetChangedError: the dataset has been made anew since, or removed.
-        """
+        """Raises DatasetChangedError if the dataset was made anew or removed since it was opened; takes about 1 ms."""
         manifest = Manifest.load(self.folder)
         names = covered_files(self.vocab_sizes, self.sequence_length)
         if manifest is None or not manifest.files.keys() >= set(names):
@@ -313,11 +278,7 @@ class Dataset:
 
 
 def dataset_folder(data_dir: Path, corpus: str, name: str | None = None) -> Path:
-    """Folder of a corpus's dataset: below `data_dir`, named by the corpus unless it is given a name.
-
-    Raises:
-      UsageError: there is no such corpus.
-    """
+    """Folder of a corpus's dataset below `data_dir`, named by the corpus unless a name is given."""
     return data_dir / (name or open_corpus(corpus).name)
 
 
@@ -329,14 +290,7 @@ def read_split(folder: Path, split: str) -> Iterator[str]:
 
 
 def prepare_command(folder: Path, corpus: str | None, sequence_length: int, vocab_sizes: tuple[int, ...] | None) -> str:
-    """The `autoresearch prepare` command line that makes what a dataset folder lacks.
-
-    Args:
-      folder: the dataset's folder.
-      corpus: its corpus; None if that is not known.
-      sequence_length: T.
-      vocab_sizes: vocabulary sizes to make; None for the default ones.
-    """
+    """The `autoresearch prepare` command line that makes what a dataset folder lacks; unknown values are None."""
     words = ["autoresearch", "prepare"]
     if corpus is None and folder.name != open_corpus(STDLIB).name:
         words.append("--corpus=...")

@@ -1,4 +1,4 @@
-"""Batches of training tokens from packed rows: shuffled, without end, ready before they are asked for."""
+"""Endless, shuffled, prefetched batches of training tokens from packed rows."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -19,19 +19,14 @@ class BatchShapeError(UserError):
 
 
 class TokenLoader(Iterator[np.ndarray]):
-    """Endless batches of int32[rows, context + 1]; each epoch gives every row once, in an order of its own.
+    """Endless batches, int32[rows, context + 1]; each epoch gives every row once, in another order.
 
-    A row of T + 1 tokens gives T / context sub-rows, each sharing one token with the next: the last target of one is
-    the first input of the other. The constructor waits for the first batch. Not for use by more than one thread.
+    A row of T + 1 tokens gives T / context sub-rows: the last target of one is the first input of the next. The
+    constructor waits for the first batch. Not thread-safe.
     """
 
     def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int) -> None:
-        """Starts to read.
-
-        Args:
-          rows: integers[N, T + 1], usually memory-mapped.
-          batch_shape: (rows, context + 1); the context divides T.
-          seed: the order follows from it; any integer from 0.
+        """Starts to read integers[N, T + 1] in an order that follows from the seed, any integer from 0.
 
         Raises:
           BatchShapeError: the context does not divide T, or the rows do not fill one batch.
@@ -52,8 +47,7 @@ class TokenLoader(Iterator[np.ndarray]):
                 f"a batch of {batch_rows} rows with context {context} needs more than the "
                 f"{len(rows) * self._per_row} rows there are: use a smaller batch or prepare more text"
             )
-        # Grain gives epoch e of seed s the order of epoch 0 of seed s + e: hash the seed, so that seeds near
-        # each other share nothing.
+        # Grain gives epoch e of seed s the order of epoch 0 of seed s + e: hash the seed
         order_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         batches = (
             grain.MapDataset.range(len(rows) * self._per_row)

@@ -1,4 +1,4 @@
-"""From the text of a dataset to rows of equal length: encoded in parallel, packed without padding, written."""
+"""From the text of a dataset to rows of equal length, packed without padding."""
 
 import os
 from bisect import bisect_left, bisect_right, insort
@@ -32,14 +32,11 @@ _TOKENS_PER_BYTE_OF_LARGER = 0.4
 
 
 def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules = STANDARD) -> Iterator[np.ndarray]:
-    """Fills rows from a buffer of documents, integers[n] each, BOS first: always the longest that fits the room left.
+    """Fills rows, integers[row_tokens], from a buffer of documents, integers[n]: always the longest that fits.
 
     When none fits, the shortest is cropped to fill the row exactly. The remainder goes back into the buffer as another
-    document (without BOS), or is dropped, as the rules say. Among equals the one that came first is taken. A last row
-    that cannot be filled is dropped.
-
-    Yields:
-      rows, integers[row_tokens] of the documents' dtype.
+    document (without BOS), or is dropped, as the rules say. Of equal lengths the earliest is taken. A last row that
+    cannot be filled is dropped.
     """
     source = iter(documents)
     arrivals = count()
@@ -73,10 +70,10 @@ def pack_rows(documents: Iterable[np.ndarray], row_tokens: int, rules: TextRules
 
 
 def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_size: int) -> tuple[int, np.ndarray]:
-    """Writes rows, integers[row_tokens] each, to a .npy file as they come; holds a few megabytes of them at most.
+    """Writes rows to a .npy file of `row_dtype(vocab_size)`[N, row_tokens] as they come, a few megabytes at a time.
 
     Returns:
-      N, and how often each token occurs, int64[V]; the file holds `row_dtype(vocab_size)`[N, row_tokens].
+      N, and how often each token occurs, int64[V].
     """
     dtype = row_dtype(vocab_size)
     at_once = max(1, _WRITE_BYTES // (row_tokens * dtype.itemsize))
@@ -91,7 +88,7 @@ def write_rows(path: Path, rows: Iterable[np.ndarray], row_tokens: int, vocab_si
             written += len(block)
             counts += np.bincount(tokens.ravel(), minlength=vocab_size)
         file.seek(0)
-        # NumPy leaves room in the header for the first dimension to grow, for just this use.
+        # NumPy leaves room in the header for the first dimension to grow
         if _write_header(file, written, row_tokens, dtype) != data_start:
             raise RuntimeError(f"the header of {path} grew over its data")
     return written, counts
@@ -109,7 +106,7 @@ def _write_header(file: BinaryIO, num_rows: int, row_tokens: int, dtype: np.dtyp
 
 
 def rows_bytes(text_bytes: int, vocab_size: int) -> int:
-    """About how many bytes the rows of a text take, rather too many than too few."""
+    """Estimated bytes of the rows of a text, rather too many than too few."""
     per_byte = next((share for size, share in _TOKENS_PER_BYTE if vocab_size <= size), _TOKENS_PER_BYTE_OF_LARGER)
     return int(text_bytes * per_byte * row_dtype(vocab_size).itemsize)
 
@@ -123,10 +120,7 @@ def add_vocabulary(
     rules: TextRules,
     reporter: Reporter,
 ) -> Manifest:
-    """Makes the rows of a vocabulary, and the vocabulary if `folder` lacks it, in the new folder `scratch`.
-
-    Returns:
-      the manifest with the new files.
+    """Makes the rows of a vocabulary, and the vocabulary if `folder` lacks it, in `scratch`; returns the new manifest.
 
     Raises:
       VocabularyError: the vocabulary is too large for the text.

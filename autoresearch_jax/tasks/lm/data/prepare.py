@@ -1,4 +1,4 @@
-"""Makes a dataset, or adds what it lacks; the folder stays whole after an error or a kill.
+"""Makes datasets, adds what they lack, lists and removes their parts; a folder stays whole after an error or a kill.
 
 A new dataset grows in a staging folder beside its place and is moved there when it is complete. A manifest is written
 after each stage (the text, then each vocabulary with its rows), so that the next call continues with the interrupted
@@ -8,18 +8,27 @@ stage. A lock lets one process at a time work on a dataset.
 import contextlib
 import hashlib
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from autoresearch_jax.errors import UserError
-from autoresearch_jax.files import free_bytes
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import exclusive_lock, free_bytes
 from autoresearch_jax.tasks.lm.data.corpus import Corpus, Reporter
-from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, Manifest, SplitCount, text_file
+from autoresearch_jax.tasks.lm.data.dataset import (
+    SPLITS,
+    Dataset,
+    DatasetError,
+    Manifest,
+    SplitCount,
+    text_file,
+    tokenizer_file,
+)
 from autoresearch_jax.tasks.lm.data.packing import add_vocabulary, rows_bytes
-from autoresearch_jax.tasks.lm.data.storage import REPLACED, SCRATCH, STAGING, beside, lock_dataset
 from autoresearch_jax.tasks.lm.data.text_files import (
     EMPTY,
     LONGEST_DOCUMENT,
@@ -30,6 +39,12 @@ from autoresearch_jax.tasks.lm.data.text_files import (
     Skipped,
 )
 from autoresearch_jax.tasks.lm.data.tokenizer import TextRules
+
+# Suffixes of hidden paths beside a dataset's folder: where it is made, where it is moved to be removed, its lock
+STAGING, REPLACED, LOCK = ".staging", ".replaced", ".lock"
+SCRATCH = ".scratch"  # in a dataset's folder: new files before they are moved to their places
+TEXT = "text"  # names of parts
+UNFINISHED = "unfinished"  # left by an interrupted call
 
 VAL_SHARE = 0.04
 HOLDOUT_SHARE = 0.04
@@ -63,9 +78,7 @@ def settings(rules: TextRules) -> dict[str, int | float | str | bool | None]:
 def prepare_dataset(
     folder: Path, corpus: Corpus, *, sequence_length: int, vocab_sizes: tuple[int, ...], reporter: Reporter
 ) -> Dataset:
-    """Makes sure that a dataset holds rows of a length in some vocabularies; does only what is missing.
-
-    If the corpus has changed since, the dataset is made again.
+    """Makes what a dataset lacks of some vocabularies at a sequence length; all of it if the corpus has changed.
 
     Raises:
       CorpusError: the corpus cannot be read, or is empty.
@@ -77,7 +90,8 @@ def prepare_dataset(
     if manifest is None or manifest.lacks(sequence_length, vocab_sizes):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with lock_dataset(folder, lambda: reporter.note("another call is at work on this dataset: waiting")):
+            waiting = "another call is at work on this dataset: waiting"
+            with exclusive_lock(_beside(folder, LOCK), lambda: reporter.note(waiting)):
                 _bring_up_to_date(folder, corpus, state, sequence_length, vocab_sizes, reporter)
         except OSError as error:
             raise DatasetError(f"cannot write the dataset {folder}: {error} (see --data_dir)") from error
@@ -89,7 +103,7 @@ def _bring_up_to_date(
 ) -> None:
     """What `prepare_dataset` does under the lock."""
     manifest, outdated = _usable(folder, corpus, state)  # again: another call may just have made it
-    staging, replaced = beside(folder, STAGING), beside(folder, REPLACED)
+    staging, replaced = _beside(folder, STAGING), _beside(folder, REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if manifest is not None:
         shutil.rmtree(staging, ignore_errors=True)
@@ -116,10 +130,10 @@ def _bring_up_to_date(
 
 
 def _usable(folder: Path, corpus: Corpus, state: str) -> tuple[Manifest | None, str | None]:
-    """The manifest without damaged files; or None, and why all must be made again unless there is nothing."""
+    """The manifest without damaged files; or None, and why everything must be made again if there is something."""
     manifest = Manifest.load(folder)
     if manifest is None:
-        # A dataset appears with its manifest in it (perhaps just now), so this folder is no dataset.
+        # A dataset appears with its manifest in it, perhaps just now
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and Manifest.load(folder) is None:
             raise DatasetError(f"{folder} is no dataset, and in the way: move it, or choose another --name")
         return None, None
@@ -146,7 +160,7 @@ def _add_missing(
     vocab_sizes: tuple[int, ...],
     reporter: Reporter,
 ) -> None:
-    """Adds the vocabularies that a folder lacks, one by one; it is whole before and after each."""
+    """Adds the vocabularies that a folder lacks, each whole or not at all."""
     missing = manifest.lacks(sequence_length, vocab_sizes)
     text_bytes = sum(count.bytes for count in manifest.splits.values())
     _check_room(folder, sum(rows_bytes(text_bytes, size) for size in missing))
@@ -165,7 +179,7 @@ def _add_missing(
 
 
 def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence[int], reporter: Reporter) -> Manifest:
-    """Reads the corpus into the files of its splits, in a new folder, which is gone if that fails."""
+    """Reads the corpus into the files of its splits, in a new folder, which is removed on failure."""
     files = corpus.fetch(reporter)
     text_bytes = files.num_bytes()
     _check_room(staging, text_bytes * _JSON_SHARE + sum(rows_bytes(text_bytes, size) for size in vocab_sizes))
@@ -194,7 +208,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
 
 
 def _check_room(folder: Path, needed: float) -> None:
-    """Raises NoRoomError unless the disk of a folder, which need not exist yet, has so many bytes free."""
+    """Raises NoRoomError unless the disk of a folder has so many bytes free."""
     free = free_bytes(folder)
     if free < needed:
         raise NoRoomError(
@@ -217,7 +231,7 @@ def _check_splits(counts: dict[str, SplitCount], corpus: Corpus, skipped: Skippe
 
 
 def _tell(skipped: Skipped, reporter: Reporter) -> None:
-    """One line for each reason why something was left out that a user may want to mend."""
+    """Reports what was left out and can be mended, a line for each reason."""
     for reason, what in _WHAT_TO_DO.items():
         if places := skipped.examples.get(reason):
             more = skipped.counts[reason] - min(len(places), _TOLD_EXAMPLES)
@@ -236,17 +250,12 @@ def split_of(digest: bytes) -> str:
 def write_splits(
     documents: Iterable[Document], folder: Path, skipped: Skipped, on_document: Callable[[], None]
 ) -> dict[str, SplitCount]:
-    """Writes each document to `text/<split>.jsonl` of the folder, one line of JSON with a `text` each.
+    """Writes each document to `text/<split>.jsonl` of the folder, as JSON with a `text`; returns counts by split.
 
-    A text that came before is left out and counted in `skipped`. Where the corpus itself assigns the splits, only val
-    and holdout are remembered, so they must come first, and repetitions within a split stay, as its makers left them;
-    else a text's hash puts it into the same split every time, and what is remembered is bounded.
-
-    Returns:
-      documents and bytes of each split.
+    Repeated texts are skipped. Where the corpus assigns the splits, texts of train are not remembered, so val and
+    holdout must come first, and only repetitions in another split are skipped.
     """
-    counts = dict.fromkeys(SPLITS, 0)
-    sizes = dict.fromkeys(SPLITS, 0)
+    counts, sizes = Counter[str](), Counter[str]()
     seen: dict[int, str] = {}  # the split of each text, by the first half of its SHA-256
     (folder / "text").mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -271,3 +280,114 @@ def write_splits(
             counts[split] += 1
             sizes[split] += len(text)
     return {split: SplitCount(counts[split], sizes[split]) for split in SPLITS}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a dataset."""
+
+    dataset: str
+    name: str  # TEXT, UNFINISHED, or "VxT" for the rows of a vocabulary of V at length T
+    bytes: int
+    train_rows: int | None = None
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}{suffix}")
+
+
+def list_parts(data_dir: Path) -> list[Part]:
+    """The parts of all datasets in a folder, sorted by dataset; raises DatasetError if the folder cannot be read."""
+    parts = []
+    try:
+        for folder in sorted(data_dir.iterdir()) if data_dir.is_dir() else []:
+            name = folder.name.removeprefix(".").removesuffix(STAGING).removesuffix(REPLACED)
+            if folder.name in (f".{name}{STAGING}", f".{name}{REPLACED}"):
+                parts.append(Part(name, UNFINISHED, _bytes_below(folder)))
+            else:
+                with contextlib.suppress(DatasetError):  # its manifest is damaged
+                    parts += _parts_of(folder)
+    except OSError as error:
+        raise DatasetError(f"cannot read {error.filename or data_dir}: {error.strerror or error}") from error
+    return sorted(parts, key=lambda part: part.dataset)
+
+
+def remove(data_dir: Path, what: str, on_wait: Callable[[], None]) -> int:
+    """Removes a dataset ("NAME") or rows of it ("NAME/VxT"); a run that uses them fails at its next trial.
+
+    Args:
+      data_dir: the folder of all datasets.
+      what: see above.
+      on_wait: called before waiting for another process that holds the dataset's lock.
+
+    Returns:
+      freed bytes.
+
+    Raises:
+      UsageError: there is no such part.
+    """
+    name, _, rows = what.partition("/")
+    folder = data_dir / name
+    there = list_parts(data_dir)
+    parts = [part for part in there if part.dataset == name and (not rows or part.name == rows)]
+    if not parts or rows in (TEXT, UNFINISHED):
+        names = sorted({part.dataset for part in there})
+        raise UsageError(
+            f"--remove={what}: there is no such dataset or rows in {data_dir}, only "
+            f"{', '.join(names) or 'nothing'}: `autoresearch prepare --list` shows NAME and NAME/VxT"
+        )
+    try:
+        with exclusive_lock(_beside(folder, LOCK), on_wait):
+            if rows:
+                _remove_rows(folder, rows)
+            else:
+                _remove_dataset(folder)
+    except OSError as error:
+        raise DatasetError(f"cannot remove {error.filename or folder}: {error.strerror or error}") from error
+    return sum(part.bytes for part in parts)
+
+
+def _parts_of(folder: Path) -> list[Part]:
+    if (manifest := Manifest.load(folder)) is None:
+        return []
+    parts = [Part(folder.name, TEXT, _bytes_below(folder / "text"))]
+    rows = [path for path in (folder / "rows").iterdir() if path.is_dir()] if (folder / "rows").is_dir() else []
+    for path in sorted(rows, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)]):
+        parts.append(Part(folder.name, path.name, _bytes_below(path), manifest.rows.get(f"rows/{path.name}/train.npy")))
+    if size := _bytes_below(folder / SCRATCH):
+        parts.append(Part(folder.name, UNFINISHED, size))
+    return parts
+
+
+def _remove_dataset(folder: Path) -> None:
+    replaced = _beside(folder, REPLACED)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)  # at once: no other call sees a part of it
+    for path in (replaced, _beside(folder, STAGING)):
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _remove_rows(folder: Path, rows: str) -> None:
+    """Removes the rows from the manifest first, so that it never names a missing file."""
+    manifest = Manifest.load(folder)
+    if manifest is None:
+        return
+    left = manifest.without_files(name for name in manifest.files if name.startswith(f"rows/{rows}/"))
+    vocab_size = rows.partition("x")[0]
+    vocabulary = tokenizer_file(int(vocab_size))
+    unused = not any(name.startswith(f"rows/{vocab_size}x") for name in left.files)
+    (left.without_files([vocabulary]) if unused else left).save(folder)
+    if unused:
+        (folder / vocabulary).unlink(missing_ok=True)
+    for path in (folder / "rows" / rows, folder / SCRATCH):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _bytes_below(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another call has just moved it
+            size += path.stat().st_size if path.is_file() else 0
+    return size

@@ -1,4 +1,4 @@
-"""Documents from files of text, JSON lines and Parquet, plain or compressed, at a bounded memory."""
+"""Documents from files of text, JSON lines and Parquet, plain or compressed, in bounded memory."""
 
 import io
 import json
@@ -27,25 +27,20 @@ _EXAMPLES = 20  # of what was left out, for each reason
 
 
 class CorpusError(UserError):
-    """A corpus that cannot be had or read, or holds no text; the message names the file and line."""
+    """A corpus that cannot be read, or holds no text; the message names the file and line."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text.
-
-    Attributes:
-      text: never blank, and always what UTF-8 can hold.
-      split: "train", "val" or "holdout" where the corpus itself decides; None leaves it to the text's hash.
-    """
+    """One text that is not blank and can be encoded as UTF-8."""
 
     text: str
-    split: str | None = None
+    split: str | None = None  # None leaves it to the text's hash
 
 
 @dataclass
 class Skipped:
-    """Documents and files that were left out: counts, and the places of the first, by reason."""
+    """Documents and files that were left out, by reason: counts, and where the first were."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -65,7 +60,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file, and the split that its documents belong to, if that is decided."""
+    """A file, and the split of its documents; None leaves it to their hashes."""
 
     path: Path
     split: str | None = None
@@ -73,17 +68,11 @@ class TextFile:
 
 @dataclass(frozen=True)
 class TextFiles:
-    """Files on this machine, ready to be read.
-
-    Attributes:
-      files: in an order that never changes.
-      description: what people should know of them, for the manifest.
-      unknown: further files, which have no format that can be read.
-    """
+    """Files on this machine, in a fixed order."""
 
     files: tuple[TextFile, ...]
-    description: dict[str, str]
-    unknown: tuple[Path, ...] = ()
+    description: dict[str, str]  # for the manifest
+    unknown: tuple[Path, ...] = ()  # further files, in no format that can be read
 
     def num_bytes(self) -> int:
         """About how many bytes of text they hold, rather too many than too few; reads only their sizes.

@@ -1,4 +1,4 @@
-"""From text to tokens: the rules of a corpus, and byte-level BPE, trained by rustbpe and used through tiktoken."""
+"""Byte-level BPE, trained by rustbpe and used through tiktoken, and the rules of a corpus."""
 
 import base64
 import json
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import tiktoken
 
 MIN_VOCAB_SIZE = 256
-MAX_VOCAB_SIZE = 1 << 20  # far beyond what any corpus here could use; keeps a typing error from running for hours
+MAX_VOCAB_SIZE = 1 << 20  # a larger one is a typing error
 BOS = "<|bos|>"
-_LEARNT_AT_ONCE = 512  # documents handed to the trainer together; of the longest it is 0.3 GB
+_LEARNT_AT_ONCE = 512  # documents handed to the trainer together, at most 0.3 GB
 
-# GPT-4's way to cut text before merging (contractions, words with one leading character, numbers,
-# punctuation, newlines, spaces) with two changes: numbers go in twos, since a small vocabulary cannot afford
-# a thousand triples; runs of white space end at 100, since the regex engine's stack overflows on millions.
+# GPT-4's pattern (contractions, words with one leading character, numbers, punctuation, newlines, spaces) with two
+# changes: numbers in twos, since a small vocabulary has no room for a thousand triples; runs of white space end at
+# 100, since the regex engine's stack overflows on millions.
 SPLIT_PATTERN = "|".join(
     (
         r"'(?i:[sdmt]|ll|ve|re)",
@@ -42,32 +42,24 @@ _ENDLESS_SPACE = SPLIT_PATTERN.replace(r"\s{0,100}", r"\s*").replace(r"\s{1,100}
 class TextRules:
     """All that decides how the documents of a split become rows.
 
-    Attributes:
-      split_pattern: regular expression that cuts the text before tokens are merged.
-      training_characters: a vocabulary is learnt from the first documents of train that together have so many.
-      training_bytes: or so many bytes of UTF-8, if they have these first; None for no such limit.
-      training_document_characters: of each document only so many count for that; None for all.
-      reserved_tokens: ids after BOS that no text ever has.
-      buffer_documents: documents that packing chooses from.
-      refill_documents: how many are added to them at once when they are fewer.
-      keep_remainder: whether what is cropped off a document to fill a row begins another row, or is dropped.
+    A vocabulary is learnt from the first documents of train, until they have `training_characters` or `training_bytes`
+    (None for no limit). More text changes the merges little and takes half a kilobyte a different word, of which
+    Chinese has one for each clause: 1.4 GB at worst.
     """
 
-    split_pattern: str = SPLIT_PATTERN
+    split_pattern: str = SPLIT_PATTERN  # cuts the text before tokens are merged
     training_characters: int = 1_000_000_000
-    # More changes the merges little; and while they are learnt each different word takes half a kilobyte, of which a
-    # text without spaces between its words, such as Chinese, has one for each clause: 1.4 GB at worst.
-    training_bytes: int | None = 1 << 25
-    training_document_characters: int | None = None
-    reserved_tokens: int = 0
-    buffer_documents: int = 1000  # as in the original
-    refill_documents: int = 1
-    keep_remainder: bool = True
+    training_bytes: int | None = 1 << 25  # of UTF-8
+    training_document_characters: int | None = None  # read of each document; None for all
+    reserved_tokens: int = 0  # ids after BOS that no text has
+    buffer_documents: int = 1000  # that packing chooses from, as in the original
+    refill_documents: int = 1  # added at once when the buffer has fewer
+    keep_remainder: bool = True  # what is cropped off a document begins another row; else it is dropped
 
 
 STANDARD = TextRules()
-# Those of karpathy/autoresearch, prepare.py. It crops what does not fit and drops the rest: right where documents are
-# about as long as a row, but where they are ten times as long nine tenths of the text would go.
+# Those of karpathy/autoresearch, prepare.py. Dropping the remainder would lose most of the text where documents are
+# much longer than a row.
 ORIGINAL = TextRules(
     split_pattern=_ENDLESS_SPACE,
     training_bytes=None,
@@ -134,10 +126,7 @@ class Tokenizer:
         return self._lengths(map(len, self.token_bytes))
 
     def num_bytes_original(self) -> np.ndarray:
-        """Bytes of each token as the original autoresearch counts them, int32[V]; 0 for BOS and what is reserved.
-
-        It decodes each token by itself first, and what is no UTF-8 becomes U+FFFD, which has three bytes.
-        """
+        """The same as the original autoresearch counts them: bytes that are no UTF-8 become U+FFFD, of three bytes."""
         return self._lengths(len(token.decode("utf-8", errors="replace").encode("utf-8")) for token in self.token_bytes)
 
     def _lengths(self, of_tokens: Iterable[int]) -> np.ndarray:
@@ -158,9 +147,7 @@ class Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, rules: TextRules = STANDARD) -> Tokenizer:
-    """Learns a vocabulary of V tokens, BOS and what is reserved included, from as much text as the rules say.
-
-    With 256 there is nothing to learn: a token is a byte, and byte 0xFF, which UTF-8 never has, is BOS.
+    """Learns a vocabulary of V tokens, BOS and reserved ones included. With 256 a token is a byte, and 0xFF is BOS.
 
     Raises:
       VocabularyError: V is out of range, or the text has too few different words for it.

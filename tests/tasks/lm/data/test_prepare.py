@@ -8,8 +8,7 @@ import pytest
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetError
-from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
-from autoresearch_jax.tasks.lm.data.storage import list_parts, remove
+from autoresearch_jax.tasks.lm.data.prepare import list_parts, prepare_dataset, remove
 
 SIZES = (256, 300)
 
