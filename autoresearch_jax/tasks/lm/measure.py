@@ -100,7 +100,8 @@ class _Trial:
             share = len(result.curve) / CURVE_POINTS
             loss = result.curve[-1] * self.bits_per_nat
             raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
-        self._check_kept_budget(result, charged_seconds)
+        if request.budget.seconds is not None:
+            check_kept_budget(result, request.budget.seconds - charged_seconds, request.min_steps)
         self._snapshot(dataset, result)
         read_leaves = [result.leaves[i] for i in self.programs.read_leaves]
         return self.judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
@@ -232,22 +233,6 @@ class _Trial:
         self.metrics[LOSSES] = write_curve([loss * self.bits_per_nat for loss in result.curve]) or None
         return result
 
-    def _check_kept_budget(self, result: TrainResult, charged_seconds: float) -> None:
-        """Rejects a last step that took much longer than the others, and too few steps."""
-        if self.request.budget.seconds is None:
-            return
-        seconds, min_steps = self.request.budget.seconds - charged_seconds, self.request.min_steps
-        ends = [0.0, *(end for end, _ in result.losses)]
-        steps = [end - begin for begin, end in itertools.pairwise(ends)]
-        usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
-        overrun = min(ends[-1] - seconds, result.step_walls[-1])  # else the clock corrected itself meanwhile
-        if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
-            reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
-            raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")
-        if result.num_steps < min_steps:
-            reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
-            raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
-
     def _too_busy(self, result: TrainResult) -> str:
         """Why the wall clock's limit ended a trial, one line."""
         share, speed = self.metrics.get(ATTENDED_SHARE), self.metrics.get("machine_speed")
@@ -296,6 +281,20 @@ class _Trial:
         )
         self.phases.snapshot = request.snapshot_dir
         self.phases.leave(SNAPSHOT)
+
+
+def check_kept_budget(result: TrainResult, seconds: float, min_steps: int) -> None:
+    """Raises TrialFailedError for a last step that took much longer than the others, and for too few steps."""
+    ends = [0.0, *(end for end, _ in result.losses)]
+    steps = [end - begin for begin, end in itertools.pairwise(ends)]
+    usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
+    overrun = min(ends[-1] - seconds, result.step_walls[-1])  # else the clock corrected itself meanwhile
+    if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
+        reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
+        raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")
+    if result.num_steps < min_steps:
+        reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
+        raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
 
 
 def _mix(seed: int, stream: int) -> int:

@@ -55,8 +55,7 @@ def test_functions_are_known_by_what_they_do() -> None:
 
     nameless = jax.jit(lambda x: jnp.where(x > 0, x, 0.1 * x))  # "<lambda>", which MLIR puts in quotation marks
     expected = results(lambda a, b: helper(a) + helper(b))
-    assert results(lambda a, b: nameless(a) + nameless(b)) == expected
-    assert results(lambda a, b: another_name(a) + another_name(b)) == expected
+    assert results(lambda a, b: nameless(a) + another_name(b)) == expected
     assert results(lambda a, b: steeper(a) + steeper(b)) != expected
     assert results(lambda a, b: helper(a) + steeper(b)) != expected
 
@@ -137,19 +136,16 @@ def test_refinement_splits_what_differs_late() -> None:
     assert len(set(ring)) == 1  # six values that are equal for ever
 
 
-RENAMED = [
-    # "table" sorts behind "count" and "key", "a" before them: the leaves cross, in every program
-    pytest.param([('"table"', '"a"')], id="a part of the state"),
-    pytest.param([('"count": ', '"zcount": '), ('state["count"]', 'state["zcount"]')], id="another part"),
-    pytest.param([("def loss_fn(", "@jax.jit\n    def loss_fn(")], id="a function compiled apart"),
-]
-
-
-@pytest.mark.parametrize("edits", RENAMED)
-def test_renaming_the_state_changes_nothing(edits: list[tuple[str, str]], tiny_source: str, tmp_path: Any) -> None:
-    original = load_programs(traced(tiny_source, tmp_path / "original"))
-    renamed = load_programs(traced(edited(tiny_source, *edits), tmp_path / "renamed"))
-    assert renamed.program_hash == original.program_hash
+def test_renaming_the_state_changes_nothing(tiny_source: str, tmp_path: Any) -> None:
+    renamed = edited(
+        tiny_source,
+        ('"table"', '"a"'),  # which sorts before "count" and "key": the leaves cross, in every program
+        *(('"count": ', '"zcount": '), ('state["count"]', 'state["zcount"]')),
+        ("def loss_fn(", "@jax.jit\n    def loss_fn("),  # a function compiled apart
+    )
+    texts = {"one": tiny_source, "other": renamed}
+    one, other = (load_programs(traced(text, tmp_path / name)) for name, text in texts.items())
+    assert one.program_hash == other.program_hash
 
 
 def test_two_parts_that_change_places_are_seen(tiny_source: str, tmp_path: Any) -> None:
@@ -165,6 +161,7 @@ def test_two_parts_that_change_places_are_seen(tiny_source: str, tmp_path: Any) 
     assert load_programs(traced(renamed, tmp_path / "renamed")).program_hash == one.program_hash
 
 
+@pytest.mark.slow
 def test_the_real_training_file_with_its_parts_renamed(tmp_path: Any) -> None:
     source = tiny_source_text()
     renamed = edited(

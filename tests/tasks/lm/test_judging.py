@@ -122,6 +122,7 @@ def flip_a_bit(snapshot: Path) -> str:
     return f"{largest}: has been changed"
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_is_damaged_is_trained_anew(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     task, folder = make_task(), tmp_path / "trial"
     first = run_trial(task, tiny_source, folder)
@@ -147,8 +148,3 @@ def test_a_snapshot_of_another_trial_is_trained_anew(make_task: MakeTask, tiny_s
 
     shorter = measure(make_task(Budget(steps=10)), candidate, folder, reports, seed=1)
     assert shorter.metrics["num_steps"] == 10
-
-    lower = edited(tiny_source, ("LEARNING_RATE = 10.0", "LEARNING_RATE = 8.0"))
-    other = measure(task, task.prepare(lower, folder), folder, reports, seed=1)
-    assert other.metrics["num_steps"] == 30
-    assert other.value != of_seed_1.value

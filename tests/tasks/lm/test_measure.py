@@ -1,5 +1,6 @@
 """Trials in real processes on tiny programs: the clock, loss limits, the compile cache."""
 
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from autoresearch_jax.tasks.lm import measure as measuring
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage, LinuxAccounting
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
+from autoresearch_jax.tasks.lm.judging import TrialFailedError
+from autoresearch_jax.tasks.lm.trainer import TrainResult
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import (
     CURVE_POINTS,
@@ -157,7 +160,7 @@ class Failing:
 
 
 @needs_accounts
-@pytest.mark.parametrize("readings", [0, 1, 20])
+@pytest.mark.parametrize("readings", [0, 20])
 def test_accounts_that_fail_leave_the_wall_clock_and_are_recorded(
     readings: int,
     make_task: MakeTask,
@@ -199,6 +202,28 @@ def measure(make_task: MakeTask, folder: Path, *loss_limits: LossLimit, source: 
     return task.measure(candidate, seed=1, log_dir=folder, snapshot_dir=folder / "snapshot", stop_above=loss_limits)
 
 
+@pytest.mark.parametrize(
+    ("steps", "status", "reason"),
+    [
+        ([0.1] * 20, None, None),
+        ([0.1] * 19 + [1.9], None, None),  # of 2 s a last step of up to 2 s more is free
+        ([0.1] * 19 + [5.0], Status.INVALID, r"training ended 4\.9 s after the budget: the last step took 5\.0 s"),
+        ([0.7] * 3, Status.REJECTED, r"only 3 steps fitted into 2 s, at least 10 must: make the model or"),
+    ],
+)
+def test_a_last_step_that_takes_long_and_too_few_steps_are_refused(
+    steps: list[float], status: Status | None, reason: str | None
+) -> None:
+    ends = list(itertools.accumulate(steps))
+    result = TrainResult([], len(steps), seconds=ends[-1], losses=[(end, 1.0) for end in ends], step_walls=steps)
+    if status is None:
+        measuring.check_kept_budget(result, 2.0, min_steps=10)
+        return
+    with pytest.raises(TrialFailedError, match=reason) as caught:
+        measuring.check_kept_budget(result, 2.0, min_steps=10)
+    assert caught.value.status is status
+
+
 def test_above_a_limit_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
     free = measure(make_task, tmp_path / "free")
     curve = read_curve(free.metrics[LOSSES])
@@ -214,6 +239,7 @@ def test_above_a_limit_training_stops_and_below_it_changes_nothing(make_task: Ma
     assert len((tmp_path / "above" / "loss.csv").read_text().splitlines()) == 1 + 6 * STEPS // CURVE_POINTS
 
 
+@pytest.mark.slow
 def test_losses_are_bits_per_byte_whatever_the_vocabulary(
     make_task: MakeTask, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -225,6 +251,7 @@ def test_losses_are_bits_per_byte_whatever_the_vocabulary(
         assert read_curve(found.metrics[LOSSES])[-1] == pytest.approx(found.value, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_second_trial_of_a_program_compiles_nothing(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     task = make_task(compile_cache_dir=tmp_path / "cache")
     first = run_trial(task, tiny_source, tmp_path / "first", seed=1)

@@ -75,6 +75,7 @@ def test_honest_kernels_are_small() -> None:
     assert 4_000 < cudnn < 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attend", "platform"), [(splash_attention, "tpu"), (cudnn_attention, "cuda")])
 def test_a_kernel_of_many_layers_counts_once(attend: Callable[..., Array], platform: str) -> None:
     one, four = (constant_bytes(gradients_of_layers(attend, [1024] * n), QKV, platform) for n in (1, 4))
@@ -91,9 +92,8 @@ def test_a_table_in_a_kernel_is_a_constant() -> None:
 
 @pytest.mark.parametrize(("attend", "platform"), [(splash_attention, "tpu"), (cudnn_attention, "cuda")])
 def test_kernels_of_one_platform_are_refused_on_others(attend: Callable[..., Array], platform: str) -> None:
-    for other in {"cpu", "cuda", "tpu"} - {platform}:
-        with pytest.raises(OperationError, match=f"custom calls not allowed on {other}: "):
-            constant_bytes(gradients_of_layers(attend, [1024]), QKV, platform, allowed_on=other)
+    with pytest.raises(OperationError, match="custom calls not allowed on cpu: "):
+        constant_bytes(gradients_of_layers(attend, [1024]), QKV, platform, allowed_on="cpu")
 
 
 def test_a_table_counts_in_whatever_operation_it_is() -> None:

