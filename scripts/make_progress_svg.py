@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 960, 400
 LEFT, RIGHT, TOP, BOTTOM = 80, 30, 60, 60  # margins of the plot area
-MAX_LABEL = 60  # characters of a hypothesis
+MAX_LABEL = 70  # characters of a hypothesis
 GREEN, GREY, INK, GRID = "#1a7f37", "#8c959f", "#1f2328", "#d0d7de"
 KEPT = ("keep", "simplification", "refactoring")
 
@@ -73,6 +73,8 @@ def draw(summary: dict[str, Any], experiments: Sequence[Experiment], caption: st
     for number in range(0, last + 1, spacing):
         lines.append(text(x(number), HEIGHT - BOTTOM + 20, str(number), anchor="middle"))
     lines.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 16, "experiment", anchor="middle", color=GREY))
+    lines.append(text(WIDTH - RIGHT, 24, "● kept, with its standard deviation", anchor="end", color=GREEN))
+    lines.append(text(WIDTH - RIGHT, 44, "○ discarded", anchor="end", color=GREY))
     path = f"M{x(kept[0]['experiment']):.1f} {y(kept[0]['score']):.1f}"
     for row in kept[1:]:
         path += f"H{x(row['experiment']):.1f}V{y(row['score']):.1f}"
@@ -84,9 +86,10 @@ def draw(summary: dict[str, Any], experiments: Sequence[Experiment], caption: st
             top, bottom = (y(row["score"] + sign * (row["error"] or 0.0)) for sign in (1, -1))
             lines.append(f'<path d="M{x(row["experiment"]):.1f} {top:.1f}V{bottom:.1f}" stroke="{GREEN}"/>')
             lines.append(f'<circle {place} r="5" fill="{GREEN}">{label}</circle>')
-            lines.append(label_of(row, x(row["experiment"]), y(row["score"])))
         else:
             lines.append(f'<circle {place} r="4" fill="#ffffff" stroke="{GREY}">{label}</circle>')
+    for index, row in enumerate(kept[1:]):
+        lines.append(text(WIDTH - RIGHT, TOP + 20 + index * 18, describe(row), anchor="end", color=GREEN))
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
@@ -95,14 +98,11 @@ def gain(summary: dict[str, Any], metric: str) -> str:
     return f"{summary[f'baseline_{metric}']:.3f} to {summary[f'champion_{metric}']}"
 
 
-def label_of(row: Experiment, left: float, top: float) -> str:
-    """The hypothesis of a kept edit, beside its point; to the left of it in the right half of the picture."""
+def describe(row: Experiment) -> str:
+    """A kept edit in one line."""
     words = row["hypothesis"]
     words = words if len(words) <= MAX_LABEL else f"{words[: MAX_LABEL - 3]}..."
-    if row["certificate"] == "certified":
-        words += " (certified)"
-    is_right = left > WIDTH / 2
-    return text(left + (-9 if is_right else 9), top - 9, words, anchor="end" if is_right else "start", color=GREEN)
+    return f"{row['experiment']}: {words}{' (certified)' if row['certificate'] == 'certified' else ''}"
 
 
 def axis(scores: Sequence[float]) -> tuple[float, float, float]:

@@ -12,8 +12,9 @@ HEAD = """\
 
 Written by `python scripts/make_reference.py`; do not edit.
 
-Each option is given as `--option=value`. One whose default is `true` is switched off by `--nooption`. `--flagfile=FILE`
-reads options from a file, one a line. An empty default means that there is none.
+Each option is given as `--option=value`. One whose default is `true` is switched off by
+`--nooption`. `--flagfile=FILE` reads options from a file, one a line. An empty default means that
+there is none.
 """
 
 
