@@ -34,7 +34,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.decide.certification import (
@@ -200,7 +200,7 @@ class Night:
         truth = self._truth - self._machine.drift_at(RUNS)
         kept = [self._gains[number] for number in self._lineage.champion]
         if isinstance(self._rule, GreedyRule):
-            reported = self._lineage.champion_runs[0] + BASELINE
+            reported = self._lineage.runs_of(self._lineage.champion)[0] + BASELINE
             return Result(self._truth, reported - truth, False, (), kept, nulls, ideas)
         self._lineage.learn()
         score = self._lineage.posterior.score(self._lineage.champion)
@@ -259,7 +259,7 @@ def simulate(setting: str, mix: str, noise: str, certifies: bool, seed: str) -> 
     """One night, from names that another process can be told."""
     rule: DecisionRule = GreedyRule(METRIC)
     if setting != GREEDY:
-        rule = LineageRule(METRIC, replace(LineageSettings(), bounds=CONFIDENCE[setting]))
+        rule = LineageRule(METRIC, LineageSettings(**CONFIDENCE[setting]))
     ideas, runs = random.Random(f"{seed} {mix} ideas"), random.Random(f"{seed} {mix} runs")
     certification = CertificationSettings() if certifies and setting != GREEDY else None
     return Night(rule, certification, lambda: draw_gain(mix, ideas), Machine(runs, noise)).result()

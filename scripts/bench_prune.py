@@ -95,7 +95,7 @@ class Simulator:
         lineage.conclude(measured, kept=True)
         for number, candidate in enumerate(rng.sample(self.candidates, len(self.candidates)), start=1):
             worse = math.inf if candidate.final is None else candidate.final - _final(champion)
-            lucky = statistics.fmean(-run for run in lineage.champion_runs) - _final(champion)
+            lucky = statistics.fmean(-run for run in lineage.runs_of(lineage.champion)) - _final(champion)
             allowances = {} if pruning is None else find_allowances(finished, pruning, lucky)
             stopped = next((p for p, by in allowances.items() if _behind(candidate, champion, p) > by), None)
             self._enter(night, worse, stopped)

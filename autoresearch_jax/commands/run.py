@@ -13,7 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from autoresearch_jax.commands.console import RunObserver, print_notice, say
@@ -112,16 +112,9 @@ class DecisionOptions:
         """
         if self.decision == "greedy":
             return None
-        single = {name: getattr(self, name) for name in ("keep_probability", "run_worth", "max_runs")}
-        return LineageSettings(
-            bounds=replace(
-                CONFIDENCE[self.confidence], **{name: value for name, value in single.items() if value is not None}
-            ),
-            baseline_runs=self.baseline_runs,
-            memory_percent=self.memory_percent,
-            nodes_price=self.nodes_price,
-            loss_allowance=self.loss_allowance,
-        )
+        given = {field.name: getattr(self, field.name) for field in fields(LineageSettings)}
+        own = {name: value for name, value in given.items() if value is not None}
+        return LineageSettings(**{**CONFIDENCE[self.confidence], **own})
 
     def rule(self, metric: Metric) -> DecisionRule:
         """The rule."""

@@ -1,8 +1,7 @@
-"""Certification: which kept edits are improvements, and which do not earn their place, by runs that take edits out.
+"""Certification: which kept edits are improvements, and which are reverted.
 
-A keep is a bet, a certificate a claim. Every run of the night says something of each kept edit. Where that does not
-suffice, doubtful edits are taken out in groups and the champion is measured without them; a group that is no gain is
-reverted.
+Every run of the night says something of each kept edit. Where that does not suffice, doubtful edits are taken out in
+groups and the champion is measured without them; a group that is no gain is reverted.
 """
 
 import math
@@ -82,7 +81,7 @@ def next_step(
       lineage: of the run.
       looked_at: edits that were taken out before, or cannot be.
       spent: runs that certification had so far.
-      settings: see there.
+      settings: how much is spent.
       at_end: the search is over: the champion, too, is measured until it is known.
     """
     left = _left(lineage, spent, settings)
@@ -98,12 +97,7 @@ def next_step(
 
 
 def is_due(keeps: int, settings: CertificationSettings) -> bool:
-    """True if doubtful edits are to be looked at before the run ends.
-
-    Args:
-      keeps: edits that were kept since they were looked at last.
-      settings: see there.
-    """
+    """True if doubtful edits are to be looked at again, after so many keeps since the last time."""
     return settings.every > 0 and keeps >= settings.every
 
 
@@ -143,9 +137,8 @@ def decide_revert(lineage: Lineage, number: int, metric: Metric) -> Decision:
     z = gain.mean / gain.error if gain.error > 0 else math.copysign(math.inf, gain.mean)
     probability = 0.5 * math.erfc(-z / math.sqrt(2))
     without = Estimate(-gain.mean, gain.error)
-    reason = (
-        f"{describe(metric, lineage, number)}, {describe_gain(without)}: P(the edits are a gain) {shown(probability)}"
-    )
+    what = f"{describe(metric, lineage, number)}, {describe_gain(without)}"
+    reason = f"{what}: P(the edits are a gain) {shown(probability)}"
     runs = len(program.runs)
     is_clear = runs >= _LEAST_RUNS and not 1 - _CLEAR < probability < _CLEAR
     if runs < _MOST_RUNS and not is_clear and posterior.learnt.seed_share > 0:

@@ -29,8 +29,7 @@ _LEAST_REAL = 0.7  # a smaller gain is not told from none when an edit is certif
 
 def _half_normal(scale: float, sign: int) -> Floats:
     density = np.where(sign * GRID > 0, np.exp(-0.5 * (GRID / scale) ** 2) * np.gradient(GRID), 0.0)
-    weights: Floats = density / density.sum()
-    return weights
+    return np.asarray(density / density.sum())
 
 
 # Scales in sigma. The weights are the belief before a run has told: one edit in six helps, two in five do nothing.
@@ -71,7 +70,7 @@ def learn(prior: GainPrior, likelihood_NxG: Floats) -> GainPrior:
     """A prior after some steps of expectation maximisation, held near the first one while edits are few.
 
     Args:
-      prior: to begin with.
+      prior: the initial one.
       likelihood_NxG: of each edit's runs, for each gain of the grid.
     """
     likelihood_NxC = likelihood_NxG @ PARTS_CxG.T
@@ -131,12 +130,7 @@ class Gain:
 
 
 def gain_within_cells(seen_N: Floats, variance_N: Floats) -> tuple[Floats, Floats]:
-    """Mean and variance of the gain in each cell of the grid, by what its runs show.
-
-    Args:
-      seen_N: what the runs of each edit show as its gain.
-      variance_N: of that.
-    """
+    """Mean and variance of the gain in each cell of the grid, where runs show `seen_N` with `variance_N`."""
     share_NxG = CELLS_G / (CELLS_G + variance_N[:, None])
     seen_Nx1 = np.clip(seen_N, GRID[0], GRID[-1])[:, None]
     return GRID + share_NxG * (seen_Nx1 - GRID), CELLS_G * (1 - share_NxG)
@@ -144,16 +138,14 @@ def gain_within_cells(seen_N: Floats, variance_N: Floats) -> tuple[Floats, Float
 
 def normalised(weights_NxG: Floats) -> Floats:
     """Weights of each row divided by their sum."""
-    found: Floats = weights_NxG / weights_NxG.sum(axis=1, keepdims=True)
-    return found
+    return np.asarray(weights_NxG / weights_NxG.sum(axis=1, keepdims=True))
 
 
 def normal_on_grid(mean_N: Floats, precision_N: Floats) -> Floats:
     """Density of normal variables at the cells of the grid, up to a factor; a mean beyond the grid is at its end."""
     clipped_N = np.clip(mean_N, GRID[0], GRID[-1])
     variance_NxG = 1 / precision_N[:, None] + CELLS_G
-    found: Floats = np.exp(-0.5 * (clipped_N[:, None] - GRID) ** 2 / variance_NxG) / np.sqrt(variance_NxG)
-    return found
+    return np.asarray(np.exp(-0.5 * (clipped_N[:, None] - GRID) ** 2 / variance_NxG) / np.sqrt(variance_NxG))
 
 
 def mixture_moments(weights_NxG: Floats, means_NxG: Floats, variances_NxG: Floats) -> tuple[Floats, Floats]:

@@ -5,25 +5,25 @@ gains have one prior, see gains.py, learnt together with the standard deviation 
 edit says what its parent's score is, too, as far as the prior knows its gain.
 """
 
+import copy
 import math
 from collections.abc import Collection
 
 from autoresearch_jax.decide.gains import Gain
-from autoresearch_jax.decide.inference import infer, learn_from
 from autoresearch_jax.decide.observations import BLOCK, Observations, Program
-from autoresearch_jax.decide.posterior import Learnt, Posterior
+from autoresearch_jax.decide.posterior import Learnt, Posterior, infer, learn_from
 
 
 class Lineage:
-    """Programs and runs in the order in which they were entered; the posterior is a function of what was entered."""
+    """Programs and runs in the order in which they were entered; the posterior is a function of these."""
 
     def __init__(self, sign: int, learn_again: float = 1.0) -> None:
         """An empty lineage.
 
         Args:
           sign: 1 where a higher score is better, -1 where a lower one is.
-          learn_again: sigma and the prior are learnt again, and discarded edits enter the posterior, once the number of
-            edits has grown by this factor. A simulation sets it above 1 to save time.
+          learn_again: growth of the number of edits after which sigma and the prior are learnt again, and discarded
+            edits enter the posterior; above 1 in simulations, to save time.
         """
         self.sign = sign
         self.programs: dict[int, Program] = {}
@@ -38,11 +38,9 @@ class Lineage:
 
     def copy(self) -> "Lineage":
         """A lineage to which more can be entered; the programs that are concluded are shared."""
-        other = Lineage(self.sign, self._learn_again)
-        other.programs, other.champion, other.num_runs = dict(self.programs), self.champion, self.num_runs
+        other = copy.copy(self)
+        other.programs = dict(self.programs)
         other._by_seed = {contents: dict(runs) for contents, runs in self._by_seed.items()}
-        other._posterior, other._learnt = self._posterior, self._learnt
-        other._discarded, other._in_posterior = self._discarded, self._in_posterior
         return other
 
     def begin(self, number: int, *, without: Collection[int] = ()) -> None:
@@ -73,7 +71,7 @@ class Lineage:
           value: the metric.
           seed: of the run; runs of parent and child with equal seeds are pairs. None for one that no other has.
           item_variance: see `Program`.
-          time: how many runs the night had before; as many as were entered if it is None.
+          time: number of runs of the night before this one; as many as were entered if it is None.
         """
         program = self.programs[number]
         program.runs.append(self.sign * value)
@@ -112,11 +110,6 @@ class Lineage:
         return parent
 
     @property
-    def champion_runs(self) -> list[float]:
-        """The runs of the champion's program, times the sign."""
-        return self.runs_of(self.champion)
-
-    @property
     def champion_item_variance(self) -> float:
         """What of the variance of the champion's score is due to the test items, in sigma squared."""
         found = (program.item_variance for program in self.programs.values() if program.contents == self.champion)
@@ -125,10 +118,9 @@ class Lineage:
     @property
     def latest_of_champion(self) -> int:
         """How many of the latest runs, without another between them, are the champion's."""
-        others = [found.times for found in self.programs.values() if found.contents != self.champion]
-        latest = max((time for times in others for time in times), default=-1)
-        champions = [found.times for found in self.programs.values() if found.contents == self.champion]
-        return sum(time > latest for times in champions for time in times)
+        times = [(time, found.contents) for found in self.programs.values() for time in found.times]
+        latest_of_others = max((time for time, contents in times if contents != self.champion), default=-1)
+        return sum(time > latest_of_others for time, _ in times)
 
     def runs_of(self, contents: frozenset[int]) -> list[float]:
         """The runs of a program, times the sign."""
@@ -147,5 +139,5 @@ class Lineage:
         return self._posterior
 
     def gain_of_candidate(self, number: int) -> Gain:
-        """The gain of an open program with a new edit, by its runs, its parent's score and the prior."""
+        """See `Posterior.gain_of_candidate`."""
         return self.posterior.gain_of_candidate(self.programs[number])

@@ -60,8 +60,7 @@ def run_density(distance: Floats, variance: Floats | float) -> Floats:
     """Density of the mean of runs at a distance from the truth, up to a factor, in sigma; wild runs scatter more."""
     wide = variance + WILD_VARIANCE - 1
     usual = (1 - WILD) * np.exp(-0.5 * distance**2 / variance) / np.sqrt(variance)
-    found: Floats = usual + WILD * np.exp(-0.5 * distance**2 / wide) / np.sqrt(wide)
-    return found
+    return np.asarray(usual + WILD * np.exp(-0.5 * distance**2 / wide) / np.sqrt(wide))
 
 
 def sigma_of_replicates(runs_RxS: Floats, guess: float, degrees_of_guess: float) -> float:
@@ -95,8 +94,7 @@ def _without_wild(runs_RxS: Floats) -> Floats:
     distances = distances[~np.isnan(distances)]
     if len(distances) < _LEAST_FOR_MEDIAN or (usual := _SIGMA_OF_MEDIAN * float(np.median(distances))) == 0:
         return runs_RxS
-    found: Floats = median_Rx1 + np.clip(runs_RxS - median_Rx1, -_WILDEST * usual, _WILDEST * usual)
-    return found
+    return np.asarray(median_Rx1 + np.clip(runs_RxS - median_Rx1, -_WILDEST * usual, _WILDEST * usual))
 
 
 def plausible_sigma(squares: float, degrees: float) -> float:
@@ -109,7 +107,7 @@ def plausible_sigma(squares: float, degrees: float) -> float:
 
 
 def correlation_of_seeds(first_runs: Sequence[tuple[int, float, float]], sigma: float) -> float:
-    """Correlation, from 0 to below 1, that the runs of two programs with one seed surely have.
+    """Lower bound of the correlation of two programs' runs with one seed, from 0 to below 1.
 
     The slope of candidates' first runs over the champion's runs with the same seeds, less its standard error: too small
     a correlation only wastes runs, one that is not there would forge evidence. First runs only, because whether there
@@ -158,12 +156,10 @@ def item_variance(candidate: Sequence[float], champion: Sequence[float]) -> floa
 def next_paired_seed(champion: Sequence[int], used: Sequence[int], start: int) -> int | None:
     """The seed of the champion's that a candidate runs with next, or None if it has used them all.
 
-    Candidates begin at different ones, in turn: with one and the same, all would share its luck.
-
     Args:
       champion: seeds of the champion's runs.
       used: seeds of the candidate's runs so far.
-      start: a number that goes up by one for each candidate.
+      start: a number that goes up by one for each candidate, so that they do not all share the luck of one seed.
     """
     ahead = (champion[(start + step) % len(champion)] for step in range(len(champion)))
     return next((seed for seed in ahead if seed not in used), None)
@@ -175,11 +171,10 @@ def mean_of(values: Sequence[float]) -> float:
 
 
 def round_to_noise(score: float, sigma: float) -> float:
-    """A score as proposers see it: to the nearest step of the noise floor.
+    """A score as proposers see it: rounded to sigma, itself rounded up to 1, 2 or 5 times a power of ten.
 
-    Digits below the noise tell a proposer nothing of its idea, and each time something of the validation text; without
-    them that set stays fresh for far more questions ("The Ladder", Blum and Hardt 2015). The step is sigma rounded up
-    to 1, 2 or 5 times a power of ten, so that the number is short, too.
+    Digits below the noise tell a proposer nothing of its idea, and each time something of the validation text ("The
+    Ladder", Blum and Hardt 2015).
     """
     if sigma <= 0:
         return score

@@ -1,8 +1,10 @@
 """The programs of a run and their scores as arrays: what the model of scores is inferred from."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,12 +59,10 @@ class Observations:
         # The choice of test items makes one error of all runs of a program: they stay together, and no drift shows.
         block = now if self.items else BLOCK
         rows: dict[tuple[frozenset[int], int], int] = {}
-        times: list[list[int]] = []
+        times: defaultdict[int, list[int]] = defaultdict(list)
 
         def row_of(contents: frozenset[int], time: int) -> int:
             row = rows.setdefault((contents, time // block), len(rows))
-            if row == len(times):
-                times.append([])
             times[row].append(time)
             return row
 
@@ -77,10 +77,8 @@ class Observations:
             for time, run in zip(program.times, program.runs, strict=True):
                 places.append((place, len(its_runs), row_of(program.contents, time)))
                 its_runs.append(run)
-        parents = [program.parent or frozenset() for program in discarded]
-        self.parent_N = np.array(
-            [row_of(parent, program.times[0]) for parent, program in zip(parents, discarded, strict=True)], np.int64
-        )
+        of_parents = [row_of(program.parent or frozenset(), program.times[0]) for program in discarded]
+        self.parent_N = np.array(of_parents, np.int64)
         self.program_F, self.slot_F, self.row_F = np.array(places, np.int64).T
         self.program_R = np.array([program_of[contents] for contents, _ in rows], np.int64)
         self.design_RxK = np.zeros((len(rows), len(self.edits) + 2))
@@ -102,18 +100,15 @@ class Observations:
             for program in edits
             if not math.isnan(program.partners[0])
         ]
-        self._means: tuple[float, Means] | None = None
 
     def means(self, sigma: float) -> "Means":
         """Means of all runs for a sigma; a run's weight follows from all runs of its program."""
-        if self._means is None or self._means[0] != sigma:
-            mean_A, worth_A, weight_AxS = robust_means(self.runs_AxS, sigma)
-            weight_F = weight_AxS[self.program_F, self.slot_F]
-            worth_R = np.bincount(self.row_F, weight_F, len(self.program_R))
-            sum_R = np.bincount(self.row_F, weight_F * self.run_F, len(self.program_R))
-            mean_R = np.divide(sum_R, worth_R, out=mean_A[self.program_R], where=worth_R > 0)
-            self._means = sigma, Means(mean_A, worth_A, weight_AxS, mean_R, worth_R)
-        return self._means[1]
+        mean_A, worth_A, weight_AxS = robust_means(self.runs_AxS, sigma)
+        weight_F = weight_AxS[self.program_F, self.slot_F]
+        worth_R = np.bincount(self.row_F, weight_F, len(self.program_R))
+        sum_R = np.bincount(self.row_F, weight_F * self.run_F, len(self.program_R))
+        mean_R = np.divide(sum_R, worth_R, out=mean_A[self.program_R], where=worth_R > 0)
+        return Means(mean_A, worth_A, weight_AxS, mean_R, worth_R)
 
     @property
     def run_F(self) -> Floats:
@@ -126,8 +121,7 @@ class Observations:
         return _FIRST_SIGMA * abs(float(self.runs_AxS[0, 0]))
 
 
-@dataclass(frozen=True)
-class Means:
+class Means(NamedTuple):
     """Robust means of runs in the metric's unit, of programs (A, see `Observations`) and of rows.
 
     `worth` says of how many usual runs a mean is, 0 for none; `weight_AxS` is that of each run.

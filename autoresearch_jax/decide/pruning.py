@@ -1,6 +1,6 @@
-"""When a trial is hopeless: how far candidates that end well are behind on their way, learnt from those that ended.
+"""Pruning thresholds: how far behind the champion candidates that end well are on their way.
 
-Pure functions of recorded numbers; scripts/bench_prune.sh simulates them. See docs/reference/pruning.md.
+Computed from recorded loss curves, simulated on them by scripts/bench_prune.sh; see docs/reference/pruning.md.
 """
 
 import math
@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoresearch_jax.decide.gains import Floats
 from autoresearch_jax.types import CURVE_POINTS, LossLimit, Scalar
 
-Floats = NDArray[np.float64]
 # Candidates that ended nearer to the champion than this share of all did tell most of those that end as good as it.
 _NEAR = 0.25
 
@@ -72,11 +71,7 @@ class PruningThresholds:
         return tuple(LossLimit(point, self.champion[point - 1] + by) for point, by in self.allowances.items())
 
     def explain(self, losses: Sequence[float]) -> str:
-        """Why a trial was stopped, one line.
-
-        Args:
-          losses: its curve, up to where it was stopped.
-        """
+        """Why a trial with these losses was stopped, one line."""
         point = len(losses)
         behind = losses[-1] - self.champion[point - 1]
         return (
@@ -88,14 +83,13 @@ class PruningThresholds:
 def find_allowances(finished: Sequence[Finished], pruning: Pruning, luck: float = 0.0) -> Mapping[int, float]:
     """By point of the curve, how far behind a trial may be; nothing while there is too little to tell from.
 
-    At each point a straight line through the candidates so far says how far behind one is that ends worse by so much.
-    They scatter around it, those that end much worse more widely, and count less. What a candidate may be behind is
-    what one that ends as good as the champion is, and by Student's t so much more that it is exceeded with probability
-    `risk` only, shared out among the looks. It never grows from one point to the next.
+    At each point a weighted straight line predicts, from how much worse a candidate ends, how far behind it is there.
+    The allowance is the upper end of the prediction interval (Student's t) for one that ends as good as the champion,
+    exceeded with probability `pruning.risk` over all points together. It never grows from one point to the next.
 
     Args:
-      finished: all that is known.
-      pruning: see there.
+      finished: the candidates so far.
+      pruning: the risk, and the points that are looked at.
       luck: by how much the run of the champion that is compared with was better than the mean of its runs.
     """
     worse_N = np.array([one.worse for one in finished])

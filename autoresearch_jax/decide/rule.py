@@ -4,11 +4,11 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.lineage import Lineage
-from autoresearch_jax.decide.posterior import NO_GAIN, Estimate, Posterior
+from autoresearch_jax.decide.posterior import NO_GAIN, Estimate
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar
 
@@ -62,9 +62,9 @@ class Complexity:
 
     Attributes:
       nodes_added: syntax nodes that its source has more; negative if it has fewer.
-      memory: its peak memory in bytes, None where it is not known; the champion's and the baseline's likewise.
-      champion_memory: see `memory`.
-      baseline_memory: see `memory`.
+      memory: its peak memory in bytes, None where it is not known.
+      champion_memory: the champion's.
+      baseline_memory: the baseline's.
       anchor_gain: of the champion over the last champion that was kept for its gain, in the metric's unit: what
         simplifications since then lost counts. 0 unless the champion is a simplification.
     """
@@ -92,33 +92,13 @@ class Complexity:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LineageSettings:
     """When the lineage rule keeps and when it gives up.
 
     Attributes:
       keep_probability: least probability of a gain above its price that keeps.
       run_worth: a candidate is given up once a further run gains less, in units of what a run of the night gains.
       max_runs: most runs of a candidate.
-    """
-
-    keep_probability: float
-    run_worth: float
-    max_runs: int
-
-
-CONFIDENCE = {
-    "fast": Bounds(0.5, 1.0, 8),
-    "balanced": Bounds(0.62, 1.2, 8),
-    "strict": Bounds(0.997, 1.5, 16),
-}
-
-
-@dataclass(frozen=True)
-class LineageSettings:
-    """Settings of the lineage rule.
-
-    Attributes:
-      bounds: see `Bounds`.
       baseline_runs: runs of the baseline before anything is compared with it.
       memory_percent: see `Complexity.memory_toll`.
       nodes_price: sigma that 100 added syntax nodes ask for.
@@ -128,7 +108,9 @@ class LineageSettings:
       UsageError: a value that makes no sense.
     """
 
-    bounds: Bounds = CONFIDENCE["balanced"]
+    keep_probability: float = 0.62
+    run_worth: float = 1.2
+    max_runs: int = 8
     baseline_runs: int = 3
     memory_percent: float = 20.0
     nodes_price: float = 0.1
@@ -137,17 +119,7 @@ class LineageSettings:
     @classmethod
     def of(cls, settings: Mapping[str, Scalar]) -> "LineageSettings":
         """The settings as a run keeps them, see `LineageRule.settings`."""
-
-        def number(name: str) -> float:
-            return float(str(settings[name]))
-
-        return cls(
-            bounds=Bounds(number("keep_probability"), number("run_worth"), int(number("max_runs"))),
-            baseline_runs=int(number("baseline_runs")),
-            memory_percent=number("memory_percent"),
-            nodes_price=number("nodes_price"),
-            loss_allowance=number("loss_allowance"),
-        )
+        return cls(**{name: type(default)(settings[name]) for name, default in asdict(cls()).items()})
 
     def __post_init__(self) -> None:
         if self.baseline_runs < 2:
@@ -155,12 +127,12 @@ class LineageSettings:
                 f"--baseline_runs={self.baseline_runs}: noise shows in two runs at least; "
                 "set 2 or more (3 is a good number), or take --decision=greedy"
             )
-        if not 0.5 <= self.bounds.keep_probability < 1:
-            raise UsageError(f"--keep_probability={self.bounds.keep_probability:g}: at least 0.5 and below 1")
-        if not 0 < self.bounds.run_worth < math.inf:
-            raise UsageError(f"--run_worth={self.bounds.run_worth:g}: a number above 0")
-        if self.bounds.max_runs < 1:
-            raise UsageError(f"--max_runs={self.bounds.max_runs}: at least 1")
+        if not 0.5 <= self.keep_probability < 1:
+            raise UsageError(f"--keep_probability={self.keep_probability:g}: at least 0.5 and below 1")
+        if not 0 < self.run_worth < math.inf:
+            raise UsageError(f"--run_worth={self.run_worth:g}: a number above 0")
+        if self.max_runs < 1:
+            raise UsageError(f"--max_runs={self.max_runs}: at least 1")
         if not 0 < self.memory_percent < math.inf:
             raise UsageError(f"--memory_percent={self.memory_percent:g}: a percentage above 0")
         for name in ("nodes_price", "loss_allowance"):
@@ -168,23 +140,31 @@ class LineageSettings:
                 raise UsageError(f"--{name}={getattr(self, name):g}: a number of sigma, 0 or more")
 
 
+# By the names of --confidence; what is not said is as in `LineageSettings`.
+CONFIDENCE: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"keep_probability": 0.5, "run_worth": 1.0, "max_runs": 8},
+    "balanced": {"keep_probability": 0.62, "run_worth": 1.2, "max_runs": 8},
+    "strict": {"keep_probability": 0.997, "run_worth": 1.5, "max_runs": 16},
+}
+
+
 class DecisionRule(Protocol):
-    """Decides after each run of a candidate, from what was measured so far."""
+    """Decides after each run of a candidate, from what was measured so far.
+
+    Attributes:
+      baseline_runs: runs of the baseline before anything is compared with it.
+      fresh_runs: runs of a new champion, on seeds that no decision depended on, before it is compared with.
+      settings: the rule's name, as "decision", and all that its decisions depend on; a run keeps to them.
+    """
 
     @property
-    def baseline_runs(self) -> int:
-        """Runs of the baseline before anything is compared with it."""
-        ...
+    def baseline_runs(self) -> int: ...
 
     @property
-    def fresh_runs(self) -> int:
-        """Runs of a new champion, on seeds that no decision depended on, before it is compared with."""
-        ...
+    def fresh_runs(self) -> int: ...
 
     @property
-    def settings(self) -> Mapping[str, Scalar]:
-        """The rule's name, as "decision", and all that its decisions depend on; a run keeps to them."""
-        ...
+    def settings(self) -> Mapping[str, Scalar]: ...
 
     def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
         """The next action for an open program that has a run, after each run of it or of the champion."""
@@ -193,7 +173,7 @@ class DecisionRule(Protocol):
 
 @dataclass(frozen=True)
 class GreedyRule:
-    """Keeps what came out better in a single run. Climbs its own noise."""
+    """Keeps what came out better in a single run, luck included."""
 
     metric: Metric
     baseline_runs: int = 1
@@ -201,13 +181,11 @@ class GreedyRule:
 
     @property
     def settings(self) -> Mapping[str, Scalar]:
-        """See `DecisionRule.settings`."""
         return {"decision": "greedy"}
 
     def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
-        """See `DecisionRule.decide`."""
         value = lineage.sign * lineage.programs[number].runs[0]
-        return decide_greedily(self.metric, value, lineage.sign * lineage.champion_runs[0])
+        return decide_greedily(self.metric, value, lineage.sign * lineage.runs_of(lineage.champion)[0])
 
 
 def decide_greedily(metric: Metric, value: float, champion: float) -> Decision:
@@ -228,50 +206,43 @@ class LineageRule:
 
     @property
     def baseline_runs(self) -> int:
-        """See `DecisionRule.baseline_runs`."""
         return self.with_settings.baseline_runs
 
     @property
     def settings(self) -> Mapping[str, Scalar]:
-        """See `DecisionRule.settings`."""
-        settings = asdict(self.with_settings)
-        return {"decision": "lineage", **settings.pop("bounds"), **settings}
+        return {"decision": "lineage", **asdict(self.with_settings)}
 
     def decide(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
-        """See `DecisionRule.decide`."""
-        posterior = lineage.posterior
+        settings, posterior = self.with_settings, lineage.posterior
         if posterior.sigma == 0:
             return self._decide_without_noise(lineage, number, complexity)
         gain = lineage.gain_of_candidate(number)
-        toll = complexity.memory_toll(self.with_settings.memory_percent)
-        price = toll + self.with_settings.nodes_price * max(0, complexity.nodes_added) / 100
+        toll = complexity.memory_toll(settings.memory_percent)
+        price = toll + settings.nodes_price * max(0, complexity.nodes_added) / 100
         probability = gain.above(price)
         action, why = self._act(lineage, number, gain, price, probability)
         if action is Action.DISCARD and complexity.nodes_added < 0 and toll == 0:
-            simpler = self._probability_of_small_loss(posterior, gain, complexity)
-            if simpler >= self.with_settings.bounds.keep_probability:
-                saved = -complexity.nodes_added
-                action, why = (
-                    Action.KEEP_SIMPLER,
-                    (
-                        f"P(loses less than {self.with_settings.loss_allowance:g} sigma) {shown(simpler)}, "
-                        f"and it has {saved} syntax node{'' if saved == 1 else 's'} fewer"
-                    ),
-                )
+            lost = complexity.anchor_gain  # by the simplifications before it
+            allowed = settings.loss_allowance + lost.mean / posterior.sigma
+            simpler = gain.above(-allowed, spread=lost.error / posterior.sigma)
+            if simpler >= settings.keep_probability:
+                action, saved = Action.KEEP_SIMPLER, -complexity.nodes_added
+                why = f"P(loses less than {settings.loss_allowance:g} sigma) {shown(simpler)}, "
+                why += f"and it has {saved} syntax node{'' if saved == 1 else 's'} fewer"
         found = Estimate(posterior.sigma * gain.mean, posterior.sigma * math.sqrt(gain.variance))
         reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: {why}"
         return Decision(action, reason, found, probability, posterior.sigma)
 
     def _act(self, lineage: Lineage, number: int, gain: Gain, price: float, probability: float) -> tuple[Action, str]:
-        bounds = self.with_settings.bounds
+        settings = self.with_settings
         runs, posterior = len(lineage.programs[number].runs), lineage.posterior
         asked = "better" if price == 0 else f"gains more than its price of {price:.2g} sigma"
         why = f"P({asked}) {shown(probability)}"
-        if probability >= bounds.keep_probability and gain.mean > price:
-            return Action.KEEP, f"{why}, {bounds.keep_probability:g} keeps"
-        if runs >= bounds.max_runs:
-            return Action.DISCARD, f"{why}, {bounds.keep_probability:g} keeps; no more than {bounds.max_runs} runs"
-        rate = bounds.run_worth * _gain_per_run(lineage)
+        if probability >= settings.keep_probability and gain.mean > price:
+            return Action.KEEP, f"{why}, {settings.keep_probability:g} keeps"
+        if runs >= settings.max_runs:
+            return Action.DISCARD, f"{why}, {settings.keep_probability:g} keeps; no more than {settings.max_runs} runs"
+        rate = settings.run_worth * _gain_per_run(lineage)
         worth = worth_of_runs(gain.mean - price, gain.variance, posterior.learnt.seed_share)
         why += f", a further run gains {worth:.2g} sigma"
         if worth < rate:
@@ -284,23 +255,16 @@ class LineageRule:
             return Action.MEASURE_CHAMPION, f"{why}; the champion's error is the larger part of the doubt"
         return Action.MEASURE_CANDIDATE, why
 
-    def _probability_of_small_loss(self, posterior: Posterior, gain: Gain, complexity: Complexity) -> float:
-        """Probability that a program, with the simplifications before it, loses less than the allowance."""
-        anchor = complexity.anchor_gain
-        allowed = self.with_settings.loss_allowance + anchor.mean / posterior.sigma
-        return gain.above(-allowed, spread=anchor.error / posterior.sigma)
-
     def _decide_without_noise(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
         """Any difference counts, and equal means equal."""
         gain = lineage.programs[number].runs[0] - lineage.posterior.score(lineage.parent_of(number)).mean
         if math.isclose(gain, 0.0, abs_tol=1e-12):
             gain = 0.0
         action, why = Action.DISCARD, "no gain"
+        toll = complexity.memory_toll(self.with_settings.memory_percent)
         if gain > 0:
             action, why = Action.KEEP, "a gain"
-        elif (
-            gain == 0 and complexity.nodes_added < 0 and complexity.memory_toll(self.with_settings.memory_percent) == 0
-        ):
+        elif gain == 0 and complexity.nodes_added < 0 and toll == 0:
             action, why = Action.KEEP_SIMPLER, f"and it has {-complexity.nodes_added} syntax nodes fewer"
         found = Estimate(gain, 0.0)
         reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: there is no noise, so it is {why}"
@@ -310,12 +274,12 @@ class LineageRule:
 def worth_of_runs(mean: float, variance: float, of_run: float) -> float:
     """Expected gain per run from measuring on before deciding, in sigma: the knowledge gradient (Frazier 2008).
 
-    The alternative is to discard, which gains nothing, however promising the candidate is.
+    The alternative is to discard, which gains nothing.
 
     Args:
       mean: of the gain, less its price.
       variance: of the gain.
-      of_run: what further runs add to the variance of what is seen; 0 if further runs show nothing new.
+      of_run: variance of a further run, in sigma squared; 0 if further runs show nothing new.
     """
     if of_run <= 0 or variance <= 0:
         return 0.0
@@ -357,8 +321,8 @@ def plus_minus(estimate: Estimate, decimals: int = SCORE_DECIMALS) -> str:
 def describe(metric: Metric, lineage: Lineage, number: int) -> str:
     """The runs of an open program and its parent's score, in words."""
     runs = lineage.programs[number].runs
-    parent = lineage.posterior.score(lineage.parent_of(number))
-    parent = Estimate(lineage.sign * parent.mean, parent.error)
+    score = lineage.posterior.score(lineage.parent_of(number))
+    parent = Estimate(lineage.sign * score.mean, score.error)
     mean = lineage.sign * sum(runs) / len(runs)
     many = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     return f"{metric.name} {mean:.{SCORE_DECIMALS}f} in {many}, the champion's {plus_minus(parent)}"

@@ -107,7 +107,7 @@ def test_a_dataset_that_cannot_be(word: str) -> None:
 def test_without_flags_the_defaults_hold():
     values = read(DecisionOptions)
     assert values.settings() == LineageSettings()
-    assert LineageSettings().bounds == CONFIDENCE["balanced"]
+    assert LineageSettings() == LineageSettings(**CONFIDENCE["balanced"])
     assert values.certification() == CertificationSettings()
     assert values.certification().share > 0, "on by default"
     assert values.pruning() is not None
@@ -119,7 +119,7 @@ def test_without_flags_the_defaults_hold():
 
 @pytest.mark.parametrize("name", ["fast", "balanced", "strict"])
 def test_a_preset_sets_all_bounds(name):
-    assert read(DecisionOptions, f"--confidence={name}").settings().bounds == CONFIDENCE[name]
+    assert read(DecisionOptions, f"--confidence={name}").settings() == LineageSettings(**CONFIDENCE[name])
 
 
 def test_prices_and_certification():

@@ -12,7 +12,6 @@ from autoresearch_jax.decide.certification import (
     Revert,
     certified,
     decide_revert,
-    is_due,
     next_step,
     wanted_runs,
 )
@@ -34,7 +33,7 @@ def one_of_each(seed: int) -> Night:
 
 def test_a_lucky_keep_is_not_certified_and_a_real_one_is():
     lucky, real, losses = 0, 0, 0.0
-    for seed in range(40):
+    for seed in range(20):
         night = one_of_each(seed)
         night.certify(MOST)
         found = certified(night.lineage)
@@ -43,8 +42,8 @@ def test_a_lucky_keep_is_not_certified_and_a_real_one_is():
         lucky += 1 in found
         real += 2 in found
         losses += 4.0 - night.true_gain
-    assert lucky <= 4
-    assert real >= 36
+    assert lucky <= 2
+    assert real >= 18
     assert losses == 0, "none that is worth 4 sigma is reverted"
 
 
@@ -85,14 +84,13 @@ def searched(seed: int) -> Night:
 
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
 def test_its_share_of_runs_is_never_exceeded_and_no_edit_is_taken_out_twice(share):
-    for seed in range(2):
-        night = searched(seed)
-        before = night.true_gain
-        night.certify(CertificationSettings(share=share))
-        assert night.spent <= share * night.lineage.num_runs + 3, "the runs of the last group"
-        taken_out = [edit for group in night.taken_out for edit in group]
-        assert len(taken_out) == len(set(taken_out))
-        assert night.true_gain >= before - 3
+    night = searched(0)
+    before = night.true_gain
+    night.certify(CertificationSettings(share=share))
+    assert night.spent <= share * night.lineage.num_runs + 3, "the runs of the last group"
+    taken_out = [edit for group in night.taken_out for edit in group]
+    assert len(taken_out) == len(set(taken_out))
+    assert night.true_gain >= before - 3
 
 
 def test_of_a_whole_night_hardly_an_edit_without_effect_is_certified():
@@ -118,17 +116,12 @@ def test_the_share_bounds_every_step():
     assert 0 < wanted <= 0.9 * night.lineage.num_runs
 
 
-def doubtful() -> Night:
-    """A night whose first keep is seen to have been luck."""
+def test_a_doubtful_edit_is_taken_out_once():
     night = Night(0)
     night.keep(0.0, lucky_by=2.5)
     for _ in range(12):
         night.measure_champion()
-    return night
-
-
-def test_a_doubtful_edit_is_taken_out_once():
-    lineage = doubtful().lineage
+    lineage = night.lineage
     assert next_step(lineage, (), 0, MOST, at_end=False) == Revert((1,))
     assert next_step(lineage, (1,), 0, MOST, at_end=False) is None
     assert wanted_runs(lineage, (1,), 0, MOST) < wanted_runs(lineage, (), 0, MOST)
@@ -176,17 +169,10 @@ def test_an_edit_that_was_taken_out_is_certified_no_more():
     assert certified(lineage) == {}
 
 
-def test_it_is_due_after_so_many_keeps():
-    assert not is_due(9, CertificationSettings(every=10))
-    assert is_due(10, CertificationSettings(every=10))
-    assert not is_due(1000, CertificationSettings(every=0))
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"share": 1.0}, "--certify_share"),
-        ({"share": -0.1}, "--certify_share"),
         ({"share": float("nan")}, "--certify_share"),
         ({"every": -1}, "--certify_every"),
     ],
@@ -194,24 +180,6 @@ def test_it_is_due_after_so_many_keeps():
 def test_settings_that_make_no_sense_are_refused_by_name(change, named):
     with pytest.raises(UsageError, match=named):
         CertificationSettings(**change)
-
-
-def test_a_run_keeps_to_its_settings():
-    settings = CertificationSettings(share=0.2, every=5).settings
-    assert set(settings.values()) == {0.2, 5}
-    assert all(name.startswith("certify_") for name in settings)
-
-
-def test_in_a_short_night_a_doubtful_edit_and_the_champion_share_what_is_left():
-    night = searched(0)
-    lucky = night.keep(0.0, lucky_by=2.5)
-    for _ in range(3):
-        night.measure_champion()
-    lineage = night.lineage
-    share = CertificationSettings(share=7 / lineage.num_runs)
-    step = next_step(lineage, (), 0, share, at_end=True)
-    assert isinstance(step, Revert) == (lineage.posterior.gains[lucky].real < 0.2)
-    assert wanted_runs(lineage, (), 0, share) <= 7
 
 
 def test_the_error_of_test_items_is_not_measured_away():

@@ -54,17 +54,6 @@ def test_the_posterior_does_not_depend_on_the_order_in_which_discarded_edits_wer
         assert numbers(other) == pytest.approx(numbers(first), rel=0.003), "but for a drift"
 
 
-def test_it_does_not_depend_on_what_was_asked_before():
-    asked = begun()
-    for number in range(1, 6):
-        enter(asked, number, [10.1 - 0.02 * number], kept=number == 4)
-        assert asked.posterior.sigma > 0
-    at_once = begun()
-    for number in range(1, 6):
-        enter(at_once, number, [10.1 - 0.02 * number], kept=number == 4)
-    assert numbers(asked) == pytest.approx(numbers(at_once))
-
-
 def test_it_is_the_same_for_both_directions_of_the_metric():
     falling, rising = several(3), Lineage(1)
     for number, program in falling.programs.items():
@@ -78,11 +67,6 @@ def test_it_is_the_same_for_both_directions_of_the_metric():
 @pytest.mark.parametrize("scale", [1e-4, 1e3])
 def test_it_follows_the_unit_of_the_scores(scale):
     assert numbers(several(1, scale=scale)) == pytest.approx([scale * value for value in numbers(several(1))])
-
-
-def test_it_hardly_depends_on_their_origin():
-    for moved, still in zip(numbers(several(1, shift=20)), numbers(several(1)), strict=True):
-        assert moved == pytest.approx(still, rel=0.05, abs=0.05 * SIGMA), "only the first guess of sigma has an origin"
 
 
 def test_two_baseline_runs_and_some_replicates_tell_sigma():
@@ -116,16 +100,6 @@ def test_a_gain_beyond_all_others_is_what_its_runs_say(gain):
     assert posterior.score(()).mean == pytest.approx(-10, abs=0.6 * SIGMA)
     assert 0.5 * SIGMA < posterior.sigma < 2 * SIGMA
     assert posterior.gains[1].real > 0.99
-
-
-def test_a_large_gain_of_an_open_edit_is_seen_as_one():
-    for gain in (5, 20, 140, 1e5):
-        lineage = begun()
-        enter(lineage, 1, [10 - SIGMA * gain] * 2)
-        assert lineage.gain_of_candidate(1).above(0) > 0.95, gain
-        lineage = begun()
-        enter(lineage, 1, [10 + SIGMA * gain])
-        assert lineage.gain_of_candidate(1).above(0) < 0.1, gain
 
 
 def test_later_runs_of_descendants_sharpen_an_edit():
@@ -185,13 +159,13 @@ def test_a_champion_without_its_edits_is_the_baseline_again():
     open_baseline = lineage.posterior.score(())
     lineage.conclude(3, kept=True)
     assert lineage.champion == frozenset()
-    assert sorted(lineage.champion_runs) == sorted([-10.0, -10.1, -9.9, -9.95, -10.0, -10.0])
+    assert sorted(lineage.runs_of(lineage.champion)) == sorted([-10.0, -10.1, -9.9, -9.95, -10.0, -10.0])
     assert lineage.posterior.score(lineage.champion) == lineage.posterior.score(()) == open_baseline
     enter(lineage, 4, [9.5, 9.5], kept=True)
     lineage.begin(5, without=(4,))
     lineage.observe(5, 10.0)
     lineage.conclude(5, kept=True)
-    assert len(lineage.champion_runs) == 7
+    assert len(lineage.runs_of(lineage.champion)) == 7
     assert lineage.posterior.score(()).mean == pytest.approx(-10, abs=SIGMA)
     assert set(lineage.posterior.gains) == {1, 2, 4}, "also of edits that were taken out"
 
@@ -222,15 +196,15 @@ def paired(seed: int, rho: float, *, with_seeds: bool) -> tuple[float, float]:
 
 
 def test_seeds_that_explain_the_noise_make_a_gain_better_known():
-    with_seeds = [paired(seed, 0.8, with_seeds=True) for seed in range(30)]
-    without = [paired(seed, 0.8, with_seeds=False) for seed in range(30)]
+    with_seeds = [paired(seed, 0.8, with_seeds=True) for seed in range(12)]
+    without = [paired(seed, 0.8, with_seeds=False) for seed in range(12)]
     assert statistics.fmean(error for _, error in with_seeds) < 0.92 * statistics.fmean(error for _, error in without)
     off = [statistics.fmean(abs(mean - 1.5) for mean, _ in found) for found in (with_seeds, without)]
     assert off[0] < off[1]
 
 
 def test_seeds_that_explain_nothing_change_next_to_nothing():
-    changes = [paired(seed, 0.0, with_seeds=True)[0] - paired(seed, 0.0, with_seeds=False)[0] for seed in range(30)]
+    changes = [paired(seed, 0.0, with_seeds=True)[0] - paired(seed, 0.0, with_seeds=False)[0] for seed in range(12)]
     assert statistics.fmean(map(abs, changes)) < 0.1
 
 

@@ -29,17 +29,6 @@ def test_sigma_of_many_replicates_is_their_standard_deviation():
     assert sigma_of_replicates(rows(*groups), guess=0.1, degrees_of_guess=0.5) == pytest.approx(0.2, rel=0.03)
 
 
-def test_programs_of_different_scores_are_pooled_by_their_own_means():
-    runs = [1.0, 1.5, 1.25, 0.75]
-    better = [value - 0.5 for value in runs]
-    alone = sigma_of_replicates(rows(runs), 0.0, 0.0)
-    assert alone == pytest.approx(statistics.stdev(runs))
-    assert sigma_of_replicates(rows(runs, [0.25]), 0.0, 0.0) == pytest.approx(alone), "one run shows no noise"
-    pooled = sigma_of_replicates(rows(better, runs), 0.0, 0.0)
-    assert pooled == pytest.approx(sigma_of_replicates(rows(runs, better), 0.0, 0.0))
-    assert pooled == pytest.approx(alone)
-
-
 def test_two_replicates_move_a_first_guess_that_is_too_small():
     few = sigma_of_replicates(rows([1.0, 1.4]), guess=0.01, degrees_of_guess=0.5)
     many = sigma_of_replicates(rows(*[[1.0, 1.4]] * 50), guess=0.01, degrees_of_guess=0.5)
@@ -83,12 +72,6 @@ def test_a_correlation_of_seeds_shows_in_first_runs_and_is_rather_underestimated
 
 def test_where_seeds_explain_nothing_next_to_nothing_is_found():
     assert statistics.fmean(correlation_of_seeds(pairs(0.0, 100, seed), 1.0) for seed in range(200)) < 0.08
-
-
-def test_the_correlation_has_no_unit():
-    assert correlation_of_seeds(pairs(0.8, 60, 1, sigma=0.01), 0.01) == pytest.approx(
-        correlation_of_seeds(pairs(0.8, 60, 1), 1.0)
-    )
 
 
 def test_few_pairs_or_one_seed_show_no_correlation_and_perfect_pairs_stay_below_certainty():
