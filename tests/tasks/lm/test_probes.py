@@ -81,6 +81,8 @@ def test_a_peek_is_found_where_it_pays() -> None:
     assert share_caught(everywhere, 8) == 1.0
     # one position of 32: a uniform cut finds it once in 31, a weighted one as often as it pays
     assert share_caught(peeking(only(17)), 24) >= 0.95
+    assert share_caught(peeking(only(0)), 64) >= 0.95
+    assert share_caught(peeking(only(LENGTH - 2)), 64) >= 0.95
     assert share_caught(peeking(only(17), nats=0.05), 200) >= 0.9  # pays next to nothing, still found by many
 
 
@@ -88,11 +90,6 @@ def test_the_reason_names_the_place_and_the_number() -> None:
     place = "with other tokens from position 18 on, the prediction at position 17 is another"
     with pytest.raises(InvalidCandidateError, match=rf"not causal: {place} \(by [\d.]+ nats, tolerance 0.001\)"):
         probe(peeking(only(17)), 100, 0)
-
-
-def test_the_first_and_the_last_place_that_can_peek_are_probed() -> None:
-    assert share_caught(peeking(only(0)), 64) >= 0.95
-    assert share_caught(peeking(only(LENGTH - 2)), 64) >= 0.95
 
 
 def test_a_cut_really_changes_the_next_token() -> None:
@@ -131,7 +128,7 @@ def test_no_row_is_probed_twice_before_every_row_is_probed_once_and_cut() -> Non
             assert (drawn.cuts[~is_first_look] == LENGTH).any()
 
 
-@pytest.mark.parametrize("num_rows", [20 * 32, 428, 505, 1275, 10240, 33 * 32 + 31])
+@pytest.mark.parametrize("num_rows", [20 * 32, 428, 10240, 33 * 32 + 31])
 def test_probes_take_a_twentieth_at_most(num_rows: int) -> None:
     num_probes, extra = plan_probes(num_rows, 32)
     num_batches = -(-num_rows // 32)

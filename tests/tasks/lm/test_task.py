@@ -140,7 +140,6 @@ def test_a_dataset_that_changes_under_a_run_is_not_measured_with(
 ) -> None:
     copy = shutil.copytree(tiny_dataset.folder, tmp_path / "copy")
     task = make_task(dataset=Dataset.open(copy, sequence_length=32))
-    assert run_trial(task, tiny_source, tmp_path / "before").status is Status.OK
     manifest = (copy / "manifest.json").read_text()
     digest = tiny_dataset.manifest.files[rows_file(256, 32, "val")].sha256
 
@@ -266,6 +265,7 @@ def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: 
         make_task(mesh_axes={"data": 2, "model": 1}).prepare(source, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_bytes", [2**22, 2**18])
 def test_the_judge_takes_the_batch_that_fits(
     device_bytes: int, make_task: MakeTask, tiny_source: str, tmp_path: Path
@@ -320,16 +320,14 @@ def test_what_fails_in_the_trial_has_a_status_and_no_score(
     assert measurement.error.startswith(reason)
 
 
-def test_a_snapshot_outlives_a_judge_that_is_killed(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
-    measurement = run_trial(make_task(judge=0.0), tiny_source, tmp_path / "trial")
-    assert (measurement.status, measurement.error) == (Status.TIMEOUT, "judge took longer than 0 s")
-    assert measurement.snapshot == tmp_path / "trial" / "snapshot"
+def test_judging_more_may_take_longer() -> None:
     limits = TimeLimits(judge=100.0)
     assert limits.of("judge", STEPS) == limits.of("judge", STEPS, Scrutiny.SEARCH) == 100.0
-    for phase in ("judge", "judge holdout"):  # more work, more time
+    for phase in ("judge", "judge holdout"):
         assert limits.of(phase, STEPS, Scrutiny.AUDIT) == limits.of("judge", STEPS, Scrutiny.KEEP) > 200.0
 
 
+@pytest.mark.slow
 def test_another_candidate_is_traced_beside_a_trial_and_neither_disturbs_the_other(
     make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoresearch_jax.tasks.lm.trainer import MAX_STEPS_IN_FLIGHT, Curve, TrainPhase, TrainResult, train
-from autoresearch_jax.types import CURVE_POINTS, Budget, LossLimit, Scalar, read_curve, write_curve
+from autoresearch_jax.types import CURVE_POINTS, Budget, LossLimit, Scalar
 
 
 def test_a_point_is_the_mean_of_the_steps_that_ended_in_its_twentieth():
@@ -56,10 +56,6 @@ def test_the_last_step_may_end_after_the_budget():
         curve.add(step, 2.0)
     curve.add(CURVE_POINTS + 3.0, 1.0)
     assert curve.points == (2.0,) * (CURVE_POINTS - 1) + (1.0,)
-
-
-def test_a_curve_is_read_as_it_was_written():
-    assert read_curve(write_curve((2.5, 1.23456789e-3))) == (2.5, 0.00123457)
 
 
 class Device:

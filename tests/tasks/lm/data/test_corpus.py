@@ -56,7 +56,7 @@ def test_txt_is_one_document_a_file_byte_for_byte_in_order_of_name(tmp_path: Pat
 
 def test_jsonl(tmp_path: Path) -> None:
     lines = [
-        json.dumps({"text": "one\u2028line", "id": 1}, ensure_ascii=False).encode(),
+        b"\xef\xbb\xbf" + json.dumps({"text": "one\u2028line", "id": 1}, ensure_ascii=False).encode(),
         b"",
         b'{"text": "caf\xe9"}',
         b'{"text": "half a pair \\ud800"}',
@@ -65,11 +65,6 @@ def test_jsonl(tmp_path: Path) -> None:
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     assert read(f"files:{tmp_path}/*.jsonl") == (["one\u2028line", "last"], {"undecodable": 2, "empty": 1})
-
-
-def test_jsonl_with_a_byte_order_mark(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "first"}\r\n{"text": "second"}\r\n')
-    assert read(f"files:{tmp_path}/*.jsonl") == (["first", "second"], {})
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
@@ -109,15 +104,10 @@ def test_parquet_with_a_text_that_is_no_utf8(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", b'{"text": "x"}\n\n{"body": "y"}\n', r"a\.jsonl, line 3: not an object with a `text`"),
-        ("a.jsonl", b'["text"]\n', r"a\.jsonl, line 1: not an object"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl, line 1: not an object with a `text` that is a string"),
         ("a.parquet", b"PAR1 but no more", r"a\.parquet: cannot be read as Parquet"),
-        ("a.parquet", b"", r"a\.parquet: cannot be read as Parquet"),
         ("a.md", b"x", r"a\.md: only \.txt, \.jsonl .* and \.parquet can be read"),
-        ("a.py", b"x", r"a\.py: only \.txt"),
         ("a.parquet.gz", b"x", r"a\.parquet\.gz: only \.txt"),
-        ("a.gz", b"x", r"a\.gz: only \.txt"),
-        ("a.py.gz", b"x", r"a\.py\.gz: only \.txt"),
         ("a.txt.gz", b"plain", r"cannot read .*a\.txt\.gz: "),
         ("a.jsonl.zst", zstd(b'{"text": "x"}\n' * 1000)[:-9], r"cannot read .*a\.jsonl\.zst: "),
         ("a.txt.gz", gzip.compress(bytes(range(256)) * 100, mtime=0)[:-300], r"cannot read .*a\.txt\.gz: "),
@@ -191,18 +181,6 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     many.write_text('{"text": ""}\n' * 1000)
     assert len(examples(f"files:{many}")["empty"]) == 20
     assert read(f"files:{many}")[1] == {"empty": 1000}
-
-
-def test_size_is_guessed_before_anything_is_read(tmp_path: Path) -> None:
-    lines = [f"{i} some words that are here again and again" for i in range(2000)]
-    text = "\n".join(lines).encode()
-    (tmp_path / "a.txt").write_bytes(text)
-    assert open_corpus(f"files:{tmp_path}/*").fetch(Reporter()).num_bytes() == len(text)
-    (tmp_path / "b.txt.gz").write_bytes(text)
-    parquet.write_table(pa.table({"text": lines}), tmp_path / "c.parquet")
-    sizes = len(text) + (tmp_path / "c.parquet").stat().st_size
-    guess = open_corpus(f"files:{tmp_path}/[bc]*").fetch(Reporter()).num_bytes()
-    assert guess == pytest.approx(sizes / 0.3, rel=0.01)
 
 
 def test_dangling_link_and_no_match(tmp_path: Path) -> None:

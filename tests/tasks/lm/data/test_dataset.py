@@ -113,9 +113,7 @@ def test_changed_files_are_noticed(tmp_path: Path, reporter) -> None:
     assert sum(count.documents for count in second.manifest.splits.values()) == len(TEXTS) + 1
 
 
-@pytest.mark.parametrize(
-    "name", ["rows/256x32/val.npy", "tokenizers/256.json", "text/val.jsonl", "rows/256x32/train_counts.npy"]
-)
+@pytest.mark.parametrize("name", ["rows/256x32/val.npy", "tokenizers/256.json", "text/val.jsonl"])
 def test_damage_is_found_and_mended(tmp_path: Path, reporter, name: str) -> None:
     spec = write_documents(tmp_path / "in", TEXTS)
     whole = prepare(tmp_path, spec, reporter)

@@ -55,11 +55,6 @@ def test_epochs_of_a_seed_are_not_those_of_its_neighbour(rows: np.ndarray) -> No
     assert (second_epoch != take(rows, (6, T + 1), 6, 10)).any()
 
 
-def test_batches_that_do_not_divide_the_rows_lose_none(rows: np.ndarray) -> None:
-    tokens = take(rows, (7, T + 1), 1, 60)  # 420 rows: 7 epochs
-    assert sorted(tokens.tolist()) == sorted(rows.tolist() * 7)
-
-
 @pytest.mark.parametrize("context", [1, 4, 6])
 def test_sub_rows_cover_a_row_and_share_one_token(rows: np.ndarray, context: int) -> None:
     per_row = T // context

