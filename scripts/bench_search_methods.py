@@ -10,7 +10,7 @@ from bench_search_problems import Problem
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from autoresearch_jax.proposers.base import Brief, Outcome, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
@@ -62,9 +62,9 @@ def _following(problem: Problem, brief: Brief, setting: Mapping[str, Value]) -> 
     return replace(after, champion_source=_source(setting), champion_constants=setting, champion_score=outcome.score)
 
 
-def _outcome(problem: Problem, number: int, setting: Mapping[str, Value], best: float | None) -> Outcome:
+def _outcome(problem: Problem, number: int, setting: Mapping[str, Value], best: float | None) -> PastExperiment:
     score = problem.score(setting)
-    return Outcome(
+    return PastExperiment(
         experiment=number,
         proposer="constants",
         hypothesis="",

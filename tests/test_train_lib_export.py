@@ -10,13 +10,13 @@ import pytest
 from train_lib_source import TINY, tiny_source_text
 
 from autoresearch_jax.contract import TaskSpec
-from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.preparing import run_trace
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs
 
 H100, TPU = "NVIDIA H100 80GB HBM3", "TPU v5 lite"
 ONE, EIGHT = {"data": 1, "model": 1}, {"data": 4, "model": 2}
-LIMITS = Limits(wall_seconds=300)
+LIMITS = ProcessLimits(wall_seconds=300)
 # heads, context and type that kernels take; two layers, one with a window
 FOR_KERNELS = {"HEAD_DIM": 128, "ASPECT_RATIO": 128, "COMPUTE_DTYPE": "bfloat16"}
 CUDNN = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}

@@ -12,8 +12,8 @@ from autoresearch_jax.proposers.llm_budget import (
     DEFAULT_LOCATION,
     DEFAULT_MODEL,
     GeminiOptions,
-    Limits,
     Price,
+    SpendingLimits,
     Usage,
     cost,
 )
@@ -104,7 +104,7 @@ class ModelOptions:
             temperature=self.temperature,
             repair_rounds=self.repair_rounds,
             proposal_seconds=self.proposal_seconds,
-            limits=Limits(self.max_dollars, self.max_tokens, self.max_requests),
+            limits=SpendingLimits(self.max_dollars, self.max_tokens, self.max_requests),
             price=self._price(),
         )
         if not (settings.key or settings.vertex_project or settings.base_url):

@@ -22,7 +22,7 @@ from autoresearch_jax.proposers.base import (
     NO_PROPOSAL,
     Brief,
     Objection,
-    Outcome,
+    PastExperiment,
     Proposal,
     ProposalFailed,
     Proposer,
@@ -219,7 +219,7 @@ def _repetition(brief: Brief, source: str, program_hash: str) -> Objection | Non
     )
 
 
-def _words(outcome: Outcome) -> str:
+def _words(outcome: PastExperiment) -> str:
     became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
     score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
     return f"experiment {outcome.experiment}, {quoted(outcome.hypothesis)}, which was {became}{score}"

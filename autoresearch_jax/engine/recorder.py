@@ -14,7 +14,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.files import write_whole
-from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.base import PastExperiment
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
 
@@ -142,7 +142,7 @@ class Recorder:
         self._folder = folder
         self._metric = metric
         self._results = Results(ledger, metric)
-        self._outcomes: Memo[ExperimentRow, Outcome] = Memo(_as_outcome)
+        self._outcomes: Memo[ExperimentRow, PastExperiment] = Memo(_as_outcome)
         self._read()
 
     def _read(self) -> None:
@@ -154,7 +154,7 @@ class Recorder:
         self._read()
         self._results.write(self._folder.results)
 
-    def history(self, sigma: float | None) -> tuple[Outcome, ...]:
+    def history(self, sigma: float | None) -> tuple[PastExperiment, ...]:
         """All experiments that are over, as proposers see them: scores to the noise floor, and no finer.
 
         Args:
@@ -259,7 +259,7 @@ def _is_of_search(row: ExperimentRow) -> bool:
     return row.kind is not Kind.BASELINE or row.decision is Action.KEEP
 
 
-def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
+def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
     assert row.status is not None
     kept = row.decision is Action.KEEP
     reason = row.reason or ""
@@ -269,7 +269,7 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> Outcome:
             reason = "kept for its shorter source, no worse than the champion"
         if row.kind is Kind.REVERT:
             reason = "kept: what it takes out was no gain" if kept else "what it takes out is a gain, and stays"
-    return Outcome(
+    return PastExperiment(
         experiment=row.id,
         proposer=row.proposer,
         hypothesis=row.hypothesis,

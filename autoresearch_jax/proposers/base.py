@@ -75,7 +75,7 @@ class Objection:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PastExperiment:
     """An experiment that is over, as a proposer sees it.
 
     Attributes:
@@ -150,7 +150,7 @@ class Brief:
     champion_source: str
     champion_constants: Constants
     champion_score: float
-    history: Sequence[Outcome]
+    history: Sequence[PastExperiment]
     noise_floor: float | None = None
     limits_left: Sequence[str] = ()
     facts: Mapping[str, Scalar] = field(default_factory=dict)
@@ -224,7 +224,7 @@ class Proposer(Protocol):
         ...
 
 
-def moves_constants_alone(outcome: Outcome) -> bool:
+def moves_constants_alone(outcome: PastExperiment) -> bool:
     """True if an experiment is known to have moved nothing but constants.
 
     An agent may give this category to a change of structure, so the proposer's name has to be ours too.
@@ -232,34 +232,34 @@ def moves_constants_alone(outcome: Outcome) -> bool:
     return outcome.category == CONSTANTS_CATEGORY and outcome.proposer == CONSTANTS_PROPOSER
 
 
-def is_gain(outcome: Outcome) -> bool:
+def is_gain(outcome: PastExperiment) -> bool:
     """True if it was kept for what it scored: not for a shorter source alone, nor for what was taken out again."""
     is_new_text = outcome.status is not Status.DUPLICATE and outcome.proposer != CERTIFICATION
     return outcome.kept and is_new_text and not outcome.simplification
 
 
-def is_failed_proposal(outcome: Outcome) -> bool:
+def is_failed_proposal(outcome: PastExperiment) -> bool:
     """True if nothing was proposed. An experiment with a score was proposed, even if its agent names this category."""
     return outcome.category == NO_PROPOSAL and outcome.status is Status.REJECTED and outcome.score is None
 
 
-def since_gain(history: Sequence[Outcome]) -> Sequence[Outcome]:
+def since_gain(history: Sequence[PastExperiment]) -> Sequence[PastExperiment]:
     """The experiments after the last gain, the oldest first; the baseline is one."""
     last = next((place for place in reversed(range(len(history))) if is_gain(history[place])), -1)
     return history[last + 1 :]
 
 
-def discards_in_a_row(history: Sequence[Outcome]) -> int:
+def discards_in_a_row(history: Sequence[PastExperiment]) -> int:
     """Experiments without a gain since the last gain; failed proposals do not count."""
     return sum(_is_discard(outcome) for outcome in since_gain(history))
 
 
-def on_plateau(history: Sequence[Outcome], plateau: int | None) -> bool:
+def on_plateau(history: Sequence[PastExperiment], plateau: int | None) -> bool:
     """True once `plateau` experiments in a row were discarded; never for None."""
     return plateau is not None and discards_in_a_row(history) >= plateau
 
 
-def since_plateau(history: Sequence[Outcome], plateau: int | None) -> Sequence[Outcome] | None:
+def since_plateau(history: Sequence[PastExperiment], plateau: int | None) -> Sequence[PastExperiment] | None:
     """The experiments after the discard that began a plateau, the oldest first; None if there is no plateau."""
     if plateau is None or not on_plateau(history, plateau):
         return None
@@ -268,7 +268,7 @@ def since_plateau(history: Sequence[Outcome], plateau: int | None) -> Sequence[O
     return tail[discards[plateau - 1] + 1 :] if plateau > 0 else tail
 
 
-def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[tuple[str, int]]:
+def least_tried(history: Sequence[PastExperiment], categories: Sequence[str]) -> list[tuple[str, int]]:
     """The categories with how often each was tried, the least tried first; equals stay in their order."""
     counts = dict.fromkeys(categories, 0)
     for outcome in history:
@@ -277,5 +277,5 @@ def least_tried(history: Sequence[Outcome], categories: Sequence[str]) -> list[t
     return sorted(counts.items(), key=lambda item: item[1])
 
 
-def _is_discard(outcome: Outcome) -> bool:
+def _is_discard(outcome: PastExperiment) -> bool:
     return not outcome.kept and not is_failed_proposal(outcome) and outcome.proposer != CERTIFICATION

@@ -15,7 +15,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
     CERTIFICATION,
     Brief,
-    Outcome,
+    PastExperiment,
     discards_in_a_row,
     is_failed_proposal,
     least_tried,
@@ -201,9 +201,9 @@ def _fact(value: Scalar) -> str:
     return f"{value:.4g}"
 
 
-def category_lines(history: Sequence[Outcome], metric: Metric) -> list[str]:
+def category_lines(history: Sequence[PastExperiment], metric: Metric) -> list[str]:
     """A line for each category, the best first: how much was tried, its best idea, and its worst."""
-    groups: dict[str, list[Outcome]] = {}
+    groups: dict[str, list[PastExperiment]] = {}
     for outcome in history:
         is_proposal = outcome.experiment > _baseline_number(history) and outcome.proposer != CERTIFICATION
         if is_proposal and not is_failed_proposal(outcome):
@@ -219,7 +219,7 @@ def category_lines(history: Sequence[Outcome], metric: Metric) -> list[str]:
     return [words for _, _, words in sorted(lines)]
 
 
-def _extremes(group: Sequence[Outcome], metric: Metric) -> str:
+def _extremes(group: Sequence[PastExperiment], metric: Metric) -> str:
     """The best and the worst of those with a score; of equals the oldest."""
     scored = [(outcome.score, outcome) for outcome in group if outcome.score is not None]
     if not scored:
@@ -234,7 +234,7 @@ def _extremes(group: Sequence[Outcome], metric: Metric) -> str:
     return f"{words}; worst {_score_text(worst_score)} (experiment {worst.experiment}: {hypothesis})"
 
 
-def _kept_lines(history: Sequence[Outcome]) -> list[str]:
+def _kept_lines(history: Sequence[PastExperiment]) -> list[str]:
     """A line for each step of the champion, the newest first; no differences, which would be a further digit."""
     kept = [outcome for outcome in history if outcome.kept and outcome.score is not None]
     return [
@@ -244,7 +244,7 @@ def _kept_lines(history: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _experiment_line(outcome: Outcome) -> str:
+def _experiment_line(outcome: PastExperiment) -> str:
     """An experiment as one line."""
     became = "kept" if outcome.kept else "discarded" if outcome.score is not None else str(outcome.status)
     score = "" if outcome.score is None else f", {_score_text(outcome.score)}"
@@ -255,12 +255,12 @@ def _experiment_line(outcome: Outcome) -> str:
     )
 
 
-def says_little(outcome: Outcome) -> bool:
+def says_little(outcome: PastExperiment) -> bool:
     """True if nothing was measured for it."""
     return outcome.status is Status.DUPLICATE or is_failed_proposal(outcome)
 
 
-def _baseline_number(history: Sequence[Outcome]) -> int:
+def _baseline_number(history: Sequence[PastExperiment]) -> int:
     """Number of the baseline, which no proposer proposed."""
     return history[0].experiment if history else -1
 

@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_tri
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from autoresearch_jax.proposers.base import Constants, Outcome, moves_constants_alone
+from autoresearch_jax.proposers.base import Constants, PastExperiment, moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, IntRange, Value, same
 from autoresearch_jax.types import Metric, Status
 
@@ -55,7 +55,7 @@ class TriedSetting:
     is_pruned: bool = False
 
 
-def find_trials(history: Sequence[Outcome], metric: Metric) -> list[TriedSetting]:
+def find_trials(history: Sequence[PastExperiment], metric: Metric) -> list[TriedSetting]:
     """The latest and the best trials, the oldest first.
 
     An experiment that may have changed more than constants says nothing of them. If it was kept, what it gained is

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeGuard
 
-from autoresearch_jax.proposers.base import Constants, Outcome, moves_constants_alone
+from autoresearch_jax.proposers.base import Constants, PastExperiment, moves_constants_alone
 from autoresearch_jax.proposers.space import Choices, Constant, Value, format_value, same
 from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
@@ -45,7 +45,7 @@ class _Try:
 
 def hint_lines(
     space: Sequence[Constant],
-    history: Sequence[Outcome],
+    history: Sequence[PastExperiment],
     metric: Metric,
     champion_constants: Constants,
     noise_floor: float | None,
@@ -65,11 +65,11 @@ def hint_lines(
 
 
 def _tries(
-    space: Sequence[Constant], history: Sequence[Outcome], metric: Metric, noise_floor: float | None
+    space: Sequence[Constant], history: Sequence[PastExperiment], metric: Metric, noise_floor: float | None
 ) -> Mapping[str, list[_Try]]:
     """What each constant was moved to, the oldest first; values outside of today's table are left out."""
     tries: dict[str, list[_Try]] = {constant.name: [] for constant in space}
-    champion: Outcome | None = None
+    champion: PastExperiment | None = None
     for outcome in history:
         if champion is not None and moves_constants_alone(outcome) and outcome.status is not Status.DUPLICATE:
             moved = list(_moved(space, champion.constants, outcome.constants))
@@ -89,7 +89,9 @@ def _moved(space: Sequence[Constant], before: Constants, after: Constants) -> It
             yield constant, value
 
 
-def _gain(outcome: Outcome, champion: Outcome, metric: Metric, noise_floor: float | None) -> Decimal | None:
+def _gain(
+    outcome: PastExperiment, champion: PastExperiment, metric: Metric, noise_floor: float | None
+) -> Decimal | None:
     """How much better it scored; no digit more than the two scores have."""
     if outcome.score is None or champion.score is None:
         return None

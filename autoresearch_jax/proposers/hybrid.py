@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 from autoresearch_jax.proposers.base import (
     Brief,
-    Outcome,
+    PastExperiment,
     Proposal,
     ProposalFailed,
     Proposer,
@@ -206,7 +206,7 @@ def draw_category(brief: Brief, agent: str) -> str | None:
     if _floor(brief) == _AGENT:
         _rng(brief, "turns").shuffle(categories)
         return categories[_block(brief) % len(categories)]
-    groups: dict[str, list[Outcome]] = {category: [] for category in categories}
+    groups: dict[str, list[PastExperiment]] = {category: [] for category in categories}
     for outcome in known:
         if outcome.proposer == agent and outcome.category in groups:  # one it made up counts for the agent as a whole
             groups[outcome.category].append(outcome)
@@ -224,12 +224,12 @@ def _floor(brief: Brief) -> str | None:
     return {optimizers: _OPTIMIZER, agents: _AGENT}.get((brief.experiment - 1) % BLOCK)
 
 
-def _known(brief: Brief) -> list[Outcome]:
+def _known(brief: Brief) -> list[PastExperiment]:
     """The outcomes that a draw may depend on: without the baseline and the experiment just before."""
     return [outcome for outcome in brief.history[1:] if outcome.experiment <= brief.experiment - 2]
 
 
-def _shifted(known: Sequence[Outcome], plateau: int | None) -> bool:
+def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
     """True while a plateau gives the draws to the agent; its failures count, or it would keep them by failing."""
     after = since_plateau(known, plateau)
     if plateau is None or after is None:
@@ -237,7 +237,7 @@ def _shifted(known: Sequence[Outcome], plateau: int | None) -> bool:
     return (len(after) // max(1, plateau)) % 2 == 0
 
 
-def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[Outcome]) -> float:
+def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[PastExperiment]) -> float:
     """A draw of the probability that one more is a gain, given these."""
     gains, misses = PRIOR_GAINS, PRIOR_MISSES
     for outcome in outcomes:

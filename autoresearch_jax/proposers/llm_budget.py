@@ -33,7 +33,7 @@ class ExchangeError(UserError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class SpendingLimits:
     """What a whole run may spend, over all processes that work on it; None is no limit."""
 
     dollars: float | None = None
@@ -90,7 +90,7 @@ class GeminiOptions:
     proposal_seconds: float = 600.0
     request_seconds: float = 300.0
     first_wait_seconds: float = 1.0
-    limits: Limits = field(default_factory=Limits)
+    limits: SpendingLimits = field(default_factory=SpendingLimits)
     price: Price | None = None
 
 

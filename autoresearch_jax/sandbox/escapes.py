@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_jax.sandbox.linux import SCOPE_ABI, landlock_abi
-from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree
+from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, ProcessLimits, Sandbox, SandboxResult, remove_tree
 
-LIMITS = Limits(
+LIMITS = ProcessLimits(
     wall_seconds=20.0,
     cpu_seconds=1.0,
     memory_bytes=256 * MEBIBYTE,
@@ -168,7 +168,9 @@ def _leave_a_daemon(cage: Sandbox, place: Path, environment: Mapping[str, str]) 
     return Attempt("leave_daemon", outcome.returncode == 0 and not left, claimed=True)
 
 
-def _run(cage: Sandbox, place: Path, environment: Mapping[str, str], arguments: list[str], limits: Limits) -> Outcome:
+def _run(
+    cage: Sandbox, place: Path, environment: Mapping[str, str], arguments: list[str], limits: ProcessLimits
+) -> SandboxResult:
     scratch = place / "scratch"
     remove_tree(scratch)
     scratch.mkdir()

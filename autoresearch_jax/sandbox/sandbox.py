@@ -63,7 +63,7 @@ def default_threads() -> int:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     """What a confined command and all that it starts may use together, unless said otherwise.
 
     Attributes:
@@ -94,12 +94,12 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SandboxResult:
     """How a confined command ended.
 
     Attributes:
       returncode: its exit status, negative for a signal; None if it was killed by us.
-      broken_limit: name of the one among `Limits` that it broke, None if none.
+      broken_limit: name of the one among `ProcessLimits` that it broke, None if none.
       words: what it did then, such as "ran longer than 5 s".
       seconds: how long it ran.
       peak_memory_bytes: the most that was seen of its memory.
@@ -137,10 +137,10 @@ class Sandbox:
         scratch: Path,
         environment: Mapping[str, str],
         log_path: Path,
-        limits: Limits | None = None,
+        limits: ProcessLimits | None = None,
         variables: Mapping[str, str] | None = None,
         stop: threading.Event | None = None,
-    ) -> Outcome:
+    ) -> SandboxResult:
         """Runs this Python, with its packages and ours, on the arguments. No process of it is left afterwards.
 
         Args:
@@ -175,7 +175,7 @@ class Sandbox:
         }
         argv = [self.mounts.interpreter, "-P", "-s", "-S", *arguments]
         environment = bare_environment(environment, **variables)
-        return self._run(argv, scratch, environment, log_path, limits or Limits(), stop or threading.Event())
+        return self._run(argv, scratch, environment, log_path, limits or ProcessLimits(), stop or threading.Event())
 
     def _run(
         self,
@@ -183,9 +183,9 @@ class Sandbox:
         scratch: Path,
         environment: Mapping[str, str],
         log_path: Path,
-        limits: Limits,
+        limits: ProcessLimits,
         stop: threading.Event,
-    ) -> Outcome:
+    ) -> SandboxResult:
         confine: dict[str, Any] = {
             "namespaces": IS_LINUX and self.level is not Level.BUBBLEWRAP,  # which makes its own
             "drop_capabilities": IS_LINUX and self.level is not Level.BUBBLEWRAP,
@@ -218,7 +218,7 @@ class Sandbox:
         if answer["left"]:
             raise SandboxError(f"{answer['left']} processes of the sandbox cannot be killed; see {log_path}")
         breach = answer["breach"] or {"limit": None, "words": None}
-        return Outcome(
+        return SandboxResult(
             returncode=_returncode(answer["status"]),
             broken_limit=breach["limit"],
             words=breach["words"],
@@ -325,7 +325,7 @@ def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as name:
         scratch, log_path = Path(name) / "scratch", Path(name) / "log"
         scratch.mkdir()
-        limits = Limits(wall_seconds=PROBE_SECONDS)
+        limits = ProcessLimits(wall_seconds=PROBE_SECONDS)
         outcome = sandbox.run_python(
             ["-c", "pass"], scratch=scratch, environment=environment, log_path=log_path, limits=limits
         )

@@ -17,7 +17,7 @@ from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions, 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.proposers.llm_budget import DEFAULT_MODEL, GeminiOptions, Limits, Price
+from autoresearch_jax.proposers.llm_budget import DEFAULT_MODEL, GeminiOptions, Price, SpendingLimits
 from autoresearch_jax.types import Metric
 
 METRIC = Metric("loss")
@@ -169,7 +169,7 @@ def refusal(*arguments: str, **environment: str) -> str:
 def test_a_key_is_enough():
     found = options()
     assert (found.model, found.key, found.base_url, found.vertex_project) == (DEFAULT_MODEL, KEY, None, None)
-    assert found.limits == Limits()
+    assert found.limits == SpendingLimits()
 
 
 def test_every_flag_arrives():
@@ -194,7 +194,7 @@ def test_every_flag_arrives():
         temperature=0.5,
         repair_rounds=4,
         proposal_seconds=30.0,
-        limits=Limits(5.0, 6, 7),
+        limits=SpendingLimits(5.0, 6, 7),
         price=Price(1.5, 2.0),
     )
 

@@ -13,7 +13,7 @@ from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers.base import NO_PROPOSAL
-from autoresearch_jax.proposers.llm_budget import Limits
+from autoresearch_jax.proposers.llm_budget import SpendingLimits
 from autoresearch_jax.types import Status
 
 GOOD = answer([("LR = 0.5", "LR = 0.1")])
@@ -134,9 +134,9 @@ def test_it_is_asked_ahead_and_what_it_costs_is_that_experiments(bench):
 
 def test_a_limit_ends_the_run_and_holds_for_the_next_process(bench):
     with GeminiServer(lambda request: GOOD) as server:
-        reason = loop_of(bench, server, FakeTask(noise=0), 5, limits=Limits(requests=1)).run()
+        reason = loop_of(bench, server, FakeTask(noise=0), 5, limits=SpendingLimits(requests=1)).run()
         assert reason.startswith("--max_requests=1")
-        assert loop_of(bench, server, FakeTask(noise=0), 5, limits=Limits(requests=1)).run() == reason
+        assert loop_of(bench, server, FakeTask(noise=0), 5, limits=SpendingLimits(requests=1)).run() == reason
     assert len(server.requests) == 1
     check(bench, 1)
 

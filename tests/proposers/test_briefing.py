@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from fakes import SOURCE
 
-from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, Outcome, Running
+from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, PastExperiment, Running
 from autoresearch_jax.proposers.briefing import (
     BriefError,
     count_tokens,
@@ -21,7 +21,7 @@ WORDS = "Answer with a new text."
 LARGE = 100_000
 
 
-def outcome(number: int, **changes) -> Outcome:
+def outcome(number: int, **changes) -> PastExperiment:
     values = {
         "experiment": number,
         "proposer": "gemini",
@@ -33,7 +33,7 @@ def outcome(number: int, **changes) -> Outcome:
         "kept": False,
         "reason": "no better than the champion",
     }
-    return Outcome(**{**values, **changes})
+    return PastExperiment(**{**values, **changes})
 
 
 HISTORY = (

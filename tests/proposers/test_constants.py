@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
-from autoresearch_jax.proposers.base import Brief, Outcome
+from autoresearch_jax.proposers.base import Brief, PastExperiment
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.constants_model import BEST, NEWEST
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
@@ -25,12 +25,12 @@ START: Mapping[str, Value] = {"LR": 0.5, "DECAY": 0.3, "BATCH": 32, "DEPTH": 2, 
 SOURCE = "".join(f"{name} = {value!r}  # why\n" for name, value in START.items())
 
 
-def outcome(number: int, constants: Mapping[str, Value], score: float | None, **changes) -> Outcome:
+def outcome(number: int, constants: Mapping[str, Value], score: float | None, **changes) -> PastExperiment:
     status = Status.OK if score is not None else Status.OOM
-    return replace(Outcome(number, "constants", "", "constants", constants, status, score, False, ""), **changes)
+    return replace(PastExperiment(number, "constants", "", "constants", constants, status, score, False, ""), **changes)
 
 
-def brief(*history: Outcome, seed: int = 0, space=SPACE, metric=LOSS) -> Brief:
+def brief(*history: PastExperiment, seed: int = 0, space=SPACE, metric=LOSS) -> Brief:
     champion = [o for o in history if o.kept][-1]
     return Brief(len(history), seed, metric, "", space, SOURCE, champion.constants, champion.score, history)
 

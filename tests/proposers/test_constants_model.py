@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.base import PastExperiment
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.constants_model import (
     BEST,
@@ -79,12 +79,12 @@ def outcome(
     kept: bool = False,
     category: str = "constants",
     proposer: str = ConstantsProposer.name,
-) -> Outcome:
+) -> PastExperiment:
     status = Status.CRASH if score is None else Status.OK
-    return Outcome(number, proposer, "", category, {"LR": number}, status, score, kept, "")
+    return PastExperiment(number, proposer, "", category, {"LR": number}, status, score, kept, "")
 
 
-def losses(*history: Outcome, metric: Metric = LOSS) -> dict[int, float | None]:
+def losses(*history: PastExperiment, metric: Metric = LOSS) -> dict[int, float | None]:
     return {trial.experiment: trial.loss for trial in find_trials(history, metric)}
 
 

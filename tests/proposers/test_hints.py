@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoresearch_jax.proposers.base import Outcome
+from autoresearch_jax.proposers.base import PastExperiment
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hints import SHOWN, hint_lines
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
@@ -17,12 +17,12 @@ SPACE = (
 )
 
 
-def outcome(number: int, score: float | None, **changes) -> Outcome:
+def outcome(number: int, score: float | None, **changes) -> PastExperiment:
     values = {"proposer": ConstantsProposer.name, "category": "constants", "kept": False}
     values["status"] = Status.OK if score is not None else Status.OOM
     values |= {name: changes.pop(name) for name in (*values, "constants") if name in changes}
     constants = values.pop("constants", {**START, **changes})
-    return Outcome(number, hypothesis="", constants=constants, score=score, reason="", **values)
+    return PastExperiment(number, hypothesis="", constants=constants, score=score, reason="", **values)
 
 
 BASELINE = outcome(0, 1.98, kept=True, category="")

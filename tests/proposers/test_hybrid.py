@@ -11,7 +11,7 @@ from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
     Brief,
     LimitReached,
-    Outcome,
+    PastExperiment,
     Proposal,
     ProposalFailed,
     ServiceDown,
@@ -25,7 +25,7 @@ from autoresearch_jax.types import Metric, Status
 
 SPACE = (Constant("LR", FloatRange(0.01, 1.0, log=True)), Constant("DEPTH", IntRange(2, 8)))
 NARROW = (Constant("DEPTH", IntRange(4, 4)),)  # nothing to move
-START = Outcome(0, "", "baseline", "", read_constants(SOURCE), Status.OK, 2.0, True, "")
+START = PastExperiment(0, "", "baseline", "", read_constants(SOURCE), Status.OK, 2.0, True, "")
 FIRST = Brief(1, 0, Metric("loss"), "", SPACE, SOURCE, START.constants, 2.0, (START,), noise_floor=0.01)
 
 
@@ -103,7 +103,7 @@ def following(brief: Brief, proposal: Proposal) -> Brief:
     constants = read_constants(source)
     score = round(1 + abs(constants["LR"] - 0.1) + abs(constants["DEPTH"] - 6) / 10 - source.count("#") / 100, 2)
     kept = score < brief.champion_score
-    result = Outcome(
+    result = PastExperiment(
         *(brief.experiment, proposal.proposer, proposal.hypothesis, proposal.category),
         *(constants, Status.OK, score, kept, ""),
     )

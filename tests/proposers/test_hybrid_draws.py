@@ -11,7 +11,7 @@ from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
     NO_PROPOSAL,
     Brief,
-    Outcome,
+    PastExperiment,
     Running,
     discards_in_a_row,
     on_plateau,
@@ -36,9 +36,9 @@ def outcome(
     kept: bool = False,
     status: Status = Status.OK,
     simplification: bool = False,
-) -> Outcome:
+) -> PastExperiment:
     score = 1.0 if status is Status.OK else None
-    return Outcome(number, proposer, "", category, {}, status, score, kept, "", simplification=simplification)
+    return PastExperiment(number, proposer, "", category, {}, status, score, kept, "", simplification=simplification)
 
 
 BASELINE = outcome(0, "", "", kept=True)
@@ -50,7 +50,7 @@ def brief(history, seed: int = 0, **changes) -> Brief:
     return dataclasses.replace(FIRST, run_seed=seed, **values)
 
 
-def night(chance: Chance, seed: int, plateau: int | None = None) -> list[Outcome]:
+def night(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExperiment]:
     """A night whose proposals are kept by chance."""
     luck = random.Random(seed)
     history = [BASELINE]
@@ -63,7 +63,7 @@ def night(chance: Chance, seed: int, plateau: int | None = None) -> list[Outcome
     return history[1:]
 
 
-def share(outcomes: list[Outcome], proposer: str) -> float:
+def share(outcomes: list[PastExperiment], proposer: str) -> float:
     return sum(one.proposer == proposer for one in outcomes) / len(outcomes)
 
 
@@ -119,7 +119,7 @@ def probability(history, **changes) -> float:
     return sum(draws) / len(draws)
 
 
-def several(count: int, proposer: str, category: str, first: int = 1, **changes) -> list[Outcome]:
+def several(count: int, proposer: str, category: str, first: int = 1, **changes) -> list[PastExperiment]:
     return [outcome(number, proposer, category, **changes) for number in range(first, first + count)]
 
 

@@ -17,7 +17,7 @@ from autoresearch_jax.proposers.base import (
     ServiceDown,
 )
 from autoresearch_jax.proposers.llm import GeminiProposer
-from autoresearch_jax.proposers.llm_budget import Limits, Price
+from autoresearch_jax.proposers.llm_budget import Price, SpendingLimits
 from autoresearch_jax.types import Metric
 
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
@@ -180,7 +180,7 @@ def test_a_text_outlives_an_unusable_answer_after_it(place):
         ([error(400, "too long")], {}),
         ([error(503, retry_seconds=900)], {}),
         ([blocked("BLOCKLIST")], {}),
-        ([GOOD], {"limits": Limits(requests=1)}),
+        ([GOOD], {"limits": SpendingLimits(requests=1)}),
     ],
     ids=["refused", "down", "prompt blocked", "limit"],
 )

@@ -20,8 +20,8 @@ from autoresearch_jax.proposers.llm_budget import (
     DEFAULT_MODEL,
     ExchangeError,
     GeminiOptions,
-    Limits,
     Price,
+    SpendingLimits,
     Usage,
     check_limits,
     cost,
@@ -46,7 +46,7 @@ def propose(server: GeminiServer, folder: Path, experiment: int = 3, **options) 
     return proposer.propose(dataclasses.replace(BRIEF, experiment=experiment)).cost_dollars
 
 
-def until_the_limit(folder: Path, limits: Limits) -> tuple[int, str]:
+def until_the_limit(folder: Path, limits: SpendingLimits) -> tuple[int, str]:
     """Proposals of one new proposer each until the limit, and what was said then."""
     with GeminiServer(lambda request: GOOD) as server:
         for experiment in range(1, 40):
@@ -65,9 +65,9 @@ def stored(folder: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("limits", "flag"),
     [
-        (Limits(dollars=0.012), "--max_dollars=0.012"),
-        (Limits(tokens=7000), "--max_tokens=7000"),
-        (Limits(requests=4), "--max_requests=4"),
+        (SpendingLimits(dollars=0.012), "--max_dollars=0.012"),
+        (SpendingLimits(tokens=7000), "--max_tokens=7000"),
+        (SpendingLimits(requests=4), "--max_requests=4"),
     ],
 )
 def test_no_limit_is_exceeded_over_any_number_of_processes(tmp_path, limits, flag):
@@ -104,7 +104,7 @@ def test_no_limit_is_exceeded_though_a_service_bills_what_came_too_late(tmp_path
     with GeminiServer(late) as server:
         for experiment in range(1, 100):
             try:
-                propose(server, tmp_path, experiment, request_seconds=0.2, limits=Limits(tokens=most))
+                propose(server, tmp_path, experiment, request_seconds=0.2, limits=SpendingLimits(tokens=most))
             except LimitReached as limit:
                 words = str(limit)
                 break
@@ -209,7 +209,7 @@ def test_a_process_that_is_killed_in_the_midst_of_a_request_has_spent_the_most_i
     assert one["dollars"] > 0.002
     with GeminiServer([GOOD]) as server:
         with pytest.raises(LimitReached):
-            propose(server, tmp_path, limits=Limits(requests=1))
+            propose(server, tmp_path, limits=SpendingLimits(requests=1))
         assert propose(server, tmp_path) == pytest.approx(one["dollars"] + 0.002)
 
 
@@ -220,7 +220,7 @@ def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(tmp_path):
         assert one["dollars"] is None
         # With a price given later they are known, those of before too.
         with pytest.raises(LimitReached, match=r"--max_dollars=0.003: 0.0020 are spent"):
-            propose(server, tmp_path, 4, model="my-model", limits=Limits(dollars=0.003))
+            propose(server, tmp_path, 4, model="my-model", limits=SpendingLimits(dollars=0.003))
 
 
 def test_a_record_that_cannot_be_read_is_the_users_to_mend(tmp_path):
@@ -238,9 +238,9 @@ PAID = [SimpleNamespace(usage=Usage(500, 500), dollars=0.001)] + [SimpleNamespac
 @pytest.mark.parametrize(
     ("most", "too_few"),
     [
-        (Limits(requests=6), Limits(requests=5)),
-        (Limits(tokens=1110), Limits(tokens=1109)),
-        (Limits(dollars=0.0014), Limits(dollars=0.00139)),
+        (SpendingLimits(requests=6), SpendingLimits(requests=5)),
+        (SpendingLimits(tokens=1110), SpendingLimits(tokens=1109)),
+        (SpendingLimits(dollars=0.0014), SpendingLimits(dollars=0.00139)),
     ],
 )
 def test_a_request_may_reach_a_limit_to_the_last_token_and_not_go_beyond(most, too_few):

@@ -12,7 +12,7 @@ from fakes import SOURCE, ScriptedProposer, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
-from autoresearch_jax.proposers.base import Brief, Outcome, Proposal, Proposer, SpaceExhausted
+from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
@@ -74,10 +74,10 @@ def score(constants) -> float | None:
     return abs(constants["LR"] - 0.1) + 0.1 * abs(constants["DEPTH"] - 6) + (constants["PATTERN"] != "SSSL")
 
 
-def outcome(number: int, source: str, best: float | None) -> Outcome:
+def outcome(number: int, source: str, best: float | None) -> PastExperiment:
     constants = read_constants(source)
     value = score(constants)
-    return Outcome(
+    return PastExperiment(
         experiment=number,
         proposer=ConstantsProposer.name,
         hypothesis="",

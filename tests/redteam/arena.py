@@ -16,7 +16,7 @@ from types import TracebackType
 from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE
 
 import autoresearch_jax
-from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
@@ -97,7 +97,7 @@ class Arena:
             programs_dir=self.programs_dir,
             environment=self.environment,
             limits=TimeLimits(**(limits or {})),
-            trace_limits=Limits(memory_bytes=MAX_TRACE_BYTES),
+            trace_limits=ProcessLimits(memory_bytes=MAX_TRACE_BYTES),
         )
         return LmTask(config)
 

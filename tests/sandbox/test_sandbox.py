@@ -21,16 +21,16 @@ from autoresearch_jax.sandbox.linux import take_idle_time_only
 from autoresearch_jax.sandbox.sandbox import (
     MEBIBYTE,
     Level,
-    Limits,
-    Outcome,
+    ProcessLimits,
     Sandbox,
     SandboxError,
+    SandboxResult,
     open_sandbox,
     remove_tree,
     scratch_folder,
 )
 
-SMALL = Limits(
+SMALL = ProcessLimits(
     wall_seconds=20.0,
     cpu_seconds=15.0,
     memory_bytes=256 * MEBIBYTE,
@@ -42,7 +42,7 @@ SMALL = Limits(
     log_bytes=64 << 10,
 )
 CONFINED = (Level.BUBBLEWRAP, Level.LANDLOCK)
-Run = Callable[..., Outcome]
+Run = Callable[..., SandboxResult]
 
 
 def level_or_skip(level: Level, cache: Path) -> Sandbox:
@@ -73,7 +73,7 @@ def scratch(tmp_path: Path) -> Path:
 def run(scratch: Path, tmp_path: Path) -> Run:
     """Runs Python code in a cage; what it printed is in tmp_path / "log"."""
 
-    def run_code(cage: Sandbox, code: str, environment: Mapping[str, str] = os.environ, **limits: Any) -> Outcome:
+    def run_code(cage: Sandbox, code: str, environment: Mapping[str, str] = os.environ, **limits: Any) -> SandboxResult:
         return cage.run_python(
             ["-c", code],
             scratch=scratch,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.accounting import WALL
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
@@ -145,6 +145,6 @@ class LmTaskConfig:
     split: str = "val"
     judge_tokens: int | None = None
     limits: TimeLimits = field(default_factory=TimeLimits)
-    trace_limits: Limits = field(default_factory=Limits)
+    trace_limits: ProcessLimits = field(default_factory=ProcessLimits)
     caps: Caps = field(default_factory=Caps)
     standby_log: Path | None = None

@@ -15,7 +15,15 @@ from typing import Any
 
 from autoresearch_jax.files import disk_error, disk_error_of_trace
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
-from autoresearch_jax.sandbox.sandbox import MEBIBYTE, Level, Limits, Outcome, Sandbox, remove_tree, scratch_folder
+from autoresearch_jax.sandbox.sandbox import (
+    MEBIBYTE,
+    Level,
+    ProcessLimits,
+    Sandbox,
+    SandboxResult,
+    remove_tree,
+    scratch_folder,
+)
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
 from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.trial import TaskError
@@ -47,7 +55,7 @@ def run_trace(
     out_dir: Path,
     *,
     sandbox: Sandbox,
-    limits: Limits,
+    limits: ProcessLimits,
     environment: Mapping[str, str],
     log_path: Path,
     stop: threading.Event | None = None,
@@ -147,7 +155,9 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def _rejection(written: Path, outcome: Outcome, log_path: Path, scratch: Path, confined: bool) -> CandidateRejected:
+def _rejection(
+    written: Path, outcome: SandboxResult, log_path: Path, scratch: Path, confined: bool
+) -> CandidateRejected:
     """The rejection for a failed trace, in the words that it left, which the candidate may have written."""
     try:
         with _open_folder(written) as folder:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tracing import TASK, edited
 
-from autoresearch_jax.sandbox.sandbox import Limits, Sandbox
+from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace
 from autoresearch_jax.types import CandidateRejected, Status
 
-LIMITS = Limits(wall_seconds=300.0, file_bytes=2 * MAX_PROGRAM_BYTES)
+LIMITS = ProcessLimits(wall_seconds=300.0, file_bytes=2 * MAX_PROGRAM_BYTES)
 OUT = "import os, sys, json; out = sys.argv[2]; "
 LEAVE = "; sys.stdout.flush(); os._exit(0)"
 FAIL = "; sys.stdout.flush(); os._exit(1)"
@@ -22,7 +22,7 @@ EXITED = "the trace exited with status 1"
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: Limits = LIMITS) -> Path:
+def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: ProcessLimits = LIMITS) -> Path:
     cage, out_dir = tmp_path / "cage", tmp_path / "out"
     cage.mkdir()
     out_dir.mkdir()
