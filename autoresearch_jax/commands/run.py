@@ -41,7 +41,7 @@ from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.snapshots.retention import Keeping, Retention

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.executors import Work
-from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors import LocalExecutor, Work
 from autoresearch_jax.types import Candidate, Measurement, Scrutiny, Status
 
 
