@@ -60,7 +60,6 @@ class Step:
       headers: beside Content-Length.
       length: what Content-Length says; the body's by default.
       drip: "body" or "headers": that part is sent a byte at a time, and never ends.
-      drip_seconds: between two bytes.
       before: called before anything is sent.
     """
 
@@ -69,7 +68,6 @@ class Step:
     headers: Mapping[str, str] = field(default_factory=dict)
     length: int | None = None
     drip: str = ""
-    drip_seconds: float = 0.01
     before: Callable[[], None] | None = None
 
 
@@ -164,7 +162,6 @@ class GeminiServer:
         self,
         steps: Sequence[Step | Script] | Script = (),
         *,
-        key: str | None = None,
         models: Mapping[str, int] | None = None,
         on_get: Step | None = None,
     ) -> None:
@@ -172,12 +169,10 @@ class GeminiServer:
 
         Args:
           steps: one for each request, each a step or made of the request; or one that makes all of them.
-          key: refuses requests with another one; None takes any.
           models: output token limit by name; `MODEL` alone by default.
           on_get: what a request for a model gets instead.
         """
         self._steps = steps
-        self._key = key
         self._models = {MODEL: 65_536} if models is None else models
         self._on_get = on_get
         self._lock = threading.Lock()
@@ -244,11 +239,8 @@ class GeminiServer:
         return error(404, f"no such path: {request.path}")
 
     def _refusal(self, request: Request, path: re.Match[str]) -> Step | None:
-        if "publishers/" in path["scope"]:
-            if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-                return error(401, "Request had invalid authentication credentials.")
-        elif self._key is not None and request.headers.get("X-Goog-Api-Key") != self._key:
-            return error(403, f"API key {request.headers.get('X-Goog-Api-Key')} is not let in.")
+        if "publishers/" in path["scope"] and request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return error(401, "Request had invalid authentication credentials.")
         if path["model"] not in self._models:
             return error(404, f"models/{path['model']} is not found for API version {path['version']}.")
         return None
@@ -278,7 +270,7 @@ class GeminiServer:
                     step.before()
                 if step.drip == "headers":
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-                    self.drip(step)
+                    self.drip()
                     return
                 self.send_response(step.status)
                 length = 1 << 20 if step.drip else len(step.body) if step.length is None else step.length
@@ -288,10 +280,10 @@ class GeminiServer:
                 self.end_headers()
                 self.wfile.write(step.body)
                 if step.drip:
-                    self.drip(step)
+                    self.drip()
 
-            def drip(self, step: Step) -> None:
-                while not server.closing.wait(step.drip_seconds):
+            def drip(self) -> None:
+                while not server.closing.wait(0.01):
                     self.wfile.write(b" ")
                     self.wfile.flush()
 

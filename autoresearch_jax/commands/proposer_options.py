@@ -70,7 +70,9 @@ class ProposerOptions:
         "line of shell that starts a coding agent in a copy of the champion's files; it reads BRIEF.md and changes the "
         "training file; it has your rights, network and environment",
     )
-    agent_seconds: float = option(600.0, "time limit of the agent for one proposal", above=0, hint="such as 600")
+    agent_seconds: float = option(
+        Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600"
+    )
     model: ModelOptions = field(default_factory=ModelOptions)
     replay: str | None = option(None, "run, by its tag or its folder, whose proposals --proposer=replay repeats")
     brief_tokens: int = option(

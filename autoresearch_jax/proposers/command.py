@@ -26,8 +26,6 @@ from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quo
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
-DEFAULT_SECONDS = 600.0
-DEFAULT_REPAIR_ROUNDS = 2
 SHORTEST_ROUND_SECONDS = 1.0
 DEFAULT_CATEGORY = "code"
 MAX_SOURCE_BYTES = 1 << 20
@@ -70,9 +68,9 @@ class Agent:
     """
 
     command: str
-    seconds: float = DEFAULT_SECONDS
+    seconds: float = 600.0
     brief_tokens: int = DEFAULT_TOKENS
-    repair_rounds: int = DEFAULT_REPAIR_ROUNDS
+    repair_rounds: int = 2
 
 
 class CommandProposer:
@@ -188,11 +186,11 @@ class CommandProposer:
             raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
         notes = [describe_exit(outcome.returncode)] if outcome.returncode else []  # the change is judged all the same
         notes += self._ignored_changes(before, _states(scratch))
-        source = _read_source(editable, notes)
-        clean = redact(source, [secret for secret in self._secrets if secret not in brief.champion_source])
-        if clean != source:
+        written = _read_source(editable, notes)
+        # What the champion has already is in git, even if a variable has it, too.
+        source = redact(written, [secret for secret in self._secrets if secret not in brief.champion_source])
+        if source != written:
             notes.append(f"a secret in {editable.name} is blanked out")
-        source = clean
         last_line = clean_secret_line(outcome.last_line, self._secrets)
         if source == brief.champion_source:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""

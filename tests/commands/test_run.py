@@ -2,9 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fakes import PROGRAM, RESULTS_HEADER, SOURCE, FakeTask
@@ -13,7 +11,6 @@ from task_stand_in import stand_in
 
 from autoresearch_jax import cli
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.types import Candidate, Measurement
 
 
 class Made:
@@ -90,27 +87,6 @@ def test_a_run_can_start_with_other_constants(place, capsys):
     # who sets what is so already starts from the user's own commit
     assert cli.main(["run", "--tag=same", "--experiments=0", "--set=LR=0.5"]) == 0
     assert git(place, "rev-parse", "autoresearch/same") == head
-
-
-class TimedTask(FakeTask):
-    """Tells how much of the machine its trials had."""
-
-    def measure(self, candidate: Candidate, **arguments: Any) -> Measurement:
-        found = super().measure(candidate, **arguments)
-        return replace(found, metrics={**found.metrics, "wall_seconds": 2.0, "attended_share": 0.75})
-
-
-def test_a_run_tells_its_share_of_the_machine(place, capsys, monkeypatch):
-    cli.main(["run", "--tag=idle", "--experiments=1"])
-    assert "attended_share" not in figures(capsys.readouterr().out)
-    monkeypatch.setattr(Made, "task", TimedTask())
-    for command in (["run", "--experiments=1"], ["status"], ["results"]):
-        assert cli.main([*command, "--tag=night"]) == 0
-        assert figures(capsys.readouterr().out)["attended_share"] == "0.75"
-    assert cli.main(["status", "--tag=night", "--format=json"]) == 0
-    assert json.loads(capsys.readouterr().out)["attended_share"] == 0.75
-    assert cli.main(["results", "--tag=night", "--format=json"]) == 0
-    assert json.loads(capsys.readouterr().out)["summary"]["attended_share"] == 0.75
 
 
 def test_status_and_results_of_a_run(place, capsys):

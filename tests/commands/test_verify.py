@@ -207,20 +207,6 @@ def test_settings_that_are_gone_are_missed_by_their_copy(unhashed: Path) -> None
     assert differences(unhashed) == [lost]
 
 
-@pytest.mark.parametrize("name", ["editable", "direction", "metric"])
-def test_settings_that_lack_a_name_are_told_in_one_line(unhashed: Path, name: str) -> None:
-    """As by someone who knows of their copy."""
-    connection = sqlite3.connect(ledger(unhashed))
-    connection.execute("DELETE FROM settings WHERE name = ?", (name,))
-    connection.commit()
-    connection.close()
-    book = Ledger.open(ledger(unhashed))
-    RunFolder(unhashed).write_settings(book.settings())
-    book.close()
-    (line,) = differences(unhashed)
-    assert line == f"{ledger(unhashed)}: cannot be understood: the settings lack {name}: restore it from a copy"
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -271,15 +257,6 @@ def test_a_ledger_that_sqlite_cannot_read_is_named_with_its_damage(
     assert said.err == ""
     assert f"\ndiffers:             {ledger(copy)}: not the bytes that " in said.out
     assert "file is not a database: restore it from a copy" in said.out
-
-
-def test_a_row_that_makes_no_sense_is_named(unhashed: Path) -> None:
-    connection = sqlite3.connect(ledger(unhashed))
-    connection.execute("UPDATE experiments SET status = 'okay' WHERE id = 1")
-    connection.commit()
-    connection.close()
-    (line,) = differences(unhashed)
-    assert line.startswith(f"{ledger(unhashed)}: cannot be understood: 'okay' is not a valid Status")
 
 
 def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unhashed: Path) -> None:

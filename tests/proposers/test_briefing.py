@@ -125,14 +125,6 @@ def test_all_that_there_is_to_tell():
     assert "Left out" not in page
 
 
-def test_of_a_first_brief_nothing_is_made_up():
-    first = Brief(1, 0, Metric("loss", "maximize"), PAGE, (), SOURCE, {}, 1.98, HISTORY[:1])
-    page = write_brief(first, WORDS, LARGE)
-    assert sections(page)[-1] == "## The champion's source, to be improved"
-    assert "higher is better" in page
-    assert "noise floor" not in page
-
-
 def asked(**changes) -> list[str]:
     """Lines of the page on what is asked for this time."""
     page = write_brief(dataclasses.replace(BRIEF, **changes), WORDS, LARGE)

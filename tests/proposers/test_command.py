@@ -160,12 +160,6 @@ def test_changes_of_other_files_are_ignored_and_named(place):
     assert proposal.hypothesis == 'fine (changes of "last.py", "new.py", "other.py" and 1 more ignored)'
 
 
-def test_a_long_hypothesis_leaves_room_for_the_notes(place):
-    proposal = place.propose(f"{GOOD}; head -c 5000 /dev/zero | tr '\\0' x; exit 1")
-    assert len(proposal.hypothesis) < 400
-    assert proposal.hypothesis.endswith("... (exited with status 1)")
-
-
 def is_alive(pid_file: Path) -> bool:
     pid = int(pid_file.read_text())
     try:
@@ -298,30 +292,6 @@ def test_what_the_champion_has_already_is_left_though_a_variable_has_it_too(plac
     assert place.propose(GOOD, TOKENIZER=name).source == CHANGED
 
 
-@pytest.mark.slow
-def test_a_secret_is_not_on_disk_while_the_agent_runs_nor_after_the_driver_was_killed(tmp_path):
-    code = (
-        "import os, sys; from pathlib import Path; from autoresearch_jax.proposers.command import *\n"
-        "from test_command import BRIEF\n"
-        "folder = Path(sys.argv[2])\n"
-        "CommandProposer(Agent(sys.argv[1]), 'train_lib.py', lambda target: None, lambda number: folder, os.environ, "
-        "folder).propose(BRIEF)"
-    )
-    command = f'echo "begun $MY_KEY"; echo $PPID > {tmp_path}/pid; echo > {tmp_path}/ready; sleep 300'
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code, command, str(tmp_path)], env={**os.environ, "MY_KEY": KEY, "PYTHONPATH": paths}
-    )
-    log, deadline = tmp_path / "agent.log", time.monotonic() + 20
-    while not ((tmp_path / "ready").exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    driver.kill()
-    driver.wait()
-    while is_alive(tmp_path / "pid") and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert log.read_text() == f"begun {REDACTED}\n"
-
-
 def test_blanks_in_a_stream_of_pieces(tmp_path):
     def log_of(command: str, blanks: dict[str, str], **options: int) -> tuple[str, str]:
         outcome = run_command(
@@ -377,14 +347,6 @@ def test_what_an_agent_leaves_in_place_of_its_brief_is_not_opened(place, tmp_pat
         SOURCE.replace("LR = 0.5", "LR = 0.2"),
     )
     assert victim.read_text() == "dear\n"
-
-
-def test_what_goes_wrong_in_a_later_round_leaves_the_text_of_before(place):
-    def examine(brief: Brief, proposal: Proposal) -> Objection:
-        (place.logs / "BRIEF-2.md").mkdir()
-        return Objection("it cannot be measured: a")
-
-    assert place.proposer(f"{GOOD}; echo first", examine=examine).propose(BRIEF).source == CHANGED
 
 
 def test_an_objection_that_does_not_fit_is_cut_and_at_worst_the_text_stands(place):

@@ -222,7 +222,7 @@ def test_thinking_is_no_part_of_the_answer_and_a_fence_around_it_is_forgiven(pla
     assert place.propose(says(f"```json\n{words}\n```")).source == CHANGED
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"<html>", b"\xff\xfe", b"[" * 90_000])
+@pytest.mark.parametrize("body", [b"null", b"\xff\xfe", b"[" * 90_000])
 def test_a_body_that_is_no_answer_is_asked_for_again(place, body):
     assert place.propose(raw(body), GOOD).source == CHANGED
 

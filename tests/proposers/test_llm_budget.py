@@ -147,28 +147,6 @@ def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_tak
     assert cost == pytest.approx(first["dollars"] + 0.002)
 
 
-def test_closing_in_the_midst_of_a_request_counts_it_at_the_most_it_may_have_taken(tmp_path):
-    arrived = threading.Event()
-    failures: list[ProposalFailed] = []
-    with GeminiServer(lambda request: drip(before=arrived.set)) as server:
-        proposer = GeminiProposer(quick(server, price=PRICE), "train_lib.py", None, llm_dir(tmp_path))
-
-        def work() -> None:
-            try:
-                proposer.propose(BRIEF)
-            except ProposalFailed as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        assert arrived.wait(20)
-        proposer.close()
-        thread.join(20)
-    (one,) = stored(tmp_path)
-    assert one["usage_is"] == "worst case"
-    assert failures[0].cost_dollars == pytest.approx(one["dollars"])
-
-
 @pytest.mark.parametrize("usage", [(1, 10**18, 1), (-5, 200, 50), None])
 def test_figures_that_make_no_sense_are_none(tmp_path, usage):
     with GeminiServer([answer([("LR = 0.5", "LR = 0.1")], usage=usage)]) as server:
@@ -211,16 +189,6 @@ def test_a_process_that_is_killed_in_the_midst_of_a_request_has_spent_the_most_i
         with pytest.raises(LimitReached):
             propose(server, tmp_path, limits=SpendingLimits(requests=1))
         assert propose(server, tmp_path) == pytest.approx(one["dollars"] + 0.002)
-
-
-def test_without_a_price_tokens_are_counted_and_dollars_are_not_known(tmp_path):
-    with GeminiServer([GOOD, GOOD], models={"my-model": 9000}) as server:
-        assert propose(server, tmp_path, model="my-model", price=None) == 0
-        (one,) = stored(tmp_path)
-        assert one["dollars"] is None
-        # With a price given later they are known, those of before too.
-        with pytest.raises(LimitReached, match=r"--max_dollars=0.003: 0.0020 are spent"):
-            propose(server, tmp_path, 4, model="my-model", limits=SpendingLimits(dollars=0.003))
 
 
 def test_a_record_that_cannot_be_read_is_the_users_to_mend(tmp_path):

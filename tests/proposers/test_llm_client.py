@@ -173,7 +173,7 @@ def under_way(proposer: GeminiProposer) -> tuple[threading.Thread, list[Exceptio
 
 
 @pytest.mark.parametrize("part", ["body", "headers"])
-def test_closing_ends_a_request_under_way(make, part):
+def test_closing_ends_a_request_under_way_which_counts_at_the_most_it_may_have_taken(make, part, tmp_path):
     arrived = threading.Event()
     with GeminiServer(lambda request: drip(part, before=arrived.set)) as server:
         proposer = make(server)
@@ -186,6 +186,7 @@ def test_closing_ends_a_request_under_way(make, part):
         for worker in [thread for thread in threading.enumerate() if thread.name == THREAD]:
             worker.join(20)
             assert not worker.is_alive()  # though the server drips on
+    assert '"usage_is": "worst case"' in (tmp_path / "llm" / "0003" / "01.json").read_text()
 
 
 def test_closing_ends_a_wait(make):

@@ -135,12 +135,6 @@ def test_a_resumed_process_proposes_what_the_uninterrupted_one_would_have(make):
         brief = following(brief, proposal)
 
 
-def test_closed_twice_it_stays_closed(make):
-    proposer = make()
-    proposer.close()
-    proposer.close()
-
-
 # What follows is the constants proposer's own.
 
 
@@ -176,11 +170,6 @@ def test_a_small_space_is_tried_to_its_end_and_then_said_to_be_exhausted():
         proposer.propose(brief)
     wider = dataclasses.replace(brief, space=(Constant("DEPTH", IntRange(2, 9)),))
     assert proposer.propose(wider).constants == {"DEPTH": 9}
-
-
-def test_an_empty_table_is_said_to_be_missing():
-    with pytest.raises(SpaceExhausted, match=r"^program.md has no table of constants"):
-        ConstantsProposer().propose(dataclasses.replace(first_brief(), space=()))
 
 
 def test_the_table_may_change_while_the_run_goes_on():
