@@ -13,6 +13,7 @@ MAX_COLUMNS = 100
 MAX_README_LINES = 110
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _NAMED = re.compile(r"\bdocs/[\w./-]+\.(?:md|svg)\b")
+_FILE = re.compile(r"`([\w.-]+/[\w./-]+\.(?:py|sh|flags|md|jsonl))`")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 
@@ -63,6 +64,22 @@ def test_documents_named_in_code_and_settings_exist():
         if not (ROOT / name).exists()
     ]
     assert missing == []
+
+
+def test_files_named_in_documents_exist():
+    missing = [
+        f"{document.relative_to(ROOT)}: {name}"
+        for document in DOCUMENTS
+        for name in _FILE.findall(document.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists() and not (ROOT / "autoresearch_jax" / name).exists()
+    ]
+    assert missing == []
+
+
+def test_an_experiment_passes_at_most_20_files():
+    text = (ROOT / "docs" / "reference" / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## The files that one experiment passes") : text.index("`engine/plan.py` computes")]
+    assert 0 < len(re.findall(r"`[\w/]+\.py`", table)) <= 20
 
 
 def test_every_document_is_listed():
