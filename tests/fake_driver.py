@@ -19,7 +19,7 @@ from fakes import SNAPSHOT_BYTES, FakeTask
 
 from autoresearch_jax.commands.options import FolderOptions
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.run import GIB, DecisionOptions, Ground, Options, SnapshotOptions, run_loop
+from autoresearch_jax.commands.run import GIB, DecisionOptions, OpenRun, Options, SnapshotOptions, run_loop
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile
@@ -111,7 +111,7 @@ def drive(order: Order) -> int:
         task.close = lambda: time.sleep(60)
     with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
-            return run_loop(options, ProposerSettings(), Ground(task, workspace, ledger, program), interrupts)
+            return run_loop(options, ProposerSettings(), OpenRun(task, workspace, ledger, program), interrupts)
         finally:
             task.close()
 

@@ -195,16 +195,16 @@ def run(options: Options, arguments: list[str]) -> int:
         interrupts = stack.enter_context(Interrupts().installed())
         try:
             with interrupts.allowed():
-                ground = _prepare_ground(options, proposer, stack)
+                opened = _open_run(options, proposer, stack)
         except KeyboardInterrupt:
             print(format_lines({"ended": INTERRUPTED}))
             return 0
-        return run_loop(options, proposer, ground, interrupts)
+        return run_loop(options, proposer, opened, interrupts)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a run stands on, open and checked."""
+class OpenRun:
+    """Task, workspace, ledger and page of a run, opened and checked."""
 
     task: Task
     workspace: Workspace
@@ -212,8 +212,8 @@ class Ground:
     program: ProgramFile
 
 
-def _prepare_ground(options: Options, proposer: ProposerSettings, stack: ExitStack) -> Ground:
-    """Opens all that a run needs, and refuses what cannot work; it is closed with the stack."""
+def _open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> OpenRun:
+    """Opens all that a run needs and refuses what cannot work; the stack closes it."""
     folder = options.where.folder
     options.task.dataset.open()
     workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants)
@@ -232,13 +232,13 @@ def _prepare_ground(options: Options, proposer: ProposerSettings, stack: ExitSta
     ledger = stack.enter_context(closing(Ledger.open(folder.ledger)))
     if not is_new:
         _check_start(ledger, workspace, program, options, proposer)
-    return Ground(task, workspace, ledger, program)
+    return OpenRun(task, workspace, ledger, program)
 
 
-def run_loop(options: Options, proposer: ProposerSettings, ground: Ground, interrupts: Interrupts) -> int:
+def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, interrupts: Interrupts) -> int:
     """Runs the loop on any task, and prints what came of it."""
-    task, workspace, folder = ground.task, ground.workspace, options.where.folder
-    ground.program.program.check_metric(task.metric.name)
+    task, workspace, folder = opened.task, opened.workspace, options.where.folder
+    opened.program.program.check_metric(task.metric.name)
     observer = RunObserver()
     if options.decision.decision == "greedy":
         observer.notice(GREEDY_WARNING)
@@ -250,14 +250,14 @@ def run_loop(options: Options, proposer: ProposerSettings, ground: Ground, inter
         proposer=make_proposer(proposer, workspace, folder, os.environ, precheck.check, observer.notice),
         precheck=precheck,
         rule=options.decision.rule(task.metric),
-        ledger=ground.ledger,
+        ledger=opened.ledger,
         workspace=workspace,
         folder=folder,
-        program=ground.program,
+        program=opened.program,
         observer=observer,
         interrupts=interrupts,
         disk=DiskGuard(folder, options.snapshots.min_free_bytes),
-        retention=Retention(ground.ledger, folder, task.metric, keeping, interrupts, observer.notice),
+        retention=Retention(opened.ledger, folder, task.metric, keeping, interrupts, observer.notice),
         pruning=options.decision.pruning(),
         certification=options.decision.certification(),
     )
@@ -267,10 +267,10 @@ def run_loop(options: Options, proposer: ProposerSettings, ground: Ground, inter
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     say("", sys.stdout)
-    print_experiments(ground.ledger, task.metric, sys.stdout)
+    print_experiments(opened.ledger, task.metric, sys.stdout)
     print()
     figures: dict[str, Scalar] = {
-        **summarize_run(ground.ledger, folder).lines(),
+        **summarize_run(opened.ledger, folder).lines(),
         "branch": workspace.branch,
         "ledger": str(folder.ledger),
         "results": str(folder.results),
@@ -283,7 +283,7 @@ def run_loop(options: Options, proposer: ProposerSettings, ground: Ground, inter
 def _check_start(
     ledger: Ledger | None, workspace: Workspace, program: ProgramFile, options: Options, proposer: ProposerSettings
 ) -> None:
-    """Finds what would fail after minutes of work before any of it is done."""
+    """Refuses what would otherwise fail after minutes of work."""
     if ledger is not None:
         _check_began_with(ledger.experiments(), options.start.constants)
     champion = None if ledger is None else summarize_run(ledger).champion

@@ -82,7 +82,7 @@ def _sample(snapshot: Path, options: Options) -> str:
 
 
 def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:
-    """Of an experiment; without one of a run its champion's, or of trials by hand the newest."""
+    """The snapshot of an experiment; by default the champion's, or the newest of trials by hand."""
     if not folder.ledger.exists() and (holder := folder.holder()):  # a driver that has just begun
         raise UserError(_none_yet(folder, holder))
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
@@ -104,7 +104,7 @@ def _none_yet(folder: RunFolder, holder: str | None, *, is_run: bool = True) -> 
 
 
 def _snapshot_of_a_run(path: Path) -> KeptSnapshot | None:
-    """What the ledger around a snapshot says of it, where there is one and it knows it."""
+    """The record of a snapshot in the ledger of the folder around it; None without one."""
     if path.parent.parent.name in ("", ".."):  # named from within its run
         path = path.absolute()
     folder = RunFolder(path.parent.parent)

@@ -159,7 +159,7 @@ class TaskOptions:
         Args:
           run_folder: made if it is missing.
           editable: the training file; only its name is used.
-          one_trial: there will be no other, so that none need be made ready for.
+          one_trial: True starts no process in advance for a further trial.
 
         Raises:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the sandbox cannot

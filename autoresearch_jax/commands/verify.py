@@ -154,7 +154,7 @@ def _named_folder(where: FolderOptions, arguments: list[str]) -> RunFolder:
 
 
 def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
-    """Everything that is a copy of what the ledger says."""
+    """Compares results.tsv, workspace and commits with the ledger."""
     metric, champion = stored_metric(ledger), summarize_run(ledger).champion
     if metric is None or champion is None:
         return  # trials by hand have no such copies
@@ -200,7 +200,7 @@ def _check_snapshot(
 ) -> float | None:
     """Scores a trial's snapshot; returns the score, None if it could not be computed.
 
-    One that was neither moved nor let go of has to be in the folder: it alone has to stand for the score.
+    A snapshot that was neither moved nor expired has to be in the run's folder.
     """
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
@@ -222,7 +222,7 @@ def _check_snapshot(
 
 
 def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
-    """Of what a trial ran: a champion's later ones may have been hashed otherwise, after an update."""
+    """Program hash of a trial; later runs of a champion may have another one, after an update."""
     own = kept.trial.metrics.get(PROGRAM_HASH)
     return measured.program_hash if own is None else str(own)
 

@@ -216,7 +216,7 @@ class CommandProposer:
             return write_brief(brief, cut, self._agent.brief_tokens)
 
     def _prepare(self, editable: Path, scratch: Path, source: str) -> None:
-        """Lays out what the agent finds."""
+        """Puts the champion's files into the scratch folder."""
         try:
             self._copy_files(scratch)
         except UserError as error:

@@ -148,16 +148,25 @@ def test_an_audit_counts_in_what_its_run_counted_in(place, capsys, monkeypatch):
         assert Gallery.made[-1].calibrated == [0.0125]
 
 
-def test_on_another_device_no_audit_is_made(place, capsys, monkeypatch):
-    class Elsewhere(FakeTask):
-        def __init__(self) -> None:
-            super().__init__()
-            self.terms = {**self.terms, "device_kind": "another fake"}
+def on_another_device() -> FakeTask:
+    task = FakeTask()
+    task.terms = {**task.terms, "device_kind": "another fake"}
+    return task
 
-    monkeypatch.setattr(Gallery, "factory", Elsewhere)
-    status, line = failing(["--tag=night"], capsys)
-    assert (status, "device_kind a fake then, another fake now" in line) == (1, True)
-    assert Gallery.made[-1].measured == []
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (on_another_device, "device_kind a fake then, another fake now"),
+        (lambda: FakeTask(fingerprint="other"), "fingerprint fake then, other now"),
+    ],
+)
+def test_of_a_task_that_cannot_be_compared_no_audit_is_made(place, capsys, monkeypatch, factory, says):
+    monkeypatch.setattr(Gallery, "factory", factory)
+    for words in ([], ["--transfer=8"]):  # whose longer budget is no difference
+        status, line = failing(["--tag=night", *words], capsys)
+        assert (status, f"({says})" in line) == (1, True)
+        assert Gallery.made[-1].measured == []
 
 
 def test_a_longer_budget():
@@ -213,14 +222,6 @@ def test_bad_input_is_one_line(place, capsys, arguments, status, line):
     assert failing(arguments, capsys) == (status, line)
     assert all(task.measured == [] for task in Gallery.made)
     assert not (place / "runs/gone").exists()
-
-
-def test_another_dataset(place, capsys, monkeypatch):
-    monkeypatch.setattr(Gallery, "factory", lambda: FakeTask(fingerprint="other"))
-    status, line = failing(["--tag=night"], capsys)
-    assert (status, "fingerprint fake then, other now" in line) == (1, True)
-    status, line = failing(["--tag=night", "--transfer=8"], capsys)
-    assert (status, "(fingerprint fake then, other now)" in line) == (1, True), "the longer budget is no difference"
 
 
 def test_a_driver_is_at_work(place, capsys):

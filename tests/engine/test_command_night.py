@@ -41,7 +41,7 @@ sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
 from autoresearch_jax.commands.options import FolderOptions
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.run import DecisionOptions, Ground, Options, run_loop
+from autoresearch_jax.commands.run import DecisionOptions, OpenRun, Options, run_loop
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
@@ -66,7 +66,7 @@ options = Options(
 )
 ledger = Ledger.open(folder.ledger)
 with folder.lock(), Interrupts().installed() as interrupts:
-    run_loop(options, who, Ground(Killing(noise=0), workspace, ledger, ProgramFile(program)), interrupts)
+    run_loop(options, who, OpenRun(Killing(noise=0), workspace, ledger, ProgramFile(program)), interrupts)
 """
 
 
