@@ -82,6 +82,7 @@ class TrialProgress:
     def close(self) -> None:
         """Takes the line away."""
         if self._live and self._shown:
+            self._shown = False
             self._stream.write(CLEAR_LINE)
             self._stream.flush()
 
@@ -127,11 +128,10 @@ class LiveLine:
                 self._progress(report)
 
     def close(self) -> None:
-        """Takes the live line away."""
+        """Takes the live line away until the next report."""
         if self._progress is not None:
             with suppress(OSError):
                 self._progress.close()
-            self._progress = None
 
 
 class RunObserver(LiveLine):

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from operator import ge, gt, le
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -41,15 +42,11 @@ class _Spec:
         """
         if value is None:
             return True
-        bounds = {"at least": self.least, "above": self.above, "at most": self.most}
-        kept = {
-            "at least": self.least is None or value >= self.least,
-            "above": self.above is None or value > self.above,
-            "at most": self.most is None or value <= self.most,
-        }
-        if math.isfinite(value) and all(kept.values()):
+        bounds = [("at least", self.least, ge), ("above", self.above, gt), ("at most", self.most, le)]
+        given = [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
+        if math.isfinite(value) and all(holds(value, bound) for _, bound, holds in given):
             return True
-        words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        words = " and ".join(f"{word} {bound:g}" for word, bound, _ in given)
         raise flags.ValidationError(f"must be {words or 'a finite number'}{self.hint and f', {self.hint}'}")
 
 

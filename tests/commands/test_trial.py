@@ -225,6 +225,10 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
         assert "manifest.json: damaged" in capsys.readouterr().err
     assert main(["sample", f"--snapshot={tmp_path / 'manifest.json'}"]) == 1
     assert "no snapshot here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_snapshot_of_another_platform_is_refused_in_one_line(tmp_path: Path) -> None:
     manifest = '{"format_version": 2, "platform": "tpu", "mesh": {"data": 1, "model": 1}, "files": {}}'
     (tmp_path / "manifest.json").write_text(manifest)
     command = [sys.executable, "-m", "autoresearch_jax.cli", "sample", f"--snapshot={tmp_path}"]

@@ -286,6 +286,7 @@ def test_a_score_that_was_written_over_is_found_by_scoring_again(unhashed: Path)
     assert "not equal to the last digit" in line
 
 
+@pytest.mark.slow
 def test_a_trial_by_hand_is_verified_with_its_dataset(
     tiny_dataset: Dataset, tiny_source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
