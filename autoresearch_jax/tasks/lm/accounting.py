@@ -222,7 +222,7 @@ def _quota_of(group: Path) -> float | None:
 
 
 def _throttled_seconds(path: Path) -> float:
-    """What a control group's cpu.stat says; 0 if it says nothing."""
+    """Throttled time in a control group's cpu.stat; 0 if it has none."""
     try:
         fields = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
         if "throttled_usec" in fields:

@@ -69,7 +69,7 @@ class Dataflow:
                     self.result_shardings = _shardings(operation, "res_attrs", len(block.returned))
             else:
                 surroundings.append(str(operation.get_asm(enable_debug_info=False)))
-        self.surroundings = digest(*sorted(surroundings))  # the mesh that shardings are told in
+        self.surroundings = digest(*sorted(surroundings))  # the mesh of the shardings
 
     def results(self, arguments: Sequence[str]) -> list[str]:
         """Digests of the results of `main`, given those of its arguments."""

@@ -142,7 +142,7 @@ class AttendedClock:
           accounting: of this process.
           run_reference: runs the reference program once, and returns its processor seconds.
           reference_seconds: what that was when the run began.
-          wall: the clock by which `accounting` tells the wall time.
+          wall: the clock of `CpuUsage.wall`.
           wait_for_rest: called before each calibration; returns whether the steps' background work has ended.
         """
         self._accounting = accounting

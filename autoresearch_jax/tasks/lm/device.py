@@ -70,7 +70,7 @@ TPU_MESH_FLAGS = (
 
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
 TRIAL_WORKER = ("autoresearch_jax.tasks.lm.worker",)
-STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is told for which trial
+STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is assigned to a trial
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -39,8 +39,10 @@ def memory_bytes(compiled: Any) -> int | None:
 
 
 def flops(compiled: Any, of_products: float = 0.0) -> float | None:
-    """Floating point operations of one call on one device, None where they are not known: the larger of XLA's count,
-    which counts a loop's body once, and `of_products` (see `product_flops`)."""
+    """Floating point operations of one call on one device; None where they are not known.
+
+    The larger of XLA's count, which counts a loop's body once, and `of_products` (see `product_flops`).
+    """
     value = max((compiled.cost_analysis() or {}).get("flops") or 0.0, of_products)
     return float(value) if value > 0 else None
 
@@ -132,7 +134,7 @@ def _of_product(operation: ir.Operation) -> float:
 
 
 def _passes(loop: ir.Operation) -> int:
-    """How often the body of a loop runs; 1 where it cannot be told."""
+    """How often the body of a loop runs; 1 where that is not a constant."""
     condition, body = (region.blocks[0] for region in loop.regions)
     goes_on = _maker(condition.operations[len(condition.operations) - 1].operation.operands[0])
     if goes_on is None or goes_on.name != "stablehlo.compare":

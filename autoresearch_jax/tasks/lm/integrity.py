@@ -40,7 +40,7 @@ class SnapshotError(UserError):
 
 
 class UnfitSnapshotError(UserError):
-    """The snapshot is damaged or belongs to another trial; the message says how that shows."""
+    """The snapshot is damaged or belongs to another trial; the message names the difference."""
 
 
 class EvalBundleError(UserError):

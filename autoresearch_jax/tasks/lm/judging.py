@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from autoresearch_jax.tasks.lm.judge import (
 from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
-from autoresearch_jax.types import HOLDOUT_SCORE, Scalar, Scrutiny, Status
+from autoresearch_jax.types import HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
 
 # Judging may take this many times as long a token as training did, so that `logits` cannot do the work of `step`: a
 # forward pass takes a third of a step. With tiny training batches, whose tokens are slow, the other bound counts.
@@ -112,15 +111,6 @@ class Phases:
         }
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What judging needs from training; `seconds` are of the wall clock."""
-
-    read_leaves: Sequence[jax.Array]
-    seconds: float
-    num_tokens: int
-
-
 def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
     """The programs of a trial and its dataset, with the vocabulary that they want.
 
@@ -185,9 +175,12 @@ class Judging:
             {name: size and size * sharing for name, size in needed.items()}, self._request.device_memory_bytes
         )
 
-    def judge(self, scorer: Scorer, trained: Trained, phases: Phases) -> EvalResult:
-        """Judges the split, and for an audit the holdout; see `judge.judge` for what it raises."""
-        result = self._judge(scorer, trained, phases, JUDGE, self._eval_set)
+    def judge(self, scorer: Scorer, read_leaves: Sequence[jax.Array], phases: Phases) -> EvalResult:
+        """Judges the split, and for an audit the holdout; see `judge.judge` for what it raises.
+
+        Its time limit follows from "wall_seconds" and "num_tokens" of training, among the metrics of `phases`.
+        """
+        result = self._judge(scorer, read_leaves, phases, JUDGE, self._eval_set)
         phases.metrics.update(
             val_bpb_original=result.bpb_original,
             unigram_bpb=result.unigram_bpb,
@@ -199,22 +192,25 @@ class Judging:
         )
         if self._holdout is not None:
             try:
-                score = self._judge(scorer, trained, phases, JUDGE_HOLDOUT, self._holdout).bpb
+                score = self._judge(scorer, read_leaves, phases, JUDGE_HOLDOUT, self._holdout).bpb
             except InvalidCandidateError as error:
                 raise InvalidCandidateError(f"on the holdout: {error}") from error
             phases.metrics[HOLDOUT_SCORE] = score
         return result
 
-    def _judge(self, scorer: Scorer, trained: Trained, phases: Phases, phase: str, eval_set: EvalSet) -> EvalResult:
+    def _judge(
+        self, scorer: Scorer, read_leaves: Sequence[jax.Array], phases: Phases, phase: str, eval_set: EvalSet
+    ) -> EvalResult:
         phases.enter(phase)
-        trained_as_long = trained.seconds / trained.num_tokens * eval_set.rows_NxT1[:, 1:].size
+        seconds, num_tokens = (float(phases.metrics[name] or 0) for name in (WALL_SECONDS, "num_tokens"))
+        trained_as_long = seconds / num_tokens * eval_set.rows_NxT1[:, 1:].size
         num_batches = -(-len(eval_set.rows_NxT1) // scorer.batch_rows)
-        most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * trained.seconds * num_batches)
+        most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * seconds * num_batches)
         result = judge_within_memory(
             self._programs,
             self._mesh,
             scorer,
-            trained.read_leaves,
+            read_leaves,
             eval_set,
             lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
             limit_seconds=max(self._request.free_judge_seconds, most),
@@ -241,16 +237,16 @@ def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
         mesh = make_mesh(programs.mesh_axes)
         judging = Judging(request, programs, mesh, dataset)
         phases.enter(SNAPSHOT)
-        trained = _load_trained(request, mesh, phases)
+        read_leaves = _load_trained(request, mesh, phases)
         phases.enter("compile")
         with compiling():
             scorer = judging.compile()
-        return judging.judge(judging.fitting(scorer), trained, phases)
+        return judging.judge(judging.fitting(scorer), read_leaves, phases)
 
     return phases.answer(run)
 
 
-def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Trained:
+def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Sequence[jax.Array]:
     """The arrays and metrics of this trial's snapshot; hashes are compared before anything is deserialised."""
     folder = Path(request.snapshot_dir)
     try:
@@ -260,10 +256,10 @@ def _load_trained(request: MeasureRequest, mesh: Mesh, phases: Phases) -> Traine
         read_leaves = load_snapshot(folder, mesh).read_leaves
     except SnapshotError as error:
         raise UnfitSnapshotError(str(error)) from error
-    metrics = manifest[METRICS]
     phases.snapshot = request.snapshot_dir
-    phases.metrics.update({**metrics, SNAPSHOT_SHA256: sha256_of_file(folder / MANIFEST), "snapshot_seconds": None})
-    return Trained(read_leaves, metrics["wall_seconds"], metrics["num_tokens"])
+    sha256 = sha256_of_file(folder / MANIFEST)
+    phases.metrics.update({**manifest[METRICS], SNAPSHOT_SHA256: sha256, "snapshot_seconds": None})
+    return read_leaves
 
 
 def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ from autoresearch_jax.tasks.lm.flops import (
 )
 from autoresearch_jax.tasks.lm.integrity import METRICS
 from autoresearch_jax.tasks.lm.judge import EvalResult, Scorer
-from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, Trained, TrialFailedError, compiling, open_trial
+from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, TrialFailedError, compiling, open_trial
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
@@ -104,7 +104,7 @@ class _Trial:
             check_kept_budget(result, request.budget.seconds - charged_seconds, request.min_steps)
         self._snapshot(dataset, result)
         read_leaves = [result.leaves[i] for i in self.programs.read_leaves]
-        return self.judging.judge(scorer, Trained(read_leaves, result.wall_seconds, result.num_tokens), self.phases)
+        return self.judging.judge(scorer, read_leaves, self.phases)
 
     def _compile(self) -> tuple[Any, list[Any], Scorer]:
         """Compiles everything that will run, in threads; of the judge only the batch to begin with."""

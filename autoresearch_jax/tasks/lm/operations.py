@@ -49,8 +49,8 @@ ALLOWED_OPERATIONS = re.compile(
 )
 # Operations that communicate with the host, or draw numbers without a key.
 FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
-NUMBER_BYTES = 8  # of a number in an attribute: where a slice begins, what a padding is
-DIMENSION_BYTES = 1  # of a dimension in a list of them, in which a program is written that has no table to hide
+NUMBER_BYTES = 8  # counted for a number in an attribute, such as the start of a slice
+DIMENSION_BYTES = 1  # counted for a dimension in a list of them, of which honest programs have many
 _DIMENSION_LISTS = frozenset(("permutation", "broadcast_dimensions", "dimensions"))
 _NUMBER_LISTS = (
     *(ir.DenseBoolArrayAttr, ir.DenseI8ArrayAttr, ir.DenseI16ArrayAttr, ir.DenseI32ArrayAttr, ir.DenseI64ArrayAttr),
@@ -137,9 +137,9 @@ def check_operations(module: ir.Module, platform: str) -> int:
                 and ir.BoolAttr(operation.attributes["has_side_effect"]).value
             ):
                 with_side_effect.add(target)
-        told = _told_bytes(operation)
-        has_unreadable = has_unreadable or told is None
-        constant_bytes += told or 0
+        size = _attribute_bytes(operation)
+        has_unreadable = has_unreadable or size is None
+        constant_bytes += size or 0
         return ir.WalkResult.ADVANCE
 
     module.operation.walk(visit)
@@ -167,12 +167,12 @@ def check_operations(module: ir.Module, platform: str) -> int:
 
 def _payload(operation: ir.Operation) -> bytes:
     """The configuration of a custom call."""
-    told = b""
+    payload = b""
     for name in ("backend_config", "mhlo.backend_config"):
         if name in operation.attributes:
             value = operation.attributes[name]
-            told += ir.StringAttr(value).value_bytes if isinstance(value, ir.StringAttr) else str(value).encode()
-    return told
+            payload += ir.StringAttr(value).value_bytes if isinstance(value, ir.StringAttr) else str(value).encode()
+    return payload
 
 
 def _listed(names: set[str]) -> str:
@@ -190,22 +190,21 @@ def constant_text(operation: ir.Operation) -> str:
     return str(operation.get_asm(enable_debug_info=False)).partition("stablehlo.constant ")[2]
 
 
-def _told_bytes(operation: ir.Operation) -> int | None:
+def _attribute_bytes(operation: ir.Operation) -> int | None:
     """Bytes of the arrays and numbers in an operation's attributes; None if some cannot be read."""
     total = 0
     for name in attribute_names(operation):
-        if operation.name == "stablehlo.constant" and name == "value":
-            told = _complex_bytes(operation)
-            if told is not None:
-                total += told
-                continue
-        try:
-            told = _bytes_in(operation.attributes[name], DIMENSION_BYTES if name in _DIMENSION_LISTS else NUMBER_BYTES)
-        except TypeError:  # Python has no name for arrays of complex numbers
+        is_constant = operation.name == "stablehlo.constant" and name == "value"
+        size = _complex_bytes(operation) if is_constant else None
+        if size is None:
+            number_bytes = DIMENSION_BYTES if name in _DIMENSION_LISTS else NUMBER_BYTES
+            try:
+                size = _bytes_in(operation.attributes[name], number_bytes)
+            except TypeError:  # Python has no name for arrays of complex numbers
+                return None
+        if size is None:
             return None
-        if told is None:
-            return None
-        total += told
+        total += size
     return total
 
 

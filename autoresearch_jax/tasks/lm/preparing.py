@@ -1,4 +1,4 @@
-"""From a training file's text to checked programs: the sandboxed trace and what is taken from it. Loads no JAX."""
+"""From a training file's text to checked programs: the sandboxed trace and its results. Loads no JAX."""
 
 import contextlib
 import dataclasses
@@ -193,7 +193,7 @@ def _tail(path: Path, scratch: Path) -> str | None:
 
 
 def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
-    """Lines of a log without the harness's own frames of a traceback, and without JAX's note on those of its own."""
+    """Lines of a log without our frames of a traceback, and without JAX's note on hidden frames."""
     is_ours = False
     for line in lines:
         if line.startswith(_FRAME):

@@ -32,7 +32,7 @@ from autoresearch_jax.tasks.lm.operations import (
 from autoresearch_jax.tasks.lm.trace import METRIC_NAME, METRIC_NAME_RULE, SIGNATURE_FILE
 from autoresearch_jax.types import HASHED_BY
 
-_ASKED = "/jax/core/compile/backend_compile_duration"  # for what is found in the cache, too
+_ASKED = "/jax/core/compile/backend_compile_duration"  # of programs found in the cache, too
 _FOUND = "/jax/compilation_cache/cache_hits"
 
 # What every backend computes with and Orbax saves; 64 bits would need another mode of JAX.
@@ -43,7 +43,7 @@ MAX_MODEL_FLOPS = 1e18  # a token
 
 
 class CompileWatch:
-    """Counts, while it is entered, the programs that XLA is asked for in all threads."""
+    """Counts the programs that JAX requests from XLA in all threads while it is entered."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -74,7 +74,7 @@ class CompileWatch:
 
 
 class BadProgramError(Exception):
-    """The traced programs break a rule; one line that tells which, for people and proposers."""
+    """The traced programs break a rule; one line."""
 
 
 @dataclass(frozen=True)
@@ -271,9 +271,11 @@ def _check_signatures(programs: Programs) -> None:
             raise BadProgramError(f"`{name}` is for {made}, not for {num_devices} of {programs.platform}")
         if not all(isinstance(size, int) for aval in (*exported.in_avals, *exported.out_avals) for size in aval.shape):
             raise BadProgramError(f"`{name}` has shapes that are not numbers")
-    _check_dtypes(programs)
-    _check_program("init", programs.init, "([2]uint32)", "([" + ",".join(leaves) + "])")
-    state = "[" + ",".join(leaves) + "]"
+    for leaf, aval in zip(programs.leaf_names, programs.init.out_avals, strict=True):
+        if str(aval.dtype) not in STATE_DTYPES:
+            allowed = ", ".join(STATE_DTYPES)
+            raise BadProgramError(f"the state's {quoted(leaf, 80)} has dtype {aval.dtype}: use one of {allowed}")
+    _check_program("init", programs.init, ("[2]uint32",), leaves)
     for step in programs.steps:
         rows, length = step.batch_shape
         if "loss" not in step.metrics or len(set(step.metrics)) != len(step.metrics):
@@ -281,55 +283,35 @@ def _check_signatures(programs: Programs) -> None:
         for metric in step.metrics:
             if not METRIC_NAME.fullmatch(metric):
                 raise BadProgramError(f"a metric of `step` is called {quoted(metric, 80)}: {METRIC_NAME_RULE}")
-        metrics = "[" + ",".join("[]float32" for _ in step.metrics) + "]"
-        inputs = f"({state},[{rows},{length}]int32,[]float32)"
-        _check_program("step", step.exported, inputs, f"({state},{metrics})")
-    read = "[" + ",".join(leaves[i] for i in programs.read_leaves) + "]"
+        inputs = (leaves, f"[{rows},{length}]int32", "[]float32")
+        _check_program("step", step.exported, inputs, (leaves, ["[]float32"] * len(step.metrics)))
+    read = [leaves[i] for i in programs.read_leaves]
     for rows, exported in programs.logits.items():
-        shape = (rows, programs.sequence_length, programs.vocab_size)
+        length = programs.sequence_length
         dtype = exported.out_avals[0].dtype if exported.out_avals else None
         if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
             raise BadProgramError(f"`logits` returns {dtype}, not a floating point array")
-        inputs = f"({read},[{rows},{programs.sequence_length}]int32)"
-        _check_program("logits", exported, inputs, f"({_shape_words(shape, dtype)})")
+        outputs = f"[{rows},{length},{programs.vocab_size}]{dtype}"
+        _check_program("logits", exported, (read, f"[{rows},{length}]int32"), outputs)
 
 
-def _check_dtypes(programs: Programs) -> None:
-    """Raises BadProgramError for a dtype of the state that is not supported everywhere."""
-    for name, aval in zip(programs.leaf_names, programs.init.out_avals, strict=True):
-        if str(aval.dtype) not in STATE_DTYPES:
-            allowed = ", ".join(STATE_DTYPES)
-            raise BadProgramError(f"the state's {quoted(name, 80)} has dtype {aval.dtype}: use one of {allowed}")
-
-
-def _check_program(name: str, exported: export.Exported, inputs: str, outputs: str) -> None:
-    args, kwargs = jax.tree.unflatten(exported.in_tree, _shapes(exported.in_avals))
+def _check_program(name: str, exported: export.Exported, inputs: tuple[Any, ...], outputs: Any) -> None:
+    """Raises BadProgramError unless a program is pure and has this signature, of shapes in tuples and lists."""
+    arguments = jax.tree.unflatten(exported.in_tree, _shapes(exported.in_avals))
     results = jax.tree.unflatten(exported.out_tree, _shapes(exported.out_avals))
-    is_sequence = isinstance(results, tuple)
-    if kwargs or _structure(args) != inputs or _structure(results if is_sequence else (results,)) != outputs:
-        raise BadProgramError(f"`{name}` has not the signature ({inputs}) -> ({outputs})")
+    if arguments != (inputs, {}) or results != outputs:
+        raise BadProgramError(f"`{name}` has not the signature {inputs} -> {outputs}")
     if exported.ordered_effects or exported.unordered_effects:
         raise BadProgramError(f"`{name}` has side effects: programs must be pure")
 
 
-def _structure(tree: Any) -> str:
-    """The nesting of tuples and lists around shapes, as text: "([[2]float32,[]int32],[8,65]int32)"."""
-    if isinstance(tree, str):
-        return tree
-    left, right = ("(", ")") if isinstance(tree, tuple) else ("[", "]")
-    return left + ",".join(map(_structure, tree)) + right
-
-
 def _shapes(avals: Sequence[Any]) -> list[str]:
-    return [_shape_words(aval.shape, aval.dtype) for aval in avals]
-
-
-def _shape_words(shape: Sequence[int], dtype: Any) -> str:
-    return f"[{','.join(map(str, shape))}]{dtype}"
+    """Such as "[8,65]int32"."""
+    return [f"[{','.join(map(str, aval.shape))}]{aval.dtype}" for aval in avals]
 
 
 def _read_operations(programs: Programs) -> tuple[int, str]:
-    """Checks every operation; bytes of the constants, and the hash of what is computed."""
+    """Checks every operation; returns the bytes of constants and the program hash."""
     flows: list[Dataflow] = []
     sizes: list[int] = []
     for name, exported in _named(programs):
@@ -347,7 +329,7 @@ def _read_operations(programs: Programs) -> tuple[int, str]:
 
 
 def _program_hash(programs: Programs, init: Dataflow, steps: Sequence[Dataflow], logits: Sequence[Dataflow]) -> str:
-    """Hash of what the programs compute, whatever the parts of the state are called."""
+    """Hash of what the programs compute, independent of the names and order of the state's parts."""
     read = set(programs.read_leaves)
     start = [
         digest(value, sharding, str(index in read))

@@ -87,7 +87,7 @@ def _save_arrays(path: Path, arrays: Mapping[str, jax.Array]) -> None:
             checkpointer.save(path.absolute(), arrays)
     except jax.errors.JaxRuntimeError:
         raise
-    except Exception as error:  # Orbax tells of a full disk with a ValueError
+    except Exception as error:  # Orbax raises a ValueError for a full disk
         fault = disk_error_of_storage(error, path)
         if fault is None or fault is error:
             raise

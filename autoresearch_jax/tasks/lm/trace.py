@@ -40,7 +40,7 @@ METRIC_NAME_RULE = "use up to 64 letters, digits and _ . / -"
 
 
 class ContractError(Exception):
-    """The training file does not keep the contract; one line that tells how to mend it."""
+    """The training file does not keep the contract; one line with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def _flat_step(phase: Phase, boundary: StateBoundary) -> tuple[Any, list[str]]:
     try:
         metrics_shape = metrics_of(phase.step)
     except (TypeError, ValueError):
-        # a jit with out_shardings complains of another structure in its own words: ours say it better
+        # a jit with out_shardings reports another structure with a message less clear than ours
         metrics_of(getattr(phase.step, "__wrapped__", phase.step))
         raise
     names = sorted(metrics_shape)
@@ -321,7 +321,7 @@ def _flat_specs(state_sharding: Any, treedef: Any) -> list[PartitionSpec]:
 def _key_impl(struct: jax.ShapeDtypeStruct) -> Any:
     if not jnp.issubdtype(struct.dtype, jax.dtypes.prng_key):
         return None
-    impls = []  # only an array of keys, if an abstract one, tells its implementation
+    impls = []  # only an array of keys, if an abstract one, has an implementation
     jax.eval_shape(lambda key: impls.append(jax.random.key_impl(key)), struct)
     return impls[0]
 
@@ -338,7 +338,7 @@ def _array_words(shape_and_dtype: tuple[tuple[int, ...], Any] | None) -> str:
 
 
 def _describe_failure(error: BaseException, source_path: Path) -> str:
-    """One line: the place in the candidate's file, the kind of error, what it says."""
+    """One line: the place in the candidate's file, the exception's type and message."""
     if isinstance(error, ContractError):
         return f"{source_path.name}: {error}"
     if isinstance(error, SyntaxError) and error.lineno is not None:

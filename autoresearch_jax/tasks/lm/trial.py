@@ -30,7 +30,7 @@ StartWorker = Callable[[Path], JsonWorker]  # takes the log's path
 class TaskError(UserError):
     """The harness, not the candidate, failed; the message names the log.
 
-    If a disk did, its cause is the OSError that tells which, and why.
+    If a disk failed, the cause is its OSError.
     """
 
 

@@ -27,7 +27,7 @@ _OPERATIONS = ("autoresearch_jax.tasks.lm.measure", "autoresearch_jax.tasks.lm.j
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--standby"]:
-        # A thread's priority, which only root can raise again, is not that of the threads that will do the trial
+        # Only root can raise a priority again: lower that of another thread than those that will do the trial
         thread = threading.Thread(target=_import_when_idle)
         thread.start()
         thread.join()
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
 
 def serve() -> int:
     """Answers requests until the input is closed."""
-    with contextlib.suppress(OSError):  # where memory runs out, a candidate's trial dies first, not the driver
+    with contextlib.suppress(OSError):  # when memory runs out, the trial is killed first, not the driver
         Path("/proc/self/oom_score_adj").write_text("1000")
     _import_operations()
     requests = _requests_until_closed()
@@ -59,7 +59,7 @@ def serve() -> int:
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """The event that tells the driver of a failure; its cause is the disk if a disk's error is behind it."""
+    """The event for a failure; "disk" describes the error of a disk that caused it."""
     from autoresearch_jax.files import disk_error, disk_error_to_json
     from autoresearch_jax.tasks.lm.integrity import UnfitSnapshotError
 
@@ -112,7 +112,7 @@ def _log(error: Exception) -> None:
 
 
 def _requests_until_closed() -> Iterator[dict[str, Any]]:
-    """Yields requests as they come; ends the process at once, whatever it is doing, when the input is closed."""
+    """Yields requests; a thread ends the process at once when the input is closed."""
     arrived: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def read() -> None:
@@ -137,7 +137,7 @@ def _import_operations() -> None:
 
 
 def _print_to(log_path: Path) -> None:
-    """Redirects standard error, whatever code prints to it, to the end of another file."""
+    """Appends standard error, of C++ code too, to a file from now on."""
     sys.stderr.flush()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stderr.fileno())

@@ -91,7 +91,7 @@ class TextFiles:
         return int(total)
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        """All documents, in an order that never changes; what is left out goes to `skipped`.
+        """All documents, in a fixed order; what is left out goes to `skipped`.
 
         Raises:
           CorpusError: a file is missing or cannot be read.
@@ -116,7 +116,7 @@ class TextFiles:
 
 
 def can_read(path: Path) -> bool:
-    """Whether a user's file has a name that says how to read it."""
+    """Whether a file's name has a known suffix."""
     # Parquet is compressed inside, and read from its end
     return _suffix(path) in (".txt", ".jsonl") or path.suffix.lower() == ".parquet"
 
@@ -129,12 +129,12 @@ def unreadable(path: Path, error: OSError) -> CorpusError:
 
 
 def name_of(path: Path) -> str:
-    """A path in words that UTF-8 can hold, whatever its bytes are."""
+    """A path as text; bytes that are no UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def _suffix(path: Path) -> str:
-    """What the name says of the content, without how it is compressed."""
+    """The suffix without that of the compression."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in _COMPRESSED else path.suffix.lower()
 
 
