@@ -46,9 +46,17 @@ def value_and_gradients(attend: Callable[..., Array], args: list[Array], window:
     return [each.astype(jnp.float32) for each in both(*args)]
 
 
-@pytest.mark.parametrize("window", [1, 100, 256])
+interpreted_splash = partial(splash_attention, interpret=True)
+
+
 @pytest.mark.parametrize(
-    "attend", [blockwise_attention, partial(splash_attention, interpret=True)], ids=["blockwise", "splash"]
+    ("attend", "window"),
+    [
+        *((blockwise_attention, window) for window in (1, 100, 256)),
+        (interpreted_splash, 100),
+        pytest.param(interpreted_splash, 1, marks=pytest.mark.slow),
+        pytest.param(interpreted_splash, 256, marks=pytest.mark.slow),
+    ],
 )
 def test_equals_its_definition_forward_and_backward(attend: Callable[..., Array], window: int) -> None:
     found, wanted = (value_and_gradients(function, qkv(), window) for function in (attend, plain_attention))

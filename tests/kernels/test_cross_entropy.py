@@ -63,6 +63,7 @@ print(compiled.as_text())
 """
 
 
+@pytest.mark.slow
 def test_devices_sum_up_their_gradients_once_and_not_piece_by_piece() -> None:
     here = Path(__file__).parent
     environment = {"PYTHONPATH": f"{here}:{here.parent}:{here.parent.parent}", "JAX_PLATFORMS": "cpu"}
