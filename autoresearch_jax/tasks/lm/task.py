@@ -119,9 +119,36 @@ class LmTask:
         stop_above: Sequence[LossLimit] = (),
     ) -> Measurement:
         """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
-        self._config.dataset.require_unchanged()
-        request = self._measure_request(candidate, seed, log_dir, snapshot_dir, scrutiny, stop_above)
-        log_path = log_dir / WORKER_LOG
+        config, log_path = self._config, log_dir / WORKER_LOG
+        config.dataset.require_unchanged()
+        assert candidate.programs_dir is not None
+        request = MeasureRequest(
+            programs_dir=str(candidate.programs_dir.absolute()),
+            program_hash=candidate.program_hash,
+            dataset_folder=str(config.dataset.folder.absolute()),
+            sequence_length=config.dataset.sequence_length,
+            split=config.split,
+            judge_tokens=config.judge_tokens,
+            scrutiny=scrutiny,
+            seed=seed,
+            budget=config.budget,
+            clock=config.clock,
+            reference_seconds=self._reference_seconds,
+            max_stretch=config.limits.max_stretch,
+            snapshot_dir=str(snapshot_dir.absolute()),
+            log_dir=str(log_dir.absolute()),
+            device_memory_bytes=config.device.memory_bytes,
+            min_steps=config.caps.min_steps,
+            free_init_seconds=config.limits.free_init,
+            free_judge_seconds=config.limits.free_judge,
+            facts={
+                "fingerprint": self.fingerprint,
+                "vocab_sizes": config.dataset.vocab_sizes,
+                "budget": dataclasses.asdict(config.budget),
+                "device_kind": config.device.device_kind,
+            },
+            stop_above=tuple(stop_above),
+        )
 
         def report(progress: Mapping[str, Scalar]) -> None:
             if progress["phase"] == STANDBY_PHASE:
@@ -131,7 +158,7 @@ class LmTask:
 
         trial = TrialRun(
             request,
-            limits=self._config.limits,
+            limits=config.limits,
             facts=candidate.facts,
             log_path=log_path,
             start_worker=lambda: self._start_worker(log_path),
@@ -141,9 +168,9 @@ class LmTask:
         try:
             measurement = trial.run(worker or self._workers.take(log_path))
         except TaskError:
-            self._config.dataset.require_unchanged()  # it may have failed for that
+            config.dataset.require_unchanged()  # which may be the cause
             raise
-        self._config.dataset.require_unchanged()  # else it is not to be believed
+        config.dataset.require_unchanged()  # else the measurement is void
         return measurement
 
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
@@ -181,43 +208,4 @@ class LmTask:
             environment=config.environment,
             compile_cache_dir=config.compile_cache_dir,
             module=module,
-        )
-
-    def _measure_request(
-        self,
-        candidate: Candidate,
-        seed: int,
-        log_dir: Path,
-        snapshot_dir: Path,
-        scrutiny: Scrutiny,
-        stop_above: Sequence[LossLimit],
-    ) -> MeasureRequest:
-        config = self._config
-        assert candidate.programs_dir is not None
-        return MeasureRequest(
-            programs_dir=str(candidate.programs_dir.absolute()),
-            program_hash=candidate.program_hash,
-            dataset_folder=str(config.dataset.folder.absolute()),
-            sequence_length=config.dataset.sequence_length,
-            split=config.split,
-            judge_tokens=config.judge_tokens,
-            scrutiny=scrutiny,
-            seed=seed,
-            budget=config.budget,
-            clock=config.clock,
-            reference_seconds=self._reference_seconds,
-            max_stretch=config.limits.max_stretch,
-            snapshot_dir=str(snapshot_dir.absolute()),
-            log_dir=str(log_dir.absolute()),
-            device_memory_bytes=config.device.memory_bytes,
-            min_steps=config.caps.min_steps,
-            free_init_seconds=config.limits.free_init,
-            free_judge_seconds=config.limits.free_judge,
-            facts={
-                "fingerprint": self.fingerprint,
-                "vocab_sizes": config.dataset.vocab_sizes,
-                "budget": dataclasses.asdict(config.budget),
-                "device_kind": config.device.device_kind,
-            },
-            stop_above=tuple(stop_above),
         )
