@@ -12,8 +12,7 @@ from jax import Array, export
 from train_lib_source import make_mesh
 
 from autoresearch_jax.contract import TaskSpec
-from autoresearch_jax.kernels.attention import causal_attention, splash_attention
-from autoresearch_jax.kernels.blockwise import blockwise_attention
+from autoresearch_jax.kernels.attention import blockwise_attention, causal_attention, splash_attention
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 
 H100 = "NVIDIA H100 80GB HBM3"
