@@ -9,7 +9,6 @@ from autoresearch_jax.tasks.lm.probes import (
     EVERY_ROW,
     PROBE_SHARE,
     InvalidCandidateError,
-    Probe,
     check_probes,
     draw_probes,
     plan_probes,
@@ -92,19 +91,6 @@ def test_the_reason_names_the_place_and_the_number() -> None:
         probe(peeking(only(17)), 100, 0)
 
 
-def test_a_cut_really_changes_the_next_token() -> None:
-    random = np.random.default_rng(0)
-    judged = score(honest)(ROWS[:, :-1], ROWS[:, 1:])
-    drawn = draw_probes(ROWS, judged, UNIGRAM[ROWS[:, 1:]], 200, random)
-    assert isinstance(drawn, Probe)
-    cut = drawn.cuts < LENGTH
-    assert 0.6 < cut.mean() < 0.9
-    rows = np.flatnonzero(cut)
-    assert (drawn.inputs[rows, drawn.cuts[rows]] != drawn.whole_PxT1[rows, drawn.cuts[rows]]).mean() > 0.98
-    for row in range(200):
-        np.testing.assert_array_equal(drawn.inputs[row, : drawn.cuts[row]], ROWS[drawn.rows[row], : drawn.cuts[row]])
-
-
 def test_a_leak_in_one_row_is_found_for_certain_where_every_row_is_probed() -> None:
     def peeking_in_one_row(inputs: np.ndarray) -> np.ndarray:
         is_it = (inputs[:, :8] == ROWS[41, :8]).all(axis=1)
@@ -115,19 +101,6 @@ def test_a_leak_in_one_row_is_found_for_certain_where_every_row_is_probed() -> N
     assert share_caught(peeking_in_one_row, plan_probes(NUM_ROWS, 8, EVERY_ROW)[0]) == 1.0
 
 
-def test_no_row_is_probed_twice_before_every_row_is_probed_once_and_cut() -> None:
-    judged = score(honest)(ROWS[:, :-1], ROWS[:, 1:])
-    for num_probes in (16, NUM_ROWS, 3 * NUM_ROWS + 5):
-        drawn = draw_probes(ROWS, judged, UNIGRAM[ROWS[:, 1:]], num_probes, np.random.default_rng(2))
-        counts = np.bincount(drawn.rows, minlength=NUM_ROWS)
-        assert counts.sum() == num_probes
-        assert counts.max() - counts.min() <= 1
-        is_first_look = np.arange(num_probes) < NUM_ROWS
-        assert (drawn.cuts[is_first_look] == LENGTH).any() == (num_probes < NUM_ROWS)
-        if num_probes > NUM_ROWS:  # whole rows are there all the same
-            assert (drawn.cuts[~is_first_look] == LENGTH).any()
-
-
 @pytest.mark.parametrize("num_rows", [20 * 32, 428, 10240, 33 * 32 + 31])
 def test_probes_take_a_twentieth_at_most(num_rows: int) -> None:
     num_probes, extra = plan_probes(num_rows, 32)
@@ -136,14 +109,6 @@ def test_probes_take_a_twentieth_at_most(num_rows: int) -> None:
     assert (num_rows + num_probes) % 32 == 0
     assert -(-(num_rows + num_probes) // 32) == num_batches + extra
     assert extra <= max(PROBE_SHARE * num_batches, num_batches < 20)  # of a small split one, if none is half empty
-
-
-@pytest.mark.parametrize("num_rows", [1, 9, 32, 505, 10240])
-def test_probing_every_row_adds_a_sample_to_one_look_at_each(num_rows: int) -> None:
-    num_probes, extra = plan_probes(num_rows, 32, EVERY_ROW)
-    assert num_probes == 32 * extra
-    assert num_probes - num_rows >= max(8, int(PROBE_SHARE * num_rows))
-    assert extra <= (1 + PROBE_SHARE) * num_rows / 32 + 2
 
 
 def test_what_is_not_repeatable_or_not_independent_is_told_apart() -> None:

@@ -87,6 +87,7 @@ def vocabulary_by_the_rules(texts: list[str], vocab_size: int) -> list[bytes]:
     return tokens
 
 
+@pytest.mark.slow
 def test_tokenizer() -> None:
     files = open_corpus("stdlib").fetch(Reporter())
     texts = [document.text for document in islice(files.documents(Skipped()), 40)]

@@ -19,14 +19,6 @@ def documents_of(lengths: list[int]) -> list[np.ndarray]:
     return [np.array([BOS, *range(start, start + n - 1)]) for start, n in zip(starts, lengths, strict=True)]
 
 
-def test_original_rule_by_hand() -> None:
-    a, b, c, d = documents_of([4, 3, 7, 2])
-    # Rows of 6, all four to choose from. First row: c does not fit; a (4) is the longest that does, then d (2).
-    # Second: b (3); nothing fits into the other 3, so c is cropped to 3 and its last 4 tokens are dropped.
-    rows = list(pack_rows([a, b, c, d], 6, TextRules(keep_remainder=False)))
-    assert [row.tolist() for row in rows] == [[*a, *d], [*b, *c[:3]]]
-
-
 def test_remainder_is_put_back_without_bos() -> None:
     (a,) = documents_of([9])
     rows = list(pack_rows([a], 4))
@@ -62,21 +54,6 @@ def test_every_token_is_in_one_row_or_in_what_could_not_fill_one(
         words = packed[np.isin(packed, document[1:])]
         assert words.tolist() == document[1 : 1 + len(words)].tolist()
     assert (packed == BOS).sum() <= len(documents)
-
-
-@settings(deadline=None)
-@given(lengths=st.lists(st.integers(1, 8), min_size=1, max_size=60), buffer_documents=st.integers(1, 10))
-def test_documents_that_fit_a_row_begin_with_bos_under_the_original_rule(
-    lengths: list[int], buffer_documents: int
-) -> None:
-    documents = documents_of(lengths)
-    rows = list(pack_rows(documents, 8, TextRules(keep_remainder=False, buffer_documents=buffer_documents)))
-    assert all(row[0] == BOS for row in rows)
-    for row in rows:
-        begins = np.flatnonzero(row == BOS)
-        for begin, end in zip(begins, [*begins[1:], 8], strict=True):
-            piece = row[begin:end].tolist()
-            assert any(piece == document[: len(piece)].tolist() for document in documents)
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(256, np.uint16), (65536, np.uint16), (65537, np.int32)])
