@@ -80,7 +80,7 @@ def run_trace(
     request_path.write_text(json.dumps(request))
     written.mkdir()
     log_path.unlink(missing_ok=True)
-    outcome = sandbox.run_python(
+    result = sandbox.run_python(
         ["-m", "autoresearch_jax.tasks.lm.trace", str(request_path), str(written)],
         scratch=scratch,
         environment=environment,
@@ -95,11 +95,11 @@ def run_trace(
         },
     )
     _clean(log_path)
-    if outcome.broken_limit is not None:
-        status = _STATUS_OF_LIMIT.get(outcome.broken_limit, Status.CRASH)
-        raise CandidateRejected(status, f"the trace {outcome.words}", _tail(log_path, scratch))
-    if outcome.returncode != 0:
-        raise _rejection(written, outcome, log_path, scratch, confined=sandbox.level is not Level.LIMITS)
+    if result.broken_limit is not None:
+        status = _STATUS_OF_LIMIT.get(result.broken_limit, Status.CRASH)
+        raise CandidateRejected(status, f"the trace {result.words}", _tail(log_path, scratch))
+    if result.returncode != 0:
+        raise _rejection(written, result, log_path, scratch, confined=sandbox.level is not Level.LIMITS)
     try:
         collect_programs(written, out_dir)
     except FileRefusedError as error:
@@ -156,7 +156,7 @@ def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
 
 
 def _rejection(
-    written: Path, outcome: SandboxResult, log_path: Path, scratch: Path, confined: bool
+    written: Path, result: SandboxResult, log_path: Path, scratch: Path, confined: bool
 ) -> CandidateRejected:
     """The rejection for a failed trace, in the words that it left, which the candidate may have written."""
     try:
@@ -168,9 +168,9 @@ def _rejection(
         hint = "; in the sandbox it finds no file but its own" if confined and _MISSED_FILE.search(words) else ""
         return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path, scratch))
     except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
-        assert outcome.returncode is not None
+        assert result.returncode is not None
         return CandidateRejected(
-            Status.CRASH, f"the trace {describe_exit(outcome.returncode)}", _tail(log_path, scratch)
+            Status.CRASH, f"the trace {describe_exit(result.returncode)}", _tail(log_path, scratch)
         )
 
 
