@@ -58,11 +58,7 @@ class ConstantsProposer:
     name = CONSTANTS_PROPOSER
 
     def propose(self, brief: Brief) -> Proposal:
-        """See `Proposer.propose`.
-
-        Raises:
-          SpaceExhausted: the table is empty, or draw after draw was tried before.
-        """
+        """See `Proposer.propose`."""
         if not brief.space:
             raise SpaceExhausted("program.md has no table of constants, and the constants proposer needs one")
         champion = {constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space}

@@ -48,17 +48,11 @@ _OPTIMIZER, _AGENT = "optimizer", "agent"
 
 @dataclass(frozen=True)
 class _Outage:
-    """A service that does not answer.
+    """A service that does not answer."""
 
-    Attributes:
-      reason: as it was said last.
-      wait_seconds: from the last try to the next.
-      until: when that is, by the proposer's clock.
-    """
-
-    reason: str
-    wait_seconds: float
-    until: float
+    reason: str  # as it was said last
+    wait_seconds: float  # from the last try to the next
+    until: float  # of the next try, by the proposer's clock
 
 
 class HybridProposer:
@@ -94,7 +88,6 @@ class HybridProposer:
 
         Raises:
           SpaceExhausted: the optimizer has nothing left, and there is no agent or it may not be asked any more.
-          ProposalFailed: nothing came of it this time.
           ServiceDown: the optimizer has nothing left, and the agent's service does not answer.
         """
         agent_first = self._draws_agent(brief)

@@ -116,8 +116,6 @@ class GeminiProposer:
         """See `Proposer.propose`.
 
         Raises:
-          ProposalFailed: no answer of the model could be used, or the service refused to answer.
-          ServiceDown: the service did not answer at all.
           LimitReached: the next request could go beyond a limit.
           BriefError: what must be in the brief does not fit.
           ExchangeError: what was spent is not known.

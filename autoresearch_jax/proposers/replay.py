@@ -34,22 +34,12 @@ class ReplayProposer:
     name = "replay"
 
     def __init__(self, recorded: Sequence[Recorded], rebase: Rebase) -> None:
-        """Stores what to propose.
-
-        Args:
-          recorded: all of a run's proposals, in their order.
-          rebase: moves one to another champion; None where it no longer fits.
-        """
+        """Stores all of a run's proposals, in their order; `rebase` moves one to another champion, or returns None."""
         self._recorded = recorded
         self._rebase = rebase
 
     def propose(self, brief: Brief) -> Proposal:
-        """See `Proposer.propose`.
-
-        Raises:
-          SpaceExhausted: the recorded run has no more of them.
-          ProposalFailed: nothing came of it then, or it does not fit the champion of now.
-        """
+        """See `Proposer.propose`."""
         number = sum(outcome.proposer != CERTIFICATION for outcome in brief.history) - 1  # without the baseline
         if number >= len(self._recorded):
             raise SpaceExhausted(f"the recorded run ends here: it has {len(self._recorded)} proposals")
