@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.tasks.lm.config import MeasureRequest
+from autoresearch_jax.tasks.lm.config import MeasureRequest, TimeLimits
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import Budget, Measurement, Scalar, Scrutiny
 
@@ -50,13 +50,11 @@ def measure_request(folder: Path, **fields: Any) -> MeasureRequest:
         "budget": STEPS,
         "clock": "wall",
         "reference_seconds": None,
-        "max_stretch": 20.0,
         "snapshot_dir": str(folder / "snapshot"),
         "log_dir": str(folder),
         "device_memory_bytes": None,
         "min_steps": 1,
-        "free_init_seconds": 10.0,
-        "free_judge_seconds": 10.0,
+        "limits": TimeLimits(max_stretch=20.0),
         "facts": {},
     }
     return MeasureRequest(**{**usual, **fields})

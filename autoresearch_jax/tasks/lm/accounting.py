@@ -65,7 +65,7 @@ class Accounting(Protocol):
 
 
 class LinuxAccounting:
-    """The accounts that Linux keeps. Not thread-safe."""
+    """The accounts that Linux keeps; raises AccountingError where there are none. Not thread-safe."""
 
     def __init__(self, proc: Path = PROC, cgroups: Path = CGROUPS) -> None:
         self._tasks = proc / "self" / "task"

@@ -33,57 +33,6 @@ class Caps:
 
 
 @dataclass(frozen=True)
-class MeasureRequest:
-    """One trial as data, for the process that runs it. For fields not listed see `LmTaskConfig` and `TimeLimits`.
-
-    Attributes:
-      program_hash: what the programs in `programs_dir` must hash to.
-      seed: all randomness of the trial follows from it.
-      reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
-      snapshot_dir: where the snapshot will be; for judging again, where it is.
-      log_dir: where the loss curve goes.
-      device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
-      facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
-      stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
-    """
-
-    programs_dir: str
-    program_hash: str
-    dataset_folder: str
-    sequence_length: int
-    split: str
-    judge_tokens: int | None
-    scrutiny: Scrutiny
-    seed: int
-    budget: Budget
-    clock: str
-    reference_seconds: float | None
-    max_stretch: float
-    snapshot_dir: str
-    log_dir: str
-    device_memory_bytes: int | None
-    min_steps: int
-    free_init_seconds: float
-    free_judge_seconds: float
-    facts: Mapping[str, Any]
-    stop_above: Sequence[LossLimit] = ()
-
-    def to_json(self, operation: str) -> dict[str, Any]:
-        """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
-        return {"op": operation, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
-        fields = {name: value for name, value in message.items() if name != "op"}
-        read = {
-            "budget": Budget(**fields["budget"]),
-            "scrutiny": Scrutiny(fields["scrutiny"]),
-            "stop_above": tuple(LossLimit(**limit) for limit in fields["stop_above"]),
-        }
-        return cls(**{**fields, **read})
-
-
-@dataclass(frozen=True)
 class TimeLimits:
     """Seconds after which a phase of a trial is killed.
 
@@ -113,6 +62,56 @@ class TimeLimits:
         if phase == "train":
             return self.train_report if budget.seconds is None else self.max_stretch * budget.seconds + self.train_slack
         return float(getattr(self, phase))
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """One trial as data, for the process that runs it. For fields not listed see `LmTaskConfig`.
+
+    Attributes:
+      program_hash: what the programs in `programs_dir` must hash to.
+      seed: all randomness of the trial follows from it.
+      reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
+      snapshot_dir: where the snapshot will be; for judging again, where it is.
+      log_dir: where the loss curve goes.
+      device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
+      facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
+      stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
+    """
+
+    programs_dir: str
+    program_hash: str
+    dataset_folder: str
+    sequence_length: int
+    split: str
+    judge_tokens: int | None
+    scrutiny: Scrutiny
+    seed: int
+    budget: Budget
+    clock: str
+    reference_seconds: float | None
+    snapshot_dir: str
+    log_dir: str
+    device_memory_bytes: int | None
+    min_steps: int
+    limits: TimeLimits
+    facts: Mapping[str, Any]
+    stop_above: Sequence[LossLimit] = ()
+
+    def to_json(self, operation: str) -> dict[str, Any]:
+        """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
+        return {"op": operation, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> "MeasureRequest":
+        fields = {name: value for name, value in message.items() if name != "op"}
+        read = {
+            "budget": Budget(**fields["budget"]),
+            "scrutiny": Scrutiny(fields["scrutiny"]),
+            "limits": TimeLimits(**fields["limits"]),
+            "stop_above": tuple(LossLimit(**limit) for limit in fields["stop_above"]),
+        }
+        return cls(**{**fields, **read})
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class Judging:
             read_leaves,
             eval_set,
             lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
-            limit_seconds=max(self._request.free_judge_seconds, most),
+            limit_seconds=max(self._request.limits.free_judge, most),
             probe_share=PROBE_SHARE if self._request.scrutiny is Scrutiny.SEARCH else EVERY_ROW,
         )
         phases.leave(phase)

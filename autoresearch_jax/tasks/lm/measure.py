@@ -155,7 +155,7 @@ class _Trial:
         key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
         leaves = jax.block_until_ready(init(key_data))
         self.phases.leave("init")
-        return leaves, max(0.0, clock.now() - start - self.request.free_init_seconds)
+        return leaves, max(0.0, clock.now() - start - self.request.limits.free_init)
 
     def _calibrate(self) -> None:
         """Sets the unit of the attended clock; a trial outside of a run measures it."""
@@ -202,7 +202,7 @@ class _Trial:
         clock = self._make_clock()
         wall_limit = math.inf  # where the budget is one by itself
         if budget.seconds is not None and not isinstance(clock, WallClock):
-            wall_limit = self.request.max_stretch * budget.seconds
+            wall_limit = self.request.limits.max_stretch * budget.seconds
         with CompileWatch() as compiles:
             result = train(
                 leaves,
@@ -239,7 +239,7 @@ class _Trial:
         seen = f": {share:.0%} attended, at {speed:.0%} of its speed" if share is not None and speed is not None else ""
         return (
             f"the machine was too busy{seen}; after {result.wall_seconds:.0f} s {result.seconds:.1f} s of the budget "
-            f"were spent (--max_stretch={self.request.max_stretch:g})"
+            f"were spent (--max_stretch={self.request.limits.max_stretch:g})"
         )
 
     def _report_training(self, clock: Clock, result: TrainResult) -> None:

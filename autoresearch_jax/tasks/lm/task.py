@@ -134,13 +134,11 @@ class LmTask:
             budget=config.budget,
             clock=config.clock,
             reference_seconds=self._reference_seconds,
-            max_stretch=config.limits.max_stretch,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
             device_memory_bytes=config.device.memory_bytes,
             min_steps=config.caps.min_steps,
-            free_init_seconds=config.limits.free_init,
-            free_judge_seconds=config.limits.free_judge,
+            limits=config.limits,
             facts={
                 "fingerprint": self.fingerprint,
                 "vocab_sizes": config.dataset.vocab_sizes,
@@ -158,7 +156,6 @@ class LmTask:
 
         trial = TrialRun(
             request,
-            limits=config.limits,
             facts=candidate.facts,
             log_path=log_path,
             start_worker=lambda: self._start_worker(log_path),

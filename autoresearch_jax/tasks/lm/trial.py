@@ -15,7 +15,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import disk_error_from_json, new_disk_error, partial_folder
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree
-from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest, TimeLimits
+from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
 from autoresearch_jax.types import Measurement, Scalar, Status
 
 PATIENCE_SECONDS = 2.0  # for a standby to finish its imports: at idle priority it may starve, a new process does not
@@ -83,7 +83,6 @@ class TrialRun:
     """The run of one candidate with one seed; the candidate's `facts` go into the metrics."""
 
     request: MeasureRequest
-    limits: TimeLimits
     facts: Mapping[str, Scalar]
     log_path: Path
     start_worker: Callable[[], JsonWorker]
@@ -154,7 +153,7 @@ class TrialRun:
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
         """Yields the events of a trial; raises ProcessTimeoutError when a phase exceeds its limit."""
-        limits, budget = self.limits, self.request.budget
+        limits, budget = self.request.limits, self.request.budget
         deadline = time.monotonic() + limits.startup
         while True:
             remaining = deadline - time.monotonic()
@@ -197,7 +196,7 @@ class TrialRun:
 
     def _timed_out(self) -> Measurement:
         """The result of a phase that took too long; raises TaskError if it was waiting for the disk."""
-        limit = self.limits.of(self._phase, self.request.budget, self.request.scrutiny)
+        limit = self.request.limits.of(self._phase, self.request.budget, self.request.scrutiny)
         reason = f"{self._phase} took longer than {limit:g} s"
         if self._phase == SNAPSHOT:
             where = self._snapshot_dir.parent

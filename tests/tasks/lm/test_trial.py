@@ -84,10 +84,9 @@ class Bench:
 
     def run(self, *ways: str, **limits: float) -> Measurement:
         (self.folder / "ways").write_text("\n".join(ways))
-        request = measure_request(self.folder, seed=7, budget=Budget(steps=1))
+        request = measure_request(self.folder, seed=7, budget=Budget(steps=1), limits=TimeLimits(**limits))
         trial = TrialRun(
             request,
-            limits=TimeLimits(**limits),
             facts={"num_params": 5},
             log_path=self.folder / "log",
             start_worker=self._start_worker,
