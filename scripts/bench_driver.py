@@ -36,19 +36,20 @@ from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import Program, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import LOSS_CURVE
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.task import ProgressCallback
 from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
-from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny, Status
+from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scalar, Status
 
 SHIPPED = Path(__file__).resolve().parent.parent
+sys.path.append(str(SHIPPED / "tests"))
+from fakes import FakeTask, ScriptedProposer, Silent  # noqa: E402
+
 TAG = "bench"
 WINDOW = 20  # experiments whose median is a figure
 SETTLED = 200  # after so many, memory and file descriptors should be what they will be
@@ -105,18 +106,16 @@ class Stopwatch:
         self.answered = Spent.until_now()
 
 
-class FormulaTask:
+class FormulaTask(FakeTask):
     """Scores the constants of program.md's table by their distances from a hidden best, with noise, in no time."""
 
     def __init__(self, program: Program, seed: int, watch: Stopwatch) -> None:
+        super().__init__(fingerprint="formula")
         self._program = program
         self._seed = seed
         self._watch = watch
         self.metric = Metric("val_bpb")
         self.budget = Budget(seconds=60.0)
-        self.fingerprint = "formula"
-        self.facts: dict[str, Scalar] = {}
-        self.terms: dict[str, Scalar] = {}
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         with self._watch.stopped():
@@ -124,15 +123,7 @@ class FormulaTask:
             return Candidate(source, hashlib.sha256(repr(constants).encode()).hexdigest())
 
     def measure(
-        self,
-        candidate: Candidate,
-        *,
-        seed: int,
-        log_dir: Path,
-        snapshot_dir: Path,
-        on_progress: ProgressCallback | None = None,
-        scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[LossLimit] = (),
+        self, candidate: Candidate, *, seed: int, log_dir: Path, snapshot_dir: Path, **others: object
     ) -> Measurement:
         with self._watch.stopped():
             if random.Random(f"crash {candidate.program_hash}").random() < CRASHES:
@@ -155,18 +146,13 @@ class FormulaTask:
             score += 0.05 * (_place(row, value) - best.random()) ** 2
         return score
 
-    def close(self) -> None:
-        pass
 
-
-class KnownProposals:
+class KnownProposals(ScriptedProposer):
     """Proposes one or two random values for constants of program.md's table, drawn before the clock runs."""
-
-    name = "known"
 
     def __init__(self, program: Program, count: int, seed: int, watch: Stopwatch) -> None:
         draw = random.Random(f"proposals {seed}")
-        self._proposals = [_draw_proposal(program.constants, draw) for _ in range(count)]
+        super().__init__([_draw_proposal(program.constants, draw) for _ in range(count)])
         self._watch = watch
         self.asked_at: float | None = None  # `time.perf_counter()` of the first question
         self.settled: tuple[float, int] | None = None  # megabytes and file descriptors after SETTLED experiments
@@ -184,31 +170,6 @@ class KnownProposals:
         proposal = self._proposals[brief.experiment - 1]
         self._watch.answer()
         return proposal
-
-    def asks_ahead(self, brief: Brief) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
-
-
-class Nobody:
-    """An observer that shows nothing."""
-
-    def notice(self, text: str) -> None:
-        pass
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        pass
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        pass
-
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        pass
-
-    def ends(self, experiment: ExperimentRow) -> None:
-        pass
 
 
 def _place(row: Constant, value: Value) -> float:
@@ -281,7 +242,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
             workspace=Workspace.of(repo / "train_lib.py", TAG, folder.workspace, os.environ),
             folder=folder,
             program=program,
-            observer=Nobody(),
+            observer=Silent(),
             interrupts=Interrupts(),
             disk=DiskGuard(folder, min_free_bytes=0),
         )

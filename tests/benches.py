@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from fakes import PROGRAM, SOURCE, FakeTask
+from fakes import PROGRAM, SOURCE, FakeTask, Silent
 from kills import make_repository
 
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -21,7 +21,7 @@ from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.records import ExperimentRow, TrialRow
+from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.stopping import Interrupts
@@ -38,7 +38,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 @dataclass
-class Observed:
+class Observed(Silent):
     """An observer that remembers."""
 
     notices: list[str] = field(default_factory=list)
@@ -47,12 +47,6 @@ class Observed:
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        pass
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        pass
 
     def progress(self, report: object) -> None:
         self.reports += 1

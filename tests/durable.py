@@ -1,6 +1,7 @@
 """Durable operations of a process (SQLite commits, renames, removals, git commands that write), counted.
 
-A process can be told to die, as by `kill -9`, just before one of them. The product knows nothing of this.
+A process can be told to die, as by `kill -9`, just before one of them, or to keep a copy of what a kill would leave
+there. The product knows nothing of this.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import itertools
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,17 @@ class Operations:
       die_before: number of the operation, from 0 on, before which this process dies; None for never.
       journal: file to which a line for each operation is added.
       die_at: a part of the label of the operation before which it dies.
+      states: a folder, and another where it is copied to before each operation, under its number.
     """
 
-    def __init__(self, die_before: int | None = None, journal: Path | None = None, die_at: str | None = None) -> None:
+    def __init__(
+        self,
+        die_before: int | None = None,
+        journal: Path | None = None,
+        die_at: str | None = None,
+        states: tuple[Path, Path] | None = None,
+    ) -> None:
+        self._states = states
         self._die_before = die_before
         self._die_at = die_at
         self._journal = journal and os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -42,6 +52,8 @@ class Operations:
             with contextlib.suppress(ValueError, ProcessLookupError):
                 os.kill(int(os.environ.get(FIRST, "")), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._states is not None:  # by another process: one that closes a ledger loses its locks on it
+            subprocess.run(["cp", "-a", self._states[0], self._states[1] / str(number)], check=True)
         if self._journal is not None:
             os.write(self._journal, f"{label}\n".encode())
 

@@ -47,6 +47,7 @@ class Order:
       prune_after: prunes trials once so many candidates have run to their end; None for never.
       die_before: number of the durable operation before which it dies as by `kill -9`; None for never.
       journal: file to which a line for each durable operation is added, if any.
+      states: folder to which the repository is copied before each durable operation, if any.
       variables: added to its environment.
       log: file for what it prints; driver.log in the repository if empty.
     """
@@ -62,6 +63,7 @@ class Order:
     prune_after: int | None = None
     die_before: int | None = None
     journal: str = ""
+    states: str = ""
     variables: dict[str, str] = field(default_factory=dict)
     log: str = ""
 
@@ -136,7 +138,8 @@ def _become_driver(order: Order) -> None:
         with open(os.devnull) as null:
             os.dup2(null.fileno(), 0)
         if order.die_before is not None or order.journal:
-            Operations(order.die_before, Path(order.journal) if order.journal else None)
+            states = (Path(order.repo), Path(order.states)) if order.states else None
+            Operations(order.die_before, Path(order.journal) if order.journal else None, states=states)
         status = drive(order)
     except UserError as error:  # as the command line does
         print(f"autoresearch run: {error}", file=sys.stderr)

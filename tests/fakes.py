@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.engine.task import ProgressCallback
+from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.process import JsonWorker
@@ -63,6 +63,7 @@ Lower the loss.
 WORKER = 'setsid sleep 600 & while read seconds; do sleep "$seconds"; echo "{}"; done'
 
 SNAPSHOT_BYTES = 4096
+SEARCH = Scrutiny.SEARCH
 
 RESULTS_HEADER = "commit\tloss\tmemory_gb\tstatus\tdescription"
 
@@ -122,17 +123,8 @@ class FakeTask:
         program_hash = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()
         return Candidate(source, program_hash, facts={STATE_BYTES: self._snapshot_bytes})
 
-    def measure(
-        self,
-        candidate: Candidate,
-        *,
-        seed: int,
-        log_dir: Path,
-        snapshot_dir: Path,
-        on_progress: ProgressCallback | None = None,
-        scrutiny: Scrutiny = Scrutiny.SEARCH,
-        stop_above: Sequence[LossLimit] = (),
-    ) -> Measurement:
+    def measure(self, candidate, *, seed, log_dir, snapshot_dir, on_progress=None, scrutiny=SEARCH, stop_above=()):
+        """See `Task.measure`."""
         assert log_dir.is_dir()
         self.measured.append((candidate.program_hash, seed))
         self.scrutinies.append(scrutiny)
@@ -232,6 +224,25 @@ class ScriptedProposer:
         return False
 
     def close(self) -> None:
+        pass
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def notice(self, text: str) -> None:
+        pass
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
+        pass
+
+    def progress(self, report: object) -> None:
+        pass
+
+    def ends(self, experiment: ExperimentRow) -> None:
         pass
 
 

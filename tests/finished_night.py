@@ -60,7 +60,7 @@ class Night:
 
     def expire(self, experiment: int) -> None:
         with self.ledger() as ledger:
-            ledger.snapshots.expire([trial.id for trial in self.trials(experiment)])
+            ledger.expire_snapshots([trial.id for trial in self.trials(experiment)])
         self.lose(experiment)
 
     def damage(self, trial: TrialRow) -> Path:

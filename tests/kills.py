@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -129,50 +129,57 @@ def moved_snapshots(repo: Path) -> list[tuple[str, str]]:
     """Names of the snapshots that a run moved to `MOVED_TO`, and what is in their manifests."""
     there = sorted((repo / MOVED_TO).glob("0*"))
     with closing(Ledger.open_to_read(ledger_path(repo))) as ledger:
-        latest = ledger.snapshots.latest().values()
+        latest = ledger.snapshot_events().values()
         assert {row.place for row in latest if row.event is SnapshotEvent.MOVED} == set(map(str, there))
     return [(path.name, (path / MANIFEST).read_text()) for path in there]
 
 
-def differences(repo: Path, undisturbed: Path) -> list[str]:
-    """How a finished run differs from one that nothing disturbed; empty as it should be."""
-    found = [*git_differences(repo), *ledger_page_differences(ledger_path(repo))]
-    if substance_of(repo) != substance_of(undisturbed):
-        found.append("the rows of the ledger differ")
-    if snapshots_of(repo) != snapshots_of(undisturbed):
-        found.append(f"snapshots: {snapshots_of(repo)}, not {snapshots_of(undisturbed)}")
-    if moved_snapshots(repo) != moved_snapshots(undisturbed):
-        found.append(f"moved snapshots: {moved_snapshots(repo)}, not {moved_snapshots(undisturbed)}")
-    return found + [f"{path} is left" for path in repo.glob("runs/night/*.partial")]
+def facts(repo: Path) -> dict[str, object]:
+    """What a finished run has in common with every other one of its order."""
+    return {
+        "ledger": substance_of(repo),
+        "snapshots": snapshots_of(repo),
+        "moved": moved_snapshots(repo),
+        "faults": [*git_differences(repo), *ledger_page_differences(ledger_path(repo))],
+        "partial": [str(path) for path in repo.glob("runs/night/*.partial")],
+    }
 
 
-def die_in_turn(
-    nursery: Nursery, order: Order, template: Path, undisturbed: Path, numbers: Iterable[int], folder: Path
-) -> dict[int, list[str]]:
-    """Kills a run before each of some of its durable operations, and lets the same command finish it.
+def go_on_from_states(
+    nursery: Nursery, order: Order, choose: Callable[[Sequence[str]], Iterable[int]], folder: Path
+) -> dict[int, object]:
+    """Runs an order once, then again from the states that a kill would have left before some durable operations.
+
+    Args:
+      nursery: starts the drivers.
+      order: of a repository without a run.
+      choose: picks operations, by their numbers, from the labels of all.
+      folder: an empty one.
 
     Returns:
-      For each operation that made a difference, what differs from the undisturbed run.
+      For each operation that made a difference, what the run came to.
     """
-    found = {}
-    for number in numbers:
-        repo = Path(shutil.copytree(template, folder / f"killed at {number}"))
-        mine = replace(order, repo=str(repo), journal="", place=order.place and str(repo / MOVED_TO))
-        status = nursery.run(replace(mine, die_before=number))
-        assert status == -signal.SIGKILL, (number, status, log_of(repo))
-        assert not is_corrupt(repo), number
-        assert nursery.run(mine) == 0, (number, log_of(repo))
-        if differs := differences(repo, undisturbed):
-            found[number] = differs
+    repo, states, journal = Path(order.repo), folder / "states", folder / "journal"
+    states.mkdir()
+    assert nursery.run(replace(order, states=str(states), journal=str(journal))) == 0, log_of(repo)
+    expected, found = facts(repo), {}
+    assert expected["faults"] == expected["partial"] == []
+    for number in choose(journal.read_text().splitlines()):
         shutil.rmtree(repo)
+        (states / str(number)).rename(repo)
+        assert nursery.run(order) == 0, (number, log_of(repo))
+        if (came_to := facts(repo)) != expected:
+            found[number] = came_to
     return found
 
 
-def kill_at_random(nursery: Nursery, folder: Path, kills: int, seed: int, toll: Toll) -> None:
+def kill_at_random(
+    nursery: Nursery, folder: Path, kills: int, seed: int, toll: Toll, experiments: int = EXPERIMENTS
+) -> None:
     """Kills so many drivers, each at a random moment of its life, and starts them again until their runs are over."""
     draw = random.Random(seed)
     template = make_repository(folder / "template")
-    order = Order(str(folder / "uninterrupted"), EXPERIMENTS, TRIAL_SECONDS)
+    order = Order(str(folder / "uninterrupted"), experiments, TRIAL_SECONDS)
     reference = Path(shutil.copytree(template, order.repo))
     whole_run = _seconds_of(nursery, order)
     wanted = substance_of(reference)

@@ -13,9 +13,5 @@ def substance(ledger: Ledger) -> list[tuple]:
         for row in ledger.experiments()
     ]
     trials = [(t.id, t.experiment, t.seed, t.purpose, t.status, t.value, t.error) for t in ledger.trials()]
-    decisions = [
-        (d.id, d.experiment, d.action, d.reason, d.gain, d.probability, d.sigma)
-        for row in experiments
-        for d in ledger.decisions(row[0])
-    ]
+    decisions = [(row[0], decision) for row in experiments for decision in ledger.decisions(row[0])]
     return experiments + trials + decisions

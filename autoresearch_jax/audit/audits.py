@@ -104,18 +104,7 @@ class Audits:
     def __init__(
         self, task: Task, ledger: Ledger, folder: RunFolder, interrupts: Interrupts, observer: AuditObserver
     ) -> None:
-        """Makes the audits of a run.
-
-        Args:
-          task: the run's, for a transfer with the longer budget.
-          ledger: the run's.
-          folder: the run's.
-          interrupts: which cut a trial short.
-          observer: told what is done.
-
-        Raises:
-          AuditError: the run kept nothing.
-        """
+        """Raises AuditError if the run kept nothing; for a transfer the task has the longer budget."""
         self._task = task
         self._ledger = ledger
         self._folder = folder
@@ -141,10 +130,7 @@ class Audits:
     def transfer(self, runs: int, depth: int, factor: float) -> AuditFindings:
         """Baseline and champion at another depth, with a longer budget.
 
-        Args:
-          runs: of each.
-          depth: what the constant DEPTH is set to in both.
-          factor: how many times the run's budget the task's is.
+        Each is run `runs` times; `factor` is how many times the run's budget the task's is.
 
         Raises:
           UsageError: one of them has no such constant.
@@ -226,7 +212,7 @@ class Audits:
         champion = self._kept[-1].id
         question = json.dumps({"kind": kind, "champion": champion, **settings}, sort_keys=True)
         trials = self._ledger.audit_trials()
-        unanswered = [trial.audit for trial in trials if trial.question == question and not trial.is_answered]
+        unanswered = [trial.audit for trial in trials if trial.question == question and trial.answered_at is None]
         number = unanswered[-1] if unanswered else max((trial.audit for trial in trials), default=0) + 1
         return _Audit(number, kind, question)
 

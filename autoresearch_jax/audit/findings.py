@@ -4,6 +4,7 @@ import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import stdev
 
 from autoresearch_jax.decide.noise import mean_of
@@ -52,24 +53,13 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     return Interval(mean, mean - margin, mean + margin)
 
 
-def on_val(trial: AuditTrial) -> float | None:
-    """The score on the split that steers the search."""
-    return trial.value
-
-
-def on_holdout(trial: AuditTrial) -> float | None:
-    """The score on the holdout; None where it was not read."""
-    return trial.holdout
+on_val: Value = attrgetter("value")
+on_holdout: Value = attrgetter("holdout")
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The trials of an audit.
-
-    Attributes:
-      trials: those with a score, by subject and seed.
-      failures: those that ended without one, in their order.
-    """
+    """The trials of an audit: those with a score, by subject and seed, and those that ended without one."""
 
     trials: Mapping[str, Mapping[int, AuditTrial]]
     failures: Sequence[AuditTrial]
@@ -117,13 +107,9 @@ class AuditVerdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reading of the holdout says.
+    """What a reading of the holdout says, in a word and in a sentence.
 
-    Attributes:
-      val: interval of the gain on the split that steered the search; None if fewer than two seeds have one.
-      holdout: of the gain on the holdout; the same.
-      word: in a word.
-      sentence: in a sentence.
+    The intervals are of the gain on val and on the holdout; None if fewer than two seeds have one.
     """
 
     val: Interval | None
@@ -135,9 +121,7 @@ class Reading:
 def read_holdout(val_gains: Sequence[float], holdout_gains: Sequence[float]) -> Reading:
     """Says whether the champion's gain is real, or the validation set is worn out.
 
-    Args:
-      val_gains: how much better the champion was than the baseline on val, for each seed.
-      holdout_gains: on the holdout, for the same seeds in the same order.
+    The two have the gains on the same seeds in the same order.
     """
     val, holdout = t_interval(val_gains), t_interval(holdout_gains)
     pairs = zip(val_gains, holdout_gains, strict=True)
@@ -172,12 +156,7 @@ def _judge(val: Interval, holdout: Interval, above_half: Interval) -> tuple[Audi
 
 
 def read_change(gain: Interval | None, kept_for_score: bool) -> str:
-    """In a word or two, what a kept change is worth to the champion of now.
-
-    Args:
-      gain: of the champion over itself without the change; None if it was not measured.
-      kept_for_score: False for what was kept because it made the text shorter, of which no gain was asked.
-    """
+    """In a word or two, what a kept change is worth; of what was kept for a shorter text no gain is asked."""
     if gain is None:
         return "not measured"
     if gain.sign == 0:
@@ -186,12 +165,7 @@ def read_change(gain: Interval | None, kept_for_score: bool) -> str:
 
 
 def read_transfer(gain: Interval | None, where: str) -> tuple[str, str]:
-    """In a word and in a sentence, whether the gain holds elsewhere.
-
-    Args:
-      gain: of the champion over the baseline there; None if fewer than two seeds have one.
-      where: such as "at DEPTH 8 and 2 times the budget".
-    """
+    """In a word and in a sentence, whether the champion's gain holds elsewhere, such as "at DEPTH 8"."""
     if gain is None:
         return "not measured", NOT_ENOUGH
     if gain.sign > 0:
@@ -203,13 +177,9 @@ def read_transfer(gain: Interval | None, where: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class AuditFindings:
-    """What came of an audit.
+    """What came of an audit: figures and rows by the names they are printed with, None where one is missing.
 
-    Attributes:
-      figures: by the names they are printed with; None where one is missing.
-      table_name: what the rows are.
-      table: rows with the same columns; None where something is missing.
-      is_measured: False if scores were wanted and not two were there to compare.
+    `is_measured` is False if scores were wanted and there were not two to compare.
     """
 
     figures: Mapping[str, Scalar]
@@ -235,13 +205,7 @@ def holdout_findings(scores: Scores, metric: Metric) -> AuditFindings:
 
 
 def transfer_findings(scores: Scores, metric: Metric, where: str) -> AuditFindings:
-    """Whether the gain holds at another setting.
-
-    Args:
-      scores: measured there.
-      metric: theirs.
-      where: the setting in words, such as "at DEPTH 8".
-    """
+    """Whether the gain holds at another setting."""
     gains = list(scores.gains(CHAMPION, BASELINE, on_val, metric).values())
     gain = t_interval(gains)
     word, sentence = read_transfer(gain, where)
@@ -257,13 +221,9 @@ def transfer_findings(scores: Scores, metric: Metric, where: str) -> AuditFindin
 
 @dataclass(frozen=True)
 class Change:
-    """A kept change, and the champion without it.
+    """A kept change, and the subject under which the champion without it was measured.
 
-    Attributes:
-      row: the experiment that made it.
-      subject: the name under which the champion without it was measured; None if it was not.
-      obstacle: why it was not, in a word or two.
-      note: what else is to be said, one line; may be empty.
+    `subject` is None if it was not; then `obstacle` says why in a word or two, and `note` in a line.
     """
 
     row: ExperimentRow

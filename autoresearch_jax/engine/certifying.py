@@ -18,8 +18,8 @@ from autoresearch_jax.decide.certification import (
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose
-from autoresearch_jax.engine.state import kept_for_length, read_state
+from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
+from autoresearch_jax.engine.state import certification_runs, kept_for_length, read_state
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import (
     Merge,
@@ -50,13 +50,7 @@ class Word(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of a kept edit.
-
-    Attributes:
-      word: see there.
-      gain: in the metric's unit, positive where it is better.
-      probability: that it is an improvement.
-    """
+    """What is known of a kept edit: its gain in the metric's unit, and the probability that it is an improvement."""
 
     word: Word
     gain: Estimate
@@ -97,19 +91,26 @@ class Certifying:
         """True if a run that is over is certified again."""
         return self._since is not None
 
-    def begin_anew(self) -> None:
+    def begin_anew(self) -> tuple[int, int]:
         """Looks at all edits again, with the share of trials that a run has for it; takes up what was cut short.
+
+        Returns:
+          The last experiment before it, and how many trials there were then.
 
         Raises:
           RunError: an experiment of the search is not over.
         """
         ledger, row = self._ledger, self._ledger.open_experiment()
-        if row is None:
-            self._since = ledger.experiments()[-1].id, len(ledger.trials())
-        elif row.kind is Kind.REVERT:
-            self._since = row.id - 1, len(ledger.trials()) - len(ledger.trials(row.id))
-        else:
+        if row is not None and row.kind is not Kind.REVERT:
             raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
+        since = ledger.left_certification().get("since")
+        if since is not None:
+            self._since = since[0], since[1]
+        elif row is None:
+            self._since = ledger.experiments()[-1].id, len(ledger.trials())
+        else:
+            self._since = row.id - 1, len(ledger.trials()) - len(ledger.trials(row.id))
+        return self._since
 
     def next_step(self, *, at_end: bool) -> MeasureChampion | Revert | None:
         """The next step, None if there is none; before the end, certification begins after `every` keeps."""
@@ -145,7 +146,7 @@ class Certifying:
         """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""
         rows = self._ledger.experiments()
         reverts = [row for row in rows if row.kind is Kind.REVERT and row.id > experiment]
-        runs = sum(trial.purpose is Purpose.CERTIFY for trial in self._ledger.trials()[num_trials:])
+        runs = certification_runs(self._ledger.trials()[num_trials:], reverts)
         return frozenset(number for row in reverts for number in row.without) | kept_for_length(rows), runs
 
 
@@ -168,12 +169,7 @@ def revert_intent(champion: ExperimentRow, edits: Sequence[ExperimentRow], sourc
 
 @dataclass(frozen=True)
 class Version:
-    """The text of a champion.
-
-    Attributes:
-      experiment: that was kept.
-      source: its text.
-    """
+    """The text of a champion, and the experiment that was kept with it."""
 
     experiment: int
     source: str
@@ -184,13 +180,11 @@ class Reverted:
     """The champion without one change.
 
     Attributes:
-      experiment: that made the change.
       source: the text; None if there is none.
       obstacle: why there is none, `SUPERSEDED` or `CONFLICT`; else empty.
       note: what else is to be said, one line; may be empty.
     """
 
-    experiment: int
     source: str | None
     obstacle: str = ""
     note: str = ""
@@ -202,25 +196,22 @@ def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
     Constants get the values that they had before the change, unless a later change moved them again. The rest of the
     text is merged line by line, with all constants alike on the three sides, so that a line beside one is no conflict.
 
-    Args:
-      versions: the baseline and every champion after it, each made from the one before.
-      index: of the version that brought the change; at least 1.
-      merge: merges three texts.
+    `versions` are the baseline and every champion after it; `index` is of the one that brought the change, at least 1.
     """
-    number, champion = versions[index].experiment, versions[-1].source
+    champion = versions[-1].source
     before, after = versions[index - 1].source, versions[index].source
     old = moved_constants(before, after)
     again = {name: moved_by for name in old if (moved_by := _moved_again(versions[index:], name)) is not None}
     values = {name: value for name, value in old.items() if name not in again}
-    note = _superseded_note(again)
+    note = ", ".join(f"{name} was moved again by {experiment}" for name, experiment in again.items())
     if _is_same_apart_from(before, after, old):
         if not values:
-            return Reverted(number, None, SUPERSEDED, note)
-        return Reverted(number, set_constants(champion, values), note=note)
+            return Reverted(None, SUPERSEDED, note)
+        return Reverted(set_constants(champion, values), note=note)
     merged = merge_sources(after, champion, before, values, merge)
     if merged is None:
-        return Reverted(number, None, CONFLICT, "later changes touch the same lines")
-    return Reverted(number, merged, note=note)
+        return Reverted(None, CONFLICT, "later changes touch the same lines")
+    return Reverted(merged, note=note)
 
 
 def _moved_again(versions: Sequence[Version], name: str) -> int | None:
@@ -231,10 +222,6 @@ def _moved_again(versions: Sequence[Version], name: str) -> int | None:
         if name in old and not (name in new and same_value(old[name], new[name])):
             moved_by = later.experiment
     return moved_by
-
-
-def _superseded_note(again: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} was moved again by {experiment}" for name, experiment in again.items())
 
 
 def _is_same_apart_from(before: str, after: str, names: Mapping[str, Scalar]) -> bool:
@@ -248,32 +235,14 @@ def _tree_without(source: str, names: Mapping[str, Scalar]) -> str:
     return ast.dump(tree)
 
 
-@dataclass(frozen=True)
-class TakenOut:
-    """The champion without a group of edits.
-
-    Attributes:
-      edits: that are out, by their experiments.
-      source: the text without them.
-      obstacles: why each of the others could not be taken out.
-    """
-
-    edits: Sequence[int]
-    source: str
-    obstacles: Mapping[int, str]
-
-
-def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> TakenOut:
+def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> tuple[list[int], str, dict[int, str]]:
     """Takes edits out of the champion's text, the latest first.
 
-    Args:
-      ledger: of the run.
-      edits: experiments that were kept.
-      merge: merges three texts.
+    Returns:
+      The edits that are out, the text without them, and why each of the others could not be taken out.
     """
-    kept = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP]
-    champion = kept[-1]
-    source, taken, obstacles = ledger.source(champion.id), [], {}
+    champion = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP][-1]
+    source, taken, obstacles = ledger.source(champion.id), list[int](), dict[int, str]()
     for number in sorted(edits, reverse=True):
         parent = ledger.experiment(number).parent
         assert parent is not None
@@ -284,4 +253,4 @@ def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> TakenOut:
             continue
         source = found.source
         taken.append(number)
-    return TakenOut(sorted(taken), source, obstacles)
+    return sorted(taken), source, obstacles

@@ -4,10 +4,10 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import sha256_of_file
@@ -16,7 +16,7 @@ from autoresearch_jax.types import Scalar
 Clock = Callable[[], float]  # seconds since 1970
 
 BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
-SCHEMA_VERSION = 7  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 8  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -41,7 +41,7 @@ CREATE TABLE experiments (
     score REAL,
     decision TEXT CHECK (decision IN ('keep', 'discard')),
     reason TEXT,
-    commit_id TEXT,
+    "commit" TEXT,
     seconds REAL,                       -- spent on it by the process that ended it
     simplification INTEGER,             -- 1 if it was kept for its shorter source alone
     source TEXT NOT NULL
@@ -53,7 +53,7 @@ CREATE TABLE trials (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
     seed INTEGER NOT NULL,
-    purpose TEXT CHECK (purpose IN ('champion', 'certify', 'audit')),   -- null to decide on its experiment
+    purpose TEXT NOT NULL CHECK (purpose IN ('candidate', 'champion', 'certify', 'audit')),
     split TEXT,                         -- 'val' or 'holdout' for an audit's trial, which alone has what follows
     audit INTEGER,                      -- number of the audit: 1, 2, 3, ...
     question TEXT,                      -- JSON: what it asks
@@ -76,7 +76,8 @@ CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: the processes that worked on the run
     began_at REAL NOT NULL,
     ended_at REAL,                      -- null while it is at work, and if it was killed
-    reason TEXT                         -- why it ended, one line
+    reason TEXT,                        -- why it ended, one line
+    certifies TEXT                      -- JSON: what its certification goes on from, see `Ledger.left_certification`
 ) STRICT;
 
 CREATE TABLE decisions (
@@ -113,21 +114,20 @@ class Database:
     """One SQLite file. While it is closed, a file beside it holds its SHA-256; see `hash_file`."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, path: Path | None = None) -> None:
-        """See `open` and `open_to_read`.
-
-        Args:
-          connection: to the file.
-          clock: what rows are dated with.
-          path: of the file; None if it is only read.
-        """
+        """See `open` and `open_to_read`; `path` is None if the file is only read."""
+        connection.row_factory = sqlite3.Row
         self._connection = connection
         self._path = path
         self.clock = clock
-        self.slowest_commit_seconds = 0.0
+        self.slowest_commit_seconds = 0.0  # that the disk took for a transaction
 
     @classmethod
-    def open(cls, path: Path, clock: Clock) -> "Database":
-        """See `Ledger.open`."""
+    def open(cls, path: Path, clock: Clock = time.time) -> Self:
+        """Opens a ledger, and makes it if there is none; rows are dated with `clock`.
+
+        Raises:
+          LedgerError: it is no ledger, of another version, or cannot be written.
+        """
         with _named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_doubtful = _differs_from_hash(path)
@@ -156,8 +156,12 @@ class Database:
         return database
 
     @classmethod
-    def open_to_read(cls, path: Path) -> "Database":
-        """See `Ledger.open_to_read`."""
+    def open_to_read(cls, path: Path) -> Self:
+        """Opens an existing ledger without ever writing to it; a driver may be at work in it meanwhile.
+
+        Raises:
+          LedgerError: there is none, or it is of another version.
+        """
         if not path.is_file():
             raise LedgerError(f"{path}: no ledger there; check --tag and --run_dir")
         if path.stat().st_size == 0:
@@ -197,45 +201,43 @@ class Database:
         self._connection.execute("COMMIT")
         self.slowest_commit_seconds = max(self.slowest_commit_seconds, time.monotonic() - begun)
 
-    @property
-    def in_transaction(self) -> bool:
-        """True while what was written may yet be undone."""
+    def may_be_undone(self) -> bool:
+        """True inside of a transaction."""
         return self._connection.in_transaction
-
-    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Runs one statement."""
-        return self._connection.execute(statement, values)
 
     def insert(self, table: str, values: Mapping[str, Any]) -> int:
         """Adds a row in a transaction; returns its number."""
-        names = ", ".join(values)
         marks = ", ".join("?" * len(values))
         with self.transaction():
-            statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"
-            number = self.execute(statement, tuple(values.values())).lastrowid
+            statement = f"INSERT INTO {table} ({_names(values)}) VALUES ({marks})"
+            number = self._connection.execute(statement, tuple(values.values())).lastrowid
         assert number is not None
         return number
 
-    def update(self, table: str, number: int, values: Mapping[str, Any], where: str = "TRUE") -> None:
-        """Fills in columns of a row in a transaction, if `where` holds."""
-        assignments = ", ".join(f"{name} = ?" for name in values)
+    def update(self, table: str, values: Mapping[str, Any], where: str, *parameters: Any) -> None:
+        """Fills in columns of some rows in a transaction."""
+        assignments = ", ".join(f'"{name}" = ?' for name in values)
         with self.transaction():
-            self.execute(f"UPDATE {table} SET {assignments} WHERE id = ? AND {where}", (*values.values(), number))
+            statement = f"UPDATE {table} SET {assignments} WHERE {where}"
+            self._connection.execute(statement, (*values.values(), *parameters))
 
-    def rows(self, table: str, columns: Sequence[str], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
-        """Some columns of some rows."""
-        return self.execute(f"SELECT {', '.join(columns)} FROM {table} {where}", values).fetchall()
+    def select(self, table: str, columns: Iterable[str], rest: str = "", *parameters: Any) -> list[sqlite3.Row]:
+        """Some columns of the rows that the rest of the statement asks for."""
+        return self._connection.execute(f"SELECT {_names(columns)} FROM {table} {rest}", parameters).fetchall()
 
     def settings(self) -> dict[str, Scalar]:
-        """See `Ledger.settings`."""
-        rows = self.execute("SELECT name, value FROM settings ORDER BY rowid")
-        return {name: json.loads(value) for name, value in rows}
+        """What `save_settings` saved, in that order; empty before."""
+        return {name: json.loads(value) for name, value in self.select("settings", ("name", "value"), "ORDER BY rowid")}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
-        """See `Ledger.save_settings`."""
+        """Stores what must stay the same for as long as the run lives."""
         with self.transaction():
             for name, value in settings.items():
-                self.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+                self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _names(columns: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
 
 
 def metrics_json(metrics: Mapping[str, Scalar]) -> str:

@@ -74,11 +74,7 @@ class DiskGuard:
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """One line on how the disk caused a failure, with the file and the remedy; None if it did not.
-
-    Args:
-      error: examined together with its causes and contexts.
-    """
+    """One line on how the disk caused a failure, with the file and the remedy; None if it did not."""
     for cause in causes(error):
         if isinstance(cause, DiskError):
             return str(cause).removesuffix(f"; {_GOES_ON}")

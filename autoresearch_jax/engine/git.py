@@ -40,12 +40,7 @@ class Git:
     """Runs git in one folder."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Stores where to run.
-
-        Args:
-          folder: an existing folder.
-          environment: of this process; git finds its own programs and the user's settings by it.
-        """
+        """Stores where to run."""
         self.folder = folder
         self.environment = {
             **{name: value for name, value in environment.items() if name not in _REPOSITORY_VARIABLES},
@@ -78,13 +73,7 @@ class Git:
         return self._run(words, b"", {}).returncode == 0
 
     def tree_with(self, commit: str, path: str, text: bytes) -> str:
-        """Makes a tree that differs from a commit's in the text of one file alone.
-
-        Args:
-          commit: its full hash.
-          path: of a file that the commit has, from the top of the repository.
-          text: the new one.
-        """
+        """Makes a tree that differs from a commit's in the text of one file alone."""
         made = self.text("hash-object", "-w", "--stdin", stdin=text)
         place = PurePosixPath(path)
         for changed in (place, *place.parents[:-1]):  # from the file upwards, each folder on its way anew
@@ -102,14 +91,7 @@ class Git:
         return listings[folder]
 
     def commit_tree(self, tree: str, parent: str, message: str, date: float) -> str:
-        """Makes a commit object that no branch knows yet; equal arguments give the same one.
-
-        Args:
-          tree: its tree.
-          parent: its only parent.
-          message: its message.
-          date: of author and committer, in seconds since 1970.
-        """
+        """Makes a commit object that no branch knows yet; equal arguments give the same one."""
         stamp = f"@{int(date)} +0000"
         return self.text(
             *self._identity_settings(),
@@ -186,12 +168,7 @@ class Worktree:
     """A linked worktree that belongs to one run."""
 
     def __init__(self, git: Git, folder: Path) -> None:
-        """Stores where it is.
-
-        Args:
-          git: in the user's own checkout.
-          folder: of the worktree, there or not.
-        """
+        """Stores where it is."""
         self._git = git
         self._folder = folder
 
@@ -225,8 +202,7 @@ class Worktree:
     def free_locks(self, ref_files: Iterable[str]) -> None:
         """Removes the lock files of a git that was killed; only for who holds the run's own lock.
 
-        Args:
-          ref_files: of the run's refs, as patterns inside the repository's folder.
+        `ref_files` are patterns of the run's refs inside the repository's folder.
         """
         common_dir, own_dir = _common_dir(self._git), self._own_dir()
         assert common_dir is not None

@@ -77,13 +77,7 @@ def _text_differences(path: Path, expected: str, what: str) -> list[str]:
 
 
 def source_differences(folder: RunFolder, ledger: Ledger, environment: Mapping[str, str]) -> list[str] | str:
-    """Compares each experiment's source with the commit that holds it.
-
-    Args:
-      folder: the run's; its worktree says where the repository is, or it lies in the repository itself.
-      ledger: the run's.
-      environment: of this process, for git.
-    """
+    """Compares each experiment's source with the commit that holds it."""
     rows = [row for row in ledger.experiments() if row.commit is not None]
     git = _repository(folder, rows, environment)
     if git is None:

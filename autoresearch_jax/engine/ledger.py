@@ -1,17 +1,36 @@
-"""The ledger of a run: its rows, with scores by the model of all its runs."""
+"""The ledger of a run: its rows, each written before it is spent on, with scores by the model of all its runs."""
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import item_variance
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.database import Database, LedgerError
-from autoresearch_jax.engine.memo import Memo
-from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose, TrialRow
-from autoresearch_jax.engine.tables import Tables
+from autoresearch_jax.decide.rule import Action, Decision
+from autoresearch_jax.engine.database import Clock, Database, LedgerError, metrics_json
+from autoresearch_jax.engine.records import (
+    DECISION_COLUMNS,
+    EXPERIMENT_COLUMNS,
+    AuditTrial,
+    ExperimentRow,
+    Intent,
+    Kind,
+    Purpose,
+    Rows,
+    SnapshotEvent,
+    SnapshotEventRow,
+    TrialRow,
+    as_decision,
+    as_experiment,
+    as_trial,
+    columns,
+)
 from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.types import Measurement, Status
 
@@ -19,17 +38,42 @@ Value = TypeVar("Value")
 GREEDY = "greedy"  # the rule that has no use for a model of scores
 
 
-class Ledger(Tables):
-    """A run's ledger, with scores by the model of all its runs. Only times differ between two equal runs."""
+class Ledger(Database):
+    """A run's ledger. Only times differ between two equal runs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, path: Path | None = None) -> None:
         """See `open` and `open_to_read`."""
-        super().__init__(database)
+        super().__init__(connection, clock, path)
+        self._experiments = Rows(self._experiments_from, self.may_be_undone, lambda row: row.program_hash)
+        self._trials = Rows(self._trials_from, self.may_be_undone, lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
-        self._rescored: Memo[ExperimentRow, ExperimentRow] = Memo(_with_score)
-        self._first_runs: Memo[ExperimentRow, TrialRow | None] = Memo(self._find_first_run)
-        self._item_variances: dict[tuple[int, int], float] = {}  # by two concluded trials
         self._lineage: tuple[tuple[int, int], Lineage] | None = None  # of what is concluded, and how much that is
+        self._variance_of_items = functools.cache(self._find_variance_of_items)
+
+    def _experiments_from(self, first: int) -> list[ExperimentRow]:
+        rows = self.select("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", first)
+        return [as_experiment(row) for row in rows]
+
+    def _trials_from(self, first: int) -> list[TrialRow]:
+        rows = self.select("trials", columns(TrialRow), "WHERE id >= ? AND audit IS NULL ORDER BY id", first)
+        return [as_trial(row, TrialRow) for row in rows]
+
+    def begin_experiment(self, intent: Intent) -> ExperimentRow:
+        """Writes down what is about to be tried and gives it the next number."""
+        with self.transaction():
+            (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
+            written = {
+                "id": number,
+                "created_at": self.clock(),
+                "constants": json.dumps(intent.constants, sort_keys=True),
+                "without": json.dumps(list(intent.without)) if intent.without else None,
+            }
+            self.insert("experiments", {**vars(intent), **written})
+        return self.experiment(number)
+
+    def set_program(self, experiment: int, program_hash: str) -> None:
+        """Stores what the experiment's source was traced to."""
+        self.update("experiments", {"program_hash": program_hash}, "id = ?", experiment)
 
     def conclude(
         self,
@@ -49,25 +93,15 @@ class Ledger(Tables):
             "score": score,
             "decision": decision,
             "reason": reason,
-            "commit_id": commit,
+            "commit": commit,
             "seconds": seconds,
             "simplification": 1 if simplification else None,
         }
-        self._database.update("experiments", experiment, values, where="status IS NULL")
+        self.update("experiments", values, "id = ? AND status IS NULL", experiment)
         return self.experiment(experiment)
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
-        """Adds one measurement that was made by hand, outside any search.
-
-        Args:
-          source: what was measured, as it was measured.
-          measurement: what it gave.
-          description: one line, such as "DEPTH=6".
-          fingerprint: the task's; scores of other tasks are never compared with it.
-
-        Returns:
-          The experiment's number.
-        """
+        """Adds one measurement that was made by hand, outside any search; returns the experiment's number."""
         with self.transaction():
             experiment = self.begin_experiment(
                 Intent(Kind.TRIAL, source, known_constants(source), description, category=fingerprint, proposer="hand")
@@ -86,6 +120,132 @@ class Ledger(Tables):
             )
         return experiment.id
 
+    def source(self, experiment: int) -> str:
+        """Full text that the experiment measured.
+
+        Raises:
+          LedgerError: there is none of that number.
+        """
+        rows = self.select("experiments", ("source",), "WHERE id = ?", experiment)
+        if not rows:
+            raise LedgerError(f"the ledger has no experiment {experiment}")
+        return str(rows[0]["source"])
+
+    def begin_trial(self, experiment: int, seed: int, purpose: Purpose = Purpose.CANDIDATE) -> TrialRow:
+        """Writes down that a budget is about to be spent."""
+        values = {"experiment": experiment, "seed": seed, "purpose": purpose, "started_at": self.clock()}
+        number = self.insert("trials", values)
+        trial = self._trials.get(number)
+        assert trial is not None
+        return trial
+
+    def interrupt_trial(self, trial: int) -> None:
+        """Writes down that a trial was cut short by a signal; it stays open."""
+        self._update_open_trial(trial, interrupted_at=self.clock())
+
+    def take_up_trial(self, trial: int) -> None:
+        """Writes down that a trial that was cut short is run again, from now on."""
+        self._update_open_trial(trial, interrupted_at=None, started_at=self.clock())
+
+    def finish_trial(self, trial: int, measurement: Measurement) -> None:
+        """Stores what a trial gave."""
+        self._update_open_trial(
+            trial,
+            finished_at=self.clock(),
+            status=measurement.status,
+            value=measurement.value,
+            metrics=metrics_json(measurement.metrics),
+            snapshot=None if measurement.snapshot is None else str(measurement.snapshot),
+            error=measurement.error,
+            items=None if measurement.items is None else json.dumps(list(measurement.items)),
+        )
+
+    def _update_open_trial(self, trial: int, **values: Any) -> None:
+        self.update("trials", values, "id = ? AND status IS NULL", trial)
+
+    def trials(self, experiment: int | None = None) -> list[TrialRow]:
+        """Trials of one experiment, or all, in the order of their numbers; none of audits."""
+        return self._trials.all() if experiment is None else self._trials.of(experiment)
+
+    def open_trial(self) -> TrialRow | None:
+        """The trial of the search that was begun and not finished, if there is one."""
+        return self._trials.open()
+
+    def record_decision(self, experiment: int, decision: Decision) -> None:
+        """Stores a decision on an experiment."""
+        gain = decision.gain
+        estimate = {"gain": None if gain is None else gain.mean, "error": None if gain is None else gain.error}
+        values = {**vars(decision), **estimate, "experiment": experiment, "decided_at": self.clock()}
+        self.insert("decisions", values)
+
+    def decisions(self, experiment: int) -> list[Decision]:
+        """The decisions on an experiment, in their order."""
+        rows = self.select("decisions", DECISION_COLUMNS, "WHERE experiment = ? ORDER BY id", experiment)
+        return [as_decision(row) for row in rows]
+
+    def begin_session(self, certification: Mapping[str, Any] | None = None) -> int:
+        """Writes down that a process begins to work on the run; returns the session's number."""
+        return self.insert("sessions", {"began_at": self.clock(), "certifies": json.dumps(certification)})
+
+    def note_certification(self, session: int, certification: Mapping[str, Any] | None) -> None:
+        """Stores what another process needs to go on with the certification that a session began; None at its end."""
+        self.update("sessions", {"certifies": json.dumps(certification)}, "id = ?", session)
+
+    def left_certification(self) -> dict[str, Any]:
+        """What the latest session noted of a certification that it did not complete; empty if there is none."""
+        rows = self.select("sessions", ("certifies",), "ORDER BY id DESC LIMIT 1")
+        return (json.loads(rows[0]["certifies"]) or {}) if rows else {}
+
+    def end_session(self, session: int, reason: str) -> None:
+        """Stores in one line why a process ends its work on the run."""
+        self.update("sessions", {"ended_at": self.clock(), "reason": reason}, "id = ?", session)
+
+    def last_ending(self) -> str | None:
+        """Why the last process ended; "killed" if it could not say, or is at work; None before the first."""
+        rows = self.select("sessions", ("reason",), "ORDER BY id DESC LIMIT 1")
+        return rows[0]["reason"] or "killed" if rows else None
+
+    def begin_audit_trial(self, experiment: int, seed: int, **of_audit: Any) -> AuditTrial:
+        """Writes down that a budget is about to be spent for an audit; for the other arguments see `AuditTrial`."""
+        values = {"experiment": experiment, "seed": seed, "purpose": Purpose.AUDIT, "started_at": self.clock()}
+        self.insert("trials", {**values, **of_audit})
+        return self.audit_trials()[-1]
+
+    def answer_audit(self, audit: int) -> None:
+        """Writes down that an audit is over."""
+        self.update("trials", {"answered_at": self.clock()}, "audit = ?", audit)
+
+    def audit_trials(self) -> list[AuditTrial]:
+        """The trials of all audits, which are no part of the search, in the order of their numbers."""
+        rows = self.select("trials", columns(AuditTrial), "WHERE audit IS NOT NULL ORDER BY id")
+        return [as_trial(row, AuditTrial) for row in rows]
+
+    def holdout_readings(self) -> int:
+        """How many audits have read the holdout, or began to."""
+        return len({trial.audit for trial in self.audit_trials() if trial.split == "holdout"})
+
+    def snapshot_events(self) -> Mapping[int, SnapshotEventRow]:
+        """The latest event of each trial that has one; the others' snapshots are where their trials put them."""
+        rows = self.select("snapshot_events", columns(SnapshotEventRow), "ORDER BY id")
+        return {
+            row["trial"]: SnapshotEventRow(row["id"], row["trial"], SnapshotEvent(row["event"]), row["place"])
+            for row in rows
+        }
+
+    def expire_snapshots(self, trials: Sequence[int]) -> None:
+        """Writes down that snapshots are about to be deleted, all of them or none."""
+        with self.transaction():
+            for trial in trials:
+                self._enter_event(trial, SnapshotEvent.EXPIRED)
+
+    def move_snapshot(self, trial: int, place: str) -> None:
+        """Writes down that a snapshot is whole at another place, and about to be deleted here."""
+        self._enter_event(trial, SnapshotEvent.MOVED, place)
+
+    def _enter_event(self, trial: int, event: SnapshotEvent, place: str | None = None) -> None:
+        values = {"trial": trial, "event": event, "happened_at": self.clock(), "place": place}
+        self.insert("snapshot_events", values)
+
     def experiment(self, number: int) -> ExperimentRow:
         """One experiment.
 
@@ -95,34 +255,44 @@ class Ledger(Tables):
         row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return self._as_now(row, self._scores_now())
+        return _with_score(row, self._scores_now())
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
         scores = self._scores_now()
-        return [row if row.id not in scores else self._as_now(row, scores) for row in self._experiments.all()]
+        return [_with_score(row, scores) for row in self._experiments.all()]
 
-    def _as_now(self, row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:
-        score = scores.get(row.id)
-        return row if score is None else self._rescored.of(row, score)
+    def open_experiment(self) -> ExperimentRow | None:
+        """The experiment of the search that is not over, if there is one."""
+        return self._experiments.open()
+
+    def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
+        """What a pure function makes of all that is concluded; made again once an experiment or a trial more is."""
+        if self.may_be_undone():
+            return make(self)
+        state = self._experiments.num_concluded(), self._trials.num_concluded()
+        found = self._remembered.get(make)
+        if found is None or found[0] != state:
+            found = self._remembered[make] = state, make(self)
+        value: Value = found[1]
+        return value
 
     def _scores_now(self) -> Mapping[int, Estimate]:
         """Scores of the experiments that were kept, by all runs so far, and of their twins."""
         return self.remembered(Ledger._find_scores_now)
 
     def _find_scores_now(self) -> Mapping[int, Estimate]:
-        rows = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL]
         lineage = self.lineage()
         if lineage is None:
             return {}
-        posterior = lineage.posterior
-        by_program: dict[str, Estimate] = {}
+        rows = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL]
+        by_program: dict[str | None, Estimate] = {}
         for row in rows:
             if row.decision is Action.KEEP and row.status is Status.OK:
-                found = posterior.score(lineage.programs[row.id].contents)
-                by_program[row.program_hash or ""] = Estimate(lineage.sign * found.mean, found.error)
+                found = lineage.posterior.score(lineage.programs[row.id].contents)
+                by_program[row.program_hash] = Estimate(lineage.sign * found.mean, found.error)
         is_kept_or_twin = (row for row in rows if row.decision is Action.KEEP or row.status is Status.DUPLICATE)
-        return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash or ""))}
+        return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash))}
 
     def score_if_kept(self, experiment: int) -> Estimate | None:
         """The score of an open experiment as it will be once it is kept; None under the greedy rule."""
@@ -145,7 +315,7 @@ class Ledger(Tables):
         if base is None or open_experiment is None:
             return base
         lineage = base.copy()
-        self._enter(lineage, open_experiment, self.remembered(_times_of_runs))
+        self._enter(lineage, [open_experiment])
         return lineage
 
     def _concluded_lineage(self) -> Lineage | None:
@@ -154,30 +324,29 @@ class Ledger(Tables):
         if settings.get("decision", GREEDY) == GREEDY:
             return None
         concluded = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL and not row.is_open]
-        entered = [(row, len(self.scored(row.id))) for row in concluded if row.status is not Status.DUPLICATE]
-        baseline = next((row for row, _ in entered if row.decision is Action.KEEP), None)
+        measured = [row for row in concluded if row.status is not Status.DUPLICATE]
+        baseline = next((row for row in measured if row.decision is Action.KEEP), None)
         if baseline is None:
             return None
-        key = len(concluded), sum(runs for _, runs in entered)
-        if self._lineage is None or self._lineage[0] != key or self._database.in_transaction:
-            times = self.remembered(_times_of_runs)
-            lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
-            for row, runs in entered:
-                if runs and row.id >= baseline.id:
-                    self._enter(lineage, row, times)
-            if self._database.in_transaction:  # which may yet be undone
-                return lineage
+        key = len(concluded), sum(len(self.scored(row.id)) for row in measured)
+        if self._lineage is not None and self._lineage[0] == key and not self.may_be_undone():
+            return self._lineage[1]
+        lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
+        self._enter(lineage, [row for row in measured if row.id >= baseline.id and self.scored(row.id)])
+        if not self.may_be_undone():
             self._lineage = key, lineage
-        return self._lineage[1]
+        return lineage
 
-    def _enter(self, lineage: Lineage, row: ExperimentRow, times: Mapping[int, int]) -> None:
-        trials = self.scored(row.id)
-        lineage.begin(row.id, without=row.without)
-        for trial in trials:
-            of_items, time = self._item_variance(row, trials[0]), times[trial.id]
-            lineage.observe(row.id, trial.score, trial.seed, of_items, time=time)
-        if not row.is_open:
-            lineage.conclude(row.id, kept=row.decision is Action.KEEP)
+    def _enter(self, lineage: Lineage, rows: Collection[ExperimentRow]) -> None:
+        times = self.remembered(_times_of_runs)
+        for row in rows:
+            trials = self.scored(row.id)
+            lineage.begin(row.id, without=row.without)
+            for trial in trials:
+                of_items = self._item_variance(row, trials[0])
+                lineage.observe(row.id, trial.score, trial.seed, of_items, time=times[trial.id])
+            if not row.is_open:
+                lineage.conclude(row.id, kept=row.decision is Action.KEEP)
 
     def _item_variance(self, row: ExperimentRow, trial: TrialRow) -> float:
         """Of an experiment's first trial against its champion's, see `item_variance`; 0 without scores of items."""
@@ -186,37 +355,22 @@ class Ledger(Tables):
         parent = self._experiments.get(row.parent)
         assert parent is not None
         if parent.status is Status.DUPLICATE:
-            parent = self._twin(parent.program_hash or "", before=parent.id) or parent
+            parent = self._twin(parent.program_hash, before=parent.id) or parent
         runs = self.scored(parent.id)
         partner = next((run for run in runs if run.seed == trial.seed), runs[0])
-        key = trial.id, partner.id
-        if key not in self._item_variances:
-            items, its_items = self._items(trial.id), self._items(partner.id)
-            is_known = items is not None and its_items is not None
-            self._item_variances[key] = item_variance(items or (), its_items or ()) if is_known else 0.0
-        return self._item_variances[key]
+        return self._variance_of_items(trial.id, partner.id)
 
-    def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
-        """What a function makes of this ledger, made again only once an experiment or a trial more is concluded.
-
-        Args:
-          make: a pure function of what is concluded.
-        """
-        if self._database.in_transaction:  # which may yet be undone
-            return make(self)
-        state = self._experiments.num_concluded, self._trials.num_concluded
-        found = self._remembered.get(make)
-        if found is None or found[0] != state:
-            found = self._remembered[make] = state, make(self)
-        value: Value = found[1]
-        return value
+    def _find_variance_of_items(self, *trials: int) -> float:
+        """Of two concluded trials."""
+        texts = [self.select("trials", ("items",), "WHERE id = ?", trial)[0]["items"] for trial in trials]
+        return 0.0 if None in texts else item_variance(*map(json.loads, texts))
 
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
-        """The first experiment of the search, before number `before`, that measured the same program."""
+        """The experiment of the search, before number `before`, that measured the same program."""
         found = self._twin(program_hash, before)
-        return None if found is None else self._as_now(found, self._scores_now())
+        return None if found is None else _with_score(found, self._scores_now())
 
-    def _twin(self, program_hash: str, before: int) -> ExperimentRow | None:
+    def _twin(self, program_hash: str | None, before: int) -> ExperimentRow | None:
         """The first experiment of a program, or the last that was kept: only a revert measures a program again."""
         twins = [
             row
@@ -245,29 +399,14 @@ class Ledger(Tables):
         trials = self.scored(self.measured(row).id)
         return [trial for trial in trials if trial.purpose is not Purpose.CANDIDATE] or trials
 
-    def first_run(self, row: ExperimentRow) -> TrialRow | None:
-        """An experiment's first run as a candidate that has a score; None if there is none."""
-        return self._first_runs.of(row)
-
-    def _find_first_run(self, row: ExperimentRow) -> TrialRow | None:
-        return next((trial for trial in self.scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
-
     def scored(self, experiment: int) -> list[TrialRow]:
         """The trials of an experiment that have a score, in their order."""
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
 
-    def peak_memory_bytes(self) -> dict[int, float]:
-        """Largest peak memory of each experiment's trials, where it is known."""
-        peaks: dict[int, float] = {}
-        for trial in self.trials():
-            peak = trial.metrics.get("peak_memory_bytes")
-            if isinstance(peak, int | float):
-                peaks[trial.experiment] = max(peak, peaks.get(trial.experiment, peak))
-        return peaks
 
-
-def _with_score(row: ExperimentRow, score: Estimate) -> ExperimentRow:
-    return replace(row, score=score.mean, error=score.error)
+def _with_score(row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:
+    score = scores.get(row.id)
+    return row if score is None else replace(row, score=score.mean, error=score.error)
 
 
 def _times_of_runs(ledger: Ledger) -> Mapping[int, int]:

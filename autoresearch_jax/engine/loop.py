@@ -2,9 +2,10 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from autoresearch_jax.decide.certification import MeasureChampion
 from autoresearch_jax.decide.rule import Action, Decision
@@ -24,13 +25,7 @@ from autoresearch_jax.engine.state import (
     read_state,
     run_settings,
 )
-from autoresearch_jax.engine.stopping import (
-    FIRST_WAIT_SECONDS,
-    StoppingList,
-    StopReached,
-    backoff,
-    limits_left,
-)
+from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, StoppingList, StopReached, backoff, limits_left
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
 from autoresearch_jax.errors import UserError
@@ -66,15 +61,7 @@ class Loop:
         asking: Asking | None = None,
         first_wait_seconds: float = FIRST_WAIT_SECONDS,
     ) -> None:
-        """Touches nothing yet.
-
-        Args:
-          parts: what it is made of.
-          run_seed: with the number of an experiment, the source of every seed.
-          max_experiments: proposals to end after, instead of what program.md says of experiments.
-          asking: what proposers are asked for.
-          first_wait_seconds: first wait after `FAILURES_WITHOUT_WAIT` failed proposals in a row, or a busy machine.
-        """
+        """Touches nothing yet; `max_experiments` replaces what program.md says of experiments."""
         self._parts = parts
         self._run_seed = run_seed
         self._asking = asking or Asking()
@@ -94,6 +81,7 @@ class Loop:
         )
         self._measuring = Measuring(parts, self._recorder, self._stopping, run_seed, first_wait_seconds)
         self._certifying = Certifying(parts.ledger, parts.certification)
+        self._session = 0  # its number in the ledger, once it has begun
 
     def run(self) -> str:
         """Works until the run ends; returns one line that says why.
@@ -106,7 +94,9 @@ class Loop:
         wanted = run_settings(
             parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
         )
-        return self._in_session(lambda: keep_to_settings(parts.ledger, parts.folder, parts.task, wanted), self._work)
+        keep_to_settings(parts.ledger, parts.folder, parts.task, wanted)
+        target = parts.ledger.left_certification().get("target")
+        return self._in_session(lambda: self._work(target), {"target": target} if target else None)
 
     def certify(self) -> str:
         """Certifies the champion's edits anew, with the share of trials that a run has for it; returns one line.
@@ -116,32 +106,36 @@ class Loop:
         Raises:
           RunError, UserError: see `run`.
         """
-        self._certifying.begin_anew()
-        return self._in_session(lambda: None, self._certify_again)
+        since = self._certifying.begin_anew()
+        return self._in_session(self._certify_again, {"since": since})
 
-    def _in_session(self, prepare: Callable[[], None], work: Callable[[], str]) -> str:
+    def _in_session(self, work: Callable[[], str], certification: Mapping[str, Any] | None) -> str:
         ledger = self._parts.ledger
-        prepare()
         self._recorder.settle()
-        session = ledger.begin_session()
+        self._session = ledger.begin_session(certification)
         try:
             reason = self._until_ended(work)
         except UserError as error:
             with suppress(sqlite3.Error):  # where there is no room all the same, it ended as if it had been killed
-                ledger.end_session(session, clean_line(str(error)))
+                ledger.end_session(self._session, clean_line(str(error)))
             raise
         finally:
             self._proposals.close()
-        ledger.end_session(session, reason)
+        ledger.end_session(self._session, reason)
         return reason
 
     def _certify_again(self) -> str:
+        self._certify_to_the_end()
+        self._parts.ledger.note_certification(self._session, None)
+        return "certified"
+
+    def _certify_to_the_end(self) -> None:
+        """Takes all steps of certification that are left, the one that a killed process began first."""
         self._end_open_trial()
         if (experiment := self._parts.ledger.open_experiment()) is not None:
             self._carry_out(experiment, time.monotonic())
         while self._certify(at_end=True):
             pass
-        return "certified"
 
     def _end_open_trial(self) -> None:
         """Takes up a run of the champion that a killed process left, if it belongs to no experiment."""
@@ -154,24 +148,31 @@ class Loop:
         if self._parts.retention is not None:
             self._parts.retention.apply(self._parts.ledger.measured(champion))
 
-    def _work(self) -> str:
+    def _work(self, target: str | None) -> str:
+        """Searches and certifies; `target` was reached by a process that was killed while it certified."""
         if self._parts.retention is not None:
             self._parts.retention.settle()
         if self._recorder.champion is None:
             self._run_baseline()
         self._end_open_trial()
+        reason = ""
         while True:
-            while (reason := self._advance()) is None:
-                pass
-            had_target = self._stopping.target_reached(self._recorder.require_champion())
-            while self._certify(at_end=True):
-                pass
-            champion = self._recorder.require_champion()
-            if had_target is None:
+            if target is None:
+                while (ended := self._advance()) is None:
+                    pass
+                reason = ended
+                target = self._stopping.target_reached(self._recorder.require_champion())
+                if target is not None:
+                    self._parts.ledger.note_certification(self._session, {"target": target})
+            self._certify_to_the_end()
+            if target is None:
                 return reason
-            if (reached := self._stopping.stop_reason(self._stopping.progress(champion))) is not None:
+            self._parts.ledger.note_certification(self._session, None)
+            progress = self._stopping.progress(self._recorder.require_champion())
+            if (reached := self._stopping.stop_reason(progress)) is not None:
                 return f"{reached} reached"
-            self._parts.observer.notice(f"{had_target}: not after certification, so the search goes on")
+            self._parts.observer.notice(f"{target}: not after certification, so the search goes on")
+            target = None
 
     def _until_ended(self, work: Callable[[], str]) -> str:
         """Why some work ended, in one line."""
@@ -253,15 +254,18 @@ class Loop:
             self._measure_champion(champion)
             return True
         started = time.monotonic()
-        texts = take_out(ledger, step.edits, self._parts.workspace.merge)
+        edits, source, obstacles = take_out(ledger, step.edits, self._parts.workspace.merge)
         experiment = None
+        first = self._recorder.rows[-1].id + 1
+        for number in range(first, first + len(obstacles) + bool(edits)):
+            self._proposals.put_off(number)
         with ledger.transaction():  # all of a step or nothing survives a kill
-            for number, obstacle in texts.obstacles.items():
+            for number, obstacle in obstacles.items():
                 intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id))
                 self._reject(replace(intent, constants={}), obstacle, started)
-            if texts.edits:
-                rows = [ledger.experiment(number) for number in texts.edits]
-                experiment = ledger.begin_experiment(revert_intent(champion, rows, texts.source))
+            if edits:
+                rows = [ledger.experiment(number) for number in edits]
+                experiment = ledger.begin_experiment(revert_intent(champion, rows, source))
         if experiment is not None:
             self._carry_out(experiment, started)
         return True

@@ -136,7 +136,6 @@ class Measuring:
         self._run(None, trial)
 
     def _measure_until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Conclude:
-        """Carries out one action after another until the experiment is kept or discarded."""
         parts = self._parts
         self._prepared[experiment.id] = candidate
         self._started = time.monotonic()
@@ -147,7 +146,9 @@ class Measuring:
                 found = read_open_experiment(self._ledger, experiment, state, parts.program.program)
                 action = next_action(state, found, parts.rule, parts.task.metric, self._run_seed)
                 if isinstance(action, Conclude):
-                    self._forget_prepared(experiment if action.decision.action.keeps else self._recorder.champion)
+                    champion = experiment if action.decision.action.keeps else self._recorder.champion
+                    kept = None if champion is None else self._ledger.measured(champion).id
+                    self._prepared = {number: ready for number, ready in self._prepared.items() if number == kept}
                     return action
                 trial = self._begin(experiment, action)
             self._run(experiment, trial)
@@ -165,11 +166,6 @@ class Measuring:
         if trial is not None:
             self._ledger.take_up_trial(trial.id)
         return trial
-
-    def _forget_prepared(self, champion: ExperimentRow | None) -> None:
-        """Forgets what was prepared for all but the champion."""
-        kept = None if champion is None else self._ledger.measured(champion).id
-        self._prepared = {number: ready for number, ready in self._prepared.items() if number == kept}
 
     def _task_failed(self, experiment: ExperimentRow, error: Exception) -> str:
         """Logs a failure that is not the candidate's and returns it in one line.
@@ -213,9 +209,7 @@ class Measuring:
     def _run(self, experiment: ExperimentRow | None, trial: TrialRow) -> None:
         """Runs a trial and stores what it gave.
 
-        Args:
-          experiment: the one in question; None if it is only about the champion.
-          trial: of it, or of the champion.
+        `experiment` is None if it is only about the champion.
         """
         experiment = experiment or self._ledger.experiment(trial.experiment)
         is_own = trial.experiment == experiment.id and experiment.is_open
@@ -234,14 +228,9 @@ class Measuring:
             return
         if not is_own or experiment.kind is Kind.REVERT:
             self._recorder.refresh()  # the scores of kept experiments have changed
-        if not is_own:
-            self._count_champion_failures(trial, measurement)
-
-    def _count_champion_failures(self, trial: TrialRow, measurement: Measurement) -> None:
-        if measurement.value is not None:
-            self._champion_failures = 0
+        if is_own:
             return
-        self._champion_failures += 1
+        self._champion_failures = self._champion_failures + 1 if measurement.value is None else 0
         if self._champion_failures >= MAX_FAILURES:
             raise RunError(
                 f"the champion (experiment {trial.experiment}) cannot be measured any more ({measurement.status}): "

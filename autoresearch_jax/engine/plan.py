@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import fmean, stdev
 
 from autoresearch_jax.decide.certification import decide_revert
-from autoresearch_jax.decide.noise import mean_of, next_paired_seed
+from autoresearch_jax.decide.noise import next_paired_seed
 from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
 from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
 from autoresearch_jax.engine.ledger import Ledger
@@ -26,13 +26,9 @@ LATEST = 200  # finished candidates that pruning looks back at, so that its time
 
 @dataclass(frozen=True)
 class RunTrial:
-    """Run one more trial.
+    """Run one more trial of an experiment: the open one, or the champion's.
 
-    Attributes:
-      of: experiment whose program runs: the open one, or the champion's.
-      purpose: what the trial is for.
-      seed: all randomness of the trial follows from it.
-      decision: the decision that asks for the trial, stored together with it; None where none does.
+    `decision` asks for the trial, and is stored together with it; None where none does.
     """
 
     of: int
@@ -43,17 +39,10 @@ class RunTrial:
 
 @dataclass(frozen=True)
 class Conclude:
-    """End the experiment.
-
-    Attributes:
-      status: OK if it was measured, else what kept it from being measured.
-      decision: KEEP, KEEP_SIMPLER or DISCARD, and why.
-      score: mean of its trials; a duplicate has its twin's; None where there is none.
-    """
+    """End the experiment; `status` is OK if it was measured, else what kept it from being measured."""
 
     status: Status
     decision: Decision
-    score: float | None = None
 
 
 NextAction = RunTrial | Conclude
@@ -80,27 +69,13 @@ class OpenExperiment:
         """The trials that have a score."""
         return [trial for trial in self.trials if trial.value is not None]
 
-    @property
-    def score(self) -> float:
-        """Mean of its trials; of a champion's on seeds that no decision depended on, unless there are no others."""
-        fresh = [trial.score for trial in self.scored if trial.purpose is not Purpose.CANDIDATE]
-        return mean_of(fresh or [trial.score for trial in self.scored])
-
 
 def read_open_experiment(
     ledger: Ledger, row: ExperimentRow, state: RunState | None, program: Program
 ) -> OpenExperiment:
-    """Reads an open experiment, none of whose trials is running.
-
-    Args:
-      ledger: the run's.
-      row: the experiment's.
-      state: of the run; None before there is a baseline.
-      program: the page whose constants a shorter source must not give up.
-    """
+    """Reads an open experiment, none of whose trials is running; `state` is None before there is a baseline."""
     trials = [trial for trial in ledger.trials(row.id) if not trial.was_too_busy]
-    last = next(reversed(ledger.decisions(row.id)), None)
-    decision = None if last is None else Decision(last.action, last.reason, last.gain, last.probability, last.sigma)
+    decision = next(reversed(ledger.decisions(row.id)), None)
     added = 0
     if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
         added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
@@ -112,12 +87,7 @@ def next_action(
 ) -> NextAction:
     """The next trial of an open experiment or of its champion, or how the experiment ends.
 
-    Args:
-      state: of the run; None before there is a baseline.
-      experiment: the open one.
-      rule: decides after each trial.
-      metric: of the scores.
-      run_seed: with the numbers of experiment and trial, the source of every seed.
+    The source of every seed is `run_seed` with the numbers of experiment and trial.
     """
     failed = _fatal_trial(experiment)
     if failed is not None:
@@ -135,7 +105,7 @@ def next_action(
         case Action.MEASURE_CHAMPION:
             return champion_trial(state, Purpose.CHAMPION, run_seed, decision)
         case Action.DISCARD:
-            return Conclude(Status.OK, decision, experiment.score)
+            return Conclude(Status.OK, decision)
         case Action.KEEP | Action.KEEP_SIMPLER:
             return _next_of_kept(experiment, decision, rule.fresh_runs, run_seed)
 
@@ -175,14 +145,14 @@ def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: 
         return _fresh_trial(experiment, run_seed)
     spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
     reason = f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}"
-    return Conclude(Status.OK, Decision(Action.KEEP, reason), experiment.score)
+    return Conclude(Status.OK, Decision(Action.KEEP, reason))
 
 
 def _next_of_kept(experiment: OpenExperiment, decision: Decision, fresh_runs: int, run_seed: int) -> NextAction:
     """Runs of what is kept on seeds that no decision depended on."""
     if sum(trial.purpose is Purpose.CHAMPION for trial in experiment.scored) < fresh_runs:
         return _fresh_trial(experiment, run_seed, decision if decision != experiment.decision else None)
-    return Conclude(Status.OK, decision, experiment.score)
+    return Conclude(Status.OK, decision)
 
 
 def _fresh_trial(experiment: OpenExperiment, run_seed: int, decision: Decision | None = None) -> RunTrial:
@@ -215,26 +185,19 @@ def conclude_known_program(
 ) -> Conclude | None:
     """How an experiment ends without a trial whose program was measured before; None for a new program.
 
-    Args:
-      ledger: the run's.
-      experiment: the open one.
-      candidate: what its source was traced to.
-      champion: if the candidate's program is the champion's; else None.
-      program: the page whose constants a shorter source must not give up.
+    `champion` is None unless the candidate's program is the champion's.
     """
     if champion is not None:
         return _compare_with_champion(ledger, experiment, champion, program)
     if experiment.kind is Kind.REVERT:  # an earlier champion's program may be measured once more
         return None
-    twin = ledger.scored_twin(candidate.program_hash, before=experiment.id)
-    if twin is not None:
+    if twin := ledger.scored_twin(candidate.program_hash, before=experiment.id):
         reason = f"the same program as experiment {twin.id}"
-        return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason), twin.score)
-    pruned = ledger.pruned_twin(candidate.program_hash, before=experiment.id)
-    if pruned is not None:
+    elif pruned := ledger.pruned_twin(candidate.program_hash, before=experiment.id):
         reason = f"the same program as experiment {pruned.id}, which was stopped early"
-        return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason))
-    return None
+    else:
+        return None
+    return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason))
 
 
 def _compare_with_champion(
@@ -244,7 +207,7 @@ def _compare_with_champion(
 
     def conclude(action: Action, reason: str) -> Conclude:
         words = f"the same program as the champion (experiment {champion.id}) {reason}"
-        return Conclude(Status.DUPLICATE, Decision(action, words), champion.score)
+        return Conclude(Status.DUPLICATE, Decision(action, words))
 
     listed = _listed(program)
     nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
@@ -293,24 +256,14 @@ def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program:
 
 
 def draw_seed(run_seed: int, experiment: int, trial: int) -> int:
-    """A fresh seed; equal arguments give equal seeds on every machine.
-
-    Args:
-      run_seed: of the run.
-      experiment: number of the experiment that the seed is drawn for.
-      trial: 0 for the experiment's first trial, 1 for its second, ...
-    """
+    """A fresh seed for an experiment's trial, 0 for its first; equal arguments give equal seeds on every machine."""
     return _seed_of(f"{run_seed}/{experiment}/{trial}")
 
 
 def draw_audit_seeds(run_seed: int, audit: int, count: int, used: Collection[int]) -> list[int]:
-    """Different seeds for an audit that nothing else of the run has; equal arguments give equal seeds.
+    """Different seeds for an audit that nothing else of the run has used; equal arguments give equal seeds.
 
-    Args:
-      run_seed: of the run.
-      audit: number of the audit.
-      count: how many.
-      used: seeds of all other trials of the run; 31 bits are few enough for two draws to meet one day.
+    Seeds have 31 bits, few enough for two draws to be equal one day.
     """
     seeds: list[int] = []
     draws = 0
@@ -382,7 +335,7 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
             continue
         if row.parent is None:
             continue
-        first = ledger.first_run(row)
+        first = next((trial for trial in ledger.scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
         if first is None or len(curve := _curve(first)) < points:
             continue
         champion = _Champion.of(champions[row.parent], first.seed, metric, points)

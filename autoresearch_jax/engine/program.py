@@ -38,14 +38,7 @@ class ProgramError(UserError):
 
 @dataclass(frozen=True)
 class Program:
-    """program.md, read.
-
-    Attributes:
-      path: where it was read from.
-      text: the page, verbatim.
-      constants: rows of the table, in order.
-      stops: when the loop ends, in order; the first that holds ends it.
-    """
+    """program.md, read: its text, the rows of its table, its stopping list (the first item that holds counts)."""
 
     path: Path
     text: str
@@ -285,10 +278,7 @@ class ProgramFile:
     ) -> Sequence[Constant]:
         """Reads the file again and returns the constants that may be moved.
 
-        Args:
-          constants: of the champion; rows that do not fit them are left out.
-          metric: the task's; a page with a target for another one is not understood.
-          complain: told once of each new problem; the last good version stays in force meanwhile.
+        Rows that do not fit the champion's `constants` are left out; `complain` is told once of each new problem.
         """
         broken: tuple[str, ...] = ()
         try:

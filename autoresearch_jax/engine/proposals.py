@@ -41,13 +41,7 @@ REFUSED_FILE = "refused.json"  # the last that went back to its author
 
 @dataclass(frozen=True)
 class Made:
-    """A proposal and what it was made for.
-
-    Attributes:
-      proposal: with its proposer's name.
-      champion: number of the experiment that was champion when it was asked for.
-      champion_digest: of that one's source.
-    """
+    """A proposal, the experiment that was champion when it was asked for, and a digest of that one's source."""
 
     proposal: Proposal
     champion: int
@@ -68,14 +62,10 @@ def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
     """Writes a proposal down, in place of an older one of the same experiment, where there is room."""
     made = made_for(brief, proposal)
     record = {
+        **vars(proposal),
+        "constants": dict(proposal.constants),
         "champion": made.champion,
         "champion_digest": made.champion_digest,
-        "proposer": proposal.proposer,
-        "hypothesis": proposal.hypothesis,
-        "category": proposal.category,
-        "cost_dollars": proposal.cost_dollars,
-        "constants": dict(proposal.constants),
-        "source": proposal.source,
     }
     with suppress(OSError):  # a full disk: the proposal is in hand
         write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(record, indent=1) + "\n")
@@ -246,13 +236,7 @@ class Proposals:
     ) -> None:
         """Stores where to look and whom to ask.
 
-        Args:
-          proposer: who is asked.
-          folder: the run's.
-          source_of: reads an experiment's source from the ledger; called in the main thread only.
-          merge: of three texts, such as `Git.merge`.
-          notice: told when an answer is dropped.
-          close_precheck: ends what the proposer has traced, see `Precheck.close`.
+        `source_of` reads an experiment's source from the ledger, in the main thread only.
         """
         self._proposer = proposer
         self._folder = folder
@@ -286,12 +270,16 @@ class Proposals:
         is_ahead = self._ahead is not None and self._ahead[0] == experiment
         return is_ahead or kept_proposal(self._folder, experiment) is not None
 
-    def look_ahead(self, brief: Brief) -> None:
-        """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it.
+    def put_off(self, experiment: int) -> None:
+        """Binds what was asked for an experiment to the next number, since certification takes this one."""
+        if self._ahead is not None and self._ahead[0] == experiment:
+            self._ahead = experiment + 1, self._ahead[1]
+        path = self._folder.llm_path(experiment) / PROPOSAL_FILE
+        if path.exists():
+            path.replace(self._folder.llm_dir(experiment + 1) / PROPOSAL_FILE)
 
-        Args:
-          brief: of the experiment after the one that is about to be measured, see `Brief.running`.
-        """
+    def look_ahead(self, brief: Brief) -> None:
+        """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it."""
         if kept_proposal(self._folder, brief.experiment) is not None or not self._proposer.asks_ahead(brief):
             return
         future: Future[Made] = Future()

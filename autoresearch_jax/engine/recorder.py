@@ -1,13 +1,13 @@
 """Ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
+from functools import lru_cache
 from pathlib import Path
 
-from autoresearch_jax.decide.noise import round_to_noise
+from autoresearch_jax.decide.noise import mean_of, round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.memo import Memo
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -22,39 +22,28 @@ GIB = 2**30
 COMMIT_DIGITS = 7
 REFACTORING = "refactoring"
 SIMPLIFICATION = "simplification"
+MEMO_ROWS = 10_000  # experiments whose lines, and what proposers see of them, are not made again each time
 KEEPS = (str(Action.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch
 
 
-class Results:
-    """The table of one ledger; the line of a concluded experiment is made once."""
-
-    def __init__(self, ledger: Ledger, metric: Metric) -> None:
-        self._ledger = ledger
-        self._metric = metric
-        self._lines: Memo[ExperimentRow, str] = Memo(_line)
-
-    def text(self) -> str:
-        """What results.tsv says for the ledger as it is now. What was not measured is empty, never 0."""
-        peaks = self._ledger.peak_memory_bytes()
-        lines = ["\t".join(("commit", self._metric.name, "memory_gb", "status", "description"))]
-        lines += [self._lines.of(row, peaks.get(row.id)) for row in self._ledger.experiments() if not row.is_open]
-        return "\n".join(lines) + "\n"
-
-    def write(self, path: Path) -> None:
-        """Writes results.tsv, whole or not at all."""
-        write_whole(path, self.text())
-
-
 def results_text(ledger: Ledger, metric: Metric) -> str:
-    """See `Results.text`."""
-    return Results(ledger, metric).text()
+    """What results.tsv says for the ledger as it is now. What was not measured is empty, never 0."""
+    peaks: dict[int, float] = {}
+    for trial in ledger.trials():
+        peak = trial.metrics.get("peak_memory_bytes")
+        if isinstance(peak, int | float):
+            peaks[trial.experiment] = max(peak, peaks.get(trial.experiment, peak))
+    lines = ["\t".join(("commit", metric.name, "memory_gb", "status", "description"))]
+    lines += [_line(row, peaks.get(row.id)) for row in ledger.experiments() if not row.is_open]
+    return "\n".join(lines) + "\n"
 
 
 def write_results(path: Path, ledger: Ledger, metric: Metric) -> None:
-    """See `Results.write`."""
-    Results(ledger, metric).write(path)
+    """Writes results.tsv, whole or not at all."""
+    write_whole(path, results_text(ledger, metric))
 
 
+@lru_cache(maxsize=MEMO_ROWS)
 def _line(row: ExperimentRow, peak_memory: float | None) -> str:
     columns = (
         (row.commit or "")[:COMMIT_DIGITS],
@@ -101,12 +90,7 @@ def commit_message(
 ) -> str:
     """The hypothesis, the reason, and trailers that `git log --format=%(trailers)` reads.
 
-    Args:
-      experiment: what is committed.
-      conclusion: how it ended.
-      score: of a keep the posterior mean and its standard deviation; else the mean of its runs, with an error of 0.
-      num_runs: trials that were run for it; none for a duplicate, whose score is its twin's.
-      metric: names the trailer of the score (val_bpb becomes Val-Bpb) and gives the sign of the effect.
+    `score` is of a keep the posterior mean and its standard deviation; else the mean of its runs, with an error of 0.
     """
     decision = conclusion.decision
     trailers = [("Experiment", str(experiment.id)), ("Decision", str(kept_or_not(decision)))]
@@ -141,8 +125,6 @@ class Recorder:
         self._workspace = workspace
         self._folder = folder
         self._metric = metric
-        self._results = Results(ledger, metric)
-        self._outcomes: Memo[ExperimentRow, PastExperiment] = Memo(_as_outcome)
         self._read()
 
     def _read(self) -> None:
@@ -152,15 +134,14 @@ class Recorder:
     def refresh(self) -> None:
         """Reads the ledger again and writes results.tsv: a further run of the champion moves its score."""
         self._read()
-        self._results.write(self._folder.results)
+        write_results(self._folder.results, self.ledger, self._metric)
 
     def history(self, sigma: float | None) -> tuple[PastExperiment, ...]:
         """All experiments that are over, as proposers see them: scores to the noise floor, and no finer.
 
-        Args:
-          sigma: the noise floor; None where it is not known, and then scores have all their digits.
+        `sigma` is the noise floor; None where it is not known, and then scores have all their digits.
         """
-        return tuple(self._outcomes.of(row, sigma) for row in self.rows if _is_of_search(row))
+        return tuple(_as_outcome(row, sigma) for row in self.rows if _is_of_search(row))
 
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
@@ -176,7 +157,7 @@ class Recorder:
             if last.id != self.champion.id:
                 self._publish(self.champion, previous=self.champion.commit)
             self._publish(last, previous=last.parent_commit)
-        self._results.write(self._folder.results)
+        write_results(self._folder.results, self.ledger, self._metric)
 
     def require_champion(self) -> ExperimentRow:
         """The champion, once there is a baseline."""
@@ -186,23 +167,18 @@ class Recorder:
     def conclude(self, experiment: ExperimentRow, conclusion: Conclude, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
 
-        Args:
-          experiment: as it was begun.
-          conclusion: how it ended.
-          started: `time.monotonic()` when this process began with it.
-
-        Returns:
-          The experiment as it now stands in the ledger.
+        `started` is `time.monotonic()` when this process began with it. Returns the experiment as it now stands.
         """
         decision = conclusion.decision
-        commit = self._commit(experiment, conclusion)
+        score = self._score(experiment, conclusion.status)
+        commit = self._commit(experiment, conclusion, score)
         with self.ledger.transaction():
             if conclusion.status is Status.OK and not self._is_kept_already(experiment):
                 self.ledger.record_decision(experiment.id, decision)
             row = self.ledger.conclude(
                 experiment.id,
                 conclusion.status,
-                conclusion.score,
+                score,
                 kept_or_not(decision),
                 clean_line(decision.reason),
                 commit,
@@ -213,23 +189,33 @@ class Recorder:
         self.refresh()
         return row
 
+    def _score(self, experiment: ExperimentRow, status: Status) -> float | None:
+        """The mean of the runs of what was measured; a duplicate has its twin's score."""
+        if status is Status.OK:
+            return mean_of([run.score for run in self.ledger.runs(experiment)])
+        program_hash = self.ledger.experiment(experiment.id).program_hash
+        if status is not Status.DUPLICATE or program_hash is None:
+            return None
+        twin = self.ledger.scored_twin(program_hash, before=experiment.id)
+        return None if twin is None else twin.score
+
     def _is_kept_already(self, experiment: ExperimentRow) -> bool:
         """True if the decision to keep it was stored before its runs as champion."""
         decisions = self.ledger.decisions(experiment.id)
         return bool(decisions) and decisions[-1].action.keeps
 
-    def _commit(self, experiment: ExperimentRow, conclusion: Conclude) -> str | None:
+    def _commit(self, experiment: ExperimentRow, conclusion: Conclude, score: float | None) -> str | None:
         """The commit that holds an experiment's source; the baseline is in the user's own."""
         if experiment.kind is Kind.BASELINE:
             return experiment.parent_commit
         assert experiment.parent_commit is not None
-        score = None if conclusion.score is None else Estimate(conclusion.score, 0.0)
+        estimate = None if score is None else Estimate(score, 0.0)
         num_runs = 0
         if conclusion.status is Status.OK:
             num_runs = sum(not trial.was_too_busy for trial in self.ledger.trials(experiment.id))
             if conclusion.decision.action.keeps:
-                score = self.ledger.score_if_kept(experiment.id) or score
-        message = commit_message(experiment, conclusion, score, num_runs, self._metric)
+                estimate = self.ledger.score_if_kept(experiment.id) or estimate
+        message = commit_message(experiment, conclusion, estimate, num_runs, self._metric)
         source = self.ledger.source(experiment.id)
         return self._workspace.commit(source, experiment.parent_commit, message, experiment.created_at)
 
@@ -259,6 +245,7 @@ def _is_of_search(row: ExperimentRow) -> bool:
     return row.kind is not Kind.BASELINE or row.decision is Action.KEEP
 
 
+@lru_cache(maxsize=MEMO_ROWS)
 def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
     assert row.status is not None
     kept = row.decision is Action.KEEP

@@ -1,17 +1,20 @@
-"""Rows of the ledger, and how they are read from its columns."""
+"""Rows of the ledger, how they are read from its columns, and which are kept in memory."""
 
 import enum
 import json
+import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.training_file import ConstantValue
 from autoresearch_jax.types import HOLDOUT_SCORE, TOO_BUSY, Scalar, Status
+
+Value = TypeVar("Value")
 
 
 class Kind(enum.StrEnum):
@@ -27,7 +30,7 @@ class Purpose(enum.StrEnum):
     """What a trial is run for."""
 
     CANDIDATE = "candidate"  # to decide on its experiment
-    CHAMPION = "champion"  # to know the champion; no decision hung on how it came out
+    CHAMPION = "champion"  # to know the champion; no decision depended on it
     CERTIFY = "certify"  # to certify edits of the champion, or to know its score when the run ends
     AUDIT = "audit"  # asked for by `autoresearch audit`; no part of the search
 
@@ -37,14 +40,10 @@ class Intent:
     """An experiment as it is written down before anything is spent on it.
 
     Attributes:
-      kind: baseline, proposal, revert or trial.
       source: full text to measure.
       constants: its top-level constants.
       hypothesis: one line.
-      category: kind of change.
-      proposer: who proposed it.
       parent: the champion it was made from; None for the baseline.
-      parent_commit: commit that holds the parent.
       cost_dollars: what proposing it cost.
       without: experiments whose edits a revert takes out of the champion.
     """
@@ -72,9 +71,7 @@ class ExperimentRow:
         trials; None where there is none.
       error: standard deviation of the score of a kept one; else None.
       decision: KEEP or DISCARD; None for a trial by hand.
-      reason: one line.
       commit: where git has it; None for what never became a commit.
-      seconds: time spent on it.
       simplification: True if it was kept for its shorter source alone.
     """
 
@@ -98,6 +95,9 @@ class ExperimentRow:
     simplification: bool = False
     without: Sequence[int] = ()
     error: float | None = None
+
+    def __hash__(self) -> int:  # of a few columns: `constants` has none
+        return hash((self.id, self.status, self.score, self.error))
 
     @property
     def is_open(self) -> bool:
@@ -144,49 +144,26 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
-class AuditTrial:
-    """One measurement of an audit; `status` is None while it runs, or if it was cut short.
+class AuditTrial(TrialRow):
+    """One measurement of an audit, which asks a `question` (JSON) of subjects such as "champion".
 
     Attributes:
-      audit: number of the audit.
-      question: what it asks, as JSON.
-      subject: what was measured, such as "champion".
-      split: "val" or "holdout".
-      value: the score on val.
-      is_answered: True once the audit is over.
+      audit: its number.
+      split: "val" or "holdout"; `value` is the score on val in either case.
+      answered_at: when the audit was over; None before.
     """
 
-    id: int
-    audit: int
-    question: str
-    subject: str
-    split: str
-    seed: int
-    status: Status | None
-    value: float | None
-    metrics: Mapping[str, Scalar]
-    error: str | None
-    is_answered: bool
+    audit: int = 0
+    question: str = ""
+    subject: str = ""
+    split: str = "val"
+    answered_at: float | None = None
 
     @property
     def holdout(self) -> float | None:
         """The score on the holdout; None if it was not read."""
         found = self.metrics.get(HOLDOUT_SCORE)
         return float(found) if isinstance(found, int | float) else None
-
-
-@dataclass(frozen=True)
-class DecisionRow:
-    """A decision on an experiment after one of its trials, see `Decision`."""
-
-    id: int
-    experiment: int
-    decided_at: float
-    action: Action
-    reason: str
-    gain: Estimate | None
-    probability: float | None
-    sigma: float | None
 
 
 class SnapshotEvent(enum.StrEnum):
@@ -198,14 +175,7 @@ class SnapshotEvent(enum.StrEnum):
 
 @dataclass(frozen=True)
 class SnapshotEventRow:
-    """One event.
-
-    Attributes:
-      id: 1, 2, 3, ...
-      trial: whose snapshot it is.
-      event: what became of it.
-      place: of one that was moved, where it is now.
-    """
+    """What became of the snapshot of a trial, and the place where one that was moved is now."""
 
     id: int
     trial: int
@@ -213,19 +183,66 @@ class SnapshotEventRow:
     place: str | None
 
 
-EXPERIMENT_COLUMNS = (
-    *("id", "kind", "parent", "parent_commit", "proposer", "hypothesis", "category", "cost_dollars", "constants"),
-    *("created_at", "program_hash", "status", "score", "decision", "reason", "commit_id", "seconds", "simplification"),
-    "without",
-)
-TRIAL_COLUMNS = (
-    *("id", "experiment", "seed", "started_at", "finished_at", "status", "value", "metrics", "snapshot", "error"),
-    *("purpose", "interrupted_at"),
-)
-AUDIT_COLUMNS = (
-    *("id", "audit", "question", "subject", "split", "seed", "status", "value", "metrics", "error", "answered_at"),
-)
-DECISION_COLUMNS = ("id", "experiment", "decided_at", "action", "reason", "gain", "error", "probability", "sigma")
+Row = TypeVar("Row", bound=ExperimentRow | TrialRow)
+
+
+class Rows(Generic[Row]):
+    """The rows of a growing table, of which only those from the first open one on are read again."""
+
+    def __init__(
+        self, read: Callable[[int], list[Row]], may_be_undone: Callable[[], bool], group: Callable[[Row], Hashable]
+    ) -> None:
+        """`read` gives the rows from a number on; rows are kept unless a transaction may yet be undone."""
+        self._read = read
+        self._may_be_undone = may_be_undone
+        self._group = group
+        self._concluded: dict[int, Row] = {}  # by number; no open row comes before any of them
+        self._groups: dict[Hashable, list[Row]] = {}
+        self._next = 0
+
+    def all(self) -> list[Row]:
+        rest = self.latest()
+        return [*self._concluded.values(), *rest]
+
+    def of(self, group: Hashable) -> list[Row]:
+        rest = self.latest()
+        return [*self._groups.get(group, ()), *(row for row in rest if self._group(row) == group)]
+
+    def get(self, number: int) -> Row | None:
+        rest = self.latest()
+        return self._concluded.get(number) or next((row for row in rest if row.id == number), None)
+
+    def open(self) -> Row | None:
+        return next((row for row in self.latest() if row.status is None), None)
+
+    def num_concluded(self) -> int:
+        rest = self.latest()
+        return len(self._concluded) + sum(row.status is not None for row in rest)
+
+    def latest(self) -> list[Row]:
+        """The rows from the first open one on."""
+        rows = self._read(self._next)
+        if self._may_be_undone():
+            return rows
+        count = next((index for index, row in enumerate(rows) if row.status is None), len(rows))
+        for row in rows[:count]:
+            self._concluded[row.id] = row
+            self._groups.setdefault(self._group(row), []).append(row)
+            self._next = row.id + 1
+        return rows[count:]
+
+
+def columns(row: type, *, without: str = "") -> tuple[str, ...]:
+    """The columns that a row is read from."""
+    return tuple(column.name for column in fields(row) if column.name != without)
+
+
+EXPERIMENT_COLUMNS = columns(ExperimentRow, without="error")
+DECISION_COLUMNS = ("action", "reason", "gain", "error", "probability", "sigma")
+
+
+def _optional(kind: Callable[[Any], Value], value: object) -> Value | None:
+    return None if value is None else kind(value)
 
 
 def _read_json(text: str) -> dict[str, Any]:
@@ -236,40 +253,35 @@ def _read_json(text: str) -> dict[str, Any]:
     return found
 
 
-def as_experiment(row: Sequence[Any]) -> ExperimentRow:
+def as_experiment(row: sqlite3.Row) -> ExperimentRow:
     """From `EXPERIMENT_COLUMNS`."""
-    values = list(row)
-    values[1] = Kind(values[1])
-    values[8] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in _read_json(values[8]).items()
+    constants = _read_json(row["constants"]).items()
+    read = {
+        "kind": Kind(row["kind"]),
+        "constants": {name: tuple(value) if isinstance(value, list) else value for name, value in constants},
+        "status": _optional(Status, row["status"]),
+        "decision": _optional(Action, row["decision"]),
+        "simplification": bool(row["simplification"]),
+        "without": tuple(json.loads(row["without"] or "[]")),
     }
-    values[11] = None if values[11] is None else Status(values[11])
-    values[13] = None if values[13] is None else Action(values[13])
-    values[17] = bool(values[17])
-    values[18] = tuple(json.loads(values[18] or "[]"))
-    return ExperimentRow(*values)
+    return ExperimentRow(**{**dict(row), **read})
 
 
-def as_trial(row: Sequence[Any]) -> TrialRow:
-    """From `TRIAL_COLUMNS`."""
-    values = list(row)
-    values[5] = None if values[5] is None else Status(values[5])
-    values[7] = _read_json(values[7] or "{}")
-    values[8] = None if values[8] is None else Path(values[8])
-    values[10] = Purpose(values[10] or Purpose.CANDIDATE)
-    return TrialRow(*values)
+Trial = TypeVar("Trial", bound=TrialRow)
 
 
-def as_audit_trial(row: Sequence[Any]) -> AuditTrial:
-    """From `AUDIT_COLUMNS`."""
-    number, audit, question, subject, split, seed, status, value, metrics, error, answered_at = row
-    ended, found = None if status is None else Status(status), _read_json(metrics or "{}")
-    is_answered = answered_at is not None
-    return AuditTrial(number, audit, question, subject, split, seed, ended, value, found, error, is_answered)
+def as_trial(row: sqlite3.Row, kind: type[Trial]) -> Trial:
+    """From the `columns` of the kind."""
+    read = {
+        "status": _optional(Status, row["status"]),
+        "metrics": _read_json(row["metrics"] or "{}"),
+        "snapshot": _optional(Path, row["snapshot"]),
+        "purpose": Purpose(row["purpose"]),
+    }
+    return kind(**{**dict(row), **read})
 
 
-def as_decision(row: Sequence[Any]) -> DecisionRow:
+def as_decision(row: sqlite3.Row) -> Decision:
     """From `DECISION_COLUMNS`."""
-    number, experiment, decided_at, action, reason, gain, error, probability, sigma = row
-    estimate = None if gain is None else Estimate(gain, error)
-    return DecisionRow(number, experiment, decided_at, Action(action), reason, estimate, probability, sigma)
+    gain = None if row["gain"] is None else Estimate(row["gain"], row["error"])
+    return Decision(Action(row["action"]), row["reason"], gain, row["probability"], row["sigma"])

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.engine.task import Terms
@@ -22,36 +21,19 @@ class RunFolderError(UserError):
     """The folder is in use, belongs to another run, or cannot be written."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """`runs/<tag>/` and what is in it."""
 
-    path: Path
-
-    @property
-    def ledger(self) -> Path:
-        """The SQLite file."""
-        return self.path / "ledger.db"
-
-    @property
-    def results(self) -> Path:
-        """The table for people and spreadsheets."""
-        return self.path / "results.tsv"
-
-    @property
-    def workspace(self) -> Path:
-        """The worktree of the run's branch."""
-        return self.path / "workspace"
-
-    @property
-    def settings(self) -> Path:
-        """A copy of the ledger's settings for people."""
-        return self.path / "run.json"
-
-    @property
-    def eval_bundle(self) -> Path:
-        """What the task keeps of its own so that a score can be computed again from this folder alone."""
-        return self.path / "eval_bundle"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ledger = path / "ledger.db"
+        self.results = path / "results.tsv"
+        self.workspace = path / "workspace"  # worktree of the run's branch
+        self.settings = path / "run.json"  # a copy of the ledger's settings for people
+        self.snapshots = path / "snapshots"
+        self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
+        self._lock_file = path / "driver.lock"
+        self._driver_file = path / "driver.txt"
 
     @property
     def logs(self) -> Path:
@@ -80,11 +62,6 @@ class RunFolder:
         """Files of all exchanges with a model."""
         return (path for path in (self.path / "llm").glob("*/*.json") if path.stem.isdigit())
 
-    @property
-    def snapshots(self) -> Path:
-        """Folder of the snapshots."""
-        return self.path / "snapshots"
-
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""
         return self.snapshots / f"{experiment:04d}-{trial:04d}"
@@ -92,11 +69,6 @@ class RunFolder:
     def own_snapshot(self, recorded: Path) -> Path:
         """Where in this folder a snapshot belongs that the ledger recorded, wherever the folder was at that time."""
         return self.snapshots / recorded.name
-
-    def snapshot(self, recorded: Path) -> Path:
-        """Where a snapshot is that the ledger recorded: in this folder, else where it was at that time."""
-        here = self.own_snapshot(recorded)
-        return here if here.exists() else recorded
 
     def create(self) -> None:
         """Makes the folder, and keeps it out of the sight of a git repository around it.
@@ -178,14 +150,6 @@ class RunFolder:
         finally:
             os.close(descriptor)
         return None
-
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / "driver.lock"
-
-    @property
-    def _driver_file(self) -> Path:
-        return self.path / "driver.txt"
 
     def _driver(self) -> str:
         """The process that locked the run, as it named itself."""

@@ -31,16 +31,7 @@ def run_settings(
     pruning: Pruning | None = None,
     certification: CertificationSettings | None = None,
 ) -> dict[str, Scalar]:
-    """The settings of a run that begins, in the order in which they are stored.
-
-    Args:
-      editable: path of the training file inside its repository.
-      seed: the source of every seed.
-      task: what is measured.
-      rule: what decides.
-      pruning: when hopeless trials are stopped; None for never.
-      certification: what it may spend; None for nothing.
-    """
+    """The settings of a run that begins, in the order in which they are stored."""
     how_pruned = {"prune": False} if pruning is None else pruning.settings
     certifies = {} if certification is None else certification.settings
     return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
@@ -48,12 +39,6 @@ def run_settings(
 
 def keep_to_settings(ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar]) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
-
-    Args:
-      ledger: of the run.
-      folder: the run's; run.json and the eval bundle are put there.
-      task: what is measured.
-      wanted: see `run_settings`.
 
     Raises:
       RunFolderError: some settings differ.
@@ -130,12 +115,7 @@ class RunState:
         return None if self.lineage is None else self.lineage.posterior.sigma
 
     def complexity(self, runs: Sequence[TrialRow], nodes_added: int) -> Complexity:
-        """What a candidate costs beside its runs.
-
-        Args:
-          runs: the candidate's.
-          nodes_added: see `Complexity`.
-        """
+        """What a candidate costs beside its runs."""
         anchor_gain = NO_GAIN
         if self.lineage is not None and self.anchor != self.lineage.champion:
             anchor_gain = self.lineage.posterior.gain_of(self.lineage.champion - self.anchor)
@@ -179,8 +159,18 @@ def _state(ledger: Ledger) -> RunState | None:
         baseline_memory=_peak_memory(ledger.scored(ledger.measured(kept[0]).id)),
         looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
         keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
-        certification_runs=sum(trial.purpose is Purpose.CERTIFY for trial in ledger.trials()),
+        certification_runs=certification_runs(ledger.trials(), reverts),
     )
+
+
+def certification_runs(trials: Sequence[TrialRow], reverts: Sequence[ExperimentRow]) -> int:
+    """How many of some trials, in their order, certification had: a kept revert's fresh runs are among them."""
+    numbers, latest, runs = {row.id for row in reverts}, 0, 0
+    for trial in trials:
+        latest = max(latest, trial.experiment)
+        is_fresh = trial.purpose is Purpose.CHAMPION and trial.experiment == latest and latest in numbers
+        runs += trial.purpose is Purpose.CERTIFY or is_fresh
+    return runs
 
 
 def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
@@ -189,12 +179,7 @@ def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
 
 
 def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
-    """Time spent on experiments, and on runs of the champion that certification had beside them.
-
-    Args:
-      ledger: of the run.
-      rows: the experiments.
-    """
+    """Time spent on experiments, and on runs of the champion that certification had beside them."""
     seconds = sum(row.seconds or 0.0 for row in rows)
     reverts = {row.id for row in rows if row.kind is Kind.REVERT}
     for row in rows:
@@ -247,10 +232,7 @@ def known_facts(task: Task, state: RunState | None) -> dict[str, Scalar]:
 def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
     """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
 
-    Args:
-      folder: the run's.
-      rows: experiments that are over, the oldest first.
-      champion: number of the experiment that measured the champion's program.
+    `champion` is the number of the experiment that measured the champion's program; `rows` come oldest first.
     """
     curves = {champion: read_loss_file(folder.log_dir(champion) / LOSS_CURVE)}
     for row in reversed(rows[-LOOKED_AT:]):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
 
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
@@ -47,30 +46,16 @@ class Progress:
     score: float
 
 
-class Stop(Protocol):
-    """A condition that ends the loop."""
-
-    def reached(self, progress: Progress) -> str | None:
-        """One line that says what was reached; None to go on."""
-        ...
-
-
 @dataclass(frozen=True)
 class Limit:
-    """Ends the loop once a count reaches its limit.
-
-    Attributes:
-      quantity: an attribute of `Progress`.
-      limit: in that attribute's unit.
-      words: the item as the human wrote it.
-    """
+    """Ends the loop once a quantity, an attribute of `Progress`, reaches its limit; `words` are the human's."""
 
     quantity: str
     limit: float
     words: str
 
     def reached(self, progress: Progress) -> str | None:
-        """See `Stop.reached`."""
+        """One line that says what was reached; None to go on."""
         return self.words if getattr(progress, self.quantity) >= self.limit else None
 
 
@@ -83,12 +68,15 @@ class Target:
     value: float
 
     def reached(self, progress: Progress) -> str | None:
-        """See `Stop.reached`."""
+        """One line that says what was reached; None to go on."""
         score = progress.score
         is_there = score <= self.value if self.relation == "<=" else score >= self.value
         if progress.metric != self.metric or not is_there:
             return None
         return f"{self.metric} {self.relation} {self.value:g}"
+
+
+Stop = Limit | Target
 
 
 def limits_left(stops: Sequence[Stop], progress: Progress) -> tuple[str, ...]:
@@ -100,17 +88,18 @@ def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
     for stop in stops:
         if isinstance(stop, Target):
             yield f"the search ends at {stop.metric} {stop.relation} {stop.value:g}"
-        elif isinstance(stop, Limit):
-            left = max(0.0, stop.limit - getattr(progress, stop.quantity))
-            if stop.quantity == "seconds":
+            continue
+        left = max(0.0, stop.limit - getattr(progress, stop.quantity))
+        match stop.quantity:
+            case "seconds":
                 unit = next((unit for unit in ("hour", "minute") if left >= SECONDS[unit]), "second")
                 yield f"{left / SECONDS[unit]:.1f} {unit}s"
-            elif stop.quantity == "since_keep":
+            case "since_keep":
                 yield f"{_count(left)} without a keep end the search"
-            elif stop.quantity == "experiments":
+            case "experiments":
                 yield _count(left)
-            else:
-                yield f"{left:.2f} {stop.quantity}"
+            case quantity:
+                yield f"{left:.2f} {quantity}"
 
 
 def _count(left: float) -> str:
@@ -126,11 +115,6 @@ def parse_stop(text: str) -> Stop | None:
         if match:
             return make(match, words)
     return None
-
-
-def experiments_limit(count: int) -> Stop:
-    """Ends the loop after `count` experiments."""
-    return Limit("experiments", count, f"{count} experiments")
 
 
 _FORMS: Mapping[str, Callable[[re.Match[str], str], Stop]] = {
@@ -235,15 +219,7 @@ class StoppingList:
         interrupts: Interrupts,
         max_experiments: int | None,
     ) -> None:
-        """Reads nothing yet.
-
-        Args:
-          ledger: of the run.
-          page: the stopping list of program.md as it is now.
-          metric: the task's.
-          interrupts: which cut a wait short.
-          max_experiments: proposals to end after, instead of what the page says of experiments.
-        """
+        """Reads nothing yet; `max_experiments` replaces what program.md's list, the `page`, says of experiments."""
         self._ledger = ledger
         self._page = page
         self._metric = metric
@@ -270,7 +246,7 @@ class StoppingList:
         stops = list(self._page())
         if self._max_experiments is not None:
             stops = [stop for stop in stops if not (isinstance(stop, Limit) and stop.quantity == "experiments")]
-            stops.append(experiments_limit(self._max_experiments))
+            stops.append(Limit("experiments", self._max_experiments, f"{self._max_experiments} experiments"))
         return stops
 
     def stop_reason(self, progress: Progress) -> str | None:
@@ -290,10 +266,7 @@ class StoppingList:
     def wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
         """Sleeps, but not beyond what the stopping list allows.
 
-        Args:
-          seconds: how long.
-          champion: the present one.
-          started: `time.monotonic()` from which on all time counts.
+        All time from `started` (`time.monotonic()`) on counts.
 
         Raises:
           KeyboardInterrupt: the process was asked to end.

@@ -150,13 +150,7 @@ class Observer(Protocol):
         ...
 
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        """A trial is about to begin.
-
-        Args:
-          experiment: the one in question.
-          trial: of that experiment, or of its champion.
-          number: how many trials that one has with this.
-        """
+        """A trial is about to begin."""
         ...
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
@@ -196,10 +190,7 @@ class TaskFailures:
     def enter(self, error: Exception, log_dir: Path, most: int = MAX_FAILURES) -> str:
         """Logs a failure; returns it in one line.
 
-        Args:
-          error: what the task raised.
-          log_dir: an existing folder; the traceback is added to its task_error.txt.
-          most: how many in a row are too many.
+        The traceback is added to task_error.txt in `log_dir`; `most` in a row are too many.
 
         Raises:
           RunError: it was one too many; what it failed on stays open, and the same command takes it up again.

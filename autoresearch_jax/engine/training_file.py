@@ -228,10 +228,7 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     because a program in a string, executed, is no shorter than one in plain sight; one in a docstring or a comment
     would be, so what could execute or read such text has no count.
 
-    Args:
-      source: Python.
-      values_of: top-level constants whose values count one node each, however they are written: to move them is what
-        an optimizer does, and "L" in place of "SSSL" is no simpler.
+    Values of the top-level constants in `values_of` count one node each: to move them is what an optimizer does.
     """
     try:
         tree = ast.parse(source)
@@ -287,12 +284,7 @@ def merge_sources(base: str, ours: str, theirs: str, values: Mapping[str, Scalar
 
     Constants that differ are made alike on the three sides, so that a line beside one is no conflict.
 
-    Args:
-      base: what both were made from.
-      ours: keeps the values of its constants but for `values`.
-      theirs: the other one.
-      values: new values of constants.
-      merge: merges three texts.
+    Ours keeps the values of its constants but for `values`.
 
     Raises:
       SyntaxError: one of them is not Python.
@@ -339,11 +331,7 @@ def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposa
     All of it is moved or nothing, so that it does what its hypothesis says: a constant that both gave another value
     makes it stale, as lines do that both changed.
 
-    Args:
-      proposal: to move.
-      base: source of the champion that it was made for.
-      brief: of now.
-      merge: of three texts, such as `Git.merge`.
+    `base` is the source of the champion that it was made for.
     """
     champion = brief.champion_source
     assert proposal.source is not None

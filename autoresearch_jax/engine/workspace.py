@@ -51,12 +51,7 @@ class Workspace:
     ) -> "Workspace":
         """Finds the repository that the editable file is in.
 
-        Args:
-          editable: a file in a git repository.
-          tag: name of the run.
-          folder: where the worktree is, or will be.
-          environment: of this process.
-          constants: that the run starts with, where the user's file has others.
+        `constants` are those that the run starts with, where the user's file has others.
 
         Raises:
           TagError: the tag is no name for a branch.
@@ -163,9 +158,7 @@ class Workspace:
     def keep(self, commit: str, previous: str | None) -> None:
         """Makes a commit the tip of the run's branch, and shows it in the worktree. May be repeated.
 
-        Args:
-          commit: the new champion's.
-          previous: the old champion's, where the branch must stand now; None if any place will do.
+        The branch must stand at `previous` now; None if any place will do.
 
         Raises:
           WorkspaceError: someone else moved the branch, or has it checked out.

@@ -33,13 +33,9 @@ class Whereabouts(enum.StrEnum):
 
 @dataclass(frozen=True)
 class KeptSnapshot:
-    """A trial's snapshot as it stands.
+    """A trial's snapshot as it stands, and how to get one if it is not there, or is damaged.
 
-    Attributes:
-      trial: whose it is.
-      whereabouts: where it is.
-      place: its folder or address; of one that is not there, the folder that it belongs into.
-      remedy: how to get one if it is not there, or is damaged.
+    `place` is its folder or address; of one that is not there, the folder that it belongs into.
     """
 
     trial: TrialRow
@@ -88,16 +84,12 @@ class KeptSnapshot:
 def find_snapshot(ledger: Ledger, folder: RunFolder, trial: TrialRow, *, as_recorded: bool = False) -> KeptSnapshot:
     """Finds out where the snapshot of a trial is.
 
-    Args:
-      ledger: of the run.
-      folder: the run's.
-      trial: one that has a snapshot.
-      as_recorded: where the folder lacks one that should be in it, take it from where it was when the trial ended; of a
-        folder that was copied, that is another copy.
+    `as_recorded` takes one that the folder lacks from where it was when the trial ended: of a folder that was copied,
+    that is another copy.
     """
     assert trial.snapshot is not None, f"trial {trial.id} has no snapshot"
     own = folder.own_snapshot(trial.snapshot)
-    latest = ledger.snapshots.latest().get(trial.id)
+    latest = ledger.snapshot_events().get(trial.id)
     place = str(own)
     match None if latest is None else latest.event:
         case SnapshotEvent.MOVED if not own.is_dir():  # else it was brought home, since it is deleted in one step

@@ -23,12 +23,9 @@ _UNFINISHED = re.compile(r"\.\d{4,}-\d{4,}\.partial")
 
 @dataclass(frozen=True)
 class Keeping:
-    """Which snapshots are kept besides those of champions, and where.
+    """How many of the latest and of the best experiments keep their snapshots, besides champions.
 
-    Attributes:
-      last: those of this many experiments, the latest that have any.
-      best: those of this many experiments, the best by score.
-      place: where they are moved to, see `SnapshotStore`; None for the run's folder.
+    `place` is where they are moved to, see `SnapshotStore`; None for the run's folder.
     """
 
     last: int = 10
@@ -53,14 +50,6 @@ class Retention:
     ) -> None:
         """Takes what to look after.
 
-        Args:
-          ledger: of the run.
-          folder: the run's.
-          metric: says which scores are the best.
-          keeping: what to keep.
-          interrupts: which cut a copy to another place short.
-          notice: told what cannot be moved or deleted for now.
-
         Raises:
           StoreError: there is no such place as that of `keeping`.
         """
@@ -80,7 +69,7 @@ class Retention:
         Raises:
           StoreError: the place of `Keeping` cannot be written to, or has lost this run's snapshots.
         """
-        latest = self._ledger.snapshots.latest()
+        latest = self._ledger.snapshot_events()
         if self._store is not None:
             self._check_place(self._store, latest.values())
         for path in self._folder.snapshots.glob(".*.partial"):
@@ -120,12 +109,7 @@ class Retention:
         )
 
     def _enter(self, row: ExperimentRow, settled: Collection[int] = ()) -> list[TrialRow]:
-        """Enters an experiment's snapshots among those that may be kept; returns those that nothing needs.
-
-        Args:
-          row: the experiment, which is over.
-          settled: trials whose snapshots have expired.
-        """
+        """Enters an experiment's snapshots among those that may be kept; returns those that nothing needs."""
         trials = self._ledger.trials(row.id)
         trials = [trial for trial in trials if trial.snapshot is not None and trial.id not in settled]
         needed = self._ledger.runs(row) if row.decision is Action.KEEP else trials
@@ -161,7 +145,7 @@ class Retention:
         trials = [*trials, *(trial for number in unwanted for trial in self._kept.pop(number))]
         if not trials:
             return
-        latest = self._ledger.snapshots.latest()
+        latest = self._ledger.snapshot_events()
         expiring = []
         for trial in trials:
             row = latest.get(trial.id)
@@ -177,7 +161,7 @@ class Retention:
                 f"{len(expiring)} snapshots are deleted: --keep_last={self._keeping.last} and "
                 f"--keep_best={self._keeping.best} keep no more than that beside those of champions"
             )
-        self._ledger.snapshots.expire([trial.id for trial in expiring])
+        self._ledger.expire_snapshots([trial.id for trial in expiring])
         for trial in expiring:
             self._delete(self._folder.snapshot_dir(trial.experiment, trial.id))
 
@@ -195,7 +179,7 @@ class Retention:
         """Moves what is in the run's folder, and not needed there, to the place where snapshots are kept."""
         if self._store is None:
             return
-        latest = self._ledger.snapshots.latest()
+        latest = self._ledger.snapshot_events()
         for path, trial in self._local():
             if trial.id in latest or not (path / MANIFEST).exists():
                 continue
@@ -207,7 +191,7 @@ class Retention:
             except StoreError as error:
                 self._say_once(f"{error}; snapshots stay in {self._folder.snapshots} until one can be moved")
                 return
-            self._ledger.snapshots.move(trial.id, address)
+            self._ledger.move_snapshot(trial.id, address)
             self._delete(path)
 
     def _is_ours(self, row: SnapshotEventRow) -> bool:

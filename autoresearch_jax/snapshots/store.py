@@ -38,9 +38,6 @@ class SnapshotStore:
     def __init__(self, place: str) -> None:
         """Opens a place; connects to nothing yet.
 
-        Args:
-          place: a folder, such as a mounted bucket, or gs://BUCKET/FOLDER, or s3://BUCKET/FOLDER.
-
         Raises:
           StoreError: there is no such kind of place, or a package is missing.
         """

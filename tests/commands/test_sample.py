@@ -35,7 +35,7 @@ def test_sample_of_an_experiment_says_what_became_of_it(
             shutil.copytree(tmp_path / "kept", night.snapshot(trial))
         if event == "expire":  # and it is not deleted yet
             with night.ledger() as ledger:
-                ledger.snapshots.expire([trial.id])
+                ledger.expire_snapshots([trial.id])
         for command in (by_number, by_path) if event else (by_path,):  # by number there is the original's
             assert main(command) == 1
             assert capsys.readouterr().err == f"autoresearch sample: {says}\n"
@@ -51,7 +51,7 @@ def test_sample_of_one_that_was_moved(night: Night, tmp_path: Path, capsys: pyte
     far.check()
     address = far.put(night.snapshot(trial))
     with night.ledger() as ledger:
-        ledger.snapshots.move(trial.id, address)
+        ledger.move_snapshot(trial.id, address)
     shutil.rmtree(night.snapshot(trial))
     by_number = ["sample", *night.where, f"--experiment={night.other}", "--tokens=5"]
     by_path = ["sample", f"--snapshot={night.snapshot(trial)}", "--tokens=5"]

@@ -3,7 +3,8 @@
 import io
 import os
 import random
-import signal
+import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, LineageRule
 from autoresearch_jax.engine.certifying import REVERT, Word, certificates
 from autoresearch_jax.engine.integrity import ledger_page_differences
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.records import Kind, Purpose
@@ -232,42 +234,40 @@ def night_of_two(bench):
     return night(bench, TWO, certification=AFTER_FOUR, keeping=Keeping(last=1, best=0))
 
 
-def night_in_process(bench, journal=None, die_before=None):
-    """Runs the night in a process of its own; returns the signal that ended it, 0 if none did."""
+def night_in_process(bench, *durable):
+    """Runs the night in a process of its own; `durable` are arguments of `Operations`."""
     pid = os.fork()
     if pid == 0:
         try:
-            Operations(die_before, journal)
+            Operations(*durable)
             night_of_two(bench)
         finally:
             os._exit(0)
-    return os.WTERMSIG(os.waitpid(pid, 0)[1])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(shared_bench, tmp_path_factory):
-    """The substance of a run that nothing disturbed, and the durable operations from the first revert on."""
-    journal = tmp_path_factory.mktemp("journal") / "journal"
-    assert night_in_process(shared_bench, journal) == 0
-    ledger = shared_bench.ledger()
-    superseded, revert = reverts(ledger)
-    assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
-    assert ledger.experiment(spent(ledger)[-1].experiment).decision == "keep", "of the champion, at the end"
-    operations = journal.read_text().splitlines()
-    begun = [number for number, label in enumerate(operations) if "INSERT experiments" in label]
-    return substance(ledger), range(begun[superseded.id] + 1, len(operations))
+    os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("points", [POINTS, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
-def test_killed_anywhere_in_a_certification_the_ledger_is_that_of_an_undisturbed_run(bench, undisturbed, points):
-    expected, operations = undisturbed
-    for number in operations if points is None else random.sample(operations, points):
-        mine = bench.with_tag(f"night-{number}")
-        assert night_in_process(mine, die_before=number) == signal.SIGKILL
-        night_of_two(mine)
-        assert substance(mine.ledger()) == expected, number
-        assert git_differences(mine.repo, mine.tag) == []
-        assert ledger_page_differences(mine.folder.ledger) == []
+def test_killed_anywhere_in_a_certification_the_ledger_is_that_of_an_undisturbed_run(bench, tmp_path, points):
+    journal, states = tmp_path / "journal", tmp_path / "states"
+    states.mkdir()
+    night_in_process(bench, None, journal, None, (bench.repo, states))
+    ledger = bench.ledger()
+    superseded, revert = reverts(ledger)
+    assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
+    assert ledger.experiment(spent(ledger)[-1].experiment).decision == "keep", "of the champion, at the end"
+    expected = substance(ledger)
+    ledger.close()
+    operations = journal.read_text().splitlines()
+    begun = [number for number, label in enumerate(operations) if "INSERT experiments" in label]
+    of_certification = range(begun[superseded.id] + 1, len(operations))
+    for number in of_certification if points is None else random.sample(of_certification, points):
+        shutil.rmtree(bench.repo)
+        (states / str(number)).rename(bench.repo)
+        night_in_process(bench)
+        with closing(Ledger.open_to_read(bench.folder.ledger)) as ledger:
+            assert substance(ledger) == expected, number
+        assert git_differences(bench.repo) == []
+        assert ledger_page_differences(bench.folder.ledger) == []
 
 
 class OfItems(FakeTask):
@@ -311,3 +311,34 @@ def test_a_target_that_certification_takes_back_does_not_end_the_search(bench):
     assert night(bench, [LUCKY, BETTER, WORSE], rule=rule, certification=AT_END) == f"{target} reached"
     assert sum(row.kind is Kind.PROPOSAL for row in bench.ledger().experiments()) == 2
     assert f"{target}: not after certification, so the search goes on" in bench.recorder.notices
+
+
+def test_killed_while_a_target_is_certified_the_run_goes_on_as_if_nothing_had_been(bench, twin):
+    rule = LineageRule(Metric("loss"), fresh_runs=0)
+    script = [LUCKY, BETTER, WORSE]
+    for each in (bench, twin):
+        night(each, [], rule=rule, certification=AT_END)
+    baseline = summarize_run(twin.ledger()).champion_score.mean
+    for each in (bench, twin):
+        page = each.program.read_text()
+        each.program.write_text(page.replace("8 experiments", f"loss <= {baseline - 1.5 * SIGMA:.4f}"))
+    reason = night(twin, script, rule=rule, certification=AT_END)
+    while (found := night(bench, script, Interrupted(), rule, AT_END)) == INTERRUPTED:
+        pass
+    assert found == reason
+    assert substance(bench.ledger()) == substance(twin.ledger())
+
+
+def test_certification_anew_that_was_cut_short_gets_no_further_share(bench, twin):
+    for each in (bench, twin):
+        night(each, certification=CertificationSettings(share=0.0, every=0))
+
+    def anew(each, task):
+        loop = each.loop(task, Scripted(SCRIPT), RULE, certification=AT_END)
+        return loop.certify()
+
+    assert anew(twin, LuckyTask()) == "certified"
+    while anew(bench, Interrupted()) == INTERRUPTED:
+        pass
+    assert spent(twin.ledger())
+    assert substance(bench.ledger()) == substance(twin.ledger())

@@ -56,13 +56,13 @@ THIRD = ("x - 3", "x - 30")
 def test_a_constant_is_set_back_and_all_else_stays(merge):
     one = edited(BASELINE, LR)
     two = edited(one, DEPTH, FIRST)
-    assert revert(versions(one, two), 1, merge) == Reverted(10, edited(BASELINE, DEPTH, FIRST))
+    assert revert(versions(one, two), 1, merge) == Reverted(edited(BASELINE, DEPTH, FIRST))
 
 
 def test_the_last_change_taken_back_gives_the_text_before_it(merge):
     one = edited(BASELINE, FIRST)
     two = edited(one, THIRD)
-    assert revert(versions(one, two), 2, merge) == Reverted(20, one)
+    assert revert(versions(one, two), 2, merge) == Reverted(one)
 
 
 def test_a_constant_that_was_moved_again_is_superseded(merge):
@@ -70,7 +70,7 @@ def test_a_constant_that_was_moved_again_is_superseded(merge):
     two = edited(one, ("LR = 0.2", "LR = 0.1"))
     three = edited(two, FIRST)
     found = revert(versions(one, two, three), 1, merge)
-    assert found == Reverted(10, None, SUPERSEDED, "LR was moved again by 20")
+    assert found == Reverted(None, SUPERSEDED, "LR was moved again by 20")
 
 
 def test_of_several_constants_those_are_set_back_that_were_not_moved_again(merge):
@@ -116,7 +116,7 @@ def test_code_and_constants_of_one_change_go_together(merge):
 def test_later_changes_of_the_same_lines_are_a_conflict(merge):
     one = edited(BASELINE, FIRST)
     two = edited(one, ("x + 10", "x + 100"))
-    assert revert(versions(one, two), 1, merge) == Reverted(10, None, CONFLICT, "later changes touch the same lines")
+    assert revert(versions(one, two), 1, merge) == Reverted(None, CONFLICT, "later changes touch the same lines")
     assert revert(versions(one, two), 2, merge).source == one
 
 

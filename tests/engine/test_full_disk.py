@@ -78,7 +78,7 @@ def test_too_little_room_is_found_before_a_trial_and_the_run_goes_on_later(place
     check_whole(place, tmp_path)
 
 
-@pytest.mark.parametrize("kilobytes", [300, 900, 1700])
+@pytest.mark.parametrize("kilobytes", [900, *(pytest.param(size, marks=pytest.mark.slow) for size in (300, 1700))])
 def test_a_disk_that_gets_full_anywhere_harms_nothing(place: Place, tmp_path: Path, kilobytes: int) -> None:
     place.disk.fill(leave_bytes=kilobytes * KILOBYTE)
     status, line = place.run()

@@ -73,7 +73,7 @@ class Skilled:
         return answer([(place, useless)], hypothesis=f"a helper {number}", category=category, effect=-0.001)
 
 
-def loop_of(bench, server: GeminiServer, task: FakeTask, **options) -> Loop:
+def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int = EXPERIMENTS) -> Loop:
     """A loop of the hybrid, wired as the command line does it."""
     asking = Asking(CATEGORIES, plateau=8)
     precheck = Precheck(task, bench.folder)
@@ -85,7 +85,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, **options) -> Loop:
         precheck.check,
         bench.recorder.notice,
     )
-    return bench.loop(task, proposer, RULE, max_experiments=EXPERIMENTS, asking=asking, precheck=precheck, **options)
+    return bench.loop(task, proposer, RULE, max_experiments=experiments, asking=asking, precheck=precheck)
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ def structured(bench, run_git):
     return bench
 
 
+@pytest.mark.slow
 def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(structured, tmp_path, run_git):
     bench = structured
     with GeminiServer(Skilled()) as server:
@@ -124,7 +125,7 @@ def test_the_hybrid_finds_what_was_planted_and_replay_gives_the_same_ledger(stru
 
 def test_a_service_that_is_down_leaves_the_night_to_the_optimizer(structured):
     with GeminiServer(lambda request: error(503, retry_seconds=3600)) as server:
-        assert loop_of(structured, server, StructuredTask()).run() == f"{EXPERIMENTS} experiments reached"
+        assert loop_of(structured, server, StructuredTask(), 12).run() == "12 experiments reached"
     rows = structured.ledger().experiments()
     assert {row.proposer for row in rows[1:]} == {"constants"}
     assert len(server.requests) == 1

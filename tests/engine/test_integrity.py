@@ -101,7 +101,7 @@ def test_the_commits_hold_the_sources_of_the_ledger(bench, run_git, tmp_path):
     execute(folder.ledger, "UPDATE experiments SET source = source || '#' WHERE id = 2")
     (line,) = source_differences(folder, ledger, os.environ)
     assert line.startswith(f"commit {ledger.experiment(2).commit} does not hold the source of experiment 2")
-    execute(folder.ledger, "UPDATE experiments SET commit_id = '1234' WHERE id = 2")
+    execute(folder.ledger, "UPDATE experiments SET \"commit\" = '1234' WHERE id = 2")
     ledger = bench.ledger()  # one that is open reads no row twice that is concluded
     (line,) = source_differences(folder, ledger, os.environ)
     assert line.startswith("commit 1234 of experiment 2 is not in ")

@@ -46,7 +46,6 @@ def test_an_experiment_from_intent_to_conclusion(ledger, tmp_path):
     assert again.experiments() == [ended]
     assert again.source(0) == "LR = 1\n"
     assert again.trials(0)[0].metrics == {"peak_memory_bytes": 5, "note": None}
-    assert again.peak_memory_bytes() == {0: 5}
     again.close()
 
 
@@ -106,7 +105,6 @@ def test_two_processes_write_to_one_ledger(ledger, tmp_path):
 def test_figures_that_are_not_numbers_do_not_spoil_the_ledger(ledger):
     metrics = {"train_loss": float("nan"), "mfu_percent": float("inf"), "peak_memory_bytes": 7}
     ledger.record_trial("LR = 3\n", Measurement(Status.NONFINITE, None, 0, metrics), "", "print")
-    assert ledger.peak_memory_bytes() == {0: 7}
     assert ledger.trials()[0].metrics == {"train_loss": None, "mfu_percent": None, "peak_memory_bytes": 7}
 
 

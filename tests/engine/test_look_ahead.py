@@ -198,25 +198,6 @@ def test_a_proposal_made_ahead_outlives_the_process_that_paid_for_it(bench):
     assert SOURCE.replace("LR = 0.5", "LR = 0.1") == bench.ledger().source(1)
 
 
-def test_the_end_of_a_run_closes_who_is_still_thinking(bench):
-    begun, closed = threading.Event(), threading.Event()
-
-    class Thinking(Agent):
-        def propose(self, brief):
-            if brief.experiment == 2:
-                begun.set()
-                assert closed.wait(10)
-                raise ProposalFailed("closed")
-            return super().propose(brief)
-
-        def close(self):
-            closed.set()
-
-    assert bench.loop(Interrupted(begun), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
-    assert closed.is_set()
-    assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
-
-
 def test_the_end_of_a_run_ends_what_is_traced_ahead_and_loses_nothing_that_was_paid_for(bench):
     begun = threading.Event()
 
@@ -312,3 +293,11 @@ def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench)
     assert bench.loop(FakeTask(noise=0), Thinking([[LR]]), max_experiments=2).run().startswith("interrupted")
     assert bench.ledger().experiment(1).score == 1.2
     assert not [thread for thread in threading.enumerate() if thread.name == "look-ahead"]
+
+
+def test_a_proposal_whose_number_certification_takes_is_kept_for_the_next(bench):
+    loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
+    loop.run()
+    loop._proposals.put_off(2)
+    assert kept_proposal(bench.folder, 2) is None
+    assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"

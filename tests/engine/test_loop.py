@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import time
 
 import pytest
 from fakes import RESULTS_HEADER, SOURCE, FakeTask, ScriptedProposer, moved
@@ -173,13 +172,6 @@ def test_a_run_does_not_go_on_with_another_eval_bundle(bench):
     assert bench.ledger().settings()["eval_bundle"] == "a hash"
 
 
-def test_nothing_is_left_to_do_when_the_limit_was_reached_before(bench):
-    bench.loop(max_experiments=2).run()
-    task = FakeTask()
-    assert bench.loop(task, max_experiments=2).run() == "2 experiments reached"
-    assert task.measured == []
-
-
 def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench):
     good = bench.program.read_text()
 
@@ -211,32 +203,6 @@ def test_words_of_candidates_and_proposers_may_be_anything(bench):
     assert bench.loop(Rude(), ScriptedProposer(script)).run() == "the script is over"
     rows = bench.ledger().experiments()
     assert (rows[1].reason, rows[2].hypothesis) == ("no build", "a b c")
-
-
-def test_a_source_that_breaks_the_parser_is_rejected(bench):
-    script = [Proposal("deep", "text", source=SOURCE + "X = " + "-" * 200_000 + "1\n")]
-    assert bench.loop(proposer=ScriptedProposer(script)).run() == "the script is over"
-    assert bench.ledger().experiment(1).status is Status.REJECTED
-
-
-def test_time_spent_on_a_proposal_that_cannot_be_applied_counts(bench):
-    script = ScriptedProposer([moved(GONE=1)], before=lambda brief: time.sleep(0.1))
-    bench.loop(proposer=script).run()
-    assert bench.ledger().experiment(1).seconds > 0.1
-
-
-def test_a_target_for_another_metric_is_named_while_the_run_goes_on(bench):
-    page = bench.program.read_text().replace("8 experiments", "lost <= 0.5")
-    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(page))
-    bench.loop(proposer=script).run()
-    assert '"Stop when" names lost, but the metric is loss (the version' in bench.recorder.notices[0]
-
-
-def test_a_page_that_an_editor_empties_for_a_moment_does_not_end_the_night(bench):
-    script = ScriptedProposer([moved(LR=0.4), moved(LR=0.3)], before=lambda brief: bench.program.write_text(""))
-    assert bench.loop(proposer=script, max_experiments=2).run() == "2 experiments reached"
-    assert len(script.briefs[1].space) == 3
-    assert "program.md: no section" in bench.recorder.notices[0]
 
 
 def test_the_worktree_and_the_branch_are_restored_at_the_next_start(bench, run_git):

@@ -155,11 +155,6 @@ def test_a_clock_that_failed_is_told_once_by_each_process(bench):
         failed = len(trials)  # the first one of the next process
 
 
-def test_a_baseline_that_keeps_failing_ends_the_run(bench):
-    with pytest.raises(RunError, match=r"cannot be measured \(oom\): no memory"):
-        bench.loop(Flaky({2, 3, 4}), ScriptedProposer([]), RULE).run()
-
-
 def test_a_failure_of_the_task_is_no_fault_of_a_candidate_that_was_scored(bench, twin):
     class Shaky(FakeTask):
         failures = 2
@@ -213,12 +208,6 @@ def test_a_champion_that_became_another_program_is_not_measured(bench):
         bench.loop(Updated(), ScriptedProposer([DOUBTFUL]), OF_TWO).run()
 
 
-def test_a_rule_of_one_run_has_every_row_probed(bench):
-    task = FakeTask()
-    bench.loop(task, ScriptedProposer([BETTER])).run()
-    assert task.scrutinies == [Scrutiny.KEEP, Scrutiny.KEEP]
-
-
 def index_of_champion(bench):
     """Which measurement of a run that tries `DOUBTFUL` is the first further one of the champion, counted from 0."""
     probe = bench.with_tag("probe")
@@ -251,6 +240,7 @@ def test_without_noise_any_difference_counts_at_once(bench):
     assert read_state(ledger).sigma == 0
 
 
+@pytest.mark.slow
 def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin):
     script = [DOUBTFUL, BETTER, WORSE]
     twin.loop(FakeTask(), ScriptedProposer(script), OF_TWO).run()

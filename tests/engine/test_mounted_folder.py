@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_driver import Nursery, Order, log_of
-from kills import differences, make_repository
+from kills import facts, make_repository
 
 from autoresearch_jax.engine.ledger import Ledger
 
@@ -62,4 +62,4 @@ def test_a_run_is_killed_and_goes_on_as_elsewhere(mounted: Path, tmp_path: Path)
         for number in (5, 20):
             assert nursery.run(replace(order, die_before=number)) == -signal.SIGKILL, log_of(repo)
         assert nursery.run(order) == 0, log_of(repo)
-    assert differences(repo, reference) == []
+    assert facts(repo) == facts(reference)

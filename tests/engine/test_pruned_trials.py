@@ -1,14 +1,13 @@
 """Candidates whose first run is stopped early: in the loop, the books, and after a kill."""
 
-import shutil
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_driver import Nursery, Order, log_of
+from fake_driver import Nursery, Order
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
-from kills import die_in_turn, make_repository
+from kills import go_on_from_states, make_repository
 
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
@@ -115,14 +114,14 @@ def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
 
 
 def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    template = make_repository(tmp_path / "template")
-    undisturbed = Path(shutil.copytree(template, tmp_path / "undisturbed"))
-    journal = tmp_path / "journal"
-    order = Order(str(undisturbed), experiments=12, prune_after=4)
-    with closing(Nursery()) as nursery:
-        assert nursery.run(replace(order, journal=str(journal))) == 0, log_of(undisturbed)
-        with closing(Ledger.open_to_read(RunFolder(undisturbed / "runs" / "night").ledger)) as ledger:
+    repo = make_repository(tmp_path / "repo")
+
+    def around_the_pruned(operations: Sequence[str]) -> Iterable[int]:
+        with closing(Ledger.open_to_read(RunFolder(repo / "runs" / "night").ledger)) as ledger:
             pruned = next(row.id for row in ledger.experiments() if row.status is Status.PRUNED)
-        begun = [n for n, label in enumerate(journal.read_text().splitlines()) if "INSERT experiments" in label]
-        numbers = range(begun[pruned] + 1, begun[pruned + 1] + 1)
-        assert die_in_turn(nursery, order, template, undisturbed, numbers, tmp_path) == {}
+        begun = [number for number, label in enumerate(operations) if "INSERT experiments" in label]
+        return range(begun[pruned], begun[pruned + 1])
+
+    with closing(Nursery()) as nursery:
+        order = Order(str(repo), experiments=12, prune_after=4)
+        assert go_on_from_states(nursery, order, around_the_pruned, tmp_path) == {}

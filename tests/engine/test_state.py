@@ -44,14 +44,7 @@ def test_a_run_keeps_what_it_is_bound_to(bench):
 
 @pytest.mark.parametrize(
     ("name", "now"),
-    [
-        ("platform", "tpu"),
-        ("device_kind", "NVIDIA L4"),
-        ("num_devices", 1),
-        ("mesh", "data=1,model=2"),
-        ("jax_version", "0.11.0"),
-        ("clock", "attended"),
-    ],
+    [("device_kind", "NVIDIA L4"), ("clock", "attended")],
 )
 def test_on_another_machine_or_clock_a_run_does_not_go_on(bench, name, now):
     run(bench, task_with())
@@ -75,36 +68,6 @@ def test_what_was_measured_when_the_run_began_is_what_its_clock_goes_on_with(ben
     run(bench, second, experiments=2)
     assert (first.calibrated, second.calibrated) == ([None], [0.0125])
     assert bench.ledger().settings()["reference_seconds"] == 0.0125
-
-
-def test_killed_before_the_reference_was_kept_it_is_measured_by_the_next_process(bench):
-    class Killed(FakeTask):
-        def calibrate(self, reference_seconds, log_dir):
-            raise SystemExit("killed")
-
-    killed = Killed()
-    killed.terms = TERMS
-    with pytest.raises(SystemExit):
-        run(bench, killed)
-    assert bench.ledger().settings()["clock"] == "wall"
-    assert "reference_seconds" not in bench.ledger().settings()
-    task = task_with(0.0125)
-    run(bench, task)
-    assert task.calibrated == [None]
-    assert bench.ledger().settings()["reference_seconds"] == 0.0125
-    with pytest.raises(RunFolderError, match="clock wall then, attended now"):
-        run(bench, task_with(clock="attended"))
-
-
-def test_nothing_is_measured_before_the_clock_is_set(bench):
-    class Watched(FakeTask):
-        def measure(self, candidate, **arguments):
-            assert self.calibrated == [None]
-            return super().measure(candidate, **arguments)
-
-    task = Watched()
-    run(bench, task)
-    assert task.measured
 
 
 HEADER = "step,elapsed_seconds,loss\n"

@@ -35,7 +35,7 @@ def test_other_items_are_not_guessed_at(item):
     assert parse_stop(item) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_waits_for_what_may_be_cut_short(number):
     before = signal.getsignal(number)
     with Interrupts().installed() as interrupts:
@@ -62,11 +62,9 @@ with stopping.Interrupts().installed() as found:
 @pytest.mark.parametrize(
     ("echo_seconds", "names", "status"),
     [
-        (10.0, ["SIGHUP", "SIGHUP"], 0),
         (10.0, ["SIGHUP", "SIGTERM", "SIGHUP"], 0),
         (0.0, ["SIGTERM", "SIGTERM"], -signal.SIGTERM),
         (10.0, ["SIGINT", "SIGINT"], -signal.SIGINT),
-        (10.0, ["SIGHUP", "SIGINT"], -signal.SIGINT),
     ],
 )
 def test_a_second_signal_ends_at_once_but_an_echo_does_not(echo_seconds, names, status):

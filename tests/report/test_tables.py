@@ -133,8 +133,8 @@ def test_json_tells_where_the_snapshots_are_that_are_there(ledger, tmp_path):
         trials.append(ledger.trials(number)[0].id)
         if name == "here":
             snapshot.mkdir(parents=True)
-    ledger.snapshots.move(trials[1], "gs://bucket/night/moved")
-    ledger.snapshots.expire([trials[2]])
+    ledger.move_snapshot(trials[1], "gs://bucket/night/moved")
+    ledger.expire_snapshots([trials[2]])
     found = {line["hypothesis"]: line["snapshots"] for line in experiments_as_json(ledger, folder, at_work=False)[-4:]}
     here, moved = [str(folder.snapshots / "here")], ["gs://bucket/night/moved"]
     assert found == {"here": here, "moved": moved, "expired": [], "lost": []}

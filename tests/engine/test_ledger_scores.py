@@ -1,4 +1,4 @@
-"""What is read from the ledger once, or made of it once: it must be what a fresh process would read and make."""
+"""Scores by all runs so far: what a driver remembers is what a fresh process would read and make."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -8,9 +8,7 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.plan import nodes_added
-from autoresearch_jax.engine.program import read_program
-from autoresearch_jax.engine.recorder import Recorder, Results, results_text
+from autoresearch_jax.engine.recorder import Recorder, results_text
 from autoresearch_jax.engine.records import Intent, Kind, Purpose
 from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import Measurement, Metric, Status
@@ -51,12 +49,11 @@ def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage
     twin = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1}, "twin")).id
     ledger.set_program(twin, "champion")
     ledger.conclude(twin, Status.DUPLICATE, 1.0, Action.DISCARD, "a twin", "def", 0.1)
-    results = Results(ledger, METRIC)
 
     def shown():
         scores = {row.score for row in ledger.experiments()} | {ledger.scored_twin("champion", before=9).score}
         (score,) = scores
-        lines = [line.split("\t")[1:3] for line in results.text().splitlines()[1:]]
+        lines = [line.split("\t")[1:3] for line in results_text(ledger, METRIC).splitlines()[1:]]
         assert [line[0] for line in lines] == [f"{score:.6f}"] * 2
         return score, [line[1] for line in lines]
 
@@ -70,17 +67,10 @@ def test_a_further_run_moves_the_champion_its_duplicates_and_their_lines(lineage
     assert ledger.experiment(0).error == ledger.experiment(1).error > 0
 
 
-def test_under_the_greedy_rule_scores_stay_as_they_were_concluded(ledger):
-    measured(ledger, "champion", [1.0], Action.KEEP)
-    run(ledger, 0, 2.0)
-    assert (ledger.experiment(0).score, ledger.experiment(0).error, ledger.lineage()) == (1.0, None, None)
-
-
 def test_what_a_transaction_undid_was_never_there(lineage_ledger):
     ledger = lineage_ledger
     measured(ledger, "first", [1.0], Action.KEEP)
-    results = Results(ledger, METRIC)
-    before = (ledger.experiments(), results.text(), ledger.settings())
+    before = (ledger.experiments(), results_text(ledger, METRIC), ledger.settings())
 
     def undone():
         with ledger.transaction():
@@ -88,54 +78,18 @@ def test_what_a_transaction_undid_was_never_there(lineage_ledger):
             run(ledger, 0, 9.0)
             ledger.save_settings({"budget_seconds": 60.0})
             assert ledger.settings()["budget_seconds"] == 60.0
-            assert ledger.first_run(row).value == 0.5
             assert ledger.scored_twin("second", before=9) == row
             assert ledger.experiment(0).score > 1.0
-            assert len(results.text().splitlines()) == 3
+            assert len(results_text(ledger, METRIC).splitlines()) == 3
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         undone()
-    assert (ledger.experiments(), results.text(), ledger.settings()) == before
+    assert (ledger.experiments(), results_text(ledger, METRIC), ledger.settings()) == before
     assert ledger.scored_twin("second", before=9) is None
     assert (ledger.trials(1), len(ledger.trials()), ledger.open_trial()) == ([], 1, None)
     row = measured(ledger, "third", [0.7])
-    assert (row.id, ledger.first_run(row).value, results.text().splitlines()[2].split("\t")[1]) == (1, 0.7, "0.700000")
-
-
-def test_where_a_run_stands_is_made_out_again_once_one_more_is_concluded(ledger):
-    measured(ledger, "champion", [1.0, 1.25], Action.KEEP)
-    state = read_state(ledger)
-    ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n"))
-    trial = ledger.begin_trial(0, seed=7, purpose=Purpose.CHAMPION)
-    assert read_state(ledger) is state
-    ledger.finish_trial(trial.id, Measurement(Status.OK, 2.0, 7))
-    assert [run.score for run in read_state(ledger).runs] == [1.0, 1.25, 2.0]
-
-    def undone():
-        with ledger.transaction():
-            run(ledger, 0, 9.0)
-            assert len(read_state(ledger).runs) == 4
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        undone()
-    assert len(read_state(ledger).runs) == 3
-    run(ledger, 0, 5.0)
-    assert read_state(ledger).runs[-1].score == 5.0
-    run(ledger, 1, 0.5)
-    ledger.conclude(1, Status.OK, 0.5, Action.KEEP, "why", "abc", 1.0)
-    assert read_state(ledger).champion.id == 1
-
-
-def test_whether_a_text_is_shorter_follows_the_page(ledger, tmp_path):
-    long, short = (measured(ledger, "p", [1.0], source=text) for text in ('PATTERN = "SSSL"\n', 'PATTERN = "SL"\n'))
-    page = tmp_path / "program.md"
-    added = []
-    for table in ("", "## You may change\n\n| constant | values | note |\n|---|---|---|\n| PATTERN | SL, SSSL | |\n\n"):
-        page.write_text(f"# A page\n\n## Goal\n\nLower.\n\n{table}## Stop when\n\n- 8 experiments\n")
-        added.append(nodes_added(ledger, replace(short, constants={"PATTERN": "SL"}), long, read_program(page)))
-    assert added == [-2, 0], "two bytes less of a literal; the value of a listed constant counts one"
+    assert (row.id, results_text(ledger, METRIC).splitlines()[2].split("\t")[1]) == (1, "0.700000")
 
 
 class Noisy(FakeTask):
