@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes import PROGRAM, SOURCE, FakeTask, Silent
-from kills import make_repository
+from repositories import make_repository
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning
@@ -128,14 +128,9 @@ class Bench:
 def repo(tmp_path: Path) -> Path:
     """A git repository with one commit, a local identity, and a file of the user's that is not committed."""
     folder = tmp_path / "repo"
-    folder.mkdir()
-    (folder / "train_lib.py").write_text(SOURCE)
-    (folder / "program.md").write_text(PROGRAM)
-    git(folder, "init", "-q", "-b", "main")
+    make_repository(folder, SOURCE, PROGRAM)
     git(folder, "config", "user.name", "Researcher")
     git(folder, "config", "user.email", "researcher@example.org")
-    git(folder, "add", ".")
-    git(folder, "commit", "-q", "-m", "start")
     (folder / "notes.txt").write_text("mine\n")
     return folder
 
@@ -151,13 +146,6 @@ def twin(repo: Path, tmp_path: Path) -> Iterator[Bench]:
     """A bench in a copy of the repository."""
     with ExitStack() as stack:
         yield Bench(shutil.copytree(repo, tmp_path / "twin"), stack)
-
-
-@pytest.fixture(scope="module")
-def shared_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A bench that all tests of a module share."""
-    with ExitStack() as stack:
-        yield Bench(make_repository(tmp_path_factory.mktemp("shared") / "repo"), stack)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import repositories
 from fake_driver import TAG, Nursery, Order, log_of
 from fakes import PROGRAM, SOURCE
 from ledgers import substance
@@ -69,12 +70,7 @@ class Toll:
 
 def make_repository(folder: Path) -> Path:
     """A git repository with the fake task's files."""
-    folder.mkdir()
-    (folder / "train_lib.py").write_text(SOURCE)
-    (folder / "program.md").write_text(PROGRAM)
-    for words in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", "start")):
-        identity = ("-c", "user.name=Researcher", "-c", "user.email=researcher@example.org")
-        subprocess.run(["git", *identity, *words], cwd=folder, check=True)
+    repositories.make_repository(folder, SOURCE, PROGRAM)
     return folder
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import item_variance
@@ -35,7 +35,6 @@ from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.types import Measurement, Status
 
 Value = TypeVar("Value")
-GREEDY = "greedy"  # the rule that has no use for a model of scores
 
 
 class Ledger(Database):
@@ -69,7 +68,7 @@ class Ledger(Database):
                 "without": json.dumps(list(intent.without)) if intent.without else None,
             }
             self.insert("experiments", {**vars(intent), **written})
-        return self.experiment(number)
+            return self._experiments.latest()[-1]
 
     def set_program(self, experiment: int, program_hash: str) -> None:
         """Stores what the experiment's source was traced to."""
@@ -101,7 +100,7 @@ class Ledger(Database):
         return self.experiment(experiment)
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
-        """Adds one measurement that was made by hand, outside any search; returns the experiment's number."""
+        """Adds a measurement that was made by hand, outside any search; returns the experiment's number."""
         with self.transaction():
             experiment = self.begin_experiment(
                 Intent(Kind.TRIAL, source, known_constants(source), description, category=fingerprint, proposer="hand")
@@ -134,10 +133,9 @@ class Ledger(Database):
     def begin_trial(self, experiment: int, seed: int, purpose: Purpose = Purpose.CANDIDATE) -> TrialRow:
         """Writes down that a budget is about to be spent."""
         values = {"experiment": experiment, "seed": seed, "purpose": purpose, "started_at": self.clock()}
-        number = self.insert("trials", values)
-        trial = self._trials.get(number)
-        assert trial is not None
-        return trial
+        with self.transaction():
+            self.insert("trials", values)
+            return self._trials.latest()[-1]
 
     def interrupt_trial(self, trial: int) -> None:
         """Writes down that a trial was cut short by a signal; it stays open."""
@@ -208,8 +206,9 @@ class Ledger(Database):
     def begin_audit_trial(self, experiment: int, seed: int, **of_audit: Any) -> AuditTrial:
         """Writes down that a budget is about to be spent for an audit; for the other arguments see `AuditTrial`."""
         values = {"experiment": experiment, "seed": seed, "purpose": Purpose.AUDIT, "started_at": self.clock()}
-        self.insert("trials", {**values, **of_audit})
-        return self.audit_trials()[-1]
+        with self.transaction():
+            self.insert("trials", {**values, **of_audit})
+            return self.audit_trials()[-1]
 
     def answer_audit(self, audit: int) -> None:
         """Writes down that an audit is over."""
@@ -227,10 +226,8 @@ class Ledger(Database):
     def snapshot_events(self) -> Mapping[int, SnapshotEventRow]:
         """The latest event of each trial that has one; the others' snapshots are where their trials put them."""
         rows = self.select("snapshot_events", columns(SnapshotEventRow), "ORDER BY id")
-        return {
-            row["trial"]: SnapshotEventRow(row["id"], row["trial"], SnapshotEvent(row["event"]), row["place"])
-            for row in rows
-        }
+        events = (SnapshotEventRow(row["id"], row["trial"], SnapshotEvent(row["event"]), row["place"]) for row in rows)
+        return {event.trial: event for event in events}
 
     def expire_snapshots(self, trials: Sequence[int]) -> None:
         """Writes down that snapshots are about to be deleted, all of them or none."""
@@ -255,11 +252,11 @@ class Ledger(Database):
         row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return _with_score(row, self._scores_now())
+        return _with_score(row, self.remembered(Ledger._find_scores_now))
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
-        scores = self._scores_now()
+        scores = self.remembered(Ledger._find_scores_now)
         return [_with_score(row, scores) for row in self._experiments.all()]
 
     def open_experiment(self) -> ExperimentRow | None:
@@ -274,36 +271,18 @@ class Ledger(Database):
         found = self._remembered.get(make)
         if found is None or found[0] != state:
             found = self._remembered[make] = state, make(self)
-        value: Value = found[1]
-        return value
-
-    def _scores_now(self) -> Mapping[int, Estimate]:
-        """Scores of the experiments that were kept, by all runs so far, and of their twins."""
-        return self.remembered(Ledger._find_scores_now)
+        return cast(Value, found[1])
 
     def _find_scores_now(self) -> Mapping[int, Estimate]:
+        """Scores of the experiments that were kept, by all runs so far, and of their twins."""
         lineage = self.lineage()
         if lineage is None:
             return {}
         rows = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL]
-        by_program: dict[str | None, Estimate] = {}
-        for row in rows:
-            if row.decision is Action.KEEP and row.status is Status.OK:
-                found = lineage.posterior.score(lineage.programs[row.id].contents)
-                by_program[row.program_hash] = Estimate(lineage.sign * found.mean, found.error)
+        kept = (row for row in rows if row.decision is Action.KEEP and row.status is Status.OK)
+        by_program = {row.program_hash: score_in(lineage, lineage.programs[row.id].contents) for row in kept}
         is_kept_or_twin = (row for row in rows if row.decision is Action.KEEP or row.status is Status.DUPLICATE)
         return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash))}
-
-    def score_if_kept(self, experiment: int) -> Estimate | None:
-        """The score of an open experiment as it will be once it is kept; None under the greedy rule."""
-        found = self.lineage()
-        if found is None or experiment not in found.programs:
-            return None
-        lineage = found.copy()
-        lineage.programs[experiment] = replace(lineage.programs[experiment])
-        lineage.conclude(experiment, kept=True)
-        score = lineage.posterior.score(lineage.champion)
-        return Estimate(lineage.sign * score.mean, score.error)
 
     def lineage(self) -> Lineage | None:
         """The runs of the search as the model of scores has them; None without a baseline or under the greedy rule."""
@@ -321,7 +300,7 @@ class Ledger(Database):
     def _concluded_lineage(self) -> Lineage | None:
         """The lineage without the open experiment, made again once another experiment or a champion's run is in it."""
         settings = self.settings()
-        if settings.get("decision", GREEDY) == GREEDY:
+        if settings.get("decision", "greedy") == "greedy":  # it has no use for a model of scores
             return None
         concluded = [row for row in self._experiments.all() if row.kind is not Kind.TRIAL and not row.is_open]
         measured = [row for row in concluded if row.status is not Status.DUPLICATE]
@@ -361,14 +340,13 @@ class Ledger(Database):
         return self._variance_of_items(trial.id, partner.id)
 
     def _find_variance_of_items(self, *trials: int) -> float:
-        """Of two concluded trials."""
         texts = [self.select("trials", ("items",), "WHERE id = ?", trial)[0]["items"] for trial in trials]
         return 0.0 if None in texts else item_variance(*map(json.loads, texts))
 
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The experiment of the search, before number `before`, that measured the same program."""
         found = self._twin(program_hash, before)
-        return None if found is None else _with_score(found, self._scores_now())
+        return None if found is None else _with_score(found, self.remembered(Ledger._find_scores_now))
 
     def _twin(self, program_hash: str | None, before: int) -> ExperimentRow | None:
         """The first experiment of a program, or the last that was kept: only a revert measures a program again."""
@@ -402,6 +380,12 @@ class Ledger(Database):
     def scored(self, experiment: int) -> list[TrialRow]:
         """The trials of an experiment that have a score, in their order."""
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
+
+
+def score_in(lineage: Lineage, edits: frozenset[int]) -> Estimate:
+    """The score of the program with these edits, in the metric's own direction."""
+    found = lineage.posterior.score(edits)
+    return Estimate(lineage.sign * found.mean, found.error)
 
 
 def _with_score(row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:

@@ -1,13 +1,15 @@
 """Ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of, round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
-from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -193,9 +195,10 @@ class Recorder:
         """The mean of the runs of what was measured; a duplicate has its twin's score."""
         if status is Status.OK:
             return mean_of([run.score for run in self.ledger.runs(experiment)])
-        program_hash = self.ledger.experiment(experiment.id).program_hash
-        if status is not Status.DUPLICATE or program_hash is None:
+        if status is not Status.DUPLICATE:
             return None
+        program_hash = self.ledger.experiment(experiment.id).program_hash
+        assert program_hash is not None, "it was found by its program"
         twin = self.ledger.scored_twin(program_hash, before=experiment.id)
         return None if twin is None else twin.score
 
@@ -214,7 +217,7 @@ class Recorder:
         if conclusion.status is Status.OK:
             num_runs = sum(not trial.was_too_busy for trial in self.ledger.trials(experiment.id))
             if conclusion.decision.action.keeps:
-                estimate = self.ledger.score_if_kept(experiment.id) or estimate
+                estimate = _score_if_kept(self.ledger.lineage(), experiment.id) or estimate
         message = commit_message(experiment, conclusion, estimate, num_runs, self._metric)
         source = self.ledger.source(experiment.id)
         return self._workspace.commit(source, experiment.parent_commit, message, experiment.created_at)
@@ -227,6 +230,16 @@ class Recorder:
             self._workspace.keep(row.commit, previous)
         else:
             self._workspace.discard(row.commit, row.id)
+
+
+def _score_if_kept(found: Lineage | None, experiment: int) -> Estimate | None:
+    """The score of an open experiment as it will be once it is kept; None under the greedy rule."""
+    if found is None or experiment not in found.programs:
+        return None
+    lineage = found.copy()
+    lineage.programs[experiment] = replace(lineage.programs[experiment])
+    lineage.conclude(experiment, kept=True)
+    return score_in(lineage, lineage.champion)
 
 
 def score_of(row: ExperimentRow) -> float:

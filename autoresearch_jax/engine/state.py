@@ -12,7 +12,7 @@ from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.decide.posterior import NO_GAIN, Estimate
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import Action, Complexity, DecisionRule
-from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
@@ -144,8 +144,7 @@ def _state(ledger: Ledger) -> RunState | None:
     if lineage is None:
         score = Estimate(mean_of([run.score for run in runs]), 0.0)
     else:
-        found = lineage.posterior.score(lineage.champion)
-        score = Estimate(lineage.sign * found.mean, found.error)
+        score = score_in(lineage, lineage.champion)
         anchor = lineage.programs[for_gain[-1].id].contents
     reverts = [row for row in rows if row.kind is Kind.REVERT]
     last_look = reverts[-1].id if reverts else 0

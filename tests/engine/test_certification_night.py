@@ -251,12 +251,11 @@ def test_killed_anywhere_in_a_certification_the_ledger_is_that_of_an_undisturbed
     journal, states = tmp_path / "journal", tmp_path / "states"
     states.mkdir()
     night_in_process(bench, None, journal, None, (bench.repo, states))
-    ledger = bench.ledger()
-    superseded, revert = reverts(ledger)
-    assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
-    assert ledger.experiment(spent(ledger)[-1].experiment).decision == "keep", "of the champion, at the end"
-    expected = substance(ledger)
-    ledger.close()
+    with closing(Ledger.open_to_read(bench.folder.ledger)) as ledger:
+        superseded, revert = reverts(ledger)
+        assert (superseded.status, revert.decision) == (Status.REJECTED, "keep")
+        assert ledger.experiment(spent(ledger)[-1].experiment).decision == "keep", "of the champion, at the end"
+        expected = substance(ledger)
     operations = journal.read_text().splitlines()
     begun = [number for number, label in enumerate(operations) if "INSERT experiments" in label]
     of_certification = range(begun[superseded.id] + 1, len(operations))
