@@ -8,19 +8,21 @@ matrices, O outputs and I inputs of a matrix.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from autoresearch_jax.contract import Experiment, TaskSpec
 from autoresearch_jax.kernels.attention import causal_attention
 from autoresearch_jax.kernels.cross_entropy import softcapped_cross_entropy
 from autoresearch_jax.kernels.normalization import rms_norm
+from autoresearch_jax.kernels.sharding import gathered, mean_over_micro_batches, state_specs
 
 # --------------------------------------------------------------------------------------------------
 # Constants. Plain literals, one per line: `--set NAME=VALUE` and the proposers rewrite them.
@@ -79,6 +81,8 @@ POLAR_EXPRESS = (
 # Model
 # --------------------------------------------------------------------------------------------------
 
+Attend = Callable[[int, Array, Array, Array], Array]  # of a layer's queries, keys and values
+
 
 def model_width() -> int:
     """D: DEPTH * ASPECT_RATIO, rounded up to whole heads."""
@@ -130,11 +134,10 @@ class Linear(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention with rotary positions, normalised queries and keys, and gated value embeddings."""
 
-    def __init__(self, layer: int, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
+    def __init__(self, layer: int, attend: Attend, rngs: nnx.Rngs) -> None:
         width = model_width()
         uniform, zeros = symmetric_uniform(width), nnx.initializers.zeros
-        self.window = window_size(layer, task.sequence_length)
-        self.task, self.mesh = task, mesh
+        self.attend = partial(attend, layer)
         self.query = Linear(width, width, uniform, rngs)
         self.key = Linear(width, width, uniform, rngs)
         self.value = Linear(width, width, uniform, rngs)
@@ -151,7 +154,7 @@ class Attention(nnx.Module):
             gate_BxTxH = 2 * jax.nn.sigmoid(self.value_gate(x_BxTxD[..., :VALUE_GATE_CHANNELS]))
             v_BxTxHxK += gate_BxTxH[..., None] * value_embedding_BxTxD.reshape(split_heads)
         q_BxTxHxK, k_BxTxHxK = rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))
-        mixed_BxTxHxK = causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, self.window, task=self.task, mesh=self.mesh)
+        mixed_BxTxHxK = self.attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK)
         return self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))
 
 
@@ -170,8 +173,8 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Attention, then MLP, each on the normalised stream and added to it."""
 
-    def __init__(self, layer: int, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
-        self.attention = Attention(layer, task, mesh, rngs)
+    def __init__(self, layer: int, attend: Attend, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(layer, attend, rngs)
         self.mlp = MLP(rngs)
 
     def __call__(self, x_BxTxD: Array, value_embedding_BxTxD: Array | None) -> Array:
@@ -182,7 +185,7 @@ class Block(nnx.Module):
 class Model(nnx.Module):
     """Tokens to softcapped logits."""
 
-    def __init__(self, task: TaskSpec, mesh: Mesh, rngs: nnx.Rngs) -> None:
+    def __init__(self, attend: Attend, rngs: nnx.Rngs) -> None:
         width = model_width()
         normal, uniform = nnx.initializers.normal, symmetric_uniform(width)
         self.token_embedding = nnx.Embed(VOCAB_SIZE, width, embedding_init=normal(1.0), rngs=rngs)
@@ -190,7 +193,7 @@ class Model(nnx.Module):
             nnx.Embed(VOCAB_SIZE, width, embedding_init=uniform, rngs=rngs) if has_value_embedding(i) else None
             for i in range(DEPTH)
         )
-        self.blocks = nnx.List([Block(i, task, mesh, rngs) for i in range(DEPTH)])
+        self.blocks = nnx.List([Block(i, attend, rngs) for i in range(DEPTH)])
         self.residual_scales = nnx.Param(jnp.full(DEPTH, 1.0))
         self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
         self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)
@@ -221,31 +224,64 @@ def mix(x: Array, x_scale: Array, y: Array, y_scale: Array) -> Array:
 # --------------------------------------------------------------------------------------------------
 
 
+def make_optimizer() -> optax.GradientTransformationExtraArgs:
+    """Muon for the matrices of the blocks, AdamW for the rest; each part of the parameters has its line."""
+    width_scale = math.sqrt(REFERENCE_WIDTH / model_width())
+
+    def adamw(learning_rate: float, beta1: float) -> optax.GradientTransformation:
+        return optax.adamw(learning_rate, beta1, ADAM_BETA2, ADAM_EPSILON, weight_decay=ADAM_WEIGHT_DECAY)
+
+    transforms = {
+        "blocks": muon(MATRIX_LR),
+        "token_embedding": adamw(EMBEDDING_LR * width_scale, ADAM_BETA1),
+        "value_embeddings": adamw(EMBEDDING_LR * width_scale, ADAM_BETA1),
+        "unembedding": adamw(UNEMBEDDING_LR * width_scale, ADAM_BETA1),
+        "residual_scales": adamw(SCALAR_LR * 0.01, ADAM_BETA1),
+        "x0_scales": adamw(SCALAR_LR, X0_BETA1),
+    }
+    return optax.partition(transforms, lambda params: {name: name for name in params})
+
+
 def learning_rate_scale(progress: Array) -> Array:
     """Warm-up, constant, cool-down: what every learning rate is multiplied by."""
-    warmup = jnp.minimum(progress / WARMUP_FRACTION, 1.0) if WARMUP_FRACTION else jnp.float32(1)
+    warmup = jnp.minimum(progress / WARMUP_FRACTION, 1.0) if WARMUP_FRACTION else 1.0
     cooldown = jnp.minimum((1 - progress) / COOLDOWN_FRACTION, 1.0) if COOLDOWN_FRACTION else 1.0
-    return warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cooldown)
+    return jnp.float32(warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cooldown))
 
 
-def adam_settings() -> dict[str, tuple[float, float]]:
-    """Learning rate and first beta of each group of parameters that AdamW trains."""
-    width_scale = math.sqrt(REFERENCE_WIDTH / model_width())
-    return {
-        "token_embedding": (EMBEDDING_LR * width_scale, ADAM_BETA1),
-        "value_embeddings": (EMBEDDING_LR * width_scale, ADAM_BETA1),
-        "unembedding": (UNEMBEDDING_LR * width_scale, ADAM_BETA1),
-        "residual_scales": (SCALAR_LR * 0.01, ADAM_BETA1),
-        "x0_scales": (SCALAR_LR, X0_BETA1),
-    }
+def muon(learning_rate: float) -> optax.GradientTransformationExtraArgs:
+    """Muon with NorMuon's variance reduction and cautious weight decay, for a tree of matrices [O, I].
 
+    Its `update` takes `progress`, the elapsed share of the budget. Its state has for each stack of matrices "momentum"
+    [N, S, L] and "variance" [N, 1, L], of square matrices [N, S, 1].
 
-def adam(name: str) -> optax.GradientTransformation:
-    """AdamW of one group of parameters, but for the learning rate."""
-    _, beta1 = adam_settings()[name]
-    return optax.chain(
-        optax.scale_by_adam(beta1, ADAM_BETA2, ADAM_EPSILON), optax.add_decayed_weights(ADAM_WEIGHT_DECAY)
-    )
+    See https://kellerjordan.github.io/posts/muon and arXiv 2510.05491 (NorMuon).
+    """
+
+    def init(params: dict) -> dict:
+        return {
+            sides: {"momentum": jnp.zeros_like(w_NxSxL), "variance": jnp.zeros_like(mean_square(w_NxSxL))}
+            for sides, w_NxSxL in stack_by_sides(params).items()
+        }
+
+    def update(grads: dict, state: dict, params: dict, *, progress: Array) -> tuple[dict, dict]:
+        ramp = jnp.minimum(progress / MUON_RAMP_FRACTION, 1.0) if MUON_RAMP_FRACTION else 1.0
+        beta1 = MUON_MOMENTUM_START + (MUON_MOMENTUM - MUON_MOMENTUM_START) * ramp
+        steps, new_state = {}, {}
+        for sides, g_NxSxL in stack_by_sides(grads).items():
+            momentum = beta1 * state[sides]["momentum"] + (1 - beta1) * g_NxSxL
+            step_NxSxL = orthogonalize(beta1 * momentum + (1 - beta1) * g_NxSxL)  # Nesterov: one step ahead
+            steps[sides], variance = even_out(step_NxSxL, state[sides]["variance"])
+            new_state[sides] = {"momentum": momentum, "variance": variance}
+
+        def descend(step_OxI: Array, w_OxI: Array) -> Array:
+            decay_OxI = WEIGHT_DECAY * (1 - progress) * w_OxI * (step_OxI * w_OxI >= 0)  # where both shrink the weight
+            outputs, inputs = w_OxI.shape
+            return -learning_rate * math.sqrt(max(1, outputs / inputs)) * (step_OxI + decay_OxI)
+
+        return jax.tree.map(descend, unstack(steps, grads), params), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def orthogonalize(g_NxSxL: Array) -> Array:
@@ -269,92 +305,44 @@ def orthogonalize(g_NxSxL: Array) -> Array:
     return x.astype(jnp.float32)
 
 
-def muon(
-    w_NxSxL: Array, g_NxSxL: Array, moments: dict[str, Array], progress: Array, scale_Nx1x1: Array
-) -> tuple[Array, dict[str, Array]]:
-    """One update of stacked matrices by Muon with NorMuon's variance reduction and cautious weight decay.
-
-    Args:
-      w_NxSxL: the matrices, along their longer side.
-      g_NxSxL: their gradients.
-      moments: "momentum" [N, S, L], and "variance" [N, 1, L], of square matrices [N, S, 1].
-      progress: elapsed share of the budget.
-      scale_Nx1x1: of their learning rates.
-
-    Returns:
-      The matrices and moments after the update.
-
-    See https://kellerjordan.github.io/posts/muon and arXiv 2510.05491 (NorMuon).
-    """
-    ramp = jnp.minimum(progress / MUON_RAMP_FRACTION, 1.0) if MUON_RAMP_FRACTION else 1.0
-    beta1 = MUON_MOMENTUM_START + (MUON_MOMENTUM - MUON_MOMENTUM_START) * ramp
-    momentum = beta1 * moments["momentum"] + (1 - beta1) * g_NxSxL
-    update = orthogonalize(beta1 * momentum + (1 - beta1) * g_NxSxL)  # Nesterov: one step ahead
-
-    # NorMuon: even out the neurons' step sizes, then restore the size of the whole.
-    axis = 2 if moments["variance"].shape[2] == 1 else 1
-    mean_square = jnp.mean(jnp.square(update), axis=axis, keepdims=True)
-    variance = MUON_BETA2 * moments["variance"] + (1 - MUON_BETA2) * mean_square
+def even_out(step_NxSxL: Array, variance: Array) -> tuple[Array, Array]:
+    """NorMuon: the step with neurons of even size and the size of the whole restored, and the new variance."""
+    square = mean_square(step_NxSxL)
+    variance = MUON_BETA2 * variance + (1 - MUON_BETA2) * square
     scale = jax.lax.rsqrt(jnp.maximum(variance, 1e-10))
-    size = jnp.sqrt(jnp.sum(mean_square, axis=(1, 2), keepdims=True))
-    scaled_size = jnp.sqrt(jnp.sum(mean_square * jnp.square(scale), axis=(1, 2), keepdims=True))
-    update *= scale * size / jnp.maximum(scaled_size, 1e-10)
-
-    # Cautious: decay only where the update shrinks the weight too.
-    decay = WEIGHT_DECAY * (1 - progress) * w_NxSxL * (update * w_NxSxL >= 0)
-    learning_rate = MATRIX_LR * learning_rate_scale(progress) * scale_Nx1x1
-    return w_NxSxL - learning_rate * (update + decay), {"momentum": momentum, "variance": variance}
+    size = jnp.sqrt(jnp.sum(square, axis=(1, 2), keepdims=True))
+    scaled_size = jnp.sqrt(jnp.sum(square * jnp.square(scale), axis=(1, 2), keepdims=True))
+    return step_NxSxL * (scale * size / jnp.maximum(scaled_size, 1e-10)), variance
 
 
-def along(matrix: Array) -> Array:
-    """A matrix [O, I] or its transpose, as [shorter, longer]."""
-    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+def mean_square(x_NxSxL: Array) -> Array:
+    """Mean square over the shorter side, [N, 1, L]; of square matrices over the second, [N, S, 1]."""
+    _, shorter, longer = x_NxSxL.shape
+    return jnp.mean(jnp.square(x_NxSxL), axis=2 if shorter == longer else 1, keepdims=True)
 
 
-def group_by_shape(matrices: list[Array]) -> dict[str, list[int]]:
-    """Positions of the matrices with the same sides, which Muon stacks and updates at once."""
-    groups: dict[str, list[int]] = {}
-    for position, matrix in enumerate(matrices):
-        groups.setdefault("{}x{}".format(*sorted(matrix.shape)), []).append(position)
-    return groups
+def stack_by_sides(matrices: dict) -> dict[str, Array]:
+    """The matrices of a tree, those with the same sides as one stack [N, S, L], transposed where they are tall."""
+    groups: dict[str, list[Array]] = {}
+    for matrix in jax.tree.leaves(matrices):
+        is_tall = matrix.shape[0] > matrix.shape[1]
+        groups.setdefault(sides_of(matrix), []).append(matrix.T if is_tall else matrix)
+    return {sides: jnp.stack(group) for sides, group in groups.items()}
 
 
-def init_optimizer(params: dict) -> dict:
-    """Moments of zero: stacked by shape for Muon, as optax keeps them for AdamW."""
-    matrices = jax.tree.leaves(params["blocks"])
-    muon_state = {}
-    for name, positions in group_by_shape(matrices).items():
-        shorter, longer = sorted(matrices[positions[0]].shape)
-        variance_shape = (shorter, 1) if shorter == longer else (1, longer)
-        muon_state[name] = {
-            "momentum": jnp.zeros((len(positions), shorter, longer)),
-            "variance": jnp.zeros((len(positions), *variance_shape)),
-        }
-    return {"muon": muon_state, "adam": {name: adam(name).init(params[name]) for name in adam_settings()}}
+def unstack(stacks: dict[str, Array], like: dict) -> dict:
+    """The tree of matrices from its stacks: the inverse of `stack_by_sides`."""
+    remaining = {sides: iter(stack) for sides, stack in stacks.items()}
+
+    def take(matrix: Array) -> Array:
+        x_SxL = next(remaining[sides_of(matrix)])
+        return x_SxL if x_SxL.shape == matrix.shape else x_SxL.T
+
+    return jax.tree.map(take, like)
 
 
-def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dict, dict]:
-    """One update of all parameters; returns them and the optimizer's state."""
-    new_params, muon_state, adam_state = {}, {}, {}
-
-    for name, (learning_rate, _) in adam_settings().items():
-        updates, adam_state[name] = adam(name).update(grads[name], state["adam"][name], params[name])
-        scale = -learning_rate * learning_rate_scale(progress)
-        new_params[name] = optax.apply_updates(params[name], optax.tree.scale(scale, updates))
-
-    matrices, treedef = jax.tree.flatten(params["blocks"])
-    gradients = jax.tree.leaves(grads["blocks"])
-    for name, positions in group_by_shape(matrices).items():
-        w_NxSxL = jnp.stack([along(matrices[i]) for i in positions])
-        g_NxSxL = jnp.stack([along(gradients[i]) for i in positions])
-        outputs_over_inputs = [matrices[i].shape[0] / matrices[i].shape[1] for i in positions]
-        scale_Nx1x1 = jnp.sqrt(jnp.maximum(1, jnp.array(outputs_over_inputs)))[:, None, None]
-        w_NxSxL, muon_state[name] = muon(w_NxSxL, g_NxSxL, state["muon"][name], progress, scale_Nx1x1)
-        for n, i in enumerate(positions):
-            matrices[i] = w_NxSxL[n] if matrices[i].shape == w_NxSxL[n].shape else w_NxSxL[n].T
-    new_params["blocks"] = jax.tree.unflatten(treedef, matrices)
-
-    return new_params, {"muon": muon_state, "adam": adam_state}
+def sides_of(matrix: Array) -> str:
+    return "{}x{}".format(*sorted(matrix.shape))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -362,30 +350,10 @@ def update(params: dict, grads: dict, state: dict, progress: Array) -> tuple[dic
 # --------------------------------------------------------------------------------------------------
 
 
-def partition_spec(path: tuple, leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
-    """Where one array of the state lies: "model" cuts features, "data" the other dimension (ZeRO, arXiv 1910.02054).
-
-    Muon's stacks are cut by matrices where these divide, so that each device orthogonalises its share, else by rows.
-    """
-    names = [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-    features = 1 if "embedding" in names or "out" in names or "down" in names else 0
-    wishes = {"model": [features], "data": [1 - features]} if leaf.ndim > 1 else {}
-    wishes = {"data": [0, 1], "model": [0, 1]} if "muon" in names and leaf.ndim > 1 else wishes
-    sizes = list(leaf.shape)
-    cuts: list[tuple[str, ...]] = [()] * leaf.ndim
-    for axis, dimensions in wishes.items():
-        for i in dimensions:
-            if sizes[i] % mesh.shape[axis] == 0:
-                sizes[i] //= mesh.shape[axis]
-                cuts[i] += (axis,)
-                break
-    return PartitionSpec(*(cut or None for cut in cuts))
-
-
 def count_flops_per_token(params: dict, sequence_length: int) -> float:
     """Forward and backward: 6 per weight of a matrix, and 12 per channel and attended token."""
     weights = sum(leaf.size for leaf in jax.tree.leaves((params["blocks"], params["unembedding"])))
-    attended = sum(min(window_size(layer, sequence_length), sequence_length) for layer in range(DEPTH))
+    attended = sum(window_size(layer, sequence_length) for layer in range(DEPTH))
     return 6.0 * weights + 12.0 * model_width() * attended
 
 
@@ -402,57 +370,41 @@ def build(task: TaskSpec, mesh: Mesh) -> Experiment:
             f"BATCH_SIZE = {BATCH_SIZE} does not divide into GRADIENT_ACCUMULATION = {GRADIENT_ACCUMULATION} "
             f"micro-batches over {mesh.shape['data']} devices"
         )
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Model(task, mesh, nnx.Rngs(0))))
+
+    def attend(layer: int, q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
+        window = window_size(layer, task.sequence_length)
+        return causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, window, task=task, mesh=mesh)
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Model(attend, nnx.Rngs(0))))
+    optimizer = make_optimizer()
 
     def init(key: Array) -> dict:
-        params = nnx.to_pure_dict(nnx.state(Model(task, mesh, nnx.Rngs(key)), nnx.Param))
-        return {"params": params, "optimizer": init_optimizer(params)}
-
-    def gathered(params: dict) -> dict:
-        """Parameters as every device of "data" needs them: whole but for what "model" cuts."""
-        axes = jax.tree.map(lambda spec: PartitionSpec(*(axis if axis == "model" else None for axis in spec)), specs)
-        whole = jax.tree.map(lambda spec: NamedSharding(mesh, spec), axes["params"])
-        return jax.lax.with_sharding_constraint(params, whole)
+        params = nnx.to_pure_dict(nnx.state(Model(attend, nnx.Rngs(key)), nnx.Param))
+        return {"params": params, "optimizer": optimizer.init(params)}
 
     def logits(state: dict, tokens_BxT: Array) -> Array:
-        return nnx.merge(graph, gathered(state["params"]))(tokens_BxT)
+        return nnx.merge(graph, gathered(state["params"], mesh))(tokens_BxT)
 
-    def loss(params: dict, tokens_BxT: Array) -> Array:
+    def loss_fn(params: dict, tokens_BxT: Array) -> Array:
         x_BxTxD = nnx.merge(graph, params).features(tokens_BxT[:, :-1])
         w_VxD, targets_BxT = params["unembedding"]["weight"], tokens_BxT[:, 1:]
         return softcapped_cross_entropy(x_BxTxD, w_VxD, targets_BxT, softcap=SOFTCAP, mesh=mesh)
 
-    def loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
-        tokens_BxT = jax.lax.with_sharding_constraint(tokens_BxT, NamedSharding(mesh, PartitionSpec("data")))
-        return jax.value_and_grad(loss)(params, tokens_BxT)
-
-    def accumulated_loss_and_grads(params: dict, tokens_BxT: Array) -> tuple[Array, dict]:
-        if GRADIENT_ACCUMULATION == 1:
-            return loss_and_grads(params, tokens_BxT)
-        # Every device cuts up its own rows, so that none of them moves.
-        parts_BxAxT = tokens_BxT.reshape(-1, GRADIENT_ACCUMULATION, tokens_BxT.shape[1])
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-
-        def add(total: tuple[Array, dict], part_BxT: Array) -> tuple[tuple[Array, dict], None]:
-            return jax.tree.map(jnp.add, total, loss_and_grads(params, part_BxT)), None
-
-        total, _ = jax.lax.scan(add, zeros, parts_BxAxT.swapaxes(0, 1))
-        return jax.tree.map(lambda x: x / GRADIENT_ACCUMULATION, total)
-
     def step(state: dict, tokens_BxT: Array, progress: Array) -> tuple[dict, Mapping[str, Array]]:
-        loss, grads = accumulated_loss_and_grads(gathered(state["params"]), tokens_BxT)
-        params, optimizer = update(state["params"], grads, state["optimizer"], progress)
-        return {"params": params, "optimizer": optimizer}, {"loss": loss}
+        loss_and_grads = partial(jax.value_and_grad(loss_fn), gathered(state["params"], mesh))
+        loss, grads = mean_over_micro_batches(loss_and_grads, tokens_BxT, GRADIENT_ACCUMULATION, mesh)
+        updates, moments = optimizer.update(grads, state["optimizer"], state["params"], progress=progress)
+        updates = optax.tree.scale(learning_rate_scale(progress), updates)
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "optimizer": moments}, {"loss": loss}
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    specs = jax.tree.map_with_path(lambda path, leaf: partition_spec(path, leaf, mesh), shapes)
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     return Experiment(
-        init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        init=jax.jit(init),
+        step=jax.jit(step, donate_argnums=0),
         logits=jax.jit(logits),
         vocab_size=VOCAB_SIZE,
         batch_shape=(BATCH_SIZE, task.sequence_length + 1),
-        state_sharding=specs,
+        state_sharding=state_specs(shapes, mesh),
         model_flops_per_token=count_flops_per_token(shapes["params"], task.sequence_length),
     )

@@ -73,11 +73,13 @@ def train(train_lib: ModuleType, axes: dict[str, int], tokens: np.ndarray) -> tu
     mesh = make_mesh(axes)
     task = TaskSpec(vocab_sizes=(VOCAB_SIZE,), sequence_length=SEQUENCE_LENGTH, num_devices=mesh.size)
     experiment = train_lib.build(task, mesh)
-    state = experiment.init(jax.random.key(0))
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), experiment.state_sharding)
+    state = jax.jit(experiment.init, out_shardings=shardings)(jax.random.key(0))
+    step = jax.jit(experiment.step, out_shardings=(shardings, None), donate_argnums=0)
     batch = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
     losses = []
     for progress in np.linspace(0, 0.9, STEPS, dtype=np.float32):
-        state, metrics = experiment.step(state, batch, progress)
+        state, metrics = step(state, batch, progress)
         losses.append(float(metrics["loss"]))
     return losses, bytes_per_device(state["params"]), bytes_per_device(state["optimizer"])
 

@@ -1,8 +1,9 @@
-"""Trains train_lib.py, tiny and in float32, on meshes of eight host devices; prints what came of each as JSON.
+"""Trains train_lib.py, tiny and in float32, on meshes of eight host devices; prints a report of each as JSON.
 
-    python tests/mesh_training.py
+    python tests/mesh_training.py DATA,MODEL,MICRO_BATCHES ...
 
-A process of its own, since a process has as many devices as it was started with.
+The first is what the others are compared with. A separate process, since a process keeps the number of devices that
+it was started with.
 """
 
 import json
@@ -18,8 +19,6 @@ from autoresearch_jax.contract import TaskSpec
 
 NUM_DEVICES = 8
 STEPS = 10
-# data, model, micro-batches
-RUNS = ((1, 1, 1), (8, 1, 1), (4, 2, 1), (1, 8, 1), (4, 2, 2))
 
 
 def bytes_of(tree: Any) -> int:
@@ -40,27 +39,30 @@ def main() -> None:
     tokens = np.random.default_rng(0).integers(0, 256, size=(8, 17), dtype=np.int32)
     reports = []
     first_moments: list[np.ndarray] = []
-    for data, model, micro_batches in RUNS:
+    for words in sys.argv[1:]:
+        data, model, micro_batches = map(int, words.split(","))
         mesh = make_mesh(data, model)
         task = TaskSpec(vocab_sizes=(256,), sequence_length=16, num_devices=mesh.size)
         constants = {"ASPECT_RATIO": 32, "MUON_ITERATIONS": 1, "GRADIENT_ACCUMULATION": micro_batches}
         experiment = load_tiny(**constants).build(task, mesh)
         specs = experiment.state_sharding
         shardings = jax.tree.map(lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs)
-        state = experiment.init(jax.random.key(0))
+        state = jax.jit(experiment.init, out_shardings=shardings)(jax.random.key(0))
+        step = jax.jit(experiment.step, out_shardings=(shardings, None), donate_argnums=0)
         state["params"] = jax.jit(nudged, out_shardings=shardings["params"])(state["params"])
         batch = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
 
         losses, moments_error = [], 0.0
         for progress in np.linspace(0, 0.9, STEPS, dtype=np.float32):
             before = jax.tree.leaves(state)
-            state, metrics = experiment.step(state, batch, progress)
+            state, metrics = step(state, batch, progress)
             losses.append(float(metrics["loss"]))
             if len(losses) == 1:  # moments are gradients then; later, weights have blown up their rounding
                 moments = [np.asarray(leaf) for leaf in jax.tree.leaves(state["optimizer"])]
                 first_moments = first_moments or moments
                 pairs = zip(moments, first_moments, strict=True)
                 moments_error = max(float(np.max(np.abs(a - b) / (1e-6 + 1e-3 * np.abs(b)))) for a, b in pairs)
+        moments_of = dict(state["optimizer"].inner_states)
         reports.append(
             {
                 "mesh": [data, model, micro_batches],
@@ -76,8 +78,8 @@ def main() -> None:
                     name: {"all": bytes_of(tree), "device": bytes_per_device(tree)}
                     for name, tree in (
                         ("params", state["params"]),
-                        ("muon", state["optimizer"]["muon"]),
-                        ("adam", state["optimizer"]["adam"]),
+                        ("muon", moments_of.pop("blocks")),
+                        ("adam", moments_of),
                     )
                 },
             }

@@ -44,15 +44,21 @@ def kernels(text: str) -> set[str]:
     return {name for name in names if name.startswith(("__cudnn", "tpu_custom_call"))}
 
 
-@pytest.mark.parametrize("mesh", [ONE, EIGHT], ids=["one device", "eight devices"])
+ON_CPU = ("cpu", "cpu", set(), set())
+ON_CUDA = ("cuda", H100, CUDNN, {"__cudnn$fmhaSoftmax"})
+ON_TPU = ("tpu", TPU, {"tpu_custom_call"}, {"tpu_custom_call"})
+
+
 @pytest.mark.parametrize(
-    ("platform", "device_kind", "of_step", "of_logits"),
+    ("platform", "device_kind", "of_step", "of_logits", "mesh"),
     [
-        ("cpu", "cpu", set(), set()),
-        ("cuda", H100, CUDNN, {"__cudnn$fmhaSoftmax"}),
-        ("tpu", TPU, {"tpu_custom_call"}, {"tpu_custom_call"}),
+        pytest.param(*ON_CUDA, EIGHT, id="cuda, eight devices"),
+        pytest.param(*ON_TPU, ONE, id="tpu, one device"),
+        pytest.param(*ON_CUDA, ONE, id="cuda, one device", marks=pytest.mark.slow),
+        pytest.param(*ON_TPU, EIGHT, id="tpu, eight devices", marks=pytest.mark.slow),
+        pytest.param(*ON_CPU, ONE, id="cpu, one device", marks=pytest.mark.slow),
+        pytest.param(*ON_CPU, EIGHT, id="cpu, eight devices", marks=pytest.mark.slow),
     ],
-    ids=["cpu", "cuda", "tpu"],
 )
 def test_programs_for_a_platform_use_its_kernels_and_pass_the_checks(
     platform: str,
@@ -81,6 +87,7 @@ def test_programs_for_a_platform_use_its_kernels_and_pass_the_checks(
             assert re.search(rf"tensor<{rows}x({heads}x128|128x{heads})x128xbf16>", line), line[-600:]
 
 
+@pytest.mark.slow
 def test_equal_programs_for_a_tpu_are_equal_wherever_their_kernels_lie(sandbox: Sandbox, tmp_path: Path) -> None:
     task = TaskSpec((256,), sequence_length=128, platform="tpu", device_kind=TPU)
     source = tiny_source_text(**FOR_KERNELS)

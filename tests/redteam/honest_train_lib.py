@@ -13,7 +13,7 @@ def change(name: str, what: str, *edits: Edit) -> Variant:
     return Variant(name, what, lambda: edited(tiny_source_text(), *edits))
 
 
-TOTAL = '{"params": params, "optimizer": optimizer}'
+TOTAL = '{"params": params, "optimizer": moments}'
 
 VARIANTS = [
     constants("as it is", "the reference"),
@@ -26,7 +26,6 @@ VARIANTS = [
         "one table in and out",
         ("        self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)\n", ""),
         ("self.unembedding(self.features", "self.token_embedding.attend(self.features"),
-        ('        "unembedding": (UNEMBEDDING_LR * width_scale, ADAM_BETA1),\n', ""),
         ('params["unembedding"]["weight"]', 'params["token_embedding"]["embedding"]'),
         ('params["unembedding"]', 'params["token_embedding"]'),
     ),
@@ -36,7 +35,6 @@ VARIANTS = [
         ("self.key = Linear(width, width,", "self.key = Linear(width, HEAD_DIM,"),
         ("self.value = Linear(width, width,", "self.value = Linear(width, HEAD_DIM,"),
         ("return (DEPTH - 1 - layer) % 2 == 0", "return False"),
-        ('        "value_embeddings": (EMBEDDING_LR * width_scale, ADAM_BETA1),\n', ""),
     ),
     change(
         "no positions, every layer recomputed",
@@ -48,15 +46,15 @@ VARIANTS = [
         "average of the weights, half the context",
         "`logits` reads an EMA of weights that were trained on shorter rows",
         (
-            'return {"params": params, "optimizer": init_optimizer(params)}',
-            'return {"params": params, "optimizer": init_optimizer(params), "average": params}',
+            'return {"params": params, "optimizer": optimizer.init(params)}',
+            'return {"params": params, "optimizer": optimizer.init(params), "average": params}',
         ),
         (
             f"return {TOTAL}, ",
             "average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, state['average'], params)\n"
-            '        return {"params": params, "optimizer": optimizer, "average": average}, ',
+            '        return {"params": params, "optimizer": moments, "average": average}, ',
         ),
-        ('gathered(state["params"]))(tokens', 'gathered(state["average"]))(tokens'),
+        ('gathered(state["params"], mesh))(tokens', 'gathered(state["average"], mesh))(tokens'),
         ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
     ),
     change(

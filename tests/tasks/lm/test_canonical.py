@@ -172,7 +172,6 @@ def test_the_real_training_file_with_its_parts_renamed(tmp_path: Any) -> None:
         ("self.up", "self.widen"),
         ("self.residual_scales", "self.stream_scales"),
         ('"residual_scales"', '"stream_scales"'),
-        ('"muon"', '"orthogonal"'),
         ('"momentum"', '"velocity"'),
         ("class Attention", "class SelfAttention"),
         ("= Attention(", "= SelfAttention("),
