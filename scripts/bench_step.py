@@ -51,7 +51,7 @@ ROOT = Path(__file__).parent.parent
 SEQUENCE_LENGTH = 256
 CONFIGURATIONS: Mapping[str, Mapping[str, int]] = {
     "default": {},
-    "256": {"DEPTH": 4, "ASPECT_RATIO": 64, "VOCAB_SIZE": 2048, "BATCH_SIZE": 16},
+    "256": {"DEPTH": 4, "ASPECT_RATIO": 64, "HEAD_DIM": 128, "VOCAB_SIZE": 2048, "BATCH_SIZE": 16},
 }
 OURS, CEILING = "ours", "ceiling"
 TORCH_ROWS = ("torch eager float32", "torch eager bfloat16", "torch compile float32", "torch compile bfloat16")
