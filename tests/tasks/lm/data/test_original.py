@@ -1,11 +1,10 @@
-"""What the original autoresearch makes of a text, ours makes by its rules; they are written down here once more.
+"""Packing and vocabulary by the rules of the original autoresearch equal a second implementation of these rules.
 
 Facts from karpathy/autoresearch, prepare.py: the tokenizer learns from documents of train, of each at most 10,000
 characters, until 1e9 were read; of V tokens four are special, and BOS is the first of them. Rows of T + 1 tokens are
 filled from a buffer of documents, each with BOS before it: while it holds fewer than 1000, 128 more are added; the
 longest that fits the room left is taken, of equals the first; when none fits, the shortest is cropped to fill the row,
-and its rest is dropped. Bits per byte are the nats of all tokens that stand for bytes, by the bytes of these tokens,
-each decoded by itself.
+and its rest is dropped.
 """
 
 import random
