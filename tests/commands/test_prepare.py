@@ -135,7 +135,7 @@ def test_two_calls_at_once(corpus: str, tmp_path: Path, uninterrupted: dict[str,
         subprocess.Popen([*COMMAND, *flags, f"--vocab_sizes={sizes}"], stdout=subprocess.PIPE, text=True)
         for sizes in ("256,512", "512")
     ]
-    outputs = [call.communicate(timeout=120)[0] for call in calls]
+    outputs = [call.communicate(timeout=600)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0]
     assert len({figures(output)["dataset"] for output in outputs}) == 1
     assert manifest(tmp_path) == uninterrupted["manifest"]
