@@ -20,7 +20,14 @@ CHEAT, HONEST = "test_a_cheat_gets_its_status_and_nothing_else", "test_an_honest
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        words = ["tests/redteam", f"--junitxml={report}", "-o", "junit_family=xunit1"]  # which keeps properties
+        words = [
+            "tests/redteam",
+            "-m",
+            "",
+            f"--junitxml={report}",
+            "-o",
+            "junit_family=xunit1",
+        ]  # which keeps properties
         subprocess.run([sys.executable, "-m", "pytest", *words], check=False)
         cases = list(ElementTree.parse(report).iter("testcase"))
     passed: dict[str, list[bool]] = {CHEAT: [], HONEST: []}

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -57,8 +58,6 @@ class Arena:
         self.signals: list[int] = []
         self.programs_dir = folder / "programs"
         self._num_runs = 0
-        self._honest: tuple[LmTask, Candidate] | None = None
-        self._honest_score: float | None = None
 
     def __enter__(self) -> "Arena":
         self._old_handler = signal.signal(signal.SIGUSR2, lambda number, frame: self.signals.append(number))
@@ -114,22 +113,26 @@ class Arena:
         finally:
             task.close()
 
-    @property
+    @cached_property
     def honest_score(self) -> float:
         """Of the tiny training file, before any cheat."""
-        if self._honest_score is None:
-            self._honest_score = self.honest().value
-            assert self._honest_score is not None
-        return self._honest_score
+        score = self.honest().value
+        assert score is not None
+        return score
+
+    @property
+    def has_honest_score(self) -> bool:
+        return "honest_score" in vars(self)
 
     def honest(self) -> Result:
-        """Measures the tiny training file again, which is prepared once."""
-        folder = self._new_folder()
-        if self._honest is None:
-            task = self.task()
-            self._honest = task, task.prepare(TINY_SOURCE, folder)
+        """Measures the tiny training file, which is prepared once."""
         task, candidate = self._honest
-        return self._measure(task, candidate, folder, seed=0)
+        return self._measure(task, candidate, self._new_folder(), seed=0)
+
+    @cached_property
+    def _honest(self) -> tuple[LmTask, Candidate]:
+        task = self.task()
+        return task, task.prepare(TINY_SOURCE, self._new_folder())
 
     def seal(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that no candidate may change: our package and the dataset."""
@@ -186,19 +189,8 @@ class Arena:
 
     def _marked_files(self) -> list[Path]:
         """Files of the marker's name, where a candidate would leave some."""
-        folders = [
-            Path(tempfile.gettempdir()),
-            Path("/tmp"),
-            Path("/var/tmp"),
-            Path("/dev/shm"),
-            Path("/etc"),
-            Path.home(),
-        ]
+        folders = [*map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/etc", tempfile.gettempdir())), Path.home()]
         folders += [*PACKAGE.rglob("."), *PACKAGE.rglob("__pycache__"), PACKAGE.parent, Path(os.__file__).parent]
-        folders += [
-            *map(Path, site.getsitepackages()),
-            self.dataset.folder,
-            self.programs_dir,
-            *self.programs_dir.glob("*"),
-        ]
+        folders += [*map(Path, site.getsitepackages()), self.dataset.folder]
+        folders += [self.programs_dir, *self.programs_dir.glob("*")]
         return sorted({path for folder in folders for path in folder.glob(f"*{self.mark}*")})

@@ -1,10 +1,12 @@
 """The words of the red team: what an entry says of itself, and the edits of the tiny training file it is made of."""
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+from _pytest.mark import ParameterSet
 from tracing import edited
 
 from autoresearch_jax.types import Budget, Status
@@ -26,20 +28,17 @@ class Cheat:
     """A candidate that cheats or does harm.
 
     Attributes:
-      name: its id among the tests.
-      hope: how it hopes to win, or what it would break.
       source: a complete training file.
       status: what it must get. OK where the trick must turn out to be worth nothing.
-      or_status: what it may get as well, where it depends on the machine which of two limits it meets first.
       reason: regular expression that the reason must match; "" for OK.
       gains: for OK, "nothing" if the score is the honest one, "less" if it is a worse one.
       budget: the time box of its trial.
       limits: time limits of its trial, in seconds, by name.
       needs_cage: it succeeds where the sandbox is less than Landlock, which its documents say.
+      or_status: what it may get as well, where it depends on the machine which of two limits it meets first.
     """
 
     name: str
-    hope: str
     source: str
     status: Status
     reason: str = ""
@@ -52,11 +51,19 @@ class Cheat:
 
 @dataclass(frozen=True)
 class Variant:
-    """An honest candidate, which must be `ok`: name, what it is, and the training file, made when it is wanted."""
+    """An honest candidate, which must be `ok`; its training file is made when it is wanted."""
 
     name: str
-    what: str
     source: Callable[[], str]
+
+
+def by_kind(kinds: Mapping[str, Sequence[Cheat | Variant]]) -> list[ParameterSet]:
+    """Parameters for a test: the first of each kind represents it in the fast suite, the others are slow."""
+    return [
+        pytest.param(entry, id=f"{kind}: {entry.name}", marks=[pytest.mark.slow] if place else [])
+        for kind, entries in kinds.items()
+        for place, entry in enumerate(entries)
+    ]
 
 
 def tiny(*edits: Edit) -> str:

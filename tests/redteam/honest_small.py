@@ -61,13 +61,13 @@ def _model(body: str, parameters: str = "") -> str:
     )
 
 
-def model(name: str, what: str, body: str, parameters: str = "", *edits: tuple[str, str]) -> Variant:
-    return Variant(name, what, lambda: edited(_model(body, parameters), *edits))
+def model(name: str, body: str, parameters: str = "", *edits: tuple[str, str]) -> Variant:
+    return Variant(name, lambda: edited(_model(body, parameters), *edits))
 
 
 def optimizer(name: str, expression: str) -> Variant:
     edit = ("optax.adam(0.02)", expression)
-    return Variant(f"optimizer {name}", f"trained by {expression}", lambda: edited(_model("x = jnp.tanh(x)"), edit))
+    return Variant(f"optimizer {name}", lambda: edited(_model("x = jnp.tanh(x)"), edit))
 
 
 ATTENTION = "params |= {name: normal(D, D) for name in 'qkv'}"
@@ -85,7 +85,6 @@ OPTIMIZERS = [
 LOOKS_BACK = [
     model(
         "attention without positions",
-        "a mask is all it knows of order",
         """
             q, k, v = (x @ params[name] for name in "qkv")
             x += jax.nn.softmax(jnp.where(causal_TxT, q @ k.mT, -1e30)) @ v
@@ -94,7 +93,6 @@ LOOKS_BACK = [
     ),
     model(
         "ALiBi",
-        "attention that fades with distance",
         """
             q, k, v = (x @ params[name] for name in "qkv")
             distance_TxT = jnp.arange(length)[:, None] - jnp.arange(length)
@@ -104,7 +102,6 @@ LOOKS_BACK = [
     ),
     model(
         "grouped-query attention",
-        "four heads of queries share one of keys and values",
         """
             q = (x @ params["q"]).reshape(*x.shape[:2], H, D // H)
             k, v = ((x @ params[name])[..., None, :] for name in ("k", "v"))
@@ -114,7 +111,6 @@ LOOKS_BACK = [
     ),
     model(
         "window of eight",
-        "attention to the last eight tokens",
         """
             q, k, v = ((x @ params[name])[..., None, :] for name in "qkv")
             x += jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=(7, 0))[..., 0, :]
@@ -123,7 +119,6 @@ LOOKS_BACK = [
     ),
     model(
         "linear recurrence",
-        "an RNN by associative scan",
         """
             decay = jax.nn.sigmoid(x @ params["decay"])
             combine = lambda left, right: (left[0] * right[0], right[0] * left[1] + right[1])
@@ -133,7 +128,6 @@ LOOKS_BACK = [
     ),
     model(
         "gated RNN",
-        "a loop over time",
         """
             def cell(h, x_BxD):
                 h = jnp.tanh(x_BxD + h @ params["h"])
@@ -144,13 +138,11 @@ LOOKS_BACK = [
     ),
     model(
         "causal convolution",
-        "padded on the left",
         'x = sum(jnp.pad(x, ((0, 0), (n, 0), (0, 0)))[:, :length] @ params["kernel"][n] for n in range(4))',
         'params["kernel"] = normal(4, D, D)',
     ),
     model(
         "mixture of experts",
-        "each token is routed by itself",
         """
             gate = jax.nn.softmax(x @ params["router"])
             best, expert = jax.lax.top_k(gate, 2)
@@ -161,7 +153,6 @@ LOOKS_BACK = [
     ),
     model(
         "layers in a scan, recomputed",
-        "one program for all layers, activations made again in the backward pass",
         """
             @jax.checkpoint
             def layer(x, w):
@@ -173,7 +164,6 @@ LOOKS_BACK = [
     ),
     model(
         "sorts its past",
-        "the four best of the earlier tokens, by top_k",
         """
             scores = jnp.where(causal_TxT, (x @ params["q"]) @ x.mT, -1e9)
             best, where = jax.lax.top_k(scores, 4)
@@ -184,27 +174,19 @@ LOOKS_BACK = [
     ),
     model(
         "orthogonal matrices",
-        "initialised by a QR decomposition, a custom call",
         'x += jnp.tanh(x @ params["w"])',
         'params["w"] = jax.nn.initializers.orthogonal()(next(keys), (D, D))',
     ),
-    model(
-        "tied embeddings", "in and out with one table", "x = jnp.tanh(x)", "", ('params["out"]', 'params["embed"].T')
-    ),
+    model("tied embeddings", "x = jnp.tanh(x)", "", ('params["out"]', 'params["embed"].T')),
 ]
 
 LOGITS = [
-    Variant("bfloat16 logits", "half the memory", partial(with_logits, "return here.astype(jnp.bfloat16)")),
-    Variant("float16 logits", "half the memory", partial(with_logits, "return here.astype(jnp.float16)")),
-    Variant("large softcap", "logits within 1000", partial(with_logits, "return 1e3 * jnp.tanh(here / 1e3)")),
-    Variant(
-        "no probability for a byte",
-        "byte 192 never occurs in UTF-8: its logit is minus infinity",
-        partial(with_logits, "return here.at[..., 192].set(-jnp.inf)"),
-    ),
+    Variant("bfloat16 logits", partial(with_logits, "return here.astype(jnp.bfloat16)")),
+    Variant("float16 logits", partial(with_logits, "return here.astype(jnp.float16)")),
+    Variant("large softcap", partial(with_logits, "return 1e3 * jnp.tanh(here / 1e3)")),
+    Variant("no probability for a byte", partial(with_logits, "return here.at[..., 192].set(-jnp.inf)")),
     Variant(
         "n-gram cache",
-        "counts what followed the same token earlier in its own row",
         partial(
             with_logits,
             """
@@ -216,7 +198,6 @@ LOGITS = [
     ),
     Variant(
         "int8 weights",
-        "quantised while judged",
         partial(
             with_logits,
             """
@@ -230,7 +211,6 @@ LOGITS = [
 TRAINING = [
     Variant(
         "dropout",
-        "in training only, by a key in the state",
         lambda: tiny(
             ("value_and_grad(loss_fn)(state", "value_and_grad(dropped)(state"),
             (
@@ -245,7 +225,6 @@ TRAINING = [
     ),
     Variant(
         "average of the weights",
-        "`logits` reads an EMA",
         lambda: tiny(
             ('return {"table"', 'return {"average": table_VxV, "table"'),
             ('new_state = {"table"', 'new_state = {"average": 0.9 * state["average"] + 0.1 * table_VxV, "table"'),
@@ -254,14 +233,12 @@ TRAINING = [
     ),
     Variant(
         "half the context",
-        "twice the rows of half the length",
         lambda: tiny(
             ("(BATCH_SIZE, task.sequence_length + 1)", "(2 * BATCH_SIZE, task.sequence_length // 2 + 1)"),
         ),
     ),
     Variant(
         "a growing batch",
-        "a later phase with twice the rows",
         lambda: tiny(
             ("import Experiment", "import Experiment, Phase"),
             (
@@ -272,7 +249,6 @@ TRAINING = [
     ),
     Variant(
         "label smoothing and z-loss",
-        "a loss that is not what is judged",
         lambda: tiny(
             (
                 "return -jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1).mean()",
@@ -284,12 +260,10 @@ TRAINING = [
     ),
     Variant(
         "many metrics",
-        "norms and a learning rate, told with the loss",
         lambda: tiny(('"count": state["count"]}\n', '"norm/table": jnp.linalg.norm(table_VxV), "lr": 1 - progress}\n')),
     ),
     Variant(
         "a clipped progress",
-        "a schedule by a loop",
         lambda: with_step("progress = jax.lax.fori_loop(0, 3, lambda _, x: jnp.clip(x, 0.0, 0.9), progress)"),
     ),
 ]
@@ -297,7 +271,6 @@ TRAINING = [
 STATES = [
     Variant(
         "a named tuple for a state",
-        "a pytree with attributes",
         lambda: edited(
             _model("x = jnp.tanh(x)"),
             (
@@ -319,7 +292,6 @@ STATES = [
     ),
     Variant(
         "a dataclass for a state",
-        "registered as a pytree",
         lambda: edited(
             _model("x = jnp.tanh(x)"),
             (
@@ -339,7 +311,6 @@ STATES = [
     ),
     Variant(
         "an nnx module in the state",
-        "a graph of modules, split and merged",
         lambda: edited(
             _model(
                 "x = jnp.tanh(nnx.merge(graph, params['linear'])(x))",
@@ -355,4 +326,10 @@ STATES = [
     ),
 ]
 
-VARIANTS = [*OPTIMIZERS, *LOOKS_BACK, *LOGITS, *TRAINING, *STATES]
+VARIANTS = {
+    "optimizer": OPTIMIZERS,
+    "looks back": LOOKS_BACK,
+    "logits": LOGITS,
+    "training": TRAINING,
+    "state": STATES,
+}

@@ -5,25 +5,27 @@ from tracing import edited
 from train_lib_source import tiny_source_text
 
 
-def constants(name: str, what: str, **values: int | float | str) -> Variant:
-    return Variant(name, what, lambda: tiny_source_text(**values))
+def constants(name: str, **values: int | float | str) -> Variant:
+    return Variant(name, lambda: tiny_source_text(**values))
 
 
-def change(name: str, what: str, *edits: Edit) -> Variant:
-    return Variant(name, what, lambda: edited(tiny_source_text(), *edits))
+def change(name: str, *edits: Edit) -> Variant:
+    return Variant(name, lambda: edited(tiny_source_text(), *edits))
 
 
 TOTAL = '{"params": params, "optimizer": moments}'
 
-VARIANTS = [
-    constants("as it is", "the reference"),
-    constants("three layers", "another depth and pattern of windows", DEPTH=3, WINDOW_PATTERN="SSL"),
-    constants("one layer in bfloat16", "computed in half the width", DEPTH=1, COMPUTE_DTYPE="bfloat16"),
-    constants("micro-batches, full windows", "gradients added up", GRADIENT_ACCUMULATION=2, WINDOW_PATTERN="L"),
-    constants("softcap of 200, short rotary", "other shapes of logits and positions", SOFTCAP=200.0, ROTARY_BASE=100.0),
+CONSTANTS = [
+    constants("as it is"),
+    constants("three layers", DEPTH=3, WINDOW_PATTERN="SSL"),
+    constants("one layer in bfloat16", DEPTH=1, COMPUTE_DTYPE="bfloat16"),
+    constants("micro-batches, full windows", GRADIENT_ACCUMULATION=2, WINDOW_PATTERN="L"),
+    constants("softcap of 200, short rotary", SOFTCAP=200.0, ROTARY_BASE=100.0),
+]
+
+CHANGES = [
     change(
         "tied embeddings",
-        "one table in and out",
         ("        self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)\n", ""),
         ("self.unembedding(self.features", "self.token_embedding.attend(self.features"),
         ('params["unembedding"]["weight"]', 'params["token_embedding"]["embedding"]'),
@@ -31,20 +33,17 @@ VARIANTS = [
     ),
     change(
         "grouped-query attention",
-        "all heads share keys and values",
         ("self.key = Linear(width, width,", "self.key = Linear(width, HEAD_DIM,"),
         ("self.value = Linear(width, width,", "self.value = Linear(width, HEAD_DIM,"),
         ("return (DEPTH - 1 - layer) % 2 == 0", "return False"),
     ),
     change(
         "no positions, every layer recomputed",
-        "rotary embeddings gone, activations made again",
         ("rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))", "rms_norm(q_BxTxHxK), rms_norm(k_BxTxHxK)"),
         ("x_BxTxD = block(x_BxTxD, value", "x_BxTxD = nnx.remat(Block.__call__)(block, x_BxTxD, value"),
     ),
     change(
         "average of the weights, half the context",
-        "`logits` reads an EMA of weights that were trained on shorter rows",
         (
             'return {"params": params, "optimizer": optimizer.init(params)}',
             'return {"params": params, "optimizer": optimizer.init(params), "average": params}',
@@ -59,7 +58,6 @@ VARIANTS = [
     ),
     change(
         "two tokens at once",
-        "a second head predicts the token after next, in training only",
         (
             "        return softcapped_cross_entropy(x_BxTxD, w_VxD, targets_BxT, softcap=SOFTCAP, mesh=mesh)\n",
             "        after = softcapped_cross_entropy(\n"
@@ -70,3 +68,5 @@ VARIANTS = [
         ),
     ),
 ]
+
+VARIANTS = {"constants": CONSTANTS, "change": CHANGES}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from redteam import honest_small, honest_train_lib
 from redteam.arena import Arena
-from redteam.entries import Variant
+from redteam.entries import Variant, by_kind
 
 from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.probes import PROBE_TOLERANCE
@@ -15,15 +15,10 @@ from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 from autoresearch_jax.types import Status
 
-NUM_DRAWS = 3
-VARIANTS = [
-    pytest.param(variant, id=f"{kind}: {variant.name}")
-    for kind, variants in (("small", honest_small.VARIANTS), ("train_lib", honest_train_lib.VARIANTS))
-    for variant in variants
-]
+NUM_DRAWS = 2
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", by_kind({**honest_small.VARIANTS, **honest_train_lib.VARIANTS}))
 def test_an_honest_candidate_is_ok(
     variant: Variant, arena: Arena, record_property: Callable[[str, object], None]
 ) -> None:

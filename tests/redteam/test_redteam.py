@@ -1,4 +1,7 @@
-"""Every cheat gets the status it must get and nothing else: no score, no process, no file, no harm to the next one."""
+"""Every cheat gets the status it must get and nothing else: no score, no process, no file, no harm to later ones.
+
+After the last one the arena measures the honest file again, see conftest.py.
+"""
 
 import math
 import re
@@ -8,26 +11,17 @@ import sys
 import pytest
 from redteam import cheats_judge, cheats_process, cheats_programs, cheats_theft
 from redteam.arena import Arena
-from redteam.entries import Cheat, tiny
+from redteam.entries import Cheat, by_kind, tiny
 
 from autoresearch_jax.sandbox.sandbox import Level
 from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line
 from autoresearch_jax.types import Status
 
-CHEATS = [
-    pytest.param(cheat, id=f"{kind}: {cheat.name}")
-    for kind, cheats in (
-        ("judge", cheats_judge.CHEATS),
-        ("programs", cheats_programs.CHEATS),
-        ("theft", cheats_theft.CHEATS),
-        ("process", cheats_process.CHEATS),
-    )
-    for cheat in cheats
-]
-THIEVES = [pytest.param(cheat, id=cheat.name) for cheat in cheats_theft.CHEATS if cheat.needs_cage]
+CHEATS = {**cheats_judge.CHEATS, **cheats_programs.CHEATS, **cheats_theft.CHEATS, **cheats_process.CHEATS}
+THIEVES = [pytest.param(cheat, id=cheat.name) for cheat in cheats_theft.THIEVES if cheat.needs_cage]
 
 
-@pytest.mark.parametrize("cheat", CHEATS)
+@pytest.mark.parametrize("cheat", by_kind(CHEATS))
 def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) -> None:
     if cheat.needs_cage and arena.sandbox.level is Level.LIMITS:
         pytest.skip("limits alone do not keep a candidate from reading files")
@@ -36,11 +30,8 @@ def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) ->
 
     result = arena.run(cheat.source, budget=cheat.budget, limits=cheat.limits)
 
-    again = arena.honest()
-    harm = arena.harm()
-    assert harm == []
+    assert arena.harm() == []
     assert arena.seal() == seal
-    assert (again.status, again.value) == (Status.OK, honest_score)
     assert result.status in (cheat.status, cheat.or_status), result
     assert re.search(cheat.reason, result.reason), result
     assert clean_line(result.reason, MAX_LINE_CHARACTERS) == result.reason
