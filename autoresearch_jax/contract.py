@@ -1,7 +1,7 @@
 """What `train_lib.py` and the harness agree on: the TaskSpec it is given, the Experiment it returns.
 
-This is all that a training file must import from us; `autoresearch_jax.kernels` is there for whoever likes it. The file
-is traced once, without data, clock or network; see `docs/reference/contract.md` for the rules in full.
+This is all that a training file must import from us; `autoresearch_jax.kernels` is optional. The file is traced once,
+without data, clock or network; see `docs/reference/contract.md` for the rules in full.
 """
 
 from collections.abc import Callable, Mapping

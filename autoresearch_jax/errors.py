@@ -1,4 +1,4 @@
-"""The mistakes of a user, as exceptions: one clear line each, never a traceback; and what led to a failure."""
+"""Exceptions for mistakes of a user, shown as one line and without a traceback; the causes of an exception."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ class UsageError(UserError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and whatever led to it, each once."""
+    """An exception, its causes and contexts, and the members of groups among them, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

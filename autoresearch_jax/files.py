@@ -112,12 +112,12 @@ def disk_error_of_storage(error: BaseException, folder: Path) -> OSError | None:
 
 
 def disk_error_of_trace(text: str, folder: Path, least_free_bytes: int) -> OSError | None:
-    """As `disk_error`, of what a candidate's Python printed, which counts only where the disk bears it out.
+    """As `disk_error`, of what a candidate's Python printed, which counts only where the disk really is short of space.
 
     Args:
       text: what it printed.
       folder: on the disk that it could write to; what it wrote is removed by now.
-      least_free_bytes: that it may use; where there is less, it is not to blame for a full disk.
+      least_free_bytes: the room it may use; with less free than that, the candidate did not fill the disk.
     """
     number = _told(text)
     if number is None or shutil.disk_usage(folder).free >= least_free_bytes:
@@ -126,7 +126,7 @@ def disk_error_of_trace(text: str, folder: Path, least_free_bytes: int) -> OSErr
 
 
 def _told(text: str) -> int | None:
-    """The number of a disk's error that a text tells of; None if it tells of none."""
+    """The number of a disk's error that a text names, None if it names none."""
     told = [int(found) for found in _TOLD.findall(text)]
     told += [number for words, number in _WORDS.items() if words in text]
     return next((number for number in told if number in DISK_REMEDIES), None)

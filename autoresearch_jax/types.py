@@ -1,7 +1,4 @@
-"""The words that the loop and a task share: metric, budget, status, candidate, measurement.
-
-A task (such as `lm`) produces these; the loop (`search`) reads them. Neither imports the other.
-"""
+"""What the engine and a task share: metric, budget, status, candidate, measurement. Neither imports the other."""
 
 import enum
 import math
@@ -146,7 +143,7 @@ class CandidateRejected(Exception):
     Attributes:
       status: REJECTED, CRASH, TIMEOUT or OOM.
       reason: one line for people and proposers.
-      details: a longer text for the log and for whoever wrote it (a traceback, say), `untrusted.fenced`; or None.
+      details: a longer text for the log and for whoever wrote it (a traceback, say), `sanitize.fenced`; or None.
       facts: what is known of it all the same; a task adds to them.
     """
 

@@ -90,20 +90,6 @@ def test_pytorch_takes_the_steps_of_train_lib(settings, batches, expected):
     assert_same(trainer, torch.from_numpy(batches).long(), expected)
 
 
-def test_bfloat16_is_near_float32(settings, batches, expected):
-    """What the bf16 rows of the table run; it has rounding, and no more."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    plain = load("bench_reference_jax").Trainer(settings, expected[0], dtype=jnp.bfloat16)
-    in_torch = load("bench_reference").Trainer(settings, expected[0], dtype=torch.bfloat16, compiled=False)
-    tokens, progress = batches[0], PROGRESSES[0]
-    assert float(plain.step(tokens, progress)) == pytest.approx(expected[1][0], rel=0.01)
-    assert float(in_torch.step(torch.from_numpy(tokens).long(), progress)) == pytest.approx(expected[1][0], rel=0.01)
-
-
-def test_polar_express_has_the_same_coefficients():
-    assert load("bench_reference_settings").POLAR_EXPRESS == load_tiny().POLAR_EXPRESS
-
-
 def test_accumulation_is_refused():
     constants = read_constants(tiny_source_text(GRADIENT_ACCUMULATION=2))
     with pytest.raises(ValueError, match="GRADIENT_ACCUMULATION"):

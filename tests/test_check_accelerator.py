@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -65,31 +64,19 @@ def test_every_part_answers_on_a_cpu(tmp_path: Path) -> None:
 RESULT = '{{"complete": {complete}, "figures": {{"it": 1}}, "tables": {{}}, "findings": []}}'
 WHOLE, PART_OF_IT = RESULT.format(complete="true"), RESULT.format(complete="false")
 START_A_CHILD = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
-FAULTS = {
-    "hangs": START_A_CHILD + "print('child', child.pid, flush=True); write(PART_OF_IT); import time; time.sleep(600)",
-    "dies": "print('the last words', flush=True); write(PART_OF_IT); import os; os.kill(os.getpid(), 9)",
-    "raises": "raise RuntimeError('no such device')",
-    "nonsense": "import sys; sys.stdout.buffer.write(bytes(range(256)) * 20); write('[1, 2]')",
-    "half a result": "write(WHOLE[:40])",
-    "nothing": "print('all is well')",
-    "unfinished": "write(PART_OF_IT)",
-    "floods": "while True: print('x' * 100_000)",
-    "floods without lines": "import sys\nwhile True: sys.stdout.write('x' * 100_000)",
-    "closes its output": "import os, time; os.close(1); os.close(2); time.sleep(600)",
-    "deep": "write('[' * 100_000)",
-}
-REMARK = {
-    "hangs": "did not end within",
-    "dies": "SIGKILL",
-    "raises": "status 1",
-    "nonsense": "cannot be read",
-    "half a result": "cannot be read",
-    "nothing": "no result",
-    "unfinished": "before its result was complete",
-    "floods": "did not end within",
-    "floods without lines": "did not end within",
-    "closes its output": "did not end within",
-    "deep": "cannot be read",
+FAULTS = {  # what a part does, and what is said of it
+    "hangs": (
+        START_A_CHILD + "print('child', child.pid, flush=True); write(PART_OF_IT); import time; time.sleep(600)",
+        "did not end within",
+    ),
+    "dies": ("print('the last words', flush=True); write(PART_OF_IT); import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+    "raises": ("raise RuntimeError('no such device')", "status 1"),
+    "nonsense": ("import sys; sys.stdout.buffer.write(bytes(range(256)) * 20); write('[1, 2]')", "cannot be read"),
+    "half a result": ("write(WHOLE[:40])", "cannot be read"),
+    "nothing": ("print('all is well')", "no result"),
+    "unfinished": ("write(PART_OF_IT)", "before its result was complete"),
+    "floods": ("import sys\nwhile True: sys.stdout.write('x' * 100_000)", "did not end within"),
+    "closes its output": ("import os, time; os.close(1); os.close(2); time.sleep(600)", "did not end within"),
 }
 
 
@@ -105,14 +92,15 @@ def fake(check: ModuleType, folder: Path, name: str, code: str, seconds: float) 
 def test_a_part_that_fails_stops_no_other(
     fault: str, check: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    limit = 1.5 if "within" in REMARK[fault] else 60.0
+    code, remark = FAULTS[fault]
+    limit = 1.5 if "within" in remark else 60.0
     commands = [
-        fake(check, tmp_path, fault, FAULTS[fault], limit),
+        fake(check, tmp_path, fault, code, limit),
         fake(check, tmp_path, "fine", "write(WHOLE)", 60.0),
     ]
     failed, fine = check.run_parts(commands, tmp_path, {"platform": "cpu"}, os.environ)
     assert (failed.status, fine.status, fine.figures) == ("failed", "ok", {"it": 1})
-    assert REMARK[fault] in failed.remark
+    assert remark in failed.remark
     assert len(capfd.readouterr().out) < 1_000_000
     report = json.loads((tmp_path / "accelerator.json").read_text())
     assert [part["status"] for part in report["parts"]] == ["failed", "ok"]
@@ -137,15 +125,6 @@ def test_a_report_is_there_after_each_part(check: ModuleType, tmp_path: Path) ->
     ]
 
 
-def test_time_that_is_left_goes_to_later_parts_and_no_more(check: ModuleType, tmp_path: Path) -> None:
-    sleep = "import time; time.sleep(600)"
-    commands = [fake(check, tmp_path, "fine", "write(WHOLE)", 2.0), fake(check, tmp_path, "slow", sleep, 2.0)]
-    start = time.monotonic()
-    fine, slow = check.run_parts(commands, tmp_path, {"platform": "cpu"}, os.environ)
-    assert slow.seconds > 2.5 or fine.seconds > 1.5
-    assert time.monotonic() - start < 4.0 + 3.0, "the sum, and what ending takes"
-
-
 def test_what_a_machine_lacks_is_named_and_left_out(
     check: ModuleType, planning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,14 +142,6 @@ def test_what_a_machine_lacks_is_named_and_left_out(
     )
     assert left_out.status == "left out"
     assert "rustbpe" in left_out.remark
-
-
-def test_the_parts_keep_within_the_time(planning: ModuleType) -> None:
-    full, quick, on_a_cpu = (
-        sum(part.seconds[i] for part in planning.PARTS if i != 1 or part.name not in planning.QUICK_LEAVES_OUT)
-        for i in range(3)
-    )
-    assert (full, quick, on_a_cpu) == (480, 180, 240)
 
 
 def test_parts_bring_what_they_need(planning: ModuleType) -> None:

@@ -18,7 +18,6 @@ from autoresearch_jax.files import (
     disk_error_of_trace,
     disk_error_to_json,
     exclusive_lock,
-    free_bytes,
     write_json,
     write_whole,
 )
@@ -83,10 +82,6 @@ def test_a_lock_is_free_again_when_its_process_dies(tmp_path: Path) -> None:
             assert waited == [True]
 
 
-def test_free_bytes_of_a_folder_that_is_to_come(tmp_path: Path) -> None:
-    assert free_bytes(tmp_path / "a/b") > 0
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path, megabytes=1) as disk:
@@ -97,11 +92,8 @@ def test_a_cause_is_found_however_deep() -> None:
     error = RuntimeError("no")
     error.__cause__ = ExceptionGroup("several", [ValueError(), FULL])
     assert disk_error(error) is FULL
-
-
-@pytest.mark.parametrize("error", [ValueError(STORAGE), FileNotFoundError(errno.ENOENT, "no file", "a"), OSError("no")])
-def test_what_is_said_and_errors_of_no_disk_are_nothing(error: Exception) -> None:
-    assert disk_error(error) is None
+    for other in (ValueError(STORAGE), FileNotFoundError(errno.ENOENT, "no file", "a"), OSError("no")):
+        assert disk_error(other) is None, "words, and errors of no disk"
 
 
 def test_words_count_where_only_files_are_written_but_not_those_of_a_device(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _reach_out(cage: Sandbox, place: Path, environment: Mapping[str, str]) -> li
 def _leave_a_daemon(cage: Sandbox, place: Path, environment: Mapping[str, str]) -> Attempt:
     word = secrets.token_hex(16)
     outcome = _run(cage, place, environment, ["-c", _DAEMON.format(word=word)], LIMITS)
-    left = _processes_with(word)
+    left = processes_with(word)
     for pid in left:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -187,7 +187,7 @@ def _was_reached(listener: socket.socket) -> bool:
     return True
 
 
-def _processes_with(word: str) -> list[int]:
+def processes_with(word: str) -> list[int]:
     """Processes whose command line holds a word."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

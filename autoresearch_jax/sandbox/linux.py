@@ -43,51 +43,30 @@ _RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on files
 _NETWORK_ABI, _TCP_BIND_AND_CONNECT = 4, 0b11
 SCOPE_ABI, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
 
-# Numbers of system calls, by architecture, and its name for the kernel's audit.
-_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_CLONE = {"x86_64": 56, "aarch64": 220}
+# Names of architectures for the kernel's audit, and numbers of system calls: of x86-64, of AArch64.
+_MACHINES = ("x86_64", "aarch64")
+_ARCHITECTURES = (0xC000003E, 0xC00000B7)
+_CLONE = (56, 220)
 _CLONE3 = 435
 _DENIED = {
-    "x86_64": {
-        "socket": 41,  # no network of any kind, nor a service of this machine behind a local socket
-        "shmget": 29,  # memory that belongs to no process, so is in nobody's account
-        "msgget": 68,
-        "ptrace": 101,
-        "process_vm_readv": 310,
-        "process_vm_writev": 311,
-        "unshare": 272,  # in a namespace of its own it could mount, a tmpfs for one
-        "setns": 308,
-        "mount": 165,
-        "chroot": 161,
-        "pivot_root": 155,
-        "open_by_handle_at": 304,
-        "add_key": 248,  # from here on interfaces of the kernel with a history of holes
-        "request_key": 249,
-        "keyctl": 250,
-        "perf_event_open": 298,
-        "bpf": 321,
-        "userfaultfd": 323,
-    },
-    "aarch64": {
-        "socket": 198,
-        "shmget": 194,
-        "msgget": 186,
-        "ptrace": 117,
-        "process_vm_readv": 270,
-        "process_vm_writev": 271,
-        "unshare": 97,
-        "setns": 268,
-        "mount": 40,
-        "chroot": 51,
-        "pivot_root": 41,
-        "open_by_handle_at": 265,
-        "add_key": 217,
-        "request_key": 218,
-        "keyctl": 219,
-        "perf_event_open": 241,
-        "bpf": 280,
-        "userfaultfd": 282,
-    },
+    "socket": (41, 198),  # no network of any kind, nor a service of this machine behind a local socket
+    "shmget": (29, 194),  # memory that belongs to no process, so is in nobody's account
+    "msgget": (68, 186),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "unshare": (272, 97),  # in a namespace of its own it could mount, a tmpfs for one
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "chroot": (161, 51),
+    "pivot_root": (155, 41),
+    "open_by_handle_at": (304, 265),
+    "add_key": (248, 217),  # from here on interfaces of the kernel with a history of holes
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "perf_event_open": (298, 241),
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
 }
 # open_tree, move_mount, fsopen, fsconfig, fsmount, fspick; io_uring_setup, _enter, _register; mount_setattr
 _DENIED_EVERYWHERE = (428, 429, 430, 431, 432, 433, 425, 426, 427, 442)
@@ -104,28 +83,6 @@ _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 IS_LINUX = sys.platform == "linux"
 
 
-def call(name: str, *arguments: object) -> int:
-    """Calls a function of the C library.
-
-    Raises:
-      OSError: it returned -1.
-    """
-    result = int(getattr(_libc(), name)(*arguments))
-    if result == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), name)
-    return result
-
-
-def system_call(number: int, *arguments: object) -> int:
-    """Makes a system call by its number; the arguments are objects of ctypes or None.
-
-    Raises:
-      OSError: it failed.
-    """
-    return call("syscall", ctypes.c_long(number), *arguments)
-
-
 def die_with_parent(signal_number: int) -> None:
     """Has the kernel send this process a signal when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, signal_number)
@@ -137,10 +94,10 @@ def lower_priority_of_this_thread() -> None:
 
 
 def take_idle_time_only() -> None:
-    """Leaves this thread, and all that it starts from here on, what no other process wants. Only root can undo it.
+    """Runs this thread, and all that it starts from here on, at idle priority. Only root can undo it.
 
-    More than the lowest nice value, which counts within a session alone where the kernel divides by sessions
-    (`sched_autogroup_enabled`): what has a session of its own, as our processes do, would get an equal share.
+    The lowest nice value would not do: with `sched_autogroup_enabled` it counts within a session alone, and our
+    processes have sessions of their own.
     """
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0 is this thread
@@ -157,19 +114,19 @@ def forbid_new_privileges() -> None:
 
 
 def drop_capabilities(keep: int = 0) -> None:
-    """Gives up the powers of root for good, but those in the mask `keep`.
+    """Gives up root's capabilities for good, except those in the mask `keep`.
 
     A process without them may not look into one that has them, not even as the same user.
     """
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the first 32 capabilities, then of the others
-    call("capget", header, sets)
+    _call("capget", header, sets)
     for capability in range(_NUM_CAPABILITIES):
         if not keep >> capability & 1:
             with contextlib.suppress(OSError):  # not allowed to a process that has none; or no such capability
                 _prctl(_PR_CAPBSET_DROP, capability)
     kept = keep & sets[1]
-    call("capset", header, (ctypes.c_uint32 * 6)(kept, kept))
+    _call("capset", header, (ctypes.c_uint32 * 6)(kept, kept))
 
 
 def enter_namespaces() -> bool:
@@ -180,10 +137,10 @@ def enter_namespaces() -> bool:
     """
     uid, gid = os.getuid(), os.getgid()
     with contextlib.suppress(OSError):
-        call("unshare", _NAMESPACES)
+        _call("unshare", _NAMESPACES)
         return True
     with contextlib.suppress(OSError):
-        call("unshare", _CLONE_NEWUSER | _NAMESPACES)
+        _call("unshare", _CLONE_NEWUSER | _NAMESPACES)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
@@ -191,29 +148,21 @@ def enter_namespaces() -> bool:
     return False
 
 
-def _prctl(option: int, value: int) -> None:
-    call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def landlock_abi() -> int:
     """Version of Landlock that the kernel offers; 0 for none."""
     if not IS_LINUX:
         return 0
     try:
-        return system_call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
+        return _system_call(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
     except OSError:
         return 0
 
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
-    """Takes from this process and all it starts, for good, every file but these, TCP, and signals to others.
+    """Denies this process and all it starts, for good, every file but these, TCP, and signals to others.
 
-    What an older kernel cannot take stays: truncation before version 3, TCP before 4, device controls before 5, signals
-    and abstract sockets before 6.
+    Older kernels cannot deny truncation (before version 3), TCP (4), device controls (5), signals and abstract sockets
+    (6).
 
     Args:
       readable: files and folders that may be read and executed, with all that is in them.
@@ -226,12 +175,12 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
     handled = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
     attributes = struct.pack("QQQ", handled, _TCP_BIND_AND_CONNECT, _ABSTRACT_SOCKETS_AND_SIGNALS)
     size = 24 if abi >= SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
-    ruleset = system_call(_CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
+    ruleset = _system_call(_CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
     for paths, rights in ((readable, _READ), (writable, handled)):
         for path in paths:
             _allow(ruleset, path, rights & handled)
     forbid_new_privileges()
-    system_call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    _system_call(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     os.close(ruleset)
 
 
@@ -243,23 +192,17 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= _FILE_RIGHTS
-        rule = struct.pack("=Qi", rights, descriptor)
-        system_call(
-            _ADD_RULE,
-            ctypes.c_int(ruleset),
-            ctypes.c_int(_RULE_PATH_BENEATH),
-            ctypes.c_char_p(rule),
-            ctypes.c_uint32(0),
-        )
+        rule = ctypes.c_char_p(struct.pack("=Qi", rights, descriptor))
+        _system_call(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_RULE_PATH_BENEATH), rule, ctypes.c_uint32(0))
     finally:
         os.close(descriptor)
 
 
 def filter_program() -> bytes | None:
     """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here."""
-    machine = os.uname().machine
-    if machine not in _ARCHITECTURES:
+    if os.uname().machine not in _MACHINES:
         return None
+    machine = _MACHINES.index(os.uname().machine)
     not_permitted, not_there = _ERROR | errno.EPERM, _ERROR | errno.ENOSYS
     program = [
         _instruction(_LOAD, _ARCHITECTURE),
@@ -269,7 +212,7 @@ def filter_program() -> bytes | None:
         *_when(_JUMP_GREATER_EQUAL, _FIRST_X32_CALL, not_there),
         *_when(_JUMP_EQUAL, _CLONE3, not_there),  # the C library takes clone then, whose flags can be looked at
     ]
-    for number in (*_DENIED[machine].values(), *_DENIED_EVERYWHERE):
+    for number in (*(numbers[machine] for numbers in _DENIED.values()), *_DENIED_EVERYWHERE):
         program += _when(_JUMP_EQUAL, number, not_permitted)
     program += [
         _instruction(_JUMP_EQUAL, _CLONE[machine], if_so=1),
@@ -290,7 +233,28 @@ def install_filter(program: bytes) -> None:
     forbid_new_privileges()
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header))
+    _call("prctl", _PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.c_char_p(header))
+
+
+def _call(name: str, *arguments: object) -> int:
+    """Calls a function of the C library with objects of ctypes or None.
+
+    Raises:
+      OSError: it returned -1.
+    """
+    result = int(getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments))
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    return result
+
+
+def _prctl(option: int, value: int) -> None:
+    _call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def _system_call(number: int, *arguments: object) -> int:
+    return _call("syscall", ctypes.c_long(number), *arguments)
 
 
 def _when(jump: int, value: int, result: int) -> list[bytes]:

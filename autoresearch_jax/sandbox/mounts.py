@@ -30,20 +30,8 @@ WRITABLE_DEVICES = ("/dev/null",)
 _NOBODY = "65534"
 _TOP_LINKS = ("/lib", "/lib64", "/lib32", "/usr/lib64")  # on most systems links into /usr, where the loader looks
 # What no training file imports, and what is no module.
-_LEFT_OUT = {
-    "__pycache__",
-    "dist-packages",
-    "ensurepip",
-    "idlelib",
-    "lib-dynload",
-    "lib2to3",
-    "pydoc_data",
-    "site-packages",
-    "test",
-    "tests",
-    "tkinter",
-    "turtledemo",
-}
+_LEFT_OUT = {"__pycache__", "dist-packages", "ensurepip", "idlelib", "lib-dynload", "lib2to3"}
+_LEFT_OUT |= {"pydoc_data", "site-packages", "test", "tests", "tkinter", "turtledemo"}
 _FORMAT = "1"  # counts up when what is written here changes
 _HEADER_FLAGS = bytes(12)  # no source to compare with, so no time and no size
 
@@ -120,7 +108,7 @@ def _library_folders() -> list[Path]:
 
 
 def _named_libraries(library_path: str) -> list[Path]:
-    """The libraries in the folders of an LD_LIBRARY_PATH; those may hold other things, which are nobody's business."""
+    """The libraries in the folders of an LD_LIBRARY_PATH, and not what else lies there."""
     folders = [Path(path) for path in library_path.split(":") if path.startswith("/")]
     return _existing(str(path) for folder in folders if folder.is_dir() for path in folder.glob("*.so*"))
 
@@ -133,11 +121,11 @@ def _existing(paths: Iterable[str]) -> list[Path]:
 def bubblewrap_argv(bwrap: str, mounts: Mounts, scratch: Path, argv: Sequence[str]) -> list[str]:
     """A command line that runs `argv` with everything but the mounts and `scratch` out of sight.
 
-    All is where it is outside, and read-only; /tmp is a folder in `scratch`. No network, no other process. The filter
+    Paths stay as they are outside, read-only; /tmp is a folder in `scratch`. No network, no other process. The filter
     of system calls is read from `FILTER_DESCRIPTOR`.
 
     Args:
-      bwrap: the program.
+      bwrap: path of the program.
       mounts: what can be seen.
       scratch: the folder that can be written to; resolved, with a folder "tmp" in it.
       argv: what to run.

@@ -40,11 +40,7 @@ class CommandStopped(Exception):
 
 
 class WorkerDiedError(Exception):
-    """A worker ended without an answer.
-
-    Attributes:
-      returncode: its exit status, negative for a signal; None if it closed its output and did not end.
-    """
+    """A worker ended without an answer: with a status, negative for a signal; None if it only closed its output."""
 
     def __init__(self, returncode: int | None) -> None:
         words = "closed its output but did not end" if returncode is None else describe_exit(returncode)
@@ -75,8 +71,7 @@ def watched(argv: Sequence[str] = ()) -> list[str]:
 class JsonWorker:
     """A child that takes JSON lines on its standard input and answers with JSON lines on its standard output.
 
-    Closing its input is its end and that of all it started, so they are also gone when this process dies, however it
-    dies.
+    It and all that it started are killed when its input is closed, so also when this process dies.
     """
 
     def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path) -> None:
@@ -97,11 +92,7 @@ class JsonWorker:
         self._reader.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Sends one request.
-
-        Raises:
-          WorkerDiedError: nobody is there to take it.
-        """
+        """Sends one request; raises WorkerDiedError where the process has ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
@@ -158,13 +149,13 @@ class JsonWorker:
 def carry_out(
     order: Mapping[str, Any], *, log_path: Path, log_mode: str, stop: threading.Event | None = None
 ) -> dict[str, Any]:
-    """Has a watching process carry out an order (see `watch.py`); returns its answer.
+    """Has a watching process carry out an order (see `watch.py`), without its `driver`; returns its answer.
 
     Args:
       order: without `driver`, which is this process.
       log_path: what the command prints.
       log_mode: as for `open`.
-      stop: ends it, whichever thread sets it.
+      stop: set by another thread to end it.
 
     Raises:
       WatchError: the watching process failed.
@@ -207,7 +198,7 @@ class CommandOutcome:
     Attributes:
       returncode: its exit status, negative for a signal; None if time was up.
       seconds: how long it ran.
-      last_line: of its output, the last that is not blank, as it was printed; empty if there is none.
+      last_line: the last line of its output that is not blank; empty if there is none.
     """
 
     returncode: int | None
@@ -228,9 +219,8 @@ def run_command(
 ) -> CommandOutcome:
     """Runs a line of shell to its end or its time limit; nothing that it started is left then.
 
-    Not a sandbox: the command has the user's rights, network and environment, since it is theirs.
-
-    Its standard input is empty. Standard output and standard error go to one log.
+    Not a sandbox: the command has the user's rights, network and environment, since it is theirs. Its standard input is
+    empty; standard output and standard error go to one log.
 
     Args:
       command: for /bin/sh.
@@ -240,8 +230,7 @@ def run_command(
       seconds: after which it is killed.
       log_bytes: see `log_path`.
       stop: set by another thread to end it.
-      blanks: what stands in the log and in the last line instead of some texts, such as secrets, which are never on
-        disk then; where several begin at one place, the longest counts.
+      blanks: replacements for texts, such as secrets, in the log and in the last line; the longest match counts.
 
     Raises:
       WatchError: it could not be run at all.

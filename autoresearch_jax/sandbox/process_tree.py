@@ -27,11 +27,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Breach(Exception):
-    """A limit is broken.
-
-    Attributes:
-      limit: its name among the order's limits.
-    """
+    """A limit is broken, named as among the order's limits."""
 
     def __init__(self, limit: str, words: str) -> None:
         super().__init__(words)
@@ -39,12 +35,11 @@ class Breach(Exception):
 
 
 class Stat(NamedTuple):
-    """What /proc/PID/stat tells: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    """From /proc/PID/stat: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
 
     Attributes:
-      parent: pid of the parent.
+      parent: its pid.
       cpu_seconds: of the process and of those of its children that it has waited for.
-      threads: how many it has.
       resident_bytes: its memory, what it shares with others included.
     """
 
@@ -132,12 +127,9 @@ def _with_children(pids: set[int], parents: dict[int, int]) -> set[int]:
 
 
 def share_of_own(resident: dict[int, int]) -> float:
-    """How much of some processes' resident memory there really is, what they share counted once.
+    """Share of the sum of processes' resident bytes that remains when shared memory is counted once.
 
-    Asking the kernel takes milliseconds a process, so that of many only some are asked, drawn by chance.
-
-    Args:
-      resident: bytes by pid.
+    Asking the kernel takes milliseconds a process, so that of many only a random part is asked.
     """
     pids = sorted(resident)
     start = int.from_bytes(os.urandom(4), "little") % len(pids)
@@ -168,15 +160,9 @@ def unnamed_files(stats: dict[int, Stat]) -> dict[tuple[int, int], int]:
 
 
 class Output:
-    """The reading end of a pipe that a process tree writes to."""
+    """The reading end of a pipe that a process tree writes to; `take` is called with each piece that is read."""
 
     def __init__(self, descriptor: int, take: Callable[[bytes], None]) -> None:
-        """Stores where what is read goes.
-
-        Args:
-          descriptor: of the pipe; closed at its end.
-          take: called with each piece; what it raises is raised.
-        """
         self._descriptor: int | None = descriptor
         self._take = take
 
@@ -249,11 +235,7 @@ class Log:
         self._tail_bytes = 0
 
     def take(self, data: bytes) -> None:
-        """Takes a piece of output.
-
-        Raises:
-          Breach: there was more than the limit, and it is not just cut.
-        """
+        """Takes a piece of output; raises Breach where there was more than the limit, and it is not just cut."""
         self._write(self._blanking.take(data))
 
     def finish(self) -> None:

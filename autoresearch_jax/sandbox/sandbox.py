@@ -149,8 +149,8 @@ class Sandbox:
           environment: variables of this process, of which it gets an allow-listed few.
           log_path: what it prints is added to this file.
           limits: what it may use.
-          variables: that it gets besides.
-          stop: ends it, from whatever thread it is set.
+          variables: further variables.
+          stop: set by another thread to end it.
 
         Raises:
           SandboxError: the watching process failed, or it was stopped.
@@ -174,43 +174,17 @@ class Sandbox:
             "TMPDIR": str(temporary),
         }
         argv = [self.mounts.interpreter, "-P", "-s", "-S", *arguments]
-        environment = bare_environment(environment, **variables)
-        return self._run(argv, scratch, environment, log_path, limits or ProcessLimits(), stop or threading.Event())
-
-    def _run(
-        self,
-        argv: Sequence[str],
-        scratch: Path,
-        environment: Mapping[str, str],
-        log_path: Path,
-        limits: ProcessLimits,
-        stop: threading.Event,
-    ) -> SandboxResult:
-        confine: dict[str, Any] = {
-            "namespaces": IS_LINUX and self.level is not Level.BUBBLEWRAP,  # which makes its own
-            "drop_capabilities": IS_LINUX and self.level is not Level.BUBBLEWRAP,
-            # reading is free at the last level, and root's Python may lie in another user's home
-            "keep_capabilities": READ_AND_WRITE_ANYTHING if self.level is Level.LIMITS else 0,
-            "landlock": None,
-            "filter_descriptor": None,
-        }
-        order: dict[str, Any] = {
-            "argv": list(argv),
-            "environment": dict(environment),
-            "cwd": str(scratch),
-            "limits": asdict(limits),
-            "blanks": {},
-            "confine": confine,
-        }
         if self.level is Level.BUBBLEWRAP:
             assert self.bwrap is not None
-            order["argv"] = bubblewrap_argv(self.bwrap, self.mounts, scratch, argv)
-            confine["filter_descriptor"] = FILTER_DESCRIPTOR
-        elif self.level is Level.LANDLOCK:
-            confine["landlock"] = {
-                "readable": [*self.mounts.allowed(), *READABLE_DEVICES],
-                "writable": [str(scratch), *WRITABLE_DEVICES],
-            }
+            argv = bubblewrap_argv(self.bwrap, self.mounts, scratch, argv)
+        order = {
+            "argv": argv,
+            "environment": bare_environment(environment, **variables),
+            "cwd": str(scratch),
+            "limits": asdict(limits or ProcessLimits()),
+            "blanks": {},
+            "confine": self._confinement(scratch),
+        }
         try:
             answer = carry_out(order, log_path=log_path, log_mode="ab", stop=stop)
         except (WatchError, CommandStopped) as error:
@@ -226,6 +200,26 @@ class Sandbox:
             peak_memory_bytes=answer["peak_memory_bytes"],
             own_namespaces=answer["namespaces"],
         )
+
+    def _confinement(self, scratch: Path) -> dict[str, Any]:
+        """The order's `confine`, see `watch.py`."""
+        found: dict[str, Any] = {
+            "namespaces": IS_LINUX,
+            "keep_capabilities": None,
+            "landlock": None,
+            "filter_descriptor": None,
+        }
+        if self.level is Level.BUBBLEWRAP:  # which makes namespaces and drops capabilities itself
+            return {**found, "namespaces": False, "filter_descriptor": FILTER_DESCRIPTOR}
+        if self.level is Level.LANDLOCK:
+            readable = [*self.mounts.allowed(), *READABLE_DEVICES]
+            return {
+                **found,
+                "keep_capabilities": 0,
+                "landlock": {"readable": readable, "writable": [str(scratch), *WRITABLE_DEVICES]},
+            }
+        # reading is free at the last level, and root's Python may lie in another user's home
+        return {**found, "keep_capabilities": READ_AND_WRITE_ANYTHING}
 
 
 def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]) -> Sandbox:

@@ -1,9 +1,11 @@
-"""Runs one command, keeps all that it starts within limits, and leaves no process of it behind.
+"""The watching process: runs one command, keeps all that it starts within limits, and leaves no process of it behind.
 
-A process of its own between the driver and what it starts. `main()` reads an order, one JSON object, from standard
-input and answers with one on standard output; what the command prints goes to standard error, where the driver has put
-the log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (at least `wall_seconds` and
-`log_bytes`), `blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own.
+It stands between the driver and what the driver starts. `main()` reads an order, one JSON object, from standard input
+and answers with one on standard output; what the command prints goes to standard error, where the driver has put the
+log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (at least `wall_seconds` and `log_bytes`),
+`blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own: `namespaces` (of its
+own), `keep_capabilities` (a mask, null to drop none), `landlock` (arguments of `restrict_files`, null for none) and
+`filter_descriptor` (where bubblewrap reads the filter of system calls, null to install it).
 
 `main(argv)` runs a worker instead, which has this process's standard input, output and error as they are. It is killed,
 with all that it started, when its input is closed, which the driver's end does however it comes about, or by SIGTERM.
@@ -48,7 +50,7 @@ _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Priority(NamedTuple):
-    """What the driver's thread has, and the confined is to have; without more ado it would have the usual one."""
+    """The priority of the driver's thread, which the confined process takes, too."""
 
     policy: int
     niceness: int
@@ -56,7 +58,7 @@ class Priority(NamedTuple):
     @classmethod
     def of_this_process(cls) -> "Priority":
         policy = os.sched_getscheduler(0)
-        usual = policy not in (os.SCHED_BATCH, os.SCHED_IDLE)  # or one of those that nobody must give a candidate
+        usual = policy not in (os.SCHED_BATCH, os.SCHED_IDLE)  # a candidate gets none of the real-time policies
         return cls(os.SCHED_OTHER if usual else policy, os.getpriority(os.PRIO_PROCESS, 0))
 
     def take(self) -> None:
@@ -82,7 +84,7 @@ class Watch:
         self._orders_to_stop = orders_to_stop
 
     def run(self) -> dict[str, Any]:
-        """Waits for the end, brings it about if a limit is broken, and says what happened."""
+        """Waits for the command's end, or kills it once a limit is broken; returns the answer."""
         breach, status = None, None
         try:
             while self._tree.status is None and not self._orders_to_stop and os.getppid() == self._driver:
@@ -152,11 +154,7 @@ class Watch:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Everything in a folder, with how deep it lies.
-
-    Raises:
-      Breach: not everything can be seen.
-    """
+    """Everything in a folder, with how deep it lies; raises Breach if not everything can be seen."""
     folders = [(folder, 1)]
     while folders:
         path, depth = folders.pop()
@@ -179,7 +177,7 @@ def _become(
 
     Args:
       order: see the module.
-      output: a pipe for all that it prints, and nothing to read; None for this process's own.
+      output: a pipe for all that it prints, and nothing to read; None for this process's own descriptors.
       priority: what the confined takes.
       parent: the process that must still be its parent; None where its number is not known in this namespace.
     """
@@ -213,7 +211,7 @@ def _confine(limits: dict[str, Any], confine: Mapping[str, Any], priority: Prior
     if linux.IS_LINUX:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # short of memory, the kernel takes this one first
-    if confine["drop_capabilities"]:
+    if linux.IS_LINUX and confine["keep_capabilities"] is not None:
         linux.forbid_new_privileges()
         linux.drop_capabilities(confine["keep_capabilities"])
     if confine["landlock"] is not None:
@@ -281,11 +279,7 @@ def _lead_namespace(order: dict[str, Any], output: int, priority: Priority | Non
 
 
 def _take_priority() -> Priority | None:
-    """Lets this process, and no child of it, run at once however many others want to.
-
-    Returns:
-      Its priority from before; None if it may not have another.
-    """
+    """Gives this process, and no child of it, real-time priority; returns the one before, None if it may not."""
     try:
         before = Priority.of_this_process()
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
@@ -330,7 +324,7 @@ def _keep_worker(argv: list[str]) -> NoReturn:
 
 
 def _wake_up_descriptor() -> int:
-    """Can be read once a child has ended, or this process is told to end: also if that was just before one waits."""
+    """A descriptor that can be read once a child has ended or this process is told to end."""
     signal.signal(signal.SIGCHLD, lambda number, _: None)  # one that is not handled wakes nobody
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
@@ -364,7 +358,7 @@ def _end_as(status: int | None) -> NoReturn:
 
 
 def _take_orders_to_stop() -> list[int]:
-    """From here on SIGTERM ends up in the list that is returned, and SIGINT is for the driver."""
+    """From here on each SIGTERM is added to the list that is returned, and SIGINT is ignored: it is for the driver."""
     orders: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: orders.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

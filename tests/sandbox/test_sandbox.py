@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,30 +16,20 @@ from typing import Any
 import pytest
 
 from autoresearch_jax.sandbox import sandbox as sandbox_module
+from autoresearch_jax.sandbox.escapes import LIMITS, processes_with, try_to_escape
 from autoresearch_jax.sandbox.linux import take_idle_time_only
 from autoresearch_jax.sandbox.sandbox import (
     MEBIBYTE,
     Level,
-    ProcessLimits,
     Sandbox,
     SandboxError,
     SandboxResult,
     open_sandbox,
     remove_tree,
-    scratch_folder,
 )
 
-SMALL = ProcessLimits(
-    wall_seconds=20.0,
-    cpu_seconds=15.0,
-    memory_bytes=256 * MEBIBYTE,
-    processes=30,
-    threads=80,
-    file_bytes=4 * MEBIBYTE,
-    scratch_bytes=8 * MEBIBYTE,
-    scratch_files=200,
-    log_bytes=64 << 10,
-)
+SMALL = replace(LIMITS, cpu_seconds=15.0, scratch_bytes=8 * MEBIBYTE, scratch_files=200, log_bytes=64 << 10)
+SMALL = replace(SMALL, threads=80, file_bytes=4 * MEBIBYTE)
 CONFINED = (Level.BUBBLEWRAP, Level.LANDLOCK)
 Run = Callable[..., SandboxResult]
 
@@ -101,18 +90,6 @@ def test_what_a_thread_starts_that_takes_idle_time_only_takes_no_other(cage: San
     assert lines == [f"policy {os.SCHED_OTHER}", f"policy {os.SCHED_IDLE}"]
 
 
-def processes_with(word: str) -> list[int]:
-    """Processes whose command line holds a word."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_what_it_prints_and_how_it_ends_is_told(cage: Sandbox, run: Run, scratch: Path, tmp_path: Path) -> None:
     code = """
 import os, sys, tempfile
@@ -133,27 +110,18 @@ sys.exit(3)
     assert run(cage, "import os; os.kill(os.getpid(), 9)").returncode == -signal.SIGKILL
 
 
+def test_no_way_out_is_open_that_the_level_closes(cage: Sandbox, tmp_path: Path) -> None:
+    attempts = try_to_escape(cage, tmp_path, os.environ)
+    assert [attempt.name for attempt in attempts if attempt.claimed and not attempt.blocked] == []
+    assert cage.level is Level.LIMITS or all(attempt.claimed for attempt in attempts)
+
+
 def test_it_inherits_no_keys(cage: Sandbox, run: Run, tmp_path: Path) -> None:
     environment = {"PATH": "/bin", "GEMINI_API_KEY": "planted", "HF_TOKEN": "planted", "SSH_AUTH_SOCK": "planted"}
     assert run(cage, "import os; print(dict(os.environ))", environment).returncode == 0
     log = (tmp_path / "log").read_text()
     assert "'PATH': '/bin'" in log
     assert "planted" not in log
-
-
-def test_no_environment_of_ours_can_be_read(cage: Sandbox, run: Run, tmp_path: Path) -> None:
-    code = f"""
-for pid in (*range(1, 20), {os.getpid()}, {os.getppid()}, *__import__("os").listdir("/proc")):
-    try:
-        print(open(f"/proc/{{pid}}/environ").read().count("PYTEST_CURRENT_TEST"))
-    except OSError:
-        pass
-"""
-    assert "PYTEST_CURRENT_TEST" in os.environ
-    run(cage, code)
-    if cage.level is Level.LIMITS and os.geteuid() != 0:
-        pytest.skip("without namespaces a user's processes may look into one another")
-    assert "1" not in (tmp_path / "log").read_text().splitlines()
 
 
 def test_only_what_python_needs_can_be_read(closed_cage: Sandbox, run: Run, tmp_path: Path) -> None:
@@ -244,27 +212,6 @@ for attempt in (lambda: socket.create_connection(("127.0.0.1", {port}), 2), udp,
     assert (tmp_path / "log").read_text().split() == ["shut"] * 3
 
 
-def test_other_processes_cannot_be_signalled(cage: Sandbox, run: Run) -> None:
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        code = f"""
-import os
-for pid in ({victim.pid}, {os.getpid()}, os.getppid(), 1):
-    try:
-        os.kill(pid, 15)
-    except OSError:
-        pass
-"""
-        outcome = run(cage, code)
-        if not outcome.own_namespaces and cage.level is Level.LIMITS:
-            pytest.skip("without namespaces a user's processes may signal one another")
-        time.sleep(0.1)
-        assert victim.poll() is None
-    finally:
-        victim.kill()
-        victim.wait()
-
-
 # Starts processes that left their parent, session and output, and says when they are there.
 DAEMON = """
 import os, sys, time
@@ -284,45 +231,34 @@ while not [name for name in os.listdir(".") if name.startswith("alive")]:
 """
 
 
-@pytest.mark.parametrize("own_namespaces", [True, False])
-@pytest.mark.parametrize("then", ["sys.exit(0)", "os.abort()", "time.sleep(60)"])
-def test_a_daemon_is_gone_when_the_run_is(
-    then: str, own_namespaces: bool, cage: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not own_namespaces:
+@pytest.fixture(params=["with namespaces", "without"])
+def cage_with_or_without(request: pytest.FixtureRequest, cage: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Also as on a machine whose kernel gives us no namespaces."""
+    if request.param == "without":
         if cage.level is Level.BUBBLEWRAP:
             pytest.skip("bubblewrap has always namespaces")
-        without_namespaces(monkeypatch)
+        carry_out = sandbox_module.carry_out
+
+        def without(order: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+            return carry_out({**order, "confine": {**order["confine"], "namespaces": False}}, **options)
+
+        monkeypatch.setattr(sandbox_module, "carry_out", without)
+    return cage
+
+
+@pytest.mark.parametrize("then", ["sys.exit(0)", "os.abort()", "time.sleep(60)"])
+def test_a_daemon_is_gone_when_the_run_is(then: str, cage_with_or_without: Sandbox, run: Run) -> None:
     begin = time.monotonic()
-    outcome = run(cage, DAEMON.format(then=then), wall_seconds=1.0)
+    outcome = run(cage_with_or_without, DAEMON.format(then=then), wall_seconds=1.0)
     assert time.monotonic() - begin < 5.0
     assert outcome.words == ("ran longer than 1 s" if "sleep" in then else None)
     assert not processes_with("the daemon that was left")
 
 
-def without_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the machine one whose kernel gives us no namespaces."""
-    carry_out = sandbox_module.carry_out
-
-    def without(order: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        return carry_out({**order, "confine": {**order["confine"], "namespaces": False}}, **options)
-
-    monkeypatch.setattr(sandbox_module, "carry_out", without)
-
-
-@pytest.mark.parametrize("own_namespaces", [True, False])
-def test_a_fork_bomb_is_contained(
-    own_namespaces: bool, cage: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not own_namespaces:
-        if cage.level is Level.BUBBLEWRAP:
-            pytest.skip("bubblewrap has always namespaces")
-        without_namespaces(monkeypatch)
+def test_a_fork_bomb_is_contained(cage_with_or_without: Sandbox, run: Run) -> None:
     # of at most 4096, should the cage not hold
     code = "import os, time\nfor _ in range(12):\n    os.fork()  # a fork bomb\ntime.sleep(30)"
-    begin = time.monotonic()
-    outcome = run(cage, code)
-    assert time.monotonic() - begin < 10.0
+    outcome = run(cage_with_or_without, code)
     assert outcome.broken_limit == "processes"
     assert outcome.words == "started more than 30 processes"
     assert not processes_with("a fork bomb")
@@ -339,23 +275,16 @@ time.sleep(30)
     assert outcome.broken_limit == "threads" or outcome.returncode != 0  # our count, or the kernel's
 
 
-HOGS = {
-    "one": "hold = [bytes(1 << 24) for _ in range(100)]; hold = [bytearray(b'x' * (1 << 24)) for _ in range(100)]",
-    "many": """
+def test_memory_is_limited_over_all_processes(cage: Sandbox, run: Run) -> None:
+    code = """
 import os
 for _ in range(4):
     if os.fork() == 0:
         break
 hold = bytearray(b"x" * (100 << 20))
 import time; time.sleep(30)
-""",
-}
-
-
-@pytest.mark.parametrize("hog", HOGS)
-def test_memory_is_limited(hog: str, cage: Sandbox, run: Run) -> None:
-    outcome = run(cage, HOGS[hog])
-    assert outcome.broken_limit == "memory_bytes"
+"""
+    outcome = run(cage, code)
     assert outcome.words == "used more than 0.2 GiB of memory"
     assert outcome.peak_memory_bytes < 1024 * MEBIBYTE
 
@@ -372,31 +301,24 @@ time.sleep(0.5)
     assert run(cage, code).returncode == 0
 
 
+TOO_MUCH = "wrote more than 8 MiB"
+FILES = "import os, time\nfor i in range(10): open(f'big{i}', 'wb').write(b'x' * (2 << 20))"
 DISK_FILLERS = {
     "one file": ("open('big', 'wb').write(bytes(64 << 20))", None),
-    "many files": (
-        "for i in range(10): open(f'big{i}', 'wb').write(b'x' * (2 << 20))\nimport time; time.sleep(30)",
-        "wrote more than 8 MiB",
-    ),
-    "at the end": ("for i in range(10): open(f'big{i}', 'wb').write(b'x' * (2 << 20))", "wrote more than 8 MiB"),
-    "in /tmp": (
-        "import os\nfor i in range(10): open(f'{os.environ[\"TMPDIR\"]}/big{i}', 'wb').write(b'x' * (2 << 20))",
-        "wrote more than 8 MiB",
-    ),
+    "many files": (f"{FILES}\ntime.sleep(30)", TOO_MUCH),
+    "at the end": (FILES, TOO_MUCH),
+    "in /tmp": (FILES.replace("big", '{os.environ["TMPDIR"]}/big'), TOO_MUCH),
     "without a name": (
         "import tempfile, time\nhold = [tempfile.TemporaryFile() for _ in range(10)]\n"
         "for f in hold: f.write(b'x' * (2 << 20))\ntime.sleep(30)",
-        "wrote more than 8 MiB",
+        TOO_MUCH,
     ),
     "in memory": (
         "import os, time\nfor _ in range(10): os.write(os.memfd_create('x'), b'x' * (2 << 20))\ntime.sleep(30)",
-        "wrote more than 8 MiB",
+        TOO_MUCH,
     ),
     "empty files": ("for i in range(1000): open(f'f{i}', 'w')", "made more than 200 files"),
-    "deep folders": (
-        "import os\nfor i in range(100): os.mkdir('d'); os.chdir('d')",
-        "made more than 64 folders in one another",
-    ),
+    "deep folders": ("import os\nfor i in range(100): os.mkdir('d'); os.chdir('d')", "made more than 64 folders"),
 }
 
 
@@ -404,37 +326,21 @@ DISK_FILLERS = {
 def test_the_disk_cannot_be_filled(filler: str, cage: Sandbox, run: Run, scratch: Path, tmp_path: Path) -> None:
     code, words = DISK_FILLERS[filler]
     outcome = run(cage, code)
-    assert outcome.words == words
+    assert (outcome.words or "").startswith(words or "")
     if words is None:
-        assert outcome.returncode == 1
+        assert (outcome.words, outcome.returncode) == (None, 1)
         assert "File too large" in (tmp_path / "log").read_text()
     assert sum(path.lstat().st_blocks * 512 for path in scratch.rglob("*")) < 64 * MEBIBYTE
     remove_tree(scratch)
     assert not scratch.exists()
 
 
-def test_an_endless_print_ends(cage: Sandbox, run: Run, tmp_path: Path) -> None:
-    outcome = run(cage, "while True: print('x' * 1000)")
-    assert outcome.words == "printed more than 0.0625 MiB"
-    assert (tmp_path / "log").stat().st_size == 64 << 10
+BUSY = "import os, time\nfor _ in range(50):\n    if os.fork() == 0:\n        while time.process_time() < 0.2: pass\n"
+BUSY += "        os._exit(0)\n    os.wait()"
 
 
 def test_cpu_time_is_limited_over_all_processes(cage: Sandbox, run: Run) -> None:
-    one = "while True: pass"
-    many = (
-        "import os, time\nfor _ in range(50):\n    if os.fork() == 0:\n        while time.process_time() < 0.2: pass\n"
-    )
-    many += "        os._exit(0)\n    os.wait()"
-    for code in (one, many):
-        outcome = run(cage, code, cpu_seconds=1.0)
-        assert outcome.words == "used more than 1 s of CPU time"
-        assert outcome.seconds < 10
-
-
-def test_wall_time_is_limited(cage: Sandbox, run: Run) -> None:
-    outcome = run(cage, "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)", wall_seconds=0.5)
-    assert (outcome.broken_limit, outcome.words) == ("wall_seconds", "ran longer than 0.5 s")
-    assert outcome.seconds < 5
+    assert run(cage, BUSY, cpu_seconds=1.0, wall_seconds=60.0).words == "used more than 1 s of CPU time"
 
 
 @pytest.mark.parametrize("own_namespaces", [True, False])
@@ -523,52 +429,3 @@ for descriptor in range(64):
 os._exit(5)
 """
     assert run(cage, code).returncode == 5
-
-
-LEAVE = """
-import os, shutil, signal, sys
-from pathlib import Path
-from autoresearch_jax.sandbox.sandbox import scratch_folder
-with scratch_folder(".trace-", Path(sys.argv[1]), shutil.rmtree) as folder:
-    (folder / "inside").mkdir()
-    print(folder, flush=True)
-    {then}
-"""
-
-
-def start_with_scratch_folder(place: Path, then: str) -> tuple[subprocess.Popen[str], Path]:
-    """A process with a scratch folder, and that folder."""
-    words = [sys.executable, "-c", LEAVE.format(then=then), str(place)]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, Path(process.stdout.readline().strip())
-
-
-def test_a_scratch_folder_is_gone_afterwards(tmp_path: Path) -> None:
-    def fail() -> None:
-        with scratch_folder("a-", tmp_path, shutil.rmtree) as folder:
-            assert folder.parent == tmp_path.resolve()
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_process_s_scratch_folder_is_removed_and_a_living_one_s_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    living, used = start_with_scratch_folder(tmp_path, "sys.stdin.read()")
-    killed, left = start_with_scratch_folder(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
-    killed.communicate()
-    others = [tmp_path / name for name in (".trace-notes-of-mine", f"other-{left.name}")]
-    for folder in others:
-        folder.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr("socket.gethostname", lambda: "another machine")
-        with scratch_folder(".trace-", tmp_path, shutil.rmtree) as own:
-            assert {*tmp_path.iterdir()} == {used, left, own, *others}
-    with scratch_folder(".trace-", tmp_path, shutil.rmtree) as own:
-        assert {*tmp_path.iterdir()} == {used, own, *others}
-    living.communicate()
-    assert {*tmp_path.iterdir()} == set(others)
