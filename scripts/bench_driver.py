@@ -34,7 +34,7 @@ from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.measuring import Parts
-from autoresearch_jax.engine.program import Program, ProgramFile
+from autoresearch_jax.engine.program import ProgramFile, ProgramPage
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import LOSS_CURVE
@@ -109,7 +109,7 @@ class Stopwatch:
 class FormulaTask(FakeTask):
     """Scores the constants of program.md's table by their distances from a hidden best, with noise, in no time."""
 
-    def __init__(self, program: Program, seed: int, watch: Stopwatch) -> None:
+    def __init__(self, program: ProgramPage, seed: int, watch: Stopwatch) -> None:
         super().__init__(fingerprint="formula")
         self._program = program
         self._seed = seed
@@ -150,7 +150,7 @@ class FormulaTask(FakeTask):
 class KnownProposals(ScriptedProposer):
     """Proposes one or two random values for constants of program.md's table, drawn before the clock runs."""
 
-    def __init__(self, program: Program, count: int, seed: int, watch: Stopwatch) -> None:
+    def __init__(self, program: ProgramPage, count: int, seed: int, watch: Stopwatch) -> None:
         draw = random.Random(f"proposals {seed}")
         super().__init__([_draw_proposal(program.constants, draw) for _ in range(count)])
         self._watch = watch

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from autoresearch_jax.audit.audits import Audits, kept_experiments
 from autoresearch_jax.audit.findings import AuditFindings
-from autoresearch_jax.commands.console import AuditObserver, RunObserver
+from autoresearch_jax.commands.console import AuditLine, RunObserver
 from autoresearch_jax.commands.options import FolderOptions, format_option, option
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -128,7 +128,7 @@ def audit(options: Options, task: Task, ledger: Ledger, interrupts: Interrupts) 
       AuditInterruptedError: the process was asked to end.
       UserError: it cannot be made.
     """
-    with closing(AuditObserver()) as observer:
+    with closing(AuditLine()) as observer:
         audits = Audits(task, ledger, options.where.folder, interrupts, observer)
         try:
             if options.ablate:

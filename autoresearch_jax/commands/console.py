@@ -164,7 +164,7 @@ class RunObserver(LiveLine):
         self.show(f"{experiment.id:>4}  {experiment.hypothesis}  {words}")
 
 
-class AuditObserver(LiveLine):
+class AuditLine(LiveLine):
     """Shows what an audit measures, and how far it is."""
 
     def prepares(self, subject: str) -> None:

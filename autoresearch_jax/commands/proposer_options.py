@@ -10,7 +10,7 @@ from pathlib import Path
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.program import Program
+from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import Asking
@@ -133,7 +133,7 @@ class ProposerOptions:
 
 
 def check_proposer(
-    settings: ProposerSettings, editable: Path, program: Program, source: str, environment: Mapping[str, str]
+    settings: ProposerSettings, editable: Path, program: ProgramPage, source: str, environment: Mapping[str, str]
 ) -> None:
     """Finds what would make every proposal fail, before anything is measured.
 

@@ -101,7 +101,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedExperiment:
     """An experiment that is run again; `reference_seconds` is the unit of the clock that timed it, if there was one."""
 
     source: str
@@ -111,7 +111,7 @@ class Recorded:
     reference_seconds: float | None
 
     @classmethod
-    def read(cls, options: Options) -> "Recorded":
+    def read(cls, options: Options) -> "RecordedExperiment":
         """What --from names.
 
         Raises:
@@ -145,7 +145,7 @@ class Recorded:
 
 def run(options: Options, arguments: list[str]) -> int:
     """Measures, and prints the summary of each trial."""
-    recorded = None if options.origin is None else Recorded.read(options)
+    recorded = None if options.origin is None else RecordedExperiment.read(options)
     editable = options.editable or DEFAULT_EDITABLE
     constants = options.start.constants
     source = edited_source(editable, constants) if recorded is None else recorded.source

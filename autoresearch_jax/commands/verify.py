@@ -37,7 +37,7 @@ from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
 from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
 
 if TYPE_CHECKING:
-    from autoresearch_jax.tasks.lm.integrity import RecordedTrial
+    from autoresearch_jax.tasks.lm.verification import RecordedTrial
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -205,7 +205,7 @@ def _check_snapshot(
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
         with kept.folder() as snapshot:
-            from autoresearch_jax.tasks.lm.integrity import verify_snapshot  # loads JAX
+            from autoresearch_jax.tasks.lm.verification import verify_snapshot  # loads JAX
 
             recorded = _recorded(ledger, measured, kept)
             findings = verify_snapshot(snapshot, folder.eval_bundle, programs if programs.is_dir() else None, recorded)
@@ -229,7 +229,7 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
 
 def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "RecordedTrial":
     """What was recorded when the snapshot was written."""
-    from autoresearch_jax.tasks.lm.integrity import RecordedTrial
+    from autoresearch_jax.tasks.lm.verification import RecordedTrial
 
     assert kept.trial.status is Status.OK
     settings = ledger.settings()

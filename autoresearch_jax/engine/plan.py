@@ -12,7 +12,7 @@ from autoresearch_jax.decide.noise import next_paired_seed
 from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
 from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_greedily
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.program import Program
+from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.state import RunState
 from autoresearch_jax.engine.task import MAX_FAILURES
@@ -71,7 +71,7 @@ class OpenExperiment:
 
 
 def read_open_experiment(
-    ledger: Ledger, row: ExperimentRow, state: RunState | None, program: Program
+    ledger: Ledger, row: ExperimentRow, state: RunState | None, program: ProgramPage
 ) -> OpenExperiment:
     """Reads an open experiment, none of whose trials is running; `state` is None before there is a baseline."""
     trials = [trial for trial in ledger.trials(row.id) if not trial.was_too_busy]
@@ -181,7 +181,11 @@ def _conclude_failed(experiment: ExperimentRow, trial: TrialRow) -> Conclude:
 
 
 def conclude_known_program(
-    ledger: Ledger, experiment: ExperimentRow, candidate: Candidate, champion: ExperimentRow | None, program: Program
+    ledger: Ledger,
+    experiment: ExperimentRow,
+    candidate: Candidate,
+    champion: ExperimentRow | None,
+    program: ProgramPage,
 ) -> Conclude | None:
     """How an experiment ends without a trial whose program was measured before; None for a new program.
 
@@ -201,7 +205,7 @@ def conclude_known_program(
 
 
 def _compare_with_champion(
-    ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program
+    ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: ProgramPage
 ) -> Conclude:
     """Keeps the shorter of two texts of one program; the trials of the champion stand for both."""
 
@@ -227,7 +231,7 @@ def _compare_with_champion(
     return conclude(Action.KEEP, f"{shorter}: a proven refactoring")
 
 
-def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> int:
+def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: ProgramPage) -> int:
     """Syntax nodes that a text has more than the champion's, negative if fewer.
 
     0 where that is not known, and for a shorter text that gave up a listed constant.
@@ -246,11 +250,11 @@ def _count(source: str, listed: frozenset[str]) -> int | None:
     return syntax_nodes(source, listed)
 
 
-def _listed(program: Program) -> frozenset[str]:
+def _listed(program: ProgramPage) -> frozenset[str]:
     return frozenset(constant.name for constant in program.constants)
 
 
-def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: Program) -> list[str]:
+def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program: ProgramPage) -> list[str]:
     """Listed constants that a text has no more: a number in place of its name is shorter, and cannot be moved."""
     return sorted(_listed(program) & champion.constants.keys() - experiment.constants.keys())
 

@@ -37,7 +37,7 @@ class ProgramError(UserError):
 
 
 @dataclass(frozen=True)
-class Program:
+class ProgramPage:
     """program.md, read: its text, the rows of its table, its stopping list (the first item that holds counts)."""
 
     path: Path
@@ -103,7 +103,7 @@ class Program:
         return row
 
 
-def read_program(path: Path) -> Program:
+def read_program(path: Path) -> ProgramPage:
     """Reads program.md.
 
     Raises:
@@ -126,11 +126,11 @@ def read_page(path: Path) -> str:
         raise ProgramError(f"{path}: cannot be read: {error}") from error
 
 
-def parse_program(text: str, path: Path = Path("program.md")) -> Program:
+def parse_program(text: str, path: Path = Path("program.md")) -> ProgramPage:
     """Understands the text of program.md; see `read_program`."""
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     sections = _sections(tokens, path)
-    return Program(
+    return ProgramPage(
         path=path,
         text=text,
         constants=tuple(_constants(sections.get(TABLE_SECTION, []), path)),
@@ -269,7 +269,7 @@ class ProgramFile:
         self._complaints: tuple[str, ...] = ()
 
     @property
-    def program(self) -> Program:
+    def program(self) -> ProgramPage:
         """The last good version."""
         return self._program
 

@@ -29,7 +29,7 @@ from autoresearch_jax.proposers.base import (
     ServiceDown,
     SpaceExhausted,
 )
-from autoresearch_jax.proposers.replay import Recorded
+from autoresearch_jax.proposers.replay import RecordedProposal
 from autoresearch_jax.sandbox import linux
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Status
@@ -93,7 +93,7 @@ def _digest(source: str) -> str:
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_recorded(folder: RunFolder) -> list[Recorded]:
+def read_recorded(folder: RunFolder) -> list[RecordedProposal]:
     """All proposals of a run that are over, in their order; they cost nothing any more.
 
     Raises:
@@ -104,12 +104,12 @@ def read_recorded(folder: RunFolder) -> list[Recorded]:
         return [_recorded(ledger, row) for row in rows]
 
 
-def _recorded(ledger: Ledger, row: ExperimentRow) -> Recorded:
+def _recorded(ledger: Ledger, row: ExperimentRow) -> RecordedProposal:
     assert row.parent is not None
     source, base = ledger.source(row.id), ledger.source(row.parent)
     if source == base:  # the row of a proposal that came to nothing, or could not be applied
-        return Recorded(None, base, row.reason or NO_PROPOSAL, row.proposer)
-    return Recorded(Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer), base)
+        return RecordedProposal(None, base, row.reason or NO_PROPOSAL, row.proposer)
+    return RecordedProposal(Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer), base)
 
 
 # The fault may be the trial that runs beside it: no reason to object.

@@ -9,7 +9,7 @@ Rebase = Callable[[Proposal, str, Brief], Proposal | None]  # a proposal, the so
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedProposal:
     """A proposal as a ledger has it.
 
     Attributes:
@@ -33,7 +33,7 @@ class ReplayProposer:
 
     name = "replay"
 
-    def __init__(self, recorded: Sequence[Recorded], rebase: Rebase) -> None:
+    def __init__(self, recorded: Sequence[RecordedProposal], rebase: Rebase) -> None:
         """Stores all of a run's proposals, in their order; `rebase` moves one to another champion, or returns None."""
         self._recorded = recorded
         self._rebase = rebase

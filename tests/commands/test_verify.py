@@ -23,7 +23,7 @@ from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.integrity import RecordedTrial, verify_snapshot
+from autoresearch_jax.tasks.lm.verification import RecordedTrial, verify_snapshot
 from autoresearch_jax.types import Metric, Status
 
 PAGE = """## You may change

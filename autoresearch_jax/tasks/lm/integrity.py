@@ -1,4 +1,4 @@
-"""Integrity of snapshots and eval bundles: hashes of files, the copy of what the judge reads, verification.
+"""Integrity of snapshots and eval bundles: hashes of files, and the copy of what the judge reads.
 
 An eval bundle is a dataset folder without training rows and text, so that a snapshot can be scored when the dataset is
 gone. Its manifest keeps their hashes, which the fingerprint is computed from. Importing this loads no JAX.
@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ from autoresearch_jax.files import partial_folder, sha256_of_file
 from autoresearch_jax.tasks.lm.data.dataset import (
     MANIFEST,
     Dataset,
-    DatasetError,
     FileEntry,
     Manifest,
     covered_files,
-    files_for,
     is_read_by_judge,
     prepare_command,
 )
@@ -30,9 +28,6 @@ FORMAT_VERSION = 2  # of a snapshot's manifest
 METRICS = "metrics"  # in a snapshot's manifest: what was known of the trial when it was written
 SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the snapshot's manifest
 RESTORE = "restore it from a copy"
-PREPARE = "run `autoresearch prepare` again"
-SPLIT = "val"  # what a run is judged on
-TOLERANCE = 1e-4  # relative, of a score computed with another JAX or on another device
 
 
 class SnapshotError(UserError):
@@ -99,7 +94,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 def snapshot_differences(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     """A line for each file of a snapshot that its manifest lists otherwise; raises SnapshotError for a damaged list."""
-    return inventory_differences(folder, _listed_files(folder, manifest), RESTORE)
+    return inventory_differences(folder, listed_files(folder, manifest), RESTORE)
 
 
 def snapshot_damage(folder: Path, sha256: str | None) -> list[str]:
@@ -115,7 +110,7 @@ def snapshot_damage(folder: Path, sha256: str | None) -> list[str]:
         return [str(error)]
 
 
-def _listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEntry]:
+def listed_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, FileEntry]:
     try:
         return {str(name): FileEntry(**entry) for name, entry in manifest["files"].items()}
     except (TypeError, AttributeError) as error:
@@ -170,161 +165,3 @@ def _copy(dataset: Dataset, split: str, folder: Path) -> None:
         shutil.copyfile(dataset.folder / name, partial / name)
     manifest.save(partial)
     os.rename(partial, folder)
-
-
-@dataclass(frozen=True)
-class RecordedTrial:
-    """The ledger's record of the trial that a snapshot is of."""
-
-    value: float  # its score
-    seed: int
-    program_hash: str | None  # None for a trial by hand
-    fingerprint: str | None
-    snapshot_sha256: str | None  # of the snapshot's manifest
-    judge_batch_rows: int | None  # None where it is not known
-    bundle_sha256: str | None  # of the eval bundle's manifest; None for a trial by hand
-
-
-@dataclass
-class Verification:
-    """The result of verifying a snapshot."""
-
-    checks: dict[str, list[str] | str] = field(default_factory=dict)  # by name: differences, or why it was not checked
-    notes: dict[str, str] = field(default_factory=dict)  # by name of the check, what limits it
-    value: float | None = None  # the score, computed again
-
-    @property
-    def differs(self) -> bool:
-        """True if anything was found so far."""
-        return any(isinstance(found, list) and found for found in self.checks.values())
-
-
-def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: RecordedTrial) -> Verification:
-    """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
-
-    Hashes are compared before anything is deserialised. Loads JAX.
-
-    Args:
-      folder: of the snapshot.
-      bundle: of the run; if there is none, the dataset that the snapshot's manifest names takes its place.
-      programs_dir: where the run keeps the same programs; None if it does not.
-      recorded: what the ledger has.
-    """
-    import jax
-
-    result = Verification()
-    sha256 = recorded.snapshot_sha256
-    found = [] if sha256 is None else file_differences(folder / MANIFEST, sha256, RESTORE)
-    result.checks["snapshot_manifest"] = "the ledger has no hash of it" if sha256 is None else found
-    try:
-        if not result.differs:
-            manifest = load_manifest(folder)
-            _check_files(folder, manifest, programs_dir, recorded, result)
-            dataset = _check_bundle(bundle, manifest, recorded, result)
-        if result.differs:
-            result.checks["score"] = "not computed: what it would be computed from differs"
-        else:
-            assert dataset is not None
-            _score(folder, manifest, dataset, recorded, result)
-    except (SnapshotError, DatasetError, jax.errors.JaxRuntimeError) as error:
-        first_line = next(iter(str(error).splitlines()), "")
-        result.checks["score"] = [f"{folder}: the score cannot be computed: {first_line}"]
-    return result
-
-
-def _check_files(
-    folder: Path, manifest: Mapping[str, Any], programs_dir: Path | None, recorded: RecordedTrial, result: Verification
-) -> None:
-    files = _listed_files(folder, manifest)
-    result.checks["snapshot_files"] = inventory_differences(folder, files, RESTORE)
-    claims = {"seed": recorded.seed, "program_hash": recorded.program_hash, "fingerprint": recorded.fingerprint}
-    result.checks["snapshot_facts"] = [
-        f"{folder / MANIFEST}: {name} {manifest.get(name)}, in the ledger {value}: it belongs to another trial"
-        for name, value in claims.items()
-        if value is not None and manifest.get(name) != value
-    ]
-    if programs_dir is not None:
-        prefix = "programs/"
-        programs = {name.removeprefix(prefix): entry for name, entry in files.items() if name.startswith(prefix)}
-        todo = f"the snapshot has its own, {folder / prefix}"
-        result.checks["programs_kept"] = inventory_differences(programs_dir, programs, todo)
-
-
-def _check_bundle(
-    bundle: Path, manifest: Mapping[str, Any], recorded: RecordedTrial, result: Verification
-) -> Dataset | None:
-    """The dataset to judge on; None if it was changed."""
-    sequence_length, vocab_size = int(manifest["sequence_length"]), int(manifest["vocab_size"])
-    if recorded.bundle_sha256 is not None:
-        place, offered = bundle, None  # it has the vocabularies that were offered and no others
-        found = file_differences(place / MANIFEST, recorded.bundle_sha256, RESTORE)
-        found = found or eval_bundle_differences(place, SPLIT)
-    else:
-        place, offered = Path(manifest["dataset"]), tuple(manifest["vocab_sizes"])
-        found = _dataset_differences(place, sequence_length, vocab_size)
-        result.notes["eval_bundle"] = f"the run has no eval bundle, read from {place}"
-    result.checks["eval_bundle"] = found
-    if found:
-        return None
-    dataset = Dataset.open(place, sequence_length=sequence_length, vocab_sizes=offered, only_split=SPLIT)
-    # a run that judges a part of the split has the number of tokens at the end of its fingerprint
-    then = (recorded.fingerprint or "").partition("-")[0]
-    same = dataset.fingerprint == then
-    result.checks["fingerprint"] = [] if same else [f"{place}: {dataset.fingerprint}, in the ledger {then}"]
-    return dataset
-
-
-def _dataset_differences(folder: Path, sequence_length: int, vocab_size: int) -> list[str]:
-    """As `eval_bundle_differences`, for a whole dataset."""
-    manifest = Manifest.load(folder)
-    if manifest is None:
-        return [f"{folder}: the dataset is gone, and there is no eval bundle in its place: {PREPARE}"]
-    names = [name for name in files_for(vocab_size, sequence_length) if is_read_by_judge(name, SPLIT)]
-    if not manifest.files.keys() >= set(names):
-        return [f"{folder}: has no vocabulary of {vocab_size} for rows of {sequence_length} any more: {PREPARE}"]
-    return [line for name in names for line in file_differences(folder / name, manifest.files[name].sha256, PREPARE)]
-
-
-def _score(
-    folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded: RecordedTrial, result: Verification
-) -> None:
-    """Loads the snapshot for the devices it was made for, and judges it, probing every row."""
-    from autoresearch_jax.tasks.lm.judge import Scorer, judge_within_memory, load_eval_set
-    from autoresearch_jax.tasks.lm.probes import EVERY_ROW, InvalidCandidateError
-    from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
-
-    mesh = snapshot_mesh(folder, manifest)
-    snapshot = load_snapshot(folder, mesh)
-    programs = snapshot.programs
-    now, made = made_with(), manifest.get("made_with")
-    program_hash, then = programs.program_hash, recorded.program_hash
-    then = manifest["program_hash"] if then is None else then
-    same = then == program_hash
-    if not same and (made or {}).get("jax") != now["jax"]:
-        result.checks["program_hash"] = "another JAX, or an older autoresearch, writes the same program differently"
-    else:
-        result.checks["program_hash"] = [] if same else [f"{folder / 'programs'}: {program_hash}, recorded {then}"]
-    rows = recorded.judge_batch_rows
-    scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
-    eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"))
-    try:
-        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, probe_share=EVERY_ROW)
-    except InvalidCandidateError as error:
-        result.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
-        return
-    result.checks["probes"] = []
-    result.value = judged.bpb
-    difference = abs(judged.bpb - recorded.value)
-    if made == now:
-        agrees, bound = difference == 0, "to the last digit"
-    else:
-        agrees, bound = difference <= TOLERANCE * recorded.value, f"within {TOLERANCE:g} of it"
-        other = f"{_shown(made)} then" if made else "it is not known what it was made with"
-        result.notes["score"] = f"compared {bound}: {other}, {_shown(now)} now"
-    result.checks["score"] = (
-        [] if agrees else [f"{folder}: scores {judged.bpb!r}, in the ledger {recorded.value!r}, not equal {bound}"]
-    )
-
-
-def _shown(made: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in made.items())
