@@ -17,6 +17,7 @@ from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))
+FAST = ("demo", "h100")
 ACCELERATORS = [path for path in CONFIGS if path.stem.startswith(("h100", "tpu"))]
 NUM_PARAMS = 50_332_176  # of the original at depth 8, with as many scalars and gates
 
@@ -48,7 +49,10 @@ def test_it_says_what_to_expect_and_how_to_call_it(config: Path) -> None:
             assert f"#   autoresearch {command} --flagfile=configs/{config.name}\n" in text
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, marks=[] if path.stem in FAST else [pytest.mark.slow], id=path.stem) for path in CONFIGS],
+)
 def test_its_constants_build(config: Path) -> None:
     """What --set says is a training file that can be traced for what the dataset offers."""
     found = parsed(config, "trial")

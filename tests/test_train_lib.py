@@ -76,6 +76,7 @@ def test_step_learns_in_place_and_keeps_the_state_s_shape(experiment, tokens):
     assert losses[-1] < losses[0] - 1
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_whole_batch(train_lib, experiment, tokens):
     in_parts = load_tiny(GRADIENT_ACCUMULATION=4).build(TASK, make_mesh())
     results = []

@@ -117,6 +117,7 @@ def test_json_of_a_loss_that_is_no_number_is_json(
     assert summary["train_loss"] is None
 
 
+@pytest.mark.slow
 def test_trials_at_the_same_time_are_all_kept(flags: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "autoresearch_jax.cli", "trial", *flags]
     trials = [subprocess.Popen([*command, f"--seed={seed}"], stdout=subprocess.DEVNULL) for seed in range(2)]

@@ -13,7 +13,7 @@ from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import robust_means
 from autoresearch_jax.decide.posterior import Estimate
 
-pytestmark = pytest.mark.filterwarnings("error")  # of numpy: a division by zero, a NaN
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # of numpy: a division by zero, a NaN
 
 
 def several(seed: int, *, order: int = 0, shift: float = 0.0, scale: float = 1.0) -> Lineage:

@@ -110,7 +110,7 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     assert rows[9].score == 1.0
     assert [row.reason for row in rows[2:6]] == [
         'the agent changed nothing in train_lib.py; it said "out of ideas"',
-        "the agent deleted train_lib.py",
+        "the agent deleted train_lib.py, or made something else of it",
         "line 1: invalid syntax",
         "the agent ran longer than 3 s",
     ]

@@ -113,6 +113,7 @@ def test_a_new_text_of_the_champion_ends_what_was_learnt(bench):
     assert not task.loss_limits[-1]
 
 
+@pytest.mark.slow
 def test_dead_around_a_pruned_trial_a_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     repo = make_repository(tmp_path / "repo")
 

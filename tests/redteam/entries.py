@@ -57,10 +57,10 @@ class Variant:
     source: Callable[[], str]
 
 
-def by_kind(kinds: Mapping[str, Sequence[Cheat | Variant]]) -> list[ParameterSet]:
-    """Parameters for a test: the first of each kind represents it in the fast suite, the others are slow."""
+def by_kind(kinds: Mapping[str, Sequence[Cheat | Variant]], fast: int = 1) -> list[ParameterSet]:
+    """Parameters for a test: the first `fast` of each kind represent it in the fast suite, the others are slow."""
     return [
-        pytest.param(entry, id=f"{kind}: {entry.name}", marks=[pytest.mark.slow] if place else [])
+        pytest.param(entry, id=f"{kind}: {entry.name}", marks=[pytest.mark.slow] if place >= fast else [])
         for kind, entries in kinds.items()
         for place, entry in enumerate(entries)
     ]

@@ -18,7 +18,7 @@ from autoresearch_jax.types import Status
 NUM_DRAWS = 2
 
 
-@pytest.mark.parametrize("variant", by_kind({**honest_small.VARIANTS, **honest_train_lib.VARIANTS}))
+@pytest.mark.parametrize("variant", [*by_kind(honest_small.VARIANTS), *by_kind(honest_train_lib.VARIANTS, fast=0)])
 def test_an_honest_candidate_is_ok(
     variant: Variant, arena: Arena, record_property: Callable[[str, object], None]
 ) -> None:

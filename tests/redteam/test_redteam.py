@@ -65,6 +65,7 @@ def test_a_thief_would_steal_if_it_could(cheat: Cheat, arena: Arena) -> None:
     assert result.stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_another_seed_constant_that_nothing_reads_is_the_same_candidate(arena: Arena) -> None:
     result = arena.run(tiny(("UNUSED = 1", "SEED = 137")))
     assert result.program_hash == arena.honest().program_hash

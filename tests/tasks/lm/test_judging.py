@@ -20,7 +20,7 @@ OF_JUDGING = {"judge_seconds", "judge_holdout_seconds", "probe_seconds", "worst_
 OF_DRIVER = {"snapshot_seconds", "total_seconds", "prepare_seconds"}
 # What no two trials have in common
 OF_TRIAL = {"startup_seconds", "compile_seconds", "init_seconds", "training_seconds", "data_wait_seconds"}
-OF_TRIAL |= {"tokens_per_second", "snapshot_sha256", "wall_seconds"}
+OF_TRIAL |= {"tokens_per_second", "snapshot_sha256", "wall_seconds", "compiled_programs"}
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def measure(
     )
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_killed_changes_no_digit(
     make_task: MakeTask, marked: Mapping[str, str], slow_source: str, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_snapshot_that_is_damaged_is_trained_anew(make_task: MakeTask, tiny_so
     assert reason in (folder / "worker.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_snapshot_of_another_trial_is_trained_anew(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     task, folder = make_task(), tmp_path / "trial"
     of_seed_0 = run_trial(task, tiny_source, folder)

@@ -224,6 +224,7 @@ def test_a_last_step_that_takes_long_and_too_few_steps_are_refused(
     assert caught.value.status is status
 
 
+@pytest.mark.slow
 def test_above_a_limit_training_stops_and_below_it_changes_nothing(make_task: MakeTask, tmp_path: Path) -> None:
     free = measure(make_task, tmp_path / "free")
     curve = read_curve(free.metrics[LOSSES])

@@ -249,6 +249,7 @@ def measured(
     return task.measure(candidate, seed=0, log_dir=folder, snapshot_dir=folder / "snapshot", on_progress=on_progress)
 
 
+@pytest.mark.slow
 def test_a_trial_in_a_process_that_waited_is_as_any_other(
     make_task: MakeTask, tiny_source: str, environment: Mapping[str, str], patience: None, tmp_path: Path
 ) -> None:
