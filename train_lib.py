@@ -3,8 +3,8 @@
 A GPT whose whole size follows from DEPTH, trained by Muon (matrices) and AdamW (everything else). `build`
 hands the harness three pure functions; the harness compiles them, feeds them, keeps the clock and judges.
 
-Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, L layers, N stacked
-matrices, O outputs and I inputs of a matrix.
+Shapes in names: B rows, T time, D model width, H heads, K head size, V vocabulary, N stacked
+matrices, O outputs and I inputs of a matrix, S its shorter and L its longer side.
 """
 
 import math
@@ -29,9 +29,9 @@ from autoresearch_jax.kernels.sharding import gathered, mean_over_micro_batches,
 # --------------------------------------------------------------------------------------------------
 
 # Size
-DEPTH = 4  # layers; the one dial, which width, heads and learning rates follow
-ASPECT_RATIO = 32  # width over depth; the width is rounded up to whole heads
-HEAD_DIM = 128  # size of an attention head
+DEPTH = 2  # layers; the one dial, which width, heads and learning rates follow
+ASPECT_RATIO = 64  # width over depth; the width is rounded up to whole heads
+HEAD_DIM = 64  # size of an attention head
 VOCAB_SIZE = 2048  # one of those the dataset offers
 WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half the context, L all; the last is L
 VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings

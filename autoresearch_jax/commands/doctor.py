@@ -63,6 +63,7 @@ _BETTER_SANDBOX = {
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined",
     Level.LANDLOCK: 'Linux 5.13 or newer with "landlock" in /sys/kernel/security/lsm, else boot with lsm=landlock,...',
 }
+_DOCTOR_ADVICE = re.compile("[;:,] `autoresearch doctor`[^;:,]*")  # in messages of other commands
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     program = read_program(options.program)
     program.check_metric(options.task.metric.name)
     yield Check("program", f"{options.program}, {len(program.constants)} constants in its table")
-    ends = [getattr(stop, "words", str(stop)) for stop in program.stops]
+    ends = [stop.words for stop in program.stops]
     if options.experiments is not None:
         ends.append(f"--experiments={options.experiments}")
     yield Check("ends", "; ".join(ends) or "none: the run goes on until you stop it")
@@ -391,6 +392,6 @@ def look_at(check: CheckFunction, options: RunOptions, environment: Mapping[str,
         found.append(fault(f"{name}_failed", f"{type(error).__name__}: {error}", remedy))
 
     def clean(text: str) -> str:
-        return clean_line(redact(text, hidden), limit=2000)  # what helps must not be cut
+        return clean_line(_DOCTOR_ADVICE.sub("", redact(text, hidden)), limit=2000)  # what helps must not be cut
 
     return [replace(one, outcome=clean(one.outcome), remedy=one.remedy and clean(one.remedy)) for one in found]

@@ -220,8 +220,8 @@ def missing_command(command: str, editable: Path, environment: Mapping[str, str]
     """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
     if said := _shell_complaint(environment, "-n", "-c", command):
         return f"{clean_line(command)}: no line of shell: {said}"
-    word, _, rest = command.strip().partition(" ")
-    if set(word) & _SHELL_CHARACTERS or rest.lstrip().startswith("("):
+    word, *rest = command.split(maxsplit=1)
+    if set(word) & _SHELL_CHARACTERS or "".join(rest).startswith("("):
         return None
     if "/" in word and not word.startswith(("/", "~")):
         if Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):

@@ -271,12 +271,17 @@ class Proposals:
         return is_ahead or kept_proposal(self._folder, experiment) is not None
 
     def put_off(self, experiment: int) -> None:
-        """Binds what was asked for an experiment to the next number, since certification takes this one."""
+        """Binds what was asked for an experiment to the next number, since certification takes this one.
+
+        Waits for an answer that is still on its way: it is kept under the number that was asked for.
+        """
         if self._ahead is not None and self._ahead[0] == experiment:
+            self._ahead[1].exception()
             self._ahead = experiment + 1, self._ahead[1]
         path = self._folder.llm_path(experiment) / PROPOSAL_FILE
-        if path.exists():
-            path.replace(self._folder.llm_dir(experiment + 1) / PROPOSAL_FILE)
+        with suppress(OSError):
+            if path.exists():
+                path.replace(self._folder.llm_dir(experiment + 1) / PROPOSAL_FILE)
 
     def look_ahead(self, brief: Brief) -> None:
         """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it."""

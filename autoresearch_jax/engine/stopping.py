@@ -67,13 +67,16 @@ class Target:
     relation: str
     value: float
 
+    @property
+    def words(self) -> str:
+        """The item as a line."""
+        return f"{self.metric} {self.relation} {self.value:g}"
+
     def reached(self, progress: Progress) -> str | None:
         """One line that says what was reached; None to go on."""
         score = progress.score
         is_there = score <= self.value if self.relation == "<=" else score >= self.value
-        if progress.metric != self.metric or not is_there:
-            return None
-        return f"{self.metric} {self.relation} {self.value:g}"
+        return self.words if progress.metric == self.metric and is_there else None
 
 
 Stop = Limit | Target
@@ -87,7 +90,7 @@ def limits_left(stops: Sequence[Stop], progress: Progress) -> tuple[str, ...]:
 def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
     for stop in stops:
         if isinstance(stop, Target):
-            yield f"the search ends at {stop.metric} {stop.relation} {stop.value:g}"
+            yield f"the search ends at {stop.words}"
             continue
         left = max(0.0, stop.limit - getattr(progress, stop.quantity))
         match stop.quantity:

@@ -12,7 +12,7 @@ The rules go by shape and name, so they hold for a state of any structure:
     matrices [O, I]                "model" cuts the outputs, of those named in CUT_BY_INPUTS the inputs; "data" cuts the
                                    other dimension (ZeRO, arXiv 1910.02054)
     stacks of matrices [N, S, L]   cut by matrices where these divide, so that each device orthogonalizes its share,
-                                   else by rows
+                                   else by rows; S is the shorter, L the longer side
 
 A dimension that does not divide by the axis is not cut.
 """
@@ -41,16 +41,17 @@ def state_specs(shapes: Tree, mesh: Mesh) -> Tree:
     Returns:
       A PartitionSpec for each array: what `Experiment.state_sharding` takes.
     """
-    return jax.tree.map_with_path(lambda path, leaf: _spec(path, leaf, mesh, ("data", "model")), shapes)
+    return jax.tree.map_with_path(lambda path, leaf: _spec(path, leaf, mesh), shapes)
 
 
 def gathered(params: Tree, mesh: Mesh) -> Tree:
     """The parameters, whole on each device of "data"; those that "model" cuts stay cut."""
 
-    def gather(path: tuple, leaf: Array) -> Array:
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, _spec(path, leaf, mesh, ("model",))))
+    def gather(leaf: Array, spec: PartitionSpec) -> Array:
+        whole = PartitionSpec(*("model" if cut and "model" in cut else None for cut in spec))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, whole))
 
-    return jax.tree.map_with_path(gather, params)
+    return jax.tree.map(gather, params, state_specs(params, mesh))
 
 
 def mean_over_micro_batches(function: Callable[[Array], Tree], tokens_BxT: Array, count: int, mesh: Mesh) -> Tree:
@@ -78,8 +79,8 @@ def mean_over_micro_batches(function: Callable[[Array], Tree], tokens_BxT: Array
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 
-def _spec(path: tuple, leaf: Array | jax.ShapeDtypeStruct, mesh: Mesh, axes: tuple[str, ...]) -> PartitionSpec:
-    """The dimensions of one array that `axes` cut."""
+def _spec(path: tuple, leaf: Array | jax.ShapeDtypeStruct, mesh: Mesh) -> PartitionSpec:
+    """The axes that cut each dimension of one array."""
     names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     features = 1 if CUT_BY_INPUTS.intersection(names) else 0
     candidates: dict[str, tuple[int, ...]] = {}
@@ -91,7 +92,7 @@ def _spec(path: tuple, leaf: Array | jax.ShapeDtypeStruct, mesh: Mesh, axes: tup
     cuts: list[tuple[str, ...]] = [()] * leaf.ndim
     for axis, dimensions in candidates.items():
         divisible = [i for i in dimensions if sizes[i] % mesh.shape[axis] == 0]
-        if axis in axes and divisible:
+        if divisible:
             sizes[divisible[0]] //= mesh.shape[axis]
             cuts[divisible[0]] += (axis,)
     return PartitionSpec(*(cut or None for cut in cuts))

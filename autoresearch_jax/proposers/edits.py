@@ -16,12 +16,15 @@ from autoresearch_jax.sanitize import clean_block, clean_line
 MAX_EDITS = 64
 MAX_CHARACTERS = 1 << 20  # of a file or an edit
 MAX_PLACES = 100  # of an ambiguous search text that are counted
+MAX_HITS = 1_000  # that are looked at, within longer words too; with more a search text is ambiguous
 MAX_LINES_SHOWN = 8  # of the file, with a problem
 TAB_COLUMNS = 4  # what a model writes for a tab
 _LINE_CHARACTERS = 160
 _PROBLEM_CHARACTERS = 700  # room for the line numbers of the places of an ambiguous text
 _FENCE = re.compile(r"\s*^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*\s*\Z", re.DOTALL | re.MULTILINE)
 _MARKER = re.compile(r"[ \t]*(<{5,} ?SEARCH\b.*|={5,}[ \t]*|>{5,} ?REPLACE\b.*)")
+# Two characters that may belong to one token, escape or run of blanks.
+_JOINED = re.compile(r"""\w\w|[ \t]{2}|\d\.|\.\d|\w["']|""|''|\\.|[=!<>+\-*/%&|^@:]=|->|<<|>>|\*\*|//""")
 
 
 @dataclass(frozen=True)
@@ -211,18 +214,17 @@ def _placed(source: _Text, search: str, replace: str) -> _Text:
 
 
 def _places(text: str, search: str) -> list[int]:
-    """The first offsets of `search`; none of them if all are within longer words."""
+    """The first offsets of `search` at which it neither begins nor ends within a token, escape or run of blanks."""
     places: list[int] = []
-    at = text.find(search)
-    while at >= 0 and len(places) < MAX_PLACES:
-        places.append(at)
+    first = at = text.find(search)
+    for _ in range(MAX_HITS):
+        if at < 0 or len(places) == MAX_PLACES:
+            return places
+        ends = (at, at + len(search))
+        if not any(end > 0 and _JOINED.match(text[end - 1 : end + 1]) for end in ends):
+            places.append(at)
         at = text.find(search, at + 1)
-    whole = [at for at in places if not any(_within_word(text, end) for end in (at, at + len(search)))]
-    return places if len(places) == MAX_PLACES else whole
-
-
-def _within_word(text: str, at: int) -> bool:
-    return at > 0 and re.match(r"\w\w", text[at - 1 : at + 1]) is not None
+    return [first, at]
 
 
 def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
