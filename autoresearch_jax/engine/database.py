@@ -47,8 +47,6 @@ CREATE TABLE experiments (
     source TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX experiments_by_program ON experiments (program_hash);
-
 CREATE TABLE trials (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
@@ -69,8 +67,6 @@ CREATE TABLE trials (
     error TEXT,
     items TEXT                          -- JSON: the score on each test item, of a task that has such
 ) STRICT;
-
-CREATE INDEX trials_of_experiment ON trials (experiment);
 
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: the processes that worked on the run
@@ -101,8 +97,6 @@ CREATE TABLE snapshot_events (
     happened_at REAL NOT NULL,
     place TEXT                          -- where it was moved to
 ) STRICT;
-
-CREATE INDEX snapshot_events_of_trial ON snapshot_events (trial)
 """
 
 
@@ -216,7 +210,7 @@ class Database:
 
     def update(self, table: str, values: Mapping[str, Any], where: str, *parameters: Any) -> None:
         """Fills in columns of some rows in a transaction."""
-        assignments = ", ".join(f'"{name}" = ?' for name in values)
+        assignments = ", ".join(f"[{name}] = ?" for name in values)
         with self.transaction():
             statement = f"UPDATE {table} SET {assignments} WHERE {where}"
             self._connection.execute(statement, (*values.values(), *parameters))
@@ -237,7 +231,7 @@ class Database:
 
 
 def _names(columns: Iterable[str]) -> str:
-    return ", ".join(f'"{name}"' for name in columns)
+    return ", ".join(f"[{name}]" for name in columns)  # SQLite takes an unknown name in quotes for a string
 
 
 def metrics_json(metrics: Mapping[str, Scalar]) -> str:

@@ -220,7 +220,7 @@ class Rows(Generic[Row]):
         return len(self._concluded) + sum(row.status is not None for row in rest)
 
     def latest(self) -> list[Row]:
-        """The rows from the first open one on."""
+        """The rows that are not remembered: from the first open one on, within a transaction all new ones."""
         rows = self._read(self._next)
         if self._may_be_undone():
             return rows
