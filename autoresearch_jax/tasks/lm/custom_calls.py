@@ -29,6 +29,7 @@ from autoresearch_jax.tasks.lm.operations import (
     OperationError,
     attribute_names,
     stablehlo_module,
+    without_twins,
 )
 
 _CUSTOM_CALL, _SORT = "stablehlo.custom_call", "stablehlo.sort"
@@ -36,15 +37,35 @@ _REDUCTIONS = frozenset(
     f"stablehlo.{name}"
     for name in ("reduce", "reduce_window", "scatter", "select_and_scatter", "all_reduce", "reduce_scatter", "map")
 )
+_ARITHMETIC = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        *("add", "subtract", "multiply", "divide", "remainder", "power", "maximum", "minimum", "negate", "abs", "sign"),
+        *("and", "or", "xor", "not", "shift_left", "shift_right_arithmetic", "shift_right_logical", "popcnt"),
+        *("compare", "select", "clamp", "is_finite", "constant", "convert", "bitcast_convert", "reduce_precision"),
+        *("exponential", "exponential_minus_one", "log", "log_plus_one", "logistic", "sqrt", "rsqrt", "cbrt"),
+        *("tanh", "sine", "cosine", "tan", "atan2", "floor", "ceil", "round_nearest_afz", "round_nearest_even"),
+        *("real", "imag", "complex", "optimization_barrier", "return"),
+    )
+) | {"func.return"}
+_COLLECTIVES = frozenset(f"stablehlo.{name}" for name in ("all_gather", "all_to_all", "reduce_scatter"))
 _PIVOTS_TO_PERMUTATION, _LU = "cu_lu_pivots_to_permutation", "cusolver_getrf_ffi"
 _MESH_ATTRIBUTES = frozenset(("mhlo.sharding", "sdy.sharding"))
 _CONFIG = ("backend_config", "mhlo.backend_config")
-_DTYPES = {"i1": "bool", "bf16": "bfloat16", "complex<f32>": "complex64", "complex<f64>": "complex128"} | {
+_DTYPES = {
+    "i1": "bool",
+    "bf16": "bfloat16",
+    "f8E4M3FN": "float8_e4m3fn",
+    "f8E5M2": "float8_e5m2",
+    "complex<f32>": "complex64",
+    "complex<f64>": "complex128",
+} | {
     f"{short}{bits}": f"{name}{bits}"
     for short, name in (("i", "int"), ("ui", "uint"), ("f", "float"))
     for bits in (4, 8, 16, 32, 64)
+    if (short, bits) not in (("f", 4), ("f", 8))
 }
-_MAX_CALL_DEPTH = 8  # of functions in a reduction
+_MAX_SORTED = 16  # arrays; each number of keys among them is compared with JAX's
 
 Functions = Mapping[str, ir.Operation]  # of a module, by name
 Types = tuple[str, ...]  # of arrays, as MLIR writes them
@@ -82,10 +103,14 @@ def check_custom_calls(module: ir.Module, platform: str) -> None:
 
 def _refusal(operation: ir.Operation, functions: Functions, platform: str) -> str | None:
     """Why an operation is refused; None if it is not."""
-    if operation.name in _REDUCTIONS and not _is_arithmetic(operation.regions, functions, _MAX_CALL_DEPTH):
+    if operation.name in _REDUCTIONS and not _is_arithmetic(operation.regions, functions):
         return f"a {operation.name} that does more than arithmetic on the numbers that it combines"
+    if operation.name in _COLLECTIVES and not _fits_its_group(operation):
+        return f"a {operation.name} whose result is not as large as its groups make it"
     if operation.name == _SORT:
         dtypes = tuple(_aval(kind).dtype for kind in _types(operation.operands))
+        if len(dtypes) > _MAX_SORTED:
+            return f"a sort of more than {_MAX_SORTED} arrays"
         if _region_text(operation.regions[0], functions) not in _orders(dtypes):
             return "a sort by another order than those of jax.lax.sort"
     if operation.name != _CUSTOM_CALL or _target(operation) == TPU_KERNEL:
@@ -108,7 +133,29 @@ def _is_as_jax_writes(operation: ir.Operation, functions: Functions, platform: s
 def _settings(attribute: ir.Attribute) -> str:
     """The settings of a call; those in JSON in one order, since JAX writes them in several."""
     text = ir.StringAttr(attribute).value if isinstance(attribute, ir.StringAttr) else str(attribute)
-    return json.dumps(json.loads(text), sort_keys=True) if text.startswith('{"') else text
+    return (
+        json.dumps(json.loads(text, object_pairs_hook=without_twins), sort_keys=True) if text.startswith('{"') else text
+    )
+
+
+def _fits_its_group(operation: ir.Operation) -> bool:
+    """Whether the results of a collective are as large as the devices of one group make them."""
+    attributes = operation.attributes
+    (size,) = ir.ShapedType(attributes["replica_groups"].type).shape[1:]
+    for operand, result in zip(operation.operands, operation.results, strict=True):
+        before, after = list(_aval(str(operand.type)).shape), list(_aval(str(result.type)).shape)
+        if operation.name == "stablehlo.all_gather":
+            before[ir.IntegerAttr(attributes["all_gather_dim"]).value] *= size
+        elif operation.name == "stablehlo.reduce_scatter":
+            after[ir.IntegerAttr(attributes["scatter_dimension"]).value] *= size
+        else:
+            if ir.IntegerAttr(attributes["split_count"]).value != size:
+                return False
+            before[ir.IntegerAttr(attributes["concat_dimension"]).value] *= size
+            after[ir.IntegerAttr(attributes["split_dimension"]).value] *= size
+        if before != after or size < 1:
+            return False
+    return True
 
 
 def _are_pivots(value: ir.Value) -> bool:
@@ -138,18 +185,20 @@ def _is_one(value: ir.Value) -> bool:
     )
 
 
-def _is_arithmetic(regions: Sequence[ir.Region], functions: Functions, depth: int) -> bool:
+def _is_arithmetic(regions: Sequence[ir.Region], functions: Functions) -> bool:
     """Whether regions only compute single numbers, also in the functions that they call."""
-    operations = [view.operation for region in regions for block in region.blocks for view in block.operations]
-    for operation in operations:
-        if operation.name == "func.call":
-            called = functions[ir.FlatSymbolRefAttr(operation.attributes["callee"]).value]
-            if depth == 0 or not _is_arithmetic(called.regions, functions, depth - 1):
+    waiting, called = list(regions), set()
+    while waiting:
+        for operation in (view.operation for block in waiting.pop().blocks for view in block.operations):
+            if operation.name == "func.call":
+                name = ir.FlatSymbolRefAttr(operation.attributes["callee"]).value
+                if name not in called:
+                    called.add(name)
+                    waiting.extend(functions[name].regions)
+            elif operation.name not in _ARITHMETIC:
                 return False
-        elif len(operation.regions) or operation.name == _CUSTOM_CALL:
-            return False
-        if not all(re.fullmatch(r"tensor<[^x]*(complex<\w+>)?>", kind) for kind in _types(operation.results)):
-            return False
+            if not all(re.fullmatch(r"tensor<[^x]*(complex<\w+>)?>", kind) for kind in _types(operation.results)):
+                return False
     return True
 
 

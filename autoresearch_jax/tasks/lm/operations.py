@@ -49,6 +49,15 @@ ALLOWED_OPERATIONS = re.compile(
 )
 # Operations that communicate with the host, or draw numbers without a key.
 FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
+# Operations whose results may be larger than what is written to them: the rest would be old memory.
+DYNAMIC_OPERATIONS = frozenset(
+    f"stablehlo.{name}"
+    for name in (
+        *("set_dimension_size", "real_dynamic_slice", "dynamic_broadcast_in_dim", "dynamic_conv"),
+        *("dynamic_gather", "dynamic_iota", "dynamic_pad", "dynamic_reshape"),
+    )
+)
+_DYNAMIC_TYPE = re.compile(r"\?|bounds")
 NUMBER_BYTES = 8  # counted for a number in an attribute, such as the start of a slice
 DIMENSION_BYTES = 1  # counted for a dimension in a list of them, of which honest programs have many
 _DIMENSION_LISTS = frozenset(("permutation", "broadcast_dimensions", "dimensions"))
@@ -66,7 +75,7 @@ def refused_settings(payload: bytes) -> set[str]:
     (jax/_src/tpu_custom_call.py). XLA checks that a kernel stays within its arrays, unless told not to.
     """
     try:
-        settings = json.loads(payload, object_pairs_hook=_without_twins)
+        settings = json.loads(payload, object_pairs_hook=without_twins)
     except (ValueError, RecursionError):
         return {"settings that are no JSON"}
     config = settings.get(_CONFIG) if isinstance(settings, dict) else None
@@ -75,7 +84,7 @@ def refused_settings(payload: bytes) -> set[str]:
     return (settings.keys() - _ALLOWED) | (config.keys() - _ALLOWED_IN_CONFIG)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of a repeated key XLA might read another value than we do."""
     settings = dict(pairs)
     if len(settings) < len(pairs):
@@ -117,6 +126,7 @@ def check_operations(module: ir.Module, platform: str) -> int:
     payloads: set[bytes] = set()
     constant_bytes = 0
     forbidden_operations: set[str] = set()
+    dynamic_operations: set[str] = set()
     has_unreadable = False
 
     def visit(operation: ir.Operation) -> ir.WalkResult:  # an exception raised here would lose its type
@@ -125,6 +135,8 @@ def check_operations(module: ir.Module, platform: str) -> int:
             forbidden_operations.add(operation.name)
         elif not ALLOWED_OPERATIONS.fullmatch(operation.name):
             unknown_operations.add(operation.name)
+        if operation.name in DYNAMIC_OPERATIONS or any(map(_is_dynamic, operation.results)):
+            dynamic_operations.add(operation.name)
         if operation.name == "stablehlo.custom_call":
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
             custom_calls.add(target)
@@ -153,6 +165,11 @@ def check_operations(module: ir.Module, platform: str) -> int:
     if forbidden_operations:
         names = ", ".join(sorted(forbidden_operations))
         raise OperationError(f"it uses {names}: programs have no host to speak with, and randomness comes from a key")
+    if dynamic_operations:
+        names = ", ".join(sorted(dynamic_operations))
+        raise OperationError(
+            f"it uses {names} with sizes that are known only while it runs: shapes are fixed in a trace"
+        )
     if unknown_operations:
         raise OperationError(f"it uses operations that JAX does not write: {_listed(unknown_operations)}")
     if of_kernels:
@@ -163,6 +180,10 @@ def check_operations(module: ir.Module, platform: str) -> int:
     if has_unreadable:
         raise OperationError("it holds a constant that is no plain array")
     return constant_bytes + sum(map(len, payloads))
+
+
+def _is_dynamic(value: ir.Value) -> bool:
+    return _DYNAMIC_TYPE.search(str(value.type)) is not None
 
 
 def _payload(operation: ir.Operation) -> bytes:

@@ -223,3 +223,42 @@ def test_reductions_do_no_more_than_arithmetic() -> None:
     ):
         with pytest.raises(OperationError, match=r"arithmetic|otherwise"):
             check_text(REDUCTION.format(body=body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "%y = stablehlo.set_dimension_size %x, %n, dim = 0 : (tensor<8xf32>, tensor<i32>) -> tensor<8xf32>",
+        "%z = stablehlo.set_dimension_size %x, %n, dim = 0 : (tensor<8xf32>, tensor<i32>) "
+        "-> tensor<?xf32, #stablehlo.bounds<8>>\n%y = stablehlo.constant dense<0.0> : tensor<8xf32>",
+    ],
+)
+def test_sizes_that_are_known_only_at_run_time_are_refused(body: str) -> None:
+    head = "func.func public @main(%x: tensor<8xf32>, %n: tensor<i32>) -> tensor<8xf32> {"
+    with stablehlo_module(exported(jnp.sin, ROW)) as module:
+        dynamic = ir.Module.parse(f"{head}\n{body}\nreturn %y : tensor<8xf32>\n}}", context=module.context)
+        with pytest.raises(OperationError, match="set_dimension_size"):
+            check_operations(dynamic, "cpu")
+
+
+GATHER = """
+func.func public @main(%x: tensor<8xf32>) -> tensor<{size}xf32> {{
+  %y = "stablehlo.all_gather"(%x) <{{all_gather_dim = 0 : i64, replica_groups = dense<[[0]]> : tensor<1x1xi64>}}>
+    : (tensor<8xf32>) -> tensor<{size}xf32>
+  return %y : tensor<{size}xf32>
+}}
+"""
+
+
+def test_a_collective_s_result_is_as_large_as_its_groups_make_it() -> None:
+    check_text(GATHER.format(size=8))
+    with pytest.raises(OperationError, match="all_gather"):
+        check_text(GATHER.format(size=4096))
+
+
+def test_twin_keys_of_a_config_are_refused() -> None:
+    with stablehlo_module(exported(attention(), HEADS, HEADS, HEADS, platform="cuda")) as module:
+        text = str(module)
+    key = r"\22dropout_rate\22: "
+    with pytest.raises(OperationError, match="cudnn"):
+        check_text(text.replace(key, key + r"0.5, \22dropout_rate\22: "), "cuda")
