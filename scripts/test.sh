@@ -18,4 +18,5 @@ ruff check .
 ruff format --check .
 lint-imports
 mypy
-python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile "${selection[@]}" "$@"
+python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
+    "${selection[@]}" "$@"

@@ -79,6 +79,7 @@ def assert_same(trainer, batches, expected):
         np.testing.assert_allclose(parameters[name], value, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
+@pytest.mark.slow
 def test_plain_jax_port_takes_the_steps_of_train_lib(settings, batches, expected):
     trainer = load("bench_reference_jax").Trainer(settings, expected[0], dtype=jnp.float32)
     assert_same(trainer, batches, expected)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from fakes import ScriptedProposer
 from repositories import make_repository
 
@@ -53,6 +54,7 @@ def replaced(source: str, *pairs: tuple[str, str]) -> str:
     return source
 
 
+@pytest.mark.slow
 def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
     tiny_dataset: Dataset, tiny_source: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:

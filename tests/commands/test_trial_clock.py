@@ -63,7 +63,8 @@ def test_the_clock_of_a_cpu_is_refused_on_another_device(
     assert capsys.readouterr().err == "", "that is as it should be"
 
 
-@pytest.mark.parametrize(("clock", "times"), [("auto", 1), pytest.param("wall", 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("clock", "times"), [("auto", 1), ("wall", 0)])
 def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_once(
     clock: str, times: int, flags: list[str], no_accounts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,7 @@ class Timed:
         return [fmean(self._runs[begin + UNCOUNTED_RUNS : begin + each]) for begin in range(0, each * REPEATS, each)]
 
 
+@pytest.mark.slow
 def test_caches_and_memory_in_a_bad_state_slow_no_counted_run_of_the_reference() -> None:
     """Else a candidate that streams through memory would be taken for a slow machine, and be given time for it."""
     reference = Reference()

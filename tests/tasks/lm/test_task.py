@@ -202,7 +202,6 @@ def test_a_leak_in_one_row_of_the_holdout_is_found_by_an_audit(
     assert HOLDOUT_SCORE not in measurement.metrics
 
 
-@pytest.mark.slow
 def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     one = run_trial(make_task(), tiny_source, tmp_path / "one")
     two = run_trial(make_task(mesh_axes={"data": 2, "model": 1}), tiny_source, tmp_path / "two")
