@@ -96,7 +96,7 @@ CREATE TABLE snapshot_events (
     event TEXT NOT NULL CHECK (event IN ('expired', 'moved')),
     happened_at REAL NOT NULL,
     place TEXT                          -- where it was moved to
-) STRICT;
+) STRICT
 """
 
 
