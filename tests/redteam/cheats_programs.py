@@ -163,6 +163,36 @@ CALLS_TO_THE_HOST = [
         "`step`.* custom calls not allowed on cpu: .xla_ffi_python_cpu_callback",
     ),
     # a program that waits for a host that never answers
+    rejected(
+        "a gather of one device into more",
+        with_primitive(
+            "(4096,), jnp.float32",
+            """
+            row = stablehlo.constant(ir.DenseElementsAttr.get(np.zeros(8, np.float32)))
+            groups = {"replica_groups": ir.Attribute.parse("dense<0> : tensor<1x1xi64>")}
+            groups["all_gather_dim"] = ir.Attribute.parse("0 : i64")
+            wide = ir.RankedTensorType.get([4096], ir.F32Type.get())
+            return ir.Operation.create("stablehlo.all_gather", [wide], [row], groups).results
+            """,
+            ("- LEARNING_RATE *", "- own.bind().sum() *"),
+        ),
+        "`step`.*all_gather whose result",
+    ),
+    rejected(
+        "a row cut short at run time",
+        with_primitive(
+            "(8,), jnp.float32",
+            """
+            row = stablehlo.constant(ir.DenseElementsAttr.get(np.zeros(8, np.float32)))
+            size = stablehlo.constant(ir.DenseElementsAttr.get(np.zeros((), np.int32)))
+            dimension = {"dimension": ir.Attribute.parse("0 : i64")}
+            kind = ir.RankedTensorType.get([8], ir.F32Type.get())
+            return ir.Operation.create("stablehlo.set_dimension_size", [kind], [row, size], dimension).results
+            """,
+            ("- LEARNING_RATE *", "- own.bind().sum() *"),
+        ),
+        "`step`.*set_dimension_size",
+    ),
     Cheat(
         "an infeed",
         with_primitive(
