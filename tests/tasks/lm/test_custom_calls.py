@@ -45,7 +45,7 @@ def gram(x: jax.Array) -> jax.Array:
 
 
 EVERYWHERE = {
-    "factorizations": lambda x: (jnp.linalg.cholesky(gram(x)), jax.scipy.linalg.lu(x), jnp.linalg.qr(x)),
+    "factorizations": lambda x: (jnp.linalg.cholesky(gram(x)), lax.linalg.lu(x), jnp.linalg.qr(x)),
     "eigenvalues": lambda x: (jnp.linalg.eigh(gram(x)), jnp.linalg.svd(x), jnp.linalg.pinv(x)),
     "solutions": lambda x: (jnp.linalg.solve(gram(x), x), jnp.linalg.inv(gram(x)), jnp.linalg.qr(x, mode="complete")),
     "gradients": jax.grad(lambda x: jnp.linalg.cholesky(gram(x)).sum() + jnp.linalg.eigh(gram(x))[1].sum()),
