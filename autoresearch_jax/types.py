@@ -143,7 +143,7 @@ class CandidateRejected(Exception):
     Attributes:
       status: REJECTED, CRASH, TIMEOUT or OOM.
       reason: one line for people and proposers.
-      details: a longer text for the log and for whoever wrote it (a traceback, say), `sanitize.fenced`; or None.
+      details: a longer text for the log and the proposer, such as a traceback, `sanitize.fenced`; or None.
       facts: what is known of it all the same; a task adds to them.
     """
 

@@ -97,7 +97,7 @@ def next_step(
 
 
 def is_due(keeps: int, settings: CertificationSettings) -> bool:
-    """True if doubtful edits are to be looked at again, after so many keeps since the last time."""
+    """True once enough edits were kept since the last certification to certify again."""
     return settings.every > 0 and keeps >= settings.every
 
 

@@ -50,7 +50,7 @@ _CLONE = (56, 220)
 _CLONE3 = 435
 _DENIED = {
     "socket": (41, 198),  # no network of any kind, nor a service of this machine behind a local socket
-    "shmget": (29, 194),  # memory that belongs to no process, so is in nobody's account
+    "shmget": (29, 194),  # shared memory, which no process's memory limit counts
     "msgget": (68, 186),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),

@@ -5,12 +5,13 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import Future
 
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.proposals import Precheck, kept_proposal
+from autoresearch_jax.engine.proposals import PROPOSAL_FILE, Precheck, kept_proposal
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
 from autoresearch_jax.types import CandidateRejected, Measurement, Status
 
@@ -298,6 +299,25 @@ def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench)
 def test_a_proposal_whose_number_certification_takes_is_kept_for_the_next(bench):
     loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
     loop.run()
+    loop._proposals.put_off(2)
+    assert kept_proposal(bench.folder, 2) is None
+    assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
+
+
+def test_a_proposal_under_way_is_waited_for_before_its_number_is_taken(bench, tmp_path):
+    class Late(Future):
+        """Its answer is on disk once it was waited for."""
+
+        def exception(self, timeout=None):
+            (tmp_path / "answer").rename(path)
+            self.set_result(None)
+            return super().exception(timeout)
+
+    loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
+    loop.run()
+    path = bench.folder.llm_path(2) / PROPOSAL_FILE
+    path.rename(tmp_path / "answer")
+    loop._proposals._ahead = 2, Late()
     loop._proposals.put_off(2)
     assert kept_proposal(bench.folder, 2) is None
     assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from autoresearch_jax.kernels.sharding import state_specs
+from autoresearch_jax.kernels.sharding import gathered, state_specs
 
-MESH = AbstractMesh((4, 2), ("data", "model"))
+MESH = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def shape(*sizes: int) -> jax.ShapeDtypeStruct:
@@ -34,3 +34,14 @@ def test_each_array_is_cut_over_both_axes_where_it_divides() -> None:
         "stack": PartitionSpec(("data", "model"), None, None),
         "odd_stack": PartitionSpec(None, ("data", "model"), None),
     }
+
+
+def test_gathered_parameters_stay_cut_as_the_state_is_by_model_alone() -> None:
+    shapes = {"up": shape(16, 8), "layers": shape(4, 256, 256), "scales": shape(8)}
+    jaxpr = jax.make_jaxpr(lambda params: gathered(params, MESH))(shapes)
+    assert state_specs(shapes, MESH)["layers"] == PartitionSpec("data", "model", None)
+    assert [equation.params["sharding"].spec for equation in jaxpr.eqns] == [
+        PartitionSpec(None, "model", None),  # of layers, the first by name
+        PartitionSpec(None),
+        PartitionSpec("model", None),
+    ]

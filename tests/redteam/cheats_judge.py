@@ -60,7 +60,7 @@ AHEAD = [
     ahead("last token everywhere", logits_plus("0.1 * table[tokens[:, -1:]]")),
     # positions read their neighbours in the sorted row
     ahead("sorted row", logits_plus("0.1 * table[jnp.sort(tokens, axis=1)]")),
-    # the first half is honest, lest a short probe sees it
+    # the first half is honest, so that a short probe sees nothing
     ahead(
         "second half only",
         with_logits("""
@@ -152,7 +152,7 @@ NO_DISTRIBUTION = [
     Cheat("a constant on top", logits_plus("3.0"), Status.OK),
     # log-probabilities instead of logits
     Cheat("already normalised", with_logits("return jax.nn.log_softmax(here)"), Status.OK),
-    # a likelihood above 1 if nobody normalises
+    # a likelihood above 1, unless the judge normalises
     Cheat("probabilities", with_logits("return 50 + jax.nn.softmax(here)"), Status.OK, gains="less"),
     # an infinite logit where the target is likely
     Cheat("infinite at one token", with_logits("return here.at[..., 32].set(jnp.inf)"), Status.INVALID, NOT_FINITE),

@@ -59,7 +59,7 @@ ENDS = [
 ]
 
 HANGS = [
-    # nobody waits for ever
+    # candidates that never end
     timeout("an endless loop", in_build("while True:\n    pass")),
     # a time-out that asks politely
     timeout(
@@ -163,7 +163,7 @@ USES_UP = [
         r"File too large|wrote more than \d+ MiB",
         Status.CRASH,
     ),
-    # no space left, file by file, in whatever folder takes them
+    # fills the disk, file by file, in every folder that can be written to
     exhausts(
         "a full disk, many files",
         f"""

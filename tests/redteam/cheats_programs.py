@@ -99,7 +99,7 @@ TABLES = [
         ),
         '`logits`: it uses operations that JAX does not write: "sdy.constant"',
     ),
-    # a table as text, read by nobody
+    # a table as text that nothing reads
     rejected("a giant source", at_import("# " + "x" * 300_000), r"[\d,]+ (bytes|KiB).*[\d,]+"),
 ]
 

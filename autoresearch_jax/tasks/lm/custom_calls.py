@@ -8,6 +8,7 @@ is no order runs out of bounds, reductions combine numbers by arithmetic alone, 
 """
 
 import re
+import traceback
 from collections.abc import Sequence
 
 from jax.extend.mlir import ir
@@ -67,7 +68,8 @@ def check_custom_calls(module: ir.Module, platform: str) -> None:
     def visit(operation: ir.Operation) -> ir.WalkResult:  # what it raises would lose its type on the way
         try:
             reason = _refusal(operation, functions, platform)
-        except Exception:  # JAX refuses to write such a call, in whatever way
+        except Exception:  # of a malformed operation, or of JAX refusing to lower for its operands: the program's fault
+            traceback.print_exc()  # into the log, in case it is ours
             reason = f"{_name(operation)} in a form that JAX does not write"
         if reason is None:
             return ir.WalkResult.ADVANCE

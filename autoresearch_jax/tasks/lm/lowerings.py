@@ -26,13 +26,11 @@ _DTYPES = {
     "bf16": "bfloat16",
     "f8E4M3FN": "float8_e4m3fn",
     "f8E5M2": "float8_e5m2",
+    **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"i{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"ui{bits}": f"uint{bits}" for bits in (4, 8, 16, 32, 64)},
     "complex<f32>": "complex64",
     "complex<f64>": "complex128",
-} | {
-    f"{short}{bits}": f"{name}{bits}"
-    for short, name in (("i", "int"), ("ui", "uint"), ("f", "float"))
-    for bits in (4, 8, 16, 32, 64)
-    if (short, bits) not in (("f", 4), ("f", 8))
 }
 
 Functions = Mapping[str, ir.Operation]  # of a module, by name
@@ -131,7 +129,7 @@ def _calls(name: str, function: Callable[..., Any], arrays: Arrays, platform: st
         with _module(function, arrays, platform, name) as module:
             functions = functions_of(module)
             module.operation.walk(visit)
-    except (ValueError, TypeError, NotImplementedError):
+    except (ValueError, TypeError, NotImplementedError):  # not a variant of these arrays, or of this platform
         return set()
     return calls
 

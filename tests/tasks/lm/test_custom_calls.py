@@ -1,4 +1,4 @@
-"""Custom calls as JAX writes them, and as nobody should: small programs, exported and read, never run."""
+"""Custom calls as JAX writes them and in other forms: small programs, exported and read, never run."""
 
 from collections.abc import Callable
 from typing import Any

@@ -208,7 +208,7 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
 
 
 def _check_room(folder: Path, needed: float) -> None:
-    """Raises NoRoomError unless the disk of a folder has so many bytes free."""
+    """Raises NoRoomError if the disk of a folder has fewer bytes free than are needed."""
     free = free_bytes(folder)
     if free < needed:
         raise NoRoomError(
