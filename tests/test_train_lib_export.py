@@ -11,6 +11,7 @@ from train_lib_source import TINY, tiny_source_text
 
 from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
+from autoresearch_jax.tasks.lm.conditions import USUAL
 from autoresearch_jax.tasks.lm.preparing import run_trace
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs
 
@@ -35,7 +36,9 @@ def traced(task: TaskSpec, mesh: dict[str, int], source: str, sandbox: Sandbox, 
         "judge_batch_sizes": [8],
     }
     log_path = folder / "trace.log"
-    run_trace(request, out_dir, sandbox=sandbox, limits=LIMITS, environment=os.environ, log_path=log_path)
+    run_trace(
+        request, out_dir, conditions=USUAL, sandbox=sandbox, limits=LIMITS, environment=os.environ, log_path=log_path
+    )
     return load_programs(out_dir)
 
 

@@ -23,6 +23,7 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.same_program import SameProgram
 from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList, StopReached, backoff
 from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, SnapshotKeeper, Task, TaskFailures
@@ -92,7 +93,9 @@ class Measuring:
         self._champion_failures = 0
         self._has_told_clock_fault = False
         self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
-        self._hashes_now: dict[int, str | None] = {}  # of champions whose hash was made by another JAX
+        self._same_program = SameProgram(
+            parts.task, parts.ledger, parts.folder, parts.disk, parts.interrupts, self._task_failed
+        )
 
     def evaluate(self, experiment: ExperimentRow) -> Conclude:
         """Spends what it takes to decide on an experiment; takes up one that a killed process left.
@@ -108,7 +111,7 @@ class Measuring:
         try:
             with parts.interrupts.allowed():
                 candidate = parts.precheck.prepare(self._ledger.source(experiment.id), experiment.id)
-                champion = self._champion_of_same_program(experiment, candidate)
+                champion = self._same_program.champion(experiment, candidate, self._recorder.champion)
         except CandidateRejected as rejection:
             parts.disk.require_room()  # a full disk is no candidate's fault
             if rejection.details:
@@ -121,7 +124,9 @@ class Measuring:
         self._ledger.set_program(experiment.id, program_hash)
         page = parts.program.program
         known = conclude_known_program(self._ledger, experiment, candidate, champion, page)
-        return known or self._measure_until_decided(experiment, candidate)
+        if known is None:
+            return self._measure_until_decided(experiment, candidate)
+        return self._same_program.refusal(experiment, candidate, known) or known
 
     def measure_champion(self, champion: ExperimentRow) -> None:
         """Runs the champion once more, to know its score better before the run ends.
@@ -145,6 +150,7 @@ class Measuring:
                 state = read_state(self._ledger)
                 found = read_open_experiment(self._ledger, experiment, state, parts.program.program)
                 action = next_action(state, found, parts.rule, parts.task.metric, self._run_seed)
+                action = self._same_program.refusal(experiment, candidate, action) or action
                 if isinstance(action, Conclude):
                     champion = experiment if action.decision.action.keeps else self._recorder.champion
                     kept = None if champion is None else self._ledger.measured(champion).id
@@ -178,33 +184,6 @@ class Measuring:
         self._parts.disk.require_room()
         most = 1 if experiment.kind is Kind.BASELINE else MAX_FAILURES
         return self._failures.enter(error, self._parts.folder.log_dir(experiment.id), most)
-
-    def _champion_of_same_program(self, experiment: ExperimentRow, candidate: Candidate) -> ExperimentRow | None:
-        """The champion, if the candidate is the same program.
-
-        Another JAX or autoresearch hashes a program to something else. A champion from before is prepared again, once a
-        process; other twins from before are not found, and their programs are measured anew.
-        """
-        champion = self._recorder.champion
-        if champion is None:
-            return None
-        found = champion.program_hash
-        trial = self._ledger.trials(self._ledger.measured(champion).id)[0]
-        if trial.metrics.get(HASHED_BY) != candidate.facts.get(HASHED_BY):
-            found = self._hash_now(experiment, champion)
-        return champion if found == candidate.program_hash else None
-
-    def _hash_now(self, experiment: ExperimentRow, champion: ExperimentRow) -> str | None:
-        if champion.id not in self._hashes_now:
-            log_dir = self._parts.folder.log_dir(experiment.id) / "champion"
-            log_dir.mkdir(exist_ok=True)
-            try:
-                now = self._parts.task.prepare(self._ledger.source(champion.id), log_dir).program_hash
-            except CandidateRejected:
-                now = None
-            self._parts.task.close()  # what it made ready is not what will be measured
-            self._hashes_now[champion.id] = now
-        return self._hashes_now[champion.id]
 
     def _run(self, experiment: ExperimentRow | None, trial: TrialRow) -> None:
         """Runs a trial and stores what it gave.

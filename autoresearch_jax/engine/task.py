@@ -106,6 +106,22 @@ class CalibratedTask(Protocol):
 
 
 @runtime_checkable
+class RepeatableTask(Protocol):
+    """A task whose candidates are made by running their text, which may come out otherwise each time."""
+
+    def prepare_again(self, source: str, log_dir: Path) -> Candidate:
+        """As `Task.prepare`, under other conditions: clock, random numbers, hashes, addresses, folder.
+
+        Another program hash means that the text does not say what runs. Nothing is made ready to measure, and what is
+        stays so.
+
+        Raises:
+          CandidateRejected: it cannot be made now, and why.
+        """
+        ...
+
+
+@runtime_checkable
 class EvalBundleTask(Protocol):
     """A task whose scores can be computed again from a snapshot and what it stores beside it."""
 

@@ -25,6 +25,7 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
 _CLONE_NEWNET = 0x40000000
 _NAMESPACES = _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
+_ADDR_NO_RANDOMIZE = 0x0040000
 _CAPABILITY_VERSION_3 = 0x20080522
 _LOWEST_PRIORITY = 19  # of nice values; a hundredth of the time beside a process of the usual one
 _NUM_CAPABILITIES = 64  # that the version's two words can hold
@@ -111,6 +112,15 @@ def become_subreaper() -> None:
 def forbid_new_privileges() -> None:
     """From here on no program that is executed gives more rights than its caller has."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def fix_addresses() -> None:
+    """Has the kernel load the programs that this process becomes to the same addresses each time.
+
+    Raises:
+      OSError: it is not allowed here.
+    """
+    _call("personality", ctypes.c_ulong(_ADDR_NO_RANDOMIZE))
 
 
 def drop_capabilities(keep: int = 0) -> None:

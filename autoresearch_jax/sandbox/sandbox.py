@@ -140,6 +140,7 @@ class Sandbox:
         limits: ProcessLimits | None = None,
         variables: Mapping[str, str] | None = None,
         stop: threading.Event | None = None,
+        fixed_addresses: bool = False,
     ) -> SandboxResult:
         """Runs this Python, with its packages and ours, on the arguments. No process of it is left afterwards.
 
@@ -151,6 +152,7 @@ class Sandbox:
           limits: what it may use.
           variables: further variables.
           stop: set by another thread to end it.
+          fixed_addresses: whether the kernel is asked to load it to the same addresses each time.
 
         Raises:
           SandboxError: the watching process failed, or it was stopped.
@@ -183,7 +185,7 @@ class Sandbox:
             "cwd": str(scratch),
             "limits": asdict(limits or ProcessLimits()),
             "blanks": {},
-            "confine": self._confinement(scratch),
+            "confine": {**self._confinement(scratch), "fixed_addresses": fixed_addresses},
         }
         try:
             answer = carry_out(order, log_path=log_path, log_mode="ab", stop=stop)

@@ -4,8 +4,9 @@ It stands between the driver and what the driver starts. `main()` reads an order
 and answers with one on standard output; what the command prints goes to standard error, where the driver has put the
 log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (at least `wall_seconds` and `log_bytes`),
 `blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own: `namespaces` (of its
-own), `keep_capabilities` (a mask, null to drop none), `landlock` (arguments of `restrict_files`, null for none) and
-`filter_descriptor` (where bubblewrap reads the filter of system calls, null to install it).
+own), `keep_capabilities` (a mask, null to drop none), `fixed_addresses` (alike each time), `landlock` (arguments of
+`restrict_files`, null for none) and `filter_descriptor` (where bubblewrap reads the filter of system calls, null to
+install it).
 
 `main(argv)` runs a worker instead, which has this process's standard input, output and error as they are. It is killed,
 with all that it started, when its input is closed, which the driver's end does however it comes about, or by SIGTERM.
@@ -211,6 +212,9 @@ def _confine(limits: dict[str, Any], confine: Mapping[str, Any], priority: Prior
     if linux.IS_LINUX:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # short of memory, the kernel takes this one first
+    if linux.IS_LINUX and confine["fixed_addresses"]:
+        with contextlib.suppress(OSError):  # a container may forbid it
+            linux.fix_addresses()
     if linux.IS_LINUX and confine["keep_capabilities"] is not None:
         linux.forbid_new_privileges()
         linux.drop_capabilities(confine["keep_capabilities"])

@@ -25,6 +25,7 @@ from autoresearch_jax.sandbox.sandbox import (
     scratch_folder,
 )
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
+from autoresearch_jax.tasks.lm.conditions import Conditions
 from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import Candidate, CandidateRejected, Status
@@ -54,6 +55,7 @@ def run_trace(
     request: Mapping[str, Any],
     out_dir: Path,
     *,
+    conditions: Conditions,
     sandbox: Sandbox,
     limits: ProcessLimits,
     environment: Mapping[str, str],
@@ -65,6 +67,7 @@ def run_trace(
     Args:
       request: see `trace.py`; the folder of "source" holds nothing else, and is all that the candidate can write to.
       out_dir: an empty folder elsewhere.
+      conditions: the sources of chance that it meets.
       sandbox: where it runs.
       limits: what it may use.
       environment: variables of this process, of which the trace gets an allow-listed few.
@@ -77,7 +80,7 @@ def run_trace(
     """
     scratch = Path(request["source"]).parent
     request_path, written = scratch / "request.json", scratch / "programs"
-    request_path.write_text(json.dumps(request))
+    request_path.write_text(json.dumps({**request, "clock": conditions.clock, "seed": conditions.seed}))
     written.mkdir()
     log_path.unlink(missing_ok=True)
     result = sandbox.run_python(
@@ -87,7 +90,9 @@ def run_trace(
         log_path=log_path,
         limits=limits,
         stop=stop,
+        fixed_addresses=conditions.fixed_addresses,
         variables={
+            "PYTHONHASHSEED": str(conditions.hash_seed),
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
             # a TPU's kernels carry places in source files in their payload, of which equal programs must not differ
@@ -205,7 +210,12 @@ def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
 
 
 def prepare_candidate(
-    config: LmTaskConfig, source: str, log_dir: Path, worker: JsonWorker, stop: threading.Event
+    config: LmTaskConfig,
+    source: str,
+    log_dir: Path,
+    worker: JsonWorker,
+    stop: threading.Event,
+    conditions: Conditions,
 ) -> Candidate:
     """Traces a training file in the sandbox and checks the programs in `worker`, which may still be starting.
 
@@ -215,7 +225,7 @@ def prepare_candidate(
     """
     start = time.monotonic()
     try:
-        program_hash, kept, found = _trace_and_check(config, source, log_dir, worker, stop)
+        program_hash, kept, found = _trace_and_check(config, source, log_dir, worker, stop, conditions)
     except CandidateRejected as rejection:
         rejection.facts["sandbox"] = str(config.sandbox.level)
         _require_own_fault(config, rejection, stop)
@@ -243,20 +253,27 @@ def _require_own_fault(config: LmTaskConfig, rejection: CandidateRejected, stop:
 
 
 def _trace_and_check(
-    config: LmTaskConfig, source: str, log_dir: Path, worker: JsonWorker, stop: threading.Event
+    config: LmTaskConfig,
+    source: str,
+    log_dir: Path,
+    worker: JsonWorker,
+    stop: threading.Event,
+    conditions: Conditions,
 ) -> tuple[str, Path, dict[str, Any]]:
     """Hash of the programs, their folder, and facts about them."""
     config.programs_dir.mkdir(parents=True, exist_ok=True)
     with scratch_folder(".trace-", config.programs_dir, remove_tree) as folder:  # resolved, as the cage shows it
-        cage, traced = folder / "cage", folder / "programs"
+        cage, traced = folder / conditions.folder, folder / "programs"
         cage.mkdir()
         traced.mkdir()
         source_path = cage / config.editable_name
         source_path.write_text(source, encoding="utf-8")
+        os.utime(source_path, (conditions.clock, conditions.clock))
         request = _trace_request(config, source_path)
         run_trace(
             request,
             traced,
+            conditions=conditions,
             sandbox=config.sandbox,
             limits=dataclasses.replace(config.trace_limits, wall_seconds=config.limits.trace),
             environment=config.environment,

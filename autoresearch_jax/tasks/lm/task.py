@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.tasks.lm.accounting import ATTENDED
+from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, ask_once, device_terms, start_worker
@@ -90,22 +91,30 @@ class LmTask:
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         require_size(source, self._config.caps.source_bytes)
-        stop, log_path = self._stop, log_dir / WORKER_LOG
         if beside_a_trial:
-            worker = self._beside = self._start_worker(log_path)
-        else:
-            self._end_waiting_worker()  # of a candidate that was not measured
-            worker = self._workers.take(log_path)  # where it has to be started, its imports overlap the trace
+            return self._prepare_beside(source, log_dir, USUAL)
+        stop = self._stop
+        self._end_waiting_worker()  # of a candidate that was not measured
+        worker = self._workers.take(log_dir / WORKER_LOG)  # where it has to be started, its imports overlap the trace
         try:
-            candidate = prepare_candidate(self._config, source, log_dir, worker, stop)
+            candidate = prepare_candidate(self._config, source, log_dir, worker, stop, USUAL)
         except BaseException:
             worker.close()
             raise
-        if beside_a_trial:
-            worker.close()  # it may run at a lower priority, and a trial must not
-        else:
-            self._worker = worker
+        self._worker = worker
         return candidate
+
+    def prepare_again(self, source: str, log_dir: Path) -> Candidate:
+        """See `engine.task.RepeatableTask`."""
+        return self._prepare_beside(source, log_dir, OTHER)
+
+    def _prepare_beside(self, source: str, log_dir: Path, conditions: Conditions) -> Candidate:
+        """As `prepare`, with a process of its own, which may run at a lower priority: a trial must not."""
+        worker = self._beside = self._start_worker(log_dir / WORKER_LOG)
+        try:
+            return prepare_candidate(self._config, source, log_dir, worker, self._stop, conditions)
+        finally:
+            worker.close()
 
     def measure(
         self,

@@ -26,6 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Phase, Step, TaskSpec
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.tasks.lm.conditions import fix_sources
 
 FAILURE_FILE = "failure.json"
 MAX_REASON_CHARACTERS = 2000
@@ -357,6 +358,7 @@ def main(argv: Sequence[str]) -> int:
     mesh = jax.make_mesh(
         tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()
     )
+    fix_sources(request["clock"], request["seed"])
     try:
         with seen_by_jax(task.device_kind):
             trace(source_path, task, mesh, request["judge_batch_sizes"], out_dir)

@@ -11,6 +11,7 @@ import pytest
 from tracing import TASK, edited
 
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
+from autoresearch_jax.tasks.lm.conditions import USUAL
 from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace
 from autoresearch_jax.types import CandidateRejected, Status
 
@@ -35,7 +36,9 @@ def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: ProcessLimits =
         "judge_batch_sizes": [2],
     }
     log_path = tmp_path / "trace.log"
-    run_trace(request, out_dir, sandbox=sandbox, limits=limits, environment=os.environ, log_path=log_path)
+    run_trace(
+        request, out_dir, conditions=USUAL, sandbox=sandbox, limits=limits, environment=os.environ, log_path=log_path
+    )
     return out_dir
 
 

@@ -1,0 +1,99 @@
+"""Whether two texts are one program, and one text is one program each time it is prepared."""
+
+from collections.abc import Callable
+
+from autoresearch_jax.decide.rule import Action, Decision
+from autoresearch_jax.engine.disk import DiskGuard
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.plan import Conclude, NextAction
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.stopping import Interrupts
+from autoresearch_jax.engine.task import RepeatableTask, Task
+from autoresearch_jax.types import HASHED_BY, Candidate, CandidateRejected, Status
+
+VARIES = (
+    "it traces to another program each time: remove what depends on time, randomness, addresses, the order of sets or "
+    "the environment"
+)
+
+
+class SameProgram:
+    """Compares program hashes; prepares texts again where that takes it."""
+
+    def __init__(
+        self,
+        task: Task,
+        ledger: Ledger,
+        folder: RunFolder,
+        disk: DiskGuard,
+        interrupts: Interrupts,
+        enter_failure: Callable[[ExperimentRow, Exception], object],
+    ) -> None:
+        """Stores what to compare with; `enter_failure` is told what the task itself failed of, and may raise."""
+        self._task = task
+        self._ledger = ledger
+        self._folder = folder
+        self._disk = disk
+        self._interrupts = interrupts
+        self._enter_failure = enter_failure
+        self._repeated: set[int] = set()  # experiments whose text became the same program twice
+        self._hashes_now: dict[int, str | None] = {}  # of champions whose hash was made by another JAX
+
+    def champion(
+        self, experiment: ExperimentRow, candidate: Candidate, champion: ExperimentRow | None
+    ) -> ExperimentRow | None:
+        """The champion, if the candidate is the same program.
+
+        Another JAX or autoresearch hashes a program to something else. A champion from before is prepared again, once a
+        process; other twins from before are not found, and their programs are measured anew.
+        """
+        if champion is None:
+            return None
+        found = champion.program_hash
+        trial = self._ledger.trials(self._ledger.measured(champion).id)[0]
+        if trial.metrics.get(HASHED_BY) != candidate.facts.get(HASHED_BY):
+            found = self._hash_now(experiment, champion)
+        return champion if found == candidate.program_hash else None
+
+    def _hash_now(self, experiment: ExperimentRow, champion: ExperimentRow) -> str | None:
+        if champion.id not in self._hashes_now:
+            log_dir = self._folder.log_dir(experiment.id) / "champion"
+            log_dir.mkdir(exist_ok=True)
+            try:
+                now = self._task.prepare(self._ledger.source(champion.id), log_dir).program_hash
+            except CandidateRejected:
+                now = None
+            self._task.close()  # what it made ready is not what will be measured
+            self._hashes_now[champion.id] = now
+        return self._hashes_now[champion.id]
+
+    def refusal(self, experiment: ExperimentRow, candidate: Candidate, action: NextAction) -> Conclude | None:
+        """How an experiment that is about to be kept ends if its text becomes another program under other conditions.
+
+        None if it becomes the same, or is not about to be kept. Nothing is stored: after a kill it is prepared again.
+
+        Raises:
+          RunError: the task failed too often; the experiment stays open.
+          KeyboardInterrupt: the process was asked to end; the same.
+        """
+        is_kept = experiment.kind is Kind.BASELINE or (action.decision is not None and action.decision.action.keeps)
+        if not is_kept or experiment.id in self._repeated or not isinstance(self._task, RepeatableTask):
+            return None
+        log_dir = self._folder.log_dir(experiment.id) / "again"
+        log_dir.mkdir(exist_ok=True)
+        while True:
+            try:
+                with self._interrupts.allowed():
+                    again = self._task.prepare_again(candidate.source, log_dir)
+            except CandidateRejected as rejection:
+                self._disk.require_room()  # a full disk is no candidate's fault
+                reason = f"prepared a second time, before it is kept: {rejection.reason}"
+                return Conclude(rejection.status, Decision(Action.DISCARD, reason))
+            except Exception as error:
+                self._enter_failure(experiment, error)
+                continue
+            if again.program_hash != candidate.program_hash:
+                return Conclude(Status.REJECTED, Decision(Action.DISCARD, VARIES))
+            self._repeated.add(experiment.id)
+            return None
