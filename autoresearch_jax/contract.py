@@ -20,7 +20,7 @@ class TaskSpec:
 
     Attributes:
       vocab_sizes: vocabulary sizes the dataset offers; the candidate picks one. Token id `vocab_size - 1` is
-        BOS, which starts every document.
+        BOS, which starts every document. The other ids are permuted anew in each trial: nothing can be known of them.
       sequence_length: T, the number of tokens the judge gives `logits` as context.
       platform: what the programs are traced for: "cpu", "cuda" or "tpu".
       device_kind: the device's own name, such as "NVIDIA H100 80GB HBM3".

@@ -19,6 +19,7 @@ class Work:
     snapshot_dir: Path
     scrutiny: Scrutiny = Scrutiny.SEARCH
     stop_above: Sequence[LossLimit] = ()
+    reference_log_dirs: Sequence[Path] = ()
     on_progress: Callable[[Mapping[str, Scalar]], None] | None = None
 
 
@@ -73,5 +74,6 @@ class LocalExecutor:
             on_progress=work.on_progress,
             scrutiny=work.scrutiny,
             stop_above=work.stop_above,
+            reference_log_dirs=work.reference_log_dirs,
         )
         return ticket, measurement

@@ -32,7 +32,7 @@ class Scrutiny(enum.StrEnum):
     """How hard a trial is looked at; it changes what is checked, never what is trained or how it is scored.
 
     `SEARCH`: a trial of the search, a sample of the rows is probed. `KEEP`: the candidate is about to become champion,
-    every row is probed. `AUDIT`: every row is probed, and the trained model is scored on the holdout, too.
+    every row is probed several times. `AUDIT`: the same, and the trained model is scored on the holdout, too.
     """
 
     SEARCH = "search"

@@ -145,7 +145,8 @@ def judge_twice(folder: Path) -> dict[str, Any]:
     dataset = Dataset.open(
         Path(manifest["dataset"]), sequence_length=programs.sequence_length, vocab_sizes=(programs.vocab_size,)
     )
-    eval_set = load_eval_set(dataset, programs.vocab_size, manifest["split"], manifest.get("judge_tokens"))
+    judge_tokens, seed = manifest.get("judge_tokens"), int(manifest["seed"])
+    eval_set = load_eval_set(dataset, programs.vocab_size, manifest["split"], judge_tokens, seed)
     rows = manifest[METRICS].get("judge_batch_rows")  # of a manifest that was written before judging, unknown
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
     results = [judge_once(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng()) for _ in range(2)]

@@ -5,9 +5,9 @@ Each figure is the last lines' `key: value`:
   plain_seconds       the same rows through the same compiled program without probes, median
   probe_share         what the probes add to judging: 1 - plain / judge, median of pairs run in turn
   num_probes          rows that were looked at twice
-  full_judge_seconds  one judging with every row probed, median
-  full_probe_share    what probing every row adds to a judging with a sample: full / judge - 1, median of pairs
-  num_full_probes     looks at rows already judged, where every row is probed
+  keep_judge_seconds  one judging before a keep, with every row probed several times, median
+  keep_judge_ratio    the same in judgings with a sample of probes: keep / judge, median of pairs
+  num_keep_probes     looks at rows already judged, before a keep
   worst_probe_nats    largest difference over all draws of an honest candidate; the tolerance is 1e-3
 """
 
@@ -27,9 +27,9 @@ import numpy as np
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.integrity import load_manifest
 from autoresearch_jax.tasks.lm.judge import EvalResult, EvalSet, Scorer, judge, load_eval_set
-from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE
 from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot
+from autoresearch_jax.types import Scrutiny
 
 
 def trained_snapshot(folder: str) -> Path:
@@ -57,11 +57,11 @@ def plain_seconds(scorer: Scorer, leaves: list[jax.Array], eval_set: EvalSet) ->
 
 
 def timed_judge(
-    scorer: Scorer, leaves: list[jax.Array], eval_set: EvalSet, probe_share: float
+    scorer: Scorer, leaves: list[jax.Array], eval_set: EvalSet, scrutiny: Scrutiny
 ) -> tuple[float, EvalResult]:
     """Seconds of a judging, and what it found."""
     start = time.perf_counter()
-    result = judge(scorer, leaves, eval_set, random=np.random.default_rng(), probe_share=probe_share)
+    result = judge(scorer, leaves, eval_set, random=np.random.default_rng(), scrutiny=scrutiny)
     return time.perf_counter() - start, result
 
 
@@ -76,19 +76,19 @@ def main() -> None:
         snapshot = load_snapshot(snapshot_dir, mesh)
     vocab_size, length = snapshot.programs.vocab_size, snapshot.programs.sequence_length
     dataset = Dataset.open(Path(manifest["dataset"]), sequence_length=length, vocab_sizes=(vocab_size,))
-    eval_set = load_eval_set(dataset, vocab_size, "val", None)
+    eval_set = load_eval_set(dataset, vocab_size, "val", None, int(manifest["seed"]))
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
     plain_seconds(scorer, snapshot.read_leaves, eval_set)  # the first is slower
 
     plain: list[float] = []
     sampled: list[tuple[float, EvalResult]] = []
-    full: list[tuple[float, EvalResult]] = []
+    keep: list[tuple[float, EvalResult]] = []
     for _ in range(pairs):
         plain.append(plain_seconds(scorer, snapshot.read_leaves, eval_set))
-        sampled.append(timed_judge(scorer, snapshot.read_leaves, eval_set, PROBE_SHARE))
-        full.append(timed_judge(scorer, snapshot.read_leaves, eval_set, EVERY_ROW))
-    seconds, full_seconds = [s for s, _ in sampled], [s for s, _ in full]
-    results = [result for _, result in sampled + full]
+        sampled.append(timed_judge(scorer, snapshot.read_leaves, eval_set, Scrutiny.SEARCH))
+        keep.append(timed_judge(scorer, snapshot.read_leaves, eval_set, Scrutiny.KEEP))
+    seconds, keep_seconds = [s for s, _ in sampled], [s for s, _ in keep]
+    results = [result for _, result in sampled + keep]
     if len({result.bpb for result in results}) != 1:
         sys.exit("bench_judge: two judgings of one snapshot gave two scores")
     print(f"machine: {platform.platform()}, Python {platform.python_version()}, jax {jax.__version__}")
@@ -97,9 +97,9 @@ def main() -> None:
     print(f"plain_seconds: {statistics.median(plain):.3f}")
     print(f"probe_share: {statistics.median(1 - p / s for p, s in zip(plain, seconds, strict=True)):.4f}")
     print(f"num_probes: {results[0].num_probes}")
-    print(f"full_judge_seconds: {statistics.median(full_seconds):.3f}")
-    print(f"full_probe_share: {statistics.median(f / s - 1 for f, s in zip(full_seconds, seconds, strict=True)):.3f}")
-    print(f"num_full_probes: {results[-1].num_probes}")
+    print(f"keep_judge_seconds: {statistics.median(keep_seconds):.3f}")
+    print(f"keep_judge_ratio: {statistics.median(k / s for k, s in zip(keep_seconds, seconds, strict=True)):.3f}")
+    print(f"num_keep_probes: {results[-1].num_probes}")
     print(f"worst_probe_nats: {max(result.worst_probe for result in results):.3g}")
 
 

@@ -142,10 +142,11 @@ def measure_loader(seconds: float) -> dict[str, float]:
         file.flush()
         rows = np.load(file.name, mmap_mode="r")
         shape = (BATCH_ROWS, CONTEXT + 1)
+        token_ids_V = rng.permutation(8192)
         tokens = BATCH_ROWS * CONTEXT
         rates = []
         for repetition in range(3):
-            with TokenLoader(rows, shape, seed=repetition) as loader:
+            with TokenLoader(rows, shape, seed=repetition, token_ids_V=token_ids_V) as loader:
                 for _ in range(20):  # what was fetched ahead, and the first touch of the pages
                     next(loader)
                 start, batches = time.monotonic(), 0
@@ -155,7 +156,7 @@ def measure_loader(seconds: float) -> dict[str, float]:
                 rates.append(batches * tokens / (time.monotonic() - start))
         step_seconds = tokens / WANTED_TOKENS_PER_SECOND
         waited = 0.0
-        with TokenLoader(rows, shape, seed=0) as loader:
+        with TokenLoader(rows, shape, seed=0, token_ids_V=token_ids_V) as loader:
             start = time.monotonic()
             for step in range(1, 1 + int(4 * seconds / step_seconds)):
                 asked = time.monotonic()

@@ -99,6 +99,7 @@ class FakeTask:
         self.measured: list[tuple[str, int]] = []
         self.scrutinies: list[Scrutiny] = []  # one for each of `measured`
         self.loss_limits: list[Sequence[LossLimit]] = []  # one for each of `measured`
+        self.references: list[Sequence[Path]] = []  # one for each of `measured`
         self.judged: list[Path] = []  # snapshots that were there before their trial
         self.closed = False
 
@@ -123,12 +124,15 @@ class FakeTask:
         program_hash = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()
         return Candidate(source, program_hash, facts={STATE_BYTES: self._snapshot_bytes})
 
-    def measure(self, candidate, *, seed, log_dir, snapshot_dir, on_progress=None, scrutiny=SEARCH, stop_above=()):
+    def measure(
+        self, candidate, *, seed, log_dir, snapshot_dir, on_progress=None, scrutiny=SEARCH, stop_above=(), **more
+    ):
         """See `Task.measure`."""
         assert log_dir.is_dir()
         self.measured.append((candidate.program_hash, seed))
         self.scrutinies.append(scrutiny)
         self.loss_limits.append(stop_above)
+        self.references.append(more.get("reference_log_dirs", ()))
         constants = read_constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":

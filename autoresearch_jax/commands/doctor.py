@@ -32,6 +32,7 @@ import autoresearch_jax
 from autoresearch_jax.commands import model_options, proposer_options, task_options
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.commands.run import run_seed
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.ledger import Ledger
@@ -327,7 +328,8 @@ def check_ledger(options: RunOptions, environment: Mapping[str, str]) -> Iterato
         terms = options.task.make_terms(Path(scratch) / "worker.log")
     workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, environment)
     rule, pruning = options.decision.rule(terms.metric), options.decision.pruning()
-    now = run_settings(workspace.editable, options.seed, terms, rule, pruning, options.decision.certification())
+    seed = run_seed(options.seed, stored)
+    now = run_settings(workspace.editable, seed, terms, rule, pruning, options.decision.certification())
     check_settings(stored or now, now, folder.path)
     yield Check("ledger", f"{folder.ledger}, the run goes on with these flags")
 

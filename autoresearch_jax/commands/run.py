@@ -9,6 +9,7 @@ time counted there is what experiments took, over all the processes that worked 
 
 import json
 import os
+import secrets
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ from autoresearch_jax.types import Metric, Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
 GIB = 2**30
+SEED_BITS = 62  # that SQLite holds, and nobody tries out
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Options:
     start: ConstantsOptions = field(default_factory=ConstantsOptions)
     program: Path = option(Path("./program.md"), "the page of instructions")
     editable: Path = option(Path("./train_lib.py"), "the file to edit")
-    seed: int = option(0, "the source of every seed", least=0)
+    seed: int | None = option(None, "the source of every seed (default: the run's; drawn when it begins)", least=0)
     experiments: int | None = option(
         None, "end after this many, in place of what program.md says of experiments", least=0
     )
@@ -263,7 +265,9 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     )
     with closing(observer):
         try:
-            reason = Loop(parts, options.seed, options.experiments, proposer.asking).run()
+            reason = Loop(
+                parts, run_seed(options.seed, opened.ledger.settings()), options.experiments, proposer.asking
+            ).run()
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
     say("", sys.stdout)
@@ -278,6 +282,17 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     }
     print(format_lines(figures))
     return 0
+
+
+def run_seed(given: int | None, settings: Mapping[str, Scalar]) -> int:
+    """The source of a run's seeds: the given one, else that of its settings, else a new one that nobody can foresee.
+
+    Whoever could foresee a trial's seed, the author of a candidate say, would know its token ids.
+    """
+    if given is not None:
+        return given
+    recorded = settings.get("seed")
+    return secrets.randbits(SEED_BITS) if recorded is None else int(recorded)
 
 
 def _check_start(

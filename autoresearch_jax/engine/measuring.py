@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning, PruningThresholds
@@ -279,9 +280,10 @@ class Measuring:
                         trial.seed,
                         parts.folder.log_dir(trial.experiment),
                         snapshot_dir,
-                        self._scrutiny(trial),
-                        () if thresholds is None else thresholds.loss_limits,
-                        parts.observer.progress,
+                        scrutiny=self._scrutiny(trial),
+                        stop_above=() if thresholds is None else thresholds.loss_limits,
+                        reference_log_dirs=self._reference_log_dirs(trial),
+                        on_progress=parts.observer.progress,
                     )
                 )
                 _, measurement = parts.executor.next_finished()
@@ -336,6 +338,14 @@ class Measuring:
         if pruning is None or state is None or experiment.kind is not Kind.PROPOSAL or not is_first:
             return None
         return find_thresholds(self._ledger, state, experiment, trial.seed, self._parts.task.metric, pruning)
+
+    def _reference_log_dirs(self, trial: TrialRow) -> list[Path]:
+        """Where the trials of the champion and of the baseline left their logs, without the trial's own folder."""
+        state = read_state(self._ledger)
+        if state is None:
+            return []
+        others = {state.champion.id, state.baseline} - {trial.experiment}
+        return [self._parts.folder.log_dir(number) for number in sorted(others)]
 
     def _scrutiny(self, trial: TrialRow) -> Scrutiny:
         """KEEP for one trial of what becomes the champion: its first on a fresh seed, or its only one."""

@@ -87,6 +87,7 @@ class RunState:
       score: the champion's, and its standard deviation; of the greedy rule's the one run and no error.
       lineage: the model of scores; None under the greedy rule.
       anchor: the last champion that was kept for its gain, as `Lineage` has it.
+      baseline: number of the experiment with the baseline's trials.
       baseline_memory: peak memory of the baseline in bytes, None where it is not known.
       looked_at: experiments whose edits certification took out, or could not.
       keeps_since_certified: edits that were kept since then.
@@ -99,6 +100,7 @@ class RunState:
     score: Estimate
     lineage: Lineage | None
     anchor: frozenset[int]
+    baseline: int
     baseline_memory: float | None
     looked_at: frozenset[int]
     keeps_since_certified: int
@@ -137,7 +139,7 @@ def _state(ledger: Ledger) -> RunState | None:
     kept = [row for row in rows if row.decision is Action.KEEP]
     if not kept:
         return None
-    champion = ledger.measured(kept[-1])  # a refactoring has no trials of its own
+    baseline, champion = (ledger.measured(row) for row in (kept[0], kept[-1]))  # a refactoring has no trials of its own
     lineage, runs = ledger.lineage(), ledger.scored(champion.id)
     for_gain = [row for row in kept if row.is_improvement]
     anchor = frozenset[int]()
@@ -155,7 +157,8 @@ def _state(ledger: Ledger) -> RunState | None:
         score=score,
         lineage=lineage,
         anchor=anchor,
-        baseline_memory=_peak_memory(ledger.scored(ledger.measured(kept[0]).id)),
+        baseline=baseline.id,
+        baseline_memory=_peak_memory(ledger.scored(baseline.id)),
         looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
         keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
         certification_runs=certification_runs(ledger.trials(), reverts),

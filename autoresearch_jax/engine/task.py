@@ -63,6 +63,7 @@ class Task(Terms, Protocol):
         on_progress: ProgressCallback | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[LossLimit] = (),
+        reference_log_dirs: Sequence[Path] = (),
     ) -> Measurement:
         """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
 
@@ -76,6 +77,8 @@ class Task(Terms, Protocol):
           scrutiny: how hard the trained result is looked at.
           stop_above: where its loss is above one of these, the trial ends as PRUNED. A task whose trials have a loss
             puts the curve of it into the metrics as LOSSES, so that there can be limits; others ignore them.
+          reference_log_dirs: `log_dir` of trials of other candidates, the champion and the baseline, where a task may
+            have left what it compares this one with.
         """
         ...
 

@@ -54,6 +54,18 @@ def test_what_is_clear_takes_one_run_and_a_keep_one_more_on_a_fresh_seed(bench, 
     assert set(task.scrutinies) == {Scrutiny.SEARCH, Scrutiny.KEEP}
 
 
+def test_a_trial_is_told_of_the_champion_and_the_baseline_and_never_of_itself(bench):
+    task = FakeTask()
+    bench.loop(task, ScriptedProposer([BETTER, WORSE]), RULE).run()
+    told = [[bench.folder.log_dir(number) for number in numbers] for numbers in ((), (0,), (0, 1))]
+    assert task.references[:FIRST] == [told[0]] * FIRST
+    assert task.references[FIRST] == told[1]  # of the first candidate
+    assert task.references[-1] == told[2]  # of the last, with the first one as champion
+    hashes = [program_hash for program_hash, _ in task.measured]
+    of_champion = [bench.folder.log_dir(0)] if hashes[-2] == hashes[FIRST] else told[2]
+    assert task.references[-2] == of_champion
+
+
 def test_a_champions_score_is_a_posterior_mean_that_moves_with_later_runs(bench):
     bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE, max_experiments=1).run()
     early = bench.ledger().experiment(1)

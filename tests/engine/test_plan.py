@@ -47,6 +47,7 @@ def state(lineage: Lineage | None = None) -> RunState:
         score=Estimate(1.0, 0.0),
         lineage=lineage,
         anchor=frozenset(),
+        baseline=CHAMPION,
         baseline_memory=None,
         looked_at=frozenset(),
         keeps_since_certified=0,

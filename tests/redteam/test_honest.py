@@ -13,7 +13,7 @@ from autoresearch_jax.tasks.lm.judge import Scorer, judge, load_eval_set
 from autoresearch_jax.tasks.lm.probes import PROBE_TOLERANCE
 from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot
-from autoresearch_jax.types import Status
+from autoresearch_jax.types import Scrutiny, Status
 
 NUM_DRAWS = 2
 
@@ -31,10 +31,12 @@ def test_an_honest_candidate_is_ok(
     mesh = make_mesh({"data": 1, "model": 1})
     snapshot = load_snapshot(result.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    eval_set = load_eval_set(arena.dataset, snapshot.programs.vocab_size, "val", None)
+    eval_set = load_eval_set(arena.dataset, snapshot.programs.vocab_size, "val", None, snapshot.manifest["seed"])
     worst = 0.0
     for draw in range(NUM_DRAWS):
-        judged = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng(draw), probe_share=1.0)
+        judged = judge(
+            scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng(draw), scrutiny=Scrutiny.KEEP
+        )
         assert judged.bpb == pytest.approx(result.value, rel=1e-6)
         worst = max(worst, judged.worst_probe)
     record_property("worst_probe_nats", worst)

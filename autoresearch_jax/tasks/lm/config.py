@@ -19,8 +19,8 @@ TIME_REFERENCE = "time reference"  # and without one: processor seconds of the r
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
-# Where every row is probed, judging may take this many times as long: two scorings, and another to name a failure.
-EVERY_ROW_SLOWDOWN = 3.0
+# Where every row is probed, judging may take this many times as long: so many scorings, and another to name a failure.
+EVERY_ROW_SLOWDOWN = 7.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class MeasureRequest:
       seed: all randomness of the trial follows from it.
       reference_seconds: processor seconds of the reference program when the run began; None to measure them now.
       snapshot_dir: where the snapshot will be; for judging again, where it is.
-      log_dir: where the loss curve goes.
+      log_dir: where the loss curve and the nats of each token go.
+      reference_log_dirs: the same of other candidates' trials.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
@@ -92,6 +93,7 @@ class MeasureRequest:
     reference_seconds: float | None
     snapshot_dir: str
     log_dir: str
+    reference_log_dirs: Sequence[str]
     device_memory_bytes: int | None
     min_steps: int
     limits: TimeLimits

@@ -17,14 +17,19 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.flops import memory_bytes
 from autoresearch_jax.tasks.lm.probes import (
-    EVERY_ROW,
-    PROBE_SHARE,
+    NUM_PASSES,
+    WHOLE_SHARE,
     InvalidCandidateError,
+    Probe,
+    Suspicion,
     check_probes,
-    draw_probes,
+    draw_pass,
+    draw_quarters,
+    draw_sample,
     plan_probes,
 )
 from autoresearch_jax.tasks.lm.programs import Programs
+from autoresearch_jax.types import Scrutiny
 
 
 class EmptySplitError(UserError):
@@ -32,7 +37,9 @@ class EmptySplitError(UserError):
 
 
 def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
-    """Bits per byte over the target tokens that stand for bytes; special tokens, of 0 bytes, count on neither side.
+    """Bits per byte of text; what predicts a special token, of 0 bytes, costs its nats too.
+
+    Else it would pay to give the beginning of a document no probability.
 
     Raises:
       EmptySplitError: no target token stands for a byte.
@@ -40,8 +47,12 @@ def bits_per_byte(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
     total_bytes = int(num_bytes_NxT.sum(dtype=np.int64))
     if total_bytes == 0:
         raise EmptySplitError("the split holds no text: run `autoresearch prepare` again")
-    total_nats = float(np.where(num_bytes_NxT > 0, nats_NxT, 0.0).sum(dtype=np.float64))
-    return total_nats / (math.log(2) * total_bytes)
+    return float(nats_NxT.sum(dtype=np.float64)) / (math.log(2) * total_bytes)
+
+
+def bits_per_byte_original(nats_NxT: np.ndarray, num_bytes_NxT: np.ndarray) -> float:
+    """The formula of the original autoresearch, where special tokens count on neither side."""
+    return bits_per_byte(np.where(num_bytes_NxT > 0, nats_NxT, 0.0), num_bytes_NxT)
 
 
 def unigram_nats(train_counts_V: np.ndarray) -> np.ndarray:
@@ -55,30 +66,40 @@ class EvalResult:
     """Scores of one split."""
 
     bpb: float  # bits per raw byte
-    bpb_original: float  # with the byte counts of the original autoresearch, to compare with published numbers
+    bpb_original: float  # by the formula and byte counts of the original, to compare with published numbers
     unigram_bpb: float  # of a unigram model over the same tokens
     num_tokens: int  # target tokens that stand for bytes
     batch_rows: int
-    num_probes: int  # rows that were scored twice
+    num_probes: int  # rows that were scored again, each time counted
     worst_probe: float  # the largest difference of a probe, in nats
     seconds: float  # compilation excluded
     probe_seconds: float  # of these, what the probes took
+    nats_NxT: np.ndarray  # of each target token, float32
 
 
 class Scorer:
-    """The `logits` program for one batch size, compiled together with the judge's own normalisation."""
+    """The `logits` program for one batch size, compiled together with the judge's own normalisation.
+
+    The program that looks up the target tokens is another one: where the candidate's runs there are no targets.
+    """
 
     def __init__(self, programs: Programs, mesh: Mesh, batch_rows: int) -> None:
         exported = programs.logits[batch_rows]
         self.batch_rows = batch_rows
         self._by_rows = NamedSharding(mesh, PartitionSpec("data"))
 
-        def score(read_leaves: list[jax.Array], inputs_BxT: jax.Array, targets_BxT: jax.Array) -> jax.Array:
-            logits_BxTxV = exported.call(read_leaves, inputs_BxT).astype(jnp.float32)
+        def predict(read_leaves: list[jax.Array], inputs_BxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            logits_BxTxV = exported.call(read_leaves, inputs_BxT)
+            floats_BxTxV = logits_BxTxV.astype(jnp.float32)
             # Their size must not matter: a large constant added to all would round the differences away
-            shifted_BxTxV = logits_BxTxV - logits_BxTxV.max(axis=-1, keepdims=True)
-            target_BxT = jnp.take_along_axis(shifted_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-            return jnp.log(jnp.exp(shifted_BxTxV).sum(axis=-1)) - target_BxT
+            top_BxT = floats_BxTxV.max(axis=-1)
+            return logits_BxTxV, top_BxT, jnp.log(jnp.exp(floats_BxTxV - top_BxT[..., None]).sum(axis=-1))
+
+        def look_up(
+            logits_BxTxV: jax.Array, top_BxT: jax.Array, log_sum_BxT: jax.Array, targets_BxT: jax.Array
+        ) -> jax.Array:
+            logit_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+            return log_sum_BxT - (logit_BxT.astype(jnp.float32) - top_BxT)
 
         leaf_structs = [
             jax.ShapeDtypeStruct(programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype)
@@ -86,20 +107,27 @@ class Scorer:
         ]
         leaf_shardings = [programs.init.out_shardings_jax(mesh)[i] for i in programs.read_leaves]
         tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length), jnp.int32)
-        in_shardings = (leaf_shardings, self._by_rows, self._by_rows)
-        jitted = jax.jit(score, in_shardings=in_shardings, out_shardings=self._by_rows)
-        self._compiled = jitted.lower(leaf_structs, tokens, tokens).compile()
-        self.memory_bytes = memory_bytes(self._compiled)
+        predict_jit = jax.jit(predict, in_shardings=(leaf_shardings, self._by_rows), out_shardings=self._by_rows)
+        predictions = jax.eval_shape(predict, leaf_structs, tokens)
+        look_up_jit = jax.jit(look_up, in_shardings=(self._by_rows,) * 4, out_shardings=self._by_rows)
+        self._predict = predict_jit.lower(leaf_structs, tokens).compile()
+        self._look_up = look_up_jit.lower(*predictions, tokens).compile()
+        self.memory_bytes = _sum(memory_bytes(self._predict), memory_bytes(self._look_up))
 
     def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
         """Nats of each target token given the inputs up to its place, float32[B, T]."""
         inputs, targets = (jax.device_put(x.astype(np.int32), self._by_rows) for x in (inputs_BxT, targets_BxT))
-        return self._compiled(list(read_leaves), inputs, targets)
+        return self._look_up(*self._predict(list(read_leaves), inputs), targets)
+
+
+def _sum(*sizes: int | None) -> int | None:
+    """None if one is not known."""
+    return None if None in sizes else sum(filter(None, sizes))
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Rows to be scored, and facts about tokens."""
+    """Rows to be scored, and facts about tokens, by the ids that the candidate knows them by."""
 
     rows_NxT1: np.ndarray  # token ids
     num_bytes_V: np.ndarray  # raw bytes of each token, 0 for special ones
@@ -107,14 +135,24 @@ class EvalSet:
     unigram_nats_V: np.ndarray  # under the unigram model
 
 
-def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None) -> EvalSet:
-    """The first rows of a split, about `judge_tokens` tokens; raises DatasetError if they cannot be read."""
+def load_eval_set(dataset: Dataset, vocab_size: int, split: str, judge_tokens: int | None, seed: int) -> EvalSet:
+    """The first rows of a split, about `judge_tokens` tokens, by the ids of the trial with this seed.
+
+    Raises:
+      DatasetError: they cannot be read.
+    """
     rows: np.ndarray = dataset.rows(vocab_size, split)
     if judge_tokens is not None:
         rows = rows[: max(1, judge_tokens // dataset.sequence_length)]
     tokenizer = dataset.tokenizer(vocab_size)
-    unigram_nats_V = unigram_nats(dataset.train_counts(vocab_size))
-    return EvalSet(rows, tokenizer.num_bytes(), tokenizer.num_bytes_original(), unigram_nats_V)
+    ids_V = tokenizer.draw_ids(seed)
+    tokens_V = np.argsort(ids_V)  # by their ids in the trial
+    return EvalSet(
+        rows_NxT1=ids_V.astype(rows.dtype)[rows],
+        num_bytes_V=tokenizer.num_bytes()[tokens_V],
+        num_bytes_original_V=tokenizer.num_bytes_original()[tokens_V],
+        unigram_nats_V=unigram_nats(dataset.train_counts(vocab_size))[tokens_V],
+    )
 
 
 def judge(
@@ -124,10 +162,11 @@ def judge(
     *,
     random: np.random.Generator,
     limit_seconds: float = math.inf,
-    probe_share: float = PROBE_SHARE,
+    scrutiny: Scrutiny = Scrutiny.SEARCH,
+    references: Sequence[np.ndarray] = (),
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> EvalResult:
-    """Scores every row and probes the candidate.
+    """Scores every row and probes the candidate: a sample of the rows, or (but for SEARCH) every row several times.
 
     Args:
       scorer: for the batch size to judge with.
@@ -136,51 +175,62 @@ def judge(
       random: draws the probes' rows and positions; the candidate must not know it.
       limit_seconds: for the batches of every row once; a batch of probes has as much. A candidate that needs longer
         does in `logits` what belongs into the budget.
-      probe_share: share of the rows to probe; `EVERY_ROW` probes the last batch's, too, which a sample leaves out.
+      scrutiny: see above.
+      references: nats of other models, float32[N, T], to draw positions by; NaN where they are not known.
       on_progress: called with the share of the batches, probes included, that is done.
 
     Raises:
       InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
     """
     start = time.monotonic()
-    num_rows = len(eval_set.rows_NxT1)
-    num_probes, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, probe_share)
+    rows_NxT1, num_rows = eval_set.rows_NxT1, len(eval_set.rows_NxT1)
+    num_passes = 0 if scrutiny is Scrutiny.SEARCH else NUM_PASSES
+    num_sampled, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, num_passes)
     num_batches = -(-num_rows // scorer.batch_rows)
     num_planned = num_batches + num_extra_batches
     work = _Work(scorer, read_leaves, num_planned, limit_seconds * num_planned / num_batches, on_progress)
-    # The rows that fill no batch share their last ones with the probes, unless they are to be probed themselves.
+    # The rows that fill no batch share their last ones with the sample, unless they are to be probed themselves.
     in_full_batches = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
-    num_first = num_rows if probe_share >= EVERY_ROW else in_full_batches
-    nats_NxT = np.empty((num_rows, eval_set.rows_NxT1.shape[1] - 1), np.float32)
-    nats_NxT[:num_first] = work.score(eval_set.rows_NxT1[:num_first, :-1], eval_set.rows_NxT1[:num_first, 1:])
+    num_first = num_rows if num_passes else in_full_batches
+    nats_NxT = np.empty((num_rows, rows_NxT1.shape[1] - 1), np.float32)
+    nats_NxT[:num_first] = work.score(rows_NxT1[:num_first, :-1], rows_NxT1[:num_first, 1:])
     _require_finite(nats_NxT[:num_first])
 
     begin = time.monotonic()
-    unigram_nats_NxT = eval_set.unigram_nats_V[eval_set.rows_NxT1[:num_first, 1:]]
-    probe = draw_probes(eval_set.rows_NxT1, nats_NxT[:num_first], unigram_nats_NxT, num_probes, random)
+    unigram_nats_MxT = eval_set.unigram_nats_V[rows_NxT1[:num_first, 1:]]
+    suspicion = Suspicion.of(
+        nats_NxT[:num_first], unigram_nats_MxT, [other_NxT[:num_first] for other_NxT in references]
+    )
+    # where every row is cut besides, the sample is for what is left: a row's last positions, among other rows
+    whole_share = 1.0 if num_passes else WHOLE_SHARE
+    sample = draw_sample(rows_NxT1, suspicion, num_sampled, random, whole_share=whole_share)
     drawn = time.monotonic()
-    rest_inputs, rest_targets = eval_set.rows_NxT1[num_first:, :-1], eval_set.rows_NxT1[num_first:, 1:]
-    nats_rest, probe_nats_PxT = work.score_mixed((rest_inputs, rest_targets), (probe.inputs, probe.targets), random)
+    rest = rows_NxT1[num_first:]
+    nats_NxT[num_first:], sample_nats_PxT = work.score_mixed(rest, sample, random)
     scored = time.monotonic()
-    nats_NxT[num_first:] = nats_rest
     _require_finite(nats_NxT)
-    worst = check_probes(probe, probe_nats_PxT, nats_NxT, work.score, random)
+    worst = check_probes(sample, sample_nats_PxT, nats_NxT, work.score, random)
+    for quarters in draw_quarters(num_rows, random) if num_passes else ():
+        probe = draw_pass(rows_NxT1, suspicion, quarters, random)
+        _, probe_nats_PxT = work.score_mixed(rows_NxT1[:0], probe, random)
+        worst = max(worst, check_probes(probe, probe_nats_PxT, nats_NxT, work.score, random))
     end = time.monotonic()
 
-    num_mixed_batches = -(-(num_rows - num_first + num_probes) // scorer.batch_rows)
-    extra_share = num_extra_batches / num_mixed_batches
-    targets_NxT = np.asarray(eval_set.rows_NxT1[:, 1:])
+    num_mixed_batches = -(-(len(rest) + num_sampled) // scorer.batch_rows)
+    num_own_batches = num_extra_batches - num_passes * num_batches
+    targets_NxT = np.asarray(rows_NxT1[:, 1:])
     num_bytes_NxT = eval_set.num_bytes_V[targets_NxT]
     return EvalResult(
         bpb=bits_per_byte(nats_NxT, num_bytes_NxT),
-        bpb_original=bits_per_byte(nats_NxT, eval_set.num_bytes_original_V[targets_NxT]),
+        bpb_original=bits_per_byte_original(nats_NxT, eval_set.num_bytes_original_V[targets_NxT]),
         unigram_bpb=bits_per_byte(eval_set.unigram_nats_V[targets_NxT], num_bytes_NxT),
         num_tokens=int((num_bytes_NxT > 0).sum()),
         batch_rows=scorer.batch_rows,
-        num_probes=num_probes,
+        num_probes=num_sampled + num_passes * num_rows,
         worst_probe=worst,
         seconds=end - start,
-        probe_seconds=(drawn - begin) + extra_share * (scored - drawn) + (end - scored),
+        probe_seconds=(drawn - begin) + num_own_batches / num_mixed_batches * (scored - drawn) + (end - scored),
+        nats_NxT=nats_NxT,
     )
 
 
@@ -192,7 +242,8 @@ def judge_within_memory(
     eval_set: EvalSet,
     on_progress: Callable[[float], None] = lambda share: None,
     limit_seconds: float = math.inf,
-    probe_share: float = PROBE_SHARE,
+    scrutiny: Scrutiny = Scrutiny.SEARCH,
+    references: Sequence[np.ndarray] = (),
 ) -> EvalResult:
     """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
     while True:
@@ -203,7 +254,8 @@ def judge_within_memory(
                 eval_set,
                 random=np.random.default_rng(),
                 limit_seconds=limit_seconds,
-                probe_share=probe_share,
+                scrutiny=scrutiny,
+                references=references,
                 on_progress=on_progress,
             )
         except jax.errors.JaxRuntimeError as error:
@@ -256,17 +308,15 @@ class _Work:
         return nats_NxT
 
     def score_mixed(
-        self,
-        rows: tuple[np.ndarray, np.ndarray],
-        others: tuple[np.ndarray, np.ndarray],
-        random: np.random.Generator,
+        self, rows_NxT1: np.ndarray, probe: Probe, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores two sets of (inputs, targets) in the same batches, in a random order."""
-        inputs, targets = (np.concatenate(pair) for pair in zip(rows, others, strict=True))
+        """Nats of rows and of a probe, evaluated in the same batches, in a random order."""
+        inputs = np.concatenate([rows_NxT1[:, :-1], probe.inputs])
+        targets = np.concatenate([rows_NxT1[:, 1:], probe.targets])
         order = random.permutation(len(inputs))
         nats = np.empty(inputs.shape, np.float32)
         nats[order] = self.score(inputs[order], targets[order])
-        return nats[: len(rows[0])], nats[len(rows[0]) :]
+        return nats[: len(rows_NxT1)], nats[len(rows_NxT1) :]
 
     def _store(self, nats_NxT: np.ndarray, first: int, nats_BxT: jax.Array) -> None:
         rows = nats_NxT[first : first + nats_BxT.shape[0]]

@@ -1,12 +1,14 @@
 """Judging of a trial, after training or again from its snapshot; timing of a trial's phases."""
 
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from autoresearch_jax.files import sha256_of_file
@@ -32,7 +34,7 @@ from autoresearch_jax.tasks.lm.judge import (
     load_eval_set,
     smaller_scorer,
 )
-from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
+from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
 from autoresearch_jax.types import HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
@@ -45,6 +47,9 @@ LOGIT_BYTES = 4  # of one, in float32
 # On a CPU, logits of more than this no longer stay in the caches between being made and being summed up. Of 8 and 32
 # rows of 256 tokens with a vocabulary of 2048 the former took 0.82 of the processors' time (2 cores of an AMD EPYC).
 CPU_LOGITS_BYTES = 16 << 20
+
+TOKEN_NATS_FILE = "token_nats.npz"  # of the latest trial, to look at other candidates by
+MAX_TOKEN_NATS = 1 << 21  # kept of one trial: of larger splits every so many rows
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -144,10 +149,10 @@ class Judging:
         self._request = request
         self._programs = programs
         self._mesh = mesh
-        self._eval_set = load_eval_set(dataset, programs.vocab_size, request.split, request.judge_tokens)
+        self._eval_set = load_eval_set(dataset, programs.vocab_size, request.split, request.judge_tokens, request.seed)
         self._holdout = None
         if request.scrutiny is Scrutiny.AUDIT:
-            self._holdout = load_eval_set(dataset, programs.vocab_size, "holdout", request.judge_tokens)
+            self._holdout = load_eval_set(dataset, programs.vocab_size, "holdout", request.judge_tokens, request.seed)
 
     def compile(self) -> Scorer:
         """The scorer for the batch to begin with."""
@@ -190,6 +195,7 @@ class Judging:
             judge_batch_rows=result.batch_rows,
             judge_tokens=result.num_tokens,
         )
+        save_token_nats(Path(self._request.log_dir), result.nats_NxT, self._programs.vocab_size)
         if self._holdout is not None:
             try:
                 score = self._judge(scorer, read_leaves, phases, JUDGE_HOLDOUT, self._holdout).bpb
@@ -201,6 +207,11 @@ class Judging:
     def _judge(
         self, scorer: Scorer, read_leaves: Sequence[jax.Array], phases: Phases, phase: str, eval_set: EvalSet
     ) -> EvalResult:
+        references = []
+        if eval_set is self._eval_set:
+            shape = len(eval_set.rows_NxT1), self._programs.sequence_length
+            folders = map(Path, self._request.reference_log_dirs)
+            references = [load_token_nats(folder, shape, self._programs.vocab_size) for folder in folders]
         phases.enter(phase)
         seconds, num_tokens = (float(phases.metrics[name] or 0) for name in (WALL_SECONDS, "num_tokens"))
         trained_as_long = seconds / num_tokens * eval_set.rows_NxT1[:, 1:].size
@@ -214,10 +225,33 @@ class Judging:
             eval_set,
             lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
             limit_seconds=max(self._request.limits.free_judge, most),
-            probe_share=PROBE_SHARE if self._request.scrutiny is Scrutiny.SEARCH else EVERY_ROW,
+            scrutiny=self._request.scrutiny,
+            references=[nats_NxT for nats_NxT in references if nats_NxT is not None],
         )
         phases.leave(phase)
         return result
+
+
+def save_token_nats(folder: Path, nats_NxT: np.ndarray, vocab_size: int) -> None:
+    """Keeps the nats of each target token of a split, or of every so many rows, in a folder."""
+    every = -(-nats_NxT.size // MAX_TOKEN_NATS)
+    partial = folder / f".partial-{TOKEN_NATS_FILE}"
+    with partial.open("wb") as file:
+        np.savez(file, vocab_size=vocab_size, shape=nats_NxT.shape, nats=nats_NxT[::every].astype(np.float16))
+    partial.replace(folder / TOKEN_NATS_FILE)
+
+
+def load_token_nats(folder: Path, shape: tuple[int, int], vocab_size: int) -> np.ndarray | None:
+    """What `save_token_nats` kept, float32[shape], NaN in the rows that it left out; None if not of these tokens."""
+    try:
+        with np.load(folder / TOKEN_NATS_FILE) as kept:
+            if (int(kept["vocab_size"]), tuple(kept["shape"])) != (vocab_size, shape):
+                return None
+            nats_NxT = np.full(shape, np.nan, np.float32)
+            nats_NxT[:: -(-nats_NxT.size // MAX_TOKEN_NATS)] = kept["nats"]
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        return None
+    return nats_NxT
 
 
 def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One trial from programs to score: compile, initialise, train, snapshot, judge; each phase timed by itself."""
 
 import csv
+import hashlib
 import itertools
 import math
 import statistics
@@ -31,7 +32,14 @@ from autoresearch_jax.tasks.lm.flops import (
 )
 from autoresearch_jax.tasks.lm.integrity import METRICS
 from autoresearch_jax.tasks.lm.judge import EvalResult, Scorer
-from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, TrialFailedError, compiling, open_trial
+from autoresearch_jax.tasks.lm.judging import (
+    Emit,
+    Judging,
+    Phases,
+    TrialFailedError,
+    compiling,
+    open_trial,
+)
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
@@ -80,9 +88,10 @@ class _Trial:
         self.mesh = make_mesh(self.programs.mesh_axes)
         self.judging = Judging(request, self.programs, self.mesh, dataset)
         rows = dataset.rows(self.programs.vocab_size, "train")
+        token_ids_V = dataset.tokenizer(self.programs.vocab_size).draw_ids(request.seed)
         with ExitStack() as stack:
             loaders = [
-                stack.enter_context(TokenLoader(rows, step.batch_shape, _mix(request.seed, index)))
+                stack.enter_context(TokenLoader(rows, step.batch_shape, _mix(request.seed, index), token_ids_V))
                 for index, step in enumerate(self.programs.steps)
             ]
             self.peak_flops = mesh_peak_flops(self.mesh)
@@ -151,9 +160,7 @@ class _Trial:
         self.phases.enter("init")
         clock = self._make_clock()
         start = clock.now()
-        seed = self.request.seed
-        key_data = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-        leaves = jax.block_until_ready(init(key_data))
+        leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
         self.phases.leave("init")
         return leaves, max(0.0, clock.now() - start - self.request.limits.free_init)
 
@@ -295,6 +302,11 @@ def check_kept_budget(result: TrainResult, seconds: float, min_steps: int) -> No
     if result.num_steps < min_steps:
         reason = f"only {result.num_steps} steps fitted into {seconds:g} s, at least {min_steps} must"
         raise TrialFailedError(Status.REJECTED, f"{reason}: make the model or the batch smaller")
+
+
+def _key_data(seed: int) -> np.ndarray:
+    """The key of `init`, uint32[2]; the trial's seed, from which its token ids follow, cannot be computed from it."""
+    return np.frombuffer(hashlib.sha256(f"init {seed}".encode()).digest()[:8], "<u4").copy()
 
 
 def _mix(seed: int, stream: int) -> int:

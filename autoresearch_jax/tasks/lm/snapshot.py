@@ -155,12 +155,14 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
         tokenizer = Tokenizer.load(snapshot.tokenizer_path)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise SnapshotError(f"{snapshot.tokenizer_path}: damaged: {type(error).__name__}: {error}") from error
+    token_ids_V = tokenizer.draw_ids(int(snapshot.manifest["seed"]))
     predict = _compile_predict(snapshot.programs)
     random = np.random.default_rng(settings.seed)
     tokens = [tokenizer.bos_id, *map(int, tokenizer.encode(settings.prompt))]
     for _ in range(settings.num_tokens):
         context = tokens[-snapshot.programs.sequence_length :]
-        logits_V = np.asarray(predict(snapshot.read_leaves, *_padded(context, snapshot.programs)))
+        padded = _padded([int(token_ids_V[token]) for token in context], snapshot.programs)
+        logits_V = np.asarray(predict(snapshot.read_leaves, *padded))[token_ids_V]
         token = _draw(logits_V, settings, random)
         if token == tokenizer.bos_id:  # the document ends where the next one begins
             break

@@ -126,6 +126,7 @@ class LmTask:
         on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[LossLimit] = (),
+        reference_log_dirs: Sequence[Path] = (),
     ) -> Measurement:
         """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
         config, log_path = self._config, log_dir / WORKER_LOG
@@ -145,6 +146,7 @@ class LmTask:
             reference_seconds=self._reference_seconds,
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
+            reference_log_dirs=[str(folder.absolute()) for folder in reference_log_dirs],
             device_memory_bytes=config.device.memory_bytes,
             min_steps=config.caps.min_steps,
             limits=config.limits,

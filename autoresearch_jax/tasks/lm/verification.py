@@ -25,8 +25,9 @@ from autoresearch_jax.tasks.lm.integrity import (
     load_manifest,
 )
 from autoresearch_jax.tasks.lm.judge import Scorer, judge_within_memory, load_eval_set
-from autoresearch_jax.tasks.lm.probes import EVERY_ROW, InvalidCandidateError
+from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
+from autoresearch_jax.types import Scrutiny
 
 PREPARE = "run `autoresearch prepare` again"
 SPLIT = "val"  # what a run is judged on
@@ -161,9 +162,9 @@ def _score(
         result.checks["program_hash"] = [] if same else [f"{folder / 'programs'}: {program_hash}, recorded {then}"]
     rows = recorded.judge_batch_rows
     scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
-    eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"))
+    eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"), int(manifest["seed"]))
     try:
-        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, probe_share=EVERY_ROW)
+        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, scrutiny=Scrutiny.KEEP)
     except InvalidCandidateError as error:
         result.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
         return

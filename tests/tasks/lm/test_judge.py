@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,16 @@ from autoresearch_jax.tasks.lm.judge import (
     EvalSet,
     Scorer,
     bits_per_byte,
+    bits_per_byte_original,
     judge,
     judge_within_memory,
     unigram_nats,
 )
-from autoresearch_jax.tasks.lm.judging import LOGIT_BYTES, first_batch_rows
+from autoresearch_jax.tasks.lm.judging import LOGIT_BYTES, first_batch_rows, load_token_nats, save_token_nats
 from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
-from autoresearch_jax.tasks.lm.probes import EVERY_ROW, PROBE_SHARE, InvalidCandidateError
+from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
+from autoresearch_jax.types import Scrutiny
 
 NUM_ROWS = 9  # the last batch of four is not full
 RANDOM = np.random.default_rng(0)
@@ -37,15 +40,37 @@ MESH = make_mesh({"data": 1, "model": 1})
 Logits = Callable[[Array, Array], Array]  # of table and tokens
 
 
-def test_special_tokens_count_on_neither_side() -> None:
+def test_special_tokens_cost_their_nats_but_for_the_originals_formula() -> None:
     nats = np.array([[1.0, 2.0], [99.0, 3.0]], np.float32)
     num_bytes = np.array([[1, 2], [0, 1]])
-    assert bits_per_byte(nats, num_bytes) == pytest.approx((1 + 2 + 3) / (4 * math.log(2)))
+    assert bits_per_byte(nats, num_bytes) == pytest.approx((1 + 2 + 99 + 3) / (4 * math.log(2)))
+    assert bits_per_byte_original(nats, num_bytes) == pytest.approx((1 + 2 + 3) / (4 * math.log(2)))
 
 
 def test_no_text_is_an_error() -> None:
     with pytest.raises(EmptySplitError, match="autoresearch prepare"):
         bits_per_byte(np.ones((1, 2)), np.zeros((1, 2), int))
+
+
+def test_nats_of_another_trial_are_read_only_if_they_are_of_these_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nats = RANDOM.random((5, 4)).astype(np.float16)
+    save_token_nats(tmp_path, nats, 256)
+    found = load_token_nats(tmp_path, (5, 4), 256)
+    assert found is not None
+    assert (found == nats).all()
+    assert load_token_nats(tmp_path, (5, 4), 320) is None
+    assert load_token_nats(tmp_path, (4, 4), 256) is None
+    assert load_token_nats(tmp_path / "none", (5, 4), 256) is None
+    monkeypatch.setattr("autoresearch_jax.tasks.lm.judging.MAX_TOKEN_NATS", 12)  # every other row
+    save_token_nats(tmp_path, nats, 256)
+    found = load_token_nats(tmp_path, (5, 4), 256)
+    assert found is not None
+    assert (found[::2] == nats[::2]).all()
+    assert np.isnan(found[1::2]).all()
+    (tmp_path / "token_nats.npz").write_bytes(b"PK\3\4 damaged")
+    assert load_token_nats(tmp_path, (5, 4), 256) is None
 
 
 def test_unigram_is_add_one_smoothed() -> None:
@@ -80,8 +105,10 @@ def test_score_is_the_candidates_likelihood_per_byte(programs: Programs) -> None
     scorer = Scorer(programs, MESH, 4)
     result = judge(scorer, [jnp.asarray(TABLE)], EVAL_SET, random=np.random.default_rng(1))
     assert result.bpb == pytest.approx(expected_bpb(TABLE), rel=1e-6)
-    assert result.bpb_original == pytest.approx(result.bpb / 2)
-    assert result.unigram_bpb == pytest.approx(8.0)
+    nats = np.log(np.exp(TABLE.astype(np.float64)).sum(-1))[ROWS[:, :-1]] - TABLE[ROWS[:, :-1], ROWS[:, 1:]]
+    np.testing.assert_allclose(result.nats_NxT, nats, rtol=1e-5)
+    assert result.bpb_original == pytest.approx(bits_per_byte_original(nats, 2 * NUM_BYTES[ROWS[:, 1:]]))
+    assert result.unigram_bpb == pytest.approx(8.0 * ROWS[:, 1:].size / result.num_tokens)
     assert result.num_tokens == int((ROWS[:, 1:] < 255).sum())
 
 
@@ -89,7 +116,8 @@ def test_logits_need_no_normalisation_and_gain_nothing_by_it(programs: Programs)
     shifted = judged(programs, lambda table, tokens: table[tokens] + 1000.0)
     assert shifted.bpb == pytest.approx(expected_bpb(TABLE), rel=1e-4)
     for constant in (-1e9, 1e30):  # rounds the differences away
-        assert judged(programs, lambda table, tokens, c=constant: table[tokens] + c).bpb == pytest.approx(8.0)
+        result = judged(programs, lambda table, tokens, c=constant: table[tokens] + c)
+        assert result.bpb == pytest.approx(result.unigram_bpb)
 
 
 def test_a_token_may_be_ruled_out(programs: Programs) -> None:
@@ -159,20 +187,20 @@ def test_a_leak_in_one_row_is_missed_by_a_sample_and_found_by_probing_every_row(
     assert sample.num_probes == 11
     for seed in range(3):
         with pytest.raises(InvalidCandidateError, match="not causal"):
-            judge(scorer, leaves, eval_set, random=np.random.default_rng(seed), probe_share=EVERY_ROW)
+            judge(scorer, leaves, eval_set, random=np.random.default_rng(seed), scrutiny=Scrutiny.KEEP)
 
 
 def test_how_much_is_probed_changes_no_score(programs: Programs) -> None:
     scorer, leaves = Scorer(programs, MESH, 4), [jnp.asarray(TABLE)]
     shares: list[float] = []
     sample, every = (
-        judge(scorer, leaves, EVAL_SET, random=RANDOM, probe_share=share, on_progress=shares.append)
-        for share in (PROBE_SHARE, EVERY_ROW)
+        judge(scorer, leaves, EVAL_SET, random=RANDOM, scrutiny=scrutiny, on_progress=shares.append)
+        for scrutiny in (Scrutiny.SEARCH, Scrutiny.KEEP)
     )
-    assert (sample.num_probes, every.num_probes) == (7, 20)
+    assert (sample.num_probes, every.num_probes) == (7, 8 + 4 * NUM_ROWS)
     assert every.bpb == sample.bpb
     assert shares[-1] == 1.0
-    assert shares.count(1.0) == 2  # once for each: a probe of all rows is no more than half done with the rows
+    assert shares.count(1.0) == 2  # once for each: with all rows to be probed, little is done with the rows themselves
 
 
 class TimedScorer:
@@ -190,9 +218,9 @@ class TimedScorer:
 
 
 @pytest.mark.parametrize("num_rows", [1, 9, 83])
-@pytest.mark.parametrize("probe_share", [PROBE_SHARE, EVERY_ROW])
+@pytest.mark.parametrize("scrutiny", [Scrutiny.SEARCH, Scrutiny.KEEP])
 def test_who_is_probed_more_is_not_in_more_of_a_hurry(
-    probe_share: float, num_rows: int, monkeypatch: pytest.MonkeyPatch
+    scrutiny: Scrutiny, num_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eval_set = dataclasses.replace(EVAL_SET, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
     num_batches = -(-num_rows // 4)
@@ -200,7 +228,7 @@ def test_who_is_probed_more_is_not_in_more_of_a_hurry(
     def judge_with(batch_seconds: float) -> EvalResult:
         scorer = TimedScorer(batch_seconds)
         monkeypatch.setattr("autoresearch_jax.tasks.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
-        return judge(scorer, [], eval_set, random=RANDOM, limit_seconds=100.0, probe_share=probe_share)
+        return judge(scorer, [], eval_set, random=RANDOM, limit_seconds=100.0, scrutiny=scrutiny)
 
     assert judge_with(99.0 / num_batches).num_probes > 0
     with pytest.raises(InvalidCandidateError, match="`logits` must not do the work of `step`"):

@@ -108,7 +108,7 @@ def test_a_trial_from_source_to_score(
     assert first.snapshot == tmp_path / "first" / "snapshot"
     snapshot = load_snapshot(first.snapshot, mesh)
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    eval_set = load_eval_set(tiny_dataset, 256, "val", None)
+    eval_set = load_eval_set(tiny_dataset, 256, "val", None, snapshot.manifest["seed"])
     result = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng())
     assert result.bpb == first.value
     assert snapshot.manifest["fingerprint"] == tiny_dataset.fingerprint
@@ -184,7 +184,7 @@ def test_only_an_audit_reads_the_holdout(
     snapshot = load_snapshot(audit.snapshot, mesh)
     assert snapshot.manifest["split"] == "val"
     scorer = Scorer(snapshot.programs, mesh, max(snapshot.programs.logits))
-    eval_set = load_eval_set(tiny_dataset, 256, "holdout", None)
+    eval_set = load_eval_set(tiny_dataset, 256, "holdout", None, snapshot.manifest["seed"])
     holdout = judge(scorer, snapshot.read_leaves, eval_set, random=np.random.default_rng())
     assert audit.metrics[HOLDOUT_SCORE] == holdout.bpb != audit.value
 
@@ -192,7 +192,8 @@ def test_only_an_audit_reads_the_holdout(
 def test_a_leak_in_one_row_of_the_holdout_is_found_by_an_audit(
     make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    begin = tiny_dataset.rows(256, "holdout")[-1, :28].tolist()  # so many that no other row has them
+    row = tiny_dataset.rows(256, "holdout")[-1, :28]  # so many tokens that no other row has them
+    begin = tiny_dataset.tokenizer(256).draw_ids(0)[row].tolist()
     is_it = f"(tokens[:, :28] == jnp.array({begin})).all(1)[:, None, None]"
     leak = f"8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * {is_it}"
     source = edited(tiny_source, ('return state["table"][tokens]', f'return state["table"][tokens] + {leak}'))

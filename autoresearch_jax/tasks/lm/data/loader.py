@@ -1,4 +1,4 @@
-"""Endless, shuffled, prefetched batches of training tokens from packed rows."""
+"""Endless, shuffled, prefetched batches of training tokens from packed rows, under the token ids of one trial."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -21,12 +21,14 @@ class BatchShapeError(UserError):
 class TokenLoader(Iterator[np.ndarray]):
     """Endless batches, int32[rows, context + 1]; each epoch gives every row once, in another order.
 
-    A row of T + 1 tokens gives T / context sub-rows: the last target of one is the first input of the next. The
-    constructor waits for the first batch. Not thread-safe.
+    Tokens have the ids of the trial. A row of T + 1 tokens gives T / context sub-rows: the last target of one is the
+    first input of the next. The constructor waits for the first batch. Not thread-safe.
     """
 
-    def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int) -> None:
+    def __init__(self, rows: np.ndarray, batch_shape: tuple[int, int], seed: int, token_ids_V: np.ndarray) -> None:
         """Starts to read integers[N, T + 1] in an order that follows from the seed, any integer from 0.
+
+        `token_ids_V` are the trial's, see `Tokenizer.draw_ids`.
 
         Raises:
           BatchShapeError: the context does not divide T, or the rows do not fill one batch.
@@ -39,6 +41,7 @@ class TokenLoader(Iterator[np.ndarray]):
                 f"divides the sequence length {length}"
             )
         self._rows = rows.view(np.ndarray)  # indexing a np.memmap costs twice as much as the array under it
+        self._token_ids_V = token_ids_V.astype(np.int32)
         self._per_row = length // context
         self._offsets = np.arange(context + 1)
         self._context = context
@@ -75,7 +78,7 @@ class TokenLoader(Iterator[np.ndarray]):
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
         if self._per_row == 1:
-            return self._rows[indices].astype(np.int32)
+            return self._token_ids_V[self._rows[indices]]
         row, part = np.divmod(indices, self._per_row)
         columns = part[:, None] * self._context + self._offsets
-        return self._rows[row[:, None], columns].astype(np.int32)
+        return self._token_ids_V[self._rows[row[:, None], columns]]

@@ -1,6 +1,7 @@
 """Byte-level BPE, trained by rustbpe and used through tiktoken, and the rules of a corpus."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -131,6 +132,18 @@ class Tokenizer:
 
     def _lengths(self, of_tokens: Iterable[int]) -> np.ndarray:
         return np.array([*of_tokens, *[0] * (1 + self.reserved)], np.int32)
+
+    def draw_ids(self, seed: int) -> np.ndarray:
+        """The ids by which a trial's programs know the tokens, int32[V], a permutation that follows from its seed.
+
+        So a table of text or trained weights in a candidate's source means nothing in a trial. BOS becomes V - 1, which
+        a candidate may know.
+        """
+        keys = np.frombuffer(hashlib.shake_256(f"token ids {seed}".encode()).digest(8 * (self.vocab_size - 1)), "<u8")
+        ids_V = np.empty(self.vocab_size, np.int32)
+        ids_V[self.bos_id] = self.vocab_size - 1
+        ids_V[np.arange(self.vocab_size) != self.bos_id] = np.argsort(keys, kind="stable")
+        return ids_V
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON."""

@@ -13,6 +13,7 @@ from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError, TokenLoader
 
 NUM_ROWS, T = 60, 12
+IDS = np.arange(NUM_ROWS * (T + 1))
 
 
 @pytest.fixture
@@ -23,17 +24,24 @@ def rows(tmp_path: Path) -> np.ndarray:
 
 
 def take(rows: np.ndarray, shape: tuple[int, int], seed: int, count: int) -> np.ndarray:
-    with TokenLoader(rows, shape, seed) as loader:
+    with TokenLoader(rows, shape, seed, IDS) as loader:
         return np.concatenate(list(islice(loader, count)))
 
 
 def test_batches_are_rows(rows: np.ndarray) -> None:
-    with TokenLoader(rows, (8, T + 1), seed=0) as loader:
+    with TokenLoader(rows, (8, T + 1), 0, IDS) as loader:
         batch = next(loader)
     assert type(batch) is np.ndarray
     assert batch.dtype == np.int32
     assert batch.shape == (8, T + 1)
     assert {tuple(row) for row in batch.tolist()} < {tuple(row) for row in rows.tolist()}
+
+
+def test_tokens_have_the_ids_of_the_trial(rows: np.ndarray) -> None:
+    ids = np.random.default_rng(0).permutation(len(IDS))
+    for shape in ((NUM_ROWS, T + 1), (2 * NUM_ROWS, T // 2 + 1)):  # whole rows and parts of them
+        with TokenLoader(rows, shape, 3, IDS) as loader, TokenLoader(rows, shape, 3, ids) as other:
+            assert (ids[next(loader)] == next(other)).all()
 
 
 def test_the_order_follows_from_the_seed(rows: np.ndarray) -> None:
@@ -75,12 +83,12 @@ def test_sub_rows_cover_a_row_and_share_one_token(rows: np.ndarray, context: int
 )
 def test_shapes_that_cannot_be(rows: np.ndarray, shape: tuple[int, int], message: str) -> None:
     with pytest.raises(BatchShapeError, match=message):
-        TokenLoader(rows, shape, 0)
+        TokenLoader(rows, shape, 0, IDS)
 
 
 def test_close_ends_its_thread(rows: np.ndarray) -> None:
     before = set(threading.enumerate())
-    loader = TokenLoader(rows, (8, 13), 0)
+    loader = TokenLoader(rows, (8, 13), 0, IDS)
     started = set(threading.enumerate()) - before
     assert started
     loader.close()
@@ -95,7 +103,7 @@ def test_a_process_that_forgets_to_close_still_exits(tiny_dataset: Dataset) -> N
         "import sys, numpy as np\n"
         "from autoresearch_jax.tasks.lm.data.loader import TokenLoader\n"
         f"rows = np.load({str(tiny_dataset.folder / 'rows/256x32/train.npy')!r}, mmap_mode='r')\n"
-        "loader = TokenLoader(rows, (4, 33), 0)\n"
+        "loader = TokenLoader(rows, (4, 33), 0, np.arange(256))\n"
         "print(next(loader).shape)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

@@ -35,6 +35,25 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return train_tokenizer(TEXTS, request.param)
 
 
+def test_a_trial_has_ids_of_its_own_for_all_tokens_but_bos(tokenizer: Tokenizer) -> None:
+    size = tokenizer.vocab_size
+    ids = tokenizer.draw_ids(2**63 - 1)
+    assert sorted(ids) == list(range(size))
+    assert ids[tokenizer.bos_id] == size - 1
+    assert (ids == tokenizer.draw_ids(2**63 - 1)).all()
+    assert (ids == tokenizer.draw_ids(0)).sum() < 10  # by chance about two, BOS among them
+
+
+def test_bos_is_the_last_id_even_where_others_are_reserved() -> None:
+    tokenizer = Tokenizer((b"a", b"b", b"c"), reserved=3)
+    assert tokenizer.draw_ids(1)[tokenizer.bos_id] == 6
+
+
+def test_the_ids_of_a_seed_never_change() -> None:
+    tokenizer = Tokenizer(tuple(bytes([byte]) for byte in range(9)))
+    assert tokenizer.draw_ids(0).tolist() == [5, 8, 4, 0, 7, 2, 3, 6, 1, 9]
+
+
 @pytest.mark.parametrize("text", ODD, ids=[ascii(text[:8]) for text in ODD])
 def test_odd_text_survives(tokenizer: Tokenizer, text: str) -> None:
     tokens = tokenizer.encode(text)
