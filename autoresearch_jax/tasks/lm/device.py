@@ -61,6 +61,9 @@ CUDA_MESH_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)  # communi
 # Of the programs that train: XLA's CPU backend would use half of AVX-512's vectors (without these it changes nothing).
 # Not of those that judge: other processes compile them again, to compare scores to the last digit.
 CPU_TRAINING_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
+# Of all programs that train: this pass computes what depends on constants alone while XLA compiles, outside the budget.
+DISABLED_PASSES = "xla_disable_hlo_passes"
+CONSTANT_FOLDING = "constant_folding"
 # Of libtpu, which does not read XLA_FLAGS.
 TPU_MESH_FLAGS = (
     "--xla_tpu_enable_async_collective_fusion=true",
@@ -129,10 +132,15 @@ def platform_variables(
 
 
 def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """XLA options of the programs that train, without those that the user has set in XLA_FLAGS."""
+    """XLA options of the programs that train: ours but for those that the user has set in XLA_FLAGS.
+
+    An option replaces the flag, so passes that the user disables are among the disabled ones.
+    """
     options = CPU_TRAINING_OPTIONS if platform == "cpu" else {}
-    own = _names(environment.get("XLA_FLAGS", ""))
-    return {name: value for name, value in options.items() if f"--{name}" not in own}
+    flags = environment.get("XLA_FLAGS", "")
+    chosen = {name: value for name, value in options.items() if f"--{name}" not in _names(flags)}
+    own = [flag.partition("=")[2] for flag in flags.split() if _names(flag) == {f"--{DISABLED_PASSES}"}]
+    return {**chosen, DISABLED_PASSES: ",".join([*filter(None, own[-1:]), CONSTANT_FOLDING])}
 
 
 def _flags(variable: str, flags: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str]:

@@ -69,10 +69,13 @@ def test_a_cpu_shows_the_mesh_s_devices() -> None:
     assert variables("cpu", 1)["XLA_FLAGS"] == "--xla_force_host_platform_device_count=1"
 
 
-def test_options_of_training_are_a_cpu_s_and_leave_the_user_s_own() -> None:
-    assert training_options("cpu", {}) == {"xla_cpu_prefer_vector_width": "512"}
-    assert not training_options("cpu", {"XLA_FLAGS": "--xla_dump_to=x --xla_cpu_prefer_vector_width=128"})
-    assert not training_options("cuda", {})
+def test_options_of_training_fold_no_constants_and_leave_the_user_s_own() -> None:
+    unfolded = {"xla_disable_hlo_passes": "constant_folding"}
+    assert training_options("cpu", {}) == {"xla_cpu_prefer_vector_width": "512", **unfolded}
+    assert training_options("cpu", {"XLA_FLAGS": "--xla_dump_to=x --xla_cpu_prefer_vector_width=128"}) == unfolded
+    assert training_options("cuda", {}) == training_options("tpu", {}) == unfolded
+    own = {"XLA_FLAGS": "--xla_disable_hlo_passes=cse --xla_dump_to=x --xla_disable_hlo_passes=algsimp,dce"}
+    assert training_options("cuda", own) == {"xla_disable_hlo_passes": "algsimp,dce,constant_folding"}
 
 
 def test_a_gpu_gives_a_trial_nearly_all_of_its_memory() -> None:

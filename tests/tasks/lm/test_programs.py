@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from tracing import JUDGE_BATCH_ROWS, edited, traced
 
 from autoresearch_jax.tasks.lm.config import Caps
@@ -66,6 +67,27 @@ def test_compiled_programs_compute_what_the_file_says(programs: Programs) -> Non
 
     logits = compile_program(programs.logits[2], mesh)([leaves[2]], tokens[:2, :16])
     np.testing.assert_array_equal(logits, np.asarray(leaves[2])[tokens[:2, :16]])
+
+
+def test_nothing_is_computed_from_constants_while_a_program_is_compiled() -> None:
+    """Each kind of operation that does the work of a training step, written out so that no loop hides it."""
+    table = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    ids = np.random.default_rng(1).integers(0, 16, 16)
+
+    def init(key: jax.Array) -> tuple[jax.Array, ...]:
+        start = jnp.asarray(table)
+        x = start
+        for _ in range(3):
+            x = jnp.sort(x @ start, axis=0)[jnp.asarray(ids)]
+            x = jax.lax.cond(ids[0] < 99, lambda x: x.at[jnp.asarray(ids)].add(x.cumsum(axis=1)), lambda x: x, x)
+            x = jax.lax.reduce_window(x, 0.0, jax.lax.add, (3, 1), (1, 1), "SAME")
+        return x, key
+
+    exported = export.export(jax.jit(init))(jax.ShapeDtypeStruct((2,), np.uint32))
+    found = compile_program(exported, make_mesh({"data": 1, "model": 1})).as_text()
+    for operation in ("dot", "sort", "gather", "scatter"):
+        assert found.count(f" {operation}(") == 3, operation
+    assert found.count(" reduce-window(") >= 3
 
 
 def test_equal_programs_have_equal_hashes(tiny_source: str, programs: Programs, tmp_path: Path) -> None:
