@@ -23,7 +23,7 @@ def tiny_run(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path) -> list[st
     return [
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={tiny_dataset.folder.parent}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy"),
+        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy", "--seed=0"),
         f"--compile_cache={tmp_path / 'cache'}",
     ]
 

@@ -93,12 +93,12 @@ class MeasureRequest:
     reference_seconds: float | None
     snapshot_dir: str
     log_dir: str
-    reference_log_dirs: Sequence[str]
     device_memory_bytes: int | None
     min_steps: int
     limits: TimeLimits
     facts: Mapping[str, Any]
     stop_above: Sequence[LossLimit] = ()
+    reference_log_dirs: Sequence[str] = ()
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
