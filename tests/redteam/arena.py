@@ -1,5 +1,6 @@
 """Where the red team's candidates run: the real task with all its processes, and a look at the machine afterwards."""
 
+import base64
 import contextlib
 import os
 import shutil
@@ -14,15 +15,18 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE
+import numpy as np
+from redteam.entries import DATASET, MARK, PORT, REPOSITORY, SECRET_NAME, TINY_SOURCE, VAL_TABLE, WEIGHTS
 
 import autoresearch_jax
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.programs import make_mesh
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.types import Budget, Candidate, CandidateRejected, Scalar, Status
+from autoresearch_jax.types import Budget, Candidate, CandidateRejected, Scalar, Scrutiny, Status
 
 PACKAGE = Path(autoresearch_jax.__file__).parent
 DEVICE = Device("cpu", "cpu", 1, 64 << 30)
@@ -77,9 +81,31 @@ class Arena:
             REPOSITORY: str(PACKAGE.parent),
             PORT: str(self.listener.getsockname()[1]),
         }
+        for name, table in {VAL_TABLE: "val_table", WEIGHTS: "weights"}.items():
+            if name in source:
+                values[name] = repr(base64.b85encode(getattr(self, table).tobytes()))
         for name, value in values.items():
             source = source.replace(name, value)
         return source
+
+    @cached_property
+    def val_table(self) -> np.ndarray:
+        """Logits of each byte after each in the validation text, of 0 for all others, int8[128, 128] in 1/8 nats."""
+        counts = np.full((128, 128), 0.05)
+        for row in np.asarray(self.dataset.rows(256, "val")):
+            inside = (row[:-1] < 128) & (row[1:] < 128)
+            np.add.at(counts, (row[:-1][inside], row[1:][inside]), 1)
+        return np.round(8 * np.log(150 * counts / counts.sum(axis=1, keepdims=True))).astype(np.int8)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """What an honest trial ten times as long learnt, by the dataset's ids, int8[128, 128] in 1/8 nats."""
+        result = self.run(TINY_SOURCE, seed=1, budget=Budget(steps=300))
+        assert result.snapshot is not None
+        snapshot = load_snapshot(result.snapshot, make_mesh({"data": 1, "model": 1}))
+        (table,) = (leaf for leaf in snapshot.read_leaves if leaf.shape == (256, 256))
+        ids = self.dataset.tokenizer(256).draw_ids(1)[:128]
+        return np.round(8 * np.asarray(table)[ids[:, None], ids]).clip(-127, 127).astype(np.int8)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,13 +127,19 @@ class Arena:
         return LmTask(config)
 
     def run(
-        self, source: str, *, seed: int = 0, budget: Budget = STEPS, limits: Mapping[str, float] | None = None
+        self,
+        source: str,
+        *,
+        seed: int = 0,
+        budget: Budget = STEPS,
+        limits: Mapping[str, float] | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
     ) -> Result:
         """Prepares and measures a candidate."""
         task, folder = self.task(budget, limits), self._new_folder()
         try:
             candidate = task.prepare(self.fill(source), folder)
-            return self._measure(task, candidate, folder, seed)
+            return self._measure(task, candidate, folder, seed, scrutiny)
         except CandidateRejected as error:
             return Result(error.status, None, error.reason, error.details or "")
         finally:
@@ -134,6 +166,15 @@ class Arena:
         task = self.task()
         return task, task.prepare(TINY_SOURCE, self._new_folder())
 
+    @cached_property
+    def _reference(self) -> Path:
+        """Where an honest trial has left the nats of its tokens."""
+        task, candidate = self._honest
+        folder = self.folder / "reference"
+        folder.mkdir()
+        self._measure(task, candidate, folder, seed=0)
+        return folder
+
     def seal(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that no candidate may change: our package and the dataset."""
         paths = [*PACKAGE.rglob("*.py"), PACKAGE.parent / "train_lib.py", *self.dataset.folder.rglob("*")]
@@ -158,8 +199,22 @@ class Arena:
             shutil.rmtree(path)
         return found
 
-    def _measure(self, task: LmTask, candidate: Candidate, folder: Path, seed: int) -> Result:
-        measured = task.measure(candidate, seed=seed, log_dir=folder, snapshot_dir=folder / "snapshot")
+    def _measure(
+        self,
+        task: LmTask,
+        candidate: Candidate,
+        folder: Path,
+        seed: int,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
+    ) -> Result:
+        measured = task.measure(
+            candidate,
+            seed=seed,
+            log_dir=folder,
+            snapshot_dir=folder / "snapshot",
+            scrutiny=scrutiny,
+            reference_log_dirs=[] if scrutiny is Scrutiny.SEARCH else [self._reference],
+        )
         return Result(
             measured.status,
             measured.value,

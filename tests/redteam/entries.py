@@ -9,7 +9,7 @@ import pytest
 from _pytest.mark import ParameterSet
 from tracing import edited
 
-from autoresearch_jax.types import Budget, Status
+from autoresearch_jax.types import Budget, Scrutiny, Status
 
 TINY_SOURCE = (Path(__file__).parent.parent / "tiny_train_lib.py").read_text()
 SECRET_NAME = "GEMINI_API_KEY"
@@ -19,6 +19,8 @@ MARK = "@MARK@"  # names whatever an entry leaves behind: files, processes
 DATASET = "@DATASET@"  # folder of the dataset
 REPOSITORY = "@REPOSITORY@"  # where the package lies
 PORT = "@PORT@"  # of a listener on loopback
+VAL_TABLE = "@VAL_TABLE@"  # which byte follows which in the validation text, see `Arena.val_table`
+WEIGHTS = "@WEIGHTS@"  # what an honest trial with another seed has learnt, see `Arena.weights`
 
 Edit = tuple[str, str]
 
@@ -35,6 +37,7 @@ class Cheat:
       budget: the time box of its trial.
       limits: time limits of its trial, in seconds, by name.
       needs_cage: it succeeds where the sandbox is less than Landlock, which its documents say.
+      scrutiny: how hard its trial is looked at; but for SEARCH beside the nats of an honest trial.
       or_status: what it may get as well, where it depends on the machine which of two limits it meets first.
     """
 
@@ -46,6 +49,7 @@ class Cheat:
     budget: Budget = field(default_factory=lambda: Budget(steps=30))
     limits: Mapping[str, float] = field(default_factory=dict)
     needs_cage: bool = False
+    scrutiny: Scrutiny = Scrutiny.SEARCH
     or_status: Status | None = None
 
 

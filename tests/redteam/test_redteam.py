@@ -8,16 +8,24 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from redteam import cheats_judge, cheats_process, cheats_programs, cheats_theft
+from redteam import cheats_carried, cheats_judge, cheats_process, cheats_programs, cheats_theft
 from redteam.arena import Arena
 from redteam.entries import Cheat, by_kind, tiny
 
 from autoresearch_jax.sandbox.sandbox import Level
 from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line
+from autoresearch_jax.tasks.lm.judge import bits_per_byte
 from autoresearch_jax.types import Status
 
-CHEATS = {**cheats_judge.CHEATS, **cheats_programs.CHEATS, **cheats_theft.CHEATS, **cheats_process.CHEATS}
+CHEATS = {
+    **cheats_judge.CHEATS,
+    **cheats_carried.CHEATS,
+    **cheats_programs.CHEATS,
+    **cheats_theft.CHEATS,
+    **cheats_process.CHEATS,
+}
 THIEVES = [pytest.param(cheat, id=cheat.name) for cheat in cheats_theft.THIEVES if cheat.needs_cage]
 
 
@@ -28,7 +36,7 @@ def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) ->
     honest_score = arena.honest_score
     seal = arena.seal()
 
-    result = arena.run(cheat.source, budget=cheat.budget, limits=cheat.limits)
+    result = arena.run(cheat.source, budget=cheat.budget, limits=cheat.limits, scrutiny=cheat.scrutiny)
 
     assert arena.harm() == []
     assert arena.seal() == seal
@@ -45,6 +53,19 @@ def test_a_cheat_gets_its_status_and_nothing_else(cheat: Cheat, arena: Arena) ->
         assert result.value is not None
         assert math.isfinite(result.value)
         assert result.value > honest_score
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carried", ["val_table", "weights"])
+def test_what_is_carried_in_would_pay_without_ids_of_each_trial(carried: str, arena: Arena) -> None:
+    """With the dataset's own ids each table is better than an honest training: else its being worse proves nothing."""
+    table_VxV = np.zeros((256, 256))
+    table_VxV[:128, :128] = getattr(arena, carried) / 8
+    nats_VxV = np.log(np.exp(table_VxV).sum(axis=1, keepdims=True)) - table_VxV
+    rows = np.asarray(arena.dataset.rows(256, "val"))
+    num_bytes_V = arena.dataset.tokenizer(256).num_bytes()
+    score = bits_per_byte(nats_VxV[rows[:, :-1], rows[:, 1:]], num_bytes_V[rows[:, 1:]])
+    assert score < arena.honest_score
 
 
 @pytest.mark.parametrize("cheat", THIEVES)
