@@ -125,7 +125,10 @@ class Audits:
         audit = self._begin(AuditKind.HOLDOUT, {"runs": runs})
         sources = {name: self._ledger.source(row.id) for name, row in self._contenders.items()}
         subjects = self._prepare_contenders(audit, sources, "the same program: there is no gain to audit")
-        return self._end(audit, holdout_findings(self._measure(audit, subjects, runs), self._task.metric))
+        baseline, champion = (self._contenders[name].score for name in (BASELINE, CHAMPION))
+        metric = self._task.metric
+        reported = None if baseline is None or champion is None else metric.gain(champion, over=baseline)
+        return self._end(audit, holdout_findings(self._measure(audit, subjects, runs), metric, reported))
 
     def transfer(self, runs: int, depth: int, factor: float) -> AuditFindings:
         """Baseline and champion at another depth, with a longer budget.

@@ -188,17 +188,24 @@ class AuditFindings:
     is_measured: bool
 
 
-def holdout_findings(scores: Scores, metric: Metric) -> AuditFindings:
-    """Whether the gain is real; only seeds with which all four scores are there count."""
+def holdout_findings(scores: Scores, metric: Metric, reported: float | None) -> AuditFindings:
+    """Whether the gain is real, and no smaller than the run reported.
+
+    Only seeds with which all four scores are there count.
+    """
     val, holdout = (scores.gains(CHAMPION, BASELINE, value, metric) for value in (on_val, on_holdout))
     reading = read_holdout([val[seed] for seed in holdout], list(holdout.values()))
+    shrinks = ""
+    if reported is not None and reading.val is not None and reading.val.high < reported:
+        shrinks = f"; the run reported {reported:.4g}, and on seeds that chose nothing val shows {reading.val.mean:.4g}"
     figures = {
         "pairs": len(holdout),
+        "gain_reported": reported,
         **_interval_figures("gain_val", reading.val),
         **_interval_figures("gain_holdout", reading.holdout),
         **_losses(scores),
         "verdict": str(reading.word),
-        "in_words": reading.sentence,
+        "in_words": reading.sentence + shrinks,
     }
     table = [{**row, "holdout": scores.mean(name, on_holdout)} for name, row in _contenders(scores, metric).items()]
     return AuditFindings(figures, "subjects", table, reading.holdout is not None)

@@ -150,6 +150,24 @@ def test_an_overfitted_gain_is_wear(night):
     assert found.figures["gain_holdout"] == pytest.approx(0.0, abs=0.005)
 
 
+class LuckyTask(FakeTask):
+    """Has nothing left of what rates and depth gained in the search."""
+
+    @staticmethod
+    def score(constants):
+        return FakeTask.score({**constants, "LR": 0.5, "DEPTH": 4})
+
+
+def test_a_gain_that_shrinks_on_fresh_seeds_is_told(night):
+    figures = audits(night, LuckyTask()).holdout(RUNS).figures
+    reported = figures["gain_reported"]
+    rows = night.ledger().experiments()
+    assert reported == pytest.approx(rows[0].score - rows[3].score)
+    assert figures["gain_val"] < reported / 2
+    assert f"; the run reported {reported:.4g}, and on seeds that chose nothing val shows " in figures["in_words"]
+    assert "reported" not in audits(night, FakeTask()).holdout(RUNS).figures["in_words"]
+
+
 def test_each_reading_is_counted_and_has_seeds_of_its_own(night):
     ledger = night.ledger()
     readings = [audits(night, FakeTask(), ledger=ledger).holdout(2).figures["holdout_readings"] for _ in range(3)]
