@@ -37,6 +37,7 @@ from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
@@ -188,6 +189,11 @@ class Options:
     experiments: int | None = option(
         None, "end after this many, in place of what program.md says of experiments", least=0
     )
+    max_literal_bytes: int = option(
+        MAX_LITERAL_BYTES,
+        "reject a candidate whose literals hold more bytes than this beyond those of the run's baseline",
+        least=0,
+    )
 
 
 def run(options: Options, arguments: list[str]) -> int:
@@ -244,7 +250,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     observer = RunObserver()
     if options.decision.decision == "greedy":
         observer.notice(GREEDY_WARNING)
-    precheck = Precheck(task, folder)
+    precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
     parts = Parts(
         task=task,

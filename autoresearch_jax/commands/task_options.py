@@ -123,6 +123,9 @@ class TaskOptions:
     max_constant_bytes: int = option(
         Caps().constant_bytes, "reject programs that embed more bytes of constants than this", least=0
     )
+    max_kernel_bytes: int = option(
+        Caps().kernel_bytes, "reject programs whose kernels have more bytes than this", least=0
+    )
     min_steps: int = option(
         Caps().min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed", least=0
     )
@@ -188,7 +191,7 @@ class TaskOptions:
                 compile_cache_dir=self.compile_cache_dir,
                 editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
-                caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.min_steps),
+                caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.max_kernel_bytes, self.min_steps),
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
             ),
         )

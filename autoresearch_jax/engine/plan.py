@@ -14,9 +14,10 @@ from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
+from autoresearch_jax.engine.source_size import syntax_nodes
 from autoresearch_jax.engine.state import RunState
 from autoresearch_jax.engine.task import MAX_FAILURES
-from autoresearch_jax.engine.training_file import same_value, syntax_nodes
+from autoresearch_jax.engine.training_file import same_value
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
 from autoresearch_jax.types import LOSSES, Candidate, Metric, Status, read_curve
 

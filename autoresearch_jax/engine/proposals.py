@@ -14,8 +14,9 @@ from typing import Any
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES, literal_bytes, syntax_nodes
 from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.training_file import Merge, rebase, syntax_nodes
+from autoresearch_jax.engine.training_file import Merge, rebase
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import (
@@ -122,9 +123,12 @@ class Precheck:
     What was traced last for an experiment is not traced again when it is measured.
     """
 
-    def __init__(self, task: Task, folder: RunFolder) -> None:
+    def __init__(self, task: Task, folder: RunFolder, max_literal_bytes: int = MAX_LITERAL_BYTES) -> None:
+        """Stores whom to ask; the cap is on bytes of literals beyond those of `baseline`, once that is known."""
         self._task = task
         self._folder = folder
+        self._max_literal_bytes = max_literal_bytes
+        self.baseline: str | None = None
         self._traced: dict[int, Candidate] = {}  # by the number of the experiment
         self._is_closed = False
 
@@ -143,6 +147,7 @@ class Precheck:
             return None
         log_dir = self._folder.log_dir(brief.experiment)
         try:
+            self._require_few_literals(source)
             candidate = self._prepare_beside(source, log_dir) if beside else self._task.prepare(source, log_dir)
         except CandidateRejected as rejection:
             if beside and rejection.status in _BUSY:
@@ -177,7 +182,15 @@ class Precheck:
         traced = self._traced.pop(experiment, None)
         if traced is not None and traced.source == source:
             return traced
+        self._require_few_literals(source)
         return self._task.prepare(source, self._folder.log_dir(experiment))
+
+    def _require_few_literals(self, source: str) -> None:
+        if self.baseline is None or (found := literal_bytes(source, self.baseline)) <= self._max_literal_bytes:
+            return
+        reason = f"its literals hold {found:,} bytes that the baseline's do not, more than {self._max_literal_bytes:,}"
+        remedy = "(--max_literal_bytes): compute arrays inside the functions, nothing carried in is an improvement"
+        raise CandidateRejected(Status.REJECTED, f"{reason} {remedy}")
 
     def close(self) -> None:
         """Ends the trace that another thread waits for; from then on no text is traced or objected to."""

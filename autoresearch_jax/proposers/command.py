@@ -42,6 +42,7 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
 - What you leave in `{name}` is the proposal. It is traced, trained on one trial's budget, judged and compared with the
   champion by others; there is no data here to try it on. Changes of other files are ignored.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
+- Compute arrays inside the functions: tables of numbers or texts in the source are refused.
 - Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
   `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
   the hypothesis.

@@ -43,6 +43,7 @@ small a change as it takes.
 - The change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no data
   here to try it on.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
+- Compute arrays inside the functions: tables of numbers or texts in the source are refused.
 - Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, enough of
   them to occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the whole
   new text as `file` only where edits would be longer, and never both.

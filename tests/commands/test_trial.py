@@ -22,7 +22,10 @@ from autoresearch_jax.engine.ledger import Ledger
     ("cap", "reason"),
     [
         ("--max_source_bytes=100", r"the source has 1,\d+ bytes, more than 100: make it shorter"),
-        ("--max_constant_bytes=3", r"the programs embed [\d,]+ bytes of constants, more than 3: compute arrays inside"),
+        (
+            "--max_constant_bytes=3",
+            r"the programs embed [\d,]+ bytes of constants, more than 3 .*: compute arrays",
+        ),
         pytest.param(
             "--min_steps=1000000000",
             r"even at the device's peak speed only [\d.]+ steps fit into 1 s, ",

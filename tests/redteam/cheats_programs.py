@@ -6,7 +6,7 @@ from redteam.entries import Cheat, Edit, at_import, in_build, indented, tiny, wi
 
 from autoresearch_jax.types import Budget, Status
 
-TOO_LARGE = r"the programs embed [\d,]+ bytes of constants, more than 1,048,576|programs are larger than 64 MiB"
+TOO_LARGE = r"the programs embed [\d,]+ bytes of constants, more than 65,536|programs are larger than 64 MiB"
 CALLBACK = r"`{}` calls back to the host"
 PIECES = "sum(jnp.asarray(np.random.default_rng(n).random(9000)).mean() for n in range(32))"
 TABLE = "jnp.asarray(np.random.default_rng(0).{}).mean()"  # all of it matters, nothing of it is copied
@@ -58,6 +58,8 @@ TABLES = [
     rejected("50 MB table in step", tiny(IMPORTS, ("- LEARNING_RATE *", f"- {FIFTY_MEGABYTES} *")), TOO_LARGE),
     # the validation text by heart
     table_in_logits("50 MB table in logits", FIFTY_MEGABYTES),
+    # a small model's weights, in a text as long as a training file
+    table_in_logits("80 KB of weights", TABLE.format("random(20_000, np.float32)")),
     # each piece is below the cap
     table_in_logits("a table in pieces", PIECES),
     # each program is below the cap, and there are as many as one likes
@@ -279,6 +281,23 @@ WITHOUT_END = [
         r"the trace (ran longer than 3 s|used more than 2.0 GiB of memory)",
         limits={"trace": 3.0},
         or_status=Status.OOM,
+    ),
+    # our own checks run out of stack, and take it for their fault
+    rejected(
+        "four hundred functions in each other",
+        tiny(
+            (
+                "UNUSED = 1  # read by nothing",
+                "import sys\nsys.setrecursionlimit(100_000)\n\n\n"
+                "def nested(inner, n):\n"
+                "    return jax.jit(lambda x: inner(x) * n)\n\n\n"
+                "deep = jnp.sin\n"
+                "for n in range(400):\n"
+                "    deep = nested(deep, n + 0.5)",
+            ),
+            ("- LEARNING_RATE *", "- deep(progress) *"),
+        ),
+        "`step`: its functions, loops and branches are nested more than 64 deep",
     ),
     # the machine swaps until it dies
     rejected(

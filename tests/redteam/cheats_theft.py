@@ -88,6 +88,16 @@ THIEVES = [
             return inspect.getsource(argparse)
         """,
     ),
+    # weights where no literal is
+    steals(
+        "comments and docstrings of its own",
+        """
+            "0.25 0.75"
+            # 0.25 0.75
+            return loot.__doc__ or [line for line in open(__file__) if line.strip().startswith("#")]
+        """,
+        needs_cage=False,
+    ),
     # another night's work, copied
     steals(
         "an earlier candidate's programs",

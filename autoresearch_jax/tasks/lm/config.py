@@ -12,7 +12,6 @@ from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.types import Budget, LossLimit, Scrutiny
 
 KIBIBYTE = 1 << 10
-MEBIBYTE = 1 << 20
 
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
 TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
@@ -28,7 +27,8 @@ class Caps:
     """Limits of a candidate's source and programs."""
 
     source_bytes: int = 256 * KIBIBYTE  # of the training file as UTF-8
-    constant_bytes: int = MEBIBYTE  # of all programs together: no room for a table of answers
+    constant_bytes: int = 64 * KIBIBYTE  # of all programs together: no room for a table of answers
+    kernel_bytes: int = 256 * KIBIBYTE  # of all programs' kernels; those of the default file for a TPU have 100 KiB
     min_steps: int = 10  # that must fit into the budget at the device's peak speed
 
 

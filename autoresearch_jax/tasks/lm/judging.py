@@ -1,6 +1,7 @@
 """Judging of a trial, after training or again from its snapshot; timing of a trial's phases."""
 
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from autoresearch_jax.errors import causes
 from autoresearch_jax.files import sha256_of_file
-from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
@@ -35,7 +37,7 @@ from autoresearch_jax.tasks.lm.judge import (
     smaller_scorer,
 )
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
-from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
+from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
 from autoresearch_jax.types import HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
 
@@ -63,15 +65,23 @@ class TrialFailedError(Exception):
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """Turns errors of JAX's compilation, except XLA's own, into TrialFailedError."""
+def of_candidate(what: str = "its programs cannot be compiled") -> Iterator[None]:
+    """Turns what is raised while a candidate's programs are read, compiled or begun into TrialFailedError.
+
+    Errors of a file or a disk are ours; XLA's, and those that have a status, stay as they are.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError:
+    except (jax.errors.JaxRuntimeError, TrialFailedError, TooCostlyError):
         raise
     except Exception as error:
-        reason = f"its programs cannot be compiled: {type(error).__name__}: {quoted(str(error))}"
-        raise TrialFailedError(Status.CRASH, reason) from error
+        if any(isinstance(cause, OSError) for cause in causes(error)):
+            raise
+        traceback.print_exc()  # into the log, in case it is ours
+        if isinstance(error, BadProgramError):
+            raise TrialFailedError(Status.REJECTED, clean_line(str(error))) from error
+        status = Status.OOM if isinstance(error, MemoryError) else Status.CRASH
+        raise TrialFailedError(status, f"{what}: {type(error).__name__}: {quoted(str(error))}") from error
 
 
 class Phases:
@@ -100,6 +110,8 @@ class Phases:
             return self._answer(error.status, None, str(error))
         except InvalidCandidateError as error:
             return self._answer(Status.INVALID, None, str(error))
+        except MemoryError:
+            return self._answer(Status.OOM, None, "the process of the trial had no memory left")
         except (BatchShapeError, TooCostlyError) as error:
             return self._answer(Status.REJECTED, None, str(error))
         except jax.errors.JaxRuntimeError as error:  # it may quote names of the candidate's
@@ -120,11 +132,12 @@ def open_trial(request: MeasureRequest) -> tuple[Programs, Dataset]:
     """The programs of a trial and its dataset, with the vocabulary that they want.
 
     Raises:
-      BadProgramError: the programs break a rule.
+      TrialFailedError: the programs break a rule, or cannot be read.
       RuntimeError: they are not those that were checked.
       DatasetError: the dataset is missing, or has no such vocabulary.
     """
-    programs = load_programs(Path(request.programs_dir))
+    with of_candidate("its programs cannot be read"):
+        programs = load_programs(Path(request.programs_dir))
     if programs.program_hash != request.program_hash:
         raise RuntimeError(f"{request.programs_dir} holds other programs than were checked")
     dataset = Dataset.open(
@@ -273,9 +286,9 @@ def judge_again(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
         phases.enter(SNAPSHOT)
         read_leaves = _load_trained(request, mesh, phases)
         phases.enter("compile")
-        with compiling():
-            scorer = judging.compile()
-        return judging.judge(judging.fitting(scorer), read_leaves, phases)
+        with of_candidate():
+            scorer = judging.fitting(judging.compile())
+        return judging.judge(scorer, read_leaves, phases)
 
     return phases.answer(run)
 

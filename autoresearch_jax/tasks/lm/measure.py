@@ -32,14 +32,7 @@ from autoresearch_jax.tasks.lm.flops import (
 )
 from autoresearch_jax.tasks.lm.integrity import METRICS
 from autoresearch_jax.tasks.lm.judge import EvalResult, Scorer
-from autoresearch_jax.tasks.lm.judging import (
-    Emit,
-    Judging,
-    Phases,
-    TrialFailedError,
-    compiling,
-    open_trial,
-)
+from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, TrialFailedError, of_candidate, open_trial
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
@@ -125,15 +118,16 @@ class _Trial:
             init = pool.submit(compile_program, programs.init, mesh)
             if self.request.clock == ATTENDED and self.request.budget.seconds is not None:
                 self.reference = pool.submit(Reference).result()
-        with compiling():
+        with of_candidate():
             compiled = init.result(), [step.result() for step in steps], scorer.result()
         self._calibrate()
         self.phases.leave("compile")
         device_kind = mesh.devices.flat[0].device_kind
         self.metrics.update(num_params=programs.num_params, num_devices=mesh.size, device_kind=device_kind)
         init_program, step_programs, scorer_program = compiled
-        self._check_costs(init_program, step_programs)
-        fitting = judging.fitting(scorer_program)
+        with of_candidate():
+            self._check_costs(init_program, step_programs)
+            fitting = judging.fitting(scorer_program)
         self.phases.leave("compile")  # with the smaller scorers, if there had to be some
         self.metrics["compiled_programs"] = self.compiles.compiled  # none of them, if the cache has all
         return init_program, step_programs, fitting
@@ -160,7 +154,8 @@ class _Trial:
         self.phases.enter("init")
         clock = self._make_clock()
         start = clock.now()
-        leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
+        with of_candidate("`init` cannot be run"):
+            leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
         self.phases.leave("init")
         return leaves, max(0.0, clock.now() - start - self.request.limits.free_init)
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.extend import mlir
 from jax.extend.mlir import ir
@@ -58,14 +58,15 @@ DYNAMIC_OPERATIONS = frozenset(
     )
 )
 _DYNAMIC_TYPE = re.compile(r"\?|bounds")
-NUMBER_BYTES = 8  # counted for a number in an attribute, such as the start of a slice
-DIMENSION_BYTES = 1  # counted for a dimension in a list of them, of which honest programs have many
-_DIMENSION_LISTS = frozenset(("permutation", "broadcast_dimensions", "dimensions"))
+FLOAT_BYTES = 8  # counted for a float in an attribute; a whole number counts the bytes that it takes
 _NUMBER_LISTS = (
     *(ir.DenseBoolArrayAttr, ir.DenseI8ArrayAttr, ir.DenseI16ArrayAttr, ir.DenseI32ArrayAttr, ir.DenseI64ArrayAttr),
     *(ir.DenseF32ArrayAttr, ir.DenseF64ArrayAttr),
 )
 MAX_NAMED_CALLS = 5  # in a message
+MAX_DEPTH = 64  # of calls in calls, loops and branches in each other; the default's step is 8 deep
+_SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
+_CALLS = ("callee", "called_computations", "decomposition")  # attributes that name functions
 
 
 def refused_settings(payload: bytes) -> set[str]:
@@ -109,12 +110,20 @@ def stablehlo_module(serialized: bytes) -> Iterator[ir.Module]:
         yield module
 
 
-def check_operations(module: ir.Module, platform: str) -> int:
-    """Checks that a program only computes.
+class Embedded(NamedTuple):
+    """What a program carries with it.
 
-    Returns:
-      Bytes of its constants, of the numbers in its operations' attributes and of the payloads of its custom calls,
-      each payload once: a model's layers share their kernels.
+    Attributes:
+      constant_bytes: of its arrays and of the numbers in its operations' attributes.
+      kernel_bytes: of the payloads of its custom calls, each once: a model's layers share their kernels.
+    """
+
+    constant_bytes: int
+    kernel_bytes: int
+
+
+def check_operations(module: ir.Module, platform: str) -> Embedded:
+    """Checks that a program only computes; returns what it carries with it.
 
     Raises:
       OperationError: it calls what is not allowed on the platform, or hides constants.
@@ -179,7 +188,54 @@ def check_operations(module: ir.Module, platform: str) -> int:
         )
     if has_unreadable:
         raise OperationError("it holds a constant that is no plain array")
-    return constant_bytes + sum(map(len, payloads))
+    return Embedded(constant_bytes, sum(map(len, payloads)))
+
+
+def check_depth(module: ir.Module) -> None:
+    """Checks that functions do not call themselves, and that calls, loops and branches are not nested too deep.
+
+    Raises:
+      OperationError: they are: XLA, and our own checks, would run out of stack.
+    """
+    functions = {
+        ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation
+        for view in module.body.operations
+        if view.operation.name == "func.func"
+    }
+    heights: dict[str, int | None] = {}  # None while a function is looked at
+
+    def height(name: str, depth: int) -> int:
+        if name not in functions:
+            return 0
+        if name not in heights:
+            heights[name] = None
+            heights[name] = of_regions(functions[name], depth)
+        known = heights[name]
+        if known is None:
+            raise OperationError("a function of it calls itself: use jax.lax.while_loop, scan or fori_loop")
+        require(depth + known)
+        return known
+
+    def of_regions(operation: ir.Operation, depth: int) -> int:
+        require(depth)
+        inner = [view.operation for region in operation.regions for block in region.blocks for view in block.operations]
+        return 1 + max((of_operation(one, depth + 1) for one in inner), default=0)
+
+    def of_operation(operation: ir.Operation, depth: int) -> int:
+        texts = (str(operation.attributes[name]) for name in _CALLS if name in operation.attributes)
+        called = [match["quoted"] or match["plain"] for text in texts for match in _SYMBOL.finditer(text)]
+        heights_below = [height(name, depth) for name in called]
+        return max([*heights_below, of_regions(operation, depth) if len(operation.regions) else 0])
+
+    def require(depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise OperationError(
+                f"its functions, loops and branches are nested more than {MAX_DEPTH} deep: call functions one after "
+                "another, not within each other; jax.lax.scan repeats a layer"
+            )
+
+    for name in functions:
+        height(name, 0)
 
 
 def _is_dynamic(value: ir.Value) -> bool:
@@ -218,9 +274,8 @@ def _attribute_bytes(operation: ir.Operation) -> int | None:
         is_constant = operation.name == "stablehlo.constant" and name == "value"
         size = _complex_bytes(operation) if is_constant else None
         if size is None:
-            number_bytes = DIMENSION_BYTES if name in _DIMENSION_LISTS else NUMBER_BYTES
             try:
-                size = _bytes_in(operation.attributes[name], number_bytes)
+                size = _bytes_in(operation.attributes[name])
             except TypeError:  # Python has no name for arrays of complex numbers
                 return None
         if size is None:
@@ -234,17 +289,17 @@ def attribute_names(operation: ir.Operation) -> list[str]:
     return [getattr(attribute, "name", attribute) for attribute in operation.attributes]
 
 
-def _bytes_in(attribute: ir.Attribute, number_bytes: int) -> int | None:
+def _bytes_in(attribute: ir.Attribute) -> int | None:
     """Bytes of an attribute and all within it, a splat as one number; None for an array that is not plain."""
     if isinstance(attribute, _NUMBER_LISTS):
-        return number_bytes * len(attribute)
+        return sum(_number_bytes(attribute[index]) for index in range(len(attribute)))
     if isinstance(attribute, ir.BoolAttr):
         return 0
     if isinstance(attribute, (ir.IntegerAttr, ir.FloatAttr)):
-        return number_bytes
+        return _number_bytes(attribute.value)
     if isinstance(attribute, (ir.ArrayAttr, ir.DictAttr)):
         entries: list[Any] = [attribute[index] for index in range(len(attribute))]  # a DictAttr's have names
-        sizes = [_bytes_in(getattr(entry, "attr", entry), number_bytes) for entry in entries]
+        sizes = [_bytes_in(getattr(entry, "attr", entry)) for entry in entries]
         return None if None in sizes else sum(size for size in sizes if size is not None)
     if not isinstance(attribute.type, ir.ShapedType):
         return 0  # a text, a type, dimensions by their roles
@@ -252,6 +307,10 @@ def _bytes_in(attribute: ir.Attribute, number_bytes: int) -> int | None:
         return None
     shaped = ir.ShapedType(attribute.type)
     return (1 if attribute.is_splat else math.prod(shaped.shape)) * _element_bytes(shaped)
+
+
+def _number_bytes(number: float) -> int:
+    return max(1, (abs(number).bit_length() + 7) // 8) if isinstance(number, int) else FLOAT_BYTES
 
 
 def _complex_bytes(operation: ir.Operation) -> int | None:

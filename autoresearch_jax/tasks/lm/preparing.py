@@ -1,7 +1,9 @@
 """From a training file's text to checked programs: the sandboxed trace and its results. Loads no JAX."""
 
+import ast
 import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
@@ -9,6 +11,7 @@ import re
 import stat
 import threading
 import time
+import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ _FRAME = '  File "'  # of Python's traceback; its lines of source are indented f
 _HIDDEN_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
 _JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
+
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Rows on each data-parallel device; the judge begins with the one that suits the device (see `judging.py`).
 JUDGE_BATCH_ROWS = (32, 8, 2)
@@ -242,6 +247,46 @@ def require_size(source: str, cap_bytes: int) -> None:
         raise CandidateRejected(Status.REJECTED, reason)
 
 
+def without_hidden_text(source: str) -> str:
+    """A training file without its comments and docstrings, each line in its place: a program needs neither.
+
+    What is left is all that a file could read of itself, beside its layout. A text that Python cannot parse stays as it
+    is, for the trace to say why.
+
+    Raises:
+      CandidateRejected: it cannot be cut into tokens.
+    """
+    text = io.StringIO(source, newline=None).read()  # with the line ends that Python sees
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return source
+    lines = text.split("\n")
+    spans = []  # first line, first character, last line, character after the last, all counted from 0
+    for node in ast.walk(tree):
+        if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            place = node.body[0].value  # type: ignore[attr-defined]
+            first, last = place.lineno - 1, place.end_lineno - 1
+            begin, end = (
+                len(lines[row].encode()[:column].decode())
+                for row, column in ((first, place.col_offset), (last, place.end_col_offset))
+            )
+            spans.append((first, begin, last, end, '"""'))
+    docstrings = [(span[:2], span[2:4]) for span in spans]
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            (row, begin), (_, end) = token.start, token.end
+            is_inside = any(start <= (row - 1, begin) < stop for start, stop in docstrings)
+            if token.type == tokenize.COMMENT and not is_inside:
+                spans.append((row - 1, begin, row - 1, end, ""))
+    except (tokenize.TokenError, SyntaxError) as error:
+        raise CandidateRejected(Status.REJECTED, f"the source cannot be read: {error}") from error
+    for first, begin, last, end, instead in sorted(spans, reverse=True):
+        blank = lines[first][:begin] + instead + "\n" * (last - first) + instead + lines[last][end:]
+        lines[first : last + 1] = blank.split("\n")
+    return "\n".join(lines)
+
+
 def _require_own_fault(config: LmTaskConfig, rejection: CandidateRejected, stop: threading.Event) -> None:
     """Raises TaskError if the trace was ended from outside, by `LmTask.close` or by a disk that is full or fails."""
     if stop.is_set():
@@ -267,7 +312,7 @@ def _trace_and_check(
         cage.mkdir()
         traced.mkdir()
         source_path = cage / config.editable_name
-        source_path.write_text(source, encoding="utf-8")
+        source_path.write_text(without_hidden_text(source), encoding="utf-8")
         os.utime(source_path, (conditions.clock, conditions.clock))
         request = _trace_request(config, source_path)
         run_trace(

@@ -25,7 +25,9 @@ from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
 from autoresearch_jax.tasks.lm.device import training_options
 from autoresearch_jax.tasks.lm.operations import (
     ALLOWED_CUSTOM_CALLS,
+    Embedded,
     OperationError,
+    check_depth,
     check_operations,
     stablehlo_module,
 )
@@ -105,6 +107,7 @@ class Programs:
       leaf_names: key path of each leaf.
       read_leaves: indices of the leaves that `logits` reads.
       constant_bytes: bytes of the constants that `init`, all steps and `logits` embed together.
+      kernel_bytes: of the payloads of their custom calls, in the same way.
       program_hash: SHA-256 of what the programs compute (see `canonical.py`); equal hashes are the same candidate.
     """
 
@@ -119,6 +122,7 @@ class Programs:
     read_leaves: tuple[int, ...]
     model_flops_per_token: float | None
     constant_bytes: int
+    kernel_bytes: int
     program_hash: str
 
     @property
@@ -157,6 +161,7 @@ def load_programs(folder: Path) -> Programs:
             read_leaves=tuple(map(int, signature["read_leaves"])),
             model_flops_per_token=_optional_float(signature["model_flops_per_token"]),
             constant_bytes=0,
+            kernel_bytes=0,
             program_hash="",
         )
     except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -165,10 +170,10 @@ def load_programs(folder: Path) -> Programs:
         raise BadProgramError(f"the programs are for the unknown platform {quoted(platform, 20)}")
     _check_signatures(programs)
     try:
-        constant_bytes, program_hash = _read_operations(programs)
+        embedded, program_hash = _read_operations(programs)
     except TooManyOperationsError as error:
         raise BadProgramError(f"a program is too large: {error}, all calls counted") from error
-    return replace(programs, constant_bytes=constant_bytes, program_hash=program_hash)
+    return replace(programs, **embedded._asdict(), program_hash=program_hash)
 
 
 def check_traced(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[str, Any]:
@@ -194,6 +199,7 @@ def check_traced(folder: Path, request: Mapping[str, Any], caps: Caps) -> dict[s
             "vocab_size": programs.vocab_size,
             "state_bytes": programs.state_bytes,
             "constant_bytes": programs.constant_bytes,
+            "kernel_bytes": programs.kernel_bytes,
             "batch_tokens": rows * (length - 1),
         },
     }
@@ -210,8 +216,13 @@ def check_asked(programs: Programs, request: Mapping[str, Any], caps: Caps) -> N
         raise BadProgramError(f"vocab_size {programs.vocab_size} is not offered by the dataset")
     if programs.constant_bytes > caps.constant_bytes:
         raise BadProgramError(
-            f"the programs embed {programs.constant_bytes:,} bytes of constants, more than {caps.constant_bytes:,}: "
-            "compute arrays inside the functions, from few numbers"
+            f"the programs embed {programs.constant_bytes:,} bytes of constants, more than {caps.constant_bytes:,} "
+            "(--max_constant_bytes): compute arrays inside the functions, from few numbers"
+        )
+    if programs.kernel_bytes > caps.kernel_bytes:
+        raise BadProgramError(
+            f"the programs' kernels have {programs.kernel_bytes:,} bytes, more than {caps.kernel_bytes:,} "
+            "(--max_kernel_bytes): use fewer or smaller ones, and loops in place of repeated lines"
         )
 
 
@@ -310,13 +321,14 @@ def _shapes(avals: Sequence[Any]) -> list[str]:
     return [f"[{','.join(map(str, aval.shape))}]{aval.dtype}" for aval in avals]
 
 
-def _read_operations(programs: Programs) -> tuple[int, str]:
-    """Checks every operation; returns the bytes of constants and the program hash."""
+def _read_operations(programs: Programs) -> tuple[Embedded, str]:
+    """Checks every operation; returns what the programs carry with them and the program hash."""
     flows: list[Dataflow] = []
-    sizes: list[int] = []
+    sizes: list[Embedded] = []
     for name, exported in _named(programs):
         try:
             with stablehlo_module(exported.mlir_module_serialized) as module:
+                check_depth(module)
                 sizes.append(check_operations(module, programs.platform))
                 check_custom_calls(module, programs.platform)
                 flows.append(Dataflow(module))
@@ -324,8 +336,8 @@ def _read_operations(programs: Programs) -> tuple[int, str]:
             raise BadProgramError(f"`{name}`: {error}") from error
     num_steps = len(programs.steps)
     # `logits` is one function, traced for several sizes of a batch
-    constant_bytes = sum(sizes[: 1 + num_steps]) + max(sizes[1 + num_steps :])
-    return constant_bytes, _program_hash(programs, flows[0], flows[1 : 1 + num_steps], flows[1 + num_steps :])
+    embedded = Embedded(*(sum(size[: 1 + num_steps]) + max(size[1 + num_steps :]) for size in zip(*sizes, strict=True)))
+    return embedded, _program_hash(programs, flows[0], flows[1 : 1 + num_steps], flows[1 + num_steps :])
 
 
 def _program_hash(programs: Programs, init: Dataflow, steps: Sequence[Dataflow], logits: Sequence[Dataflow]) -> str:

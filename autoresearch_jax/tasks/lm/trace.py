@@ -299,7 +299,8 @@ def _export(jitted: Any, name: str, platform: str, *structs: Any) -> export.Expo
         if "compatibility guarantees" not in str(error) or not calls:
             raise
         raise ContractError(
-            f"`{name.split('_')[0]}` uses custom calls that are not allowed: {', '.join(calls)}"
+            f"`{name.split('_')[0]}` uses custom calls that are not allowed: {', '.join(calls)}: "
+            "compute the same with other functions of jax.numpy and jax.lax"
         ) from error
     except NotImplementedError as error:
         if "callback" in str(error):

@@ -11,6 +11,8 @@ from marked_processes import MARK, marked_processes
 from tracing import edited
 
 from autoresearch_jax.files import sha256_of_file
+from autoresearch_jax.tasks.lm.judging import TrialFailedError, of_candidate
+from autoresearch_jax.tasks.lm.programs import BadProgramError
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import HOLDOUT_SCORE, Budget, Candidate, Measurement, Scalar, Scrutiny, Status
 
@@ -21,6 +23,28 @@ OF_DRIVER = {"snapshot_seconds", "total_seconds", "prepare_seconds"}
 # What no two trials have in common
 OF_TRIAL = {"startup_seconds", "compile_seconds", "init_seconds", "training_seconds", "data_wait_seconds"}
 OF_TRIAL |= {"tokens_per_second", "snapshot_sha256", "wall_seconds", "compiled_programs"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RecursionError("too deep"), Status.CRASH),
+        (KeyError("a name"), Status.CRASH),
+        (MemoryError(), Status.OOM),
+        (BadProgramError("a rule"), Status.REJECTED),
+    ],
+)
+def test_what_a_program_makes_our_code_raise_is_the_candidate_s(error: Exception, status: Status) -> None:
+    with pytest.raises(TrialFailedError) as caught, of_candidate():
+        raise error
+    assert caught.value.status is status
+
+
+def test_a_file_that_cannot_be_read_is_no_candidate_s_fault() -> None:
+    error = BadProgramError("it cannot be read")
+    error.__cause__ = FileNotFoundError("init.export")
+    with pytest.raises(BadProgramError), of_candidate():
+        raise error
 
 
 @pytest.fixture

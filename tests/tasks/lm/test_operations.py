@@ -1,6 +1,7 @@
 """What a program may call, and what counts as a constant in it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,14 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from autoresearch_jax.kernels.attention import cudnn_attention, splash_attention
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
-from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, refused_settings, stablehlo_module
+from autoresearch_jax.tasks.lm.operations import (
+    MAX_DEPTH,
+    OperationError,
+    check_depth,
+    check_operations,
+    refused_settings,
+    stablehlo_module,
+)
 
 H100 = "NVIDIA H100 80GB HBM3"
 QKV = [jax.ShapeDtypeStruct((2, 2048, 4, 128), jnp.bfloat16)] * 3
@@ -24,11 +32,11 @@ VECTOR = [jax.ShapeDtypeStruct((8, 128), jnp.float32)]
 
 
 def constant_bytes(function: Callable[..., object], args: Sequence[object], platform: str, allowed_on: str = "") -> int:
-    """Bytes of the constants of a function traced for `platform`, checked as a program of `allowed_on`."""
+    """Bytes of constants and kernels of a function traced for `platform`, checked as a program of `allowed_on`."""
     with seen_by_jax(H100):
         exported = export.export(jax.jit(function), platforms=[platform], disabled_checks=ATTENTION_CALLS)(*args)
     with stablehlo_module(exported.mlir_module_serialized) as module:
-        return check_operations(module, allowed_on or platform)
+        return sum(check_operations(module, allowed_on or platform))
 
 
 def gradients_of_layers(attend: Callable[..., Array], windows: Sequence[int]) -> Callable[..., object]:
@@ -117,7 +125,38 @@ def test_numbers_in_slices_and_paddings_count() -> None:
 
     vector = [jax.ShapeDtypeStruct((1001,), jnp.float32)]
     for table in (slices, paddings):
-        assert constant_bytes(table, vector, "cpu") > 8 * len(places)
+        assert constant_bytes(table, vector, "cpu") > 3 * len(places)
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(MAX_DEPTH - 4, False), (MAX_DEPTH + 1, True)])
+@pytest.mark.parametrize("nest", [jax.jit, lambda inner: lambda x: jax.lax.cond(x[0] > 0, inner, jnp.sin, x)])
+def test_functions_and_branches_are_nested_only_so_deep(nest: Callable[..., Any], depth: int, refused: bool) -> None:
+    function = jnp.cos
+    for number in range(depth):
+        function = nest(lambda x, inner=function, number=number: inner(x) * (number + 0.5))
+    serialized = export.export(jax.jit(function), platforms=["cpu"])(jax.ShapeDtypeStruct((3,), jnp.float32))
+    with stablehlo_module(serialized.mlir_module_serialized) as module:
+        if refused:
+            with pytest.raises(OperationError, match=f"nested more than {MAX_DEPTH} deep"):
+                check_depth(module)
+        else:
+            check_depth(module)
+
+
+def test_a_function_that_calls_itself_is_refused() -> None:
+    with stablehlo_module(export.export(jax.jit(jnp.sin))(1.0).mlir_module_serialized) as known:
+        text = """
+        func.func public @main(%x: tensor<f32>) -> tensor<f32> {
+          %y = call @again(%x) : (tensor<f32>) -> tensor<f32>
+          return %y : tensor<f32>
+        }
+        func.func private @again(%x: tensor<f32>) -> tensor<f32> {
+          %y = call @main(%x) : (tensor<f32>) -> tensor<f32>
+          return %y : tensor<f32>
+        }
+        """
+        with pytest.raises(OperationError, match="calls itself"):
+            check_depth(ir.Module.parse(text, context=known.context))
 
 
 def test_what_jax_writes_for_a_mesh_passes() -> None:

@@ -1,5 +1,6 @@
 """What a trace left behind: taken if it is what it should be, refused or left alone otherwise, and never waited for."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from tracing import TASK, edited
+from train_lib_source import TRAIN_LIB
 
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.conditions import USUAL
-from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace
+from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace, without_hidden_text
 from autoresearch_jax.types import CandidateRejected, Status
 
 LIMITS = ProcessLimits(wall_seconds=300.0, file_bytes=2 * MAX_PROGRAM_BYTES)
@@ -40,6 +42,43 @@ def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: ProcessLimits =
         request, out_dir, conditions=USUAL, sandbox=sandbox, limits=limits, environment=os.environ, log_path=log_path
     )
     return out_dir
+
+
+HIDING = '''# -*- coding: latin-1 -*-
+"""A secret.
+
+More of it.
+"""; ONE = 1  # a secret
+TEXT = """kept  # is no comment
+   """
+def f(x): ("""A secret,"""
+           # a secret
+           "another"); return x  # a secret
+class C: "a secret"
+async def g():
+    """Ä secret.""" # a secret
+    return "kept" # a secret'''
+
+
+def test_a_file_cannot_read_comments_and_docstrings_of_itself() -> None:
+    shown = without_hidden_text(HIDING)
+    assert "secret" not in shown
+    assert shown.count("kept") == 2
+    assert "another" not in shown
+    tree, before = ast.parse(shown), ast.parse(HIDING)
+    assert [node.lineno for node in tree.body] == [node.lineno for node in before.body]
+    for node in ast.walk(before):
+        if hasattr(node, "body") and isinstance(node.body, list) and ast.get_docstring(node) is not None:
+            docstring = node.body[0].value
+            docstring.value = "\n" * (docstring.end_lineno - docstring.lineno)
+    assert ast.dump(tree) == ast.dump(before)
+
+
+@pytest.mark.parametrize("source", [TRAIN_LIB.read_text(), "x = = 1  # no Python", "# nothing\r\n"])
+def test_what_is_no_comment_stays(source: str) -> None:
+    shown = without_hidden_text(source)
+    assert len(shown.splitlines()) == len(source.splitlines())
+    assert ("#" in shown) == ("= =" in source)
 
 
 def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""How large a training file is: its syntax nodes, and the bytes that it carries in literals."""
+
+import ast
+from collections import Counter
+from collections.abc import Collection, Iterator
+from decimal import Decimal
+
+from autoresearch_jax.engine.training_file import binding
+
+MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
+FREE_NAME_BYTES = 8192  # of names that the baseline does not have; the default file's have 2,500
+
+# With these a source can run what does not count: its docstrings, its own file's comments, another file.
+_RUNS_HIDDEN_TEXT = frozenset(
+    ("exec", "eval", "compile", "open", "__doc__", "__file__", "__import__", "__builtins__", "__loader__", "__spec__")
+)
+_READS_SOURCES = frozenset(
+    ("builtins", "code", "importlib", "inspect", "io", "linecache", "os", "pathlib", "runpy", "sys")
+)
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
+    """Nodes of Python's syntax tree, or None for a source that Python cannot parse or that can run hidden text.
+
+    Lines and characters would reward denser formatting and shorter names. The tree has neither, nor comments, and
+    docstrings are left out: to delete them would else be progress. A literal counts a node for each byte it holds,
+    because a program in a string, executed, is no shorter than one in plain sight; one in a docstring or a comment
+    would be, so what could execute or read such text has no count.
+
+    Values of the top-level constants in `values_of` count one node each: to move them is what an optimizer does.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises for a source
+        return None
+    counts = [_count(node) for node in ast.walk(tree)]
+    if None in counts:
+        return None
+    blanked = [value for name, value in map(binding, tree.body) if name in values_of and value is not None]
+    blanked_counts = [_count(node) for value in blanked for node in ast.walk(value)]
+    return sum(filter(None, counts)) - sum(filter(None, blanked_counts)) + len(blanked)
+
+
+def _count(node: ast.AST) -> int | None:
+    """What a node counts by itself; None for one that may run hidden text."""
+    if isinstance(node, ast.Constant):
+        return max(1, _bytes_held(node.value))
+    if _may_run_hidden_text(node):
+        return None
+    if _has_docstring(node):
+        docstring = node.body[0].value  # type: ignore[attr-defined]
+        return -max(1, _bytes_held(docstring.value))
+    return 1
+
+
+def _may_run_hidden_text(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in _RUNS_HIDDEN_TEXT
+        case ast.Import(names=names):
+            return any(alias.name.partition(".")[0] in _READS_SOURCES for alias in names)
+        case ast.ImportFrom(module=str(module)):
+            return module.partition(".")[0] in _READS_SOURCES
+    return False
+
+
+def _bytes_held(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, int):
+        return (value.bit_length() + 7) // 8
+    if isinstance(value, complex):
+        return _bytes_held(value.imag)  # of a literal, the other part is 0
+    return _float_bytes(value) if isinstance(value, float) else 1
+
+
+def _float_bytes(value: float) -> int:
+    """Bytes of a float's decimal digits and exponent together: 1 for 0.003, 8 for one of 17 digits."""
+    _, digits, exponent = Decimal(repr(value)).as_tuple()
+    if not isinstance(exponent, int):  # infinity
+        return 1
+    bits = int("".join(map(str, digits))).bit_length() + (exponent.bit_length() + 1 if exponent else 0)
+    return (bits + 7) // 8
+
+
+def literal_bytes(source: str, baseline: str) -> int:
+    """Bytes that a source carries in literals beyond those of the baseline; 0 for one that Python cannot parse.
+
+    A value in a list, tuple, set or dict that is no literal counts one byte. New names count once there are more than
+    FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them.
+    """
+    try:
+        theirs, ours = ast.parse(source), ast.parse(baseline)
+        carried = Counter(_carried(theirs)) - Counter(_carried(ours))
+        names = set(_names(theirs)) - set(_names(ours))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises for a source
+        return 0
+    held = sum(count * max(1, _bytes_held(value)) for (_, value), count in carried.items())
+    return held + max(0, sum(map(_bytes_held, names)) - FREE_NAME_BYTES)
+
+
+def _carried(tree: ast.Module) -> Iterator[tuple[type | str, object]]:
+    """Values of literals with their types, and values in displays that are none."""
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            yield type(node.value), node.value
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
+            values = node.values if isinstance(node, ast.Dict) else node.elts
+            for value in values:
+                if not isinstance(value, ast.Constant):
+                    yield "element", None
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    return isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Every name in a source: of variables, attributes, arguments, modules."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant):
+            for _, field in ast.iter_fields(node):
+                yield from (text for text in (field if isinstance(field, list) else [field]) if isinstance(text, str))
