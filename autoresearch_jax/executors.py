@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.types import Candidate, LossLimit, Measurement, Scalar, Scrutiny
+from autoresearch_jax.types import (
+    UNKNOWN_COMPILE_COST,
+    Candidate,
+    CompileCost,
+    LossLimit,
+    Measurement,
+    Scalar,
+    Scrutiny,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class Work:
     scrutiny: Scrutiny = Scrutiny.SEARCH
     stop_above: Sequence[LossLimit] = ()
     reference_log_dirs: Sequence[Path] = ()
+    compile_cost: CompileCost = UNKNOWN_COMPILE_COST
     on_progress: Callable[[Mapping[str, Scalar]], None] | None = None
 
 
@@ -75,5 +84,6 @@ class LocalExecutor:
             scrutiny=work.scrutiny,
             stop_above=work.stop_above,
             reference_log_dirs=work.reference_log_dirs,
+            compile_cost=work.compile_cost,
         )
         return ticket, measurement

@@ -83,10 +83,29 @@ ATTENDED_SHARE = "attended_share"  # among a measurement's metrics: of WALL_SECO
 WALL_SECONDS = "wall_seconds"  # among a measurement's metrics: of training, by the wall clock
 CLOCK_FAULT = "clock_fault"  # among a measurement's metrics: why the wall clock took over, None where it did not
 TOO_BUSY = "too_busy"  # among a measurement's metrics: true of a time-out that says nothing of the candidate
+COMPILED_PROGRAMS = "compiled_programs"  # among a measurement's metrics: those that no cache had
+COMPILING_SECONDS = "compiling_seconds"  # among a measurement's metrics: by the budget's clock, what compiling took
+CHARGED_COMPILE = "charged_compile_seconds"  # among a measurement's metrics: of the budget, for compiling too long
 HASHED_BY = "hashed_by"  # among a candidate's facts: by what its program hash was made; others are not comparable
 
 
 CURVE_POINTS = 20  # of a loss curve: the mean loss of each twentieth of the budget
+
+
+@dataclass(frozen=True)
+class CompileCost:
+    """What earlier trials say about compiling; None where they do not.
+
+    Attributes:
+      charged: that a trial of this candidate was charged for it, in seconds; all of its trials are charged alike.
+      champion: that compiling the champion took, in seconds.
+    """
+
+    charged: float | None = None
+    champion: float | None = None
+
+
+UNKNOWN_COMPILE_COST = CompileCost()
 
 
 @dataclass(frozen=True)

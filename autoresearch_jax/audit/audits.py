@@ -31,6 +31,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.plan import draw_audit_seeds
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import read_compile_cost
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import MAX_FAILURES, HoldoutTask, RunError, Task, TaskFailures
 from autoresearch_jax.engine.training_file import ConstantError, Merge, set_constants
@@ -287,6 +288,7 @@ class Audits:
                     log_dir=log_dir,
                     snapshot_dir=snapshot_dir,
                     on_progress=self._observer.progress,
+                    compile_cost=read_compile_cost(self._ledger, trial.experiment, champion=None),
                 )
         except Exception as error:
             if trouble := disk_trouble(error):

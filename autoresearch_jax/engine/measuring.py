@@ -25,7 +25,7 @@ from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.same_program import SameProgram
-from autoresearch_jax.engine.state import read_state
+from autoresearch_jax.engine.state import read_compile_cost, read_state
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList, StopReached, backoff
 from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, SnapshotKeeper, Task, TaskFailures
 from autoresearch_jax.engine.workspace import Workspace
@@ -285,6 +285,7 @@ class Measuring:
                         scrutiny=self._scrutiny(trial),
                         stop_above=() if thresholds is None else thresholds.loss_limits,
                         reference_log_dirs=self._reference_log_dirs(trial),
+                        compile_cost=read_compile_cost(self._ledger, trial.experiment, self._recorder.champion),
                         on_progress=parts.observer.progress,
                     )
                 )

@@ -17,7 +17,7 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialR
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
@@ -196,6 +196,22 @@ def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
 def _peak_memory(runs: Sequence[TrialRow]) -> float | None:
     known = [peak for run in runs if isinstance(peak := run.metrics.get("peak_memory_bytes"), int | float)]
     return median(known) if known else None
+
+
+def read_compile_cost(ledger: Ledger, experiment: int, champion: ExperimentRow | None) -> CompileCost:
+    """What the trials of an experiment, else those of the champion, say about compiling.
+
+    Without a champion nothing is charged: the baseline is what candidates are compared with. A program that a cache had
+    says nothing.
+    """
+    for trial in ledger.trials(experiment):
+        if isinstance(charged := trial.metrics.get(CHARGED_COMPILE), int | float):
+            return CompileCost(charged=float(charged))
+    if champion is None:
+        return CompileCost(charged=0.0)
+    trials = [trial for trial in ledger.trials(ledger.measured(champion).id) if trial.metrics.get(COMPILED_PROGRAMS)]
+    took = [seconds for trial in trials if isinstance(seconds := trial.metrics.get(COMPILING_SECONDS), int | float)]
+    return CompileCost(champion=float(max(took)) if took else None)
 
 
 # Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.

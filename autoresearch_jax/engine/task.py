@@ -7,7 +7,17 @@ from typing import Protocol, runtime_checkable
 
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.types import (
+    UNKNOWN_COMPILE_COST,
+    Budget,
+    Candidate,
+    CompileCost,
+    LossLimit,
+    Measurement,
+    Metric,
+    Scalar,
+    Scrutiny,
+)
 
 ProgressCallback = Callable[[Mapping[str, Scalar]], None]  # called now and then while a trial runs
 
@@ -64,6 +74,7 @@ class Task(Terms, Protocol):
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[LossLimit] = (),
         reference_log_dirs: Sequence[Path] = (),
+        compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
         """Spends one budget on a candidate. Never raises for what the candidate did: that is a status.
 
@@ -79,6 +90,8 @@ class Task(Terms, Protocol):
             puts the curve of it into the metrics as LOSSES, so that there can be limits; others ignore them.
           reference_log_dirs: `log_dir` of trials of other candidates, the champion and the baseline, where a task may
             have left what it compares this one with.
+          compile_cost: what earlier trials say about compiling, for a task that compiles: it puts COMPILED_PROGRAMS,
+            COMPILING_SECONDS and CHARGED_COMPILE into the metrics.
         """
         ...
 
@@ -152,6 +165,7 @@ class HoldoutTask(Protocol):
         log_dir: Path,
         snapshot_dir: Path,
         on_progress: ProgressCallback | None = None,
+        compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
         """As `Task.measure`; the metrics have the score on the holdout, too, as HOLDOUT_SCORE."""
         ...

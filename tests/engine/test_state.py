@@ -11,7 +11,7 @@ from autoresearch_jax.engine.run_folder import RunFolderError
 from autoresearch_jax.engine.state import LOSS_CURVE, read_loss_file
 from autoresearch_jax.engine.stopping import Progress, limits_left, parse_stop
 from autoresearch_jax.proposers.briefing import write_brief
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 TERMS: dict[str, Scalar] = {
     "platform": "cuda",
@@ -68,6 +68,35 @@ def test_what_was_measured_when_the_run_began_is_what_its_clock_goes_on_with(ben
     run(bench, second, experiments=2)
     assert (first.calibrated, second.calibrated) == ([None], [0.0125])
     assert bench.ledger().settings()["reference_seconds"] == 0.0125
+
+
+class Compiling(FakeTask):
+    """Compiles each program once, the better ones for longer; a cache has it for the next trial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, CompileCost]] = []
+
+    def measure(self, candidate, *, compile_cost, **arguments):
+        is_new = candidate.program_hash not in {program_hash for program_hash, _ in self.told}
+        self.told.append((candidate.program_hash, compile_cost))
+        found = super().measure(candidate, **arguments)
+        compiled = {COMPILED_PROGRAMS: int(is_new), COMPILING_SECONDS: 50.0 if is_new else 0.1}
+        charged = 7.0 if compile_cost.charged is None else compile_cost.charged
+        return replace(found, metrics={**found.metrics, **compiled, CHARGED_COMPILE: charged})
+
+
+def test_trials_are_told_what_compiling_took(bench):
+    task = Compiling()
+    rule = LineageRule(task.metric, LineageSettings())
+    bench.loop(task, ScriptedProposer([moved(LR=0.1)]), rule, max_experiments=1).run()
+    baseline, candidate = dict.fromkeys(program_hash for program_hash, _ in task.told)
+    of_baseline = [cost for program_hash, cost in task.told if program_hash == baseline]
+    assert set(of_baseline) == {CompileCost(charged=0.0)}, "what others are compared with"
+    first, *later = [cost for program_hash, cost in task.told if program_hash == candidate]
+    assert first == CompileCost(champion=50.0)
+    assert later
+    assert set(later) == {CompileCost(charged=7.0)}, "although the cache has it now, and it is the champion itself"
 
 
 HEADER = "step,elapsed_seconds,loss\n"

@@ -219,7 +219,7 @@ WITHOUT_END = [
         "endless step",
         with_step("progress = jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1e-30, progress)"),
         Status.TIMEOUT,
-        r"train took longer than [\d.]+ s",
+        r"train took too long: `step` did not end within [\d.]+ s",
         budget=Budget(seconds=1.0),
         limits={"train_slack": 1.0},
     ),
@@ -228,8 +228,8 @@ WITHOUT_END = [
         "endless logits",
         with_logits("return jax.lax.while_loop(lambda x: x[0, 0, 0] < 1e30, lambda x: x * 0 + here, here)"),
         Status.TIMEOUT,
-        "judge took longer than 2 s",
-        limits={"judge": 2.0},
+        r"judge took too long: `logits` did not end within [\d.]+ s",
+        limits={"free_judge": 1.0, "judge_slack": 1.0},
     ),
     # training before the clock starts
     Cheat(
@@ -259,7 +259,16 @@ WITHOUT_END = [
         Status.TIMEOUT,
         r"`init` spent the budget: [\d.]+ s of it|init took longer",
         budget=Budget(seconds=0.5),
-        limits={"free_init": 0.2, "init": 5.0},
+        limits={"free_share": 0.0, "least_free": 0.2, "init": 5.0},
+    ),
+    # hours of XLA's work, as the machine is kept from others
+    Cheat(
+        "a program that is long to compile",
+        with_step("for n in range(30):\n            progress = jnp.sort(jnp.sin(progress + jnp.arange(9) * n))[n % 9]"),
+        Status.TIMEOUT,
+        r"compiling spent the budget: [\d.]+ s of it",
+        budget=Budget(seconds=0.05),
+        limits={"free_compile": 0.0},
     ),
     # a function that calls the next twice, forty deep: small to write, endless to compile
     Cheat(

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Protocol
@@ -23,7 +23,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, NANOSECOND, PROC, WALL, Accounting, AccountingError, CpuUsage
+from autoresearch_jax.tasks.lm.accounting import (
+    ATTENDED,
+    NANOSECOND,
+    PROC,
+    WALL,
+    Accounting,
+    AccountingError,
+    CpuUsage,
+    LinuxAccounting,
+)
 from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, Scalar
 
 READ_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
@@ -274,6 +283,25 @@ class Reference:
         while sum(runs) < BASELINE_SECONDS:
             runs.append(self.run())
         return sum(runs) / len(runs)
+
+
+@contextlib.contextmanager
+def uncalibrated_clock(name: str) -> Iterator[Clock]:
+    """The clock of this name for what is no training: it does not correct for the machine's speed.
+
+    Where the kernel keeps no accounts it is the wall clock.
+    """
+    accounting = None
+    if name == ATTENDED:
+        with contextlib.suppress(AccountingError):
+            accounting = LinuxAccounting()
+    if accounting is None:
+        yield WallClock()
+        return
+    try:
+        yield AttendedClock(accounting, lambda: math.nan, 1.0)
+    finally:
+        accounting.close()
 
 
 def wait_for_rest() -> bool:

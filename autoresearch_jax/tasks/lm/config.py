@@ -1,5 +1,6 @@
 """What defines a language-model task and one trial of it: settings, caps, time limits, the request. Loads no JAX."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.accounting import WALL
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.types import Budget, LossLimit, Scrutiny
+from autoresearch_jax.types import UNKNOWN_COMPILE_COST, Budget, CompileCost, LossLimit, Scrutiny
 
 KIBIBYTE = 1 << 10
 
@@ -20,6 +21,7 @@ JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
 # Where every row is probed, judging may take this many times as long: so many scorings, and another to name a failure.
 EVERY_ROW_SLOWDOWN = 7.0
+COMPILE_SLOWDOWN = 3.0  # beside the champion
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ class TimeLimits:
     """Seconds after which a phase of a trial is killed.
 
     Training ends by itself, as a time-out, after `max_stretch` times its budget by the wall clock, and is killed
-    `train_slack` later; with a budget in steps it has `train_report` from one report to the next. What `init` takes
-    beyond `free_init` is charged to a budget in seconds. Judging may take `free_judge`, and longer only at the speed
-    of training (see `judging.py`). `judge` is for one split with a sample of probes.
+    `train_slack` later. `judge` is for one split with a sample of probes. A process that is silent for longer than
+    `silence` allows is killed, too: with a budget in steps, training has `train_report` from one report to the next.
+
+    Free of charge are `free_share` of a budget in seconds, at least `least_free`, for `init`, and as much for judging,
+    which may take longer only at the speed of training (see `judging.py`); with a budget in steps, judging may take
+    `free_judge`. Compiling is free for `free_compile`, or for several times what the champion took.
     """
 
     startup: float = 120.0
@@ -47,21 +52,49 @@ class TimeLimits:
     check: float = 120.0
     compile: float = 900.0
     init: float = 120.0
-    free_init: float = 10.0
     max_stretch: float = 1.0
     train_slack: float = 120.0
     train_report: float = 600.0
     snapshot: float = 600.0
     judge: float = 1800.0
+    judge_slack: float = 60.0
+    free_share: float = 0.02
+    least_free: float = 1.0
     free_judge: float = 10.0
+    free_compile: float = 60.0
 
     def of(self, phase: str, budget: Budget, scrutiny: Scrutiny = Scrutiny.SEARCH) -> float:
         """Limit of a phase; training by steps has none as a whole."""
         if phase in JUDGE_PHASES:
             return self.judge if scrutiny is Scrutiny.SEARCH else EVERY_ROW_SLOWDOWN * self.judge
         if phase == "train":
-            return self.train_report if budget.seconds is None else self.max_stretch * budget.seconds + self.train_slack
+            return math.inf if budget.seconds is None else self.max_stretch * budget.seconds + self.train_slack
         return float(getattr(self, phase))
+
+    def silence(self, phase: str, budget: Budget, min_steps: int, own_limit: float | None) -> float:
+        """Limit from one report of a phase to the next, for programs that never end.
+
+        Args:
+          phase: its name.
+          budget: of the trial.
+          min_steps: that must fit into it, so that no honest step takes longer than its share of the budget.
+          own_limit: seconds that the trial's process itself allows for judging, looked at after each batch.
+        """
+        if phase == "train" and budget.seconds is None:
+            return self.train_report
+        if phase == "train" and budget.seconds is not None:
+            return self.max_stretch * budget.seconds / max(min_steps, 1) + self.train_slack
+        return math.inf if own_limit is None else own_limit + self.judge_slack
+
+    def free(self, budget: Budget) -> float:
+        """Seconds of judging that are free of charge, and of `init` where the budget is one in seconds."""
+        return self.free_judge if budget.seconds is None else max(self.least_free, self.free_share * budget.seconds)
+
+    def charged_compile(self, seconds: float, cost: CompileCost) -> float:
+        """Seconds that compiling for so long takes off a budget; a compile cache must not change them."""
+        if cost.charged is not None:
+            return cost.charged
+        return max(0.0, seconds - max(self.free_compile, COMPILE_SLOWDOWN * (cost.champion or 0.0)))
 
 
 @dataclass(frozen=True)
@@ -75,6 +108,7 @@ class MeasureRequest:
       snapshot_dir: where the snapshot will be; for judging again, where it is.
       log_dir: where the loss curve and the nats of each token go.
       reference_log_dirs: the same of other candidates' trials.
+      compile_cost: what earlier trials say about it.
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
@@ -99,6 +133,7 @@ class MeasureRequest:
     facts: Mapping[str, Any]
     stop_above: Sequence[LossLimit] = ()
     reference_log_dirs: Sequence[str] = ()
+    compile_cost: CompileCost = UNKNOWN_COMPILE_COST
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
@@ -112,6 +147,7 @@ class MeasureRequest:
             "scrutiny": Scrutiny(fields["scrutiny"]),
             "limits": TimeLimits(**fields["limits"]),
             "stop_above": tuple(LossLimit(**limit) for limit in fields["stop_above"]),
+            "compile_cost": CompileCost(**fields["compile_cost"]),
         }
         return cls(**{**fields, **read})
 

@@ -165,6 +165,7 @@ def judge(
     scrutiny: Scrutiny = Scrutiny.SEARCH,
     references: Sequence[np.ndarray] = (),
     on_progress: Callable[[float], None] = lambda share: None,
+    now: Callable[[], float] = time.monotonic,
 ) -> EvalResult:
     """Scores every row and probes the candidate: a sample of the rows, or (but for SEARCH) every row several times.
 
@@ -178,6 +179,7 @@ def judge(
       scrutiny: see above.
       references: nats of other models, float32[N, T], to draw positions by; NaN where they are not known.
       on_progress: called with the share of the batches, probes included, that is done.
+      now: the clock that the limit is counted by.
 
     Raises:
       InvalidCandidateError: a probe failed, a likelihood is no number, or it took too long.
@@ -188,7 +190,7 @@ def judge(
     num_sampled, num_extra_batches = plan_probes(num_rows, scorer.batch_rows, num_passes)
     num_batches = -(-num_rows // scorer.batch_rows)
     num_planned = num_batches + num_extra_batches
-    work = _Work(scorer, read_leaves, num_planned, limit_seconds * num_planned / num_batches, on_progress)
+    work = _Work(scorer, read_leaves, num_planned, limit_seconds * num_planned / num_batches, on_progress, now)
     # The rows that fill no batch share their last ones with the sample, unless they are to be probed themselves.
     in_full_batches = max(num_rows - num_rows % scorer.batch_rows, min(num_rows, scorer.batch_rows))
     num_first = num_rows if num_passes else in_full_batches
@@ -244,8 +246,13 @@ def judge_within_memory(
     limit_seconds: float = math.inf,
     scrutiny: Scrutiny = Scrutiny.SEARCH,
     references: Sequence[np.ndarray] = (),
+    now: Callable[[], float] = time.monotonic,
+    on_smaller: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`."""
+    """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`.
+
+    `on_smaller` is called before the program for that batch is compiled.
+    """
     while True:
         try:
             return judge(
@@ -257,10 +264,14 @@ def judge_within_memory(
                 scrutiny=scrutiny,
                 references=references,
                 on_progress=on_progress,
+                now=now,
             )
         except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            on_smaller()
             smaller = smaller_scorer(programs, mesh, scorer)
-            if smaller is None or not is_out_of_memory(error):
+            if smaller is None:
                 raise
         scorer = smaller
 
@@ -285,13 +296,14 @@ class _Work:
     num_planned: int
     limit_seconds: float
     on_progress: Callable[[float], None]
+    now: Callable[[], float]
     num_done: int = 0
     seconds: float = 0.0  # in earlier calls of `score`
     begin: float = 0.0  # of the present one
 
     def score(self, inputs_NxT: np.ndarray, targets_NxT: np.ndarray) -> np.ndarray:
         """Nats of each target, float32[N, T]; the last batch is filled up with its own rows again."""
-        self.begin = time.monotonic()
+        self.begin = self.now()
         num_rows, batch_rows = len(inputs_NxT), self.scorer.batch_rows
         nats_NxT = np.empty(inputs_NxT.shape, np.float32)
         pending: tuple[int, jax.Array] | None = None  # the device works on one batch while the host reads the next
@@ -304,7 +316,7 @@ class _Work:
             pending = (first, nats_BxT)
         if pending is not None:
             self._store(nats_NxT, *pending)
-        self.seconds += time.monotonic() - self.begin
+        self.seconds += self.now() - self.begin
         return nats_NxT
 
     def score_mixed(
@@ -324,7 +336,7 @@ class _Work:
         self.num_done += 1
         share = self.num_done / self.num_planned
         self.on_progress(min(1.0, share))
-        elapsed = self.seconds + time.monotonic() - self.begin
+        elapsed = self.seconds + self.now() - self.begin
         limit_seconds = self.limit_seconds * max(1.0, share)  # above 1 while it is found out why a probe failed
         if elapsed > limit_seconds:
             raise InvalidCandidateError(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from autoresearch_jax.errors import causes
 from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.tasks.lm.clock import uncalibrated_clock
 from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
@@ -39,7 +40,7 @@ from autoresearch_jax.tasks.lm.judge import (
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
-from autoresearch_jax.types import HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
+from autoresearch_jax.types import ATTENDED_SHARE, HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
 
 # Judging may take this many times as long a token as training did, so that `logits` cannot do the work of `step`: a
 # forward pass takes a third of a step. With tiny training batches, whose tokens are slow, the other bound counts.
@@ -93,10 +94,14 @@ class Phases:
         self.snapshot: str | None = None
         self._start = time.monotonic()
 
-    def enter(self, phase: str) -> None:
-        """Begins a phase."""
+    def enter(self, phase: str, limit_seconds: float | None = None) -> None:
+        """Begins a phase; the driver is told how long this process itself lets it take, if it looks at that."""
         self._start = time.monotonic()
-        self.emit({"event": "phase", "phase": phase})
+        self.announce(phase, limit_seconds)
+
+    def announce(self, phase: str, limit_seconds: float | None) -> None:
+        """Tells the driver of a phase, and of its limit; it then begins to wait anew."""
+        self.emit({"event": "phase", "phase": phase, "limit_seconds": limit_seconds})
 
     def leave(self, phase: str) -> None:
         """Records how long the phase has taken so far."""
@@ -196,7 +201,8 @@ class Judging:
     def judge(self, scorer: Scorer, read_leaves: Sequence[jax.Array], phases: Phases) -> EvalResult:
         """Judges the split, and for an audit the holdout; see `judge.judge` for what it raises.
 
-        Its time limit follows from "wall_seconds" and "num_tokens" of training, among the metrics of `phases`.
+        Its time limit follows from how long training took for how many tokens, which the metrics of `phases` tell. Both
+        are timed by the trial's clock.
         """
         result = self._judge(scorer, read_leaves, phases, JUDGE, self._eval_set)
         phases.metrics.update(
@@ -225,22 +231,28 @@ class Judging:
             shape = len(eval_set.rows_NxT1), self._programs.sequence_length
             folders = map(Path, self._request.reference_log_dirs)
             references = [load_token_nats(folder, shape, self._programs.vocab_size) for folder in folders]
-        phases.enter(phase)
-        seconds, num_tokens = (float(phases.metrics[name] or 0) for name in (WALL_SECONDS, "num_tokens"))
+        metrics = phases.metrics
+        seconds, num_tokens = (float(metrics[name] or 0) for name in (WALL_SECONDS, "num_tokens"))
+        seconds *= float(metrics.get(ATTENDED_SHARE) or 1)
         trained_as_long = seconds / num_tokens * eval_set.rows_NxT1[:, 1:].size
         num_batches = -(-len(eval_set.rows_NxT1) // scorer.batch_rows)
         most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * seconds * num_batches)
-        result = judge_within_memory(
-            self._programs,
-            self._mesh,
-            scorer,
-            read_leaves,
-            eval_set,
-            lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
-            limit_seconds=max(self._request.limits.free_judge, most),
-            scrutiny=self._request.scrutiny,
-            references=[nats_NxT for nats_NxT in references if nats_NxT is not None],
-        )
+        limit_seconds = max(self._request.limits.free(self._request.budget), most)
+        phases.enter(phase, limit_seconds)
+        with uncalibrated_clock(str(metrics["clock"])) as clock:
+            result = judge_within_memory(
+                self._programs,
+                self._mesh,
+                scorer,
+                read_leaves,
+                eval_set,
+                lambda share: phases.emit({"event": "progress", "phase": phase, "share": share}),
+                limit_seconds=limit_seconds,
+                scrutiny=self._request.scrutiny,
+                references=[nats_NxT for nats_NxT in references if nats_NxT is not None],
+                now=clock.now,
+                on_smaller=lambda: phases.announce(phase, None),
+            )
         phases.leave(phase)
         return result
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, AccountingError, LinuxAccounting
-from autoresearch_jax.tasks.lm.clock import AttendedClock, Clock, Reference, WallClock, wait_for_rest
+from autoresearch_jax.tasks.lm.clock import (
+    AttendedClock,
+    Clock,
+    Reference,
+    WallClock,
+    uncalibrated_clock,
+    wait_for_rest,
+)
 from autoresearch_jax.tasks.lm.config import SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
@@ -39,7 +46,10 @@ from autoresearch_jax.tasks.lm.snapshot import save_snapshot
 from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainResult, train
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
+    CHARGED_COMPILE,
     CLOCK_FAULT,
+    COMPILED_PROGRAMS,
+    COMPILING_SECONDS,
     CURVE_POINTS,
     LOSSES,
     TOO_BUSY,
@@ -50,9 +60,11 @@ from autoresearch_jax.types import (
     write_curve,
 )
 
-# The last step may end this much after the budget, or after this multiple of the usual time of the steps before it.
-FREE_OVERRUN_SECONDS = 2.0
+# The last step may end a share of the budget late (`TimeLimits.free_share`), or this multiple of the usual time of the
+# steps before it, or by a delay that a machine may cause at any time: more than a share of a budget of a few seconds.
 MAX_OVERRUN_STEPS = 1.5
+DELAY_SECONDS = 0.5
+LOOK_SECONDS = 0.5  # between two looks at how long compiling has taken
 LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
 
@@ -73,6 +85,7 @@ class _Trial:
         self.reference: Reference | None = None  # with the attended clock
         self.reference_seconds = math.nan
         self.accounting: LinuxAccounting | None = None
+        self.charged_seconds = 0.0  # of the budget, before training
 
     def run(self) -> EvalResult:
         request = self.request
@@ -91,8 +104,8 @@ class _Trial:
             self.bits_per_nat = _bits_per_nat(dataset, self.programs.vocab_size)
             self.phases.leave("startup")
             init, steps, scorer = self._compile()
-            leaves, charged_seconds = self._init(init)
-            result = self._train(steps, loaders, leaves, charged_seconds)
+            leaves = self._init(init)
+            result = self._train(steps, loaders, leaves)
         if result.nonfinite:
             raise TrialFailedError(Status.NONFINITE, f"the loss is {result.losses[-1][1]} at step {len(result.losses)}")
         if result.stretched:
@@ -103,7 +116,8 @@ class _Trial:
             loss = result.curve[-1] * self.bits_per_nat
             raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
         if request.budget.seconds is not None:
-            check_kept_budget(result, request.budget.seconds - charged_seconds, request.min_steps)
+            free_seconds = max(DELAY_SECONDS, request.limits.free_share * request.budget.seconds)
+            check_kept_budget(result, request.budget.seconds - self.charged_seconds, request.min_steps, free_seconds)
         self._snapshot(dataset, result)
         read_leaves = [result.leaves[i] for i in self.programs.read_leaves]
         return self.judging.judge(scorer, read_leaves, self.phases)
@@ -112,12 +126,21 @@ class _Trial:
         """Compiles everything that will run, in threads; of the judge only the batch to begin with."""
         programs, mesh, judging = self.programs, self.mesh, self.judging
         self.phases.enter("compile")
-        with ThreadPoolExecutor() as pool:
-            steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
-            scorer = pool.submit(judging.compile)
-            init = pool.submit(compile_program, programs.init, mesh)
-            if self.request.clock == ATTENDED and self.request.budget.seconds is not None:
-                self.reference = pool.submit(Reference).result()
+        pool = ThreadPoolExecutor()
+        try:
+            with uncalibrated_clock(self.request.clock) as clock:
+                start = clock.now()
+                steps = [pool.submit(compile_program, step.exported, mesh, donate=True) for step in programs.steps]
+                scorer = pool.submit(judging.compile)
+                init = pool.submit(compile_program, programs.init, mesh)
+                if self.request.clock == ATTENDED and self.request.budget.seconds is not None:
+                    self.reference = pool.submit(Reference).result()
+                pending = {init, scorer, *steps}
+                while pending:
+                    _, pending = wait(pending, timeout=LOOK_SECONDS)
+                    self._charge_compiling(clock.now() - start)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # XLA cannot be interrupted; the process ends with the trial
         with of_candidate():
             compiled = init.result(), [step.result() for step in steps], scorer.result()
         self._calibrate()
@@ -129,8 +152,21 @@ class _Trial:
             self._check_costs(init_program, step_programs)
             fitting = judging.fitting(scorer_program)
         self.phases.leave("compile")  # with the smaller scorers, if there had to be some
-        self.metrics["compiled_programs"] = self.compiles.compiled  # none of them, if the cache has all
+        self.metrics[COMPILED_PROGRAMS] = self.compiles.compiled  # none of them, if the cache has all
         return init_program, step_programs, fitting
+
+    def _charge_compiling(self, seconds: float) -> None:
+        """Takes off the budget what compiling has taken so far beyond what is free; raises TrialFailedError if all."""
+        self.metrics[COMPILING_SECONDS] = seconds
+        if self.request.budget.seconds is not None:
+            self.charged_seconds = self.request.limits.charged_compile(seconds, self.request.compile_cost)
+            self.metrics[CHARGED_COMPILE] = self.charged_seconds
+            self._require_budget("compiling", self.charged_seconds)
+
+    def _require_budget(self, what: str, seconds: float) -> None:
+        budget = self.request.budget
+        if budget.seconds is not None and self.charged_seconds >= budget.seconds:
+            raise TrialFailedError(Status.TIMEOUT, f"{what} spent the budget: {seconds:.1f} s of it")
 
     def _check_costs(self, init: Any, steps: Sequence[Any]) -> None:
         """Raises TooCostlyError for what will not fit into the memory or the budget."""
@@ -150,14 +186,20 @@ class _Trial:
             self.metrics["predicted_steps"] = predicted
             check_steps(predicted, self.request.min_steps, budget.seconds)
 
-    def _init(self, init: Any) -> tuple[Any, float]:
+    def _init(self, init: Any) -> Any:
         self.phases.enter("init")
-        clock = self._make_clock()
-        start = clock.now()
-        with of_candidate("`init` cannot be run"):
-            leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
+        budget = self.request.budget
+        with uncalibrated_clock(self.request.clock) as clock:
+            start = clock.now()
+            with of_candidate("`init` cannot be run"):
+                leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
+            seconds = clock.now() - start
         self.phases.leave("init")
-        return leaves, max(0.0, clock.now() - start - self.request.limits.free_init)
+        charged = 0.0 if budget.seconds is None else max(0.0, seconds - self.request.limits.free(budget))
+        self.metrics["charged_init_seconds"] = charged
+        self.charged_seconds += charged
+        self._require_budget("`init`", charged)
+        return leaves
 
     def _calibrate(self) -> None:
         """Sets the unit of the attended clock; a trial outside of a run measures it."""
@@ -180,14 +222,10 @@ class _Trial:
             self.metrics[CLOCK_FAULT] = str(error)
             return WallClock()
 
-    def _train(
-        self, steps: Sequence[Any], loaders: Sequence[TokenLoader], leaves: Any, charged_seconds: float
-    ) -> TrainResult:
+    def _train(self, steps: Sequence[Any], loaders: Sequence[TokenLoader], leaves: Any) -> TrainResult:
         programs, budget = self.programs, self.request.budget
-        if charged_seconds and budget.seconds is not None:
-            if charged_seconds >= budget.seconds:
-                raise TrialFailedError(Status.TIMEOUT, f"`init` spent the budget: {charged_seconds:.1f} s of it")
-            budget = Budget(seconds=budget.seconds - charged_seconds)
+        if budget.seconds is not None:
+            budget = Budget(seconds=budget.seconds - self.charged_seconds)
         by_rows = NamedSharding(self.mesh, PartitionSpec("data"))
         phases = [
             TrainPhase(
@@ -222,7 +260,6 @@ class _Trial:
         self.metrics.update(
             clock.figures(),
             training_seconds=result.seconds,
-            charged_init_seconds=charged_seconds,
             data_wait_seconds=result.data_wait_seconds,
             compiles_in_budget=compiles.asked,
             num_steps=result.num_steps,
@@ -285,13 +322,20 @@ class _Trial:
         self.phases.leave(SNAPSHOT)
 
 
-def check_kept_budget(result: TrainResult, seconds: float, min_steps: int) -> None:
-    """Raises TrialFailedError for a last step that took much longer than the others, and for too few steps."""
+def check_kept_budget(result: TrainResult, seconds: float, min_steps: int, free_seconds: float) -> None:
+    """Raises TrialFailedError for a last step that took much longer than the others, and for too few steps.
+
+    Args:
+      result: of training for `seconds`.
+      seconds: the budget, what was charged to it left out.
+      min_steps: that must fit into it.
+      free_seconds: that the last step may end late, however long the steps are.
+    """
     ends = [0.0, *(end for end, _ in result.losses)]
     steps = [end - begin for begin, end in itertools.pairwise(ends)]
     usual = statistics.median(steps[-LAST_STEPS:-1] or [0.0])
     overrun = min(ends[-1] - seconds, result.step_walls[-1])  # else the clock corrected itself meanwhile
-    if overrun > max(FREE_OVERRUN_SECONDS, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
+    if overrun > max(free_seconds, min(MAX_OVERRUN_STEPS * usual, seconds / max(min_steps, 1))):
         reason = f"training ended {overrun:.1f} s after the budget: the last step took {steps[-1]:.1f} s"
         raise TrialFailedError(Status.INVALID, f"{reason}, those before it {usual:.2f} s")
     if result.num_steps < min_steps:

@@ -17,7 +17,17 @@ from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, ask_o
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
-from autoresearch_jax.types import Budget, Candidate, LossLimit, Measurement, Metric, Scalar, Scrutiny
+from autoresearch_jax.types import (
+    UNKNOWN_COMPILE_COST,
+    Budget,
+    Candidate,
+    CompileCost,
+    LossLimit,
+    Measurement,
+    Metric,
+    Scalar,
+    Scrutiny,
+)
 
 METRIC = Metric("val_bpb", "minimize")
 WORKER_LOG = "worker.log"
@@ -127,6 +137,7 @@ class LmTask:
         scrutiny: Scrutiny = Scrutiny.SEARCH,
         stop_above: Sequence[LossLimit] = (),
         reference_log_dirs: Sequence[Path] = (),
+        compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
         """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
         config, log_path = self._config, log_dir / WORKER_LOG
@@ -147,6 +158,7 @@ class LmTask:
             snapshot_dir=str(snapshot_dir.absolute()),
             log_dir=str(log_dir.absolute()),
             reference_log_dirs=[str(folder.absolute()) for folder in reference_log_dirs],
+            compile_cost=compile_cost,
             device_memory_bytes=config.device.memory_bytes,
             min_steps=config.caps.min_steps,
             limits=config.limits,

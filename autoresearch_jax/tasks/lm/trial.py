@@ -5,6 +5,7 @@ A snapshot is on disk before it is judged. If the process dies or fails while it
 
 import contextlib
 import errno
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class TrialRun:
     start_worker: Callable[[], JsonWorker]
     on_progress: Callable[[Mapping[str, Scalar]], None]
     _phase: str = "startup"
+    _overdue: str = ""  # what the process was waited for, and how long
     _judged_again: bool = False
 
     @property
@@ -141,7 +143,8 @@ class TrialRun:
             match event["event"]:
                 case "phase" | "progress":
                     self._phase = event["phase"]
-                    self.on_progress({name: value for name, value in event.items() if name != "event"})
+                    told = {name: value for name, value in event.items() if name not in ("event", "limit_seconds")}
+                    self.on_progress(told)
                 case "failed":
                     error = TaskError(f"the trial process failed: {event['reason']}; see {self.log_path}")
                     if "disk" in event:
@@ -152,17 +155,25 @@ class TrialRun:
         raise AssertionError("events end only by an exception")
 
     def _events(self, worker: JsonWorker) -> Iterator[dict[str, Any]]:
-        """Yields the events of a trial; raises ProcessTimeoutError when a phase exceeds its limit."""
-        limits, budget = self.request.limits, self.request.budget
-        deadline = time.monotonic() + limits.startup
+        """Yields the events of a trial; raises ProcessTimeoutError when a phase, or a silence in it, is too long."""
+        request, limits, budget = self.request, self.request.limits, self.request.budget
+        limit, silence = limits.startup, math.inf
+        began = heard = time.monotonic()
         while True:
-            remaining = deadline - time.monotonic()
+            by_phase, by_silence = began + limit, heard + silence
+            self._overdue = f"{self._phase} took longer than {limit:g} s"
+            if by_silence < by_phase:
+                program = "`step`" if self._phase == "train" else "`logits`"
+                self._overdue = f"{self._phase} took too long: {program} did not end within {silence:.4g} s"
+            remaining = min(by_phase, by_silence) - time.monotonic()
             if remaining <= 0:  # even if the answer has just come
                 raise ProcessTimeoutError(f"{-remaining:.1f} s late")
             event = worker.receive(remaining)
-            reports_steps = event["event"] == "progress" and event["phase"] == "train" and budget.seconds is None
-            if event["event"] == "phase" or reports_steps:
-                deadline = time.monotonic() + limits.of(event["phase"], budget, self.request.scrutiny)
+            heard = time.monotonic()
+            if event["event"] == "phase":
+                phase, began = event["phase"], heard
+                limit = limits.of(phase, budget, request.scrutiny)
+                silence = limits.silence(phase, budget, request.min_steps, event.get("limit_seconds"))
             yield event
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
@@ -196,13 +207,11 @@ class TrialRun:
 
     def _timed_out(self) -> Measurement:
         """The result of a phase that took too long; raises TaskError if it was waiting for the disk."""
-        limit = self.request.limits.of(self._phase, self.request.budget, self.request.scrutiny)
-        reason = f"{self._phase} took longer than {limit:g} s"
         if self._phase == SNAPSHOT:
             where = self._snapshot_dir.parent
-            words = f"{reason}: the disk that holds {where} is slow: use another one, with --run_dir"
+            words = f"{self._overdue}: the disk that holds {where} is slow: use another one, with --run_dir"
             raise TaskError(words) from new_disk_error(errno.ETIMEDOUT, where)
-        return self._failed(Status.TIMEOUT, reason)
+        return self._failed(Status.TIMEOUT, self._overdue)
 
     def _died(self, error: WorkerDiedError) -> Measurement:
         status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH

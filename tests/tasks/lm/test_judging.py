@@ -22,7 +22,7 @@ OF_JUDGING = {"judge_seconds", "judge_holdout_seconds", "probe_seconds", "worst_
 OF_DRIVER = {"snapshot_seconds", "total_seconds", "prepare_seconds"}
 # What no two trials have in common
 OF_TRIAL = {"startup_seconds", "compile_seconds", "init_seconds", "training_seconds", "data_wait_seconds"}
-OF_TRIAL |= {"tokens_per_second", "snapshot_sha256", "wall_seconds", "compiled_programs"}
+OF_TRIAL |= {"compiling_seconds", "tokens_per_second", "snapshot_sha256", "wall_seconds", "compiled_programs"}
 
 
 @pytest.mark.parametrize(

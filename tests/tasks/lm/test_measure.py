@@ -19,10 +19,12 @@ from autoresearch_jax.tasks.lm.judging import TrialFailedError
 from autoresearch_jax.tasks.lm.trainer import TrainResult
 from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import (
+    CHARGED_COMPILE,
     CURVE_POINTS,
     LOSSES,
     TOO_BUSY,
     Budget,
+    CompileCost,
     LossLimit,
     Measurement,
     Scalar,
@@ -206,9 +208,10 @@ def measure(make_task: MakeTask, folder: Path, *loss_limits: LossLimit, source: 
     ("steps", "status", "reason"),
     [
         ([0.1] * 20, None, None),
-        ([0.1] * 19 + [1.9], None, None),  # of 2 s a last step of up to 2 s more is free
+        ([0.1] * 19 + [0.55], None, None),  # within what is free
+        ([0.1] * 19 + [0.71], Status.INVALID, r"training ended 0\.6 s after the budget: the last step took 0\.7 s"),
         ([0.1] * 19 + [5.0], Status.INVALID, r"training ended 4\.9 s after the budget: the last step took 5\.0 s"),
-        ([0.7] * 3, Status.REJECTED, r"only 3 steps fitted into 2 s, at least 10 must: make the model or"),
+        ([0.45] * 5, Status.REJECTED, r"only 5 steps fitted into 2 s, at least 10 must: make the model or"),
     ],
 )
 def test_a_last_step_that_takes_long_and_too_few_steps_are_refused(
@@ -217,10 +220,10 @@ def test_a_last_step_that_takes_long_and_too_few_steps_are_refused(
     ends = list(itertools.accumulate(steps))
     result = TrainResult([], len(steps), seconds=ends[-1], losses=[(end, 1.0) for end in ends], step_walls=steps)
     if status is None:
-        measuring.check_kept_budget(result, 2.0, min_steps=10)
+        measuring.check_kept_budget(result, 2.0, 10, free_seconds=0.5)
         return
     with pytest.raises(TrialFailedError, match=reason) as caught:
-        measuring.check_kept_budget(result, 2.0, min_steps=10)
+        measuring.check_kept_budget(result, 2.0, 10, free_seconds=0.5)
     assert caught.value.status is status
 
 
@@ -250,6 +253,23 @@ def test_losses_are_bits_per_byte_whatever_the_vocabulary(
         found = measure(make_task, tmp_path / str(size), source=source)
         assert found.value is not None
         assert read_curve(found.metrics[LOSSES])[-1] == pytest.approx(found.value, rel=0.1)
+
+
+def test_compiling_too_long_takes_time_off_the_budget(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
+    task = make_task(SECONDS, free_compile=0.0)
+    candidate = task.prepare(tiny_source, tmp_path)
+    log_dir, snapshot_dir = tmp_path, tmp_path / "snapshot"
+    cost = CompileCost(charged=0.75)
+    measured = task.measure(candidate, seed=0, log_dir=log_dir, snapshot_dir=snapshot_dir, compile_cost=cost)
+    assert measured.status is Status.OK, measured.error
+    assert measured.metrics[CHARGED_COMPILE] == 0.75
+    assert number(measured, "compiling_seconds") > 0
+    assert number(measured, "training_seconds") >= 0.25
+
+    spent = CompileCost(charged=1.0)
+    measured = task.measure(candidate, seed=0, log_dir=log_dir, snapshot_dir=tmp_path / "other", compile_cost=spent)
+    assert (measured.status, measured.error) == (Status.TIMEOUT, "compiling spent the budget: 1.0 s of it")
+    assert measured.metrics[CHARGED_COMPILE] == 1.0
 
 
 @pytest.mark.slow

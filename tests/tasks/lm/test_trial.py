@@ -43,6 +43,8 @@ def serve(request, way):
         return emit("unfit", reason="it was changed")
     if request["op"] == "measure":
         emit("phase", phase="train")
+        if way == "stand still":
+            time.sleep(600)
         if way == "die early":
             os._exit(3)
         emit("phase", phase="snapshot")
@@ -50,7 +52,7 @@ def serve(request, way):
             snapshot.with_name(f".{snapshot.name}.partial").mkdir()
             time.sleep(600)
         snapshot.mkdir()
-    emit("phase", phase="judge")
+    emit("phase", phase="judge", limit_seconds=0.1)
     if way == "hang":
         time.sleep(600)
     if way == "be killed":
@@ -160,6 +162,16 @@ def test_a_judge_that_takes_too_long_is_not_asked_again(bench: Bench) -> None:
     assert (measured.status, measured.error) == (Status.TIMEOUT, "judge took longer than 0.2 s")
     assert measured.snapshot == bench.snapshot_dir
     assert bench.asked() == ["measure"]
+
+
+def test_a_program_that_never_ends_costs_what_it_may_take_and_little_more(bench: Bench) -> None:
+    measured = bench.run("hang", "go well", judge_slack=0.1)
+    words = "judge took too long: `logits` did not end within 0.2 s"
+    assert (measured.status, measured.error) == (Status.TIMEOUT, words)
+    assert bench.asked() == ["measure"]
+    bench.snapshot_dir.rmdir()
+    measured = bench.run("stand still", train_report=0.2)
+    assert (measured.status, measured.error) == (Status.TIMEOUT, "train took too long: `step` did not end within 0.2 s")
 
 
 def test_a_slow_disk_is_no_fault_of_the_candidate(bench: Bench) -> None:
