@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The red team: candidates that cheat or do harm, each of which must be caught, and honest ones, none of which may be.
-# Eight minutes on two cores.
+# A quarter of an hour on two cores.
 #
 #   ./scripts/redteam.sh
 set -euo pipefail

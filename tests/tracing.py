@@ -1,8 +1,10 @@
 """Tracing in the test's own process, for tests of what comes after it."""
 
+import dataclasses
 from pathlib import Path
 
 from autoresearch_jax.contract import TaskSpec
+from autoresearch_jax.kernels.platforms import seen_by_jax
 from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.trace import trace
 
@@ -10,14 +12,16 @@ TASK = TaskSpec(vocab_sizes=(256,), sequence_length=16, budget_steps=5)
 JUDGE_BATCH_ROWS = (4, 2)
 
 
-def traced(source: str, folder: Path) -> Path:
+def traced(source: str, folder: Path, platform: str = "cpu", device_kind: str = "cpu") -> Path:
     """Traces a source into a new folder, in this process, and returns that folder."""
     folder.mkdir()
     path = folder / "train_lib.py"
     path.write_text(source)
     programs_dir = folder / "programs"
     programs_dir.mkdir()
-    trace(path, TASK, make_mesh({"data": 1, "model": 1}), JUDGE_BATCH_ROWS, programs_dir)
+    task = dataclasses.replace(TASK, platform=platform, device_kind=device_kind)
+    with seen_by_jax(device_kind):
+        trace(path, task, make_mesh({"data": 1, "model": 1}), JUDGE_BATCH_ROWS, programs_dir)
     return programs_dir
 
 

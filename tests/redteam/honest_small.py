@@ -21,7 +21,7 @@ OPTIMIZER = optax.adam(0.02)
 
 def build(task, mesh):
     def init(key):
-        keys = iter(jax.random.split(key, 9))
+        keys = iter(jax.random.split(key, 16))
 
         def normal(*shape):
             return 0.2 * jax.random.normal(next(keys), shape)
@@ -184,6 +184,7 @@ LOGITS = [
     Variant("bfloat16 logits", partial(with_logits, "return here.astype(jnp.bfloat16)")),
     Variant("float16 logits", partial(with_logits, "return here.astype(jnp.float16)")),
     Variant("large softcap", partial(with_logits, "return 1e3 * jnp.tanh(here / 1e3)")),
+    # 192: no text here has it, by the ids of the arena's seed
     Variant("no probability for a byte", partial(with_logits, "return here.at[..., 192].set(-jnp.inf)")),
     Variant(
         "n-gram cache",
