@@ -309,6 +309,13 @@ def _export(jitted: Any, name: str, platform: str, *structs: Any) -> export.Expo
                 "remove it, programs must be pure"
             ) from error
         raise
+    except RuntimeError as error:
+        if "No supported GPU devices" not in str(error):  # what Pallas says where it would write a Triton kernel
+            raise
+        raise ContractError(
+            f"`{name.split('_')[0]}` calls a Pallas kernel, which is not allowed on {platform}, as nothing keeps it "
+            "within its arrays: use it on a TPU only, and jax.numpy or `autoresearch_jax.kernels` here"
+        ) from error
 
 
 def _flat_specs(state_sharding: Any, treedef: Any) -> list[PartitionSpec]:
