@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-MARK = "AUTORESEARCH_TEST_MARK"
+MARK = "JAX_TEST_MARK"  # a name that processes of trials inherit
 WAIT_SECONDS = 10.0
 # Leaves a process behind that belongs to no group and no session of its parent's, and has its descriptors.
 DAEMON = """

@@ -44,8 +44,7 @@ from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import KEY_WIDTH
 from autoresearch_jax.sandbox.escapes import try_to_escape
-from autoresearch_jax.sandbox.process import ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.sandbox.sandbox import Level, SandboxError
+from autoresearch_jax.sandbox.sandbox import Level, SandboxError, worker_level
 from autoresearch_jax.sanitize import clean_line, redact, secret_values
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.tasks.lm import device as devices
@@ -137,17 +136,14 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     size = math.prod((task_options.parse_mesh(options.task.mesh) or {}).values())
     with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as folder:
         log = Path(folder) / "worker.log"
+        confined, fails_confined = worker_level(options.task.sandbox) is not Level.LIMITS, False
         try:
-            device = devices.find_device(wanted, size, environment, log)
-            if device.platform == "cpu":  # else a process was asked
-                with closing(
-                    devices.start_worker("cpu", size, log, environment=environment, compile_cache_dir=None)
-                ) as worker:
-                    worker.receive(devices.PROBE_SECONDS)  # that it is ready
-                    worker.send({"op": "devices"})  # XLA reads its flags only now
-                    if (event := worker.receive(devices.PROBE_SECONDS))["event"] == "failed":
-                        raise devices.DeviceError(f"a trial process finds no CPU: {event['reason']}")
-        except (devices.DeviceError, ProcessTimeoutError, WorkerDiedError) as error:
+            try:
+                device = devices.find_device(wanted, size, environment, log, confined=confined, ask_cpu=True)
+            except devices.DeviceError:
+                device = devices.find_device(wanted, size, environment, log, ask_cpu=True)
+                fails_confined = confined
+        except devices.DeviceError as error:
             extras = [extra for extra in PLUGINS.values() if wanted == "auto" or extra.startswith(wanted)]
             install = f"./scripts/setup.sh {' or '.join(extras)} installs JAX's plugin, " if extras else ""
             said = log.read_text(errors="replace").splitlines()[-1:] if log.is_file() else []
@@ -158,7 +154,10 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     remedy = f"--mesh=data={device.num_devices}, or no --mesh at all"
     is_enough = size <= device.num_devices
     yield Check("devices", there) if is_enough else fault("devices", f"{there}, --mesh asks for {size}", remedy)
-    yield Check("trial_process", f"starts on {device.platform}, and answered within {time.monotonic() - start:.1f} s")
+    starts = f"starts on {device.platform}, and answered within {time.monotonic() - start:.1f} s"
+    remedy = "--sandbox=limits goes without walls; please report it, with this machine's devices and drivers"
+    open_only = fault("trial_process", f"{starts}, but not confined", remedy)
+    yield open_only if fails_confined else Check("trial_process", starts)
 
 
 def check_clock(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
@@ -193,6 +192,10 @@ def check_sandbox(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     is_ok = cage.level is not Level.LIMITS or choice == Level.LIMITS
     remedy = "nothing confines: the lines below say how to get walls, --sandbox=limits goes without"
     yield Check("sandbox", str(cage.level)) if is_ok else fault("sandbox", str(cage.level), remedy)
+    if cage.worker is Level.LIMITS:
+        yield Check("trial_sandbox", "none: traced programs run without walls", remedy=_BETTER_SANDBOX[Level.LANDLOCK])
+    else:
+        yield Check("trial_sandbox", cage.worker)
     for level, why in cage.why_not.items():
         yield Check(f"no_{level}", why, remedy=_BETTER_SANDBOX[level])
     for attempt in try_to_escape(cage, Path(task_options.CACHE_DIR).expanduser(), environment):

@@ -4,20 +4,20 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.sandbox.sandbox import CHOICES, Level, Sandbox, open_sandbox
+from autoresearch_jax.sandbox.sandbox import CHOICES, NO_LANDLOCK, Level, Sandbox, SandboxError, open_sandbox
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
 from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
-from autoresearch_jax.tasks.lm.device import Device, device_terms, find_device
+from autoresearch_jax.tasks.lm.device import Device, DeviceError, device_terms, find_device
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
 
@@ -29,6 +29,10 @@ CACHE_DIR = "~/.cache/autoresearch_jax"
 UNCONFINED = (
     "the training file runs with limits but not confined: it can read this machine's files; "
     "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
+)
+UNCONFINED_TRIALS = (
+    "the training file is confined while it is traced, but the processes that run its programs are not: {why}; "
+    "`autoresearch doctor` says more, --sandbox=require refuses to run so"
 )
 
 
@@ -115,8 +119,9 @@ class TaskOptions:
     judge_tokens: int | None = option(None, "number of tokens to judge, about, instead of the whole split", least=1)
     sandbox: str = option(
         "auto",
-        "what confines a training file while it is traced: auto takes the best that works here, require the same but "
-        "at least landlock, a name that one; `autoresearch doctor` tries them",
+        "what confines a training file while it is traced, and the processes that run its programs: auto takes the "
+        "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
+        "them",
         choices=CHOICES,
     )
     max_source_bytes: int = option(Caps().source_bytes, "reject a training file larger than this", least=0)
@@ -173,8 +178,22 @@ class TaskOptions:
         sandbox = find_sandbox(self.sandbox, environment)
         if sandbox.level is Level.LIMITS:
             _notice(UNCONFINED)
-        (run_folder / "logs").mkdir(parents=True, exist_ok=True)
-        device, mesh_axes = self._find_devices(environment, run_folder / "logs" / "devices.log")
+        elif sandbox.worker is Level.LIMITS:
+            _notice(UNCONFINED_TRIALS.format(why=NO_LANDLOCK))
+        trials_dirs = run_folder / "logs", run_folder / "snapshots"
+        trials_dirs[0].mkdir(parents=True, exist_ok=True)
+        log_path = trials_dirs[0] / "devices.log"
+        try:
+            device, mesh_axes = self._find_devices(environment, log_path, confined=sandbox.worker is not Level.LIMITS)
+        except DeviceError as error:
+            if sandbox.worker is Level.LIMITS:
+                raise
+            device, mesh_axes = self._find_devices(environment, log_path)
+            why = f"{device.platform} does not answer to a confined process, see {log_path}"
+            if self.sandbox != "auto":
+                raise SandboxError(f"--sandbox={self.sandbox}: {why}: --sandbox=auto trains without walls") from error
+            _notice(UNCONFINED_TRIALS.format(why=why))
+            sandbox = replace(sandbox, worker=Level.LIMITS)
         clock = self._find_clock(device, _notice)
         return open_task(
             LM,
@@ -187,6 +206,7 @@ class TaskOptions:
                 limits=TimeLimits(max_stretch=self.max_stretch if clock == ATTENDED else 1.0),
                 sandbox=sandbox,
                 programs_dir=run_folder / "programs",
+                trials_dirs=trials_dirs,
                 environment=environment,
                 compile_cache_dir=self.compile_cache_dir,
                 editable_name=editable.name,
@@ -215,11 +235,13 @@ class TaskOptions:
         """The clock; a budget in steps is not timed."""
         return WALL if self.budget.steps is not None else find_clock(self.clock, device.platform, notice)
 
-    def _find_devices(self, environment: Mapping[str, str], log_path: Path) -> tuple[Device, dict[str, int]]:
+    def _find_devices(
+        self, environment: Mapping[str, str], log_path: Path, *, confined: bool = False
+    ) -> tuple[Device, dict[str, int]]:
         """The device, and the sizes of the mesh axes."""
         mesh_axes = parse_mesh(self.mesh)
         mesh_size = math.prod((mesh_axes or {}).values())
-        device = find_device(self.platform, mesh_size, environment, log_path)
+        device = find_device(self.platform, mesh_size, environment, log_path, confined=confined)
         if mesh_size > device.num_devices:
             raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
         return device, mesh_axes or {"data": device.num_devices, "model": 1}

@@ -6,6 +6,7 @@ https://docs.kernel.org/userspace-api/landlock.html, https://docs.kernel.org/use
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 import struct
@@ -30,6 +31,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LOWEST_PRIORITY = 19  # of nice values; a hundredth of the time beside a process of the usual one
 _NUM_CAPABILITIES = 64  # that the version's two words can hold
 READ_AND_WRITE_ANYTHING = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+LOCK_MEMORY = 1 << 14  # CAP_IPC_LOCK, for memory that a device reads and writes
 
 # Landlock's calls, the same on every architecture that came after them, x86-64 and AArch64 among them.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -40,6 +42,7 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV  # the others are a folder's
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
+_MAKE_SPECIAL = 1 << 6 | 0b1111 << 9  # devices, sockets, pipes, symbolic links
 _RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights on files each version knows
 _NETWORK_ABI, _TCP_BIND_AND_CONNECT = 4, 0b11
 SCOPE_ABI, _ABSTRACT_SOCKETS_AND_SIGNALS = 6, 0b11
@@ -72,13 +75,19 @@ _DENIED = {
 # open_tree, move_mount, fsopen, fsconfig, fsmount, fspick; io_uring_setup, _enter, _register; mount_setattr
 _DENIED_EVERYWHERE = (428, 429, 430, 431, 432, 433, 425, 426, 427, 442)
 _NEW_NAMESPACES = 0x7E020000  # the flags of clone
+# Where there must be a network: IPv4, IPv6, netlink (which lists interfaces), and datagrams between local processes.
+_NETWORK_FAMILIES = (2, 10, 16)  # AF_INET, AF_INET6, AF_NETLINK
+_LOCAL_FAMILY, _DATAGRAM = 1, 2  # AF_UNIX, SOCK_DGRAM
+_SOCKET_TYPE = 0xF  # without the flags that come with it
+_SET_INTERFACE_FLAGS, _UP = 0x8914, 1  # ioctl SIOCSIFFLAGS, IFF_UP
 _FIRST_X32_CALL = 0x40000000
 
 # Where bubblewrap reads the filter.
 FILTER_DESCRIPTOR = 3
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in what the filter looks at
+_AND = 0x54
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24  # offsets in what the filter looks at
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 
 IS_LINUX = sys.platform == "linux"
@@ -158,6 +167,29 @@ def enter_namespaces() -> bool:
     return False
 
 
+def enter_loopback_namespace() -> bool:
+    """Leaves this process, and all it starts, no network but a loopback of its own.
+
+    Returns False, with nothing changed, where the kernel does not let us.
+    """
+    import socket  # takes milliseconds, and most have no use for it
+
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        _call("unshare", _CLONE_NEWNET)
+    except OSError:
+        try:
+            _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET)
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        except OSError:
+            return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SET_INTERFACE_FLAGS, struct.pack("16sH22x", b"lo", _UP))
+    return True
+
+
 def landlock_abi() -> int:
     """Version of Landlock that the kernel offers; 0 for none."""
     if not IS_LINUX:
@@ -168,8 +200,10 @@ def landlock_abi() -> int:
         return 0
 
 
-def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
-    """Denies this process and all it starts, for good, every file but these, TCP, and signals to others.
+def restrict_files(
+    readable: Iterable[str], writable: Iterable[str], *, network: bool = False, plain: bool = False
+) -> None:
+    """Denies this thread and all it starts, for good, every file but these, TCP, and signals to others.
 
     Older kernels cannot deny truncation (before version 3), TCP (4), device controls (5), signals and abstract sockets
     (6).
@@ -177,16 +211,20 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
     Args:
       readable: files and folders that may be read and executed, with all that is in them.
       writable: files and folders that may be changed too.
+      network: leaves TCP.
+      plain: denies to make anything but files and folders: what follows a link goes where it leads.
 
     Raises:
       OSError: the kernel has no Landlock.
     """
     abi = landlock_abi()
     handled = (1 << _RIGHTS_BY_ABI.get(abi, 16)) - 1
-    attributes = struct.pack("QQQ", handled, _TCP_BIND_AND_CONNECT, _ABSTRACT_SOCKETS_AND_SIGNALS)
+    denied_network = 0 if network else _TCP_BIND_AND_CONNECT
+    attributes = struct.pack("QQQ", handled, denied_network, _ABSTRACT_SOCKETS_AND_SIGNALS)
     size = 24 if abi >= SCOPE_ABI else 16 if abi >= _NETWORK_ABI else 8
     ruleset = _system_call(_CREATE_RULESET, ctypes.c_char_p(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
-    for paths, rights in ((readable, _READ), (writable, handled)):
+    changes = handled & ~_MAKE_SPECIAL if plain else handled
+    for paths, rights in ((readable, _READ), (writable, changes)):
         for path in paths:
             _allow(ruleset, path, rights & handled)
     forbid_new_privileges()
@@ -208,8 +246,12 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def filter_program() -> bytes | None:
-    """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here."""
+def filter_program(*, network: bool = False) -> bytes | None:
+    """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here.
+
+    Args:
+      network: leaves sockets of IP, but none that reach a local service by a file.
+    """
     if os.uname().machine not in _MACHINES:
         return None
     machine = _MACHINES.index(os.uname().machine)
@@ -222,6 +264,8 @@ def filter_program() -> bytes | None:
         *_when(_JUMP_GREATER_EQUAL, _FIRST_X32_CALL, not_there),
         *_when(_JUMP_EQUAL, _CLONE3, not_there),  # the C library takes clone then, whose flags can be looked at
     ]
+    if network:
+        program += _leave_network(_DENIED["socket"][machine], not_permitted)
     for number in (*(numbers[machine] for numbers in _DENIED.values()), *_DENIED_EVERYWHERE):
         program += _when(_JUMP_EQUAL, number, not_permitted)
     program += [
@@ -232,6 +276,20 @@ def filter_program() -> bytes | None:
         _instruction(_RETURN, _ALLOW),
     ]
     return b"".join(program)
+
+
+def _leave_network(call: int, result: int) -> list[bytes]:
+    """Decides on the call `socket`, and leaves the others' number loaded."""
+    decision = [
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        *(one for family in _NETWORK_FAMILIES for one in _when(_JUMP_EQUAL, family, _ALLOW)),
+        *[_instruction(_JUMP_EQUAL, _LOCAL_FAMILY, if_so=1), _instruction(_RETURN, result)],
+        _instruction(_LOAD, _SECOND_ARGUMENT),
+        _instruction(_AND, _SOCKET_TYPE),
+        *_when(_JUMP_EQUAL, _DATAGRAM, _ALLOW),
+        _instruction(_RETURN, result),
+    ]
+    return [_instruction(_JUMP_EQUAL, call, if_not=len(decision)), *decision]
 
 
 def install_filter(program: bytes) -> None:

@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -74,16 +75,39 @@ class JsonWorker:
     It and all that it started are killed when its input is closed, so also when this process dies.
     """
 
-    def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log_path: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        log_path: Path,
+        confine: Mapping[str, Any] | None = None,
+        resources: contextlib.ExitStack | None = None,
+    ) -> None:
+        """Starts it.
+
+        Args:
+          argv: its command.
+          environment: all of its variables.
+          cwd: where it runs.
+          log_path: what it prints to standard error is added there.
+          confine: what it gives up before it becomes its command, see `watch.py`; None for nothing.
+          resources: closed once the process is gone.
+        """
         self.started = time.monotonic()
-        with log_path.open("ab") as log:
+        self._resources = resources or contextlib.ExitStack()
+        with tempfile.TemporaryFile() as order, log_path.open("ab") as log:
+            order.write(json.dumps(confine).encode())
+            order.seek(0)
             self._process = subprocess.Popen(
-                watched(argv),
+                watched([str(order.fileno()), *argv]),
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=(order.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the driver, which then ends this
                 text=True,
             )
@@ -130,6 +154,7 @@ class JsonWorker:
         self._reader.join(KILL_WAIT_SECONDS)
         if not self._reader.is_alive():  # else it holds the lock that closing waits for
             self._process.stdout.close()
+        self._resources.close()
 
     def _died(self) -> WorkerDiedError:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -34,6 +34,8 @@ from autoresearch_jax.sandbox.process import CommandStopped, WatchError, bare_en
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 PROBE_SECONDS = 20.0
+NO_LANDLOCK = "the kernel has no Landlock, or it is switched off"
+DOCTOR = "`autoresearch doctor` says what helps"
 _OWN_NAME_CHARACTERS = 6  # of the hash of this machine's name, in the names of scratch folders
 
 
@@ -123,12 +125,15 @@ class Sandbox:
       mounts: what the command sees of the file system; at `LIMITS` it sees everything.
       why_not: for each better level, why it is not in force.
       bwrap: the program bubblewrap; None where it is not installed.
+      worker: what confines the process that runs the traced programs: Landlock, or nothing. It lives long and needs
+        devices, which bubblewrap would not let it give up one after the other.
     """
 
     level: Level
     mounts: Mounts
     why_not: Mapping[Level, str] = field(default_factory=dict)
     bwrap: str | None = None
+    worker: Level = Level.LIMITS
 
     def run_python(
         self,
@@ -236,6 +241,7 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
       SandboxError: it cannot be had.
     """
     wanted = [Level(choice)] if choice in list(Level) else list(Level)
+    worker = worker_level(choice)
     if choice == "require":
         wanted.remove(Level.LIMITS)
     try:
@@ -245,13 +251,21 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
     mounts = python_mounts(standard_library, environment)
     why_not: dict[Level, str] = {}
     for level in wanted:
-        sandbox = Sandbox(level, mounts, dict(why_not), shutil.which("bwrap", path=environment.get("PATH")))
+        bwrap = shutil.which("bwrap", path=environment.get("PATH"))
+        sandbox = Sandbox(level, mounts, dict(why_not), bwrap, Level.LIMITS if level is Level.LIMITS else worker)
         reason = _why_not(sandbox, environment)
+        if reason is None and choice == "require" and worker is Level.LIMITS:
+            raise SandboxError(f"--sandbox=require: the processes of trials need Landlock: {NO_LANDLOCK}; {DOCTOR}")
         if reason is None:
             return sandbox
         why_not[level] = reason
     reasons = "; ".join(f"{level}: {reason}" for level, reason in why_not.items())
-    raise SandboxError(f"--sandbox={choice}: {reasons}; `autoresearch doctor` says what helps")
+    raise SandboxError(f"--sandbox={choice}: {reasons}; {DOCTOR}")
+
+
+def worker_level(choice: str) -> Level:
+    """What confines the processes that run traced programs: Landlock or nothing."""
+    return Level.LANDLOCK if choice != Level.LIMITS and landlock_abi() else Level.LIMITS
 
 
 def remove_tree(path: Path) -> None:
@@ -317,7 +331,7 @@ def _why_not(sandbox: Sandbox, environment: Mapping[str, str]) -> str | None:
     if sandbox.level is Level.BUBBLEWRAP and sandbox.bwrap is None:
         return "bwrap is not installed"
     if sandbox.level is Level.LANDLOCK and landlock_abi() == 0:
-        return "the kernel has no Landlock, or it is switched off"
+        return NO_LANDLOCK
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as name:
         scratch, log_path = Path(name) / "scratch", Path(name) / "log"
         scratch.mkdir()

@@ -8,9 +8,11 @@ own), `keep_capabilities` (a mask, null to drop none), `fixed_addresses` (alike 
 `restrict_files`, null for none) and `filter_descriptor` (where bubblewrap reads the filter of system calls, null to
 install it).
 
-`main(argv)` runs a worker instead, which has this process's standard input, output and error as they are. It is killed,
-with all that it started, when its input is closed, which the driver's end does however it comes about, or by SIGTERM.
-This process then ends as the worker did: with its exit status, or by the same signal.
+`main([descriptor, *argv])` runs a worker instead, which has this process's standard input, output and error as they
+are. What it gives up is read from the descriptor, a JSON object or null: `keep_capabilities` and `landlock` as above,
+and `network`: null for none, "loopback" for none but a loopback of its own where that can be had, "host" for this
+machine's. The worker is killed, with all that it started, when its input is closed, which the driver's end does however
+it comes about, or by SIGTERM. This process then ends as the worker did: with its exit status, or by the same signal.
 
 Starts quickly: few imports, none from outside the standard library. If this process itself is killed, the kernel kills
 the command, though without a namespace not what the command started.
@@ -45,6 +47,7 @@ NICENESS = 10  # of the confined, where we cannot have a priority of our own
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
 MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
+LOOPBACK = "loopback"
 _INPUT, _OUTPUT = 0, 1
 # By Python, and by `_take_orders_to_stop`: what is ignored stays so in the program that a process becomes.
 _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
@@ -178,7 +181,7 @@ def _become(
 
     Args:
       order: see the module.
-      output: a pipe for all that it prints, and nothing to read; None for this process's own descriptors.
+      output: a pipe for all that it prints, and nothing to read; None for a worker, which has this process's own.
       priority: what the confined takes.
       parent: the process that must still be its parent; None where its number is not known in this namespace.
     """
@@ -191,9 +194,13 @@ def _become(
         for number in (signal.SIGTERM, *_IGNORED):
             signal.signal(number, signal.SIG_DFL)
         os.chdir(order["cwd"])
-        if linux.IS_LINUX:
+        if output is None and confine is not None and confine["network"] == LOOPBACK:
+            linux.enter_loopback_namespace()
+        if linux.IS_LINUX:  # after a new namespace, with which the kernel forgets our wish
             linux.die_with_parent(signal.SIGKILL)
-        if confine is not None:
+        if output is None and confine is not None:
+            _give_up(confine)
+        elif confine is not None:
             _confine(order["limits"], confine, priority)
         if parent in (None, os.getppid()):  # else it was killed before the kernel knew of our wish
             os.execvpe(order["argv"][0], order["argv"], order["environment"])
@@ -209,23 +216,27 @@ def _confine(limits: dict[str, Any], confine: Mapping[str, Any], priority: Prior
         os.nice(NICENESS)
     else:
         priority.take()
-    if linux.IS_LINUX:
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # short of memory, the kernel takes this one first
     if linux.IS_LINUX and confine["fixed_addresses"]:
         with contextlib.suppress(OSError):  # a container may forbid it
             linux.fix_addresses()
+    _give_up(confine, descriptor=confine["filter_descriptor"])
+
+
+def _give_up(confine: Mapping[str, Any], *, descriptor: int | None = None) -> None:
+    if linux.IS_LINUX:
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # short of memory, the kernel takes this one first
     if linux.IS_LINUX and confine["keep_capabilities"] is not None:
         linux.forbid_new_privileges()
         linux.drop_capabilities(confine["keep_capabilities"])
     if confine["landlock"] is not None:
         linux.restrict_files(**confine["landlock"])
-    _filter_system_calls(confine["filter_descriptor"])
+    _filter_system_calls(descriptor, network=confine.get("network") is not None)
 
 
-def _filter_system_calls(descriptor: int | None) -> None:
+def _filter_system_calls(descriptor: int | None, *, network: bool) -> None:
     """Installs the filter, or offers it to bubblewrap, which itself needs the calls that it forbids."""
-    program = linux.filter_program() if linux.IS_LINUX else None
+    program = linux.filter_program(network=network) if linux.IS_LINUX else None
     if program is None:
         return
     if descriptor is None:
@@ -309,14 +320,14 @@ def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
     return {**Watch(order, pid, read_end, orders_to_stop).run(), "namespaces": in_namespaces}
 
 
-def _keep_worker(argv: list[str]) -> NoReturn:
+def _keep_worker(confine: Mapping[str, Any] | None, argv: list[str]) -> NoReturn:
     """Runs a worker, and ends as it does."""
     orders_to_stop = _take_orders_to_stop()
     wake_up = _wake_up_descriptor()
     watcher, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setsid()
-        _become({"argv": argv, "environment": dict(os.environ), "cwd": ".", "confine": None}, parent=watcher)
+        _become({"argv": argv, "environment": dict(os.environ), "cwd": ".", "confine": confine}, parent=watcher)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _OUTPUT)  # else the driver would not see that the worker has closed it
     tree = ProcessTree(pid)
@@ -370,11 +381,13 @@ def _take_orders_to_stop() -> list[int]:
 
 
 def main(worker: Sequence[str] = ()) -> None:
-    """Runs a worker's command, or carries out the order on standard input."""
+    """Runs a worker's command, after the descriptor of what it gives up, or carries out the order on standard input."""
     if linux.IS_LINUX:
         linux.become_subreaper()
     if worker:
-        _keep_worker(list(worker))
+        with open(int(worker[0]), "rb") as file:
+            confine = json.load(file)
+        _keep_worker(confine, list(worker[1:]))
     answer = _carry_out(json.loads(sys.stdin.readline()))
     with contextlib.suppress(BrokenPipeError):  # the driver is gone
         write_all(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")

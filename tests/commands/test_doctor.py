@@ -34,6 +34,7 @@ from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.sandbox import escapes
 from autoresearch_jax.sandbox import sandbox as sandbox_module
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox
+from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.accounting import quota_cpus, try_accounting
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, text_file
 from autoresearch_jax.tasks.lm.device import Device, device_terms
@@ -194,6 +195,20 @@ def test_an_old_python_or_package_is_told(doctor: Doctor, monkeypatch: pytest.Mo
     assert "./scripts/setup.sh" in found["python"]
 
 
+def test_a_device_that_answers_only_without_walls(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*arguments: object, confined: bool = False, **keywords: object) -> devices.Device:
+        if confined:
+            raise devices.DeviceError("--platform=cuda: the worker process exited with status 1")
+        return devices.Device("cuda", "NVIDIA H100", 1, None)
+
+    monkeypatch.setattr(sandbox_module, "landlock_abi", lambda: 4)
+    monkeypatch.setattr(devices, "find_device", find)
+    status, found = doctor("devices", "--platform=cuda")
+    assert (status, found["faults"]) == (1, "trial_process")
+    assert "--sandbox=limits" in found["trial_process"]
+    assert doctor("devices", "--platform=cuda", "--sandbox=limits")[0] == 0
+
+
 def test_variables_that_steer_jax_are_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_private")
     status, found = doctor("jax")
@@ -289,6 +304,7 @@ def test_limits_alone_are_told_with_what_helps(doctor: Doctor, monkeypatch: pyte
     assert found["sandbox"].startswith("limits; nothing confines")
     assert found["no_bubblewrap"].startswith("bwrap is not installed; apt-get install bubblewrap")
     assert "lsm=landlock" in found["no_landlock"]
+    assert "lsm=landlock" in found["trial_sandbox"]
     assert found["read_your_files"] == "OPEN; this level does not block it"
     status, found = doctor("sandbox", "--sandbox=require")
     assert status == 1

@@ -80,6 +80,7 @@ def test_texts_of_one_program_cost_nothing_and_the_shorter_one_is_kept(
         programs_dir=folder.path / "programs",
         sandbox=sandbox,
         environment=os.environ,
+        trials_dirs=(folder.path / "logs", folder.path / "snapshots"),
     )
 
     def go_on() -> list[ExperimentRow]:

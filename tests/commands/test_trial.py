@@ -14,8 +14,11 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
+from autoresearch_jax.commands import task_options
 from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.sandbox.linux import landlock_abi
+from autoresearch_jax.tasks.lm.device import Device, DeviceError
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,24 @@ def test_caps_are_flags(cap: str, reason: str, flags: list[str], capsys: pytest.
     out = capsys.readouterr().out
     assert re.search(r"^status: +rejected$", out, re.MULTILINE)
     assert re.search(f"^error: +{reason}", out, re.MULTILINE)
+
+
+@pytest.mark.skipif(landlock_abi() == 0, reason="the kernel has no Landlock")
+def test_a_device_that_answers_only_without_walls_is_told_or_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find(*words: object, confined: bool) -> Device:
+        if confined:
+            raise DeviceError("--platform=cuda: the worker process exited with status 1")
+        return Device("cuda", "NVIDIA L4", 1, 24 << 30)
+
+    monkeypatch.setattr(task_options, "find_device", find)
+    command = ["trial", *(flag for flag in flags if not flag.startswith("--budget")), "--platform=cuda"]
+    assert main([*command, "--sandbox=landlock"]) != 0
+    refused = capsys.readouterr().err
+    assert re.match("autoresearch trial: --sandbox=landlock: cuda does not answer to a confined process", refused)
+    assert main([*command, "--clock=attended"]) != 0  # is refused, after that
+    assert "are not: cuda does not answer to a confined process" in capsys.readouterr().err
 
 
 @pytest.mark.slow

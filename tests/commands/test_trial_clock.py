@@ -52,7 +52,7 @@ def test_the_clock_of_a_cpu_is_refused_on_another_device(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = Device("cuda", "NVIDIA L4", 1, 24 << 30)
-    monkeypatch.setattr(task_options, "find_device", lambda *words: device)
+    monkeypatch.setattr(task_options, "find_device", lambda *words, **how: device)
     assert main(["trial", *in_seconds(flags), "--platform=cuda", "--clock=attended"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("autoresearch trial: --clock=attended: ")

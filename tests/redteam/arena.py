@@ -120,6 +120,7 @@ class Arena:
             budget=budget,
             sandbox=self.sandbox,
             programs_dir=self.programs_dir,
+            trials_dirs=(self.folder,),
             environment=self.environment,
             limits=TimeLimits(**(limits or {})),
             trace_limits=ProcessLimits(memory_bytes=MAX_TRACE_BYTES),

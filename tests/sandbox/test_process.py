@@ -1,7 +1,9 @@
 """Child processes: what they inherit, and that nothing of them is left, whatever ends them or the driver."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from marked_processes import DAEMON, MARK, comes_true, marked_processes
 
+from autoresearch_jax.sandbox.linux import landlock_abi
 from autoresearch_jax.sandbox.process import (
     JsonWorker,
     ProcessTimeoutError,
@@ -216,3 +219,61 @@ def test_what_cannot_be_run_is_named_in_the_log(tmp_path: Path) -> None:
         worker.receive(30.0)
     worker.close()
     assert (tmp_path / "log").read_text().startswith("/nowhere/python: cannot be run: ")
+
+
+REACH_OUT = """
+import json, os, socket, sys
+def works(action):
+    try:
+        action()
+    except OSError:
+        return False
+    return True
+def own_loopback():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        socket.create_connection(listener.getsockname(), 5).close()
+tries = {
+    "write": lambda: open("new", "w").close(),
+    "read elsewhere": lambda: open(sys.argv[1], "rb").close(),
+    "link": lambda: os.symlink("/", "link"),
+    "host": lambda: socket.create_connection(("127.0.0.1", int(sys.argv[2])), 5).close(),
+    "loopback": own_loopback,
+    "datagrams": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+    "stream": lambda: socket.socket(socket.AF_UNIX),
+}
+print(json.dumps({"works": [name for name, action in tries.items() if works(action)]}), flush=True)
+"""
+
+
+@pytest.mark.skipif(landlock_abi() == 0, reason="the kernel has no Landlock")
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (None, {"write"}),
+        ("loopback", {"write", "loopback", "datagrams"}),
+        ("host", {"write", "loopback", "datagrams", "host"}),
+    ],
+)
+def test_a_confined_worker_has_the_network_and_the_files_it_needs(
+    network: str | None, expected: set[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret"
+    secret.touch()
+    readable = ["/usr", "/lib", "/lib64", "/proc", "/etc/ld.so.cache", sys.prefix, sys.base_prefix, sys.executable]
+    landlock = {"readable": readable, "writable": [str(tmp_path)], "network": network is not None, "plain": True}
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as resources:
+        resources.callback((tmp_path / "gone").touch)
+        worker = JsonWorker(
+            [sys.executable, "-c", REACH_OUT, str(secret), str(listener.getsockname()[1])],
+            environment=bare_environment(os.environ),
+            cwd=tmp_path,
+            log_path=tmp_path / "log",
+            confine={"keep_capabilities": 0, "landlock": landlock, "network": network},
+            resources=resources.pop_all(),
+        )
+        with contextlib.closing(worker):
+            works = set(worker.receive(60)["works"])
+    if network == "loopback" and "host" in works:
+        pytest.skip("the kernel does not let this user have a network namespace")
+    assert works == expected
+    assert (tmp_path / "gone").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -401,6 +402,21 @@ def test_require_is_refused_with_less_than_landlock(sandbox_cache: Path, monkeyp
     for choice in ("require", "bubblewrap", "landlock"):
         with pytest.raises(SandboxError, match=rf"--sandbox={choice}: .*autoresearch doctor"):
             open_sandbox(choice, cache_dir=sandbox_cache, environment=nowhere)
+
+
+def test_require_wants_walls_for_trials_too(sandbox_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("bwrap") is None:
+        pytest.skip("bwrap is not installed")
+    monkeypatch.setattr(sandbox_module, "landlock_abi", lambda: 0)
+    cage = open_sandbox("auto", cache_dir=sandbox_cache, environment=os.environ)
+    assert cage.worker is Level.LIMITS
+    if cage.level is Level.BUBBLEWRAP:
+        with pytest.raises(SandboxError, match="--sandbox=require: the processes of trials need Landlock"):
+            open_sandbox("require", cache_dir=sandbox_cache, environment=os.environ)
+
+
+def test_limits_confine_no_trial(sandbox_cache: Path) -> None:
+    assert open_sandbox("limits", cache_dir=sandbox_cache, environment=os.environ).worker is Level.LIMITS
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ class MeasureRequest:
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
+      files: arguments of `linux.restrict_files`, to which the process adds its scratch folder and confines itself
+        before it reads the programs; None where it is not confined.
     """
 
     programs_dir: str
@@ -134,6 +136,7 @@ class MeasureRequest:
     stop_above: Sequence[LossLimit] = ()
     reference_log_dirs: Sequence[str] = ()
     compile_cost: CompileCost = UNKNOWN_COMPILE_COST
+    files: Mapping[str, Any] | None = None
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
@@ -160,6 +163,7 @@ class LmTaskConfig:
       mesh_axes: sizes of the mesh axes "data" and "model".
       clock: "attended" or "wall", by which a budget in seconds is counted.
       programs_dir: where traced programs are kept, a folder for each hash.
+      trials_dirs: folders in which trials have their logs and snapshots; a confined process writes nowhere else.
       environment: variables of this process; the trace inherits an allow-listed few of them.
       compile_cache_dir: for XLA's persistent cache; None for none.
       editable_name: file name of the training file, for messages.
@@ -176,6 +180,7 @@ class LmTaskConfig:
     sandbox: Sandbox
     programs_dir: Path
     environment: Mapping[str, str]
+    trials_dirs: Sequence[Path]
     compile_cache_dir: Path | None = None
     clock: str = WALL
     editable_name: str = "train_lib.py"

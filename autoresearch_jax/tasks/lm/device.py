@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
+from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.accounting import WALL, quota_cpus
 from autoresearch_jax.types import Budget, Scalar
 
@@ -74,6 +77,7 @@ TPU_MESH_FLAGS = (
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
 TRIAL_WORKER = ("autoresearch_jax.tasks.lm.worker",)
 STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is assigned to a trial
+SCRATCH = "autoresearch-worker-"  # what the names of the folders of trials' processes begin with
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -120,11 +124,16 @@ def platform_variables(
             variables["GLIBC_TUNABLES"] = GLIBC_TUNABLES
     elif platform == "cuda":
         variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices > 1 else (), environment)
+        if num_devices > 1:
+            variables["NCCL_SOCKET_IFNAME"] = environment.get("NCCL_SOCKET_IFNAME", "lo")  # all are of this machine
+        if compile_cache_dir is not None and "CUDA_CACHE_PATH" not in environment:  # else in the home, which is new
+            variables["CUDA_CACHE_PATH"] = str(compile_cache_dir.absolute() / "cuda")
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = environment.get(
             "XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE
         )
     elif platform == "tpu":
         variables |= _flags("LIBTPU_INIT_ARGS", TPU_MESH_FLAGS if num_devices > 1 else (), environment)
+        variables["TPU_LOG_DIR"] = environment.get("TPU_LOG_DIR", "disabled")  # by default a folder for all users
     if compile_cache_dir is not None:
         variables["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
         variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # many small programs take long, too
@@ -177,7 +186,15 @@ class Device:
     memory_bytes: int | None
 
 
-def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str], log_path: Path) -> Device:
+def find_device(
+    platform: str,
+    mesh_devices: int,
+    environment: Mapping[str, str],
+    log_path: Path,
+    *,
+    confined: bool = False,
+    ask_cpu: bool = False,
+) -> Device:
     """The device to run on; an accelerator is asked by a process that prints to `log_path`.
 
     Args:
@@ -185,15 +202,19 @@ def find_device(platform: str, mesh_devices: int, environment: Mapping[str, str]
       mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
       environment: variables of this process.
       log_path: see above.
+      confined: whether that process is confined as those of trials are.
+      ask_cpu: whether a CPU is asked too.
 
     Raises:
-      DeviceError: the accelerator does not answer.
+      DeviceError: the device does not answer.
     """
     platform = choose_platform(platform)
-    if platform == "cpu":
+    if platform == "cpu" and not ask_cpu:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device("cpu", "cpu", mesh_devices, memory_bytes)
-    worker = start_worker(platform, 1, log_path, environment=environment, compile_cache_dir=None)
+    num_devices = mesh_devices if platform == "cpu" else 1
+    reach = cage.Reach() if confined else None
+    worker = start_worker(platform, num_devices, log_path, environment=environment, compile_cache_dir=None, reach=reach)
     try:
         event = ask_once(worker, "devices", PROBE_SECONDS, PROBE_SECONDS)
     except (ProcessTimeoutError, WorkerDiedError) as error:
@@ -231,15 +252,50 @@ def start_worker(
     environment: Mapping[str, str],
     compile_cache_dir: Path | None,
     module: Sequence[str] = TRIAL_WORKER,
+    reach: cage.Reach | None,
 ) -> JsonWorker:
-    """Starts a trial process for `platform`, with the whole environment: an accelerator's runtime reads much of it."""
+    """Starts a trial process for `platform`; it inherits an allow-listed part of the environment.
+
+    Args:
+      platform: "cpu", "cuda" or "tpu".
+      num_devices: that it will use.
+      log_path: what it prints is added there; its folder can be written to.
+      environment: variables of this process.
+      compile_cache_dir: XLA's; None for none.
+      module: what it runs.
+      reach: the user's files that it may touch; None does not confine it.
+
+    Raises:
+      OSError: it cannot be started.
+    """
+    variables = worker_variables(platform, num_devices, environment, compile_cache_dir)
+    cage.prepare_devices(platform)
+    resources = ExitStack()
+    try:
+        scratch = resources.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        confine = None
+        if reach is not None:
+            own = cage.Reach(reach.readable, (*reach.writable, log_path.absolute().parent, scratch))
+            confine = cage.confinement(platform, num_devices, variables, own)
+        return JsonWorker(
+            [sys.executable, "-m", *module],
+            environment={**variables, **cage.scratch_variables(variables, scratch)},
+            cwd=log_path.parent,
+            log_path=log_path,
+            confine=confine,
+            resources=resources,
+        )
+    except BaseException:
+        resources.close()
+        raise
+
+
+def worker_variables(
+    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
+) -> dict[str, str]:
+    """All variables of a trial's process but those that name its scratch folder."""
     extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
-    return JsonWorker(
-        [sys.executable, "-m", *module],
-        environment={**environment, **extra},
-        cwd=log_path.parent,
-        log_path=log_path,
-    )
+    return {**cage.inherited_variables(environment), **extra}
 
 
 def ask_once(worker: JsonWorker, operation: str, startup_seconds: float, seconds: float) -> dict[str, Any]:

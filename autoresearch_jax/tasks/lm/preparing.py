@@ -326,7 +326,7 @@ def _trace_and_check(
             stop=stop,
         )
         event = _check(config, worker, traced, request, log_dir / "worker.log")
-        kept = config.programs_dir / event["program_hash"]
+        kept = config.programs_dir / _plain_hash(event["program_hash"])
         try:
             os.rename(traced, kept)
         except OSError:
@@ -347,7 +347,8 @@ def _check(
     try:
         worker.receive(config.limits.startup)  # "ready"
     except (ProcessTimeoutError, WorkerDiedError) as error:
-        raise TaskError(f"starting the trial's process: {error}; see {log_path}") from error
+        walls = "" if config.sandbox.worker is Level.LIMITS else " (it is confined: --sandbox=limits goes without)"
+        raise TaskError(f"starting the trial's process: {error}; see {log_path}{walls}") from error
     caps = dataclasses.asdict(config.caps)
     try:
         worker.send({"op": "check", "programs_dir": str(traced), "request": request, "caps": caps})
@@ -363,6 +364,13 @@ def _check(
     if event["event"] != "checked":
         raise TaskError(f"checking the traced programs: {event['reason']}; see {log_path}")
     return event
+
+
+def _plain_hash(text: str) -> str:
+    """A hash as the process tells it that read what a candidate wrote; raises TaskError for what is none."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise TaskError(f"checking the traced programs: no hash: {text[:80]!r}")
+    return text
 
 
 def _trace_request(config: LmTaskConfig, source_path: Path) -> dict[str, Any]:

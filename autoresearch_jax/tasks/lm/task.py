@@ -3,17 +3,26 @@
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, partialmethod
 from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.sandbox.sandbox import Level
+from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.accounting import ATTENDED
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
-from autoresearch_jax.tasks.lm.data.dataset import Dataset
-from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, ask_once, device_terms, start_worker
+from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset
+from autoresearch_jax.tasks.lm.device import (
+    STANDBY_WORKER,
+    TRIAL_WORKER,
+    ask_once,
+    device_terms,
+    start_worker,
+    worker_variables,
+)
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
@@ -80,6 +89,8 @@ class LmTask:
         self._worker: JsonWorker | None = None  # has checked a candidate and will measure it
         self._beside: JsonWorker | None = None  # checks what is traced beside a trial
         self._stop = threading.Event()  # ends the trace that runs
+        if config.sandbox.worker is not Level.LIMITS:
+            cage.write_bytecode(config.environment)
         self._reference_seconds: float | None = None  # see `calibrate`
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
@@ -169,6 +180,7 @@ class LmTask:
                 "device_kind": config.device.device_kind,
             },
             stop_above=tuple(stop_above),
+            files=self._files(scrutiny, [candidate.programs_dir, *reference_log_dirs], [log_dir, snapshot_dir.parent]),
         )
 
         def report(progress: Mapping[str, Scalar]) -> None:
@@ -220,7 +232,11 @@ class LmTask:
             self._worker = None
 
     def _start_worker(self, log_path: Path, module: Sequence[str] = TRIAL_WORKER) -> JsonWorker:
-        config = self._config
+        config, reach = self._config, None
+        if config.sandbox.worker is not Level.LIMITS:
+            for folder in (config.programs_dir, *config.trials_dirs):
+                folder.mkdir(parents=True, exist_ok=True)  # what is not there stays out of reach
+            reach = self._reach(SPLITS, [config.programs_dir], config.trials_dirs)
         return start_worker(
             config.device.platform,
             math.prod(config.mesh_axes.values()),
@@ -228,4 +244,30 @@ class LmTask:
             environment=config.environment,
             compile_cache_dir=config.compile_cache_dir,
             module=module,
+            reach=reach,
+        )
+
+    def _files(
+        self, scrutiny: Scrutiny, readable: Iterable[Path], writable: Sequence[Path]
+    ) -> dict[str, object] | None:
+        """See `MeasureRequest.files`; the folders that a trial writes to are made."""
+        config = self._config
+        if config.sandbox.worker is Level.LIMITS:
+            return None
+        for folder in writable:
+            folder.mkdir(parents=True, exist_ok=True)
+        splits = {"train", config.split} | ({"holdout"} if scrutiny is Scrutiny.AUDIT else set())
+        platform, num_devices = config.device.platform, math.prod(config.mesh_axes.values())
+        variables = worker_variables(platform, num_devices, config.environment, config.compile_cache_dir)
+        return cage.landlock(platform, num_devices, variables, self._reach(splits, readable, writable))
+
+    def _reach(self, splits: Iterable[str], readable: Iterable[Path], writable: Iterable[Path]) -> cage.Reach:
+        """The folders as absolute paths, with rows of the dataset."""
+        dataset = self._config.dataset
+        return cage.Reach.of_trials(
+            dataset.folder.absolute(),
+            dataset.sequence_length,
+            splits,
+            readable=[path.absolute() for path in readable],
+            writable=[path.absolute() for path in writable],
         )

@@ -201,7 +201,7 @@ class TrialRun:
             value=event["value"],
             seed=self.request.seed,
             metrics={**metrics, "total_seconds": seconds},
-            snapshot=None if event["snapshot"] is None else Path(event["snapshot"]),
+            snapshot=None if event["snapshot"] is None else self._snapshot_dir,  # never a path of the process's choice
             error=event["error"],
         )
 

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox import linux
-
-# Imported by `_import_operations`, at idle priority in a standby; so nothing here imports JAX at its top.
-_OPERATIONS = ("autoresearch_jax.tasks.lm.measure", "autoresearch_jax.tasks.lm.judging")
+from autoresearch_jax.tasks.lm.cage import OPERATIONS
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +43,7 @@ def main(arguments: list[str]) -> int:
 def serve() -> int:
     """Answers requests until the input is closed."""
     with contextlib.suppress(OSError):  # when memory runs out, the trial is killed first, not the driver
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where it is confined, this was done before
     _import_operations()
     requests = _requests_until_closed()
     _emit({"event": "ready"})
@@ -85,8 +84,16 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
         return {"event": "reference", "seconds": Reference().measure()}
     if operation in (MEASURE, JUDGE_AGAIN):
         run = measure if operation == MEASURE else judge_again
-        return {"event": "result", **run(MeasureRequest.from_json(message), _emit)}
+        request = MeasureRequest.from_json(message)
+        if request.files is not None:
+            _confine(request.files)
+        return {"event": "result", **run(request, _emit)}
     raise ValueError(f"unknown request {operation!r}")
+
+
+def _confine(files: Mapping[str, Any]) -> None:
+    """Narrows what this thread, and those that it starts from here on, may touch to what this trial needs."""
+    linux.restrict_files(**{**files, "writable": [*files["writable"], tempfile.gettempdir()]})
 
 
 def _devices() -> dict[str, Any]:
@@ -132,7 +139,8 @@ def _import_when_idle() -> None:
 
 
 def _import_operations() -> None:
-    for name in _OPERATIONS:
+    """Imports JAX, in a standby at idle priority; so nothing here imports it at its top."""
+    for name in OPERATIONS:
         importlib.import_module(name)
 
 

@@ -49,6 +49,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_
             sandbox=sandbox,
             programs_dir=tmp_path / "programs",
             environment=environment,
+            trials_dirs=(tmp_path,),
             compile_cache_dir=compile_cache_dir,
             standby_log=tmp_path / "standby.log" if standby else None,
             limits=TimeLimits(**limits),

@@ -119,6 +119,7 @@ def test_a_worker_is_started_with_them(tmp_path: Path) -> None:
         environment=environment,
         compile_cache_dir=tmp_path / "cache",
         module=("tells_variables",),
+        reach=None,
     )
     try:
         told = worker.receive(30)["variables"]

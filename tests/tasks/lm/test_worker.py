@@ -66,7 +66,8 @@ def test_a_trial_ends_with_its_driver(environment: Mapping[str, str], tmp_path: 
 import os, time
 from pathlib import Path
 from autoresearch_jax.tasks.lm.device import start_worker
-worker = start_worker("cpu", 1, Path({str(tmp_path / "log")!r}), environment=os.environ, compile_cache_dir=None)
+worker = start_worker("cpu", 1, Path({str(tmp_path / "log")!r}), environment=os.environ, compile_cache_dir=None,
+    reach=None)
 print(worker.receive(60.0), flush=True)
 time.sleep(600)
 """
