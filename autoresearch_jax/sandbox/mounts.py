@@ -1,6 +1,7 @@
 """What a confined Python sees of the file system: itself, its packages, shared libraries. Nothing of the user's.
 
-The standard library is shown as one archive of compiled modules: its text is what the default corpus is made of.
+The standard library is shown as one archive of compiled modules, without those of which the default corpus's val and
+holdout are made.
 """
 
 import contextlib
@@ -29,10 +30,19 @@ READABLE_DEVICES = ("/dev/zero", "/dev/random", "/dev/urandom")
 WRITABLE_DEVICES = ("/dev/null",)
 _NOBODY = "65534"
 _TOP_LINKS = ("/lib", "/lib64", "/lib32", "/usr/lib64")  # on most systems links into /usr, where the loader looks
-# What no training file imports, and what is no module.
-_LEFT_OUT = {"__pycache__", "dist-packages", "ensurepip", "idlelib", "lib-dynload", "lib2to3"}
-_LEFT_OUT |= {"pydoc_data", "site-packages", "test", "tests", "tkinter", "turtledemo"}
-_FORMAT = "1"  # counts up when what is written here changes
+# Modules and packages of the standard library that are not shown; `tasks/lm/data/corpus.py` makes val and holdout of
+# them. In Python 3.11 to 3.13, JAX, its libraries and other modules import none of them, except for windows, terminals,
+# mail, FTP and XML-RPC, and none is frozen into the interpreter.
+HIDDEN_MODULES = frozenset(
+    {
+        *("curses", "dbm", "ensurepip", "ftplib", "idlelib", "imaplib", "mailbox", "modulefinder", "pickletools"),
+        *("poplib", "pyclbr", "shelve", "smtplib", "tabnanny", "tkinter", "trace", "turtle", "turtledemo", "venv"),
+        *("wave", "xmlrpc", "zipapp"),
+    }
+)
+# Folders that hold no module, or none that a training file imports.
+_LEFT_OUT = {"__pycache__", "dist-packages", "lib-dynload", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
+_FORMAT = "2"  # counts up when what is written here changes
 _HEADER_FLAGS = bytes(12)  # no source to compare with, so no time and no size
 
 
@@ -90,6 +100,20 @@ def python_mounts(standard_library: Path, environment: Mapping[str, str]) -> Mou
         import_path=(standard_library, *extensions, *packages),
         python_home=sys.base_prefix,
     )
+
+
+def readable_files() -> Iterator[Path]:
+    """All files that a confined Python can read, except the archive of the standard library."""
+    for top in python_mounts(package_root(), {}).allowed():  # in place of the archive a folder that is shown anyway
+        if os.path.isfile(top):
+            yield Path(top)
+        for folder, _, names in os.walk(top):
+            yield from (Path(folder, name) for name in names)
+
+
+def is_hidden_module(module: Path) -> bool:
+    """Whether a file, relative to the standard library's folder, belongs to one of `HIDDEN_MODULES`."""
+    return module.parts[0].removesuffix(".py") in HIDDEN_MODULES
 
 
 def package_root() -> Path:
@@ -177,6 +201,8 @@ def compiled_standard_library(cache_dir: Path) -> Path:
 def _write_modules(archive: zipfile.ZipFile, folder: Path) -> None:
     for module in _modules(folder):
         name = module.relative_to(folder)
+        if is_hidden_module(name):
+            continue
         with warnings.catch_warnings(), contextlib.suppress(SyntaxError):  # some are there to be wrong
             warnings.simplefilter("ignore")
             code = compile(module.read_bytes(), f"<stdlib>/{name}", "exec", dont_inherit=True, optimize=2)

@@ -30,7 +30,7 @@ FLAGS = ("--sequence_length=32", "--vocab_sizes=300")
 def texts_of(seed: int, number: int) -> list[str]:
     draw = random.Random(seed)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(300)]
-    return [f"{seed}.{i} " + " ".join(draw.choices(words, k=draw.randint(5, 60))) for i in range(number)]
+    return [f"{seed}.{i} " + " ".join(draw.choices(words, k=draw.randint(5, 30))) for i in range(number)]
 
 
 def parquet_of(texts: list[str] | None = None, **columns: list[object]) -> bytes:
@@ -108,7 +108,7 @@ def test_the_originals_corpus(climbmix: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "data/climbmix-2"
     assert made["dataset"] == str(folder)
     assert f"fetching 4 files of {CLIMBMIX}, {WANTED_BYTES / 1e6:.1f} MB" in done.stderr
-    assert manifest(tmp_path / "data")["source"] == {"repository": CLIMBMIX, "commit": COMMIT}
+    assert manifest(tmp_path / "data")["source"].items() >= {"repository": CLIMBMIX, "commit": COMMIT}.items()
     assert {request.authorization for request in climbmix.requests} == {None}
 
     # val and holdout are the pinned shards, in their order; train has none of their documents

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.files import disk_error, disk_error_of_trace
+from autoresearch_jax.sandbox.mounts import HIDDEN_MODULES
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
 from autoresearch_jax.sandbox.sandbox import (
     MEBIBYTE,
@@ -41,6 +42,7 @@ MAX_LOG_BYTES = 4000  # of the trace's log that go with a rejection
 _PROGRAM_FILE = re.compile(r"signature\.json|(init|step_[0-9]{1,3}|logits_[0-9]{1,6})\.export")
 _FAILURE_FILE = "failure.json"
 _MISSED_FILE = re.compile("FileNotFoundError|PermissionError|NotADirectoryError")
+_MISSED_MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 _FRAME = '  File "'  # of Python's traceback; its lines of source are indented further
 _HIDDEN_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # of the harness, and of Python's import
 _JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
@@ -176,6 +178,8 @@ def _rejection(
         label = "the training file failed, in its own words" if crashed else "the contract is not kept"
         status = Status.CRASH if crashed else Status.REJECTED
         hint = "; in the sandbox it finds no file but its own" if confined and _MISSED_FILE.search(words) else ""
+        if (module := _MISSED_MODULE.search(words)) and module[1] in HIDDEN_MODULES:
+            hint = f"; the sandbox does not show Python's `{module[1]}`, which may be in the validation text"
         return CandidateRejected(status, f"{label}: {words}{hint}", _tail(log_path, scratch))
     except (FileRefusedError, ValueError, KeyError, TypeError, RecursionError):
         assert result.returncode is not None

@@ -261,6 +261,16 @@ def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
     assert caught.value.facts == {"sandbox": sandbox.level}
 
 
+@pytest.mark.slow
+def test_a_module_that_the_sandbox_hides_is_said_to_be_hidden(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CandidateRejected, match=r"No module named 'turtle'.*the sandbox does not show Python's `turtle`"
+    ):
+        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "import turtle")), tmp_path)
+
+
 def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     source = edited(tiny_source, ("BATCH_SIZE = 8", "BATCH_SIZE = 7"))
     with pytest.raises(CandidateRejected, match="a batch of 7 rows does not divide over the 2 devices of 'data'"):

@@ -11,7 +11,7 @@ import platform
 import re
 import signal
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.files import free_bytes, sha256_of_file, sha256_of_json
+from autoresearch_jax.sandbox.mounts import is_hidden_module
 from autoresearch_jax.tasks.lm.data.text_files import (
     FORMATS,
     CorpusError,
@@ -34,6 +35,9 @@ STDLIB = "stdlib"
 FILES = "files:"
 CLIMBMIX = "climbmix"
 TINYSTORIES = "tinystories"
+
+VAL_SHARE = 0.04
+HOLDOUT_SHARE = 0.04
 
 # Tests, other packages, and (pydoc_data) a generated file of manual pages that is 7 % of the text
 _NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
@@ -91,6 +95,14 @@ def open_corpus(spec: str) -> Corpus:
     )
 
 
+def split_of(digest: bytes) -> str:
+    """The split of a document by its text's SHA-256; the same on every machine and in any order."""
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < VAL_SHARE:
+        return "val"
+    return "holdout" if position < VAL_SHARE + HOLDOUT_SHARE else "train"
+
+
 def with_num_shards(spec: str, num_shards: int | None) -> str:
     """--corpus with the shards of --num_shards, if given; raises UsageError for a corpus without shards."""
     if num_shards is None:
@@ -104,18 +116,25 @@ def _on_this_machine(spec: str, name: str, find: Callable[[], TextFiles]) -> Cor
     def state() -> str:
         digest = hashlib.sha256()
         for path in (file.path for file in find().files):
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise unreadable(path, error) from error
+            status = _status(path)
             digest.update(os.fsencode(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n"))
         return digest.hexdigest()
 
     return Corpus(spec, name, state, lambda reporter: find())
 
 
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def _stdlib() -> Corpus:
-    """The .py files of the running Python's standard library; they differ between versions, and so does the name."""
+    """The .py files of the running Python's standard library; they differ between versions, and so does the name.
+
+    Val and holdout are modules that the sandbox does not show.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     version = platform.python_version()
 
@@ -127,9 +146,26 @@ def _stdlib() -> Corpus:
         if not found:
             raise CorpusError(f"there is no standard library below {root}: use --corpus=files:GLOB instead")
         description = {"python": version, "implementation": platform.python_implementation(), "folder": str(root)}
-        return TextFiles(tuple(map(TextFile, sorted(found))), description)
+        return TextFiles(tuple(_split_library(root, found)), description)
 
     return _on_this_machine(STDLIB, f"stdlib-{version}", find)
+
+
+def _split_library(root: Path, paths: Iterable[Path]) -> Iterator[TextFile]:
+    """Files of the standard library with their splits, those of train last.
+
+    Hidden modules, in the order of their names' SHA-256, go to val or holdout, to the one that lacks more, until both
+    have their share of all bytes.
+    """
+    sizes = {path: _status(path).st_size for path in paths}
+    lacking = {"val": VAL_SHARE * sum(sizes.values()), "holdout": HOLDOUT_SHARE * sum(sizes.values())}
+    hidden = [path for path in sizes if is_hidden_module(path.relative_to(root))]
+    for path in sorted(hidden, key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root))).digest()):
+        split = max(lacking, key=lambda split: lacking[split])
+        if lacking[split] > 0:
+            lacking[split] -= sizes.pop(path)
+            yield TextFile(path, split)
+    yield from (TextFile(path, "train") for path in sorted(sizes))
 
 
 def _user_files(pattern: str) -> Corpus:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import exclusive_lock, free_bytes
-from autoresearch_jax.tasks.lm.data.corpus import Corpus, Reporter
+from autoresearch_jax.sandbox.mounts import readable_files
+from autoresearch_jax.tasks.lm.data.corpus import HOLDOUT_SHARE, VAL_SHARE, Corpus, Reporter, split_of
 from autoresearch_jax.tasks.lm.data.dataset import (
     SPLITS,
     Dataset,
@@ -28,6 +29,7 @@ from autoresearch_jax.tasks.lm.data.dataset import (
     text_file,
     tokenizer_file,
 )
+from autoresearch_jax.tasks.lm.data.overlap import SHARED_RUN, FilesText
 from autoresearch_jax.tasks.lm.data.packing import add_vocabulary, rows_bytes
 from autoresearch_jax.tasks.lm.data.text_files import (
     EMPTY,
@@ -46,9 +48,8 @@ SCRATCH = ".scratch"  # in a dataset's folder: new files before they are moved t
 TEXT = "text"  # names of parts
 UNFINISHED = "unfinished"  # left by an interrupted call
 
-VAL_SHARE = 0.04
-HOLDOUT_SHARE = 0.04
-DUPLICATE = "duplicate"  # reason why a document is left out
+DUPLICATE = "duplicate"  # reasons why a document is left out
+READABLE = "readable_in_sandbox"
 _REMEMBERED = 8_000_000  # documents, in about 0.6 GB; of what comes later only repetitions of these are found
 _TEXT_FILES = [text_file(split) for split in SPLITS]
 _JSON_SHARE = 1.05  # of a text's bytes, as JSON lines
@@ -57,6 +58,7 @@ _WHAT_TO_DO = {
     UNDECODABLE: "is not UTF-8: convert it, for instance with `iconv -f LATIN1 -t UTF-8`",
     EMPTY: "is empty or null",
     UNKNOWN_FORMAT: "has no format that can be read: narrow the pattern of --corpus, or convert it",
+    READABLE: "shares a long passage with a file that the sandbox shows, such as an installed package's",
 }
 
 
@@ -67,9 +69,10 @@ class NoRoomError(DatasetError):
 def settings(rules: TextRules) -> dict[str, int | float | str | bool | None]:
     """All that decides how text becomes rows, by name: a dataset made with anything else is made again."""
     return {
-        "format": 2,
+        "format": 3,
         "val_share": VAL_SHARE,
         "holdout_share": HOLDOUT_SHARE,
+        "shared_run": SHARED_RUN,
         "longest_document": LONGEST_DOCUMENT,
         **asdict(rules),
     }
@@ -184,15 +187,15 @@ def _write_text(staging: Path, corpus: Corpus, state: str, vocab_sizes: Sequence
     text_bytes = files.num_bytes()
     _check_room(staging, text_bytes * _JSON_SHARE + sum(rows_bytes(text_bytes, size) for size in vocab_sizes))
     reporter.stage("reading the corpus", None)
-    skipped = Skipped()
+    skipped, readable = Skipped(), FilesText(readable_files)
     staging.mkdir()
     try:
-        counts = write_splits(files.documents(skipped), staging, skipped, reporter.advance)
+        counts = write_splits(files.documents(skipped), staging, skipped, readable, reporter.advance)
         _tell(skipped, reporter)
         _check_splits(counts, corpus, skipped)
         manifest = Manifest(
             corpus=corpus.spec,
-            source=files.description,
+            source={**files.description, "compared_with": readable.in_words()},
             source_state=state,
             settings=settings(corpus.rules),
             libraries={name: version(name) for name in ("rustbpe", "tiktoken", "numpy")},
@@ -239,18 +242,16 @@ def _tell(skipped: Skipped, reporter: Reporter) -> None:
             reporter.note(f"left out, since it {what}: {told}")
 
 
-def split_of(digest: bytes) -> str:
-    """The split of a document by its text's SHA-256; the same on every machine and in any order."""
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < VAL_SHARE:
-        return "val"
-    return "holdout" if position < VAL_SHARE + HOLDOUT_SHARE else "train"
-
-
 def write_splits(
-    documents: Iterable[Document], folder: Path, skipped: Skipped, on_document: Callable[[], None]
+    documents: Iterable[Document],
+    folder: Path,
+    skipped: Skipped,
+    readable: FilesText,
+    on_document: Callable[[], None],
 ) -> dict[str, SplitCount]:
     """Writes each document to `text/<split>.jsonl` of the folder, as JSON with a `text`; returns counts by split.
+
+    Documents of val and holdout that share a run with `readable`, which a candidate can read, are skipped.
 
     Repeated texts are skipped. Where the corpus assigns the splits, texts of train are not remembered, so val and
     holdout must come first, and only repetitions in another split are skipped.
@@ -272,6 +273,9 @@ def write_splits(
             earlier = seen.get(key)
             if earlier is not None and (document.split is None or earlier != split):
                 skipped.add(DUPLICATE)
+                continue
+            if split != "train" and readable.shares_run(text):
+                skipped.add(READABLE, document.place)
                 continue
             if document.split != "train" and len(seen) < _REMEMBERED:
                 seen.setdefault(key, split)

@@ -36,6 +36,7 @@ class Document:
 
     text: str
     split: str | None = None  # None leaves it to the text's hash
+    place: str = ""  # its file, and where in it
 
 
 @dataclass
@@ -101,16 +102,17 @@ class TextFiles:
         for file in self.files:
             try:
                 for place, raw in _READERS[_suffix(file.path)](file.path):
+                    whole_place = f"{name_of(file.path)}{place}"
                     for piece in _pieces(raw):
                         try:
                             text = piece.decode("utf-8")
                         except UnicodeDecodeError:
-                            skipped.add(UNDECODABLE, f"{name_of(file.path)}{place}")
+                            skipped.add(UNDECODABLE, whole_place)
                             continue
                         if text.strip():
-                            yield Document(text, file.split)
+                            yield Document(text, file.split, whole_place)
                         else:
-                            skipped.add(EMPTY, f"{name_of(file.path)}{place}")
+                            skipped.add(EMPTY, whole_place)
             except OSError as error:
                 raise unreadable(file.path, error) from error
 

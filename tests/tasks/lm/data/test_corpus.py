@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.sandbox.mounts import HIDDEN_MODULES
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus, with_num_shards
 from autoresearch_jax.tasks.lm.data.dataset import dataset_folder
 from autoresearch_jax.tasks.lm.data.text_files import LONGEST_DOCUMENT, CorpusError, Skipped
@@ -43,6 +44,18 @@ def test_stdlib_is_the_library_without_its_tests() -> None:
     assert (root / "pydoc_data/topics.py").read_bytes().decode() not in texts
     files = open_corpus("stdlib").fetch(Reporter()).files
     assert not any("test" in file.path.relative_to(root).parts for file in files)
+
+
+def test_val_and_holdout_of_stdlib_are_modules_that_the_sandbox_hides() -> None:
+    root = Path(sysconfig.get_path("stdlib"))
+    files = open_corpus("stdlib").fetch(Reporter()).files
+    total = sum(file.path.stat().st_size for file in files)
+    for split in ("val", "holdout"):
+        found = [file.path for file in files if file.split == split]
+        assert all(path.relative_to(root).parts[0].removesuffix(".py") in HIDDEN_MODULES for path in found)
+        assert 0.035 * total < sum(path.stat().st_size for path in found) < 0.06 * total
+        assert len(found) > 20
+    assert {file.split for file in files} == {"val", "holdout", "train"}
 
 
 def test_txt_is_one_document_a_file_byte_for_byte_in_order_of_name(tmp_path: Path) -> None:

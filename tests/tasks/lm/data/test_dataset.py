@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoresearch_jax.tasks.lm.data.corpus import Corpus, open_corpus
+from autoresearch_jax.tasks.lm.data.corpus import Corpus, open_corpus, split_of
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, DatasetError, dataset_folder, read_split
-from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset, split_of, write_splits
+from autoresearch_jax.tasks.lm.data.overlap import FilesText
+from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset, write_splits
 from autoresearch_jax.tasks.lm.data.text_files import Document, Skipped
 
 
@@ -201,11 +202,31 @@ def test_a_corpus_with_its_own_splits_keeps_what_its_makers_repeated(tmp_path: P
         *(Document(text, "train") for text in ("d", "a", "c", "d", "e")),
     ]
     skipped = Skipped()
-    counts = write_splits(documents, tmp_path, skipped, lambda: None)
+    counts = write_splits(documents, tmp_path, skipped, FilesText(list), lambda: None)
     found = {split: list(read_split(tmp_path, split)) for split in SPLITS}
     assert found == {"val": ["a", "b", "a"], "holdout": ["c", "c"], "train": ["d", "d", "e"]}
     assert skipped.counts == {"duplicate": 3}
     assert {split: count.documents for split, count in counts.items()} == {"val": 3, "holdout": 2, "train": 3}
+
+
+def test_what_a_candidate_can_read_is_in_no_split_that_scores(
+    tmp_path: Path, reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [" ".join(f"{i}{word}{i * word}" for word in range(60)) for i in range(200)]
+    package = tmp_path / "packages/copies.py"
+    package.parent.mkdir()
+    package.write_text("def indented():\n    " + "\n    ".join(text.replace(" ", "\n    ") for text in texts[::2]))
+    monkeypatch.setattr("autoresearch_jax.tasks.lm.data.prepare.readable_files", lambda: [package])
+    dataset = prepare(tmp_path, write_documents(tmp_path / "in", texts), reporter)
+    splits = {text: split_of(hashlib.sha256(text.encode()).digest()) for text in texts}
+    for split in SPLITS:
+        left = [text for text in texts if splits[text] == split and (split == "train" or text not in texts[::2])]
+        assert list(read_split(dataset.folder, split)) == left
+    count = sum(splits[text] != "train" for text in texts[::2])
+    assert dataset.manifest.skipped == {"readable_in_sandbox": count}
+    assert all("texts.jsonl, line " in place for place in dataset.manifest.skipped_examples["readable_in_sandbox"])
+    assert "1 text files" in dataset.manifest.source["compared_with"]
+    assert any("texts.jsonl, line " in note for note in reporter.notes)
 
 
 def test_a_disk_without_room_is_found_before_anything_is_written(
