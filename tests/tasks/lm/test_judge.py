@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,16 +218,21 @@ class TimedScorer:
 
 @pytest.mark.parametrize("num_rows", [1, 9, 83])
 @pytest.mark.parametrize("scrutiny", [Scrutiny.SEARCH, Scrutiny.KEEP])
-def test_who_is_probed_more_is_not_in_more_of_a_hurry(
-    scrutiny: Scrutiny, num_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_probed_more_is_not_in_more_of_a_hurry(scrutiny: Scrutiny, num_rows: int) -> None:
     eval_set = dataclasses.replace(EVAL_SET, rows_NxT1=np.random.default_rng(4).integers(0, 256, (num_rows, 17)))
     num_batches = -(-num_rows // 4)
 
     def judge_with(batch_seconds: float) -> EvalResult:
         scorer = TimedScorer(batch_seconds)
-        monkeypatch.setattr("autoresearch_jax.tasks.lm.judge.time", types.SimpleNamespace(monotonic=lambda: scorer.now))
-        return judge(scorer, [], eval_set, random=RANDOM, limit_seconds=100.0, scrutiny=scrutiny)
+        return judge(
+            scorer,
+            [],
+            eval_set,
+            random=RANDOM,
+            limit_seconds=100.0,
+            scrutiny=scrutiny,
+            now=lambda: scorer.now,
+        )
 
     assert judge_with(99.0 / num_batches).num_probes > 0
     with pytest.raises(InvalidCandidateError, match="`logits` must not do the work of `step`"):
