@@ -1,9 +1,7 @@
 """Honest layers: mixtures of experts, embeddings, heads, low precision, modules of Flax, kernels by Pallas."""
 
-from redteam.honest_small import ATTENTION, model
+from redteam.honest_small import ATTENTION, BFLOAT16, model
 
-_HALF = ('x = params["embed"][tokens]', 'x = params["embed"].astype(jnp.bfloat16)[tokens]')
-_OUT = ('x @ params["out"]', 'x.astype(jnp.float32) @ params["out"]')
 _LOSS = (
     "optax.softmax_cross_entropy_with_integer_labels(forward(params, tokens[:, :-1]), tokens[:, 1:]).mean()",
     "losses(params, tokens)",
@@ -41,8 +39,7 @@ EXPERTS = [
             x += (chosen * jax.nn.softmax(best)[..., None].astype(x.dtype)).sum(2)
         """,
         'params |= {"router": 0.1 * normal(D, 4), "experts": normal(4, D, D)}',
-        _HALF,
-        _OUT,
+        *BFLOAT16,
     ),
     model(
         "tokens sorted by expert",

@@ -1,6 +1,6 @@
 """Honest ways to mix tokens: attention of many kinds, recurrences by scan and by associative scan, convolutions."""
 
-from redteam.honest_small import ATTENTION, model
+from redteam.honest_small import ATTENTION, BFLOAT16, model
 
 _DELTA_RULE = """
     q, k, v = (x @ params[name] for name in "qkv")
@@ -10,8 +10,6 @@ _DELTA_RULE = """
 """
 _DELTA_PARAMETERS = ATTENTION + "\nparams |= {'write': normal(D, 1), 'decay': normal(D, 1)}"
 
-_HALF = ('x = params["embed"][tokens]', 'x = params["embed"].astype(jnp.bfloat16)[tokens]')
-_OUT = ('x @ params["out"]', 'x.astype(jnp.float32) @ params["out"]')
 
 ATTENTIONS = [
     model(
@@ -93,8 +91,7 @@ ATTENTIONS = [
                 x += jax.nn.softmax(jnp.where(causal_TxT, q @ k.mT, -1e9)) @ v + 0.1 * first
         """,
         "params |= {name: normal(2, D, D) for name in 'qkv'} | {'embed_v': normal(V, D)}",
-        _HALF,
-        _OUT,
+        *BFLOAT16,
     ),
 ]
 
@@ -176,8 +173,7 @@ RECURRENCES = [
             x += jnp.einsum("btd,btde->bte", q, memory) / total
         """,
         ATTENTION,
-        _HALF,
-        _OUT,
+        *BFLOAT16,
     ),
     model(
         "selective state space after a convolution",
@@ -207,8 +203,7 @@ RECURRENCES = [
             x += jax.lax.associative_scan(combine, (gate, (1 - gate) * x), axis=1)[1]
         """,
         'params["decay"] = normal(D, D)',
-        _HALF,
-        _OUT,
+        *BFLOAT16,
     ),
     model(
         "receptance, weighted keys and values, shifted tokens",

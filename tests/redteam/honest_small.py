@@ -70,6 +70,10 @@ def optimizer(name: str, expression: str) -> Variant:
     return Variant(f"optimizer {name}", lambda: edited(_model("x = jnp.tanh(x)"), edit))
 
 
+BFLOAT16 = (
+    ('x = params["embed"][tokens]', 'x = params["embed"].astype(jnp.bfloat16)[tokens]'),
+    ('x @ params["out"]', 'x.astype(jnp.float32) @ params["out"]'),
+)
 ATTENTION = "params |= {name: normal(D, D) for name in 'qkv'}"
 
 OPTIMIZERS = [

@@ -17,7 +17,7 @@ def _training(name: str, *edits: tuple[str, str]) -> Variant:
 def _own_optimizer(name: str, code: str, chain: str = "precondition(), optax.scale(-0.02)") -> Variant:
     """An optimizer written out in the training file, as functions of one matrix."""
     written = textwrap.dedent(code).strip("\n") + f"\n\n\nOPTIMIZER = optax.chain({chain})\n"
-    return _training(name, (_OPTIMIZER, written), ("import optax\n", "import optax\nfrom functools import partial\n"))
+    return _training(name, (_OPTIMIZER, written))
 
 
 # `start(w)` makes the moments of one matrix, `improve(g, moments, count)` its step.
@@ -159,9 +159,9 @@ CONTRIB = [
         ("ADOPT", "optax.contrib.adopt(0.02)"),
         ("GaLore", "optax.chain(optax.contrib.scale_by_galore(rank=4), optax.scale(-0.02))"),
         ("MADGRAD", "optax.contrib.madgrad(0.02)"),
-        ("lookahead by a wrapper", "optax.chain(optax.nadamw(0.02), optax.ema(0.5))"),
+        ("NAdamW, its updates averaged", "optax.chain(optax.nadamw(0.02), optax.ema(0.5))"),
         (
-            "cautious, with decay and warmup",
+            "AdamW, warmup and cosine decay",
             "optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.03, 3, 30), weight_decay=0.1)",
         ),
     )
