@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 
 from jax.extend.mlir import ir
 
-from autoresearch_jax.tasks.lm.operations import attribute_names, constant_text
+from autoresearch_jax.tasks.lm.dialects import attribute_names
+from autoresearch_jax.tasks.lm.operations import constant_text
 
 HASH_VERSION = 2  # increment it when hashes change
 MAX_OPERATIONS = 3_000_000  # read in one module, its functions inlined; the default's step has 3,000

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from jax.extend.mlir import ir
 
 from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.tasks.lm.dialects import ALLOWED_OPERATIONS, OperationError
 from autoresearch_jax.tasks.lm.lowerings import (
     CONFIG,
     CUSTOM_CALL,
@@ -30,7 +31,7 @@ from autoresearch_jax.tasks.lm.lowerings import (
     settings_of,
     types_of,
 )
-from autoresearch_jax.tasks.lm.operations import DEVICE_PLACEMENT, TPU_KERNEL, OperationError
+from autoresearch_jax.tasks.lm.operations import DEVICE_PLACEMENT, TPU_KERNEL
 
 _REDUCTIONS = frozenset(
     f"stablehlo.{name}"
@@ -93,8 +94,12 @@ def _refusal(operation: ir.Operation, functions: Functions, platform: str) -> st
             return f"a sort of more than {_MAX_SORTED} arrays"
         if region_text(operation.regions[0], functions) not in orders(dtypes):
             return "a sort by another order than those of jax.lax.sort"
-    if operation.name != CUSTOM_CALL or call_target(operation) == TPU_KERNEL:
+    if operation.name == "stablehlo.composite" and not _is_as_exported(operation):
+        return "a composite that jax.export does not write"
+    if operation.name != CUSTOM_CALL:
         return None
+    if call_target(operation) == TPU_KERNEL:
+        return None if _is_plain_kernel(operation) else "a kernel with layouts that Pallas does not write"
     if not _is_as_jax_writes(operation, functions, platform):
         return f"{_name(operation)} otherwise than JAX itself does: call jax.numpy, jax.lax or jax.nn, not jax.ffi"
     return None
@@ -104,10 +109,41 @@ def _is_as_jax_writes(operation: ir.Operation, functions: Functions, platform: s
     name, operands, results = call_target(operation), types_of(operation.operands), types_of(operation.results)
     if name == DEVICE_PLACEMENT:
         return operands == results
-    if name == PIVOTS_TO_PERMUTATION and not _are_pivots(operation.operands[0]):
+    if name == PIVOTS_TO_PERMUTATION and not _are_pivots(operation.operands[0], functions):
         return False
     settings = "".join(settings_of(operation.attributes[key]) for key in CONFIG if key in operation.attributes)
     return is_written(describe(operation, functions), name, operands, results, settings, platform)
+
+
+def _is_as_exported(operation: ir.Operation) -> bool:
+    """Whether a composite stands for an operation that jax.export has another name for, with the shapes of that."""
+    name = ir.StringAttr(operation.attributes["name"]).value
+    operands, results = ([aval(kind) for kind in types_of(v)] for v in (operation.operands, operation.results))
+    if name == "chlo.scan":  # as cumulative sums are written
+        return operands == results
+    if name == "chlo.top_k":
+        (values,), (largest, indices) = operands, results
+        k = largest.shape[-1]
+        expected = [largest.update(shape=(*values.shape[:-1], k), dtype=dtype) for dtype in (values.dtype, "int32")]
+        return k <= values.shape[-1] and [largest, indices] == expected
+    if name == "chlo.ragged_dot":
+        return {size for array in results for size in array.shape} <= {
+            size for array in operands for size in array.shape
+        }
+    return name in ALLOWED_OPERATIONS and name.startswith("chlo.") and len({a.shape for a in operands + results}) == 1
+
+
+def _is_plain_kernel(operation: ir.Operation) -> bool:
+    """Whether a kernel for a TPU takes arrays as they lie; StableHLO itself checks that aliases have one type."""
+    operands, results = types_of(operation.operands), types_of(operation.results)
+    for name, types in (("operand_layouts", operands), ("result_layouts", results)):
+        ranks = [len(aval(kind).shape) for kind in types]
+        layouts = [list(range(rank))[::-1] for rank in ranks]
+        texts = [str(layout) if len(layout) > 1 else "".join(map(str, layout)) for layout in layouts]
+        wanted = [f"dense<{text}> : tensor<{rank}xindex>" for text, rank in zip(texts, ranks, strict=True)]
+        if str(operation.attributes[name]) != f"[{', '.join(wanted)}]":
+            return False
+    return True
 
 
 def _fits_its_group(operation: ir.Operation) -> bool:
@@ -130,8 +166,54 @@ def _fits_its_group(operation: ir.Operation) -> bool:
     return True
 
 
-def _are_pivots(value: ir.Value) -> bool:
-    """Whether these are the pivots of an LU decomposition, counted from 0: a call that trusts them gets no others."""
+def _are_pivots(value: ir.Value, functions: Functions) -> bool:
+    """Whether these are the pivots of an LU decomposition, counted from 0: a call that trusts them gets no others.
+
+    They may have passed through functions, as their results and arguments.
+    """
+    waiting, seen = [value], set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        came_from = _through_functions(current, functions)
+        waiting += came_from
+        if not came_from and not _are_own_pivots(current):
+            return False
+    return True
+
+
+def _through_functions(value: ir.Value, functions: Functions) -> list[ir.Value]:
+    """What a function returned as this value, or all that is given to a function as this argument; else nothing."""
+    if isinstance(value.owner, ir.Block):
+        function = value.owner.owner.operation
+        if function.name != "func.func":
+            return []
+        index = ir.BlockArgument(value).arg_number
+        return [call.operands[index] for call in _calls_of(ir.StringAttr(function.attributes["sym_name"]), functions)]
+    call = value.owner.operation
+    if call.name != "func.call":
+        return []
+    block = functions[ir.FlatSymbolRefAttr(call.attributes["callee"]).value].regions[0].blocks[0]
+    returned = block.operations[len(block.operations) - 1].operation.operands
+    return [returned[ir.OpResult(value).result_number]]
+
+
+def _calls_of(name: ir.StringAttr, functions: Functions) -> list[ir.Operation]:
+    callee, found = str(ir.FlatSymbolRefAttr.get(name.value, name.context)), []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name == "func.call" and str(operation.attributes["callee"]) == callee:
+            found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    for function in functions.values():
+        function.walk(visit)
+    return found
+
+
+def _are_own_pivots(value: ir.Value) -> bool:
     less_one = getattr(value.owner, "operation", None)  # a block has none
     if less_one is None or less_one.name != "stablehlo.subtract":
         return False

@@ -15,7 +15,8 @@ from jax.extend.random import threefry2x32_p
 from jax.lax import linalg
 
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
-from autoresearch_jax.tasks.lm.operations import attribute_names, stablehlo_module, without_twins
+from autoresearch_jax.tasks.lm.dialects import attribute_names
+from autoresearch_jax.tasks.lm.operations import stablehlo_module, without_twins
 
 CUSTOM_CALL, SORT = "stablehlo.custom_call", "stablehlo.sort"
 PIVOTS_TO_PERMUTATION = "cu_lu_pivots_to_permutation"
@@ -27,8 +28,8 @@ _DTYPES = {
     "f8E4M3FN": "float8_e4m3fn",
     "f8E5M2": "float8_e5m2",
     **{f"f{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"i{bits}": f"int{bits}" for bits in (4, 8, 16, 32, 64)},
-    **{f"ui{bits}": f"uint{bits}" for bits in (4, 8, 16, 32, 64)},
+    **{f"i{bits}": f"int{bits}" for bits in (2, 4, 8, 16, 32, 64)},
+    **{f"ui{bits}": f"uint{bits}" for bits in (2, 4, 8, 16, 32, 64)},
     "complex<f32>": "complex64",
     "complex<f64>": "complex128",
 }
@@ -106,13 +107,21 @@ def _source(names: Mapping[ir.Value, str], value: ir.Value) -> str:
     return describe(operation, {})
 
 
+_MATCHED: dict[tuple[object, ...], int] = {}  # the variant that matched last, to try it first: each takes 30 ms
+
+
 @functools.lru_cache(maxsize=1024)
 def is_written(description: str, name: str, operands: Types, results: Types, settings: str, platform: str) -> bool:
     """Whether one of the calls of this name that JAX writes for operands of these types has this description."""
     for pattern, lowered in _LOWERED.items():
         if re.fullmatch(pattern, name):
-            variants = lowered(tuple(map(aval, operands)), tuple(map(aval, results)), settings)
-            return any(description in _calls(name, function, arrays, platform) for function, arrays in variants)
+            variants = list(lowered(tuple(map(aval, operands)), tuple(map(aval, results)), settings))
+            key = (name, settings, platform, len(variants))
+            likely = _MATCHED.get(key, 0)  # settings hardly depend on shapes
+            for index in sorted(range(len(variants)), key=lambda index: index != likely):
+                if description in _calls(name, *variants[index], platform):
+                    _MATCHED[key] = index
+                    return True
     return False
 
 
@@ -206,6 +215,10 @@ def _tridiagonal(operands: Arrays, results: object, settings: str) -> Iterator[L
     yield linalg.tridiagonal_solve, (diagonal, diagonal, diagonal, right)
 
 
+def _symmetric_product(operands: Arrays, results: object, settings: str) -> Iterator[Lowered]:
+    yield linalg.symmetric_product, operands[:2]  # the others are its factors
+
+
 def _pivoted_qr(operands: Arrays, results: object, settings: str) -> Iterator[Lowered]:
     yield functools.partial(linalg.qr, pivoting=True, full_matrices=False), operands[:1]
 
@@ -265,6 +278,7 @@ _LOWERED: dict[str, Callable[..., Iterator[Lowered]]] = {
     rf"{_LAPACK}(sy|he)evd_ffi|{_CUSOLVER}syevd_ffi|Eigh": _variants(
         functools.partial(linalg.eigh, symmetrize_input=False),
         **dict.fromkeys(("lower", "sort_eigenvalues"), (False, True)),
+        implementation=(None, *linalg.EighImplementation),
     ),
     rf"{_LAPACK}ges[vd]d?_ffi|{_CUSOLVER}gesv(d|dj|dp)_ffi": _variants(
         linalg.svd,
@@ -277,7 +291,8 @@ _LOWERED: dict[str, Callable[..., Iterator[Lowered]]] = {
     rf"{_LAPACK}gees_ffi": _variants(linalg.schur, compute_schur_vectors=(False, True)),
     rf"{_LAPACK}gehrd_ffi": _one(linalg.hessenberg),
     rf"{_LAPACK}(sy|he)trd_ffi|{_CUSOLVER}sytrd_ffi": _variants(linalg.tridiagonal, lower=(False, True)),
-    rf"{_LAPACK}gtsv_ffi": _tridiagonal,
+    rf"{_LAPACK}gtsv_ffi|cusparse_gtsv2_ffi": _tridiagonal,
+    "cusolver_syrk_ffi": _symmetric_product,
     rf"{_LAPACK}geqp3_ffi": _pivoted_qr,
     PIVOTS_TO_PERMUTATION: _pivots,
     "cu_threefry2x32_ffi": _one(threefry2x32_p.bind),

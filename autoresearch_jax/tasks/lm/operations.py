@@ -12,6 +12,7 @@ from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import chlo, sdy, stablehlo
 
 from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.tasks.lm.dialects import ALLOWED_OPERATIONS, OperationError, attribute_names, unknown_attributes
 
 TPU_KERNEL = "tpu_custom_call"
 _CONFIG = "custom_call_config"
@@ -34,7 +35,7 @@ _ALLOWED_ANYWHERE = rf"{DEVICE_PLACEMENT}|mhlo\.topk|ApproxTopK"
 ALLOWED_CUSTOM_CALLS = {
     "cpu": re.compile(rf"{_ALLOWED_ANYWHERE}|lapack_[a-z]+3?_ffi"),
     "cuda": re.compile(
-        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
+        rf"{_ALLOWED_ANYWHERE}|cusolver_[a-z]+_ffi|cusparse_gtsv2_ffi|cu_threefry2x32_ffi|cu_lu_pivots_to_permutation"
         r"|__cudnn\$fmha[A-Za-z0-9]+"
     ),
     "tpu": re.compile(
@@ -42,11 +43,6 @@ ALLOWED_CUSTOM_CALLS = {
         "|ProductOfElementaryHouseholderReflectors"
     ),
 }
-# StableHLO without quantization, whose types may hold tables of scales, and the part of Shardy that JAX writes.
-ALLOWED_OPERATIONS = re.compile(
-    r"stablehlo\.(?!uniform_)\w+|chlo\.\w+|func\.(func|call|return)|builtin\.module"
-    r"|sdy\.(mesh|sharding_constraint|sharding_group|manual_computation|return)"
-)
 # Operations that communicate with the host, or draw numbers without a key.
 FORBIDDEN_OPERATIONS = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv", "rng"))
 # Operations whose results may be larger than what is written to them: the rest would be old memory.
@@ -64,9 +60,6 @@ _NUMBER_LISTS = (
     *(ir.DenseF32ArrayAttr, ir.DenseF64ArrayAttr),
 )
 MAX_NAMED_CALLS = 5  # in a message
-MAX_DEPTH = 64  # of calls in calls, loops and branches in each other; the default's step is 8 deep
-_SYMBOL = re.compile(r'@(?:"(?P<quoted>[^"]*)"|(?P<plain>[\w$.-]+))')
-_CALLS = ("callee", "called_computations", "decomposition")  # attributes that name functions
 
 
 def refused_settings(payload: bytes) -> set[str]:
@@ -91,10 +84,6 @@ def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(settings) < len(pairs):
         raise ValueError("a key comes twice")
     return settings
-
-
-class OperationError(Exception):
-    """A program breaks a rule; one line."""
 
 
 @contextmanager
@@ -129,6 +118,7 @@ def check_operations(module: ir.Module, platform: str) -> Embedded:
       OperationError: it calls what is not allowed on the platform, or hides constants.
     """
     unknown_operations: set[str] = set()
+    unknown_names: set[str] = set()
     custom_calls: set[str] = set()
     of_kernels: set[str] = set()
     with_side_effect: set[str] = set()
@@ -142,14 +132,18 @@ def check_operations(module: ir.Module, platform: str) -> Embedded:
         nonlocal constant_bytes, has_unreadable
         if operation.name in FORBIDDEN_OPERATIONS:
             forbidden_operations.add(operation.name)
-        elif not ALLOWED_OPERATIONS.fullmatch(operation.name):
+        elif operation.name not in ALLOWED_OPERATIONS:
             unknown_operations.add(operation.name)
         if operation.name in DYNAMIC_OPERATIONS or any(map(_is_dynamic, operation.results)):
             dynamic_operations.add(operation.name)
-        if operation.name == "stablehlo.custom_call":
+        if operation.name != "stablehlo.custom_call":
+            unknown_names.update(unknown_attributes(operation))
+        else:
             target = ir.StringAttr(operation.attributes["call_target_name"]).value
             custom_calls.add(target)
             payloads.add(_payload(operation))
+            if target in (TPU_KERNEL, DEVICE_PLACEMENT):  # others are compared with what JAX writes
+                unknown_names.update(unknown_attributes(operation))
             if target == TPU_KERNEL:
                 of_kernels.update(refused_settings(_payload(operation)))
             if (
@@ -181,6 +175,8 @@ def check_operations(module: ir.Module, platform: str) -> Embedded:
         )
     if unknown_operations:
         raise OperationError(f"it uses operations that JAX does not write: {_listed(unknown_operations)}")
+    if unknown_names:
+        raise OperationError(f"its operations have attributes that are not allowed: {_listed(unknown_names)}")
     if of_kernels:
         raise OperationError(
             f"a kernel of it asks for {_listed(of_kernels)}: kernels keep their checks, speak with no other device and "
@@ -189,53 +185,6 @@ def check_operations(module: ir.Module, platform: str) -> Embedded:
     if has_unreadable:
         raise OperationError("it holds a constant that is no plain array")
     return Embedded(constant_bytes, sum(map(len, payloads)))
-
-
-def check_depth(module: ir.Module) -> None:
-    """Checks that functions do not call themselves, and that calls, loops and branches are not nested too deep.
-
-    Raises:
-      OperationError: they are: XLA, and our own checks, would run out of stack.
-    """
-    functions = {
-        ir.StringAttr(view.operation.attributes["sym_name"]).value: view.operation
-        for view in module.body.operations
-        if view.operation.name == "func.func"
-    }
-    heights: dict[str, int | None] = {}  # None while a function is looked at
-
-    def height(name: str, depth: int) -> int:
-        if name not in functions:
-            return 0
-        if name not in heights:
-            heights[name] = None
-            heights[name] = of_regions(functions[name], depth)
-        known = heights[name]
-        if known is None:
-            raise OperationError("a function of it calls itself: use jax.lax.while_loop, scan or fori_loop")
-        require(depth + known)
-        return known
-
-    def of_regions(operation: ir.Operation, depth: int) -> int:
-        require(depth)
-        inner = [view.operation for region in operation.regions for block in region.blocks for view in block.operations]
-        return 1 + max((of_operation(one, depth + 1) for one in inner), default=0)
-
-    def of_operation(operation: ir.Operation, depth: int) -> int:
-        texts = (str(operation.attributes[name]) for name in _CALLS if name in operation.attributes)
-        called = [match["quoted"] or match["plain"] for text in texts for match in _SYMBOL.finditer(text)]
-        heights_below = [height(name, depth) for name in called]
-        return max([*heights_below, of_regions(operation, depth) if len(operation.regions) else 0])
-
-    def require(depth: int) -> None:
-        if depth > MAX_DEPTH:
-            raise OperationError(
-                f"its functions, loops and branches are nested more than {MAX_DEPTH} deep: call functions one after "
-                "another, not within each other; jax.lax.scan repeats a layer"
-            )
-
-    for name in functions:
-        height(name, 0)
 
 
 def _is_dynamic(value: ir.Value) -> bool:
@@ -282,11 +231,6 @@ def _attribute_bytes(operation: ir.Operation) -> int | None:
             return None
         total += size
     return total
-
-
-def attribute_names(operation: ir.Operation) -> list[str]:
-    """Names of an operation's attributes, as every version of JAX lists them."""
-    return [getattr(attribute, "name", attribute) for attribute in operation.attributes]
 
 
 def _bytes_in(attribute: ir.Attribute) -> int | None:

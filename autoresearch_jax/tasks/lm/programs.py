@@ -23,11 +23,10 @@ from autoresearch_jax.tasks.lm.canonical import HASH_VERSION, Dataflow, TooManyO
 from autoresearch_jax.tasks.lm.config import Caps
 from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
 from autoresearch_jax.tasks.lm.device import training_options
+from autoresearch_jax.tasks.lm.dialects import OperationError, check_depth
 from autoresearch_jax.tasks.lm.operations import (
     ALLOWED_CUSTOM_CALLS,
     Embedded,
-    OperationError,
-    check_depth,
     check_operations,
     stablehlo_module,
 )

@@ -34,6 +34,7 @@ MAX_REASON_CHARACTERS = 2000
 UNPROMISED_CALLS = (
     *ATTENTION_CALLS,
     *(export.DisabledSafetyCheck.custom_call(f"lapack_{dtype}geqp3_ffi") for dtype in "sdcz"),
+    export.DisabledSafetyCheck.custom_call("cusolver_syrk_ffi"),
 )
 SIGNATURE_FILE = "signature.json"
 METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")

@@ -12,7 +12,8 @@ from jax.extend.mlir import ir
 
 from autoresearch_jax.kernels.platforms import seen_by_jax
 from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
-from autoresearch_jax.tasks.lm.operations import OperationError, check_operations, stablehlo_module
+from autoresearch_jax.tasks.lm.dialects import OperationError
+from autoresearch_jax.tasks.lm.operations import check_operations, stablehlo_module
 from autoresearch_jax.tasks.lm.trace import UNPROMISED_CALLS
 
 WIDE, STACK = ShapeDtypeStruct((4, 6), jnp.float32), ShapeDtypeStruct((3, 6, 4), jnp.float32)
@@ -51,6 +52,8 @@ EVERYWHERE = {
     "gradients": jax.grad(lambda x: jnp.linalg.cholesky(gram(x)).sum() + jnp.linalg.eigh(gram(x))[1].sum()),
     "orders": lambda x: (
         jnp.sort(x),
+        jnp.sort(x.astype(jnp.int2)),
+        jnp.sort(x.astype(jnp.float8_e4m3fn)),
         jnp.argsort(x, descending=True),
         jnp.median(x),
         jnp.lexsort((x, x)),
@@ -59,6 +62,13 @@ EVERYWHERE = {
     ),
     "largest": lambda x: (lax.top_k(x, 2), lax.approx_max_k(x, 2), lax.approx_min_k(x, 3, recall_target=0.9)),
     "reductions": lambda x: (jnp.argmax(x), jnp.cumsum(x, 0), lax.cummax(x, 1), x.at[0].max(0), jax.nn.logsumexp(x)),
+    "of experts": lambda x: lax.ragged_dot(
+        x.reshape(-1, x.shape[-1]), jnp.ones((2, x.shape[-1], 5)), jnp.array([2, 4], jnp.int32)
+    ),
+    "of one number": lambda x: (
+        lax.erf(x[0, 0] if x.ndim == 2 else x[0, 0, 0]),
+        jax.random.truncated_normal(jax.random.key(0), -2, 2, (3,)),
+    ),
     "reductions of functions": lambda x: (
         lax.reduce(x, -jnp.inf, jnp.logaddexp, (0,)),
         lax.reduce_window(x, 0.0, lax.add, (2,) * x.ndim, (1,) * x.ndim, "VALID"),
@@ -75,7 +85,16 @@ ON_CPU = {
     "pivoted": lambda x: jax.scipy.linalg.qr(x, pivoting=True, mode="economic"),
     "tridiagonal": lambda x: lax.linalg.tridiagonal_solve(x, x, x, x[..., None]),
 }
+ON_CUDA = {
+    "factored before": lambda x: jax.scipy.linalg.lu_solve(jax.scipy.linalg.lu_factor(gram(x)), x),
+    "tridiagonal": lambda x: lax.linalg.tridiagonal_solve(x, x, x, x[..., None]),
+    "eigenvalues by Jacobi and by QR": lambda x: [
+        lax.linalg.eigh(gram(x), implementation=way) for way in list(lax.linalg.EighImplementation)[:2]
+    ],
+    "symmetric product": lambda x: lax.linalg.symmetric_product(x, gram(x), alpha=0.5),
+}
 CASES = [("cpu", name, ON_CPU[name]) for name in ON_CPU]
+CASES += [("cuda", name, ON_CUDA[name]) for name in ON_CUDA]
 CASES += [(platform, name, EVERYWHERE[name]) for platform in ("cpu", "cuda", "tpu") for name in EVERYWHERE]
 
 
@@ -254,6 +273,46 @@ def test_a_collective_s_result_is_as_large_as_its_groups_make_it() -> None:
     check_text(GATHER.format(size=8))
     with pytest.raises(OperationError, match="all_gather"):
         check_text(GATHER.format(size=4096))
+
+
+COMPOSITE = """
+func.func public @main(%x: tensor<8xf32>) -> tensor<{k}xf32> {{
+  %z:2 = stablehlo.composite "{name}" %x {{decomposition = @d, composite_attributes = {{k = {k} : i64}}}}
+    : (tensor<8xf32>) -> (tensor<{k}xf32>, tensor<{k}xi32>)
+  return %z#0 : tensor<{k}xf32>
+}}
+func.func private @d(%x: tensor<8xf32>) -> (tensor<{k}xf32>, tensor<{k}xi32>) {{
+  %a = stablehlo.constant dense<1.0> : tensor<{k}xf32>
+  %b = stablehlo.constant dense<1> : tensor<{k}xi32>
+  return %a, %b : tensor<{k}xf32>, tensor<{k}xi32>
+}}
+"""
+
+
+@pytest.mark.parametrize(("name", "k"), [("chlo.top_k", 100), ("xla.top_k", 2), ("xla.scaled_dot", 2)])
+def test_a_composite_is_one_that_jax_exports(name: str, k: int) -> None:
+    check_text(COMPOSITE.format(name="chlo.top_k", k=2))
+    with pytest.raises(OperationError, match="composite"):
+        check_text(COMPOSITE.format(name=name, k=k))
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        'mhlo.frontend_attributes = {_xla_stream_annotation = "1"}',
+        'mhlo.frontend_attributes = {_xla_compute_type = "sparseoffload"}',
+        'xla_shape = "f32[1000]"',
+        'execution_thread = "host"',
+        "result_layout = dense<0> : tensor<1xindex>",
+    ],
+)
+def test_attributes_that_jax_does_not_write_are_refused(attribute: str) -> None:
+    with stablehlo_module(exported(jnp.sin, SQUARE)) as module:
+        check_operations(module, "cpu")
+        text = str(module).replace("stablehlo.sine %arg0", f"stablehlo.sine %arg0 {{{attribute}}}")
+        assert attribute in text
+        with pytest.raises(OperationError, match="attributes that are not allowed"):
+            check_operations(ir.Module.parse(text, context=module.context), "cpu")
 
 
 def test_twin_keys_of_a_config_are_refused() -> None:

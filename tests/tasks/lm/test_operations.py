@@ -17,10 +17,9 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from autoresearch_jax.kernels.attention import cudnn_attention, splash_attention
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
+from autoresearch_jax.tasks.lm.custom_calls import check_custom_calls
+from autoresearch_jax.tasks.lm.dialects import MAX_DEPTH, OperationError, check_depth
 from autoresearch_jax.tasks.lm.operations import (
-    MAX_DEPTH,
-    OperationError,
-    check_depth,
     check_operations,
     refused_settings,
     stablehlo_module,
@@ -186,6 +185,27 @@ def test_what_jax_writes_for_a_mesh_passes() -> None:
 def test_kernels_keep_their_checks(settings: dict[str, object], name: str) -> None:
     with pytest.raises(OperationError, match=f'^a kernel of it asks for "{name}": kernels keep their checks'):
         constant_bytes(kernel_of([2.0], **settings), VECTOR, "tpu")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("operand_layouts = [dense<[1, 0]>", "operand_layouts = [dense<[0, 1]>"),
+        ("result_layouts = [dense<[1, 0]>", "result_layouts = [dense<[0, 1]>"),
+    ],
+)
+def test_a_kernel_takes_arrays_as_they_lie(before: str, after: str) -> None:
+    def overwritten(x: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+        return pl.pallas_call(lambda x_ref, out_ref: None, out_shape=shape, input_output_aliases={0: 0})(x)
+
+    exported = export.export(jax.jit(overwritten), platforms=["tpu"])(*VECTOR)
+    with stablehlo_module(exported.mlir_module_serialized) as module:
+        check_custom_calls(module, "tpu")
+        text = str(module)
+        assert before in text
+        with pytest.raises(OperationError, match="Pallas"):
+            check_custom_calls(ir.Module.parse(text.replace(before, after), context=module.context), "tpu")
 
 
 def test_kernels_may_say_how_much_memory_they_take() -> None:
