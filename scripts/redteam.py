@@ -14,7 +14,12 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-CHEAT, HONEST = "test_a_cheat_gets_its_status_and_nothing_else", "test_an_honest_candidate_is_ok"
+CHEATS = (
+    "test_a_cheat_gets_its_status_and_nothing_else",
+    "test_a_usual_source_of_chance_is_fixed_and_found",
+    "test_chance_past_python_is_found",
+)
+HONEST = "test_an_honest_candidate_is_ok"
 
 
 def main() -> int:
@@ -22,15 +27,12 @@ def main() -> int:
         report = Path(folder) / "report.xml"
         words = [
             "tests/redteam",
-            "-m",
-            "",
-            f"--junitxml={report}",
-            "-o",
-            "junit_family=xunit1",
-        ]  # which keeps properties
+            *("-m", "", "-n", "2", "--dist=loadfile"),
+            *(f"--junitxml={report}", "-o", "junit_family=xunit1"),  # which keeps properties
+        ]
         subprocess.run([sys.executable, "-m", "pytest", *words], check=False)
         cases = list(ElementTree.parse(report).iter("testcase"))
-    passed: dict[str, list[bool]] = {CHEAT: [], HONEST: []}
+    passed: dict[str, list[bool]] = {name: [] for name in (*CHEATS, HONEST)}
     for case in cases:
         results = passed.get(case.get("name", "").partition("[")[0])
         if results is not None:
@@ -41,9 +43,10 @@ def main() -> int:
     if not all(passed.values()):
         print("redteam: nothing was run")
         return 1
+    caught = [result for name in CHEATS for result in passed[name]]
     worst = max(float(p.get("value", "nan")) for case in cases for p in case.iter("property"))
     print(f"worst_probe_nats: {worst:.3g}")
-    print(f"caught: {sum(passed[CHEAT])} of {len(passed[CHEAT])}")
+    print(f"caught: {sum(caught)} of {len(caught)}")
     print(f"false_alarms: {passed[HONEST].count(False)} of {len(passed[HONEST])}")
     return 0
 
