@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The red team: candidates that cheat or do harm, each of which must be caught, and honest ones, none of which may be.
-# A quarter of an hour on two cores.
+# On two cores its honest candidates alone take up to 25 minutes.
 #
 #   ./scripts/redteam.sh
 set -euo pipefail

@@ -244,7 +244,7 @@ def build(task, mesh):
 
 class Layers(nnx.Module):
     def __init__(self, rngs):
-        self.stack = nnx.vmap(lambda rngs: Layer(rngs), in_axes=0)(rngs.fork(split=3))
+        self.stack = nnx.vmap(lambda rngs: Layer(rngs), in_axes=0)(rngs.split(3))
 
     def __call__(self, x):
         return nnx.scan(nnx.remat(lambda x, layer: layer(x)), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.stack)

@@ -154,7 +154,7 @@ CONTRIB = [
     for name, expression in (
         ("Muon of Optax", "optax.contrib.muon(0.02)"),
         ("Prodigy", "optax.contrib.prodigy(1.0, estim_lr0=1e-2)"),
-        ("D-Adaptation", "optax.contrib.dadapt_adamw(1.0, estim_lr0=1e-2)"),
+        ("D-Adaptation", "optax.contrib.dadapt_adamw(0.3, estim_lr0=1e-2)"),
         ("AdEMAMix", "optax.contrib.ademamix(0.02, alpha=2.0)"),
         ("ADOPT", "optax.contrib.adopt(0.02)"),
         ("GaLore", "optax.chain(optax.contrib.scale_by_galore(rank=4), optax.scale(-0.02))"),
