@@ -133,6 +133,7 @@ class Bench:
             budget=Budget(steps=steps),
             sandbox=open_sandbox("auto", cache_dir=self._folder / "sandbox", environment=environment),
             programs_dir=self._folder / "programs",
+            trials_dirs=(self._folder,),
             environment=environment,
             compile_cache_dir=self._folder / "cache",
             caps=LIFTED,

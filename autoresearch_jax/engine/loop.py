@@ -154,6 +154,7 @@ class Loop:
             self._parts.retention.settle()
         if self._recorder.champion is None:
             self._run_baseline()
+        self._parts.precheck.baseline = self._recorder.baseline_source()
         self._end_open_trial()
         reason = ""
         while True:

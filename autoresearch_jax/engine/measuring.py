@@ -109,8 +109,6 @@ class Measuring:
         parts = self._parts
         parts.disk.require_room()
         log_dir = parts.folder.log_dir(experiment.id)
-        kept = (row for row in self._recorder.rows if row.decision is Action.KEEP)
-        parts.precheck.baseline = self._ledger.source(next(kept, experiment).id)
         try:
             with parts.interrupts.allowed():
                 candidate = parts.precheck.prepare(self._ledger.source(experiment.id), experiment.id)

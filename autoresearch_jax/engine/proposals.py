@@ -179,16 +179,17 @@ class Precheck:
         Raises:
           CandidateRejected: it cannot be measured, and why.
         """
+        self._require_few_literals(source)
         traced = self._traced.pop(experiment, None)
         if traced is not None and traced.source == source:
             return traced
-        self._require_few_literals(source)
         return self._task.prepare(source, self._folder.log_dir(experiment))
 
     def _require_few_literals(self, source: str) -> None:
         if self.baseline is None or (found := literal_bytes(source, self.baseline)) <= self._max_literal_bytes:
             return
-        reason = f"its literals hold {found:,} bytes that the baseline's do not, more than {self._max_literal_bytes:,}"
+        reason = f"its literals, tables and names hold {found:,} bytes that the baseline's do not, more than "
+        reason += f"{self._max_literal_bytes:,}"
         remedy = "(--max_literal_bytes): compute arrays inside the functions, nothing carried in is an improvement"
         raise CandidateRejected(Status.REJECTED, f"{reason} {remedy}")
 

@@ -166,6 +166,10 @@ class Recorder:
         assert self.champion is not None, "the baseline comes first"
         return self.champion
 
+    def baseline_source(self) -> str:
+        """The text that the run began with."""
+        return self.ledger.source(next(row.id for row in self.rows if row.decision is Action.KEEP))
+
     def conclude(self, experiment: ExperimentRow, conclusion: Conclude, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from decimal import Decimal
 
 from autoresearch_jax.engine.training_file import binding
+from autoresearch_jax.python_source import UNPARSABLE, docstring_of, parse_source
 
 MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
 FREE_NAME_BYTES = 8192  # of names that the baseline does not have; the default file's have 2,500
@@ -17,7 +18,6 @@ _RUNS_HIDDEN_TEXT = frozenset(
 _READS_SOURCES = frozenset(
     ("builtins", "code", "importlib", "inspect", "io", "linecache", "os", "pathlib", "runpy", "sys")
 )
-_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
@@ -31,8 +31,8 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     Values of the top-level constants in `values_of` count one node each: to move them is what an optimizer does.
     """
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises for a source
+        tree = parse_source(source)
+    except (SyntaxError, *UNPARSABLE):
         return None
     counts = [_count(node) for node in ast.walk(tree)]
     if None in counts:
@@ -48,8 +48,7 @@ def _count(node: ast.AST) -> int | None:
         return max(1, _bytes_held(node.value))
     if _may_run_hidden_text(node):
         return None
-    if _has_docstring(node):
-        docstring = node.body[0].value  # type: ignore[attr-defined]
+    if (docstring := docstring_of(node)) is not None:
         return -max(1, _bytes_held(docstring.value))
     return 1
 
@@ -87,16 +86,17 @@ def _float_bytes(value: float) -> int:
 
 
 def literal_bytes(source: str, baseline: str) -> int:
-    """Bytes that a source carries in literals beyond those of the baseline; 0 for one that Python cannot parse.
+    """Bytes that a source carries in literals beyond those of the baseline; 0 for one that cannot be parsed.
 
     A value in a list, tuple, set or dict that is no literal counts one byte. New names count once there are more than
-    FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them.
+    FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them. What cannot be
+    parsed is refused before it runs, see `tasks.lm.preparing.without_hidden_text`.
     """
     try:
-        theirs, ours = ast.parse(source), ast.parse(baseline)
+        theirs, ours = parse_source(source), parse_source(baseline)
         carried = Counter(_carried(theirs)) - Counter(_carried(ours))
         names = set(_names(theirs)) - set(_names(ours))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what the parser raises for a source
+    except (SyntaxError, *UNPARSABLE):
         return 0
     held = sum(count * max(1, _bytes_held(value)) for (_, value), count in carried.items())
     return held + max(0, sum(map(_bytes_held, names)) - FREE_NAME_BYTES)
@@ -104,7 +104,7 @@ def literal_bytes(source: str, baseline: str) -> int:
 
 def _carried(tree: ast.Module) -> Iterator[tuple[type | str, object]]:
     """Values of literals with their types, and values in displays that are none."""
-    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
+    docstrings = {id(docstring_of(node)) for node in ast.walk(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and id(node) not in docstrings:
             yield type(node.value), node.value
@@ -113,10 +113,6 @@ def _carried(tree: ast.Module) -> Iterator[tuple[type | str, object]]:
             for value in values:
                 if not isinstance(value, ast.Constant):
                     yield "element", None
-
-
-def _has_docstring(node: ast.AST) -> bool:
-    return isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None
 
 
 def _names(tree: ast.Module) -> Iterator[str]:

@@ -8,6 +8,7 @@ import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.source_size import FREE_NAME_BYTES, literal_bytes, syntax_nodes
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import Status
@@ -120,6 +121,15 @@ def test_literals_of_the_baseline_are_no_room_for_others(tiny_source: str) -> No
     assert literal_bytes("x = = 1", tiny_source) == 0
 
 
+@pytest.mark.parametrize("marked", ["source", "baseline", "both"])
+def test_a_byte_order_mark_hides_nothing(marked: str) -> None:
+    source, baseline = f"TABLE = {'a' * 500!r}\n", "x = 1\n"
+    source = source if marked == "baseline" else f"\ufeff{source}"
+    baseline = baseline if marked == "source" else f"\ufeff{baseline}"
+    assert literal_bytes(source, baseline) == 500
+    assert syntax_nodes(source) is not None
+
+
 def test_a_table_is_rejected_before_anything_is_spent(bench):
     task = FakeTask(noise=0)
     table = Proposal("a table", "code", source=f"{SOURCE}\nTABLE = {'a' * 5000!r}\n")
@@ -128,10 +138,27 @@ def test_a_table_is_rejected_before_anything_is_spent(bench):
     refused, kept = ledger.experiments()[1:]
     assert refused.status is Status.REJECTED
     assert refused.reason.startswith(
-        "its literals hold 5,000 bytes that the baseline's do not, more than 4,096 (--max_"
+        "its literals, tables and names hold 5,000 bytes that the baseline's do not, more than 4,096 (--max_"
     )
     assert ledger.source(1) not in [source for source, _ in task.traced]
     assert kept.decision is Action.KEEP
+
+
+def test_the_cap_holds_for_the_first_proposal_of_a_process_that_goes_on(bench):
+    bench.loop(FakeTask(noise=0), ScriptedProposer([]), max_experiments=0).run()
+    task, objections = FakeTask(noise=0), []
+    precheck = Precheck(task, bench.folder)
+
+    class Examining(ScriptedProposer):
+        def propose(self, brief):
+            proposal = super().propose(brief)
+            objections.append(precheck.check(brief, proposal))
+            return proposal
+
+    table = Proposal("a table", "code", source=f"{SOURCE}\nTABLE = {'a' * 5000!r}\n")
+    bench.loop(task, Examining([table]), precheck=precheck).run()
+    assert "--max_literal_bytes" in str(objections[0])
+    assert bench.ledger().experiment(1).status is Status.REJECTED
 
 
 def test_what_the_baseline_holds_is_free(bench, run_git):

@@ -19,9 +19,9 @@ from autoresearch_jax.tasks.lm.flops import memory_bytes
 from autoresearch_jax.tasks.lm.probes import (
     NUM_PASSES,
     WHOLE_SHARE,
+    CutWeights,
     InvalidCandidateError,
     Probe,
-    Suspicion,
     check_probes,
     draw_pass,
     draw_quarters,
@@ -200,12 +200,10 @@ def judge(
 
     begin = time.monotonic()
     unigram_nats_MxT = eval_set.unigram_nats_V[rows_NxT1[:num_first, 1:]]
-    suspicion = Suspicion.of(
-        nats_NxT[:num_first], unigram_nats_MxT, [other_NxT[:num_first] for other_NxT in references]
-    )
+    weights = CutWeights.of(nats_NxT[:num_first], unigram_nats_MxT, [other_NxT[:num_first] for other_NxT in references])
     # where every row is cut besides, the sample is for what is left: a row's last positions, among other rows
     whole_share = 1.0 if num_passes else WHOLE_SHARE
-    sample = draw_sample(rows_NxT1, suspicion, num_sampled, random, whole_share=whole_share)
+    sample = draw_sample(rows_NxT1, weights, num_sampled, random, whole_share=whole_share)
     drawn = time.monotonic()
     rest = rows_NxT1[num_first:]
     nats_NxT[num_first:], sample_nats_PxT = work.score_mixed(rest, sample, random)
@@ -213,7 +211,7 @@ def judge(
     _require_finite(nats_NxT)
     worst = check_probes(sample, sample_nats_PxT, nats_NxT, work.score, random)
     for quarters in draw_quarters(num_rows, random) if num_passes else ():
-        probe = draw_pass(rows_NxT1, suspicion, quarters, random)
+        probe = draw_pass(rows_NxT1, weights, quarters, random)
         _, probe_nats_PxT = work.score_mixed(rows_NxT1[:0], probe, random)
         worst = max(worst, check_probes(probe, probe_nats_PxT, nats_NxT, work.score, random))
     end = time.monotonic()

@@ -52,7 +52,8 @@ LOGIT_BYTES = 4  # of one, in float32
 CPU_LOGITS_BYTES = 16 << 20
 
 TOKEN_NATS_FILE = "token_nats.npz"  # of the latest trial, to look at other candidates by
-MAX_TOKEN_NATS = 1 << 21  # kept of one trial: of larger splits every so many rows
+MAX_TOKEN_NATS = 1 << 18  # kept of one trial: of larger splits every so many rows
+MAX_NATS = 60_000.0  # that float16 holds
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -262,7 +263,12 @@ def save_token_nats(folder: Path, nats_NxT: np.ndarray, vocab_size: int) -> None
     every = -(-nats_NxT.size // MAX_TOKEN_NATS)
     partial = folder / f".partial-{TOKEN_NATS_FILE}"
     with partial.open("wb") as file:
-        np.savez(file, vocab_size=vocab_size, shape=nats_NxT.shape, nats=nats_NxT[::every].astype(np.float16))
+        np.savez(
+            file,
+            vocab_size=vocab_size,
+            shape=nats_NxT.shape,
+            nats=nats_NxT[::every].clip(max=MAX_NATS).astype(np.float16),
+        )
     partial.replace(folder / TOKEN_NATS_FILE)
 
 
@@ -274,7 +280,7 @@ def load_token_nats(folder: Path, shape: tuple[int, int], vocab_size: int) -> np
                 return None
             nats_NxT = np.full(shape, np.nan, np.float32)
             nats_NxT[:: -(-nats_NxT.size // MAX_TOKEN_NATS)] = kept["nats"]
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
         return None
     return nats_NxT
 

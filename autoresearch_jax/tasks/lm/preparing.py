@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.files import disk_error, disk_error_of_trace
+from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, parse_source
 from autoresearch_jax.sandbox.mounts import HIDDEN_MODULES
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
 from autoresearch_jax.sandbox.sandbox import (
@@ -48,7 +49,6 @@ _HIDDEN_FRAMES = ('autoresearch_jax/tasks/lm/trace.py", line', '"<frozen ')  # o
 _JAX_NOTE = re.compile(r"-{20}$|For simplicity, JAX has removed its internal frames")
 _STATUS_OF_LIMIT = {"wall_seconds": Status.TIMEOUT, "cpu_seconds": Status.TIMEOUT, "memory_bytes": Status.OOM}
 
-_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Rows on each data-parallel device; the judge begins with the one that suits the device (see `judging.py`).
 JUDGE_BATCH_ROWS = (32, 8, 2)
@@ -254,22 +254,26 @@ def require_size(source: str, cap_bytes: int) -> None:
 def without_hidden_text(source: str) -> str:
     """A training file without its comments and docstrings, each line in its place: a program needs neither.
 
-    What is left is all that a file could read of itself, beside its layout. A text that Python cannot parse stays as it
-    is, for the trace to say why.
+    What is left is all that a file could read of itself, beside its layout. A text that is no Python stays as it is,
+    for the trace to say why.
 
     Raises:
-      CandidateRejected: it cannot be cut into tokens.
+      CandidateRejected: it cannot be read, or is not in UTF-8.
     """
-    text = io.StringIO(source, newline=None).read()  # with the line ends that Python sees
+    text = io.StringIO(source.removeprefix(BYTE_ORDER_MARK), newline=None).read()  # with the line ends that Python sees
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = parse_source(text)
+    except SyntaxError:
         return source
+    except UNPARSABLE as error:
+        reason = f"the source cannot be read: {type(error).__name__}: {error}"
+        raise CandidateRejected(Status.REJECTED, reason) from error
     lines = text.split("\n")
     spans = []  # first line, first character, last line, character after the last, all counted from 0
     for node in ast.walk(tree):
-        if isinstance(node, _WITH_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
-            place = node.body[0].value  # type: ignore[attr-defined]
+        if (place := docstring_of(node)) is not None:
+            assert place.end_lineno is not None
+            assert place.end_col_offset is not None
             first, last = place.lineno - 1, place.end_lineno - 1
             begin, end = (
                 len(lines[row].encode()[:column].decode())

@@ -66,7 +66,7 @@ def plan_probes(num_rows: int, batch_rows: int, num_passes: int = 0) -> tuple[in
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class CutWeights:
     """Where a peek at the next token would pay: cuts are drawn by it.
 
     A peek that reaches no further shows only in a cut right behind its position. A draw in proportion to what it would
@@ -84,7 +84,7 @@ class Suspicion:
     difference_NxT: np.ndarray | None
 
     @classmethod
-    def of(cls, nats_NxT: np.ndarray, unigram_nats_NxT: np.ndarray, references: Sequence[np.ndarray]) -> "Suspicion":
+    def of(cls, nats_NxT: np.ndarray, unigram_nats_NxT: np.ndarray, references: Sequence[np.ndarray]) -> "CutWeights":
         """From nats of the candidate, of a unigram model, and of other models."""
         differences = [np.abs(nats_NxT - other_NxT) for other_NxT in references]
         difference_NxT = functools.reduce(np.fmax, differences) if differences else None
@@ -124,35 +124,35 @@ class Suspicion:
 
 
 def draw_sample(
-    rows_NxT1: np.ndarray, suspicion: Suspicion, num_probes: int, random: np.random.Generator, *, whole_share: float
+    rows_NxT1: np.ndarray, weights: CutWeights, num_probes: int, random: np.random.Generator, *, whole_share: float
 ) -> Probe:
     """Draws rows, no row twice before all are drawn once, and where to cut them; `random` must not be known.
 
     Args:
       rows_NxT1: the split.
-      suspicion: of its first M rows, which are drawn from.
+      weights: of its first M rows, which are drawn from.
       num_probes: P.
       random: see above.
       whole_share: of the rows that are not cut.
     """
-    num_judged, length = suspicion.gain_NxT.shape
+    num_judged, length = weights.gain_NxT.shape
     rounds = -(-num_probes // num_judged)
     rows = np.concatenate([random.permutation(num_judged) for _ in range(rounds)])[:num_probes]
     bounds = np.broadcast_to([1, max(length, 2)], (num_probes, 2))
-    third = BY_GAIN if suspicion.difference_NxT is None else BY_DIFFERENCE
+    third = BY_GAIN if weights.difference_NxT is None else BY_DIFFERENCE
     by = np.array([EVENLY, BY_GAIN, third])[random.integers(0, 3, num_probes)]
-    cuts = suspicion.draw_cuts(rows, bounds, by, random)
+    cuts = weights.draw_cuts(rows, bounds, by, random)
     cuts = np.where(random.random(num_probes) < whole_share, length, np.minimum(cuts, length))
     return _probe(rows_NxT1, rows, cuts, random)
 
 
-def draw_pass(rows_NxT1: np.ndarray, suspicion: Suspicion, quarters: np.ndarray, random: np.random.Generator) -> Probe:
+def draw_pass(rows_NxT1: np.ndarray, weights: CutWeights, quarters: np.ndarray, random: np.random.Generator) -> Probe:
     """Cuts every row once, in the quarter of it that `quarters`, int[N], names; see `draw_quarters`."""
-    num_rows, length = suspicion.gain_NxT.shape
+    num_rows, length = weights.gain_NxT.shape
     edges = 1 + np.arange(NUM_PASSES + 1) * max(length - 1, 1) // NUM_PASSES
     bounds = np.stack([edges[quarters], np.maximum(edges[quarters + 1], edges[quarters] + 1)], axis=1)
     by = np.array([EVENLY, BY_GAIN, BY_DIFFERENCE, BY_DIFFERENCE])[random.integers(0, 4, num_rows)]
-    cuts = np.minimum(suspicion.draw_cuts(np.arange(num_rows), bounds, by, random), length)
+    cuts = np.minimum(weights.draw_cuts(np.arange(num_rows), bounds, by, random), length)
     return _probe(rows_NxT1, np.arange(num_rows), cuts, random)
 
 
@@ -175,7 +175,7 @@ def check_probes(
     """The largest difference, in nats, between the probes and the same rows as they were judged.
 
     Args:
-      probe: from `draw_probes`.
+      probe: rows and what was changed in them.
       nats_PxT: of its targets, evaluated in a random order among other rows.
       nats_NxT: of all rows of the split, as judged.
       score: evaluates rows again, to find the cause of a difference.

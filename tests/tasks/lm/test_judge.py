@@ -68,8 +68,9 @@ def test_nats_of_another_trial_are_read_only_if_they_are_of_these_tokens(
     assert found is not None
     assert (found[::2] == nats[::2]).all()
     assert np.isnan(found[1::2]).all()
-    (tmp_path / "token_nats.npz").write_bytes(b"PK\3\4 damaged")
-    assert load_token_nats(tmp_path, (5, 4), 256) is None
+    for damaged in (b"PK\3\4 damaged", b""):
+        (tmp_path / "token_nats.npz").write_bytes(damaged)
+        assert load_token_nats(tmp_path, (5, 4), 256) is None
 
 
 def test_unigram_is_add_one_smoothed() -> None:

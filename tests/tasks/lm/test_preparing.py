@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,7 @@ def trace(source: str, sandbox: Sandbox, tmp_path: Path, limits: ProcessLimits =
     return out_dir
 
 
-HIDING = '''# -*- coding: latin-1 -*-
+HIDING = '''# -*- coding: utf-8 -*-
 """A secret.
 
 More of it.
@@ -74,11 +75,30 @@ def test_a_file_cannot_read_comments_and_docstrings_of_itself() -> None:
     assert ast.dump(tree) == ast.dump(before)
 
 
-@pytest.mark.parametrize("source", [TRAIN_LIB.read_text(), "x = = 1  # no Python", "# nothing\r\n"])
+@pytest.mark.parametrize("source", [TRAIN_LIB.read_text(), "# nothing\r\n", "\ufeff# coding: utf-8\nx = 1  # a mark"])
 def test_what_is_no_comment_stays(source: str) -> None:
     shown = without_hidden_text(source)
     assert len(shown.splitlines()) == len(source.splitlines())
-    assert ("#" in shown) == ("= =" in source)
+    assert "#" not in shown
+    assert "\ufeff" not in shown
+
+
+def test_what_is_no_python_stays_for_the_trace_to_refuse() -> None:
+    assert without_hidden_text("x = = 1  # no Python") == "x = = 1  # no Python"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("# coding: utf-7\nx = 1", "it declares the encoding utf-7: use UTF-8"),
+        ("#!python\n# -*- coding: latin-1 -*-\nx = 1", "it declares the encoding iso-8859-1: use UTF-8"),
+        ("# coding: no-such\nx = 1", "the source cannot be read: ValueError: unknown encoding"),
+        ("x = '\ud800'", "the source cannot be read: UnicodeEncodeError"),
+    ],
+)
+def test_what_an_import_would_read_otherwise_is_refused(source: str, reason: str) -> None:
+    with pytest.raises(CandidateRejected, match=re.escape(reason)):
+        without_hidden_text(source)
 
 
 def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_path: Path) -> None:

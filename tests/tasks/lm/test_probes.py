@@ -10,9 +10,9 @@ from autoresearch_jax.tasks.lm.probes import (
     PROBE_SHARE,
     PROBE_TOLERANCE,
     WHOLE_SHARE,
+    CutWeights,
     InvalidCandidateError,
     Probe,
-    Suspicion,
     check_probes,
     draw_pass,
     draw_quarters,
@@ -56,8 +56,8 @@ def score(candidate: Candidate) -> Callable[[np.ndarray, np.ndarray], np.ndarray
 
 
 def sample(judged: np.ndarray, num_probes: int, random: np.random.Generator) -> Probe:
-    suspicion = Suspicion.of(judged, UNIGRAM[ROWS[:, 1:]], [])
-    return draw_sample(ROWS, suspicion, num_probes, random, whole_share=WHOLE_SHARE)
+    weights = CutWeights.of(judged, UNIGRAM[ROWS[:, 1:]], [])
+    return draw_sample(ROWS, weights, num_probes, random, whole_share=WHOLE_SHARE)
 
 
 def probe(candidate: Candidate, num_probes: int, seed: int) -> float:
@@ -105,10 +105,10 @@ def test_the_reason_names_the_place_and_the_number() -> None:
 def test_passes_cut_each_row_once_in_each_quarter_and_change_all_that_follows() -> None:
     random = np.random.default_rng(0)
     evaluate = score(honest)
-    suspicion = Suspicion.of(evaluate(ROWS[:, :-1], ROWS[:, 1:]), UNIGRAM[ROWS[:, 1:]], [])
+    weights = CutWeights.of(evaluate(ROWS[:, :-1], ROWS[:, 1:]), UNIGRAM[ROWS[:, 1:]], [])
     cuts = []
     for quarters in draw_quarters(NUM_ROWS, random):
-        drawn = draw_pass(ROWS, suspicion, quarters, random)
+        drawn = draw_pass(ROWS, weights, quarters, random)
         assert (drawn.rows == np.arange(NUM_ROWS)).all()
         cuts.append(drawn.cuts)
         before = drawn.is_unchanged
@@ -144,9 +144,9 @@ class UnigramLift:
 
     def is_found(self, references: list[np.ndarray], seed: int) -> bool:
         random = np.random.default_rng(seed)
-        suspicion = Suspicion.of(self.nats, self.unigram, references)
+        weights = CutWeights.of(self.nats, self.unigram, references)
         for quarters in draw_quarters(len(self.rows), random):
-            cuts = draw_pass(self.rows, suspicion, quarters, random).cuts
+            cuts = draw_pass(self.rows, weights, quarters, random).cuts
             if self.leaks[np.arange(len(cuts)), cuts - 1].any():  # shows only in a cut right behind
                 return True
         return False
@@ -171,11 +171,11 @@ def test_a_leak_in_one_row_is_found_for_certain_where_every_row_is_probed() -> N
 
     evaluate = score(peeking_in_one_row)
     judged = evaluate(ROWS[:, :-1], ROWS[:, 1:])
-    suspicion = Suspicion.of(judged, UNIGRAM[ROWS[:, 1:]], [])
+    weights = CutWeights.of(judged, UNIGRAM[ROWS[:, 1:]], [])
     assert share_caught(peeking_in_one_row, plan_probes(NUM_ROWS, 8)[0]) < 0.4
     for seed in range(20):
         random = np.random.default_rng(seed)
-        drawn = [draw_pass(ROWS, suspicion, quarters, random) for quarters in draw_quarters(NUM_ROWS, random)]
+        drawn = [draw_pass(ROWS, weights, quarters, random) for quarters in draw_quarters(NUM_ROWS, random)]
         worst = [np.abs(evaluate(one.inputs, one.targets) - judged)[one.is_unchanged].max() for one in drawn]
         assert max(worst) > PROBE_TOLERANCE
 
