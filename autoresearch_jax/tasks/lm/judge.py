@@ -6,6 +6,7 @@ Of the candidate it runs the `logits` program; normalisation, sum and byte count
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -245,11 +246,11 @@ def judge_within_memory(
     scrutiny: Scrutiny = Scrutiny.SEARCH,
     references: Sequence[np.ndarray] = (),
     now: Callable[[], float] = time.monotonic,
-    on_smaller: Callable[[], None] = lambda: None,
+    compiling: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> EvalResult:
     """Judges, with the next smaller batch each time the devices' memory does not suffice; see `judge`.
 
-    `on_smaller` is called before the program for that batch is compiled.
+    The program for that batch is compiled within `compiling()`.
     """
     while True:
         try:
@@ -267,8 +268,8 @@ def judge_within_memory(
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            on_smaller()
-            smaller = smaller_scorer(programs, mesh, scorer)
+            with compiling():
+                smaller = smaller_scorer(programs, mesh, scorer)
             if smaller is None:
                 raise
         scorer = smaller

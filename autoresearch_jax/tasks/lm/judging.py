@@ -240,6 +240,13 @@ class Judging:
         most = min(JUDGE_SLOWDOWN * trained_as_long, MAX_BATCH_SHARE * seconds * num_batches)
         limit_seconds = max(self._request.limits.free(self._request.budget), most)
         phases.enter(phase, limit_seconds)
+
+        @contextmanager
+        def compiling() -> Iterator[None]:
+            phases.announce(phase, self._request.limits.compile)
+            yield
+            phases.announce(phase, limit_seconds)
+
         with uncalibrated_clock(str(metrics["clock"])) as clock:
             result = judge_within_memory(
                 self._programs,
@@ -252,7 +259,7 @@ class Judging:
                 scrutiny=self._request.scrutiny,
                 references=[nats_NxT for nats_NxT in references if nats_NxT is not None],
                 now=clock.now,
-                on_smaller=lambda: phases.announce(phase, None),
+                compiling=compiling,
             )
         phases.leave(phase)
         return result

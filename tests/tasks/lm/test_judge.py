@@ -4,14 +4,18 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array, export
+from lm_trials import measure_request
 from tracing import traced
 
+from autoresearch_jax.tasks.lm.config import TimeLimits
+from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.judge import (
     EmptySplitError,
     EvalResult,
@@ -23,7 +27,14 @@ from autoresearch_jax.tasks.lm.judge import (
     judge_within_memory,
     unigram_nats,
 )
-from autoresearch_jax.tasks.lm.judging import LOGIT_BYTES, first_batch_rows, load_token_nats, save_token_nats
+from autoresearch_jax.tasks.lm.judging import (
+    LOGIT_BYTES,
+    Judging,
+    Phases,
+    first_batch_rows,
+    load_token_nats,
+    save_token_nats,
+)
 from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
@@ -130,23 +141,37 @@ def test_a_token_may_be_ruled_out(programs: Programs) -> None:
         judged(programs, masked)
 
 
+class TooLarge(Scorer):
+    """A scorer for which the device has not enough memory."""
+
+    def __init__(self) -> None:
+        self.batch_rows = 4
+
+    def __call__(self, *arguments: object) -> jax.Array:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+
 def test_the_next_smaller_batch_gives_the_same_score(programs: Programs) -> None:
     large, small = (Scorer(programs, MESH, rows) for rows in (4, 2))
-
-    class Full(Scorer):
-        """A scorer for which the device has not enough memory."""
-
-        def __init__(self) -> None:
-            self.batch_rows = 4
-
-        def __call__(self, *arguments: object) -> jax.Array:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-
     leaves = [jax.numpy.asarray(TABLE)]
-    result = judge_within_memory(programs, MESH, Full(), leaves, EVAL_SET)
+    result = judge_within_memory(programs, MESH, TooLarge(), leaves, EVAL_SET)
     assert result.batch_rows == 2
     assert result.bpb == pytest.approx(judge(large, leaves, EVAL_SET, random=RANDOM).bpb, rel=1e-6)
     assert result.bpb == judge(small, leaves, EVAL_SET, random=RANDOM).bpb
+
+
+def test_the_driver_knows_the_time_limit_again_once_the_smaller_batch_is_compiled(
+    programs: Programs, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoresearch_jax.tasks.lm.judging.load_eval_set", lambda *arguments: EVAL_SET)
+    events: list[dict[str, Any]] = []
+    phases = Phases(events.append)
+    phases.metrics.update(wall_seconds=1.0, num_tokens=1000, clock="wall")
+    request = measure_request(tmp_path, limits=TimeLimits(compile=900.0, free_judge=10.0))
+    result = Judging(request, programs, MESH, tiny_dataset).judge(TooLarge(), [jnp.asarray(TABLE)], phases)
+    assert result.batch_rows == 2
+    assert [event["limit_seconds"] for event in events if event["event"] == "phase"] == [10.0, 900.0, 10.0]
+    assert {event["phase"] for event in events} == {"judge"}
 
 
 @pytest.mark.parametrize(
