@@ -19,6 +19,7 @@ from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress, describ
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.sandbox.linux import landlock_abi
 from autoresearch_jax.tasks.lm.device import Device, DeviceError
+from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
     (tmp_path / "manifest.json").write_text("{")
     assert main(["sample", f"--snapshot={tmp_path}"]) == 1
     assert "manifest.json: damaged" in capsys.readouterr().err
-    for manifest in ("[]", '{"format_version": 2}'):
+    for manifest in ("[]", json.dumps({"format_version": FORMAT_VERSION})):
         (tmp_path / "manifest.json").write_text(manifest)
         assert main(["sample", f"--snapshot={tmp_path}"]) == 1
         assert "manifest.json: damaged" in capsys.readouterr().err
@@ -254,8 +255,8 @@ def test_a_damaged_or_missing_snapshot_is_named(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.slow
 def test_a_snapshot_of_another_platform_is_refused_in_one_line(tmp_path: Path) -> None:
-    manifest = '{"format_version": 2, "platform": "tpu", "mesh": {"data": 1, "model": 1}, "files": {}}'
-    (tmp_path / "manifest.json").write_text(manifest)
+    manifest = {"platform": "tpu", "mesh": {"data": 1, "model": 1}, "files": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format_version": FORMAT_VERSION}))
     command = [sys.executable, "-m", "autoresearch_jax.cli", "sample", f"--snapshot={tmp_path}"]
     elsewhere = subprocess.run(command, capture_output=True, text=True)  # what JAX is told stays told
     assert elsewhere.returncode == 1

@@ -24,7 +24,7 @@ from autoresearch_jax.tasks.lm.data.dataset import (
     prepare_command,
 )
 
-FORMAT_VERSION = 2  # of a snapshot's manifest
+FORMAT_VERSION = 3  # of a snapshot's manifest
 METRICS = "metrics"  # in a snapshot's manifest: what was known of the trial when it was written
 SNAPSHOT_SHA256 = "snapshot_sha256"  # among a trial's metrics: of the snapshot's manifest
 RESTORE = "restore it from a copy"

@@ -11,6 +11,7 @@ import pytest
 from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetError
 from autoresearch_jax.tasks.lm.integrity import (
+    FORMAT_VERSION,
     EvalBundleError,
     SnapshotError,
     eval_bundle_differences,
@@ -32,7 +33,7 @@ def snapshot(tmp_path: Path) -> Path:
     (folder / "state" / "d" / "array").write_bytes(b"numbers")
     (folder / "tokenizer.json").write_text("[]")
     files = {name: vars(entry) for name, entry in take_inventory(folder).items()}
-    (folder / "manifest.json").write_text(json.dumps({**FACTS, "format_version": 2, "files": files}))
+    (folder / "manifest.json").write_text(json.dumps({**FACTS, "format_version": FORMAT_VERSION, "files": files}))
     return folder
 
 
@@ -62,12 +63,12 @@ def test_a_link_is_no_file_of_the_snapshot_even_to_the_same_bytes(snapshot: Path
 
 
 def test_another_format_and_a_damaged_list_are_refused(snapshot: Path) -> None:
-    for version in (1, 3):
+    for version in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
         (snapshot / "manifest.json").write_text(json.dumps({**FACTS, "format_version": version}))
-        with pytest.raises(SnapshotError, match=f"snapshot: format {version}, this version reads 2"):
+        with pytest.raises(SnapshotError, match=f"snapshot: format {version}, this version reads {FORMAT_VERSION}"):
             load_manifest(snapshot)
     for files in (None, {"a": {"size": 1}}, ["a"], {"a": 1}):
-        manifest = {**FACTS, "format_version": 2, "files": files}
+        manifest = {**FACTS, "format_version": FORMAT_VERSION, "files": files}
         with pytest.raises(SnapshotError, match=r"manifest.json: damaged: the list of files"):
             snapshot_differences(snapshot, manifest)
 
