@@ -278,6 +278,7 @@ class Audits:
         The snapshot of a trial that is cut short stays, to be judged by the next process.
         """
         log_dir = self._log_dir(audit, trial.subject)
+        measured = self._ledger.measured(self._ledger.experiment(trial.experiment))
         snapshot_dir = self._snapshots(audit) / f"{trial.id:04d}"
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -288,7 +289,7 @@ class Audits:
                     log_dir=log_dir,
                     snapshot_dir=snapshot_dir,
                     on_progress=self._observer.progress,
-                    compile_cost=read_compile_cost(self._ledger, trial.experiment, champion=None),
+                    compile_cost=read_compile_cost(self._ledger, measured.id, champion=None),
                 )
         except Exception as error:
             if trouble := disk_trouble(error):

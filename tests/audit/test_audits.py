@@ -14,6 +14,7 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.audit.audits import AuditError, Audits
 from autoresearch_jax.audit.findings import AuditFindings
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
@@ -25,11 +26,13 @@ from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import (
+    CHARGED_COMPILE,
     HOLDOUT_SCORE,
     TOO_BUSY,
     Budget,
     Candidate,
     CandidateRejected,
+    CompileCost,
     Measurement,
     Scrutiny,
     Status,
@@ -259,6 +262,34 @@ def test_refactorings_conflicts_and_refusals_are_listed_and_not_measured(bench, 
     assert rows["2"]["note"] == "later changes touch the same lines"
     assert rows["4"]["note"] == "without it the text is refused (oom): does not fit"
     assert len(task.measured) == 4
+
+
+class ChargingTask(FakeTask):
+    """Charges 7 s for compiling, unless told what was charged before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[CompileCost] = []
+
+    def measure(self, candidate: Candidate, *, compile_cost: CompileCost, **settings) -> Measurement:
+        self.told.append(compile_cost)
+        found = super().measure(candidate, **settings)
+        charged = 7.0 if compile_cost.charged is None else compile_cost.charged
+        return replace(found, metrics={**found.metrics, CHARGED_COMPILE: charged})
+
+
+def test_a_champion_kept_as_a_refactoring_is_charged_what_its_twin_was(bench, run_git):
+    helper = "\n\ndef helper(x):\n    return x + 1\n"
+    (bench.repo / "train_lib.py").write_text(SOURCE + helper)
+    run_git(bench.repo, "commit", "-qam", "a helper")
+    better = SOURCE.replace("LR = 0.5", "LR = 0.1")
+    script = [Proposal("edit", "code", source=source) for source in (better + helper, better)]
+    bench.loop(ChargingTask(), ScriptedProposer(script)).run()
+    champion = bench.ledger().experiments()[-1]
+    assert (champion.status, champion.decision) == (Status.DUPLICATE, Action.KEEP)
+    task = ChargingTask()
+    audits(bench, task).holdout(1)
+    assert sorted(cost.charged or 0.0 for cost in task.told) == [0.0, 7.0], "the baseline's, and the champion's"
 
 
 def test_a_gain_at_another_depth(night):
