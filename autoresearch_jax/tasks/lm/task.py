@@ -87,7 +87,8 @@ class LmTask:
         start_waiting = partial(self._start_worker, module=STANDBY_WORKER)
         self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
         self._worker: JsonWorker | None = None  # has checked a candidate and will measure it
-        self._beside: JsonWorker | None = None  # checks what is traced beside a trial
+        self._beside: set[JsonWorker] = set()  # check what is traced beside a trial, each for one thread
+        self._beside_lock = threading.Lock()
         self._stop = threading.Event()  # ends the trace that runs
         if config.sandbox.worker is not Level.LIMITS:
             cage.write_bytecode(config.environment)
@@ -131,10 +132,15 @@ class LmTask:
 
     def _prepare_beside(self, source: str, log_dir: Path, conditions: Conditions) -> Candidate:
         """As `prepare`, with a process of its own, which may run at a lower priority: a trial must not."""
-        worker = self._beside = self._start_worker(log_dir / WORKER_LOG)
+        stop = self._stop
+        worker = self._start_worker(log_dir / WORKER_LOG)
+        with self._beside_lock:
+            self._beside.add(worker)
         try:
-            return prepare_candidate(self._config, source, log_dir, worker, self._stop, conditions)
+            return prepare_candidate(self._config, source, log_dir, worker, stop, conditions)
         finally:
+            with self._beside_lock:
+                self._beside.discard(worker)
             worker.close()
 
     def measure(
@@ -208,11 +214,13 @@ class LmTask:
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
 
     def close(self) -> None:
-        """Ends the waiting processes, and what another thread prepares."""
+        """Ends the waiting processes, and what other threads prepare."""
         stop, self._stop = self._stop, threading.Event()
         stop.set()
-        if (beside := self._beside) is not None:
-            beside.close()
+        with self._beside_lock:
+            beside = list(self._beside)
+        for worker in beside:
+            worker.close()
         self._end_waiting_worker()
         self._workers.close()
 

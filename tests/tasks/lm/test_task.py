@@ -68,6 +68,44 @@ def test_closing_ends_a_trace_that_runs_beside_and_does_not_blame_what_is_traced
     task.prepare(tiny_source, tmp_path, beside_a_trial=True)  # it can be used again
 
 
+class WaitingWorker:
+    """A process that answers nothing until it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_closing_ends_each_check_that_runs_beside(
+    make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[WaitingWorker] = []
+    begun = threading.Barrier(3)
+
+    def start_worker(*arguments: object, **settings: object) -> WaitingWorker:
+        workers.append(WaitingWorker())
+        return workers[-1]
+
+    def prepare_candidate(config: object, source: str, log_dir: Path, worker: WaitingWorker, *more: object) -> None:
+        begun.wait(60)
+        worker.closed.wait(60)
+
+    task = make_task()
+    monkeypatch.setattr("autoresearch_jax.tasks.lm.task.start_worker", start_worker)
+    monkeypatch.setattr("autoresearch_jax.tasks.lm.task.prepare_candidate", prepare_candidate)
+    look_ahead = threading.Thread(target=lambda: task.prepare("", tmp_path, beside_a_trial=True))
+    again = threading.Thread(target=lambda: task.prepare_again("", tmp_path))
+    look_ahead.start()
+    again.start()
+    begun.wait(60)
+    task.close()
+    assert [worker.closed.is_set() for worker in workers] == [True, True]
+    look_ahead.join()
+    again.join()
+
+
 def test_a_disk_that_is_full_while_a_candidate_is_traced_is_no_fault_of_it(
     make_task: MakeTask, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
