@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, AccountingError, LinuxAccounting
+from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, LinuxAccounting
 from autoresearch_jax.tasks.lm.clock import (
     AttendedClock,
     Clock,
@@ -61,9 +61,11 @@ from autoresearch_jax.types import (
 )
 
 # The last step may end a share of the budget late (`TimeLimits.free_share`), or this multiple of the usual time of the
-# steps before it, or by a delay that a machine may cause at any time: more than a share of a budget of a few seconds.
+# steps before it. Of a budget of a few seconds both can be less than one stall of the machine, when another process has
+# the processor or a page is read from the disk: the wall clock counts a stall as the step's, the attended clock does so
+# only as far as its accounts miss it.
 MAX_OVERRUN_STEPS = 1.5
-DELAY_SECONDS = 0.5
+STALL_SECONDS = {WALL: 1.0, ATTENDED: 0.5}
 LOOK_SECONDS = 0.5  # between two looks at how long compiling has taken
 LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
@@ -116,7 +118,8 @@ class _Trial:
             loss = result.curve[-1] * self.bits_per_nat
             raise TrialFailedError(Status.PRUNED, f"stopped at {share:.0%} of the budget: its loss was {loss:.4g}")
         if request.budget.seconds is not None:
-            free_seconds = max(DELAY_SECONDS, request.limits.free_share * request.budget.seconds)
+            stall_seconds = STALL_SECONDS[str(self.metrics["clock"])]  # of the clock that it was timed by in the end
+            free_seconds = max(stall_seconds, request.limits.free_share * request.budget.seconds)
             check_kept_budget(result, request.budget.seconds - self.charged_seconds, request.min_steps, free_seconds)
         self._snapshot(dataset, result)
         read_leaves = [result.leaves[i] for i in self.programs.read_leaves]
