@@ -52,7 +52,7 @@ from autoresearch_jax.types import Metric, Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
 GIB = 2**30
-SEED_BITS = 62  # that SQLite holds, and nobody tries out
+SEED_BITS = 62  # of a drawn seed: too many to try out, and SQLite's integers have 64 with the sign
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Options:
     start: ConstantsOptions = field(default_factory=ConstantsOptions)
     program: Path = option(Path("./program.md"), "the page of instructions")
     editable: Path = option(Path("./train_lib.py"), "the file to edit")
-    seed: int | None = option(None, "the source of every seed (default: the run's; drawn when it begins)", least=0)
+    seed: int | None = option(None, "source of every seed; by default random, and kept when a run resumes", least=0)
     experiments: int | None = option(
         None, "end after this many, in place of what program.md says of experiments", least=0
     )
@@ -291,9 +291,9 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
 
 
 def run_seed(given: int | None, settings: Mapping[str, Scalar]) -> int:
-    """The source of a run's seeds: the given one, else that of its settings, else a new one that nobody can foresee.
+    """The source of a run's seeds: the given one, else that of its settings, else a random one.
 
-    Whoever could foresee a trial's seed, the author of a candidate say, would know its token ids.
+    A trial's token ids follow from its seed, so a proposer must not be able to predict it.
     """
     if given is not None:
         return given

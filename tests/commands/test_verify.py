@@ -49,8 +49,8 @@ def night(tiny_dataset: Dataset, tiny_source: str, tmp_path_factory: pytest.Temp
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={data}",
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--compile_cache=", "--platform=cpu"),
-        "--decision=greedy",
-        "--seed=0",  # one trial a program
+        "--decision=greedy",  # one trial a program
+        "--seed=0",
         *(f"--editable={repo / 'train_lib.py'}", f"--program={repo / 'program.md'}"),
         *(f"--run_dir={place / 'runs'}", "--tag=night"),
     ]
