@@ -5,20 +5,24 @@ autoresearch sample --tag=NAME --experiment=3
 autoresearch sample --snapshot=runs/NAME/snapshots/0003-0004 --temperature=0
 """
 
+import os
 import sqlite3
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.options import TrialFolderOptions, option
+from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, summarize_run
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.tasks.lm.config import SAMPLE, SampleSettings
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256, snapshot_damage
+from autoresearch_jax.tasks.lm.snapshot_process import ask_about_snapshot
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Options:
     temperature: float = option(0.8, "0 takes the likeliest token", least=0)
     top_k: int = option(50, "number of likeliest tokens to draw from; 0: all", least=0)
     seed: int = option(0, "seed of the draw", least=0)
+    sandbox: str = sandbox_option()
 
 
 def run(options: Options, arguments: list[str]) -> int:
@@ -75,10 +80,10 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
 
 
 def _sample(snapshot: Path, options: Options) -> str:
-    from autoresearch_jax.tasks.lm.snapshot import SampleSettings, sample  # loads JAX
-
     settings = SampleSettings(options.prompt, options.tokens, options.temperature, options.top_k, options.seed)
-    return sample(snapshot, settings)
+    request = {"settings": asdict(settings)}
+    confined = confines_snapshots(options.sandbox)
+    return str(ask_about_snapshot(SAMPLE, snapshot, request, environment=os.environ, confined=confined)["text"])
 
 
 def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:

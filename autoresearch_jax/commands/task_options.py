@@ -6,11 +6,21 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.sandbox.sandbox import CHOICES, NO_LANDLOCK, Level, Sandbox, SandboxError, open_sandbox
+from autoresearch_jax.sandbox.sandbox import (
+    CHOICES,
+    DOCTOR,
+    NO_LANDLOCK,
+    Level,
+    Sandbox,
+    SandboxError,
+    open_sandbox,
+    worker_level,
+)
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
@@ -34,6 +44,21 @@ UNCONFINED_TRIALS = (
     "the training file is confined while it is traced, but the processes that run its programs are not: {why}; "
     "`autoresearch doctor` says more, --sandbox=require refuses to run so"
 )
+UNCONFINED_SNAPSHOT = (
+    "the process that runs the snapshot's programs is not confined: {why}; `autoresearch doctor` says more, "
+    "--sandbox=require refuses to run so"
+)
+
+
+def sandbox_option() -> Any:
+    """The option --sandbox."""
+    return option(
+        "auto",
+        "what confines a training file while it is traced, and the processes that run its programs: auto takes the "
+        "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
+        "them",
+        choices=CHOICES,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,13 +142,7 @@ class TaskOptions:
     platform: str = option("auto", "what to run on", choices=("auto", "cpu", "cuda", "tpu"))
     mesh: str = option("", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data")
     judge_tokens: int | None = option(None, "number of tokens to judge, about, instead of the whole split", least=1)
-    sandbox: str = option(
-        "auto",
-        "what confines a training file while it is traced, and the processes that run its programs: auto takes the "
-        "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
-        "them",
-        choices=CHOICES,
-    )
+    sandbox: str = sandbox_option()
     max_source_bytes: int = option(Caps().source_bytes, "reject a training file larger than this", least=0)
     max_constant_bytes: int = option(
         Caps().constant_bytes, "reject programs that embed more bytes of constants than this", least=0
@@ -254,6 +273,20 @@ def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
       SandboxError: it cannot be had.
     """
     return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
+
+
+def confines_snapshots(choice: str) -> bool:
+    """Whether, by a value of --sandbox, processes that run a snapshot's programs are confined; says so if not.
+
+    Raises:
+      SandboxError: they must be, and cannot.
+    """
+    if worker_level(choice) is not Level.LIMITS:
+        return True
+    if choice in ("require", Level.LANDLOCK):
+        raise SandboxError(f"--sandbox={choice}: {NO_LANDLOCK}; {DOCTOR}")
+    _notice(UNCONFINED_SNAPSHOT.format(why=f"--sandbox={choice}" if choice == Level.LIMITS else NO_LANDLOCK))
+    return False
 
 
 def _notice(text: str) -> None:

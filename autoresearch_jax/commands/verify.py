@@ -12,9 +12,9 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.integrity import (
@@ -34,10 +34,8 @@ from autoresearch_jax.report.summary import named_experiment, stored_metric, sum
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
+from autoresearch_jax.tasks.lm.verification import RecordedTrial, verify_snapshot
 from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
-
-if TYPE_CHECKING:
-    from autoresearch_jax.tasks.lm.verification import RecordedTrial
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -75,6 +73,7 @@ class Options:
 
     where: FolderOptions
     experiment: int | None = option(None, "verify this experiment instead of the champion", least=0)
+    sandbox: str = sandbox_option()
     format: str = format_option()
 
 
@@ -86,7 +85,7 @@ def run(options: Options, arguments: list[str]) -> int:
     if holder := folder.holder():
         raise UserError(f"{folder.path}: {holder} is at work on this run: verify it when it has ended")
     _require_known_version(folder)
-    report = verify(folder, options.experiment)
+    report = verify(folder, options.experiment, options.sandbox)
     verified = not report.differences and report.figures.get("verified_trials", 0) != 0
     lines = {"verified": "yes" if verified else "no", **report.figures, **report.checks}
     if options.format == "json":
@@ -98,11 +97,12 @@ def run(options: Options, arguments: list[str]) -> int:
     return 0 if verified else 1
 
 
-def verify(folder: RunFolder, experiment: int | None) -> Report:
+def verify(folder: RunFolder, experiment: int | None, sandbox: str = "auto") -> Report:
     """Makes every check of a run's folder.
 
     Args:
       experiment: whose snapshots to score; None for the champion's.
+      sandbox: the value of --sandbox.
 
     Raises:
       UserError: there is nothing to score.
@@ -125,7 +125,7 @@ def verify(folder: RunFolder, experiment: int | None) -> Report:
             report.add("ledger_pages", [f"{folder.ledger}: cannot be understood: {error}: {RESTORE}"])
             return report
         _check_texts(folder, ledger, report)
-        _check_score(folder, ledger, experiment, report)
+        _check_score(folder, ledger, experiment, sandbox, report)
     return report
 
 
@@ -163,7 +163,7 @@ def _check_texts(folder: RunFolder, ledger: Ledger, report: Report) -> None:
     report.add("commits", source_differences(folder, ledger, os.environ))
 
 
-def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, report: Report) -> None:
+def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, sandbox: str, report: Report) -> None:
     """Scores the snapshot of each trial of an experiment."""
     row = named_experiment(ledger, folder, experiment)
     measured = ledger.measured(row)
@@ -185,7 +185,8 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
     for trial in trials:
         if trial.snapshot is None:
             report.add("snapshot_files", [f"{folder.ledger}: trial {trial.id} has a score and no snapshot"])
-    now = [_check_snapshot(folder, ledger, measured, snapshot, report) for snapshot in kept]
+    confined = confines_snapshots(sandbox)
+    now = [_check_snapshot(folder, ledger, measured, snapshot, confined, report) for snapshot in kept]
     scores = [value for value in now if value is not None]
     value = None if len(scores) < len(trials) else mean_of(scores)
     report.figures |= {
@@ -196,7 +197,7 @@ def _check_score(folder: RunFolder, ledger: Ledger, experiment: int | None, repo
 
 
 def _check_snapshot(
-    folder: RunFolder, ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot, report: Report
+    folder: RunFolder, ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot, confined: bool, report: Report
 ) -> float | None:
     """Scores a trial's snapshot; returns the score, None if it could not be computed.
 
@@ -205,10 +206,14 @@ def _check_snapshot(
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
         with kept.folder() as snapshot:
-            from autoresearch_jax.tasks.lm.verification import verify_snapshot  # loads JAX
-
-            recorded = _recorded(ledger, measured, kept)
-            findings = verify_snapshot(snapshot, folder.eval_bundle, programs if programs.is_dir() else None, recorded)
+            findings = verify_snapshot(
+                snapshot,
+                folder.eval_bundle,
+                programs if programs.is_dir() else None,
+                _recorded(ledger, measured, kept),
+                environment=os.environ,
+                confined=confined,
+            )
     except UserError as error:
         report.add("snapshot_files", [str(error)])
         return None
@@ -227,10 +232,8 @@ def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:
     return measured.program_hash if own is None else str(own)
 
 
-def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> "RecordedTrial":
+def _recorded(ledger: Ledger, measured: ExperimentRow, kept: KeptSnapshot) -> RecordedTrial:
     """What was recorded when the snapshot was written."""
-    from autoresearch_jax.tasks.lm.verification import RecordedTrial
-
     assert kept.trial.status is Status.OK
     settings = ledger.settings()
     by_hand = measured.category if measured.kind is Kind.TRIAL else None

@@ -1,6 +1,7 @@
 """`autoresearch verify`: a run's folder scores again what it says it scored, and one flipped byte anywhere is named."""
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,8 +96,8 @@ def ledger(night: Path) -> Path:
 
 
 def test_the_folder_alone_gives_the_score_again(night: Path) -> None:
-    command = [sys.executable, "-m", "autoresearch_jax.cli", "verify", str(night)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    code = "import sys; from autoresearch_jax.cli import main; main(sys.argv[1:]); sys.exit('jax' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code, "verify", str(night)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     found = {name: value.strip() for name, value in (line.split(":", 1) for line in result.stdout.splitlines())}
     assert found["verified"] == "yes"
@@ -316,17 +318,18 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     manifest = json.loads((snapshot / "manifest.json").read_text())
     del manifest["made_with"]
     (snapshot / "manifest.json").write_text(json.dumps(manifest))
-    findings = verify_snapshot(snapshot, trials.eval_bundle, None, recorded)
+    check = partial(verify_snapshot, snapshot, trials.eval_bundle, None, environment=os.environ, confined=False)
+    findings = check(recorded)
     assert not findings.differs, findings
     assert findings.notes["score"].startswith(
         "compared within 0.0001 of it: it is not known what it was made with, jax"
     )
-    assert verify_snapshot(snapshot, trials.eval_bundle, None, replace(recorded, value=trial.value * 1.0002)).differs
+    assert check(replace(recorded, value=trial.value * 1.0002)).differs
 
     (line,) = verify(trials, 0).differences
     assert line == f"{snapshot / 'manifest.json'}: has been changed: restore it from a copy"
     data.rename(tmp_path / "gone")
-    findings = verify_snapshot(snapshot, trials.eval_bundle, None, recorded)
+    findings = check(recorded)
     assert findings.checks["eval_bundle"] == [
         f"{data}: the dataset is gone, and there is no eval bundle in its place: run `autoresearch prepare` again"
     ]

@@ -72,8 +72,8 @@ class Reach:
         sequence_length: int,
         splits: Iterable[str],
         *,
-        readable: Iterable[Path],
-        writable: Iterable[Path],
+        readable: Iterable[Path] = (),
+        writable: Iterable[Path] = (),
     ) -> "Reach":
         """What trials need of a dataset: rows of some splits, vocabularies and counts, and never the text.
 

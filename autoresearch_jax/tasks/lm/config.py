@@ -16,6 +16,7 @@ KIBIBYTE = 1 << 10
 
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
 TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
+SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see `snapshot_process.py`
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
@@ -153,6 +154,17 @@ class MeasureRequest:
             "compile_cost": CompileCost(**fields["compile_cost"]),
         }
         return cls(**{**fields, **read})
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to draw: temperature 0 takes the likeliest token, top_k 0 draws from all."""
+
+    prompt: str = ""
+    num_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int = 50
+    seed: int = 0
 
 
 @dataclass(frozen=True)

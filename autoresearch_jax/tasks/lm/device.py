@@ -298,8 +298,21 @@ def worker_variables(
     return {**cage.inherited_variables(environment), **extra}
 
 
-def ask_once(worker: JsonWorker, operation: str, startup_seconds: float, seconds: float) -> dict[str, Any]:
+def ask_once(
+    worker: JsonWorker,
+    operation: str,
+    startup_seconds: float,
+    seconds: float,
+    request: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The answer of a new trial process to one request, after which it is closed.
+
+    Args:
+      worker: the process.
+      operation: what it is asked to do.
+      startup_seconds: until it must be ready.
+      seconds: until it must have answered, from then on.
+      request: what else the request holds.
 
     Raises:
       ProcessTimeoutError: it was not ready, or did not answer, in time.
@@ -307,7 +320,7 @@ def ask_once(worker: JsonWorker, operation: str, startup_seconds: float, seconds
     """
     try:
         worker.receive(startup_seconds)  # "ready"
-        worker.send({"op": operation})
+        worker.send({"op": operation, **(request or {})})
         return worker.receive(seconds)
     finally:
         worker.close()

@@ -17,7 +17,7 @@ from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.lm.clock import uncalibrated_clock
 from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
-from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset
+from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset, DatasetError
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
 from autoresearch_jax.tasks.lm.flops import TooCostlyError, check_memory
 from autoresearch_jax.tasks.lm.integrity import (
@@ -39,7 +39,7 @@ from autoresearch_jax.tasks.lm.judge import (
 )
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
-from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with
+from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
 from autoresearch_jax.types import ATTENDED_SHARE, HOLDOUT_SCORE, WALL_SECONDS, Scalar, Scrutiny, Status
 
 # Judging may take this many times as long a token as training did, so that `logits` cannot do the work of `step`: a
@@ -350,3 +350,36 @@ def _other_facts(request: MeasureRequest, manifest: Mapping[str, Any]) -> list[s
         if manifest.get(name) != value
     ]
     return found if METRICS in manifest else [*found, "it does not tell what was measured before it was written"]
+
+
+def score_snapshot(folder: Path, dataset: Mapping[str, Any], batch_rows: int | None) -> dict[str, Any]:
+    """Scores a snapshot on the devices it was made for, probing every row.
+
+    Args:
+      folder: of the snapshot, whose hashes were compared.
+      dataset: arguments of `Dataset.open`; its `only_split` is judged.
+      batch_rows: of the batches to begin with; None where they are not known.
+
+    Returns:
+      What it was scored with, and `value`; where that is None, what its probes found (`invalid`) or why it cannot be
+      computed (`failed`).
+
+    Raises:
+      SnapshotError: it is missing or damaged, or was made for other devices than are here.
+    """
+    manifest = load_manifest(folder)
+    mesh = snapshot_mesh(folder, manifest)
+    snapshot = load_snapshot(folder, mesh)
+    programs = snapshot.programs
+    answer = {"program_hash": programs.program_hash, "made_with": made_with(), "value": None}
+    try:
+        opened = Dataset.open(**{**dataset, "folder": Path(dataset["folder"])})
+        split, seed = dataset["only_split"], int(manifest["seed"])
+        eval_set = load_eval_set(opened, programs.vocab_size, split, manifest.get("judge_tokens"), seed)
+        scorer = Scorer(programs, mesh, batch_rows if batch_rows in programs.logits else max(programs.logits))
+        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, scrutiny=Scrutiny.KEEP)
+    except InvalidCandidateError as error:
+        return {**answer, "invalid": str(error)}
+    except (DatasetError, jax.errors.JaxRuntimeError) as error:
+        return {**answer, "failed": next(iter(str(error).splitlines()), "")}
+    return {**answer, "value": judged.bpb}

@@ -1,6 +1,5 @@
 """A snapshot: what `logits` reads, saved with Orbax, with the programs; and text sampled from it."""
 
-import contextlib
 import math
 import os
 import shutil
@@ -16,6 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.files import disk_error_of_storage, partial_folder, sha256_of_file, write_json
+from autoresearch_jax.tasks.lm.config import SampleSettings
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.device import host_processors
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError, load_manifest, take_inventory
@@ -129,17 +129,6 @@ def _leaf_key(index: int) -> str:
     return f"leaf_{index:04d}"
 
 
-@dataclass(frozen=True)
-class SampleSettings:
-    """How to draw: temperature 0 takes the likeliest token, top_k 0 draws from all."""
-
-    prompt: str = ""
-    num_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int = 50
-    seed: int = 0
-
-
 def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
     """The prompt and its continuation by the model, up to the end of the document.
 
@@ -171,21 +160,20 @@ def sample(snapshot_dir: Path, settings: SampleSettings) -> str:
 
 
 def snapshot_mesh(snapshot_dir: Path, manifest: Mapping[str, Any]) -> Mesh:
-    """A mesh as the programs were traced for; call it before anything else in the process uses JAX's devices.
+    """A mesh as the programs were traced for, of the devices that this process was started for.
 
     Raises:
       SnapshotError: this machine has no such devices.
     """
     num_devices = math.prod(manifest["mesh"].values())
     try:
-        jax.config.update("jax_platforms", manifest["platform"])
-        if manifest["platform"] == "cpu":
-            with contextlib.suppress(RuntimeError):  # JAX has hold of its devices already: then they must do
-                jax.config.update("jax_num_cpu_devices", num_devices)
         return make_mesh(manifest["mesh"])
     except (RuntimeError, ValueError, AssertionError) as error:  # as JAX raises where they are not
         needed = f"{num_devices} devices of platform {manifest['platform']}"
-        raise SnapshotError(f"{snapshot_dir}: needs {needed}, which this machine lacks") from error
+        lacks = f"{snapshot_dir}: needs {needed}, which this machine lacks"
+        if manifest["platform"] != "cpu":  # whose devices need no access to files
+            lacks += ", or a confined process cannot reach: compare with --sandbox=limits"
+        raise SnapshotError(lacks) from error
 
 
 def _compile_predict(programs: Programs) -> Callable[..., jax.Array]:

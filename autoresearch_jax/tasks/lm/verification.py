@@ -1,12 +1,12 @@
-"""Verifies a snapshot: compares its files with what was recorded of them, and scores it again."""
+"""Verifies a snapshot: compares its files with what was recorded of them, has it scored again. Loads no JAX."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from autoresearch_jax.tasks.lm import cage
+from autoresearch_jax.tasks.lm.config import SCORE_SNAPSHOT
 from autoresearch_jax.tasks.lm.data.dataset import (
     MANIFEST,
     Dataset,
@@ -24,10 +24,7 @@ from autoresearch_jax.tasks.lm.integrity import (
     listed_files,
     load_manifest,
 )
-from autoresearch_jax.tasks.lm.judge import Scorer, judge_within_memory, load_eval_set
-from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
-from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
-from autoresearch_jax.types import Scrutiny
+from autoresearch_jax.tasks.lm.snapshot_process import ask_about_snapshot
 
 PREPARE = "run `autoresearch prepare` again"
 SPLIT = "val"  # what a run is judged on
@@ -61,7 +58,15 @@ class Verification:
         return any(isinstance(found, list) and found for found in self.checks.values())
 
 
-def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recorded: RecordedTrial) -> Verification:
+def verify_snapshot(
+    folder: Path,
+    bundle: Path,
+    programs_dir: Path | None,
+    recorded: RecordedTrial,
+    *,
+    environment: Mapping[str, str],
+    confined: bool,
+) -> Verification:
     """Compares a snapshot and the eval bundle with what was recorded of them, then scores the one with the other.
 
     Hashes are compared before anything is deserialised.
@@ -71,6 +76,8 @@ def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recor
       bundle: of the run; if there is none, the dataset that the snapshot's manifest names takes its place.
       programs_dir: where the run keeps the same programs; None if it does not.
       recorded: what the ledger has.
+      environment: variables of this process.
+      confined: whether the process that scores it is confined.
     """
     result = Verification()
     sha256 = recorded.snapshot_sha256
@@ -85,10 +92,18 @@ def verify_snapshot(folder: Path, bundle: Path, programs_dir: Path | None, recor
             result.checks["score"] = "not computed: what it would be computed from differs"
         else:
             assert dataset is not None
-            _score(folder, manifest, dataset, recorded, result)
-    except (SnapshotError, DatasetError, jax.errors.JaxRuntimeError) as error:
+            answer = ask_about_snapshot(
+                SCORE_SNAPSHOT,
+                folder,
+                _score_request(dataset, recorded),
+                environment=environment,
+                confined=confined,
+                readable=cage.Reach.of_trials(dataset.folder.absolute(), dataset.sequence_length, [SPLIT]).readable,
+            )
+            _check_score(answer, folder, manifest, recorded, result)
+    except (SnapshotError, DatasetError) as error:
         first_line = next(iter(str(error).splitlines()), "")
-        result.checks["score"] = [f"{folder}: the score cannot be computed: {first_line}"]
+        result.checks["score"] = [_without_score(folder, first_line)]
     return result
 
 
@@ -145,32 +160,38 @@ def _dataset_differences(folder: Path, sequence_length: int, vocab_size: int) ->
     return [line for name in names for line in file_differences(folder / name, manifest.files[name].sha256, PREPARE)]
 
 
-def _score(
-    folder: Path, manifest: Mapping[str, Any], dataset: Dataset, recorded: RecordedTrial, result: Verification
+def _score_request(dataset: Dataset, recorded: RecordedTrial) -> dict[str, Any]:
+    """Arguments of `judging.score_snapshot` but for the snapshot."""
+    arguments = {
+        "folder": str(dataset.folder.absolute()),
+        "sequence_length": dataset.sequence_length,
+        "vocab_sizes": dataset.vocab_sizes,
+        "only_split": SPLIT,
+    }
+    return {"dataset": arguments, "batch_rows": recorded.judge_batch_rows}
+
+
+def _check_score(
+    answer: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], recorded: RecordedTrial, result: Verification
 ) -> None:
-    """Loads the snapshot for the devices it was made for, and judges it, probing every row."""
-    mesh = snapshot_mesh(folder, manifest)
-    snapshot = load_snapshot(folder, mesh)
-    programs = snapshot.programs
-    now, made = made_with(), manifest.get("made_with")
-    program_hash, then = programs.program_hash, recorded.program_hash
+    """Compares what `judging.score_snapshot` returned with what was recorded."""
+    program_hash, then = answer["program_hash"], recorded.program_hash
+    now, made = answer["made_with"], manifest.get("made_with")
     then = manifest["program_hash"] if then is None else then
     same = then == program_hash
     if not same and (made or {}).get("jax") != now["jax"]:
         result.checks["program_hash"] = "another JAX, or an older autoresearch, writes the same program differently"
     else:
         result.checks["program_hash"] = [] if same else [f"{folder / 'programs'}: {program_hash}, recorded {then}"]
-    rows = recorded.judge_batch_rows
-    scorer = Scorer(programs, mesh, rows if rows in programs.logits else max(programs.logits))
-    eval_set = load_eval_set(dataset, programs.vocab_size, SPLIT, manifest.get("judge_tokens"), int(manifest["seed"]))
-    try:
-        judged = judge_within_memory(programs, mesh, scorer, snapshot.read_leaves, eval_set, scrutiny=Scrutiny.KEEP)
-    except InvalidCandidateError as error:
-        result.checks["probes"] = [f"{folder}: {error}: the score is no honest one"]
+    if "failed" in answer:
+        result.checks["score"] = [_without_score(folder, answer["failed"])]
+        return
+    if "invalid" in answer:
+        result.checks["probes"] = [f"{folder}: {answer['invalid']}: the score is no honest one"]
         return
     result.checks["probes"] = []
-    result.value = judged.bpb
-    difference = abs(judged.bpb - recorded.value)
+    value = result.value = float(answer["value"])
+    difference = abs(value - recorded.value)
     if made == now:
         agrees, bound = difference == 0, "to the last digit"
     else:
@@ -178,8 +199,12 @@ def _score(
         other = f"{_shown(made)} then" if made else "it is not known what it was made with"
         result.notes["score"] = f"compared {bound}: {other}, {_shown(now)} now"
     result.checks["score"] = (
-        [] if agrees else [f"{folder}: scores {judged.bpb!r}, in the ledger {recorded.value!r}, not equal {bound}"]
+        [] if agrees else [f"{folder}: scores {value!r}, in the ledger {recorded.value!r}, not equal {bound}"]
     )
+
+
+def _without_score(folder: Path, reason: str) -> str:
+    return f"{folder}: the score cannot be computed: {reason}"
 
 
 def _shown(made: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@
 
 It touches no device before it is told to measure. With --standby it imports what a trial needs at idle priority, emits
 {"event": "waiting"}, and becomes the worker of the trial whose log it is sent. It exits when its input is closed.
+Commands that run the programs of a snapshot start one for a single request, see `snapshot_process.py`.
 """
 
 import contextlib
@@ -70,7 +71,15 @@ def failure(error: Exception) -> dict[str, Any]:
 
 def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
     from autoresearch_jax.tasks.lm.clock import Reference
-    from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, MEASURE, TIME_REFERENCE, Caps, MeasureRequest
+    from autoresearch_jax.tasks.lm.config import (
+        JUDGE_AGAIN,
+        MEASURE,
+        SAMPLE,
+        SCORE_SNAPSHOT,
+        TIME_REFERENCE,
+        Caps,
+        MeasureRequest,
+    )
     from autoresearch_jax.tasks.lm.judging import judge_again
     from autoresearch_jax.tasks.lm.measure import measure
     from autoresearch_jax.tasks.lm.programs import check_traced
@@ -88,7 +97,24 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
         if request.files is not None:
             _confine(request.files)
         return {"event": "result", **run(request, _emit)}
+    if operation in (SCORE_SNAPSHOT, SAMPLE):
+        return _answer_about_snapshot(message)
     raise ValueError(f"unknown request {operation!r}")
+
+
+def _answer_about_snapshot(message: Mapping[str, Any]) -> dict[str, Any]:
+    from autoresearch_jax.tasks.lm.config import SAMPLE, SampleSettings
+    from autoresearch_jax.tasks.lm.integrity import SnapshotError
+    from autoresearch_jax.tasks.lm.judging import score_snapshot
+    from autoresearch_jax.tasks.lm.snapshot import sample
+
+    folder = Path(message["snapshot_dir"])
+    try:
+        if message["op"] == SAMPLE:
+            return {"event": "result", "text": sample(folder, SampleSettings(**message["settings"]))}
+        return {"event": "result", **score_snapshot(folder, message["dataset"], message["batch_rows"])}
+    except SnapshotError as error:
+        return {"event": "unusable", "reason": str(error)}
 
 
 def _confine(files: Mapping[str, Any]) -> None:
