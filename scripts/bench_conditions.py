@@ -18,7 +18,7 @@ from autoresearch_jax.types import Scalar, Status
 
 DEMO = "--flagfile=configs/demo.flags"
 BURN = Path(__file__).with_name("burn.py")
-FRESH_SEEDS = 1_000_001  # from here on; a loop draws its own from 31 bits, or has --seed
+FRESH_SEEDS = 1_000_001  # from here on; a loop draws its own from 62 bits, or has --seed
 IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
 
 

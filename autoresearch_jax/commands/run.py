@@ -34,6 +34,7 @@ from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, Kind
@@ -52,7 +53,6 @@ from autoresearch_jax.types import Metric, Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
 GIB = 2**30
-SEED_BITS = 62  # of a drawn seed: too many to try out, and SQLite's integers have 64 with the sign
 
 
 @dataclass(frozen=True)

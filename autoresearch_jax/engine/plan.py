@@ -21,7 +21,7 @@ from autoresearch_jax.engine.training_file import same_value
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
 from autoresearch_jax.types import LOSSES, Candidate, Metric, Status, read_curve
 
-SEED_BITS = 31  # fits a signed 32-bit integer, which every random generator takes
+SEED_BITS = 62  # SQLite holds 63; a program could try out all seeds of 31 bits to find its trial's token ids
 LATEST = 200  # finished candidates that pruning looks back at, so that its time does not grow with the run
 
 
@@ -266,10 +266,7 @@ def draw_seed(run_seed: int, experiment: int, trial: int) -> int:
 
 
 def draw_audit_seeds(run_seed: int, audit: int, count: int, used: Collection[int]) -> list[int]:
-    """Different seeds for an audit that nothing else of the run has used; equal arguments give equal seeds.
-
-    Seeds have 31 bits, few enough for two draws to be equal one day.
-    """
+    """Different seeds for an audit that nothing else of the run has used; equal arguments give equal seeds."""
     seeds: list[int] = []
     draws = 0
     while len(seeds) < count:
@@ -282,7 +279,7 @@ def draw_audit_seeds(run_seed: int, audit: int, count: int, used: Collection[int
 
 def _seed_of(text: str) -> int:
     digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> (32 - SEED_BITS)
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
 
 
 def find_thresholds(

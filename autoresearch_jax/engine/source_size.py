@@ -9,6 +9,7 @@ from autoresearch_jax.engine.training_file import binding
 from autoresearch_jax.python_source import UNPARSABLE, docstring_of, parse_source
 
 MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
+USUAL_ARGUMENTS = 16  # of a call, by position
 FREE_NAME_BYTES = 8192  # of names that the baseline does not have; the default file's have 2,500
 
 # With these a source can run what does not count: its docstrings, its own file's comments, another file.
@@ -88,7 +89,8 @@ def _float_bytes(value: float) -> int:
 def literal_bytes(source: str, baseline: str) -> int:
     """Bytes that a source carries in literals beyond those of the baseline; 0 for one that cannot be parsed.
 
-    A value in a list, tuple, set or dict that is no literal counts one byte. New names count once there are more than
+    A value in a list, tuple, set or dict that is no literal counts one byte, as does an argument after the sixteenth of
+    a call. New names count once there are more than
     FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them. What cannot be
     parsed is refused before it runs, see `tasks.lm.preparing.without_hidden_text`.
     """
@@ -108,11 +110,18 @@ def _carried(tree: ast.Module) -> Iterator[tuple[type | str, object]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and id(node) not in docstrings:
             yield type(node.value), node.value
-        elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
-            values = node.values if isinstance(node, ast.Dict) else node.elts
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict | ast.Call):
+            values = _elements(node)
             for value in values:
                 if not isinstance(value, ast.Constant):
                     yield "element", None
+
+
+def _elements(node: ast.List | ast.Tuple | ast.Set | ast.Dict | ast.Call) -> list[ast.expr]:
+    """The values of a display; of a call's arguments those that are more than usual."""
+    if isinstance(node, ast.Call):
+        return node.args[USUAL_ARGUMENTS:]
+    return node.values if isinstance(node, ast.Dict) else node.elts
 
 
 def _names(tree: ast.Module) -> Iterator[str]:

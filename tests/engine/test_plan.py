@@ -167,3 +167,9 @@ def test_a_revert_is_decided_by_certification_and_its_runs_say_so():
         trials.append(trial(5 + n, 1.0, Purpose.CERTIFY, seed, 2))
     end = next_action(state(lineage), OpenExperiment(row(2, Kind.REVERT), trials), ScriptedRule(), METRIC, RUN_SEED)
     assert (end.status, end.decision.action) == (Status.OK, Action.DISCARD), "what it takes out is a gain"
+
+
+def test_seeds_are_too_many_to_try_out() -> None:
+    seeds = [draw_seed(0, number, 0) for number in range(100)]
+    assert all(0 <= seed < 2**62 for seed in seeds)
+    assert sum(seed > 2**60 for seed in seeds) > 50

@@ -121,6 +121,11 @@ def test_literals_of_the_baseline_are_no_room_for_others(tiny_source: str) -> No
     assert literal_bytes("x = = 1", tiny_source) == 0
 
 
+def test_arguments_of_a_call_are_elements_beyond_the_usual(tiny_source: str) -> None:
+    arguments = ", ".join("ab"[number % 2] for number in range(1016))
+    assert literal_bytes(f"{tiny_source}\na = b = None\nprint({arguments})\n", tiny_source) in (1000, 1001)
+
+
 @pytest.mark.parametrize("marked", ["source", "baseline", "both"])
 def test_a_byte_order_mark_hides_nothing(marked: str) -> None:
     source, baseline = f"TABLE = {'a' * 500!r}\n", "x = 1\n"
