@@ -35,3 +35,44 @@ def docstring_of(node: ast.AST) -> ast.Constant | None:
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Constant)
     return statement.value
+
+
+def without_hidden_text(source: str) -> str:
+    """A training file without its comments and docstrings, each line in its place: a program needs neither.
+
+    What is left is all that a file could read of itself, beside its layout. A text that is no Python stays as it is,
+    for the trace to say why.
+
+    Raises:
+      ValueError: it cannot be read, or declares another encoding than UTF-8; or one of `UNPARSABLE`.
+    """
+    text = io.StringIO(source.removeprefix(BYTE_ORDER_MARK), newline=None).read()  # with the line ends that Python sees
+    try:
+        tree = parse_source(text)
+    except SyntaxError:
+        return source
+    lines = text.split("\n")
+    spans = []  # first line, first character, last line, character after the last, all counted from 0
+    for node in ast.walk(tree):
+        if (place := docstring_of(node)) is not None:
+            assert place.end_lineno is not None
+            assert place.end_col_offset is not None
+            first, last = place.lineno - 1, place.end_lineno - 1
+            begin, end = (
+                len(lines[row].encode()[:column].decode())
+                for row, column in ((first, place.col_offset), (last, place.end_col_offset))
+            )
+            spans.append((first, begin, last, end, '"""'))
+    docstrings = [(span[:2], span[2:4]) for span in spans]
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            (row, begin), (_, end) = token.start, token.end
+            is_inside = any(start <= (row - 1, begin) < stop for start, stop in docstrings)
+            if token.type == tokenize.COMMENT and not is_inside:
+                spans.append((row - 1, begin, row - 1, end, ""))
+    except (tokenize.TokenError, SyntaxError) as error:
+        raise ValueError(str(error)) from error
+    for first, begin, last, end, instead in sorted(spans, reverse=True):
+        blank = lines[first][:begin] + instead + "\n" * (last - first) + instead + lines[last][end:]
+        lines[first : last + 1] = blank.split("\n")
+    return "\n".join(lines)

@@ -92,7 +92,7 @@ def literal_bytes(source: str, baseline: str) -> int:
     A value in a list, tuple, set or dict that is no literal counts one byte, as does an argument after the sixteenth of
     a call. New names count once there are more than
     FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them. What cannot be
-    parsed is refused before it runs, see `tasks.lm.preparing.without_hidden_text`.
+    parsed is refused before it runs, see `python_source.without_hidden_text`.
     """
     try:
         theirs, ours = parse_source(source), parse_source(baseline)

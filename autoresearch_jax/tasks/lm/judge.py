@@ -79,9 +79,10 @@ class EvalResult:
 
 
 class Scorer:
-    """The `logits` program for one batch size, compiled together with the judge's own normalisation.
+    """The `logits` program for one batch size, and the judge's own, which makes likelihoods of the targets of logits.
 
-    The program that looks up the target tokens is another one: where the candidate's runs there are no targets.
+    They are compiled apart: where the candidate's runs there are no targets, and nothing of the judge's arithmetic is
+    put together with the candidate's, which could give the same logits another rounding.
     """
 
     def __init__(self, programs: Programs, mesh: Mesh, batch_rows: int) -> None:
@@ -89,36 +90,31 @@ class Scorer:
         self.batch_rows = batch_rows
         self._by_rows = NamedSharding(mesh, PartitionSpec("data"))
 
-        def predict(read_leaves: list[jax.Array], inputs_BxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            logits_BxTxV = exported.call(read_leaves, inputs_BxT)
+        def score(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
             floats_BxTxV = logits_BxTxV.astype(jnp.float32)
             # Their size must not matter: a large constant added to all would round the differences away
-            top_BxT = floats_BxTxV.max(axis=-1)
-            return logits_BxTxV, top_BxT, jnp.log(jnp.exp(floats_BxTxV - top_BxT[..., None]).sum(axis=-1))
-
-        def look_up(
-            logits_BxTxV: jax.Array, top_BxT: jax.Array, log_sum_BxT: jax.Array, targets_BxT: jax.Array
-        ) -> jax.Array:
-            logit_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
-            return log_sum_BxT - (logit_BxT.astype(jnp.float32) - top_BxT)
+            shifted_BxTxV = floats_BxTxV - floats_BxTxV.max(axis=-1, keepdims=True)
+            target_BxT = jnp.take_along_axis(shifted_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+            return jnp.log(jnp.exp(shifted_BxTxV).sum(axis=-1)) - target_BxT
 
         leaf_structs = [
             jax.ShapeDtypeStruct(programs.init.out_avals[i].shape, programs.init.out_avals[i].dtype)
             for i in programs.read_leaves
         ]
         leaf_shardings = [programs.init.out_shardings_jax(mesh)[i] for i in programs.read_leaves]
+        (aval,) = exported.out_avals
         tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length), jnp.int32)
-        predict_jit = jax.jit(predict, in_shardings=(leaf_shardings, self._by_rows), out_shardings=self._by_rows)
-        predictions = jax.eval_shape(predict, leaf_structs, tokens)
-        look_up_jit = jax.jit(look_up, in_shardings=(self._by_rows,) * 4, out_shardings=self._by_rows)
-        self._predict = predict_jit.lower(leaf_structs, tokens).compile()
-        self._look_up = look_up_jit.lower(*predictions, tokens).compile()
-        self.memory_bytes = _sum(memory_bytes(self._predict), memory_bytes(self._look_up))
+        logits = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        predict = jax.jit(exported.call, in_shardings=(leaf_shardings, self._by_rows), out_shardings=self._by_rows)
+        score_jit = jax.jit(score, in_shardings=(self._by_rows, self._by_rows), out_shardings=self._by_rows)
+        self._predict = predict.lower(leaf_structs, tokens).compile()
+        self._score = score_jit.lower(logits, tokens).compile()
+        self.memory_bytes = _sum(memory_bytes(self._predict), memory_bytes(self._score))
 
     def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
         """Nats of each target token given the inputs up to its place, float32[B, T]."""
         inputs, targets = (jax.device_put(x.astype(np.int32), self._by_rows) for x in (inputs_BxT, targets_BxT))
-        return self._look_up(*self._predict(list(read_leaves), inputs), targets)
+        return self._score(self._predict(list(read_leaves), inputs), targets)
 
 
 def _sum(*sizes: int | None) -> int | None:

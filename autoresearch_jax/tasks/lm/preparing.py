@@ -1,9 +1,7 @@
 """From a training file's text to checked programs: the sandboxed trace and its results. Loads no JAX."""
 
-import ast
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -11,13 +9,12 @@ import re
 import stat
 import threading
 import time
-import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.files import disk_error, disk_error_of_trace
-from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, parse_source
+from autoresearch_jax.python_source import UNPARSABLE, without_hidden_text
 from autoresearch_jax.sandbox.mounts import HIDDEN_MODULES
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
 from autoresearch_jax.sandbox.sandbox import (
@@ -244,55 +241,23 @@ def prepare_candidate(
 
 
 def require_size(source: str, cap_bytes: int) -> None:
-    """Raises CandidateRejected for a text that is too long."""
-    num_bytes = len(source.encode())
+    """Raises CandidateRejected for a text that is too long, or that UTF-8 cannot hold."""
+    try:
+        num_bytes = len(source.encode())
+    except UnicodeEncodeError as error:
+        raise CandidateRejected(Status.REJECTED, f"the source cannot be written as UTF-8: {error}") from error
     if num_bytes > cap_bytes:
         reason = f"the source has {num_bytes:,} bytes, more than {cap_bytes:,}: make it shorter"
         raise CandidateRejected(Status.REJECTED, reason)
 
 
-def without_hidden_text(source: str) -> str:
-    """A training file without its comments and docstrings, each line in its place: a program needs neither.
-
-    What is left is all that a file could read of itself, beside its layout. A text that is no Python stays as it is,
-    for the trace to say why.
-
-    Raises:
-      CandidateRejected: it cannot be read, or is not in UTF-8.
-    """
-    text = io.StringIO(source.removeprefix(BYTE_ORDER_MARK), newline=None).read()  # with the line ends that Python sees
+def traced_text(source: str) -> str:
+    """What is traced of a training file, see `without_hidden_text`; raises CandidateRejected if it cannot be read."""
     try:
-        tree = parse_source(text)
-    except SyntaxError:
-        return source
+        return without_hidden_text(source)
     except UNPARSABLE as error:
         reason = f"the source cannot be read: {type(error).__name__}: {error}"
         raise CandidateRejected(Status.REJECTED, reason) from error
-    lines = text.split("\n")
-    spans = []  # first line, first character, last line, character after the last, all counted from 0
-    for node in ast.walk(tree):
-        if (place := docstring_of(node)) is not None:
-            assert place.end_lineno is not None
-            assert place.end_col_offset is not None
-            first, last = place.lineno - 1, place.end_lineno - 1
-            begin, end = (
-                len(lines[row].encode()[:column].decode())
-                for row, column in ((first, place.col_offset), (last, place.end_col_offset))
-            )
-            spans.append((first, begin, last, end, '"""'))
-    docstrings = [(span[:2], span[2:4]) for span in spans]
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            (row, begin), (_, end) = token.start, token.end
-            is_inside = any(start <= (row - 1, begin) < stop for start, stop in docstrings)
-            if token.type == tokenize.COMMENT and not is_inside:
-                spans.append((row - 1, begin, row - 1, end, ""))
-    except (tokenize.TokenError, SyntaxError) as error:
-        raise CandidateRejected(Status.REJECTED, f"the source cannot be read: {error}") from error
-    for first, begin, last, end, instead in sorted(spans, reverse=True):
-        blank = lines[first][:begin] + instead + "\n" * (last - first) + instead + lines[last][end:]
-        lines[first : last + 1] = blank.split("\n")
-    return "\n".join(lines)
 
 
 def _require_own_fault(config: LmTaskConfig, rejection: CandidateRejected, stop: threading.Event) -> None:
@@ -320,7 +285,7 @@ def _trace_and_check(
         cage.mkdir()
         traced.mkdir()
         source_path = cage / config.editable_name
-        source_path.write_text(without_hidden_text(source), encoding="utf-8")
+        source_path.write_text(traced_text(source), encoding="utf-8")
         os.utime(source_path, (conditions.clock, conditions.clock))
         request = _trace_request(config, source_path)
         run_trace(

@@ -15,7 +15,7 @@ from train_lib_source import TRAIN_LIB
 
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.conditions import USUAL
-from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, run_trace, without_hidden_text
+from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, require_size, run_trace, traced_text
 from autoresearch_jax.types import CandidateRejected, Status
 
 LIMITS = ProcessLimits(wall_seconds=300.0, file_bytes=2 * MAX_PROGRAM_BYTES)
@@ -62,7 +62,7 @@ async def g():
 
 
 def test_a_file_cannot_read_comments_and_docstrings_of_itself() -> None:
-    shown = without_hidden_text(HIDING)
+    shown = traced_text(HIDING)
     assert "secret" not in shown
     assert shown.count("kept") == 2
     assert "another" not in shown
@@ -77,14 +77,14 @@ def test_a_file_cannot_read_comments_and_docstrings_of_itself() -> None:
 
 @pytest.mark.parametrize("source", [TRAIN_LIB.read_text(), "# nothing\r\n", "\ufeff# coding: utf-8\nx = 1  # a mark"])
 def test_what_is_no_comment_stays(source: str) -> None:
-    shown = without_hidden_text(source)
+    shown = traced_text(source)
     assert len(shown.splitlines()) == len(source.splitlines())
     assert "#" not in shown
     assert "\ufeff" not in shown
 
 
 def test_what_is_no_python_stays_for_the_trace_to_refuse() -> None:
-    assert without_hidden_text("x = = 1  # no Python") == "x = = 1  # no Python"
+    assert traced_text("x = = 1  # no Python") == "x = = 1  # no Python"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,12 @@ def test_what_is_no_python_stays_for_the_trace_to_refuse() -> None:
 )
 def test_what_an_import_would_read_otherwise_is_refused(source: str, reason: str) -> None:
     with pytest.raises(CandidateRejected, match=re.escape(reason)):
-        without_hidden_text(source)
+        traced_text(source)
+
+
+def test_what_utf8_cannot_hold_is_the_candidates_fault() -> None:
+    with pytest.raises(CandidateRejected, match="cannot be written as UTF-8"):
+        require_size("X = '\ud800'\n", 1000)
 
 
 def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_path: Path) -> None:
