@@ -12,7 +12,7 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -154,17 +154,11 @@ def enter_namespaces() -> bool:
     When the first child ends, the kernel kills all others. Returns False, with nothing changed, where the kernel
     does not let us.
     """
-    uid, gid = os.getuid(), os.getgid()
-    with contextlib.suppress(OSError):
+    try:
         _call("unshare", _NAMESPACES)
-        return True
-    with contextlib.suppress(OSError):
-        _call("unshare", _CLONE_NEWUSER | _NAMESPACES)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-        return True
-    return False
+    except OSError:
+        return _do_if_a_child_can(lambda: _unshare_as_user(_NAMESPACES))
+    return True
 
 
 def enter_loopback_namespace() -> bool:
@@ -172,21 +166,45 @@ def enter_loopback_namespace() -> bool:
 
     Returns False, with nothing changed, where the kernel does not let us.
     """
+    return _do_if_a_child_can(_enter_loopback_namespace)
+
+
+def _enter_loopback_namespace() -> None:
     import socket  # takes milliseconds, and most have no use for it
 
-    uid, gid = os.getuid(), os.getgid()
     try:
         _call("unshare", _CLONE_NEWNET)
     except OSError:
-        try:
-            _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET)
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-        except OSError:
-            return False
+        _unshare_as_user(_CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SET_INTERFACE_FLAGS, struct.pack("16sH22x", b"lo", _UP))
+
+
+def _unshare_as_user(namespaces: int) -> None:
+    """Enters namespaces within a new user namespace, where this process keeps its user and group.
+
+    Raises:
+      OSError: not allowed here. Some kernels refuse only after the first step, which leaves a process without a user.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    _call("unshare", _CLONE_NEWUSER | namespaces)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def _do_if_a_child_can(action: Callable[[], None]) -> bool:
+    """Does what cannot be undone if a forked child succeeds with it; returns whether it did."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1] != 0:
+        return False
+    action()
     return True
 
 
@@ -235,7 +253,7 @@ def restrict_files(
 def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):  # a dangling link, or out of our own reach
+    except OSError:  # a dangling link, no folder on the way, or out of our own reach
         return
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):

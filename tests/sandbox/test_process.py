@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from marked_processes import DAEMON, MARK, comes_true, marked_processes
 
-from autoresearch_jax.sandbox.linux import landlock_abi
+from autoresearch_jax.sandbox.linux import IS_LINUX, landlock_abi
 from autoresearch_jax.sandbox.process import (
     JsonWorker,
     ProcessTimeoutError,
@@ -260,6 +260,8 @@ def test_a_confined_worker_has_the_network_and_the_files_it_needs(
     secret = tmp_path_factory.mktemp("elsewhere") / "secret"
     secret.touch()
     readable = ["/usr", "/lib", "/lib64", "/proc", "/etc/ld.so.cache", sys.prefix, sys.base_prefix, sys.executable]
+    readable += [f"{secret}/inner", str(tmp_path / "loop"), "/" + "x" * 300]  # as PYTHONPATH may have them
+    (tmp_path / "loop").symlink_to("loop")
     landlock = {"readable": readable, "writable": [str(tmp_path)], "network": network is not None, "plain": True}
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as resources:
         resources.callback((tmp_path / "gone").touch)
@@ -277,3 +279,30 @@ def test_a_confined_worker_has_the_network_and_the_files_it_needs(
         pytest.skip("the kernel does not let this user have a network namespace")
     assert works == expected
     assert (tmp_path / "gone").exists()
+
+
+REFUSED_HALFWAY = """
+import os, sys
+from pathlib import Path
+from autoresearch_jax.sandbox import linux
+call, write = linux._call, Path.write_text
+def refuse_without_user(name, *arguments):
+    if name == "unshare" and not arguments[0] & linux._CLONE_NEWUSER:
+        raise PermissionError
+    return call(name, *arguments)
+def refuse_map(path, text):
+    if path.name == "uid_map":
+        raise PermissionError
+    return write(path, text)
+linux._call, Path.write_text = refuse_without_user, refuse_map
+state = lambda: (os.getuid(), os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/user"))
+before = state()
+assert not getattr(linux, sys.argv[1])()
+assert state() == before
+"""
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="namespaces are Linux's")
+@pytest.mark.parametrize("enter", ["enter_namespaces", "enter_loopback_namespace"])
+def test_a_namespace_that_is_refused_halfway_changes_nothing(enter: str) -> None:
+    subprocess.run([sys.executable, "-c", REFUSED_HALFWAY, enter], check=True)

@@ -220,4 +220,4 @@ def write_bytecode(environment: Mapping[str, str]) -> None:
 def _python_path(environment: Mapping[str, str]) -> list[str]:
     """The folders of PYTHONPATH, without the one around our package: beside it lies what is the user's."""
     folders = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return [path for path in folders if Path(path).resolve() != package_root().parent]
+    return [path for path in folders if os.path.realpath(path) != str(package_root().parent)]
