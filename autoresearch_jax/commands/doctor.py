@@ -9,7 +9,6 @@ not enough.
 import configparser
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
@@ -49,6 +48,7 @@ from autoresearch_jax.sanitize import clean_line, redact, secret_values
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, quota_cpus
+from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
 OLDEST = (3, 11)  # of Python
@@ -123,6 +123,7 @@ def check_jax(options: RunOptions, environment: Mapping[str, str]) -> Iterator[C
     yield fault("jax", f"{version}: {problem}", REINSTALL) if problem else Check("jax", f"{version}, jaxlib {lib} fits")
     plugins = [f"{name} {version}" for name in PLUGINS if (version := installed(name)) is not None]
     yield Check("jax_plugins", ", ".join(plugins) or "none, the CPU only")
+    require_absolute_paths(environment)
     steering = ", ".join(sorted(name for name in environment if name.startswith(STEERING)))
     remedy = "trials inherit them: unset those you do not mean" if steering else None
     yield Check("jax_variables", steering or "none", remedy=remedy)
@@ -133,16 +134,12 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     wanted, start = options.task.platform, time.monotonic()
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Check("machine", f"{devices.host_processors()}, {ram / 1e9:.1f} GB of RAM")
-    size = math.prod((task_options.parse_mesh(options.task.mesh) or {}).values())
+    size = task_options.mesh_size(options.task.mesh)
     with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as folder:
         log = Path(folder) / "worker.log"
-        confined, fails_confined = worker_level(options.task.sandbox) is not Level.LIMITS, False
+        confined = worker_level(options.task.sandbox) is not Level.LIMITS
         try:
-            try:
-                device = devices.find_device(wanted, size, environment, log, confined=confined, ask_cpu=True)
-            except devices.DeviceError:
-                device = devices.find_device(wanted, size, environment, log, ask_cpu=True)
-                fails_confined = confined
+            device, answers = devices.find_trial_device(wanted, size, environment, log, confined=confined, ask_cpu=True)
         except devices.DeviceError as error:
             extras = [extra for extra in PLUGINS.values() if wanted == "auto" or extra.startswith(wanted)]
             install = f"./scripts/setup.sh {' or '.join(extras)} installs JAX's plugin, " if extras else ""
@@ -152,12 +149,12 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
             return
     there = f"{device.num_devices} x {device.device_kind}"
     remedy = f"--mesh=data={device.num_devices}, or no --mesh at all"
-    is_enough = size <= device.num_devices
+    is_enough = size is None or size <= device.num_devices
     yield Check("devices", there) if is_enough else fault("devices", f"{there}, --mesh asks for {size}", remedy)
     starts = f"starts on {device.platform}, and answered within {time.monotonic() - start:.1f} s"
     remedy = "--sandbox=limits goes without walls; please report it, with this machine's devices and drivers"
     open_only = fault("trial_process", f"{starts}, but not confined", remedy)
-    yield open_only if fails_confined else Check("trial_process", starts)
+    yield open_only if confined and not answers else Check("trial_process", starts)
 
 
 def check_clock(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:

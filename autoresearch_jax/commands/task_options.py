@@ -23,11 +23,12 @@ from autoresearch_jax.sandbox.sandbox import (
 )
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
+from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
 from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
-from autoresearch_jax.tasks.lm.device import Device, DeviceError, device_terms, find_device
+from autoresearch_jax.tasks.lm.device import Device, device_terms, find_trial_device
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
 
@@ -192,8 +193,9 @@ class TaskOptions:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the sandbox cannot
             be had.
         """
-        dataset = self.dataset.open()
         environment = dict(os.environ)
+        require_absolute_paths(environment)
+        dataset = self.dataset.open()
         sandbox = find_sandbox(self.sandbox, environment)
         if sandbox.level is Level.LIMITS:
             _notice(UNCONFINED)
@@ -202,15 +204,12 @@ class TaskOptions:
         trials_dirs = run_folder / "logs", run_folder / "snapshots"
         trials_dirs[0].mkdir(parents=True, exist_ok=True)
         log_path = trials_dirs[0] / "devices.log"
-        try:
-            device, mesh_axes = self._find_devices(environment, log_path, confined=sandbox.worker is not Level.LIMITS)
-        except DeviceError as error:
-            if sandbox.worker is Level.LIMITS:
-                raise
-            device, mesh_axes = self._find_devices(environment, log_path)
+        confined = sandbox.worker is not Level.LIMITS
+        device, mesh_axes, is_confined = self._find_devices(environment, log_path, confined=confined)
+        if confined and not is_confined:
             why = f"{device.platform} does not answer to a confined process, see {log_path}"
             if self.sandbox != "auto":
-                raise SandboxError(f"--sandbox={self.sandbox}: {why}: --sandbox=auto trains without walls") from error
+                raise SandboxError(f"--sandbox={self.sandbox}: {why}: --sandbox=auto trains without walls")
             _notice(UNCONFINED_TRIALS.format(why=why))
             sandbox = replace(sandbox, worker=Level.LIMITS)
         clock = self._find_clock(device, _notice)
@@ -245,7 +244,7 @@ class TaskOptions:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the clock
             cannot be had.
         """
-        device, mesh_axes = self._find_devices(os.environ, log_path)
+        device, mesh_axes, _ = self._find_devices(os.environ, log_path)
         clock = self._find_clock(device, lambda text: None)
         machine = device_terms(device, mesh_axes, self.budget, clock)
         return LmTerms(self.dataset.open(), self.budget, self.judge_tokens, machine)
@@ -256,14 +255,13 @@ class TaskOptions:
 
     def _find_devices(
         self, environment: Mapping[str, str], log_path: Path, *, confined: bool = False
-    ) -> tuple[Device, dict[str, int]]:
-        """The device, and the sizes of the mesh axes."""
-        mesh_axes = parse_mesh(self.mesh)
-        mesh_size = math.prod((mesh_axes or {}).values())
-        device = find_device(self.platform, mesh_size, environment, log_path, confined=confined)
-        if mesh_size > device.num_devices:
-            raise UsageError(f"--mesh asks for {mesh_size} devices, there are {device.num_devices}")
-        return device, mesh_axes or {"data": device.num_devices, "model": 1}
+    ) -> tuple[Device, dict[str, int], bool]:
+        """The device, the sizes of the mesh axes, and whether it answers to a confined process, if that is asked."""
+        mesh_axes, size = parse_mesh(self.mesh), mesh_size(self.mesh)
+        device, is_confined = find_trial_device(self.platform, size, environment, log_path, confined=confined)
+        if size is not None and size > device.num_devices:
+            raise UsageError(f"--mesh asks for {size} devices, there are {device.num_devices}")
+        return device, mesh_axes or {"data": device.num_devices, "model": 1}, is_confined
 
 
 def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
@@ -335,3 +333,9 @@ def parse_mesh(text: str) -> dict[str, int] | None:
             raise UsageError(f"--mesh={text}: expected something like data=4,model=2")
         axes[name] = int(size)
     return axes
+
+
+def mesh_size(text: str) -> int | None:
+    """How many devices a value of --mesh asks for; None for all that there are."""
+    axes = parse_mesh(text)
+    return None if axes is None else math.prod(axes.values())

@@ -14,10 +14,10 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands import task_options
 from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress, describe
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.sandbox.linux import landlock_abi
+from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.device import Device, DeviceError
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION
 
@@ -49,18 +49,28 @@ def test_caps_are_flags(cap: str, reason: str, flags: list[str], capsys: pytest.
 def test_a_device_that_answers_only_without_walls_is_told_or_refused(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def find(*words: object, confined: bool) -> Device:
+    def find(*words: object, confined: bool = False, **keywords: object) -> Device:
         if confined:
             raise DeviceError("--platform=cuda: the worker process exited with status 1")
         return Device("cuda", "NVIDIA L4", 1, 24 << 30)
 
-    monkeypatch.setattr(task_options, "find_device", find)
+    monkeypatch.setattr(devices, "find_device", find)
     command = ["trial", *(flag for flag in flags if not flag.startswith("--budget")), "--platform=cuda"]
     assert main([*command, "--sandbox=landlock"]) != 0
     refused = capsys.readouterr().err
     assert re.match("autoresearch trial: --sandbox=landlock: cuda does not answer to a confined process", refused)
     assert main([*command, "--clock=attended"]) != 0  # is refused, after that
     assert "are not: cuda does not answer to a confined process" in capsys.readouterr().err
+
+
+def test_a_relative_path_in_the_flags_of_xla_is_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_hlo_as_text --xla_dump_to=dump")
+    assert main(["trial", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("autoresearch trial: XLA_FLAGS=--xla_dump_to=dump: ")
+    assert error.endswith(f" --xla_dump_to={Path.cwd() / 'dump'}\n")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from autoresearch_jax.commands.console import describe
 from autoresearch_jax.commands.task_options import find_clock
 from autoresearch_jax.commands.trial import format_summary, summarize
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.accounting import AccountingError
 from autoresearch_jax.tasks.lm.device import Device, reference_machine
 from autoresearch_jax.tasks.lm.task import METRIC
@@ -52,7 +53,7 @@ def test_the_clock_of_a_cpu_is_refused_on_another_device(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device = Device("cuda", "NVIDIA L4", 1, 24 << 30)
-    monkeypatch.setattr(task_options, "find_device", lambda *words, **how: device)
+    monkeypatch.setattr(devices, "find_device", lambda *words, **how: device)
     assert main(["trial", *in_seconds(flags), "--platform=cuda", "--clock=attended"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("autoresearch trial: --clock=attended: ")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.linux import LOCK_MEMORY, READ_AND_WRITE_ANYTHING
 from autoresearch_jax.sandbox.mounts import READABLE_DEVICES, WRITABLE_DEVICES, package_root
 from autoresearch_jax.sandbox.watch import LOOPBACK
@@ -30,7 +31,7 @@ INHERITED_NAMES = {
 }
 INHERITED_PREFIXES = (
     *("LC_", "PYTHON", "JAX_", "XLA_", "PJRT_", "TF_", "CUDA_", "CUDNN_", "CUBLAS_", "NVIDIA_", "NCCL_", "TPU_"),
-    *("LIBTPU_", "MALLOC_", "TCMALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_"),
+    *("GCE_METADATA_", "LIBTPU_", "MALLOC_", "TCMALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_"),
 )
 # What a trial's process imports that loads JAX
 OPERATIONS = ("autoresearch_jax.tasks.lm.measure", "autoresearch_jax.tasks.lm.judging")
@@ -43,6 +44,8 @@ _SYSTEM = (
     *("/etc/nsswitch.conf", "/etc/nvidia", "/opt/cuda", "/opt/nvidia"),
     *(f"/sys/{name}" for name in ("bus", "class", "dev", "devices", "fs/cgroup", "kernel/mm", "module")),
 )
+# By which a TPU's runtime finds the machine's metadata service
+_NAME_LOOKUP = ("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf")
 _CUDA_HOMES = ("CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDNN_PATH")
 _DEVICES = {
     "cuda": ("nvidia*", "dxg"),
@@ -50,7 +53,12 @@ _DEVICES = {
 }
 # Folders and files that the user's settings name
 _READ_FLAGS = re.compile(r"--xla_gpu_(?:cuda_data_dir|load_autotune_results_from)=(\S+)")
-_WRITE_FLAGS = re.compile(r"--xla\w*_(?:dump_to|cache_dir)=(/\S+)")
+_WRITTEN_FOLDERS = re.compile(r"--xla\w*_(?:dump_to|cache_dir)=(/\S+)")
+_WRITTEN_FILES = re.compile(r"--xla\w*_(?:dump_\w+_to|cache_file)=(/\S+)")
+# of any of these flags; "-" is the standard output
+_RELATIVE_PATH = re.compile(
+    r"(--xla\w*_(?:dump_(?:\w+_)?to|cache_dir|cache_file|cuda_data_dir|results_from))=([^/\s-]\S*)"
+)
 _WRITE_VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_DUMP_IR_TO", "CUDA_CACHE_PATH", "TPU_LOG_DIR")
 _TPU_LOCK = Path("/tmp/libtpu_lockfile")  # of all processes of this machine that use TPUs
 
@@ -97,6 +105,20 @@ def inherited_variables(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if (name in INHERITED_NAMES or name.startswith(INHERITED_PREFIXES)) and not _SECRET.search(name)
     }
+
+
+def require_absolute_paths(environment: Mapping[str, str]) -> None:
+    """Checks the paths that XLA_FLAGS names: the process of a trial runs in another folder than the command.
+
+    Raises:
+      UsageError: one is relative.
+    """
+    if (found := _RELATIVE_PATH.search(environment.get("XLA_FLAGS", ""))) is not None:
+        flag, path = found.groups()
+        raise UsageError(
+            f"XLA_FLAGS={found[0]}: trials run in another folder, which the path would be relative to: "
+            f"write {flag}={os.path.abspath(path)}"
+        )
 
 
 def scratch_variables(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
@@ -174,17 +196,23 @@ def _system(platform: str, environment: Mapping[str, str]) -> Iterator[str]:
         yield flags.split()[0]  # a file of flags
     if platform == "cuda":
         yield from (environment[name] for name in _CUDA_HOMES if name in environment)
-    if platform == "tpu" and "TPU_LIBRARY_PATH" in environment:
-        yield environment["TPU_LIBRARY_PATH"]
+    if platform == "tpu":
+        yield from (*_NAME_LOOKUP, *filter(None, [environment.get("TPU_LIBRARY_PATH")]))
 
 
 def _writable(platform: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """The folders that the user's settings have written to, made where they are missing."""
+    """The folders and files that the user's settings have written to, made where they are missing."""
+    flags = environment.get("XLA_FLAGS", "")
     folders = [environment[name] for name in _WRITE_VARIABLES if environment.get(name, "").startswith("/")]
-    for folder in (*folders, *_WRITE_FLAGS.findall(environment.get("XLA_FLAGS", ""))):
+    for folder in (*folders, *_WRITTEN_FOLDERS.findall(flags)):
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
         yield folder
+    for file in _WRITTEN_FILES.findall(flags):
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            Path(file).touch()
+        yield file
     if platform == "tpu":
         yield str(_TPU_LOCK)
 

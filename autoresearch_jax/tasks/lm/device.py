@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ class Device:
 
 def find_device(
     platform: str,
-    mesh_devices: int,
+    mesh_devices: int | None,
     environment: Mapping[str, str],
     log_path: Path,
     *,
@@ -199,7 +200,7 @@ def find_device(
 
     Args:
       platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
-      mesh_devices: devices the mesh asks for; a CPU shows as many host devices.
+      mesh_devices: devices the mesh asks for; a CPU shows as many host devices. None for all, on a CPU one.
       environment: variables of this process.
       log_path: see above.
       confined: whether that process is confined as those of trials are.
@@ -211,8 +212,8 @@ def find_device(
     platform = choose_platform(platform)
     if platform == "cpu" and not ask_cpu:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", "cpu", mesh_devices, memory_bytes)
-    num_devices = mesh_devices if platform == "cpu" else 1
+        return Device("cpu", "cpu", mesh_devices or 1, memory_bytes)
+    num_devices = mesh_devices or _num_device_files(platform)
     reach = cage.Reach() if confined else None
     worker = start_worker(platform, num_devices, log_path, environment=environment, compile_cache_dir=None, reach=reach)
     try:
@@ -226,6 +227,32 @@ def find_device(
             "what to install, or use --platform=cpu"
         )
     return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
+
+
+def find_trial_device(
+    platform: str,
+    mesh_devices: int | None,
+    environment: Mapping[str, str],
+    log_path: Path,
+    *,
+    confined: bool,
+    ask_cpu: bool = False,
+) -> tuple[Device, bool]:
+    """The device to run on, and whether trials' processes can be confined: arguments and errors of `find_device`.
+
+    They cannot where the device answers to a process without walls, and neither before nor after to a confined one.
+    """
+    find = partial(find_device, platform, mesh_devices, environment, log_path, ask_cpu=ask_cpu)
+    if not confined:
+        return find(), False
+    try:
+        return find(confined=True), True
+    except DeviceError:
+        device = find()
+    try:
+        return find(confined=True), True  # another process had the device, or it was slow to wake
+    except DeviceError:
+        return device, False
 
 
 def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str) -> dict[str, Scalar]:
@@ -324,6 +351,11 @@ def ask_once(
         return worker.receive(seconds)
     finally:
         worker.close()
+
+
+def _num_device_files(platform: str) -> int:
+    """How many devices a platform may have, as far as their files tell; at least 1."""
+    return max(1, len(list(Path("/dev").glob("nvidia[0-9]*")))) if platform == "cuda" else 1
 
 
 def choose_platform(choice: str) -> str:

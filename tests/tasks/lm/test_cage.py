@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from lm_trials import MakeTask, run_trial
 
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.linux import SCOPE_ABI, landlock_abi
 from autoresearch_jax.tasks.lm import cage, trial
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset, rows_file, text_file
@@ -165,6 +166,7 @@ def test_variables_are_inherited_by_name() -> None:
         "CUDA_VISIBLE_DEVICES": "1",
         "NCCL_DEBUG": "1",
         "TPU_VISIBLE_CHIPS": "1",
+        "GCE_METADATA_IP": "1",
         "LD_LIBRARY_PATH": "1",
         "GLIBC_TUNABLES": "1",
         "MALLOC_ARENA_MAX": "1",
@@ -188,6 +190,30 @@ def test_folders_that_settings_name_are_within_reach(tmp_path: Path) -> None:
     assert dump.is_dir()
     assert {"/opt/own-cuda", str(tmp_path / "data"), sys.base_prefix} <= set(files["readable"])
     assert str(tmp_path) not in {*files["readable"], *files["writable"]}
+
+
+def test_files_that_settings_name_are_made_and_within_reach(tmp_path: Path) -> None:
+    paths = [tmp_path / "new" / "tuned.txt", tmp_path / "kernels.bin"]
+    paths[1].write_text("kept")
+    flags = f"--xla_gpu_dump_autotune_results_to={paths[0]} --xla_gpu_kernel_cache_file={paths[1]}"
+    files = cage.landlock("cuda", 1, {"XLA_FLAGS": flags}, cage.Reach())
+    assert set(map(str, paths)) <= set(files["writable"])
+    assert [path.read_text() for path in paths] == ["", "kept"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["xla_dump_to", "xla_gpu_dump_autotune_results_to", "xla_gpu_kernel_cache_file", "xla_gpu_cuda_data_dir"]
+)
+def test_a_relative_path_is_named_with_the_absolute_one(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^XLA_FLAGS=--{flag}=a/b: .*: write --{flag}={os.getcwd()}/a/b$"):
+        cage.require_absolute_paths({"XLA_FLAGS": f"--xla_dump_hlo_as_text=true --{flag}=a/b"})
+    cage.require_absolute_paths({"XLA_FLAGS": f"--{flag}=/a/b --xla_dump_to=- --xla_dump_max_hlo_modules=3"})
+
+
+def test_only_a_tpu_s_process_looks_names_up() -> None:
+    readable = {platform: cage.landlock(platform, 2, {}, cage.Reach())["readable"] for platform in ("cuda", "tpu")}
+    assert "/etc/resolv.conf" in readable["tpu"]
+    assert "/etc/resolv.conf" not in readable["cuda"]
 
 
 def test_beside_our_package_lies_what_is_the_user_s(tmp_path: Path) -> None:

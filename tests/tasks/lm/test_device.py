@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.device import (
     CUDA_MESH_FLAGS,
     GLIBC_TUNABLES,
     GPU_MEMORY_SHARE,
     TPU_MESH_FLAGS,
+    Device,
+    DeviceError,
+    find_device,
+    find_trial_device,
     peak_flops,
     platform_variables,
     start_worker,
@@ -128,3 +133,46 @@ def test_a_worker_is_started_with_them(tmp_path: Path) -> None:
     assert told["LIBTPU_INIT_ARGS"] == " ".join([*TPU_MESH_FLAGS, "--mine=1"])
     assert told["JAX_PLATFORMS"] == "tpu"
     assert told["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_confined"),
+    [([True], True), ([False, True, True], True), ([False, True, False], False), ([False, False], None)],
+    ids=["at once", "after it was busy", "without walls only", "never"],
+)
+def test_walls_are_given_up_only_if_the_device_answers_without_and_twice_not_within(
+    answers: list[bool], is_confined: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device("cuda", "NVIDIA L4", 1, None)
+    asked: list[bool] = []
+
+    def find(*words: object, confined: bool = False, **keywords: object) -> Device:
+        asked.append(confined)
+        if not answers[len(asked) - 1]:
+            raise DeviceError("--platform=cuda: it did not answer within 120 s")
+        return device
+
+    monkeypatch.setattr(devices, "find_device", find)
+    if is_confined is None:
+        with pytest.raises(DeviceError):
+            find_trial_device("cuda", None, {}, tmp_path / "log", confined=True)
+    else:
+        assert find_trial_device("cuda", None, {}, tmp_path / "log", confined=True) == (device, is_confined)
+    assert asked == [True, False, True][: len(answers)]
+
+
+def test_an_accelerator_is_asked_by_a_process_for_the_whole_mesh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def start(platform: str, num_devices: int, *words: object, **keywords: object) -> None:
+        started.append(num_devices)
+        raise DeviceError("there is none")
+
+    monkeypatch.setattr(devices, "start_worker", start)
+    for mesh_devices in (4, None):
+        with pytest.raises(DeviceError):
+            find_device("cuda", mesh_devices, {}, tmp_path / "log")
+    assert started[0] == 4
+    assert started[1] == max(1, len(list(Path("/dev").glob("nvidia[0-9]*"))))
