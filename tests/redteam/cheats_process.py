@@ -1,10 +1,22 @@
-"""Vandals: candidates whose Python ends, hangs, multiplies, or uses up what the machine has."""
+"""Vandals: candidates whose Python or programs end, hang, multiply, or use up what the machine has."""
 
-from redteam.entries import DATASET, MARK, REPOSITORY, Cheat, at_import, in_build
+from redteam.entries import (
+    DATASET,
+    MARK,
+    REPOSITORY,
+    Cheat,
+    at_import,
+    in_build,
+    rejected,
+    tiny,
+    with_logits,
+    with_step,
+)
 
-from autoresearch_jax.types import Status
+from autoresearch_jax.types import Budget, Status
 
 MARKED = f'import ctypes, os, time; ctypes.CDLL(None).prctl(15, b"{MARK}", 0, 0, 0)'  # names the process
+INIT = "0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))"
 
 
 def crash(name: str, code: str, reason: str) -> Cheat:
@@ -193,6 +205,135 @@ USES_UP = [
     ),
 ]
 
+WITHOUT_END = [
+    # a loop without end while the clock runs
+    Cheat(
+        "endless step",
+        with_step("progress = jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1e-30, progress)"),
+        Status.TIMEOUT,
+        r"train took too long: `step` did not end within [\d.]+ s",
+        budget=Budget(seconds=1.0),
+        limits={"train_slack": 1.0},
+    ),
+    # a judge that never comes to an end keeps the device
+    Cheat(
+        "endless logits",
+        with_logits("return jax.lax.while_loop(lambda x: x[0, 0, 0] < 1e30, lambda x: x * 0 + here, here)"),
+        Status.TIMEOUT,
+        r"judge took too long: `logits` did not end within [\d.]+ s",
+        limits={"free_judge": 1.0, "judge_slack": 1.0},
+    ),
+    # training before the clock starts
+    Cheat(
+        "endless init",
+        tiny(
+            (
+                INIT,
+                "jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x * 0.5, jax.random.normal(key, (256, 256)))",
+            )
+        ),
+        Status.TIMEOUT,
+        "init took longer than 2 s",
+        limits={"init": 2.0},
+    ),
+    # steps on text of its own before the clock starts
+    Cheat(
+        "training inside init",
+        tiny(
+            (
+                INIT,
+                f"{INIT}\n"
+                "        rows = jax.random.randint(key, (8, 33), 97, 123)\n"
+                "        update = lambda _, table: table - LEARNING_RATE * jax.grad(loss_fn)(table, rows)\n"
+                "        table_VxV = jax.lax.fori_loop(0, 400_000, update, table_VxV)",
+            )
+        ),
+        Status.TIMEOUT,
+        r"`init` spent the budget: [\d.]+ s of it|init took longer",
+        budget=Budget(seconds=0.5),
+        limits={"free_share": 0.0, "least_free": 0.2, "init": 5.0},
+    ),
+    # hours of XLA's work, as the machine is kept from others
+    Cheat(
+        "a program that is long to compile",
+        with_step("for n in range(30):\n            progress = jnp.sort(jnp.sin(progress + jnp.arange(9) * n))[n % 9]"),
+        Status.TIMEOUT,
+        r"compiling spent the budget: [\d.]+ s of it",
+        budget=Budget(seconds=0.05),
+        limits={"free_compile": 0.0},
+    ),
+    # a function that calls the next twice, forty deep: small to write, endless to compile
+    Cheat(
+        "a billion laughs",
+        tiny(
+            (
+                "UNUSED = 1  # read by nothing",
+                "def twice(inner, n):\n"
+                "    def call(x):\n"
+                "        return inner(inner(x)) * n\n\n"
+                "    return jax.jit(call)\n\n\n"
+                "laughs = jnp.sin\n"
+                "for n in range(40):\n"
+                "    laughs = twice(laughs, n + 0.5)",
+            ),
+            ("- LEARNING_RATE *", "- laughs(progress) *"),
+        ),
+        Status.TIMEOUT,
+        r"the trace (ran longer than 3 s|used more than 2.0 GiB of memory)",
+        limits={"trace": 3.0},
+        or_status=Status.OOM,
+    ),
+    # our own checks run out of stack, and take it for their fault
+    rejected(
+        "four hundred functions in each other",
+        tiny(
+            (
+                "UNUSED = 1  # read by nothing",
+                "import sys\nsys.setrecursionlimit(100_000)\n\n\n"
+                "def nested(inner, n):\n"
+                "    return jax.jit(lambda x: inner(x) * n)\n\n\n"
+                "deep = jnp.sin\n"
+                "for n in range(400):\n"
+                "    deep = nested(deep, n + 0.5)",
+            ),
+            ("- LEARNING_RATE *", "- deep(progress) *"),
+        ),
+        "`step`: its functions, loops and branches are nested more than 64 deep",
+    ),
+    # the machine swaps until it dies
+    rejected(
+        "10 TB of state",
+        tiny(
+            ('return {"table"', 'return {"extra": jnp.zeros((10_000, 16_000, 16_000)), "table"'),
+            ('new_state = {"table"', 'new_state = {"extra": state["extra"] + 1, "table"'),
+        ),
+        r"\d.*(bytes|GiB|TiB|GB|TB)",
+    ),
+    # temporaries without end
+    Cheat(
+        "10 TB in a step",
+        with_step(
+            "many = progress * jax.lax.broadcasted_iota(jnp.float32, (2500, 10**9), 1)\n"
+            "progress += 1e-30 * jnp.sort(many, axis=1).max()"
+        ),
+        Status.REJECTED,
+        r"\d.*(bytes|GiB|TiB|GB|TB)",
+        budget=Budget(seconds=1.0),
+        limits={"train_slack": 1.0},
+    ),
+    # one step that does it all, the clock is read between steps only
+    Cheat(
+        "fewer than ten steps",
+        with_step(
+            "x = jnp.full((9000, 9000), progress)\nfor _ in range(20):\n    x = x @ x\nprogress += 1e-30 * x.max()"
+        ),
+        Status.REJECTED,
+        r"\d.* steps",
+        budget=Budget(seconds=1.0),
+        limits={"train_slack": 1.0},
+    ),
+]
+
 BREAKS = [
     # the judge of the next candidate is ours to edit
     Cheat(
@@ -235,4 +376,4 @@ BREAKS = [
     ),
 ]
 
-CHEATS = {"ends": ENDS, "hangs": HANGS, "uses up": USES_UP, "breaks": BREAKS}
+CHEATS = {"ends": ENDS, "hangs": HANGS, "uses up": USES_UP, "without end": WITHOUT_END, "breaks": BREAKS}

@@ -1,8 +1,8 @@
-"""Cheats on the program checks: tables smuggled in, calls to the host, resources without end, signatures that lie."""
+"""Cheats on the program checks: tables smuggled in, calls to the host, signatures that lie."""
 
 import textwrap
 
-from redteam.entries import Cheat, Edit, at_import, in_build, indented, tiny, with_logits, with_step
+from redteam.entries import Cheat, Edit, at_import, in_build, indented, rejected, tiny, with_logits, with_step
 
 from autoresearch_jax.types import Budget, Status
 
@@ -12,12 +12,7 @@ PIECES = "sum(jnp.asarray(np.random.default_rng(n).random(9000)).mean() for n in
 TABLE = "jnp.asarray(np.random.default_rng(0).{}).mean()"  # all of it matters, nothing of it is copied
 FOUR_BITS = TABLE.format("integers(0, 7, 2**22).astype(jnp.uint4)).astype(float")
 FIFTY_MEGABYTES = TABLE.format("random(12 * 2**20, np.float32)")
-INIT = "0.01 * jax.random.normal(key, (VOCAB_SIZE, VOCAB_SIZE))"
 IMPORTS = ("import jax\n", "import jax\nimport numpy as np\n")
-
-
-def rejected(name: str, source: str, reason: str) -> Cheat:
-    return Cheat(name, source, Status.REJECTED, reason)
 
 
 def table_in_logits(name: str, table: str) -> Cheat:
@@ -213,135 +208,6 @@ CALLS_TO_THE_HOST = [
     ),
 ]
 
-WITHOUT_END = [
-    # a loop without end while the clock runs
-    Cheat(
-        "endless step",
-        with_step("progress = jax.lax.while_loop(lambda x: x >= 0, lambda x: x + 1e-30, progress)"),
-        Status.TIMEOUT,
-        r"train took too long: `step` did not end within [\d.]+ s",
-        budget=Budget(seconds=1.0),
-        limits={"train_slack": 1.0},
-    ),
-    # a judge that never comes to an end keeps the device
-    Cheat(
-        "endless logits",
-        with_logits("return jax.lax.while_loop(lambda x: x[0, 0, 0] < 1e30, lambda x: x * 0 + here, here)"),
-        Status.TIMEOUT,
-        r"judge took too long: `logits` did not end within [\d.]+ s",
-        limits={"free_judge": 1.0, "judge_slack": 1.0},
-    ),
-    # training before the clock starts
-    Cheat(
-        "endless init",
-        tiny(
-            (
-                INIT,
-                "jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x * 0.5, jax.random.normal(key, (256, 256)))",
-            )
-        ),
-        Status.TIMEOUT,
-        "init took longer than 2 s",
-        limits={"init": 2.0},
-    ),
-    # steps on text of its own before the clock starts
-    Cheat(
-        "training inside init",
-        tiny(
-            (
-                INIT,
-                f"{INIT}\n"
-                "        rows = jax.random.randint(key, (8, 33), 97, 123)\n"
-                "        update = lambda _, table: table - LEARNING_RATE * jax.grad(loss_fn)(table, rows)\n"
-                "        table_VxV = jax.lax.fori_loop(0, 400_000, update, table_VxV)",
-            )
-        ),
-        Status.TIMEOUT,
-        r"`init` spent the budget: [\d.]+ s of it|init took longer",
-        budget=Budget(seconds=0.5),
-        limits={"free_share": 0.0, "least_free": 0.2, "init": 5.0},
-    ),
-    # hours of XLA's work, as the machine is kept from others
-    Cheat(
-        "a program that is long to compile",
-        with_step("for n in range(30):\n            progress = jnp.sort(jnp.sin(progress + jnp.arange(9) * n))[n % 9]"),
-        Status.TIMEOUT,
-        r"compiling spent the budget: [\d.]+ s of it",
-        budget=Budget(seconds=0.05),
-        limits={"free_compile": 0.0},
-    ),
-    # a function that calls the next twice, forty deep: small to write, endless to compile
-    Cheat(
-        "a billion laughs",
-        tiny(
-            (
-                "UNUSED = 1  # read by nothing",
-                "def twice(inner, n):\n"
-                "    def call(x):\n"
-                "        return inner(inner(x)) * n\n\n"
-                "    return jax.jit(call)\n\n\n"
-                "laughs = jnp.sin\n"
-                "for n in range(40):\n"
-                "    laughs = twice(laughs, n + 0.5)",
-            ),
-            ("- LEARNING_RATE *", "- laughs(progress) *"),
-        ),
-        Status.TIMEOUT,
-        r"the trace (ran longer than 3 s|used more than 2.0 GiB of memory)",
-        limits={"trace": 3.0},
-        or_status=Status.OOM,
-    ),
-    # our own checks run out of stack, and take it for their fault
-    rejected(
-        "four hundred functions in each other",
-        tiny(
-            (
-                "UNUSED = 1  # read by nothing",
-                "import sys\nsys.setrecursionlimit(100_000)\n\n\n"
-                "def nested(inner, n):\n"
-                "    return jax.jit(lambda x: inner(x) * n)\n\n\n"
-                "deep = jnp.sin\n"
-                "for n in range(400):\n"
-                "    deep = nested(deep, n + 0.5)",
-            ),
-            ("- LEARNING_RATE *", "- deep(progress) *"),
-        ),
-        "`step`: its functions, loops and branches are nested more than 64 deep",
-    ),
-    # the machine swaps until it dies
-    rejected(
-        "10 TB of state",
-        tiny(
-            ('return {"table"', 'return {"extra": jnp.zeros((10_000, 16_000, 16_000)), "table"'),
-            ('new_state = {"table"', 'new_state = {"extra": state["extra"] + 1, "table"'),
-        ),
-        r"\d.*(bytes|GiB|TiB|GB|TB)",
-    ),
-    # temporaries without end
-    Cheat(
-        "10 TB in a step",
-        with_step(
-            "many = progress * jax.lax.broadcasted_iota(jnp.float32, (2500, 10**9), 1)\n"
-            "progress += 1e-30 * jnp.sort(many, axis=1).max()"
-        ),
-        Status.REJECTED,
-        r"\d.*(bytes|GiB|TiB|GB|TB)",
-        budget=Budget(seconds=1.0),
-        limits={"train_slack": 1.0},
-    ),
-    # one step that does it all, the clock is read between steps only
-    Cheat(
-        "fewer than ten steps",
-        with_step(
-            "x = jnp.full((9000, 9000), progress)\nfor _ in range(20):\n    x = x @ x\nprogress += 1e-30 * x.max()"
-        ),
-        Status.REJECTED,
-        r"\d.* steps",
-        budget=Budget(seconds=1.0),
-        limits={"train_slack": 1.0},
-    ),
-]
-
 SIGNATURES = [
     # a dtype that the judge's arithmetic was not made for
     rejected("whole numbers for logits", with_logits("return here.astype(jnp.int32)"), "`logits`.*int32.*float"),
@@ -401,6 +267,5 @@ SIGNATURES = [
 CHEATS = {
     "tables": TABLES,
     "calls to the host": CALLS_TO_THE_HOST,
-    "without end": WITHOUT_END,
     "signatures": SIGNATURES,
 }

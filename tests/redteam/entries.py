@@ -53,6 +53,11 @@ class Cheat:
     or_status: Status | None = None
 
 
+def rejected(name: str, source: str, reason: str) -> Cheat:
+    """A cheat that is refused without a score."""
+    return Cheat(name, source, Status.REJECTED, reason)
+
+
 @dataclass(frozen=True)
 class Variant:
     """An honest candidate, which must be `ok`; its training file is made when it is wanted."""
