@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from lm_trials import MakeTask
 from tracing import TASK, edited
 from train_lib_source import TRAIN_LIB
 
-from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
+from autoresearch_jax.sandbox.sandbox import Level, ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.conditions import USUAL
 from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, require_size, run_trace, traced_text
 from autoresearch_jax.types import CandidateRejected, Status
@@ -155,3 +156,26 @@ def test_what_is_not_a_programs_file_is_refused_at_once(
     assert time.monotonic() - begin < LIMITS.wall_seconds
     assert caught.value.status is status
     assert reason in caught.value.reason
+
+
+def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
+    make_task: MakeTask, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    if sandbox.level is Level.LIMITS:
+        pytest.skip("nothing is hidden here")
+    with pytest.raises(CandidateRejected) as caught:
+        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "open('/etc/passwd')")), tmp_path)
+    assert re.search(
+        r"(FileNotFound|Permission)Error: .*; in the sandbox it finds no file but its own$", str(caught.value)
+    )
+    assert caught.value.facts == {"sandbox": sandbox.level}
+
+
+@pytest.mark.slow
+def test_a_module_that_the_sandbox_hides_is_said_to_be_hidden(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        CandidateRejected, match=r"No module named 'turtle'.*the sandbox does not show Python's `turtle`"
+    ):
+        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "import turtle")), tmp_path)

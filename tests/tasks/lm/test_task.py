@@ -1,7 +1,6 @@
 """The language-model task with its real processes: traced, trained, snapshot, judged, refused, killed."""
 
 import csv
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from tracing import edited
 
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.sandbox.linux import lower_priority_of_this_thread
-from autoresearch_jax.sandbox.sandbox import Level, Sandbox, SandboxError
+from autoresearch_jax.sandbox.sandbox import SandboxError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetChangedError, rows_file
 from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.tasks.lm.integrity import SnapshotError
@@ -281,29 +280,6 @@ def test_what_cannot_be_traced_is_refused_in_one_line(
     assert caught.value.reason.startswith(reason)
     assert "\n" not in caught.value.reason
     assert not list((tmp_path / "programs").iterdir())  # nothing half-made is left
-
-
-def test_a_file_that_the_sandbox_hides_is_said_to_be_hidden(
-    make_task: MakeTask, tiny_source: str, sandbox: Sandbox, tmp_path: Path
-) -> None:
-    if sandbox.level is Level.LIMITS:
-        pytest.skip("nothing is hidden here")
-    with pytest.raises(CandidateRejected) as caught:
-        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "open('/etc/passwd')")), tmp_path)
-    assert re.search(
-        r"(FileNotFound|Permission)Error: .*; in the sandbox it finds no file but its own$", str(caught.value)
-    )
-    assert caught.value.facts == {"sandbox": sandbox.level}
-
-
-@pytest.mark.slow
-def test_a_module_that_the_sandbox_hides_is_said_to_be_hidden(
-    make_task: MakeTask, tiny_source: str, tmp_path: Path
-) -> None:
-    with pytest.raises(
-        CandidateRejected, match=r"No module named 'turtle'.*the sandbox does not show Python's `turtle`"
-    ):
-        make_task().prepare(edited(tiny_source, ("UNUSED = 1", "import turtle")), tmp_path)
 
 
 def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
