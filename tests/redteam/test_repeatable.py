@@ -12,14 +12,14 @@ from redteam.entries import TINY_SOURCE, Variant, at_import, by_kind
 
 
 def learns_by(name: str, code: str) -> Variant:
-    """A file whose learning rate hangs on a `number` that some code sets."""
-    return Variant(name, lambda: at_import(f"{code}\nLEARNING_RATE += 1e-4 * (number % 977)"))
+    """A file whose learning rate hangs on a `number` that some code sets: 99,991 values, which float32 tells apart."""
+    return Variant(name, lambda: at_import(f"{code}\nLEARNING_RATE += 1e-5 * (number % 99_991)"))
 
 
 # Alike each time it is traced, and found by the second trace.
 FIXED = [
     learns_by("urandom", 'import os\nnumber = int.from_bytes(os.urandom(4), "big")'),
-    learns_by("a NumPy generator without a seed", "import numpy\nnumber = numpy.random.default_rng().integers(900)"),
+    learns_by("a NumPy generator without a seed", "import numpy\nnumber = numpy.random.default_rng().integers(10**9)"),
     learns_by("secrets and uuid", "import secrets, uuid\nnumber = secrets.randbits(9) + uuid.uuid4().int"),
     learns_by("the clock", "import time\nnumber = time.time_ns() // 10**9 + int(time.strftime('%j'))"),
     learns_by("the date", "import datetime as d\nnumber = d.date.today().toordinal() + d.datetime.now().hour"),
@@ -34,7 +34,7 @@ FREE = [
         "import ctypes\nbuffer = ctypes.create_string_buffer(4)\n"
         'ctypes.CDLL(None).getrandom(buffer, 4, 0)\nnumber = int.from_bytes(buffer.raw, "big")',
     ),
-    learns_by("a generator seeded in C", "import random\nnumber = random.Random().randrange(977)"),
+    learns_by("a generator seeded in C", "import random\nnumber = random.Random().randrange(10**9)"),
     learns_by("the kernel's clock", "number = int(float(open('/proc/uptime').read().split()[0]) * 100)"),
     learns_by("an address", "number = id(object()) // 4096"),
     learns_by("processor time", "import ctypes\nnumber = ctypes.CDLL(None).clock() % 10**6"),
