@@ -73,7 +73,7 @@ def differences(cages: list[Sandbox], code: str, repeats: int, folder: Path) -> 
     return found
 
 
-def process_seconds(folder: Path, reach: trial_cage.Reach | None) -> tuple[float, float]:
+def process_seconds(folder: Path, reach: trial_cage.FileAccess | None) -> tuple[float, float]:
     """Seconds until the process of a trial is ready, by the wall clock and of processors."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     with closing(
@@ -87,7 +87,7 @@ def process_seconds(folder: Path, reach: trial_cage.Reach | None) -> tuple[float
 
 def trial_figures(folder: Path, repeats: int) -> dict[str, float]:
     """What confinement costs the process of a trial."""
-    reach = trial_cage.Reach(writable=(folder,))
+    reach = trial_cage.FileAccess(writable=(folder,))
     process_seconds(folder, None)
     confined: list[tuple[float, float]] = []
     free: list[tuple[float, float]] = []

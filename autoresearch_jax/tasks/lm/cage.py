@@ -64,7 +64,7 @@ _TPU_LOCK = Path("/tmp/libtpu_lockfile")  # of all processes of this machine tha
 
 
 @dataclass(frozen=True)
-class Reach:
+class FileAccess:
     """Files and folders of the user's that a trial's process may read, and change.
 
     Folders that are not there when it starts stay out of its reach.
@@ -82,7 +82,7 @@ class Reach:
         *,
         readable: Iterable[Path] = (),
         writable: Iterable[Path] = (),
-    ) -> "Reach":
+    ) -> "FileAccess":
         """What trials need of a dataset: rows of some splits, vocabularies and counts, and never the text.
 
         Args:
@@ -150,7 +150,7 @@ def network(platform: str, num_devices: int) -> str | None:
     return LOOPBACK if platform == "cuda" and num_devices > 1 else None  # NCCL introduces devices to one another
 
 
-def landlock(platform: str, num_devices: int, environment: Mapping[str, str], reach: Reach) -> dict[str, Any]:
+def landlock(platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess) -> dict[str, Any]:
     """The arguments of `linux.restrict_files`.
 
     Args:
@@ -170,7 +170,7 @@ def landlock(platform: str, num_devices: int, environment: Mapping[str, str], re
     }
 
 
-def confinement(platform: str, num_devices: int, environment: Mapping[str, str], reach: Reach) -> dict[str, Any]:
+def confinement(platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess) -> dict[str, Any]:
     """What a process gives up before it becomes a trial's, as `watch.py` reads it; arguments as of `landlock`."""
     return {
         # of what Landlock leaves: the folder of a root's run may be another user's

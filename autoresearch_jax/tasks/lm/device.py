@@ -214,7 +214,7 @@ def find_device(
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device("cpu", "cpu", mesh_devices or 1, memory_bytes)
     num_devices = mesh_devices or _num_device_files(platform)
-    reach = cage.Reach() if confined else None
+    reach = cage.FileAccess() if confined else None
     worker = start_worker(platform, num_devices, log_path, environment=environment, compile_cache_dir=None, reach=reach)
     try:
         event = ask_once(worker, "devices", PROBE_SECONDS, PROBE_SECONDS)
@@ -279,7 +279,7 @@ def start_worker(
     environment: Mapping[str, str],
     compile_cache_dir: Path | None,
     module: Sequence[str] = TRIAL_WORKER,
-    reach: cage.Reach | None,
+    reach: cage.FileAccess | None,
 ) -> JsonWorker:
     """Starts a trial process for `platform`; it inherits an allow-listed part of the environment.
 
@@ -302,7 +302,7 @@ def start_worker(
         scratch = resources.enter_context(scratch_folder(SCRATCH, None, remove_tree))
         confine = None
         if reach is not None:
-            own = cage.Reach(reach.readable, (*reach.writable, log_path.absolute().parent, scratch))
+            own = cage.FileAccess(reach.readable, (*reach.writable, log_path.absolute().parent, scratch))
             confine = cage.confinement(platform, num_devices, variables, own)
         return JsonWorker(
             [sys.executable, "-m", *module],

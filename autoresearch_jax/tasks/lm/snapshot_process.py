@@ -53,7 +53,7 @@ def ask_about_snapshot(
             log_path,
             environment=environment,
             compile_cache_dir=None,
-            reach=cage.Reach((place, *readable)) if confined else None,
+            reach=cage.FileAccess((place, *readable)) if confined else None,
         )
         request = {"snapshot_dir": str(place), **request}
         try:

@@ -269,10 +269,10 @@ class LmTask:
         variables = worker_variables(platform, num_devices, config.environment, config.compile_cache_dir)
         return cage.landlock(platform, num_devices, variables, self._reach(splits, readable, writable))
 
-    def _reach(self, splits: Iterable[str], readable: Iterable[Path], writable: Iterable[Path]) -> cage.Reach:
+    def _reach(self, splits: Iterable[str], readable: Iterable[Path], writable: Iterable[Path]) -> cage.FileAccess:
         """The folders as absolute paths, with rows of the dataset."""
         dataset = self._config.dataset
-        return cage.Reach.of_trials(
+        return cage.FileAccess.of_trials(
             dataset.folder.absolute(),
             dataset.sequence_length,
             splits,

@@ -98,7 +98,9 @@ def verify_snapshot(
                 _score_request(dataset, recorded),
                 environment=environment,
                 confined=confined,
-                readable=cage.Reach.of_trials(dataset.folder.absolute(), dataset.sequence_length, [SPLIT]).readable,
+                readable=cage.FileAccess.of_trials(
+                    dataset.folder.absolute(), dataset.sequence_length, [SPLIT]
+                ).readable,
             )
             _check_score(answer, folder, manifest, recorded, result)
     except (SnapshotError, DatasetError) as error:

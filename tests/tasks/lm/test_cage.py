@@ -184,7 +184,7 @@ def test_folders_that_settings_name_are_within_reach(tmp_path: Path) -> None:
     dump, cache = tmp_path / "dump", tmp_path / "cache"
     flags = {"XLA_FLAGS": f"--xla_dump_to={dump} --xla_gpu_cuda_data_dir=/opt/own-cuda --xla_dump_hlo_as_text"}
     files = cage.landlock(
-        "cuda", 1, {**flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}, cage.Reach((tmp_path / "data",))
+        "cuda", 1, {**flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}, cage.FileAccess((tmp_path / "data",))
     )
     assert {str(dump), str(cache)} <= set(files["writable"])
     assert dump.is_dir()
@@ -196,7 +196,7 @@ def test_files_that_settings_name_are_made_and_within_reach(tmp_path: Path) -> N
     paths = [tmp_path / "new" / "tuned.txt", tmp_path / "kernels.bin"]
     paths[1].write_text("kept")
     flags = f"--xla_gpu_dump_autotune_results_to={paths[0]} --xla_gpu_kernel_cache_file={paths[1]}"
-    files = cage.landlock("cuda", 1, {"XLA_FLAGS": flags}, cage.Reach())
+    files = cage.landlock("cuda", 1, {"XLA_FLAGS": flags}, cage.FileAccess())
     assert set(map(str, paths)) <= set(files["writable"])
     assert [path.read_text() for path in paths] == ["", "kept"]
 
@@ -211,7 +211,7 @@ def test_a_relative_path_is_named_with_the_absolute_one(flag: str) -> None:
 
 
 def test_only_a_tpu_s_process_looks_names_up() -> None:
-    readable = {platform: cage.landlock(platform, 2, {}, cage.Reach())["readable"] for platform in ("cuda", "tpu")}
+    readable = {platform: cage.landlock(platform, 2, {}, cage.FileAccess())["readable"] for platform in ("cuda", "tpu")}
     assert "/etc/resolv.conf" in readable["tpu"]
     assert "/etc/resolv.conf" not in readable["cuda"]
 
@@ -219,7 +219,7 @@ def test_only_a_tpu_s_process_looks_names_up() -> None:
 def test_beside_our_package_lies_what_is_the_user_s(tmp_path: Path) -> None:
     checkout = str(Path(cage.__file__).resolve().parents[3])
     environment = {"PYTHONPATH": f"{checkout}{os.pathsep}{tmp_path}"}
-    files = cage.landlock("cpu", 1, environment, cage.Reach())
+    files = cage.landlock("cpu", 1, environment, cage.FileAccess())
     assert str(tmp_path) in files["readable"]
     assert checkout not in files["readable"]
     variables = cage.scratch_variables(environment, tmp_path)

@@ -14,7 +14,7 @@ from marked_processes import MARK, comes_true, marked_processes
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.tasks.lm import trial as standby
-from autoresearch_jax.tasks.lm.cage import Reach
+from autoresearch_jax.tasks.lm.cage import FileAccess
 from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, start_worker
 from autoresearch_jax.tasks.lm.task import LmTask
@@ -233,7 +233,7 @@ def workers(environment: Mapping[str, str], tmp_path: Path) -> Iterator[Workers]
 
     def starting(platform: str, **module: tuple[str, ...]) -> Callable[[Path], JsonWorker]:
         return partial(
-            start_worker, platform, 1, environment=environment, compile_cache_dir=None, reach=Reach(), **module
+            start_worker, platform, 1, environment=environment, compile_cache_dir=None, reach=FileAccess(), **module
         )
 
     # a standby does not miss the platform as long as it takes no device
