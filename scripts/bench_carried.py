@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     asked = parser.parse_args()
     dataset = DatasetOptions(sequence_length=LENGTH, vocab_sizes=(VOCAB_SIZE,)).open()
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name).absolute(), dataset)
         teacher = bench.score(SOURCE.read_text(), TEACHER_SEED, TEACHER_TIMES * asked.steps)
         sources = {

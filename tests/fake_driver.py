@@ -91,6 +91,7 @@ def drive(order: Order) -> int:
     repo = Path(order.repo)
     options = Options(
         where=FolderOptions(TAG, str(repo / "runs")),
+        seed=0,
         decision=_Decision(certify_every=2, least_finished=order.prune_after),
         snapshots=_Snapshots(1, 0, order.place, order.min_free_bytes / GIB),
         program=repo / "program.md",

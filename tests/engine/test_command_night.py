@@ -62,7 +62,10 @@ workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.en
 program = repo / "program.md"
 who = ProposerSettings("command", Agent(sys.argv[4]))
 options = Options(
-    where=FolderOptions("night", str(repo / "runs")), decision=DecisionOptions("greedy", prune=False), experiments=1
+    where=FolderOptions("night", str(repo / "runs")),
+    decision=DecisionOptions("greedy", prune=False),
+    experiments=1,
+    seed=0,
 )
 ledger = Ledger.open(folder.ledger)
 with folder.lock(), Interrupts().installed() as interrupts:

@@ -127,7 +127,7 @@ def test_a_source_is_not_simpler_for_giving_up_a_constant_of_the_page(bench):
             return FakeTask.score({"PATTERN": "SL", **constants})
 
     source = SOURCE.replace('PATTERN = "SL"  # best as "SSSL"\n', "")
-    bench.loop(Forgiving(), ScriptedProposer([Proposal("no PATTERN", "text", source=source)]), RULE).run()
+    bench.loop(Forgiving(noise=0), ScriptedProposer([Proposal("no PATTERN", "text", source=source)]), RULE).run()
     row = bench.ledger().experiment(1)
     assert row.decision is Action.DISCARD
     assert "syntax nodes" not in row.reason

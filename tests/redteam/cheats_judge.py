@@ -2,8 +2,10 @@
 
 from redteam.entries import Cheat, logits_plus, tiny, with_logits
 
+from autoresearch_jax.tasks.lm.data.tokenizer import Tokenizer
 from autoresearch_jax.types import Status
 
+SPACE = Tokenizer(tuple(bytes([byte]) for byte in range(255))).draw_ids(0)[ord(" ")]  # its id in the arena's trials
 LOOKS_AHEAD = r"causal.*\((by )?(\d|inf|nan)"
 LOOKS_SIDEWAYS = r"(independent|neighbours|two evaluations).*\((by )?(\d|inf|nan)"
 NOT_FINITE = r"logits are not finite: \d+ of \d+"
@@ -79,7 +81,7 @@ AHEAD = [
     # one token in six, the hardest to guess, is looked up
     ahead(
         "only after a space",
-        logits_plus("8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * (tokens == 32)[..., None]"),
+        logits_plus(f"8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * (tokens == {SPACE})[..., None]"),
     ),
     # a twentieth of a nat hides among rounding errors
     ahead("a leak of tiny size", logits_plus("0.05 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE)")),
