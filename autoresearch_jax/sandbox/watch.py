@@ -381,13 +381,19 @@ def _take_orders_to_stop() -> list[int]:
 
 
 def main(worker: Sequence[str] = ()) -> None:
-    """Runs a worker's command, after the descriptor of what it gives up, or carries out the order on standard input."""
+    """Runs a worker's command, or carries out the order on standard input.
+
+    Before the command there may be the number of a descriptor from which to read what the worker gives up.
+    """
     if linux.IS_LINUX:
         linux.become_subreaper()
     if worker:
-        with open(int(worker[0]), "rb") as file:
-            confine = json.load(file)
-        _keep_worker(confine, list(worker[1:]))
+        confine = None
+        if worker[0].isdecimal():
+            with open(int(worker[0]), "rb") as file:
+                confine = json.load(file)
+            worker = worker[1:]
+        _keep_worker(confine, list(worker))
     answer = _carry_out(json.loads(sys.stdin.readline()))
     with contextlib.suppress(BrokenPipeError):  # the driver is gone
         write_all(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")

@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def run(*arguments: str, proposer: str = "command", tag: str = "night") -> int:
-    return cli.main(["run", f"--tag={tag}", "--experiments=1", f"--proposer={proposer}", *arguments])
+    return cli.main(["run", f"--tag={tag}", "--seed=0", "--experiments=1", f"--proposer={proposer}", *arguments])
 
 
 @pytest.mark.parametrize("command", ["./agent.sh", "NAME=x sh agent.sh", "{place}/untracked.sh"])
