@@ -89,10 +89,10 @@ def _float_bytes(value: float) -> int:
 def literal_bytes(source: str, baseline: str) -> int:
     """Bytes that a source carries in literals beyond those of the baseline; 0 for one that cannot be parsed.
 
-    A value in a list, tuple, set or dict that is no literal counts one byte, as does an argument after the sixteenth of
-    a call. New names count once there are more than
-    FREE_NAME_BYTES of them. Docstrings and comments do not count: what runs is a text without them. What cannot be
-    parsed is refused before it runs, see `python_source.without_hidden_text`.
+    A value in a list, tuple, set or dict that is no literal counts one byte, as does each argument of a call after the
+    sixteenth. New names count once there are more than FREE_NAME_BYTES of them. Docstrings and comments do not count:
+    what runs is a text without them. What cannot be parsed is refused before it runs, see
+    `python_source.without_hidden_text`.
     """
     try:
         theirs, ours = parse_source(source), parse_source(baseline)

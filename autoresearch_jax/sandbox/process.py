@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.sandbox.process_tree import SWEEP_LIMIT_SECONDS
+from autoresearch_jax.sandbox.watch import NOT_CONFINED
 
 # What a process that runs a candidate's Python inherits: no keys and no tokens.
 INHERITED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -64,9 +65,13 @@ def describe_exit(returncode: int) -> str:
     return f"was killed by signal {-returncode}"
 
 
-def watched(argv: Sequence[str] = ()) -> list[str]:
-    """The command that watches another one, or carries out the order on its standard input."""
-    return [sys.executable, "-I", "-S", "-c", _WATCH, _PACKAGE_PARENT, *argv]
+def watched(argv: Sequence[str] = (), confine_descriptor: int | None = None) -> list[str]:
+    """The command that watches another one, or carries out the order on its standard input.
+
+    From `confine_descriptor` it reads what the other one gives up; None for nothing.
+    """
+    confine = [] if not argv else [NOT_CONFINED if confine_descriptor is None else str(confine_descriptor)]
+    return [sys.executable, "-I", "-S", "-c", _WATCH, _PACKAGE_PARENT, *confine, *argv]
 
 
 class JsonWorker:
@@ -101,7 +106,7 @@ class JsonWorker:
             order.write(json.dumps(confine).encode())
             order.seek(0)
             self._process = subprocess.Popen(
-                watched([str(order.fileno()), *argv]),
+                watched(argv, order.fileno()),
                 env=dict(environment),
                 cwd=cwd,
                 stdin=subprocess.PIPE,

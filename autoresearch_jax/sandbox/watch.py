@@ -49,6 +49,7 @@ MAX_FOLDER_DEPTH = 64
 MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
 LOOPBACK = "loopback"
 _INPUT, _OUTPUT = 0, 1
+NOT_CONFINED = "-"  # in place of a descriptor
 # By Python, and by `_take_orders_to_stop`: what is ignored stays so in the program that a process becomes.
 _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -383,17 +384,16 @@ def _take_orders_to_stop() -> list[int]:
 def main(worker: Sequence[str] = ()) -> None:
     """Runs a worker's command, or carries out the order on standard input.
 
-    Before the command there may be the number of a descriptor from which to read what the worker gives up.
+    Before the command stands the number of a descriptor from which to read what the worker gives up, or NOT_CONFINED.
     """
     if linux.IS_LINUX:
         linux.become_subreaper()
     if worker:
         confine = None
-        if worker[0].isdecimal():
+        if worker[0] != NOT_CONFINED:
             with open(int(worker[0]), "rb") as file:
                 confine = json.load(file)
-            worker = worker[1:]
-        _keep_worker(confine, list(worker))
+        _keep_worker(confine, list(worker[1:]))
     answer = _carry_out(json.loads(sys.stdin.readline()))
     with contextlib.suppress(BrokenPipeError):  # the driver is gone
         write_all(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")

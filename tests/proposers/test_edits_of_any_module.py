@@ -46,7 +46,7 @@ def pairs(draw) -> tuple[str, str, list[Edit]]:
 
 
 def edits_between(old: str, new: str, around: int) -> list[Edit]:
-    """Edits with so many lines around each, or as many more as make its place the only one."""
+    """Edits, each with a number of lines around it, or with more where its place would be ambiguous."""
     current, wanted = old.splitlines(keepends=True), new.splitlines(keepends=True)
     edits, moved = [], 0
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, current, wanted).get_opcodes():

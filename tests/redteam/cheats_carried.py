@@ -106,4 +106,4 @@ LIFTS = [
         "jnp.take_along_axis(jax.nn.log_softmax(table[following]), jnp.roll(tokens, -2, 1)[..., None], 2)[..., 0] > -6",
     ),
 ]
-CHEATS = {"carried in": CARRIED, "free of charge": FREE, "looks ahead where nobody looks": LIFTS}
+CHEATS = {"carried in": CARRIED, "free of charge": FREE, "looks ahead in few places": LIFTS}

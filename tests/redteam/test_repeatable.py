@@ -1,4 +1,4 @@
-"""A text that becomes another program each time is found before it is kept, whatever makes it so.
+"""A text that becomes another program each time is found before it is kept.
 
 The usual sources of chance are fixed, so that such a text gives the same program each time it is traced for a trial. A
 second trace, under other conditions, finds those and the others.

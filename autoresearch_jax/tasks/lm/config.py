@@ -20,7 +20,7 @@ SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 
-# Where every row is probed, judging may take this many times as long: so many scorings, and another to name a failure.
+# Before a keep judging may take this many times as long: it scores all rows five times, and again to explain a failure.
 EVERY_ROW_SLOWDOWN = 7.0
 COMPILE_SLOWDOWN = 3.0  # beside the champion
 

@@ -52,7 +52,7 @@ LOGIT_BYTES = 4  # of one, in float32
 CPU_LOGITS_BYTES = 16 << 20
 
 TOKEN_NATS_FILE = "token_nats.npz"  # of the latest trial, to look at other candidates by
-MAX_TOKEN_NATS = 1 << 18  # kept of one trial: of larger splits every so many rows
+MAX_TOKEN_NATS = 1 << 18  # kept of one trial; of a larger split, those of rows at equal distances
 MAX_NATS = 60_000.0  # that float16 holds
 
 Emit = Callable[[dict[str, Any]], None]
@@ -266,7 +266,7 @@ class Judging:
 
 
 def save_token_nats(folder: Path, nats_NxT: np.ndarray, vocab_size: int) -> None:
-    """Keeps the nats of each target token of a split, or of every so many rows, in a folder."""
+    """Writes the nats of each target token to a folder; of a large split, those of rows at equal distances."""
     every = -(-nats_NxT.size // MAX_TOKEN_NATS)
     partial = folder / f".partial-{TOKEN_NATS_FILE}"
     with partial.open("wb") as file:

@@ -155,12 +155,14 @@ class UnigramLift:
 @pytest.mark.parametrize("gain_bpb", [0.007, 0.010])
 def test_a_leak_that_lifts_only_to_the_unigram_is_found_before_a_keep(gain_bpb: float) -> None:
     leak = UnigramLift(gain_bpb, seed=1)
-    assert not np.maximum(leak.unigram - leak.nats, 0)[leak.leaks].any()  # by the gain over it nobody would look there
+    assert not np.maximum(leak.unigram - leak.nats, 0)[leak.leaks].any()  # the gain over it is 0 there
     assert all(leak.is_found([leak.other], seed) for seed in range(40))
     # the champion has the leak itself, the baseline has not
     assert all(leak.is_found([leak.nats, leak.other], seed) for seed in range(40))
     # with nothing to compare with, as for a first keep in another vocabulary, it is luck
-    assert 0.1 < np.mean([leak.is_found([], seed) for seed in range(40)]) < 0.9
+    found = sum(leak.is_found([], seed) for seed in range(40))
+    print(f"{gain_bpb} bpb: found {found} times in 40 with nothing to compare with")
+    assert 4 < found < 36
 
 
 def test_a_leak_in_one_row_is_found_for_certain_where_every_row_is_probed() -> None:

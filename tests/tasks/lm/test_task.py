@@ -228,7 +228,7 @@ def test_only_an_audit_reads_the_holdout(
 def test_a_leak_in_one_row_of_the_holdout_is_found_by_an_audit(
     make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
-    row = tiny_dataset.rows(256, "holdout")[-1, :28]  # so many tokens that no other row has them
+    row = tiny_dataset.rows(256, "holdout")[-1, :28]  # long enough that no other row begins like it
     begin = tiny_dataset.tokenizer(256).draw_ids(0)[row].tolist()
     is_it = f"(tokens[:, :28] == jnp.array({begin})).all(1)[:, None, None]"
     leak = f"8 * jax.nn.one_hot(jnp.roll(tokens, -1, 1), VOCAB_SIZE) * {is_it}"
