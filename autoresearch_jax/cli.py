@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "the loop: propose, train, judge, keep or discard, repeat",
     "status": "where a run stands",
     "results": "the table of a run's experiments",
+    "report": "a page about a run, or several beside each other, and a picture to share",
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "sample": "text from a snapshot",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",

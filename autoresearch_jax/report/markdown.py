@@ -1,0 +1,88 @@
+"""A run's page in Markdown, to paste into a pull request or a discussion."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from autoresearch_jax.decide.rule import describe_gain, plus_minus, shown
+from autoresearch_jax.report.diffs import unified
+from autoresearch_jax.report.history import History, KeptEdit, sentences
+from autoresearch_jax.report.page import duration
+from autoresearch_jax.sanitize import clean_block, clean_line
+from autoresearch_jax.types import SCORE_DECIMALS
+
+WORDS = 200  # characters of a hypothesis
+DIFF = 4000  # characters of one diff
+MOST_DIFFS = 20  # a discussion takes 65,536 characters
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~@$&]|^[-+]|(?<=^\d)[.)](?= ))")
+
+
+def markdown_page(runs: Sequence[History], sources: Sequence[Callable[[int], str]], commands: Sequence[str]) -> str:
+    """The page of one run, or of several one after the other; words of candidates cannot become markup."""
+    pages = [_page(run, source, command) for run, source, command in zip(runs, sources, commands, strict=True)]
+    return "\n".join(pages)
+
+
+def _page(run: History, source: Callable[[int], str], command: str) -> str:
+    figures = run.summary
+    assert figures.baseline is not None
+    assert figures.baseline.score is not None
+    score = "" if figures.champion_score is None else f" to {plus_minus(figures.champion_score)}"
+    lines = [
+        f"## {words(run.tag)}: {words(run.metric.name)} {figures.baseline.score:.{SCORE_DECIMALS}f}{score}",
+        "",
+        f"{sum(figures.counts.values())} experiments in {duration(figures.seconds)}, {len(run.kept)} kept, "
+        f"{figures.certified[0]} certified, {figures.certified[1]} reverted.",
+        "",
+    ]
+    if run.kept:
+        lines += ["| experiment | change | gain | probability | |", "|---:|---|---|---|---|"]
+        lines += [_kept_row(edit) for edit in run.kept]
+        lines.append("")
+    for title, found in zip(("What helped", "What did not"), sentences(run), strict=True):
+        if found:
+            lines += [f"**{title}**", "", *(f"- {words(line)}" for line in found), ""]
+    for audit in run.audits:
+        lines += [f"**Audit**: {words(str(audit.figures['in_words']))}", ""]
+    shown_edits = run.kept[-MOST_DIFFS:]
+    for edit in shown_edits:
+        row = edit.point.row
+        if row.parent is None:
+            continue
+        diff = unified(source(row.parent), source(row.id), str(run.settings.get("editable", "train_lib.py")))
+        lines += [
+            f"<details><summary>Experiment {row.id}</summary>",
+            "",
+            *_fenced(_cut(diff), "diff"),
+            "</details>",
+            "",
+        ]
+    if len(run.kept) > len(shown_edits):
+        lines += [f"The first {len(run.kept) - len(shown_edits)} changes are left out here.", ""]
+    lines += ["<details><summary>How to reproduce it</summary>", "", *_fenced(command, "sh")]
+    settings = "\n".join(f"{name}: {value}" for name, value in run.settings.items())
+    lines += [*_fenced(settings, ""), "</details>", ""]
+    return "\n".join(lines)
+
+
+def _kept_row(edit: KeptEdit) -> str:
+    row = edit.point.row
+    gain = "" if edit.effect is None else describe_gain(edit.effect)
+    probability = "" if edit.probability is None else shown(edit.probability)
+    cells = (str(row.id), words(row.hypothesis), words(gain), words(probability), words(edit.point.outcome))
+    return "".join(f"| {cell} " for cell in cells) + "|"
+
+
+def words(text: str) -> str:
+    """A text as one line that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\1", clean_line(text, WORDS))
+
+
+def _cut(diff: str) -> str:
+    return diff if len(diff) <= DIFF else f"{diff[:DIFF]}\n[{len(diff) - DIFF} characters more]"
+
+
+def _fenced(text: str, language: str) -> list[str]:
+    clean = clean_block(text, 2 * DIFF)
+    longest = max((len(found) for found in re.findall(r"`+", clean)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}{language}", clean, fence, ""]

@@ -1,0 +1,178 @@
+"""The progress of runs as a picture to share: scores, champions with their intervals, what was kept."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autoresearch_jax.decide.rule import plus_minus
+from autoresearch_jax.report.history import History, KeptEdit
+from autoresearch_jax.report.page import INTERVAL, duration, kind_of
+from autoresearch_jax.sanitize import clean_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 1200, 675  # pixels
+DPI = 100
+MOST_LABELS = 12
+LABEL = 44  # characters
+STYLE = {  # by kind of outcome: colour, marker, size in points squared
+    "discard": ("#8b949e", "o", 18),
+    "pruned": ("#b7791f", "^", 22),
+    "failed": ("#b3402a", "x", 26),
+    "reverted": ("#99427c", "o", 36),
+    "baseline": ("#1f2328", "D", 40),
+    "keep": ("#00734f", "o", 48),
+    "certified": ("#0b5fae", "*", 110),
+}
+RUN_COLOURS = ("#0b5fae", "#00734f", "#99427c", "#b7791f", "#b3402a")
+INK, QUIET, RULE = "#1f2328", "#57606a", "#d0d7de"
+
+
+def progress_png(runs: Sequence[History]) -> bytes:
+    """The picture of one run or of several, 1200 x 675 pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.075, 0.1, 0.9, 0.72))
+    low, high = score_range(runs)
+    for run, colour in zip(runs, RUN_COLOURS, strict=False):
+        _draw_champions(axes, run, RUN_COLOURS[0] if len(runs) == 1 else colour, len(runs) > 1)
+        _draw_points(axes, run, None if len(runs) == 1 else colour, low, high)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("experiment", color=QUIET)
+    metric = runs[0].metric
+    better = "lower" if metric.direction == "minimize" else "higher"
+    axes.set_ylabel(f"{clean_line(metric.name, 40)} ({better} is better)", color=QUIET, parse_math=False)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(colors=QUIET)
+    if len(runs) == 1:
+        _label(axes, runs[0], low, high)
+    axes.legend(
+        loc="upper right" if metric.direction == "minimize" else "lower right", frameon=False, fontsize=9, ncols=2
+    )
+    titles = [_title(run) for run in runs]
+    figure.text(
+        0.03,
+        0.94,
+        titles[0] if len(runs) == 1 else "  |  ".join(run.tag for run in runs),
+        fontsize=17,
+        color=INK,
+        weight="bold",
+        parse_math=False,
+    )
+    figure.text(0.03, 0.895, _subtitle(runs), fontsize=10.5, color=QUIET, parse_math=False)
+    with warnings.catch_warnings():  # of glyphs that the font lacks: they are drawn as boxes
+        warnings.simplefilter("ignore")
+        canvas.draw()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def score_range(runs: Sequence[History]) -> tuple[float, float]:
+    """Scores between which the chart lies: all champions, and all others but wild ones."""
+    import numpy as np
+
+    scores = [point.row.score for run in runs for point in run.points if point.row.score is not None]
+    champions = [
+        point.row.score + side * INTERVAL * (point.row.error or 0.0)
+        for run in runs
+        for point in run.champions
+        if point.row.score is not None
+        for side in (-1, 1)
+    ]
+    first, third = np.quantile(scores, [0.25, 0.75])
+    width = max(third - first, max(champions) - min(champions))
+    low = min(*champions, max(min(scores), first - 3 * width))
+    high = max(*champions, min(max(scores), third + 3 * width))
+    margin = 0.05 * (high - low or 1.0)
+    return low - 2 * margin, high + margin
+
+
+def _draw_points(axes: "Axes", run: History, colour: str | None, low: float, high: float) -> None:
+    for kind, (tint, marker, size) in STYLE.items():
+        points = [point for point in run.points if kind_of(point.outcome) == kind]
+        if not points:
+            continue
+        # Without a score, or with a wild one: at the lower edge, so that every experiment is seen
+        scores = [point.row.score for point in points]
+        heights = [low + 0.02 * (high - low) if s is None or not low <= s <= high else s for s in scores]
+        axes.scatter(
+            [point.row.id for point in points],
+            heights,
+            s=size,
+            c=tint if colour is None else colour,
+            marker=marker,
+            alpha=0.6 if kind == "discard" or colour is not None else 1.0,
+            linewidths=1.2 if marker == "x" else 0,
+            label=(kind if kind == "baseline" else f"{len(points)} {kind}") if colour is None else None,
+            zorder=3 if kind in ("keep", "certified") else 2,
+        )
+
+
+def _draw_champions(axes: "Axes", run: History, colour: str, is_named: bool) -> None:
+    rows = [point.row for point in run.champions if point.row.score is not None]
+    x = [row.id for row in rows] + [run.points[-1].row.id]
+    mean = [row.score or 0.0 for row in rows]
+    margin = [INTERVAL * (row.error or 0.0) for row in rows]
+    mean, margin = [*mean, mean[-1]], [*margin, margin[-1]]
+    low = [middle - half for middle, half in zip(mean, margin, strict=True)]
+    high = [middle + half for middle, half in zip(mean, margin, strict=True)]
+    axes.fill_between(x, low, high, step="post", color=colour, alpha=0.18, linewidth=0)
+    name = clean_line(run.tag, LABEL) if is_named else "champion, 95 % interval"
+    axes.step(x, mean, where="post", color=colour, linewidth=1.8, label=name)
+
+
+def _label(axes: "Axes", run: History, low: float, high: float) -> None:
+    def size(edit: KeptEdit) -> float:
+        return 0.0 if edit.effect is None else edit.effect.mean
+
+    last = max(1, run.points[-1].row.id)
+    for edit in sorted(run.kept, key=size, reverse=True)[:MOST_LABELS]:
+        row = edit.point.row
+        if row.score is None or not low <= row.score <= high:
+            continue
+        is_right = row.id > 0.6 * last
+        axes.annotate(
+            f"{row.id} {clean_line(row.hypothesis, LABEL)}",
+            (row.id, row.score),
+            xytext=(-6 if is_right else 6, -13),
+            textcoords="offset points",
+            ha="right" if is_right else "left",
+            fontsize=8.5,
+            color=INK,
+            parse_math=False,
+        )
+
+
+def _title(run: History) -> str:
+    baseline, champion = run.summary.baseline, run.summary.champion_score
+    assert baseline is not None
+    assert baseline.score is not None
+    now = "" if champion is None else f" \N{RIGHTWARDS ARROW} {_pm(plus_minus(champion))}"
+    return f"{clean_line(run.tag, 40)}: {clean_line(run.metric.name, 40)} {baseline.score:.4f}{now}"
+
+
+def _subtitle(runs: Sequence[History]) -> str:
+    words = []
+    for run in runs:
+        certified = run.summary.certified[0]
+        parts = [
+            f"{sum(run.summary.counts.values())} experiments in {duration(run.summary.seconds)}",
+            f"{len(run.kept)} kept, {certified} certified",
+            str(run.settings.get("device_kind") or ""),
+        ]
+        tag = f"{run.tag}: " if len(runs) > 1 else ""
+        words.append(tag + ", ".join(clean_line(part, 80) for part in parts if part))
+    return clean_line("  |  ".join(words), 170)
+
+
+def _pm(text: str) -> str:
+    return text.replace("+-", "\N{PLUS-MINUS SIGN}")
