@@ -246,6 +246,9 @@ class Silent:
     def progress(self, report: object) -> None:
         pass
 
+    def measured(self, trial: TrialRow) -> None:
+        pass
+
     def ends(self, experiment: ExperimentRow) -> None:
         pass
 

@@ -153,6 +153,9 @@ class RunObserver(LiveLine):
         whose = "" if trial.experiment == experiment.id else "champion's "
         self._name(experiment, f"{whose}run {number}  ")
 
+    def measured(self, trial: TrialRow) -> None:
+        """Shows nothing: the experiment's line has the result."""
+
     def ends(self, experiment: ExperimentRow) -> None:
         """Prints the result of an experiment."""
         self.close()

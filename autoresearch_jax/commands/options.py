@@ -86,6 +86,11 @@ def format_option() -> Any:
     return option("text", "how to print it", choices=("text", "json"))
 
 
+def tensorboard_option() -> Any:
+    """The option --tensorboard."""
+    return option(False, "write each trial's loss, speed, score and constants for TensorBoard, as they come")
+
+
 def define_options(flag_values: flags.FlagValues, options_type: type) -> None:
     """Defines a flag for each option of a dataclass, and of dataclasses that are its fields."""
     for own, type_ in _typed_fields(options_type):

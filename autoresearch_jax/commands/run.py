@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from autoresearch_jax.commands.console import RunObserver, print_notice, say
-from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, option
+from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
     ProposerSettings,
@@ -34,6 +34,7 @@ from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.observers import Observers
 from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
@@ -47,6 +48,7 @@ from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
+from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
 from autoresearch_jax.snapshots.retention import Keeping, Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Metric, Scalar
@@ -194,10 +196,13 @@ class Options:
         "reject a candidate whose literals hold more bytes than this beyond those of the run's baseline",
         least=0,
     )
+    tensorboard: bool = tensorboard_option()
 
 
 def run(options: Options, arguments: list[str]) -> int:
     """Runs the loop until its end."""
+    if options.tensorboard:
+        require_tensorboard()
     proposer = options.proposer.settings(options.where, os.environ)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())
@@ -247,7 +252,12 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     """Runs the loop on any task, and prints what came of it."""
     task, workspace, folder = opened.task, opened.workspace, options.where.folder
     opened.program.program.check_metric(task.metric.name)
-    observer = RunObserver()
+    console, further = RunObserver(), ExitStack()
+    watchers = {}
+    if options.tensorboard:
+        board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)
+        watchers[f"--tensorboard: {folder.tensorboard}"] = further.enter_context(closing(board))
+    observer = Observers(console, watchers)
     if options.decision.decision == "greedy":
         observer.notice(GREEDY_WARNING)
     precheck = Precheck(task, folder, options.max_literal_bytes)
@@ -269,7 +279,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         pruning=options.decision.pruning(),
         certification=options.decision.certification(),
     )
-    with closing(observer):
+    with closing(console), further:
         try:
             reason = Loop(
                 parts, run_seed(options.seed, opened.ledger.settings()), options.experiments, proposer.asking

@@ -12,30 +12,35 @@ beside the recorded ones. Dataset and budget must be those of the run.
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from autoresearch_jax.commands.console import TrialProgress
+from autoresearch_jax.commands.console import TrialProgress, say
 from autoresearch_jax.commands.options import (
     MAX_SEED,
     ConstantsOptions,
     TrialFolderOptions,
     format_option,
     option,
+    tensorboard_option,
 )
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.observers import Expendable
 from autoresearch_jax.engine.recorder import write_results
 from autoresearch_jax.engine.records import Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
-from autoresearch_jax.engine.task import CalibratedTask, Task
-from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.engine.task import CalibratedTask, ProgressCallback, Task
+from autoresearch_jax.engine.training_file import known_constants, read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, stored_metric
+from autoresearch_jax.report.tensorboard import TrialEvents, require_tensorboard
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
@@ -97,6 +102,7 @@ class Options:
     origin: str | None = option(
         None, "RUN:N: run the source of experiment N of a run again, named by its tag or its folder", flag="from"
     )
+    tensorboard: bool = tensorboard_option()
     format: str = format_option()
 
 
@@ -145,6 +151,8 @@ class RecordedExperiment:
 
 def run(options: Options, arguments: list[str]) -> int:
     """Measures, and prints the summary of each trial."""
+    if options.tensorboard:
+        require_tensorboard()
     recorded = None if options.origin is None else RecordedExperiment.read(options)
     editable = options.editable or DEFAULT_EDITABLE
     constants = options.start.constants
@@ -156,6 +164,7 @@ def run(options: Options, arguments: list[str]) -> int:
     seeds = list(then) if options.seed is None and then else [options.seed or 0]
     name = ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"
     summaries: list[dict[str, Scalar]] = []
+    attempt = _attempt(options.tensorboard, folder)
     task = options.task.make_task(folder.path, editable, one_trial=len(seeds) == 1)
     with closing(task), closing(_open_ledger(folder, task)) as ledger:
         if recorded is not None:
@@ -165,8 +174,15 @@ def run(options: Options, arguments: list[str]) -> int:
             task.calibrate(unit, folder.logs)
         for number, seed in enumerate(seeds):
             log_dir = new_log_dir(folder, number)
-            measurement = measure_once(task, source, seed, folder.path / "snapshots" / log_dir.name, log_dir)
             description = name if recorded is None else f"{options.origin} again"
+            snapshot_dir = folder.path / "snapshots" / log_dir.name
+            events = TrialEvents(folder.tensorboard / log_dir.name, task.metric)
+            attempt(events.begin, known_constants(source), description, log_dir.name)
+            measurement = measure_once(
+                task, source, seed, snapshot_dir, log_dir, on_progress=partial(attempt, events.progress)
+            )
+            attempt(events.end, measurement)
+            attempt(events.close)
             ledger.record_trial(source, measurement, description, task.fingerprint)
             summary = summarize(
                 measurement, task.metric, read_constants(source) if measurement.value is not None else {}
@@ -182,6 +198,14 @@ def run(options: Options, arguments: list[str]) -> int:
     if options.format == "json":
         print(json.dumps(summaries[0] if recorded is None else {"from": options.origin, "trials": summaries}, indent=1))
     return 0 if all(summary["status"] == Status.OK for summary in summaries) else 1
+
+
+def _attempt(tensorboard: bool, folder: RunFolder) -> Callable[..., None]:
+    """Calls what writes events, if they are wanted and as long as that works."""
+    if not tensorboard:
+        return lambda function, *arguments: None
+    what = f"autoresearch trial: --tensorboard: {folder.tensorboard}"
+    return Expendable(what, lambda text: say(text, sys.stderr))
 
 
 def _beside(now: Measurement, then: TrialRow, metric: Metric) -> dict[str, Scalar]:
@@ -217,9 +241,16 @@ def new_log_dir(folder: RunFolder, number: int = 0) -> Path:
     return log_dir
 
 
-def measure_once(task: Task, source: str, seed: int, snapshot_dir: Path, log_dir: Path) -> Measurement:
+def measure_once(
+    task: Task, source: str, seed: int, snapshot_dir: Path, log_dir: Path, on_progress: ProgressCallback
+) -> Measurement:
     """Prepares and measures a source; a refusal is a measurement too, without a score."""
-    with TrialProgress() as progress:
+    with TrialProgress() as show:
+
+        def progress(report: Mapping[str, Scalar]) -> None:
+            show(report)
+            on_progress(report)
+
         progress({"phase": "prepare"})
         try:
             candidate = task.prepare(source, log_dir)

@@ -202,6 +202,7 @@ class Measuring:
         if measurement.metrics.get(TOO_BUSY) and not self._was_others_work(trial, measurement):
             measurement = replace(measurement, metrics={**measurement.metrics, TOO_BUSY: False})
         self._ledger.finish_trial(trial.id, measurement)
+        self._parts.observer.measured(self._ledger.trials(trial.experiment)[-1])
         self._tell_clock_fault(trial, measurement)
         if measurement.metrics.get(TOO_BUSY):
             self._wait_for_machine(trial, measurement)

@@ -31,6 +31,7 @@ class RunFolder:
         self.workspace = path / "workspace"  # worktree of the run's branch
         self.settings = path / "run.json"  # a copy of the ledger's settings for people
         self.snapshots = path / "snapshots"
+        self.tensorboard = path / "tensorboard"  # event files
         self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
         self._lock_file = path / "driver.lock"
         self._driver_file = path / "driver.txt"

@@ -190,6 +190,10 @@ class Observer(Protocol):
         """How far the current trial is."""
         ...
 
+    def measured(self, trial: TrialRow) -> None:
+        """A trial is over, and in the ledger."""
+        ...
+
     def ends(self, experiment: ExperimentRow) -> None:
         """An experiment is over."""
         ...
