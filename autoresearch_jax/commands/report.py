@@ -11,8 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoresearch_jax.commands import run as run_command
-from autoresearch_jax.commands.options import FolderOptions, describe_options, option
+from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.errors import UsageError
@@ -20,6 +19,12 @@ from autoresearch_jax.files import write_whole
 from autoresearch_jax.report.history import History, read_history
 from autoresearch_jax.report.tables import format_lines
 
+# Settings of a run that are flags of `autoresearch run`
+FLAGS = (
+    *("editable", "seed", "budget_seconds", "budget_steps", "platform", "mesh", "clock", "decision"),
+    *("keep_probability", "run_worth", "max_runs", "baseline_runs", "memory_percent", "nodes_price"),
+    *("loss_allowance", "certify_share", "certify_every", "prune"),
+)
 MOST_RUNS = 5  # on one page: there are no more colours that can be told apart
 
 
@@ -85,11 +90,10 @@ def named_folders(where: FolderOptions) -> list[RunFolder]:
 
 def again(run: History) -> str:
     """The commands that begin the run again, as far as its ledger has its settings."""
-    flags = {name for name, _, _ in describe_options(run_command.Options)}
     commit = None if run.summary.baseline is None else run.summary.baseline.parent_commit
     words = ["autoresearch run", f"--tag={shlex.quote(run.tag + '-again')}"]
     for name, value in run.settings.items():
-        if name in flags and value is not None:
+        if name in FLAGS and value is not None:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words.append(f"--{name}={shlex.quote(text)}")
     checkout = "" if commit is None else f"git checkout {commit}\n"

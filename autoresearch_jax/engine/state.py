@@ -1,6 +1,7 @@
 """A run's settings and its state, both read from its ledger, and what proposers are told of them."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,13 +181,22 @@ def kept_for_length(rows: Sequence[ExperimentRow]) -> frozenset[int]:
     return frozenset(row.id for row in rows if row.simplification)
 
 
+def trials_by_experiment(ledger: Ledger) -> Mapping[int, Sequence[TrialRow]]:
+    """The trials of each experiment that has any, in their order; reads the ledger once."""
+    found: dict[int, list[TrialRow]] = defaultdict(list)
+    for trial in ledger.trials():
+        found[trial.experiment].append(trial)
+    return found
+
+
 def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
     """Time spent on experiments, and on runs of the champion that certification had beside them."""
     seconds = sum(row.seconds or 0.0 for row in rows)
     reverts = {row.id for row in rows if row.kind is Kind.REVERT}
+    trials = trials_by_experiment(ledger)
     for row in rows:
         is_champion = row.id not in reverts  # a revert is from its first run as the champion on
-        for trial in ledger.trials(row.id):
+        for trial in trials.get(row.id, ()):
             is_champion = is_champion or trial.purpose is Purpose.CHAMPION
             if is_champion and trial.purpose is Purpose.CERTIFY and trial.finished_at is not None:
                 seconds += trial.finished_at - trial.started_at

@@ -22,6 +22,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.report.exchanges import ModelUse, model_use
@@ -30,7 +31,7 @@ from autoresearch_jax.types import ATTENDED_SHARE, LOSSES, WALL_SECONDS, Metric,
 
 HOUR = 3600.0
 # Parts of an experiment's time by the metrics that have them, in the order in which they are shown
-TRAINING, WAITING, MODEL, OTHER = "training", "waiting for the machine", "waiting for a model", "proposing and other"
+TRAINING, WAITING, OTHER = "training", "waiting for the machine", "proposing and other"
 CHECKING = "checking and tracing"
 TIME_PARTS = {
     "starting and compiling": ("startup_seconds", "compile_seconds", "init_seconds"),
@@ -105,7 +106,7 @@ class History:
       champions: the baseline and all that was kept after it, in their order.
       kept: the champions without the baseline.
       tried: by category, and by constant where a category says no more than that constants were moved.
-      seconds: spent, by what they were spent on.
+      seconds: spent, by what they were spent on; models may answer beside a trial, so their time is not among them.
       audits: findings of audits that are over.
       settings: what the run was begun with.
     """
@@ -135,7 +136,7 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
     if summary.baseline is None:
         raise ReportError(f"{folder.path}: nothing is measured yet: ask again once the baseline is")
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
-    used, found = model_use(folder), certificates(ledger)
+    found = certificates(ledger)
     points = _points(ledger, rows, found)
     champions = [point for point in points if point.row.decision is Action.KEEP]
     return History(
@@ -146,17 +147,17 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
         champions=champions,
         kept=[_kept(ledger, point, found) for point in champions[1:]],
         tried=_tried(ledger, rows, found),
-        seconds=_seconds(ledger, rows, used, summary.seconds),
-        model_use=used,
+        seconds=_seconds(ledger, rows, summary.seconds),
+        model_use=model_use(folder),
         audits=_audits(ledger, summary),
         settings=ledger.settings(),
     )
 
 
 def _points(ledger: Ledger, rows: Sequence[ExperimentRow], found: Mapping[int, Certificate]) -> list[Point]:
-    points, hours = [], 0.0
+    points, hours, trials_of = [], 0.0, trials_by_experiment(ledger)
     for row in rows:
-        trials = ledger.trials(row.id)
+        trials = trials_of.get(row.id, ())
         hours += max(0.0, (row.seconds or 0.0) - sum(map(_waited, trials))) / HOUR
         word = BASELINE if row.kind is Kind.BASELINE and row.decision is Action.KEEP else outcome(row)
         if row.id in found and found[row.id].word is not Word.KEPT:
@@ -224,10 +225,11 @@ def _group(ledger: Ledger, what: str, rows: Sequence[ExperimentRow], found: Mapp
     )
 
 
-def _seconds(ledger: Ledger, rows: Sequence[ExperimentRow], used: ModelUse, spent: float) -> Mapping[str, float]:
+def _seconds(ledger: Ledger, rows: Sequence[ExperimentRow], spent: float) -> Mapping[str, float]:
     found: dict[str, float] = defaultdict(float)
+    trials_of = trials_by_experiment(ledger)
     for row in rows:
-        trials = ledger.trials(row.id)
+        trials = trials_of.get(row.id, ())
         if trials:  # all trials of an experiment run what was traced once
             found[CHECKING] += _number(trials[0], "prepare_seconds")
         for trial in trials:
@@ -236,8 +238,7 @@ def _seconds(ledger: Ledger, rows: Sequence[ExperimentRow], used: ModelUse, spen
             found[WAITING] += waited
             for part, names in TIME_PARTS.items():
                 found[part] += sum(_number(trial, name) for name in names)
-    found[MODEL] = used.seconds
-    order = (TRAINING, WAITING, *TIME_PARTS, CHECKING, MODEL)
+    order = (TRAINING, WAITING, *TIME_PARTS, CHECKING)
     known = {part: found[part] for part in order if found[part] > 0}
     return {**known, OTHER: max(0.0, spent - sum(known.values()))}
 

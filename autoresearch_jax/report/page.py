@@ -4,6 +4,7 @@ Words of candidates and models are data: the templates escape them, and no scrip
 """
 
 import base64
+import gzip
 import hashlib
 import importlib.resources
 import json
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 WORDS = 300  # characters of a hypothesis or a reason
+HOVER = 90  # characters of a hypothesis beside a point of a chart
 CODE = 300  # characters of a line of source
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 INTERVAL = 1.96  # standard deviations on either side, for 95 %
 MEMO_DIFFS = 500
+MOST_DIFF_BYTES = 500_000  # of one run's changes on a page; git has the rest
 COMPARED_BY = ("metric", "fingerprint", "budget_seconds", "budget_steps", "platform", "device_kind", "clock")
 # What a static page may do: run the scripts with these hashes, and ask nothing of anyone.
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {scripts}"
@@ -57,18 +60,25 @@ def static_page(runs: Sequence[History], sources: Sequence[Source], commands: Se
       sources: of each run, the text of an experiment by its number.
       commands: of each run, what begins it again.
     """
-    parts = run_parts(runs[0], sources[0], commands[0]) if len(runs) == 1 else _parts_of_several(runs, sources)
+    if len(runs) == 1:
+        parts = run_parts(runs[0], sources[0], commands[0], runs[0].summary.ended or "")
+    else:
+        parts = _parts_of_several(runs, sources)
     plotly, script = plotly_script(), _asset("page.js")
     policy = _POLICY.format(scripts=" ".join(f"'sha256-{_hash(text)}'" for text in (plotly, script)))
-    return _render(runs, parts, policy=policy, plotly=_raw(plotly), script=_raw(script), live="")
+    title = ", ".join(run.tag for run in runs)
+    return _render(title, runs, parts, policy=policy, plotly=_packed(plotly), script=_raw(script), live="")
 
 
-def live_page(run: History, parts: Mapping[str, Part], state: str) -> str:
-    """The page of a run that goes on; `state` names where its updates begin."""
-    return _render([run], parts, policy="", plotly="", script="", live=state)
+def live_page(tag: str, run: History | None, parts: Mapping[str, Part], state: str) -> str:
+    """The page of a run that goes on, without figures before its baseline is measured.
+
+    `state` names where its updates begin.
+    """
+    return _render(tag, [] if run is None else [run], parts, policy="", plotly="", script="", live=state)
 
 
-def _render(runs: Sequence[History], parts: Mapping[str, Part], **context: Any) -> str:
+def _render(title: str, runs: Sequence[History], parts: Mapping[str, Part], **context: Any) -> str:
     from markupsafe import Markup
 
     safe = {name: Part(Markup(part.html), part.into, part.tag) for name, part in parts.items()}
@@ -76,8 +86,8 @@ def _render(runs: Sequence[History], parts: Mapping[str, Part], **context: Any) 
         environment()
         .get_template("page.html.j2")
         .render(
-            title=f"{', '.join(run.tag for run in runs)}: {runs[0].metric.name}",
-            metric=runs[0].metric.name,
+            title=title,
+            metric=runs[0].metric.name if runs else "",
             parts=safe,
             kept_any=any(run.kept for run in runs),
             data={"runs": [chart_data(run) for run in runs]},
@@ -87,17 +97,17 @@ def _render(runs: Sequence[History], parts: Mapping[str, Part], **context: Any) 
     )
 
 
-def run_parts(run: History, source: Source, command: str, state: str = "") -> dict[str, Part]:
+def run_parts(run: History, source: Source, command: str, ended: str = "") -> dict[str, Part]:
     """The parts of a run's page by name.
 
     Args:
       source: the text of an experiment by its number.
       command: what begins the run again.
-      state: whether a driver is at work, or why it is not.
+      ended: why the run's last driver ended; empty on a live page, which says that at its top.
     """
     macros = _macros()
     parts = {
-        "head": Part(macros.head(run, state)),
+        "head": Part(macros.head(run, ended)),
         "figures": Part(macros.figures(run)),
         "findings": Part(macros.findings(*sentences(run))),
         "seconds": Part(macros.seconds(run)),
@@ -132,12 +142,17 @@ def _heads(runs: Sequence[History]) -> str:
 
 
 def _kept_parts(run: History, source: Source, prefix: str, of: str) -> dict[str, Part]:
-    parts = {}
+    parts, room = {}, MOST_DIFF_BYTES
     for edit in run.kept:
         row = edit.point.row
         parts[f"kept-{prefix}{row.id}"] = Part(_macros().kept(edit, of), "kept")
-        if row.parent is not None:
-            parts[f"diff-{prefix}{row.id}"] = Part(_diff(row.id, source(row.parent), source(row.id)), "kept", "details")
+        if row.parent is None:
+            continue
+        html = _diff(row.id, source(row.parent), source(row.id))
+        room -= len(html)
+        if room < 0:
+            html = str(_macros().no_diff(row))
+        parts[f"diff-{prefix}{row.id}"] = Part(html, "kept", "details")
     return parts
 
 
@@ -167,19 +182,31 @@ def chart_data(run: History) -> dict[str, Any]:
 def point_data(point: Point) -> tuple[Scalar, ...]:
     """Number, attended hours, score, outcome, kind of outcome, hypothesis, runs, loss curve."""
     row = point.row
-    score = None if row.score is None else round(row.score, SCORE_DECIMALS)
     curve = " ".join(f"{float(loss):.4g}" for loss in point.curve.split())
-    words = clean_line(row.hypothesis, WORDS)
-    return (row.id, round(point.hours, 4), score, point.outcome, kind_of(point.outcome), words, point.runs, curve)
+    words = clean_line(row.hypothesis, HOVER)
+    return (
+        row.id,
+        round(point.hours, 4),
+        _rounded(row.score),
+        point.outcome,
+        kind_of(point.outcome),
+        words,
+        point.runs,
+        curve,
+    )
 
 
 def champions_data(run: History) -> list[list[Scalar]]:
     """Of each champion: number, attended hours, estimated score, its standard deviation, hypothesis."""
     return [
-        [row.id, round(point.hours, 4), row.score, row.error or 0.0, clean_line(row.hypothesis, 60)]
+        [row.id, round(point.hours, 4), *map(_rounded, (row.score, row.error or 0.0)), clean_line(row.hypothesis, 60)]
         for point in run.champions
         for row in [point.row]
     ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, SCORE_DECIMALS)
 
 
 def kind_of(outcome: str) -> str:
@@ -200,6 +227,11 @@ def plotly_script() -> str:
 @cache
 def _asset(name: str) -> str:
     return (importlib.resources.files("autoresearch_jax.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _packed(text: str) -> str:
+    """A text as gzip in base64, which the page's script unpacks: a third of its size."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), mtime=0)).decode("ascii")
 
 
 def page_script() -> str:
@@ -235,8 +267,9 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     made.filters.update(
-        words=lambda text: clean_line(str(text or ""), WORDS),
+        words=lambda text, most=WORDS: clean_line(str(text or ""), most),
         finding=lambda text: clean_line(text, WORDS).replace("+-", PLUS_MINUS),
         code=lambda text: clean_block(str(text or ""), CODE),
         block=lambda text: clean_block(str(text)),

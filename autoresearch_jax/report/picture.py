@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1200, 675  # pixels
 DPI = 100
+AXES = (0.075, 0.1, 0.9, 0.72)  # left, bottom, width, height of the chart, as shares of the picture
 MOST_LABELS = 12
 LABEL = 44  # characters
+LETTER, LINE = 6.2, 15.0  # width of a letter of a label and height of its line, in pixels
 STYLE = {  # by kind of outcome: colour, marker, size in points squared
     "discard": ("#8b949e", "o", 18),
     "pruned": ("#b7791f", "^", 22),
@@ -37,7 +39,7 @@ def progress_png(runs: Sequence[History]) -> bytes:
 
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.075, 0.1, 0.9, 0.72))
+    axes = figure.add_axes(AXES)
     low, high = score_range(runs)
     for run, colour in zip(runs, RUN_COLOURS, strict=False):
         _draw_champions(axes, run, RUN_COLOURS[0] if len(runs) == 1 else colour, len(runs) > 1)
@@ -134,18 +136,26 @@ def _label(axes: "Axes", run: History, low: float, high: float) -> None:
     def size(edit: KeptEdit) -> float:
         return 0.0 if edit.effect is None else edit.effect.mean
 
-    last = max(1, run.points[-1].row.id)
+    taken: list[tuple[float, float, float]] = []  # left and right end and height of labels, in pixels
     for edit in sorted(run.kept, key=size, reverse=True)[:MOST_LABELS]:
         row = edit.point.row
         if row.score is None or not low <= row.score <= high:
             continue
-        is_right = row.id > 0.6 * last
+        text = f"{row.id} {clean_line(row.hypothesis, LABEL)}"
+        # Beside the point, on the side of earlier experiments: there the line of champions leaves room
+        x, y = (float(pixel) for pixel in axes.transData.transform((row.id, row.score)))
+        is_left = x - len(text) * LETTER > WIDTH * AXES[0]
+        end = x - len(text) * LETTER if is_left else x + len(text) * LETTER
+        left, right = min(x, end), max(x, end)
+        if any(left < other[1] and other[0] < right and abs(y - other[2]) < LINE for other in taken):
+            continue
+        taken.append((left, right, y))
         axes.annotate(
-            f"{row.id} {clean_line(row.hypothesis, LABEL)}",
+            text,
             (row.id, row.score),
-            xytext=(-6 if is_right else 6, -13),
+            xytext=(-7 if is_left else 7, -13),
             textcoords="offset points",
-            ha="right" if is_right else "left",
+            ha="right" if is_left else "left",
             fontsize=8.5,
             color=INK,
             parse_math=False,

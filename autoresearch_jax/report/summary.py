@@ -1,9 +1,7 @@
 """Where a run stands, in a few figures."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from autoresearch_jax.decide.posterior import Estimate
@@ -13,8 +11,9 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import read_state, seconds_spent
+from autoresearch_jax.engine.state import read_state, seconds_spent, trials_by_experiment
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.report.exchanges import model_use
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
 
@@ -114,7 +113,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=seconds_spent(ledger, rows),
         attended_share=_attended_share(ledger, rows),
-        dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else exchanged_dollars(folder)),
+        dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else model_use(folder).dollars),
         ended=ledger.last_ending(),
         sigma=None if state is None else state.sigma,
         champion_score=None if state is None else state.score,
@@ -129,8 +128,9 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
 
 def _attended_share(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float | None:
     wall_seconds = attended_seconds = 0.0
+    trials = trials_by_experiment(ledger)
     for row in rows:
-        for trial in ledger.trials(row.id):
+        for trial in trials.get(row.id, ()):
             wall, share = trial.metrics.get(WALL_SECONDS), trial.metrics.get(ATTENDED_SHARE)
             if isinstance(wall, int | float) and isinstance(share, int | float):
                 wall_seconds += wall
@@ -152,15 +152,6 @@ def named_experiment(ledger: Ledger, folder: RunFolder, number: int | None) -> E
         return row
     what = "no champion" if number is None else f"no experiment {number}"
     raise UserError(f"{folder.path}: there is {what}; `autoresearch results` lists them, --experiment=N names one")
-
-
-def exchanged_dollars(folder: RunFolder) -> float:
-    """What all exchanges with a model cost, by the files that they are stored in."""
-    dollars = 0.0
-    for path in folder.exchanges():
-        with suppress(OSError, ValueError, KeyError, TypeError):  # being written, or of another make
-            dollars += json.loads(path.read_text(encoding="utf-8"))["dollars"] or 0.0
-    return dollars
 
 
 def stored_metric(ledger: Ledger) -> Metric | None:
