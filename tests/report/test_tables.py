@@ -161,7 +161,8 @@ def test_what_was_spent_on_proposals_in_no_row_is_spent_all_the_same(ledger, tmp
     folder = RunFolder(tmp_path)
     assert summarize_run(ledger, folder).dollars == summarize_run(ledger).dollars == 0.75
     for number, dollars in ((1, 0.5), (2, 0.75), (7, None)):
-        (folder.llm_dir(number) / "01.json").write_text(json.dumps({"dollars": dollars}))
+        exchange = {"usage": {"input_tokens": 9, "output_tokens": 2}, "seconds": 1.5, "dollars": dollars}
+        (folder.llm_dir(number) / "01.json").write_text(json.dumps(exchange))
     (folder.llm_dir(2) / "02.json").write_text("{")  # being written
     (folder.llm_dir(2) / "proposal.json").write_text('{"dollars": 100}')
     assert summarize_run(ledger, folder).dollars == 1.25
