@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, LocatorAssertions, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HEIGHT = 900
@@ -86,12 +86,20 @@ class Shown:
             found.append(name)
         return found
 
-    def points(self, chart: str = "progress") -> int:
-        """How many markers a chart has drawn."""
-        return self.page.locator(f"#{chart} .scatterlayer .point").count()
+    def points(self) -> "Locator":
+        """The markers that the chart of progress has drawn."""
+        return self.page.locator("#progress .scatterlayer .point")
 
 
 Show = Callable[..., Shown]
+
+
+def expect(locator: "Locator") -> "LocatorAssertions":
+    """Playwright's assertions, which wait until they hold, and fail if that takes too long."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * WAIT_SECONDS)
+    return expect(locator)
 
 
 def find_chromium() -> str | None:

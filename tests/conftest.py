@@ -3,14 +3,20 @@
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from browser import Show, running_chromium, showing
 
 from autoresearch_jax.sandbox.sandbox import Sandbox, open_sandbox
 from autoresearch_jax.tasks.lm.data.corpus import FILES, Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
@@ -104,3 +110,17 @@ def reporter() -> Notes:
 def tiny_source() -> str:
     """Text of a training file that compiles in a second; it wants a vocabulary of 256."""
     return (Path(__file__).parent / "tiny_train_lib.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    """A browser for a file of tests: as long as one runs, nothing in this thread can use asyncio."""
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def show(chromium: "Browser") -> Iterator[Show]:
+    """Opens pages."""
+    with showing(chromium) as show:
+        yield show

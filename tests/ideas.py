@@ -47,6 +47,7 @@ HOSTILE = (
     "\u202egnihtyna\u202c \u2067isolated and never closed",
     "' onmouseover='alert(1)' javascript:alert(1) &lt;b&gt; </textarea></style></title><b>",
     "two\nlines\tand \x1b[31mred\x1b[0m \x07 \u2028 ]]> $& \\u003cscript\\u003e",
+    '<a href="javascript:alert(1)">here</a><br><i>slanted</i>',
     "[a link](javascript:alert(1)) | a | cell | `code` ![](https://example.org/x.png)",
     "very long " * 10_000,
 )

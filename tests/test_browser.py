@@ -1,7 +1,7 @@
 """What tests of pages would not notice by themselves is noticed by the browser's helper."""
 
 import pytest
-from browser import VIEWS, running_chromium, showing
+from browser import VIEWS, showing
 
 PAGE = """<!doctype html><html lang="en"><title>A page</title><main><h1>A page</h1>
 <p id="grey" style="color: #bbb">hardly to be read</p><img src="https://example.org/x.png">
@@ -12,10 +12,10 @@ PAGE = """<!doctype html><html lang="en"><title>A page</title><main><h1>A page</
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def shown(tmp_path_factory, chromium):
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(PAGE)
-    with running_chromium() as browser, showing(browser) as show:
+    with showing(chromium) as show:
         yield show(path.as_uri(), VIEWS[-1])
 
 

@@ -52,7 +52,7 @@ class Point:
       outcome: one word, see `recorder.outcome`; "baseline", and of an edit that was certified or reverted that word.
       hours: attended hours of the run when it was over: without time in which other work had the machine.
       runs: trials with a score.
-      curve: the loss curve of its first trial as the ledger has it; empty if there is none.
+      curve: the loss curve of its first trial as the ledger has it, of a refactoring its twin's; empty without one.
     """
 
     row: ExperimentRow
@@ -162,7 +162,8 @@ def _points(ledger: Ledger, rows: Sequence[ExperimentRow], found: Mapping[int, C
         word = BASELINE if row.kind is Kind.BASELINE and row.decision is Action.KEEP else outcome(row)
         if row.id in found and found[row.id].word is not Word.KEPT:
             word = str(found[row.id].word)
-        curves = (str(curve) for trial in trials if (curve := trial.metrics.get(LOSSES)))
+        measured = ledger.trials(ledger.measured(row).id) if row.decision is Action.KEEP else trials
+        curves = (str(curve) for trial in measured if (curve := trial.metrics.get(LOSSES)))
         runs = sum(trial.value is not None for trial in trials)
         points.append(Point(row, word, hours, runs, next(curves, "")))
     return points
