@@ -37,17 +37,18 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Replaces `path` in one step, text as UTF-8: a reader, or a kill, sees the old content or the new one.
 
-    A failed write leaves the old content and no partial file.
+    A failed write leaves the old content and no partial file. Without `sync` a power cut may leave an empty file.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may be writing it, too
     try:
         with partial.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file under the name
+            if sync:  # else a power cut after the rename could leave an empty file under the name
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -252,6 +252,12 @@ class Silent:
     def ends(self, experiment: ExperimentRow) -> None:
         pass
 
+    def waits(self, what: str, since: float, again_at: float) -> None:
+        pass
+
+    def resumes(self) -> None:
+        pass
+
 
 def moved(**constants: float | int | str) -> Proposal:
     """A proposal that sets constants."""

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from autoresearch_jax.audit.audits import Audits, kept_experiments
 from autoresearch_jax.audit.findings import AuditFindings
-from autoresearch_jax.commands.console import AuditLine, RunObserver
+from autoresearch_jax.commands.console import AuditLine
 from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
@@ -164,7 +165,7 @@ def certify(options: Options, task: Task, ledger: Ledger, editable: Path, interr
         )
     share = float(str(settings.get("certify_share") or CertificationSettings.share))
     named = options.editable or Path(editable.name)
-    with closing(RunObserver()) as observer:
+    with closing(RunObserver(folder, ledger, task.metric)) as observer:
         parts = Parts(
             task=task,
             executor=LocalExecutor(task.measure),

@@ -1,16 +1,12 @@
-"""What commands show while they work: a live line of a trial, a line an experiment, the progress of a preparation."""
+"""What commands show while they work: a live line of a trial, the progress of a preparation."""
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
-from autoresearch_jax.report.tables import format_experiment
 from autoresearch_jax.tasks.lm.data.corpus import Reporter
 from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
 
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
 PLAIN_LINE_SECONDS = 10.0  # between two lines about a trial in a log file
 LIVE_LINE_SECONDS = 0.1  # between two states of a line on a terminal
 STAGE_LINE_SECONDS = 30.0  # between two lines about a preparation in a log file
-FALLBACK_COLUMNS = 80  # of a terminal that does not tell
+FALLBACK_SIZE = 80, 24  # columns and lines of a terminal that does not tell
 CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -29,8 +25,22 @@ def say(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+        drop_output(stream)
+
+
+def drop_output(stream: TextIO) -> None:
+    """Drops what is written to a stream from now on, and what it still has to write."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def terminal_size(stream: TextIO) -> tuple[int, int]:
+    """Columns and lines of the terminal that a stream writes to."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return FALLBACK_SIZE
+    return size.columns or FALLBACK_SIZE[0], size.lines or FALLBACK_SIZE[1]
 
 
 def print_notice(text: str) -> None:
@@ -63,15 +73,9 @@ class TrialProgress:
         self._phase = report.get("phase")
         line = self._prefix + describe(report)
         # a line that wraps could not be taken back
-        self._stream.write(f"{CLEAR_LINE}{line[: self._columns() - 1]}" if self._live else f"{line}\n")
+        self._stream.write(f"{CLEAR_LINE}{line[: terminal_size(self._stream)[0] - 1]}" if self._live else f"{line}\n")
         self._stream.flush()
         self._shown = True
-
-    def _columns(self) -> int:
-        try:
-            return os.get_terminal_size(self._stream.fileno()).columns or FALLBACK_COLUMNS
-        except (OSError, ValueError):
-            return FALLBACK_COLUMNS
 
     def __enter__(self) -> "TrialProgress":
         return self
@@ -89,7 +93,16 @@ class TrialProgress:
 
 def describe(report: Mapping[str, Scalar]) -> str:
     """One line of a report: elapsed, loss, tokens per second, time left, as far as they are known."""
-    parts = [str(report.get("phase", ""))]
+    parts = [str(report.get("phase", "")), *describe_progress(report), *describe_speed(report)]
+    attended = report.get(ATTENDED_SHARE)
+    if isinstance(attended, int | float) and attended < USUAL_SHARE:
+        parts.append(f"{attended:.0%} attended")
+    return "  ".join(part for part in parts if part)
+
+
+def describe_progress(report: Mapping[str, Scalar]) -> list[str]:
+    """How far a trial is: steps, seconds, time left."""
+    parts = []
     elapsed, seconds, steps = (report.get(name) for name in ("elapsed_seconds", "budget_seconds", "budget_steps"))
     step = report.get("step")
     if isinstance(step, int):
@@ -100,14 +113,17 @@ def describe(report: Mapping[str, Scalar]) -> str:
             parts.append(f"{max(0.0, seconds - elapsed):.0f} s left")
         elif isinstance(steps, int) and isinstance(step, int) and step:
             parts.append(f"{elapsed / step * (steps - step):.0f} s left")
+    return parts
+
+
+def describe_speed(report: Mapping[str, Scalar]) -> list[str]:
+    """What a trial achieves: loss, tokens per second, the share of a judgement."""
+    found = []
     for name, words in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share", "{:.0%}")):
         value = report.get(name)
         if isinstance(value, int | float):
-            parts.append(words.format(value))
-    attended = report.get(ATTENDED_SHARE)
-    if isinstance(attended, int | float) and attended < USUAL_SHARE:
-        parts.append(f"{attended:.0%} attended")
-    return "  ".join(part for part in parts if part)
+            found.append(words.format(value))
+    return found
 
 
 class LiveLine:
@@ -132,39 +148,6 @@ class LiveLine:
         if self._progress is not None:
             with suppress(OSError):
                 self._progress.close()
-
-
-class RunObserver(LiveLine):
-    """Prints a line an experiment of a run, and shows how far the current one is below."""
-
-    def notice(self, text: str) -> None:
-        """Prints what the user should know, on standard error; in any thread."""
-        if threading.current_thread() is threading.main_thread():
-            self.close()
-        print_notice(text)
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        """Names the experiment in the live line."""
-        self._name(experiment, "")
-        self.progress({"phase": "prepare"})
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        """Names the trial in the live line."""
-        whose = "" if trial.experiment == experiment.id else "champion's "
-        self._name(experiment, f"{whose}run {number}  ")
-
-    def measured(self, trial: TrialRow) -> None:
-        """Shows nothing: the experiment's line has the result."""
-
-    def ends(self, experiment: ExperimentRow) -> None:
-        """Prints the result of an experiment."""
-        self.close()
-        say(format_experiment(experiment), sys.stdout)
-        if experiment.kind is Kind.BASELINE and experiment.decision is Action.KEEP:
-            say(f"      {experiment.reason}", sys.stdout)
-
-    def _name(self, experiment: ExperimentRow, words: str) -> None:
-        self.show(f"{experiment.id:>4}  {experiment.hypothesis}  {words}")
 
 
 class AuditLine(LiveLine):

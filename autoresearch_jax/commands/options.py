@@ -81,9 +81,9 @@ def option(
     return field(default=default, metadata={_SPEC: spec})
 
 
-def format_option() -> Any:
-    """The option --format."""
-    return option("text", "how to print it", choices=("text", "json"))
+def format_option(*more: str) -> Any:
+    """The option --format; `more` are choices beside text and json."""
+    return option("text", "how to print it", choices=("text", "json", *more))
 
 
 def tensorboard_option() -> Any:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from autoresearch_jax.commands.console import RunObserver, print_notice, say
+from autoresearch_jax.commands.console import print_notice, say
 from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
@@ -25,6 +25,7 @@ from autoresearch_jax.commands.proposer_options import (
     check_proposer,
     make_proposer,
 )
+from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning
@@ -252,7 +253,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     """Runs the loop on any task, and prints what came of it."""
     task, workspace, folder = opened.task, opened.workspace, options.where.folder
     opened.program.program.check_metric(task.metric.name)
-    console, further = RunObserver(), ExitStack()
+    console, further = RunObserver(folder, opened.ledger, task.metric), ExitStack()
     watchers = {}
     if options.tensorboard:
         board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)

@@ -8,14 +8,19 @@ import json
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 
 from autoresearch_jax.commands.options import FolderOptions, format_option, option
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.live import Waiting, read_live
+from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
-from autoresearch_jax.report.summary import RunSummary, summarize_run
-from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.report.tables import print_csv, print_lines
 from autoresearch_jax.report.why import explain, print_explanation
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
 
@@ -25,7 +30,11 @@ class Options:
 
     where: FolderOptions
     why: int | None = option(None, "explain the decision on this experiment", least=0)
-    format: str = format_option()
+    format: str = format_option("csv")
+
+    def __post_init__(self) -> None:
+        if self.why is not None and self.format == "csv":
+            raise UsageError("--format=csv: an explanation is no table: use --format=json with --why")
 
 
 def run(options: Options, arguments: list[str]) -> int:
@@ -39,21 +48,43 @@ def run(options: Options, arguments: list[str]) -> int:
             else:
                 print_explanation(found, sys.stdout)
             return 0
-        figures = describe(summarize_run(ledger, folder), folder)
-    print(json.dumps(figures, indent=1) if options.format == "json" else format_lines(figures))
+        figures = describe(ledger, folder)
+    if options.format == "json":
+        print(json.dumps(figures, indent=1))
+    elif options.format == "csv":
+        print_csv(("name", "value"), figures.items(), sys.stdout)
+    else:
+        print_lines(figures, sys.stdout)
     return 0
 
 
-def describe(summary: RunSummary, folder: RunFolder) -> dict[str, Scalar]:
+def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     """All figures of `autoresearch status`, by name."""
-    current = summary.current
-    holder = folder.holder()
+    summary, holder = summarize_run(ledger, folder), folder.holder()
+    current, last = summary.current, summary.last
+    live = read_live(folder) if holder else None
+    decisions = [] if current is None else ledger.decisions(current.id)
     return {
         "driver": holder or "none; `autoresearch run` with the same flags goes on",
         "ended": None if holder else summary.ended,
-        "current": None if current is None else f"{current.id}: {current.hypothesis}",
+        "waiting": None if live is None or live.waiting is None else _describe_wait(live.waiting),
+        "current": None if current is None else f"{current.id}: {clean_line(current.hypothesis)}",
+        "current_proposer": None if current is None else current.proposer or None,
+        "current_reason": decisions[-1].reason if decisions else None,
+        "last": None if last is None else f"{last.id}: {clean_line(last.hypothesis)}",
+        "last_outcome": None if last is None else outcome(last),
+        "last_proposer": None if last is None else last.proposer or None,
+        "last_reason": None if last is None else last.reason,
         **summary.lines(),
         "branch": BRANCH_PREFIX + folder.path.name,
         "ledger": str(folder.ledger),
         "results": str(folder.results),
     }
+
+
+def _describe_wait(waiting: Waiting) -> str:
+    since, again_at = (
+        datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+        for at in (waiting.since, waiting.again_at)
+    )
+    return f"{waiting.what}; since {since}, tried again at {again_at}"

@@ -25,7 +25,7 @@ from autoresearch_jax.engine.state import (
     read_state,
     run_settings,
 )
-from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, StoppingList, StopReached, backoff, limits_left
+from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached, limits_left
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
 from autoresearch_jax.errors import UserError
@@ -43,7 +43,6 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Status
 
 INTERRUPTED = "interrupted; the same command goes on from here"
-FAILURES_WITHOUT_WAIT = 5  # proposals in a row that may come to nothing before the loop waits in between
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
 
 
@@ -65,16 +64,13 @@ class Loop:
         self._parts = parts
         self._run_seed = run_seed
         self._asking = asking or Asking()
-        self._first_wait_seconds = first_wait_seconds
-        self._failed_proposals = 0  # in a row, of this process
         self._latest_brief: Brief | None = None
-        self._waiting_since: float | None = None  # for the next proposal
-        self._is_service_down = False
         self._has_noticed_slow_disk = False
         self._recorder = Recorder(parts.ledger, parts.workspace, parts.folder, parts.task.metric)
         self._stopping = StoppingList(
             parts.ledger, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
         )
+        self._waits = ProposalWaits(self._stopping, parts.observer, first_wait_seconds)
         notice, merge = parts.observer.notice, parts.workspace.merge
         self._proposals = Proposals(
             parts.proposer, parts.folder, parts.ledger.source, merge, notice, parts.precheck.close
@@ -209,7 +205,7 @@ class Loop:
 
     def _advance(self) -> str | None:
         """Carries out one experiment, or waits; returns why the run is over, or None."""
-        started = time.monotonic() if self._waiting_since is None else self._waiting_since
+        started = time.monotonic() if self._waits.since is None else self._waits.since
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
             champion = self._recorder.require_champion()
@@ -227,13 +223,12 @@ class Loop:
             except SpaceExhausted as exhausted:
                 return str(exhausted)
             except ServiceDown as down:
-                self._wait_for_service(down, champion, started)
+                self._waits.wait_for_service(down, champion, started)
                 return None
             except ProposalFailed as failure:
                 self._enter_failure(champion, brief, failure, started)
                 return None
-            self._failed_proposals = 0
-            self._waiting_since, self._is_service_down = None, False
+            self._waits.proposed()
             experiment = self._begin(champion, brief, proposal, started)
         if experiment.is_open:
             self._carry_out(experiment, started)
@@ -270,14 +265,6 @@ class Loop:
         if experiment is not None:
             self._carry_out(experiment, started)
         return True
-
-    def _wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
-        """Waits until the service may be asked again; all of the wait counts as time of the next experiment."""
-        if not self._is_service_down:
-            self._parts.observer.notice(f"{clean_line(str(down))}: waiting, and asking again until it answers")
-        self._is_service_down = True
-        self._waiting_since = started
-        self._stopping.wait(down.retry_seconds, champion, started)
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         """What a proposer is told."""
@@ -334,8 +321,6 @@ class Loop:
 
     def _enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
         """Writes down that there was no proposal; waits if that is so again and again."""
-        self._failed_proposals += 1
-        self._waiting_since, self._is_service_down = None, False
         nothing = Proposal(
             NO_PROPOSAL,
             NO_PROPOSAL,
@@ -344,16 +329,7 @@ class Loop:
             proposer=failure.proposer,
         )
         self._reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
-        doublings = self._failed_proposals - FAILURES_WITHOUT_WAIT
-        if doublings < 0 or not failure.worth_waiting:
-            return
-        seconds = backoff(self._first_wait_seconds, doublings)
-        self._parts.observer.notice(
-            f"{self._failed_proposals} proposals in a row came to nothing, the last one because: "
-            f"{clean_line(str(failure))}; waiting {seconds:g} s before the next"
-        )
-        self._waiting_since = time.monotonic()
-        self._stopping.wait(seconds, champion, self._waiting_since)
+        self._waits.failed(failure, champion)
 
     def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
         """The experiment record without its constants; the caller fills them in."""

@@ -31,6 +31,7 @@ from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, Snaps
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import Executor, Work
 from autoresearch_jax.proposers.base import Proposer
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -240,16 +241,19 @@ class Measuring:
         """
         busy = self._busy_in_a_row(trial.experiment)
         seconds = backoff(self._first_wait_seconds, waits=busy - 1)
-        self._parts.observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
-        champion = self._recorder.champion
+        observer, champion = self._parts.observer, self._recorder.champion
+        observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
         is_certifying = trial.purpose is Purpose.CERTIFY
         if is_certifying and busy >= MAX_FAILURES:
             raise RunError(f"{measurement.error}; the same command certifies the run when the machine is free")
+        observer.waits(clean_line(measurement.error or ""), time.time(), time.time() + seconds)
         if champion is None or is_certifying:  # the stopping list begins to count with the baseline
             with self._parts.interrupts.allowed():
                 time.sleep(seconds)
+            observer.resumes()
             return
         self._stopping.wait(seconds, champion, self._started)
+        observer.resumes()
         progress = self._stopping.progress(champion, waited_seconds=time.monotonic() - self._started)
         if (reason := self._stopping.stop_reason(progress)) is not None:
             raise StopReached(reason)

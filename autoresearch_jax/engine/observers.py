@@ -56,6 +56,12 @@ class Observers:
     def ends(self, experiment: ExperimentRow) -> None:
         self._tell(lambda observer: observer.ends(experiment))
 
+    def waits(self, what: str, since: float, again_at: float) -> None:
+        self._tell(lambda observer: observer.waits(what, since, again_at))
+
+    def resumes(self) -> None:
+        self._tell(lambda observer: observer.resumes())
+
     def _tell(self, tell: Callable[[Observer], None]) -> None:
         tell(self._first)
         for attempt, observer in self._further:

@@ -30,6 +30,7 @@ class RunFolder:
         self.results = path / "results.tsv"
         self.workspace = path / "workspace"  # worktree of the run's branch
         self.settings = path / "run.json"  # a copy of the ledger's settings for people
+        self.live = path / "live.json"  # what the driver is doing; see engine/live.py
         self.snapshots = path / "snapshots"
         self.tensorboard = path / "tensorboard"  # event files
         self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
@@ -124,6 +125,7 @@ class RunFolder:
             for pattern in ("*.partial", "llm/*/*.partial", "llm/*/*.new"):  # left half-written by a kill
                 for path in self.path.glob(pattern):
                     path.unlink(missing_ok=True)
+            self.live.unlink(missing_ok=True)  # of an earlier driver
             yield
         finally:
             with suppress(OSError):

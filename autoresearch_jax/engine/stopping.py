@@ -13,6 +13,9 @@ from types import FrameType
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.state import concluded, seconds_spent
+from autoresearch_jax.engine.task import Observer
+from autoresearch_jax.proposers.base import ProposalFailed, ServiceDown
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Metric
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
@@ -197,6 +200,7 @@ def _end_at_once(number: int) -> None:
     os._exit(128 + number)  # as the first process of a container it is still alive
 
 
+FAILURES_WITHOUT_WAIT = 5  # proposals in a row that may come to nothing before the loop waits in between
 FIRST_WAIT_SECONDS = 60.0  # before another try; each further wait is twice as long
 LONGEST_WAIT_SECONDS = 900.0
 WAIT_STEP_SECONDS = 5.0  # how often the stopping list is looked at while the loop waits
@@ -280,3 +284,65 @@ class StoppingList:
                 return
             with self._interrupts.allowed():
                 time.sleep(min(until - now, WAIT_STEP_SECONDS))
+
+
+class ProposalWaits:
+    """Waits for the next proposal: while the proposer's service is down, and after failures in a row."""
+
+    def __init__(self, stopping: StoppingList, observer: Observer, first_wait_seconds: float) -> None:
+        """`first_wait_seconds` is the first wait after failures; each further one is twice as long."""
+        self._stopping = stopping
+        self._observer = observer
+        self._first_wait_seconds = first_wait_seconds
+        self._failures = 0  # in a row, of this process
+        self._down_since: float | None = None  # seconds since 1970
+        self.since: float | None = None  # `time.monotonic()`; from then on time counts as the next experiment's
+
+    def wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
+        """Waits until the service may be asked again; all time from `started` on counts as the next experiment's.
+
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
+        """
+        what, now = clean_line(str(down)), time.time()
+        if self._down_since is None:
+            self._down_since = now
+            self._observer.notice(f"{what}: waiting, and asking again until it answers")
+        self.since = started
+        self._observer.waits(what, self._down_since, now + down.retry_seconds)
+        self._stopping.wait(down.retry_seconds, champion, started)
+
+    def proposed(self) -> None:
+        """Enters a proposal."""
+        self._failures = 0
+        self._answered()
+
+    def failed(self, failure: ProposalFailed, champion: ExperimentRow) -> None:
+        """Enters a proposal that came to nothing; waits if that is so again and again.
+
+        Raises:
+          KeyboardInterrupt: the process was asked to end.
+        """
+        self._failures += 1
+        self._answered()
+        doublings = self._failures - FAILURES_WITHOUT_WAIT
+        if doublings < 0 or not failure.worth_waiting:
+            return
+        seconds = backoff(self._first_wait_seconds, doublings)
+        what = f"{self._failures} proposals in a row came to nothing"
+        self._observer.notice(
+            f"{what}, the last one because: {clean_line(str(failure))}; waiting {seconds:g} s before the next"
+        )
+        self.since = time.monotonic()
+        self._observer.waits(what, time.time(), time.time() + seconds)
+        self._stopping.wait(seconds, champion, self.since)
+        self._observer.resumes()
+
+    def _answered(self) -> None:
+        self.since = None
+        if self._down_since is None:
+            return
+        seconds = time.time() - self._down_since
+        self._down_since = None
+        self._observer.resumes()
+        self._observer.notice(f"the service answers again, after {seconds:.0f} s")

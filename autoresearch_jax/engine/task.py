@@ -198,6 +198,20 @@ class Observer(Protocol):
         """An experiment is over."""
         ...
 
+    def waits(self, what: str, since: float, again_at: float) -> None:
+        """The loop waits, such as for a service; called again for each further wait of the same kind.
+
+        Args:
+          what: is waited for, or why; one clean line.
+          since: seconds since 1970.
+          again_at: when it is tried again, in seconds since 1970.
+        """
+        ...
+
+    def resumes(self) -> None:
+        """The wait is over."""
+        ...
+
 
 class SnapshotKeeper(Protocol):
     """Keeps the snapshots that are still needed, and deletes or moves the others."""

@@ -27,6 +27,7 @@ class RunSummary:
       baseline: the experiment that the run started from; None before it was measured.
       champion: the experiment that was kept last.
       current: the experiment that is not over.
+      last: the experiment that was over last.
       counts: experiments by outcome ("keep", "refactoring", "crash", ...), the baseline left out.
       seconds: spent on experiments.
       attended_share: of the wall time of training in all trials, how much they had the machine; None where no trial
@@ -45,6 +46,7 @@ class RunSummary:
     baseline: ExperimentRow | None
     champion: ExperimentRow | None
     current: ExperimentRow | None
+    last: ExperimentRow | None
     counts: dict[str, int]
     seconds: float
     attended_share: float | None
@@ -110,6 +112,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         baseline=kept[0] if kept else None,
         champion=kept[-1] if kept else None,
         current=next((row for row in rows if row.is_open), None),
+        last=next((row for row in reversed(rows) if not row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=seconds_spent(ledger, rows),
         attended_share=_attended_share(ledger, rows),

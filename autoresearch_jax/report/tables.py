@@ -1,8 +1,9 @@
 """What commands print: a table of experiments, the findings of an audit, and `key: value` lines."""
 
+import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from autoresearch_jax.audit.findings import AuditFindings
@@ -23,6 +24,11 @@ STYLES = {
     RUNNING: "cyan",
 }
 FAILURE_STYLE = "yellow"
+
+
+def style_of(outcome: str) -> str:
+    """The colour of an outcome, as rich calls it."""
+    return STYLES.get(outcome, FAILURE_STYLE)
 
 
 def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, at_work: bool = False) -> None:
@@ -51,7 +57,7 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
             word = certified[row.id].word
         table.add_row(
             str(row.id),
-            Text(word, style=STYLES.get(word, FAILURE_STYLE)),
+            Text(word, style=style_of(word)),
             "" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
             "" if row.seconds is None else f"{row.seconds:.1f}",
             Text(row.hypothesis),
@@ -105,6 +111,41 @@ def rounded(value: Scalar) -> Scalar:
 def format_lines(figures: Mapping[str, Scalar]) -> str:
     """`key: value` lines, one a figure; what is missing is "null"."""
     return "\n".join(f"{key + ':':<{KEY_WIDTH}} {'null' if value is None else value}" for key, value in figures.items())
+
+
+def print_lines(figures: Mapping[str, Scalar], stream: TextIO) -> None:
+    """Prints `format_lines`; in colours on a terminal."""
+    if not stream.isatty():
+        stream.write(format_lines(figures) + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    for name, value in figures.items():
+        key, words = f"{name + ':':<{KEY_WIDTH}} ", "null" if value is None else str(value)
+        style = "dim" if value is None else _style_of_figure(name, words)
+        console.print(Text.assemble((key, "dim"), (words, style)), soft_wrap=True)
+
+
+def _style_of_figure(name: str, value: str) -> str:
+    if name.startswith("champion_") or name in ("gain", "gain_percent", "gain_sigma"):
+        return "bold"
+    if name.endswith("outcome"):
+        return style_of(value)
+    if name == "driver":
+        return "green" if value.startswith("pid") else FAILURE_STYLE
+    return FAILURE_STYLE if name == "waiting" else ""
+
+
+def print_csv(names: Sequence[str], rows: Iterable[Sequence[object]], stream: TextIO) -> None:
+    """Prints rows as CSV under one header; what is missing is empty, lists and objects are JSON.
+
+    Texts are as they are, also one that a spreadsheet takes for a formula.
+    """
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([json.dumps(v) if isinstance(v, list | dict) else v for v in row] for row in rows)
 
 
 def format_experiment(row: ExperimentRow) -> str:

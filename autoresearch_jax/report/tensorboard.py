@@ -199,6 +199,12 @@ class TensorBoard:
     def notice(self, text: str) -> None:
         """Writes nothing."""
 
+    def waits(self, what: str, since: float, again_at: float) -> None:
+        """Writes nothing."""
+
+    def resumes(self) -> None:
+        """Writes nothing."""
+
     def begins(self, experiment: ExperimentRow) -> None:
         """Completes what earlier processes left, once."""
         self._catch_up()

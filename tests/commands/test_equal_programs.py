@@ -2,12 +2,11 @@
 
 import os
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import ScriptedProposer
+from fakes import ScriptedProposer, Silent
 from repositories import make_repository
 
 from autoresearch_jax.commands.verify import verify
@@ -29,22 +28,7 @@ from autoresearch_jax.tasks.lm.config import LmTaskConfig
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.types import Budget, Scalar, Status
-
-
-class Silent:
-    """An observer."""
-
-    def notice(self, text: str) -> None: ...
-
-    def begins(self, experiment: ExperimentRow) -> None: ...
-
-    def measures(self, experiment: object, trial: object, number: int) -> None:
-        pass
-
-    def progress(self, report: Mapping[str, Scalar]) -> None: ...
-
-    def ends(self, experiment: ExperimentRow) -> None: ...
+from autoresearch_jax.types import Budget, Status
 
 
 def replaced(source: str, *pairs: tuple[str, str]) -> str:

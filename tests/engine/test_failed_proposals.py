@@ -3,7 +3,7 @@
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.loop import FAILURES_WITHOUT_WAIT
+from autoresearch_jax.engine.stopping import FAILURES_WITHOUT_WAIT
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import NO_PROPOSAL, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.constants import ConstantsProposer
@@ -83,7 +83,9 @@ class Down(ScriptedProposer):
 def test_a_service_that_is_down_is_no_experiment_and_is_asked_again(bench):
     assert bench.loop(proposer=Down(4), max_experiments=1).run() == "1 experiments reached"
     assert [row.id for row in bench.ledger().experiments()] == [0, 1]
-    assert bench.recorder.notices == ["503 from the service: waiting, and asking again until it answers"]
+    down, back = bench.recorder.notices
+    assert down == "503 from the service: waiting, and asking again until it answers"
+    assert back.startswith("the service answers again")
 
 
 def test_a_service_that_stays_down_is_waited_for_until_the_stopping_list_ends_the_run(bench):

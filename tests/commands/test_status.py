@@ -1,0 +1,69 @@
+"""`autoresearch status`: what a run is at, for people and for scripts."""
+
+import csv
+import io
+import json
+from contextlib import closing
+
+import pytest
+
+from autoresearch_jax import cli
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.live import LiveWriter, Waiting
+from autoresearch_jax.engine.records import Intent, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.types import Measurement, Status
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> RunFolder:
+    """A run of a baseline, a proposal that came to nothing, and one that is measured."""
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "runs/night")
+    folder.create()
+    with closing(Ledger.open(folder.ledger)) as ledger:
+        ledger.save_settings({"metric": "val_bpb", "direction": "minimize", "decision": "greedy"})
+        ledger.begin_experiment(Intent(Kind.BASELINE, "LR = 1\n", hypothesis="baseline"))
+        trial = ledger.begin_trial(0, 0)
+        ledger.finish_trial(trial.id, Measurement(Status.OK, 1.5, 0))
+        ledger.set_program(0, "a program")
+        ledger.conclude(0, Status.OK, 1.5, Action.KEEP, "the baseline", "a" * 40, 2.0)
+        ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 1\n", hypothesis="no proposal", proposer="gemini"))
+        ledger.conclude(1, Status.REJECTED, None, Action.DISCARD, 'no JSON, "at all"', "b" * 40, 1.0)
+        ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 2\n", hypothesis="=LR, doubled", proposer="constants"))
+    return folder
+
+
+def figures(capsys, *flags: str) -> dict:
+    assert cli.main(["status", "--tag=night", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_proposer_and_reason_of_the_current_and_the_last_experiment(folder, capsys):
+    found = figures(capsys, "--format=json")
+    assert (found["current"], found["current_proposer"]) == ("2: =LR, doubled", "constants")
+    assert (found["last"], found["last_outcome"], found["last_proposer"]) == ("1: no proposal", "rejected", "gemini")
+    assert found["last_reason"] == 'no JSON, "at all"'
+
+
+def test_what_is_waited_for_is_told_while_a_driver_is_at_work(folder, capsys):
+    with folder.lock():
+        writer = LiveWriter(folder)
+        assert figures(capsys, "--format=json")["waiting"] is None
+        writer.waits(Waiting("503 from the service", 1000.0, 1060.0))
+        waiting = figures(capsys, "--format=json")["waiting"]
+        assert waiting.startswith("503 from the service")
+        assert waiting.count("1970-01-0") == 2
+    assert folder.live.exists()
+    assert figures(capsys, "--format=json")["waiting"] is None, "whoever waited is gone"
+
+
+def test_csv_has_a_row_a_figure(folder, capsys):
+    expected = figures(capsys, "--format=json")
+    assert cli.main(["status", "--tag=night", "--format=csv"]) == 0
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["name", "value"]
+    assert dict(rows) == {name: "" if value is None else str(value) for name, value in expected.items()}
+    assert cli.main(["status", "--tag=night", "--format=csv", "--why=1"]) == 2
+    assert "--format=csv" in capsys.readouterr().err
