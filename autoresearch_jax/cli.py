@@ -18,6 +18,7 @@ COMMANDS = {
     "status": "where a run stands",
     "results": "the table of a run's experiments",
     "report": "a page about a run, or several beside each other, and a picture to share",
+    "watch": "the page of a run while it goes on, for a browser on this machine",
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "sample": "text from a snapshot",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+from autoresearch_jax.report.progress import describe_report
 from autoresearch_jax.tasks.lm.data.corpus import Reporter
-from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
+from autoresearch_jax.types import Scalar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -71,7 +72,7 @@ class TrialProgress:
             return
         self._last_line = now
         self._phase = report.get("phase")
-        line = self._prefix + describe(report)
+        line = self._prefix + describe_report(report)
         # a line that wraps could not be taken back
         self._stream.write(f"{CLEAR_LINE}{line[: terminal_size(self._stream)[0] - 1]}" if self._live else f"{line}\n")
         self._stream.flush()
@@ -89,41 +90,6 @@ class TrialProgress:
             self._shown = False
             self._stream.write(CLEAR_LINE)
             self._stream.flush()
-
-
-def describe(report: Mapping[str, Scalar]) -> str:
-    """One line of a report: elapsed, loss, tokens per second, time left, as far as they are known."""
-    parts = [str(report.get("phase", "")), *describe_progress(report), *describe_speed(report)]
-    attended = report.get(ATTENDED_SHARE)
-    if isinstance(attended, int | float) and attended < USUAL_SHARE:
-        parts.append(f"{attended:.0%} attended")
-    return "  ".join(part for part in parts if part)
-
-
-def describe_progress(report: Mapping[str, Scalar]) -> list[str]:
-    """How far a trial is: steps, seconds, time left."""
-    parts = []
-    elapsed, seconds, steps = (report.get(name) for name in ("elapsed_seconds", "budget_seconds", "budget_steps"))
-    step = report.get("step")
-    if isinstance(step, int):
-        parts.append(f"step {step}" if steps is None else f"step {step}/{steps}")
-    if isinstance(elapsed, int | float):
-        parts.append(f"{elapsed:.0f} s" if seconds is None else f"{elapsed:.0f}/{seconds:.0f} s")
-        if isinstance(seconds, int | float):
-            parts.append(f"{max(0.0, seconds - elapsed):.0f} s left")
-        elif isinstance(steps, int) and isinstance(step, int) and step:
-            parts.append(f"{elapsed / step * (steps - step):.0f} s left")
-    return parts
-
-
-def describe_speed(report: Mapping[str, Scalar]) -> list[str]:
-    """What a trial achieves: loss, tokens per second, the share of a judgement."""
-    found = []
-    for name, words in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share", "{:.0%}")):
-        value = report.get(name)
-        if isinstance(value, int | float):
-            found.append(words.format(value))
-    return found
 
 
 class LiveLine:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from autoresearch_jax.commands.console import (
     LiveLine,
-    describe_progress,
-    describe_speed,
     drop_output,
     print_notice,
     say,
@@ -27,6 +25,7 @@ from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_state
+from autoresearch_jax.report.progress import describe_progress, describe_speed
 from autoresearch_jax.report.tables import format_experiment, style_of
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import ATTENDED_SHARE, Metric, Scalar

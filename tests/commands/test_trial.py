@@ -14,8 +14,9 @@ import pytest
 from finished_night import Night
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress, describe
+from autoresearch_jax.commands.console import CLEAR_LINE, TrialProgress
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.report.progress import describe_report
 from autoresearch_jax.sandbox.linux import landlock_abi
 from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.device import Device, DeviceError
@@ -276,10 +277,10 @@ def test_a_snapshot_of_another_platform_is_refused_in_one_line(tmp_path: Path) -
 
 def test_progress_tells_elapsed_loss_speed_and_time_left() -> None:
     report = {"phase": "train", "step": 7, "elapsed_seconds": 12.0, "budget_seconds": 60.0, "loss": 3.25}
-    assert describe({**report, "tokens_per_second": 9876.0}) == (
+    assert describe_report({**report, "tokens_per_second": 9876.0}) == (
         "train  step 7  12/60 s  48 s left  loss 3.2500  9,876 tokens/s"
     )
-    assert describe({"phase": "judge", "share": 0.5}) == "judge  50%"
+    assert describe_report({"phase": "judge", "share": 0.5}) == "judge  50%"
 
 
 def test_the_live_line_stays_one_line_and_goes_away() -> None:

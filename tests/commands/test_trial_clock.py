@@ -10,10 +10,10 @@ from task_stand_in import stand_in
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import task_options
-from autoresearch_jax.commands.console import describe
 from autoresearch_jax.commands.task_options import find_clock
 from autoresearch_jax.commands.trial import format_summary, summarize
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.report.progress import describe_report
 from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.accounting import AccountingError
 from autoresearch_jax.tasks.lm.device import Device, reference_machine
@@ -79,9 +79,9 @@ def test_where_no_clock_is_asked_for_the_wall_clock_will_do_and_that_is_said_onc
 
 def test_progress_tells_a_low_share_of_the_machine() -> None:
     report = {"phase": "train", "step": 7, "loss": 3.25}
-    assert describe({**report, "attended_share": 0.741}) == "train  step 7  loss 3.2500  74% attended"
+    assert describe_report({**report, "attended_share": 0.741}) == "train  step 7  loss 3.2500  74% attended"
     for share in (0.9, 1.0, None):
-        assert describe({**report, "attended_share": share}) == describe(report)
+        assert describe_report({**report, "attended_share": share}) == describe_report(report)
 
 
 @pytest.mark.parametrize("fault", [None, "the kernel's account of a thread goes backwards"])

@@ -1,0 +1,204 @@
+"""What a live page shows of a run, and what changed since: the ledger, read only, and the driver's live.json."""
+
+import os
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.live import Live, read_live
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.report.history import History, ReportError, read_history
+from autoresearch_jax.report.page import Part, champions_data, live_page, point_data, run_parts
+from autoresearch_jax.report.progress import describe_report, share_of_budget
+from autoresearch_jax.sanitize import clean_line
+
+KEPT_UPDATES = 100  # for pages that lost the connection; older ones load the page again
+Event = dict[str, Any]  # "event" and "data", and "id" of what a page may go on from
+
+
+@dataclass
+class _Shown:
+    """What pages have by now."""
+
+    history: History | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    points: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
+    champions: list[Any] = field(default_factory=list)
+
+
+class RunFeed:
+    """A run as it goes on. Not thread-safe: use it from one thread, but for `signature`."""
+
+    def __init__(self, folder: RunFolder, command: Callable[[History], str]) -> None:
+        """Opens the ledger.
+
+        Args:
+          command: what begins a run again.
+
+        Raises:
+          UserError: there is no ledger, or it is of another version.
+        """
+        self._folder = folder
+        self._command = command
+        self._ledger: Ledger | None = Ledger.open_to_read(folder.ledger)
+        self._inode = _inode(folder)
+        self._read: tuple[Any, ...] = ()  # signature of the ledger's files when they were read
+        self._shown = _Shown()
+        self._epoch = os.urandom(4).hex()  # of this ledger in this process
+        self._version = 0
+        self._updates: OrderedDict[int, Event] = OrderedDict()
+        self._state: Event = {}
+        self._now: Event = {}
+        self.look()
+
+    def signature(self) -> tuple[Any, ...]:
+        """Differs whenever there may be something new; costs a few microseconds."""
+        return tuple(map(_stat, _watched_paths(self._folder)))
+
+    def page(self) -> str:
+        """The page as it is now; before the baseline is measured it has no figures yet."""
+        tag = self._folder.path.name
+        return live_page(tag, self._shown.history, self._shown.parts, f"{self._epoch}-{self._version}")
+
+    def events_since(self, state: str) -> list[Event]:
+        """What a page needs that was made at a state: what it missed, and how things are now."""
+        epoch, _, number = state.partition("-")
+        missed: list[Event] = [{"event": "reload", "data": {}}]
+        if epoch == self._epoch and number.isdecimal():
+            first = int(number) + 1
+            if first == self._version + 1 or first in self._updates:
+                missed = [self._updates[each] for each in range(first, self._version + 1)]
+        return [*missed, *(event for event in (self._state, self._now) if event)]
+
+    def look(self) -> list[Event]:
+        """Reads what is new; returns what pages have to be told."""
+        events: list[Event] = []
+        trouble = self._reopen_if_replaced(events)
+        driver = self._folder.holder()
+        live = read_live(self._folder)
+        if trouble is None:
+            try:
+                events += self._update()
+            except (UserError, sqlite3.Error) as error:
+                trouble = clean_line(str(error))
+        state = {"event": "state", "data": self._describe_state(driver, trouble)}
+        now = {"event": "now", "data": _describe_now(live, is_at_work=driver is not None)}
+        events += [state] if state != self._state else []
+        events += [now] if now != self._now else []
+        self._state, self._now = state, now
+        return events
+
+    def _reopen_if_replaced(self, events: list[Event]) -> str | None:
+        """Opens the ledger again if another file has taken its place; returns what is wrong, None if nothing is."""
+        inode = _inode(self._folder)
+        if inode is None:
+            return f"{self._folder.ledger} is gone; this page shows what was there"
+        if inode == self._inode and self._ledger is not None:
+            return None
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+        try:
+            self._ledger = Ledger.open_to_read(self._folder.ledger)
+        except (UserError, sqlite3.Error, OSError) as error:
+            return clean_line(str(error))
+        self._inode, self._epoch, self._version = inode, os.urandom(4).hex(), 0
+        self._updates.clear()
+        self._shown, self._read = _Shown(), ()
+        events.append({"event": "reload", "data": {}})
+        return None
+
+    def _update(self) -> list[Event]:
+        """What of the page has changed; the ledger is read only if its files have."""
+        assert self._ledger is not None
+        files = self.signature()[:-1]
+        if files == self._read:
+            return []
+        self._read = files
+        try:
+            history = read_history(self._ledger, self._folder)
+        except ReportError:  # no baseline yet
+            return []
+        before, is_first = self._shown, self._shown.history is None
+        parts = run_parts(history, self._ledger.source, self._command(history))
+        points = {point.row.id: point_data(point) for point in history.points}
+        champions = champions_data(history)
+        self._shown = _Shown(history, parts, points, champions)
+        if is_first:
+            self._version += 1  # a page without a baseline is loaded again
+            return [{"event": "reload", "data": {}}]
+        changed = {name: asdict(part) for name, part in parts.items() if before.parts.get(name) != part}
+        new_points = [list(point) for number, point in points.items() if before.points.get(number) != point]
+        if not changed and not new_points:
+            return []
+        self._version += 1
+        data = {
+            "parts": changed,
+            "points": new_points,
+            "champions": champions if champions != before.champions else None,
+        }
+        event = {"event": "update", "id": f"{self._epoch}-{self._version}", "data": data}
+        self._updates[self._version] = event
+        while len(self._updates) > KEPT_UPDATES:
+            self._updates.popitem(last=False)
+        return [event]
+
+    def _describe_state(self, driver: str | None, trouble: str | None) -> dict[str, Any]:
+        if trouble is not None:
+            return {"words": trouble, "isTrouble": True}
+        assert self._ledger is not None
+        with suppress(sqlite3.Error):
+            if driver is not None:
+                return {"words": f"live: {driver} is at work", "isTrouble": False}
+            ended = self._ledger.last_ending()
+            if ended in (None, "killed"):
+                words = "no driver is at work; the same command goes on from here"
+                return {"words": words if ended is None else f"the driver was killed: {words}", "isTrouble": True}
+            return {"words": f"ended: {clean_line(str(ended))}", "isTrouble": False}
+        return {"words": "the ledger cannot be read at the moment", "isTrouble": True}
+
+
+def _watched_paths(folder: RunFolder) -> list[Any]:
+    ledger = folder.ledger
+    return [ledger, ledger.with_name(f"{ledger.name}-wal"), folder.live]
+
+
+def _stat(path: Any) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _inode(folder: RunFolder) -> int | None:
+    found = _stat(folder.ledger)
+    return None if found is None else found[0]
+
+
+def _describe_now(live: Live | None, *, is_at_work: bool) -> dict[str, Any]:
+    """The running trial for the page; of a driver that is gone only its last lines."""
+    log = [] if live is None else [f"{datetime.fromtimestamp(at):%H:%M:%S}  {line}" for at, line in live.log]
+    if live is None or not is_at_work:
+        return {"lines": ["nothing is being measured"], "share": None, "curve": [], "unit": "", "log": log}
+    lines = []
+    if live.experiment is not None:
+        lines.append(f"experiment {live.experiment} {live.run}".rstrip())
+    if live.report:
+        lines.append(describe_report(live.report))
+    if live.waiting is not None:
+        since, again = (datetime.fromtimestamp(at) for at in (live.waiting.since, live.waiting.again_at))
+        lines.append(f"waiting since {since:%H:%M:%S}, asking again at {again:%H:%M:%S}: {live.waiting.what}")
+    return {
+        "lines": lines or ["nothing is being measured"],
+        "share": share_of_budget(live.report),
+        "curve": [list(point) for point in live.curve],
+        "unit": "step" if live.report.get("budget_steps") is not None else "seconds of the budget",
+        "log": log,
+    }

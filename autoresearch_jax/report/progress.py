@@ -1,0 +1,49 @@
+"""How far a trial is, in words and as a share."""
+
+from collections.abc import Mapping
+
+from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
+
+
+def share_of_budget(report: Mapping[str, Scalar]) -> float | None:
+    """What of the budget is spent, 0 to 1; None where the report does not tell."""
+    for spent, budget in (("elapsed_seconds", "budget_seconds"), ("step", "budget_steps")):
+        done, whole = report.get(spent), report.get(budget)
+        if isinstance(done, int | float) and isinstance(whole, int | float) and whole > 0:
+            return min(1.0, max(0.0, done / whole))
+    return None
+
+
+def describe_report(report: Mapping[str, Scalar]) -> str:
+    """One line of a report: elapsed, loss, tokens per second, time left, as far as they are known."""
+    parts = [str(report.get("phase", "")), *describe_progress(report), *describe_speed(report)]
+    attended = report.get(ATTENDED_SHARE)
+    if isinstance(attended, int | float) and attended < USUAL_SHARE:
+        parts.append(f"{attended:.0%} attended")
+    return "  ".join(part for part in parts if part)
+
+
+def describe_progress(report: Mapping[str, Scalar]) -> list[str]:
+    """How far a trial is: steps, seconds, time left."""
+    parts = []
+    elapsed, seconds, steps = (report.get(name) for name in ("elapsed_seconds", "budget_seconds", "budget_steps"))
+    step = report.get("step")
+    if isinstance(step, int):
+        parts.append(f"step {step}" if steps is None else f"step {step}/{steps}")
+    if isinstance(elapsed, int | float):
+        parts.append(f"{elapsed:.0f} s" if seconds is None else f"{elapsed:.0f}/{seconds:.0f} s")
+        if isinstance(seconds, int | float):
+            parts.append(f"{max(0.0, seconds - elapsed):.0f} s left")
+        elif isinstance(steps, int) and isinstance(step, int) and step:
+            parts.append(f"{elapsed / step * (steps - step):.0f} s left")
+    return parts
+
+
+def describe_speed(report: Mapping[str, Scalar]) -> list[str]:
+    """What a trial achieves: loss, tokens per second, the share of a judgement."""
+    found = []
+    for name, words in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share", "{:.0%}")):
+        value = report.get(name)
+        if isinstance(value, int | float):
+            found.append(words.format(value))
+    return found
