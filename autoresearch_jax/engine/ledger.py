@@ -61,12 +61,9 @@ class Ledger(Database):
         """Writes down what is about to be tried and gives it the next number."""
         with self.transaction():
             (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
-            written = {
-                "id": number,
-                "created_at": self.clock(),
-                "constants": json.dumps(intent.constants, sort_keys=True),
-                "without": json.dumps(list(intent.without)) if intent.without else None,
-            }
+            constants = json.dumps(intent.constants, sort_keys=True)
+            without = json.dumps(list(intent.without)) if intent.without else None
+            written = {"id": number, "created_at": self.clock(), "constants": constants, "without": without}
             self.insert("experiments", {**vars(intent), **written})
             return self._experiments.latest()[-1]
 
@@ -240,8 +237,7 @@ class Ledger(Database):
         self._enter_event(trial, SnapshotEvent.MOVED, place)
 
     def _enter_event(self, trial: int, event: SnapshotEvent, place: str | None = None) -> None:
-        values = {"trial": trial, "event": event, "happened_at": self.clock(), "place": place}
-        self.insert("snapshot_events", values)
+        self.insert("snapshot_events", {"trial": trial, "event": event, "happened_at": self.clock(), "place": place})
 
     def experiment(self, number: int) -> ExperimentRow:
         """One experiment.
@@ -289,8 +285,7 @@ class Ledger(Database):
         return self.remembered(Ledger._find_lineage)
 
     def _find_lineage(self) -> Lineage | None:
-        base = self._concluded_lineage()
-        open_experiment = self.open_experiment()
+        base, open_experiment = self._concluded_lineage(), self.open_experiment()
         if base is None or open_experiment is None:
             return base
         lineage = base.copy()
@@ -307,23 +302,25 @@ class Ledger(Database):
         baseline = next((row for row in measured if row.decision is Action.KEEP), None)
         if baseline is None:
             return None
-        key = len(concluded), sum(len(self.scored(row.id)) for row in measured)
+        runs = self.remembered(_runs_in_order)
+        key = len(concluded), sum(len(runs.get(row.id, ())) for row in measured)
         if self._lineage is not None and self._lineage[0] == key and not self.may_be_undone():
             return self._lineage[1]
         lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
-        self._enter(lineage, [row for row in measured if row.id >= baseline.id and self.scored(row.id)])
+        self._enter(lineage, [row for row in measured if row.id >= baseline.id and row.id in runs])
         if not self.may_be_undone():
             self._lineage = key, lineage
         return lineage
 
     def _enter(self, lineage: Lineage, rows: Collection[ExperimentRow]) -> None:
-        times = self.remembered(_times_of_runs)
+        runs = self.remembered(_runs_in_order)
+        has_items = bool(self.select("trials", ("id",), "WHERE items IS NOT NULL LIMIT 1"))
         for row in rows:
-            trials = self.scored(row.id)
+            found = runs.get(row.id, ())
+            of_items = self._item_variance(row, found[0][1]) if found and has_items else 0.0
             lineage.begin(row.id, without=row.without)
-            for trial in trials:
-                of_items = self._item_variance(row, trials[0])
-                lineage.observe(row.id, trial.score, trial.seed, of_items, time=times[trial.id])
+            for before, trial in found:
+                lineage.observe(row.id, trial.score, trial.seed, of_items, time=before)
             if not row.is_open:
                 lineage.conclude(row.id, kept=row.decision is Action.KEEP)
 
@@ -393,7 +390,9 @@ def _with_score(row: ExperimentRow, scores: Mapping[int, Estimate]) -> Experimen
     return row if score is None else replace(row, score=score.mean, error=score.error)
 
 
-def _times_of_runs(ledger: Ledger) -> Mapping[int, int]:
-    """How many runs with a score came before each."""
-    scored = (trial.id for trial in ledger.trials() if trial.value is not None)
-    return {trial: time for time, trial in enumerate(scored)}
+def _runs_in_order(ledger: Ledger) -> Mapping[int, Sequence[tuple[int, TrialRow]]]:
+    """The trials with a score of each experiment, and how many of all came before each."""
+    found: dict[int, list[tuple[int, TrialRow]]] = {}
+    for before, trial in enumerate(trial for trial in ledger.trials() if trial.value is not None):
+        found.setdefault(trial.experiment, []).append((before, trial))
+    return found

@@ -1,6 +1,7 @@
 """Rows of the ledger, how they are read from its columns, and which are kept in memory."""
 
 import enum
+import functools
 import json
 import sqlite3
 import sys
@@ -232,6 +233,7 @@ class Rows(Generic[Row]):
         return rows[count:]
 
 
+@functools.cache
 def columns(row: type, *, without: str = "") -> tuple[str, ...]:
     """The columns that a row is read from."""
     return tuple(column.name for column in fields(row) if column.name != without)
