@@ -132,6 +132,26 @@ def describe_options(options_type: type) -> list[tuple[str, str, str]]:
     return found
 
 
+def given_flags(options: Any, *, without: Sequence[str] = ()) -> list[str]:
+    """The flags, as `--name=value`, that give these options; those that have their default are left out."""
+    found: list[str] = []
+    for own, type_ in _typed_fields(type(options)):
+        value = getattr(options, own.name)
+        if _SPEC not in own.metadata:
+            found += given_flags(value, without=without)
+            continue
+        spec: _Spec = own.metadata[_SPEC]
+        name = spec.flag or own.name
+        if value == own.default or value is None or name in without:
+            continue
+        if typing.get_origin(type_) is tuple:
+            texts = [str(one) for one in value] if spec.repeated else [",".join(map(str, value))]
+        else:
+            texts = [str(value).lower() if isinstance(value, bool) else str(value)]
+        found += [f"--{name}={text}" for text in texts]
+    return found
+
+
 def options_table(options_type: type) -> str:
     """The options as a Markdown table."""
     lines = ["| option | default | meaning |", "|---|---|---|"]

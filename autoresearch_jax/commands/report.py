@@ -14,17 +14,12 @@ from pathlib import Path
 from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
+from autoresearch_jax.engine.state import FLAGS
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.report.history import History, read_history
 from autoresearch_jax.report.tables import format_lines
 
-# Settings of a run that are flags of `autoresearch run`
-FLAGS = (
-    *("editable", "seed", "budget_seconds", "budget_steps", "platform", "mesh", "clock", "decision"),
-    *("keep_probability", "run_worth", "max_runs", "baseline_runs", "memory_percent", "nodes_price"),
-    *("loss_allowance", "certify_share", "certify_every", "prune"),
-)
 MOST_RUNS = 5  # on one page: there are no more colours that can be told apart
 
 
@@ -89,12 +84,9 @@ def named_folders(where: FolderOptions) -> list[RunFolder]:
 
 
 def again(run: History) -> str:
-    """The commands that begin the run again, as far as its ledger has its settings."""
+    """The commands that begin the run again."""
     commit = None if run.summary.baseline is None else run.summary.baseline.parent_commit
-    words = ["autoresearch run", f"--tag={shlex.quote(run.tag + '-again')}"]
-    for name, value in run.settings.items():
-        if name in FLAGS and value is not None:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words.append(f"--{name}={shlex.quote(text)}")
+    flags, seed = str(run.settings.get(FLAGS) or ""), f"--seed={run.settings.get('seed')}"
+    words = ["autoresearch run", f"--tag={shlex.quote(run.tag + '-again')}", flags, "" if seed in flags else seed]
     checkout = "" if commit is None else f"git checkout {commit}\n"
-    return f"{checkout}{' '.join(words)}"
+    return checkout + " ".join(word for word in words if word)

@@ -10,6 +10,7 @@ time counted there is what experiments took, over all the processes that worked 
 import json
 import os
 import secrets
+import shlex
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from autoresearch_jax.commands.console import print_notice, say
-from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, option, tensorboard_option
+from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, given_flags, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
     ProposerSettings,
@@ -50,11 +51,13 @@ from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
+from autoresearch_jax.sanitize import redact, secret_values
 from autoresearch_jax.snapshots.retention import Keeping, Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Metric, Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
+OWN_FLAGS = ("tag", "run_dir", "data_dir", "compile_cache")  # of this run on this machine, not of one like it
 GIB = 2**30
 
 
@@ -279,6 +282,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         retention=Retention(opened.ledger, folder, task.metric, keeping, interrupts, observer.notice),
         pruning=options.decision.pruning(),
         certification=options.decision.certification(),
+        flags=redact(shlex.join(given_flags(options, without=OWN_FLAGS)), secret_values(os.environ)),
     )
     with closing(console), further:
         try:

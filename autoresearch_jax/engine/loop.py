@@ -90,7 +90,7 @@ class Loop:
         wanted = run_settings(
             parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
         )
-        keep_to_settings(parts.ledger, parts.folder, parts.task, wanted)
+        keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, parts.flags)
         target = parts.ledger.left_certification().get("target")
         return self._in_session(lambda: self._work(target), {"target": target} if target else None)
 

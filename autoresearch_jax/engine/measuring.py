@@ -71,6 +71,7 @@ class Parts:
     retention: SnapshotKeeper | None = None  # None keeps all snapshots
     pruning: Pruning | None = None
     certification: CertificationSettings | None = None
+    flags: str = ""  # with which a run that begins is begun, to be shown
 
 
 class Measuring:

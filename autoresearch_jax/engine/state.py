@@ -21,6 +21,7 @@ from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
+FLAGS = "flags"  # among the settings: with which the run was begun, as a shell takes them
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
@@ -38,8 +39,13 @@ def run_settings(
     return {"editable": editable, "seed": seed, **task_settings(task), **rule.settings, **certifies, **how_pruned}
 
 
-def keep_to_settings(ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar]) -> None:
+def keep_to_settings(
+    ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar], flags: str = ""
+) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
+
+    Args:
+      flags: with which the run is begun, to be shown; other ones later are no other settings.
 
     Raises:
       RunFolderError: some settings differ.
@@ -49,7 +55,7 @@ def keep_to_settings(ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapp
     if stored:
         check_settings(stored, wanted, folder.path)
     else:
-        ledger.save_settings(wanted)
+        ledger.save_settings({**wanted, FLAGS: flags})
     calibrate(ledger, folder, task)
     _keep_eval_bundle(ledger, folder, task)
     folder.write_settings(ledger.settings())

@@ -37,6 +37,7 @@ TIME_PARTS = {
     "starting and compiling": ("startup_seconds", "compile_seconds", "init_seconds"),
     "judging": ("snapshot_seconds", "judge_seconds"),
 }
+CLEAR = 2.0  # standard deviations of a gain, above which a kind of edit is said to help
 LEAST_TRIED = 3  # measured experiments of a kind, before it is said not to help
 
 
@@ -267,11 +268,12 @@ def _audit(ledger: Ledger, trials: Sequence[AuditTrial], summary: RunSummary) ->
     return ablation_findings(scores, metric, [Change(ledger.experiment(each), f"without {each}") for each in numbers])
 
 
-def sentences(history: History) -> tuple[list[str], list[str]]:
-    """What helped, and what did not, a sentence each; kinds that were hardly tried are in neither."""
-    helped = [_sentence(one) for one in history.tried if one.gain is not None and one.gain.mean > 0]
+def sentences(history: History) -> dict[str, list[str]]:
+    """What helped, what is open and what did not help, a sentence each; kinds that were hardly tried are in none."""
+    helped = [one for one in history.tried if one.gain is not None and one.gain.mean > CLEAR * one.gain.error]
+    kept = [one for one in history.tried if one.gain is not None and one not in helped]
     useless = [
-        f"{one.what}: {_many(one.measured, 'experiment')} measured, none kept"
+        f"{one.what}: {one.measured} measured, none kept"
         for one in history.tried
         if one.gain is None and one.measured >= LEAST_TRIED
     ]
@@ -280,14 +282,14 @@ def sentences(history: History) -> tuple[list[str], list[str]]:
         for one in history.tried
         if one.failed > one.experiments / 2 and one.failed >= LEAST_TRIED
     ]
-    return helped, [*useless, *failing]
+    return {
+        "What helped": [_sentence(one) for one in helped],
+        "What is open": [_sentence(one) for one in kept],
+        "What did not help": [*useless, *failing],
+    }
 
 
 def _sentence(one: Tried) -> str:
     assert one.gain is not None
     certified = f", {one.certified} certified" if one.certified else ""
     return f"{one.what}: {describe_gain(one.gain)}, {one.kept} kept of {one.experiments} tried{certified}"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

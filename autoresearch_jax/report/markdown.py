@@ -38,7 +38,7 @@ def _page(run: History, source: Callable[[int], str], command: str) -> str:
         lines += ["| experiment | change | gain | probability | |", "|---:|---|---|---|---|"]
         lines += [_kept_row(edit) for edit in run.kept]
         lines.append("")
-    for title, found in zip(("What helped", "What did not"), sentences(run), strict=True):
+    for title, found in sentences(run).items():
         if found:
             lines += [f"**{title}**", "", *(f"- {words(line)}" for line in found), ""]
     for audit in run.audits:

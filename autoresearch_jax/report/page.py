@@ -109,7 +109,7 @@ def run_parts(run: History, source: Source, command: str, ended: str = "") -> di
     parts = {
         "head": Part(macros.head(run, ended)),
         "figures": Part(macros.figures(run)),
-        "findings": Part(macros.findings(*sentences(run))),
+        "findings": Part(macros.findings(sentences(run))),
         "seconds": Part(macros.seconds(run)),
         "audits": Part(macros.audits(run)),
         "reproduce": Part(macros.reproduce(run, command)),
@@ -123,12 +123,14 @@ def run_parts(run: History, source: Source, command: str, ended: str = "") -> di
 def _parts_of_several(runs: Sequence[History], sources: Sequence[Source]) -> dict[str, Part]:
     macros = _macros()
     differing = [name for name in COMPARED_BY if len({json.dumps(run.settings.get(name)) for run in runs}) > 1]
-    found = [(run.tag, sentences(run)) for run in runs]
-    helped, useless = ([f"{tag}: {line}" for tag, both in found for line in both[which]] for which in (0, 1))
+    findings: dict[str, list[str]] = {}
+    for run in runs:
+        for title, lines in sentences(run).items():
+            findings.setdefault(title, []).extend(f"{run.tag}: {line}" for line in lines)
     parts = {
         "head": Part(_heads(runs)),
         "comparison": Part(macros.comparison(runs, differing)),
-        "findings": Part(macros.findings(helped, useless)),
+        "findings": Part(macros.findings(findings)),
     }
     for number, (run, source) in enumerate(zip(runs, sources, strict=True)):
         parts |= _kept_parts(run, source, prefix=f"{number}-", of=run.tag)

@@ -11,8 +11,16 @@ from absl import flags
 from gemini_server import KEY
 
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
-from autoresearch_jax.commands.options import define_options, option, options_table, parse_settings, read_options
+from autoresearch_jax.commands.options import (
+    define_options,
+    given_flags,
+    option,
+    options_table,
+    parse_settings,
+    read_options,
+)
 from autoresearch_jax.commands.run import DecisionOptions
+from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings
@@ -282,3 +290,16 @@ def test_a_limit_of_dollars_from_elsewhere_is_named():
 def test_who_asks_no_model_does_not_wait_for_google_genai():
     script = "import sys, autoresearch_jax.commands.run\nassert 'google.genai' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_flags_of_options_give_the_same_options_again() -> None:
+    words = [
+        *("--experiments=7", "--set=DEPTH=2", "--set=NAME=a, 'b'", "--noprune", "--vocab_sizes=512,1024"),
+        *("--budget_steps=9", "--agent_command=sh -c 'x y'", "--tag=night", "--keep_last=0"),
+    ]
+    options = read(RunOptions, *words)
+    found = given_flags(options, without=("tag",))
+    assert "--experiments=7" in found
+    assert not [flag for flag in found if flag.startswith("--tag")]
+    assert read(RunOptions, *found, "--tag=night") == options
+    assert given_flags(read(RunOptions), without=("data_dir",)) == []

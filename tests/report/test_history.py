@@ -56,15 +56,17 @@ def test_the_time_that_was_spent_is_told_apart(history: History) -> None:
 
 
 def test_kinds_are_counted_and_told_in_words(history: History) -> None:
-    helped, useless = sentences(history)
-    assert helped
-    assert all("better" in line for line in helped)
+    found = sentences(history)
     named = {one.what: one for one in history.tried}
-    for line in helped:
-        assert named[line.partition(":")[0]].kept
-    for line in useless:
+    assert found["What helped"]
+    for line in found["What helped"]:
         one = named[line.partition(":")[0]]
-        assert not one.gain or one.failed > one.experiments / 2
+        assert one.kept
+        assert one.gain.mean > 0
+        assert "better" in line
+    for line in found["What did not help"]:
+        one = named[line.partition(":")[0]]
+        assert one.gain is None or one.failed > one.experiments / 2
 
 
 def test_an_audit_is_read_from_its_trials(history: History) -> None:
