@@ -12,7 +12,7 @@ from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions
 def stand_in(patch: pytest.MonkeyPatch, make: Callable[[TaskOptions], Any]) -> None:
     """Has the options of the language-model task make another task."""
 
-    def make_task(self: TaskOptions, run_folder: Path, editable: Path, *, one_trial: bool = False) -> Any:
+    def make_task(self: TaskOptions, run_folder: Path, editable: Path, **how: bool) -> Any:
         assert editable.name == "train_lib.py"
         return make(self)
 

@@ -181,13 +181,14 @@ class TaskOptions:
         """XLA's compile cache; None for none."""
         return Path(self.compile_cache).expanduser() if self.compile_cache else None
 
-    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False) -> Task:
+    def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False, profile: bool = False) -> Task:
         """The task, which keeps its programs in the run's folder.
 
         Args:
           run_folder: made if it is missing.
           editable: the training file; only its name is used.
           one_trial: True starts no process in advance for a further trial.
+          profile: see `LmTaskConfig`.
 
         Raises:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the sandbox cannot
@@ -230,6 +231,7 @@ class TaskOptions:
                 editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
                 caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.max_kernel_bytes, self.min_steps),
+                profile=profile,
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
             ),
         )

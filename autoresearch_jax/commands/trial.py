@@ -8,6 +8,10 @@
 
 runs the source of experiment 3 of run nov20 again, with each seed that it was measured with, and prints its scores
 beside the recorded ones. Dataset and budget must be those of the run.
+
+    autoresearch trial --budget_seconds=60 --profile=/tmp/profile
+
+traces ten steps in the middle of the budget. The score of such a trial is not recorded.
 """
 
 import json
@@ -30,6 +34,7 @@ from autoresearch_jax.commands.options import (
     tensorboard_option,
 )
 from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.commands.trial_profile import about_profile, check_profile, keep_profile
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.observers import Expendable
 from autoresearch_jax.engine.recorder import write_results
@@ -41,6 +46,7 @@ from autoresearch_jax.engine.training_file import known_constants, read_constant
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, stored_metric
 from autoresearch_jax.report.tensorboard import TrialEvents, require_tensorboard
+from autoresearch_jax.tasks.lm.config import PROFILE, PROFILED_STEPS
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
@@ -103,6 +109,11 @@ class Options:
         None, "RUN:N: run the source of experiment N of a run again, named by its tag or its folder", flag="from"
     )
     tensorboard: bool = tensorboard_option()
+    profile: Path | None = option(
+        None,
+        f"write a JAX profiler trace of {PROFILED_STEPS} steps in the middle of the budget to this folder, for "
+        "TensorBoard and Perfetto; the score is not comparable then, and not recorded",
+    )
     format: str = format_option()
 
 
@@ -153,6 +164,8 @@ def run(options: Options, arguments: list[str]) -> int:
     """Measures, and prints the summary of each trial."""
     if options.tensorboard:
         require_tensorboard()
+    if options.profile is not None:
+        check_profile(options.profile, options.task.budget, tensorboard=options.tensorboard)
     recorded = None if options.origin is None else RecordedExperiment.read(options)
     editable = options.editable or DEFAULT_EDITABLE
     constants = options.start.constants
@@ -162,10 +175,12 @@ def run(options: Options, arguments: list[str]) -> int:
     folder.create()
     then: dict[int, TrialRow] = {} if recorded is None else {trial.seed: trial for trial in recorded.trials}
     seeds = list(then) if options.seed is None and then else [options.seed or 0]
+    if options.profile is not None:
+        seeds, then = seeds[:1], {}
     name = ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"
     summaries: list[dict[str, Scalar]] = []
     attempt = _attempt(options.tensorboard, folder)
-    task = options.task.make_task(folder.path, editable, one_trial=len(seeds) == 1)
+    task = options.task.make_task(folder.path, editable, one_trial=len(seeds) == 1, profile=options.profile is not None)
     with closing(task), closing(_open_ledger(folder, task)) as ledger:
         if recorded is not None:
             recorded.check(task)
@@ -183,21 +198,27 @@ def run(options: Options, arguments: list[str]) -> int:
             )
             attempt(events.end, measurement)
             attempt(events.close)
-            ledger.record_trial(source, measurement, description, task.fingerprint)
+            if options.profile is None:
+                ledger.record_trial(source, measurement, description, task.fingerprint)
             summary = summarize(
                 measurement, task.metric, read_constants(source) if measurement.value is not None else {}
             )
             summary["log"] = str(log_dir)
+            if options.profile is not None:
+                summary[PROFILE] = keep_profile(log_dir / PROFILE, options.profile)
             if (before := then.get(seed)) is not None:
                 summary |= _beside(measurement, before, task.metric)
             summaries.append(summary)
             if options.format == "text":
                 print(format_summary(summary, task.metric), flush=True)
+            if options.profile is not None:
+                say(f"autoresearch trial: --profile: {about_profile(measurement, summary['profile'])}", sys.stderr)
         if folder.results.exists():  # of a run, whose table says all that its ledger says
             write_results(folder.results, ledger, task.metric)
     if options.format == "json":
         print(json.dumps(summaries[0] if recorded is None else {"from": options.origin, "trials": summaries}, indent=1))
-    return 0 if all(summary["status"] == Status.OK for summary in summaries) else 1
+    is_traced = options.profile is None or summaries[0]["profile"] is not None
+    return 0 if is_traced and all(summary["status"] == Status.OK for summary in summaries) else 1
 
 
 def _attempt(tensorboard: bool, folder: RunFolder) -> Callable[..., None]:

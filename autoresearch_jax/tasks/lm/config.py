@@ -19,6 +19,8 @@ TIME_REFERENCE = "time reference"  # and without one: processor seconds of the r
 SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see `snapshot_process.py`
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
+PROFILED_STEPS = 10  # of a trial that is profiled
+PROFILE = "profile"  # where its trace is, in its log folder; and among the metrics, how many steps were traced
 
 # Before a keep judging may take this many times as long: it scores all rows five times, and again to explain a failure.
 EVERY_ROW_SLOWDOWN = 7.0
@@ -113,6 +115,7 @@ class MeasureRequest:
       device_memory_bytes: of one device, on a CPU of the machine; None where it is not known.
       facts: further facts for the snapshot's manifest; a snapshot with others is not judged again.
       stop_above: training ends as `pruned` where its loss, in bits per byte, is above one of these.
+      profile: whether some steps are traced, to a folder PROFILE in `log_dir`.
       files: arguments of `linux.restrict_files`, to which the process adds its scratch folder and confines itself
         before it reads the programs; None where it is not confined.
     """
@@ -137,6 +140,7 @@ class MeasureRequest:
     stop_above: Sequence[LossLimit] = ()
     reference_log_dirs: Sequence[str] = ()
     compile_cost: CompileCost = UNKNOWN_COMPILE_COST
+    profile: bool = False
     files: Mapping[str, Any] | None = None
 
     def to_json(self, operation: str) -> dict[str, Any]:
@@ -182,6 +186,7 @@ class LmTaskConfig:
       split: what is judged. An audit judges the holdout besides, see `Scrutiny`.
       judge_tokens: judge about this many tokens from a split's start; None judges all of it.
       trace_limits: what a trace may use; its time is `limits.trace`.
+      profile: whether some steps of each trial are traced, see `MeasureRequest`; its score is not to be compared.
       standby_log: where the next trial's process prints while it waits; None to have none.
     """
 
@@ -201,4 +206,5 @@ class LmTaskConfig:
     limits: TimeLimits = field(default_factory=TimeLimits)
     trace_limits: ProcessLimits = field(default_factory=ProcessLimits)
     caps: Caps = field(default_factory=Caps)
+    profile: bool = False
     standby_log: Path | None = None

@@ -25,7 +25,7 @@ from autoresearch_jax.tasks.lm.clock import (
     uncalibrated_clock,
     wait_for_rest,
 )
-from autoresearch_jax.tasks.lm.config import SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.config import PROFILE, SNAPSHOT, MeasureRequest
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
@@ -43,7 +43,7 @@ from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, TrialFailed
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
-from autoresearch_jax.tasks.lm.trainer import TrainPhase, TrainResult, train
+from autoresearch_jax.tasks.lm.trainer import Profiler, TrainPhase, TrainResult, train
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CHARGED_COMPILE,
@@ -246,6 +246,7 @@ class _Trial:
         wall_limit = math.inf  # where the budget is one by itself
         if budget.seconds is not None and not isinstance(clock, WallClock):
             wall_limit = self.request.limits.max_stretch * budget.seconds
+        profiler = Profiler(Path(self.request.log_dir) / PROFILE, budget) if self.request.profile else None
         with CompileWatch() as compiles:
             result = train(
                 leaves,
@@ -255,6 +256,7 @@ class _Trial:
                 on_progress=partial(self._report_training, clock),
                 stop_above=[LossLimit(one.point, one.loss / self.bits_per_nat) for one in self.request.stop_above],
                 wall_limit=wall_limit,
+                profiler=profiler,
             )
         _write_loss_curve(Path(self.request.log_dir) / LOSS_CURVE_FILE, result)
         if self.accounting is not None:
@@ -272,6 +274,7 @@ class _Trial:
             mfu_percent=_mfu_percent(programs, tokens_per_second, self.peak_flops),
         )
         self.metrics[WALL_SECONDS] = result.wall_seconds
+        self.metrics |= {} if profiler is None else {PROFILE: profiler.num_steps}
         self.metrics[LOSSES] = write_curve([loss * self.bits_per_nat for loss in result.curve]) or None
         return result
 

@@ -186,6 +186,7 @@ class LmTask:
                 "device_kind": config.device.device_kind,
             },
             stop_above=tuple(stop_above),
+            profile=config.profile,
             files=self._files(scrutiny, [candidate.programs_dir, *reference_log_dirs], [log_dir, snapshot_dir.parent]),
         )
 

@@ -1,15 +1,18 @@
-"""The training loop and its loss curve: feeds tokens to compiled steps until the budget is spent."""
+"""The training loop, its loss curve and its profiler: feeds tokens to compiled steps until the budget is spent."""
 
 import collections
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from autoresearch_jax.tasks.lm.clock import Clock
+from autoresearch_jax.tasks.lm.config import PROFILED_STEPS
 from autoresearch_jax.types import CURVE_POINTS, Budget, LossLimit
 
 MAX_STEPS_IN_FLIGHT = 2
@@ -53,6 +56,50 @@ class Curve:
             return False
         self._points.append(math.fsum(losses) / len(losses))
         return self._points[-1] > self._limits.get(self._num_over, math.inf)
+
+
+class Profiler:
+    """Traces PROFILED_STEPS steps in the middle of a budget, for TensorBoard's profile plugin and for Perfetto.
+
+    Attributes:
+      num_steps: how many were traced; fewer where the budget ended before.
+    """
+
+    def __init__(self, folder: Path, budget: Budget) -> None:
+        """Touches nothing yet; the trace will be in plugins/profile/DATE of the folder."""
+        self.num_steps = 0
+        self._folder = folder
+        self._first = None if budget.steps is None else max(0, (budget.steps - PROFILED_STEPS) // 2)
+        self._is_running = self._is_over = False
+
+    def is_due(self, num_steps: int, progress: float) -> bool:
+        """Whether to `switch` before the next step, no step being in flight."""
+        if self._is_running or self._is_over:
+            return self._is_running and self.num_steps == PROFILED_STEPS
+        return progress >= 1 / 2 if self._first is None else num_steps >= self._first
+
+    def switch(self) -> None:
+        """Starts or stops tracing, which takes a while."""
+        if self._is_running:
+            self.stop()
+            return
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # Python is ours, and tracing it slows the steps
+        jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
+        self._is_running = True
+
+    def step(self, number: int) -> AbstractContextManager[object]:
+        """Names what is handed over within a step of training."""
+        if not self._is_running:
+            return nullcontext()
+        self.num_steps += 1
+        return jax.profiler.StepTraceAnnotation("train", step_num=number)
+
+    def stop(self) -> None:
+        """Stops tracing, if it goes on, and writes the trace."""
+        if self._is_running:
+            self._is_running, self._is_over = False, True
+            jax.profiler.stop_trace()
 
 
 @dataclass(frozen=True)
@@ -116,6 +163,7 @@ def train(
     on_progress: Callable[[TrainResult], None] = lambda result: None,
     stop_above: Sequence[LossLimit] = (),
     wall_limit: float = math.inf,
+    profiler: Profiler | None = None,
 ) -> TrainResult:
     """Trains until the budget or the wall clock's limit is spent, or the loss is not finite or above a limit.
 
@@ -131,8 +179,10 @@ def train(
       on_progress: called about twice a second.
       stop_above: in nats per token, compared when their point of the budget is reached.
       wall_limit: seconds of the wall clock after which no further step starts.
+      profiler: traces some of the steps; the time of starting and stopping it is no part of the budget.
     """
-    return _Loop(TrainResult(leaves), phases, budget, clock, on_progress, Curve(stop_above), wall_limit).run()
+    curve = Curve(stop_above)
+    return _Loop(TrainResult(leaves), phases, budget, clock, on_progress, curve, wall_limit, profiler).run()
 
 
 @dataclass
@@ -144,6 +194,7 @@ class _Loop:
     on_progress: Callable[[TrainResult], None]
     curve: Curve
     wall_limit: float
+    profiler: Profiler | None
     phase: TrainPhase | None = None  # of the step started last
     # (phase, loss) of steps not yet known to be done
     in_flight: collections.deque[tuple[TrainPhase, jax.Array]] = field(default_factory=collections.deque)
@@ -151,15 +202,17 @@ class _Loop:
     last_intervals: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=2))
 
     def run(self) -> TrainResult:
-        wall_start = self.last_end_wall = self.clock.wall()
+        self.wall_start = self.last_end_wall = self.clock.wall()
         self.start = self.last_end = self.last_report = self.clock.now()
         while not self._is_over():
-            if self.in_flight and (self.clock.is_due() or not self._may_start()):
+            if self.in_flight and (self.clock.is_due() or self._is_profiler_due() or not self._may_start()):
                 self._finish_step()
             elif not self._may_start():
                 break
-            elif self.clock.wall() - wall_start > self.wall_limit:  # after the budget, which may end as late
+            elif self.clock.wall() - self.wall_start > self.wall_limit:  # after the budget, which may end as late
                 self.result.stretched = True
+            elif self._is_profiler_due():
+                self._switch_profiler()
             elif self.clock.is_due():
                 self.clock.calibrate()
                 self.last_end_wall = self.clock.wall()
@@ -169,7 +222,9 @@ class _Loop:
                     self._finish_step()
         jax.block_until_ready(self.result.leaves)
         self.result.seconds = self.clock.now() - self.start
-        self.result.wall_seconds = self.clock.wall() - wall_start
+        self.result.wall_seconds = self.clock.wall() - self.wall_start
+        if self.profiler is not None:
+            self.profiler.stop()
         self.result.curve = self.curve.points
         return self.result
 
@@ -179,6 +234,20 @@ class _Loop:
 
     def _elapsed(self) -> float:
         return self.clock.now() - self.start
+
+    def _is_profiler_due(self) -> bool:
+        return self.profiler is not None and self.profiler.is_due(self.result.num_steps, self._progress())
+
+    def _switch_profiler(self) -> None:
+        """Takes the time out of all that is measured, as if the training had begun later."""
+        assert self.profiler is not None
+        now, wall = self.clock.now(), self.clock.wall()
+        self.profiler.switch()
+        taken = self.clock.now() - now
+        self.start += taken
+        self.last_end += taken
+        self.last_end_wall = self.clock.wall()
+        self.wall_start += self.last_end_wall - wall
 
     def _progress(self) -> float:
         """Share of the budget that will have passed when a step handed over now starts."""
@@ -220,7 +289,8 @@ class _Loop:
             self.last_intervals.clear()
         progress = self._progress()
         tokens = phase.put_tokens(host_tokens)
-        self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
+        with nullcontext() if self.profiler is None else self.profiler.step(self.result.num_steps):
+            self.result.leaves, metrics = phase.step(self.result.leaves, tokens, np.float32(progress))
         self.result.num_steps += 1
         self.result.num_tokens += phase.tokens_per_step
         self.in_flight.append((phase, metrics[phase.loss_index]))

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from autoresearch_jax.tasks.lm.trainer import MAX_STEPS_IN_FLIGHT, Curve, TrainPhase, TrainResult, train
+from autoresearch_jax.tasks.lm.config import PROFILED_STEPS
+from autoresearch_jax.tasks.lm.trainer import MAX_STEPS_IN_FLIGHT, Curve, Profiler, TrainPhase, TrainResult, train
 from autoresearch_jax.types import CURVE_POINTS, Budget, LossLimit, Scalar
 
 
@@ -125,8 +128,15 @@ class Device:
 
         return TrainPhase(from_progress, step, next_tokens, lambda tokens: tokens, tokens_per_step=8, loss_index=0)
 
-    def train(self, budget: Budget, *phases: TrainPhase, wall_limit: float = math.inf) -> TrainResult:
-        return train(0, phases or [self.phase()], budget=budget, clock=self, wall_limit=wall_limit)
+    def train(
+        self,
+        budget: Budget,
+        *phases: TrainPhase,
+        wall_limit: float = math.inf,
+        profiler: Profiler | None = None,
+    ) -> TrainResult:
+        phases = phases or (self.phase(),)
+        return train(0, phases, budget=budget, clock=self, wall_limit=wall_limit, profiler=profiler)
 
 
 class PendingLoss:
@@ -256,3 +266,61 @@ def test_a_budget_that_is_spent_within_the_limit_is_spent_however_late_its_last_
     result = device.train(Budget(seconds=10.0), wall_limit=10.0 / share)
     assert not result.stretched
     assert result.seconds >= 10.0 - 1e-6
+
+
+class Tracing:
+    """Stands in for JAX's tracing on a device: starting and stopping take seconds, with no step in flight."""
+
+    SECONDS = (3.0, 5.0)
+
+    def __init__(self, device: Device, patch: pytest.MonkeyPatch) -> None:
+        self.device = device
+        self.switches: list[int] = []  # after how many steps
+        patch.setattr(jax.profiler, "start_trace", lambda folder, **options: self._switch())
+        patch.setattr(jax.profiler, "stop_trace", self._switch)
+
+    def _switch(self) -> None:
+        assert self.device.read == len(self.device.starts), "a step is in flight"
+        self.device.time += self.SECONDS[len(self.switches)]
+        self.switches.append(self.device.read)
+
+
+@pytest.mark.parametrize(
+    ("budget", "step_seconds", "switches"),
+    [
+        (Budget(steps=30), 0.1, [10, 20]),
+        (Budget(steps=21), 0.1, [5, 15]),
+        (Budget(steps=10), 0.1, [0, 10]),
+        (Budget(seconds=10.0), 0.1, [50, 60]),
+        (Budget(seconds=10.0), 0.3, [17, 27]),
+        (Budget(seconds=10.0), 0.8, [7, 13]),
+    ],
+)
+@pytest.mark.parametrize("steps_between", [None, 7])
+def test_ten_steps_in_the_middle_are_traced_outside_of_the_budget(
+    budget: Budget,
+    step_seconds: float,
+    switches: list[int],
+    steps_between: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = Device(lambda step: step_seconds, steps_between=steps_between).train(budget)
+    device = Device(lambda step: step_seconds, steps_between=steps_between)
+    tracing, profiler = Tracing(device, monkeypatch), Profiler(tmp_path, budget)
+    result = device.train(budget, profiler=profiler, wall_limit=16.0)
+    assert tracing.switches == pytest.approx(switches, abs=2 if budget.seconds else 0)
+    assert profiler.num_steps == tracing.switches[1] - tracing.switches[0]
+    assert profiler.num_steps == PROFILED_STEPS or tracing.switches[1] == result.num_steps
+    assert result.num_steps == pytest.approx(expected.num_steps, abs=1)
+    assert result.seconds == pytest.approx(expected.seconds, abs=step_seconds)
+    assert result.wall_seconds == pytest.approx(expected.wall_seconds, abs=step_seconds + 0.25)
+    assert max(result.step_walls) < 2 * step_seconds + 0.25
+    assert device.progress == sorted(device.progress)
+
+
+def test_where_no_step_is_left_there_is_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(lambda step: 25.0)
+    tracing, profiler = Tracing(device, monkeypatch), Profiler(tmp_path, Budget(seconds=10.0))
+    device.train(Budget(seconds=10.0), profiler=profiler)
+    assert (profiler.num_steps, tracing.switches) == (0, [])
