@@ -94,11 +94,11 @@ class Shown:
 Show = Callable[..., Shown]
 
 
-def expect(locator: "Locator") -> "LocatorAssertions":
+def expect(locator: "Locator", seconds: float = WAIT_SECONDS) -> "LocatorAssertions":
     """Playwright's assertions, which wait until they hold, and fail if that takes too long."""
     from playwright.sync_api import expect
 
-    expect.set_options(timeout=1000 * WAIT_SECONDS)
+    expect.set_options(timeout=1000 * seconds)
     return expect(locator)
 
 
@@ -114,8 +114,8 @@ def running_chromium() -> Iterator["Browser"]:
     path = find_chromium()
     if path is None:
         pytest.skip("no Chromium on PATH: apt-get install chromium")
-    # The sandbox of Chromium needs a user who is not root; names of other machines are found nowhere.
-    flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost"]
+    only_here = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
+    flags = ["--no-sandbox", "--disable-gpu", only_here]  # Chromium's own sandbox refuses root
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=flags)
         try:

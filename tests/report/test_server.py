@@ -3,15 +3,13 @@
 import http.client
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from nights import write_night
+from watched import serving
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.engine.ledger import Ledger
@@ -30,26 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return write_night(tmp_path_factory.mktemp("runs") / "night", 30)
 
 
-@contextmanager
-def serving(folder: RunFolder, *flags: str) -> Iterator[int]:
-    """A server in a process of its own; its port."""
-    words = ["watch", f"--run_dir={folder.path.parent}", f"--tag={folder.path.name}", "--port=0", *flags]
-    command = [sys.executable, "-m", "autoresearch_jax.cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://"), process.stderr.read()
-        yield int(url.split(":")[2].split("/")[0])
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def port(folder: RunFolder) -> Iterator[int]:
-    with serving(folder) as found:
-        yield found
+    with serving(folder) as server:
+        yield server.port
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, Headers, str]:
@@ -123,7 +105,8 @@ def next_event(answer: http.client.HTTPResponse) -> tuple[str, dict]:
 
 
 def test_with_a_token_only_who_knows_it_sees_the_page(folder: RunFolder) -> None:
-    with serving(folder, "--host=0.0.0.0", f"--token={TOKEN}") as port:
+    with serving(folder, "--host=0.0.0.0", f"--token={TOKEN}") as server:
+        port = server.port
         assert ask(port)[0] == 403
         assert ask(port, "/events")[0] == 403
         assert ask(port, "/?token=wrong")[0] == 403
@@ -171,7 +154,8 @@ def test_it_writes_nothing_into_the_run(folder: RunFolder, tmp_path: Path) -> No
     copy = tmp_path / "night"
     shutil.copytree(folder.path, copy)
     before = written(copy)
-    with serving(RunFolder(copy)) as port:
+    with serving(RunFolder(copy)) as server:
+        port = server.port
         assert ask(port)[0] == 200
     assert written(copy) == before
 
