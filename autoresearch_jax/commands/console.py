@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PLAIN_LINE_SECONDS = 10.0  # between two lines about a trial in a log file
 LIVE_LINE_SECONDS = 0.1  # between two states of a line on a terminal
 STAGE_LINE_SECONDS = 30.0  # between two lines about a preparation in a log file
+PLAIN_TERMINALS = "dumb", "unknown"  # values of TERM: lines cannot be taken back there
 FALLBACK_SIZE = 80, 24  # columns and lines of a terminal that does not tell
 CLEAR_LINE = "\r\x1b[2K"
 

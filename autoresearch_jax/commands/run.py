@@ -49,7 +49,7 @@ from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.report.tables import format_lines, print_experiments
+from autoresearch_jax.report.tables import format_lines, print_experiments, print_lines
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
 from autoresearch_jax.sanitize import redact, secret_values
 from autoresearch_jax.snapshots.retention import Keeping, Retention
@@ -301,7 +301,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         "results": str(folder.results),
         "ended": reason,
     }
-    print(format_lines(figures))
+    print_lines(figures, sys.stdout)
     return 0
 
 

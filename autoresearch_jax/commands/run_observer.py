@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from autoresearch_jax.commands.console import (
+    PLAIN_TERMINALS,
     LiveLine,
     drop_output,
     print_notice,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-PLAIN_TERMINALS = ("dumb", "unknown")  # values of TERM: lines cannot be taken back there
 DRAW_SECONDS = 0.5  # between two states of a block that differ only in how far the trial is
 LABEL_COLUMNS = 12
 BAR_COLUMNS = 30

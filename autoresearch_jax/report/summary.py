@@ -17,6 +17,25 @@ from autoresearch_jax.report.exchanges import model_use
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
 
+JSON_FIELDS = (
+    "experiment",
+    "kind",
+    "outcome",
+    "decision",
+    "score",
+    "error",
+    "certificate",
+    "hypothesis",
+    "category",
+    "proposer",
+    "reason",
+    "commit",
+    "seconds",
+    "dollars",
+    "snapshots",
+    "constants",
+)  # of an experiment, in their order
+
 
 @dataclass(frozen=True)
 class RunSummary:

@@ -1,10 +1,10 @@
 """What commands print: a table of experiments, the findings of an audit, and `key: value` lines."""
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TextIO
+from dataclasses import dataclass
+from typing import Any, TextIO, cast
 
 from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.decide.posterior import Estimate
@@ -13,9 +13,12 @@ from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import KEEPS, RUNNING, outcome
 from autoresearch_jax.engine.records import ExperimentRow
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
-PLAIN_WIDTH = 10_000  # columns of a file or a pipe: nothing is wrapped or cut there
+WIDE = 120  # columns of a terminal that has room for a column of reasons
+WIDEST = 60  # characters that a column of plain text is aligned to; longer cells are whole all the same
+NUMBERS = 0, 2, 3  # columns of the table of experiments
 KEY_WIDTH = 20  # and a space, after longer ones, too
 GAP = "  "  # between columns of plain text
 STYLES = {
@@ -31,44 +34,108 @@ def style_of(outcome: str) -> str:
     return STYLES.get(outcome, FAILURE_STYLE)
 
 
-def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, at_work: bool = False) -> None:
-    """Prints a line an experiment: number, outcome, score, seconds, hypothesis; colours on a terminal only.
+def has_colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal with colours, and the user wants them (NO_COLOR)."""
+    if not stream.isatty():
+        return False
+    from rich.console import Console
 
-    A kept edit shows by now as certified or reverted; a score that is an estimate has its standard deviation.
+    console = Console(file=stream)
+    return console.color_system is not None and not console.no_color
+
+
+@dataclass(frozen=True)
+class _Line:
+    """An experiment as the table shows it; of one that `failed` the reason is what there is to say."""
+
+    number: str
+    outcome: str
+    score: str
+    seconds: str
+    proposer: str
+    hypothesis: str
+    reason: str
+    failed: bool
+
+
+def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, at_work: bool = False) -> None:
+    """Prints a line an experiment: number, outcome, score, seconds, proposer, hypothesis, reason.
+
+    A kept edit shows by now as certified or reverted; a score that is an estimate has its standard deviation. On a
+    terminal there are colours, and the reason for the decision on something measured is cut to fit.
 
     Args:
       metric: names the scores; None in a ledger of single trials.
       at_work: whether a driver is, so that what is not over is running.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    name, lines = "score" if metric is None else metric.name, _lines(ledger, at_work)
+    if stream.isatty():
+        _print_table(name, lines, stream)
+        return
+    header = ("experiment", "outcome", name, "seconds", "proposer", "hypothesis", "reason")
+    rows = [header, *((n.number, n.outcome, n.score, n.seconds, n.proposer, n.hypothesis, n.reason) for n in lines)]
+    widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (
+            cell.rjust(width) if index in NUMBERS else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        stream.write(GAP.join(padded).rstrip() + "\n")
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("experiment", justify="right")
-    table.add_column("outcome")
-    table.add_column("score" if metric is None else metric.name, justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("hypothesis", overflow="fold")
-    certified = certificates(ledger)
+
+def _lines(ledger: Ledger, at_work: bool) -> list[_Line]:
+    found, certified = [], certificates(ledger)
     for row in ledger.experiments():
         word = outcome(row, at_work=at_work)
         if row.id in certified and certified[row.id].word is not Word.KEPT:
             word = certified[row.id].word
-        table.add_row(
-            str(row.id),
-            Text(word, style=style_of(word)),
-            "" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
-            "" if row.seconds is None else f"{row.seconds:.1f}",
-            Text(row.hypothesis),
+        line = _Line(
+            number=str(row.id),
+            outcome=word,
+            score="" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
+            seconds="" if row.seconds is None else f"{row.seconds:.1f}",
+            proposer=clean_line(row.proposer),
+            hypothesis=clean_line(row.hypothesis),
+            reason=clean_line(row.reason or ""),
+            failed=row.score is None and not row.is_open,
         )
-    if stream.isatty():
-        Console(file=stream, highlight=False).print(table)
-        return
-    console = Console(file=io.StringIO(), width=PLAIN_WIDTH, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    stream.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
+        found.append(line)
+    return found
+
+
+def _print_table(score: str, lines: Sequence[_Line], stream: TextIO) -> None:
+    """The table on a terminal; on a narrow one proposer and reason stand below the hypothesis."""
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    is_wide = console.width >= WIDE
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, side in (("#", "right"), ("outcome", "left"), (score, "right"), ("seconds", "right")):
+        table.add_column(name, justify=cast(Any, side), no_wrap=True)
+    if is_wide:
+        table.add_column("proposer", no_wrap=True)
+    table.add_column("hypothesis", overflow="fold")
+    if is_wide:
+        table.add_column("reason", overflow="fold")
+    for line in lines:
+        cells = line.number, Text(line.outcome, style_of(line.outcome)), line.score, line.seconds
+        proposer = f"{line.proposer}: " if line.proposer and not is_wide else ""
+        reason = Text(proposer + (line.reason if line.failed else _without_scores(line.reason, score)), "dim")
+        if not line.failed:
+            reason.no_wrap, reason.overflow = True, "ellipsis"
+        if is_wide:
+            table.add_row(*cells, Text(line.proposer), Text(line.hypothesis), reason)
+        else:
+            table.add_row(*cells, Group(Text(line.hypothesis), *([reason] if line.reason else [])))
+    console.print(table)
+
+
+def _without_scores(reason: str, name: str) -> str:
+    """The reason for a decision without the scores that it begins with, since they stand in the table."""
+    parts = reason.split(", ", 2)  # the candidate's, the champion's, what follows from them
+    return parts[2] if reason.startswith(f"{name} ") and len(parts) == 3 else reason
 
 
 def format_findings(findings: AuditFindings, format: str) -> str:

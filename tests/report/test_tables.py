@@ -2,8 +2,10 @@
 
 import io
 import json
+from contextlib import closing
 
 import pytest
+from terminals import terminal
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
@@ -11,7 +13,7 @@ from autoresearch_jax.engine.recorder import results_text
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
-from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments
+from autoresearch_jax.report.tables import format_experiment, format_lines, print_experiments, print_lines
 from autoresearch_jax.report.why import explain, print_explanation
 from autoresearch_jax.types import Measurement, Metric, Status
 
@@ -28,7 +30,10 @@ def ledger(tmp_path):
         (Kind.PROPOSAL, "[red]LR[/red]", (Status.CRASH, None, Action.DISCARD, "boom", "c" * 40, 0.5)),
     ]
     for kind, hypothesis, conclusion in ends:
-        row = ledger.begin_experiment(Intent(kind, "LR = 1\n", {"LR": 1}, hypothesis, cost_dollars=0.25))
+        proposer = "gemini" if conclusion[1] is None else ""
+        row = ledger.begin_experiment(
+            Intent(kind, "LR = 1\n", {"LR": 1}, hypothesis, proposer=proposer, cost_dollars=0.25)
+        )
         if conclusion[1] is not None:
             trial = ledger.begin_trial(row.id, 0)
             ledger.finish_trial(trial.id, Measurement(Status.OK, conclusion[1], 0))
@@ -95,14 +100,63 @@ def test_a_table_in_a_file_is_whole_and_plain(ledger):
     stream = io.StringIO()
     print_experiments(ledger, Metric("val_bpb"), stream, at_work=True)
     lines = stream.getvalue().splitlines()
-    assert lines[0].split() == ["experiment", "outcome", "val_bpb", "seconds", "hypothesis"]
-    assert lines[2].split(maxsplit=4) == ["1", "keep", "1.200000", "2.0", LONG]
-    assert lines[3].split() == ["2", "crash", "0.5", "[red]LR[/red]"]
+    assert lines[0].split() == ["experiment", "outcome", "val_bpb", "seconds", "proposer", "hypothesis", "reason"]
+    assert lines[2].split(maxsplit=4) == ["1", "keep", "1.200000", "2.0", f"{LONG}  better"]
+    assert lines[3].split() == ["2", "crash", "0.5", "gemini", "[red]LR[/red]", "boom"]
+    assert lines[3].index("boom") == lines[1].index("the baseline") == lines[0].index("reason")
     assert lines[4].split(maxsplit=2) == ["3", "running", "LR 1 -> 2"]
     assert "\x1b" not in stream.getvalue()
     stream = io.StringIO()
     print_experiments(ledger, Metric("val_bpb"), stream, at_work=False)
     assert stream.getvalue().splitlines()[4].split(maxsplit=2) == ["3", "interrupted", "LR 1 -> 2"]
+
+
+REASON = "val_bpb 1.2 in 1 run, the champion's 1.5 +- 0.1, 0.3 better: " + "and so on " * 20
+WHY = "the answer is not JSON: " + "one thing and another " * 9
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_on_a_terminal_reasons_are_cut_but_those_of_what_came_to_nothing(tmp_path, columns, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with closing(Ledger.open(tmp_path / "ledger.db")) as ledger, terminal(columns) as screen:
+        for hypothesis, status, reason in (("a\x1b[2Jb", Status.OK, REASON), ("no proposal", Status.REJECTED, WHY)):
+            row = ledger.begin_experiment(
+                Intent(Kind.PROPOSAL, "LR = 1\n", {}, hypothesis, proposer="gemini", parent=0)
+            )
+            if status is Status.OK:
+                ledger.finish_trial(ledger.begin_trial(row.id, 0).id, Measurement(Status.OK, 1.2, 0))
+            score = 1.2 if status is Status.OK else None
+            ledger.conclude(row.id, status, score, Action.DISCARD, reason, None, 1.0)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_experiments(ledger, Metric("val_bpb"), screen.stream)
+        shown = screen.screen()
+        written = screen.written
+        monkeypatch.setenv("NO_COLOR", "1")
+        print_experiments(ledger, Metric("val_bpb"), screen.stream)
+        uncoloured = screen.read().removeprefix(written)
+    assert max(map(len, shown)) <= columns
+    first = " ".join(shown).split("no proposal")[0]
+    assert "0.3 better" in first
+    assert "the champion's" not in first, "the score has a column"
+    assert "…" in first
+    start = next(index for index, line in enumerate(shown) if "no proposal" in line)
+    at = shown[start].index("no proposal") if columns < 120 else shown[0].index("reason")
+    assert WHY.strip() in " ".join(line[at:].strip() for line in shown[start:])
+    assert "\x1b[2J" not in written
+    assert "\x1b[33m" in written
+    assert "\x1b[33m" not in uncoloured
+
+
+def test_figures_are_coloured_on_a_terminal_only(monkeypatch):
+    figures = {"driver": "pid 1 on box", "gain": 0.5, "x" * 25: None}
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with terminal(20) as screen:
+        print_lines(figures, screen.stream)
+        assert "".join("".join(screen.screen()).split()) == "".join(format_lines(figures).split()), "nothing is cut"
+        assert "\x1b[1m0.5" in screen.written
+    stream = io.StringIO()
+    print_lines(figures, stream)
+    assert stream.getvalue() == format_lines(figures) + "\n"
 
 
 def test_a_space_stands_between_any_key_and_its_value():
