@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import shlex
 import shutil
 import sqlite3
@@ -33,13 +32,13 @@ from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.commands.run import run_seed
 from autoresearch_jax.engine.disk import DiskGuard
-from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramError, read_program
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings
 from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.engine.workspace import Workspace, try_commit
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import KEY_WIDTH
 from autoresearch_jax.sandbox.escapes import try_to_escape
@@ -219,21 +218,8 @@ def check_editable(options: RunOptions, environment: Mapping[str, str]) -> Itera
 
 
 def check_worktree(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
-    """Keeps a commit on the branch of a run that is made up, in a scratch worktree; removes branch and worktree."""
-    top = Git(options.editable.resolve().parent, environment)
-    with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as scratch:
-        folder = Path(scratch).resolve() / "workspace"
-        workspace = Workspace.of(options.editable, f"doctor-{secrets.token_hex(8)}", folder, environment)
-        try:
-            made = workspace.commit("# tried\n", top.text("rev-parse", "HEAD"), "Tried by doctor\n", time.time())
-            workspace.keep(made, None)
-        except (OSError, GitError) as error:
-            remedy = f"make the repository of {top.folder} one that you can write to, on a disk with room"
-            raise UserError(f"{error}: {remedy}") from error
-        finally:
-            # twice forced: one that is half made is locked; never `prune`: the user's may be on disks that are away
-            top.succeeds("worktree", "remove", "--force", "--force", str(folder))
-            top.succeeds("update-ref", "-d", f"refs/heads/{workspace.branch}")
+    """Whether git makes a commit, a branch and a worktree for a run."""
+    try_commit(options.editable, environment)
     yield Check("worktree", "a commit, a branch and a worktree can be made")
 
 

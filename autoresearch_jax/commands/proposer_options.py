@@ -193,14 +193,8 @@ def make_proposer(
             read_recorded(settings.replay), lambda made, base, brief: rebase(made, base, brief, workspace.merge)
         )
     if settings.agent is not None:
-
-        def copy_files(target: Path) -> None:
-            """Copies the files of the champion's commit."""
-            git = Git(workspace.folder, environment)
-            git.text("checkout-index", "--all", "--force", f"--prefix={target}/")
-
         agent = CommandProposer(
-            settings.agent, workspace.editable, copy_files, folder.llm_dir, environment, examine=examine
+            settings.agent, workspace.editable, workspace.copy_files, folder.llm_dir, environment, examine=examine
         )
     elif settings.gemini is not None:
         # google-genai takes half a second to import, which the commands and runs that ask no model do not spend.

@@ -22,10 +22,17 @@ _REPOSITORY_VARIABLES = (
     "GIT_NAMESPACE",
     "GIT_PREFIX",
 )
-# Whatever the user has set; without the last, a checkout would also move the submodules of the user's own.
-_SETTINGS = ("-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "submodule.recurse=false")
+# Go before what the user has set.
+_SETTINGS = (
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "core.fsmonitor=false"),  # a program, or a daemon that would outlive the run's worktree
+    *("-c", "commit.gpgSign=false"),
+    *("-c", "i18n.commitEncoding=UTF-8"),  # of the messages that are given
+    *("-c", "submodule.recurse=false"),  # else a checkout moves the submodules of the user's own
+)
+_AS_COMMITTED = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
 _MOST_CONFLICTS = 127  # the exit status of `git merge-file` counts them; beyond, it is an error
-_FALLBACK_IDENTITY = {"user.name": "autoresearch", "user.email": "autoresearch@localhost"}
+_FALLBACK_NAME, _FALLBACK_EMAIL = "autoresearch", "autoresearch@localhost"
 
 # Nothing is ever fetched. A folder that somebody sent may name a remote, and git would run any command that its
 # configuration calls a way to get there, for an object that it lacks.
@@ -47,30 +54,69 @@ class Git:
             "LC_ALL": "C",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_OPTIONAL_LOCKS": "0",  # `git status` would else rewrite the user's index
+            "GIT_LITERAL_PATHSPECS": "1",  # a path is a path, whatever characters are in it
             **_NO_REMOTE,
         }
-        self._identity: list[str] | None = None
+        self._identity: dict[str, str] | None = None
         self._listings: tuple[str, dict[PurePosixPath, bytes]] = ("", {})  # of one commit's folders, see `_listing`
 
-    def text(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
+    def text(
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        variables: Mapping[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> str:
         """Standard output of a git command, stripped; see `raw`."""
-        return self.raw(*words, stdin=stdin, variables=variables).decode("utf-8", "replace").strip()
+        return self.raw(*words, stdin=stdin, variables=variables, settings=settings).decode("utf-8", "replace").strip()
 
-    def raw(self, *words: str, stdin: bytes = b"", variables: Mapping[str, str] | None = None) -> bytes:
+    def path(self, *words: str) -> Path:
+        """The path that a git command prints, whatever its name; one that is relative is so to the folder."""
+        return self.folder / os.fsdecode(self.raw(*words).removesuffix(b"\n"))
+
+    def raw(
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        variables: Mapping[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> bytes:
         """Standard output of a git command as it is.
+
+        Args:
+          words: the command.
+          stdin: its standard input.
+          variables: added to its environment.
+          settings: words that go before it, such as those of `as_committed`.
 
         Raises:
           GitError: it failed.
         """
-        result = self._run(words, stdin, variables or {})
+        result = self._run((*settings, *words), stdin, variables or {})
         if result.returncode != 0:
             said = " ".join(result.stderr.decode("utf-8", "replace").split()) or f"exit {result.returncode}"
             raise GitError(f"git {words[0]} failed in {self.folder}: {said}")
         return result.stdout
 
-    def succeeds(self, *words: str) -> bool:
+    def succeeds(self, *words: str, variables: Mapping[str, str] | None = None) -> bool:
         """True if a git command exits with 0."""
-        return self._run(words, b"", {}).returncode == 0
+        return self._run(words, b"", variables or {}).returncode == 0
+
+    def as_committed(self) -> Sequence[str]:
+        """Settings under which files are written as they are committed: line ends kept, no filters, so no LFS content.
+
+        A filter's program need not be installed, and a checkout fails where one is missing.
+        """
+        listed = self._run(("config", "--null", "--name-only", "--get-regexp", r"^filter\."), b"", {}).stdout
+        drivers = {os.fsdecode(name).rpartition(".")[0] for name in listed.split(b"\0")[:-1]}
+        off = (f"{driver}.{key}" for driver in sorted(drivers) for key in ("smudge=", "process=", "required=false"))
+        return [*_AS_COMMITTED, *(word for setting in off for word in ("-c", setting))]
+
+    def commit_date(self, commit: str) -> float:
+        """When a commit was made, in seconds since the epoch."""
+        header = self.raw("cat-file", "commit", commit).partition(b"\n\n")[0]
+        (committer,) = (line for line in header.split(b"\n") if line.startswith(b"committer "))
+        return float(committer.rsplit(b" ", 2)[1])
 
     def tree_with(self, commit: str, path: str, text: bytes) -> str:
         """Makes a tree that differs from a commit's in the text of one file alone."""
@@ -94,10 +140,9 @@ class Git:
         """Makes a commit object that no branch knows yet; equal arguments give the same one."""
         stamp = f"@{int(date)} +0000"
         return self.text(
-            *self._identity_settings(),
             *("commit-tree", tree, "-p", parent, "-F", "-"),
             stdin=message.encode(),
-            variables={"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp},
+            variables={**self._own_identity(), "GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp},
         )
 
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
@@ -118,12 +163,15 @@ class Git:
             return None
         raise GitError(f"git merge-file failed: {' '.join(result.stderr.decode('utf-8', 'replace').split())}")
 
-    def _identity_settings(self) -> Sequence[str]:
-        """A name and an address for commits, for users who have not set theirs."""
+    def _own_identity(self) -> Mapping[str, str]:
+        """A name, an address or both for commits, where the user has set none that git takes, such as an empty one."""
         if self._identity is None:
-            missing = [name for name in _FALLBACK_IDENTITY if not self.succeeds("config", "--get", name)]
-            pairs = [(name, _FALLBACK_IDENTITY[name]) for name in missing]
-            self._identity = [word for name, value in pairs for word in ("-c", f"{name}={value}")]
+            self._identity = {}
+            for role in ("GIT_AUTHOR", "GIT_COMMITTER"):
+                name, email = {f"{role}_NAME": _FALLBACK_NAME}, {f"{role}_EMAIL": _FALLBACK_EMAIL}
+                asked = ("-c", "user.useConfigOnly=true", "var", f"{role}_IDENT")
+                tries: tuple[dict[str, str], ...] = ({}, name, email, name | email)
+                self._identity |= next((own for own in tries if self.succeeds(*asked, variables=own)), name | email)
         return self._identity
 
     def _run(
@@ -172,8 +220,11 @@ class Worktree:
         self._git = git
         self._folder = folder
 
-    def show(self, branch: str) -> None:
+    def show(self, branch: str, only: str | None = None) -> None:
         """Checks a branch out; makes the worktree if it is not there, or not whole.
+
+        Args:
+          only: a path in the repository, if that file is enough.
 
         Raises:
           WorktreeError: the folder is something else than this worktree.
@@ -195,9 +246,10 @@ class Worktree:
                     f"{self._folder} is there and is no worktree: move it away, and the same command makes one"
                 )
             self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._git.text("worktree", "add", "--force", "--force", str(self._folder), branch)
+            self._git.text("worktree", "add", "--no-checkout", "--force", "--force", str(self._folder), branch)
         # not `reset`, which would move a branch that a user has checked out there
-        here.text("checkout", "--quiet", "--force", "--ignore-other-worktrees", branch, "--")
+        what = ("--ignore-other-worktrees", branch, "--") if only is None else (f"refs/heads/{branch}", "--", only)
+        here.text("checkout", "--quiet", "--force", *what, settings=here.as_committed())
 
     def free_locks(self, ref_files: Iterable[str]) -> None:
         """Removes the lock files of a git that was killed; only for who holds the run's own lock.
@@ -222,7 +274,7 @@ class Worktree:
           WorktreeError: there is a repository of its own.
         """
         try:
-            words = (self._folder / ".git").read_text(encoding="utf-8").strip()
+            words = _read_path(self._folder / ".git")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError as error:
@@ -240,7 +292,7 @@ class Worktree:
     def _is_this_place(self, own_dir: Path) -> bool:
         """Whether git knows this worktree here, and not at another place, which this one would be a copy of."""
         try:
-            known = (own_dir / "gitdir").read_text(encoding="utf-8").strip()
+            known = _read_path(own_dir / "gitdir")
         except OSError:
             return False
         return Path(known).resolve() == (self._folder / ".git").resolve()
@@ -258,9 +310,14 @@ class Worktree:
         shutil.rmtree(broken, ignore_errors=True)
 
 
+def _read_path(file: Path) -> str:
+    """What git wrote into a file that says where something is."""
+    return os.fsdecode(file.read_bytes().removesuffix(b"\n"))
+
+
 def _common_dir(git: Git) -> Path | None:
     """The folder of the repository that a folder is a checkout of; None if it is gone."""
     try:
-        return (git.folder / git.text("rev-parse", "--git-common-dir")).resolve()
+        return git.path("rev-parse", "--git-common-dir").resolve()
     except (GitError, NotADirectoryError):
         return None

@@ -1,5 +1,8 @@
 """A run's branch, its worktree, and a commit for every candidate. The user's own checkout is never touched."""
 
+import secrets
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ from autoresearch_jax.types import Scalar
 
 BRANCH_PREFIX = "autoresearch/"
 DISCARDED_PREFIX = "refs/autoresearch/"
+_LFS_POINTER = "version https://git-lfs.github.com/"
 
 
 class WorkspaceError(UserError):
@@ -64,7 +68,7 @@ class Workspace:
         git = Git(place.parent, environment)
         check_tag(tag, git)
         try:
-            top = Path(git.text("rev-parse", "--show-toplevel"))
+            top = git.path("rev-parse", "--show-toplevel")
         except GitError as error:
             if "not a git repository" not in str(error):  # such as one of another user's, which git calls dubious
                 raise
@@ -92,6 +96,11 @@ class Workspace:
         self._check_committed()
         commit = self._git.text("rev-parse", "HEAD")
         source = self.source_at(commit)
+        if source.startswith(_LFS_POINTER):
+            raise WorkspaceError(
+                f"{self.editable} is kept by Git LFS, and the loop needs its text in git: run git lfs untrack "
+                f"{self.editable} && git add --renormalize {self.editable} && git commit -m start"
+            )
         try:
             wanted = set_constants(source, self._constants) if self._constants else source
         except (ConstantError, SyntaxError) as error:
@@ -99,8 +108,8 @@ class Workspace:
         if wanted == source:
             return Baseline(commit, source)
         names = ", ".join(f"{name} = {value}" for name, value in self._constants.items())
-        date = float(self._git.text("show", "--no-patch", "--format=%ct", commit))
-        return Baseline(self.commit(wanted, commit, f"The run starts with {names}\n", date), wanted)
+        message = f"The run starts with {names}\n"
+        return Baseline(self.commit(wanted, commit, message, self._git.commit_date(commit)), wanted)
 
     def source_at(self, commit: str) -> str:
         """The editable file as a commit has it.
@@ -155,10 +164,18 @@ class Workspace:
         """See `Git.merge`."""
         return self._git.merge(base, ours, theirs)
 
-    def keep(self, commit: str, previous: str | None) -> None:
+    def copy_files(self, target: Path) -> None:
+        """Copies the files of the champion's commit; those of the user's checkout as long as there is no worktree."""
+        git = Git(self.folder, self._git.environment) if self.folder.is_dir() else self._git
+        git.text("checkout-index", "--all", "--force", f"--prefix={target}/", settings=git.as_committed())
+
+    def keep(self, commit: str, previous: str | None, only: str | None = None) -> None:
         """Makes a commit the tip of the run's branch, and shows it in the worktree. May be repeated.
 
-        The branch must stand at `previous` now; None if any place will do.
+        Args:
+          commit: the new tip.
+          previous: where the branch must stand now; None if any place will do.
+          only: a path, if that file is all that the worktree needs.
 
         Raises:
           WorkspaceError: someone else moved the branch, or has it checked out.
@@ -176,7 +193,7 @@ class Workspace:
             )
         if tip != commit:
             self._git.text("update-ref", self._branch_ref, commit, tip or "")
-        self._worktree.show(self.branch)
+        self._worktree.show(self.branch, only)
 
     def discard(self, commit: str, experiment: int) -> None:
         """Names a commit under refs/autoresearch/, so that no diff is ever lost. May be repeated."""
@@ -213,6 +230,30 @@ class Workspace:
                 f"{self.editable} has changes that are not committed, and the loop starts from the last commit: "
                 f"run git commit {self.editable}, or put them aside with git stash"
             )
+
+
+def try_commit(editable: Path, environment: Mapping[str, str]) -> None:
+    """Keeps a commit on the branch of a run that is made up, in a scratch worktree of the training file alone.
+
+    Removes branch and worktree.
+
+    Raises:
+      UserError: a run could not do that; the message says what to do.
+    """
+    git = Git(editable.resolve().parent, environment)
+    with tempfile.TemporaryDirectory(prefix="autoresearch-try-") as scratch:
+        folder = Path(scratch).resolve() / "workspace"
+        workspace = Workspace.of(editable, f"try-{secrets.token_hex(8)}", folder, environment)
+        try:
+            made = workspace.commit("# tried\n", git.text("rev-parse", "HEAD"), "Tried\n", time.time())
+            workspace.keep(made, None, workspace.editable)
+        except (OSError, GitError) as error:
+            remedy = f"make the repository of {git.folder} one that you can write to, on a disk with room"
+            raise WorkspaceError(f"{error}: {remedy}") from error
+        finally:
+            # twice forced: one that is half made is locked; never `prune`: the user's may be on disks that are away
+            git.succeeds("worktree", "remove", "--force", "--force", str(folder))
+            git.succeeds("update-ref", "-d", f"refs/heads/{workspace.branch}")
 
 
 def check_tag(tag: str, git: Git) -> None:
