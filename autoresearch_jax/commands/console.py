@@ -36,7 +36,58 @@ def drop_output(stream: TextIO) -> None:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def terminal_size(stream: TextIO) -> tuple[int, int]:
+class PatientTerminal:
+    """Writes to a terminal and never waits for it: what it does not take now is kept, and goes before what comes next.
+
+    A terminal takes nothing after Ctrl-S, or while a connection is lost. It is opened anew for this, since other
+    programs that write to it share what is set for this process's own streams.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Raises OSError where the terminal of a stream cannot be opened."""
+        self._descriptor = os.open(os.ttyname(stream.fileno()), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        self._pending = bytearray()
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        """Takes in a text, which `flush` writes."""
+        self._pending += text.encode(self.encoding, "replace")
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes as much as the terminal takes; raises OSError if it is gone."""
+        with suppress(BlockingIOError):
+            while self._pending:
+                del self._pending[: os.write(self._descriptor, self._pending)]
+
+    def has_taken_all(self) -> bool:
+        """Whether nothing is left to write; raises OSError if the terminal is gone."""
+        self.flush()
+        return not self._pending
+
+    def is_of(self, stream: TextIO) -> bool:
+        """Whether a stream writes to this terminal, too."""
+        try:
+            return stream.isatty() and os.ttyname(stream.fileno()) == os.ttyname(self._descriptor)
+        except (OSError, ValueError):
+            return False
+
+    def isatty(self) -> bool:
+        """As of any file."""
+        return True
+
+    def fileno(self) -> int:
+        """As of any file."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Ends it; what was not taken is lost."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def terminal_size(stream: TextIO | PatientTerminal) -> tuple[int, int]:
     """Columns and lines of the terminal that a stream writes to."""
     try:
         size = os.get_terminal_size(stream.fileno())

@@ -1,20 +1,18 @@
 """What `autoresearch run` shows: a line an experiment; below, on a terminal, a live block; and live.json."""
 
 import os
-import select
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, TextIO
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from autoresearch_jax.commands.console import (
     PLAIN_TERMINALS,
     LiveLine,
-    drop_output,
-    print_notice,
+    PatientTerminal,
     say,
     terminal_size,
 )
@@ -26,7 +24,7 @@ from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_state
-from autoresearch_jax.report.progress import describe_progress, describe_speed
+from autoresearch_jax.report.progress import describe_progress, describe_speed, share_of_budget
 from autoresearch_jax.report.tables import format_experiment, style_of
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import ATTENDED_SHARE, Metric, Scalar
@@ -62,8 +60,8 @@ class Screen(Protocol):
         """What is waited for; None where the run goes on."""
         ...
 
-    def aside(self) -> AbstractContextManager[None]:
-        """Lines may be printed inside."""
+    def say(self, lines: Sequence[str], stream: TextIO) -> None:
+        """Prints lines that stay; in any thread."""
         ...
 
     def close(self) -> None:
@@ -77,13 +75,14 @@ class RunObserver:
     def __init__(self, folder: RunFolder, ledger: Ledger, metric: Metric) -> None:
         """Shows nothing yet; the ledger is the run's."""
         self._file = LiveWriter(folder)
-        has_block = sys.stderr.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS
-        self._screen: Screen = LiveBlock(sys.stderr, ledger, metric) if has_block else ExperimentLine()
+        self._screen: Screen = ExperimentLine()
+        if sys.stderr.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
+            with suppress(OSError):  # such as the terminal of another user, after `su`
+                self._screen = LiveBlock(PatientTerminal(sys.stderr), ledger, metric)
 
     def notice(self, text: str) -> None:
         """Prints what the user should know, on standard error; in any thread."""
-        with self._screen.aside():
-            print_notice(text)
+        self._screen.say([f"autoresearch run: {text}"], sys.stderr)
         self._file.says(text)
 
     def begins(self, experiment: ExperimentRow) -> None:
@@ -112,9 +111,7 @@ class RunObserver:
         if experiment.kind is Kind.BASELINE and experiment.decision is Action.KEEP:
             lines.append(f"      {experiment.reason}")
         self._screen.ends()
-        with self._screen.aside():
-            for line in lines:
-                say(line, sys.stdout)
+        self._screen.say(lines, sys.stdout)
         for line in lines:
             self._file.says(line)
         self._file.ends()
@@ -151,30 +148,30 @@ class ExperimentLine(LiveLine):
         """Takes the line away."""
         self.close()
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Takes the line away, which is not written in other threads."""
+    def say(self, lines: Sequence[str], stream: TextIO) -> None:
+        """Prints lines in place of the line about the trial, which only the main thread takes away."""
         if threading.current_thread() is threading.main_thread():
             self.close()
-        yield
+        for line in lines:
+            say(line, stream)
 
 
 class LiveBlock:
     """A few lines at the bottom of a terminal, drawn when something happens, in any thread; nothing of it stays.
 
-    It is drawn by whoever reports, with no thread of its own, since the trial may need every processor. A terminal
-    that does not take it, such as one that was stopped by Ctrl-S, goes without; one that is gone is written to no more.
+    It is drawn by whoever reports, with no thread of its own, since the trial may need every processor. On a terminal
+    that takes nothing it is not drawn, and lines that stay are printed later; one that is gone is written to no more.
     """
 
-    def __init__(self, stream: TextIO, ledger: Ledger, metric: Metric) -> None:
-        """Draws nothing yet; the ledger is read when an experiment begins or a trial does, in that thread."""
-        self._stream = stream
+    def __init__(self, terminal: PatientTerminal, ledger: Ledger, metric: Metric) -> None:
+        """Draws nothing yet; the ledger is read when an experiment begins or ends, in that thread."""
+        self._terminal = terminal
         self._ledger = ledger
         self._metric = metric
         self._lock = threading.RLock()
         self._console: Console | None = None
         self._live: Live | None = None
-        self._is_gone = False
+        self._is_off = False
         self._drawn_at = 0.0
         self._experiment: ExperimentRow | None = None
         self._run = ""
@@ -210,23 +207,33 @@ class LiveBlock:
         with self._lock:
             self._experiment = None
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Other lines may be printed inside; the block is drawn again below them."""
+    def say(self, lines: Sequence[str], stream: TextIO) -> None:
+        """Prints lines above the block; they go by the same way if the stream is the same terminal."""
         with self._lock:
             was_shown = self._live is not None
-            self.close()
-            yield
+            self._take_away()
+            if not self._terminal.is_of(stream):
+                for line in lines:
+                    say(line, stream)
+            else:
+                with suppress(OSError):  # the terminal is gone
+                    self._terminal.write("".join(f"{line}\n" for line in lines))
+                    self._terminal.flush()
             if was_shown:
                 self._draw()
 
     def close(self) -> None:
-        """Takes the block away until it is drawn again."""
+        """Takes the block away for good."""
         with self._lock:
-            live, self._live = self._live, None
-            if live is not None:
-                with self._harmless():
-                    live.stop()
+            self._take_away()
+            self._is_off = True
+            self._terminal.close()
+
+    def _take_away(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            with self._harmless():
+                live.stop()
 
     def _read_ledger(self) -> None:
         with self._lock, suppress(sqlite3.Error):  # which the run meets itself
@@ -246,14 +253,14 @@ class LiveBlock:
         return f"{words}  gain {plus_minus(Estimate(self._metric.gain(last, over=first), 0.0))}"
 
     def _draw(self) -> None:
-        if self._is_gone:
+        if self._is_off:
             return
         with self._harmless():
-            if not select.select([], [self._stream], [], 0)[1]:  # a write would wait, and so would the trial
+            if not self._terminal.has_taken_all():
                 return
             self._drawn_at = time.monotonic()
-            columns, lines = terminal_size(self._stream)
-            console = self._console = self._console or _new_console(self._stream)
+            columns, lines = terminal_size(self._terminal)
+            console = self._console = self._console or _new_console(self._terminal)
             console.size = columns, lines
             block = self._render(columns, lines)
             if self._live is None:
@@ -277,11 +284,8 @@ class LiveBlock:
         """No failure inside disturbs the run: from then on there is no block."""
         try:
             yield
-        except OSError:
-            self._is_gone = True
-            drop_output(self._stream)
-        except Exception:  # of rich
-            self._is_gone = True
+        except Exception:  # the terminal is gone, or a fault of rich
+            self._is_off = True
 
     def _render(self, columns: int, lines: int) -> "RenderableType":
         """As many of the lines as fit, each cut where the terminal ends."""
@@ -309,8 +313,11 @@ class LiveBlock:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        report, share = self._report, share_done(self._report)
-        words = _line("trial", "  ".join(part for part in (self._run, str(report.get("phase") or "")) if part), "cyan")
+        report, share = self._report, share_of_budget(self._report)
+        if share is None and isinstance(judged := report.get("share"), int | float):
+            share = judged
+        phase = clean_line(str(report.get("phase") or ""))
+        words = _line("trial", "  ".join(part for part in (self._run, phase) if part), "cyan")
         parts = describe_progress(report)
         if isinstance(attended := report.get(ATTENDED_SHARE), int | float):
             parts.append(f"{attended:.0%} attended")
@@ -337,20 +344,10 @@ class LiveBlock:
         return line
 
 
-def share_done(report: Mapping[str, Scalar]) -> float | None:
-    """How much of the budget, or of a judgement, is done; None where that is not told."""
-    for done, whole in (("elapsed_seconds", "budget_seconds"), ("step", "budget_steps")):
-        part, total = report.get(done), report.get(whole)
-        if isinstance(part, int | float) and isinstance(total, int | float) and total > 0:
-            return min(max(part / total, 0.0), 1.0)
-    share = report.get("share")
-    return min(max(share, 0.0), 1.0) if isinstance(share, int | float) else None
-
-
-def _new_console(stream: TextIO) -> "Console":
+def _new_console(terminal: PatientTerminal) -> "Console":
     from rich.console import Console
 
-    return Console(file=stream, force_terminal=True, markup=False, highlight=False, emoji=False)
+    return Console(file=cast(TextIO, terminal), force_terminal=True, markup=False, highlight=False, emoji=False)
 
 
 def _line(label: str, words: str, style: str = "") -> "Text":

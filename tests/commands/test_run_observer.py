@@ -138,10 +138,28 @@ def test_a_terminal_that_shrinks_is_followed(night, screen):
     assert max(map(len, screen.screen()[-3:])) <= 40
 
 
+def test_a_terminal_that_takes_nothing_for_long_never_holds_up_the_run_and_gets_all_lines_later(night, screen):
+    """As with a connection that is lost: nobody reads, and what the kernel keeps for it is soon full."""
+    for number in range(300):
+        night.observer.progress({**REPORT, "phase": f"phase {number}"})
+        night.observer.notice(f"notice {number}")
+    night.ends(*night.begins(), None)
+    night.begins()
+    for _ in range(20):
+        screen.read()
+        night.observer.progress(REPORT)
+    shown = screen.screen()
+    assert [line for line in shown if line.startswith("autoresearch run: ")] == [
+        f"autoresearch run: notice {number}" for number in range(300)
+    ]
+    assert shown[-6].split()[:2] == ["1", "crash"]
+    assert [line.split(maxsplit=1)[0] for line in shown[-5:]] == ["experiment", "trial", "loss", "champion", "last"]
+
+
 def test_a_terminal_that_was_stopped_or_is_gone_never_holds_up_the_run(night, screen):
     row, trial = night.begins()
     termios.tcflow(screen.stream.fileno(), termios.TCOOFF)  # as Ctrl-S
-    for step in range(5000):
+    for step in range(500):
         night.observer.progress({**REPORT, "phase": f"phase {step}"})
     termios.tcflow(screen.stream.fileno(), termios.TCOON)
     night.observer.progress({**REPORT, "phase": "judge"})
