@@ -312,10 +312,14 @@ def shown(probability: float) -> str:
 
 def plus_minus(estimate: Estimate, decimals: int = SCORE_DECIMALS) -> str:
     """An estimate with its standard deviation, such as "1.5706 +- 0.0041": two digits of the error."""
-    if not 0 < estimate.error < math.inf:
-        return f"{estimate.mean:.{decimals}f}"
-    digits = min(max(1 - math.floor(math.log10(estimate.error)), 0), decimals)
-    return f"{estimate.mean:.{digits}f} +- {estimate.error:.{digits}f}"
+    digits = decimals_of(estimate.error, decimals)
+    mean = f"{estimate.mean:.{digits}f}"
+    return f"{mean} +- {estimate.error:.{digits}f}" if 0 < estimate.error < math.inf else mean
+
+
+def decimals_of(error: float, most: int = SCORE_DECIMALS) -> int:
+    """Decimals of two digits of a standard deviation; `most` where there is none."""
+    return min(max(1 - math.floor(math.log10(error)), 0), most) if 0 < error < math.inf else most
 
 
 def describe(metric: Metric, lineage: Lineage, number: int) -> str:

@@ -32,6 +32,7 @@ class RunFolder:
         self.settings = path / "run.json"  # a copy of the ledger's settings for people
         self.live = path / "live.json"  # what the driver is doing; see engine/live.py
         self.snapshots = path / "snapshots"
+        self.exchanges = path / "llm"  # with models, a folder an experiment
         self.tensorboard = path / "tensorboard"  # event files
         self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
         self._lock_file = path / "driver.lock"
@@ -52,17 +53,13 @@ class RunFolder:
 
     def llm_path(self, experiment: int) -> Path:
         """Folder of what was said to an agent for an experiment, and what it answered; there is one if anything was."""
-        return self.path / "llm" / f"{experiment:04d}"
+        return self.exchanges / f"{experiment:04d}"
 
     def llm_dir(self, experiment: int) -> Path:
         """The same; made if it is not there."""
         folder = self.llm_path(experiment)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def exchanges(self) -> Iterator[Path]:
-        """Files of all exchanges with a model."""
-        return (path for path in (self.path / "llm").glob("*/*.json") if path.stem.isdigit())
 
     def snapshot_dir(self, experiment: int, trial: int) -> Path:
         """Where a trial's snapshot goes: named by its experiment, as the logs are, and by the trial itself."""

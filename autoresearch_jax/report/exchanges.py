@@ -1,14 +1,15 @@
 """What was asked of models: dollars, tokens, requests and seconds, from the files that exchanges are stored in."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from autoresearch_jax.engine.run_folder import RunFolder
 
-MEMO_FILES = 20_000  # files that are not read again as long as they do not change
+MEMO_FOLDERS = 20_000  # that are not read again as long as they do not change
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,25 @@ class ModelUse:
 
 def model_use(folder: RunFolder) -> ModelUse:
     """All exchanges of a run; a file that cannot be read counts as nothing."""
-    return sum(_files(folder.exchanges()), ModelUse())
+    return sum((_in_folder(*found) for found in _folders(folder)), ModelUse())
 
 
-def _files(paths: Iterable[Path]) -> Iterable[ModelUse]:
-    for path in paths:
-        try:
-            found = path.stat()
-        except OSError:  # gone meanwhile
-            continue
-        yield _read(path, found.st_mtime_ns, found.st_size)
+def _folders(folder: RunFolder) -> Iterator[tuple[str, int]]:
+    """Folders of exchanges, and when each last got a file: an exchange is written under a new name, and renamed."""
+    try:
+        with os.scandir(folder.exchanges) as entries:
+            found = [(entry.path, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir()]
+    except OSError:  # there is none, or it is gone meanwhile
+        return
+    yield from found
 
 
-@lru_cache(maxsize=MEMO_FILES)
-def _read(path: Path, modified: int, size: int) -> ModelUse:
+@lru_cache(maxsize=MEMO_FOLDERS)
+def _in_folder(path: str, modified: int) -> ModelUse:
+    return sum((_read(file) for file in Path(path).glob("*.json") if file.stem.isdigit()), ModelUse())
+
+
+def _read(path: Path) -> ModelUse:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         usage = stored["usage"]

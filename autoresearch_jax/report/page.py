@@ -14,8 +14,9 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import describe_gain, plus_minus, shown
+from autoresearch_jax.decide.rule import decimals_of, describe_gain, plus_minus, shown
 from autoresearch_jax.engine.recorder import KEEPS
+from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.report.diffs import Diff, compare
 from autoresearch_jax.report.history import History, Point, sentences
 from autoresearch_jax.sanitize import clean_block, clean_line
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 WORDS = 300  # characters of a hypothesis or a reason
-HOVER = 90  # characters of a hypothesis beside a point of a chart
+HOVER, LABEL = 90, 60  # characters of a hypothesis in a chart, under the mouse and beside a champion
 CODE = 300  # characters of a line of source
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 INTERVAL = 1.96  # standard deviations on either side, for 95 %
 MEMO_DIFFS = 500
+MEMO_ROWS = 20_000  # experiments of which only what changed is made again
 MOST_DIFF_BYTES = 500_000  # of one run's changes on a page; git has the rest
 COMPARED_BY = ("metric", "fingerprint", "budget_seconds", "budget_steps", "platform", "device_kind", "clock")
 # What a static page may do: run the scripts with these hashes, and ask nothing of anyone.
@@ -164,9 +166,14 @@ def _diff(number: int, before: str, after: str) -> str:
     return str(_macros().diff(number, found))
 
 
-@lru_cache(maxsize=20_000)
 def _row(point: Point) -> str:
-    return str(_macros().row(point))
+    row = point.row
+    return _cells(row.id, point.outcome, _scored(point), row.seconds, row.proposer, row.hypothesis, row.reason)
+
+
+@lru_cache(maxsize=MEMO_ROWS)
+def _cells(*cells: Scalar) -> str:
+    return str(_macros().row(*cells))
 
 
 def chart_data(run: History) -> dict[str, Any]:
@@ -180,35 +187,36 @@ def chart_data(run: History) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=20_000)
 def point_data(point: Point) -> tuple[Scalar, ...]:
     """Number, attended hours, score, outcome, kind of outcome, hypothesis, runs, loss curve."""
-    row = point.row
-    curve = " ".join(f"{float(loss):.4g}" for loss in point.curve.split())
-    words = clean_line(row.hypothesis, HOVER)
-    return (
-        row.id,
-        round(point.hours, 4),
-        _rounded(row.score),
-        point.outcome,
-        kind_of(point.outcome),
-        words,
-        point.runs,
-        curve,
-    )
+    row, outcome = point.row, point.outcome
+    words, curve = _short(row.hypothesis, HOVER), _short_curve(point.curve)
+    return row.id, round(point.hours, 4), _as_exact(row, row.score), outcome, kind_of(outcome), words, point.runs, curve
 
 
 def champions_data(run: History) -> list[list[Scalar]]:
     """Of each champion: number, attended hours, estimated score, its standard deviation, hypothesis."""
     return [
-        [row.id, round(point.hours, 4), *map(_rounded, (row.score, row.error or 0.0)), clean_line(row.hypothesis, 60)]
+        [row.id, round(point.hours, 4), _as_exact(row, row.score), _as_exact(row, row.error or 0.0), words]
         for point in run.champions
         for row in [point.row]
+        for words in [_short(row.hypothesis, LABEL)]
     ]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, SCORE_DECIMALS)
+def _as_exact(row: ExperimentRow, value: float | None) -> float | None:
+    """Rounded as a score is shown, so that not every run moves the scores of all that was kept."""
+    return None if value is None else round(value, decimals_of(row.error or 0.0))
+
+
+@lru_cache(maxsize=MEMO_ROWS)
+def _short(words: str, most: int) -> str:
+    return clean_line(words, most)
+
+
+@lru_cache(maxsize=MEMO_ROWS)
+def _short_curve(curve: str) -> str:
+    return " ".join(f"{float(loss):.4g}" for loss in curve.split())
 
 
 def kind_of(outcome: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-LOOK_SECONDS = 0.1  # between two looks at the files, while somebody watches
+LOOK_SECONDS = 0.05  # between two looks at the files, while somebody watches
 DRIVER_SECONDS = 1.0  # between two looks for the driver, whose death changes no file
 PING_SECONDS = 15
 QUEUED_EVENTS = 200  # of one page; one that is so far behind is cut off, and loads again

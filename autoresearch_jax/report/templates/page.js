@@ -7,6 +7,7 @@ const SYMBOLS = { baseline: "diamond", keep: "circle", certified: "star", revert
   failed: "x" };
 const MOST_LABELS = 15;
 const CONFIG = { displayModeBar: false, responsive: true };
+let isDrawDue = false;
 const NUMBER = 0, HOURS = 1, SCORE = 2, OUTCOME = 3, KIND = 4, WORDS = 5, RUNS = 6, CURVE = 7;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -170,13 +171,22 @@ function update(message) {
   const run = data.runs[0];
   for (const [name, part] of Object.entries(message.parts)) place(name, part);
   if (message.champions) run.champions = message.champions;
+  const places = new Map(run.points.map((one, at) => [one[NUMBER], at]));
   for (const point of message.points) {
-    const at = run.points.findIndex((one) => one[NUMBER] === point[NUMBER]);
-    if (at < 0) run.points.push(point); else run.points[at] = point;
+    if (places.has(point[NUMBER])) run.points[places.get(point[NUMBER])] = point; else run.points.push(point);
   }
-  if (!message.points.length && !message.champions) return;
-  fillChoice();
-  draw();
+  if (message.points.length || message.champions) drawSoon();
+}
+
+// Draws once the words are painted: the charts of a long run take longer than they do.
+function drawSoon() {
+  if (isDrawDue) return;
+  isDrawDue = true;
+  requestAnimationFrame(() => setTimeout(() => {
+    isDrawDue = false;
+    fillChoice();
+    draw();
+  }));
 }
 
 function text(tag, words, into) {
