@@ -156,6 +156,13 @@ class TermsChanged(UserError):
     """What scores are compared by, such as a dataset, is not what it was when the task was made."""
 
 
+class CandidateUntouched(UserError):
+    """The machine or the harness failed before the candidate was touched, so nothing is known of it.
+
+    Such as a process that dies while it starts. The message says what its log says.
+    """
+
+
 class CandidateRejected(Exception):
     """The candidate cannot be measured; carries the status it gets and one line that says why.
 

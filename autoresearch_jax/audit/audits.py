@@ -36,7 +36,15 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import MAX_FAILURES, HoldoutTask, RunError, Task, TaskFailures
 from autoresearch_jax.engine.training_file import ConstantError, Merge, set_constants
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.types import TOO_BUSY, Candidate, CandidateRejected, Measurement, Scalar, Status
+from autoresearch_jax.types import (
+    TOO_BUSY,
+    Candidate,
+    CandidateRejected,
+    CandidateUntouched,
+    Measurement,
+    Scalar,
+    Status,
+)
 
 DEPTH = "DEPTH"  # the constant of a training file that sets its size
 
@@ -291,6 +299,8 @@ class Audits:
                     on_progress=self._observer.progress,
                     compile_cost=read_compile_cost(self._ledger, measured.id, champion=None),
                 )
+        except CandidateUntouched as error:  # the trial stays open
+            raise RunError(f"{error}; the same command goes on from here") from error
         except Exception as error:
             if trouble := disk_trouble(error):
                 raise RunError(f"{trouble}; the same command goes on from here") from error

@@ -10,6 +10,7 @@ from autoresearch_jax.decide.pruning import Pruning, PruningThresholds
 from autoresearch_jax.decide.rule import Action, Decision, DecisionRule
 from autoresearch_jax.engine.disk import DiskGuard, disk_trouble
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.machine_waits import MachineWaits
 from autoresearch_jax.engine.plan import (
     Conclude,
     RunTrial,
@@ -26,12 +27,11 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialR
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.same_program import SameProgram
 from autoresearch_jax.engine.state import read_compile_cost, read_state
-from autoresearch_jax.engine.stopping import Interrupts, StoppingList, StopReached, backoff
+from autoresearch_jax.engine.stopping import Interrupts, StoppingList
 from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, SnapshotKeeper, Task, TaskFailures
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import Executor, Work
 from autoresearch_jax.proposers.base import Proposer
-from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -42,6 +42,7 @@ from autoresearch_jax.types import (
     TOO_BUSY,
     Candidate,
     CandidateRejected,
+    CandidateUntouched,
     Measurement,
     Scrutiny,
     Status,
@@ -88,11 +89,11 @@ class Measuring:
         self._parts = parts
         self._ledger = parts.ledger
         self._recorder = recorder
-        self._stopping = stopping
         self._run_seed = run_seed
-        self._first_wait_seconds = first_wait_seconds
+        self._waits = MachineWaits(stopping, parts.observer, parts.interrupts, first_wait_seconds)
         self._started = time.monotonic()  # of the experiment, in this process
         self._failures = TaskFailures()
+        self._has_measured = False  # in this process
         self._champion_failures = 0
         self._has_told_clock_fault = False
         self._prepared: dict[int, Candidate] = {}  # the present candidate, and the champion
@@ -110,18 +111,24 @@ class Measuring:
         """
         parts = self._parts
         parts.disk.require_room()
+        self._started = time.monotonic()
         log_dir = parts.folder.log_dir(experiment.id)
-        try:
-            with parts.interrupts.allowed():
-                candidate = parts.precheck.prepare(self._ledger.source(experiment.id), experiment.id)
-                champion = self._same_program.champion(experiment, candidate, self._recorder.champion)
-        except CandidateRejected as rejection:
-            parts.disk.require_room()  # a full disk is no candidate's fault
-            if rejection.details:
-                (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
-            return Conclude(rejection.status, Decision(Action.DISCARD, rejection.reason))
-        except Exception as error:
-            return Conclude(Status.CRASH, Decision(Action.DISCARD, self._task_failed(experiment, error)))
+        candidate = None
+        while candidate is None:
+            try:
+                with parts.interrupts.allowed():
+                    candidate = parts.precheck.prepare(self._ledger.source(experiment.id), experiment.id)
+                    champion = self._same_program.champion(experiment, candidate, self._recorder.champion)
+            except CandidateRejected as rejection:
+                parts.disk.require_room()  # a full disk is no candidate's fault
+                if rejection.details:
+                    (log_dir / "rejected.txt").write_text(rejection.details, encoding="utf-8")
+                return Conclude(rejection.status, Decision(Action.DISCARD, rejection.reason))
+            except Exception as error:
+                failure = self._task_failed(experiment, error)
+                if not isinstance(error, CandidateUntouched):
+                    return Conclude(Status.CRASH, Decision(Action.DISCARD, failure))
+                candidate = None  # it is prepared again
         program_hash = candidate.program_hash if champion is None else champion.program_hash
         assert program_hash is not None
         self._ledger.set_program(experiment.id, program_hash)
@@ -146,7 +153,6 @@ class Measuring:
     def _measure_until_decided(self, experiment: ExperimentRow, candidate: Candidate) -> Conclude:
         parts = self._parts
         self._prepared[experiment.id] = candidate
-        self._started = time.monotonic()
         while True:
             trial = self._left_trial()
             if trial is None:
@@ -176,17 +182,26 @@ class Measuring:
             self._ledger.take_up_trial(trial.id)
         return trial
 
-    def _task_failed(self, experiment: ExperimentRow, error: Exception) -> str:
-        """Logs a failure that is not the candidate's and returns it in one line.
+    def _task_failed(self, experiment: ExperimentRow, error: Exception, trial: TrialRow | None = None) -> str:
+        """Logs a failure that is not the candidate's and returns it in one line; waits after one of the machine.
+
+        Before anything was measured in this process, no wait would help a machine that fails.
 
         Raises:
           RunError: it was one too many, or the disk's; the same command takes the experiment up again.
+          StopReached: the machine failed until the run was over; the same.
         """
         if trouble := disk_trouble(error):
             raise RunError(f"{trouble}; the same command goes on from here") from error
         self._parts.disk.require_room()
-        most = 1 if experiment.kind is Kind.BASELINE else MAX_FAILURES
-        return self._failures.enter(error, self._parts.folder.log_dir(experiment.id), most)
+        is_hopeless = isinstance(error, CandidateUntouched) and not self._has_measured
+        most = 1 if experiment.kind is Kind.BASELINE or is_hopeless else MAX_FAILURES
+        words = self._failures.enter(error, self._parts.folder.log_dir(experiment.id), most)
+        if isinstance(error, CandidateUntouched):
+            is_certifying = experiment.kind is Kind.REVERT or (trial is not None and trial.purpose is Purpose.CERTIFY)
+            champion = None if is_certifying else self._recorder.champion
+            self._waits.wait(words, self._failures.count - 1, champion, self._started)
+        return words
 
     def _run(self, experiment: ExperimentRow | None, trial: TrialRow) -> None:
         """Runs a trial and stores what it gave.
@@ -241,23 +256,11 @@ class Measuring:
           KeyboardInterrupt: the process was asked to end.
         """
         busy = self._busy_in_a_row(trial.experiment)
-        seconds = backoff(self._first_wait_seconds, waits=busy - 1)
-        observer, champion = self._parts.observer, self._recorder.champion
-        observer.notice(f"{measurement.error}; measured again in {seconds:g} s")
         is_certifying = trial.purpose is Purpose.CERTIFY
         if is_certifying and busy >= MAX_FAILURES:
             raise RunError(f"{measurement.error}; the same command certifies the run when the machine is free")
-        observer.waits(clean_line(measurement.error or ""), time.time(), time.time() + seconds)
-        if champion is None or is_certifying:  # the stopping list begins to count with the baseline
-            with self._parts.interrupts.allowed():
-                time.sleep(seconds)
-            observer.resumes()
-            return
-        self._stopping.wait(seconds, champion, self._started)
-        observer.resumes()
-        progress = self._stopping.progress(champion, waited_seconds=time.monotonic() - self._started)
-        if (reason := self._stopping.stop_reason(progress)) is not None:
-            raise StopReached(reason)
+        champion = None if is_certifying else self._recorder.champion
+        self._waits.wait(measurement.error or "", busy - 1, champion, self._started)
 
     def _was_others_work(self, trial: TrialRow, measurement: Measurement) -> bool:
         """False of a candidate for which the machine is slow each time, although it has the machine for itself."""
@@ -271,7 +274,7 @@ class Measuring:
         return sum(1 for _ in itertools.takewhile(lambda trial: trial.was_too_busy, reversed(finished)))
 
     def _measure(self, experiment: ExperimentRow, trial: TrialRow) -> Measurement | None:
-        """What a trial gave; None if the task failed on a program that it measured before, so that it is run again."""
+        """What a trial gave; None if it is run again, since the machine failed, or the task on a scored program."""
         parts = self._parts
         snapshot_dir = parts.folder.snapshot_dir(trial.experiment, trial.id)
         try:
@@ -303,12 +306,17 @@ class Measuring:
         except KeyboardInterrupt:
             self._ledger.interrupt_trial(trial.id)
             raise
+        except CandidateUntouched as error:
+            self._ledger.interrupt_trial(trial.id)
+            self._task_failed(experiment, error, trial)
+            return None
         except Exception as error:
             reason = self._task_failed(experiment, error)
             if any(other.value is not None for other in self._ledger.trials(trial.experiment)):
                 return None
             return Measurement(Status.CRASH, None, trial.seed, error=reason)
         self._failures.clear()
+        self._has_measured = True
         if measurement.status is Status.PRUNED and thresholds is not None:
             words = thresholds.explain(read_curve(measurement.metrics.get(LOSSES)))
             measurement = replace(measurement, error=words)

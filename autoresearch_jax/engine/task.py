@@ -11,6 +11,7 @@ from autoresearch_jax.types import (
     UNKNOWN_COMPILE_COST,
     Budget,
     Candidate,
+    CandidateUntouched,
     CompileCost,
     LossLimit,
     Measurement,
@@ -60,6 +61,7 @@ class Task(Terms, Protocol):
 
         Raises:
           CandidateRejected: it cannot be measured, and why.
+          CandidateUntouched: the checks did not come as far as the candidate.
         """
         ...
 
@@ -92,6 +94,9 @@ class Task(Terms, Protocol):
             have left what it compares this one with.
           compile_cost: what earlier trials say about compiling, for a task that compiles: it puts COMPILED_PROGRAMS,
             COMPILING_SECONDS and CHARGED_COMPILE into the metrics.
+
+        Raises:
+          CandidateUntouched: the trial did not come as far as the candidate.
         """
         ...
 
@@ -249,11 +254,19 @@ class TaskFailures:
         log = log_dir / "task_error.txt"
         with log.open("a", encoding="utf-8") as file:
             file.write("".join(traceback.format_exception(error)))
-        line = f"the task failed: {type(error).__name__}: {' '.join(str(error).split())}"
         self._count += 1
+        line = " ".join(str(error).split())
+        if not isinstance(error, CandidateUntouched):
+            line = f"the task failed: {type(error).__name__}: {line}"
         if self._count >= most:
-            raise RunError(f"{line}; see {log}; the same command goes on from here") from error
+            see = "" if isinstance(error, CandidateUntouched) else f"; see {log}"  # it names the log that says why
+            raise RunError(f"{line}{see}; the same command goes on from here") from error
         return line
+
+    @property
+    def count(self) -> int:
+        """How many there were since the last success."""
+        return self._count
 
     def clear(self) -> None:
         """Enters a success."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from autoresearch_jax.sandbox.process_tree import SWEEP_LIMIT_SECONDS
 from autoresearch_jax.sandbox.watch import NOT_CONFINED
+from autoresearch_jax.sanitize import clean_line
 
 # What a process that runs a candidate's Python inherits: no keys and no tokens.
 INHERITED_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -25,6 +27,12 @@ LOG_BYTES = 4 << 20  # of a command's output that are kept
 STOP_POLL_SECONDS = 0.1
 # The watching process ends by itself well before: what it cannot kill, it gives up.
 GRACE_SECONDS = 60.0
+LAST_WORDS_BYTES = 1 << 14  # of a log's end that are looked at
+LAST_WORDS_CHARACTERS = 300
+# Of C++: a line with the severity, time, thread and place, which ends the process; and of Python itself.
+_FATAL = re.compile(r"(?:F\d{4} \S+ +\d+ \S+\] |Fatal Python error: )(.*)")
+_ERROR = re.compile(r"E\d{4} \S+ +\d+ \S+\] (.*)")  # says more than "Check failed" on the next line
+_BESIDE_THE_POINT = re.compile(r"\s|-{20}|For simplicity, JAX has removed|[IW]\d{4} ")  # frames, notes, warnings
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _WATCH = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.sandbox.watch import main; main(sys.argv[2:])"
 
@@ -65,6 +73,17 @@ def describe_exit(returncode: int) -> str:
     return f"was killed by signal {-returncode}"
 
 
+def telling_line(log: str) -> str:
+    """The line of a log that says what ended its process, clean; empty if there is none."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    for number, line in reversed(list(enumerate(lines))):
+        if (fatal := _FATAL.match(line)) is not None:
+            cause = _ERROR.match(lines[number - 1]) if number else None
+            return clean_line(cause[1] if cause else fatal[1], LAST_WORDS_CHARACTERS)
+    plain = [line for line in lines if not _BESIDE_THE_POINT.match(line)]
+    return clean_line(plain[-1], LAST_WORDS_CHARACTERS) if plain else ""
+
+
 def watched(argv: Sequence[str] = (), confine_descriptor: int | None = None) -> list[str]:
     """The command that watches another one, or carries out the order on its standard input.
 
@@ -101,6 +120,7 @@ class JsonWorker:
           resources: closed once the process is gone.
         """
         self.started = time.monotonic()
+        self.prints_to(log_path)
         self._resources = resources or contextlib.ExitStack()
         with tempfile.TemporaryFile() as order, log_path.open("ab") as log:
             order.write(json.dumps(confine).encode())
@@ -119,6 +139,18 @@ class JsonWorker:
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def prints_to(self, log_path: Path) -> None:
+        """Enters where the process prints to from now on; it was told so before."""
+        self._log_path = log_path
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+
+    def last_words(self) -> str:
+        """What its log says of its end, one clean line; empty if it printed nothing."""
+        with contextlib.suppress(OSError), self._log_path.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
+            return telling_line(log.read().decode("utf-8", "replace"))
+        return ""
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends one request; raises WorkerDiedError where the process has ended."""

@@ -19,6 +19,7 @@ from autoresearch_jax.sandbox.process import (
     WorkerDiedError,
     bare_environment,
     describe_exit,
+    telling_line,
 )
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
@@ -74,6 +75,34 @@ def test_a_worker_that_falls_silent_without_ending_is_given_up(tmp_path: Path, m
     with pytest.raises(WorkerDiedError, match="closed its output"):
         worker.receive(30.0)
     worker.close()
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("", ""),
+        (
+            "W1129 05:53:55.8 12 a.cc:3] slow\nF1129 05:53:55.804881   12424 flags.cc:234] Unknown flag\n",
+            "Unknown flag",
+        ),
+        (
+            "E1129 05:56:26.894980   15354 command_line_flags.cc:63] Couldn't interpret value abc\n"
+            "F1129 05:56:26.895228   15354 flags.cc:220] Check failed: Parse\nusage: a\n --xla_dump_to=\n",
+            "Couldn't interpret value abc",
+        ),
+        (
+            "Fatal Python error: Segmentation fault\n\nThread 0x7 (most recent call first):\n  File x\n",
+            "Segmentation fault",
+        ),
+        (
+            "Traceback (most recent call last):\n  File x\nValueError: no \x1b[31msuch device\n--------------------\n"
+            "For simplicity, JAX has removed its internal frames\n",
+            "ValueError: no such device",
+        ),
+    ],
+)
+def test_the_line_of_a_log_that_says_why(log: str, line: str) -> None:
+    assert telling_line(log) == line
 
 
 def test_exit_statuses_in_words() -> None:

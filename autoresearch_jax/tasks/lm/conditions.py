@@ -19,6 +19,9 @@ _CLOCKS = ("time", "monotonic", "perf_counter", "process_time", "thread_time", "
 _CALENDARS = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}  # place of the time, now by default
 
 
+TRACE_BEGINS = "[the training file begins]"  # in the trace's log: what ended it before this was no fault of the file
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What a trace must not depend on.

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import stat
 import threading
 import time
@@ -16,21 +17,28 @@ from typing import Any
 from autoresearch_jax.files import disk_error, disk_error_of_trace
 from autoresearch_jax.python_source import UNPARSABLE, without_hidden_text
 from autoresearch_jax.sandbox.mounts import HIDDEN_MODULES
-from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
+from autoresearch_jax.sandbox.process import (
+    JsonWorker,
+    ProcessTimeoutError,
+    WorkerDiedError,
+    describe_exit,
+    telling_line,
+)
 from autoresearch_jax.sandbox.sandbox import (
     MEBIBYTE,
     Level,
     ProcessLimits,
     Sandbox,
+    SandboxError,
     SandboxResult,
     remove_tree,
     scratch_folder,
 )
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
-from autoresearch_jax.tasks.lm.conditions import Conditions
+from autoresearch_jax.tasks.lm.conditions import TRACE_BEGINS, Conditions
 from autoresearch_jax.tasks.lm.config import LmTaskConfig
-from autoresearch_jax.tasks.lm.trial import TaskError
-from autoresearch_jax.types import Candidate, CandidateRejected, Status
+from autoresearch_jax.tasks.lm.trial import TaskError, naming_variables, untouched
+from autoresearch_jax.types import Candidate, CandidateRejected, CandidateUntouched, Status
 
 MAX_PROGRAM_BYTES = 64 * MEBIBYTE  # all files together; the reference model's are 2 MiB
 MAX_FAILURE_BYTES = 1 << 16
@@ -80,6 +88,7 @@ def run_trace(
 
     Raises:
       CandidateRejected: there are no programs, and why.
+      CandidateUntouched: it ended before it had begun to run the candidate's Python.
       SandboxError: it was stopped, or the watching process failed.
     """
     scratch = Path(request["source"]).parent
@@ -87,23 +96,30 @@ def run_trace(
     request_path.write_text(json.dumps({**request, "clock": conditions.clock, "seed": conditions.seed}))
     written.mkdir()
     log_path.unlink(missing_ok=True)
-    result = sandbox.run_python(
-        ["-m", "autoresearch_jax.tasks.lm.trace", str(request_path), str(written)],
-        scratch=scratch,
-        environment=environment,
-        log_path=log_path,
-        limits=limits,
-        stop=stop,
-        fixed_addresses=conditions.fixed_addresses,
-        variables={
-            "PYTHONHASHSEED": str(conditions.hash_seed),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
-            # a TPU's kernels carry places in source files in their payload, of which equal programs must not differ
-            "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
-        },
-    )
+    try:
+        result = sandbox.run_python(
+            ["-m", "autoresearch_jax.tasks.lm.trace", str(request_path), str(written)],
+            scratch=scratch,
+            environment=environment,
+            log_path=log_path,
+            limits=limits,
+            stop=stop,
+            fixed_addresses=conditions.fixed_addresses,
+            variables={
+                "PYTHONHASHSEED": str(conditions.hash_seed),
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={request['task']['num_devices']}",
+                # a TPU's kernels carry places in source files in their payload, of which equal programs must not differ
+                "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+            },
+        )
+    except SandboxError as error:
+        if stop is None or not stop.is_set():
+            _require_begun(log_path, str(error))
+        raise
     _clean(log_path)
+    if result.returncode != 0:
+        _require_begun(log_path, f"the trace {result.words or describe_exit(result.returncode or -signal.SIGKILL)}")
     if result.broken_limit is not None:
         status = _STATUS_OF_LIMIT.get(result.broken_limit, Status.CRASH)
         raise CandidateRejected(status, f"the trace {result.words}", _tail(log_path, scratch))
@@ -117,6 +133,18 @@ def run_trace(
         raise CandidateRejected(
             Status.CRASH, "the trace ended before it had written its programs", _tail(log_path, scratch)
         )
+
+
+def _require_begun(log_path: Path, how: str) -> None:
+    """Raises CandidateUntouched for a trace whose log does not say that it began with the candidate.
+
+    The candidate cannot take that line back: what it prints comes to us through a pipe.
+    """
+    log = log_path.read_text(encoding="utf-8", errors="replace") if log_path.exists() else ""
+    if TRACE_BEGINS not in log.splitlines():
+        words = telling_line(log)
+        said = f": {words}" if words else ""
+        raise CandidateUntouched(f"before it began with the training file, {how}{said}; see {log_path}")
 
 
 def collect_programs(written: Path, out_dir: Path) -> None:
@@ -211,7 +239,7 @@ def _without_our_frames(lines: Iterable[str]) -> Iterator[str]:
             is_ours = any(words in line for words in _HIDDEN_FRAMES)
         elif not line.startswith("    "):
             is_ours = False
-        if not is_ours and not _JAX_NOTE.match(line):
+        if not is_ours and not _JAX_NOTE.match(line) and line != TRACE_BEGINS:
             yield line
 
 
@@ -227,6 +255,7 @@ def prepare_candidate(
 
     Raises:
       CandidateRejected: it breaks a rule, and which.
+      CandidateUntouched: a process ended before it was given anything of the candidate.
       TaskError: the harness or a disk failed, or `stop` was set: no fault of the candidate.
     """
     start = time.monotonic()
@@ -315,13 +344,14 @@ def _check(
 
     Raises:
       CandidateRejected: the programs break a rule, or the process that reads them.
-      TaskError: that process did not start.
+      CandidateUntouched: that process did not start.
     """
     try:
         worker.receive(config.limits.startup)  # "ready"
     except (ProcessTimeoutError, WorkerDiedError) as error:
         walls = "" if config.sandbox.worker is Level.LIMITS else " (it is confined: --sandbox=limits goes without)"
-        raise TaskError(f"starting the trial's process: {error}; see {log_path}{walls}") from error
+        with naming_variables(config.environment):
+            raise CandidateUntouched(f"{untouched(error, worker, log_path)}{walls}") from error
     caps = dataclasses.asdict(config.caps)
     try:
         worker.send({"op": "check", "programs_dir": str(traced), "request": request, "caps": caps})

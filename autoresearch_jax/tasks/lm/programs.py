@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.files import disk_error
 from autoresearch_jax.sanitize import clean_line, quoted
@@ -230,6 +231,20 @@ def make_mesh(axes: dict[str, int]) -> Mesh:
     size = int(np.prod(list(axes.values())))
     devices = jax.devices()[:size]
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+
+
+def try_devices() -> None:
+    """Runs a program of ours as a candidate's are run; raises what would keep any of them from running here.
+
+    Such as a variable that forbids transfers to the device. Takes hold of the devices.
+    """
+    devices = jax.devices()
+    by_rows = NamedSharding(make_mesh({"data": len(devices), "model": 1}), PartitionSpec("data"))
+    ones = np.ones(len(devices), np.float32)
+    add = jax.jit(jnp.add, in_shardings=by_rows, out_shardings=by_rows, donate_argnums=0)
+    total = add.lower(ones, ones).compile()(ones, jax.device_put(ones, by_rows))
+    if not np.array_equal(np.asarray(total), ones + ones):
+        raise RuntimeError(f"the devices computed 1 + 1 = {np.asarray(total)}")
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:

@@ -25,7 +25,7 @@ from autoresearch_jax.tasks.lm.device import (
 )
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
-from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
+from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers, naming_variables
 from autoresearch_jax.types import (
     UNKNOWN_COMPILE_COST,
     Budget,
@@ -156,7 +156,7 @@ class LmTask:
         reference_log_dirs: Sequence[Path] = (),
         compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
-        """Raises TaskError for a failure of the harness, DatasetChangedError if the dataset changed."""
+        """Raises as `Task.measure` does; TaskError where the harness failed; DatasetChangedError if the dataset did."""
         config, log_path = self._config, log_dir / WORKER_LOG
         config.dataset.require_unchanged()
         assert candidate.programs_dir is not None
@@ -205,7 +205,8 @@ class LmTask:
         )
         worker, self._worker = self._worker, None
         try:
-            measurement = trial.run(worker or self._workers.take(log_path))
+            with naming_variables(config.environment):
+                measurement = trial.run(worker or self._workers.take(log_path))
         except TaskError:
             config.dataset.require_unchanged()  # which may be the cause
             raise

@@ -26,7 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autoresearch_jax.contract import Experiment, Phase, Step, TaskSpec
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
-from autoresearch_jax.tasks.lm.conditions import fix_sources
+from autoresearch_jax.tasks.lm.conditions import TRACE_BEGINS, fix_sources
 
 FAILURE_FILE = "failure.json"
 MAX_REASON_CHARACTERS = 2000
@@ -368,6 +368,7 @@ def main(argv: Sequence[str]) -> int:
         tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=jax.devices()
     )
     fix_sources(request["clock"], request["seed"])
+    print(TRACE_BEGINS, file=sys.stderr, flush=True)
     try:
         with seen_by_jax(task.device_kind):
             trace(source_path, task, mesh, request["judge_batch_sizes"], out_dir)

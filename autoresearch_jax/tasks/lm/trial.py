@@ -16,14 +16,18 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import disk_error_from_json, new_disk_error, partial_folder
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
-from autoresearch_jax.types import Measurement, Scalar, Status
+from autoresearch_jax.types import CandidateUntouched, Measurement, Scalar, Status
 
 PATIENCE_SECONDS = 2.0  # for a standby to finish its imports: at idle priority it may starve, a new process does not
 ANSWER_SECONDS = 10.0  # for a standby to wake up; it takes milliseconds
 SIGKILL_STATUS = -9  # what the kernel's out-of-memory killer leaves
 # Recorded durations of a trial that was trained under an earlier driver
 TRAINED_BEFORE = ("startup_seconds", "compile_seconds", "init_seconds", "wall_seconds")
+
+BEFORE_CANDIDATE = "start"  # the phase before the first that a process tells of: it has not read the programs
+_STEERING_PREFIXES = ("JAX_", "XLA_")  # of variables that may end each process, or each program
 
 StartWorker = Callable[[Path], JsonWorker]  # takes the log's path
 
@@ -33,6 +37,25 @@ class TaskError(UserError):
 
     If a disk failed, the cause is its OSError.
     """
+
+
+@contextlib.contextmanager
+def naming_variables(environment: Mapping[str, str]) -> Iterator[None]:
+    """Adds to CandidateUntouched the user's variables that steer JAX, which may be the cause."""
+    try:
+        yield
+    except CandidateUntouched as error:
+        names = sorted(name for name in environment if name.startswith(_STEERING_PREFIXES))
+        if not names:
+            raise
+        raise CandidateUntouched(f"{error}; it inherits {', '.join(names)}") from error
+
+
+def untouched(error: WorkerDiedError | ProcessTimeoutError, worker: JsonWorker, log_path: Path) -> CandidateUntouched:
+    """The error for a process of a trial that ended, or did not start in time, and had read nothing of a candidate."""
+    words = worker.last_words()
+    said = f": {words}" if words else ""
+    return CandidateUntouched(f"starting the process of a trial: {error}{said}; see {log_path}")
 
 
 @dataclass
@@ -61,6 +84,7 @@ class Workers:
             worker.close()
             return self.start(log_path)
         worker.started = time.monotonic()
+        worker.prints_to(log_path)
         return worker
 
     def warm_up(self) -> None:
@@ -88,7 +112,7 @@ class TrialRun:
     log_path: Path
     start_worker: Callable[[], JsonWorker]
     on_progress: Callable[[Mapping[str, Scalar]], None]
-    _phase: str = "startup"
+    _phase: str = BEFORE_CANDIDATE
     _overdue: str = ""  # what the process was waited for, and how long
     _judged_again: bool = False
 
@@ -100,6 +124,7 @@ class TrialRun:
         """Runs the trial and closes its processes; an existing snapshot is judged if it is this trial's, else removed.
 
         Raises:
+          CandidateUntouched: a process ended before it had read the candidate's programs.
           TaskError: the harness failed, which is no fault of the candidate.
         """
         started = worker.started
@@ -110,6 +135,7 @@ class TrialRun:
                 try:
                     event = self._converse(worker, operation)
                 except (WorkerDiedError, TaskError) as error:
+                    self._require_touched(worker, error)
                     if not self._may_judge_again(error):
                         if isinstance(error, TaskError):
                             raise
@@ -122,7 +148,8 @@ class TrialRun:
                     return self._measurement(event, time.monotonic() - started, found)
                 self._remove_unfit(event["reason"])
                 operation, found = MEASURE, False
-        except ProcessTimeoutError:
+        except ProcessTimeoutError as error:
+            self._require_touched(worker, error)
             return self._timed_out()
         finally:
             worker.close()
@@ -137,7 +164,7 @@ class TrialRun:
           WorkerDiedError: the process ended.
           TaskError: the harness failed.
         """
-        self._phase = "startup"
+        self._phase = BEFORE_CANDIDATE
         worker.send(self.request.to_json(operation))
         for event in self._events(worker):
             match event["event"]:
@@ -175,6 +202,15 @@ class TrialRun:
                 limit = limits.of(phase, budget, request.scrutiny)
                 silence = limits.silence(phase, budget, request.min_steps, event.get("limit_seconds"))
             yield event
+
+    def _require_touched(self, worker: JsonWorker, error: WorkerDiedError | ProcessTimeoutError | TaskError) -> None:
+        """Raises CandidateUntouched for a process that failed before it read the programs."""
+        if self._phase != BEFORE_CANDIDATE:
+            return
+        if not isinstance(error, TaskError):
+            raise untouched(error, worker, self.log_path) from error
+        if not isinstance(error.__cause__, OSError):  # which is a disk's
+            raise CandidateUntouched(clean_line(str(error))) from error
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
         """Whether there is a snapshot that was judged once only, and the failure may not repeat itself."""

@@ -82,7 +82,7 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
     )
     from autoresearch_jax.tasks.lm.judging import judge_again
     from autoresearch_jax.tasks.lm.measure import measure
-    from autoresearch_jax.tasks.lm.programs import check_traced
+    from autoresearch_jax.tasks.lm.programs import check_traced, try_devices
 
     operation = message["op"]
     if operation == "check":
@@ -92,6 +92,7 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
     if operation == TIME_REFERENCE:
         return {"event": "reference", "seconds": Reference().measure()}
     if operation in (MEASURE, JUDGE_AGAIN):
+        try_devices()  # what fails before the first phase of a trial is no fault of the candidate
         run = measure if operation == MEASURE else judge_again
         request = MeasureRequest.from_json(message)
         if request.files is not None:

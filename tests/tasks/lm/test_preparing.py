@@ -8,6 +8,7 @@ import re
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lm_trials import MakeTask
@@ -15,9 +16,9 @@ from tracing import TASK, edited
 from train_lib_source import TRAIN_LIB
 
 from autoresearch_jax.sandbox.sandbox import Level, ProcessLimits, Sandbox
-from autoresearch_jax.tasks.lm.conditions import USUAL
+from autoresearch_jax.tasks.lm.conditions import TRACE_BEGINS, USUAL
 from autoresearch_jax.tasks.lm.preparing import MAX_PROGRAM_BYTES, require_size, run_trace, traced_text
-from autoresearch_jax.types import CandidateRejected, Status
+from autoresearch_jax.types import CandidateRejected, CandidateUntouched, Status
 
 LIMITS = ProcessLimits(wall_seconds=300.0, file_bytes=2 * MAX_PROGRAM_BYTES)
 OUT = "import os, sys, json; out = sys.argv[2]; "
@@ -179,3 +180,27 @@ def test_a_module_that_the_sandbox_hides_is_said_to_be_hidden(
         CandidateRejected, match=r"No module named 'turtle'.*the sandbox does not show Python's `turtle`"
     ):
         make_task().prepare(edited(tiny_source, ("UNUSED = 1", "import turtle")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"wall_seconds": 0.05}, "ran longer than 0.05 s"),
+        ({"memory_bytes": 20 << 20}, "used more than 0.0 GiB of memory"),
+        ({"open_files": 4}, "exited with status"),  # Python cannot import anything
+    ],
+)
+def test_a_trace_that_ended_before_it_began_with_the_file_is_no_fault_of_the_candidate(
+    limits: dict[str, Any], words: str, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with pytest.raises(CandidateUntouched, match=f"^before it began with the training file, .*{re.escape(words)}"):
+        trace(tiny_source, sandbox, tmp_path, dataclasses.replace(LIMITS, **limits))
+
+
+@pytest.mark.parametrize("code", ["os._exit(1)", "os.close(1); os.close(2); os._exit(1)", "raise SystemExit(1)"])
+def test_a_candidate_cannot_pretend_that_it_was_not_begun_with(
+    code: str, tiny_source: str, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with pytest.raises(CandidateRejected) as caught:
+        trace(f"import os; {code}\n" + tiny_source, sandbox, tmp_path)
+    assert TRACE_BEGINS not in (caught.value.details or "")

@@ -19,7 +19,7 @@ from autoresearch_jax.tasks.lm.config import TimeLimits
 from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, start_worker
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers
-from autoresearch_jax.types import Budget, Candidate, Measurement, Scalar, Status
+from autoresearch_jax.types import Budget, Candidate, CandidateUntouched, Measurement, Scalar, Status
 
 # Does with each request what the next line of a file says, and writes down what was asked for.
 WORKER = """
@@ -31,6 +31,13 @@ def emit(event, **fields):
 
 def serve(request, way):
     snapshot, metrics = Path(request["snapshot_dir"]), {"training_seconds": 300.0, "wall_seconds": 1000.0}
+    if way == "die untouched":
+        print("F1129 05:53:55.8 124 flags.cc:234] Unknown flag", file=sys.stderr, flush=True)
+        os._exit(1)
+    if way == "fail untouched":
+        return emit("failed", reason="Disallowed transfer")
+    if way == "hang untouched":
+        time.sleep(600)
     emit("phase", phase="startup")
     if way == "fail early":
         return emit("failed", reason="the dataset is gone")
@@ -156,6 +163,48 @@ def test_without_a_snapshot_there_is_nothing_to_judge_again(bench: Bench) -> Non
     with pytest.raises(TaskError, match="the dataset is gone"):
         bench.run("fail early", "go well")
     assert bench.asked() == ["measure", "measure"]
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("die untouched", "the worker process exited with status 1: Unknown flag; see "),
+        ("fail untouched", "the trial process failed: Disallowed transfer; see "),
+        ("hang untouched", "no answer within "),
+    ],
+)
+@pytest.mark.parametrize("before", [(), ("die",)])
+def test_a_process_that_had_not_read_the_programs_says_nothing_of_the_candidate(
+    before: tuple[str, ...], way: str, words: str, bench: Bench
+) -> None:
+    (bench.folder / "log").write_text("F1129 05:53:55.8 124 flags.cc:234] words of an earlier trial\n")
+    with pytest.raises(CandidateUntouched, match=words):
+        bench.run(*before, way, startup=3.0 if way.startswith("hang") else START_SECONDS)
+    assert bench.snapshot_dir.exists() == bool(before)  # it waits to be judged
+    assert bench.run("go well").status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"XLA_FLAGS": "--xla_no_such_flag=1"}, "exited with status 1: Unknown flag in XLA_FLAGS: --xla_no_such_flag"),
+        ({"JAX_TRANSFER_GUARD": "disallow"}, "Disallowed host-to-device transfer"),
+    ],
+)
+def test_a_variable_that_ends_each_trial_is_no_fault_of_the_candidate(
+    variables: dict[str, str], words: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    task = make_task(environment={**os.environ, **variables})
+    with pytest.raises(CandidateUntouched, match=f"{words}.*; see .*worker.log; it inherits .*{next(iter(variables))}"):
+        run_trial(task, tiny_source, tmp_path / "trial")
+
+
+def test_a_variable_that_ends_each_process_is_no_fault_of_the_candidate(
+    make_task: MakeTask, tiny_source: str, tmp_path: Path
+) -> None:
+    task = make_task(environment={**os.environ, "JAX_TRANSFER_GUARD": "perhaps"})
+    with pytest.raises(CandidateUntouched, match='exited with status 1: ValueError: Invalid value "perhaps" for JAX'):
+        task.prepare(tiny_source, tmp_path)
 
 
 def test_a_judge_that_takes_too_long_is_not_asked_again(bench: Bench) -> None:
