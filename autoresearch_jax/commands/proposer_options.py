@@ -201,7 +201,7 @@ def make_proposer(
         from autoresearch_jax.proposers.llm import GeminiProposer
 
         name = Path(workspace.editable).name
-        model = GeminiProposer(settings.gemini, name, examine, folder.llm_dir, settings.brief_tokens)
+        model = GeminiProposer(settings.gemini, name, examine, folder.llm_dir, settings.brief_tokens, notice)
         if (warning := model.check_model()) is not None:
             notice(warning)
         agent = model

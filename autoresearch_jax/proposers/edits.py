@@ -19,6 +19,7 @@ MAX_PLACES = 100  # of an ambiguous search text that are counted
 MAX_HITS = 1_000  # that are looked at, within longer words too; with more a search text is ambiguous
 MAX_LINES_SHOWN = 8  # of the file, with a problem
 TAB_COLUMNS = 4  # what a model writes for a tab
+TYPOGRAPHIC = frozenset("“”„‟‘’‚‛′″«»–—−…\u00a0")  # what word processors, and some models, write for plain characters
 _LINE_CHARACTERS = 160
 _PROBLEM_CHARACTERS = 700  # room for the line numbers of the places of an ambiguous text
 _FENCE = re.compile(r"\s*^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[`~]*\s*\Z", re.DOTALL | re.MULTILINE)
@@ -187,7 +188,15 @@ def _applied(source: _Text, edit: Edit) -> _Text:
         raise _Refused("empty search: quote the lines to be replaced; to insert, quote the line before or after")
     if search == replace:
         raise _Refused("search equals replace: it changes nothing", _nearest_row(source, search), unchanged=True)
-    edited = _placed(source, search, replace)
+    try:
+        edited = _placed(source, search, replace)
+    except _Refused as refused:
+        if foreign := sorted(TYPOGRAPHIC & set(search) - set(source.text)):
+            names = ", ".join(f"{character} (U+{ord(character):04X})" for character in foreign)
+            raise _Refused(
+                f"{refused}; it has {names}, which the file has not: copy its characters", refused.row
+            ) from None
+        raise
     if edited.text == source.text:
         row = _nearest_row(source, search)
         raise _Refused("changes nothing: what it would write stands there already", row, unchanged=True)

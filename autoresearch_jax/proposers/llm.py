@@ -3,10 +3,8 @@
 Imports google-genai, which takes a while: only import this module where a model is asked.
 """
 
-import json
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from google.genai import types
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.answers import answer_schema, category_names, read_answer
 from autoresearch_jax.proposers.base import (
     Brief,
     Examine,
@@ -23,19 +22,16 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
     ServiceDown,
 )
-from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, write_brief
-from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, read_edits, replace_file, unfenced
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, write_brief
+from autoresearch_jax.proposers.edits import EditError
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, Spending
 from autoresearch_jax.proposers.llm_client import Closed, GeminiClient, NotLetIn, milliseconds
-from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, redact_value
+from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact
 
 CHECK_SECONDS = 30.0
 MAX_ECHO_CHARACTERS = 100_000  # of an answer that is shown to the model again: three times the training file
-MAX_HYPOTHESIS_CHARACTERS = 300  # as an agent's with a command line
-OTHER_CATEGORY = "other"
-MAX_EFFECT = 1e300
-MAX_PROBLEMS = 10  # of an answer's form that are named
 _BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
+_NOTHING_SENT = Objection("the service sent no candidate, so there is no answer")
 _INSTRUCTIONS = """\
 You are to improve a training program. Answer with one change of `{name}`, whose source is shown below: one idea, as
 small a change as it takes.
@@ -71,12 +67,14 @@ class GeminiProposer:
         examine: Examine | None,
         llm_dir: Callable[[int], Path],
         brief_tokens: int = DEFAULT_TOKENS,
+        notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Makes the client; sends nothing.
 
         Args:
           examine: tries a text before it is proposed; None proposes every text that parses.
           llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
+          notice: tells the user what should be known of the service; called in the proposer's threads.
 
         Raises:
           UserError: there are no application-default credentials, and they are asked for.
@@ -86,7 +84,7 @@ class GeminiProposer:
         self._examine = examine
         self._brief_tokens = brief_tokens
         self._client = GeminiClient(options)
-        self._spending = Spending(options, llm_dir, self._client.secrets)
+        self._spending = Spending(options, llm_dir, self._client.secrets, notice)
 
     def check_model(self) -> str | None:
         """Asks the service whether it has the model, which costs nothing.
@@ -169,7 +167,8 @@ class GeminiProposer:
             said = _answer_text(response).strip() or "(no text)"
             if len(said) > MAX_ECHO_CHARACTERS:
                 said = f"{said[:MAX_ECHO_CHARACTERS]}\n[{len(said) - MAX_ECHO_CHARACTERS} characters cut]"
-            turns += [_turn("model", said), _turn("user", _REPAIR.format(reason=problem.text))]
+            if problem is not _NOTHING_SENT:  # else there is nothing to mend, and the same is asked again
+                turns += [_turn("model", said), _turn("user", _REPAIR.format(reason=problem.text))]
         raise AssertionError("the last round ends it")
 
     def _ask(self, brief: Brief, turns: Sequence[dict[str, Any]], seconds: float) -> types.GenerateContentResponse:
@@ -203,6 +202,8 @@ class GeminiProposer:
         blocked = response.prompt_feedback and _word(response.prompt_feedback.block_reason, secrets)
         if blocked or finish in _BLOCKED:
             raise ProposalFailed(f"the service blocked it: {blocked or finish}")
+        if candidate is None or (candidate.content is None and finish in (None, "STOP")):
+            return None, _NOTHING_SENT
         if finish == "MAX_TOKENS":
             most = f"{self._options.max_output_tokens} tokens, thinking included (--max_output_tokens)"
             return None, Objection(f"the answer was cut off at {most}: give smaller edits")
@@ -225,95 +226,8 @@ def instructions(brief: Brief, name: str) -> str:
         metric=clean_line(brief.metric.name),
         better="lower" if minimize else "higher",
         sign="negative" if minimize else "positive",
-        categories=", ".join(_categories(brief)),
+        categories=", ".join(category_names(brief)),
     )
-
-
-def answer_schema(brief: Brief) -> dict[str, Any]:
-    """What an answer must look like, as the service takes it."""
-    text = {"type": "STRING"}
-    edit = {"type": "OBJECT", "properties": {"search": text, "replace": text}, "required": ["search", "replace"]}
-    return {
-        "type": "OBJECT",
-        "properties": {
-            "hypothesis": text,
-            "category": {"type": "STRING", "enum": _categories(brief)},
-            "predicted_effect": {"type": "NUMBER"},
-            "edits": {"type": "ARRAY", "items": edit},
-            "file": {"type": "STRING", "nullable": True},
-        },
-        "required": ["hypothesis", "category", "predicted_effect"],
-        "property_ordering": ["hypothesis", "category", "predicted_effect", "edits", "file"],
-    }
-
-
-def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[str, str, str]:
-    """Hypothesis, category and new source of an answer: JSON of the schema, or a free text with edits.
-
-    Args:
-      secrets: what the answer must not bring in.
-
-    Raises:
-      EditError: it cannot be used; the message tells the model what is to be mended.
-    """
-    if not text.strip():
-        raise EditError("the answer was empty")
-    try:
-        value = redact_value(json.loads(unfenced(text)), secrets)  # JSON may have spelt a secret with escapes
-    except (ValueError, RecursionError) as error:
-        value, edits = {}, read_edits(text)
-        if not edits:
-            raise EditError(f"the answer is not JSON: {clean_line(str(error))}") from error
-        prose = clean_line(re.split(r"(?m)^[ \t]*(?:<{5,}|@@|---|```|diff )", text)[0])
-        hypothesis = clean_secret_line(prose or "edits without a word", secrets, MAX_HYPOTHESIS_CHARACTERS)
-    else:
-        edits = _checked_edits(value)
-        hypothesis = clean_secret_line(value["hypothesis"], secrets, MAX_HYPOTHESIS_CHARACTERS)
-        hypothesis += f" (expected: {value['predicted_effect']:+.3g})"
-    champion = brief.champion_source
-    source = replace_file(champion, value["file"]) if value.get("file") else apply_edits(champion, edits)
-    if redact(source, [secret for secret in secrets if secret not in champion]) != source:
-        raise EditError("the edits put together a key or another secret: leave it out")
-    word = clean_line(str(value.get("category")), MAX_CATEGORY_CHARACTERS).lower()
-    category = {name.lower(): name for name in brief.categories}.get(word) or brief.category or OTHER_CATEGORY
-    return hypothesis, category, source
-
-
-def _checked_edits(value: Any) -> list[Edit]:
-    """The edits of an answer that follows the schema.
-
-    Raises:
-      EditError: it does not.
-    """
-    if not isinstance(value, Mapping):
-        raise EditError("the answer is JSON, but no object")
-    problems = []
-    if not isinstance(value.get("hypothesis"), str) or not clean_line(value["hypothesis"]):
-        problems.append("hypothesis must be a line of text")
-    if not isinstance(value.get("category"), str):
-        problems.append("category must be a word")
-    effect = value.get("predicted_effect")
-    if not isinstance(effect, int | float) or isinstance(effect, bool) or not -MAX_EFFECT <= effect <= MAX_EFFECT:
-        problems.append("predicted_effect must be a number")
-    edits, file = value.get("edits") or [], value.get("file") or ""
-    if not isinstance(edits, list):
-        problems.append("edits must be a list")
-        edits = []
-    for number, edit in enumerate(edits, 1):
-        if not isinstance(edit, Mapping) or not all(isinstance(edit.get(k), str) for k in ("search", "replace")):
-            problems.append(f"edit {number} must have the texts search and replace")
-    if not isinstance(file, str):
-        problems.append("file must be a text")
-    if bool(edits) == bool(file):
-        problems.append("give edits or file, not both" if edits else "there are neither edits nor a file")
-    if problems:
-        raise EditError(f"the answer does not follow the schema: {'; '.join(problems[:MAX_PROBLEMS])}")
-    return [Edit(edit["search"], edit["replace"]) for edit in edits]
-
-
-def _categories(brief: Brief) -> list[str]:
-    """All that may be named, each once."""
-    return list(dict.fromkeys([*map(clean_line, brief.categories), OTHER_CATEGORY]))
 
 
 def _answer_text(response: Any) -> str:

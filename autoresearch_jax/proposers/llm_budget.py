@@ -16,13 +16,13 @@ from typing import Any
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import LimitReached
-from autoresearch_jax.proposers.briefing import count_tokens
+from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, count_tokens
 from autoresearch_jax.sanitize import clean_secret_line, redact_value
 
 DEFAULT_MODEL = "gemini-3.8-flash"
 DEFAULT_LOCATION = "global"
 MILLION = 1_000_000
-MAX_TOKENS_REPORTED = (1 << 31) - 1  # the service's fields have 32 bits
+MOST_TIMES = BYTES_PER_TOKEN  # the worst case: more is not believed, since no token has less than one byte
 REPORTED = "reported"  # usage that the service named
 WORST_CASE = "worst case"  # usage that is not known, so the most that the request may have taken
 NOTHING = "nothing"  # the request was refused, or did not reach the service
@@ -126,16 +126,25 @@ class _Paid:
 class Spending:
     """The exchanges of a run, of earlier processes too, and the limits of what they may cost."""
 
-    def __init__(self, options: GeminiOptions, llm_dir: Callable[[int], Path], secrets: Callable[[], Sequence[str]]):
+    def __init__(
+        self,
+        options: GeminiOptions,
+        llm_dir: Callable[[int], Path],
+        secrets: Callable[[], Sequence[str]],
+        notice: Callable[[str], None],
+    ) -> None:
         """Reads nothing yet.
 
         Args:
           llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
           secrets: what must not be on disk, as it is known at that moment.
+          notice: tells the user, once, that a service reports no usage that can be believed; from any thread.
         """
         self._options = options
         self._llm_dir = llm_dir
         self.secrets = secrets
+        self._notice = notice
+        self._has_noticed = False
         self._paid: dict[Path, _Paid] | None = None
 
     def dollars(self, experiment: int) -> float:
@@ -168,6 +177,18 @@ class Spending:
         except OSError as error:
             raise ExchangeError(f"{path}: the exchange cannot be written down: {error.strerror}") from error
         self._known(experiment)[path] = _Paid(experiment, usage, dollars)
+
+    def disbelieve(self, path: Path, reported: Usage | None, worst: Usage) -> None:
+        """Says, once, that an answer has no usage that can be believed."""
+        if self._has_noticed:
+            return
+        self._has_noticed = True
+        most = f"{worst.input_tokens + worst.output_tokens:,} tokens"
+        if reported is None:
+            said = "the service does not say what a request took"
+        else:
+            said = f"the service says that a request took {reported.input_tokens + reported.output_tokens:,} tokens"
+        self._notice(f"{self._options.model}: {said}: counted as the most that it may take, {most}; see {path}")
 
     def _known(self, experiment: int) -> dict[Path, _Paid]:
         if self._paid is None:
@@ -208,10 +229,11 @@ class Exchange:
                 self._write(response, None if error is None else clean_secret_line(error, self._spending.secrets()))
 
     def _write(self, response: Any, error: str | None) -> None:
-        usage, kind = reported_usage(response), REPORTED
+        reported = reported_usage(response)
+        usage, kind = reported, REPORTED
         if not self.may_cost:
             usage, kind = Usage(0, 0), NOTHING
-        elif usage is None:
+        elif usage is None or not _is_credible(usage, self._worst):
             usage, kind = self._worst, WORST_CASE
         dollars = cost(self._options, usage, self._sent) if self.may_cost else 0.0
         record = {
@@ -226,6 +248,8 @@ class Exchange:
             "dollars": dollars,
         }
         self._spending.write(self._path, self._experiment, usage, dollars, record)
+        if kind == WORST_CASE and error is None:
+            self._spending.disbelieve(self._path, reported, self._worst)
 
 
 def reported_usage(response: Any) -> Usage | None:
@@ -235,10 +259,17 @@ def reported_usage(response: Any) -> Usage | None:
         return None
     names = ("promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
     counts = [said.get(name) or 0 for name in (*names, "totalTokenCount")]
-    if not all(type(count) is int and 0 <= count <= MAX_TOKENS_REPORTED for count in counts):
+    if not all(type(count) is int and count >= 0 for count in counts):
         return None
     prompt, tools, answer, thoughts, total = counts
     return Usage(prompt + tools, max(answer + thoughts, total - prompt - tools))
+
+
+def _is_credible(usage: Usage, worst: Usage) -> bool:
+    return (
+        usage.input_tokens <= MOST_TIMES * worst.input_tokens
+        and usage.output_tokens <= MOST_TIMES * worst.output_tokens
+    )
 
 
 def check_limits(options: GeminiOptions, worst: Usage, paid: Sequence[Any] = ()) -> None:

@@ -5,10 +5,12 @@ google-genai waits and tries again (its `HttpRetryOptions`); this module gives i
 
 import contextlib
 import json
+import logging
 import queue
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +39,7 @@ CHARGED_STATUS = 200  # the one with which a service says that it has computed s
 CLOSED = "closed while the model was asked"
 THREAD = "request to gemini"
 _THIS_MACHINE = ("all://127.0.0.1", "all://localhost", "all://[::1]")  # reached directly, past any proxy
+_NOWHERE = logging.NullHandler()
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.PoolTimeout)
 
 
@@ -61,6 +64,7 @@ class GeminiClient:
         Raises:
           UserError: there are no application-default credentials, and they are asked for.
         """
+        _keep_off_the_terminal()
         self._options = options
         self._credentials = _credentials() if options.vertex_project is not None else None
         self._closed = threading.Event()
@@ -236,19 +240,30 @@ class _HttpClient(httpx2.Client):
             value = redact_value(json.loads(text), self._secrets())  # JSON may have spelt a secret with escapes
         except (ValueError, RecursionError):
             value = None
-        if response.status_code != CHARGED_STATUS:
-            said = value.get("error") if isinstance(value, Mapping) else None
-            message = said.get("message") if isinstance(said, Mapping) else text
-            call.end_attempt(failure=f"the service says {response.status_code}: {clean_line(str(message))}")
-            if response.status_code in RETRIED:
+        if isinstance(value, list) and len(value) == 1:  # as Google's services write some errors
+            value = value[0]
+        status, said = response.status_code, _said_error(value)
+        if (
+            status == CHARGED_STATUS and said is not None and said[0] is not None
+        ):  # a gateway's status, not the service's
+            status = said[0]
+            call.costs_nothing()
+        if status != CHARGED_STATUS:
+            message = text if said is None else said[1]
+            if not (
+                isinstance(value, Mapping) and isinstance(value.get("error"), Mapping)
+            ):  # google-genai reads no other
+                value = {"error": {"code": status, "message": clean_line(message)}}
+            call.end_attempt(failure=f"the service says {status}: {clean_line(message)}")
+            if status in RETRIED:
                 self._wait(call, wanted_wait(text, response.headers))
-        elif not isinstance(value, Mapping):
-            call.end_attempt(failure="the service sent what is no answer")
-            raise _AskAgain(f"the service sent what is no answer: {clean_line(text, 100)}")
+        elif not isinstance(value, Mapping) or said is not None:
+            reason = "the service sent what is no answer"
+            call.end_attempt(value, failure=reason if said is None else f"{reason}: {clean_line(said[1])}")
+            raise _AskAgain(f"{reason}: {clean_line(text if said is None else said[1], 100)}")
         else:
             call.end_attempt(value)
-            text = json.dumps(value)
-        return httpx2.Response(response.status_code, content=text.encode("utf-8", "replace"), request=request)
+        return httpx2.Response(status, content=json.dumps(value).encode(), request=request)
 
     def _wait(self, call: _Call, seconds: float | None) -> None:
         """Waits as long as the server asks for; raises ServiceDown if there is not the time, Closed if it is closed."""
@@ -256,6 +271,25 @@ class _HttpClient(httpx2.Client):
             raise ServiceDown(call.failure, seconds)
         if self._shut.wait(seconds or 0.0):
             raise Closed(CLOSED)
+
+
+def _keep_off_the_terminal() -> None:
+    """Keeps what Google's libraries warn of and log off the terminal: what matters is said in our own words."""
+    warnings.filterwarnings("ignore", module=r"google\.(auth|genai)\b|pydantic\b")
+    for name in ("google", "google_genai"):  # without a handler Python prints what is logged
+        logging.getLogger(name).addHandler(_NOWHERE)
+
+
+def _said_error(value: Any) -> tuple[int | None, str] | None:
+    """The status and message of a body that is an error and no answer, whatever the status of HTTP; else None."""
+    if not isinstance(value, Mapping) or not value.get("error") or value.get("candidates"):
+        return None
+    error = value["error"]
+    if not isinstance(error, Mapping):
+        return None, str(error)
+    code = error.get("code")
+    is_status = type(code) is int and 400 <= code < 600
+    return code if is_status else None, str(error.get("message") or error.get("status") or "no reason given")
 
 
 def _read(response: httpx2.Response, until: float) -> bytes:

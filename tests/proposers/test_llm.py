@@ -101,11 +101,7 @@ def test_a_category_that_nobody_knows_falls_back(place, named, asked_for, catego
 UNUSABLE = {
     "malformed JSON": (says('{"hypothesis": "x"'), "not JSON"),
     "no object": (says("[1, 2]"), "no object"),
-    "a number that is none": (
-        says('{"hypothesis": "x", "category": "y", "predicted_effect": NaN}'),
-        "must be a number",
-    ),
-    "nothing of the schema": (says("{}"), "hypothesis must be a line of text; category must be a word"),
+    "nothing of the schema": (says("{}"), "there are neither edits nor a file"),
     "edits without their parts": (
         says('{"hypothesis": "x", "category": "y", "predicted_effect": 0, "edits": [{"search": 1}, 2]}'),
         "edit 1 must have the texts search and replace; edit 2 must",
