@@ -30,7 +30,7 @@ def _page(run: History, source: Callable[[int], str], command: str) -> str:
     lines = [
         f"## {words(run.tag)}: {words(run.metric.name)} {figures.baseline.score:.{SCORE_DECIMALS}f}{score}",
         "",
-        f"{sum(figures.counts.values())} experiments in {duration(figures.seconds)}, {len(run.kept)} kept, "
+        f"{sum(figures.counts.values())} experiments in {duration(figures.seconds)}, {figures.kept} kept, "
         f"{figures.certified[0]} certified, {figures.certified[1]} reverted.",
         "",
     ]

@@ -176,7 +176,7 @@ def _subtitle(runs: Sequence[History]) -> str:
         certified = run.summary.certified[0]
         parts = [
             f"{sum(run.summary.counts.values())} experiments in {duration(run.summary.seconds)}",
-            f"{len(run.kept)} kept, {certified} certified",
+            f"{run.summary.kept} kept, {certified} certified",
             str(run.settings.get("device_kind") or ""),
         ]
         tag = f"{run.tag}: " if len(runs) > 1 else ""

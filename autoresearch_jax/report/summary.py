@@ -8,7 +8,7 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, plus_minus
 from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.recorder import outcome
+from autoresearch_jax.engine.recorder import KEEPS, outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_state, seconds_spent, trials_by_experiment
@@ -77,6 +77,11 @@ class RunSummary:
     gain_estimate: Estimate | None
     certified: tuple[int, int]
     holdout_readings: int
+
+    @property
+    def kept(self) -> int:
+        """Proposals that were kept, those among them that were reverted later."""
+        return sum(self.counts.get(word, 0) for word in KEEPS)
 
     @property
     def gain(self) -> float | None:
