@@ -61,7 +61,8 @@ class WorkerDiedError(Exception):
 def bare_environment(environment: Mapping[str, str], **extra: str) -> dict[str, str]:
     """The allow-listed part of `environment`, and `extra`."""
     inherited = {name: environment[name] for name in INHERITED_VARIABLES if name in environment}
-    return {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", **inherited, **extra}
+    # in UTF-8 mode what a candidate may print does not depend on the user's locale
+    return {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", **inherited, **extra}
 
 
 def describe_exit(returncode: int) -> str:
