@@ -211,7 +211,7 @@ function showNow(now) {
   if (!chart.hidden) {
     Plotly.react(chart, [{ type: "scatter", mode: "lines", x: now.curve.map((one) => one[0]),
       y: now.curve.map((one) => one[1]), line: { color: colour("--certified"), width: 2 } }],
-      layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } } }), CONFIG);
+      layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } }, showlegend: false }), CONFIG);
   }
   document.getElementById("log").textContent = now.log.join("\n");
 }
