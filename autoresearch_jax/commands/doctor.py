@@ -38,7 +38,7 @@ from autoresearch_jax.engine.program import ProgramError, read_program
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings
 from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.workspace import Workspace, try_commit
+from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import KEY_WIDTH
 from autoresearch_jax.sandbox.escapes import try_to_escape
@@ -219,8 +219,8 @@ def check_editable(options: RunOptions, environment: Mapping[str, str]) -> Itera
 
 def check_worktree(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """Whether git makes a commit, a branch and a worktree for a run."""
-    try_commit(options.editable, environment)
-    yield Check("worktree", "a commit, a branch and a worktree can be made")
+    with made_up_run(options.editable, environment, whole=False):
+        yield Check("worktree", "a commit, a branch and a worktree can be made")
 
 
 def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
@@ -269,11 +269,15 @@ def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterat
 
 
 def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
-    """Whether --proposer has what it needs."""
+    """Whether --proposer has what it needs; an agent's command is started for a second."""
     settings = options.proposer.settings(options.where, environment)
     with suppress(ProgramError, OSError):  # of which other lines tell
         source = options.editable.read_text(encoding="utf-8", errors="replace")
         proposer_options.check_proposer(settings, options.editable, read_program(options.program), source, environment)
+        if settings.agent is not None:
+            with made_up_run(options.editable, environment, whole=True) as workspace:
+                notice = proposer_options.try_agent(settings, workspace, source, environment)
+            yield Check("agent", "starts", remedy=notice)
     yield Check("proposer", settings.name)
 
 

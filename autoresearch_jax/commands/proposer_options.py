@@ -1,6 +1,7 @@
 """Options of who proposes: constants, a Gemini model, your own agent, both in turn, or a recorded run."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from autoresearch_jax.proposers.base import (
     Proposer,
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
-from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.command import Agent, AgentError, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, Usage, check_limits
@@ -174,6 +175,25 @@ def check_proposer(
             require_price(gemini, where)
 
 
+def try_agent(
+    settings: ProposerSettings, workspace: Workspace, source: str, environment: Mapping[str, str]
+) -> str | None:
+    """Starts --agent_command once, for a second; returns a notice, if it ended with an error.
+
+    Raises:
+      UsageError: it cannot be started.
+    """
+    if settings.agent is None:
+        return None
+    try:
+        notice = CommandProposer(
+            settings.agent, workspace.editable, workspace.copy_files, lambda experiment: Path(), environment
+        ).try_start(source)
+    except AgentError as error:
+        raise UsageError(f"--agent_command: {clean_line(settings.agent.command)}: {error}") from error
+    return notice and f"--agent_command: {clean_line(settings.agent.command)}: {notice}"
+
+
 def make_proposer(
     settings: ProposerSettings,
     workspace: Workspace,
@@ -214,6 +234,8 @@ def missing_command(command: str, editable: Path, environment: Mapping[str, str]
     """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
     if said := _shell_complaint(environment, "-n", "-c", command):
         return f"{clean_line(command)}: no line of shell: {said}"
+    if _is_quoted_as_one(command, environment):
+        return f"{clean_line(command)}: the quotes make one word of it: leave them out, as a flag file needs none"
     word, *rest = command.split(maxsplit=1)
     if set(word) & _SHELL_CHARACTERS or "".join(rest).startswith("("):
         return None
@@ -228,6 +250,16 @@ def missing_command(command: str, editable: Path, environment: Mapping[str, str]
         return None
     is_builtin = not _shell_complaint(environment, "-c", 'command -v -- "$1"', SHELL, word)  # such as `trap`
     return None if is_builtin else f"{word}: no such program: install it, or give its whole path"
+
+
+def _is_quoted_as_one(command: str, environment: Mapping[str, str]) -> bool:
+    """Whether all of a command stands in quotes that a shell would have taken away, and is no program's name."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # such as an apostrophe in a comment
+        return False
+    is_one = len(words) == 1 and command[0] in "'\"" and " " in words[0].strip()
+    return is_one and shutil.which(words[0], path=environment.get("PATH")) is None
 
 
 def _shell_complaint(environment: Mapping[str, str], *arguments: str) -> str:

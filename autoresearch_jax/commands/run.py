@@ -25,6 +25,7 @@ from autoresearch_jax.commands.proposer_options import (
     ProposerSettings,
     check_proposer,
     make_proposer,
+    try_agent,
 )
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import TaskOptions
@@ -45,7 +46,7 @@ from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
-from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
@@ -329,6 +330,9 @@ def _check_start(
     else:
         source = ledger.source(champion.id)
     check_proposer(proposer, options.editable, program.program, source, os.environ)
+    with made_up_run(options.editable, os.environ, whole=proposer.agent is not None) as made_up:
+        if (notice := try_agent(proposer, made_up, source, os.environ)) is not None:
+            print_notice(notice)
     try:
         constants = read_constants(source) if champion is None else champion.constants
     except SyntaxError:

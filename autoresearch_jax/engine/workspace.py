@@ -3,7 +3,8 @@
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,8 +166,8 @@ class Workspace:
         return self._git.merge(base, ours, theirs)
 
     def copy_files(self, target: Path) -> None:
-        """Copies the files of the champion's commit; those of the user's checkout as long as there is no worktree."""
-        git = Git(self.folder, self._git.environment) if self.folder.is_dir() else self._git
+        """Copies the files of the commit that the worktree shows."""
+        git = Git(self.folder, self._git.environment)
         git.text("checkout-index", "--all", "--force", f"--prefix={target}/", settings=git.as_committed())
 
     def keep(self, commit: str, previous: str | None, only: str | None = None) -> None:
@@ -232,10 +233,14 @@ class Workspace:
             )
 
 
-def try_commit(editable: Path, environment: Mapping[str, str]) -> None:
-    """Keeps a commit on the branch of a run that is made up, in a scratch worktree of the training file alone.
+@contextmanager
+def made_up_run(editable: Path, environment: Mapping[str, str], *, whole: bool) -> Iterator[Workspace]:
+    """The workspace of a run that is made up, with a commit kept on its branch; branch and worktree go at the end.
 
-    Removes branch and worktree.
+    Args:
+      editable: the training file.
+      environment: of this process.
+      whole: whether the worktree has all files, or the training file alone.
 
     Raises:
       UserError: a run could not do that; the message says what to do.
@@ -245,11 +250,13 @@ def try_commit(editable: Path, environment: Mapping[str, str]) -> None:
         folder = Path(scratch).resolve() / "workspace"
         workspace = Workspace.of(editable, f"try-{secrets.token_hex(8)}", folder, environment)
         try:
-            made = workspace.commit("# tried\n", git.text("rev-parse", "HEAD"), "Tried\n", time.time())
-            workspace.keep(made, None, workspace.editable)
-        except (OSError, GitError) as error:
-            remedy = f"make the repository of {git.folder} one that you can write to, on a disk with room"
-            raise WorkspaceError(f"{error}: {remedy}") from error
+            try:
+                made = workspace.commit("# tried\n", git.text("rev-parse", "HEAD"), "Tried\n", time.time())
+                workspace.keep(made, None, None if whole else workspace.editable)
+            except (OSError, GitError) as error:
+                remedy = f"make the repository of {git.folder} one that you can write to, on a disk with room"
+                raise WorkspaceError(f"{error}: {remedy}") from error
+            yield workspace
         finally:
             # twice forced: one that is half made is locked; never `prune`: the user's may be on disks that are away
             git.succeeds("worktree", "remove", "--force", "--force", str(folder))

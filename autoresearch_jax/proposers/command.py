@@ -2,6 +2,7 @@
 
 import re
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quo
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
 SHORTEST_ROUND_SECONDS = 1.0
+START_SECONDS = 1.0  # within which a shell has found the programs of a command, or not
 DEFAULT_CATEGORY = "code"
 MAX_SOURCE_BYTES = 1 << 20
 MAX_HYPOTHESIS_CHARACTERS = 300  # so that notes find room behind it
@@ -55,6 +57,18 @@ _REFUSED = """
 
 {objection}
 """
+_START_BRIEF = """\
+This only tries whether you start: change nothing, ask nobody, and end now.
+"""
+# What shells and interpreters say of a program or script that they cannot find
+_NOT_FOUND = re.compile(
+    r"(\S*sh|\S*python[\d.]*): .*(cannot open|can't open|not found|No such file|Permission denied).*"
+)
+_NOT_STARTED = (126, 127)  # a shell's status of a command that cannot be run, or is not there
+
+
+class AgentError(UserError):
+    """An agent that cannot be started."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,44 @@ class CommandProposer:
             raise ProposalFailed("the agent was stopped") from error
         except (OSError, WatchError) as error:
             raise ProposalFailed(f"the agent could not be run: {error}") from error
+
+    def try_start(self, source: str) -> str | None:
+        """Starts the command once, with a brief that asks for nothing; it is killed after a second.
+
+        Args:
+          source: the champion's text.
+
+        Returns:
+          A notice, if it ended with an error.
+
+        Raises:
+          AgentError: it cannot be started.
+        """
+        try:
+            with (
+                scratch_folder("autoresearch-agent-", self._scratch_parent, _remove) as scratch,
+                tempfile.TemporaryDirectory(prefix="autoresearch-log-") as logs,
+            ):
+                editable = scratch / self._editable
+                self._prepare(editable, scratch, source)
+                _write_anew(editable.parent / BRIEF_FILE, _START_BRIEF.encode())
+                ended = run_command(
+                    self._agent.command,
+                    cwd=editable.parent,
+                    environment=self._environment,
+                    log_path=Path(logs) / "agent.log",
+                    seconds=START_SECONDS,
+                    blanks=blanks(self._secrets),
+                )
+        except (OSError, WatchError, ProposalFailed) as error:
+            raise AgentError(f"cannot be started: {error}") from error
+        said = clean_secret_line(ended.last_line, self._secrets)
+        words = f"{describe_exit(ended.returncode or 0)} when it was tried"
+        words += f", and said {quoted(said, MAX_QUOTE_CHARACTERS)}" if said else ""
+        is_missing = _NOT_FOUND.fullmatch(said) is not None
+        if ended.returncode in _NOT_STARTED or (ended.returncode and is_missing):
+            raise AgentError(f"{words}: install what is missing, or give its whole path")
+        return words if ended.returncode or is_missing else None
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`."""

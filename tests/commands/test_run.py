@@ -190,6 +190,15 @@ def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
     assert capsys.readouterr().err == f"autoresearch run: {warning}\n"
 
 
+def test_a_repository_that_takes_no_commit_is_found_before_the_baseline(place, capsys):
+    (place / ".git/worktrees").write_text("in the way")
+    status, line = failing(["run", "--tag=night"], capsys)
+    assert status == 1
+    assert ".git/worktrees" in line
+    assert Made.task.measured == []
+    assert not (place / "runs").exists()
+
+
 def test_changes_that_are_not_committed(place, capsys):
     (place / "train_lib.py").write_text(SOURCE + "# more\n")
     assert failing(["run", "--tag=night"], capsys) == (

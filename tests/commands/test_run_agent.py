@@ -6,13 +6,14 @@ import pytest
 from fakes import PROGRAM, SOURCE, FakeTask
 from gemini_server import GeminiServer, answer
 from ledgers import substance
-from repositories import make_repository
+from repositories import git, make_repository
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands.model_options import KEY_VARIABLES
 from autoresearch_jax.commands.proposer_options import missing_command
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.proposers import command as command_proposer
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"
 
@@ -64,6 +65,57 @@ def test_what_is_refused_before_anything_is_measured(place, capsys, arguments, w
     assert errors.startswith(f"autoresearch run: {words}")
     assert errors.count("\n") == 1
     assert not (place / "runs/night/logs").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("timeout 60 no-such-agent", "env A=1 no-such-agent", "cd . && no-such-agent", "nice no-such-agent"),
+        *("sh no-such.sh", "python3 no-such.py", "./no_interpreter.sh", "./agent.sh && no-such-agent"),
+    ],
+)
+def test_a_program_that_only_a_start_finds_missing(place, capsys, command):
+    (place / "no_interpreter.sh").write_text("#!/usr/bin/env no-such-agent\n")
+    (place / "no_interpreter.sh").chmod(0o755)
+    git(place, "add", "no_interpreter.sh")
+    git(place, "commit", "-qm", "more")
+    assert run(f"--agent_command={command}") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"autoresearch run: --agent_command: {command}: exited with status ")
+    assert "no-such" in errors.removeprefix(f"autoresearch run: --agent_command: {command}")
+    assert errors.count("\n") == 1
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_in_a_flag_file_are_no_shell_s(place, capsys, quote):
+    (place / "my.flags").write_text(f"--agent_command={quote}sh agent.sh{quote}\n")
+    assert run("--flagfile=my.flags") == 2
+    assert "the quotes make one word of it: leave them out, as a flag file needs none" in capsys.readouterr().err
+    (place / "my.flags").write_text("--agent_command=sh agent.sh\n")
+    assert run("--flagfile=my.flags") == 0
+
+
+def test_a_start_that_fails_otherwise_is_a_notice(place, capsys):
+    (place / "fails_once.sh").write_text(f'grep -q "change nothing" BRIEF.md && echo no key && exit 3\n{AGENT}')
+    git(place, "add", "fails_once.sh")
+    git(place, "commit", "-qm", "more")
+    assert run("--agent_command=sh fails_once.sh") == 0
+    captured = capsys.readouterr()
+    assert (
+        '--agent_command: sh fails_once.sh: exited with status 3 when it was tried, and said "no key"' in captured.err
+    )
+    assert "a smaller step" in captured.out
+    assert "try-" not in git(place, "for-each-ref")
+
+
+def test_an_agent_is_started_for_a_moment_only(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command_proposer, "START_SECONDS", 0.2)
+    (place / "slow.sh").write_text(f"grep -q 'change nothing' BRIEF.md && sleep 600\n{AGENT}")
+    git(place, "add", "slow.sh")
+    git(place, "commit", "-qm", "more")
+    assert run("--agent_command=sh slow.sh") == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from doctored import ROOT
 from fakes import SOURCE
 
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.workspace import Workspace, WorkspaceError, try_commit
+from autoresearch_jax.engine.workspace import Workspace, WorkspaceError, made_up_run
 
 RunGit = Callable[..., str]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("4d" * 32)
@@ -18,6 +18,11 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345
 
 def workspace(folder: Path, name: str = "train_lib.py", **constants: float) -> Workspace:
     return Workspace.of(folder / name, "night", folder / "runs/night/workspace", os.environ, constants)
+
+
+def try_commit(editable: Path) -> None:
+    with made_up_run(editable, os.environ, whole=False) as place:
+        assert [path.name for path in place.folder.rglob("*.py")] == ["train_lib.py"]
 
 
 def keep_one(place: Workspace) -> str:
@@ -47,16 +52,15 @@ def with_lfs(repo: Path, run_git: RunGit) -> Path:
 def test_a_worktree_needs_no_filter_and_has_no_lfs_content(with_lfs: Path, tmp_path: Path) -> None:
     refused = ["git", "worktree", "add", "--detach", str(tmp_path / "plain")]
     assert subprocess.run(refused, cwd=with_lfs, capture_output=True).returncode != 0, "as git does by itself"
-    try_commit(with_lfs / "train_lib.py", os.environ)
+    try_commit(with_lfs / "train_lib.py")
     place = workspace(with_lfs)
-    for when in ("before there is a worktree", "after"):
-        copy = tmp_path / when
-        copy.mkdir()
-        place.copy_files(copy)
-        assert (copy / "weights.bin").read_text() == POINTER
-        keep_one(place)
-    assert (place.folder / "weights.bin").read_text() == POINTER
-    assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+    keep_one(place)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    place.copy_files(copy)
+    for folder in (place.folder, copy):
+        assert (folder / "weights.bin").read_text() == POINTER
+        assert (folder / "train_lib.py").read_text() == "LR = 1\n"
 
 
 def test_a_training_file_that_lfs_keeps_is_refused(repo: Path, run_git: RunGit) -> None:
@@ -95,7 +99,7 @@ def test_an_identity_that_git_does_not_take_is_replaced(
         run_git(repo, "config", name, value)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    try_commit(repo / "train_lib.py", os.environ)
+    try_commit(repo / "train_lib.py")
     commit = keep_one(workspace(repo))
     header = [line.partition(" ") for line in run_git(repo, "cat-file", "commit", commit).splitlines()[:4]]
     said = {name: words.rpartition(">")[0] + ">" for name, _, words in header}
@@ -104,12 +108,12 @@ def test_an_identity_that_git_does_not_take_is_replaced(
 
 def test_what_was_tried_is_gone(repo: Path, run_git: RunGit) -> None:
     refs = run_git(repo, "for-each-ref")
-    try_commit(repo / "train_lib.py", os.environ)
+    try_commit(repo / "train_lib.py")
     assert run_git(repo, "for-each-ref") == refs
     assert run_git(repo, "worktree", "list").count("\n") == 0
     (repo / ".git/worktrees").write_text("in the way")
     with pytest.raises(WorkspaceError, match=r"git worktree failed .*: make the repository of .* one that you can"):
-        try_commit(repo / "train_lib.py", os.environ)
+        try_commit(repo / "train_lib.py")
     assert run_git(repo, "for-each-ref") == refs
 
 
@@ -184,7 +188,7 @@ def test_folders_of_any_name(repo: Path, run_git: RunGit, tmp_path: Path, name: 
     place = workspace(moved, f"{name}/train_lib.py", LR=0.25)
     start = place.baseline()
     assert start.source.count("LR = 0.25") == 1
-    try_commit(moved / name / "train_lib.py", os.environ)
+    try_commit(moved / name / "train_lib.py")
     commit = place.commit("LR = 1\n", start.commit, "m", 0)
     place.keep(commit, start.commit)
     place.keep(commit, start.commit)

@@ -129,6 +129,10 @@ def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -
     status, found = doctor("run", "--proposer=command")
     assert (status, found["faults"]) == (1, "proposer")
     assert "--agent_command" in found["proposer"]
+    status, found = doctor("run", "--proposer=command", "--agent_command=timeout 60 no-such-agent")
+    assert (status, found["faults"]) == (1, "proposer")
+    assert "no-such-agent" in found["proposer"].partition("when it was tried")[2]
+    assert doctor("run", "--proposer=command", "--agent_command=true")[1]["agent"] == "starts"
     (repo / "program.md").write_text(PROGRAM.replace("## Stop when", "## Stop when\n\n- 3 blue moons"))
     status, found = doctor("run")
     assert (status, found["faults"]) == (1, "program")
