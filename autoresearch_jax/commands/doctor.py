@@ -177,13 +177,13 @@ def check_clock(options: RunOptions, environment: Mapping[str, str]) -> Iterator
 
 def check_sandbox(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """Which level is in force, why no better one, and whether it holds, tried by escaping."""
-    choice = options.task.sandbox
+    choice, cache_dir = options.task.sandbox, options.task.dataset.caches
     try:
-        cage = task_options.find_sandbox(choice, environment)
+        cage = task_options.find_sandbox(choice, environment, cache_dir)
     except SandboxError as error:
         if isinstance(error.__cause__, OSError) or choice == "auto":
-            raise UserError(f"{error}: make {task_options.CACHE_DIR} a folder that you can write to") from error
-        cage = task_options.find_sandbox("auto", environment)
+            raise
+        cage = task_options.find_sandbox("auto", environment, cache_dir)
         yield fault("sandbox_flag", str(error), f"what follows was tried with {cage.level}")
     is_ok = cage.level is not Level.LIMITS or choice == Level.LIMITS
     remedy = "nothing confines: the lines below say how to get walls, --sandbox=limits goes without"
@@ -194,7 +194,7 @@ def check_sandbox(options: RunOptions, environment: Mapping[str, str]) -> Iterat
         yield Check("trial_sandbox", cage.worker)
     for level, why in cage.why_not.items():
         yield Check(f"no_{level}", why, remedy=_BETTER_SANDBOX[level])
-    for attempt in try_to_escape(cage, Path(task_options.CACHE_DIR).expanduser(), environment):
+    for attempt in try_to_escape(cage, cache_dir, environment):
         if attempt.blocked:
             yield Check(attempt.name, "blocked")
         elif attempt.claimed:

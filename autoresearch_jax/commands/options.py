@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from autoresearch_jax.commands.paths import expand_home
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import Scalar
@@ -33,6 +34,7 @@ class _Spec:
     choices: tuple[str, ...]
     repeated: bool
     hint: str
+    path: bool
 
     def check(self, value: float | None) -> bool:
         """Refuses a number out of bounds.
@@ -61,6 +63,7 @@ def option(
     choices: Sequence[str] = (),
     repeated: bool = False,
     hint: str = "",
+    path: bool = False,
 ) -> Any:
     """A dataclass field that is a flag.
 
@@ -76,8 +79,9 @@ def option(
       choices: the only words allowed.
       repeated: a tuple is given by the flag again and again, instead of by commas.
       hint: ends the message about a number out of bounds, such as "such as 600".
+      path: whether a str begins with a path, as every Path does, so that it may begin with `~`.
     """
-    spec = _Spec(help, flag, least, above, most, tuple(choices), repeated, hint)
+    spec = _Spec(help, flag, least, above, most, tuple(choices), repeated, hint, path)
     return field(default=default, metadata={_SPEC: spec})
 
 
@@ -110,7 +114,10 @@ def read_options(flag_values: flags.FlagValues, options_type: type[T]) -> T:
     for own, type_ in _typed_fields(options_type):
         if _SPEC in own.metadata:
             name = own.metadata[_SPEC].flag or own.name
-            values[own.name] = _convert(name, flag_values[name].value, type_)
+            value = flag_values[name].value
+            if isinstance(value, str) and (type_ is Path or own.metadata[_SPEC].path):
+                value = expand_home(name, value)
+            values[own.name] = _convert(name, value, type_)
         else:
             values[own.name] = read_options(flag_values, type_)
     return options_type(**values)
@@ -209,7 +216,7 @@ class FolderOptions:
     """Which run."""
 
     tag: str | None = option(None, "name of the run and of its folder")
-    run_dir: str = option("./runs", "folder of the runs")
+    run_dir: str = option("./runs", "folder of the runs", path=True)
 
     @property
     def folder(self) -> RunFolder:

@@ -33,7 +33,7 @@ def run(options: Options, arguments: list[str]) -> int:
     """Prepares the dataset and prints what it holds; or lists or removes what is there."""
     if options.remove == ():
         raise UsageError("--remove is empty: name a dataset, as --list does")
-    data_dir = options.dataset.data_dir
+    data_dir = options.dataset.datasets
     for what in options.remove or ():
         size = remove(data_dir, what, lambda: print("another call is at work on it: waiting", file=sys.stderr))
         print(f"removed {what}: {_megabytes(size)} MB", file=sys.stderr)
@@ -44,7 +44,7 @@ def run(options: Options, arguments: list[str]) -> int:
     with PreparationProgress() as reporter:
         dataset = prepare_dataset(
             options.dataset.folder,
-            open_corpus(options.dataset.corpus),
+            open_corpus(options.dataset.corpus, options.dataset.downloads),
             sequence_length=options.dataset.sequence_length,
             vocab_sizes=options.dataset.vocab_sizes,
             reporter=reporter,

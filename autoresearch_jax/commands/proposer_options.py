@@ -75,7 +75,9 @@ class ProposerOptions:
         Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600"
     )
     model: ModelOptions = field(default_factory=ModelOptions)
-    replay: str | None = option(None, "run, by its tag or its folder, whose proposals --proposer=replay repeats")
+    replay: str | None = option(
+        None, "run, by its tag or its folder, whose proposals --proposer=replay repeats", path=True
+    )
     brief_tokens: int = option(
         DEFAULT_TOKENS, f"length of the brief for an agent, a token counted as {BYTES_PER_TOKEN} bytes"
     )

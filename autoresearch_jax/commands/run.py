@@ -58,7 +58,13 @@ from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.types import Metric, Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
-OWN_FLAGS = ("tag", "run_dir", "data_dir", "compile_cache")  # of this run on this machine, not of one like it
+OWN_FLAGS = (
+    "tag",
+    "run_dir",
+    "cache_dir",
+    "data_dir",
+    "compile_cache",
+)  # of this run on this machine, not of one like it
 GIB = 2**30
 
 
@@ -158,6 +164,7 @@ class SnapshotOptions:
         None,
         "move snapshots to TAG in this folder, or bucket such as gs://BUCKET/FOLDER, instead of keeping them in the "
         "run's folder",
+        path=True,
     )
     min_free_gb: float = option(
         1.0, "stop, to go on later, where the run's folder would be left with less free space (GiB)", least=0

@@ -30,7 +30,7 @@ class Options:
     """What `autoresearch sample` was asked for."""
 
     where: TrialFolderOptions
-    snapshot: str | None = option(None, "folder of a snapshot; default: --tag's champion")
+    snapshot: str | None = option(None, "folder of a snapshot; default: --tag's champion", path=True)
     experiment: int | None = option(None, "sample this experiment instead of the champion", least=0)
     prompt: str = option("", "what the text begins with; empty begins a document")
     tokens: int = option(200, "tokens to add", least=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.commands.options import option
+from autoresearch_jax.commands.paths import default_cache_dir, home_folder
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.sandbox import (
@@ -36,7 +37,6 @@ LM = "lm"  # the task that these options configure
 MESH_AXES = ("data", "model")
 DEFAULT_BUDGET_SECONDS = 300.0  # the original's
 MIN_STRETCH = 1.5  # the clock's calibrations, outside of the budget, take 4 % of the wall time even on an idle machine
-CACHE_DIR = "~/.cache/autoresearch_jax"
 UNCONFINED = (
     "the training file runs with limits but not confined: it can read this machine's files; "
     "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
@@ -76,7 +76,12 @@ class DatasetOptions:
         None, "shards of train that climbmix has, of 0.1 GB each, besides val and holdout; default: 10", least=1
     )
     name: str | None = option(None, "name of the dataset; default: made from the corpus")
-    data_dir: Path = option(Path(f"{CACHE_DIR}/data"), "folder of all datasets")
+    cache_dir: Path | None = option(
+        None,
+        "folder of all caches: datasets, compiled programs, Python as the sandbox shows it, downloads; default: "
+        "autoresearch_jax in $XDG_CACHE_HOME, else in ~/.cache, else in the folder of temporary files",
+    )
+    data_dir: Path | None = option(None, "folder of all datasets; default: data in --cache_dir")
     sequence_length: int = option(256, "tokens of context", least=1)
     vocab_sizes: tuple[int, ...] = option((1024, 2048, 4096), "vocabulary sizes to offer, by commas")
 
@@ -84,7 +89,6 @@ class DatasetOptions:
         if self.name is not None and (self.name != Path(self.name).name or self.name.startswith(".")):
             raise UsageError(f"--name={self.name}: it must be a plain folder name that does not begin with a dot")
         object.__setattr__(self, "corpus", with_num_shards(self.corpus, self.num_shards))
-        object.__setattr__(self, "data_dir", self.data_dir.expanduser().absolute())
         object.__setattr__(self, "vocab_sizes", tuple(sorted(set(self.vocab_sizes))))
         if not self.vocab_sizes:
             raise UsageError("--vocab_sizes: name at least one")
@@ -95,13 +99,34 @@ class DatasetOptions:
                 raise UsageError(f"--vocab_sizes={','.join(map(str, self.vocab_sizes))}: {error}") from error
 
     @property
+    def caches(self) -> Path:
+        """The folder of all caches.
+
+        Raises:
+          UsageError: it is not named, and there is no place for it.
+        """
+        return (self.cache_dir or default_cache_dir(os.environ)).absolute()
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of all datasets; raises as `caches` does."""
+        return (self.data_dir or self.caches / "data").absolute()
+
+    @property
+    def downloads(self) -> Path | None:
+        """Where files of the Hugging Face hub go; None for the place that `huggingface_hub` has for them."""
+        if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"):
+            return None
+        return self.caches / "huggingface" if self.cache_dir is not None or home_folder() is None else None
+
+    @property
     def folder(self) -> Path:
         """The folder of the dataset.
 
         Raises:
-          UsageError: there is no such corpus.
+          UsageError: there is no such corpus, or no place for datasets.
         """
-        return dataset_folder(self.data_dir, self.corpus, self.name)
+        return dataset_folder(self.datasets, self.corpus, self.name)
 
     def open(self) -> Dataset:
         """The dataset.
@@ -159,7 +184,9 @@ class TaskOptions:
         "start each trial's process while the one before is at work, so that it has imported everything when it is its "
         "turn; --nostandby starts it when it is needed",
     )
-    compile_cache: str = option(f"{CACHE_DIR}/compiled", "folder of XLA's compile cache; empty for none")
+    compile_cache: str | None = option(
+        None, "folder of XLA's compile cache; default: compiled in --cache_dir; empty for none", path=True
+    )
 
     def __post_init__(self) -> None:
         parse_mesh(self.mesh)
@@ -179,7 +206,9 @@ class TaskOptions:
     @property
     def compile_cache_dir(self) -> Path | None:
         """XLA's compile cache; None for none."""
-        return Path(self.compile_cache).expanduser() if self.compile_cache else None
+        if self.compile_cache is None:
+            return self.dataset.caches / "compiled"
+        return Path(self.compile_cache) if self.compile_cache else None
 
     def make_task(self, run_folder: Path, editable: Path, *, one_trial: bool = False, profile: bool = False) -> Task:
         """The task, which keeps its programs in the run's folder.
@@ -197,7 +226,7 @@ class TaskOptions:
         environment = dict(os.environ)
         require_absolute_paths(environment)
         dataset = self.dataset.open()
-        sandbox = find_sandbox(self.sandbox, environment)
+        sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
         if sandbox.level is Level.LIMITS:
             _notice(UNCONFINED)
         elif sandbox.worker is Level.LIMITS:
@@ -266,13 +295,13 @@ class TaskOptions:
         return device, mesh_axes or {"data": device.num_devices, "model": 1}, is_confined
 
 
-def find_sandbox(choice: str, environment: Mapping[str, str]) -> Sandbox:
+def find_sandbox(choice: str, environment: Mapping[str, str], cache_dir: Path) -> Sandbox:
     """The sandbox of a value of --sandbox.
 
     Raises:
       SandboxError: it cannot be had.
     """
-    return open_sandbox(choice, cache_dir=Path(CACHE_DIR).expanduser(), environment=environment)
+    return open_sandbox(choice, cache_dir=cache_dir, environment=environment)
 
 
 def confines_snapshots(choice: str) -> bool:

@@ -106,7 +106,10 @@ class Options:
         None, "seed of the trial (default: 0; with --from those of the recorded runs)", least=0, most=MAX_SEED
     )
     origin: str | None = option(
-        None, "RUN:N: run the source of experiment N of a run again, named by its tag or its folder", flag="from"
+        None,
+        "RUN:N: run the source of experiment N of a run again, named by its tag or its folder",
+        flag="from",
+        path=True,
     )
     tensorboard: bool = tensorboard_option()
     profile: Path | None = option(

@@ -247,7 +247,8 @@ def open_sandbox(choice: str, *, cache_dir: Path, environment: Mapping[str, str]
     try:
         standard_library = compiled_standard_library(cache_dir)
     except OSError as error:
-        raise SandboxError(f"{cache_dir}: {error.strerror}: what the sandbox shows of Python is kept there") from error
+        what = f"{cache_dir}: {error.strerror}: what the sandbox shows of Python is kept there"
+        raise SandboxError(f"{what}: name a folder that you can write to with --cache_dir") from error
     mounts = python_mounts(standard_library, environment)
     why_not: dict[Level, str] = {}
     for level in wanted:

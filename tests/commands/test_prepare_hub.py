@@ -276,5 +276,5 @@ def test_a_disk_without_room_for_the_shards(tmp_path: Path) -> None:
             done = disk.run(command(tmp_path / "data"), env=hub.environment(tmp_path / "disk/home"))
             line = complaint(done)
             assert "0.01 GB are to be fetched into" in line
-            assert "0.00 GB are free: make room, or set HF_HOME" in line
+            assert "0.00 GB are free: make room, or name another place in --cache_dir or HF_HOME" in line
         assert not [request for request in hub.requests if "/storage/" in request.path]

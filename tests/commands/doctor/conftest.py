@@ -18,7 +18,7 @@ from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 @pytest.fixture(autouse=True)
 def cache(sandbox_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(task_options, "CACHE_DIR", str(sandbox_cache))
+    monkeypatch.setattr(task_options, "default_cache_dir", lambda environment: sandbox_cache)
     for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     return sandbox_cache

@@ -222,14 +222,16 @@ def test_limits_alone_are_told_with_what_helps(doctor: Doctor, monkeypatch: pyte
     assert "--sandbox=require: bubblewrap: bwrap is not installed" in found["sandbox_flag"]
 
 
-def test_a_hole_in_the_sandbox_is_found(sandbox: Sandbox, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hole_in_the_sandbox_is_found(
+    cache: Path, sandbox: Sandbox, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if sandbox.level is Level.LIMITS:
         pytest.skip("nothing here can confine")
     open_sandbox = task_options.open_sandbox
 
     def with_a_hole(*arguments: object, **keywords: object) -> Sandbox:
         cage = open_sandbox(*arguments, **keywords)  # type: ignore[arg-type]
-        object.__setattr__(cage.mounts, "readable", (*cage.mounts.readable, Path(task_options.CACHE_DIR)))
+        object.__setattr__(cage.mounts, "readable", (*cage.mounts.readable, cache))
         return cage
 
     monkeypatch.setattr(task_options, "open_sandbox", with_a_hole)

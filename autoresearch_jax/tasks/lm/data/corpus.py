@@ -79,14 +79,23 @@ class Corpus:
     rules: TextRules = STANDARD
 
 
-def open_corpus(spec: str) -> Corpus:
-    """The corpus that --corpus names; raises UsageError if there is none."""
+def open_corpus(spec: str, downloads: Path | None = None) -> Corpus:
+    """The corpus that --corpus names.
+
+    Args:
+      spec: the value of --corpus.
+      downloads: where files of the Hugging Face hub go; None for the place that `huggingface_hub` has for them.
+
+    Raises:
+      UsageError: there is no such corpus.
+    """
     if spec == STDLIB:
         return _stdlib()
     if spec == TINYSTORIES:
-        return _on_the_hub(TINYSTORIES, TINYSTORIES, _TINYSTORIES_REPOSITORY, [(_TINYSTORIES_FILE, None)], STANDARD)
+        files: list[tuple[str, str | None]] = [(_TINYSTORIES_FILE, None)]
+        return _on_the_hub(TINYSTORIES, TINYSTORIES, _TINYSTORIES_REPOSITORY, files, STANDARD, downloads)
     if spec == CLIMBMIX or spec.startswith(f"{CLIMBMIX}:"):
-        return _climbmix(spec)
+        return _climbmix(spec, downloads)
     if spec.startswith(FILES) and len(spec) > len(FILES):
         return _user_files(spec.removeprefix(FILES))
     raise UsageError(
@@ -190,7 +199,7 @@ def _user_files(pattern: str) -> Corpus:
     return _on_this_machine(FILES + pattern, name, find)
 
 
-def _climbmix(spec: str) -> Corpus:
+def _climbmix(spec: str, downloads: Path | None) -> Corpus:
     """The original's corpus, by its rules: "climbmix", or "climbmix:N" with N shards of train."""
     _, _, number = spec.partition(":")
     try:
@@ -203,31 +212,37 @@ def _climbmix(spec: str) -> Corpus:
     shards: list[tuple[int, str]] = [(_VAL_SHARD, "val"), (_HOLDOUT_SHARD, "holdout")]
     shards += [(number, "train") for number in range(num_shards)]
     files = [(f"shard_{number:05d}.parquet", split) for number, split in shards]
-    return _on_the_hub(f"{CLIMBMIX}:{num_shards}", f"{CLIMBMIX}-{num_shards}", _CLIMBMIX_REPOSITORY, files, ORIGINAL)
+    spec, name = f"{CLIMBMIX}:{num_shards}", f"{CLIMBMIX}-{num_shards}"
+    return _on_the_hub(spec, name, _CLIMBMIX_REPOSITORY, files, ORIGINAL, downloads)
 
 
 def _on_the_hub(
-    spec: str, name: str, repository: str, files: Sequence[tuple[str, str | None]], rules: TextRules
+    spec: str,
+    name: str,
+    repository: str,
+    files: Sequence[tuple[str, str | None]],
+    rules: TextRules,
+    downloads: Path | None,
 ) -> Corpus:
     """Parquet files of one dataset on the hub; the manifest names the commit."""
 
     def fetch(reporter: Reporter) -> TextFiles:
-        folder = _fetch(repository, [name for name, _ in files], reporter)
+        folder = _fetch(repository, [name for name, _ in files], reporter, downloads)
         description = {"repository": repository, "commit": folder.name}
         return TextFiles(tuple(TextFile(folder / name, split) for name, split in files), description)
 
     return Corpus(spec, name, lambda: sha256_of_json([repository, files]), fetch, rules)
 
 
-def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
-    """The folder with the named files of the dataset's newest commit, in the cache of `huggingface_hub`.
+def _fetch(repository: str, names: list[str], reporter: Reporter, downloads: Path | None) -> Path:
+    """The folder with the named files of the dataset's newest commit, in a cache as `huggingface_hub` has it.
 
     The library checks sizes only, so SHA-256 is checked here; a damaged file is fetched once more.
 
     Raises:
       CorpusError: a file cannot be fetched.
     """
-    folder = _download(repository, names, reporter)
+    folder = _download(repository, names, reporter, downloads)
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CorpusError(
             f"the dataset {repository} has no file {missing[0]} in its commit {folder.name[:10]}: "
@@ -235,7 +250,7 @@ def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
         )
     if damaged := [name for name in names if _is_damaged(folder / name)]:
         reporter.note(f"{', '.join(damaged)}: damaged, so fetched again")
-        _download(repository, damaged, reporter, again=True)
+        _download(repository, damaged, reporter, downloads, again=True)
         if damaged := [name for name in damaged if _is_damaged(folder / name)]:
             raise CorpusError(
                 f"{folder / damaged[0]} does not have the SHA-256 that the hub names: check the connection and "
@@ -244,16 +259,20 @@ def _fetch(repository: str, names: list[str], reporter: Reporter) -> Path:
     return folder
 
 
-def _download(repository: str, names: list[str], reporter: Reporter, *, again: bool = False) -> Path:
+def _download(
+    repository: str, names: list[str], reporter: Reporter, downloads: Path | None, *, again: bool = False
+) -> Path:
     """Downloads what the cache lacks, or everything again; without a connection the cache is used as it is."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError, HfHubHTTPError
     from huggingface_hub.utils.tqdm import tqdm
 
-    cache = Path(constants.HF_HUB_CACHE)
+    cache = downloads or Path(constants.HF_HUB_CACHE)
+    remedy = "make room, or name another place in --cache_dir or HF_HOME"
     hidden: Any = partial(tqdm, disable=True)
     bars: Any = partial(tqdm, disable=None)  # on a terminal only
     options: dict[str, Any] = {"repo_type": "dataset", "allow_patterns": names, "force_download": again}
+    options["cache_dir"] = cache
     # A KeyboardInterrupt would wait for all downloads: end at once instead
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -263,7 +282,7 @@ def _download(repository: str, names: list[str], reporter: Reporter, *, again: b
             if (free := free_bytes(cache)) < sum(sizes):
                 raise CorpusError(
                     f"{sum(sizes) / 1e9:.2f} GB are to be fetched into {cache}, where {free / 1e9:.2f} GB are free: "
-                    "make room, or set HF_HOME to another place"
+                    + remedy
                 )
             if sizes:
                 reporter.note(f"fetching {len(sizes)} files of {repository}, {sum(sizes) / 1e6:.1f} MB")
@@ -277,9 +296,7 @@ def _download(repository: str, names: list[str], reporter: Reporter, *, again: b
         ) from error
     except Exception as error:  # the library's own, those of its HTTP client, and the system's
         if isinstance(error, OSError) and error.errno is not None:
-            raise CorpusError(
-                f"cannot write {error.filename or cache}: {error.strerror}: make room, or set HF_HOME to another place"
-            ) from error
+            raise CorpusError(f"cannot write {error.filename or cache}: {error.strerror}: {remedy}") from error
         raise CorpusError(
             f"the dataset {repository} cannot be fetched ({str(error).partition(chr(10))[0] or type(error).__name__}): "
             "check the connection and HF_ENDPOINT, and call again, which fetches only the files that are missing"

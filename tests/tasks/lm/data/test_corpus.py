@@ -234,7 +234,9 @@ def test_a_disk_that_fills_up_while_files_are_fetched(monkeypatch: pytest.Monkey
         return []
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", write)
-    with pytest.raises(CorpusError, match=r"cannot write .*blob: No space left on device: make room, or set HF_HOME"):
+    with pytest.raises(
+        CorpusError, match=r"cannot write .*blob: No space left on device: make room, .* --cache_dir or HF_HOME"
+    ):
         open_corpus("climbmix").fetch(Reporter())
 
 
