@@ -46,6 +46,7 @@ class RunFeed:
         """
         self._folder = folder
         self._command = command
+        self._watched = [str(path) for path in (folder.ledger, f"{folder.ledger}-wal", folder.live)]
         self._ledger: Ledger | None = Ledger.open_to_read(folder.ledger)
         self._inode = _inode(folder)
         self._read: tuple[Any, ...] = ()  # signature of the ledger's files when they were read
@@ -59,7 +60,7 @@ class RunFeed:
 
     def signature(self) -> tuple[Any, ...]:
         """Differs whenever there may be something new; costs a few microseconds."""
-        return tuple(map(_stat, _watched_paths(self._folder)))
+        return tuple(map(_stat, self._watched))
 
     def page(self) -> str:
         """The page as it is now; before the baseline is measured it has no figures yet."""
@@ -162,11 +163,6 @@ class RunFeed:
                 return {"words": words if ended is None else f"the driver was killed: {words}", "isTrouble": True}
             return {"words": f"ended: {clean_line(str(ended))}", "isTrouble": False}
         return {"words": "the ledger cannot be read at the moment", "isTrouble": True}
-
-
-def _watched_paths(folder: RunFolder) -> list[Any]:
-    ledger = folder.ledger
-    return [ledger, ledger.with_name(f"{ledger.name}-wal"), folder.live]
 
 
 def _stat(path: Any) -> tuple[int, int, int] | None:
