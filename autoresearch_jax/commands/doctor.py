@@ -245,7 +245,7 @@ def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterat
 
 
 def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
-    """Keys of a Gemini model, and whether there is a way to one. Nothing is sent, and nothing of a key is shown."""
+    """Keys of a Gemini model, and whether a client of it can be made. It sends nothing; nothing of a key is shown."""
     there = [name for name in model_options.KEY_VARIABLES if environment.get(name, "").strip()]
     remedy = f"only --proposer=gemini and hybrid have a use for one: export {model_options.KEY_VARIABLE}=..."
     yield Check("key", f"set: {', then '.join(there)}" if there else "none", remedy=None if there else remedy)
@@ -254,6 +254,8 @@ def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator
             remedy = f"copy the key again, whole, and nothing else: export {name}=..."
             yield fault(name.lower(), "set, with spaces, quotes or characters in it that no key has", remedy)
     model = options.proposer.model.settings(environment, required=options.proposer.proposer == "gemini")
+    if model is not None and options.proposer.proposer in ("gemini", "hybrid"):
+        proposer_options.try_model(model)
     yield Check("model", "no way to one" if model is None else f"{model.model} can be asked")
 
 

@@ -146,6 +146,7 @@ def check_proposer(
 
     Raises:
       UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
+      UserError: no client of the model's service can be made.
     """
     agent, gemini = settings.agent, settings.gemini
     moves_constants_alone = settings.name == "constants" or (settings.name == "hybrid" and agent is gemini is None)
@@ -175,6 +176,19 @@ def check_proposer(
             if gemini is None:
                 raise UsageError(f"{where}: {UNKNOWN_COST}")
             require_price(gemini, where)
+    if gemini is not None:
+        try_model(gemini)
+
+
+def try_model(gemini: GeminiOptions) -> None:
+    """Makes a client of the model's service, and sends nothing to it.
+
+    Raises:
+      UserError: it cannot be made; the message names the variable or flag.
+    """
+    from autoresearch_jax.proposers.llm_client import GeminiClient  # see `make_proposer`
+
+    GeminiClient(gemini).close()
 
 
 def try_agent(

@@ -21,6 +21,7 @@ from google import genai
 from google.genai import errors, types
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.network import NetworkError, faulty_variable
 from autoresearch_jax.proposers.base import LimitReached, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.llm_budget import Exchange, GeminiOptions
 from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, redact, redact_value
@@ -62,7 +63,8 @@ class GeminiClient:
         """Makes the client; sends nothing.
 
         Raises:
-          UserError: there are no application-default credentials, and they are asked for.
+          UserError: there are no application-default credentials, and they are asked for; or a network variable is
+            unusable.
         """
         _keep_off_the_terminal()
         self._options = options
@@ -72,6 +74,18 @@ class GeminiClient:
         self._connect()
 
     def _connect(self) -> None:
+        """Makes the client of HTTP and of google-genai.
+
+        Raises:
+          NetworkError: they cannot be made.
+        """
+        try:
+            self._make_clients()
+        except Exception as error:  # of httpx, ssl and google-genai, which read the user's variables
+            said = clean_secret_line(str(error), self.secrets()) or type(error).__name__
+            raise faulty_variable() or NetworkError(f"no client for the model can be made: {said}") from error
+
+    def _make_clients(self) -> None:
         options, wait = self._options, self._options.first_wait_seconds
         self._http = _HttpClient(self._closed, self.secrets)
         http_options = types.HttpOptions(
@@ -116,6 +130,8 @@ class GeminiClient:
         """
         call = _Call(time.monotonic() + seconds, self._options.request_seconds, begin)
         results = self._results = queue.SimpleQueue()
+        if self._http.is_closed and not self._closed.is_set():  # a variable that was unusable for a while
+            self._reconnect()
         client, http = self._genai, self._http
 
         def do() -> None:
@@ -140,8 +156,14 @@ class GeminiClient:
         if error is not None:
             raise self._meaning(error) from error
         self._http.close()  # ends the thread even if the server drips on
-        self._connect()
+        self._reconnect()
         raise ServiceDown(clean_line(reason + before), RETRY_SECONDS)
+
+    def _reconnect(self) -> None:
+        try:
+            self._connect()
+        except NetworkError as error:
+            raise ServiceDown(str(error), KEY_SECONDS) from error
 
     def _meaning(self, error: Exception) -> Exception:
         """What an error of google-genai means to a proposer; the message is a clean line without secrets."""

@@ -122,7 +122,10 @@ def test_ways_to_a_model(doctor: Doctor) -> None:
     status, found = doctor("key", "--proposer=gemini")
     assert (status, found["faults"]) == (1, "model")
     assert "needs a key in GEMINI_API_KEY" in found["model"]
-    assert doctor("key", "--proposer=gemini", "--gemini_vertex_project=mine")[1]["model"].endswith("can be asked")
+    assert doctor("key", "--proposer=gemini", "--gemini_base_url=http://box")[1]["model"].endswith("can be asked")
+    status, found = doctor("key", "--proposer=gemini", "--gemini_vertex_project=mine")
+    assert (status, found["faults"]) == (1, "model")
+    assert "no application-default credentials" in found["model"]
 
 
 def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.files import free_bytes, sha256_of_file, sha256_of_json
+from autoresearch_jax.network import faulty_variable
 from autoresearch_jax.sandbox.mounts import is_hidden_module
 from autoresearch_jax.tasks.lm.data.text_files import (
     FORMATS,
@@ -241,6 +242,7 @@ def _fetch(repository: str, names: list[str], reporter: Reporter, downloads: Pat
 
     Raises:
       CorpusError: a file cannot be fetched.
+      NetworkError: a network variable is unusable.
     """
     folder = _download(repository, names, reporter, downloads)
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -295,6 +297,8 @@ def _download(
             "and your token if you have one, or call again later"
         ) from error
     except Exception as error:  # the library's own, those of its HTTP client, and the system's
+        if (fault := faulty_variable()) is not None:
+            raise fault from error
         if isinstance(error, OSError) and error.errno is not None:
             raise CorpusError(f"cannot write {error.filename or cache}: {error.strerror}: {remedy}") from error
         raise CorpusError(
