@@ -17,7 +17,7 @@ from pathlib import Path
 from durable import Operations
 from fakes import SNAPSHOT_BYTES, FakeTask
 
-from autoresearch_jax.commands.options import FolderOptions
+from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.commands.proposer_options import ProposerSettings
 from autoresearch_jax.commands.run import GIB, DecisionOptions, OpenRun, Options, SnapshotOptions, run_loop
 from autoresearch_jax.decide.pruning import Pruning
@@ -72,7 +72,7 @@ class Order:
 class _Decision(DecisionOptions):
     """Prunes sooner, or never."""
 
-    least_finished: int | None = None
+    least_finished: int | None = option(None, "experiments that are over before any is pruned")
 
     def pruning(self) -> Pruning | None:
         return None if self.least_finished is None else Pruning(least_finished=self.least_finished)
