@@ -43,8 +43,21 @@ def ours_after(problem: Problem, outcomes: int, seed: int) -> tuple[Proposer, Br
     return _proposer(), brief
 
 
+class _Unheard:
+    """An observer of a service that is not there."""
+
+    def notice(self, text: str) -> None:
+        pass
+
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        pass
+
+    def service_back(self) -> None:
+        pass
+
+
 def _proposer() -> Proposer:
-    return HybridProposer(ConstantsProposer(), None, notice=lambda line: None)
+    return HybridProposer(ConstantsProposer(), None, _Unheard())
 
 
 def _first_brief(problem: Problem, seed: int) -> Brief:

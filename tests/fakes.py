@@ -258,6 +258,12 @@ class Silent:
     def resumes(self) -> None:
         pass
 
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        pass
+
+    def service_back(self) -> None:
+        pass
+
 
 def moved(**constants: float | int | str) -> Proposal:
     """A proposal that sets constants."""

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from autoresearch_jax.proposers.base import (
     Examine,
     LimitReached,
     Proposer,
+    ServiceObserver,
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, AgentError, CommandProposer
@@ -216,9 +217,9 @@ def make_proposer(
     folder: RunFolder,
     environment: Mapping[str, str],
     examine: Examine,
-    notice: Callable[[str], None],
+    observer: ServiceObserver,
 ) -> Proposer:
-    """Who proposes.
+    """Who proposes; the observer is told how the service is.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.
@@ -237,12 +238,12 @@ def make_proposer(
         from autoresearch_jax.proposers.llm import GeminiProposer
 
         name = Path(workspace.editable).name
-        model = GeminiProposer(settings.gemini, name, examine, folder.llm_dir, settings.brief_tokens, notice)
+        model = GeminiProposer(settings.gemini, name, examine, folder.llm_dir, settings.brief_tokens, observer.notice)
         if (warning := model.check_model()) is not None:
-            notice(warning)
+            observer.notice(warning)
         agent = model
     if settings.name == "hybrid":
-        return HybridProposer(ConstantsProposer(), agent, notice)
+        return HybridProposer(ConstantsProposer(), agent, observer)
     return ConstantsProposer() if agent is None else agent
 
 

@@ -277,7 +277,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     parts = Parts(
         task=task,
         executor=LocalExecutor(task.measure),
-        proposer=make_proposer(proposer, workspace, folder, os.environ, precheck.check, observer.notice),
+        proposer=make_proposer(proposer, workspace, folder, os.environ, precheck.check, observer),
         precheck=precheck,
         rule=options.decision.rule(task.metric),
         ledger=opened.ledger,

@@ -60,6 +60,10 @@ class Screen(Protocol):
         """What is waited for; None where the run goes on."""
         ...
 
+    def service(self, down: Waiting | None) -> None:
+        """A service that the run goes on without; None where it answers; in any thread."""
+        ...
+
     def say(self, lines: Sequence[str], stream: TextIO) -> None:
         """Prints lines that stay; in any thread."""
         ...
@@ -127,6 +131,17 @@ class RunObserver:
         self._file.waits(None)
         self._screen.waits(None)
 
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        """Shows which service does not answer."""
+        down = Waiting(what, since, again_at)
+        self._file.service(down)
+        self._screen.service(down)
+
+    def service_back(self) -> None:
+        """Every service answers."""
+        self._file.service(None)
+        self._screen.service(None)
+
     def close(self) -> None:
         """Takes the live line or block away."""
         self._screen.close()
@@ -147,6 +162,9 @@ class ExperimentLine(LiveLine):
     def waits(self, waiting: Waiting | None) -> None:
         """Takes the line away."""
         self.close()
+
+    def service(self, down: Waiting | None) -> None:
+        """Shows nothing: a notice tells it."""
 
     def say(self, lines: Sequence[str], stream: TextIO) -> None:
         """Prints lines in place of the line about the trial, which only the main thread takes away."""
@@ -177,6 +195,7 @@ class LiveBlock:
         self._run = ""
         self._report: Mapping[str, Scalar] = {}
         self._waiting: Waiting | None = None
+        self._down: Waiting | None = None
         self._champion = ""
         self._last: Sequence[ExperimentRow] = ()
 
@@ -200,6 +219,13 @@ class LiveBlock:
         with self._lock:
             self._waiting = waiting
             self._draw()
+
+    def service(self, down: Waiting | None) -> None:
+        """Shows which service does not answer."""
+        with self._lock:
+            self._down = down
+            if self._live is not None:
+                self._draw()
 
     def ends(self) -> None:
         """Nothing is prepared or measured for now; shown when the block is next drawn."""
@@ -293,9 +319,11 @@ class LiveBlock:
 
         shown = [self._subject()]
         if self._waiting is not None:
-            shown.append(self._wait(self._waiting))
+            shown.append(self._wait("waiting", self._waiting))
         elif self._experiment is not None:
             shown += [self._progress(columns), _line("", "  ".join(describe_speed(self._report)))]
+        if self._down is not None:
+            shown.append(self._wait("down", self._down))
         if self._champion:
             shown.append(_line("champion", self._champion, "bold"))
         if self._last:
@@ -331,9 +359,9 @@ class LiveBlock:
             column.no_wrap, column.overflow = True, "ellipsis"
         return grid
 
-    def _wait(self, waiting: Waiting) -> "RenderableType":
+    def _wait(self, label: str, waiting: Waiting) -> "RenderableType":
         since, again_at = (time.strftime("%H:%M:%S", time.localtime(at)) for at in (waiting.since, waiting.again_at))
-        return _line("waiting", f"since {since}, tried again at {again_at}: {clean_line(waiting.what)}", "yellow")
+        return _line(label, f"since {since}, tried again at {again_at}: {clean_line(waiting.what)}", "yellow")
 
     def _outcomes(self) -> "RenderableType":
         line = _line("last", "")

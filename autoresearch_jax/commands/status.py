@@ -67,7 +67,8 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     return {
         "driver": holder or "none; `autoresearch run` with the same flags goes on",
         "ended": None if holder else summary.ended,
-        "waiting": None if live is None or live.waiting is None else _describe_wait(live.waiting),
+        "waiting": None if live is None else _describe_wait(live.waiting),
+        "service_down": None if live is None else _describe_wait(live.down),
         "current": None if current is None else f"{current.id}: {clean_line(current.hypothesis)}",
         "current_proposer": None if current is None else current.proposer or None,
         "current_reason": decisions[-1].reason if decisions else None,
@@ -82,7 +83,9 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     }
 
 
-def _describe_wait(waiting: Waiting) -> str:
+def _describe_wait(waiting: Waiting | None) -> str | None:
+    if waiting is None:
+        return None
     since, again_at = (
         datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
         for at in (waiting.since, waiting.again_at)

@@ -24,7 +24,7 @@ WRITE_SECONDS = 0.5  # between two writes that tell no more than how far a trial
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the driver waits for, since when, and when it tries again; in seconds since 1970."""
+    """What does not work now, since when, and when it is tried again; in seconds since 1970."""
 
     what: str
     since: float
@@ -43,8 +43,9 @@ class Live:
       report: what the task last told of the trial.
       curve: of the running trial, seconds of the budget (its steps, where it is in steps) and loss; at most
         MAX_CURVE_POINTS, evenly thinned.
-      waiting: None while there is nothing to wait for.
+      waiting: what the driver waits for; None while there is nothing to wait for.
       log: the last MAX_LOG_LINES lines that the driver printed, each with its time.
+      down: a service that does not answer while the run goes on without it; None without one.
     """
 
     pid: int
@@ -55,6 +56,7 @@ class Live:
     curve: Sequence[tuple[float, float]] = ()
     waiting: Waiting | None = None
     log: Sequence[tuple[float, str]] = ()
+    down: Waiting | None = None
 
 
 def write_live(folder: RunFolder, live: Live) -> None:
@@ -63,7 +65,7 @@ def write_live(folder: RunFolder, live: Live) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    fields = {**vars(live), "waiting": None if live.waiting is None else vars(live.waiting)}
+    fields = {name: vars(value) if isinstance(value, Waiting) else value for name, value in vars(live).items()}
     write_whole(folder.live, json.dumps(fields) + "\n", sync=False)
 
 
@@ -77,7 +79,7 @@ def read_live(folder: RunFolder) -> Live | None:
 
 def _as_live(fields: Mapping[str, Any]) -> Live:
     """Raises ValueError, KeyError or TypeError for what `write_live` would not have written."""
-    number, waiting = fields["experiment"], fields["waiting"]
+    number = fields["experiment"]
     return Live(
         pid=int(fields["pid"]),
         at=_time(fields["at"]),
@@ -85,11 +87,16 @@ def _as_live(fields: Mapping[str, Any]) -> Live:
         run=clean_line(fields["run"]),
         report=_plain(fields["report"]),
         curve=tuple((_finite(x), _finite(loss)) for x, loss in fields["curve"][-MAX_CURVE_POINTS:]),
-        waiting=None
-        if waiting is None
-        else Waiting(clean_line(waiting["what"]), _time(waiting["since"]), _time(waiting["again_at"])),
+        waiting=_as_waiting(fields["waiting"]),
+        down=_as_waiting(fields["down"]),
         log=tuple((_time(at), clean_line(line)) for at, line in fields["log"][-MAX_LOG_LINES:]),
     )
+
+
+def _as_waiting(fields: Mapping[str, Any] | None) -> Waiting | None:
+    if fields is None:
+        return None
+    return Waiting(clean_line(fields["what"]), _time(fields["since"]), _time(fields["again_at"]))
 
 
 def _is_finite(value: object) -> TypeGuard[float]:
@@ -182,6 +189,10 @@ class LiveWriter:
     def waits(self, waiting: Waiting | None) -> None:
         """The driver waits; None where it goes on."""
         self._write(waiting=waiting)
+
+    def service(self, down: Waiting | None) -> None:
+        """A service is down, and the run goes on without it; None where it answers again."""
+        self._write(down=down)
 
     def says(self, line: str) -> None:
         """The driver prints a line."""

@@ -62,6 +62,12 @@ class Observers:
     def resumes(self) -> None:
         self._tell(lambda observer: observer.resumes())
 
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        self._tell(lambda observer: observer.service_down(what, since, again_at))
+
+    def service_back(self) -> None:
+        self._tell(lambda observer: observer.service_back())
+
     def _tell(self, tell: Callable[[Observer], None]) -> None:
         tell(self._first)
         for attempt, observer in self._further:

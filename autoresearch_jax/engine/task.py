@@ -217,6 +217,14 @@ class Observer(Protocol):
         """The wait is over."""
         ...
 
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        """See `ServiceObserver.service_down`."""
+        ...
+
+    def service_back(self) -> None:
+        """See `ServiceObserver.service_back`."""
+        ...
+
 
 class SnapshotKeeper(Protocol):
     """Keeps the snapshots that are still needed, and deletes or moves the others."""

@@ -187,6 +187,28 @@ class Proposal:
             raise ValueError("a proposal is either constants or a source")
 
 
+class ServiceObserver(Protocol):
+    """Who is told how the service behind a proposer is; in any thread."""
+
+    def notice(self, text: str) -> None:
+        """One line for the user."""
+        ...
+
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        """A service does not answer, and the run goes on without it; called again for each further try.
+
+        Args:
+          what: one clean line.
+          since: seconds since 1970.
+          again_at: before which it is not asked again, in seconds since 1970.
+        """
+        ...
+
+    def service_back(self) -> None:
+        """It answers again, or is not asked any more."""
+        ...
+
+
 Examine = Callable[[Brief, Proposal], Objection | None]
 """Tries a whole text before it is proposed: stores it, traces it, and checks whether it was measured before. Called in
 the proposer's thread with the proposal as it would be returned; None if there is no objection."""

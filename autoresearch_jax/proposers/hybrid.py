@@ -29,6 +29,7 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
     Proposer,
     ServiceDown,
+    ServiceObserver,
     SpaceExhausted,
     is_gain,
     least_tried,
@@ -53,6 +54,9 @@ class _Outage:
     reason: str  # as it was said last
     wait_seconds: float  # from the last try to the next
     until: float  # of the next try, by the proposer's clock
+    began: float  # by the same clock
+    since: float  # seconds since 1970
+    is_waited_for: bool = False  # whether the loop waits for it, and tells the user
 
 
 class HybridProposer:
@@ -70,18 +74,18 @@ class HybridProposer:
         self,
         optimizer: Proposer,
         agent: Proposer | None,
-        notice: Callable[[str], None],
+        observer: ServiceObserver,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Stores who proposes; without an agent the optimizer proposes alone, which is told by `notice`."""
+        """Stores who proposes; without an agent the optimizer proposes alone, which the observer is told."""
         self._optimizer = optimizer
         self._agent = agent
-        self._notice = notice
+        self._observer = observer
         self._clock = clock
         self._spent: str | None = None  # why the agent is not asked any more
         self._outage: _Outage | None = None
         if agent is None:
-            notice(f"no key and no command for an agent: {optimizer.name} proposes alone")
+            observer.notice(f"no key and no command for an agent: {optimizer.name} proposes alone")
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.
@@ -95,7 +99,7 @@ class HybridProposer:
         if proposal is not None:
             return proposal
         try:
-            return _ask(self._optimizer, brief)
+            found = _ask(self._optimizer, brief)
         except SpaceExhausted as exhausted:
             if self._agent is None:
                 raise
@@ -103,6 +107,9 @@ class HybridProposer:
             if proposal is not None:
                 return proposal
             raise self._both_out(exhausted, self._agent) from exhausted
+        if self._outage is not None:
+            self._outage = replace(self._outage, is_waited_for=False)
+        return found
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: true if this experiment is the agent's, and it may be asked now."""
@@ -134,27 +141,41 @@ class HybridProposer:
             self._enter_outage(agent, down)
             return None
         except SpaceExhausted as exhausted:  # LimitReached, too
-            self._outage, self._spent = None, str(exhausted)
-            self._notice(f"{clean_line(self._spent)}: {self._optimizer.name} proposes alone from here on")
+            self._end_outage(agent, answers=False)
+            self._spent = str(exhausted)
+            self._observer.notice(f"{clean_line(self._spent)}: {self._optimizer.name} proposes alone from here on")
             return None
         except ProposalFailed:
-            self._outage = None  # it did answer
+            self._end_outage(agent)
             raise
-        self._outage = None
+        self._end_outage(agent)
         return proposal
 
     def _enter_outage(self, agent: Proposer, down: ServiceDown) -> None:
         """Waits twice as long as before, up to a limit, or as long as the service asks for."""
-        wait = max(down.retry_seconds, MIN_WAIT_SECONDS)
+        wait, reason = max(down.retry_seconds, MIN_WAIT_SECONDS), clean_line(str(down))
+        now, began, since = self._clock(), self._clock(), time.time()
         if self._outage is None:
-            self._notice(f"{agent.name}: {clean_line(str(down))}; until it answers {self._optimizer.name} proposes")
+            self._observer.notice(f"{reason}; until it answers {self._optimizer.name} proposes")
         else:
             wait = max(wait, min(2 * self._outage.wait_seconds, MAX_WAIT_SECONDS))
-        self._outage = _Outage(str(down), wait, self._clock() + wait)
+            began, since = self._outage.began, self._outage.since
+        self._outage = _Outage(str(down), wait, now + wait, began, since)
+        self._observer.service_down(reason, since, time.time() + wait)
+
+    def _end_outage(self, agent: Proposer, *, answers: bool = True) -> None:
+        """The agent answers again, or is not asked any more; says the former, unless the loop does."""
+        outage, self._outage = self._outage, None
+        if outage is None:
+            return
+        self._observer.service_back()
+        if answers and not outage.is_waited_for:
+            self._observer.notice(f"{agent.name} answers again, after {self._clock() - outage.began:.0f} s")
 
     def _both_out(self, exhausted: SpaceExhausted, agent: Proposer) -> Exception:
         """What to raise where neither of the two can propose."""
         if self._outage is not None:
+            self._outage = replace(self._outage, is_waited_for=True)
             return ServiceDown(self._outage.reason, max(0.0, self._outage.until - self._clock()))
         return SpaceExhausted(f"{exhausted}; and {agent.name}: {self._spent}")
 

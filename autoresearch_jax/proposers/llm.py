@@ -125,6 +125,8 @@ class GeminiProposer:
         except ProposalFailed as failure:
             reason = clean_secret_line(str(failure), self._client.secrets())
             raise ProposalFailed(reason, self._spending.dollars(brief.experiment)) from failure
+        except ServiceDown as down:
+            raise ServiceDown(f"{self._options.model}: {down}", down.retry_seconds) from down
         return replace(proposal, cost_dollars=self._spending.dollars(brief.experiment))
 
     def asks_ahead(self, brief: Brief) -> bool:

@@ -188,9 +188,10 @@ def _describe_now(live: Live | None, *, is_at_work: bool) -> dict[str, Any]:
         lines.append(f"experiment {live.experiment} {live.run}".rstrip())
     if live.report:
         lines.append(describe_report(live.report))
-    if live.waiting is not None:
-        since, again = (datetime.fromtimestamp(at) for at in (live.waiting.since, live.waiting.again_at))
-        lines.append(f"waiting since {since:%H:%M:%S}, asking again at {again:%H:%M:%S}: {live.waiting.what}")
+    for word, trouble in (("waiting", live.waiting), ("a service is down", live.down)):
+        if trouble is not None:
+            since, again = (datetime.fromtimestamp(at) for at in (trouble.since, trouble.again_at))
+            lines.append(f"{word} since {since:%H:%M:%S}, asking again at {again:%H:%M:%S}: {trouble.what}")
     return {
         "lines": lines or ["nothing is being measured"],
         "share": share_of_budget(live.report),

@@ -202,7 +202,7 @@ def _style_of_figure(name: str, value: str) -> str:
         return style_of(value)
     if name == "driver":
         return "green" if value.startswith("pid") else FAILURE_STYLE
-    return FAILURE_STYLE if name == "waiting" else ""
+    return FAILURE_STYLE if name in ("waiting", "service_down") else ""
 
 
 def print_csv(names: Sequence[str], rows: Iterable[Sequence[object]], stream: TextIO) -> None:

@@ -205,6 +205,12 @@ class TensorBoard:
     def resumes(self) -> None:
         """Writes nothing."""
 
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        """Writes nothing."""
+
+    def service_back(self) -> None:
+        """Writes nothing."""
+
     def begins(self, experiment: ExperimentRow) -> None:
         """Completes what earlier processes left, once."""
         self._catch_up()

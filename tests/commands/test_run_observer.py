@@ -105,6 +105,22 @@ def test_a_wait_is_shown_and_its_notice_stays_above(night, screen):
     assert read_live(night.folder).waiting is None
 
 
+def test_a_service_that_is_down_stays_in_the_block_while_trials_run(night, screen):
+    night.observer.service_down("gemini: 503 from the service", 1000.0, 1060.0)
+    row, trial = night.begins()
+    night.observer.progress(REPORT)
+    shown = screen.screen()
+    (down,) = [line for line in shown if line.startswith("down")]
+    assert down.endswith(": gemini: 503 from the service")
+    assert any(line.startswith("trial") for line in shown)
+    night.ends(row, trial, None)
+    assert read_live(night.folder).down.again_at == 1060.0
+    night.observer.service_back()
+    night.begins()
+    assert not any(line.startswith("down") for line in screen.screen())
+    assert read_live(night.folder).down is None
+
+
 def test_a_notice_of_another_thread_does_not_break_the_block(night, screen):
     night.begins()
     night.observer.progress(REPORT)

@@ -59,6 +59,19 @@ def test_what_is_waited_for_is_told_while_a_driver_is_at_work(folder, capsys):
     assert figures(capsys, "--format=json")["waiting"] is None, "whoever waited is gone"
 
 
+def test_a_service_that_the_run_goes_on_without_is_told_too(folder, capsys):
+    with folder.lock():
+        writer = LiveWriter(folder)
+        writer.service(Waiting("gemini: 503", 1000.0, 1060.0))
+        writer.begins(2, "run 1")
+        writer.ends()
+        found = figures(capsys, "--format=json")
+        assert found["service_down"].startswith("gemini: 503; since 1970-01-0")
+        assert found["waiting"] is None
+        writer.service(None)
+        assert figures(capsys, "--format=json")["service_down"] is None
+
+
 def test_csv_has_a_row_a_figure(folder, capsys):
     expected = figures(capsys, "--format=json")
     assert cli.main(["status", "--tag=night", "--format=csv"]) == 0

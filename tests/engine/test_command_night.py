@@ -96,7 +96,7 @@ def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 
         bench.folder,
         os.environ,
         precheck.check,
-        bench.recorder.notice,
+        bench.recorder,
     )
     return bench.loop(task, proposer, precheck=precheck, **options)
 

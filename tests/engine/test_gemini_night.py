@@ -3,15 +3,20 @@
 import os
 import re
 import signal
+from contextlib import closing
 
 import pytest
 from fakes import FakeTask
-from gemini_server import KEY, GeminiServer, answer, drip, error, quick, says
+from gemini_server import KEY, MODEL, GeminiServer, Request, Step, answer, drip, error, quick, says
 
 from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.run_observer import RunObserver
+from autoresearch_jax.commands.status import describe
 from autoresearch_jax.engine.integrity import ledger_page_differences
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.proposers import llm_client
 from autoresearch_jax.proposers.base import NO_PROPOSAL
 from autoresearch_jax.proposers.llm_budget import SpendingLimits
 from autoresearch_jax.types import Status
@@ -43,7 +48,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int | None
         bench.folder,
         os.environ,
         precheck.check,
-        bench.recorder.notice,
+        bench.recorder,
     )
     return bench.loop(task, proposer, max_experiments=experiments, precheck=precheck)
 
@@ -94,6 +99,29 @@ def test_a_service_that_is_down_is_waited_for_until_the_list_ends_the_run(bench)
     (notice,) = bench.recorder.notices
     assert "waiting, and asking again until it answers" in notice
     check(bench, 0)
+
+
+def test_status_says_which_service_is_down_and_the_run_that_it_answers_again(bench, monkeypatch, capsys):
+    monkeypatch.setattr(llm_client, "RETRY_SECONDS", 0.01)
+    task, seen = FakeTask(noise=0), []
+
+    def step(request: Request) -> Step:
+        with closing(Ledger.open_to_read(bench.folder.ledger)) as ledger:
+            seen.append(describe(ledger, bench.folder)["waiting"])
+        return error(503, "on fire") if len(seen) <= llm_client.ATTEMPTS else GOOD
+
+    with GeminiServer(step) as server:
+        bench.folder.create()
+        bench.recorder = RunObserver(bench.folder, bench.ledger(), task.metric)
+        loop = loop_of(bench, server, task)
+        with bench.folder.lock():
+            loop.run()
+            seen.append(describe(bench.ledger(), bench.folder)["waiting"])
+    before, down, after = seen[0], *seen[llm_client.ATTEMPTS :]
+    assert before is after is None
+    assert re.fullmatch(rf"{MODEL}: the service says 503: on fire; since \S+, tried again at \S+", down)
+    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
+    assert [("503" in line, "answers again" in line) for line in notices] == [(True, False), (False, True)]
 
 
 def test_it_is_asked_ahead_and_what_it_costs_is_that_experiments(bench):

@@ -6,20 +6,25 @@ import hashlib
 import os
 import random
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from fakes import SOURCE, FakeTask
-from gemini_server import GeminiServer, Request, Step, answer, error, quick, says
+from gemini_server import MODEL, GeminiServer, Request, Step, answer, error, quick, says
 from ledgers import substance
 
 from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
+from autoresearch_jax.commands.run_observer import RunObserver
+from autoresearch_jax.commands.status import describe
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.integrity import ledger_page_differences
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck, read_recorded
 from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.training_file import rebase
+from autoresearch_jax.proposers import hybrid, llm_client
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.types import Candidate, Metric, Status
 
@@ -83,7 +88,7 @@ def loop_of(bench, server: GeminiServer, task: FakeTask, experiments: int = EXPE
         bench.folder,
         os.environ,
         precheck.check,
-        bench.recorder.notice,
+        bench.recorder,
     )
     return bench.loop(task, proposer, RULE, max_experiments=experiments, asking=asking, precheck=precheck)
 
@@ -131,3 +136,27 @@ def test_a_service_that_is_down_leaves_the_night_to_the_optimizer(structured):
     assert len(server.requests) == 1
     (notice,) = structured.recorder.notices
     assert "503" in notice
+
+
+def test_status_tells_of_a_service_that_is_down_until_it_answers(structured, monkeypatch, capsys):
+    monkeypatch.setattr(hybrid, "MIN_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(llm_client, "RETRY_SECONDS", 0.01)
+    bench, task, seen = structured, StructuredTask(), []
+
+    def step(request: Request) -> Step:
+        with closing(Ledger.open_to_read(bench.folder.ledger)) as ledger:
+            seen.append(describe(ledger, bench.folder))
+        return error(503, "on fire") if len(seen) <= llm_client.ATTEMPTS else Skilled()(request)
+
+    with GeminiServer(step) as server:
+        bench.folder.create()
+        bench.recorder = RunObserver(bench.folder, bench.ledger(), task.metric)
+        loop = loop_of(bench, server, task, 12)
+        with bench.folder.lock():
+            loop.run()
+            after = describe(bench.ledger(), bench.folder)
+    before, down = seen[0], seen[llm_client.ATTEMPTS]
+    assert before["service_down"] is after["service_down"] is down["waiting"] is None
+    assert re.fullmatch(rf"{MODEL}: the service says 503: on fire; since \S+, tried again at \S+", down["service_down"])
+    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
+    assert [("503" in line, "gemini answers again" in line) for line in notices] == [(True, False), (False, True)]

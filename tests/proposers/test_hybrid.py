@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from fakes import SOURCE
+from fakes import SOURCE, Silent
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.base import (
@@ -70,14 +70,32 @@ class Optimizer(ConstantsProposer):
         self.closed = True
 
 
+class Told(Silent):
+    """An observer that remembers what it is told of the service."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.down: list[tuple[str, float, float]] = []  # since it was down first
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        self.down.append((what, since, again_at))
+
+    def service_back(self) -> None:
+        self.down.clear()
+
+
 class Bench:
     """A hybrid proposer whose parts can be looked at."""
 
     def __init__(self, with_agent: bool = True) -> None:
         self.agent, self.optimizer, self.clock = FakeAgent(), Optimizer(), Clock()
-        self.notices: list[str] = []
+        self.told = Told()
+        self.notices = self.told.notices
         agent = self.agent if with_agent else None
-        self.hybrid = HybridProposer(self.optimizer, agent, self.notices.append, self.clock)
+        self.hybrid = HybridProposer(self.optimizer, agent, self.told, self.clock)
 
     def down(self, seconds: float = 60.0) -> None:
         self.agent.trouble = ServiceDown("the service answers\n503", seconds)
@@ -191,14 +209,19 @@ def test_while_the_service_is_down_the_optimizer_proposes_and_that_is_said_once(
         assert bench.hybrid.propose(AGENTS).proposer == "constants"
         assert not bench.hybrid.asks_ahead(AGENTS)
     assert len(bench.agent.briefs) == 1, "not asked again so soon"
-    assert bench.notices == ["agent: the service answers 503; until it answers constants proposes"]
+    assert bench.notices == ["the service answers 503; until it answers constants proposes"]
     bench.agent.trouble = None
     bench.clock.now += 59
     assert bench.hybrid.propose(AGENTS).proposer == "constants"
     bench.clock.now += 1
     assert bench.hybrid.asks_ahead(AGENTS)
-    assert bench.hybrid.propose(AGENTS).proposer == "agent"
     assert len(bench.notices) == 1
+    ((what, since, again_at),) = bench.told.down
+    assert what == "the service answers 503"
+    assert 60 <= again_at - since < 90
+    assert bench.hybrid.propose(AGENTS).proposer == "agent"
+    assert bench.notices[1:] == ["agent answers again, after 60 s"]
+    assert bench.told.down == []
 
 
 def waits(bench: Bench, count: int) -> list[float]:
@@ -218,6 +241,7 @@ def test_the_longer_it_is_down_the_more_seldom_it_is_asked_until_it_answers(benc
     bench.down(60)
     assert waits(bench, 6) == [60, 120, 240, 480, MAX_WAIT_SECONDS, MAX_WAIT_SECONDS]
     assert len(bench.notices) == 1
+    assert len({since for _, since, _ in bench.told.down}) == 1, "since it was down first"
     for answer in (None, ProposalFailed("nothing")):
         bench.agent.trouble = answer
         bench.clock.now += MAX_WAIT_SECONDS
@@ -227,7 +251,7 @@ def test_the_longer_it_is_down_the_more_seldom_it_is_asked_until_it_answers(benc
             assert answer is not None
         bench.down(60)
         assert waits(bench, 2) == [60, 120]
-    assert len(bench.notices) == 3, "once for each time that it was down"
+    assert [" answers again, after " in notice for notice in bench.notices] == [False, True, False, True, False]
 
 
 # When the agent may spend no more.
@@ -280,3 +304,5 @@ def test_where_only_the_service_could_propose_the_loop_waits_for_it(bench, brief
     bench.clock.now += 30
     bench.agent.trouble = None
     assert bench.hybrid.propose(brief).proposer == "agent"
+    assert len(bench.notices) == 1, "the loop, which waited, says that it answers again"
+    assert bench.told.down == []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes import SOURCE, ScriptedProposer, moved
+from fakes import SOURCE, ScriptedProposer, Silent, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
@@ -60,8 +60,8 @@ class CountingModel(GeminiProposer):
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "command": counting_agent,
     "gemini": CountingModel,
-    "hybrid": lambda: HybridProposer(ConstantsProposer(), counting_agent(), lambda line: None),
-    "hybrid without an agent": lambda: HybridProposer(ConstantsProposer(), None, lambda line: None),
+    "hybrid": lambda: HybridProposer(ConstantsProposer(), counting_agent(), Silent()),
+    "hybrid without an agent": lambda: HybridProposer(ConstantsProposer(), None, Silent()),
     "constants": ConstantsProposer,
     "scripted": lambda: ScriptedProposer([moved(LR=0.5 - 0.01 * n) for n in range(1, 40)]),
 }
