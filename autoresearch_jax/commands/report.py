@@ -36,6 +36,8 @@ def run(options: Options, arguments: list[str]) -> int:
     folders = named_folders(options.where)
     with ExitStack() as stack:
         ledgers = [stack.enter_context(closing(Ledger.open_to_read(folder.ledger))) for folder in folders]
+        for ledger in ledgers:
+            stack.enter_context(ledger.as_of_now())
         runs = [read_history(ledger, folder) for ledger, folder in zip(ledgers, folders, strict=True)]
         place = folders[0].path
         if len(folders) > 1:

@@ -40,7 +40,7 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Prints the table, the figures of the run, and the chart."""
     folder = options.where.folder
-    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         at_work = folder.holder() is not None
         if options.format == "csv":
             experiments = experiments_as_json(ledger, folder, at_work=at_work)

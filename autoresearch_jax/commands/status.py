@@ -40,7 +40,7 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Prints the figures of the run, or why one experiment ended so."""
     folder = options.where.folder
-    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         if options.why is not None:
             found = explain(ledger, options.why, at_work=folder.holder() is not None)
             if options.format == "json":

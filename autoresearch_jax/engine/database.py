@@ -114,6 +114,7 @@ class Database:
         self._path = path
         self.clock = clock
         self.slowest_commit_seconds = 0.0  # that the disk took for a transaction
+        self._is_as_of_now = False  # inside of `as_of_now`
 
     @classmethod
     def open(cls, path: Path, clock: Clock = time.time) -> Self:
@@ -195,9 +196,28 @@ class Database:
         self._connection.execute("COMMIT")
         self.slowest_commit_seconds = max(self.slowest_commit_seconds, time.monotonic() - begun)
 
+    @contextmanager
+    def as_of_now(self) -> Iterator[None]:
+        """Inside, a ledger that is only read shows one state, while its driver goes on writing.
+
+        Without a write-ahead log the driver would have to wait meanwhile; there, rows are those of the moment in which
+        each is read.
+        """
+        if not _has_write_ahead(self._connection):
+            yield
+            return
+        self._connection.execute("BEGIN")
+        self._is_as_of_now = True
+        try:
+            yield
+        finally:
+            self._is_as_of_now = False
+            if self._connection.in_transaction:  # an error of the disk ends it by itself
+                self._connection.execute("ROLLBACK")
+
     def may_be_undone(self) -> bool:
-        """True inside of a transaction."""
-        return self._connection.in_transaction
+        """True inside of a transaction that may write."""
+        return self._connection.in_transaction and not self._is_as_of_now
 
     def insert(self, table: str, values: Mapping[str, Any]) -> int:
         """Adds a row in a transaction; returns its number."""

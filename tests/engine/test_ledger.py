@@ -56,6 +56,19 @@ def test_numbers_are_sequential_and_an_end_is_final(ledger):
     assert ledger.open_experiment().id == 1
 
 
+def test_a_reader_sees_one_state_while_the_run_goes_on(ledger, tmp_path):
+    conclude(ledger, ledger.begin_experiment(INTENT).id)
+    with closing(Ledger.open_to_read(tmp_path / "new" / "ledger.db")) as reader:
+        with reader.as_of_now():
+            assert len(reader.experiments()) == 1
+            ledger.begin_trial(ledger.begin_experiment(INTENT).id, seed=7)
+            assert len(reader.experiments()) == 1
+            assert reader.trials() == []
+            assert not reader.may_be_undone()
+        assert len(reader.experiments()) == 2
+        assert len(reader.trials()) == 1
+
+
 def test_a_transaction_is_whole_or_nothing(ledger):
     def interrupted():
         with ledger.transaction():
