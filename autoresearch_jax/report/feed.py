@@ -1,5 +1,6 @@
 """What a live page shows of a run, and what changed since: the ledger, read only, and the driver's live.json."""
 
+import logging
 import os
 import sqlite3
 from collections import OrderedDict
@@ -80,16 +81,20 @@ class RunFeed:
     def look(self) -> list[Event]:
         """Reads what is new; returns what pages have to be told."""
         events: list[Event] = []
-        trouble = self._reopen_if_replaced(events)
-        driver = self._folder.holder()
-        live = read_live(self._folder)
-        if trouble is None:
-            try:
+        driver = trouble = None
+        try:
+            driver = self._folder.holder()
+            trouble = self._reopen_if_replaced(events)
+            if trouble is None:
                 events += self._update()
-            except (UserError, sqlite3.Error) as error:
-                trouble = clean_line(str(error))
+        except (UserError, sqlite3.Error) as error:
+            trouble = clean_line(str(error))
+        except Exception as error:  # ours, such as of a ledger that is damaged: the page says so, and asks again
+            trouble = clean_line(f"{self._folder.ledger} cannot be read: {type(error).__name__}: {error}")
+            if trouble != self._state.get("data", {}).get("words"):
+                logging.getLogger(__name__).exception(trouble)
         state = {"event": "state", "data": self._describe_state(driver, trouble)}
-        now = {"event": "now", "data": _describe_now(live, is_at_work=driver is not None)}
+        now = {"event": "now", "data": _describe_now(read_live(self._folder), is_at_work=driver is not None)}
         events += [state] if state != self._state else []
         events += [now] if now != self._now else []
         self._state, self._now = state, now
@@ -121,13 +126,15 @@ class RunFeed:
         files = self.signature()[:-1]
         if files == self._read:
             return []
+        with self._ledger.as_of_now():
+            try:
+                history = read_history(self._ledger, self._folder)
+            except ReportError:  # no baseline yet
+                self._read = files
+                return []
+            parts = run_parts(history, self._ledger.source, self._command(history))
         self._read = files
-        try:
-            history = read_history(self._ledger, self._folder)
-        except ReportError:  # no baseline yet
-            return []
         before, is_first = self._shown, self._shown.history is None
-        parts = run_parts(history, self._ledger.source, self._command(history))
         points = {point.row.id: point_data(point) for point in history.points}
         champions = champions_data(history)
         self._shown = _Shown(history, parts, points, champions)

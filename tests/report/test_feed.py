@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import Live, Waiting, write_live
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.report import feed as feed_module
 from autoresearch_jax.report.feed import KEPT_UPDATES, RunFeed
+from autoresearch_jax.report.history import History
 from autoresearch_jax.types import Status
 
 
@@ -133,6 +135,44 @@ def test_a_ledger_that_is_replaced_is_read_anew(folder: RunFolder, original: Run
     assert named(events, "reload")
     assert not named(events, "state")[0]["isTrouble"]
     assert f'data-part="row-{number}"' in feed.page()
+
+
+def test_a_row_is_told_although_its_first_reading_failed(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = feed_of(folder)
+    number = add_experiment(folder, "an idea")
+    for error in (sqlite3.OperationalError("database is locked"), ValueError("7 is not in list")):
+        with monkeypatch.context() as patch:
+            patch.setattr(feed_module, "read_history", raising(error))
+            (state,) = named(feed.look(), "state")
+            assert state["isTrouble"]
+            assert str(error) in state["words"]
+            assert feed.look() == []
+    assert len(caplog.records) == 1  # of the error that is ours, once
+    events = feed.look()
+    (state,), (update,) = named(events, "state"), named(events, "update")
+    assert not state["isTrouble"]
+    assert [point[0] for point in update["points"]] == [number]
+
+
+def raising(error: Exception) -> Callable[..., History]:
+    def read(*arguments: object) -> History:
+        raise error
+
+    return read
+
+
+def test_a_lock_that_cannot_be_read_is_said(folder: RunFolder) -> None:
+    feed = feed_of(folder)
+    lock = folder.path / "driver.lock"
+    lock.symlink_to(lock)
+    (state,) = named(feed.look(), "state")
+    assert state["isTrouble"]
+    assert str(lock) in state["words"]
+    lock.unlink()
+    (state,) = named(feed.look(), "state")
+    assert not state["isTrouble"]
 
 
 def test_a_run_without_a_baseline_has_a_page_that_loads_again(tmp_path: Path) -> None:
