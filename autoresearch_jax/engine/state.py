@@ -197,7 +197,14 @@ def trials_by_experiment(ledger: Ledger) -> Mapping[int, Sequence[TrialRow]]:
 
 def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
     """Time spent on experiments, and on runs of the champion that certification had beside them."""
-    seconds = sum(row.seconds or 0.0 for row in rows)
+    beside = runs_beside(ledger, rows)
+    took = (trial.finished_at - trial.started_at for trial in beside if trial.finished_at is not None)
+    return sum(row.seconds or 0.0 for row in rows) + sum(took)
+
+
+def runs_beside(ledger: Ledger, rows: Sequence[ExperimentRow]) -> list[TrialRow]:
+    """Finished runs of the champion that certification had between experiments, in the time of none of them."""
+    found = []
     reverts = {row.id for row in rows if row.kind is Kind.REVERT}
     trials = trials_by_experiment(ledger)
     for row in rows:
@@ -205,8 +212,8 @@ def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
         for trial in trials.get(row.id, ()):
             is_champion = is_champion or trial.purpose is Purpose.CHAMPION
             if is_champion and trial.purpose is Purpose.CERTIFY and trial.finished_at is not None:
-                seconds += trial.finished_at - trial.started_at
-    return seconds
+                found.append(trial)
+    return found
 
 
 def _peak_memory(runs: Sequence[TrialRow]) -> float | None:

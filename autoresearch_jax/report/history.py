@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from autoresearch_jax.audit.findings import (
     BASELINE,
@@ -22,7 +23,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import trials_by_experiment
+from autoresearch_jax.engine.state import runs_beside, trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.report.exchanges import ModelUse, model_use
@@ -69,7 +70,7 @@ class KeptEdit:
 
     Attributes:
       effect: gain over its parent, positive where it is better; by all runs so far where it has a certificate.
-      probability: that the effect is real if it has a certificate; else that it was above its price when it was kept.
+      probability: that the effect is real if it has a certificate; of a revert, that what it took out was no gain.
     """
 
     point: Point
@@ -84,9 +85,11 @@ class Tried:
 
     Attributes:
       what: a category, or a constant that was moved.
+      kept: for their score or their shorter source; refactorings are not among them.
       certified: edits that are improvements by now.
+      reverted: edits that were taken out of the champion again.
       failed: experiments without a score that were not duplicates.
-      gain: of its edits in the champion, together; None if there are none.
+      gain: of its edits in the champion, together; None if there are none, and under the greedy rule.
     """
 
     what: str
@@ -94,6 +97,7 @@ class Tried:
     measured: int
     kept: int
     certified: int
+    reverted: int
     failed: int
     gain: Estimate | None
 
@@ -156,18 +160,37 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
 
 
 def _points(ledger: Ledger, rows: Sequence[ExperimentRow], found: Mapping[int, Certificate]) -> list[Point]:
-    points, hours, trials_of = [], 0.0, trials_by_experiment(ledger)
+    points, trials_of, hours = [], trials_by_experiment(ledger), _attended_hours(ledger)
     for row in rows:
         trials = trials_of.get(row.id, ())
-        hours += max(0.0, (row.seconds or 0.0) - sum(map(_waited, trials))) / HOUR
         word = BASELINE if row.kind is Kind.BASELINE and row.decision is Action.KEEP else outcome(row)
         if row.id in found and found[row.id].word is not Word.KEPT:
             word = str(found[row.id].word)
         measured = ledger.trials(ledger.measured(row).id) if row.decision is Action.KEEP else trials
         curves = (str(curve) for trial in measured if (curve := trial.metrics.get(LOSSES)))
         runs = sum(trial.value is not None for trial in trials)
-        points.append(Point(row, word, hours, runs, next(curves, "")))
+        points.append(Point(row, word, hours[row.id], runs, next(curves, "")))
     return points
+
+
+def _attended_hours(ledger: Ledger) -> Mapping[int, float]:
+    """Attended hours of the run when each experiment of the search was over.
+
+    A further run of an earlier one, such as the champion, took its time from the last that had a run before it.
+    """
+    rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
+    places = {row.id: place for place, row in enumerate(rows)}
+    beside = {trial.id for trial in runs_beside(ledger, rows)}
+    waited, later, last = [0.0] * len(rows), [0.0] * len(rows), 0
+    for trial in ledger.trials():
+        last = max(last, places.get(trial.experiment, 0))
+        if trial.id in beside and trial.finished_at is not None:
+            later[last] += trial.finished_at - trial.started_at - _waited(trial)
+        elif trial.experiment in places:
+            waited[last] += _waited(trial)
+    own = (max(0.0, (row.seconds or 0.0) - lost) for row, lost in zip(rows, waited, strict=True))
+    ends = accumulate(before + seconds for before, seconds in zip([0.0, *later], own, strict=False))
+    return {row.id: seconds / HOUR for row, seconds in zip(rows, ends, strict=True)}
 
 
 def _waited(trial: TrialRow) -> float:
@@ -211,17 +234,18 @@ def _kinds(row: ExperimentRow, parent: ExperimentRow | None) -> Sequence[str]:
 
 
 def _group(ledger: Ledger, what: str, rows: Sequence[ExperimentRow], found: Mapping[int, Certificate]) -> Tried:
-    kept = [row for row in rows if row.decision is Action.KEEP]
+    measured = [row for row in rows if row.status is Status.OK]
+    kept = [row for row in measured if row.decision is Action.KEEP]
     words = [found[row.id].word for row in kept if row.id in found]
     edits = [row.id for row in kept if row.id in found and found[row.id].word is not Word.REVERTED]
     lineage = ledger.lineage()
-    measured = [row for row in rows if row.status is Status.OK]
     return Tried(
         what=what,
         experiments=len(rows),
         measured=len(measured),
         kept=len(kept),
         certified=words.count(Word.CERTIFIED),
+        reverted=words.count(Word.REVERTED),
         failed=sum(row.status not in (Status.OK, Status.DUPLICATE, Status.PRUNED) for row in rows),
         gain=lineage.posterior.gain_of(edits) if lineage is not None and edits else None,
     )
@@ -271,11 +295,11 @@ def _audit(ledger: Ledger, trials: Sequence[AuditTrial], summary: RunSummary) ->
 def sentences(history: History) -> dict[str, list[str]]:
     """What helped, what is open and what did not help, a sentence each; kinds that were hardly tried are in none."""
     helped = [one for one in history.tried if one.gain is not None and one.gain.mean > CLEAR * one.gain.error]
-    kept = [one for one in history.tried if one.gain is not None and one not in helped]
+    kept = [one for one in history.tried if one.kept > one.reverted and one not in helped]
     useless = [
-        f"{one.what}: {one.measured} measured, none kept"
+        f"{one.what}: {one.measured} measured, {f'{one.kept} kept and reverted' if one.kept else 'none kept'}"
         for one in history.tried
-        if one.gain is None and one.measured >= LEAST_TRIED
+        if one.kept == one.reverted and one.measured >= LEAST_TRIED
     ]
     failing = [
         f"{one.what}: {one.failed} of {one.experiments} failed before they had a score"
@@ -290,6 +314,7 @@ def sentences(history: History) -> dict[str, list[str]]:
 
 
 def _sentence(one: Tried) -> str:
-    assert one.gain is not None
+    gain = "" if one.gain is None else f"{describe_gain(one.gain)}, "
     certified = f", {one.certified} certified" if one.certified else ""
-    return f"{one.what}: {describe_gain(one.gain)}, {one.kept} kept of {one.experiments} tried{certified}"
+    reverted = f", {one.reverted} reverted" if one.reverted else ""
+    return f"{one.what}: {gain}{one.kept} kept of {one.experiments} tried{certified}{reverted}"

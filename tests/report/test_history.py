@@ -1,7 +1,10 @@
 """What a page says of a run, from the ledger of a made-up one."""
 
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,11 @@ from nights import write_night
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import Intent, Kind
+from autoresearch_jax.engine.records import Intent, Kind, Purpose
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.report.history import OTHER, TRAINING, History, ReportError, read_history, sentences
+from autoresearch_jax.report.history import OTHER, TRAINING, History, ReportError, Tried, read_history, sentences
 from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.types import ATTENDED_SHARE, WALL_SECONDS, Measurement, Status
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,35 @@ def test_every_experiment_is_a_point_and_hours_only_grow(history: History, ledge
     assert hours == sorted(hours)
     spent = summarize_run(ledger).seconds / 3600
     assert 0.5 * spent < hours[-1] < spent
+
+
+def test_a_run_of_the_champion_takes_its_hours_from_the_experiment_it_was_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "night")
+    folder.create()
+    now = 0.0
+    with closing(Ledger.open(folder.ledger, clock=lambda: now)) as ledger:
+
+        def measure(number: int, purpose: Purpose, wall: float, share: float) -> None:
+            nonlocal now
+            trial = ledger.begin_trial(number, seed=len(ledger.trials()), purpose=purpose)
+            now += wall
+            metrics = {WALL_SECONDS: wall, ATTENDED_SHARE: share}
+            ledger.finish_trial(trial.id, Measurement(Status.OK, 1.0, trial.seed, metrics))
+
+        ledger.save_settings({"metric": "val_bpb", "direction": "minimize"})
+        ledger.begin_experiment(Intent(Kind.BASELINE, "x = 1\n", hypothesis="baseline"))
+        measure(0, Purpose.CHAMPION, wall=3600, share=1)
+        ledger.conclude(0, Status.OK, 1.0, Action.KEEP, "the baseline", None, 3600)
+        ledger.begin_experiment(Intent(Kind.PROPOSAL, "x = 2\n", hypothesis="an idea", parent=0))
+        measure(1, Purpose.CANDIDATE, wall=1800, share=1)
+        measure(0, Purpose.CHAMPION, wall=5400, share=1 / 3)
+        ledger.conclude(1, Status.OK, 1.0, Action.DISCARD, "no better", None, 7200)
+        measure(0, Purpose.CERTIFY, wall=3600, share=0.5)
+        now += 1
+        ledger.begin_experiment(Intent(Kind.PROPOSAL, "x = 3\n", hypothesis="an idea", parent=0))
+        ledger.conclude(2, Status.REJECTED, None, Action.DISCARD, "no program", None, 0)
+        hours = [point.hours for point in read_history(ledger, folder).points]
+    assert hours == pytest.approx([1.0, 2.0, 2.5])
 
 
 def test_champions_begin_with_the_baseline_and_have_estimates(history: History) -> None:
@@ -66,7 +99,23 @@ def test_kinds_are_counted_and_told_in_words(history: History) -> None:
         assert "better" in line
     for line in found["What did not help"]:
         one = named[line.partition(":")[0]]
-        assert one.gain is None or one.failed > one.experiments / 2
+        assert one.kept == one.reverted or one.failed > one.experiments / 2
+
+
+def test_what_was_kept_is_never_said_not_to_be(night: RunFolder, history: History, tmp_path: Path) -> None:
+    shutil.copy(night.ledger, tmp_path / "ledger.db")
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection, connection:
+        connection.execute("UPDATE settings SET value = '\"greedy\"' WHERE name = 'decision'")
+    with closing(Ledger.open_to_read(tmp_path / "ledger.db")) as ledger:
+        greedy = read_history(ledger, RunFolder(tmp_path))
+    kept = {one.what for one in greedy.tried if one.kept}
+    assert kept
+    assert {line.partition(":")[0] for line in sentences(greedy)["What is open"]} == kept
+    reverted = Tried("schedule", experiments=9, measured=7, kept=2, certified=0, reverted=2, failed=0, gain=None)
+    found = sentences(replace(history, tried=[reverted]))
+    assert not found["What is open"]
+    (line,) = found["What did not help"]
+    assert "2 kept and reverted" in line
 
 
 def test_an_audit_is_read_from_its_trials(history: History) -> None:
