@@ -19,6 +19,10 @@ HOVERED = 12  # points whose words are shown by the mouse
 FOREIGN = """[...document.querySelectorAll('img, iframe, a, i, textarea, [onerror], [onmouseover], [onload]')]
   .map(one => one.outerHTML)"""
 
+CLICK_BASELINE = """place => { const chart = document.getElementById("progress");
+  const traces = chart.data.filter(one => one.name === "baseline");
+  chart.emit("plotly_click", { points: [{ customdata: traces[place].customdata[0] }] }) }"""
+
 
 def write_report(*folders: RunFolder) -> Path:
     where = (f"--run_dir={folders[0].path.parent}", f"--tag={','.join(folder.path.name for folder in folders)}")
@@ -130,6 +134,9 @@ def test_runs_are_compared_on_one_page(show, night, tmp_path):
     other = write_night(night.path.parent / "other", 30, seed=3)
     shown = show(write_report(night, other).as_uri(), NARROW)
     expect(shown.points()).to_have_count(num_experiments(night) + num_experiments(other))
+    for place, tag in enumerate((night.path.name, other.path.name)):
+        shown.page.evaluate(CLICK_BASELINE, place)
+        expect(shown.page.locator("#chosen option:checked")).to_contain_text(f"{tag}: 0 baseline")
     assert shown.violations() == ""
     assert (shown.errors, len(shown.requests)) == ([], 1)
 

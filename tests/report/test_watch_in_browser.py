@@ -135,3 +135,10 @@ def test_the_page_says_what_becomes_of_its_run_and_goes_on(show, tmp_path):
     with serving(night.folder, port=server.port):
         expect(said).to_contain_text("ended")
         expect(shown.points()).to_have_count(5)
+
+
+def test_a_page_that_is_refused_says_so(show, server):
+    shown = show(server.url)
+    shown.page.route("**/events*", lambda route: route.fulfill(status=403))
+    shown.page.reload()
+    expect(shown.page.locator("#connection")).to_contain_text("refuses")

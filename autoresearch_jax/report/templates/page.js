@@ -58,7 +58,7 @@ function pointTraces(run, index, several, bounds) {
     x: points.map((point) => point[by]), y: points.map((point) => (isBelow ? 0 : point[SCORE])),
     hovertext: points.map((point) => `${point[NUMBER]} ${escape(point[OUTCOME])}` +
       `${point[SCORE] === null ? "" : " " + point[SCORE]}<br>${escape(cut(point[WORDS], 90))}`),
-    hoverinfo: "text", customdata: points.map((point) => point[NUMBER]),
+    hoverinfo: "text", customdata: points.map((point) => `${index} ${point[NUMBER]}`),
     marker: { symbol: SYMBOLS[kind], size: kind === "discard" || kind === "pruned" ? 6 : 9,
       opacity: several ? 0.35 : kind === "discard" ? 0.65 : 1,
       color: colour(several ? TINTS[index % TINTS.length] : kind === "baseline" ? "--ink" : `--${kind}`) },
@@ -144,9 +144,8 @@ function draw() {
   drawCurves();
 }
 
-function choose(number) {
+function choose(wanted) {
   const select = document.getElementById("chosen");
-  const wanted = `0 ${number}`;
   if (![...select.options].some((option) => option.value === wanted)) return;
   select.value = wanted;
   drawCurves();
@@ -169,6 +168,7 @@ function place(name, part) {
 
 function update(message) {
   const run = data.runs[0];
+  if (!run) return; // this page has no figures yet, and loads again
   for (const [name, part] of Object.entries(message.parts)) place(name, part);
   if (message.champions) run.champions = message.champions;
   const places = new Map(run.points.map((one, at) => [one[NUMBER], at]));
@@ -221,7 +221,9 @@ function listen() {
   const say = (words, isLost) => { status.textContent = words; status.classList.toggle("lost", isLost); };
   const events = new EventSource(`events?since=${document.body.dataset.live}`);
   events.addEventListener("open", () => say("live", false));
-  events.addEventListener("error", () => say("the server of this page is gone; asking again", true));
+  events.addEventListener("error", () => say(events.readyState === EventSource.CLOSED
+    ? "the server of this page refuses it: open the address that it printed last"
+    : "the server of this page is gone; asking again", true));
   events.addEventListener("update", (event) => update(JSON.parse(event.data)));
   events.addEventListener("now", (event) => showNow(JSON.parse(event.data)));
   events.addEventListener("state", (event) => {
