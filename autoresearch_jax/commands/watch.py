@@ -6,6 +6,7 @@ autoresearch watch --tag=nov20 --host=0.0.0.0 --token=SECRET    # for other mach
 
 import sys
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.commands.report import again
@@ -39,7 +40,7 @@ def run(options: Options, arguments: list[str]) -> int:
     with listen(options.host, options.port) as listening:
         port = listening.getsockname()[1]
         host = f"[{options.host}]" if ":" in options.host else options.host
-        secret = "" if options.token is None else f"?token={options.token}"
+        secret = "" if options.token is None else f"?token={quote(options.token, safe='')}"
         print(f"http://{host}:{port}/{secret}", flush=True)
         print("Ctrl-C ends the page, not the run", file=sys.stderr, flush=True)
         serve(make_app(broadcast, options.token), listening)

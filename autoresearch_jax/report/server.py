@@ -201,24 +201,18 @@ class Guard:
         if self._token is None:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        digest = hashlib.sha256(self._token.encode()).hexdigest()
+        name = f"autoresearch-{digest[:8]}"  # a browser has the cookies of all ports of a host together
         if hmac.compare_digest(given.encode(), self._token.encode()):
-            cookie = f"{_COOKIE}={_digest(self._token)}; HttpOnly; SameSite=Strict; Path=/"
-            return 303, "", {"Location": "/", "Set-Cookie": cookie}
-        if hmac.compare_digest(_cookie(headers.get("cookie", "")), _digest(self._token)):
+            return 303, "", {"Location": "/", "Set-Cookie": f"{name}={digest}; HttpOnly; SameSite=Strict; Path=/"}
+        if hmac.compare_digest(_cookie(headers.get("cookie", ""), name).encode(), digest.encode()):
             return None
         return 403, "open this page with ?token=... as `autoresearch watch` printed it", {}
 
 
-_COOKIE = "autoresearch"
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _cookie(header: str) -> str:
+def _cookie(header: str, wanted: str) -> str:
     found = (pair.strip().partition("=") for pair in header.split(";"))
-    return next((value for name, _, value in found if name == _COOKIE), "")
+    return next((value for name, _, value in found if name == wanted), "")
 
 
 def _hostname(host: str) -> str:
@@ -255,9 +249,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         socket.getaddrinfo(host, port, family)
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+    except (OSError, UnicodeError) as error:  # the latter of a name with a label that is too long
+        reason = getattr(error, "strerror", None) or str(error)
+        is_no_name = isinstance(error, socket.gaierror | UnicodeError)
+        if is_no_name or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
             raise ServerError(f"--host={host}: is no address of this machine: {reason}") from error
         raise ServerError(f"--port={port}: cannot be listened on at {host}: {reason}: choose another --port") from error
 

@@ -18,7 +18,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report.server import listen
 from autoresearch_jax.types import Status
 
-TOKEN = "correct horse battery"
+TOKEN = "correct horse & 100% battery+"
 Headers = dict[str, str]
 Ask = Callable[..., tuple[int, Headers, str]]
 
@@ -110,14 +110,18 @@ def test_with_a_token_only_who_knows_it_sees_the_page(folder: RunFolder) -> None
         assert ask(port)[0] == 403
         assert ask(port, "/events")[0] == 403
         assert ask(port, "/?token=wrong")[0] == 403
-        status, headers, _ = ask(port, f"/?token={TOKEN.replace(' ', '+')}")
+        status, headers, _ = ask(port, server.url.partition(str(port))[2])
         assert (status, headers["location"]) == (303, "/")
         cookie = headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
         assert TOKEN not in cookie
         assert ask(port, Cookie=f"other=1; {cookie.partition(';')[0]}", Host="machine.example")[0] == 200
-        assert ask(port, Cookie="autoresearch=guess")[0] == 403
+        name = cookie.partition("=")[0]
+        assert ask(port, Cookie=f"{name}=guess")[0] == 403
+        assert ask(port, Cookie=f"{name}=\xe9")[0] == 403
+        with serving(folder, "--token=another one") as other:
+            assert not ask(other.port, other.url.partition(str(other.port))[2])[1]["set-cookie"].startswith(f"{name}=")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,7 @@ def test_with_a_token_only_who_knows_it_sees_the_page(folder: RunFolder) -> None
         (["--tag=none"], "none", 1),
         (["--port=70000"], "port", 2),
         (["--host=no.such.host.invalid", f"--token={TOKEN}"], "--host", 1),
+        ([f"--host={'a' * 70}", f"--token={TOKEN}"], "--host", 1),
     ],
 )
 def test_what_cannot_be_served_is_one_line(
