@@ -11,18 +11,22 @@ from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import SCORE_DECIMALS
 
 WORDS = 200  # characters of a hypothesis
-DIFF = 4000  # characters of one diff
-MOST_DIFFS = 20  # a discussion takes 65,536 characters
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~@$&]|^[-+]|(?<=^\d)[.)](?= ))")
+DIFF, ALL_DIFFS = 4000, 40_000  # characters of one diff, and of all: a discussion takes 65,536
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~@$&]|^[-+])")
+_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
+# Where GitHub makes a link, or calls a person, of words that are escaped, too
+_LINK = re.compile(r"(?<=@)(?=\w)|(?<=#)(?=\d)|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+JOINER = "\N{WORD JOINER}"  # has no width
 
 
 def markdown_page(runs: Sequence[History], sources: Sequence[Callable[[int], str]], commands: Sequence[str]) -> str:
     """The page of one run, or of several one after the other; words of candidates cannot become markup."""
-    pages = [_page(run, source, command) for run, source, command in zip(runs, sources, commands, strict=True)]
+    room = ALL_DIFFS // len(runs)
+    pages = [_page(run, source, command, room) for run, source, command in zip(runs, sources, commands, strict=True)]
     return "\n".join(pages)
 
 
-def _page(run: History, source: Callable[[int], str], command: str) -> str:
+def _page(run: History, source: Callable[[int], str], command: str, room: int) -> str:
     figures = run.summary
     assert figures.baseline is not None
     assert figures.baseline.score is not None
@@ -43,21 +47,19 @@ def _page(run: History, source: Callable[[int], str], command: str) -> str:
             lines += [f"**{title}**", "", *(f"- {words(line)}" for line in found), ""]
     for audit in run.audits:
         lines += [f"**Audit**: {words(str(audit.figures['in_words']))}", ""]
-    shown_edits = run.kept[-MOST_DIFFS:]
-    for edit in shown_edits:
-        row = edit.point.row
-        if row.parent is None:
-            continue
-        diff = unified(source(row.parent), source(row.id), str(run.settings.get("editable", "train_lib.py")))
-        lines += [
-            f"<details><summary>Experiment {row.id}</summary>",
-            "",
-            *_fenced(_cut(diff), "diff"),
-            "</details>",
-            "",
-        ]
-    if len(run.kept) > len(shown_edits):
-        lines += [f"The first {len(run.kept) - len(shown_edits)} changes are left out here.", ""]
+    name = str(run.settings.get("editable", "train_lib.py"))
+    changed = [(edit.point.row.id, parent) for edit in run.kept if (parent := edit.point.row.parent) is not None]
+    diffs: list[list[str]] = []
+    for number, parent in reversed(changed):
+        diff = _cut(unified(source(parent), source(number), name))
+        room -= len(diff)
+        if room < 0:
+            break
+        summary = f"<details><summary>Experiment {number}</summary>"
+        diffs.insert(0, [summary, "", *_fenced(diff, "diff"), "</details>", ""])
+    lines += [line for diff_lines in diffs for line in diff_lines]
+    if len(diffs) < len(changed):
+        lines += [f"The first {len(changed) - len(diffs)} changes are left out here.", ""]
     lines += ["<details><summary>How to reproduce it</summary>", "", *_fenced(command, "sh")]
     settings = "\n".join(f"{name}: {value}" for name, value in run.settings.items())
     lines += [*_fenced(settings, ""), "</details>", ""]
@@ -73,8 +75,9 @@ def _kept_row(edit: KeptEdit) -> str:
 
 
 def words(text: str) -> str:
-    """A text as one line that Markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\1", clean_line(text, WORDS))
+    """A text as one line that Markdown shows as it is, and GitHub links to nothing."""
+    unlinked = _LINK.sub(JOINER, clean_line(text, WORDS))
+    return _NUMBERED.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", unlinked))
 
 
 def _cut(diff: str) -> str:
