@@ -1,10 +1,9 @@
 """Durable operations of a process (SQLite commits, renames, removals, git commands that write), counted.
 
-A process can be told to die, as by `kill -9`, just before one of them, or to keep a copy of what a kill would leave
-there. The product knows nothing of this.
+A process can be told to die, as by `kill -9`, or to stop just before one of them, or to keep a copy of what a kill
+would leave there. The product knows nothing of this.
 """
 
-import contextlib
 import itertools
 import os
 import signal
@@ -14,8 +13,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-# For `follow_environment`: a part of the operation's label, and the pid of the process to kill first.
-LABEL, FIRST = "AUTORESEARCH_TEST_DIE_BEFORE", "AUTORESEARCH_TEST_DIE_FIRST"
+# For `follow_environment`: a part of the operation's label; a name that processes of trials inherit.
+LABEL = "JAX_TEST_STOP_BEFORE"
 _WRITES = ("INSERT", "REPLACE", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER")
 _GIT_READS = ("rev-parse", "show", "cat-file", "status", "for-each-ref", "config", "ls-tree", "log", "merge-file")
 
@@ -26,7 +25,7 @@ class Operations:
     Args:
       die_before: number of the operation, from 0 on, before which this process dies; None for never.
       journal: file to which a line for each operation is added.
-      die_at: a part of the label of the operation before which it dies.
+      stop_at: a part of the label of the operation before which it is stopped, so that another process can kill it.
       states: a folder, and another where it is copied to before each operation, under its number.
     """
 
@@ -34,12 +33,12 @@ class Operations:
         self,
         die_before: int | None = None,
         journal: Path | None = None,
-        die_at: str | None = None,
+        stop_at: str | None = None,
         states: tuple[Path, Path] | None = None,
     ) -> None:
         self._states = states
         self._die_before = die_before
-        self._die_at = die_at
+        self._stop_at = stop_at
         self._journal = journal and os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._numbers = itertools.count()
         sqlite3.connect = partial(sqlite3.connect, factory=partial(_Connection, self))  # type: ignore[misc]
@@ -48,10 +47,10 @@ class Operations:
     def add(self, label: str) -> None:
         """Counts one that is about to happen."""
         number = next(self._numbers)
-        if number == self._die_before or (self._die_at and self._die_at in label):
-            with contextlib.suppress(ValueError, ProcessLookupError):
-                os.kill(int(os.environ.get(FIRST, "")), signal.SIGKILL)
+        if number == self._die_before:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._stop_at and self._stop_at in label:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self._states is not None:  # by another process: one that closes a ledger loses its locks on it
             subprocess.run(["cp", "-a", self._states[0], self._states[1] / str(number)], check=True)
         if self._journal is not None:
@@ -93,7 +92,6 @@ class _Connection(sqlite3.Connection):
 
 
 def follow_environment() -> None:
-    """Counts, in this process and those that it starts, if a variable says before what to die: for sitecustomize."""
+    """Counts, in this process and those that it starts, if a variable says before what to stop: for sitecustomize."""
     if label := os.environ.get(LABEL):
-        os.environ.setdefault(FIRST, str(os.getpid()))
-        Operations(die_at=label)
+        Operations(stop_at=label)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import durable
@@ -67,6 +67,13 @@ def substance_of(folder: Path) -> list[tuple]:
         return substance(ledger)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+    return False
+
+
 @pytest.mark.slow
 def test_told_to_end_in_each_phase_and_killed_at_the_worst_moments_a_run_is_as_if_nothing_had_been(
     flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -87,8 +94,10 @@ def test_told_to_end_in_each_phase_and_killed_at_the_worst_moments_a_run_is_as_i
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks" / "sitecustomize.py").write_text("import durable\n\ndurable.follow_environment()\n")
     python_path = f"{tmp_path / 'hooks'}:{Path(durable.__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
-    dies_in_trial = Driver(flags, "often", f"{tmp_path} trial", PYTHONPATH=python_path, **{LABEL: SNAPSHOT})
-    assert dies_in_trial.end()[0] == -signal.SIGKILL
+    mark = f"{tmp_path} trial"
+    dies_in_trial = Driver(flags, "often", mark, PYTHONPATH=python_path, **{LABEL: SNAPSHOT})
+    assert comes_true(lambda: any(map(is_stopped, marked_processes(mark))), seconds=END_SECONDS * 6)
+    assert dies_in_trial.end(signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (tmp_path / f"runs/often{SNAPSHOT}").exists()
     dies_in_judge = Driver(flags, "often", f"{tmp_path} judge")
     dies_in_judge.wait_for("judge")
