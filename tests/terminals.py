@@ -1,5 +1,6 @@
 """A terminal that tests look at: a pseudo-terminal, and what stands on its screen after what was written to it."""
 
+import codecs
 import os
 import pty
 import re
@@ -27,6 +28,9 @@ class Terminal:
     columns: int = 0
     lines: int = 0
     written: str = field(default="", init=False)
+    _decoder: codecs.IncrementalDecoder = field(
+        default_factory=codecs.getincrementaldecoder("utf-8"), init=False, repr=False
+    )
     _rows: list[str] = field(default_factory=lambda: [""], init=False)
     _row: int = field(default=0, init=False)
     _column: int = field(default=0, init=False)
@@ -41,8 +45,9 @@ class Terminal:
         new = b""
         while select.select([self.driver], [], [], 0.05)[0]:
             new += os.read(self.driver, 65536)
-        self._show(new.decode())
-        self.written += new.decode()
+        text = self._decoder.decode(new)
+        self._show(text)
+        self.written += text
         return self.written
 
     def screen(self) -> list[str]:

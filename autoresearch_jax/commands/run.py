@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from autoresearch_jax.commands.console import print_notice, say
+from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, given_flags, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
@@ -299,9 +299,6 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
             ).run()
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
-    say("", sys.stdout)
-    print_experiments(opened.ledger, task.metric, sys.stdout)
-    print()
     figures: dict[str, Scalar] = {
         **summarize_run(opened.ledger, folder).lines(),
         "branch": workspace.branch,
@@ -309,7 +306,14 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         "results": str(folder.results),
         "ended": reason,
     }
-    print_lines(figures, sys.stdout)
+    try:
+        print()
+        print_experiments(opened.ledger, task.metric, sys.stdout)
+        print()
+        print_lines(figures, sys.stdout)
+        sys.stdout.flush()
+    except OSError:  # the terminal or the reader is gone
+        drop_output(sys.stdout)
     return 0
 
 

@@ -246,6 +246,7 @@ class Exchange:
             "usage": asdict(usage),
             "usage_is": kind,
             "dollars": dollars,
+            "limits": asdict(self._options.limits),
         }
         self._spending.write(self._path, self._experiment, usage, dollars, record)
         if kind == WORST_CASE and error is None:

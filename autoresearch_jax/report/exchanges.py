@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from autoresearch_jax.engine.run_folder import RunFolder
 
+LIMITED = ("dollars", "tokens", "requests")
 MEMO_FOLDERS = 20_000  # that are not read again as long as they do not change
 
 
@@ -35,6 +37,21 @@ class ModelUse:
 def model_use(folder: RunFolder) -> ModelUse:
     """All exchanges of a run; a file that cannot be read counts as nothing."""
     return sum((_in_folder(*found) for found in _folders(folder)), ModelUse())
+
+
+def limits_in_force(folder: RunFolder) -> Mapping[str, float]:
+    """What the run may spend, by name ("dollars", "tokens", "requests"), as of the last request that can be read."""
+    found = (_limits_in_folder(*entry) for entry in sorted(_folders(folder), reverse=True))
+    return next((limits for limits in found if limits is not None), {})
+
+
+@lru_cache(maxsize=MEMO_FOLDERS)
+def _limits_in_folder(path: str, modified: int) -> Mapping[str, float] | None:
+    for file in sorted((file for file in Path(path).glob("*.json") if file.stem.isdigit()), reverse=True):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            limits = json.loads(file.read_text(encoding="utf-8"))["limits"]
+            return {name: float(limits[name]) for name in LIMITED if limits[name] is not None}
+    return None
 
 
 def _folders(folder: RunFolder) -> Iterator[tuple[str, int]]:

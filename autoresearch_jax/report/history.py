@@ -26,7 +26,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import runs_beside, trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
-from autoresearch_jax.report.exchanges import ModelUse, model_use
+from autoresearch_jax.report.exchanges import ModelUse
 from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.types import ATTENDED_SHARE, LOSSES, WALL_SECONDS, Metric, Scalar, Status
 
@@ -153,7 +153,7 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
         kept=[_kept(ledger, point, found) for point in champions[1:]],
         tried=_tried(ledger, rows, found),
         seconds=_seconds(ledger, rows, summary.seconds),
-        model_use=model_use(folder),
+        model_use=summary.model_use,
         audits=_audits(ledger, summary),
         settings=ledger.settings(),
     )

@@ -1,7 +1,7 @@
 """Where a run stands, in a few figures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch_jax.decide.posterior import Estimate
@@ -13,7 +13,7 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_state, seconds_spent, trials_by_experiment
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.report.exchanges import model_use
+from autoresearch_jax.report.exchanges import ModelUse, limits_in_force, model_use
 from autoresearch_jax.snapshots.kept import Whereabouts, find_snapshot
 from autoresearch_jax.types import ATTENDED_SHARE, SCORE_DECIMALS, WALL_SECONDS, Metric, Scalar
 
@@ -52,6 +52,8 @@ class RunSummary:
       attended_share: of the wall time of training in all trials, how much they had the machine; None where no trial
         tells.
       dollars: spent on proposals, as far as that is known.
+      model_use: what a model was asked for; all zero where none was.
+      limits: of what the model may take, see `limits_in_force`.
       ended: why the last driver ended; see `Ledger.last_ending`.
       sigma: standard deviation of a run; None where it is not known.
       champion_score: and its standard deviation, by all runs so far; None before there is one.
@@ -70,6 +72,8 @@ class RunSummary:
     seconds: float
     attended_share: float | None
     dollars: float
+    model_use: ModelUse
+    limits: Mapping[str, float]
     ended: str | None
     sigma: float | None
     champion_score: Estimate | None
@@ -105,7 +109,7 @@ class RunSummary:
             **dict(sorted(self.counts.items())),
             "seconds": round(self.seconds, 1),
             **({} if self.attended_share is None else {ATTENDED_SHARE: round(self.attended_share, 2)}),
-            "dollars": round(self.dollars, 4),
+            **self._spent(),
             f"baseline_{name}": _rounded(baseline),
             f"champion_{name}": None if self.champion_score is None else plus_minus(self.champion_score),
             "gain": _rounded(gain) if self.gain_estimate is None else plus_minus(self.gain_estimate),
@@ -120,6 +124,19 @@ class RunSummary:
             "champion_commit": None if self.champion is None else self.champion.commit,
         }
 
+    def _spent(self) -> dict[str, Scalar]:
+        """Dollars, and where a model was asked its tokens and requests, each with its limit if it has one."""
+        use = self.model_use
+        found: dict[str, Scalar] = {"dollars": round(self.dollars, 4)}
+        if use.requests:
+            found |= {"tokens": use.input_tokens + use.output_tokens, "requests": use.requests}
+        lines: dict[str, Scalar] = {}
+        for name, value in found.items():
+            lines[name] = value
+            if (limit := self.limits.get(name)) is not None:
+                lines[f"max_{name}"] = int(limit) if limit == int(limit) else limit
+        return lines
+
 
 def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary:
     """Reads the figures from a ledger.
@@ -131,6 +148,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
     words = [found.word for found in certificates(ledger).values()]
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
     kept = [row for row in rows if row.decision is Action.KEEP]
+    use = ModelUse() if folder is None else model_use(folder)
     return RunSummary(
         metric=metric,
         baseline=kept[0] if kept else None,
@@ -140,7 +158,9 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=seconds_spent(ledger, rows),
         attended_share=_attended_share(ledger, rows),
-        dollars=max(sum(row.cost_dollars for row in rows), 0.0 if folder is None else model_use(folder).dollars),
+        dollars=max(sum(row.cost_dollars for row in rows), use.dollars),
+        model_use=use,
+        limits=limits_in_force(folder) if folder is not None and use.requests else {},
         ended=ledger.last_ending(),
         sigma=None if state is None else state.sigma,
         champion_score=None if state is None else state.score,

@@ -53,13 +53,14 @@ class _Line:
     score: str
     seconds: str
     proposer: str
+    category: str
     hypothesis: str
     reason: str
     failed: bool
 
 
 def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, at_work: bool = False) -> None:
-    """Prints a line an experiment: number, outcome, score, seconds, proposer, hypothesis, reason.
+    """Prints a line an experiment: number, outcome, score, seconds, proposer, category, hypothesis, reason.
 
     A kept edit shows by now as certified or reverted; a score that is an estimate has its standard deviation. On a
     terminal there are colours, and the reason for the decision on something measured is cut to fit.
@@ -72,8 +73,8 @@ def print_experiments(ledger: Ledger, metric: Metric | None, stream: TextIO, *, 
     if stream.isatty():
         _print_table(name, lines, stream)
         return
-    header = ("experiment", "outcome", name, "seconds", "proposer", "hypothesis", "reason")
-    rows = [header, *((n.number, n.outcome, n.score, n.seconds, n.proposer, n.hypothesis, n.reason) for n in lines)]
+    rows = [("experiment", "outcome", name, "seconds", "proposer", "category", "hypothesis", "reason")]
+    rows += [(n.number, n.outcome, n.score, n.seconds, n.proposer, n.category, n.hypothesis, n.reason) for n in lines]
     widths = [min(max(map(len, column)), WIDEST) for column in zip(*rows, strict=True)]
     for row in rows:
         padded = (
@@ -95,6 +96,7 @@ def _lines(ledger: Ledger, at_work: bool) -> list[_Line]:
             score="" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
             seconds="" if row.seconds is None else f"{row.seconds:.1f}",
             proposer=clean_line(row.proposer),
+            category="" if row.category == row.hypothesis else clean_line(row.category),  # of "no proposal"
             hypothesis=clean_line(row.hypothesis),
             reason=clean_line(row.reason or ""),
             failed=row.score is None and not row.is_open,
@@ -104,7 +106,7 @@ def _lines(ledger: Ledger, at_work: bool) -> list[_Line]:
 
 
 def _print_table(score: str, lines: Sequence[_Line], stream: TextIO) -> None:
-    """The table on a terminal; on a narrow one proposer and reason stand below the hypothesis."""
+    """The table on a terminal; on a narrow one proposer, category and reason stand below the hypothesis."""
     from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
@@ -116,17 +118,20 @@ def _print_table(score: str, lines: Sequence[_Line], stream: TextIO) -> None:
         table.add_column(name, justify=cast(Any, side), no_wrap=True)
     if is_wide:
         table.add_column("proposer", no_wrap=True)
+        table.add_column("category", overflow="fold")
     table.add_column("hypothesis", overflow="fold")
     if is_wide:
         table.add_column("reason", overflow="fold")
     for line in lines:
         cells = line.number, Text(line.outcome, style_of(line.outcome)), line.score, line.seconds
-        proposer = f"{line.proposer}: " if line.proposer and not is_wide else ""
-        reason = Text(proposer + (line.reason if line.failed else _without_scores(line.reason, score)), "dim")
+        words = line.reason if line.failed else _without_scores(line.reason, score)
+        if not is_wide and (author := ", ".join(filter(None, dict.fromkeys((line.proposer, line.category))))):
+            words = f"{author}: {words}"
+        reason = Text(words, "dim")
         if not line.failed:
             reason.no_wrap, reason.overflow = True, "ellipsis"
         if is_wide:
-            table.add_row(*cells, Text(line.proposer), Text(line.hypothesis), reason)
+            table.add_row(*cells, Text(line.proposer), Text(line.category), Text(line.hypothesis), reason)
         else:
             table.add_row(*cells, Group(Text(line.hypothesis), *([reason] if line.reason else [])))
     console.print(table)

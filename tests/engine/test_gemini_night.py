@@ -19,6 +19,7 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.proposers import llm_client
 from autoresearch_jax.proposers.base import NO_PROPOSAL
 from autoresearch_jax.proposers.llm_budget import SpendingLimits
+from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Status
 
 GOOD = answer([("LR = 0.5", "LR = 0.1")])
@@ -145,7 +146,20 @@ def test_a_limit_ends_the_run_and_holds_for_the_next_process(bench):
         assert reason.startswith("--max_requests=1")
         assert loop_of(bench, server, FakeTask(noise=0), 5, limits=SpendingLimits(requests=1)).run() == reason
     assert len(server.requests) == 1
+    figures = summarize_run(bench.ledger(), bench.folder).lines()
+    assert (figures["tokens"], figures["requests"], figures["max_requests"]) == (1250, 1, 1)
+    assert not figures.keys() & {"max_tokens", "max_dollars"}
     check(bench, 1)
+
+
+def test_status_has_what_was_taken_beside_each_limit(bench):
+    limits = SpendingLimits(dollars=2.5, tokens=300_000, requests=9)
+    with GeminiServer(lambda request: GOOD) as server:
+        loop_of(bench, server, FakeTask(noise=0), limits=limits).run()
+    figures = describe(bench.ledger(), bench.folder)
+    taken = {name: figures[name] for name in ("max_dollars", "tokens", "max_tokens", "requests", "max_requests")}
+    assert taken == {"max_dollars": 2.5, "tokens": 1250, "max_tokens": 300_000, "requests": 1, "max_requests": 9}
+    assert 0 < figures["dollars"] < 2.5
 
 
 def test_a_signal_in_the_midst_of_a_drip_ends_the_run_and_the_request(bench):

@@ -32,7 +32,15 @@ def ledger(tmp_path):
     for kind, hypothesis, conclusion in ends:
         proposer = "gemini" if conclusion[1] is None else ""
         row = ledger.begin_experiment(
-            Intent(kind, "LR = 1\n", {"LR": 1}, hypothesis, proposer=proposer, cost_dollars=0.25)
+            Intent(
+                kind,
+                "LR = 1\n",
+                {"LR": 1},
+                hypothesis,
+                category=proposer and "optimizer",
+                proposer=proposer,
+                cost_dollars=0.25,
+            )
         )
         if conclusion[1] is not None:
             trial = ledger.begin_trial(row.id, 0)
@@ -100,9 +108,17 @@ def test_a_table_in_a_file_is_whole_and_plain(ledger):
     stream = io.StringIO()
     print_experiments(ledger, Metric("val_bpb"), stream, at_work=True)
     lines = stream.getvalue().splitlines()
-    assert lines[0].split() == ["experiment", "outcome", "val_bpb", "seconds", "proposer", "hypothesis", "reason"]
+    assert lines[0].split() == [
+        "experiment",
+        "outcome",
+        "val_bpb",
+        "seconds",
+        "proposer",
+        "category",
+        *("hypothesis", "reason"),
+    ]
     assert lines[2].split(maxsplit=4) == ["1", "keep", "1.200000", "2.0", f"{LONG}  better"]
-    assert lines[3].split() == ["2", "crash", "0.5", "gemini", "[red]LR[/red]", "boom"]
+    assert lines[3].split() == ["2", "crash", "0.5", "gemini", "optimizer", "[red]LR[/red]", "boom"]
     assert lines[3].index("boom") == lines[1].index("the baseline") == lines[0].index("reason")
     assert lines[4].split(maxsplit=2) == ["3", "running", "LR 1 -> 2"]
     assert "\x1b" not in stream.getvalue()
@@ -120,8 +136,9 @@ def test_on_a_terminal_reasons_are_cut_but_those_of_what_came_to_nothing(tmp_pat
     monkeypatch.setenv("TERM", "xterm-256color")
     with closing(Ledger.open(tmp_path / "ledger.db")) as ledger, terminal(columns) as screen:
         for hypothesis, status, reason in (("a\x1b[2Jb", Status.OK, REASON), ("no proposal", Status.REJECTED, WHY)):
+            category = "no proposal" if status is Status.REJECTED else "attention"
             row = ledger.begin_experiment(
-                Intent(Kind.PROPOSAL, "LR = 1\n", {}, hypothesis, proposer="gemini", parent=0)
+                Intent(Kind.PROPOSAL, "LR = 1\n", {}, hypothesis, category=category, proposer="gemini", parent=0)
             )
             if status is Status.OK:
                 ledger.finish_trial(ledger.begin_trial(row.id, 0).id, Measurement(Status.OK, 1.2, 0))
@@ -137,6 +154,8 @@ def test_on_a_terminal_reasons_are_cut_but_those_of_what_came_to_nothing(tmp_pat
     assert max(map(len, shown)) <= columns
     first = " ".join(shown).split("no proposal")[0]
     assert "0.3 better" in first
+    assert ("gemini, attention: " in first) == (columns < 120)
+    assert "attention" in first
     assert "the champion's" not in first, "the score has a column"
     assert "…" in first
     start = next(index for index, line in enumerate(shown) if "no proposal" in line)
