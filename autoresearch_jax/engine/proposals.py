@@ -31,7 +31,8 @@ from autoresearch_jax.proposers.base import (
     SpaceExhausted,
 )
 from autoresearch_jax.proposers.replay import RecordedProposal
-from autoresearch_jax.sandbox import linux
+from autoresearch_jax.sandbox import priority
+from autoresearch_jax.sandbox.process import bring_sessions_forward
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Status
 
@@ -130,6 +131,7 @@ class Precheck:
         self._max_literal_bytes = max_literal_bytes
         self.baseline: str | None = None
         self._traced: dict[int, Candidate] = {}  # by the number of the experiment
+        self._timed_out: dict[int, tuple[str, CandidateRejected]] = {}  # the latest text, and what was said of it
         self._is_closed = False
 
     def check(self, brief: Brief, proposal: Proposal) -> Objection | None:
@@ -148,11 +150,15 @@ class Precheck:
         log_dir = self._folder.log_dir(brief.experiment)
         try:
             self._require_few_literals(source)
+            self._require_time(source, brief.experiment)
             candidate = self._prepare_beside(source, log_dir) if beside else self._task.prepare(source, log_dir)
         except CandidateRejected as rejection:
             if beside and rejection.status in _BUSY:
                 return None
-            return Objection(_as_text(rejection))
+            is_time_out = rejection.status is Status.TIMEOUT
+            if is_time_out:
+                self._timed_out[brief.experiment] = source, rejection
+            return Objection(_as_text(rejection), repeats=is_time_out)
         except Exception:  # the task's own failure, which is found and logged when the text is measured
             return None
         self._traced[brief.experiment] = candidate
@@ -165,7 +171,7 @@ class Precheck:
         def prepare() -> None:
             try:
                 with suppress(OSError):
-                    linux.take_idle_time_only()
+                    priority.take_idle_time_only()
                 found.set_result(self._task.prepare(source, log_dir, beside_a_trial=True))
             except BaseException as error:
                 found.set_exception(error)
@@ -180,6 +186,7 @@ class Precheck:
           CandidateRejected: it cannot be measured, and why.
         """
         self._require_few_literals(source)
+        self._require_time(source, experiment)
         traced = self._traced.pop(experiment, None)
         if traced is not None and traced.source == source:
             return traced
@@ -192,6 +199,12 @@ class Precheck:
         reason += f"{self._max_literal_bytes:,}"
         remedy = "(--max_literal_bytes): compute arrays inside the functions, nothing carried in is an improvement"
         raise CandidateRejected(Status.REJECTED, f"{reason} {remedy}")
+
+    def _require_time(self, source: str, experiment: int) -> None:
+        """Raises what was raised for this text if its trace took too long: it is not waited for again."""
+        text, rejection = self._timed_out.get(experiment, ("", None))
+        if rejection is not None and text == source:
+            raise rejection
 
     def close(self) -> None:
         """Ends the trace that another thread waits for; from then on no text is traced or objected to."""
@@ -290,7 +303,7 @@ class Proposals:
         Waits for an answer that is still on its way: it is kept under the number that was asked for.
         """
         if self._ahead is not None and self._ahead[0] == experiment:
-            self._ahead[1].exception()
+            self._wait(self._ahead[1])
             self._ahead = experiment + 1, self._ahead[1]
         path = self._folder.llm_path(experiment) / PROPOSAL_FILE
         with suppress(OSError):
@@ -306,7 +319,7 @@ class Proposals:
         def ask() -> None:
             try:
                 with suppress(OSError):  # whatever it starts leaves the processors to the trial, where that is allowed
-                    linux.lower_priority_of_this_thread()
+                    priority.lower_priority_of_this_thread()
                 future.set_result(self._ask(brief))
             except BaseException as error:
                 future.set_exception(error)
@@ -328,6 +341,7 @@ class Proposals:
         made: Made | None = None
         if ahead is not None and ahead[0] == brief.experiment:
             try:
+                self._wait(ahead[1])
                 made = ahead[1].result()
             except KeyboardInterrupt:
                 self._ahead = ahead  # is still at work
@@ -335,6 +349,13 @@ class Proposals:
         made = made or kept_proposal(self._folder, brief.experiment)
         # An optimizer that stood in for an agent did not know what was being measured: it is asked again.
         return None if made is None or made.proposal.source is None else made
+
+    @staticmethod
+    def _wait(answer: Future[Made]) -> None:
+        """Waits for an answer that was asked for ahead; no trial runs, so who works on it need not yield any more."""
+        if not answer.done():
+            bring_sessions_forward()
+            answer.exception()
 
     def _for_champion_of_now(self, made: Made, brief: Brief) -> Proposal | None:
         """None for one that is stale, or of a run that left its files here."""

@@ -11,7 +11,6 @@ import os
 import stat
 import struct
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,7 +27,6 @@ _CLONE_NEWNET = 0x40000000
 _NAMESPACES = _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
 _ADDR_NO_RANDOMIZE = 0x0040000
 _CAPABILITY_VERSION_3 = 0x20080522
-_LOWEST_PRIORITY = 19  # of nice values; a hundredth of the time beside a process of the usual one
 _NUM_CAPABILITIES = 64  # that the version's two words can hold
 READ_AND_WRITE_ANYTHING = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 LOCK_MEMORY = 1 << 14  # CAP_IPC_LOCK, for memory that a device reads and writes
@@ -96,21 +94,6 @@ IS_LINUX = sys.platform == "linux"
 def die_with_parent(signal_number: int) -> None:
     """Has the kernel send this process a signal when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, signal_number)
-
-
-def lower_priority_of_this_thread() -> None:
-    """Gives way to everything else: for this thread and all that it starts from here on. Cannot be undone."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-
-
-def take_idle_time_only() -> None:
-    """Runs this thread, and all that it starts from here on, at idle priority. Only root can undo it.
-
-    The lowest nice value would not do: with `sched_autogroup_enabled` it counts within a session alone, and our
-    processes have sessions of their own.
-    """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0 is this thread
 
 
 def become_subreaper() -> None:

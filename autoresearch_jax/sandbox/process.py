@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.sandbox.process_tree import SWEEP_LIMIT_SECONDS
-from autoresearch_jax.sandbox.watch import NOT_CONFINED
+from autoresearch_jax.sandbox.priority import bring_forward, divides_by_session
+from autoresearch_jax.sandbox.process_tree import SWEEP_LIMIT_SECONDS, ProcessTree
+from autoresearch_jax.sandbox.watch import NOT_CONFINED, WAITED_SHARE
 from autoresearch_jax.sanitize import clean_line
 
 # What a process that runs a candidate's Python inherits: no keys and no tokens.
@@ -94,6 +95,14 @@ def watched(argv: Sequence[str] = (), confine_descriptor: int | None = None) -> 
     return [sys.executable, "-I", "-S", "-c", _WATCH, _PACKAGE_PARENT, *confine, *argv]
 
 
+def bring_sessions_forward() -> None:
+    """Has what this process started in the background share the processors with all others, as no trial runs now."""
+    own = os.getsid(0)
+    if divides_by_session():
+        stats = ProcessTree(os.getpid()).stats()
+        bring_forward((pid, stat.session) for pid, stat in stats.items() if stat.session != own)
+
+
 class JsonWorker:
     """A child that takes JSON lines on its standard input and answers with JSON lines on its standard output.
 
@@ -152,6 +161,12 @@ class JsonWorker:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
             return telling_line(log.read().decode("utf-8", "replace"))
         return ""
+
+    def come_forward(self) -> None:
+        """Has it share the processors with all others from now on, where it was put behind them."""
+        if divides_by_session():
+            stats = ProcessTree(os.getpid()).stats()
+            bring_forward((pid, stat.session) for pid, stat in stats.items() if stat.parent == self._process.pid)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends one request; raises WorkerDiedError where the process has ended."""
@@ -234,7 +249,8 @@ def carry_out(
             start_new_session=True,  # Ctrl-C is for the driver, which then ends this
         )
     try:
-        deadline = time.monotonic() + order["limits"]["wall_seconds"] + GRACE_SECONDS
+        longest = order["limits"]["wall_seconds"] / (1 if order["confine"] is None else 1 - WAITED_SHARE)
+        deadline = time.monotonic() + longest + GRACE_SECONDS
         words: bytes | None = json.dumps({**order, "driver": os.getpid()}).encode() + b"\n"
         while time.monotonic() < deadline:
             if stop is not None and stop.is_set():

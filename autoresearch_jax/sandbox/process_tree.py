@@ -39,11 +39,13 @@ class Stat(NamedTuple):
 
     Attributes:
       parent: its pid.
+      session: the pid of the process that leads it.
       cpu_seconds: of the process and of those of its children that it has waited for.
       resident_bytes: its memory, what it shares with others included.
     """
 
     parent: int
+    session: int
     cpu_seconds: float
     threads: int
     resident_bytes: int
@@ -54,6 +56,7 @@ class Stat(NamedTuple):
         fields = text.rpartition(b")")[2].split()  # from the third on
         return cls(
             parent=int(fields[1]),
+            session=int(fields[3]),
             cpu_seconds=sum(map(int, fields[11:15])) / TICKS_PER_SECOND,
             threads=int(fields[17]),
             resident_bytes=int(fields[21]) * PAGE_BYTES,
@@ -157,6 +160,17 @@ def unnamed_files(stats: dict[int, Stat]) -> dict[tuple[int, int], int]:
                     if file_modes.S_ISREG(status.st_mode) and status.st_nlink == 0:
                         found[status.st_dev, status.st_ino] = status.st_blocks * 512
     return found
+
+
+def threads_of_user() -> int:
+    """How many threads this user has already: the kernel's limit counts them all."""
+    uid, count = os.getuid(), 0
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+    return count
 
 
 class Output:

@@ -20,6 +20,7 @@ the command, though without a namespace not what the command started.
 
 import contextlib
 import json
+import math
 import os
 import resource
 import select
@@ -27,9 +28,17 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from autoresearch_jax.sandbox import linux
+from autoresearch_jax.sandbox.priority import (
+    Priority,
+    SessionsBehind,
+    hand_on_session,
+    is_in_background,
+    lower_own_session,
+    seconds_waited,
+)
 from autoresearch_jax.sandbox.process_tree import (
     Breach,
     Log,
@@ -37,12 +46,16 @@ from autoresearch_jax.sandbox.process_tree import (
     ProcessTree,
     Stat,
     share_of_own,
+    threads_of_user,
     unnamed_files,
     write_all,
     write_log,
 )
 
 POLL_SECONDS = 0.025
+SESSIONS_SECONDS = 0.2  # between two looks for sessions that a command of the user's own has opened
+# Of a confined command's time, as much as it may have waited for a processor: its limit is one of what remains.
+WAITED_SHARE = 0.9
 NICENESS = 10  # of the confined, where we cannot have a priority of our own
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
 MAX_FOLDER_DEPTH = 64
@@ -54,29 +67,12 @@ NOT_CONFINED = "-"  # in place of a descriptor
 _IGNORED = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
-class Priority(NamedTuple):
-    """The priority of the driver's thread, which the confined process takes, too."""
-
-    policy: int
-    niceness: int
-
-    @classmethod
-    def of_this_process(cls) -> "Priority":
-        policy = os.sched_getscheduler(0)
-        usual = policy not in (os.SCHED_BATCH, os.SCHED_IDLE)  # a candidate gets none of the real-time policies
-        return cls(os.SCHED_OTHER if usual else policy, os.getpriority(os.PRIO_PROCESS, 0))
-
-    def take(self) -> None:
-        with contextlib.suppress(PermissionError):  # to be as important as the driver
-            os.setpriority(os.PRIO_PROCESS, 0, self.niceness)
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, self.policy, os.sched_param(0))
-
-
 class Watch:
     """Watches a command and all that it starts."""
 
-    def __init__(self, order: dict[str, Any], pid: int, output: int, orders_to_stop: list[int]) -> None:
+    def __init__(
+        self, order: dict[str, Any], pid: int, output: int, orders_to_stop: list[int], *, in_background: bool
+    ) -> None:
         self._limits: dict[str, float] = order["limits"]
         self._is_confined = order["confine"] is not None
         self._driver: int = order["driver"]
@@ -86,6 +82,9 @@ class Watch:
         self._output = Output(output, self._log.take)
         self._started = time.monotonic()
         self._peak_memory = 0
+        self._behind = SessionsBehind() if in_background else None
+        self._looked_at_sessions = -math.inf
+        self._waited = 0.0  # for a processor
         self._orders_to_stop = orders_to_stop
 
     def run(self) -> dict[str, Any]:
@@ -120,11 +119,19 @@ class Watch:
     def _check(self) -> None:
         limits = self._limits
         seconds = time.monotonic() - self._started
-        if seconds > limits["wall_seconds"]:
-            raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
         if not self._is_confined:
+            if seconds > limits["wall_seconds"]:
+                raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
+            if self._behind is not None and seconds - self._looked_at_sessions > SESSIONS_SECONDS:
+                self._looked_at_sessions = seconds
+                self._behind.lower((pid, stat.session) for pid, stat in self._tree.stats().items())
             return
         stats = self._tree.stats()
+        if self._behind is not None:
+            self._behind.lower((pid, stat.session) for pid, stat in stats.items())
+        self._waited = max([self._waited, *map(seconds_waited, stats)])
+        if seconds - min(self._waited, seconds * WAITED_SHARE) > limits["wall_seconds"]:
+            raise Breach("wall_seconds", f"ran longer than {limits['wall_seconds']:g} s")
         if len(stats) > limits["processes"]:
             raise Breach("processes", f"started more than {limits['processes']:g} processes")
         if sum(stat.threads for stat in stats.values()) > limits["threads"]:
@@ -258,7 +265,7 @@ def _set_limits(limits: dict[str, Any]) -> None:
     _lower(resource.RLIMIT_NOFILE, int(limits["open_files"]))
     _lower(resource.RLIMIT_AS, int(limits["address_bytes"]))
     if linux.IS_LINUX:
-        _lower(resource.RLIMIT_NPROC, int(limits["threads"]) + _threads_of_user())
+        _lower(resource.RLIMIT_NPROC, int(limits["threads"]) + threads_of_user())
 
 
 def _lower(which: int, value: int) -> None:
@@ -266,17 +273,6 @@ def _lower(which: int, value: int) -> None:
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value))
-
-
-def _threads_of_user() -> int:
-    """How many threads this user has already: the kernel's limit counts them all."""
-    uid, count = os.getuid(), 0
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{name}").st_uid == uid:
-                    count += len(os.listdir(f"/proc/{name}/task"))
-    return count
 
 
 def _lead_namespace(order: dict[str, Any], output: int, priority: Priority | None) -> NoReturn:
@@ -307,6 +303,7 @@ def _take_priority() -> Priority | None:
 def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
     """Runs the order's command to its end; returns the answer."""
     confine = order["confine"]
+    in_background = is_in_background()
     in_namespaces = confine is not None and confine["namespaces"] and linux.enter_namespaces()
     priority = None if confine is None else _take_priority()
     orders_to_stop = _take_orders_to_stop()
@@ -314,11 +311,14 @@ def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
     watcher, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setsid()
+        if in_background:
+            lower_own_session()  # those that it opens: see `Watch`
         if in_namespaces:
             _lead_namespace(order, write_end, priority)
         _become(order, write_end, priority, watcher)
     os.close(write_end)
-    return {**Watch(order, pid, read_end, orders_to_stop).run(), "namespaces": in_namespaces}
+    watch = Watch(order, pid, read_end, orders_to_stop, in_background=in_background)
+    return {**watch.run(), "namespaces": in_namespaces}
 
 
 def _keep_worker(confine: Mapping[str, Any] | None, argv: list[str]) -> NoReturn:
@@ -328,6 +328,7 @@ def _keep_worker(confine: Mapping[str, Any] | None, argv: list[str]) -> NoReturn
     watcher, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setsid()
+        lower_own_session() if is_in_background() else hand_on_session()
         _become({"argv": argv, "environment": dict(os.environ), "cwd": ".", "confine": confine}, parent=watcher)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _OUTPUT)  # else the driver would not see that the worker has closed it

@@ -14,7 +14,7 @@ from cages import Run
 
 from autoresearch_jax.sandbox import sandbox as sandbox_module
 from autoresearch_jax.sandbox.escapes import try_to_escape
-from autoresearch_jax.sandbox.linux import take_idle_time_only
+from autoresearch_jax.sandbox.priority import take_idle_time_only
 from autoresearch_jax.sandbox.sandbox import (
     MEBIBYTE,
     Level,

@@ -77,6 +77,7 @@ class Workers:
         if worker is None:
             return self.start(log_path)
         try:
+            worker.come_forward()
             worker.receive(PATIENCE_SECONDS)  # "waiting"
             worker.send({"log": str(log_path.absolute())})
             worker.receive(ANSWER_SECONDS)  # "logging"

@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sandbox import linux
+from autoresearch_jax.sandbox import linux, priority
 from autoresearch_jax.tasks.lm.cage import OPERATIONS
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--standby"]:
         # Only root can raise a priority again: lower that of another thread than those that will do the trial
-        thread = threading.Thread(target=_import_when_idle)
-        thread.start()
-        thread.join()
+        with priority.behind_other_sessions():
+            thread = threading.Thread(target=_import_when_idle)
+            thread.start()
+            thread.join()
         _import_operations()
         _emit({"event": "waiting"})
         line = sys.stdin.readline()
@@ -161,7 +162,7 @@ def _requests_until_closed() -> Iterator[dict[str, Any]]:
 
 def _import_when_idle() -> None:
     with contextlib.suppress(OSError):
-        linux.take_idle_time_only()
+        priority.take_idle_time_only()
     _import_operations()
 
 

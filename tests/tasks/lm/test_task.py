@@ -16,7 +16,7 @@ from marked_processes import comes_true, marked_processes
 from tracing import edited
 
 from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.sandbox.linux import lower_priority_of_this_thread
+from autoresearch_jax.sandbox.priority import lower_priority_of_this_thread
 from autoresearch_jax.sandbox.sandbox import SandboxError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, DatasetChangedError, rows_file
 from autoresearch_jax.tasks.lm.device import Device
@@ -267,13 +267,13 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             FAILED + "a val_bpb:",
         ),
         ("UNUSED = 1", "import os; os._exit(0)", Status.CRASH, "the trace ended before it had written its programs"),
-        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 2 s"),
+        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 8 s"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_in_one_line(
     old: str, new: str, status: Status, reason: str, make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:
-    task = make_task(trace=2.0 if status is Status.TIMEOUT else 300.0)
+    task = make_task(trace=8.0 if status is Status.TIMEOUT else 300.0)
     with pytest.raises(CandidateRejected) as caught:
         task.prepare(edited(tiny_source, (old, new)), tmp_path)
     assert caught.value.status is status

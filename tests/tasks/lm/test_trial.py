@@ -12,6 +12,7 @@ from lm_trials import MakeTask, measure_request, run_trial
 from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.engine.disk import disk_trouble
+from autoresearch_jax.sandbox.priority import divides_by_session
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.tasks.lm import trial as standby
 from autoresearch_jax.tasks.lm.cage import FileAccess
@@ -348,6 +349,8 @@ def test_what_waits_touches_no_device_prints_to_the_trial_s_log_and_has_the_usua
     if hasattr(os, "SCHED_IDLE"):
         assert os.sched_getscheduler(pid) == os.SCHED_OTHER
     assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    if divides_by_session():
+        assert Path(f"/proc/{pid}/autogroup").read_text().endswith(" nice 0\n")
     worker.send({"op": "devices"})  # fails, since there is no such platform: it had not been asked for before
     assert worker.receive(START_SECONDS)["event"] == "failed"
     worker.close()
