@@ -25,7 +25,7 @@ from autoresearch_jax.sandbox.sandbox import (
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
-from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig, TimeLimits
+from autoresearch_jax.tasks.lm.config import TRACE_SECONDS, Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
 from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
 from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
@@ -179,6 +179,12 @@ class TaskOptions:
     min_steps: int = option(
         Caps().min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed", least=0
     )
+    trace_seconds: float = option(
+        TRACE_SECONDS,
+        "end the trace of a training file, as timeout, once it has taken this long, waiting for a processor left out",
+        above=0,
+        hint="such as 60",
+    )
     standby: bool = option(
         True,
         "start each trial's process while the one before is at work, so that it has imported everything when it is its "
@@ -251,7 +257,7 @@ class TaskOptions:
                 mesh_axes=mesh_axes,
                 budget=self.budget,
                 clock=clock,
-                limits=TimeLimits(max_stretch=self.max_stretch if clock == ATTENDED else 1.0),
+                limits=TimeLimits(trace=self.trace_seconds, max_stretch=self.max_stretch if clock == ATTENDED else 1.0),
                 sandbox=sandbox,
                 programs_dir=run_folder / "programs",
                 trials_dirs=trials_dirs,

@@ -67,7 +67,8 @@ class Objection:
 
     Attributes:
       text: what the agent is told, a few clean lines at most.
-      repeats: True if it says what was measured before; such a text goes back to the agent once.
+      repeats: True if further tries may cost as much again for nothing: the text says what was measured before, or
+        its trace does not end. Texts of this kind go back to the agent once.
     """
 
     text: str

@@ -1,5 +1,6 @@
 """Any coding agent with a command line: what it does to the training file in a scratch copy is the proposal."""
 
+import ast
 import re
 import stat
 import tempfile
@@ -21,6 +22,7 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
+from autoresearch_jax.python_source import UNPARSABLE
 from autoresearch_jax.sandbox.process import CommandStopped, WatchError, describe_exit, run_command
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quoted, redact, secret_values
@@ -190,6 +192,7 @@ class CommandProposer:
         deadline = time.monotonic() + self._agent.seconds
         proposal: Proposal | None = None
         objection: Objection | None = None
+        repeated = False
         for number in range(1, 2 + self._agent.repair_rounds):
             try:
                 proposal = self._call(number, editable, scratch, brief, objection, deadline - time.monotonic())
@@ -197,10 +200,10 @@ class CommandProposer:
                 if proposal is None:
                     raise
                 break  # the text of the earlier round is proposed
-            was_repeat = objection is not None and objection.repeats
+            repeated = repeated or (objection is not None and objection.repeats)
             objection = self._objection(brief, proposal)
             has_time = deadline - time.monotonic() > SHORTEST_ROUND_SECONDS
-            if objection is None or (objection.repeats and was_repeat) or not has_time:
+            if objection is None or (objection.repeats and repeated) or not has_time:
                 break
         assert proposal is not None
         if proposal.source == brief.champion_source:
@@ -225,7 +228,7 @@ class CommandProposer:
         _write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
         llm_dir, mark = self._llm_dir(brief.experiment), "" if number == 1 else f"-{number}"
         (llm_dir / f"BRIEF{mark}.md").write_text(page, encoding="utf-8", errors="replace")
-        before = _states(scratch)
+        before, text_before = _states(scratch), _read(editable)
         outcome = run_command(
             self._agent.command,
             cwd=editable.parent,
@@ -235,9 +238,12 @@ class CommandProposer:
             stop=self._closed,
             blanks=blanks(self._secrets),
         )
+        notes = []
         if outcome.returncode is None:
-            raise ProposalFailed(f"the agent ran longer than {self._agent.seconds:g} s")
-        notes = [describe_exit(outcome.returncode)] if outcome.returncode else []  # the change is judged all the same
+            notes = [f"the agent ran longer than {self._agent.seconds:g} s"]
+            _require_finished(editable, text_before, notes[0])
+        elif outcome.returncode:
+            notes = [describe_exit(outcome.returncode)]  # the change is judged all the same
         notes += self._ignored_changes(before, _states(scratch))
         written = _read_source(editable, notes)
         # What the champion has already is in git, even if a variable has it, too.
@@ -338,6 +344,17 @@ def _read_source(path: Path, notes: list[str]) -> str:
         except UnicodeDecodeError as error:
             why = f"the agent left {path.name} that is not UTF-8 text: {error}"
     raise ProposalFailed(_with_notes(why, notes))
+
+
+def _require_finished(path: Path, before: bytes | None, why: str) -> None:
+    """Raises ProposalFailed unless an agent that was cut off left another text that can be parsed."""
+    data = _read(path)
+    if data is None or data == before:
+        raise ProposalFailed(f"{why}, and had changed nothing in {path.name}")
+    try:
+        ast.parse(data)
+    except (SyntaxError, *UNPARSABLE) as error:
+        raise ProposalFailed(f"{why}, and left {path.name} unfinished: {clean_line(str(error))}") from error
 
 
 def _read(path: Path) -> bytes | None:

@@ -13,6 +13,8 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.proposals import PROPOSAL_FILE, Precheck, kept_proposal
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
+from autoresearch_jax.proposers.command import Agent as CommandAgent
+from autoresearch_jax.proposers.command import CommandProposer
 from autoresearch_jax.types import CandidateRejected, Measurement, Status
 
 
@@ -321,3 +323,40 @@ def test_a_proposal_under_way_is_waited_for_before_its_number_is_taken(bench, tm
     loop._proposals.put_off(2)
     assert kept_proposal(bench.folder, 2) is None
     assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
+
+
+class Endless(FakeTask):
+    """Its trace of DEPTH 2 never ends."""
+
+    def prepare(self, source, log_dir, **options):
+        if "DEPTH = 2" not in source:
+            return super().prepare(source, log_dir, **options)
+        self.timed_out.append(source)
+        raise CandidateRejected(Status.TIMEOUT, "the trace ran longer than 60 s")
+
+    def __init__(self):
+        super().__init__(noise=0)
+        self.timed_out = []
+
+
+@pytest.mark.parametrize("is_stubborn", [True, False])
+def test_a_trace_that_never_ends_goes_back_once_and_costs_two_traces_at_most(bench, tmp_path, is_stubborn):
+    task = Endless()
+    precheck = bench.loop(task)._parts.precheck
+    other = "" if is_stubborn else "; echo '# more' >> train_lib.py"
+    agent = CommandProposer(
+        CommandAgent(
+            f"echo >> {tmp_path}/calls; sed -i 's/^DEPTH = 4/DEPTH = 2/' train_lib.py{other}", 60, repair_rounds=5
+        ),
+        "train_lib.py",
+        lambda folder: None,
+        bench.folder.llm_dir,
+        os.environ,
+        tmp_path,
+        precheck.check,
+    )
+    bench.loop(task, agent, max_experiments=1, precheck=precheck).run()
+    assert len((tmp_path / "calls").read_text()) == 2
+    assert len(task.timed_out) == (1 if is_stubborn else 2)
+    row = bench.ledger().experiment(1)
+    assert (row.status, row.reason) == (Status.TIMEOUT, "the trace ran longer than 60 s")

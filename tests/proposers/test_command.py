@@ -177,10 +177,29 @@ def background(tmp_path: Path) -> str:
 
 def test_when_time_is_up_nothing_of_it_is_left(place, tmp_path):
     started = time.monotonic()
-    reason = place.failure(f"{background(tmp_path)}; {GOOD}; sleep 300", seconds=1.5)
-    assert reason == "the agent ran longer than 1.5 s"
+    reason = place.failure(f"{background(tmp_path)}; sleep 300", seconds=1.5)
+    assert reason == "the agent ran longer than 1.5 s, and had changed nothing in train_lib.py"
     assert time.monotonic() - started < 10
     assert not is_alive(tmp_path / "pid")
+
+
+def test_an_edit_that_is_finished_when_time_is_up_is_proposed(place):
+    proposal = place.propose(f"{GOOD}; echo smaller steps; sleep 300", seconds=1.5)
+    assert proposal.source == CHANGED
+    assert proposal.hypothesis == "smaller steps (the agent ran longer than 1.5 s)"
+
+
+def test_an_edit_that_is_not_finished_when_time_is_up_is_not_proposed(place):
+    reason = place.failure("echo 'def build(' > train_lib.py; sleep 300", seconds=1.5)
+    assert reason.startswith("the agent ran longer than 1.5 s, and left train_lib.py unfinished: ")
+
+
+@pytest.mark.parametrize("then", ["true", "echo 'def build(' > train_lib.py"])
+def test_a_try_that_is_cut_off_does_not_replace_the_one_before(place, tmp_path, then):
+    second = f"if [ -e {tmp_path}/called ]; then {then}; sleep 300; fi; touch {tmp_path}/called; {GOOD}; echo first"
+    proposer = place.proposer(second, 4.0, examine=lambda brief, proposal: Objection("no"))
+    proposal = proposer.propose(BRIEF)
+    assert (proposal.source, proposal.hypothesis) == (CHANGED, "first")
 
 
 def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):

@@ -25,6 +25,8 @@ PROFILE = "profile"  # where its trace is, in its log folder; and among the metr
 # Before a keep judging may take this many times as long: it scores all rows five times, and again to explain a failure.
 EVERY_ROW_SLOWDOWN = 7.0
 COMPILE_SLOWDOWN = 3.0  # beside the champion
+TRACE_SECONDS = 60.0  # the default file takes 6
+TRACE_PROCESSORS = 3.0  # that a trace may use at a time, on average
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Caps:
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """Seconds after which a phase of a trial is killed.
+    """Seconds after which a phase of a trial is killed; a trace's are those in which it did not wait for a processor.
 
     Training ends by itself, as a time-out, after `max_stretch` times its budget by the wall clock, and is killed
     `train_slack` later. `judge` is for one split with a sample of probes. A process that is silent for longer than
@@ -51,7 +53,7 @@ class TimeLimits:
     """
 
     startup: float = 120.0
-    trace: float = 300.0
+    trace: float = TRACE_SECONDS
     check: float = 120.0
     compile: float = 900.0
     init: float = 120.0

@@ -36,7 +36,7 @@ from autoresearch_jax.sandbox.sandbox import (
 )
 from autoresearch_jax.sanitize import clean_block, fenced, quoted
 from autoresearch_jax.tasks.lm.conditions import TRACE_BEGINS, Conditions
-from autoresearch_jax.tasks.lm.config import LmTaskConfig
+from autoresearch_jax.tasks.lm.config import TRACE_PROCESSORS, LmTaskConfig
 from autoresearch_jax.tasks.lm.trial import TaskError, naming_variables, untouched
 from autoresearch_jax.types import Candidate, CandidateRejected, CandidateUntouched, Status
 
@@ -322,7 +322,11 @@ def _trace_and_check(
             traced,
             conditions=conditions,
             sandbox=config.sandbox,
-            limits=dataclasses.replace(config.trace_limits, wall_seconds=config.limits.trace),
+            limits=dataclasses.replace(
+                config.trace_limits,
+                wall_seconds=config.limits.trace,
+                cpu_seconds=TRACE_PROCESSORS * config.limits.trace,
+            ),
             environment=config.environment,
             log_path=log_dir / "trace.log",
             stop=stop,
