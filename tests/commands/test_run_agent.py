@@ -1,5 +1,9 @@
 """`autoresearch run --proposer=...`: its flags, and what is said before anything is measured."""
 
+import io
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +122,24 @@ def test_an_agent_is_started_for_a_moment_only(place, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == ""
 
 
+def test_a_character_that_the_terminal_lacks_does_not_end_a_night(place, monkeypatch):
+    (place / "words.sh").write_text(AGENT.replace("a smaller step", "größer → kleiner"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert run(f"--agent_command=sh {place}/words.sh") == 0
+    printed = sys.stdout.buffer.getvalue()
+    assert printed.count(b"gr??er ? kleiner") == 2, "when it ended, and in the table"
+    assert printed.endswith(b"1 experiments reached\n")
+
+
+def test_a_reader_that_is_gone_does_not_end_a_night(place, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(BrokenPipeError), open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run(f"--agent_command=sh {place}/untracked.sh") == 0
+    assert len(Ledger.open_to_read(place / "runs/night/ledger.db").experiments()) == 2
+
+
 @pytest.fixture(autouse=True)
 def _no_keys(monkeypatch):
     for name in KEY_VARIABLES:
@@ -198,8 +220,11 @@ def test_a_model_that_is_not_there_is_said_in_the_services_words_before_anything
 
 def test_a_model_proposes_and_what_it_cost_is_in_the_summary(place, capsys):
     with GeminiServer([answer([("LR = 0.5", "LR = 0.1")])]) as server:
-        assert run(f"--gemini_base_url={server.url}", "--model_price=1,10", proposer="gemini") == 0
+        flags = ("--model_price=1,10", "--max_requests=7", "--max_tokens=200000")
+        assert run(f"--gemini_base_url={server.url}", *flags, proposer="gemini") == 0
     output = capsys.readouterr().out
+    for name, value in {"tokens": 1250, "max_tokens": 200_000, "requests": 1, "max_requests": 7}.items():
+        assert f"\n{f'{name}:':<20} {value}\n" in output
     assert "a smaller step (expected: -0.01)" in output
     assert "\ndollars:             0.0035\n" in output
     assert (place / "runs/night/llm/0001/01.json").exists()
