@@ -15,7 +15,7 @@ from autoresearch_jax.engine.live import Live, read_live
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.report.history import History, ReportError, read_history
-from autoresearch_jax.report.page import Part, champions_data, live_page, point_data, run_parts
+from autoresearch_jax.report.page import WORDS, Part, champions_data, live_page, point_data, run_parts
 from autoresearch_jax.report.progress import describe_report, share_of_budget
 from autoresearch_jax.sanitize import clean_line
 
@@ -93,8 +93,9 @@ class RunFeed:
             trouble = clean_line(f"{self._folder.ledger} cannot be read: {type(error).__name__}: {error}")
             if trouble != self._state.get("data", {}).get("words"):
                 logging.getLogger(__name__).exception(trouble)
+        live = read_live(self._folder)
         state = {"event": "state", "data": self._describe_state(driver, trouble)}
-        now = {"event": "now", "data": _describe_now(read_live(self._folder), is_at_work=driver is not None)}
+        now = {"event": "now", "data": _describe_now(live, self._hypothesis(live), is_at_work=driver is not None)}
         events += [state] if state != self._state else []
         events += [now] if now != self._now else []
         self._state, self._now = state, now
@@ -157,6 +158,15 @@ class RunFeed:
             self._updates.popitem(last=False)
         return [event]
 
+    def _hypothesis(self, live: Live | None) -> str:
+        """Of the experiment that is prepared or measured; empty where the ledger does not tell."""
+        if live is None or live.experiment is None or self._ledger is None:
+            return ""
+        try:
+            return clean_line(self._ledger.experiment(live.experiment).hypothesis, WORDS)
+        except (UserError, sqlite3.Error):
+            return ""
+
     def _describe_state(self, driver: str | None, trouble: str | None) -> dict[str, Any]:
         if trouble is not None:
             return {"words": trouble, "isTrouble": True}
@@ -185,14 +195,14 @@ def _inode(folder: RunFolder) -> int | None:
     return None if found is None else found[0]
 
 
-def _describe_now(live: Live | None, *, is_at_work: bool) -> dict[str, Any]:
+def _describe_now(live: Live | None, hypothesis: str, *, is_at_work: bool) -> dict[str, Any]:
     """The running trial for the page; of a driver that is gone only its last lines."""
     log = [] if live is None else [f"{datetime.fromtimestamp(at):%H:%M:%S}  {line}" for at, line in live.log]
     if live is None or not is_at_work:
         return {"lines": ["nothing is being measured"], "share": None, "curve": [], "unit": "", "log": log}
     lines = []
     if live.experiment is not None:
-        lines.append(f"experiment {live.experiment} {live.run}".rstrip())
+        lines.append(f"experiment {live.experiment}  {hypothesis}  {live.run}".rstrip())
     if live.report:
         lines.append(describe_report(live.report))
     for word, trouble in (("waiting", live.waiting), ("a service is down", live.down)):

@@ -47,6 +47,11 @@ def add_experiment(folder: RunFolder, hypothesis: str) -> int:
     return row.id
 
 
+def hypothesis_of(folder: RunFolder, number: int) -> str:
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+        return ledger.experiment(number).hypothesis
+
+
 def named(events: list[dict], name: str) -> list[dict]:
     return [event["data"] for event in events if event["event"] == name]
 
@@ -91,7 +96,7 @@ def test_the_running_trial_is_shown_while_a_driver_holds_the_run(folder: RunFold
         feed = feed_of(folder)
         events = feed.events_since("none")
         (now,) = named(events, "now")
-        assert now["lines"][0] == "experiment 7 run 2"
+        assert now["lines"][0] == f"experiment 7  {hypothesis_of(folder, 7)}  run 2"
         assert "step 30" in now["lines"][1]
         assert "the service does not answer" in now["lines"][2]
         assert now["share"] == 0.5

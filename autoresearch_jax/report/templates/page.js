@@ -102,7 +102,8 @@ function drawProgress() {
   const metric = data.runs[0].metric;
   const better = data.runs[0].direction === "minimize" ? "lower" : "higher";
   Plotly.react("progress", traces, layout({
-    xaxis: { title: { text: over() === "hours" ? "attended hours" : "experiment" }, anchor: "y2" },
+    xaxis: { title: { text: over() === "hours" ? "attended hours" : "experiment" }, anchor: "y2",
+      ...(over() === "experiments" && data.runs.every((run) => run.points.length < 12) ? { dtick: 1 } : {}) },
     yaxis: { title: { text: `${escape(metric)} (${better} is better)` }, range: bounds, domain: [0.09, 1] },
     yaxis2: { domain: [0, 0.05], range: [-1, 1], showticklabels: false, showgrid: false, zeroline: false,
       fixedrange: true, title: { text: "" } },
