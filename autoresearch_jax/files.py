@@ -1,5 +1,6 @@
 """The package's only atomic write, file hash, lock between processes and measure of free space; errors of disks."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -23,6 +24,24 @@ DISK_REMEDIES = {
 }
 _TOLD = re.compile(r"os_error_code='?(\d+)")  # of TensorStore, which writes for Orbax and raises no OSError
 _WORDS = {os.strerror(number): number for number in DISK_REMEDIES}
+
+
+def plain_text(data: bytes) -> str:
+    """Text as tools write it: UTF-8, without its byte-order mark, lines that end in one character.
+
+    Raises:
+      UnicodeDecodeError: it is not UTF-8.
+    """
+    return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def as_written(text: str, like: bytes) -> bytes:
+    """A text in the form of another one, of which `plain_text` makes such: its byte-order mark and most of its ends."""
+    mark = codecs.BOM_UTF8 if like.startswith(codecs.BOM_UTF8) else b""
+    counts = {b"\r\n": like.count(b"\r\n")}
+    counts[b"\n"], counts[b"\r"] = (like.count(end) - counts[b"\r\n"] for end in (b"\n", b"\r"))
+    end = max((b"\n", b"\r\n", b"\r"), key=lambda end: counts[end])
+    return mark + text.encode().replace(b"\n", end)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -12,12 +12,14 @@ import pytest
 from small_disk import SmallDisk, small_disk
 
 from autoresearch_jax.files import (
+    as_written,
     disk_error,
     disk_error_from_json,
     disk_error_of_storage,
     disk_error_of_trace,
     disk_error_to_json,
     exclusive_lock,
+    plain_text,
     write_json,
     write_whole,
 )
@@ -125,3 +127,19 @@ def test_what_orbax_says_of_a_full_disk_is_told_as_the_disk_s(disk: SmallDisk) -
     assert told["event"] == "failed", result
     assert told["disk"]["errno"] == errno.ENOSPC
     assert told["disk"]["path"].endswith("state")
+
+
+@pytest.mark.parametrize(
+    "written", ["a\nb\n", "a\r\nb\r\n", "a\rb\r", "\ufeffa\r\nb\r\n", "\ufeff", "", "a", "é\x0c\u2028\n"]
+)
+def test_a_text_keeps_the_form_that_its_tools_gave_it(written):
+    data = written.encode()
+    text = plain_text(data)
+    assert "\r" not in text
+    assert not text.startswith("\ufeff")
+    assert as_written(text, data) == data
+
+
+def test_the_line_ends_that_most_lines_have_count():
+    assert as_written("a\nb\nc\n", b"a\r\nb\nc\r\n") == b"a\r\nb\r\nc\r\n"
+    assert as_written("a\nb\nc\n", b"a\r\nb\nc\n") == b"a\nb\nc\n"

@@ -44,6 +44,7 @@ from autoresearch_jax.engine.state import REFERENCE_SECONDS
 from autoresearch_jax.engine.task import CalibratedTask, ProgressCallback, Task
 from autoresearch_jax.engine.training_file import known_constants, read_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import plain_text
 from autoresearch_jax.report.summary import named_experiment, stored_metric
 from autoresearch_jax.report.tensorboard import TrialEvents, require_tensorboard
 from autoresearch_jax.tasks.lm.config import PROFILE, PROFILED_STEPS
@@ -245,7 +246,7 @@ def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
       UserError: the file cannot be read, is no Python, or has no such constant.
     """
     try:
-        source = editable.read_text(encoding="utf-8")
+        source = plain_text(editable.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{editable}: cannot be read: {error}; name the training file with --editable") from error
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from autoresearch_jax.engine.git import Git, GitError, Worktree
 from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import as_written, plain_text
 from autoresearch_jax.types import Scalar
 
 BRANCH_PREFIX = "autoresearch/"
@@ -113,13 +114,13 @@ class Workspace:
         return Baseline(self.commit(wanted, commit, message, self._git.commit_date(commit)), wanted)
 
     def source_at(self, commit: str) -> str:
-        """The editable file as a commit has it.
+        """The editable file as a commit has it, its lines ended by one character and without a byte-order mark.
 
         Raises:
           WorkspaceError: it is not UTF-8.
         """
         try:
-            return self._git.raw("cat-file", "blob", f"{commit}:{self.editable}").decode("utf-8")
+            return plain_text(self._blob(commit))
         except UnicodeDecodeError as error:
             raise WorkspaceError(f"{self.editable} is not UTF-8 text: {error}") from error
 
@@ -156,9 +157,10 @@ class Workspace:
     def commit(self, source: str, parent: str, message: str, date: float) -> str:
         """Makes a commit that differs from its parent in the editable file alone; no ref knows it yet.
 
+        The file keeps its parent's byte-order mark and line ends, so that no other line is changed.
         Equal arguments give the same commit, so that a step repeated after a kill changes nothing.
         """
-        tree = self._git.tree_with(parent, self.editable, source.encode())
+        tree = self._git.tree_with(parent, self.editable, as_written(source, self._blob(parent)))
         return self._git.commit_tree(tree, parent, message, date)
 
     def merge(self, base: str, ours: str, theirs: str) -> str | None:
@@ -200,6 +202,9 @@ class Workspace:
         """Names a commit under refs/autoresearch/, so that no diff is ever lost. May be repeated."""
         ref = f"{DISCARDED_PREFIX}{self._tag}/{experiment:04d}"
         self._git.text("update-ref", ref, commit)
+
+    def _blob(self, commit: str) -> bytes:
+        return self._git.raw("cat-file", "blob", f"{commit}:{self.editable}")
 
     def _tip(self, ref: str) -> str | None:
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
     NO_PROPOSAL,
@@ -22,6 +23,7 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
+from autoresearch_jax.proposers.hypothesis import Explanation, read_explanation
 from autoresearch_jax.python_source import UNPARSABLE
 from autoresearch_jax.sandbox.process import CommandStopped, WatchError, describe_exit, run_command
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
@@ -255,9 +257,10 @@ class CommandProposer:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
             words = _with_notes(f"the agent changed nothing in {editable.name}", notes) + said
             return Proposal(words, DEFAULT_CATEGORY, source=source)
-        hypothesis, category = _hypothesis(editable.parent / HYPOTHESIS_FILE, last_line, self._secrets)
-        category = category or brief.category or DEFAULT_CATEGORY
-        return Proposal(_with_notes(hypothesis, notes), category, source=source, proposer=self.name)
+        file = editable.parent / HYPOTHESIS_FILE
+        explanation = _explanation(file, outcome.last_line, self._secrets, brief.categories)
+        category = explanation.category or brief.category or DEFAULT_CATEGORY
+        return Proposal(_with_notes(explanation.hypothesis, notes), category, source=source, proposer=self.name)
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
@@ -340,7 +343,7 @@ def _read_source(path: Path, notes: list[str]) -> str:
         why = f"the agent made {path.name} larger than {MAX_SOURCE_BYTES} bytes"
     else:
         try:
-            return data.decode("utf-8")
+            return plain_text(data)
         except UnicodeDecodeError as error:
             why = f"the agent left {path.name} that is not UTF-8 text: {error}"
     raise ProposalFailed(_with_notes(why, notes))
@@ -366,15 +369,12 @@ def _read(path: Path) -> bytes | None:
     return None
 
 
-def _hypothesis(path: Path, last_line: str, secrets: Sequence[str]) -> tuple[str, str]:
-    """Hypothesis, from HYPOTHESIS.md or else the last line of output, and the category that the file names, if any."""
-    text = redact((_read(path) or b"").decode("utf-8", "replace"), secrets)
-    category, words = "", ""
-    for line in (clean_secret_line(line, secrets) for line in text.splitlines()):
-        match = re.fullmatch(r"[-*\s]*categor(?:y|ie)\W*:\W*(.*?)\W*", line, re.IGNORECASE)
-        if match:
-            category = clean_line(match[1].lower(), MAX_CATEGORY_CHARACTERS)
-        else:
-            words = words or line.lstrip("#").strip()
-    words = words or last_line or "a change that the agent did not explain"
-    return clean_line(words, MAX_HYPOTHESIS_CHARACTERS), "" if category in _MARKERS else category
+def _explanation(path: Path, last_line: str, secrets: Sequence[str], categories: Sequence[str]) -> Explanation:
+    """From HYPOTHESIS.md, or else the last line of output; the category is empty where none is named."""
+    text = redact((_read(path) or b"").decode("utf-8-sig", "replace"), secrets)
+    line = clean_secret_line(last_line, secrets, max(len(last_line), 1))  # whole: it may be JSON
+    written, said = read_explanation(text, categories), read_explanation(line, categories)
+    words = written.hypothesis or said.hypothesis or line or "a change that the agent did not explain"
+    category = clean_secret_line(written.category or said.category, secrets, MAX_CATEGORY_CHARACTERS)
+    hypothesis = clean_secret_line(words, secrets, MAX_HYPOTHESIS_CHARACTERS)
+    return Explanation(hypothesis, "" if category in _MARKERS else category)

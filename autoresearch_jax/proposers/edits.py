@@ -119,8 +119,8 @@ def replace_file(source: str, text: str) -> str:
 
 
 def unix_lines(text: str) -> str:
-    """With line ends of one character, as Python's parser reads them."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """With line ends of one character, as Python's parser reads them, and without a byte-order mark."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def unfenced(text: str) -> str:

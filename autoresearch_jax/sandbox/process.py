@@ -277,7 +277,7 @@ class CommandOutcome:
     Attributes:
       returncode: its exit status, negative for a signal; None if time was up.
       seconds: how long it ran.
-      last_line: the last line of its output that is not blank; empty if there is none.
+      last_line: the last line of its output with a letter or a digit, else the last that is not blank, else empty.
     """
 
     returncode: int | None

@@ -271,9 +271,10 @@ class Log:
             write_log(b"\n[the rest of the output is not kept]\n")
 
     def last_line(self) -> str:
-        """The last line of the output that is not blank."""
+        """The last line of the output that has a letter or a digit, else the last that is not blank."""
         lines = b"".join(self._tail)[-TAIL_BYTES:].decode("utf-8", "replace").splitlines()
-        return next((line for line in reversed(lines) if line.strip()), "")
+        said = [line.strip() for line in reversed(lines) if line.strip()]
+        return next((line for line in said if any(map(str.isalnum, line))), said[0] if said else "")
 
 
 def write_all(descriptor: int, data: bytes) -> None:

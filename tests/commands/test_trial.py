@@ -131,11 +131,14 @@ def test_the_summary_reads_as_the_originals_does(
 
 
 def test_json_has_the_score_in_full_and_equal_trials_agree(
-    flags: list[str], capsys: pytest.CaptureFixture[str]
+    flags: list[str], editable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of a file as a tool of another system writes it, too."""
     scores = []
-    for _ in range(2):
-        assert main(["trial", *flags, "--format=json"]) == 0
+    source = editable.read_text()
+    for text in (source, "\ufeff" + source.replace("\n", "\r\n").replace("= 10.0", "= 9.0")):
+        editable.write_bytes(text.encode())
+        assert main(["trial", *flags, "--format=json", "--set=LEARNING_RATE=10.0"]) == 0
         summary = json.loads(capsys.readouterr().out)
         assert summary["error"] is None
         scores.append(summary["val_bpb"])

@@ -29,16 +29,36 @@ def test_equal_commits_are_one(repo):
 def test_the_editable_file_may_be_deep_in_the_repository_and_executable(repo, run_git):
     deep = repo / "a b" / "c"
     deep.mkdir(parents=True)
-    (deep / "train_lib.py").write_bytes(b"LR = 1\r\n")
+    (deep / "train_lib.py").write_text("LR = 1\n")
     (deep / "train_lib.py").chmod(0o755)
     run_git(repo, "add", "a b")
     run_git(repo, "commit", "-qm", "deep")
     place = workspace(repo, editable="a b/c/train_lib.py")
     baseline = place.baseline()
-    assert baseline.source == "LR = 1\r\n", "line ends are the user's"
-    commit = place.commit("LR = 2\r\n", baseline.commit, "message", 0)
+    commit = place.commit("LR = 2\n", baseline.commit, "message", 0)
     assert run_git(repo, "diff", "--name-status", baseline.commit, commit) == "M\ta b/c/train_lib.py"
     assert run_git(repo, "ls-tree", commit, "a b/c/train_lib.py").startswith("100755")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_commit_keeps_the_byte_order_mark_and_the_line_ends_of_the_users_file(repo, run_git, mark, end):
+    written = f"{mark}# a file{end}LR = 1{end}X = 'é'{end}".encode()
+    (repo / "train_lib.py").write_bytes(written)
+    run_git(repo, "commit", "-qam", "as tools write it")
+    place = workspace(repo)
+    baseline = place.baseline()
+    assert baseline.source == "# a file\nLR = 1\nX = 'é'\n"
+    source = baseline.source.replace("LR = 1", "LR = 2\nB = 3")
+    commits = [baseline.commit]
+    for text in (source, source.replace("B = 3", "B = 4"), baseline.source):
+        commits.append(place.commit(text, commits[-1], "message", 0))
+        assert place.source_at(commits[-1]) == text
+    raw = subprocess.run(
+        ["git", "cat-file", "blob", f"{commits[-1]}:train_lib.py"], cwd=repo, check=True, capture_output=True
+    ).stdout
+    assert raw == written
+    assert end == "\r" or run_git(repo, "diff", "--numstat", *commits[:2]) == "2\t1\ttrain_lib.py"
 
 
 def test_a_commit_has_all_else_as_its_own_parent_has_it(repo, run_git):

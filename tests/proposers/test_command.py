@@ -93,6 +93,42 @@ def test_hypothesis_md_comes_before_the_output_and_may_name_the_category(place):
     assert (proposal.hypothesis, proposal.category) == ("A smaller step", "optimizer")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"hypothesis": "a smaller step", "category": "Optimizer (learning rate)"}',
+        '{"type": "result", "result": "a smaller step\\nand why", "category": "optimizer"}\n```',
+    ],
+)
+def test_the_last_line_may_be_json(place, tmp_path, line):
+    (tmp_path / "said").write_text(f"working\n{line}\n")
+    proposal = place.propose(f"{GOOD}; cat {tmp_path}/said")
+    assert (proposal.hypothesis, proposal.category) == ("a smaller step", "optimizer")
+
+
+def test_a_long_hypothesis_in_json_is_cut_and_not_its_line(place, tmp_path):
+    (tmp_path / "said").write_text(f'{{"hypothesis": "a smaller step {"x" * 3000}"}}\n')
+    words = place.propose(f"{GOOD}; cat {tmp_path}/said").hypothesis
+    assert words.startswith("a smaller step xxx")
+    assert len(words) <= 300
+
+
+@pytest.mark.parametrize("form", ["{}", "\ufeff{}"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_byte_order_marks_and_line_ends_of_an_editor_are_no_change(place, tmp_path, form, end):
+    (tmp_path / "edited.py").write_bytes(form.format(CHANGED).replace("\n", end).encode())
+    (tmp_path / "saved.py").write_bytes(form.format(SOURCE).replace("\n", end).encode())
+    assert place.propose(f"cp {tmp_path}/edited.py train_lib.py").source == CHANGED
+    with pytest.raises(ProposalFailed, match=r"changed nothing in train_lib\.py"):
+        place.propose(f"cp {tmp_path}/saved.py train_lib.py")
+
+
+def test_hypothesis_md_as_tools_write_it(place):
+    text = "\\357\\273\\277# Hypothesis\\r\\n\\r\\na smaller step\\r\\n\\r\\nCategory: Optimizer (learning rate)\\r\\n"
+    proposal = place.propose(f"{GOOD}; printf '{text}' > HYPOTHESIS.md; echo done")
+    assert (proposal.hypothesis, proposal.category) == ("a smaller step", "optimizer")
+
+
 def test_without_a_word_of_it_the_hypothesis_says_so(place):
     assert place.propose(GOOD).hypothesis == "a change that the agent did not explain"
     assert place.propose(f"{GOOD}; mkfifo HYPOTHESIS.md").hypothesis == "a change that the agent did not explain"

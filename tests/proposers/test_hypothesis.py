@@ -1,0 +1,66 @@
+"""What an agent says of its change, in the forms in which agents write it."""
+
+import pytest
+
+from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
+
+CATEGORIES = ("optimizer", "learning rate", "attention", "batch")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lower LR\ncategory: optimizer\n",
+        "lower LR\r\n\r\nCategory: Optimizer (learning rate)\r\n",
+        "# lower LR\n\nmore of it\n\n**Category:** optimizer\n",
+        "# Hypothesis\n\nlower LR\n\n## Category\n\nOptimizer\n",
+        "Hypothesis\n==========\n\nlower LR\n\nCategory: optimizer, batch\n",
+        "# Hypothesis: lower LR\n\n- category: `optimizer`\n",
+        "**Hypothesis:** lower LR\n**Category:** **Optimizer**\n",
+        "## Summary\n\n1. lower LR\n2. see\n\nCATEGORY = optimizer / schedule\n",
+        "---\ntitle: lower LR\ndate: today\ncategory: optimizer\n---\n\nMore of it.\n",
+        "---\ndate: today\ncategory: optimizer\n---\n# Hypothesis\n\nlower LR\n",
+        "```markdown\n# Hypothesis\n\nlower LR\n\nCategory: optimizer.\n```\n",
+        "```\nlower LR\n```\n\nCategories: optimizer\n",
+        "<!-- -->\n\nlower LR\nCategory: optimizer - the step size\n",
+        '{"hypothesis": "lower LR", "category": "Optimizer (learning rate)"}',
+        '```json\n{\n  "hypothesis": "lower LR\\nand more",\n  "category": "optimizer"\n}\n```\n',
+    ],
+)
+def test_the_first_line_that_says_something_and_the_category(text):
+    assert read_explanation(text, CATEGORIES) == Explanation("lower LR", "optimizer")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n\n---\n", "# Hypothesis\n", "```\n```\n", "{}", '{"hypothesis": 3}', "---\na: b\n---\n"]
+)
+def test_nothing_is_said(text):
+    assert read_explanation(text, CATEGORIES) == Explanation()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{not JSON", "{not JSON"),
+        ("the change lowers LR", "the change lowers LR"),
+        ("Changed LR: from 1 to 2", "Changed LR: from 1 to 2"),
+        ("__init__ is shorter", "__init__ is shorter"),
+        ("-3 dB", "-3 dB"),
+    ],
+)
+def test_other_words_are_taken_as_they_are(text, words):
+    assert read_explanation(text) == Explanation(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("Learning  rate schedule", "learning rate"),
+        ("optimizers", "optimizers"),
+        ("a new kind, or another", "a new kind"),
+        ("Depth (layers)", "depth"),
+        ("  ", ""),
+    ],
+)
+def test_a_category_in_more_words(text, category):
+    assert read_category(text, CATEGORIES) == category
