@@ -42,11 +42,12 @@ class Observed(Silent):
     """An observer that remembers."""
 
     notices: list[str] = field(default_factory=list)
+    at_start: list[str] = field(default_factory=list)  # what ends the run
     ended: list[ExperimentRow] = field(default_factory=list)
     reports: int = 0
 
     def notice(self, text: str) -> None:
-        self.notices.append(text)
+        (self.at_start if text.startswith("what ends the run: ") else self.notices).append(text)
 
     def progress(self, report: object) -> None:
         self.reports += 1
@@ -111,7 +112,7 @@ class Bench:
             ledger=ledger,
             workspace=self.workspace(),
             folder=self.folder,
-            program=ProgramFile(self.program),
+            program=ProgramFile(self.program, settle_seconds=0),
             observer=self.recorder,
             interrupts=interrupts,
             disk=disk or DiskGuard(self.folder, 0),

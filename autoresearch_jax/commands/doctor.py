@@ -34,12 +34,14 @@ from autoresearch_jax.commands.run import run_seed
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.limits import ends_in_words, with_experiments
 from autoresearch_jax.engine.program import ProgramError, read_program
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings
 from autoresearch_jax.engine.state import run_settings
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import plain_text
 from autoresearch_jax.report.tables import KEY_WIDTH
 from autoresearch_jax.sandbox.escapes import try_to_escape
 from autoresearch_jax.sandbox.sandbox import Level, SandboxError, worker_level
@@ -264,10 +266,13 @@ def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     program = read_program(options.program)
     program.check_metric(options.task.metric.name)
     yield Check("program", f"{options.program}, {len(program.constants)} constants in its table")
-    ends = [stop.words for stop in program.stops]
-    if options.experiments is not None:
-        ends.append(f"--experiments={options.experiments}")
-    yield Check("ends", "; ".join(ends) or "none: the run goes on until you stop it")
+    for line in program.notices:
+        yield Check("program_notice", line)
+    yield Check("ends", ends_in_words(with_experiments(program.stops, options.experiments)))
+    is_new = not (options.where.tag and options.where.folder.ledger.is_file())  # one that goes on leaves rows out
+    with suppress(OSError, UnicodeDecodeError):  # of which other lines tell
+        if is_new and (misfits := program.usable(plain_text(options.editable.read_bytes()))[1]):
+            raise ProgramError(misfits[0])
 
 
 def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:

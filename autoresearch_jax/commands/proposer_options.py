@@ -4,18 +4,18 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import FolderOptions, option
 from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import Asking
-from autoresearch_jax.engine.stopping import Limit
 from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
@@ -137,13 +137,19 @@ class ProposerOptions:
 
 
 def check_proposer(
-    settings: ProposerSettings, editable: Path, program: ProgramPage, source: str, environment: Mapping[str, str]
+    settings: ProposerSettings,
+    editable: Path,
+    program: ProgramPage,
+    source: str,
+    environment: Mapping[str, str],
+    notice: Callable[[str], None] | None = None,
 ) -> None:
     """Finds what would make every proposal fail, before anything is measured.
 
     Args:
       editable: the training file in the user's checkout.
       source: the champion's text.
+      notice: told, in place of an error, what a kept change brought about.
 
     Raises:
       UsageError: the command is not there, the brief has no room, or a limit cannot be kept.
@@ -162,23 +168,34 @@ def check_proposer(
         return
     needed = count_tokens(essential_text(program.text, source)) + INSTRUCTION_TOKENS
     if needed > settings.brief_tokens:
-        raise UsageError(
-            f"--brief_tokens={settings.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: set "
-            "twice that"
-        )
+        words = f"--brief_tokens={settings.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: "
+        words += "set twice that"
+        if notice is None:
+            raise UsageError(words)
+        notice(words)
     if gemini is not None:
         try:
             check_limits(gemini, Usage(needed, gemini.max_output_tokens))
         except LimitReached as error:
             raise UsageError(f"{error}, so nothing would be asked: raise it, or lower --max_output_tokens") from error
+    check_dollars(settings, program)
+    if gemini is not None:
+        try_model(gemini)
+
+
+def check_dollars(settings: ProposerSettings, program: ProgramPage) -> None:
+    """Refuses a limit in dollars where it is not known what proposals cost.
+
+    Raises:
+      UsageError: there is one.
+    """
     for stop in program.stops:
         if isinstance(stop, Limit) and stop.quantity == "dollars":
             where = f'{program.path}: "{stop.words}"'
-            if gemini is None:
+            if settings.agent is not None:
                 raise UsageError(f"{where}: {UNKNOWN_COST}")
-            require_price(gemini, where)
-    if gemini is not None:
-        try_model(gemini)
+            if settings.gemini is not None:
+                require_price(settings.gemini, where)
 
 
 def try_model(gemini: GeminiOptions) -> None:

@@ -23,6 +23,7 @@ from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, g
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
     ProposerSettings,
+    check_dollars,
     check_proposer,
     make_proposer,
     try_agent,
@@ -39,10 +40,11 @@ from autoresearch_jax.engine.loop import INTERRUPTED, Loop
 from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.observers import Observers
 from autoresearch_jax.engine.plan import SEED_BITS
-from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES
+from autoresearch_jax.engine.state import settled_constants
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import read_constants
@@ -242,7 +244,7 @@ def _open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) ->
     folder = options.where.folder
     options.task.dataset.open()
     workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants)
-    program = ProgramFile(options.program)
+    program = ProgramFile(options.program, lambda page: check_dollars(proposer, page))
     folder.require_ledger()
     is_new = not folder.ledger.exists()
     if is_new:  # before there is anything of it
@@ -340,15 +342,28 @@ def _check_start(
         source = workspace.baseline().source
     else:
         source = ledger.source(champion.id)
-    check_proposer(proposer, options.editable, program.program, source, os.environ)
+    warn = None if champion is None else print_notice
+    check_proposer(proposer, options.editable, program.program, source, os.environ, warn)
+    _check_table(program, source, None if champion is None else ledger)
     with made_up_run(options.editable, os.environ, whole=proposer.agent is not None) as made_up:
         if (notice := try_agent(proposer, made_up, source, os.environ)) is not None:
             print_notice(notice)
+
+
+def _check_table(program: ProgramFile, source: str, ledger: Ledger | None) -> None:
+    """Tells which rows of the table do not fit; refuses them where a run begins, which has no `ledger` yet.
+
+    Raises:
+      ProgramError: a row of a run that begins does not fit.
+    """
     try:
-        constants = read_constants(source) if champion is None else champion.constants
+        constants = read_constants(source)
     except SyntaxError:
         return  # the task says it better
-    for warning in program.program.warnings(constants):
+    if ledger is None and (misfits := program.program.usable(source)[1]):
+        raise ProgramError(misfits[0])
+    space = program.fitting(source, None if ledger is None else settled_constants(ledger), print_notice)
+    for warning in program.program.warnings(space, constants):
         print_notice(warning)
 
 

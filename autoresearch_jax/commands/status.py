@@ -15,6 +15,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import Waiting, read_live
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import ENDS
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.report.summary import summarize_run
@@ -67,6 +68,7 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     return {
         "driver": holder or "none; `autoresearch run` with the same flags goes on",
         "ended": None if holder else summary.ended,
+        "ends": ledger.settings().get(ENDS),
         "waiting": None if live is None else _describe_wait(live.waiting),
         "service_down": None if live is None else _describe_wait(live.down),
         "current": None if current is None else f"{current.id}: {clean_line(current.hypothesis)}",

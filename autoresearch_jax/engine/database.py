@@ -244,7 +244,7 @@ class Database:
         return {name: json.loads(value) for name, value in self.select("settings", ("name", "value"), "ORDER BY rowid")}
 
     def save_settings(self, settings: Mapping[str, Scalar]) -> None:
-        """Stores what must stay the same for as long as the run lives."""
+        """Stores settings, in place of those of the same names."""
         with self.transaction():
             for name, value in settings.items():
                 self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))

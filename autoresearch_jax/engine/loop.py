@@ -11,6 +11,7 @@ from autoresearch_jax.decide.certification import MeasureChampion
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
 from autoresearch_jax.engine.disk import disk_trouble
+from autoresearch_jax.engine.limits import ends_in_words, limits_left
 from autoresearch_jax.engine.measuring import Measuring, Parts
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.proposals import Proposals
@@ -22,10 +23,12 @@ from autoresearch_jax.engine.state import (
     known_facts,
     loss_curves,
     noise_floor,
+    note_ends,
     read_state,
     run_settings,
+    settled_constants,
 )
-from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached, limits_left
+from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
 from autoresearch_jax.errors import UserError
@@ -77,6 +80,7 @@ class Loop:
         )
         self._measuring = Measuring(parts, self._recorder, self._stopping, run_seed, first_wait_seconds)
         self._certifying = Certifying(parts.ledger, parts.certification)
+        self._ends: str | None = None  # what ends the run, as it was told last
         self._session = 0  # its number in the ledger, once it has begun
 
     def run(self) -> str:
@@ -91,6 +95,7 @@ class Loop:
             parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
         )
         keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, parts.flags)
+        self._note_ends()
         target = parts.ledger.left_certification().get("target")
         return self._in_session(lambda: self._work(target), {"target": target} if target else None)
 
@@ -235,8 +240,22 @@ class Loop:
         return None
 
     def _refresh_space(self, champion: ExperimentRow) -> Sequence[Constant]:
-        metric = self._parts.task.metric.name
-        return self._parts.program.refresh(champion.constants, metric, self._parts.observer.notice)
+        """Reads program.md again: what may be moved, and what ends the run; tells where that has changed."""
+        parts = self._parts
+        source, settled = parts.ledger.source(champion.id), settled_constants(parts.ledger)
+        space = parts.program.refresh(source, settled, parts.task.metric.name, parts.observer.notice)
+        self._note_ends()
+        return space
+
+    def _note_ends(self) -> None:
+        """Stores and tells what ends the run, where it is something else than at the last look."""
+        ends = ends_in_words(self._stopping.stops())
+        if ends == self._ends:
+            return
+        since = "" if self._ends is None else " from here on"
+        self._ends = ends
+        note_ends(self._parts.ledger, self._parts.folder, ends)
+        self._parts.observer.notice(f"what ends the run{since}: {ends}")
 
     def _certify(self, *, at_end: bool) -> bool:
         """Takes one step of certification; False if there is none to take."""

@@ -1,35 +1,39 @@
 """program.md: the one page by which a human steers the loop, read with line numbers in every complaint."""
 
-import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-
-from autoresearch_jax.engine.stopping import STOP_EXAMPLES, Stop, Target, parse_stop
-from autoresearch_jax.engine.training_file import ConstantValue
-from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.space import (
-    Choices,
-    Constant,
-    FloatRange,
-    IntRange,
-    Values,
-    format_value,
-    parse_value,
+from autoresearch_jax.engine.constants_table import (
+    COLUMNS,
+    TableError,
+    fit_row,
+    is_header,
+    is_within,
+    read_rows,
+    settable_names,
 )
+from autoresearch_jax.engine.limits import STOP_EXAMPLES, Stop, Target, read_stops
+from autoresearch_jax.engine.page_sections import (
+    SECTIONS,
+    STOP_SECTION,
+    TABLE_SECTION,
+    Block,
+    Section,
+    TableRow,
+    read_sections,
+    section_of,
+)
+from autoresearch_jax.engine.training_file import ConstantValue, known_constants
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import plain_text
+from autoresearch_jax.proposers.space import Constant, format_value
+from autoresearch_jax.sanitize import quoted
 
-SECTIONS = ("Goal", "You may change", "You must not change", "Stop when", "Ideas")
-TABLE_SECTION = "You may change"
-STOP_SECTION = "Stop when"
-COLUMNS = ("constant", "values", "note")
-
-_RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
-_CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
-_VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
+SETTLE_SECONDS = 1.0  # a page that was written within this time may be half saved, and is read again
+MOST_READINGS = 5  # of a page that is written again and again, before one of them counts
+MAX_QUOTE_CHARACTERS = 80
 
 
 class ProgramError(UserError):
@@ -38,39 +42,57 @@ class ProgramError(UserError):
 
 @dataclass(frozen=True)
 class ProgramPage:
-    """program.md, read: its text, the rows of its table, its stopping list (the first item that holds counts)."""
+    """program.md, read.
+
+    Attributes:
+      text: all of it.
+      constants: the rows of its table.
+      stops: its stopping list; the first item that holds counts.
+      notices: what on it has no effect, a line each.
+    """
 
     path: Path
     text: str
     constants: tuple[Constant, ...]
     stops: tuple[Stop, ...]
+    notices: tuple[str, ...] = ()
 
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
-        """The table as it fits a source with these constants: whole ends are real ones for a real constant.
+        """The table as it fits a source with these constants, see `fit_row`.
 
         Raises:
           ProgramError: a constant that the source does not have, or whose value is of another type.
         """
-        return tuple(self._fit(row, constants) for row in self.constants)
+        try:
+            return tuple(fit_row(row, constants) for row in self.constants)
+        except TableError as error:
+            raise _error(self.path, error.line, str(error)) from error
 
-    def usable(self, constants: Mapping[str, ConstantValue]) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
-        """As `space`, but leaves out the rows that do not fit; returns the rows that do, and the complaints."""
+    def usable(
+        self, source: str, settled: Mapping[str, ConstantValue] | None = None
+    ) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
+        """The rows of the table that fit a source, and why the others do not, a line each.
+
+        Args:
+          settled: see `fit_row`.
+        """
         rows: list[Constant] = []
         complaints: list[str] = []
+        constants, settable = known_constants(source), settable_names(source)
         for row in self.constants:
             try:
-                rows.append(self._fit(row, constants))
-            except ProgramError as error:
-                complaints.append(str(error))
+                rows.append(fit_row(row, constants, settled, settable))
+            except TableError as error:
+                complaints.append(f"{self.path}:{error.line}: {error}")
         return tuple(rows), tuple(complaints)
 
-    def warnings(self, constants: Mapping[str, ConstantValue]) -> list[str]:
+    def warnings(self, space: Sequence[Constant], constants: Mapping[str, ConstantValue]) -> list[str]:
         """A line for each constant whose present value is outside its own row."""
         return [
-            f"{self.path}:{row.line}: {row.name} is {_show(constants[row.name])} now, outside {row.values}: "
+            f"{self.path}:{row.line}: {row.name} is {format_value(constants[row.name])} now, outside {row.values}: "
             "once moved it never comes back"
-            for row in self.space(constants)
-            if not _contains(row.values, constants[row.name])
+            for row in space
+            if not is_within(row.values, constants[row.name])
         ]
 
     def check_metric(self, metric: str) -> None:
@@ -82,25 +104,6 @@ class ProgramPage:
         for stop in self.stops:
             if isinstance(stop, Target) and stop.metric != metric:
                 raise ProgramError(f'{self.path}: "{STOP_SECTION}" names {stop.metric}, but the metric is {metric}')
-
-    def _fit(self, row: Constant, constants: Mapping[str, ConstantValue]) -> Constant:
-        where = f"{self.path}:{row.line}: "
-        if row.name not in constants:
-            known = ", ".join(constants) or "none"
-            raise ProgramError(f"{where}no constant {row.name} at the top of the editable file; there are: {known}")
-        value = constants[row.name]
-        if value is None or isinstance(value, tuple):
-            raise ProgramError(f"{where}{row.name} is {_show(value)}, which is not one number, string or truth value")
-        if isinstance(row.values, Choices):
-            return row
-        if isinstance(value, bool | str):
-            raise ProgramError(f"{where}{row.name} is {value!r}, which has no range; list its values instead")
-        if isinstance(value, int) and isinstance(row.values, FloatRange):
-            raise ProgramError(f"{where}{row.name} is the whole number {value}; give whole numbers, not {row.values}")
-        if isinstance(value, float) and isinstance(row.values, IntRange):
-            values = FloatRange(float(row.values.low), float(row.values.high), row.values.log)
-            return Constant(row.name, values, row.note, row.line)
-        return row
 
 
 def read_program(path: Path) -> ProgramPage:
@@ -119,152 +122,161 @@ def read_page(path: Path) -> str:
       ProgramError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return plain_text(path.read_bytes())
     except FileNotFoundError as error:
         raise ProgramError(f"{path}: no such file: write one, or name it with --program") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ProgramError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ProgramError(f"{path}: is not UTF-8 text ({error}): save it as UTF-8") from error
 
 
 def parse_program(text: str, path: Path = Path("program.md")) -> ProgramPage:
     """Understands the text of program.md; see `read_program`."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    sections = _sections(tokens, path)
-    return ProgramPage(
-        path=path,
-        text=text,
-        constants=tuple(_constants(sections.get(TABLE_SECTION, []), path)),
-        stops=tuple(_stops(sections.get(STOP_SECTION, []), path)),
-    )
-
-
-def _sections(tokens: Sequence[Token], path: Path) -> dict[str, list[Token]]:
-    """Tokens under each heading of the second level."""
-    known = {name.lower(): name for name in SECTIONS}
-    sections: dict[str, list[Token]] = {}
-    current: list[Token] = []
-    for token, following in zip_longest(tokens, tokens[1:]):
-        if token.type == "heading_open" and token.tag == "h2" and following is not None:
-            title = following.content.strip().rstrip(":").lower()
-            if title not in known:
-                raise _error(path, token, f"unknown section {following.content!r}; one of: {', '.join(SECTIONS)}")
-            if known[title] in sections:
-                raise _error(path, token, f"a second section {known[title]!r}; merge the two")
-            current = sections[known[title]] = []
-        current.append(token)
-    if not sections:  # an editor may empty a page for a moment before it writes it
+    sections = read_sections(text)
+    if not any(section.name for section in sections):  # an editor may empty a page for a moment before it writes it
         raise ProgramError(f"{path}: no section: the page is made of ## {', ## '.join(SECTIONS)}")
-    return sections
+    _check_titles(sections, path)
+    notices: list[str] = []
+    try:
+        constants = tuple(read_rows(list(_table(sections, path, notices))))
+    except TableError as error:
+        raise _error(path, error.line, str(error)) from error
+    stops = tuple(_stops(sections, path, notices))
+    return ProgramPage(path, text, constants, stops, (*_unknown_sections(sections, path), *notices))
 
 
-def _constants(tokens: Sequence[Token], path: Path) -> Iterator[Constant]:
-    names: set[str] = set()
-    for row, is_header in _rows(tokens):
-        cells = [token.content.replace("`", "").strip() for token in row]
-        if is_header:
-            if tuple(cell.lower() for cell in cells) not in (COLUMNS, COLUMNS[:2]):
-                raise _error(path, row[0], f"the table's columns must be {' | '.join(COLUMNS)}")
+def _check_titles(sections: Sequence[Section], path: Path) -> None:
+    seen: set[str] = set()
+    for section in sections:
+        if section.name is None or section.is_prose:
             continue
-        name, values, note = (*cells, "")[:3]
-        if not name.isidentifier():
-            raise _error(path, row[0], f"{name!r} is not the name of a constant")
-        if name in names:
-            raise _error(path, row[0], f"a second row for {name}; keep one")
-        names.add(name)
-        try:
-            yield Constant(name, _values(values), note, _line(row[0]))
-        except ValueError as error:
-            raise _error(path, row[0], f"{name}: {error}") from error
+        if section.name in seen:
+            raise _error(path, section.line, f"a second section {section.name!r}; merge the two")
+        seen.add(section.name)
 
 
-def _rows(tokens: Sequence[Token]) -> Iterator[tuple[list[Token], bool]]:
-    """Cells of each table row, and whether it is a header."""
-    row: list[Token] | None = None
-    is_header = False
-    for token in tokens:
-        if token.type == "tr_open":
-            row, is_header = [], False
-        elif token.type == "th_open":
-            is_header = True
-        elif token.type == "inline" and row is not None:
-            row.append(token)
-        elif token.type == "tr_close" and row is not None:
-            yield row, is_header
-            row = None
+def _unknown_sections(sections: Sequence[Section], path: Path) -> Iterator[str]:
+    """A line for each section that only agents read; one that says when to stop says it in vain."""
+    for section in sections:
+        if section.name is None and section.title:
+            words = f"{path}:{section.line}: section {quoted(section.title, MAX_QUOTE_CHARACTERS)} is none of "
+            words += f"{', '.join(SECTIONS)}: agents read it, nothing else does"
+            stops = [stop.words for block in section.blocks for stop in read_stops(block.lines)[0]]
+            yield f"{words}; {', '.join(map(quoted, stops))} in it ends nothing" if stops else words
 
 
-def _values(text: str) -> Values:
-    """What a cell of the column `values` allows.
+def _table(sections: Sequence[Section], path: Path, notices: list[str]) -> Iterator[TableRow]:
+    """The rows of the table of constants, which stands in its section or has its columns."""
+    found = False
+    other: TableRow | None = None  # header of another table in the section
+    for section in sections:
+        is_listed = False
+        for row in section.rows:
+            if row.is_header:
+                is_listed = is_header(row) and section.name != "You must not change"
+                if section.name == TABLE_SECTION and not is_listed:
+                    other = row
+            elif is_listed:
+                found = True
+                yield row
+    own = next((section for section in sections if section.name == TABLE_SECTION), None)
+    if other is not None and found:
+        notices.append(f"{path}:{other.line}: another table, whose columns are not {' | '.join(COLUMNS[:2])}: not read")
+    elif other is not None:
+        raise TableError(other.line, f"the table's columns must be {' | '.join(COLUMNS)}")
+    elif own is not None and not found:
+        if own.rows:
+            raise TableError(
+                own.rows[0].line, f"the table has no row: below |{'|'.join(COLUMNS)}| list a constant each"
+            )
+        if (broken := next((block for block in own.blocks if block.text.count("|") > 1), None)) is not None:
+            raise TableError(broken.line, "no table: its second line must be |---|---|---|, one for each column")
+
+
+def _stops(sections: Sequence[Section], path: Path, notices: list[str]) -> Iterator[Stop]:
+    """The items of the stopping list.
 
     Raises:
-      ValueError: it cannot be understood, and why.
+      ProgramError: there is one, and nothing in it is understood.
     """
-    if ".." in text:
-        return _range(text)
-    choices = tuple(parse_value(word) for word in _CHOICE.findall(text) if word.strip())
-    if len(set(map(repr, choices))) < max(2, len(choices)):
-        raise ValueError(f"{text!r} is not two or more different values; {_VALUES_HELP}")
-    return Choices(choices)
+    own = [section for section in sections if section.name == STOP_SECTION and not section.is_prose]
+    prose = [section for section in sections if section.is_prose]
+    stops: list[Stop] = []
+    unclear: list[tuple[int, str]] = []
+    for section in own or prose:
+        for block in section.blocks:
+            found, clauses = _read_block(block) if own else read_stops(block.lines)
+            stops += found
+            unclear += ((block.line, clause) for clause in clauses)
+    if unclear and not stops:
+        line, clause = unclear[0]
+        raise _error(path, line, f"not understood: {clause!r}; understood are {STOP_EXAMPLES}")
+    if own and not stops:
+        remedy = f"write a list under it, or remove it to go on until you stop the run; understood are {STOP_EXAMPLES}"
+        raise _error(path, own[0].line, f'"{own[0].title}" says nothing of when: {remedy}')
+    if not stops:
+        _refuse_hidden_list(sections, path)
+    notices += (
+        f"{path}:{line}: {quoted(clause, MAX_QUOTE_CHARACTERS)} is not understood and ends nothing; understood are "
+        f"{STOP_EXAMPLES}"
+        for line, clause in unclear
+    )
+    for section in prose:
+        in_vain = [block for block in section.blocks if any(read_stops(block.lines))] if own else not stops
+        if in_vain:
+            said = quoted(section.title, MAX_QUOTE_CHARACTERS)
+            notices.append(f'{path}:{section.line}: {said} ends nothing: only what is under "{STOP_SECTION}" does')
+    yield from stops
 
 
-def _range(text: str) -> FloatRange | IntRange:
-    match = _RANGE.fullmatch(text.strip())
-    low, high = (parse_value(match["low"]), parse_value(match["high"])) if match else (None, None)
-    if match is None or not _is_number(low) or not _is_number(high):
-        raise ValueError(f"{text!r} is not a range; {_VALUES_HELP}")
-    assert isinstance(low, int | float)
-    assert isinstance(high, int | float)
-    log = match["log"] is not None
-    if not float("-inf") < low < high < float("inf"):
-        raise ValueError(f"{text!r}: the low end must be below the high end")
-    if log and low <= 0:
-        raise ValueError(f"{text!r}: a log range must begin above 0")
-    if isinstance(low, int) and isinstance(high, int):
-        return IntRange(low, high, log)
-    return FloatRange(float(low), float(high), log)
+def _read_block(block: Block) -> tuple[list[Stop], list[str]]:
+    """As `read_stops`; an item of a list is unclear even if nothing in it looks like a limit."""
+    stops, unclear = read_stops(block.lines)
+    return (stops, unclear) if stops or unclear or not block.is_item else ([], [block.text])
 
 
-def _stops(tokens: Sequence[Token], path: Path) -> Iterator[Stop]:
-    in_item = 0
-    for token in tokens:
-        in_item += {"list_item_open": 1, "list_item_close": -1}.get(token.type, 0)
-        if token.type == "inline" and in_item:
-            stop = parse_stop(token.content.replace("`", "").strip())
-            if stop is None:
-                raise _error(path, token, f"not understood: {token.content!r}; understood are {STOP_EXAMPLES}")
-            yield stop
+def _refuse_hidden_list(sections: Sequence[Section], path: Path) -> None:
+    """Refuses a page without a stopping list that has its title, or items for it, where they end nothing."""
+    remedy = f"write ## {STOP_SECTION} and a list below it"
+    for section in sections:
+        if section.name is None and section.title:
+            for block in section.blocks:
+                if stops := read_stops(block.lines)[0]:
+                    what = f"{stops[0].words!r} in section {quoted(section.title, MAX_QUOTE_CHARACTERS)}"
+                    raise _error(path, block.line, f"{what} ends nothing: {remedy}")
+        places = [(block.line, block.text) for block in section.blocks]
+        places += [(row.line, cell) for row in section.rows for cell in row.cells]
+        for line, text in places:
+            if section_of(text) == STOP_SECTION:
+                raise _error(path, line, f"{text!r} is no section here: {remedy}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _contains(values: Values, value: ConstantValue) -> bool:
-    return isinstance(value, int | float | str) and values.contains(value)
-
-
-def _show(value: ConstantValue) -> str:
-    return format_value(value)
-
-
-def _line(token: Token) -> int:
-    return token.map[0] + 1 if token.map else 0
-
-
-def _error(path: Path, token: Token, message: str) -> ProgramError:
-    return ProgramError(f"{path}:{_line(token)}: {message}")
+def _error(path: Path, line: int, message: str) -> ProgramError:
+    return ProgramError(f"{path}:{line}: {message}")
 
 
 class ProgramFile:
     """The last version of program.md that could be understood."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        check: Callable[[ProgramPage], None] | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> None:
         """Reads it for the first time.
+
+        Args:
+          check: raises a UserError for a page that the run cannot keep to; asked of each new version.
+          settle_seconds: a new version counts once it has not been written to for so long.
 
         Raises:
           ProgramError: it is not there, or cannot be understood.
         """
         self._path = path
+        self._check = check
+        self._settle_seconds = settle_seconds
         self._program = read_program(path)
         self._complaints: tuple[str, ...] = ()
 
@@ -274,24 +286,86 @@ class ProgramFile:
         return self._program
 
     def refresh(
-        self, constants: Mapping[str, ConstantValue], metric: str, complain: Callable[[str], None]
+        self,
+        source: str,
+        settled: Mapping[str, ConstantValue] | None,
+        metric: str,
+        complain: Callable[[str], None],
     ) -> Sequence[Constant]:
-        """Reads the file again and returns the constants that may be moved.
+        """Reads the file again and returns the constants of the champion's `source` that may be moved.
 
-        Rows that do not fit the champion's `constants` are left out; `complain` is told once of each new problem.
+        `complain` is told once of each new problem; see `ProgramPage.usable`.
         """
         broken: tuple[str, ...] = ()
         try:
-            text = read_page(self._path)
+            text = self._settled_text()
             if text != self._program.text:
-                program = parse_program(text, self._path)
-                program.check_metric(metric)
-                self._program = program
-        except ProgramError as error:
+                self._program = self._next_version(text, source, settled, metric)
+        except UserError as error:
             broken = (f"{error} (the version before stays in force)",)
-        space, misfits = self._program.usable(constants)
-        for complaint in (*broken, *misfits):
+        return self._fitting(source, settled, complain, broken)
+
+    def fitting(
+        self, source: str, settled: Mapping[str, ConstantValue] | None, complain: Callable[[str], None]
+    ) -> Sequence[Constant]:
+        """As `refresh`, of the version in force."""
+        return self._fitting(source, settled, complain, ())
+
+    def _fitting(
+        self,
+        source: str,
+        settled: Mapping[str, ConstantValue] | None,
+        complain: Callable[[str], None],
+        broken: Sequence[str],
+    ) -> Sequence[Constant]:
+        space, misfits = self._program.usable(source, settled)
+        complaints = (*broken, *self._program.notices, *(f"{why}: the optimizer leaves it alone" for why in misfits))
+        for complaint in complaints:
             if complaint not in self._complaints:
                 complain(complaint)
-        self._complaints = (*broken, *misfits)
+        self._complaints = complaints
         return space
+
+    def _settled_text(self) -> str:
+        """The text, once it is not written to any more."""
+        for _ in range(MOST_READINGS):
+            text = read_page(self._path)
+            if text == self._program.text:
+                break
+            try:
+                age = time.time() - self._path.stat().st_mtime
+            except OSError:
+                break
+            if not 0 <= age < self._settle_seconds:
+                break
+            time.sleep(self._settle_seconds - age)
+        return text
+
+    def _next_version(
+        self, text: str, source: str, settled: Mapping[str, ConstantValue] | None, metric: str
+    ) -> ProgramPage:
+        """A version that may come into force.
+
+        Raises:
+          UserError: it must not: it is not whole, or has lost what carries limits.
+        """
+        before = self._program
+        if before.text.startswith(text) and not text.endswith("\n") and before.text[len(text)] != "\n":
+            raise ProgramError(f"{self._path}: ends in the middle of a line, as if half saved: save it again")
+        program = parse_program(text, self._path)
+        for section, lost in (
+            (STOP_SECTION, before.stops and not program.stops),
+            (TABLE_SECTION, before.constants and not program.constants),
+        ):
+            if lost:
+                raise ProgramError(
+                    f'{self._path}: what stood under "{section}" is gone: start the run again to do without'
+                )
+        if program.constants and before.usable(source, settled)[0]:
+            rows, misfits = program.usable(source, settled)
+            if not rows:
+                raise ProgramError(f"{misfits[0]}; no row of the table fits")
+        program.check_metric(metric)
+        if self._check is not None:
+            self._check(program)
+        return program

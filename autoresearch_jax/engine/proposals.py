@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -162,7 +163,7 @@ class Precheck:
         except Exception:  # the task's own failure, which is found and logged when the text is measured
             return None
         self._traced[brief.experiment] = candidate
-        return _repetition(brief, source, candidate.program_hash)
+        return _repetition(brief, source, candidate.program_hash) or table_objection(brief, source)
 
     def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
         """As `Task.prepare`, at idle priority, which a thread cannot leave again: in a thread for this alone."""

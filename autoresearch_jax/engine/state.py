@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -17,11 +18,13 @@ from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
-from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
+from autoresearch_jax.engine.training_file import ConstantValue
+from autoresearch_jax.proposers.base import CERTIFICATION, CONSTANTS_PROPOSER, DEFAULT_CATEGORIES
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
 FLAGS = "flags"  # among the settings: with which the run was begun, as a shell takes them
+ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
@@ -134,6 +137,26 @@ class RunState:
 def concluded(ledger: Ledger) -> list[ExperimentRow]:
     """The experiments of the search that are over, in their order."""
     return [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
+
+
+def settled_constants(ledger: Ledger) -> dict[str, ConstantValue]:
+    """The champion's constants as the human or the optimizer gave them last, without what agents made of them."""
+    kept = [row for row in concluded(ledger) if row.decision is Action.KEEP]
+    settled = dict(kept[0].constants) if kept else {}
+    for before, after in pairwise(kept):
+        if after.proposer in (CONSTANTS_PROPOSER, CERTIFICATION):
+            moved = after.constants.keys() & before.constants.keys()
+            settled |= {
+                name: after.constants[name] for name in moved if after.constants[name] != before.constants[name]
+            }
+    return settled
+
+
+def note_ends(ledger: Ledger, folder: RunFolder, ends: str) -> None:
+    """Stores what ends the run, for those who look on."""
+    if ledger.settings().get(ENDS) != ends:
+        ledger.save_settings({ENDS: ends})
+        folder.write_settings(ledger.settings())
 
 
 def read_state(ledger: Ledger) -> RunState | None:

@@ -1,136 +1,20 @@
 """When a run ends: program.md's "Stop when" list, signals, and waits that end with the run."""
 
-import math
 import os
-import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.limits import Limit, Progress, Stop, Target, with_experiments
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.state import concluded, seconds_spent
 from autoresearch_jax.engine.task import Observer
 from autoresearch_jax.proposers.base import ProposalFailed, ServiceDown
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Metric
-
-SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
-STOP_EXAMPLES = (
-    '"100 experiments", "8 hours", "90 minutes", "20 dollars", "no keep in 40 experiments", "val_bpb <= 0.97" (or >=)'
-)
-
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_SLACK = 1e-9  # of a quotient of two numbers that are equal but for rounding
-_SIGNED = r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-      experiments: proposals that are over, whatever became of them; the baseline is not counted.
-      seconds: spent on all experiments, over every process that worked on the run.
-      dollars: spent on proposals.
-      since_keep: proposals since the last keep that was an improvement; a refactoring is none.
-      metric: the metric's name.
-      score: the champion's.
-    """
-
-    experiments: int
-    seconds: float
-    dollars: float
-    since_keep: int
-    metric: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Ends the loop once a quantity, an attribute of `Progress`, reaches its limit; `words` are the human's."""
-
-    quantity: str
-    limit: float
-    words: str
-
-    def reached(self, progress: Progress) -> str | None:
-        """One line that says what was reached; None to go on."""
-        return self.words if getattr(progress, self.quantity) >= self.limit else None
-
-
-@dataclass(frozen=True)
-class Target:
-    """Ends the loop once the champion is good enough."""
-
-    metric: str
-    relation: str
-    value: float
-
-    @property
-    def words(self) -> str:
-        """The item as a line."""
-        return f"{self.metric} {self.relation} {self.value:g}"
-
-    def reached(self, progress: Progress) -> str | None:
-        """One line that says what was reached; None to go on."""
-        score = progress.score
-        is_there = score <= self.value if self.relation == "<=" else score >= self.value
-        return self.words if progress.metric == self.metric and is_there else None
-
-
-Stop = Limit | Target
-
-
-def limits_left(stops: Sequence[Stop], progress: Progress) -> tuple[str, ...]:
-    """What is left until each item of the stopping list, in words."""
-    return tuple(_left(stops, progress))
-
-
-def _left(stops: Sequence[Stop], progress: Progress) -> Iterator[str]:
-    for stop in stops:
-        if isinstance(stop, Target):
-            yield f"the search ends at {stop.words}"
-            continue
-        left = max(0.0, stop.limit - getattr(progress, stop.quantity))
-        match stop.quantity:
-            case "seconds":
-                unit = next((unit for unit in ("hour", "minute") if left >= SECONDS[unit]), "second")
-                yield f"{left / SECONDS[unit]:.1f} {unit}s"
-            case "since_keep":
-                yield f"{_count(left)} without a keep end the search"
-            case "experiments":
-                yield _count(left)
-            case quantity:
-                yield f"{left:.2f} {quantity}"
-
-
-def _count(left: float) -> str:
-    number = math.ceil(left - _SLACK)
-    return f"{number} experiment{'s' if number != 1 else ''}"
-
-
-def parse_stop(text: str) -> Stop | None:
-    """The condition that an item of the list states; None if it states none that we know."""
-    words = " ".join(text.split()).rstrip(".")
-    for pattern, make in _FORMS.items():
-        match = re.fullmatch(pattern, words, re.IGNORECASE)
-        if match:
-            return make(match, words)
-    return None
-
-
-_FORMS: Mapping[str, Callable[[re.Match[str], str], Stop]] = {
-    r"(\d+) experiments?": lambda m, words: Limit("experiments", int(m[1]), words),
-    rf"{_NUMBER} (second|minute|hour)s?": lambda m, words: Limit("seconds", float(m[1]) * SECONDS[m[2].lower()], words),
-    rf"{_NUMBER} dollars?": lambda m, words: Limit("dollars", float(m[1]), words),
-    r"no keep in (\d+) experiments?": lambda m, words: Limit("since_keep", int(m[1]), words),
-    rf"(\w+) (<=|>=) {_SIGNED}": lambda m, words: Target(m[1], m[2], float(m[3])),
-}
-
 
 # Ctrl-C; a shutdown, or a cloud that wants its machine back; a terminal that goes away
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -250,11 +134,7 @@ class StoppingList:
 
     def stops(self) -> list[Stop]:
         """The stopping list as it is now."""
-        stops = list(self._page())
-        if self._max_experiments is not None:
-            stops = [stop for stop in stops if not (isinstance(stop, Limit) and stop.quantity == "experiments")]
-            stops.append(Limit("experiments", self._max_experiments, f"{self._max_experiments} experiments"))
-        return stops
+        return with_experiments(self._page(), self._max_experiments)
 
     def stop_reason(self, progress: Progress) -> str | None:
         """The first item of the list that holds, None if none does."""

@@ -250,7 +250,7 @@ def settable_constants(source: str) -> dict[str, Scalar]:
       SyntaxError: the source is not Python.
     """
     constants = read_constants(source)
-    bound = [name for name, _ in map(binding, ast.parse(source).body) if name is not None]
+    bound = [name for name, _ in map(binding, _parse(source)) if name is not None]
     return {
         name: value
         for name, value in constants.items()

@@ -68,7 +68,7 @@ class Objection:
     Attributes:
       text: what the agent is told, a few clean lines at most.
       repeats: True if further tries may cost as much again for nothing: the text says what was measured before, or
-        its trace does not end. Texts of this kind go back to the agent once.
+        its trace does not end; or if the author may mean it. Texts of this kind go back to the agent once.
     """
 
     text: str

@@ -187,7 +187,10 @@ def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
     (place / "program.md").write_text(PROGRAM.replace("2 .. 8", "5 .. 8"))
     assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0
     warning = "program.md:12: DEPTH is 4 now, outside 5 .. 8: once moved it never comes back"
-    assert capsys.readouterr().err == f"autoresearch run: {warning}\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"autoresearch run: {warning}",
+        "autoresearch run: what ends the run: 1 experiments",
+    ]
 
 
 def test_a_repository_that_takes_no_commit_is_found_before_the_baseline(place, capsys):
@@ -227,7 +230,7 @@ def test_a_baseline_that_cannot_be_measured(place, capsys):
     git(place, "commit", "-qam", "break it")
     status = cli.main(["run", "--tag=night"])
     assert status == 1
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.endswith(
         "autoresearch run: the baseline, train_lib.py as committed, cannot be measured (rejected): "
         "line 1: invalid syntax\n"
     )

@@ -119,7 +119,7 @@ def test_an_agent_is_started_for_a_moment_only(place, tmp_path, monkeypatch, cap
     git(place, "add", "slow.sh")
     git(place, "commit", "-qm", "more")
     assert run("--agent_command=sh slow.sh") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "autoresearch run: what ends the run: 1 experiments\n"
 
 
 def test_a_character_that_the_terminal_lacks_does_not_end_a_night(place, monkeypatch):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fakes import PROGRAM
 
+from autoresearch_jax.engine.limits import Limit, Target
 from autoresearch_jax.engine.program import ProgramError, parse_program, read_program
-from autoresearch_jax.engine.stopping import Limit, Target
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange
 
 CONSTANTS = {"LR": 0.5, "DEPTH": 4, "PATTERN": "SL"}
@@ -22,6 +22,9 @@ def test_a_page_is_understood():
     assert program.stops == (Limit("experiments", 8, "8 experiments"),)
     assert program.text == PROGRAM
     assert [row.name for row in program.space(CONSTANTS)] == ["LR", "DEPTH", "PATTERN"]
+
+
+TABLE = "| constant | values |\n|---|---|\n| X | 1 .. 2 |\n"
 
 
 def cell(values: str) -> str:
@@ -71,16 +74,23 @@ def test_values_that_are_not_understood(text, complaint):
     ("text", "complaint"),
     [
         ("", "program.md: no section: the page is made of ## Goal, ## You may change, "),
-        ("# Stop when\n\n- 1 experiment\n", "program.md: no section"),
-        (
-            "# T\n\n## Gaol\n",
-            "program.md:3: unknown section 'Gaol'; one of: Goal, You may change, You must not change, ",
-        ),
+        ("# T\n\n## Gaol\n", "program.md: no section"),
         ("## Goal\n## Goal\n", "program.md:2: a second section 'Goal'; merge the two"),
         ("## You may change\n| name | range |\n|-|-|\n", "program.md:2: the table's columns must be constant | values"),
         (cell("1 .. 2") + "| X | 1 .. 3 |", "program.md:6: a second row for X; keep one"),
         (cell("1 .. 2") + "| a b | 1 .. 3 |", "program.md:6: 'a b' is not the name of a constant"),
-        ("## Stop when\n\n- 8 hours\n- at dawn\n", "program.md:4: not understood: 'at dawn'; understood are \"100 exp"),
+        ("## Stop when\n\n- at dawn\n", "program.md:3: not understood: 'at dawn'; understood are \"100 exp"),
+        ("## Stop when\n\n## Ideas\n", 'program.md:1: "Stop when" says nothing of when: write a list under it, or '),
+        ("## Stop when\n\n<!-- - 8 hours -->\n", 'program.md:1: "Stop when" says nothing'),
+        (
+            "## Goal\n\nWe have 8 hours.\n\nStop when all 8 hours of it are gone for good.\n",
+            "program.md:5: not underst",
+        ),
+        ("## Goal\n\n- Stop when\n  - 8 hours\n", "program.md:3: 'Stop when' is no section here: write ## Stop when"),
+        ("## Goal\n\n| a | b |\n|---|---|\n| Stop when | 8 hours |\n", "program.md:5: 'Stop when' is no section"),
+        ("## Goal\n\n## Limits\n\n- 8 hours\n", "program.md:5: '8 hours' in section \"Limits\" ends nothing: write ##"),
+        ("## You may change\n\n| constant | values |\n| X | 1 .. 2 |\n", "program.md:3: no table: its second line"),
+        ("## You may change\n\n| constant | values |\n|---|---|\n", "program.md:3: the table has no row"),
     ],
 )
 def test_a_page_that_is_not_understood(text, complaint):
@@ -131,10 +141,133 @@ def test_whole_ends_are_real_ones_for_a_real_constant():
 
 
 def test_a_value_outside_its_range_is_a_warning():
-    warnings = parse_program(PROGRAM).warnings({**CONSTANTS, "DEPTH": 12})
+    page, constants = parse_program(PROGRAM), {**CONSTANTS, "DEPTH": 12}
+    warnings = page.warnings(page.space(constants), constants)
     assert warnings == ["program.md:12: DEPTH is 12 now, outside 2 .. 8: once moved it never comes back"]
 
 
 def test_a_missing_page_says_what_to_do(tmp_path: Path):
     with pytest.raises(ProgramError, match=r"nowhere.md: no such file: write one, or name it with --program"):
         read_program(tmp_path / "nowhere.md")
+
+
+LIST = "- 30 experiments\n- 8 hours\n"
+ITEMS = ["30 experiments", "8 hours"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"# Stop when\n\n{LIST}",
+        f"# T\n\n### Stop when:\n\n{LIST}",
+        f"## Goal\n\n##Stop when\n{LIST}",
+        f"## 4. Stop When\n{LIST}",
+        f"Stop when\n---------\n\n{LIST}",
+        f"## Goal\n\n**Stop when**\n\n{LIST}",
+        f"## Goal\n\n**Stop when:**\n\n{LIST}",
+        f"## Goal\n\nStop when:\n\n{LIST}",
+        "## Goal\n\n**Stop when:** 30 experiments, or 8 hours\n",
+        "## Goal\n\nLower it. More.\nStop when 30 experiments are over or 8 hours have passed.\n",
+        "## Goal\n\nPlease stop the run after 30 experiments or 8 hours, or so.\n\nTry 8 or 9 layers.\n",
+        "## Stop when\n\nAfter 30 experiments or after 8 hours.\n",
+        "## Stop when\n\n30 experiments\n8 hours\n",
+        "## Stop when\n\nThe first that holds:\n\n1. **30 experiments**\n2. `8 hours`\n",
+        "## Stop when\n\n- [ ] 30 experiments\n- [x] _8 hours_\n",
+        f"## Stop when\n\n```\n{LIST}```\n",
+        "## Stop when\n\n```\n30 experiments\n8 hours\n```\n",
+        "## Stop when\n\n    - 30 experiments\n    - 8 hours\n",
+        "## Stop when\n\n- any of\n\n    - 30 experiments\n    - 8 hours\n",
+        f"```markdown\n## Goal\n\nLower it.\n\n## Stop when\n\n{LIST}```\n",
+        "    ## Goal\n\n    ## Stop when\n\n    - 30 experiments\n    - 8 hours\n",
+        f"    ## Stop when\n\n{LIST}",
+        f"## Goal\nLower it.\n    ## Stop when\n{LIST}",
+        "> ## Stop when\n>\n> - 30 experiments\n> - 8 hours\n",
+        f"<h2>Stop when</h2>\n\n{LIST}",
+        "## Stop when\n\n| limit |\n|---|\n| 30 experiments |\n| 8 hours |\n",
+        f"## Stopping criteria\n\n{LIST}",
+        f"## Stop when\n\n{LIST}\n### Notes\n\nnone\n",
+    ],
+)
+def test_a_stopping_list_is_found_as_people_write_it(page):
+    found = parse_program(page)
+    assert [stop.words for stop in found.stops] == ITEMS
+    assert [line for line in found.notices if "any of" not in line] == []
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_page_is_read_as_tools_write_it(tmp_path: Path, mark: str, break_: str):
+    page = tmp_path / "program.md"
+    text = PROGRAM.removeprefix("# A page\n\n")
+    page.write_bytes((mark + text.replace("\n", break_)).encode())
+    assert read_program(page) == parse_program(text, page)
+
+
+def test_another_encoding_is_one_line(tmp_path: Path):
+    page = tmp_path / "program.md"
+    page.write_bytes(PROGRAM.encode("utf-16"))
+    with pytest.raises(ProgramError, match=r"program.md: is not UTF-8 text .*: save it as UTF-8"):
+        read_program(page)
+
+
+@pytest.mark.parametrize(
+    ("page", "notice"),
+    [
+        (f"## Stop when\n\n{LIST}- at dawn\n", 'program.md:5: "at dawn" is not understood and ends nothing'),
+        (f"## Stop when\n\nAbout 7 hours.\n\n{LIST}", 'program.md:3: "About 7 hours" is not understood'),
+        (f"## Stop when\n\n{LIST}\n## Notes\n\nmine\n", 'program.md:6: section "Notes" is none of Goal, '),
+        (f"## Limits\n\n- 20 dollars\n\n## Stop when\n\n{LIST}", 'program.md:1: section "Limits" is none of'),
+        (f"## Goal\n\nStop after 5 experiments.\n\n## Stop when\n\n{LIST}", "program.md:3: "),
+    ],
+)
+def test_what_has_no_effect_is_noticed_and_the_rest_counts(page, notice):
+    found = parse_program(page)
+    assert [stop.words for stop in found.stops] == ITEMS
+    (line,) = found.notices
+    assert line.startswith(notice)
+
+
+def test_items_of_an_unknown_section_are_named():
+    (line,) = parse_program(f"## Limits\n\n- 20 dollars\n\n## Stop when\n\n{LIST}").notices
+    assert line.endswith('"20 dollars" in it ends nothing')
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "## Goal\n\n```python\n# Goal\n## Stop when\nx = 1\n```\n",
+        "## Ideas\n\n- Stop when the loss is flat.\n",
+        "## Goal\n\nGo on until I stop you.\n",
+    ],
+)
+def test_a_page_may_have_no_stopping_list(page):
+    with_list = f"{page}\n## Stop when\n\n{LIST}"
+    assert [stop.words for stop in parse_program(with_list).stops] == ITEMS
+    assert parse_program(with_list).notices == ()
+
+
+def test_a_sentence_that_ends_nothing_is_noticed():
+    (line,) = parse_program("## Goal\n\nStop when the loss is flat.\n").notices
+    assert line.startswith('program.md:3: "Stop when the loss is flat." ends nothing')
+
+
+def test_a_list_in_a_comment_is_none():
+    assert parse_program(f"## Goal\n\n<!--\n## Stop when\n\n{LIST}-->\n").stops == ()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"**You may change**\n\n{TABLE}",
+        f"# You may change:\n\n{TABLE}",
+        f"## Goal\n\n## Constants\n\n{TABLE}",
+        f"## You may change\n\n```\n{TABLE}```\n",
+        "## You may change\n\n" + "".join(f"    {line}\n" for line in TABLE.splitlines()),
+        "## You may change\n\n| what | who |\n|---|---|\n| width | me |\n\n" + TABLE,
+        TABLE.replace("constant | values", "**Constant** | Values | note | owner").replace("|---|---|", "|-|-|-|-|")
+        + "\n## Goal\n",
+    ],
+)
+def test_a_table_is_found_as_people_write_it(page):
+    (row,) = parse_program(page).constants
+    assert (row.name, row.values) == ("X", IntRange(1, 2))

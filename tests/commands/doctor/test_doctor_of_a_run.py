@@ -136,7 +136,7 @@ def test_a_page_or_a_proposer_that_would_end_a_run(doctor: Doctor, repo: Path) -
     assert (status, found["faults"]) == (1, "proposer")
     assert "no-such-agent" in found["proposer"].partition("when it was tried")[2]
     assert doctor("run", "--proposer=command", "--agent_command=true")[1]["agent"] == "starts"
-    (repo / "program.md").write_text(PROGRAM.replace("## Stop when", "## Stop when\n\n- 3 blue moons"))
+    (repo / "program.md").write_text(PROGRAM.replace("- 8 experiments", "- 3 blue moons"))
     status, found = doctor("run")
     assert (status, found["faults"]) == (1, "program")
     assert found["program"].startswith("program.md:")
