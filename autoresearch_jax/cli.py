@@ -1,8 +1,6 @@
 """`autoresearch COMMAND --flags`: finds the command, parses its flags, turns mistakes into one clear line."""
 
-import codecs
 import importlib
-import io
 import signal
 import sqlite3
 import sys
@@ -11,7 +9,8 @@ from types import ModuleType
 
 from absl import flags
 
-from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.errors import NO_TEXT, UsageError, UserError
+from autoresearch_jax.streams import flush_output, make_streams_last
 
 COMMANDS = {
     "prepare": "make a dataset: corpus, splits, tokenizers, packed rows",
@@ -26,13 +25,19 @@ COMMANDS = {
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",
 }
-ENCODING_ERRORS = "autoresearch"  # what `codecs` calls our way with characters that an encoding lacks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 failed, 2 used wrongly."""
-    _never_fail_to_encode()
+    make_streams_last()
     words = list(sys.argv[1:] if argv is None else argv)
+    status = _run(words)
+    if (failure := flush_output()) is not None:
+        return _complain(words[0] if words else "", failure, status or 1)
+    return status
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if words else 2
@@ -68,27 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             command, f"{where or 'a ledger'} cannot be read: {error}: `autoresearch verify` tells what is damaged", 1
         )
+    except UnicodeEncodeError as error:
+        if not any(0xDC80 <= ord(character) <= 0xDCFF for character in str(error.object)):
+            raise
+        return _complain(command, f"{error.object}: {NO_TEXT}", 1)
     except KeyboardInterrupt:
         return _complain(command, "interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:  # `autoresearch results | head`
-        sys.stderr.close()
-        return 0
-
-
-def _never_fail_to_encode() -> None:
-    """Has both streams print "?" for what their encoding lacks; an error for one character could end a night."""
-    codecs.register_error(ENCODING_ERRORS, _replacement)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ENCODING_ERRORS)
-
-
-def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What is printed instead: the byte where a path has one that is no text, else a question mark."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    character = ord(error.object[error.start])
-    return (bytes([character - 0xDC00]) if 0xDC80 <= character <= 0xDCFF else "?"), error.start + 1
 
 
 def _complain(command: str, message: str, exit_status: int) -> int:

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 
+NO_TEXT = (
+    "the name of a file that is no text here: rename it to UTF-8, or set LC_ALL=C.UTF-8 where LC_ALL says otherwise"
+)
+
 
 class UserError(Exception):
     """Something that the user can mend; the message names the file, flag or line and the next step.

@@ -29,6 +29,7 @@ from packaging.requirements import Requirement
 import autoresearch_jax
 from autoresearch_jax.commands import model_options, proposer_options, task_options
 from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.commands.run import run_seed
 from autoresearch_jax.engine.disk import DiskGuard
@@ -291,6 +292,8 @@ def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Itera
 def check_run_dir(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """Whether runs can be written to their folder, or to the nearest above that is there, and the room for them."""
     path = Path(options.where.run_dir).absolute()
+    require_usable_name("--run_dir", path, for_snapshots=True)
+    require_text(path)
     folder = next(above for above in (path, *path.parents) if os.path.lexists(above))
     DiskGuard(RunFolder(folder), options.snapshots.min_free_bytes).require_room(SMALL_RUN_BYTES)
     yield Check("run_dir", f"{options.where.run_dir}, {shutil.disk_usage(folder).free / 1e9:.1f} GB free")

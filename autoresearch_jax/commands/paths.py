@@ -1,4 +1,4 @@
-"""Paths that a user names, or leaves out: `~`, and the folder of all caches."""
+"""Paths that a user names, or leaves out: `~`, names that are no text, and the folder of all caches."""
 
 import os
 import stat
@@ -6,9 +6,36 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from autoresearch_jax.errors import UsageError
+from autoresearch_jax.errors import NO_TEXT, UsageError, UserError
 
 CACHE_NAME = "autoresearch_jax"
+
+
+def require_text(*paths: Path | None) -> None:
+    """Refuses paths that no ledger or manifest could hold, before anything is written or measured.
+
+    Raises:
+      UserError: the name of one is no UTF-8, or this process does not read it so.
+    """
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{path}: {NO_TEXT}") from error
+
+
+def require_usable_name(flag: str, folder: Path, *, for_snapshots: bool = False) -> None:
+    """Refuses a folder whose name a library that works in it does not take.
+
+    Raises:
+      UserError: it is one; the message names the character.
+    """
+    unusable = {os.pathsep: "Python's search path"}
+    if for_snapshots:  # it looks for its parts by a pattern, which such a name becomes a part of
+        unusable |= dict.fromkeys("*?[\\", "Orbax, which writes snapshots,")
+    for character, what in unusable.items():
+        if character in str(folder):
+            raise UserError(f"{folder}: {what} takes no folder with {character} in its name: name another with {flag}")
 
 
 def expand_home(flag: str, text: str) -> str:

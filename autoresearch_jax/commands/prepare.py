@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoresearch_jax.commands.console import PreparationProgress
 from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.paths import require_text
 from autoresearch_jax.commands.task_options import DatasetOptions
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
@@ -40,6 +41,7 @@ def run(options: Options, arguments: list[str]) -> int:
     if options.remove or options.list_parts:
         _print_parts(data_dir, options.format)
         return 0
+    require_text(options.dataset.folder)
     start = time.monotonic()
     with PreparationProgress() as reporter:
         dataset = prepare_dataset(

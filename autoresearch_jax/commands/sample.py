@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.options import TrialFolderOptions, option
+from autoresearch_jax.commands.paths import require_text
 from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
@@ -80,6 +81,7 @@ def require_undamaged(folder: Path, kept: KeptSnapshot | None = None) -> None:
 
 
 def _sample(snapshot: Path, options: Options) -> str:
+    require_text(snapshot.absolute())
     settings = SampleSettings(options.prompt, options.tokens, options.temperature, options.top_k, options.seed)
     request = {"settings": asdict(settings)}
     confined = confines_snapshots(options.sandbox)

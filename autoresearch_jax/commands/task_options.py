@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.commands.options import option
-from autoresearch_jax.commands.paths import default_cache_dir, home_folder
+from autoresearch_jax.commands.paths import default_cache_dir, home_folder, require_text, require_usable_name
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.sandbox import (
@@ -231,6 +231,9 @@ class TaskOptions:
         """
         environment = dict(os.environ)
         require_absolute_paths(environment)
+        require_usable_name("--run_dir", run_folder.absolute(), for_snapshots=True)
+        require_usable_name("--cache_dir", self.dataset.caches)
+        require_text(run_folder.absolute(), self.dataset.folder, self.compile_cache_dir)
         dataset = self.dataset.open()
         sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
         if sandbox.level is Level.LIMITS:

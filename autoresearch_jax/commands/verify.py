@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.paths import require_text
 from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.engine.database import LedgerError
@@ -80,6 +81,7 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Makes every check, and prints what it found."""
     folder = _named_folder(options.where, arguments)
+    require_text(folder.path.absolute())
     if not folder.ledger.is_file():
         raise LedgerError(f"{folder.ledger}: no ledger there; name a run, or its folder, and check --run_dir")
     if holder := folder.holder():

@@ -1,6 +1,7 @@
 """The progress of runs as a picture to share: scores, champions with their intervals, what was kept."""
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ INK, QUIET, RULE = "#1f2328", "#57606a", "#d0d7de"
 
 def progress_png(runs: Sequence[History]) -> bytes:
     """The picture of one run or of several, 1200 x 675 pixels."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where it can keep no cache of fonts
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -97,7 +97,8 @@ def prepare_dataset(
             with exclusive_lock(_beside(folder, LOCK), lambda: reporter.note(waiting)):
                 _bring_up_to_date(folder, corpus, state, sequence_length, vocab_sizes, reporter)
         except OSError as error:
-            raise DatasetError(f"cannot write the dataset {folder}: {error} (see --data_dir)") from error
+            remedy = "name a folder that you can write to with --data_dir or --cache_dir"
+            raise DatasetError(f"cannot write the dataset {folder}: {error.strerror or error}: {remedy}") from error
     return Dataset.open(folder, sequence_length=sequence_length, vocab_sizes=vocab_sizes)
 
 
