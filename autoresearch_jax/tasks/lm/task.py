@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import Level
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.accounting import ATTENDED
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
@@ -25,11 +26,12 @@ from autoresearch_jax.tasks.lm.device import (
 )
 from autoresearch_jax.tasks.lm.integrity import keep_eval_bundle
 from autoresearch_jax.tasks.lm.preparing import prepare_candidate, require_size
-from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers, naming_variables
+from autoresearch_jax.tasks.lm.trial import TaskError, TrialRun, Workers, naming_variables, untouched
 from autoresearch_jax.types import (
     UNKNOWN_COMPILE_COST,
     Budget,
     Candidate,
+    CandidateUntouched,
     CompileCost,
     LossLimit,
     Measurement,
@@ -98,7 +100,7 @@ class LmTask:
         """See `engine.task.CalibratedTask`.
 
         Raises:
-          TaskError: the process that was to time the reference program failed.
+          CandidateUntouched: the process that was to time the reference program failed.
         """
         if self.terms["clock"] != ATTENDED:
             return None
@@ -228,13 +230,16 @@ class LmTask:
 
     def _time_reference(self, log_path: Path) -> float:
         limits = self._config.limits
-        try:
-            event = ask_once(self._start_worker(log_path), TIME_REFERENCE, limits.startup, limits.compile)
-        except (ProcessTimeoutError, WorkerDiedError) as error:
-            raise TaskError(f"the reference program cannot be timed: {error}; see {log_path}") from error
-        if event["event"] != "reference":
-            raise TaskError(f"the reference program cannot be timed: {event['reason']}; see {log_path}")
-        return float(event["seconds"])
+        with naming_variables(self._config.environment):
+            worker = self._start_worker(log_path)
+            try:
+                event = ask_once(worker, TIME_REFERENCE, limits.startup, limits.compile)
+            except (ProcessTimeoutError, WorkerDiedError) as error:
+                raise untouched(error, worker, log_path) from error
+            if event["event"] != "reference":
+                reason = clean_line(event["reason"])
+                raise CandidateUntouched(f"the reference program cannot be timed: {reason}; see {log_path}")
+            return float(event["seconds"])
 
     def _end_waiting_worker(self) -> None:
         if self._worker is not None:

@@ -198,6 +198,9 @@ def test_a_variable_that_ends_each_trial_is_no_fault_of_the_candidate(
     task = make_task(environment={**os.environ, **variables})
     with pytest.raises(CandidateUntouched, match=f"{words}.*; see .*worker.log; it inherits .*{next(iter(variables))}"):
         run_trial(task, tiny_source, tmp_path / "trial")
+    timed = make_task(Budget(seconds=5.0), clock="attended", environment={**os.environ, **variables})
+    with pytest.raises(CandidateUntouched, match=f"{words}.*; see .*reference.log; it inherits "):
+        timed.calibrate(None, tmp_path)
 
 
 def test_a_variable_that_ends_each_process_is_no_fault_of_the_candidate(
