@@ -121,7 +121,7 @@ def test_status_says_which_service_is_down_and_the_run_that_it_answers_again(ben
     before, down, after = seen[0], *seen[llm_client.ATTEMPTS :]
     assert before is after is None
     assert re.fullmatch(rf"{MODEL}: the service says 503: on fire; since \S+, tried again at \S+", down)
-    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
+    _, *notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
     assert [("503" in line, "answers again" in line) for line in notices] == [(True, False), (False, True)]
 
 

@@ -158,5 +158,5 @@ def test_status_tells_of_a_service_that_is_down_until_it_answers(structured, mon
     before, down = seen[0], seen[llm_client.ATTEMPTS]
     assert before["service_down"] is after["service_down"] is down["waiting"] is None
     assert re.fullmatch(rf"{MODEL}: the service says 503: on fire; since \S+, tried again at \S+", down["service_down"])
-    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
+    _, *notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("autoresearch run: ")]
     assert [("503" in line, "gemini answers again" in line) for line in notices] == [(True, False), (False, True)]
