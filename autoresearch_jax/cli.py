@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 
 from absl import flags
@@ -63,7 +64,13 @@ def _run(words: list[str]) -> int:
             return 0
         if arguments and not getattr(module, "TAKES_ARGUMENTS", False):
             raise UsageError(f"unexpected argument {arguments[0]!r}: every setting is a flag, --name=value")
-        return module.run(read_options(flag_values, module.Options), arguments)
+        if getattr(module, "TAKES_RUN_FLAGS", False):
+            from autoresearch_jax.commands.run_flags import read_on_run
+
+            options = read_on_run(flag_values, module.Options, partial(_tell, command))
+        else:
+            options = read_options(flag_values, module.Options)
+        return module.run(options, arguments)
     except flags.Error as error:
         return _complain(command, " ".join(str(error).split()), UsageError.exit_status)
     except UserError as error:
@@ -82,8 +89,12 @@ def _run(words: list[str]) -> int:
 
 
 def _complain(command: str, message: str, exit_status: int) -> int:
-    print(f"autoresearch {command}".rstrip() + f": {message}", file=sys.stderr)
+    _tell(command, message)
     return exit_status
+
+
+def _tell(command: str, message: str) -> None:
+    print(f"autoresearch {command}".rstrip() + f": {message}", file=sys.stderr)
 
 
 def _usage() -> str:

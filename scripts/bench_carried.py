@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from autoresearch_jax.commands.task_options import DatasetOptions
+from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.sandbox.sandbox import open_sandbox
 from autoresearch_jax.tasks.lm.config import Caps, LmTaskConfig
 from autoresearch_jax.tasks.lm.data.dataset import Dataset

@@ -4,7 +4,8 @@
 #   ./scripts/sweep.sh MATRIX_LR=0.02,0.04,0.08 DEPTH=2,4 -- --flagfile=configs/cpu.flags --seed=1
 #
 # Words before -- are constants of train_lib.py with their values; what follows is handed to `autoresearch trial`.
-# Each trial is recorded in runs/sweep, or where --tag and --run_dir say; the table of all is printed at the end.
+# Each trial is recorded with --tag=sweep, or with a --tag that follows --, even if a flag file has another; the table of
+# all is printed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 trap 'exit 130' INT # else Ctrl-C ends only the trial at hand
@@ -32,17 +33,27 @@ if [ $# -gt 0 ]; then shift; fi
 
 ./scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
-where=(--tag=sweep)
-for word in "$@"; do
-    case $word in --tag=* | --run_dir=*) where+=("$word") ;; esac
+tag=(--tag=sweep)
+for index in $(seq $#); do
+    case ${!index} in
+        --tag=* | -tag=*) tag=("${!index}") ;;
+        --tag | -tag) tag=("${@:index:2}") ;;
+    esac
 done
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 failed=0
 for index in "${!grid[@]}"; do
     echo "sweep: $((index + 1)) of ${#grid[@]}:${grid[index]}"
     read -ra settings <<<"${grid[index]}"
-    autoresearch trial --tag=sweep "$@" "${settings[@]}" || failed=$((failed + 1))
+    # the tag comes last, since the last one counts
+    autoresearch trial "$@" "${settings[@]}" "${tag[@]}" | tee -a "$said" || failed=$((failed + 1))
 done
-autoresearch results "${where[@]}"
+# Where it trained: the folder above logs/ in the last line about a trial's log, in text or JSON.
+folder=$(sed -nE 's|^ *"?log"?: *"?(.*)/logs/[^/"]*"?,?$|\1|p' "$said" | tail -n 1)
+if [ -n "$folder" ]; then
+    autoresearch results --run_dir="$(dirname "$folder")" --tag="$(basename "$folder")"
+fi
 if [ "$failed" -gt 0 ]; then
     echo "sweep: $failed of ${#grid[@]} trials gave no score" >&2
     exit 1

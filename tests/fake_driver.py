@@ -17,9 +17,11 @@ from pathlib import Path
 from durable import Operations
 from fakes import SNAPSHOT_BYTES, FakeTask
 
-from autoresearch_jax.commands.options import FolderOptions, option
+from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.run import GIB, DecisionOptions, OpenRun, Options, SnapshotOptions, run_loop
+from autoresearch_jax.commands.run import GIB, OpenRun, Options, SnapshotOptions, run_loop
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile

@@ -73,7 +73,7 @@ class Night:
 
     def remedy(self, experiment: int) -> str:
         command = f"autoresearch trial --from={self.folder.path}:{experiment}"
-        return f"train another like it: `{command}`, with the run's own dataset and budget"
+        return f"train another like it: `{command}`"
 
     def verify(self, experiment: int) -> int:
         return main(["verify", *self.where, f"--experiment={experiment}", "--format=json"])

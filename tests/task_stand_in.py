@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions
+from autoresearch_jax.commands.dataset_options import DatasetOptions
+from autoresearch_jax.commands.task_options import TaskOptions
 
 
 def stand_in(patch: pytest.MonkeyPatch, make: Callable[[TaskOptions], Any]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from absl import flags
 from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
 
+from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import define_options, parse_settings, read_options
-from autoresearch_jax.commands.task_options import DatasetOptions, parse_mesh
+from autoresearch_jax.commands.task_options import parse_mesh
 from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus

@@ -14,6 +14,7 @@ FAILING_PIP = '#!/bin/sh\ncase "$*" in *install*) echo "no network" >&2; exit 1 
 AUTORESEARCH = """#!/bin/sh
 # {python}
 echo "$@" >> calls
+if [ "$1" = trial ] && [ -z "$REFUSED" ]; then echo "log:                 my runs/best/logs/trial-1-2"; fi
 trap 'exit 130' INT
 if [ "$1 $HANG" = "trial yes" ]; then touch hanging; sleep 30 & wait; fi
 """
@@ -43,7 +44,11 @@ def script(checkout: Path, name: str, *words: str) -> tuple[int, str]:
     result = subprocess.run(
         [f"scripts/{name}", *words],
         cwd=checkout,
-        env={"PATH": f"{checkout / 'nothing'}:{os.environ['PATH']}", "PYENV_ROOT": "/nowhere"},
+        env={
+            "PATH": f"{checkout / 'nothing'}:{os.environ['PATH']}",
+            "PYENV_ROOT": "/nowhere",
+            "REFUSED": os.environ.get("REFUSED", ""),
+        },
         capture_output=True,
         text=True,
     )
@@ -76,10 +81,26 @@ def test_sweep_runs_the_grid_and_prints_the_table_of_where_it_went(checkout):
     status, said = script(checkout, "sweep.sh", "LR=-1e-3,2", "PATTERN=SL", "--", "--run_dir=/x y", "--seed=1")
     assert (status, said) == (0, "")
     assert (checkout / "calls").read_text().splitlines() == [
-        "trial --tag=sweep --run_dir=/x y --seed=1 --set LR=-1e-3 --set PATTERN=SL",
-        "trial --tag=sweep --run_dir=/x y --seed=1 --set LR=2 --set PATTERN=SL",
-        "results --tag=sweep --run_dir=/x y",
+        "trial --run_dir=/x y --seed=1 --set LR=-1e-3 --set PATTERN=SL --tag=sweep",
+        "trial --run_dir=/x y --seed=1 --set LR=2 --set PATTERN=SL --tag=sweep",
+        "results --run_dir=my runs --tag=best",
     ]
+
+
+@pytest.mark.parametrize("tag", [("--tag=mine",), ("--tag", "mine")])
+def test_a_sweep_has_its_own_tag_or_one_that_is_typed_and_not_that_of_a_flag_file(checkout, tag):
+    flags = "--flagfile=configs/demo.flags"
+    assert script(checkout, "sweep.sh", "LR=1", "--", flags) == (0, "")
+    assert script(checkout, "sweep.sh", "LR=1", "--", *tag, flags) == (0, "")
+    first, _, second, _ = (checkout / "calls").read_text().splitlines()
+    assert first == f"trial {flags} --set LR=1 --tag=sweep"
+    assert second == f"trial {' '.join(tag)} {flags} --set LR=1 {' '.join(tag)}"
+
+
+def test_a_sweep_that_trained_nowhere_shows_no_table(checkout, monkeypatch):
+    monkeypatch.setenv("REFUSED", "yes")
+    assert script(checkout, "sweep.sh", "LR=1")[0] == 0
+    assert [line.split()[0] for line in (checkout / "calls").read_text().splitlines()] == ["trial"]
 
 
 def test_an_interrupt_ends_a_sweep_and_not_only_its_trial(checkout):

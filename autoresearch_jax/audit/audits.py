@@ -16,11 +16,14 @@ from typing import Protocol
 from autoresearch_jax.audit.findings import (
     BASELINE,
     CHAMPION,
+    FEWEST_PAIRS,
     AuditFindings,
     Change,
     Scores,
     ablation_findings,
     holdout_findings,
+    on_holdout,
+    on_val,
     read_scores,
     transfer_findings,
 )
@@ -46,6 +49,7 @@ from autoresearch_jax.types import (
     Status,
 )
 
+FURTHER_SEEDS = 6  # that an audit may take beyond --runs until two give both scores: with fewer nothing can be said
 DEPTH = "DEPTH"  # the constant of a training file that sets its size
 
 
@@ -242,17 +246,24 @@ class Audits:
     def _measure(self, audit: _Audit, subjects: Mapping[str, _Subject], runs: int) -> Scores:
         """Runs each subject once with each of `runs` fresh seeds, except for trials that are finished.
 
-        Seed by seed, in turn forwards and backwards, so that a machine that slows down does so for all alike. What
-        failed `MAX_FAILURES` times in a row is given up; if it is the first subject, with which all others are
-        compared, so is the audit.
+        Seed by seed, in turn forwards and backwards, so that a machine that slows down does so for all alike. Where
+        fewer than `FEWEST_PAIRS` seeds gave a score of the first subject and of another, these two are run with up to
+        `FURTHER_SEEDS` more. What failed `MAX_FAILURES` times in a row is given up; if it is the first subject, with
+        which all others are compared, so is the audit.
         """
         names = list(subjects)
         try:
-            for index, (name, seed) in enumerate(self._schedule(audit, names, runs)):
+            for index, (name, seed) in enumerate(self._schedule(audit, names, runs + FURTHER_SEEDS)):
                 trials = self._trials(audit)
                 given_up = {other for other in names if _is_given_up(trials, other)}
                 if names[0] in given_up or given_up >= set(names[1:]):
                     break
+                if index >= len(names) * runs:
+                    lacking = self._lacking(audit, names) - given_up
+                    if not lacking:
+                        break
+                    if name not in {names[0], *lacking}:
+                        continue
                 found = next((trial for trial in trials if (trial.subject, trial.seed) == (name, seed)), None)
                 if found is None and name not in given_up:
                     found = self._ledger.begin_audit_trial(
@@ -264,12 +275,18 @@ class Audits:
                         subject=name,
                     )
                 if found is not None and found.status is None:
-                    self._observer.measures(name, index + 1, len(names) * runs)
+                    self._observer.measures(name, index + 1, max(len(names) * runs, index + 1))
                     self._ledger.finish_trial(found.id, self._run(audit, found, subjects[name].candidate))
         finally:
             with suppress(OSError):  # it holds the snapshot of a trial that was cut short
                 self._snapshots(audit).rmdir()
         return read_scores(self._trials(audit))
+
+    def _lacking(self, audit: _Audit, names: Sequence[str]) -> set[str]:
+        """Subjects that cannot be compared with the first one yet."""
+        scores, value = read_scores(self._trials(audit)), on_holdout if audit.kind is AuditKind.HOLDOUT else on_val
+        gains = {name: scores.gains(name, names[0], value, self._task.metric) for name in names[1:]}
+        return {name for name in gains if len(gains[name]) < FEWEST_PAIRS}
 
     def _trials(self, audit: _Audit) -> list[AuditTrial]:
         return [trial for trial in self._ledger.audit_trials() if trial.audit == audit.number]

@@ -18,7 +18,11 @@ CONFIDENCE = 0.95  # of two-sided intervals: one in twenty does not hold the tru
 # one of them; to call any such difference wear would be wrong nearly always. A gain that lost half of itself is
 # another gain.
 HONEST_SHARE = 0.5
-NOT_ENOUGH = "fewer than two seeds gave both a score, so nothing can be said: see failed_runs, and ask with more --runs"
+FEWEST_PAIRS = 2  # a difference that was measured once has no spread
+NOT_ENOUGH = (
+    "fewer than two seeds gave both a score, further ones included, so nothing can be said: see first_failure before "
+    "you ask again"
+)
 
 Value = Callable[[AuditTrial], float | None]
 
@@ -44,7 +48,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     """
     from scipy.special import stdtrit  # takes 0.2 s, which a driver that audits nothing need not wait for
 
-    if len(values) < 2:
+    if len(values) < FEWEST_PAIRS:
         return None
     mean = mean_of(values)
     quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))

@@ -1,13 +1,13 @@
 """Is the gain of a run real? Trains its baseline and its champion on fresh seeds and scores both on the holdout.
 
-    autoresearch audit --tag=nov20 --budget_seconds=60
-    autoresearch audit --tag=nov20 --budget_seconds=60 --ablate
-    autoresearch audit --tag=nov20 --budget_seconds=60 --transfer=8
+    autoresearch audit --tag=nov20
+    autoresearch audit --tag=nov20 --ablate
+    autoresearch audit --tag=nov20 --transfer=8
 
-Give it the run's own flags. `--ablate` measures the champion without each of its kept changes, `--transfer=DEPTH` both
-at another depth with a longer budget; neither reads the holdout. `--certify` takes doubtful edits out again: what does
-not earn its place is reverted by a commit on the run's branch. Each reading of the holdout is counted. An audit that
-was cut short is taken up by the same command. How to read it: docs/guide/audit.md.
+Dataset, budget and the rest are the run's. `--ablate` measures the champion without each of its kept changes,
+`--transfer=DEPTH` both at another depth with a longer budget; neither reads the holdout. `--certify` takes doubtful
+edits out again: what does not earn its place is reverted by a commit on the run's branch. Each reading of the holdout
+is counted. An audit that was cut short is taken up by the same command. How to read it: docs/guide/audit.md.
 """
 
 import math
@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoresearch_jax.audit.audits import Audits, kept_experiments
-from autoresearch_jax.audit.findings import AuditFindings
+from autoresearch_jax.audit.findings import FEWEST_PAIRS, AuditFindings
 from autoresearch_jax.commands.console import AuditLine
-from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import InRun, format_option, option
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -46,8 +47,8 @@ from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_findings, format_lines, print_experiments
 from autoresearch_jax.types import Budget
 
+TAKES_RUN_FLAGS = True
 DEFAULT_RUNS = 6
-FEWEST_RUNS = 2  # a difference that was measured once has no spread
 DEFAULT_TRANSFER_BUDGET = 2.0  # times the run's
 
 
@@ -63,15 +64,15 @@ class Options:
 
     task: TaskOptions
     where: FolderOptions
-    editable: Path | None = option(None, "the training file (default: the run's)")
+    editable: Path | None = option(None, "the training file (default: the run's)", in_run=InRun.BOUND)
     runs: int = option(
-        DEFAULT_RUNS, "fresh seeds that each text is trained with", least=FEWEST_RUNS, hint="or there is no spread"
+        DEFAULT_RUNS, "fresh seeds that each text is trained with", least=FEWEST_PAIRS, hint="or there is no spread"
     )
     ablate: bool = option(False, "measure the champion without each of its kept changes instead")
     certify: bool = option(
         False, "take doubtful edits out again instead: those that are no gain are reverted on the run's branch"
     )
-    program: Path = option(Path("./program.md"), "the page of instructions, for --certify")
+    program: Path = option(Path("./program.md"), "the page of instructions, for --certify", in_run=InRun.FREE)
     transfer: int | None = option(
         None, "measure baseline and champion with this DEPTH and a longer budget instead", least=1
     )
@@ -97,9 +98,7 @@ class Options:
 
 def run(options: Options, arguments: list[str]) -> int:
     """Makes the audit, and prints what it found."""
-    folder, task_options = options.where.folder, options.task
-    if not folder.ledger.is_file():
-        raise LedgerError(f"{folder.ledger}: no ledger there; check --tag and --run_dir")
+    folder, task_options = options.where.existing, options.task
     with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         editable = _editable(ledger, options)
         try:
@@ -203,4 +202,6 @@ def _editable(ledger: Ledger, options: Options) -> Path:
 def _check_settings(ledger: Ledger, task: Task, own_budget: Budget, folder: RunFolder) -> None:
     """Refuses a task with another dataset or budget: its scores could not be compared with the run's."""
     now = {**task_settings(task), "budget_seconds": own_budget.seconds, "budget_steps": own_budget.steps}
-    check_settings(ledger.settings(), now, folder.path)
+    check_settings(
+        ledger.settings(), now, folder.path, "an audit needs the run's own dataset, device and versions, as they were"
+    )

@@ -53,6 +53,7 @@ from autoresearch_jax.tasks.lm.accounting import ATTENDED, quota_cpus
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
+TAKES_RUN_FLAGS = True
 OLDEST = (3, 11)  # of Python
 PLUGINS = {"jax-cuda12-plugin": "cuda12", "jax-cuda13-plugin": "cuda13", "libtpu": "tpu"}  # by setup.sh's extras
 STEERING = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE")

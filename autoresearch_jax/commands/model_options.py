@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from autoresearch_jax.commands.options import option
+from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.llm_budget import (
     DEFAULT_LOCATION,
@@ -30,36 +30,47 @@ _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w-]+(\.[\w-]+)*)(:\d{1,5})?(/
 class ModelOptions:
     """Which Gemini model, the way to it, and what it may cost."""
 
-    gemini_model: str = option(DEFAULT_MODEL, "model that is asked")
+    gemini_model: str = option(DEFAULT_MODEL, "model that is asked", in_run=InRun.FREE)
     gemini_base_url: str | None = option(
-        None, "service that speaks Gemini's protocol, instead of Google's; the key goes there, if there is one"
+        None,
+        "service that speaks Gemini's protocol, instead of Google's; the key goes there, if there is one",
+        in_run=InRun.FREE,
     )
     gemini_vertex_project: str | None = option(
-        None, "Google Cloud project that pays for Vertex AI, with application-default credentials instead of a key"
+        None,
+        "Google Cloud project that pays for Vertex AI, with application-default credentials instead of a key",
+        in_run=InRun.FREE,
     )
     gemini_vertex_location: str | None = option(
-        None, f'region in which Vertex AI computes; "{DEFAULT_LOCATION}" by default'
+        None, f'region in which Vertex AI computes; "{DEFAULT_LOCATION}" by default', in_run=InRun.FREE
     )
     max_output_tokens: int = option(
-        GeminiOptions.max_output_tokens, "length of an answer of the model, its thinking included", least=1
+        GeminiOptions.max_output_tokens,
+        "length of an answer of the model, its thinking included",
+        least=1,
+        in_run=InRun.FREE,
     )
-    temperature: float | None = option(None, "of the model; the service's own by default", least=0)
+    temperature: float | None = option(None, "of the model; the service's own by default", least=0, in_run=InRun.FREE)
     repair_rounds: int = option(
         GeminiOptions.repair_rounds,
         "how often an answer that cannot be measured goes back to the model, or the agent, for one proposal",
         least=0,
+        in_run=InRun.FREE,
     )
     proposal_seconds: float = option(
         GeminiOptions.proposal_seconds,
         "time limit of all requests to the model, and waits between them, for one proposal",
         above=0,
         hint="such as 600",
+        in_run=InRun.FREE,
     )
-    max_dollars: float | None = option(None, "what the run may spend on the model", least=0)
-    max_tokens: int | None = option(None, "how many tokens the run may send and receive, thinking included", least=0)
-    max_requests: int | None = option(None, "how many requests the run may send", least=0)
+    max_dollars: float | None = option(None, "what the run may spend on the model", least=0, in_run=InRun.FREE)
+    max_tokens: int | None = option(
+        None, "how many tokens the run may send and receive, thinking included", least=0, in_run=InRun.FREE
+    )
+    max_requests: int | None = option(None, "how many requests the run may send", least=0, in_run=InRun.FREE)
     model_price: str | None = option(
-        None, "IN,OUT: dollars per million tokens of input and output, instead of the list's"
+        None, "IN,OUT: dollars per million tokens of input and output, instead of the list's", in_run=InRun.FREE
     )
 
     def __post_init__(self) -> None:

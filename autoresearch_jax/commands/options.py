@@ -1,25 +1,34 @@
 """Options declared once: dataclasses whose fields become flags and are read back; and those that commands share."""
 
 import ast
+import enum
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from operator import ge, gt, le
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
 
 from autoresearch_jax.commands.paths import expand_home
-from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import Scalar
 
 MAX_SEED = 2**63 - 1  # what SQLite can hold
+NONE = "none"  # as a number: the default of flags that have none
 _SPEC = "option"  # key in a field's metadata
 T = TypeVar("T")
+
+
+class InRun(enum.Enum):
+    """What holds for a flag of a run in later commands on that run; where it is not typed all take it over."""
+
+    BOUND = enum.auto()  # another value is refused: scores would not be comparable, or the run could not go on
+    FREE = enum.auto()  # another value is taken as typed
+    MACHINE = enum.auto()  # so is that of a flag of this machine, which no report shows
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class _Spec:
     repeated: bool
     hint: str
     path: bool
+    in_run: InRun | None
 
     def check(self, value: float | None) -> bool:
         """Refuses a number out of bounds.
@@ -64,6 +74,7 @@ def option(
     repeated: bool = False,
     hint: str = "",
     path: bool = False,
+    in_run: InRun | None = None,
 ) -> Any:
     """A dataclass field that is a flag.
 
@@ -80,8 +91,9 @@ def option(
       repeated: a tuple is given by the flag again and again, instead of by commas.
       hint: ends the message about a number out of bounds, such as "such as 600".
       path: whether a str begins with a path, as every Path does, so that it may begin with `~`.
+      in_run: of a flag that a run keeps; None for one that belongs to a single command.
     """
-    spec = _Spec(help, flag, least, above, most, tuple(choices), repeated, hint, path)
+    spec = _Spec(help, flag, least, above, most, tuple(choices), repeated, hint, path, in_run)
     return field(default=default, metadata={_SPEC: spec})
 
 
@@ -92,7 +104,9 @@ def format_option(*more: str) -> Any:
 
 def tensorboard_option() -> Any:
     """The option --tensorboard."""
-    return option(False, "write each trial's loss, speed, score and constants for TensorBoard, as they come")
+    return option(
+        False, "write each trial's loss, speed, score and constants for TensorBoard, as they come", in_run=InRun.FREE
+    )
 
 
 def define_options(flag_values: flags.FlagValues, options_type: type) -> None:
@@ -139,24 +153,63 @@ def describe_options(options_type: type) -> list[tuple[str, str, str]]:
     return found
 
 
-def given_flags(options: Any, *, without: Sequence[str] = ()) -> list[str]:
-    """The flags, as `--name=value`, that give these options; those that have their default are left out."""
-    found: list[str] = []
+@dataclass(frozen=True)
+class GivenFlag:
+    """A flag with the value that it has; `texts` give it, more than one where the flag is given again and again."""
+
+    name: str
+    value: Any
+    texts: tuple[str, ...]
+    repeated: bool
+    in_run: InRun | None
+    is_default: bool
+
+    @property
+    def words(self) -> list[str]:
+        """As a shell takes it; nothing for no value."""
+        return [f"--{self.name}={text}" for text in self.texts]
+
+
+def list_flags(options: Any) -> Iterator[GivenFlag]:
+    """The flags of options in their order, also those with their default."""
     for own, type_ in _typed_fields(type(options)):
         value = getattr(options, own.name)
         if _SPEC not in own.metadata:
-            found += given_flags(value, without=without)
+            yield from list_flags(value)
             continue
         spec: _Spec = own.metadata[_SPEC]
-        name = spec.flag or own.name
-        if value == own.default or value is None or name in without:
-            continue
-        if typing.get_origin(type_) is tuple:
-            texts = [str(one) for one in value] if spec.repeated else [",".join(map(str, value))]
+        if value is None:
+            texts: tuple[str, ...] = ()
+        elif typing.get_origin(type_) is tuple:
+            texts = tuple(map(str, value)) if spec.repeated else (",".join(map(str, value)),)
         else:
-            texts = [str(value).lower() if isinstance(value, bool) else str(value)]
-        found += [f"--{name}={text}" for text in texts]
+            texts = (str(value).lower() if isinstance(value, bool) else str(value),)
+        is_default = value is None or value == own.default
+        yield GivenFlag(spec.flag or own.name, value, texts, spec.repeated, spec.in_run, is_default)
+
+
+def given_flags(options: Any, *, kept: Collection[InRun] = tuple(InRun)) -> list[str]:
+    """The flags, as `--name=value`, that give these options, of those that a run keeps; defaults are left out."""
+    return [word for flag in list_flags(options) if flag.in_run in kept and not flag.is_default for word in flag.words]
+
+
+def kept_flags(options_type: type) -> dict[str, InRun]:
+    """The flags of a dataclass of options that a run keeps."""
+    found: dict[str, InRun] = {}
+    for one in option_types(options_type):
+        for own in fields(one):
+            spec: _Spec | None = own.metadata.get(_SPEC)
+            if spec is not None and spec.in_run is not None:
+                found[spec.flag or own.name] = spec.in_run
     return found
+
+
+def option_types(options_type: type) -> Iterator[type]:
+    """A dataclass of options, and the dataclasses that are its fields."""
+    yield options_type
+    for own, type_ in _typed_fields(options_type):
+        if _SPEC not in own.metadata:
+            yield from option_types(type_)
 
 
 def options_table(options_type: type) -> str:
@@ -191,12 +244,26 @@ def _define(flag_values: flags.FlagValues, own: Field[Any], type_: Any) -> None:
         define: Any = flags.DEFINE_multi_string if spec.repeated else flags.DEFINE_list
         define(name, default, help, flag_values=flag_values)
     elif type_ in (int, float):
-        define = flags.DEFINE_integer if type_ is int else flags.DEFINE_float
-        define(name, default, help, flag_values=flag_values)
+        parser: flags.ArgumentParser[Any] = flags.IntegerParser() if type_ is int else flags.FloatParser()
+        flags.DEFINE(_OrNone(parser) if default is None else parser, name, default, help, flag_values=flag_values)
         flags.register_validator(name, spec.check, flag_values=flag_values)
     else:
         define = flags.DEFINE_boolean if type_ is bool else flags.DEFINE_string
         define(name, str(default) if isinstance(default, Path) else default, help, flag_values=flag_values)
+
+
+class _OrNone(flags.ArgumentParser[float | None]):
+    """Also takes "none" for a number, so that a run's later commands can do without one that it was begun with."""
+
+    def __init__(self, parser: flags.ArgumentParser[Any]) -> None:
+        super().__init__()
+        self._parser = parser
+
+    def parse(self, argument: Any) -> float | None:
+        return None if argument == NONE else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
 
 
 def _convert(name: str, value: Any, type_: Any) -> Any:
@@ -212,45 +279,15 @@ def _convert(name: str, value: Any, type_: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class FolderOptions:
-    """Which run."""
-
-    tag: str | None = option(None, "name of the run and of its folder")
-    run_dir: str = option("./runs", "folder of the runs", path=True)
-
-    @property
-    def folder(self) -> RunFolder:
-        """The folder of the run.
-
-        Raises:
-          UsageError: --tag is missing, or leads out of the folder of the runs.
-        """
-        if not self.tag:
-            raise UsageError("--tag is missing: name the run, such as --tag=nov20")
-        parts = PurePosixPath(self.tag).parts
-        if self.tag.startswith("/") or ".." in parts or not parts:
-            raise UsageError(f"--tag={self.tag}: a name, not a path that leads out of {self.run_dir}")
-        return RunFolder(Path(self.run_dir) / self.tag)
-
-    def named(self, name: str) -> RunFolder:
-        """A run that is named by its tag, in the folder of --run_dir, or by its own folder."""
-        by_tag, by_path = RunFolder(Path(self.run_dir) / name), RunFolder(Path(name))
-        return by_path if by_path.ledger.is_file() and not by_tag.ledger.is_file() else by_tag
-
-
-@dataclass(frozen=True)
-class TrialFolderOptions(FolderOptions):
-    """Which run; by default the folder of trials by hand."""
-
-    tag: str | None = option("trials", "name of the run and of its folder")
-
-
-@dataclass(frozen=True)
 class ConstantsOptions:
     """Constants of the training file with other values than it comes with."""
 
     settings: tuple[str, ...] = option(
-        (), "NAME=VALUE: a constant of the training file that is to be another", flag="set", repeated=True
+        (),
+        "NAME=VALUE: a constant of the training file that is to be another",
+        flag="set",
+        repeated=True,
+        in_run=InRun.BOUND,
     )
 
     def __post_init__(self) -> None:

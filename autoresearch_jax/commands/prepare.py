@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.console import PreparationProgress
+from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text
-from autoresearch_jax.commands.task_options import DatasetOptions
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset, rows_file

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
-from autoresearch_jax.commands.options import FolderOptions, option
+from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
@@ -66,30 +67,51 @@ class ProposerOptions:
         "who proposes: constants moves those of program.md's table; gemini asks a model; command calls "
         "--agent_command; hybrid shares the experiments between constants and one of these; replay repeats --replay",
         choices=PROPOSERS,
+        in_run=InRun.FREE,
     )
     agent_command: str | None = option(
         None,
         "line of shell that starts a coding agent in a copy of the champion's files; it reads BRIEF.md and changes the "
         "training file; it has your rights, network and environment",
+        in_run=InRun.FREE,
     )
     agent_seconds: float = option(
-        Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600"
+        Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600", in_run=InRun.FREE
     )
     model: ModelOptions = field(default_factory=ModelOptions)
     replay: str | None = option(
-        None, "run, by its tag or its folder, whose proposals --proposer=replay repeats", path=True
+        None,
+        "run, by its tag or its folder, whose proposals --proposer=replay repeats",
+        path=True,
+        in_run=InRun.FREE,
     )
     brief_tokens: int = option(
-        DEFAULT_TOKENS, f"length of the brief for an agent, a token counted as {BYTES_PER_TOKEN} bytes"
+        DEFAULT_TOKENS,
+        f"length of the brief for an agent, a token counted as {BYTES_PER_TOKEN} bytes",
+        in_run=InRun.FREE,
     )
     plateau: int = option(
         DEFAULT_PLATEAU,
         "discards in a row after which an agent is told to change the structure; 0 for never",
         least=0,
+        in_run=InRun.FREE,
     )
     categories: tuple[str, ...] = option(
-        tuple(DEFAULT_CATEGORIES), "kinds of change that an agent may name, and that hybrid asks it for in turn"
+        tuple(DEFAULT_CATEGORIES),
+        "kinds of change that an agent may name, and that hybrid asks it for in turn",
+        in_run=InRun.FREE,
     )
+
+    @property
+    def unused(self) -> list[str]:
+        """Flags that the proposer has no use for."""
+        has_agent = self.proposer in ("command", "hybrid")
+        asks_model = self.proposer == "gemini" or (self.proposer == "hybrid" and not (self.agent_command or "").strip())
+        return [
+            *([] if has_agent else ["agent_command"]),
+            *([] if asks_model else self.model.spending_limits),
+            *([] if self.proposer == "replay" else ["replay"]),
+        ]
 
     def settings(self, runs: FolderOptions, environment: Mapping[str, str]) -> ProposerSettings:
         """Who is to propose.
@@ -121,7 +143,7 @@ class ProposerOptions:
         if replay is not None and not replay.ledger.is_file():
             raise UsageError(
                 f"--replay={self.replay}: no run of that tag in {runs.run_dir}, nor a run's folder: name one that has "
-                "a ledger.db"
+                f"a ledger.db{runs.tags('; there are ')}"
             )
         asking = Asking(self._categories(), self.plateau or None)
         return ProposerSettings(name, agent, gemini, replay, self.brief_tokens, asking)

@@ -11,7 +11,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoresearch_jax.commands.options import FolderOptions, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
 from autoresearch_jax.engine.state import FLAGS
@@ -82,7 +83,7 @@ def named_folders(where: FolderOptions) -> list[RunFolder]:
         raise UsageError(f"--tag={where.tag}: names a run twice")
     if len(tags) > MOST_RUNS:
         raise UsageError(f"--tag={where.tag}: {len(tags)} runs; at most {MOST_RUNS} can be compared on one page")
-    return [replace(where, tag=tag).folder for tag in tags] or [where.folder]
+    return [replace(where, tag=tag).existing for tag in tags] or [where.existing]
 
 
 def again(run: History) -> str:

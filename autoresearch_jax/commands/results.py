@@ -1,5 +1,6 @@
 """The table of a run's experiments, one line each, in the order they were tried; and their chart.
 
+autoresearch results                 # lists the runs of --run_dir, and shows the latest
 autoresearch results --tag=nov20 --plot
 autoresearch results --tag=nov20 --format=csv
 """
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from autoresearch_jax.commands.console import PLAIN_TERMINALS, say, terminal_size
-from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.report.runs import format_runs, latest_run, list_runs, runs_as_csv
 from autoresearch_jax.report.summary import JSON_FIELDS, experiments_as_json, stored_metric, summarize_run
 from autoresearch_jax.report.tables import has_colours, print_csv, print_experiments, print_lines
 from autoresearch_jax.report.terminal_chart import LEAST_COLUMNS, LEAST_LINES, draw_scores, scored
@@ -38,8 +41,12 @@ class Options:
 
 
 def run(options: Options, arguments: list[str]) -> int:
-    """Prints the table, the figures of the run, and the chart."""
-    folder = options.where.folder
+    """Prints the table, the figures of the run, and the chart; without --tag the list of runs before them."""
+    runs = [] if options.where.tag is not None else list_runs(options.where.require_runs())
+    if runs and options.format == "csv":
+        print_csv(*runs_as_csv(runs), sys.stdout)
+        return 0
+    folder = latest_run(runs).folder if runs else options.where.existing
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         at_work = folder.holder() is not None
         if options.format == "csv":
@@ -49,8 +56,11 @@ def run(options: Options, arguments: list[str]) -> int:
         figures, metric, rows = summarize_run(ledger, folder).lines(), stored_metric(ledger), ledger.experiments()
         if options.format == "json":
             experiments = experiments_as_json(ledger, folder, at_work=at_work)
-            print(json.dumps({"summary": figures, "experiments": experiments}, indent=1))
+            found = {"summary": figures, "experiments": experiments}
+            print(json.dumps({"runs": [line.row() for line in runs], "latest": found} if runs else found, indent=1))
             return 0
+        if runs:
+            print(format_runs(runs), flush=True)
         print_experiments(ledger, metric, sys.stdout, at_work=at_work)
     if metric is not None:  # trials by hand have no baseline, and so no gain
         print()

@@ -2,24 +2,26 @@
 
     autoresearch run --tag=nov20 --budget_seconds=60 --experiments=20
 
-Every keep is a commit on branch autoresearch/TAG; your checkout stays as it is. The same command again goes on
-where the last one ended. Experiments, time and other ends of the run stand in program.md under "Stop when"; the
-time counted there is what experiments took, over all the processes that worked on the run.
+Every keep is a commit on branch autoresearch/TAG; your checkout stays as it is. `autoresearch run --tag=TAG` goes on
+where the last one ended, with the flags that it had, but for those that are typed. Experiments, time and other ends of
+the run stand in program.md under "Stop when"; the time counted there is what experiments took, over all the processes
+that worked on the run.
 """
 
 import json
 import os
 import secrets
-import shlex
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.commands.console import drop_output, print_notice
-from autoresearch_jax.commands.options import ConstantsOptions, FolderOptions, given_flags, option, tensorboard_option
+from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import ConstantsOptions, InRun, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     ProposerOptions,
     ProposerSettings,
@@ -28,11 +30,10 @@ from autoresearch_jax.commands.proposer_options import (
     make_proposer,
     try_agent,
 )
+from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import TaskOptions
-from autoresearch_jax.decide.certification import CertificationSettings
-from autoresearch_jax.decide.pruning import Pruning
-from autoresearch_jax.decide.rule import CONFIDENCE, Action, DecisionRule, GreedyRule, LineageRule, LineageSettings
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -54,104 +55,13 @@ from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments, print_lines
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
-from autoresearch_jax.sanitize import redact, secret_values
 from autoresearch_jax.snapshots.retention import Keeping, Retention
 from autoresearch_jax.snapshots.store import SnapshotStore
-from autoresearch_jax.types import Metric, Scalar
+from autoresearch_jax.types import Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
-OWN_FLAGS = (
-    "tag",
-    "run_dir",
-    "cache_dir",
-    "data_dir",
-    "compile_cache",
-)  # of this run on this machine, not of one like it
+TAKES_RUN_FLAGS = True
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class DecisionOptions:
-    """What keeps and discards, what certification may spend, and whether hopeless trials are stopped early."""
-
-    decision: str = option(
-        "lineage",
-        "the rule: lineage keeps what all runs so far call probably better, and certifies it later; greedy keeps what "
-        "came out better in one run, luck included, and has no use for the flags below",
-        choices=("lineage", "greedy"),
-    )
-    confidence: str = option(
-        "balanced",
-        "how sure a keep must be: fast gains most, strict keeps next to nothing without effect",
-        choices=tuple(CONFIDENCE),
-    )
-    keep_probability: float | None = option(None, "least probability of a gain that keeps, in place of --confidence's")
-    run_worth: float | None = option(
-        None,
-        "give a candidate up once a further run of it gains less than this many times what runs of the night gain, "
-        "in place of --confidence's",
-    )
-    max_runs: int | None = option(None, "most runs of one candidate, in place of --confidence's")
-    baseline_runs: int = option(
-        LineageSettings().baseline_runs,
-        "runs of the baseline before anything is compared with it; the noise is first known from their spread",
-    )
-    memory_percent: float = option(
-        LineageSettings().memory_percent,
-        "peak memory above the baseline's that is free; as much again asks for one sigma of gain",
-    )
-    nodes_price: float = option(LineageSettings().nodes_price, "sigma of gain that 100 added syntax nodes ask for")
-    loss_allowance: float = option(
-        LineageSettings().loss_allowance, "sigma that simplifications may lose in all since the last gain"
-    )
-    certify_share: float = option(
-        CertificationSettings().share,
-        "most of a run's trials that certification may have: doubtful edits taken out, the champion run afresh",
-    )
-    certify_every: int = option(
-        CertificationSettings().every,
-        "keeps after which doubtful edits are looked at; 0 for only at the end of the run",
-    )
-    prune: bool = option(
-        True,
-        "stop a candidate's first trial once its losses lie so far above the champion's that it has next to no chance "
-        "to end better; how far is learnt from the run's own trials",
-    )
-
-    def __post_init__(self) -> None:
-        self.settings()
-        self.certification()
-
-    def settings(self) -> LineageSettings | None:
-        """Settings of the lineage rule; None if the greedy one was chosen.
-
-        Raises:
-          UsageError: a value that makes no sense.
-        """
-        if self.decision == "greedy":
-            return None
-        given = {field.name: getattr(self, field.name) for field in fields(LineageSettings)}
-        own = {name: value for name, value in given.items() if value is not None}
-        return LineageSettings(**{**CONFIDENCE[self.confidence], **own})
-
-    def rule(self, metric: Metric) -> DecisionRule:
-        """The rule."""
-        settings = self.settings()
-        return GreedyRule(metric) if settings is None else LineageRule(metric, settings)
-
-    def certification(self) -> CertificationSettings | None:
-        """What certification may spend; None under the greedy rule.
-
-        Raises:
-          UsageError: a value that makes no sense.
-        """
-        if self.decision == "greedy":
-            return None
-        return CertificationSettings(share=self.certify_share, every=self.certify_every)
-
-    def pruning(self) -> Pruning | None:
-        """When hopeless trials are stopped; None for never."""
-        return Pruning() if self.prune else None
 
 
 @dataclass(frozen=True)
@@ -159,17 +69,26 @@ class SnapshotOptions:
     """Which snapshots a run keeps and where, and how much of the disk it leaves free."""
 
     keep_last: int = option(
-        Keeping().last, "keep the snapshots of this many of the last experiments, beside those of champions", least=0
+        Keeping().last,
+        "keep the snapshots of this many of the last experiments, beside those of champions",
+        least=0,
+        in_run=InRun.FREE,
     )
-    keep_best: int = option(Keeping().best, "keep the snapshots of this many of the best experiments, too", least=0)
+    keep_best: int = option(
+        Keeping().best, "keep the snapshots of this many of the best experiments, too", least=0, in_run=InRun.FREE
+    )
     snapshot_dir: str | None = option(
         None,
         "move snapshots to TAG in this folder, or bucket such as gs://BUCKET/FOLDER, instead of keeping them in the "
         "run's folder",
         path=True,
+        in_run=InRun.FREE,
     )
     min_free_gb: float = option(
-        1.0, "stop, to go on later, where the run's folder would be left with less free space (GiB)", least=0
+        1.0,
+        "stop, to go on later, where the run's folder would be left with less free space (GiB)",
+        least=0,
+        in_run=InRun.FREE,
     )
 
     def __post_init__(self) -> None:
@@ -199,16 +118,19 @@ class Options:
     proposer: ProposerOptions = field(default_factory=ProposerOptions)
     snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
     start: ConstantsOptions = field(default_factory=ConstantsOptions)
-    program: Path = option(Path("./program.md"), "the page of instructions")
-    editable: Path = option(Path("./train_lib.py"), "the file to edit")
-    seed: int | None = option(None, "source of every seed; by default random, and kept when a run resumes", least=0)
+    program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
+    editable: Path = option(Path("./train_lib.py"), "the file to edit", in_run=InRun.BOUND)
+    seed: int | None = option(
+        None, "source of every seed; by default random, and kept when a run resumes", least=0, in_run=InRun.BOUND
+    )
     experiments: int | None = option(
-        None, "end after this many, in place of what program.md says of experiments", least=0
+        None, "end after this many, in place of what program.md says of experiments", least=0, in_run=InRun.FREE
     )
     max_literal_bytes: int = option(
         MAX_LITERAL_BYTES,
         "reject a candidate whose literals hold more bytes than this beyond those of the run's baseline",
         least=0,
+        in_run=InRun.FREE,
     )
     tensorboard: bool = tensorboard_option()
 
@@ -292,7 +214,7 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         retention=Retention(opened.ledger, folder, task.metric, keeping, interrupts, observer.notice),
         pruning=options.decision.pruning(),
         certification=options.decision.certification(),
-        flags=redact(shlex.join(given_flags(options, without=OWN_FLAGS)), secret_values(os.environ)),
+        flags=flags_to_keep(options, os.environ),
     )
     with closing(console), further:
         try:

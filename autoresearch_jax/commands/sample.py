@@ -11,7 +11,8 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from autoresearch_jax.commands.options import TrialFolderOptions, option
+from autoresearch_jax.commands.folder_options import TrialFolderOptions
+from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.paths import require_text
 from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.engine.database import LedgerError
@@ -45,7 +46,7 @@ def run(options: Options, arguments: list[str]) -> int:
     """Prints the text."""
     kept: KeptSnapshot | None
     if options.snapshot is None:
-        kept = _kept_snapshot(options.where.folder, options.experiment)
+        kept = _kept_snapshot(options.where, options.experiment)
     elif not options.snapshot:
         raise UsageError("--snapshot is empty: name the folder of a snapshot")
     elif options.experiment is not None:
@@ -88,11 +89,12 @@ def _sample(snapshot: Path, options: Options) -> str:
     return str(ask_about_snapshot(SAMPLE, snapshot, request, environment=os.environ, confined=confined)["text"])
 
 
-def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:
+def _kept_snapshot(where: TrialFolderOptions, experiment: int | None) -> KeptSnapshot:
     """The snapshot of an experiment; by default the champion's, or the newest of trials by hand."""
+    folder = where.folder
     if not folder.ledger.exists() and (holder := folder.holder()):  # a driver that has just begun
         raise UserError(_none_yet(folder, holder))
-    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+    with closing(Ledger.open_to_read(where.existing.ledger)) as ledger:
         row = summarize_run(ledger).champion if experiment is None else named_experiment(ledger, folder, experiment)
         trials = ledger.trials() if row is None else ledger.runs(row)  # a champion's others may have expired
         there = [trial for trial in trials if trial.snapshot is not None and trial.value is not None]
@@ -106,7 +108,7 @@ def _kept_snapshot(folder: RunFolder, experiment: int | None) -> KeptSnapshot:
 def _none_yet(folder: RunFolder, holder: str | None, *, is_run: bool = True) -> str:
     if holder is not None:
         return f"{folder.path}: no snapshot yet, but {holder} is at work on it: wait for the first, or name another run"
-    begin = "`autoresearch run` with the run's own flags goes on" if is_run else "run `autoresearch trial`"
+    begin = "`autoresearch run` with its --tag goes on" if is_run else "run `autoresearch trial`"
     return f"{folder.path}: no snapshot yet; {begin}, or name one with --snapshot"
 
 

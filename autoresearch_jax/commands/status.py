@@ -1,5 +1,6 @@
 """Where a run stands: its champion, its gain, what it is at, and where its parts are; or why one experiment ended so.
 
+autoresearch status                  # lists the runs of --run_dir, and shows the latest
 autoresearch status --tag=nov20
 autoresearch status --tag=nov20 --why=7
 """
@@ -10,14 +11,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
-from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import Waiting, read_live
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import ENDS
+from autoresearch_jax.engine.state import ENDS, FLAGS
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.report.runs import format_runs, latest_run, list_runs, runs_as_csv
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import print_csv, print_lines
 from autoresearch_jax.report.why import explain, print_explanation
@@ -39,8 +42,9 @@ class Options:
 
 
 def run(options: Options, arguments: list[str]) -> int:
-    """Prints the figures of the run, or why one experiment ended so."""
-    folder = options.where.folder
+    """Prints the figures of the run, or why one experiment ended so; without --tag the list of runs, too."""
+    runs = [] if options.where.tag is not None else list_runs(options.where.require_runs())
+    folder = latest_run(runs).folder if runs else options.where.existing
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         if options.why is not None:
             found = explain(ledger, options.why, at_work=folder.holder() is not None)
@@ -51,24 +55,27 @@ def run(options: Options, arguments: list[str]) -> int:
             return 0
         figures = describe(ledger, folder)
     if options.format == "json":
-        print(json.dumps(figures, indent=1))
+        print(json.dumps({"runs": [line.row() for line in runs], "latest": figures} if runs else figures, indent=1))
     elif options.format == "csv":
-        print_csv(("name", "value"), figures.items(), sys.stdout)
+        names, rows = runs_as_csv(runs) if runs else (("name", "value"), list(figures.items()))
+        print_csv(names, rows, sys.stdout)
     else:
+        if runs:
+            print(format_runs(runs))
         print_lines(figures, sys.stdout)
     return 0
 
 
 def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     """All figures of `autoresearch status`, by name."""
-    summary, holder = summarize_run(ledger, folder), folder.holder()
+    summary, holder, settings = summarize_run(ledger, folder), folder.holder(), ledger.settings()
     current, last = summary.current, summary.last
     live = read_live(folder) if holder else None
     decisions = [] if current is None else ledger.decisions(current.id)
     return {
-        "driver": holder or "none; `autoresearch run` with the same flags goes on",
+        "driver": holder or "none; `autoresearch run` with this --tag goes on",
         "ended": None if holder else summary.ended,
-        "ends": ledger.settings().get(ENDS),
+        "ends": settings.get(ENDS),
         "waiting": None if live is None else _describe_wait(live.waiting),
         "service_down": None if live is None else _describe_wait(live.down),
         "current": None if current is None else f"{current.id}: {clean_line(current.hypothesis)}",
@@ -79,6 +86,7 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
         "last_proposer": None if last is None else last.proposer or None,
         "last_reason": None if last is None else last.reason,
         **summary.lines(),
+        "flags": None if FLAGS not in settings else clean_line(str(settings[FLAGS])),
         "branch": BRANCH_PREFIX + folder.path.name,
         "ledger": str(folder.ledger),
         "results": str(folder.results),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.commands.options import option
-from autoresearch_jax.commands.paths import default_cache_dir, home_folder, require_text, require_usable_name
+from autoresearch_jax.commands.dataset_options import DatasetOptions
+from autoresearch_jax.commands.options import InRun, option
+from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.sandbox import (
@@ -26,9 +27,6 @@ from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.config import TRACE_SECONDS, Caps, LmTaskConfig, TimeLimits
-from autoresearch_jax.tasks.lm.data.corpus import with_num_shards
-from autoresearch_jax.tasks.lm.data.dataset import Dataset, dataset_folder
-from autoresearch_jax.tasks.lm.data.tokenizer import VocabularyError, check_vocab_size
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_trial_device
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
@@ -59,84 +57,8 @@ def sandbox_option() -> Any:
         "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
         "them",
         choices=CHOICES,
+        in_run=InRun.FREE,
     )
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """Which dataset, and which part of it."""
-
-    corpus: str = option(
-        "stdlib",
-        "where the text comes from: stdlib (the .py files of Python's own library), climbmix (the original's), "
-        "tinystories, or files:GLOB (your own .txt, .jsonl with a `text` field, both also .gz or .zst, or .parquet "
-        "with a `text` column)",
-    )
-    num_shards: int | None = option(
-        None, "shards of train that climbmix has, of 0.1 GB each, besides val and holdout; default: 10", least=1
-    )
-    name: str | None = option(None, "name of the dataset; default: made from the corpus")
-    cache_dir: Path | None = option(
-        None,
-        "folder of all caches: datasets, compiled programs, Python as the sandbox shows it, downloads; default: "
-        "autoresearch_jax in $XDG_CACHE_HOME, else in ~/.cache, else in the folder of temporary files",
-    )
-    data_dir: Path | None = option(None, "folder of all datasets; default: data in --cache_dir")
-    sequence_length: int = option(256, "tokens of context", least=1)
-    vocab_sizes: tuple[int, ...] = option((1024, 2048, 4096), "vocabulary sizes to offer, by commas")
-
-    def __post_init__(self) -> None:
-        if self.name is not None and (self.name != Path(self.name).name or self.name.startswith(".")):
-            raise UsageError(f"--name={self.name}: it must be a plain folder name that does not begin with a dot")
-        object.__setattr__(self, "corpus", with_num_shards(self.corpus, self.num_shards))
-        object.__setattr__(self, "vocab_sizes", tuple(sorted(set(self.vocab_sizes))))
-        if not self.vocab_sizes:
-            raise UsageError("--vocab_sizes: name at least one")
-        for size in self.vocab_sizes:
-            try:
-                check_vocab_size(size)
-            except VocabularyError as error:
-                raise UsageError(f"--vocab_sizes={','.join(map(str, self.vocab_sizes))}: {error}") from error
-
-    @property
-    def caches(self) -> Path:
-        """The folder of all caches.
-
-        Raises:
-          UsageError: it is not named, and there is no place for it.
-        """
-        return (self.cache_dir or default_cache_dir(os.environ)).absolute()
-
-    @property
-    def datasets(self) -> Path:
-        """The folder of all datasets; raises as `caches` does."""
-        return (self.data_dir or self.caches / "data").absolute()
-
-    @property
-    def downloads(self) -> Path | None:
-        """Where files of the Hugging Face hub go; None for the place that `huggingface_hub` has for them."""
-        if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"):
-            return None
-        return self.caches / "huggingface" if self.cache_dir is not None or home_folder() is None else None
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the dataset.
-
-        Raises:
-          UsageError: there is no such corpus, or no place for datasets.
-        """
-        return dataset_folder(self.datasets, self.corpus, self.name)
-
-    def open(self) -> Dataset:
-        """The dataset.
-
-        Raises:
-          DatasetError: it is not there, or not whole; the message has the command that makes it.
-        """
-        return Dataset.open(
-            self.folder, sequence_length=self.sequence_length, vocab_sizes=self.vocab_sizes, corpus=self.corpus
-        )
 
 
 @dataclass(frozen=True)
@@ -149,53 +71,79 @@ class TaskOptions:
         f"training time of one trial in seconds (default: {DEFAULT_BUDGET_SECONDS:g})",
         above=0,
         hint="such as 60",
+        in_run=InRun.BOUND,
     )
     budget_steps: int | None = option(
-        None, "training steps of one trial, in place of --budget_seconds; repeatable", least=1
+        None, "training steps of one trial, in place of --budget_seconds; repeatable", least=1, in_run=InRun.BOUND
     )
     clock: str = option(
         "auto",
         "what --budget_seconds counts: attended, the time that a trial had the machine and other work on it had not; "
         "wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
         choices=("auto", ATTENDED, WALL),
+        in_run=InRun.BOUND,
     )
     max_stretch: float = option(
         5.0,
         "end a trial, as timeout, once it has trained for this many times its --budget_seconds by the wall clock",
         least=MIN_STRETCH,
         hint="such as 5; to end trials with their budget by the wall clock, leave it out and use --clock=wall",
+        in_run=InRun.FREE,
     )
-    platform: str = option("auto", "what to run on", choices=("auto", "cpu", "cuda", "tpu"))
-    mesh: str = option("", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data")
-    judge_tokens: int | None = option(None, "number of tokens to judge, about, instead of the whole split", least=1)
+    platform: str = option("auto", "what to run on", choices=("auto", "cpu", "cuda", "tpu"), in_run=InRun.BOUND)
+    mesh: str = option(
+        "", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data", in_run=InRun.BOUND
+    )
+    judge_tokens: int | None = option(
+        None, "number of tokens to judge, about, instead of the whole split", least=1, in_run=InRun.BOUND
+    )
     sandbox: str = sandbox_option()
-    max_source_bytes: int = option(Caps().source_bytes, "reject a training file larger than this", least=0)
+    max_source_bytes: int = option(
+        Caps().source_bytes, "reject a training file larger than this", least=0, in_run=InRun.FREE
+    )
     max_constant_bytes: int = option(
-        Caps().constant_bytes, "reject programs that embed more bytes of constants than this", least=0
+        Caps().constant_bytes,
+        "reject programs that embed more bytes of constants than this",
+        least=0,
+        in_run=InRun.FREE,
     )
     max_kernel_bytes: int = option(
-        Caps().kernel_bytes, "reject programs whose kernels have more bytes than this", least=0
+        Caps().kernel_bytes, "reject programs whose kernels have more bytes than this", least=0, in_run=InRun.FREE
     )
     min_steps: int = option(
-        Caps().min_steps, "reject a candidate of which fewer steps fit into the budget at peak speed", least=0
+        Caps().min_steps,
+        "reject a candidate of which fewer steps fit into the budget at peak speed",
+        least=0,
+        in_run=InRun.FREE,
     )
     trace_seconds: float = option(
         TRACE_SECONDS,
         "end the trace of a training file, as timeout, once it has taken this long, waiting for a processor left out",
         above=0,
         hint="such as 60",
+        in_run=InRun.FREE,
     )
     standby: bool = option(
         True,
         "start each trial's process while the one before is at work, so that it has imported everything when it is its "
         "turn; --nostandby starts it when it is needed",
+        in_run=InRun.FREE,
     )
     compile_cache: str | None = option(
-        None, "folder of XLA's compile cache; default: compiled in --cache_dir; empty for none", path=True
+        None,
+        "folder of XLA's compile cache; default: compiled in --cache_dir; empty for none",
+        path=True,
+        in_run=InRun.MACHINE,
     )
 
     def __post_init__(self) -> None:
-        parse_mesh(self.mesh)
+        axes = parse_mesh(self.mesh) or {}
+        object.__setattr__(self, "mesh", ",".join(f"{name}={size}" for name, size in axes.items()))
+
+    @property
+    def unused(self) -> list[str]:
+        """Flags that have no use beside --budget_steps."""
+        return [] if self.budget_steps is None else ["budget_seconds", "clock"]
 
     @property
     def budget(self) -> Budget:

@@ -4,10 +4,10 @@
 
 `--set` may be given again and again; the file itself is not changed.
 
-    autoresearch trial --budget_seconds=60 --from=nov20:3
+    autoresearch trial --from=nov20:3
 
 runs the source of experiment 3 of run nov20 again, with each seed that it was measured with, and prints its scores
-beside the recorded ones. Dataset and budget must be those of the run.
+beside the recorded ones. Dataset and budget are those of the run, as they are with --tag of a run.
 
     autoresearch trial --budget_seconds=60 --profile=/tmp/profile
 
@@ -25,10 +25,11 @@ from functools import partial
 from pathlib import Path
 
 from autoresearch_jax.commands.console import TrialProgress, say
+from autoresearch_jax.commands.folder_options import TrialFolderOptions
 from autoresearch_jax.commands.options import (
     MAX_SEED,
     ConstantsOptions,
-    TrialFolderOptions,
+    InRun,
     format_option,
     option,
     tensorboard_option,
@@ -61,6 +62,7 @@ from autoresearch_jax.types import (
     Status,
 )
 
+TAKES_RUN_FLAGS = True
 DEFAULT_EDITABLE = Path("./train_lib.py")
 MEGA = 1e6
 MEBIBYTE = 1 << 20
@@ -96,21 +98,47 @@ _ONLY_IF_ANY = (CLOCK_FAULT, "error", "snapshot")  # lines of the text
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `autoresearch trial` was asked to do."""
+class OriginOptions(TrialFolderOptions):
+    """Where a trial is recorded, and the experiment that it is of."""
 
-    task: TaskOptions
-    where: TrialFolderOptions
-    start: ConstantsOptions
-    editable: Path | None = option(None, f"the training file (default: {DEFAULT_EDITABLE})")
-    seed: int | None = option(
-        None, "seed of the trial (default: 0; with --from those of the recorded runs)", least=0, most=MAX_SEED
-    )
     origin: str | None = option(
         None,
         "RUN:N: run the source of experiment N of a run again, named by its tag or its folder",
         flag="from",
         path=True,
+    )
+
+    @property
+    def recorded(self) -> tuple[RunFolder, int]:
+        """The run and the number of the experiment that --from names.
+
+        Raises:
+          UsageError: it names none.
+        """
+        name, colon, number = (self.origin or "").rpartition(":")
+        if not (colon and name and number.isdecimal()):
+            raise UsageError(f"--from={self.origin}: expected RUN:N, a run and an experiment, such as --from=nov20:3")
+        return self.named(name), int(number)
+
+    @property
+    def begun(self) -> RunFolder | None:
+        return self.folder if self.origin is None else self.recorded[0]
+
+    @property
+    def not_taken(self) -> tuple[str, ...]:
+        return () if self.origin is None else ("set", "editable")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch trial` was asked to do."""
+
+    task: TaskOptions
+    where: OriginOptions
+    start: ConstantsOptions
+    editable: Path | None = option(None, f"the training file (default: {DEFAULT_EDITABLE})", in_run=InRun.FREE)
+    seed: int | None = option(
+        None, "seed of the trial (default: 0; with --from those of the recorded runs)", least=0, most=MAX_SEED
     )
     tensorboard: bool = tensorboard_option()
     profile: Path | None = option(
@@ -139,14 +167,15 @@ class RecordedExperiment:
           UsageError: it names nothing, or the source is to be another.
           UserError: there is no such run or experiment.
         """
-        name, _, number = str(options.origin).rpartition(":")
-        if not (name and number.isdecimal()):
-            raise UsageError(f"--from={options.origin}: expected RUN:N, such as --from=nov20:3")
+        folder, number = options.where.recorded
         if options.editable is not None or options.start.settings:
-            raise UsageError(f"--from={options.origin}: its source is in the ledger: leave out --editable and --set")
-        folder = options.where.named(name)
+            raise UsageError(
+                f"--from={options.where.origin}: its source is in the ledger: leave out --editable and --set"
+            )
+        if not folder.ledger.exists():
+            options.where.refuse(folder, "check --from and --run_dir")
         with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-            row = ledger.measured(named_experiment(ledger, folder, int(number)))
+            row = ledger.measured(named_experiment(ledger, folder, number))
             trials, settings = tuple(ledger.runs(row)), ledger.settings()
             if row.kind is Kind.TRIAL:  # of a trial by hand only the fingerprint is stored
                 settings = {"fingerprint": row.category}
@@ -170,7 +199,7 @@ def run(options: Options, arguments: list[str]) -> int:
         require_tensorboard()
     if options.profile is not None:
         check_profile(options.profile, options.task.budget, tensorboard=options.tensorboard)
-    recorded = None if options.origin is None else RecordedExperiment.read(options)
+    recorded = None if options.where.origin is None else RecordedExperiment.read(options)
     editable = options.editable or DEFAULT_EDITABLE
     constants = options.start.constants
     source = edited_source(editable, constants) if recorded is None else recorded.source
@@ -193,7 +222,7 @@ def run(options: Options, arguments: list[str]) -> int:
             task.calibrate(unit, folder.logs)
         for number, seed in enumerate(seeds):
             log_dir = new_log_dir(folder, number)
-            description = name if recorded is None else f"{options.origin} again"
+            description = name if recorded is None else f"{options.where.origin} again"
             snapshot_dir = folder.path / "snapshots" / log_dir.name
             events = TrialEvents(folder.tensorboard / log_dir.name, task.metric)
             attempt(events.begin, known_constants(source), description, log_dir.name)
@@ -220,7 +249,8 @@ def run(options: Options, arguments: list[str]) -> int:
         if folder.results.exists():  # of a run, whose table says all that its ledger says
             write_results(folder.results, ledger, task.metric)
     if options.format == "json":
-        print(json.dumps(summaries[0] if recorded is None else {"from": options.origin, "trials": summaries}, indent=1))
+        several = {"from": options.where.origin, "trials": summaries}
+        print(json.dumps(summaries[0] if recorded is None else several, indent=1))
     is_traced = options.profile is None or summaries[0]["profile"] is not None
     return 0 if is_traced and all(summary["status"] == Status.OK for summary in summaries) else 1
 

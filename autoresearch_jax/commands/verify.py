@@ -13,7 +13,8 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from autoresearch_jax.commands.options import FolderOptions, format_option, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text
 from autoresearch_jax.commands.task_options import confines_snapshots, sandbox_option
 from autoresearch_jax.decide.noise import mean_of
@@ -83,7 +84,7 @@ def run(options: Options, arguments: list[str]) -> int:
     folder = _named_folder(options.where, arguments)
     require_text(folder.path.absolute())
     if not folder.ledger.is_file():
-        raise LedgerError(f"{folder.ledger}: no ledger there; name a run, or its folder, and check --run_dir")
+        options.where.refuse(folder, "name a run, or its folder, and check --run_dir")
     if holder := folder.holder():
         raise UserError(f"{folder.path}: {holder} is at work on this run: verify it when it has ended")
     _require_known_version(folder)
@@ -151,7 +152,8 @@ def _named_folder(where: FolderOptions, arguments: list[str]) -> RunFolder:
     if arguments and where.tag is not None:
         raise UsageError(f"--tag={where.tag} and {arguments[0]!r}: name the run once")
     if not arguments and not where.tag:
-        raise UsageError("no run named: `autoresearch verify NAME`, or the run's folder in place of its name")
+        tags = where.tags("; there are ")
+        raise UsageError(f"no run named: `autoresearch verify NAME`, or the run's folder in place of its name{tags}")
     return where.named(arguments[0]) if arguments else where.folder
 
 

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from autoresearch_jax.commands.options import FolderOptions, option
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.report import again
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.report.feed import RunFeed
@@ -35,7 +36,7 @@ class Options:
 
 def run(options: Options, arguments: list[str]) -> int:
     """Serves the page until it is interrupted."""
-    folder = options.where.folder
+    folder = options.where.existing
     broadcast = Broadcast(lambda: RunFeed(folder, again))
     with listen(options.host, options.port) as listening:
         port = listening.getsockname()[1]

@@ -19,7 +19,7 @@ from autoresearch_jax.engine.run_folder import RunFolder, settings_text
 from autoresearch_jax.types import Metric
 
 RESTORE = "restore it from a copy"
-REWRITTEN = "`autoresearch run` with the run's own flags writes it again"
+REWRITTEN = "`autoresearch run` with its --tag writes it again"
 
 
 def ledger_file_differences(path: Path) -> list[str] | str:

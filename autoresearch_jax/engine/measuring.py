@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -44,6 +45,7 @@ from autoresearch_jax.types import (
     CandidateRejected,
     CandidateUntouched,
     Measurement,
+    Scalar,
     Scrutiny,
     Status,
     TermsChanged,
@@ -72,7 +74,7 @@ class Parts:
     retention: SnapshotKeeper | None = None  # None keeps all snapshots
     pruning: Pruning | None = None
     certification: CertificationSettings | None = None
-    flags: str = ""  # with which a run that begins is begun, to be shown
+    flags: Mapping[str, Scalar] = field(default_factory=dict)  # see `keep_to_settings`
 
 
 class Measuring:

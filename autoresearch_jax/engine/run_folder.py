@@ -14,6 +14,7 @@ from autoresearch_jax.files import write_whole
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
+_TAG_PARTS = 3  # of a tag with slashes that is found again
 _LOCK_SECONDS = 1.0  # `holder` in another process has the lock for a moment, and a killed process takes one to end
 
 
@@ -129,6 +130,15 @@ class RunFolder:
                 self._driver_file.unlink(missing_ok=True)
             lock.release()
 
+    @property
+    def last_write(self) -> float:
+        """When the ledger was written to last, in seconds since 1970; 0 if that cannot be read."""
+        times = [0.0]
+        for path in (self.ledger, self.ledger.with_name(f"{self.ledger.name}-wal")):
+            with suppress(OSError):
+                times.append(path.stat().st_mtime)
+        return max(times)
+
     def holder(self) -> str | None:
         """Who is at work on the run, such as "pid 12 on box"; None if it is not locked. Writes nothing.
 
@@ -163,6 +173,25 @@ class RunFolder:
         write_whole(self.settings, settings_text(settings))
 
 
+def find_runs(run_dir: Path) -> list[RunFolder]:
+    """The folders of a folder of runs that have a ledger, the one that was written to last first.
+
+    A tag may have slashes, so folders without a ledger are looked into, down to `_TAG_PARTS`.
+    """
+    found: list[tuple[float, RunFolder]] = []
+    waiting = [(run_dir, _TAG_PARTS)]
+    while waiting:
+        above, depth = waiting.pop()
+        with suppress(OSError):  # not there, or not to be read
+            for path in above.iterdir():
+                folder = RunFolder(path)
+                if folder.ledger.is_file():
+                    found.append((folder.last_write, folder))
+                elif depth > 1 and path.is_dir() and not path.is_symlink():
+                    waiting.append((path, depth - 1))
+    return [folder for _, folder in sorted(found, key=lambda one: (-one[0], str(one[1].path)))]
+
+
 def task_settings(task: Terms) -> dict[str, Scalar]:
     """All of a task that a score depends on, as a run's settings have it."""
     return {
@@ -180,7 +209,12 @@ def settings_text(settings: Mapping[str, Scalar]) -> str:
     return json.dumps(dict(settings), indent=1) + "\n"
 
 
-def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], folder: Path) -> None:
+def check_settings(
+    stored: Mapping[str, Scalar],
+    wanted: Mapping[str, Scalar],
+    folder: Path,
+    remedy: str = "use the same ones, or another --tag",
+) -> None:
     """Refuses to go on with a run that was started with other settings: its scores could not be compared.
 
     Raises:
@@ -190,6 +224,4 @@ def check_settings(stored: Mapping[str, Scalar], wanted: Mapping[str, Scalar], f
         f"{name} {stored.get(name)} then, {value} now" for name, value in wanted.items() if stored.get(name) != value
     ]
     if differing:
-        raise RunFolderError(
-            f"{folder} was started with other settings ({'; '.join(differing)}): use the same ones, or another --tag"
-        )
+        raise RunFolderError(f"{folder} was started with other settings ({'; '.join(differing)}): {remedy}")

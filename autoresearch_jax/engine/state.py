@@ -23,7 +23,8 @@ from autoresearch_jax.proposers.base import CERTIFICATION, CONSTANTS_PROPOSER, D
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
-FLAGS = "flags"  # among the settings: with which the run was begun, as a shell takes them
+FLAGS = "flags"  # among the settings: what the run was last given, as a shell takes it
+MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this machine, as its folder of datasets
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
@@ -43,12 +44,16 @@ def run_settings(
 
 
 def keep_to_settings(
-    ledger: Ledger, folder: RunFolder, task: Task, wanted: Mapping[str, Scalar], flags: str = ""
+    ledger: Ledger,
+    folder: RunFolder,
+    task: Task,
+    wanted: Mapping[str, Scalar],
+    flags: Mapping[str, Scalar] | None = None,
 ) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
 
     Args:
-      flags: with which the run is begun, to be shown; other ones later are no other settings.
+      flags: that the run is given now, kept for later commands; other ones are no other settings.
 
     Raises:
       RunFolderError: some settings differ.
@@ -57,8 +62,8 @@ def keep_to_settings(
     stored = ledger.settings()
     if stored:
         check_settings(stored, wanted, folder.path)
-    else:
-        ledger.save_settings({**wanted, FLAGS: flags})
+    given = {name: words for name, words in (flags or {}).items() if stored.get(name) != words}
+    ledger.save_settings(given if stored else {**wanted, **given})
     calibrate(ledger, folder, task)
     _keep_eval_bundle(ledger, folder, task)
     folder.write_settings(ledger.settings())

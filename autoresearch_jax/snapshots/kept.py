@@ -110,4 +110,4 @@ def repeat_command(folder: RunFolder, experiment: int) -> str:
     """What to do to have a snapshot like those of an experiment."""
     run = folder.path.name if folder.path.parent == DEFAULT_RUN_DIR else str(folder.path)
     command = shlex.join(["autoresearch", "trial", f"--from={run}:{experiment}"])
-    return f"train another like it: `{command}`, with the run's own dataset and budget"
+    return f"train another like it: `{command}`"

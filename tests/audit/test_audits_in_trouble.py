@@ -1,6 +1,7 @@
 """Audits that cannot be made, or are cut short: what fails is in no figure, and the same audit goes on."""
 
 import errno
+import itertools
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from audited import (
 )
 from fakes import FakeTask, ScriptedProposer, moved
 
-from autoresearch_jax.audit.audits import AuditError
+from autoresearch_jax.audit.audits import FURTHER_SEEDS, AuditError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.measuring import RunError
 from autoresearch_jax.types import (
@@ -76,6 +77,53 @@ def test_what_fails_three_times_in_a_row_is_given_up(night):
     assert (figures["verdict"], figures["pairs"], figures["gain_val"]) == ("not measured", 0, None)
     assert by_name(found)["champion"]["loss"] is None
     assert figures["holdout_readings"] == 1
+
+
+def test_with_one_pair_of_two_it_takes_a_further_seed(night):
+    task = TroubledTask(lambda number, _: crash() if number == 1 else None)
+    found = audits(night, task).holdout(2)
+    assert len(task.measured) == 6
+    figures = found.figures
+    assert (figures["pairs"], figures["failed_runs"], figures["holdout_readings"]) == (2, 1, 1)
+    assert figures["verdict"] == "real"
+    assert found.is_measured
+
+
+def test_a_cut_short_audit_goes_on_with_its_further_seeds(night):
+    def trouble(number: int, _: Candidate) -> Measurement | None:
+        if number == 4:
+            raise KeyboardInterrupt
+        return crash() if number == 1 else None
+
+    with pytest.raises(KeyboardInterrupt):
+        audits(night, TroubledTask(trouble)).holdout(2)
+    task = FakeTask()
+    assert audits(night, task).holdout(2).figures["pairs"] == 2
+    assert len(task.measured) == 2
+
+
+def test_further_seeds_have_an_end(night):
+    counts = {True: itertools.count(0), False: itertools.count(1)}  # of the champion's trials and of the baseline's
+
+    def trouble(_: int, candidate: Candidate) -> Measurement | None:
+        return crash() if next(counts["LR = 0.1" in candidate.source]) % 2 else None
+
+    task = TroubledTask(trouble)
+    found = audits(night, task).holdout(2)
+    assert (found.is_measured, found.figures["pairs"]) == (False, 0)
+    assert len(task.measured) == 2 * (2 + FURTHER_SEEDS)
+
+
+def test_an_ablation_takes_further_seeds_for_what_needs_them_alone(night):
+    lost = itertools.count()
+
+    def trouble(_: int, candidate: Candidate) -> Measurement | None:
+        return crash() if "DEPTH = 4" in candidate.source and next(lost) == 0 else None
+
+    task = TroubledTask(trouble)
+    found = audits(night, task).ablation(2, merge_in(night))
+    assert found.figures["compared"] == 2
+    assert len(task.measured) == 2 * 3 + 2
 
 
 def rows_of(ledger: Ledger) -> list[tuple]:

@@ -185,8 +185,8 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        ([], 2, "--tag is missing: name the run, such as --tag=nov20"),
-        (["--tag=gone"], 1, "runs/gone/ledger.db: no ledger there; check --tag and --run_dir"),
+        ([], 2, "--tag is missing: name the run, such as --tag=nov20; there are idle, night in ./runs"),
+        (["--tag=gone"], 1, "runs/gone/ledger.db: no ledger there; there are idle, night in ./runs"),
         (["--tag=night", "--runs=1"], 2, "flag --runs=1: must be at least 2, or there is no spread"),
         (
             ["--tag=night", "--ablate", "--transfer=8"],
@@ -203,18 +203,11 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
             2,
             "flag --transfer_budget=1.0: must be above 1, such as 2",
         ),
-        (["--tag=night", "--editable=other.py"], 2, "--editable=other.py: the run's training file is train_lib.py"),
         (
             ["--tag=idle"],
             1,
             "runs/idle: the champion is still the baseline: there is nothing to audit until `autoresearch run` has "
             "kept a change",
-        ),
-        (
-            ["--tag=night", "--budget_steps=7"],
-            1,
-            "runs/night was started with other settings (budget_steps 1 then, 7 now): use the same ones, or another "
-            "--tag",
         ),
     ],
 )
@@ -222,6 +215,13 @@ def test_bad_input_is_one_line(place, capsys, arguments, status, line):
     assert failing(arguments, capsys) == (status, line)
     assert all(task.measured == [] for task in Gallery.made)
     assert not (place / "runs/gone").exists()
+
+
+@pytest.mark.parametrize("word", ["--editable=other.py", "--budget_steps=7"])
+def test_what_the_run_is_bound_to_is_named(place, capsys, word):
+    status, line = failing(["--tag=night", word], capsys)
+    assert (status, line.startswith(f"{word} (the run has ")) == (2, True)
+    assert Gallery.made == []
 
 
 def test_a_driver_is_at_work(place, capsys):

@@ -10,8 +10,11 @@ import pytest
 from absl import flags
 from gemini_server import KEY
 
+from autoresearch_jax.commands.dataset_options import DatasetOptions
+from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import (
+    InRun,
     define_options,
     given_flags,
     option,
@@ -19,9 +22,8 @@ from autoresearch_jax.commands.options import (
     parse_settings,
     read_options,
 )
-from autoresearch_jax.commands.run import DecisionOptions
 from autoresearch_jax.commands.run import Options as RunOptions
-from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions, parse_mesh
+from autoresearch_jax.commands.task_options import TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings
 from autoresearch_jax.errors import UsageError
@@ -295,11 +297,18 @@ def test_who_asks_no_model_does_not_wait_for_google_genai():
 def test_the_flags_of_options_give_the_same_options_again() -> None:
     words = [
         *("--experiments=7", "--set=DEPTH=2", "--set=NAME=a, 'b'", "--noprune", "--vocab_sizes=512,1024"),
-        *("--budget_steps=9", "--agent_command=sh -c 'x y'", "--tag=night", "--keep_last=0"),
+        *("--budget_steps=9", "--agent_command=sh -c 'x y'", "--tag=night", "--keep_last=0", "--data_dir=/x"),
     ]
     options = read(RunOptions, *words)
-    found = given_flags(options, without=("tag",))
+    found = given_flags(options)
     assert "--experiments=7" in found
     assert not [flag for flag in found if flag.startswith("--tag")]
     assert read(RunOptions, *found, "--tag=night") == options
-    assert given_flags(read(RunOptions), without=("data_dir",)) == []
+    assert given_flags(options, kept=[InRun.MACHINE]) == ["--data_dir=/x"]
+    assert given_flags(read(RunOptions)) == []
+
+
+def test_a_number_that_has_no_default_can_be_none() -> None:
+    assert read(RunOptions, "--experiments=7", "--experiments=none", "--max_dollars=none") == RunOptions()
+    with pytest.raises(flags.Error):
+        read(RunOptions, "--keep_last=none")

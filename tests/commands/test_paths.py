@@ -14,9 +14,10 @@ import pytest
 from absl import flags
 
 from autoresearch_jax.cli import COMMANDS
+from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import define_options, describe_options, read_options
 from autoresearch_jax.commands.paths import default_cache_dir, home_folder
-from autoresearch_jax.commands.task_options import DatasetOptions, TaskOptions
+from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.errors import UsageError
 
 TEXTS = {"run_dir", "compile_cache", "snapshot_dir", "replay", "snapshot", "from"}  # beside the flags of type Path

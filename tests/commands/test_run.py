@@ -135,10 +135,16 @@ def failing(arguments: list[str], capsys) -> tuple[int, str]:
     return status, captured.err.strip()
 
 
-@pytest.mark.parametrize("command", ["run", "status", "results"])
-def test_no_tag(place, capsys, command):
-    expected = f"autoresearch {command}: --tag is missing: name the run, such as --tag=nov20"
-    assert failing([command], capsys) == (2, expected)
+def test_no_tag(place, capsys):
+    status, line = failing(["run"], capsys)
+    assert (status, line.startswith("autoresearch run: --tag is missing: ")) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "results"])
+def test_no_runs(place, capsys, command):
+    status, line = failing([command], capsys)
+    assert status == 2
+    assert line.startswith(f"autoresearch {command}: --run_dir=./runs: no runs there: ")
 
 
 @pytest.mark.parametrize("command", ["status", "results"])

@@ -109,4 +109,4 @@ def test_where_there_is_no_snapshot_yet_a_driver_at_work_is_named(
     assert "no snapshot yet; run `autoresearch trial`, or name one with --snapshot" in says()
     with closing(Ledger.open(folder.ledger)) as ledger:
         ledger.save_settings({"metric": "val_bpb", "direction": "minimize"})
-    assert "no snapshot yet; `autoresearch run` with the run's own flags goes on, or name one" in says()
+    assert "no snapshot yet; `autoresearch run` with its --tag goes on, or name one" in says()

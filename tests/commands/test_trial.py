@@ -230,8 +230,8 @@ def test_an_experiment_of_a_run_is_run_again(night: Night, tmp_path: Path, capsy
         (["--from={run}"], 2, "expected RUN:N"),
         (["--from=nowhere:0"], 1, "nowhere/ledger.db: no ledger there"),
         (["--from={run}:0", "--set=LEARNING_RATE=2.0"], 2, "leave out --editable and --set"),
-        (["--from={run}:0", "--budget_steps=21"], 1, "budget_steps 20 then, 21 now"),
-        (["--from={run}:0", "--judge_tokens=900"], 1, "fingerprint "),
+        (["--from={run}:0", "--budget_steps=21"], 2, "--budget_steps=21 (the run has --budget_steps=20)"),
+        (["--from={run}:0", "--judge_tokens=900"], 2, "--judge_tokens=900 (the run has no --judge_tokens)"),
     ],
 )
 def test_an_experiment_that_cannot_be_compared_is_refused(

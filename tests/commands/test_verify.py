@@ -172,7 +172,7 @@ def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(night: Path, 
     assert line.startswith(
         f"{gone}: is missing: restore it from a copy, or train another like it: `autoresearch trial "
     )
-    assert line.endswith("/copy:0`, with the run's own dataset and budget")
+    assert line.endswith("/copy:0`")
     assert report.checks["snapshot_files"] == "differs"
     assert report.figures["val_bpb_now"] is None
 

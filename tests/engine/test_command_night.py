@@ -39,9 +39,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fakes import FakeTask
-from autoresearch_jax.commands.options import FolderOptions
+from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.run import DecisionOptions, OpenRun, Options, run_loop
+from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.run import (OpenRun, Options, run_loop)
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger

@@ -12,13 +12,13 @@ from fakes import PROGRAM, SOURCE
 from repositories import make_repository
 
 from autoresearch_jax.cli import main
-from autoresearch_jax.commands import task_options
+from autoresearch_jax.commands import dataset_options
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 
 
 @pytest.fixture(autouse=True)
 def cache(sandbox_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(task_options, "default_cache_dir", lambda environment: sandbox_cache)
+    monkeypatch.setattr(dataset_options, "default_cache_dir", lambda environment: sandbox_cache)
     for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     return sandbox_cache
