@@ -92,4 +92,8 @@ def again(run: History) -> str:
     flags, seed = str(run.settings.get(FLAGS) or ""), f"--seed={run.settings.get('seed')}"
     words = ["autoresearch run", f"--tag={shlex.quote(run.tag + '-again')}", flags, "" if seed in flags else seed]
     checkout = "" if commit is None else f"git checkout {commit}\n"
+    if FLAGS not in run.settings:
+        checkout += (
+            "# its ledger does not have the flags that it was begun with; the settings below are what they gave\n"
+        )
     return checkout + " ".join(word for word in words if word)

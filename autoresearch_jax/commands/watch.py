@@ -28,6 +28,8 @@ class Options:
     token: str | None = option(None, "what a browser has to know to see the page")
 
     def __post_init__(self) -> None:
+        if "," in (self.where.tag or ""):
+            raise UsageError(f"--tag={self.where.tag}: one run only; `autoresearch report` compares several")
         if self.token is not None and len(self.token) < SHORTEST_TOKEN:
             raise UsageError(f"--token: at least {SHORTEST_TOKEN} characters")
         if not is_loopback(self.host) and self.token is None:

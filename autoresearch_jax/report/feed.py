@@ -203,7 +203,7 @@ def _describe_now(live: Live | None, hypothesis: str, *, is_at_work: bool) -> di
     lines = []
     if live.experiment is not None:
         lines.append(f"experiment {live.experiment}  {hypothesis}  {live.run}".rstrip())
-    if live.report:
+    if live.report and live.waiting is None:
         lines.append(describe_report(live.report))
     for word, trouble in (("waiting", live.waiting), ("a service is down", live.down)):
         if trouble is not None:
@@ -211,7 +211,7 @@ def _describe_now(live: Live | None, hypothesis: str, *, is_at_work: bool) -> di
             lines.append(f"{word} since {since:%H:%M:%S}, asking again at {again:%H:%M:%S}: {trouble.what}")
     return {
         "lines": lines or ["nothing is being measured"],
-        "share": share_of_budget(live.report),
+        "share": None if live.waiting is not None else share_of_budget(live.report),
         "curve": [list(point) for point in live.curve],
         "unit": "step" if live.report.get("budget_steps") is not None else "seconds of the budget",
         "log": log,

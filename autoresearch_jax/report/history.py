@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from autoresearch_jax.audit.findings import (
-    BASELINE,
     CHAMPION,
     AuditFindings,
     Change,
@@ -51,7 +50,8 @@ class Point:
     """An experiment of the search that is over.
 
     Attributes:
-      outcome: one word, see `recorder.outcome`; "baseline", and of an edit that was certified or reverted that word.
+      outcome: one word, see `recorder.outcome`; else "baseline", "revert" of what took edits out, and of an edit that
+        was certified or reverted that word.
       hours: attended hours of the run when it was over: without time in which other work had the machine.
       runs: trials with a score.
       curve: the loss curve of its first trial as the ledger has it, of a refactoring its twin's; empty without one.
@@ -163,13 +163,17 @@ def _points(ledger: Ledger, rows: Sequence[ExperimentRow], found: Mapping[int, C
     points, trials_of, hours = [], trials_by_experiment(ledger), _attended_hours(ledger)
     for row in rows:
         trials = trials_of.get(row.id, ())
-        word = BASELINE if row.kind is Kind.BASELINE and row.decision is Action.KEEP else outcome(row)
+        word = outcome(row)
+        if row.decision is Action.KEEP and row.kind is not Kind.PROPOSAL:
+            word = str(row.kind)
         if row.id in found and found[row.id].word is not Word.KEPT:
             word = str(found[row.id].word)
         measured = ledger.trials(ledger.measured(row).id) if row.decision is Action.KEEP else trials
-        curves = (str(curve) for trial in measured if (curve := trial.metrics.get(LOSSES)))
+        curves = [str(curve) for trial in measured if (curve := trial.metrics.get(LOSSES))]
         runs = sum(trial.value is not None for trial in trials)
-        points.append(Point(row, word, hours[row.id], runs, next(curves, "")))
+        points.append(
+            Point(row, word, hours[row.id], runs, max(curves, key=lambda curve: curve.count(" "), default=""))
+        )
     return points
 
 

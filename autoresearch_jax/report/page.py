@@ -168,7 +168,7 @@ def _diff(number: int, before: str, after: str) -> str:
 
 def _row(point: Point) -> str:
     row = point.row
-    return _cells(row.id, point.outcome, _scored(point), row.seconds, row.proposer, row.hypothesis, row.reason)
+    return _cells(row.id, point.outcome, _scored(point.row), row.seconds, row.proposer, row.hypothesis, row.reason)
 
 
 @lru_cache(maxsize=MEMO_ROWS)
@@ -220,10 +220,10 @@ def _short_curve(curve: str) -> str:
 
 
 def kind_of(outcome: str) -> str:
-    """The colour of an outcome: baseline, keep, certified, reverted, discard, pruned or failed."""
+    """The colour of an outcome: baseline, keep, certified, revert, reverted, discard, pruned or failed."""
     if outcome in KEEPS:
         return "keep"
-    if outcome in ("baseline", "certified", "reverted", "discard", "pruned"):
+    if outcome in ("baseline", "certified", "revert", "reverted", "discard", "pruned"):
         return outcome
     return "discard" if outcome == Status.DUPLICATE else "failed"
 
@@ -287,7 +287,8 @@ def environment() -> "Environment":
         score=lambda value: "" if value is None else f"{value:.{SCORE_DECIMALS}f}",
         seconds=lambda value: "" if value is None else f"{value:.1f}",
         estimate=lambda found: "" if found is None else plus_minus(found).replace("+-", PLUS_MINUS),
-        scored=_scored,
+        scored=lambda point: _scored(point.row),
+        row_score=_scored,
         gain=lambda found: describe_gain(found).replace("+-", PLUS_MINUS),
         interval=_interval,
         probability=lambda value: f"P {shown(value)}",
@@ -304,16 +305,16 @@ def _cell(value: Scalar) -> str:
     return f"{value:.6g}" if isinstance(value, float) else clean_line(str(value), WORDS)
 
 
-def _scored(point: Point) -> str:
-    row = point.row
+def _scored(row: ExperimentRow) -> str:
     if row.score is None:
         return ""
     return plus_minus(Estimate(row.score, row.error or 0.0)).replace("+-", PLUS_MINUS)
 
 
 def _interval(found: Estimate) -> str:
-    low, high = found.mean - INTERVAL * found.error, found.mean + INTERVAL * found.error
-    return f"{low:+.4g} to {high:+.4g}"
+    ends = (found.mean - INTERVAL * found.error, found.mean + INTERVAL * found.error)
+    shown_ends = (plus_minus(Estimate(end, found.error)).partition(" ")[0] for end in ends)
+    return " to ".join(end if end.startswith("-") else f"+{end}" for end in shown_ends)
 
 
 def duration(seconds: float) -> str:

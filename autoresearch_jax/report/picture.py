@@ -19,6 +19,7 @@ DPI = 100
 AXES = (0.075, 0.1, 0.9, 0.72)  # left, bottom, width, height of the chart, as shares of the picture
 MOST_LABELS = 12
 LABEL = 44  # characters
+SUBTITLE = 150
 LETTER, LINE = 6.2, 15.0  # width of a letter of a label and height of its line, in pixels
 STYLE = {  # by kind of outcome: colour, marker, size in points squared
     "discard": ("#8b949e", "o", 18),
@@ -26,10 +27,11 @@ STYLE = {  # by kind of outcome: colour, marker, size in points squared
     "failed": ("#b3402a", "x", 26),
     "reverted": ("#99427c", "o", 36),
     "baseline": ("#1f2328", "D", 40),
+    "revert": ("#00734f", "d", 36),
     "keep": ("#00734f", "o", 48),
     "certified": ("#0b5fae", "*", 110),
 }
-RUN_COLOURS = ("#0b5fae", "#00734f", "#99427c", "#b7791f", "#b3402a")
+RUN_COLOURS = ("#00734f", "#0b5fae", "#8a5a00", "#99427c", "#b3402a")  # as on the page
 INK, QUIET, RULE = "#1f2328", "#57606a", "#d0d7de"
 
 
@@ -44,7 +46,7 @@ def progress_png(runs: Sequence[History]) -> bytes:
     axes = figure.add_axes(AXES)
     low, high = score_range(runs)
     for run, colour in zip(runs, RUN_COLOURS, strict=False):
-        _draw_champions(axes, run, RUN_COLOURS[0] if len(runs) == 1 else colour, len(runs) > 1)
+        _draw_champions(axes, run, STYLE["certified"][0] if len(runs) == 1 else colour, len(runs) > 1)
         _draw_points(axes, run, None if len(runs) == 1 else colour, low, high)
     axes.set_ylim(low, high)
     axes.set_xlabel("experiment", color=QUIET)
@@ -141,7 +143,7 @@ def _label(axes: "Axes", run: History, low: float, high: float) -> None:
     taken: list[tuple[float, float, float]] = []  # left and right end and height of labels, in pixels
     for edit in sorted(run.kept, key=size, reverse=True)[:MOST_LABELS]:
         row = edit.point.row
-        if row.score is None or not low <= row.score <= high:
+        if row.score is None or not low <= row.score <= high or edit.point.outcome == "revert":
             continue
         text = f"{row.id} {clean_line(row.hypothesis, LABEL)}"
         # Beside the point, on the side of earlier experiments: there the line of champions leaves room
@@ -173,17 +175,18 @@ def _title(run: History) -> str:
 
 
 def _subtitle(runs: Sequence[History]) -> str:
-    words = []
+    found = []
     for run in runs:
-        certified = run.summary.certified[0]
-        parts = [
-            f"{sum(run.summary.counts.values())} experiments in {duration(run.summary.seconds)}",
-            f"{run.summary.kept} kept, {certified} certified",
-            str(run.settings.get("device_kind") or ""),
-        ]
-        tag = f"{run.tag}: " if len(runs) > 1 else ""
-        words.append(tag + ", ".join(clean_line(part, 80) for part in parts if part))
-    return clean_line("  |  ".join(words), 170)
+        count = sum(run.summary.counts.values())
+        if len(runs) > 1:
+            found.append(f"{run.tag}: {count} experiments, {run.summary.kept} kept")
+            continue
+        certified, device = run.summary.certified[0], str(run.settings.get("device_kind") or "")
+        words = (
+            f"{count} experiments in {duration(run.summary.seconds)}, {run.summary.kept} kept, {certified} certified"
+        )
+        found.append(f"{words}, {device}" if device else words)
+    return clean_line("  |  ".join(found), SUBTITLE)
 
 
 def _pm(text: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -250,9 +251,10 @@ def listen(host: str, port: int) -> socket.socket:
         socket.getaddrinfo(host, port, family)
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:  # the latter of a name with a label that is too long
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or str(error)
         is_no_name = isinstance(error, socket.gaierror | UnicodeError)
-        if is_no_name or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        if is_no_name or number == errno.EADDRNOTAVAIL:
             raise ServerError(f"--host={host}: is no address of this machine: {reason}") from error
         raise ServerError(f"--port={port}: cannot be listened on at {host}: {reason}: choose another --port") from error
 
@@ -262,7 +264,7 @@ def serve(app: "Starlette", listening: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
+        app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
     )
     with contextlib.suppress(KeyboardInterrupt):  # it raises the signal again once it has ended
         uvicorn.Server(config).run(sockets=[listening])

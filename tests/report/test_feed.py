@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,25 +88,27 @@ def test_a_page_gets_what_it_missed_and_loads_again_after_too_much(folder: RunFo
 
 
 def test_the_running_trial_is_shown_while_a_driver_holds_the_run(folder: RunFolder) -> None:
-    waiting = Waiting("the service does not answer", 1_700_000_000.0, 1_700_000_060.0)
     report = {"phase": "train", "step": 30, "elapsed_seconds": 3.0, "budget_seconds": 6.0, "loss": 4.5}
-    write_live(
-        folder, Live(os.getpid(), 0.0, 7, "run 2", report, ((1.0, 5.0), (3.0, 4.5)), waiting, ((0.0, "a line"),))
-    )
+    live = Live(os.getpid(), 0.0, 7, "run 2", report, ((1.0, 5.0), (3.0, 4.5)), None, ((0.0, "a line"),))
+    write_live(folder, live)
     with held(folder):
         feed = feed_of(folder)
         events = feed.events_since("none")
         (now,) = named(events, "now")
         assert now["lines"][0] == f"experiment 7  {hypothesis_of(folder, 7)}  run 2"
         assert "step 30" in now["lines"][1]
-        assert "the service does not answer" in now["lines"][2]
         assert now["share"] == 0.5
         assert now["curve"] == [[1.0, 5.0], [3.0, 4.5]]
         assert now["log"][0].endswith("a line")
         (state,) = named(events, "state")
         assert not state["isTrouble"]
+        waiting = Waiting("the service does not answer", 1_700_000_000.0, 1_700_000_060.0)
+        write_live(folder, replace(live, waiting=waiting))
+        (now,) = named(feed.look(), "now")
+        assert "the service does not answer" in now["lines"][1]
+        assert now["share"] is None
     (now,) = named(feed.look(), "now")
-    assert now["share"] is None
+    assert len(now["lines"]) == 1
     assert now["log"][0].endswith("a line")
 
 

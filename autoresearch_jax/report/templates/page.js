@@ -3,9 +3,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const TINTS = ["--keep", "--certified", "--pruned", "--reverted", "--failed"];
-const SYMBOLS = { baseline: "diamond", keep: "circle", certified: "star", reverted: "circle-open", discard: "circle", pruned: "triangle-up",
+const SYMBOLS = { baseline: "diamond", revert: "diamond-open", keep: "circle", certified: "star", reverted: "circle-open", discard: "circle", pruned: "triangle-up",
   failed: "x" };
 const MOST_LABELS = 15;
+const CURVE_POINTS = 20;
 const CONFIG = { displayModeBar: false, responsive: true };
 let isDrawDue = false;
 const NUMBER = 0, HOURS = 1, SCORE = 2, OUTCOME = 3, KIND = 4, WORDS = 5, RUNS = 6, CURVE = 7;
@@ -50,7 +51,7 @@ function pointTraces(run, index, several, bounds) {
     if (!groups.has(key)) groups.set(key, { kind: point[KIND], isBelow, points: [] });
     groups.get(key).points.push(point);
   }
-  const order = ["discard", "pruned", "failed", "reverted", "baseline", "keep", "certified"];
+  const order = ["discard", "pruned", "failed", "reverted", "baseline", "revert", "keep", "certified"];
   const sorted = [...groups.values()].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind));
   return sorted.map(({ kind, isBelow, points }) => ({
     type: "scatter", mode: "markers", name: kind, legendgroup: kind, xaxis: "x", yaxis: isBelow ? "y2" : "y",
@@ -61,7 +62,7 @@ function pointTraces(run, index, several, bounds) {
     hoverinfo: "text", customdata: points.map((point) => `${index} ${point[NUMBER]}`),
     marker: { symbol: SYMBOLS[kind], size: kind === "discard" || kind === "pruned" ? 6 : 9,
       opacity: several ? 0.35 : kind === "discard" ? 0.65 : 1,
-      color: colour(several ? TINTS[index % TINTS.length] : kind === "baseline" ? "--ink" : `--${kind}`) },
+      color: colour(several ? TINTS[index % TINTS.length] : kind === "baseline" ? "--ink" : kind === "revert" ? "--keep" : `--${kind}`) },
   }));
 }
 
@@ -94,6 +95,14 @@ function labels(run, bounds) {
       font: { size: 11, color: colour("--quiet") } }));
 }
 
+// From the first experiment to the last, with some room on either side.
+function spread() {
+  const by = over() === "hours" ? HOURS : NUMBER;
+  const all = data.runs.flatMap((run) => run.points.map((point) => point[by]));
+  const last = all.length ? Math.max(...all) : 0;
+  return [-0.03 * (last || 1), 1.03 * (last || 1)];
+}
+
 function drawProgress() {
   const several = data.runs.length > 1;
   const bounds = range(data.runs);
@@ -102,7 +111,7 @@ function drawProgress() {
   const metric = data.runs[0].metric;
   const better = data.runs[0].direction === "minimize" ? "lower" : "higher";
   Plotly.react("progress", traces, layout({
-    xaxis: { title: { text: over() === "hours" ? "attended hours" : "experiment" }, anchor: "y2",
+    xaxis: { title: { text: over() === "hours" ? "attended hours" : "experiment" }, anchor: "y2", range: spread(),
       ...(over() === "experiments" && data.runs.every((run) => run.points.length < 12) ? { dtick: 1 } : {}) },
     yaxis: { title: { text: `${escape(metric)} (${better} is better)` }, range: bounds, domain: [0.09, 1] },
     yaxis2: { domain: [0, 0.05], range: [-1, 1], showticklabels: false, showgrid: false, zeroline: false,
@@ -118,7 +127,9 @@ function drawCurves() {
   const run = data.runs[place || 0];
   const champion = run.champions[run.champions.length - 1][0];
   const of = (wanted) => losses(run.points.find((point) => point[NUMBER] === wanted));
-  const curve = (wanted, name, tint) => ({ type: "scatter", mode: "lines", name, y: of(wanted),
+  const tag = data.runs.length > 1 ? `${run.tag}: ` : "";
+  const said = (wanted, name) => `${tag}${name}${of(wanted).length < CURVE_POINTS ? ", cut short" : ""}`;
+  const curve = (wanted, name, tint) => ({ type: "scatter", mode: "lines", name: said(wanted, name), y: of(wanted),
     x: of(wanted).map((_, index) => 5 * (index + 1)), line: { color: colour(tint), width: 2 } });
   const traces = [curve(champion, `champion ${champion}`, "--certified")];
   if (!Number.isNaN(number) && number !== champion) traces.push(curve(number, `experiment ${number}`, "--failed"));
@@ -150,6 +161,7 @@ function choose(wanted) {
   if (![...select.options].some((option) => option.value === wanted)) return;
   select.value = wanted;
   drawCurves();
+  document.getElementById("curves").scrollIntoView({ block: "nearest" });
 }
 
 // ---- a live page ----
@@ -208,8 +220,9 @@ function showNow(now) {
     bar.setAttribute("aria-label", "share of the budget that is spent");
   }
   const chart = document.getElementById("now-curve");
-  chart.hidden = now.curve.length < 2;
-  if (!chart.hidden) {
+  const hasCurve = now.curve.length > 1;
+  if (hasCurve) chart.hidden = false; // and it stays, else the page would jump between two trials
+  if (hasCurve) {
     Plotly.react(chart, [{ type: "scatter", mode: "lines", x: now.curve.map((one) => one[0]),
       y: now.curve.map((one) => one[1]), line: { color: colour("--certified"), width: 2 } }],
       layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } }, showlegend: false }), CONFIG);
