@@ -60,7 +60,8 @@ def row_of(shown: Shown, number: int):
 def test_every_experiment_is_a_point_and_the_running_trial_is_shown(shown, running, trial):
     expect(shown.points()).to_have_count(running.count - 1)
     expect(shown.page.locator("#connection")).to_contain_text(f"pid {os.getpid()}")
-    expect(shown.page.locator("#now")).to_contain_text(f"experiment {trial.experiment} run 1")
+    expect(shown.page.locator("#now")).to_contain_text(f"experiment {trial.experiment}  ")
+    expect(shown.page.locator("#now")).to_contain_text("run 1")
     expect(shown.page.locator("#now")).to_contain_text("loss 5.1")
     expect(shown.page.locator("#now progress")).to_have_attribute("value", "0.325")
     expect(shown.page.locator("#now-curve .scatterlayer .js-line")).to_have_count(1)
