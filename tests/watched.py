@@ -35,5 +35,6 @@ def serving(folder: RunFolder, *flags: str, port: int = 0) -> Iterator[Server]:
         yield Server(url, process)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        said = process.communicate(timeout=60)[1]
     assert process.returncode == 0
+    assert len(said.splitlines()) == 1, said

@@ -46,5 +46,5 @@ def run(options: Options, arguments: list[str]) -> int:
         secret = "" if options.token is None else f"?token={quote(options.token, safe='')}"
         print(f"http://{host}:{port}/{secret}", flush=True)
         print("Ctrl-C ends the page, not the run", file=sys.stderr, flush=True)
-        serve(make_app(broadcast, options.token), listening)
+        serve(make_app(broadcast, options.token), broadcast, listening)
     return 0

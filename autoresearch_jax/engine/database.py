@@ -215,6 +215,13 @@ class Database:
             if self._connection.in_transaction:  # an error of the disk ends it by itself
                 self._connection.execute("ROLLBACK")
 
+    def writes_seen(self) -> int:
+        """A number that is another one once another process has written, and its rows can be read here.
+
+        The file tells it too early: SQLite writes rows into its log, waits for the disk, and lets others see them then.
+        """
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
     def may_be_undone(self) -> bool:
         """True inside of a transaction that may write."""
         return self._connection.in_transaction and not self._is_as_of_now

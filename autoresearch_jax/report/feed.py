@@ -50,7 +50,7 @@ class RunFeed:
         self._watched = [str(path) for path in (folder.ledger, f"{folder.ledger}-wal", folder.live)]
         self._ledger: Ledger | None = Ledger.open_to_read(folder.ledger)
         self._inode = _inode(folder)
-        self._read: tuple[Any, ...] = ()  # signature of the ledger's files when they were read
+        self._read: int | None = None  # of `writes_seen`, when the page was made
         self._shown = _Shown()
         self._epoch = os.urandom(4).hex()  # of this ledger in this process
         self._version = 0
@@ -60,7 +60,7 @@ class RunFeed:
         self.look()
 
     def signature(self) -> tuple[Any, ...]:
-        """Differs whenever there may be something new; costs a few microseconds."""
+        """Differs whenever there is something new, or will be once the disk has it; costs a few microseconds."""
         return tuple(map(_stat, self._watched))
 
     def page(self) -> str:
@@ -117,24 +117,24 @@ class RunFeed:
             return clean_line(str(error))
         self._inode, self._epoch, self._version = inode, os.urandom(4).hex(), 0
         self._updates.clear()
-        self._shown, self._read = _Shown(), ()
+        self._shown, self._read = _Shown(), None
         events.append({"event": "reload", "data": {}})
         return None
 
     def _update(self) -> list[Event]:
-        """What of the page has changed; the ledger is read only if its files have."""
+        """What of the page has changed; the ledger is read only if it was written to."""
         assert self._ledger is not None
-        files = self.signature()[:-1]
-        if files == self._read:
-            return []
         with self._ledger.as_of_now():
+            seen = self._ledger.writes_seen()
+            if seen == self._read:
+                return []
             try:
                 history = read_history(self._ledger, self._folder)
             except ReportError:  # no baseline yet
-                self._read = files
+                self._read = seen
                 return []
             parts = run_parts(history, self._ledger.source, self._command(history))
-        self._read = files
+        self._read = seen
         before, is_first = self._shown, self._shown.history is None
         points = {point.row.id: point_data(point) for point in history.points}
         champions = champions_data(history)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 LOOK_SECONDS = 0.05  # between two looks at the files, while somebody watches
+SETTLE_SECONDS = 0.2  # after which a changed file is looked at again: its rows can be read once the disk has them
 DRIVER_SECONDS = 1.0  # between two looks for the driver, whose death changes no file
 PING_SECONDS = 15
+END_SECONDS = 0.5  # that events may take to end when the server does
 QUEUED_EVENTS = 200  # of one page; one that is so far behind is cut off, and loads again
 HEADERS = {
     "Content-Security-Policy": (
@@ -61,12 +63,13 @@ class Broadcast:
     async def run(self) -> None:
         """Looks again and again; ends when it is cancelled."""
         loop = asyncio.get_running_loop()
-        seen, driver_due = self.feed.signature(), 0.0
+        seen, due = self.feed.signature(), 0.0
         while True:
             await self._someone.wait()
             found = self.feed.signature()
-            if found != seen or loop.time() >= driver_due:
-                seen, driver_due = found, loop.time() + DRIVER_SECONDS
+            if found != seen or loop.time() >= due:
+                due = loop.time() + (DRIVER_SECONDS if found == seen else SETTLE_SECONDS)
+                seen = found
                 self._tell(await self.on_thread(self.feed.look))
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -74,9 +77,7 @@ class Broadcast:
         for queue in self._queues:
             for event in events:
                 if queue.full():
-                    while not queue.empty():
-                        queue.get_nowait()
-                    queue.put_nowait(None)
+                    _end(queue)
                     break
                 queue.put_nowait(event)
 
@@ -105,9 +106,20 @@ class Broadcast:
             if not self._queues:
                 self._someone.clear()
 
+    def end_events(self) -> None:
+        """Ends what pages are told; they ask again."""
+        for queue in self._queues:
+            _end(queue)
+
     def close(self) -> None:
         """Ends the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _end(queue: "asyncio.Queue[Event | None]") -> None:
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 def _message(event: Event) -> dict[str, Any]:
@@ -131,7 +143,12 @@ def make_app(broadcast: Broadcast, token: str | None) -> "Starlette":
 
     async def events(request: "Request") -> "Response":
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
-        return EventSourceResponse(broadcast.events(since), ping=PING_SECONDS, headers={"Cache-Control": "no-store"})
+        return EventSourceResponse(
+            broadcast.events(since),
+            ping=PING_SECONDS,
+            headers={"Cache-Control": "no-store"},
+            shutdown_grace_period=END_SECONDS,
+        )
 
     async def plotly(request: "Request") -> "Response":
         return PlainTextResponse(
@@ -259,12 +276,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise ServerError(f"--port={port}: cannot be listened on at {host}: {reason}: choose another --port") from error
 
 
-def serve(app: "Starlette", listening: socket.socket) -> None:
+def serve(app: "Starlette", broadcast: Broadcast, listening: socket.socket) -> None:
     """Answers requests until a signal ends it."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            broadcast.end_events()  # else they are cut off, and uvicorn says of each that it was an error
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
     )
     with contextlib.suppress(KeyboardInterrupt):  # it raises the signal again once it has ended
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])

@@ -171,6 +171,17 @@ def raising(error: Exception) -> Callable[..., History]:
     return read
 
 
+def test_a_row_is_told_although_the_files_changed_before_it_could_be_read(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feed_of(folder)
+    monkeypatch.setattr(RunFeed, "signature", lambda feed: ())
+    number = add_experiment(folder, "an idea")
+    (update,) = named(feed.look(), "update")
+    assert [point[0] for point in update["points"]] == [number]
+    assert feed.look() == []
+
+
 def test_a_lock_that_cannot_be_read_is_said(folder: RunFolder) -> None:
     feed = feed_of(folder)
     lock = folder.path / "driver.lock"

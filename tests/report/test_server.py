@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_a_new_row_is_told_as_an_event(folder: RunFolder, port: int) -> None:
         while name != "update":
             name, data = next_event(answer)
         assert "seen at once" in data["parts"][f"row-{row.id}"]["html"]
+
+
+def test_it_ends_the_events_of_open_pages_in_order(folder: RunFolder) -> None:
+    with serving(folder) as server, closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as page:
+        page.request("GET", "/events?since=")
+        answer = page.getresponse()
+        assert next_event(answer)[0] == "reload"
+        server.process.send_signal(signal.SIGINT)
+        while answer.readline():
+            pass
+        assert answer.isclosed()  # the last chunk came
+        assert server.process.wait(timeout=60) == 0
 
 
 def next_event(answer: http.client.HTTPResponse) -> tuple[str, dict]:
