@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import Live, read_live
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -82,20 +83,21 @@ class RunFeed:
         """Reads what is new; returns what pages have to be told."""
         events: list[Event] = []
         driver = trouble = None
+        live, hypothesis = read_live(self._folder), ""
         try:
             driver = self._folder.holder()
             trouble = self._reopen_if_replaced(events)
             if trouble is None:
                 events += self._update()
+                hypothesis = self._hypothesis(live)
         except (UserError, sqlite3.Error) as error:
             trouble = clean_line(str(error))
         except Exception as error:  # ours, such as of a ledger that is damaged: the page says so, and asks again
             trouble = clean_line(f"{self._folder.ledger} cannot be read: {type(error).__name__}: {error}")
             if trouble != self._state.get("data", {}).get("words"):
                 logging.getLogger(__name__).exception(trouble)
-        live = read_live(self._folder)
         state = {"event": "state", "data": self._describe_state(driver, trouble)}
-        now = {"event": "now", "data": _describe_now(live, self._hypothesis(live), is_at_work=driver is not None)}
+        now = {"event": "now", "data": _describe_now(live, hypothesis, is_at_work=driver is not None)}
         events += [state] if state != self._state else []
         events += [now] if now != self._now else []
         self._state, self._now = state, now
@@ -160,12 +162,12 @@ class RunFeed:
 
     def _hypothesis(self, live: Live | None) -> str:
         """Of the experiment that is prepared or measured; empty where the ledger does not tell."""
-        if live is None or live.experiment is None or self._ledger is None:
+        if live is None or live.experiment is None:
             return ""
-        try:
+        assert self._ledger is not None
+        with self._ledger.as_of_now(), suppress(LedgerError):
             return clean_line(self._ledger.experiment(live.experiment).hypothesis, WORDS)
-        except (UserError, sqlite3.Error):
-            return ""
+        return ""
 
     def _describe_state(self, driver: str | None, trouble: str | None) -> dict[str, Any]:
         if trouble is not None:

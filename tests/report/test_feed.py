@@ -164,6 +164,18 @@ def test_a_row_is_told_although_its_first_reading_failed(
     assert [point[0] for point in update["points"]] == [number]
 
 
+def test_updates_go_on_where_the_running_experiment_cannot_be_read(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_live(folder, Live(os.getpid(), 0.0, 7))
+    feed = feed_of(folder)
+    monkeypatch.setattr(RunFeed, "_hypothesis", raising(ValueError("7 is not in list")))
+    number = add_experiment(folder, "an idea")
+    events = feed.look()
+    assert [point[0] for update in named(events, "update") for point in update["points"]] == [number]
+    assert named(events, "state")[0]["isTrouble"]
+
+
 def raising(error: Exception) -> Callable[..., History]:
     def read(*arguments: object) -> History:
         raise error
