@@ -90,9 +90,12 @@ function labels(run, bounds) {
   const steps = run.champions.slice(1).map((one, place) => ({ one, gain: Math.abs(one[2] - run.champions[place][2]) }));
   steps.sort((a, b) => b.gain - a.gain);
   return steps.slice(0, MOST_LABELS).filter(({ one }) => !bounds || (one[2] > bounds[0] && one[2] < bounds[1]))
-    .map(({ one }) => ({ x: one[by], y: one[2], text: isNarrow() ? `${one[0]}` : `${one[0]} ${escape(cut(one[4], 28))}`,
-      textangle: isNarrow() ? 0 : -25, showarrow: false, xanchor: "left", yanchor: "bottom", yshift: 4,
-      font: { size: 11, color: colour("--quiet") } }));
+    .map(({ one }) => {
+      const isLate = one[by] > 0.75 * spread()[1]; // there a label would leave the chart on the right
+      return { x: one[by], y: one[2], text: isNarrow() ? `${one[0]}` : `${one[0]} ${escape(cut(one[4], 28))}`,
+        textangle: isNarrow() || isLate ? 0 : -25, showarrow: false, xanchor: isLate ? "right" : "left",
+        yanchor: "bottom", yshift: 4, font: { size: 11, color: colour("--quiet") } };
+    });
 }
 
 // From the first experiment to the last, with some room on either side.
