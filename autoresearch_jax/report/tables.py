@@ -12,7 +12,7 @@ from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import KEEPS, RUNNING, outcome
-from autoresearch_jax.engine.records import ExperimentRow
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
@@ -96,7 +96,8 @@ def _lines(ledger: Ledger, at_work: bool) -> list[_Line]:
             score="" if row.score is None else plus_minus(Estimate(row.score, row.error or 0.0)),
             seconds="" if row.seconds is None else f"{row.seconds:.1f}",
             proposer=clean_line(row.proposer),
-            category="" if row.category == row.hypothesis else clean_line(row.category),  # of "no proposal"
+            # "no proposal" says so twice, and of a trial by hand it is the dataset's hash
+            category="" if row.kind is Kind.TRIAL or row.category == row.hypothesis else clean_line(row.category),
             hypothesis=clean_line(row.hypothesis),
             reason=clean_line(row.reason or ""),
             failed=row.score is None and not row.is_open,

@@ -87,3 +87,9 @@ def test_an_explanation_is_of_the_latest_run(runs, capsys):
     assert printed(capsys, "status", f"--run_dir={runs}", "--why=1") == printed(
         capsys, "status", f"--run_dir={runs}", "--tag=night", "--why=1"
     )
+
+
+def test_trials_by_hand_have_no_category(runs, capsys):
+    shown = printed(capsys, "results", f"--run_dir={runs}", "--tag=trials")
+    assert "as it stands" in shown
+    assert "a fingerprint" not in shown
