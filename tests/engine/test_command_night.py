@@ -116,7 +116,7 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
         'the agent changed nothing in train_lib.py; it said "out of ideas"',
         "the agent deleted train_lib.py, or made something else of it",
         "line 1: invalid syntax",
-        "the agent ran longer than 3 s",
+        "the agent ran longer than 3 s, and had changed nothing in train_lib.py",
     ]
     assert (rows[6].hypothesis, rows[6].category) == ('deeper (changes of "agent.sh" ignored)', "depth")
     assert rows[7].hypothesis == "a crash (exited with status 4)"
