@@ -90,30 +90,44 @@ class SessionsBehind:
         """
         if not self._is_needed:
             return
-        by_session = {session: pid for pid, session in sessions}
+        by_session = _by_session(sessions)
         self._lowered &= by_session.keys()
         new = by_session.keys() - self._lowered
         if new and any(_niceness_of(by_session[session]) == 0 for session in self._lowered):
             self._is_needed = False
             return
         for session in new:
-            with contextlib.suppress(OSError):
-                _set_niceness_of(by_session[session], LOWEST)
-                self._lowered.add(session)
+            for pid in by_session[session]:
+                with contextlib.suppress(OSError):
+                    _set_niceness_of(pid, LOWEST)
+                    self._lowered.add(session)
+                    break
 
 
 def bring_forward(sessions: Iterable[tuple[int, int]]) -> None:
     """Undoes `SessionsBehind` and `lower_own_session`, as far as the kernel lets us; arguments as of `lower`."""
-    for pid in {session: pid for pid, session in sessions}.values():
-        if _niceness_of(pid) == LOWEST:
+    for pids in _by_session(sessions).values():
+        if _niceness_of(pids) != LOWEST:
+            continue
+        for pid in pids:
             with contextlib.suppress(OSError):
                 _insist(partial(_set_niceness_of, pid, 0))
+                break
 
 
-def _niceness_of(pid: int) -> int | None:
-    """The niceness of a process's session; None where there is none."""
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/autogroup") as file:
-        return int(file.read().split()[-1])
+def _by_session(sessions: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """The processes of each session, of which some may be gone by now."""
+    found: dict[int, list[int]] = {}
+    for pid, session in sessions:
+        found.setdefault(session, []).append(pid)
+    return found
+
+
+def _niceness_of(pids: Iterable[int]) -> int | None:
+    """The niceness of the session of some processes; None where none of them is left."""
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/autogroup") as file:
+            return int(file.read().split()[-1])
     return None
 
 

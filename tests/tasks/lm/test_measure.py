@@ -17,13 +17,13 @@ from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
 from autoresearch_jax.tasks.lm.judging import TrialFailedError
 from autoresearch_jax.tasks.lm.trainer import TrainResult
-from autoresearch_jax.tasks.lm.trial import TaskError
 from autoresearch_jax.types import (
     CHARGED_COMPILE,
     CURVE_POINTS,
     LOSSES,
     TOO_BUSY,
     Budget,
+    CandidateUntouched,
     CompileCost,
     LossLimit,
     Measurement,
@@ -125,7 +125,7 @@ def test_a_budget_in_steps_has_the_wall_clock_and_no_reference(
 
 def test_a_device_on_which_no_reference_runs_is_named(make_task: MakeTask, tmp_path: Path) -> None:
     task = make_task(SECONDS, clock=ATTENDED, device=Device("none_such", "none", 1, None))
-    with pytest.raises(TaskError) as caught:
+    with pytest.raises(CandidateUntouched) as caught:
         task.calibrate(None, tmp_path)
     assert str(tmp_path / "reference.log") in str(caught.value)
     assert "\n" not in str(caught.value)
