@@ -49,7 +49,7 @@ QUIET_SECONDS = 1.5  # before a commit, so that the server has nothing else to d
 OBSERVED_SECONDS = 20.0  # over which the server's processor time is taken
 PER_EXPERIMENT_SECONDS = 5.0  # while WATCHERS watch
 REPORTS_PER_SECOND = 2  # of a trial that goes on
-# Notes when the chart has so many points, and when the frame with a new row is over, before any timer.
+# Records when the chart has all points, and when the frame that shows a new row is painted.
 OBSERVE = """window.drawn = {}; window.painted = {};
 const count = () => document.querySelectorAll('#progress .scatterlayer .point').length;
 setInterval(() => { window.drawn[count()] ??= Date.now() }, 10);

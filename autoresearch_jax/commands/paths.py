@@ -71,7 +71,7 @@ def default_cache_dir(environment: Mapping[str, str]) -> Path:
 
 
 def _own_temporary_folder() -> Path:
-    """A folder for temporary files that nobody else can write to, since what is in it is executed."""
+    """A folder for temporary files that only this user can write to: what is in it is executed."""
     folder = Path(tempfile.gettempdir()) / f"{CACHE_NAME}-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -177,7 +177,7 @@ class ExperimentLine(LiveLine):
 class LiveBlock:
     """A few lines at the bottom of a terminal, drawn when something happens, in any thread; nothing of it stays.
 
-    It is drawn by whoever reports, with no thread of its own, since the trial may need every processor. On a terminal
+    The thread that reports draws it: a thread for it alone would take a processor from the trial. On a terminal
     that takes nothing it is not drawn, and lines that stay are printed later; one that is gone is written to no more.
     """
 

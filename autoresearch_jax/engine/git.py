@@ -54,7 +54,7 @@ class Git:
             "LC_ALL": "C",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_OPTIONAL_LOCKS": "0",  # `git status` would else rewrite the user's index
-            "GIT_LITERAL_PATHSPECS": "1",  # a path is a path, whatever characters are in it
+            "GIT_LITERAL_PATHSPECS": "1",  # no character of a path is a pattern
             **_NO_REMOTE,
         }
         self._identity: dict[str, str] | None = None
@@ -71,7 +71,7 @@ class Git:
         return self.raw(*words, stdin=stdin, variables=variables, settings=settings).decode("utf-8", "replace").strip()
 
     def path(self, *words: str) -> Path:
-        """The path that a git command prints, whatever its name; one that is relative is so to the folder."""
+        """The path that a git command prints, in any encoding; a relative one starts at the folder."""
         return self.folder / os.fsdecode(self.raw(*words).removesuffix(b"\n"))
 
     def raw(

@@ -19,7 +19,7 @@ class Progress:
     """How far a run is.
 
     Attributes:
-      experiments: proposals that are over, whatever became of them; the baseline is not counted.
+      experiments: proposals that are over, kept or not; the baseline is not counted.
       seconds: spent on all experiments, over every process that worked on the run.
       dollars: spent on proposals.
       since_keep: proposals since the last keep that was an improvement; a refactoring is none.

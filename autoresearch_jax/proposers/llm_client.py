@@ -303,7 +303,7 @@ def _keep_off_the_terminal() -> None:
 
 
 def _said_error(value: Any) -> tuple[int | None, str] | None:
-    """The status and message of a body that is an error and no answer, whatever the status of HTTP; else None."""
+    """The status and message of an error body, also one sent with HTTP status 200; None for an answer."""
     if not isinstance(value, Mapping) or not value.get("error") or value.get("candidates"):
         return None
     error = value["error"]
