@@ -2,13 +2,15 @@
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
 
 Scalar = float | int | str | bool | None
+# base, ours, theirs -> a text with the changes that lead from base to both; None where these touch the same lines
+Merge = Callable[[str, str, str], str | None]
 
 SCORE_DECIMALS = 6  # of a score that is printed
 USUAL_SHARE = 0.9  # ATTENDED_SHARE is shown beside a trial where it is below this

@@ -37,7 +37,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_compile_cost
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import MAX_FAILURES, HoldoutTask, RunError, Task, TaskFailures
-from autoresearch_jax.engine.training_file import ConstantError, Merge, set_constants
+from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.types import (
     TOO_BUSY,
@@ -45,6 +45,7 @@ from autoresearch_jax.types import (
     CandidateRejected,
     CandidateUntouched,
     Measurement,
+    Merge,
     Scalar,
     Status,
 )

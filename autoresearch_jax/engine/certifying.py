@@ -22,7 +22,6 @@ from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.state import certification_runs, kept_for_length, read_state
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import (
-    Merge,
     blank_values,
     known_constants,
     merge_sources,
@@ -33,7 +32,7 @@ from autoresearch_jax.engine.training_file import (
 )
 from autoresearch_jax.proposers.base import CERTIFICATION
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.types import Merge, Scalar
 
 REVERT = "revert"  # category of what certification tries
 SUPERSEDED = "superseded"

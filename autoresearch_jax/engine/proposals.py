@@ -17,7 +17,7 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES, literal_bytes, syntax_nodes
 from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.training_file import Merge, rebase
+from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import (
@@ -35,7 +35,7 @@ from autoresearch_jax.proposers.replay import RecordedProposal
 from autoresearch_jax.sandbox import priority
 from autoresearch_jax.sandbox.process import bring_sessions_forward
 from autoresearch_jax.sanitize import clean_line, quoted
-from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Status
+from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Merge, Status
 
 PROPOSAL_FILE = "proposal.json"
 STALE_FILE = "stale.json"  # one that did not fit the champion that came meanwhile

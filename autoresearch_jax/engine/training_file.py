@@ -13,7 +13,7 @@ import libcst as cst
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Proposal
-from autoresearch_jax.types import Scalar
+from autoresearch_jax.types import Merge, Scalar
 
 ConstantValue = Scalar | tuple[Scalar, ...]
 
@@ -208,10 +208,6 @@ def _literal(name: str, value: Scalar) -> cst.BaseExpression:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConstantError(f"{name} cannot be set to {value}: a constant is a finite number")
     return cst.parse_expression(repr(value))
-
-
-# base, ours, theirs -> a text with the changes that lead from base to both; None where these touch the same lines
-Merge = Callable[[str, str, str], str | None]
 
 
 def merge_sources(base: str, ours: str, theirs: str, values: Mapping[str, Scalar], merge: Merge) -> str | None:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from autoresearch_jax.proposers.base import Brief
-from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
-from autoresearch_jax.proposers.edits import (
+from autoresearch_jax.edits import (
     MAX_CHARACTERS,
     Edit,
     EditError,
@@ -22,6 +20,8 @@ from autoresearch_jax.proposers.edits import (
     replace_file,
     unfenced,
 )
+from autoresearch_jax.proposers.base import Brief
+from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.python_source import BYTE_ORDER_MARK
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, redact_value
 

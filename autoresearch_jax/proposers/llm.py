@@ -11,6 +11,7 @@ from typing import Any
 
 from google.genai import types
 
+from autoresearch_jax.edits import EditError
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.answers import answer_schema, category_names, read_answer
 from autoresearch_jax.proposers.base import (
@@ -23,7 +24,6 @@ from autoresearch_jax.proposers.base import (
     ServiceDown,
 )
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, write_brief
-from autoresearch_jax.proposers.edits import EditError
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, Spending
 from autoresearch_jax.proposers.llm_client import Closed, GeminiClient, NotLetIn, milliseconds
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact

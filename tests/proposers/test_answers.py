@@ -10,9 +10,9 @@ import pytest
 from fakes import SOURCE
 from gemini_server import MODEL, GeminiServer, Step, answer, error, llm_dir, quick, raw, reply, says
 
+from autoresearch_jax.edits import EditError
 from autoresearch_jax.proposers.answers import read_answer
 from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, ServiceDown
-from autoresearch_jax.proposers.edits import EditError
 from autoresearch_jax.proposers.llm import GeminiProposer
 from autoresearch_jax.proposers.llm_budget import Price
 from autoresearch_jax.types import Metric

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from autoresearch_jax.proposers.edits import (
+from autoresearch_jax.edits import (
     MAX_CHARACTERS,
     MAX_EDITS,
     Edit,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from autoresearch_jax.proposers.edits import Edit, EditError, apply_edits, read_edits, replace_file
+from autoresearch_jax.edits import Edit, EditError, apply_edits, read_edits, replace_file
 
 LINES = (
     *(f"{one} = {other} + {n}" for one in ("alpha", "beta") for other in ("gamma_rate", "delta_rate") for n in (1, 2)),
