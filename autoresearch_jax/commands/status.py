@@ -1,8 +1,9 @@
-"""Where a run stands: its champion, its gain, what it is at, and where its parts are; or why one experiment ended so.
+"""Where a run stands: its champion, its gain, what it is at, and where its parts are; or one experiment.
 
 autoresearch status                  # lists the runs of --run_dir, and shows the latest
 autoresearch status --tag=nov20
 autoresearch status --tag=nov20 --why=7
+autoresearch status --tag=nov20 --diff=7 | git apply
 """
 
 import json
@@ -19,12 +20,13 @@ from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import ENDS, FLAGS
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
-from autoresearch_jax.errors import UsageError
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.report.diffs import unified
 from autoresearch_jax.report.runs import format_runs, latest_run, list_runs, runs_as_csv
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import print_csv, print_lines
 from autoresearch_jax.report.why import explain, print_explanation
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import Scalar
 
 
@@ -34,15 +36,19 @@ class Options:
 
     where: FolderOptions
     why: int | None = option(None, "explain the decision on this experiment", least=0)
+    diff: int | None = option(None, "print what this experiment changed, as a unified diff", least=0)
     format: str = format_option("csv")
 
     def __post_init__(self) -> None:
-        if self.why is not None and self.format == "csv":
-            raise UsageError("--format=csv: an explanation is no table: use --format=json with --why")
+        if self.why is not None and self.diff is not None:
+            raise UsageError("--why and --diff: one of them at a time")
+        for flag, value, what in (("why", self.why, "an explanation"), ("diff", self.diff, "a diff")):
+            if value is not None and self.format == "csv":
+                raise UsageError(f"--format=csv: {what} is no table: use --format=json with --{flag}")
 
 
 def run(options: Options, arguments: list[str]) -> int:
-    """Prints the figures of the run, or why one experiment ended so; without --tag the list of runs, too."""
+    """Prints the figures of the run, or about one experiment; without --tag the list of runs, too."""
     runs = [] if options.where.tag is not None else list_runs(options.where.require_runs())
     folder = latest_run(runs).folder if runs else options.where.existing
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
@@ -52,6 +58,14 @@ def run(options: Options, arguments: list[str]) -> int:
                 print(json.dumps(found, indent=1))
             else:
                 print_explanation(found, sys.stdout)
+            return 0
+        if options.diff is not None:
+            changed = describe_change(ledger, options.diff)
+            if options.format == "json":
+                print(json.dumps(changed, indent=1))
+            else:  # as it is, unless a terminal would obey what stands in it
+                text = str(changed["diff"])
+                print(clean_block(text, sys.maxsize) if sys.stdout.isatty() else text)
             return 0
         figures = describe(ledger, folder)
     if options.format == "json":
@@ -64,6 +78,20 @@ def run(options: Options, arguments: list[str]) -> int:
             print(format_runs(runs))
         print_lines(figures, sys.stdout)
     return 0
+
+
+def describe_change(ledger: Ledger, number: int) -> dict[str, Scalar]:
+    """What an experiment changed of the experiment that it is made from, by name.
+
+    Raises:
+      LedgerError: there is none of that number.
+      UserError: it is made from none.
+    """
+    row, name = ledger.experiment(number), str(ledger.settings().get("editable", "train_lib.py"))
+    if row.parent is None:
+        raise UserError(f"--diff={number}: a {row.kind} is made from no other experiment, so it changed nothing")
+    diff = unified(ledger.source(row.parent), ledger.source(number), name)
+    return {"experiment": number, "made_from": row.parent, "hypothesis": clean_line(row.hypothesis), "diff": diff}
 
 
 def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:

@@ -80,3 +80,29 @@ def test_csv_has_a_row_a_figure(folder, capsys):
     assert dict(rows) == {name: "" if value is None else str(value) for name, value in expected.items()}
     assert cli.main(["status", "--tag=night", "--format=csv", "--why=1"]) == 2
     assert "--format=csv" in capsys.readouterr().err
+
+
+def test_what_an_experiment_changed(folder, capsys):
+    with closing(Ledger.open(folder.ledger)) as ledger:
+        ledger.begin_experiment(
+            Intent(Kind.PROPOSAL, "LR = 3\n# \x1b[2J\n", hypothesis="a step\nof 3", parent=0, parent_commit="a" * 40)
+        )
+    found = figures(capsys, "--diff=3", "--format=json")
+    assert (found["made_from"], found["hypothesis"]) == (0, "a step of 3")
+    assert found["diff"].splitlines()[-3:] == ["-LR = 1", "+LR = 3", "+# \x1b[2J"]
+    assert cli.main(["status", "--tag=night", "--diff=3"]) == 0
+    assert capsys.readouterr().out == found["diff"] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "words"),
+    [
+        (("--diff=0",), 1, "--diff=0: a baseline is made from no other experiment"),
+        (("--diff=9",), 1, "experiment 9"),
+        (("--diff=1", "--why=1"), 2, "--why and --diff: one of them at a time"),
+        (("--diff=1", "--format=csv"), 2, "--format=csv: a diff is no table"),
+    ],
+)
+def test_a_diff_that_there_is_none_of(folder, capsys, flags, status, words):
+    assert cli.main(["status", "--tag=night", *flags]) == status
+    assert words in capsys.readouterr().err

@@ -1,0 +1,44 @@
+"""A server of the Model Context Protocol on standard input and output: a run's commands as tools for a coding agent.
+
+    autoresearch mcp --tag=nov20
+
+An agent's program starts it; docs/guide/mcp.md has the settings of some of them.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.commands.options import option
+from autoresearch_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch mcp` was asked for; it loads neither numpy nor the ledger, so that it answers at once."""
+
+    tag: str | None = option(None, "name of the run that tools are about where they are not told another")
+    run_dir: str = option("./runs", "folder of the runs", path=True)
+    program: Path = option(Path("./program.md"), "the page of instructions, given as a resource")
+
+
+def run(options: Options, arguments: list[str]) -> int:
+    """Serves until standard input ends."""
+    require_mcp()
+    from autoresearch_jax.commands.mcp_tools import make_server
+
+    make_server(options).run("stdio")
+    return 0
+
+
+def require_mcp() -> None:
+    """Checks that the protocol's SDK is there.
+
+    Raises:
+      UserError: the package is missing.
+    """
+    if importlib.util.find_spec("mcp") is None:
+        raise UserError(
+            "needs the package mcp, which is missing: in the checkout ./scripts/setup.sh mcp, "
+            "elsewhere pip install 'autoresearch_jax[mcp]'"
+        )

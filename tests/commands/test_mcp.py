@@ -1,0 +1,105 @@
+"""`autoresearch mcp`, asked by the SDK's own client in another process."""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from finished_night import Night
+from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, TextContent, TextResourceContents
+
+from autoresearch_jax import cli
+
+SERVER = [sys.executable, "-m", "autoresearch_jax.cli", "mcp"]
+
+
+def ask(folder: Path, scenario: Callable[[Client], Awaitable[Any]], *flags: str) -> Any:
+    """What a scenario finds out of a server that is started in a folder."""
+
+    async def talk() -> Any:
+        command, *arguments = SERVER
+        place = StdioServerParameters(
+            command=command, args=[*arguments, *flags], cwd=folder, env={**os.environ, "PYTHONSAFEPATH": "1"}
+        )
+        async with Client(stdio_client(place)) as client:
+            return await scenario(client)
+
+    return anyio.run(talk)
+
+
+def words(result: CallToolResult) -> str:
+    (content, *_) = result.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+def test_a_run_is_looked_at(finished: Night) -> None:
+    async def scenario(client: Client) -> None:
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert {"status", "results", "diff"} <= listed.keys()
+        assert listed["status"].annotations is not None
+        assert listed["status"].annotations.read_only_hint
+        status = json.loads(words(await client.call_tool("status", {"tag": "night"})))
+        assert status["champion_experiment"] == finished.champion
+        assert json.loads(words(await client.call_tool("status", {"tag": "night", "why": 1})))["experiment"] == 1
+        results = json.loads(words(await client.call_tool("results")))
+        assert [row["experiment"] for row in results["experiments"]] == [0, 1]
+        diff = json.loads(words(await client.call_tool("diff", {"experiment": 1})))["diff"]
+        assert "+++ b/train_lib.py\n" in diff
+        assert "\n+LEARNING_RATE = " in diff
+
+    ask(finished.folder.path.parent, scenario, f"--run_dir={finished.folder.path.parent}", "--tag=night")
+
+
+def test_resources_are_the_page_and_the_champion(finished: Night) -> None:
+    folder = finished.folder.path.parent
+    with finished.ledger() as ledger:
+        source = ledger.source(finished.champion)
+
+    async def scenario(client: Client) -> None:
+        async def read(uri: str) -> str:
+            (content,) = (await client.read_resource(uri)).contents
+            assert isinstance(content, TextResourceContents)
+            return content.text
+
+        assert await read("autoresearch://program.md") == (folder / "program.md").read_text()
+        assert await read("autoresearch://champion.py") == source
+        assert await read("autoresearch://runs/night/champion.py") == source
+        with pytest.raises(MCPError, match="no ledger there; there are night"):
+            await read("autoresearch://runs/another/champion.py")
+
+    ask(folder, scenario, f"--run_dir={folder}")
+
+
+def test_mistakes_are_errors_of_the_tool_in_the_commands_own_line(finished: Night, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of the folder')\n")
+
+    async def scenario(client: Client) -> None:
+        for name, arguments, said in (
+            ("status", {"tag": "another"}, "no ledger there; there are night in "),
+            ("status", {"tag": "night", "why": 9}, "experiment 9"),
+            ("status", {"tag": "--why=1"}, "/--why=1/ledger.db: no ledger there"),
+            ("diff", {"tag": "night", "experiment": 0}, "--diff=0: a baseline is made from no other experiment"),
+        ):
+            result = await client.call_tool(name, arguments)
+            assert result.is_error
+            assert said in words(result)
+            assert "\n" not in words(result)
+
+    ask(tmp_path, scenario, f"--run_dir={finished.folder.path.parent}")
+
+
+def test_without_the_extra_it_is_one_line_with_the_remedy(monkeypatch, capsys) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mcp" else find(name, *more))
+    assert cli.main(["mcp"]) == 1
+    captured = capsys.readouterr()
+    assert "pip install 'autoresearch_jax[mcp]'" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
