@@ -260,7 +260,8 @@ def _front_matter(finding: Finding) -> list[str]:
 
 _KEYS = ("id", "title", "category", "status", "source", "base")
 _PLAIN = re.compile(
-    r"(?!(?:y|yes|no?|on|off|true|false|null)$)[a-z][\w ./+%-]*\w|https?://[\w./?=&%+~-]+", re.ASCII | re.IGNORECASE
+    r"(?!(?:y|yes|no?|on|off|true|false|null)$)[a-z](?:[\w ./+%-]*\w)?|https?://[\w./?=&%+~-]+",
+    re.ASCII | re.IGNORECASE,
 )
 
 

@@ -1,0 +1,174 @@
+"""Where findings are kept: a folder of pages with the texts that they change, and several folders as one library."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from autoresearch_jax.edits import MAX_CHARACTERS
+from autoresearch_jax.files import plain_text, write_json, write_whole
+from autoresearch_jax.findings.format import (
+    Finding,
+    FindingError,
+    base_digest,
+    changed_base,
+    diff_change,
+    finding_json,
+    read_finding,
+    write_finding,
+)
+
+SHIPPED = Path(__file__).parent.parent / "ideas"  # the library that comes with the package
+BASES = "bases"  # folder of the texts that findings change
+DIFF_NAME = "train_lib.py"  # that a diff in JSON names
+
+
+class FindingStore(Protocol):
+    """Where findings come from and go to."""
+
+    def findings(self) -> Sequence[Finding]:
+        """All of them, by their ids."""
+        ...
+
+    def base_text(self, digest: str) -> str | None:
+        """The text that findings of this base change; None where it is not known."""
+        ...
+
+    def add(self, finding: Finding, base_text: str | None) -> str:
+        """Stores a finding, or its evidence where the same change is there already; returns what was done in words.
+
+        Raises:
+          FindingError: another change has its id, it does not fit its base, or it cannot be stored.
+        """
+        ...
+
+
+class FindingFolder:
+    """A folder with `ID.md`, `ID.json` and `bases/DIGEST.txt`, which others may write to meanwhile."""
+
+    def __init__(self, path: Path, notice: Callable[[str], None]) -> None:
+        """`notice` is told of each page that cannot be read, once; the others are read all the same."""
+        self.path = path
+        self._notice = notice
+        self._read: dict[Path, tuple[tuple[int, int], Finding | None]] = {}  # by what `stat` says of the page
+
+    def findings(self) -> Sequence[Finding]:
+        """See `FindingStore.findings`; empty where there is no such folder."""
+        found = (self._page(path) for path in sorted(self.path.glob("*.md")))
+        return [finding for finding in found if finding is not None]
+
+    def _page(self, path: Path) -> Finding | None:
+        try:
+            stat = path.stat()
+            known, finding = self._read.get(path, (None, None))
+            if known == (stat.st_mtime_ns, stat.st_size):
+                return finding
+            finding = read_finding(path)
+        except FindingError as error:
+            finding = None
+            self._notice(f"{error}: left out")
+        except OSError:  # removed meanwhile
+            return None
+        self._read[path] = (stat.st_mtime_ns, stat.st_size), finding
+        return finding
+
+    def base_text(self, digest: str) -> str | None:
+        """See `FindingStore.base_text`; None, too, for a file that has another text than its name says."""
+        with suppress(OSError, UnicodeDecodeError):
+            path = self.path / BASES / f"{digest}.txt"
+            if path.stat().st_size <= 4 * MAX_CHARACTERS:
+                text = plain_text(path.read_bytes())
+                return text if base_digest(text) == digest else None
+        return None
+
+    def add(self, finding: Finding, base_text: str | None) -> str:
+        """See `FindingStore.add`."""
+        done = "added"
+        path = self.path / f"{finding.id}.md"
+        if path.exists():
+            there = read_finding(path)
+            _require_same(there, finding, path)
+            merged = merge_evidence(there, finding)
+            if merged == there:
+                return "is there already"
+            finding, done = merged, "evidence added"
+        diff = finding.change
+        if base_text is not None:
+            diff = diff_change(base_text, changed_base(finding, base_text), DIFF_NAME)
+        try:
+            (self.path / BASES).mkdir(parents=True, exist_ok=True)
+            if base_text is not None and self.base_text(finding.base) is None:
+                write_whole(self.path / BASES / f"{finding.base}.txt", base_text)
+            write_json(path.with_suffix(".json"), finding_json(finding, diff))
+            write_finding(path, finding)
+        except OSError as error:
+            raise FindingError(f"{path}: cannot be written: {error.strerror}: name another folder") from error
+        return done
+
+
+class Library:
+    """Several stores as one: of findings with the same change the evidence is put together, new ones go to the last."""
+
+    def __init__(self, stores: Sequence[FindingStore], notice: Callable[[str], None]) -> None:
+        """`notice` is told, once each, of findings that are left out, since an earlier store has another of that id."""
+        self._stores = stores
+        self._notice = notice
+        self._told: set[str] = set()
+
+    def findings(self) -> Sequence[Finding]:
+        """See `FindingStore.findings`."""
+        found: dict[str, Finding] = {}
+        for store in self._stores:
+            for finding in store.findings():
+                there = found.setdefault(finding.id, finding)
+                if there.is_same_change(finding):
+                    found[finding.id] = merge_evidence(there, finding)
+                elif finding.id not in self._told:
+                    self._told.add(finding.id)
+                    self._notice(f"{finding.id}: left out, another finding has this id: rename it")
+        return [found[name] for name in sorted(found)]
+
+    def base_text(self, digest: str) -> str | None:
+        """See `FindingStore.base_text`."""
+        texts = (store.base_text(digest) for store in self._stores)
+        return next((text for text in texts if text is not None), None)
+
+    def get(self, name: str) -> Finding:
+        """The finding of an id.
+
+        Raises:
+          FindingError: there is none.
+        """
+        for finding in self.findings():
+            if finding.id == name:
+                return finding
+        raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")
+
+    def add(self, finding: Finding, base_text: str | None) -> str:
+        """See `FindingStore.add`."""
+        for there in self.findings():
+            if there.id == finding.id:
+                _require_same(there, finding, None)
+                if merge_evidence(there, finding) == there:
+                    return "is there already"
+        return self._stores[-1].add(finding, base_text)
+
+
+def open_library(folder: Path, notice: Callable[[str], None]) -> Library:
+    """The findings that are shipped and those in a folder of the user's, which need not exist."""
+    return Library([FindingFolder(SHIPPED, notice), FindingFolder(folder, notice)], notice)
+
+
+def merge_evidence(first: Finding, second: Finding) -> Finding:
+    """The first finding with the evidence of both; its status follows from theirs."""
+    evidence = tuple(dict.fromkeys((*first.evidence, *second.evidence)))
+    statuses = {finding.status for finding in (first, second) if finding.status != "idea"}
+    status = "unclear" if len(statuses) > 1 else next(iter(statuses), "idea")
+    return replace(first, evidence=evidence, status=status)
+
+
+def _require_same(there: Finding, finding: Finding, path: Path | None) -> None:
+    if not there.is_same_change(finding):
+        where = "" if path is None else f" in {path.parent}"
+        raise FindingError(f"{finding.id}: another finding has this id{where}: rename the one to be added")
