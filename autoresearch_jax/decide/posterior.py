@@ -134,8 +134,13 @@ class Posterior:
         """Mean and variance of the sum of some gains, and of the baseline's score."""
         x_K = np.zeros(len(self.mean_K))
         x_K[0] = with_baseline
-        x_K[[1 + self.edits.index(number) for number in edits]] = 1
+        x_K[[self._column[number] for number in edits]] = 1
         return float(x_K @ self.mean_K), max(float(x_K @ self.covariance_KxK @ x_K), 0.0)
+
+    @cached_property
+    def _column(self) -> dict[int, int]:
+        """Of each kept edit's gain among the unknowns."""
+        return {number: column for column, number in enumerate(self.edits, start=1)}
 
     @cached_property
     def gains(self) -> dict[int, Gain]:

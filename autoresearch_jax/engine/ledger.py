@@ -46,7 +46,8 @@ class Ledger(Database):
         self._experiments = Rows(self._experiments_from, self.may_be_undone, lambda row: row.program_hash)
         self._trials = Rows(self._trials_from, self.may_be_undone, lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
-        self._lineage: tuple[tuple[int, int], Lineage] | None = None  # of what is concluded, and how much that is
+        # of what is concluded, and how many runs of each experiment are in it
+        self._lineage: tuple[dict[int, int], Lineage | None] = {}, None
         self._variance_of_items = functools.cache(self._find_variance_of_items)
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
@@ -82,8 +83,8 @@ class Ledger(Database):
         seconds: float,
         *,
         simplification: bool = False,
-    ) -> ExperimentRow:
-        """Ends an experiment; see `ExperimentRow`. Returns it as it now stands."""
+    ) -> None:
+        """Ends an experiment; see `ExperimentRow`."""
         values = {
             "status": status,
             "score": score,
@@ -94,7 +95,6 @@ class Ledger(Database):
             "simplification": 1 if simplification else None,
         }
         self.update("experiments", values, "id = ? AND status IS NULL", experiment)
-        return self.experiment(experiment)
 
     def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
         """Adds a measurement that was made by hand, outside any search; returns the experiment's number."""
@@ -293,7 +293,7 @@ class Ledger(Database):
         return lineage
 
     def _concluded_lineage(self) -> Lineage | None:
-        """The lineage without the open experiment, made again once another experiment or a champion's run is in it."""
+        """The lineage without the open experiment; entered again from the start once a champion has a further run."""
         settings = self.settings()
         if settings.get("decision", "greedy") == "greedy":  # it has no use for a model of scores
             return None
@@ -303,14 +303,19 @@ class Ledger(Database):
         if baseline is None:
             return None
         runs = self.remembered(_runs_in_order)
-        key = len(concluded), sum(len(runs.get(row.id, ())) for row in measured)
-        if self._lineage is not None and self._lineage[0] == key and not self.may_be_undone():
-            return self._lineage[1]
-        lineage = Lineage(1 if settings.get("direction") == "maximize" else -1)
-        self._enter(lineage, [row for row in measured if row.id >= baseline.id and row.id in runs])
+        entered = {row.id: len(runs[row.id]) for row in measured if row.id >= baseline.id and row.id in runs}
+        known, lineage = self._lineage
+        if known == entered and lineage is not None:
+            return lineage
+        is_longer = lineage is not None and list(known.items()) == list(entered.items())[: len(known)]
+        lineage = lineage.copy() if lineage is not None and is_longer else Lineage(self._sign())
+        self._enter(lineage, [row for row in measured if row.id in entered and row.id not in lineage.programs])
         if not self.may_be_undone():
-            self._lineage = key, lineage
+            self._lineage = entered, lineage
         return lineage
+
+    def _sign(self) -> int:
+        return 1 if self.settings().get("direction") == "maximize" else -1
 
     def _enter(self, lineage: Lineage, rows: Collection[ExperimentRow]) -> None:
         runs = self.remembered(_runs_in_order)

@@ -181,7 +181,7 @@ class Recorder:
         with self.ledger.transaction():
             if conclusion.status is Status.OK and not self._is_kept_already(experiment):
                 self.ledger.record_decision(experiment.id, decision)
-            row = self.ledger.conclude(
+            self.ledger.conclude(
                 experiment.id,
                 conclusion.status,
                 score,
@@ -191,6 +191,7 @@ class Recorder:
                 time.monotonic() - started,
                 simplification=decision.action is Action.KEEP_SIMPLER,
             )
+        row = self.ledger.experiment(experiment.id)
         self._publish(row, previous=row.parent_commit)
         self.refresh()
         return row

@@ -4,6 +4,7 @@ import ast
 from collections import Counter
 from collections.abc import Collection, Iterator
 from decimal import Decimal
+from functools import lru_cache
 
 from autoresearch_jax.engine.training_file import binding
 from autoresearch_jax.python_source import UNPARSABLE, docstring_of, parse_source
@@ -95,13 +96,18 @@ def literal_bytes(source: str, baseline: str) -> int:
     `python_source.without_hidden_text`.
     """
     try:
-        theirs, ours = parse_source(source), parse_source(baseline)
-        carried = Counter(_carried(theirs)) - Counter(_carried(ours))
-        names = set(_names(theirs)) - set(_names(ours))
+        (theirs, their_names), (ours, our_names) = _held_in(source), _held_in(baseline)
     except (SyntaxError, *UNPARSABLE):
         return 0
-    held = sum(count * max(1, _bytes_held(value)) for (_, value), count in carried.items())
-    return held + max(0, sum(map(_bytes_held, names)) - FREE_NAME_BYTES)
+    held = sum(count * max(1, _bytes_held(value)) for (_, value), count in (theirs - ours).items())
+    return held + max(0, sum(map(_bytes_held, their_names - our_names)) - FREE_NAME_BYTES)
+
+
+@lru_cache(maxsize=4)  # the baseline's is asked for with each candidate's
+def _held_in(source: str) -> tuple[Counter[tuple[type | str, object]], frozenset[str]]:
+    """What a source carries, and its names."""
+    tree = parse_source(source)
+    return Counter(_carried(tree)), frozenset(_names(tree))
 
 
 def _carried(tree: ast.Module) -> Iterator[tuple[type | str, object]]:

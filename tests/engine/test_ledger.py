@@ -28,7 +28,8 @@ def ledger(tmp_path):
 
 
 def conclude(ledger, number, verdict=Action.DISCARD, status=Status.OK, score=0.9):
-    return ledger.conclude(number, status, score, verdict, "why", "abc", 1.5)
+    ledger.conclude(number, status, score, verdict, "why", "abc", 1.5)
+    return ledger.experiment(number)
 
 
 def test_an_experiment_from_intent_to_conclusion(ledger, tmp_path):

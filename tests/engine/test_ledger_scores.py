@@ -28,7 +28,8 @@ def measured(ledger: Ledger, program: str, values: list[float], verdict=Action.D
     ledger.set_program(experiment, program)
     for value in values:
         run(ledger, experiment, value, Purpose.CHAMPION if verdict is Action.KEEP else Purpose.CANDIDATE)
-    return ledger.conclude(experiment, Status.OK, values[0], verdict, "why", "abc", 1.0)
+    ledger.conclude(experiment, Status.OK, values[0], verdict, "why", "abc", 1.0)
+    return ledger.experiment(experiment)
 
 
 def run(ledger: Ledger, experiment: int, value: float, purpose=Purpose.CHAMPION, peak=2**30) -> None:

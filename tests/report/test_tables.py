@@ -215,7 +215,8 @@ def test_json_tells_where_the_snapshots_are_that_are_there(ledger, tmp_path):
 
 def test_a_refactoring_is_told_from_a_duplicate_that_was_discarded(ledger, tmp_path):
     ledger.set_program(3, "program 1")
-    row = ledger.conclude(3, Status.DUPLICATE, 1.2, Action.KEEP, "a proven refactoring", "d" * 40, 0.5)
+    ledger.conclude(3, Status.DUPLICATE, 1.2, Action.KEEP, "a proven refactoring", "d" * 40, 0.5)
+    row = ledger.experiment(3)
     other = ledger.begin_experiment(Intent(Kind.PROPOSAL, "LR = 3\n", {}, "as before"))
     ledger.conclude(other.id, Status.DUPLICATE, 1.2, Action.DISCARD, "no shorter", "e" * 40, 0.5)
     lines = experiments_as_json(ledger, RunFolder(tmp_path), at_work=True)[3:]
