@@ -30,6 +30,7 @@ from pathlib import Path
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
+from autoresearch_jax.engine.briefs import LOSS_CURVE
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
@@ -37,7 +38,6 @@ from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.program import ProgramFile, ProgramPage
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import LOSS_CURVE
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace

@@ -15,6 +15,7 @@ from repositories import make_repository
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
+from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
@@ -23,7 +24,6 @@ from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import LocalExecutor

@@ -24,12 +24,12 @@ from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of, next_paired_seed
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import Action, Complexity, Decision, LineageRule
+from autoresearch_jax.engine.briefs import LOSS_CURVE
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.recorder import kept_or_not, write_results
 from autoresearch_jax.engine.records import Intent, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import LOSS_CURVE
 from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.proposers.base import CERTIFICATION
 from autoresearch_jax.types import (

@@ -5,10 +5,10 @@ from contextlib import closing
 from ledgers import substance
 from nights import NightWriter, write_night
 
+from autoresearch_jax.engine.briefs import read_loss_file
 from autoresearch_jax.engine.certifying import certificates
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Kind
-from autoresearch_jax.engine.state import read_loss_file
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Status
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import InRun, option
+from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError

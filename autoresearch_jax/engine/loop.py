@@ -9,25 +9,16 @@ from typing import Any
 
 from autoresearch_jax.decide.certification import MeasureChampion
 from autoresearch_jax.decide.rule import Action, Decision
+from autoresearch_jax.engine.briefs import Asking, make_brief
 from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.engine.limits import ends_in_words, limits_left
 from autoresearch_jax.engine.measuring import Measuring, Parts
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.proposals import Proposals
-from autoresearch_jax.engine.recorder import Recorder, as_shown, score_of
+from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
-from autoresearch_jax.engine.state import (
-    Asking,
-    keep_to_settings,
-    known_facts,
-    loss_curves,
-    noise_floor,
-    note_ends,
-    read_state,
-    run_settings,
-    settled_constants,
-)
+from autoresearch_jax.engine.state import keep_to_settings, note_ends, run_settings, settled_constants
 from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
@@ -287,25 +278,15 @@ class Loop:
 
     def _brief(self, champion: ExperimentRow, space: Sequence[Constant]) -> Brief:
         """What a proposer is told."""
-        state = read_state(self._parts.ledger)
-        sigma = None if state is None else state.sigma
-        measured = self._parts.ledger.measured(champion)
-        return Brief(
+        parts = self._parts
+        return make_brief(
+            parts.ledger,
+            parts.folder,
             experiment=self._recorder.rows[-1].id + 1,
-            run_seed=self._run_seed,
-            metric=self._parts.task.metric,
-            program=self._parts.program.program.text,
+            program=parts.program.program.text,
             space=space,
-            champion_source=self._parts.ledger.source(champion.id),
-            champion_constants=champion.constants,
-            champion_score=as_shown(score_of(champion), sigma),
-            history=self._recorder.history(sigma),
-            noise_floor=noise_floor(state),
             limits_left=limits_left(self._stopping.stops(), self._stopping.progress(champion)),
-            facts=known_facts(self._parts.task, state),
-            curves=loss_curves(self._parts.folder, self._recorder.rows, measured.id),
-            categories=self._asking.categories,
-            plateau=self._asking.plateau,
+            asking=self._asking,
         )
 
     def _look_ahead(self, running: ExperimentRow) -> None:

@@ -1,6 +1,7 @@
 """Ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -138,13 +139,6 @@ class Recorder:
         self._read()
         write_results(self._folder.results, self.ledger, self._metric)
 
-    def history(self, sigma: float | None) -> tuple[PastExperiment, ...]:
-        """All experiments that are over, as proposers see them: scores to the noise floor, and no finer.
-
-        `sigma` is the noise floor; None where it is not known, and then scores have all their digits.
-        """
-        return tuple(_as_outcome(row, sigma) for row in self.rows if _is_of_search(row))
-
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
 
@@ -245,6 +239,14 @@ def _score_if_kept(found: Lineage | None, experiment: int) -> Estimate | None:
     lineage.programs[experiment] = replace(lineage.programs[experiment])
     lineage.conclude(experiment, kept=True)
     return score_in(lineage, lineage.champion)
+
+
+def past_experiments(rows: Sequence[ExperimentRow], sigma: float | None) -> tuple[PastExperiment, ...]:
+    """The experiments that are over, as proposers see them: scores to the noise floor, and no finer.
+
+    `sigma` is the noise floor; None where it is not known, and then scores have all their digits.
+    """
+    return tuple(_as_outcome(row, sigma) for row in rows if _is_of_search(row))
 
 
 def score_of(row: ExperimentRow) -> float:

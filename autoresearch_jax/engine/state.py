@@ -1,11 +1,10 @@
-"""A run's settings and its state, both read from its ledger, and what proposers are told of them."""
+"""A run's settings and its state, both read from its ledger."""
 
-import csv
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 from autoresearch_jax.decide.certification import CertificationSettings
@@ -19,13 +18,14 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialR
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
 from autoresearch_jax.engine.training_file import ConstantValue
-from autoresearch_jax.proposers.base import CERTIFICATION, CONSTANTS_PROPOSER, DEFAULT_CATEGORIES
+from autoresearch_jax.proposers.base import CERTIFICATION, CONSTANTS_PROPOSER
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock needs it; see `CalibratedTask`
 FLAGS = "flags"  # among the settings: what the run was last given, as a shell takes it
 MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this machine, as its folder of datasets
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
+FACTS = "facts"  # among the settings: what the task told of the device when it was last opened, as JSON
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
@@ -62,7 +62,8 @@ def keep_to_settings(
     stored = ledger.settings()
     if stored:
         check_settings(stored, wanted, folder.path)
-    given = {name: words for name, words in (flags or {}).items() if stored.get(name) != words}
+    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts))}
+    given = {name: words for name, words in now.items() if stored.get(name) != words}
     ledger.save_settings(given if stored else {**wanted, **given})
     calibrate(ledger, folder, task)
     _keep_eval_bundle(ledger, folder, task)
@@ -263,62 +264,3 @@ def read_compile_cost(ledger: Ledger, experiment: int, champion: ExperimentRow |
     trials = [trial for trial in ledger.trials(ledger.measured(champion).id) if trial.metrics.get(COMPILED_PROGRAMS)]
     took = [seconds for trial in trials if isinstance(seconds := trial.metrics.get(COMPILING_SECONDS), int | float)]
     return CompileCost(champion=float(max(took)) if took else None)
-
-
-# Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
-FACTS = (
-    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
-    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
-)
-LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
-CURVE_POINTS = 10
-CURVES = 4  # the champion's and three candidates'
-LOOKED_AT = 12  # latest experiments whose logs are searched for curves
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What of a brief the user chose, see `Brief`."""
-
-    categories: Sequence[str] = DEFAULT_CATEGORIES
-    plateau: int | None = None
-
-
-def noise_floor(state: RunState | None) -> float | None:
-    """Sigma to one digit, as proposers see it; None where it is not known."""
-    return None if state is None or state.sigma is None else float(f"{state.sigma:.1g}")
-
-
-def known_facts(task: Task, state: RunState | None) -> dict[str, Scalar]:
-    """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
-    budget = task.budget
-    facts: dict[str, Scalar] = {**task.facts, "budget_seconds": budget.seconds, "budget_steps": budget.steps}
-    if state is not None and state.runs:
-        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in FACTS}
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
-    """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
-
-    `champion` is the number of the experiment that measured the champion's program; `rows` come oldest first.
-    """
-    curves = {champion: read_loss_file(folder.log_dir(champion) / LOSS_CURVE)}
-    for row in reversed(rows[-LOOKED_AT:]):
-        if sum(map(bool, curves.values())) >= CURVES:
-            break
-        if row.kind is Kind.PROPOSAL and row.id not in curves:
-            curves[row.id] = read_loss_file(folder.log_dir(row.id) / LOSS_CURVE)
-    return {number: curve for number, curve in curves.items() if curve}
-
-
-def read_loss_file(path: Path, points: int = CURVE_POINTS) -> list[float]:
-    """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = [line for line in file if not line.isspace()][1:]
-        if len(lines) > points:
-            lines = [lines[round(place * (len(lines) - 1) / (points - 1))] for place in range(points)]
-        return [float(row[-1]) for row in csv.reader(lines)]
-    except (OSError, ValueError, csv.Error):  # none; or cut off in the midst of a number
-        return []

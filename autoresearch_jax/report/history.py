@@ -22,7 +22,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import MACHINE_FLAGS, runs_beside, trials_by_experiment
+from autoresearch_jax.engine.state import FACTS, MACHINE_FLAGS, runs_beside, trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.report.exchanges import ModelUse
@@ -155,7 +155,7 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
         seconds=_seconds(ledger, rows, summary.seconds),
         model_use=summary.model_use,
         audits=_audits(ledger, summary),
-        settings={name: value for name, value in ledger.settings().items() if name != MACHINE_FLAGS},
+        settings={name: value for name, value in ledger.settings().items() if name not in (MACHINE_FLAGS, FACTS)},
     )
 
 

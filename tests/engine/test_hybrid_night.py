@@ -18,11 +18,11 @@ from autoresearch_jax.commands.proposer_options import ProposerSettings, make_pr
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.status import describe
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
 from autoresearch_jax.engine.proposals import Precheck, read_recorded
-from autoresearch_jax.engine.state import Asking
 from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.proposers import hybrid, llm_client
 from autoresearch_jax.proposers.replay import ReplayProposer

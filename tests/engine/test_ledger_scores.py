@@ -8,9 +8,9 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.recorder import Recorder, results_text
+from autoresearch_jax.engine.recorder import past_experiments, results_text
 from autoresearch_jax.engine.records import Intent, Kind, Purpose
-from autoresearch_jax.engine.state import read_state
+from autoresearch_jax.engine.state import concluded, read_state
 from autoresearch_jax.types import Measurement, Metric, Status
 
 METRIC = Metric("loss")
@@ -118,7 +118,7 @@ def test_a_driver_knows_at_each_proposal_what_a_fresh_process_reads(bench):
         with closing(Ledger.open_to_read(bench.folder.ledger)) as fresh:
             state = read_state(fresh)
             sigma = state.sigma
-            assert brief.history == Recorder(fresh, bench.workspace(), bench.folder, METRIC).history(sigma)
+            assert brief.history == past_experiments(concluded(fresh), sigma)
             assert bench.folder.results.read_text() == results_text(fresh, METRIC)
             driver = loop._parts.ledger
             assert driver.experiments() == fresh.experiments()

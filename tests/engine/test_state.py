@@ -7,9 +7,9 @@ import pytest
 from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.briefs import LOSS_CURVE, read_loss_file
 from autoresearch_jax.engine.limits import Progress, limits_left, parse_stop
 from autoresearch_jax.engine.run_folder import RunFolderError
-from autoresearch_jax.engine.state import LOSS_CURVE, read_loss_file
 from autoresearch_jax.proposers.briefing import write_brief
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 

@@ -1,0 +1,109 @@
+"""What proposers are told, read from a run's ledger, its logs and its page of instructions."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.recorder import as_shown, past_experiments, score_of
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import FACTS, RunState, concluded, read_state
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief
+from autoresearch_jax.proposers.space import Constant
+from autoresearch_jax.types import Metric, Scalar
+
+# Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
+TOLD_METRICS = (
+    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
+    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
+)
+LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
+CURVE_POINTS = 10
+CURVES = 4  # the champion's and three candidates'
+LOOKED_AT = 12  # latest experiments whose logs are searched for curves
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What of a brief the user chose, see `Brief`."""
+
+    categories: Sequence[str] = DEFAULT_CATEGORIES
+    plateau: int | None = None
+
+
+def make_brief(
+    ledger: Ledger,
+    folder: RunFolder,
+    *,
+    experiment: int,
+    program: str,
+    space: Sequence[Constant],
+    limits_left: Sequence[str],
+    asking: Asking,
+) -> Brief:
+    """The brief for an experiment of a run that has a baseline; for the arguments see `Brief`."""
+    state, rows, settings = read_state(ledger), concluded(ledger), ledger.settings()
+    sigma = None if state is None else state.sigma
+    champion = next(row for row in reversed(rows) if row.decision is Action.KEEP)
+    return Brief(
+        experiment=experiment,
+        run_seed=int(settings["seed"] or 0),
+        metric=Metric(str(settings["metric"]), str(settings["direction"])),
+        program=program,
+        space=space,
+        champion_source=ledger.source(champion.id),
+        champion_constants=champion.constants,
+        champion_score=as_shown(score_of(champion), sigma),
+        history=past_experiments(rows, sigma),
+        noise_floor=noise_floor(state),
+        limits_left=limits_left,
+        facts=known_facts(ledger, state),
+        curves=loss_curves(folder, rows, ledger.measured(champion).id),
+        categories=asking.categories,
+        plateau=asking.plateau,
+    )
+
+
+def noise_floor(state: RunState | None) -> float | None:
+    """Sigma to one digit, as proposers see it; None where it is not known."""
+    return None if state is None or state.sigma is None else float(f"{state.sigma:.1g}")
+
+
+def known_facts(ledger: Ledger, state: RunState | None) -> dict[str, Scalar]:
+    """What a candidate has to work with, the time box of a trial, and what the champion's latest run cost."""
+    settings = ledger.settings()
+    facts: dict[str, Scalar] = json.loads(str(settings.get(FACTS) or "{}"))
+    facts |= {name: settings.get(name) for name in ("budget_seconds", "budget_steps")}
+    if state is not None and state.runs:
+        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in TOLD_METRICS}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
+    """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
+
+    `champion` is the number of the experiment that measured the champion's program; `rows` come oldest first.
+    """
+    curves = {champion: read_loss_file(folder.log_dir(champion) / LOSS_CURVE)}
+    for row in reversed(rows[-LOOKED_AT:]):
+        if sum(map(bool, curves.values())) >= CURVES:
+            break
+        if row.kind is Kind.PROPOSAL and row.id not in curves:
+            curves[row.id] = read_loss_file(folder.log_dir(row.id) / LOSS_CURVE)
+    return {number: curve for number, curve in curves.items() if curve}
+
+
+def read_loss_file(path: Path, points: int = CURVE_POINTS) -> list[float]:
+    """A few losses of a file, the last among them, evenly spread; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = [line for line in file if not line.isspace()][1:]
+        if len(lines) > points:
+            lines = [lines[round(place * (len(lines) - 1) / (points - 1))] for place in range(points)]
+        return [float(row[-1]) for row in csv.reader(lines)]
+    except (OSError, ValueError, csv.Error):  # none; or cut off in the midst of a number
+        return []
