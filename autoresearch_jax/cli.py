@@ -24,7 +24,7 @@ COMMANDS = {
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "sample": "text from a snapshot",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",
-    "mcp": "the tools of a run for coding agents that speak the Model Context Protocol, on standard input and output",
+    "mcp": "the commands of a run as tools for coding agents (Model Context Protocol, stdio)",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",
 }
 

@@ -188,7 +188,7 @@ def check_proposer(
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
         return
-    needed = count_tokens(essential_text(program.text, source)) + INSTRUCTION_TOKENS
+    needed = count_tokens(essential_text(program.for_agents, source)) + INSTRUCTION_TOKENS
     if needed > settings.brief_tokens:
         words = f"--brief_tokens={settings.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: "
         words += "set twice that"

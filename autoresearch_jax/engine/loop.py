@@ -283,7 +283,7 @@ class Loop:
             parts.ledger,
             parts.folder,
             experiment=self._recorder.rows[-1].id + 1,
-            program=parts.program.program.text,
+            program=parts.program.program.for_agents,
             space=space,
             limits_left=limits_left(self._stopping.stops(), self._stopping.progress(champion)),
             asking=self._asking,

@@ -2,17 +2,27 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from autoresearch_jax.engine.limits import read_stops
+from autoresearch_jax.sanitize import quoted
 
 SECTIONS = ("Goal", "You may change", "You must not change", "Stop when", "Ideas")
 TABLE_SECTION = "You may change"
 STOP_SECTION = "Stop when"
+# Of karpathy/autoresearch's program.md, which has an agent run the loop by itself
+ORIGINAL_SECTIONS = ("Setup", "Experimentation", "Output format", "Logging results", "The experiment loop")
+LEAST_ORIGINAL_SECTIONS = 2  # by which a page is in its form: "Setup" alone is anybody's title
+DONE_HERE = "makes the branch, trains, scores, fills results.tsv, keeps or reverts, and repeats"
+ORIGINAL_NOTE = f"""\
+(This page was written for an agent that runs the whole loop. Here another program {DONE_HERE}: change the training
+file, whatever name the page gives it, and run, commit, log and reset nothing.)
+
+"""
 
 _TITLES = {
     "Goal": r"(?:the )?goals?",
@@ -87,8 +97,37 @@ def read_sections(text: str) -> list[Section]:
 
 def section_of(title: str) -> str | None:
     """Which section a title names; None if it names none."""
-    words = " ".join(re.sub(r"^\W*(?:\d+[.)])?\W*|\W*$", "", title).replace("’", "'").split())
+    words = _bare(title)
     return next((name for name, pattern in _TITLES.items() if re.fullmatch(pattern, words, re.IGNORECASE)), None)
+
+
+def original_sections(sections: Sequence[Section]) -> list[Section]:
+    """The sections of the original's page among those that are not known; empty unless the page is in its form."""
+    names = {name.removeprefix("the ") for name in map(str.lower, ORIGINAL_SECTIONS)}
+    found = [one for one in sections if one.name is None and _bare(one.title).lower().removeprefix("the ") in names]
+    return found if len(found) >= LEAST_ORIGINAL_SECTIONS else []
+
+
+def describe_original(sections: Sequence[Section], constants: Collection[object], stops: Collection[object]) -> str:
+    """What is made of a page's sections in the original's form, and which of the table's and list's items it lacks."""
+    titles = ", ".join(quoted(section.title) for section in sections)
+    words = f"{titles}: of the original's page, read by agents as prose; this driver itself {DONE_HERE}"
+    if not constants:
+        words += f'; no table of constants under "{TABLE_SECTION}": the optimizer moves none'
+    if not stops:
+        words += f'; no list under "{STOP_SECTION}": the run goes on until --experiments or you end it'
+    return words + limits_in_vain(sections)
+
+
+def limits_in_vain(sections: Sequence[Section]) -> str:
+    """The limits in sections that end nothing, as the end of a notice; empty without one."""
+    stops = [stop.words for one in sections for block in one.blocks for stop in read_stops(block.lines)[0]]
+    return f"; {', '.join(map(quoted, stops))} in it ends nothing" if stops else ""
+
+
+def _bare(title: str) -> str:
+    """A title without its number and the marks around it."""
+    return " ".join(re.sub(r"^\W*(?:\d+[.)])?\W*|\W*$", "", title).replace("’", "'").split())
 
 
 def _names(sections: Sequence[Section]) -> set[str]:

@@ -16,12 +16,16 @@ from autoresearch_jax.engine.constants_table import (
 )
 from autoresearch_jax.engine.limits import STOP_EXAMPLES, Stop, Target, read_stops
 from autoresearch_jax.engine.page_sections import (
+    ORIGINAL_NOTE,
     SECTIONS,
     STOP_SECTION,
     TABLE_SECTION,
     Block,
     Section,
     TableRow,
+    describe_original,
+    limits_in_vain,
+    original_sections,
     read_sections,
     section_of,
 )
@@ -49,6 +53,7 @@ class ProgramPage:
       constants: the rows of its table.
       stops: its stopping list; the first item that holds counts.
       notices: what on it has no effect, a line each.
+      is_original: it is in the form of the original's page, which is prose for agents.
     """
 
     path: Path
@@ -56,6 +61,12 @@ class ProgramPage:
     constants: tuple[Constant, ...]
     stops: tuple[Stop, ...]
     notices: tuple[str, ...] = ()
+    is_original: bool = False
+
+    @property
+    def for_agents(self) -> str:
+        """What agents read of it: all of it, with a word on what is done for them where it asks them to do it."""
+        return ORIGINAL_NOTE + self.text if self.is_original else self.text
 
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
         """The table as it fits a source with these constants, see `fit_row`.
@@ -134,7 +145,10 @@ def read_page(path: Path) -> str:
 def parse_program(text: str, path: Path = Path("program.md")) -> ProgramPage:
     """Understands the text of program.md; see `read_program`."""
     sections = read_sections(text)
-    if not any(section.name for section in sections):  # an editor may empty a page for a moment before it writes it
+    of_original = original_sections(sections)
+    if not of_original and not any(
+        section.name for section in sections
+    ):  # an editor may empty a page for a moment before it writes it
         raise ProgramError(f"{path}: no section: the page is made of ## {', ## '.join(SECTIONS)}")
     _check_titles(sections, path)
     notices: list[str] = []
@@ -142,8 +156,11 @@ def parse_program(text: str, path: Path = Path("program.md")) -> ProgramPage:
         constants = tuple(read_rows(list(_table(sections, path, notices))))
     except TableError as error:
         raise _error(path, error.line, str(error)) from error
-    stops = tuple(_stops(sections, path, notices))
-    return ProgramPage(path, text, constants, stops, (*_unknown_sections(sections, path), *notices))
+    others = [section for section in sections if section not in of_original]
+    stops = tuple(_stops(others, path, notices))
+    if of_original:
+        notices.insert(0, f"{path}:{of_original[0].line}: {describe_original(of_original, constants, stops)}")
+    return ProgramPage(path, text, constants, stops, (*_unknown_sections(others, path), *notices), bool(of_original))
 
 
 def _check_titles(sections: Sequence[Section], path: Path) -> None:
@@ -162,8 +179,7 @@ def _unknown_sections(sections: Sequence[Section], path: Path) -> Iterator[str]:
         if section.name is None and section.title:
             words = f"{path}:{section.line}: section {quoted(section.title, MAX_QUOTE_CHARACTERS)} is none of "
             words += f"{', '.join(SECTIONS)}: agents read it, nothing else does"
-            stops = [stop.words for block in section.blocks for stop in read_stops(block.lines)[0]]
-            yield f"{words}; {', '.join(map(quoted, stops))} in it ends nothing" if stops else words
+            yield words + limits_in_vain([section])
 
 
 def _table(sections: Sequence[Section], path: Path, notices: list[str]) -> Iterator[TableRow]:

@@ -50,6 +50,14 @@ def test_an_agent_of_the_repository_or_by_its_whole_path_proposes(place, capsys,
     assert "# Experiment 1\n" in (place / "runs/night/llm/0001/BRIEF.md").read_text()
 
 
+def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
+    (place / "program.md").write_text("# autoresearch\n\n## Setup\n\nA branch.\n\n## Logging results\n\nIn a file.\n")
+    assert run("--agent_command=./agent.sh") == 0
+    assert capsys.readouterr().err.count("of the original's page, read by agents as prose") == 1
+    brief = (place / "runs/night/llm/0001/BRIEF.md").read_text()
+    assert brief.index("run, commit, log and reset nothing") < brief.index("## Setup\n\nA branch.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

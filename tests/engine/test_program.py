@@ -271,3 +271,58 @@ def test_a_list_in_a_comment_is_none():
 def test_a_table_is_found_as_people_write_it(page):
     (row,) = parse_program(page).constants
     assert (row.name, row.values) == ("X", IntRange(1, 2))
+
+
+# The headings of karpathy/autoresearch's program.md, with words of ours below them
+ORIGINAL = """\
+# autoresearch
+
+## Setup
+
+1. **A tag**: today's date.
+
+## Experimentation
+
+**What you CAN do:** edit `train.py`, for 5 minutes a run.
+
+## Output format
+
+```
+val_bpb: 0.99
+```
+
+## Logging results
+
+1. the commit
+
+## The experiment loop
+
+LOOP FOREVER: git commit, `uv run train.py`. After 10 minutes, kill it.
+"""
+
+
+def test_the_original_s_page_is_prose_for_agents_with_one_notice():
+    found = parse_program(ORIGINAL)
+    assert (found.constants, found.stops) == ((), ())
+    (line,) = found.notices
+    assert line.startswith('program.md:3: "Setup", "Experimentation", "Output format", "Logging results", "The exp')
+    assert '"You may change"' in line
+    assert '"Stop when"' in line
+    assert line.endswith('"10 minutes" in it ends nothing')
+    assert found.for_agents.endswith(ORIGINAL)
+    assert "change the training\nfile" in found.for_agents
+
+
+def test_the_original_s_page_may_have_a_table_and_a_stopping_list_of_ours():
+    found = parse_program(f"{ORIGINAL}\n## Notes\n\nmine\n\n## Stop when\n\n{LIST}\n## You may change\n\n{TABLE}")
+    assert [row.name for row in found.constants] == ["X"]
+    assert [stop.words for stop in found.stops] == ITEMS
+    notes, original = found.notices
+    assert 'section "Notes" is none of Goal' in notes
+    assert '"Stop when"' not in original
+    assert parse_program(f"## Stop when\n\n{LIST}").for_agents == f"## Stop when\n\n{LIST}"
+
+
+def test_one_heading_of_the_original_makes_no_page():
+    with pytest.raises(ProgramError, match="no section: the page is made of"):
+        parse_program("# autoresearch\n\n## Setup\n\nHello.\n")
