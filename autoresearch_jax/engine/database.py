@@ -16,7 +16,7 @@ from autoresearch_jax.types import Scalar
 Clock = Callable[[], float]  # seconds since 1970
 
 BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
-SCHEMA_VERSION = 8  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 9  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -89,6 +89,16 @@ CREATE TABLE decisions (
 ) STRICT;
 
 CREATE INDEX decisions_of_experiment ON decisions (experiment);
+
+CREATE TABLE inbox (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: texts that were handed in, see engine/inbox.py
+    created_at REAL NOT NULL,
+    hypothesis TEXT NOT NULL,
+    category TEXT NOT NULL,
+    experiment INTEGER REFERENCES experiments (id),     -- null while it waits
+    base TEXT,                          -- the text that it is a change of, null if it is measured as it stands
+    source TEXT NOT NULL
+) STRICT;
 
 CREATE TABLE snapshot_events (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...

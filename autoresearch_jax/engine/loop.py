@@ -8,25 +8,23 @@ from dataclasses import replace
 from typing import Any
 
 from autoresearch_jax.decide.certification import MeasureChampion
-from autoresearch_jax.decide.rule import Action, Decision
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import Asking, make_brief
 from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
 from autoresearch_jax.engine.disk import disk_trouble
+from autoresearch_jax.engine.entries import Entries
 from autoresearch_jax.engine.limits import ends_in_words, limits_left
 from autoresearch_jax.engine.measuring import Measuring, Parts
-from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.proposals import Proposals
 from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.state import keep_to_settings, note_ends, run_settings, settled_constants
 from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
 from autoresearch_jax.engine.task import RunError
-from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
+from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
-    NO_PROPOSAL,
     Brief,
-    Proposal,
     ProposalFailed,
     Running,
     ServiceDown,
@@ -34,7 +32,6 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.types import Status
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 SLOW_COMMIT_SECONDS = 2.0  # of a transaction; milliseconds are usual
@@ -64,7 +61,9 @@ class Loop:
         self._stopping = StoppingList(
             parts.ledger, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
         )
-        self._waits = ProposalWaits(self._stopping, parts.observer, first_wait_seconds)
+        self._entries = Entries(parts, self._recorder)
+        self._inbox = self._entries.inbox
+        self._waits = ProposalWaits(self._stopping, parts.observer, first_wait_seconds, self._inbox.num_waiting)
         notice, merge = parts.observer.notice, parts.workspace.merge
         self._proposals = Proposals(
             parts.proposer, parts.folder, parts.ledger.source, merge, notice, parts.precheck.close
@@ -81,14 +80,24 @@ class Loop:
           RunError: the baseline cannot be measured, the task fails again and again, or the disk is full or gone.
           UserError: the run was started with other settings, or git refuses.
         """
-        parts = self._parts
-        wanted = run_settings(
-            parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
-        )
-        keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, parts.flags)
+        self._keep_to_settings()
         self._note_ends()
-        target = parts.ledger.left_certification().get("target")
+        target = self._parts.ledger.left_certification().get("target")
         return self._in_session(lambda: self._work(target), {"target": target} if target else None)
+
+    def measure_text(self, number: int) -> str:
+        """Works until a text of the inbox is decided on; returns one line that says why it ended.
+
+        An open experiment and the texts that came before it come first. Nothing is proposed, and nothing of the
+        stopping list ends it: a person asked for this text.
+
+        Raises:
+          RunError, UserError: see `run`.
+        """
+        self._keep_to_settings()
+        self._stopping.lift()
+        left = self._parts.ledger.left_certification() or None  # is still to be completed, by `run`
+        return self._in_session(lambda: self._work_on_text(number), left)
 
     def certify(self) -> str:
         """Certifies the champion's edits anew, with the share of trials that a run has for it; returns one line.
@@ -116,6 +125,13 @@ class Loop:
         ledger.end_session(self._session, reason)
         return reason
 
+    def _keep_to_settings(self) -> None:
+        parts = self._parts
+        wanted = run_settings(
+            parts.workspace.editable, self._run_seed, parts.task, parts.rule, parts.pruning, parts.certification
+        )
+        keep_to_settings(parts.ledger, parts.folder, parts.task, wanted, parts.flags)
+
     def _certify_again(self) -> str:
         self._certify_to_the_end()
         self._parts.ledger.note_certification(self._session, None)
@@ -142,12 +158,7 @@ class Loop:
 
     def _work(self, target: str | None) -> str:
         """Searches and certifies; `target` was reached by a process that was killed while it certified."""
-        if self._parts.retention is not None:
-            self._parts.retention.settle()
-        if self._recorder.champion is None:
-            self._run_baseline()
-        self._parts.precheck.baseline = self._recorder.baseline_source()
-        self._end_open_trial()
+        self._begin_work()
         reason = ""
         while True:
             if target is None:
@@ -167,6 +178,24 @@ class Loop:
             self._parts.observer.notice(f"{target}: not after certification, so the search goes on")
             target = None
 
+    def _begin_work(self) -> None:
+        """Measures the baseline, or completes what a killed process left of anything but an experiment."""
+        if self._parts.retention is not None:
+            self._parts.retention.settle()
+        if self._recorder.champion is None:
+            self._run_baseline()
+        self._parts.precheck.baseline = self._recorder.baseline_source()
+        self._end_open_trial()
+
+    def _work_on_text(self, number: int) -> str:
+        self._begin_work()
+        while not self._inbox.is_over(number):
+            started = time.monotonic()
+            experiment = self._parts.ledger.open_experiment() or self._begin_by_hand(started)
+            if experiment is not None and experiment.is_open:
+                self._carry_out(experiment, started)
+        return f"text {number} of the inbox is decided on"
+
     def _until_ended(self, work: Callable[[], str]) -> str:
         """Why some work ended, in one line."""
         try:
@@ -184,7 +213,7 @@ class Loop:
         """Measures what the user committed; the run stands on it."""
         experiment = self._parts.ledger.open_experiment()
         if experiment is None:
-            baseline = self._parts.workspace.baseline()
+            baseline = self._parts.workspace.baseline(despite_changes=self._inbox.num_waiting() > 0)
             experiment = self._parts.ledger.begin_experiment(
                 Intent(
                     kind=Kind.BASELINE,
@@ -212,6 +241,8 @@ class Loop:
                 return f"{reason} reached"
             if self._certify(at_end=False):
                 return None
+            experiment = self._begin_by_hand(started)
+        if experiment is None:
             brief = self._latest_brief = self._brief(champion, space)
             try:
                 with self._parts.interrupts.allowed():
@@ -222,10 +253,11 @@ class Loop:
                 self._waits.wait_for_service(down, champion, started)
                 return None
             except ProposalFailed as failure:
-                self._enter_failure(champion, brief, failure, started)
+                self._entries.enter_failure(champion, brief, failure, started)
+                self._waits.failed(failure, champion)
                 return None
             self._waits.proposed()
-            experiment = self._begin(champion, brief, proposal, started)
+            experiment = self._entries.begin(champion, brief, proposal, started)
         if experiment.is_open:
             self._carry_out(experiment, started)
         return None
@@ -268,7 +300,7 @@ class Loop:
         with ledger.transaction():  # all of a step or nothing survives a kill
             for number, obstacle in obstacles.items():
                 intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id))
-                self._reject(replace(intent, constants={}), obstacle, started)
+                self._entries.reject(replace(intent, constants={}), obstacle, started)
             if edits:
                 rows = [ledger.experiment(number) for number in edits]
                 experiment = ledger.begin_experiment(revert_intent(champion, rows, source))
@@ -294,6 +326,8 @@ class Loop:
         champion = self._recorder.champion
         if running.kind is not Kind.PROPOSAL or champion is None or self._certifying.may_come_next():
             return
+        if self._inbox.num_waiting():  # a text is next
+            return
         progress = self._stopping.progress(champion, more_experiments=1)
         if self._stopping.stop_reason(progress) is not None:
             return
@@ -308,50 +342,15 @@ class Loop:
         )
         self._proposals.look_ahead(ahead)
 
-    def _begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
-        """Writes a proposal down; one that cannot be applied is over at once."""
-        source = proposal.source
-        if source is None:
-            try:
-                source = set_constants(brief.champion_source, proposal.constants)
-            except (ConstantError, SyntaxError) as error:
-                return self._reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
-        intent = self._intent(champion, source, proposal)
-        return self._parts.ledger.begin_experiment(replace(intent, constants=known_constants(source)))
-
-    def _enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
-        """Writes down that there was no proposal; waits if that is so again and again."""
-        nothing = Proposal(
-            NO_PROPOSAL,
-            NO_PROPOSAL,
-            source=brief.champion_source,
-            cost_dollars=failure.cost_dollars,
-            proposer=failure.proposer,
-        )
-        self._reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
-        self._waits.failed(failure, champion)
-
-    def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
-        """The experiment record without its constants; the caller fills them in."""
-        return Intent(
-            kind=Kind.PROPOSAL,
-            source=source,
-            hypothesis=clean_line(proposal.hypothesis),
-            category=proposal.category,
-            proposer=proposal.proposer or self._parts.proposer.name,
-            parent=champion.id,
-            parent_commit=champion.commit,
-            cost_dollars=proposal.cost_dollars,
-        )
-
-    def _reject(self, intent: Intent, reason: str, started: float) -> ExperimentRow:
-        """Enters an experiment that is over before it began."""
-        with self._parts.ledger.transaction():
-            experiment = self._parts.ledger.begin_experiment(intent)
-            rejection = Conclude(Status.REJECTED, Decision(Action.DISCARD, reason))
-            experiment = self._recorder.conclude(experiment, rejection, started)
-        self._parts.observer.ends(experiment)
-        return experiment
+    def _begin_by_hand(self, started: float) -> ExperimentRow | None:
+        """Takes the next text of the inbox up; None if none waits."""
+        text = self._inbox.oldest()
+        if text is None:
+            return None
+        self._waits.interrupted()
+        with self._parts.interrupts.allowed():  # an answer that is on its way is waited for
+            self._proposals.put_off(self._recorder.rows[-1].id + 1)
+        return self._entries.begin_text(self._recorder.require_champion(), text, started)
 
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:
         """Measures an experiment and enters what came of it in the books."""

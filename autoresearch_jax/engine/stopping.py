@@ -116,6 +116,11 @@ class StoppingList:
         self._metric = metric
         self._interrupts = interrupts
         self._max_experiments = max_experiments
+        self._is_lifted = False
+
+    def lift(self) -> None:
+        """From now on nothing ends the run."""
+        self._is_lifted = True
 
     def progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
         """How far the run is, with what is not in the ledger yet."""
@@ -134,7 +139,7 @@ class StoppingList:
 
     def stops(self) -> list[Stop]:
         """The stopping list as it is now."""
-        return with_experiments(self._page(), self._max_experiments)
+        return [] if self._is_lifted else with_experiments(self._page(), self._max_experiments)
 
     def stop_reason(self, progress: Progress) -> str | None:
         """The first item of the list that holds, None if none does."""
@@ -150,17 +155,19 @@ class StoppingList:
         limits = (stop for stop in self.stops() if isinstance(stop, Limit) and stop.quantity == "seconds")
         return any(limit.reached(self.progress(champion)) for limit in limits)
 
-    def wait(self, seconds: float, champion: ExperimentRow, started: float) -> None:
+    def wait(
+        self, seconds: float, champion: ExperimentRow, started: float, is_over: Callable[[], object] = lambda: False
+    ) -> None:
         """Sleeps, but not beyond what the stopping list allows.
 
-        All time from `started` (`time.monotonic()`) on counts.
+        All time from `started` (`time.monotonic()`) on counts. `is_over` ends it as soon as it is true.
 
         Raises:
           KeyboardInterrupt: the process was asked to end.
         """
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
-            if self.stop_reason(self.progress(champion, waited_seconds=now - started)) is not None:
+            if is_over() or self.stop_reason(self.progress(champion, waited_seconds=now - started)) is not None:
                 return
             with self._interrupts.allowed():
                 time.sleep(min(until - now, WAIT_STEP_SECONDS))
@@ -169,8 +176,16 @@ class StoppingList:
 class ProposalWaits:
     """Waits for the next proposal: while the proposer's service is down, and after failures in a row."""
 
-    def __init__(self, stopping: StoppingList, observer: Observer, first_wait_seconds: float) -> None:
-        """`first_wait_seconds` is the first wait after failures; each further one is twice as long."""
+    def __init__(
+        self, stopping: StoppingList, observer: Observer, first_wait_seconds: float, has_text: Callable[[], object]
+    ) -> None:
+        """Stores what to wait with.
+
+        Args:
+          first_wait_seconds: the first wait after failures; each further one is twice as long.
+          has_text: whether there is something to measure without a proposal, which ends a wait.
+        """
+        self._has_text = has_text
         self._stopping = stopping
         self._observer = observer
         self._first_wait_seconds = first_wait_seconds
@@ -190,7 +205,13 @@ class ProposalWaits:
             self._observer.notice(f"{what}: waiting, and asking again until it answers")
         self.since = started
         self._observer.waits(what, self._down_since, now + down.retry_seconds)
-        self._stopping.wait(down.retry_seconds, champion, started)
+        self._stopping.wait(down.retry_seconds, champion, started, self._has_text)
+
+    def interrupted(self) -> None:
+        """Enters that an experiment begins without a proposal: what was waited so far is that experiment's time."""
+        if self.since is not None:
+            self.since = None
+            self._observer.resumes()
 
     def proposed(self) -> None:
         """Enters a proposal."""
@@ -215,7 +236,7 @@ class ProposalWaits:
         )
         self.since = time.monotonic()
         self._observer.waits(what, time.time(), time.time() + seconds)
-        self._stopping.wait(seconds, champion, self.since)
+        self._stopping.wait(seconds, champion, self.since, self._has_text)
         self._observer.resumes()
 
     def _answered(self) -> None:

@@ -264,20 +264,25 @@ def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposa
 
     `base` is the source of the champion that it was made for.
     """
-    champion = brief.champion_source
     assert proposal.source is not None
-    if base == champion:
+    if base == brief.champion_source:
         return proposal
+    merged = rebase_source(proposal.source, base, brief.champion_source, merge)
+    return None if merged is None else replace(proposal, source=merged)
+
+
+def rebase_source(source: str, base: str, champion: str, merge: Merge) -> str | None:
+    """As `rebase`, of a text alone."""
+    if base == champion:
+        return source
     try:
-        ours, theirs = moved_constants(champion, base), moved_constants(proposal.source, base)
+        ours, theirs = moved_constants(champion, base), moved_constants(source, base)
         if any(name in ours and not same_value(ours[name], theirs[name]) for name in theirs):
             return None
-        merged = merge_sources(base, champion, proposal.source, theirs, merge)
-        if merged is None or _program(merged) == _program(champion):
-            return None
+        merged = merge_sources(base, champion, source, theirs, merge)
+        return None if merged is None or _program(merged) == _program(champion) else merged
     except (SyntaxError, ValueError, RecursionError, MemoryError, UserError):
         return None  # not Python; a line that no constant can be set in; a text that git takes for none
-    return replace(proposal, source=merged)
 
 
 def _program(source: str) -> str:

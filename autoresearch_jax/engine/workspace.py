@@ -87,15 +87,18 @@ class Workspace:
         """Name of the run's branch."""
         return BRANCH_PREFIX + self._tag
 
-    def baseline(self) -> Baseline:
+    def baseline(self, *, despite_changes: bool = False) -> Baseline:
         """The editable file as the user last committed it; with other constants in a commit of their own.
 
         Asked again it gives the same, as long as the user commits nothing.
 
+        Args:
+          despite_changes: whether the file may have changes that are not committed, such as one to be tried.
+
         Raises:
           WorkspaceError: no commit, or the file is not in it as it stands now, or it has no such constants.
         """
-        self._check_committed()
+        self._check_committed(despite_changes)
         commit = self._git.text("rev-parse", "HEAD")
         source = self.source_at(commit)
         if source.startswith(_LFS_POINTER):
@@ -220,7 +223,7 @@ class Workspace:
     def _branch_ref(self) -> str:
         return f"refs/heads/{self.branch}"
 
-    def _check_committed(self) -> None:
+    def _check_committed(self, despite_changes: bool) -> None:
         if not self._git.succeeds("rev-parse", "--verify", "--quiet", "HEAD^{commit}"):
             raise WorkspaceError(
                 f"the git repository {self._git.folder} has no commit yet: run "
@@ -231,7 +234,7 @@ class Workspace:
                 f"{self.editable} is not in the last commit, and the loop starts from there: run "
                 f"git add {self.editable} && git commit -m start"
             )
-        if self._git.text("status", "--porcelain", "--", self.editable):
+        if not despite_changes and self._git.text("status", "--porcelain", "--", self.editable):
             raise WorkspaceError(
                 f"{self.editable} has changes that are not committed, and the loop starts from the last commit: "
                 f"run git commit {self.editable}, or put them aside with git stash"
