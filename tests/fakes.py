@@ -92,6 +92,7 @@ class FakeTask:
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
         self.facts: dict[str, Scalar] = {"device_kind": "a fake"}
+        self.contract = "A file of constants: LR, DEPTH, PATTERN and FAULT."
         self.terms: dict[str, Scalar] = {"device_kind": "a fake", "clock": "wall"}
         self.reference_seconds: float | None = None  # that a run would have to keep
         self.calibrated: list[float | None] = []  # what it was told that runs kept

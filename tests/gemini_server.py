@@ -2,7 +2,7 @@
 
 with GeminiServer([error(429, retry_seconds=1), answer(edits=[("LR = 0.5", "LR = 0.1")])]) as server:
     ...  # --gemini_base_url=server.url
-    assert server.requests[0].text.startswith("# Experiment 1")
+    assert "# Experiment 1\n" in server.requests[0].text
 """
 
 import contextlib

@@ -38,7 +38,7 @@ from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.sanitize import clean_line
 
 PROPOSERS = ("constants", "gemini", "command", "hybrid", "replay")
-INSTRUCTION_TOKENS = 1000  # kept free for our own words
+OWN_TOKENS = 3500  # kept free for our own words and the contract
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
 SHELL = "/bin/sh"
@@ -188,10 +188,10 @@ def check_proposer(
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
         return
-    needed = count_tokens(essential_text(program.for_agents, source)) + INSTRUCTION_TOKENS
+    needed = count_tokens(essential_text(program.for_agents, source)) + OWN_TOKENS
     if needed > settings.brief_tokens:
-        words = f"--brief_tokens={settings.brief_tokens}: {program.path.name} and {editable.name} alone take {needed}: "
-        words += "set twice that"
+        words = f"--brief_tokens={settings.brief_tokens}: the contract, {program.path.name} and {editable.name} take "
+        words += f"{needed}: set twice that"
         if notice is None:
             raise UsageError(words)
         notice(words)

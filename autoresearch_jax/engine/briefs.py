@@ -1,20 +1,23 @@
 """What proposers are told, read from a run's ledger, its logs and its page of instructions."""
 
 import csv
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.decide.demands import demands
+from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.plan import moves_constants_alone
 from autoresearch_jax.engine.recorder import as_shown, past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import FACTS, RunState, concluded, read_state
+from autoresearch_jax.engine.state import CONTRACT, FACTS, RunState, concluded, read_state
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief
 from autoresearch_jax.proposers.space import Constant
-from autoresearch_jax.types import Metric, Scalar
+from autoresearch_jax.types import Metric, Scalar, Status
 
 # Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
 TOLD_METRICS = (
@@ -25,6 +28,10 @@ LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; i
 CURVE_POINTS = 10
 CURVES = 4  # the champion's and three candidates'
 LOOKED_AT = 12  # latest experiments whose logs are searched for curves
+CHANGES = 4  # latest candidates whose diffs are shown
+CONTEXT_LINES = 1  # around a change
+MAX_CHANGE_LINES = 80  # of one diff
+MAX_CHANGE_COLUMNS = 160
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,13 @@ def make_brief(
     """The brief for an experiment of a run that has a baseline; for the arguments see `Brief`."""
     state, rows, settings = read_state(ledger), concluded(ledger), ledger.settings()
     sigma = None if state is None else state.sigma
+    metric = Metric(str(settings["metric"]), str(settings["direction"]))
+    rule = LineageRule(metric, LineageSettings.of(settings)) if settings["decision"] == "lineage" else None
     champion = next(row for row in reversed(rows) if row.decision is Action.KEEP)
     return Brief(
         experiment=experiment,
         run_seed=int(settings["seed"] or 0),
-        metric=Metric(str(settings["metric"]), str(settings["direction"])),
+        metric=metric,
         program=program,
         space=space,
         champion_source=ledger.source(champion.id),
@@ -65,6 +74,9 @@ def make_brief(
         curves=loss_curves(folder, rows, ledger.measured(champion).id),
         categories=asking.categories,
         plateau=asking.plateau,
+        contract=str(settings.get(CONTRACT) or ""),
+        to_be_kept=demands(rule, None if state is None else state.lineage),
+        changes=latest_changes(ledger, rows),
     )
 
 
@@ -81,6 +93,27 @@ def known_facts(ledger: Ledger, state: RunState | None) -> dict[str, Scalar]:
     if state is not None and state.runs:
         facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in TOLD_METRICS}
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def latest_changes(ledger: Ledger, rows: Sequence[ExperimentRow]) -> dict[int, str]:
+    """Diffs of the latest candidates with a score, by experiment; of moved constants the hypothesis says all."""
+    changes: dict[int, str] = {}
+    for row in reversed(rows):
+        if len(changes) == CHANGES:
+            break
+        is_measured = row.kind is Kind.PROPOSAL and row.status is Status.OK
+        if is_measured and row.parent is not None and not moves_constants_alone(row):
+            changes[row.id] = change_text(ledger.source(row.parent), ledger.source(row.id))
+    return changes
+
+
+def change_text(before: str, after: str) -> str:
+    """A short unified diff in printable characters."""
+    found = difflib.unified_diff(before.splitlines(), after.splitlines(), n=CONTEXT_LINES, lineterm="")
+    lines = ["".join(c if c.isprintable() else " " for c in line) for line in list(found)[2:]]  # without file names
+    shown = [f"{line[: MAX_CHANGE_COLUMNS - 3]}..." if len(line) > MAX_CHANGE_COLUMNS else line for line in lines]
+    left_out = len(shown) - MAX_CHANGE_LINES
+    return "\n".join([*shown[:MAX_CHANGE_LINES], *([f"... and {left_out} more lines"] if left_out > 0 else [])])
 
 
 def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:

@@ -291,7 +291,7 @@ def find_thresholds(
     champion's text was written: another text may report another loss. `seed` is the trial's.
     """
     champion = _Champion.of(state.runs, seed, metric, pruning.last_point)
-    if champion is None or not _moves_constants_alone(experiment):
+    if champion is None or not moves_constants_alone(experiment):
         return None
     finished = list(islice(_finished(ledger, metric, pruning.last_point), LATEST))
     allowances = find_allowances(finished, pruning, champion.luck)
@@ -331,7 +331,7 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
     for row in reversed(rows):
         if row.kind is not Kind.PROPOSAL:
             continue
-        if not _moves_constants_alone(row):
+        if not moves_constants_alone(row):
             if row.decision is Action.KEEP and row.status is Status.OK:
                 return
             continue
@@ -346,7 +346,7 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
             yield Finished(behind, metric.gain(champion.value, over=first.score))
 
 
-def _moves_constants_alone(row: ExperimentRow) -> bool:
+def moves_constants_alone(row: ExperimentRow) -> bool:
     """See `proposers.base.moves_constants_alone`."""
     return row.category == CONSTANTS_CATEGORY and row.proposer == CONSTANTS_PROPOSER
 

@@ -26,6 +26,7 @@ FLAGS = "flags"  # among the settings: what the run was last given, as a shell t
 MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this machine, as its folder of datasets
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
 FACTS = "facts"  # among the settings: what the task told of the device when it was last opened, as JSON
+CONTRACT = "contract"  # among the settings: what the task asked of the training file then, see `Task.contract`
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
@@ -62,7 +63,7 @@ def keep_to_settings(
     stored = ledger.settings()
     if stored:
         check_settings(stored, wanted, folder.path)
-    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts))}
+    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts)), CONTRACT: task.contract}
     given = {name: words for name, words in now.items() if stored.get(name) != words}
     ledger.save_settings(given if stored else {**wanted, **given})
     calibrate(ledger, folder, task)

@@ -51,6 +51,11 @@ class Task(Terms, Protocol):
         """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
         ...
 
+    @property
+    def contract(self) -> str:
+        """What it asks of the asset, as agents are told it: signatures, limits, versions; Markdown without headings."""
+        ...
+
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """Checks the asset and makes it ready to measure; spends nothing of the budget.
 

@@ -141,6 +141,9 @@ class Brief:
       category: the kind that is asked for this time; None leaves the choice.
       plateau: number of discards in a row after which a structural change is demanded; None for never.
       hints: what the constants proposer found out about each constant, a line each.
+      contract: what the task asks of a training file, as Markdown in the task's own words.
+      to_be_kept: what it takes to be kept, with figures, in clean lines of ours.
+      changes: unified diffs of the latest candidates with a score, by experiment, each against its champion.
     """
 
     experiment: int
@@ -161,6 +164,9 @@ class Brief:
     category: str | None = None
     plateau: int | None = None
     hints: Sequence[str] = ()
+    contract: str = ""
+    to_be_kept: Sequence[str] = ()
+    changes: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

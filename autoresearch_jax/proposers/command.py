@@ -47,12 +47,17 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
 
 - What you leave in `{name}` is the proposal. It is traced, trained on one trial's budget, judged and compared with the
   champion by others; there is no data here to try it on. Changes of other files are ignored.
+- Another trial is being timed on this machine: do not train, install or benchmark anything.
+  `autoresearch check {name}` traces the text and says in seconds what is wrong with it.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
 - Compute arrays inside the functions: tables of numbers or texts in the source are refused.
 - Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
   `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
   the hypothesis.
-- You have {seconds:.0f} seconds.
+- What is asked for this time, and how much time there is, stands at the end of this page.
+"""
+_TIME = """\
+You have {seconds:.0f} seconds.
 """
 _REFUSED = """
 ## Your last try was refused
@@ -264,18 +269,16 @@ class CommandProposer:
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
-        categories = ", ".join(clean_line(category) for category in brief.categories)
-        instructions = _INSTRUCTIONS.format(
-            name=name, hypothesis=HYPOTHESIS_FILE, categories=categories, seconds=seconds
-        )
+        words = instructions(name, brief.categories)
+        last = _TIME.format(seconds=seconds)
         if objection is None:
-            return write_brief(brief, instructions, self._agent.brief_tokens)
+            return write_brief(brief, words, self._agent.brief_tokens, last)
         short = clean_line(objection.text, SHORT_OBJECTION_CHARACTERS)
-        whole, cut = (instructions + _REFUSED.format(name=name, objection=text) for text in (objection.text, short))
+        whole, cut = (last + _REFUSED.format(name=name, objection=text) for text in (objection.text, short))
         try:
-            return write_brief(brief, whole, self._agent.brief_tokens)
+            return write_brief(brief, words, self._agent.brief_tokens, whole)
         except BriefError:
-            return write_brief(brief, cut, self._agent.brief_tokens)
+            return write_brief(brief, words, self._agent.brief_tokens, cut)
 
     def _prepare(self, editable: Path, scratch: Path, source: str) -> None:
         """Puts the champion's files into the scratch folder."""
@@ -299,6 +302,17 @@ class CommandProposer:
         shown = ", ".join(quoted(redact(name, self._secrets), MAX_CATEGORY_CHARACTERS) for name in names[:MAX_NAMES])
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         return [f"changes of {shown}{more} ignored"]
+
+
+def instructions(name: str, categories: Sequence[str]) -> str:
+    """Our own words at the head of BRIEF.md, the same for each experiment.
+
+    Args:
+      name: of the training file.
+      categories: kinds of change that may be named.
+    """
+    named = ", ".join(clean_line(category) for category in categories)
+    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named)
 
 
 def _remove(path: Path) -> None:

@@ -46,6 +46,7 @@ small a change as it takes.
 - `hypothesis` is one line that says what is changed and why that is better.
 - `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
 - `category` names the kind of change, one of: {categories}.
+- What is asked for this time stands at the end of this page.
 """
 _REPAIR = """\
 That answer cannot be used, and nothing of it was applied:

@@ -22,7 +22,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import FACTS, MACHINE_FLAGS, runs_beside, trials_by_experiment
+from autoresearch_jax.engine.state import CONTRACT, FACTS, MACHINE_FLAGS, runs_beside, trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
 from autoresearch_jax.report.exchanges import ModelUse
@@ -30,6 +30,7 @@ from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.types import ATTENDED_SHARE, LOSSES, WALL_SECONDS, Metric, Scalar, Status
 
 HOUR = 3600.0
+SILENT_SETTINGS = (MACHINE_FLAGS, FACTS, CONTRACT)  # of this machine, or for agents
 # Parts of an experiment's time by the metrics that have them, in the order in which they are shown
 TRAINING, WAITING, OTHER = "training", "waiting for the machine", "proposing and other"
 CHECKING = "checking and tracing"
@@ -155,7 +156,7 @@ def read_history(ledger: Ledger, folder: RunFolder) -> History:
         seconds=_seconds(ledger, rows, summary.seconds),
         model_use=summary.model_use,
         audits=_audits(ledger, summary),
-        settings={name: value for name, value in ledger.settings().items() if name not in (MACHINE_FLAGS, FACTS)},
+        settings={name: value for name, value in ledger.settings().items() if name not in SILENT_SETTINGS},
     )
 
 

@@ -67,7 +67,7 @@ def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
         (("--agent_command=sh 'x",), "--agent_command: sh 'x: no line of shell: "),
         (
             ("--agent_command=true", "--brief_tokens=900"),
-            "--brief_tokens=900: program.md and train_lib.py alone take 1",
+            "--brief_tokens=900: the contract, program.md and train_lib.py take 3",
         ),
     ],
 )

@@ -19,7 +19,7 @@ from autoresearch_jax.types import Status
 
 # By the number of the experiment; what it does is in the repository, so that the copy must be whole.
 AGENT = r"""
-n=$(sed -n '1s/# Experiment //p' BRIEF.md)
+n=$(sed -n 's/^# Experiment //p' BRIEF.md)
 echo $n >> "$CALLS"
 case $n in
   1) sed -i 's/^LR = .*/LR = 0.1/' train_lib.py; echo 'a smaller step' ;;

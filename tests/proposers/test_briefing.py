@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import pytest
 from fakes import SOURCE
@@ -10,6 +10,7 @@ from fakes import SOURCE
 from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, PastExperiment, Running
 from autoresearch_jax.proposers.briefing import (
     BriefError,
+    category_lines,
     count_tokens,
     essential_text,
     write_brief,
@@ -65,6 +66,9 @@ BRIEF = Brief(
     category="numerics",
     plateau=20,
     hints=HINTS,
+    contract="`build` returns an Experiment.\n\n```python\nvocab_size: int\n```",
+    to_be_kept=("kept is what is better with probability 0.62 or more: about 0.02 in one run is clear",),
+    changes={38: "@@ -3 +3 @@\n-LR = 0.5\n+LR = 0.4", 39: '@@ -4 +4 @@\n-DEPTH = 4\n+DEPTH = 5  # """```'},
 )
 
 
@@ -86,17 +90,20 @@ def sections(page: str) -> list[str]:
 def test_all_that_there_is_to_tell():
     page = write_brief(BRIEF, WORDS, LARGE)
     assert sections(page) == [
-        "# Experiment 41",
-        "## What is asked for this time",
-        "## The task",
+        "# What to do",
+        "## The contract of the training file",
         "## program.md: what the human asks for",
         "## The champion's source, to be improved",
+        "## What was kept, the oldest first",
+        "## Experiments, the oldest first",
+        "## Changes that were measured last, the newest first",
         "## What was tried, by category",
         "## What is known about the constants",
-        "## What was kept, the newest first",
-        "## Experiments, the newest first",
         "## Training loss at even steps of a run",
+        "## The task",
+        "# Experiment 41",
     ]
+    assert BRIEF.contract in page
     assert PAGE in page
     assert SOURCE in page
     assert f"\n{WORDS}\n" in page
@@ -104,6 +111,7 @@ def test_all_that_there_is_to_tell():
         "- metric: loss, lower is better",
         "- the champion's score: 1.93",
         "- noise floor, the standard deviation of one run: 0.009; scores are rounded to it",
+        f"- {BRIEF.to_be_kept[0]}",
         "- left of the search: 37 experiments; 5.2 hours",
         "- step_flops: 9.672e+09",
         "- num_steps: 147",
@@ -118,18 +126,20 @@ def test_all_that_there_is_to_tell():
         assert f"\n{line}\n" in page
     assert '- "attention": 13 tried, 0 kept, 0 without a score; best 1.95' in page
     assert page.count("; a dead end so far\n") == 2
+    assert "\nExperiment 38, discarded, 1.95:\n\n```diff\n@@ -3 +3 @@\n-LR = 0.5\n+LR = 0.4\n```\n" in page
+    assert page.index("Experiment 39, discarded") < page.index("Experiment 38, discarded")
+    assert page.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"\n')
     assert page.count("; worst ") == 1, "where all scored the same none was worst"
     assert "unknown" not in page
     numbers = [int(n) for n in re.findall(r"^- experiment (\d+) \(", page, re.MULTILINE)]
-    assert numbers == list(range(39, 0, -1)), "each proposal, the newest first"
+    assert numbers == list(range(1, 40)), "each proposal, the oldest first"
     assert "Left out" not in page
 
 
 def asked(**changes) -> list[str]:
     """Lines of the page on what is asked for this time."""
     page = write_brief(dataclasses.replace(BRIEF, **changes), WORDS, LARGE)
-    section = page.split("## What is asked for this time\n\n")
-    return section[1].split("\n\n")[0].splitlines() if len(section) == 2 else []
+    return page.split("\nWhat is asked for this time:\n\n")[1].splitlines()
 
 
 def test_what_is_asked_for_this_time():
@@ -144,8 +154,23 @@ def test_what_is_asked_for_this_time():
     assert running.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"')
     assert asked(plateau=28)[0] == demand
     assert asked(plateau=29) == asked(plateau=None) == [kind, running]
-    assert asked(plateau=None, category=None, running=None) == []
+    assert asked(plateau=None, category=None, running=None) == ["- An improvement of any kind."]
     assert len(asked(categories=())) == 3
+
+
+def test_a_category_is_a_dead_end_after_three_tries_that_were_measured():
+    crash = {"status": Status.CRASH, "score": None}
+    pruned = {"status": Status.PRUNED, "score": None}
+    for tries, is_dead in [
+        ([crash] * 5, False),
+        ([{}, {}, crash], False),
+        ([{}, {}, {"status": Status.DUPLICATE}], False),
+        ([{}, crash, pruned, {}], True),
+        ([{}, {}, {"kept": True}], False),
+    ]:
+        history = [HISTORY[0], *(outcome(n, category="batch", **change) for n, change in enumerate(tries, 1))]
+        (line,) = category_lines(history, BRIEF.metric)
+        assert line.endswith("; a dead end so far") == is_dead, line
 
 
 def test_the_worst_idea_is_so_by_the_metrics_own_direction():
@@ -198,14 +223,21 @@ def test_a_larger_budget_never_shows_less_and_the_least_informative_goes_first()
             "- experiment 10, ",
             "- experiment 39 (",
             "- experiment 30 (",
+            "Experiment 39, discarded",
+            "Experiment 38, discarded",
         ),
-        *("- experiment 39: 7.5", "- experiment 29 (", "- experiment 11 (", "- experiment 1 (", "- experiment 13 ("),
-        "- experiment 12 (",
+        *("- experiment 39: 7.5", "- experiment 29 (", "- experiment 11 (", "- experiment 13 ("),
     ]
     assert [seen(start) for start in order] == sorted(seen(start) for start in order)
     assert len({seen(start) for start in order}) == len(order)
+    blocks = [
+        ("- experiment 29 (", "- experiment 20 ("),
+        ("- experiment 11 (", "- experiment 1 ("),
+        ("- experiment 13 (", "- experiment 12 ("),
+    ]
+    assert [seen(newest) == seen(oldest) for newest, oldest in blocks] == [True] * 3, "of older ones a block at a time"
     assert shown[-1] == set(write_brief(BRIEF, WORDS, LARGE).splitlines())
-    assert re.search(r"\nLeft out to keep this page short: \d+ more lines.\n$", write_brief(BRIEF, WORDS, smallest))
+    assert re.search(r"\nLeft out to keep this page short: \d+ more lines.\n\n#", write_brief(BRIEF, WORDS, smallest))
 
 
 def fits(tokens: int) -> bool:
@@ -247,12 +279,49 @@ def test_no_words_of_others_open_a_section_or_forge_a_line(words):
         category=words,
         categories=[words],
         hints=[words, HINTS[1]],
+        changes={38: words, 39: f" {words}"},
     )
     page = write_brief(dataclasses.replace(told, plateau=0), WORDS, LARGE)
     assert sections(page) == sections(plain)
+    page = write_brief(dataclasses.replace(told, plateau=0, changes=BRIEF.changes), WORDS, LARGE)
     starts = ("- experiment", "- metric", "#")
     count = sum(line.startswith(starts) for line in page.splitlines())
     assert count == sum(line.startswith(starts) for line in plain.splitlines()) + 2, "its own two lines"
+
+
+def test_the_words_for_one_page_alone_are_its_last():
+    page = write_brief(BRIEF, WORDS, LARGE, "You have 7 seconds.\n")
+    assert page == write_brief(BRIEF, WORDS, LARGE) + "\nYou have 7 seconds.\n"
+    assert count_tokens(write_brief(BRIEF, WORDS, 2000, "x" * 900)) <= 2000
+
+
+def shared(one: str, other: str) -> float:
+    """Share of a page that begins as the page before it."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(one.encode(), other.encode(), strict=False))
+    return sum(1 for _ in same) / len(other.encode())
+
+
+@pytest.mark.parametrize("count", [1, 12, 60, 150, 400])
+def test_most_of_a_page_is_that_of_the_experiment_before(count):
+    """A night in which nothing is kept, with pages that are cut from its second half on."""
+    source = "".join(f"def function_{n}(x):\n    return x + {n}  # of the training file\n" for n in range(300))
+    words = "a longer idea, of which there is more to say than its name, as agents do, and why it should help " * 2
+    history = [HISTORY[0], *(outcome(n, hypothesis=f"{n}: {words}", reason=words[:150]) for n in range(1, 420))]
+
+    def page(number: int) -> str:
+        change = "\n".join(f"+    line {n} of the change in experiment {number - 1}" for n in range(30))
+        told = dataclasses.replace(
+            BRIEF,
+            experiment=number,
+            history=history[:number],
+            champion_source=source,
+            limits_left=(f"{500 - number} experiments",),
+            changes={n: change.replace("experiment", f"experiment {n}") for n in range(max(1, number - 4), number)},
+        )
+        return write_brief(told, WORDS, 24_000)
+
+    shares = [shared(page(number), page(number + 1)) for number in range(count, count + 20)]
+    assert sorted(shares)[1] > 0.6, "but where a block of old experiments goes"
 
 
 def test_a_source_cannot_close_its_fence():

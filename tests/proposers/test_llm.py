@@ -72,7 +72,7 @@ def test_the_model_gets_the_brief_the_schema_and_the_categories(place):
     place.propose(answer([EDIT], category="Data"), brief=brief, temperature=0.5, max_output_tokens=4096)
     (request,) = place.asked
     assert request.path == f"/v1beta/models/{MODEL}:generateContent"
-    assert request.text.startswith("# Experiment 3\n")
+    assert "\n# Experiment 3\n" in request.text
     assert SOURCE in request.text
     assert "one of: attention, data, other" in request.text
     assert "so a gain is negative" in request.text

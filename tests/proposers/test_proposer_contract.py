@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -27,7 +28,7 @@ SPACE = (
 )
 # An agent that counts, which is all it can do to propose the same again.
 COUNTING = (
-    """n=$(sed -n '1s/# Experiment //p' BRIEF.md); sed -i "s/^LR = .*/LR = 0.$((100 + n))/" train_lib.py; echo LR $n"""
+    """n=$(sed -n 's/^# Experiment //p' BRIEF.md); sed -i "s/^LR = .*/LR = 0.$((100 + n))/" train_lib.py; echo LR $n"""
 )
 
 
@@ -43,7 +44,7 @@ class CountingModel(GeminiProposer):
 
     def __init__(self) -> None:
         def count(request: Request) -> Step:
-            number = int(request.text.splitlines()[0].removeprefix("# Experiment "))
+            number = int(re.search(r"^# Experiment (\d+)", request.text, re.MULTILINE)[1])
             (line,) = [line for line in request.text.splitlines() if line.startswith("LR = ")]
             return answer([(line, f"LR = 0.{100 + number}")], hypothesis=f"LR {number}")
 

@@ -5,7 +5,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial, partialmethod
+from functools import cached_property, partial, partialmethod
 from pathlib import Path
 
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
@@ -15,6 +15,7 @@ from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.accounting import ATTENDED
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
+from autoresearch_jax.tasks.lm.contract_text import contract_text
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, Dataset
 from autoresearch_jax.tasks.lm.device import (
     STANDBY_WORKER,
@@ -95,6 +96,12 @@ class LmTask:
         if config.sandbox.worker is not Level.LIMITS:
             cage.write_bytecode(config.environment)
         self._reference_seconds: float | None = None  # see `calibrate`
+
+    @cached_property
+    def contract(self) -> str:
+        """See `engine.task.Task.contract`."""
+        config = self._config
+        return contract_text(config.editable_name, config.caps, config.limits, config.budget)
 
     def calibrate(self, reference_seconds: float | None, log_dir: Path) -> float | None:
         """See `engine.task.CalibratedTask`.
