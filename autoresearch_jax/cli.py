@@ -14,6 +14,7 @@ from autoresearch_jax.errors import NO_TEXT, UsageError, UserError
 from autoresearch_jax.streams import flush_output, make_streams_last
 
 COMMANDS = {
+    "init": "AGENTS.md, program.md and a training file for a git repository that has none",
     "prepare": "make a dataset: corpus, splits, tokenizers, packed rows",
     "trial": "train the training file as it stands once, and judge it",
     "run": "the loop: propose, train, judge, keep or discard, repeat",
