@@ -37,6 +37,8 @@ class View:
 
 
 VIEWS = tuple(View(width, scheme) for width in (1280, 390) for scheme in ("light", "dark"))
+# The first and the last represent the others in the fast suite.
+EACH_VIEW = [pytest.param(view, id=str(view), marks=[pytest.mark.slow] * (view in VIEWS[1:-1])) for view in VIEWS]
 
 
 @dataclass

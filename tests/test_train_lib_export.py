@@ -56,7 +56,7 @@ ON_TPU = ("tpu", TPU, {"tpu_custom_call"}, {"tpu_custom_call"})
     ("platform", "device_kind", "of_step", "of_logits", "mesh"),
     [
         pytest.param(*ON_CUDA, EIGHT, id="cuda, eight devices"),
-        pytest.param(*ON_TPU, ONE, id="tpu, one device"),
+        pytest.param(*ON_TPU, ONE, id="tpu, one device", marks=pytest.mark.slow),
         pytest.param(*ON_CUDA, ONE, id="cuda, one device", marks=pytest.mark.slow),
         pytest.param(*ON_TPU, EIGHT, id="tpu, eight devices", marks=pytest.mark.slow),
         pytest.param(*ON_CPU, ONE, id="cpu, one device", marks=pytest.mark.slow),

@@ -46,11 +46,11 @@ class Night:
     def ends(self, row: ExperimentRow, trial: TrialRow, score: float | None) -> None:
         self.ledger.set_program(row.id, f"program {row.id}")
         if score is None:
-            ended = self.ledger.conclude(row.id, Status.CRASH, None, Action.DISCARD, "boom", None, 2.0)
+            self.ledger.conclude(row.id, Status.CRASH, None, Action.DISCARD, "boom", None, 2.0)
         else:
             self.ledger.finish_trial(trial.id, Measurement(Status.OK, score, 0))
-            ended = self.ledger.conclude(row.id, Status.OK, score, Action.KEEP, "better", "a" * 40, 2.0)
-        self.observer.ends(ended)
+            self.ledger.conclude(row.id, Status.OK, score, Action.KEEP, "better", "a" * 40, 2.0)
+        self.observer.ends(self.ledger.experiment(row.id))
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def test_sample_of_an_experiment_says_what_became_of_it(
     assert night.remedy(night.other) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sample_of_one_that_was_moved(night: Night, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trial = night.trials(night.other)[-1]
     far = SnapshotStore(str(tmp_path / "far"))

@@ -97,6 +97,7 @@ def test_what_cannot_be_is_said_before_anything_begins(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_before_the_middle_has_no_trace(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

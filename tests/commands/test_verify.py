@@ -158,6 +158,7 @@ def test_files_that_are_gone_and_files_too_many_are_named(night: Path) -> None:
     assert differences(night) == []
 
 
+@pytest.mark.slow
 def test_a_copy_without_its_snapshot_does_not_lean_on_the_original(night: Path, unhashed: Path) -> None:
     gone = unhashed / "snapshots" / "0000-0001"
     shutil.rmtree(gone)
@@ -195,6 +196,7 @@ def unhashed(night: Path, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_settings_that_are_gone_are_missed_by_their_copy(unhashed: Path) -> None:
     connection = sqlite3.connect(ledger(unhashed))
     connection.execute("DELETE FROM settings")
@@ -262,6 +264,7 @@ def test_a_ledger_that_sqlite_cannot_read_is_named_with_its_damage(
     assert "file is not a database: restore it from a copy" in said.out
 
 
+@pytest.mark.slow
 def test_a_refactoring_is_verified_by_the_trial_of_its_twin(unhashed: Path) -> None:
     book = Ledger.open(ledger(unhashed))
     baseline = book.experiment(0)

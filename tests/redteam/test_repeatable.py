@@ -51,6 +51,7 @@ def hashes(arena: Arena, folder: Path, source: str) -> tuple[str, str, str]:
         task.close()
 
 
+@pytest.mark.slow
 def test_an_honest_text_is_one_program(arena: Arena, tmp_path: Path) -> None:
     assert len(set(hashes(arena, tmp_path, TINY_SOURCE))) == 1
 

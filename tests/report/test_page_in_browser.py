@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from browser import VIEWS, Shown, View, expect, showing
+from browser import EACH_VIEW, Shown, View, expect, showing
 from nights import write_night
 
 from autoresearch_jax.cli import main
@@ -37,7 +37,7 @@ def report(night: RunFolder) -> Path:
     return write_report(night)
 
 
-@pytest.fixture(scope="module", params=VIEWS, ids=str)
+@pytest.fixture(scope="module", params=EACH_VIEW)
 def shown(request, chromium, report):
     """The report of `night`, open in each view."""
     with showing(chromium) as show:

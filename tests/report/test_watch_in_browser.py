@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from browser import VIEWS, Shown, expect, showing
+from browser import EACH_VIEW, Shown, expect, showing
 from nights import NightWriter, write_night
 from watched import Server, serving
 
@@ -34,7 +34,7 @@ def server(running) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=VIEWS, ids=str)
+@pytest.fixture(scope="module", params=EACH_VIEW)
 def shown(request, chromium, server) -> Iterator[Shown]:
     """The page of `running`, open in each view."""
     with showing(chromium) as show:

@@ -81,6 +81,7 @@ def test_a_trial_counts_and_tells_attended_time(make_task: MakeTask, tiny_source
 
 
 @needs_accounts
+@pytest.mark.slow
 def test_what_a_run_kept_is_what_its_trials_count_in(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     task = make_task(SECONDS, clock=ATTENDED, max_stretch=20.0)
     kept = task.calibrate(None, tmp_path)
@@ -94,6 +95,7 @@ def test_what_a_run_kept_is_what_its_trials_count_in(make_task: MakeTask, tiny_s
 
 
 @needs_accounts
+@pytest.mark.slow
 def test_a_machine_that_is_too_slow_for_the_budget_is_no_fault_of_the_candidate(
     make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_budget_in_steps_has_the_wall_clock_and_no_reference(
     assert number(measured, "wall_seconds") > 0
 
 
+@pytest.mark.slow
 def test_a_device_on_which_no_reference_runs_is_named(make_task: MakeTask, tmp_path: Path) -> None:
     task = make_task(SECONDS, clock=ATTENDED, device=Device("none_such", "none", 1, None))
     with pytest.raises(CandidateUntouched) as caught:

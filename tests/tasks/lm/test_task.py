@@ -39,6 +39,7 @@ from autoresearch_jax.types import (
 FAILED, BROKEN = 'the training file failed, in its own words: "', 'the contract is not kept: "'
 
 
+@pytest.mark.slow
 def test_closing_ends_a_trace_that_runs_beside_and_does_not_blame_what_is_traced(
     make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_closing_ends_each_check_that_runs_beside(
     again.join()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_a_candidate_is_traced_is_no_fault_of_it(
     make_task: MakeTask, tiny_source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_the_budget_in_seconds_is_kept_and_progress_told(make_task: MakeTask, ti
     assert {"elapsed_seconds", "budget_seconds", "step", "loss", "tokens_per_second"} <= training[-1].keys()
 
 
+@pytest.mark.slow
 def test_a_dataset_that_changes_under_a_run_is_not_measured_with(
     make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -239,6 +242,7 @@ def test_a_leak_in_one_row_of_the_holdout_is_found_by_an_audit(
     assert HOLDOUT_SCORE not in measurement.metrics
 
 
+@pytest.mark.slow
 def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     one = run_trial(make_task(), tiny_source, tmp_path / "one")
     two = run_trial(make_task(mesh_axes={"data": 2, "model": 1}), tiny_source, tmp_path / "two")
@@ -267,7 +271,10 @@ def test_two_devices_compute_what_one_does(make_task: MakeTask, tiny_source: str
             FAILED + "a val_bpb:",
         ),
         ("UNUSED = 1", "import os; os._exit(0)", Status.CRASH, "the trace ended before it had written its programs"),
-        ("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 8 s"),
+        pytest.param(
+            *("UNUSED = 1", "while True: pass", Status.TIMEOUT, "the trace ran longer than 8 s"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_traced_is_refused_in_one_line(
@@ -282,6 +289,7 @@ def test_what_cannot_be_traced_is_refused_in_one_line(
     assert not list((tmp_path / "programs").iterdir())  # nothing half-made is left
 
 
+@pytest.mark.slow
 def test_a_batch_must_divide_over_the_devices(make_task: MakeTask, tiny_source: str, tmp_path: Path) -> None:
     source = edited(tiny_source, ("BATCH_SIZE = 8", "BATCH_SIZE = 7"))
     with pytest.raises(CandidateRejected, match="a batch of 7 rows does not divide over the 2 devices of 'data'"):

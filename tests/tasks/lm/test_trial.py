@@ -339,6 +339,7 @@ def test_a_trial_in_a_process_that_waited_is_as_any_other(
     assert marked_processes(str(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_what_waits_touches_no_device_prints_to_the_trial_s_log_and_has_the_usual_priority(
     workers: Workers, patience: None, tmp_path: Path
 ) -> None:
@@ -369,6 +370,7 @@ def test_one_that_died_while_it_waited_is_replaced(workers: Workers, tmp_path: P
     _expect_another(workers, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_that_is_not_ready_is_not_waited_for(workers: Workers, tmp_path: Path) -> None:
     workers.warm_up()
     (pid,) = _after(lambda: waiting(tmp_path))

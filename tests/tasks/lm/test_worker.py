@@ -52,6 +52,7 @@ def test_training_that_takes_too_long_leaves_no_process(
     assert marked_processes(str(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_a_trace_that_takes_too_long_leaves_no_process(
     make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
 ) -> None:
