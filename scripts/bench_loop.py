@@ -186,8 +186,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         agent = ("--proposer=command", f"--agent_command={AGENT}")
         arms = [
-            Arm("standby", Path(name) / "standby", ("--standby",)),
-            Arm("without", Path(name) / "without", ("--nostandby",)),
+            Arm("standby", Path(name) / "standby", ("--standby", "--proposer=constants")),
+            Arm("without", Path(name) / "without", ("--nostandby", "--proposer=constants")),
             Arm("ahead", Path(name) / "ahead", ("--standby", *agent)),
         ]
         for arm in arms:

@@ -116,7 +116,9 @@ def drive(order: Order) -> int:
         task.close = lambda: time.sleep(60)
     with folder.lock(), Interrupts().installed() as interrupts, closing(Ledger.open(folder.ledger)) as ledger:
         try:
-            return run_loop(options, ProposerSettings(), OpenRun(task, workspace, ledger, program), interrupts)
+            return run_loop(
+                options, ProposerSettings("constants"), OpenRun(task, workspace, ledger, program), interrupts
+            )
         finally:
             task.close()
 

@@ -1,4 +1,4 @@
-"""Options of who proposes: constants, a Gemini model, your own agent, both in turn, or a recorded run."""
+"""Options of who proposes: constants, findings, a Gemini model, your own agent, all in turn, or a recorded run."""
 
 import os
 import shlex
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import InRun, option
@@ -20,6 +21,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.findings.folder import open_library
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
     DEFAULT_CATEGORIES,
@@ -33,11 +35,12 @@ from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS,
 from autoresearch_jax.proposers.command import Agent, AgentError, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.llm_budget import GeminiOptions, Usage, check_limits
+from autoresearch_jax.proposers.ideas import IdeasProposer
+from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.sanitize import clean_line
 
-PROPOSERS = ("constants", "gemini", "command", "hybrid", "replay")
+PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
 OWN_TOKENS = 3500  # kept free for our own words and the contract
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
@@ -48,12 +51,16 @@ _SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is th
 
 @dataclass(frozen=True)
 class ProposerSettings:
-    """Who proposes: `name` is one of `PROPOSERS`; what it does not use is None."""
+    """Who proposes: `name` is one of `PROPOSERS`; what it does not use is None.
 
-    name: str = "constants"
+    `findings` is the folder of those that are not shipped; None where no findings are tried.
+    """
+
+    name: str
     agent: Agent | None = None
     gemini: GeminiOptions | None = None
     replay: RunFolder | None = None
+    findings: Path | None = None
     brief_tokens: int = DEFAULT_TOKENS
     asking: Asking = field(default_factory=Asking)
 
@@ -63,9 +70,10 @@ class ProposerOptions:
     """Who proposes, and what belongs to one of them."""
 
     proposer: str = option(
-        "constants",
-        "who proposes: constants moves those of program.md's table; gemini asks a model; command calls "
-        "--agent_command; hybrid shares the experiments between constants and one of these; replay repeats --replay",
+        "hybrid",
+        "who proposes: constants moves those of program.md's table; ideas tries findings, see `autoresearch findings`; "
+        "gemini asks a model; command calls --agent_command; hybrid shares the experiments between constants, ideas "
+        "and one of the latter two, if there is one; replay repeats --replay",
         choices=PROPOSERS,
         in_run=InRun.FREE,
     )
@@ -79,6 +87,7 @@ class ProposerOptions:
         Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600", in_run=InRun.FREE
     )
     model: ModelOptions = field(default_factory=ModelOptions)
+    findings: FindingOptions = field(default_factory=FindingOptions)
     replay: str | None = option(
         None,
         "run, by its tag or its folder, whose proposals --proposer=replay repeats",
@@ -120,7 +129,7 @@ class ProposerOptions:
           UsageError: something that the proposer needs is missing, or makes no sense.
         """
         name, command = self.proposer, (self.agent_command or "").strip()
-        if name in ("constants", "gemini") and command:
+        if name in ("constants", "ideas", "gemini") and command:
             raise UsageError(
                 f"--agent_command is called by --proposer=command or hybrid, not by {name}: choose one of these"
             )
@@ -146,7 +155,8 @@ class ProposerOptions:
                 f"a ledger.db{runs.tags('; there are ')}"
             )
         asking = Asking(self._categories(), self.plateau or None)
-        return ProposerSettings(name, agent, gemini, replay, self.brief_tokens, asking)
+        findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
+        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, asking)
 
     def _categories(self) -> tuple[str, ...]:
         """The kinds of change, in plain words, each once."""
@@ -178,12 +188,12 @@ def check_proposer(
       UserError: no client of the model's service can be made.
     """
     agent, gemini = settings.agent, settings.gemini
-    moves_constants_alone = settings.name == "constants" or (settings.name == "hybrid" and agent is gemini is None)
-    if moves_constants_alone and not program.constants:
-        raise UsageError(
-            f'{program.path}: no table of constants under "You may change", which --proposer={settings.name} needs'
-            + ("" if settings.name == "constants" else " where there is no agent")
-        )
+    has_table = bool(program.constants) and settings.name in ("constants", "hybrid")
+    if settings.name == "constants" and not has_table:
+        raise UsageError(f"{_no_table(program)}, which --proposer=constants needs")
+    if settings.findings is not None and agent is gemini is None and not has_table and notice is None:
+        also = "" if settings.name == "ideas" else f", and {_no_table(program)}"
+        require_fitting_finding(settings.findings, editable, source, environment, f"--proposer={settings.name}", also)
     if agent is not None and (problem := missing_command(agent.command, editable, environment)) is not None:
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
@@ -203,6 +213,21 @@ def check_proposer(
     check_dollars(settings, program)
     if gemini is not None:
         try_model(gemini)
+
+
+def _no_table(program: ProgramPage) -> str:
+    return f'{program.path}: no table of constants under "You may change"'
+
+
+def cost_notice(settings: ProposerSettings, program: ProgramPage) -> str | None:
+    """One line for a run whose agent is a model that was found by its key alone, and may cost what it likes."""
+    if settings.name != "hybrid" or settings.gemini is None:
+        return None
+    in_dollars = any(isinstance(stop, Limit) and stop.quantity == "dollars" for stop in program.stops)
+    if in_dollars or settings.gemini.limits != SpendingLimits():
+        return None
+    remedy = "--max_dollars=5 sets one, --proposer=ideas or constants asks no model"
+    return f"{settings.gemini.model} is asked for proposals, with no limit to what they cost: {remedy}"
 
 
 def check_dollars(settings: ProposerSettings, program: ProgramPage) -> None:
@@ -257,8 +282,18 @@ def make_proposer(
     environment: Mapping[str, str],
     examine: Examine,
     observer: ServiceObserver,
+    device_class: str = "",
 ) -> Proposer:
     """Who proposes; the observer is told how the service is.
+
+    Args:
+      settings: who, and what it needs.
+      workspace: of the run.
+      folder: of the run.
+      environment: of this process.
+      examine: traces what is proposed.
+      observer: see above.
+      device_class: whose evidence counts for findings.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.
@@ -281,9 +316,13 @@ def make_proposer(
         if (warning := model.check_model()) is not None:
             observer.notice(warning)
         agent = model
+    ideas: Proposer | None = None
+    if settings.findings is not None:
+        library = open_library(settings.findings, observer.notice)
+        ideas = IdeasProposer(library, device_class, merge_changes(workspace.merge), examine, observer.notice)
     if settings.name == "hybrid":
-        return HybridProposer(ConstantsProposer(), agent, observer)
-    return ConstantsProposer() if agent is None else agent
+        return HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
+    return agent or ideas or ConstantsProposer()
 
 
 def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:

@@ -27,6 +27,7 @@ from autoresearch_jax.commands.proposer_options import (
     ProposerSettings,
     check_dollars,
     check_proposer,
+    cost_notice,
     make_proposer,
     try_agent,
 )
@@ -52,6 +53,7 @@ from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
+from autoresearch_jax.findings.format import device_class
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments, print_lines
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
@@ -196,12 +198,16 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     observer = Observers(console, watchers)
     if options.decision.decision == "greedy":
         observer.notice(GREEDY_WARNING)
+    if (cost := cost_notice(proposer, opened.program.program)) is not None:
+        observer.notice(cost)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
     parts = Parts(
         task=task,
         executor=LocalExecutor(task.measure),
-        proposer=make_proposer(proposer, workspace, folder, os.environ, precheck.check, observer),
+        proposer=make_proposer(
+            proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)
+        ),
         precheck=precheck,
         rule=options.decision.rule(task.metric),
         ledger=opened.ledger,

@@ -153,6 +153,7 @@ def table_objection(brief: Brief, source: str) -> Objection | None:
         f"an optimizer moves the constants in program.md's table, and could not any more: {'; '.join(lost)}. Keep each "
         "at top level, with one value that its row allows; leave the text as it is if the idea needs this",
         repeats=True,
+        may_be_meant=True,
     )
 
 

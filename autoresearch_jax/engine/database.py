@@ -16,7 +16,7 @@ from autoresearch_jax.types import Scalar
 Clock = Callable[[], float]  # seconds since 1970
 
 BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
-SCHEMA_VERSION = 9  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 10  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -36,6 +36,7 @@ CREATE TABLE experiments (
     constants TEXT NOT NULL,            -- JSON: top-level constants of the source
     created_at REAL NOT NULL,           -- seconds since 1970
     without TEXT,                       -- JSON: experiments whose edits a revert takes out
+    finding TEXT,                       -- id of the finding that it tries
     program_hash TEXT,
     status TEXT,                        -- null until it is over, like all that follows
     score REAL,

@@ -87,4 +87,5 @@ class Entries:
             parent=champion.id,
             parent_commit=champion.commit,
             cost_dollars=proposal.cost_dollars,
+            finding=proposal.finding,
         )

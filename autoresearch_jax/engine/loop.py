@@ -337,7 +337,7 @@ class Loop:
         ahead = replace(
             brief,
             experiment=running.id + 1,
-            running=Running(running.id, running.proposer, running.hypothesis, running.category),
+            running=Running(running.id, running.proposer, running.hypothesis, running.category, running.finding),
             limits_left=limits_left(self._stopping.stops(), progress),
         )
         self._proposals.look_ahead(ahead)

@@ -112,7 +112,8 @@ def _recorded(ledger: Ledger, row: ExperimentRow) -> RecordedProposal:
     source, base = ledger.source(row.id), ledger.source(row.parent)
     if source == base:  # the row of a proposal that came to nothing, or could not be applied
         return RecordedProposal(None, base, row.reason or NO_PROPOSAL, row.proposer)
-    return RecordedProposal(Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer), base)
+    proposal = Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer, finding=row.finding)
+    return RecordedProposal(proposal, base)
 
 
 # The fault may be the trial that runs beside it: no reason to object.

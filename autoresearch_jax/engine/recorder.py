@@ -110,6 +110,8 @@ def commit_message(
     trailers.append(("Runs", str(num_runs)))
     if experiment.proposer:
         trailers.append(("Proposer", experiment.proposer))
+    if experiment.finding is not None:
+        trailers.append(("Finding", experiment.finding))
     subject = clean_line(experiment.hypothesis) or f"experiment {experiment.id}"
     footer = "\n".join(f"{name}: {value}" for name, value in trailers)
     return f"{subject}\n\n{clean_line(decision.reason)}\n\n{footer}\n"
@@ -288,4 +290,5 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
         reason=reason,
         program_hash=row.program_hash,
         simplification=row.simplification,
+        finding=row.finding,
     )

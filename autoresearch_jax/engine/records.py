@@ -47,6 +47,7 @@ class Intent:
       parent: the champion it was made from; None for the baseline.
       cost_dollars: what proposing it cost.
       without: experiments whose edits a revert takes out of the champion.
+      finding: id of the finding that it tries; None if it tries none.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Intent:
     parent_commit: str | None = None
     cost_dollars: float = 0.0
     without: Sequence[int] = ()
+    finding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class ExperimentRow:
     seconds: float | None
     simplification: bool = False
     without: Sequence[int] = ()
+    finding: str | None = None
     error: float | None = None
 
     def __hash__(self) -> int:  # of a few columns: `constants` has none

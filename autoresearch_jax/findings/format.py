@@ -27,6 +27,7 @@ MAX_ID_CHARACTERS = 40
 MAX_TITLE_CHARACTERS = 120
 MAX_BYTES = 256 * 1024  # of a page; one with a whole training file as its change has about 60,000
 BASE_DIGITS = 12  # of the SHA-256 of a base's text
+LEAST_SHARED = 0.25  # of a base's lines that a text must have to be merged with it, which takes a tenth of a second
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _BASE = re.compile(rf"[0-9a-f]{{{BASE_DIGITS}}}")
@@ -152,6 +153,8 @@ def apply_finding(finding: Finding, champion_source: str, base_text: str | None,
             raise FindingError(
                 f"{finding.id}: does not fit, and there is no bases/{finding.base}.txt: {why}"
             ) from error
+    if _shared_lines(base_text, champion_source) < LEAST_SHARED:
+        raise FindingError(f"{finding.id}: does not fit: the text has little in common with its base")
     changed = changed_base(finding, base_text)
     merged = merge(base_text, champion_source, changed)
     if merged is None:
@@ -162,6 +165,12 @@ def apply_finding(finding: Finding, champion_source: str, base_text: str | None,
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise FindingError(f"{finding.id}: does not fit: merged, the text does not parse: {error}") from error
     return merged
+
+
+def _shared_lines(base: str, text: str) -> float:
+    """The share of the base's lines that a text has, too."""
+    lines, others = ({line for line in side.split("\n") if line.strip()} for side in (base, text))
+    return len(lines & others) / max(1, len(lines))
 
 
 def changed_base(finding: Finding, base_text: str) -> str:

@@ -69,10 +69,12 @@ class Objection:
       text: what the agent is told, a few clean lines at most.
       repeats: True if further tries may cost as much again for nothing: the text says what was measured before, or
         its trace does not end; or if the author may mean it. Texts of this kind go back to the agent once.
+      may_be_meant: True if the text can be measured, and only takes something from the optimizer.
     """
 
     text: str
     repeats: bool = False
+    may_be_meant: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class PastExperiment:
       reason: the decision's or the failure's one line.
       program_hash: of what it ran; None of what was never traced.
       simplification: True if it was kept for its shorter source alone, which is no gain.
+      finding: id of the finding that it tried; None if it tried none.
     """
 
     experiment: int
@@ -104,6 +107,7 @@ class PastExperiment:
     reason: str
     program_hash: str | None = None
     simplification: bool = False
+    finding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Running:
     proposer: str
     hypothesis: str
     category: str
+    finding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ class Proposal:
       source: the whole text of the editable file; None with `constants`.
       cost_dollars: what proposing it cost.
       proposer: name of its proposer, where one stands for several; None for the one that returned it.
+      finding: id of the finding that it tries; None if it tries none.
     """
 
     hypothesis: str
@@ -188,6 +194,7 @@ class Proposal:
     source: str | None = None
     cost_dollars: float = 0.0
     proposer: str | None = None
+    finding: str | None = None
 
     def __post_init__(self) -> None:
         if bool(self.constants) == (self.source is not None):

@@ -1,18 +1,21 @@
-"""The hybrid proposer: an optimizer for the constants and an agent for the structure share the experiments.
+"""The hybrid proposer: an optimizer for the constants, an agent and findings for the code share the experiments.
 
-The arms are the optimizer, and the agent with each of its categories. First it is drawn who proposes, then, for the
-agent, the category; both by Thompson sampling ("On the likelihood that one unknown probability exceeds another", 1933):
-of each arm one draw from the Beta posterior of "a proposal of it is a gain", the highest wins. An experiment counts the
-less the older it is, since what pays off early in a night need not later.
+The arms are the optimizer, the agent with each of its categories, and the findings ("ideas"); one that there is not
+leaves its share to the others. First it is drawn who proposes, then, for the agent, the category; both by Thompson
+sampling ("On the likelihood that one unknown probability exceeds another", 1933): of each arm one draw from the Beta
+posterior of "a proposal of it is a gain", the highest wins. An experiment counts the less the older it is, since what
+pays off early in a night need not later. Which finding is tried is drawn likewise, over category and evidence: see
+`proposers.ideas`.
 
-What always holds:
+What always holds, of the draws; an arm that has nothing to propose passes its draw on, see `HybridProposer`:
 
-- Of the experiments 5k+1 .. 5k+5 at least one is the optimizer's and one the agent's.
+- Of the experiments 5k+1 .. 5k+5 at least one is drawn for each arm that there is.
 - That one of the agent takes the categories in turn, so that of K categories each is asked for in any K such blocks.
-- After N discards in a row (N is the brief's plateau) all draws but the optimizer's one in five are the agent's, and
-  for a category that was least tried instead of the one whose turn it is. That lasts until there is a gain, or N
-  further experiments are over; then the posteriors decide for N, and so on: an agent that is no good cannot keep the
-  table from ending the plateau.
+  The findings need no turns, since each is tried once.
+- After N discards in a row (N is the brief's plateau) all draws but the optimizer's one in five are for the code: the
+  agent's or the findings', by their posteriors, and for a category that was least tried. That lasts until there is a
+  gain, or N further experiments are over; then the posteriors decide for N, and so on: arms that are no good cannot
+  keep the table from ending the plateau.
 - A draw depends on the run's seed, the experiment's number, and experiments at least two before it. The one just
   before may still be measured when an agent is asked ahead, and must make no difference.
 """
@@ -44,8 +47,6 @@ BLOCK = 5  # experiments of which each proposer has one for certain, a share of 
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
 PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
 
-_OPTIMIZER, _AGENT = "optimizer", "agent"
-
 
 @dataclass(frozen=True)
 class _Outage:
@@ -60,12 +61,13 @@ class _Outage:
 
 
 class HybridProposer:
-    """Shares the experiments between an optimizer and an agent, and goes on with one of them when the other is out.
+    """Shares the experiments between an optimizer, an agent and findings, and goes on without one that is out.
 
-    Who proposes is drawn by a bandit, from the brief alone. Where the agent is out, or has spent what it may, the
-    optimizer proposes instead; where the table is empty or tried to its end, the agent does. That a table is tried to
-    its end shows only when the optimizer is asked: of its draws the agent is then asked once the experiment before is
-    over, and not while that is measured.
+    Who proposes is drawn by a bandit, from the brief alone. Where that one is out, the others stand in, by the same
+    draws: the agent while its service does not answer, or when it has spent what it may; the optimizer when the table
+    is empty or tried to its end; the findings when all that fit the champion were tried. The latter two show only when
+    they are asked: of their draws the agent is then asked once the experiment before is over, and not while that is
+    measured.
     """
 
     name = "hybrid"
@@ -76,53 +78,63 @@ class HybridProposer:
         agent: Proposer | None,
         observer: ServiceObserver,
         clock: Callable[[], float] = time.monotonic,
+        ideas: Proposer | None = None,
     ) -> None:
-        """Stores who proposes; without an agent the optimizer proposes alone, which the observer is told."""
+        """Stores who proposes; without an agent the others propose alone, which the observer is told."""
         self._optimizer = optimizer
         self._agent = agent
+        self._ideas = ideas
         self._observer = observer
         self._clock = clock
+        self._code = [arm.name for arm in (agent, ideas) if arm is not None]
+        self._others = " and ".join(arm.name for arm in (optimizer, ideas) if arm is not None)
+        self._others += " propose" if ideas is not None else " proposes"
         self._spent: str | None = None  # why the agent is not asked any more
         self._outage: _Outage | None = None
         if agent is None:
-            observer.notice(f"no key and no command for an agent: {optimizer.name} proposes alone")
+            observer.notice(f"no key and no command for an agent: {self._others} alone")
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.
 
         Raises:
-          SpaceExhausted: the optimizer has nothing left, and there is no agent or it may not be asked any more.
-          ServiceDown: the optimizer has nothing left, and the agent's service does not answer.
+          SpaceExhausted: nobody has anything left, and there is no agent or it may not be asked any more.
+          ServiceDown: the others have nothing left, and the agent's service does not answer.
         """
-        agent_first = self._draws_agent(brief)
-        proposal = self._ask_agent(brief) if agent_first else None
-        if proposal is not None:
-            return proposal
-        try:
-            found = _ask(self._optimizer, brief)
-        except SpaceExhausted as exhausted:
-            if self._agent is None:
-                raise
-            proposal = None if agent_first else self._ask_agent(brief)
+        exhausted: dict[str, str] = {}
+        for name in draw_order(brief, self._optimizer.name, self._code):
+            if self._agent is not None and name == self._agent.name:
+                proposal = self._ask_agent(brief)
+            else:
+                proposal = self._ask_other(brief, name, exhausted)
             if proposal is not None:
                 return proposal
-            raise self._both_out(exhausted, self._agent) from exhausted
-        if self._outage is not None:
-            self._outage = replace(self._outage, is_waited_for=False)
-        return found
+        raise self._all_out([exhausted[name] for name in (self._optimizer.name, *self._code) if name in exhausted])
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: true if this experiment is the agent's, and it may be asked now."""
-        return self._draws_agent(brief) and self._may_ask_agent()
+        first = draw_order(brief, self._optimizer.name, self._code)[0]
+        return self._agent is not None and first == self._agent.name and self._may_ask_agent()
 
     def close(self) -> None:
         """See `Proposer.close`."""
-        self._optimizer.close()
-        if self._agent is not None:
-            self._agent.close()
+        for arm in (self._optimizer, self._agent, self._ideas):
+            if arm is not None:
+                arm.close()
 
-    def _draws_agent(self, brief: Brief) -> bool:
-        return self._agent is not None and draws_agent(brief, self._optimizer.name, self._agent.name)
+    def _ask_other(self, brief: Brief, name: str, exhausted: dict[str, str]) -> Proposal | None:
+        """A proposal of the optimizer or of the findings; None, and why, where there is none left."""
+        arm = self._optimizer
+        if self._ideas is not None and name == self._ideas.name:
+            arm, brief = self._ideas, replace(brief, category=_plateau_category(brief))
+        try:
+            proposal = _ask(arm, brief)
+        except SpaceExhausted as end:
+            exhausted[name] = str(end)
+            return None
+        if self._outage is not None:
+            self._outage = replace(self._outage, is_waited_for=False)
+        return proposal
 
     def _may_ask_agent(self) -> bool:
         waits = self._outage is not None and self._clock() < self._outage.until
@@ -143,7 +155,7 @@ class HybridProposer:
         except SpaceExhausted as exhausted:  # LimitReached, too
             self._end_outage(agent, answers=False)
             self._spent = str(exhausted)
-            self._observer.notice(f"{clean_line(self._spent)}: {self._optimizer.name} proposes alone from here on")
+            self._observer.notice(f"{clean_line(self._spent)}: {self._others} alone from here on")
             return None
         except ProposalFailed:
             self._end_outage(agent)
@@ -156,7 +168,7 @@ class HybridProposer:
         wait, reason = max(down.retry_seconds, MIN_WAIT_SECONDS), clean_line(str(down))
         now, began, since = self._clock(), self._clock(), time.time()
         if self._outage is None:
-            self._observer.notice(f"{reason}; until it answers {self._optimizer.name} proposes")
+            self._observer.notice(f"{reason}; until it answers {self._others}")
         else:
             wait = max(wait, min(2 * self._outage.wait_seconds, MAX_WAIT_SECONDS))
             began, since = self._outage.began, self._outage.since
@@ -172,12 +184,13 @@ class HybridProposer:
         if answers and not outage.is_waited_for:
             self._observer.notice(f"{agent.name} answers again, after {self._clock() - outage.began:.0f} s")
 
-    def _both_out(self, exhausted: SpaceExhausted, agent: Proposer) -> Exception:
-        """What to raise where neither of the two can propose."""
+    def _all_out(self, reasons: Sequence[str]) -> Exception:
+        """What to raise where none of them can propose; `reasons` are those of all but the agent."""
         if self._outage is not None:
             self._outage = replace(self._outage, is_waited_for=True)
             return ServiceDown(self._outage.reason, max(0.0, self._outage.until - self._clock()))
-        return SpaceExhausted(f"{exhausted}; and {agent.name}: {self._spent}")
+        of_agent = [] if self._agent is None else [f"{self._agent.name}: {self._spent}"]
+        return SpaceExhausted("; and ".join([*reasons, *of_agent]))
 
 
 def _ask(proposer: Proposer, brief: Brief) -> Proposal:
@@ -188,23 +201,27 @@ def _ask(proposer: Proposer, brief: Brief) -> Proposal:
         raise ProposalFailed(str(failure), failure.cost_dollars, proposer=proposer.name) from failure
 
 
-def draws_agent(brief: Brief, optimizer: str, agent: str) -> bool:
-    """True if the next proposal is to come from the agent.
+def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
+    """Names of the arms in the order in which they are asked: the one that is drawn, then those that stand in.
 
-    Without a table of constants the optimizer has nothing to propose, and all draws are the agent's.
+    Without a table of constants the optimizer has nothing to propose, and all draws are for the code.
+
+    Args:
+      brief: what the draw depends on.
+      optimizer: name of the proposer that moves constants.
+      code: names of those that change code.
     """
-    if not brief.space:
-        return True
-    floor = _floor(brief)
-    if floor is not None:
-        return floor == _AGENT
     known = _known(brief)
-    if _shifted(known, brief.plateau):
-        return True
     rng = _rng(brief, f"proposer {brief.experiment}")
-    of_optimizer = _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == optimizer])
-    of_agent = _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == agent])
-    return of_agent > of_optimizer
+    draws = {
+        arm: _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == arm])
+        for arm in (optimizer, *code)
+    }
+    floor = _floor(brief, (optimizer, *code))
+    if not brief.space and floor == optimizer:
+        floor = None
+    for_code = not brief.space or _shifted(known, brief.plateau)
+    return sorted(draws, key=lambda arm: (arm != floor, for_code and arm == optimizer, -draws[arm]))
 
 
 def draw_category(brief: Brief, agent: str) -> str | None:
@@ -214,10 +231,9 @@ def draw_category(brief: Brief, agent: str) -> str | None:
         return None
     known = _known(brief)
     rng = _rng(brief, f"category {brief.experiment}")
-    if _shifted(known, brief.plateau):
-        counts = least_tried(known, categories)
-        return rng.choice([category for category, count in counts if count == counts[0][1]])
-    if _floor(brief) == _AGENT:
+    if (category := _plateau_category(brief)) is not None:
+        return category
+    if (brief.experiment - 1) % BLOCK == _places(brief)[1]:  # its own in the block, see `_floor`
         _rng(brief, "turns").shuffle(categories)
         return categories[_block(brief) % len(categories)]
     groups: dict[str, list[PastExperiment]] = {category: [] for category in categories}
@@ -232,10 +248,24 @@ def _block(brief: Brief) -> int:
     return (brief.experiment - 1) // BLOCK
 
 
-def _floor(brief: Brief) -> str | None:
+def _places(brief: Brief) -> list[int]:
+    """The experiments of a block in random order: the first is the first arm's for certain, and so on."""
+    return _rng(brief, f"block {_block(brief)}").sample(range(BLOCK), BLOCK)
+
+
+def _floor(brief: Brief, arms: Sequence[str]) -> str | None:
     """Whose this experiment is by the fixed shares; None where the posterior decides."""
-    optimizers, agents = _rng(brief, f"block {_block(brief)}").sample(range(BLOCK), 2)
-    return {optimizers: _OPTIMIZER, agents: _AGENT}.get((brief.experiment - 1) % BLOCK)
+    return dict(zip(_places(brief), arms, strict=False)).get((brief.experiment - 1) % BLOCK)
+
+
+def _plateau_category(brief: Brief) -> str | None:
+    """One of the categories that were least tried, while a plateau asks for them."""
+    known = _known(brief)
+    if not brief.categories or not _shifted(known, brief.plateau):
+        return None
+    counts = least_tried(known, brief.categories)
+    rng = _rng(brief, f"category {brief.experiment}")
+    return rng.choice([category for category, count in counts if count == counts[0][1]])
 
 
 def _known(brief: Brief) -> list[PastExperiment]:
@@ -244,7 +274,7 @@ def _known(brief: Brief) -> list[PastExperiment]:
 
 
 def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
-    """True while a plateau gives the draws to the agent; its failures count, or it would keep them by failing."""
+    """True while a plateau gives the draws to the code; failures count, or an agent would keep them by failing."""
     after = since_plateau(known, plateau)
     if plateau is None or after is None:
         return False

@@ -27,6 +27,7 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     return {
         "experiment": row.id,
         "hypothesis": row.hypothesis,
+        "finding": row.finding,
         "outcome": outcome(row, at_work=at_work),
         "score": row.score,
         "error": row.error,
@@ -58,6 +59,8 @@ def _trial(trial: TrialRow, at_work: bool) -> dict[str, Any]:
 def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     """Prints what `explain` found: runs, difference, probability, what happened next."""
     lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
+    if found["finding"] is not None:
+        lines["finding"] = found["finding"]
     if found["trials"]:
         lines["runs"] = ", ".join(map(_run, found["trials"]))
     if found["gain"] is not None:

@@ -185,13 +185,13 @@ def test_a_tag_that_is_no_branch_name(place, capsys):
 )
 def test_a_page_that_no_run_can_follow(place, capsys, page, status, says):
     (place / "program.md").write_text(page)
-    assert failing(["run", "--tag=night"], capsys) == (status, f"autoresearch run: {says}")
+    assert failing(["run", "--tag=night", "--proposer=constants"], capsys) == (status, f"autoresearch run: {says}")
     assert Made.task.measured == []
 
 
 def test_a_value_outside_its_range_is_a_warning_and_no_more(place, capsys):
     (place / "program.md").write_text(PROGRAM.replace("2 .. 8", "5 .. 8"))
-    assert cli.main(["run", "--tag=night", "--experiments=1"]) == 0
+    assert cli.main(["run", "--tag=night", "--experiments=1", "--proposer=constants"]) == 0
     warning = "program.md:12: DEPTH is 4 now, outside 5 .. 8: once moved it never comes back"
     assert capsys.readouterr().err.splitlines() == [
         f"autoresearch run: {warning}",
@@ -219,7 +219,7 @@ def test_changes_that_are_not_committed(place, capsys):
 
 
 def test_a_run_that_has_begun_goes_on_despite_changes_but_not_with_another_dataset(place, capsys, monkeypatch):
-    cli.main(["run", "--tag=night", "--experiments=1"])
+    cli.main(["run", "--tag=night", "--experiments=1", "--proposer=constants"])
     (place / "train_lib.py").write_text("LR = = 1\n")
     assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
     capsys.readouterr()

@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,8 @@ from autoresearch_jax import cli
 from autoresearch_jax.commands.model_options import KEY_VARIABLES
 from autoresearch_jax.commands.proposer_options import missing_command
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.findings.format import Finding, base_digest
 from autoresearch_jax.proposers import command as command_proposer
 
 AGENT = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.1/' train_lib.py\necho a smaller step\n"
@@ -238,11 +240,47 @@ def test_a_model_proposes_and_what_it_cost_is_in_the_summary(place, capsys):
     assert (place / "runs/night/llm/0001/01.json").exists()
 
 
-def test_hybrid_without_a_key_is_the_optimizer_alone_and_says_so_once(place, capsys):
-    assert run("--experiments=3", proposer="hybrid") == 0
+def test_hybrid_without_a_key_has_optimizer_and_findings_and_says_so_once(place, capsys):
+    finding, base = own_finding()
+    FindingFolder(place / "runs" / "findings", print).add(finding, base)
+    assert run("--experiments=6", proposer="hybrid") == 0
     captured = capsys.readouterr()
-    assert "ended:               3 experiments reached" in captured.out
-    assert captured.err.count("constants proposes alone") == 1
+    assert "ended:               6 experiments reached" in captured.out
+    assert captured.err.count("constants and ideas propose alone") == 1
+    with closing(Ledger.open_to_read(place / "runs/night/ledger.db")) as ledger:
+        (row,) = [row for row in ledger.experiments() if row.finding is not None]
+        assert (row.finding, row.proposer) == (finding.id, "ideas")
+        assert {row.proposer for row in ledger.experiments()[1:]} == {"constants", "ideas"}
+
+
+def test_a_model_that_only_a_key_asked_for_is_told_of_where_nothing_limits_it(place, capsys):
+    said = []
+    for limits in ((), ("--max_requests=1",)):
+        with GeminiServer(lambda request: answer([("LR = 0.5", "LR = 0.2")])) as server:
+            assert run(f"--gemini_base_url={server.url}", "--experiments=0", *limits, proposer="hybrid") == 0
+        said.append("--max_dollars" in capsys.readouterr().err)
+    assert said == [True, False]
+
+
+def own_finding() -> tuple[Finding, str]:
+    """One that fits the training file of the test, and its base."""
+    change = '<<<<<<< SEARCH\nFAULT = "none"\n=======\nFAULT = "none"\nEXTRA = 1\n>>>>>>> REPLACE\n'
+    words = ("extra", "Add a constant", "optimizer", "idea", "https://example.org", base_digest(SOURCE), "Why.")
+    return Finding(*words, change), SOURCE
+
+
+def test_ideas_alone_need_a_finding_that_fits_and_a_page_without_a_table_does_for_them(place, capsys):
+    (place / "program.md").write_text("## Goal\n\nLower it.\n")
+    for proposer in ("ideas", "hybrid"):
+        assert run(proposer=proposer) == 2
+        words = capsys.readouterr().err
+        assert f"--proposer={proposer}" in words
+        assert "no finding fits train_lib.py" in words
+        assert ("program.md" in words) == (proposer == "hybrid")
+    folder = FindingFolder(place / "mine", print)
+    folder.add(*own_finding())
+    assert run("--findings_dir=mine", "--experiments=4", proposer="hybrid") == 0
+    assert "findings were tried" in capsys.readouterr().out.splitlines()[-1], "and there is nothing else"
 
 
 def test_a_recorded_run_is_replayed_by_its_tag_and_by_its_folder(place, capsys):

@@ -19,7 +19,7 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hints import hint_lines
-from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer, draw_category, draws_agent
+from autoresearch_jax.proposers.hybrid import MAX_WAIT_SECONDS, HybridProposer, draw_category, draw_order
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
 
@@ -106,10 +106,14 @@ def bench() -> Bench:
     return Bench()
 
 
+def draws_agent(brief: Brief) -> bool:
+    return draw_order(brief, "constants", ["agent"])[0] == "agent"
+
+
 def drawn_for(agent: bool, **changes) -> Brief:
     """A brief whose draw is the agent's, or the optimizer's."""
     briefs = (dataclasses.replace(FIRST, run_seed=seed, **changes) for seed in range(1000))
-    return next(brief for brief in briefs if draws_agent(brief, "constants", "agent") == agent)
+    return next(brief for brief in briefs if draws_agent(brief) == agent)
 
 
 AGENTS, OPTIMIZERS = drawn_for(True), drawn_for(False)
@@ -154,7 +158,7 @@ def test_constants_are_the_optimizers_and_structure_is_the_agents(bench):
 
 def test_the_agent_is_asked_for_a_kind_of_change_and_told_hints_about_the_constants(bench):
     brief = night(bench.optimizer.propose, 20)
-    while not draws_agent(brief, "constants", "agent"):
+    while not draws_agent(brief):
         brief = following(brief, bench.hybrid.propose(brief))
     proposal = bench.hybrid.propose(brief)
     (told,) = bench.agent.briefs

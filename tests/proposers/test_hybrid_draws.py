@@ -16,11 +16,11 @@ from autoresearch_jax.proposers.base import (
     discards_in_a_row,
     on_plateau,
 )
-from autoresearch_jax.proposers.hybrid import BLOCK, draw_category, draws_agent
+from autoresearch_jax.proposers.hybrid import BLOCK, draw_category, draw_order
 from autoresearch_jax.proposers.space import Constant, IntRange
 from autoresearch_jax.types import Metric, Status
 
-OPTIMIZER, AGENT = "constants", "gemini"
+OPTIMIZER, AGENT, IDEAS = "constants", "gemini", "ideas"
 SPACE = (Constant("DEPTH", IntRange(2, 8)),)
 SEEDS = range(4)
 NIGHT = 120
@@ -50,6 +50,10 @@ def brief(history, seed: int = 0, **changes) -> Brief:
     return dataclasses.replace(FIRST, run_seed=seed, **values)
 
 
+def draws_agent(now: Brief) -> bool:
+    return draw_order(now, OPTIMIZER, [AGENT])[0] == AGENT
+
+
 def night(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExperiment]:
     """A night whose proposals are kept by chance."""
     luck = random.Random(seed)
@@ -57,7 +61,7 @@ def night(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExp
     for number in range(1, NIGHT + 1):
         now = brief(history, seed, plateau=plateau)
         proposer, category = OPTIMIZER, "constants"
-        if draws_agent(now, OPTIMIZER, AGENT):
+        if draws_agent(now):
             proposer, category = AGENT, draw_category(now, AGENT)
         history.append(outcome(number, proposer, category, kept=luck.random() < chance(proposer, category)))
     return history[1:]
@@ -115,7 +119,7 @@ def test_a_category_that_pays_off_gets_more_than_any_other(plateau):
 
 def probability(history, **changes) -> float:
     """Of the agent, over many seeds, at one number that none of the two is sure of."""
-    draws = [draws_agent(brief(history, seed, **changes), OPTIMIZER, AGENT) for seed in range(200)]
+    draws = [draws_agent(brief(history, seed, **changes)) for seed in range(200)]
     return sum(draws) / len(draws)
 
 
@@ -152,7 +156,7 @@ def test_the_experiment_just_before_makes_no_difference(plateau):
             ahead = brief(known, seed, experiment=number, running=running, plateau=plateau)
             for last in (outcome(number - 1, AGENT, "attention", kept=True), outcomes[number - 2]):
                 after = dataclasses.replace(ahead, history=(*known, last), running=None)
-                assert draws_agent(after, OPTIMIZER, AGENT) == draws_agent(ahead, OPTIMIZER, AGENT)
+                assert draws_agent(after) == draws_agent(ahead)
                 assert draw_category(after, AGENT) == draw_category(ahead, AGENT)
 
 
@@ -164,7 +168,7 @@ def test_a_plateau_asks_the_agent_for_what_was_least_tried_and_not_for_ever():
         """The draws after so many discards, and one more experiment that is not counted yet."""
         history = [BASELINE, *tried, *several(discards - 1, OPTIMIZER, "constants", first=3)]
         briefs = [brief(history, seed, plateau=PLATEAU, categories=categories) for seed in range(100)]
-        return [(draws_agent(now, OPTIMIZER, AGENT), draw_category(now, AGENT)) for now in briefs]
+        return [(draws_agent(now), draw_category(now, AGENT)) for now in briefs]
 
     for discards in (PLATEAU, 2 * PLATEAU - 1, 3 * PLATEAU):
         draws = at(discards)
@@ -197,6 +201,46 @@ def test_without_a_table_all_is_the_agents_and_without_categories_it_is_free():
     history = [BASELINE, *several(30, OPTIMIZER, "constants", kept=True)]
     assert probability(history, space=()) == 1.0
     assert draw_category(brief(history, categories=()), AGENT) is None
+
+
+# With findings as the third arm.
+
+
+def night_of_three(chance: Chance, seed: int, plateau: int | None = None) -> list[PastExperiment]:
+    """As `night`, with findings, too."""
+    luck = random.Random(seed)
+    history = [BASELINE]
+    for number in range(1, NIGHT + 1):
+        now = brief(history, seed, plateau=plateau)
+        proposer = draw_order(now, OPTIMIZER, [AGENT, IDEAS])[0]
+        category = draw_category(now, AGENT) if proposer == AGENT else "attention"
+        history.append(outcome(number, proposer, category, kept=luck.random() < chance(proposer, category)))
+    return history[1:]
+
+
+@pytest.mark.parametrize("plateau", [None, PLATEAU])
+@pytest.mark.parametrize("chance", [nobody, only(IDEAS), lambda *_: 1.0])
+def test_of_five_experiments_each_of_three_has_one(chance, plateau):
+    for seed in SEEDS:
+        outcomes = night_of_three(chance, seed, plateau)
+        for start in range(0, NIGHT, BLOCK):
+            assert {one.proposer for one in outcomes[start : start + BLOCK]} == {OPTIMIZER, AGENT, IDEAS}
+
+
+@pytest.mark.parametrize("good", [OPTIMIZER, AGENT, IDEAS])
+def test_of_three_the_one_that_pays_off_gets_most(good):
+    shares = [share(night_of_three(only(good), seed), good) for seed in SEEDS]
+    assert min(shares) > 0.4
+    assert max(shares) <= 0.6, "the others have their floors"
+
+
+def test_everyone_stands_in_and_a_plateau_or_an_empty_table_leaves_the_optimizer_for_last():
+    history = [BASELINE, *several(PLATEAU + 1, OPTIMIZER, "constants")]
+    for seed in range(40):
+        order = draw_order(brief(history, seed, plateau=PLATEAU), OPTIMIZER, [AGENT, IDEAS])
+        assert sorted(order) == sorted((OPTIMIZER, AGENT, IDEAS))
+        assert order[1] != OPTIMIZER, "its own experiment of the five apart"
+        assert draw_order(brief(history, seed, space=()), OPTIMIZER, [AGENT, IDEAS])[2] == OPTIMIZER
 
 
 # What counts as a plateau.

@@ -1,0 +1,175 @@
+"""Tries findings on the champion: those that are shipped, and those of other runs.
+
+Which one is next is drawn by Thompson sampling: of each finding that was not tried in this run one draw from the Beta
+posterior of "it is a gain", the highest wins. The posterior counts, beside a weak prior, what came of findings of its
+category in this run; and of all evidence of the same device class the finding's own, and that of others of its category
+with a smaller weight. A draw depends on the run's seed, the experiment's number, and experiments at least two before.
+
+Each finding is proposed once a run. One that does not fit the champion, cannot be traced, or is a program that was
+measured before is passed over until there is another champion; the user is told once of each.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from autoresearch_jax.findings.folder import FindingStore
+from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
+from autoresearch_jax.proposers.base import Brief, Examine, PastExperiment, Proposal, SpaceExhausted, is_gain
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.types import Merge
+
+PRIOR_GAINS, PRIOR_MISSES = 0.3, 1.7  # about one finding in seven is a gain somewhere else
+OF_ITSELF = 6.0  # weight of a finding's own evidence: a measured effect says more of it than all of its category
+OF_OTHERS = 0.25  # of the evidence of each other finding of its category, and no more than `MOST_OF_OTHERS` in all
+MOST_OF_OTHERS = 2.0  # so that this run's own results soon outweigh it
+NAMED = 6  # findings that one notice names
+REASON_CHARACTERS = 160
+
+
+class IdeasProposer:
+    """Proposes the findings of a store, each once a run."""
+
+    name = "ideas"
+
+    def __init__(
+        self,
+        store: FindingStore,
+        device_class: str,
+        merge: Merge,
+        examine: Examine | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+          store: of the findings, read anew for each proposal.
+          device_class: whose evidence counts, see `findings.format.device_class`.
+          merge: moves a change from its base to the champion.
+          examine: traces a text before it is proposed; None proposes it untraced.
+          notice: told which findings are passed over.
+        """
+        self._store = store
+        self._device_class = device_class
+        self._merge = merge
+        self._examine = examine
+        self._notice = notice
+        self._passed: dict[str, str] = {}  # findings, and the digest of the champion that each was passed over for
+        self._told: set[str] = set()
+
+    def propose(self, brief: Brief) -> Proposal:
+        """See `Proposer.propose`; of the brief's category, where there is one, if a finding of it is left and fits.
+
+        Raises:
+          SpaceExhausted: all findings that fit the champion were tried.
+        """
+        champion = base_digest(brief.champion_source)
+        findings = self._store.findings()
+        tried = {outcome.finding for outcome in brief.history}
+        tried.add(None if brief.running is None else brief.running.finding)
+        rest = [finding for finding in findings if finding.id not in tried]
+        passed: dict[str, str] = {}
+        try:
+            for finding in draw_order(brief, rest, findings, self._device_class):
+                if self._passed.get(finding.id) == champion:
+                    continue
+                proposal, obstacle = self._attempt(brief, finding)
+                if proposal is not None:
+                    return proposal
+                self._passed[finding.id] = champion
+                passed[finding.id] = obstacle
+        finally:
+            self._tell(passed)
+        raise SpaceExhausted(_describe_end(findings, rest))
+
+    def asks_ahead(self, brief: Brief) -> bool:
+        """See `Proposer.asks_ahead`: a finding is at hand at once."""
+        return False
+
+    def close(self) -> None:
+        """See `Proposer.close`; a trace under way is ended by who examines."""
+
+    def _attempt(self, brief: Brief, finding: Finding) -> tuple[Proposal | None, str]:
+        """A finding applied to the champion and examined; else why not."""
+        try:
+            source = apply_finding(finding, brief.champion_source, self._store.base_text(finding.base), self._merge)
+        except FindingError as error:
+            return None, str(error).removeprefix(f"{finding.id}: ")
+        hypothesis = clean_line(f"{finding.title} ({finding.source})")
+        proposal = Proposal(hypothesis, finding.category, source=source, finding=finding.id)
+        objection = None if self._examine is None else self._examine(brief, proposal)
+        if objection is None or objection.may_be_meant:
+            return proposal, ""
+        return None, objection.text.partition("\n")[0]
+
+    def _tell(self, passed: dict[str, str]) -> None:
+        """Names the findings that are passed over for the first time, in one notice."""
+        new = {name: why for name, why in passed.items() if name not in self._told}
+        if not new:
+            return
+        self._told.update(new)
+        named = [f"{name} ({clean_line(why, REASON_CHARACTERS)})" for name, why in list(new.items())[:NAMED]]
+        more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
+        self._notice(f"findings passed over until the champion changes: {'; '.join(named)}{more}")
+
+
+def draw_order(
+    brief: Brief, findings: Sequence[Finding], library: Iterable[Finding], device_class: str
+) -> list[Finding]:
+    """Findings in the order in which they are to be tried.
+
+    Args:
+      brief: whose history counts; those of its category come first, if it asks for one.
+      findings: to be ordered.
+      library: all findings whose evidence counts.
+      device_class: of that evidence.
+    """
+    seen = {finding.id: _count(finding.evidence, device_class) for finding in library}
+    by_category: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for finding in library:
+        for place, count in enumerate(seen[finding.id]):
+            by_category[finding.category][place] += count
+    known = [outcome for outcome in brief.history if outcome.finding and outcome.experiment <= brief.experiment - 2]
+
+    def draw(finding: Finding) -> float:
+        own = seen.get(finding.id, (0.0, 0.0))
+        others = [max(0.0, of_all - of_it) for of_all, of_it in zip(by_category[finding.category], own, strict=True)]
+        share = min(OF_OTHERS, MOST_OF_OTHERS / max(sum(others), 1e-9))
+        tried = _results(outcome for outcome in known if outcome.category == finding.category)
+        gains, misses = (
+            prior + OF_ITSELF * of_it + share * of_others + of_run
+            for prior, of_it, of_others, of_run in zip((PRIOR_GAINS, PRIOR_MISSES), own, others, tried, strict=True)
+        )
+        rng = random.Random(f"ideas {brief.run_seed} {brief.experiment} {finding.id}")
+        return rng.betavariate(gains, misses)
+
+    draws = {finding.id: draw(finding) for finding in findings}
+    return sorted(findings, key=lambda one: (one.category != (brief.category or one.category), -draws[one.id], one.id))
+
+
+def _count(evidence: Sequence[Evidence], device_class: str) -> tuple[float, float]:
+    """Gains and misses that evidence stands for: together 1, however often a finding was measured; else 0."""
+    found = [_probability(one) for one in evidence if one.device_class == device_class]
+    if not found:
+        return 0.0, 0.0
+    gains = sum(found) / len(found)
+    return gains, 1.0 - gains
+
+
+def _probability(evidence: Evidence) -> float:
+    """That the change is a gain, by one measurement."""
+    if evidence.probability is not None:
+        return evidence.probability
+    return float(evidence.decision == "keep")
+
+
+def _results(outcomes: Iterable[PastExperiment]) -> tuple[float, float]:
+    gains = [is_gain(outcome) for outcome in outcomes]
+    return float(sum(gains)), float(len(gains) - sum(gains))
+
+
+def _describe_end(findings: Sequence[Finding], rest: Sequence[Finding]) -> str:
+    if not findings:
+        return "there are no findings: `autoresearch findings import` adds some"
+    tried = f"{len(findings) - len(rest)} of {len(findings)} findings were tried"
+    return f"{tried}, {len(rest)} do not fit the champion" if rest else f"all {len(findings)} findings were tried"
