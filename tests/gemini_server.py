@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,9 @@ from autoresearch_jax.proposers.llm_budget import GeminiOptions
 KEY = "AIza-a-key-that-nobody-may-see"
 MODEL = "gemini-3.8-flash"
 TOKEN = "ya29.a-token-of-the-fake-token-server"
-_GENERATE = re.compile(r"/(?P<version>v\w+)/(?P<scope>.*?)models/(?P<model>[^/:]+):generateContent")
+_GENERATE = re.compile(
+    r"/(?P<version>v\w+)/(?P<scope>.*?)models/(?P<model>[^/:]+):(generateContent|(?P<stream>streamGenerateContent\?alt=sse))"
+)
 _GET = re.compile(r"/(?P<version>v\w+)/(?P<scope>.*?)models/(?P<model>[^/:]+)")
 
 
@@ -38,6 +40,13 @@ class Request:
         return [
             (turn["role"], "".join(part.get("text", "") for part in turn["parts"])) for turn in self.body["contents"]
         ]
+
+    @property
+    def tool_results(self) -> list[str]:
+        """What the client's tools answered so far, as JSON."""
+        turns = self.body["contents"]
+        found = [part["functionResponse"] for turn in turns for part in turn["parts"] if "functionResponse" in part]
+        return [json.dumps(result["response"]) for result in found]
 
     @property
     def text(self) -> str:
@@ -155,6 +164,19 @@ def drip(part: str = "body", before: Callable[[], None] | None = None) -> Step:
     return Step(drip=part, before=before)
 
 
+def calls(tool: str, **arguments: Any) -> Step:
+    """The model calls one of its client's tools."""
+    parts = [{"functionCall": {"name": tool, "args": arguments}}]
+    return reply(
+        {"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP", "index": 0}]}, (10, 5, 0)
+    )
+
+
+def _streamed(step: Step) -> Step:
+    """An answer as a stream of one event."""
+    return replace(step, body=b"data: " + step.body + b"\r\n\r\n", headers={"Content-Type": "text/event-stream"})
+
+
 class GeminiServer:
     """The service; entered, it listens at `url` and serves one step a request of generateContent."""
 
@@ -223,12 +245,8 @@ class GeminiServer:
             refusal = self._refusal(request, generate)
             if refusal is not None:
                 return refusal
-            if callable(self._steps):
-                return self._steps(request)
-            if number >= len(self._steps):
-                return error(400, "the script has no step left")
-            step = self._steps[number]
-            return step if isinstance(step, Step) else step(request)
+            answered = self._scripted(number, request)
+            return _streamed(answered) if generate["stream"] and answered.status == 200 else answered
         self.others.append(request)
         if (get := _GET.fullmatch(request.path)) is not None and request.body is None:
             if self._on_get is not None:
@@ -237,6 +255,14 @@ class GeminiServer:
             known = {"name": name, "outputTokenLimit": self._models.get(get["model"])}
             return self._refusal(request, get) or raw(json.dumps(known).encode())
         return error(404, f"no such path: {request.path}")
+
+    def _scripted(self, number: int, request: Request) -> Step:
+        if callable(self._steps):
+            return self._steps(request)
+        if number >= len(self._steps):
+            return error(400, "the script has no step left")
+        step = self._steps[number]
+        return step if isinstance(step, Step) else step(request)
 
     def _refusal(self, request: Request, path: re.Match[str]) -> Step | None:
         if "publishers/" in path["scope"] and request.headers.get("Authorization") != f"Bearer {TOKEN}":
