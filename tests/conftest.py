@@ -1,14 +1,13 @@
 """Fixtures for every test: a dataset small enough to make in a second, and real."""
 
-import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from browser import Show, running_chromium, showing
+from tiny_corpus import write_corpus
 
 from autoresearch_jax.sandbox.sandbox import Sandbox, open_sandbox
 from autoresearch_jax.tasks.lm.data.corpus import FILES, Reporter, open_corpus
@@ -20,25 +19,6 @@ if TYPE_CHECKING:
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
-_SUBJECTS = (
-    "the cat",
-    "a small model",
-    "the night watch",
-    "an optimizer",
-    "every gradient",
-    "Käthe",
-    "one loop",
-)
-_VERBS = ("sees", "measures", "forgets", "repeats", "explains", "follows", "keeps")
-_OBJECTS = (
-    "the river",
-    "42 numbers",
-    "its own tail",
-    "the loss",
-    "a page of notes",
-    "yesterday",
-    "nothing new",
-)
 
 
 class Notes(Reporter):
@@ -58,15 +38,8 @@ class Notes(Reporter):
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A value for --corpus: 300 short documents, which a model can learn from in a few steps."""
-    draw = random.Random(0)
     path = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(300):
-            sentences = (
-                f"{draw.choice(_SUBJECTS)} {draw.choice(_VERBS)} {draw.choice(_OBJECTS)}."
-                for _ in range(draw.randint(3, 20))
-            )
-            file.write(json.dumps({"text": f"{number}: {' '.join(sentences)}\n"}) + "\n")
+    write_corpus(path)
     return FILES + str(path)
 
 
