@@ -1,6 +1,7 @@
 """`autoresearch COMMAND --flags`: finds the command, parses its flags, turns mistakes into one clear line."""
 
 import importlib
+import keyword
 import signal
 import sqlite3
 import sys
@@ -17,6 +18,9 @@ COMMANDS = {
     "init": "AGENTS.md, program.md and a training file for a git repository that has none",
     "prepare": "make a dataset: corpus, splits, tokenizers, packed rows",
     "trial": "train the training file as it stands once, and judge it",
+    "try": "one experiment of a run by hand: the training file as it stands against the champion",
+    "check": "whether a training file would be measured: trace and all checks, in seconds",
+    "brief": "the page that an agent gets for the next experiment of a run",
     "run": "the loop: propose, train, judge, keep or discard, repeat",
     "status": "where a run stands",
     "results": "the table of a run's experiments",
@@ -50,7 +54,7 @@ def _run(words: list[str]) -> int:
     try:
         from autoresearch_jax.commands.options import define_options, read_options
 
-        module = importlib.import_module(f"autoresearch_jax.commands.{command}")
+        module = command_module(command)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("autoresearch_jax"):  # a fault of ours
             raise
@@ -88,6 +92,12 @@ def _run(words: list[str]) -> int:
         return _complain(command, f"{error.object}: {NO_TEXT}", 1)
     except KeyboardInterrupt:
         return _complain(command, "interrupted", 128 + signal.SIGINT)
+
+
+def command_module(command: str) -> ModuleType:
+    """The module of a command; `try` is no name for one."""
+    name = f"{command}_" if keyword.iskeyword(command) else command
+    return importlib.import_module(f"autoresearch_jax.commands.{name}")
 
 
 def _complain(command: str, message: str, exit_status: int) -> int:

@@ -1,9 +1,8 @@
 """Writes docs/reference/flags.md from the options that the commands declare: `python scripts/make_reference.py`."""
 
-import importlib
 from pathlib import Path
 
-from autoresearch_jax.cli import COMMANDS
+from autoresearch_jax.cli import COMMANDS, command_module
 from autoresearch_jax.commands.options import options_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "flags.md"
@@ -22,7 +21,7 @@ def flags_page() -> str:
     """The page, a section for each command."""
     sections = [HEAD]
     for command, summary in COMMANDS.items():
-        module = importlib.import_module(f"autoresearch_jax.commands.{command}")
+        module = command_module(command)
         sections.append(f"## autoresearch {command}\n\n{summary[0].upper()}{summary[1:]}.\n\n")
         sections[-1] += f"{options_table(module.Options)}\n"
     return "\n".join(sections)

@@ -41,6 +41,7 @@ from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.sanitize import clean_line
 
 PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
+BY_HAND = "by hand"  # in place of one of these: nothing is proposed, see commands/try_.py
 OWN_TOKENS = 3500  # kept free for our own words and the contract
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
@@ -51,7 +52,7 @@ _SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is th
 
 @dataclass(frozen=True)
 class ProposerSettings:
-    """Who proposes: `name` is one of `PROPOSERS`; what it does not use is None.
+    """Who proposes: `name` is one of `PROPOSERS` or `BY_HAND`; what it does not use is None.
 
     `findings` is the folder of those that are not shipped; None where no findings are tried.
     """
@@ -154,9 +155,13 @@ class ProposerOptions:
                 f"--replay={self.replay}: no run of that tag in {runs.run_dir}, nor a run's folder: name one that has "
                 f"a ledger.db{runs.tags('; there are ')}"
             )
-        asking = Asking(self._categories(), self.plateau or None)
         findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
-        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, asking)
+        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, self.asking)
+
+    @property
+    def asking(self) -> Asking:
+        """What of a brief the flags choose."""
+        return Asking(self._categories(), self.plateau or None)
 
     def _categories(self) -> tuple[str, ...]:
         """The kinds of change, in plain words, each once."""
@@ -299,6 +304,8 @@ def make_proposer(
       UserError: the model is not there, or refuses the credentials.
     """
     agent: Proposer | None = None
+    if settings.name == BY_HAND:
+        return ReplayProposer((), lambda *words: None)
     if settings.replay is not None:
         return ReplayProposer(
             read_recorded(settings.replay), lambda made, base, brief: rebase(made, base, brief, workspace.merge)

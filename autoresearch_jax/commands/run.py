@@ -13,8 +13,8 @@ import os
 import secrets
 import sqlite3
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import ConstantsOptions, InRun, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
+    BY_HAND,
     ProposerOptions,
     ProposerSettings,
     check_dollars,
@@ -146,7 +147,7 @@ def run(options: Options, arguments: list[str]) -> int:
         interrupts = stack.enter_context(Interrupts().installed())
         try:
             with interrupts.allowed():
-                opened = _open_run(options, proposer, stack)
+                opened = open_run(options, proposer, stack)
         except KeyboardInterrupt:
             print(format_lines({"ended": INTERRUPTED}))
             return 0
@@ -163,7 +164,7 @@ class OpenRun:
     program: ProgramFile
 
 
-def _open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> OpenRun:
+def open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> OpenRun:
     """Opens all that a run needs and refuses what cannot work; the stack closes it."""
     folder = options.where.folder
     options.task.dataset.open()
@@ -189,17 +190,48 @@ def _open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) ->
 def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, interrupts: Interrupts) -> int:
     """Runs the loop on any task, and prints what came of it."""
     task, workspace, folder = opened.task, opened.workspace, options.where.folder
+    console = RunObserver(folder, opened.ledger, task.metric)
+    if options.decision.decision == "greedy":
+        console.notice(GREEDY_WARNING)
+    if (cost := cost_notice(proposer, opened.program.program)) is not None:
+        console.notice(cost)
+    with opened_loop(options, proposer, opened, interrupts, console) as loop:
+        reason = loop.run()
+    figures: dict[str, Scalar] = {
+        **summarize_run(opened.ledger, folder).lines(),
+        "branch": workspace.branch,
+        "ledger": str(folder.ledger),
+        "results": str(folder.results),
+        "ended": reason,
+    }
+    try:
+        print()
+        print_experiments(opened.ledger, task.metric, sys.stdout)
+        print()
+        print_lines(figures, sys.stdout)
+        sys.stdout.flush()
+    except OSError:  # the terminal or the reader is gone
+        drop_output(sys.stdout)
+    return 0
+
+
+@contextmanager
+def opened_loop(
+    options: Options, proposer: ProposerSettings, opened: OpenRun, interrupts: Interrupts, console: RunObserver
+) -> Iterator[Loop]:
+    """The loop of a run on any task; the console is closed at the end.
+
+    Raises:
+      LedgerError: the ledger fails.
+      UserError: the page or the proposer does not fit the task.
+    """
+    task, workspace, folder = opened.task, opened.workspace, options.where.folder
     opened.program.program.check_metric(task.metric.name)
-    console, further = RunObserver(folder, opened.ledger, task.metric), ExitStack()
-    watchers = {}
+    watchers, further = {}, ExitStack()
     if options.tensorboard:
         board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)
         watchers[f"--tensorboard: {folder.tensorboard}"] = further.enter_context(closing(board))
     observer = Observers(console, watchers)
-    if options.decision.decision == "greedy":
-        observer.notice(GREEDY_WARNING)
-    if (cost := cost_notice(proposer, opened.program.program)) is not None:
-        observer.notice(cost)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
     parts = Parts(
@@ -224,27 +256,10 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     )
     with closing(console), further:
         try:
-            reason = Loop(
-                parts, run_seed(options.seed, opened.ledger.settings()), options.experiments, proposer.asking
-            ).run()
+            seed = run_seed(options.seed, opened.ledger.settings())
+            yield Loop(parts, seed, options.experiments, proposer.asking)
         except sqlite3.Error as error:
             raise LedgerError(f"{folder.ledger}: {error}; the same command goes on from here") from error
-    figures: dict[str, Scalar] = {
-        **summarize_run(opened.ledger, folder).lines(),
-        "branch": workspace.branch,
-        "ledger": str(folder.ledger),
-        "results": str(folder.results),
-        "ended": reason,
-    }
-    try:
-        print()
-        print_experiments(opened.ledger, task.metric, sys.stdout)
-        print()
-        print_lines(figures, sys.stdout)
-        sys.stdout.flush()
-    except OSError:  # the terminal or the reader is gone
-        drop_output(sys.stdout)
-    return 0
 
 
 def run_seed(given: int | None, settings: Mapping[str, Scalar]) -> int:
@@ -264,10 +279,13 @@ def _check_start(
     """Refuses what would otherwise fail after minutes of work."""
     if ledger is not None:
         _check_began_with(ledger.experiments(), options.start.constants)
+    by_hand = proposer.name == BY_HAND
     champion = None if ledger is None else summarize_run(ledger).champion
     if ledger is None or champion is None:
         workspace.require_unused_branch()
-        source = workspace.baseline().source
+        source = workspace.baseline(despite_changes=by_hand).source
+    elif by_hand:
+        return  # all was tried when the run began
     else:
         source = ledger.source(champion.id)
     warn = None if champion is None else print_notice

@@ -76,8 +76,17 @@ class Screen(Protocol):
 class RunObserver:
     """Prints a line an experiment and each notice, shows what the run is at, and keeps live.json up to date."""
 
-    def __init__(self, folder: RunFolder, ledger: Ledger, metric: Metric) -> None:
-        """Shows nothing yet; the ledger is the run's."""
+    def __init__(
+        self, folder: RunFolder, ledger: Ledger, metric: Metric, command: str = "run", stream: TextIO | None = None
+    ) -> None:
+        """Shows nothing yet; the ledger is the run's.
+
+        Args:
+          command: that is called, which begins each notice.
+          stream: for the lines of experiments; standard output by default.
+        """
+        self._command = command
+        self._stream = sys.stdout if stream is None else stream
         self._file = LiveWriter(folder)
         self._screen: Screen = ExperimentLine()
         if sys.stderr.isatty() and os.environ.get("TERM", "") not in PLAIN_TERMINALS:
@@ -86,7 +95,7 @@ class RunObserver:
 
     def notice(self, text: str) -> None:
         """Prints what the user should know, on standard error; in any thread."""
-        self._screen.say([f"autoresearch run: {text}"], sys.stderr)
+        self._screen.say([f"autoresearch {self._command}: {text}"], sys.stderr)
         self._file.says(text)
 
     def begins(self, experiment: ExperimentRow) -> None:
@@ -115,7 +124,7 @@ class RunObserver:
         if experiment.kind is Kind.BASELINE and experiment.decision is Action.KEEP:
             lines.append(f"      {experiment.reason}")
         self._screen.ends()
-        self._screen.say(lines, sys.stdout)
+        self._screen.say(lines, self._stream)
         for line in lines:
             self._file.says(line)
         self._file.ends()

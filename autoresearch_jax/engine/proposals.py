@@ -164,7 +164,7 @@ class Precheck:
         except Exception:  # the task's own failure, which is found and logged when the text is measured
             return None
         self._traced[brief.experiment] = candidate
-        return _repetition(brief, source, candidate.program_hash) or table_objection(brief, source)
+        return repetition(brief, source, candidate.program_hash) or table_objection(brief, source)
 
     def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
         """As `Task.prepare`, at idle priority, which a thread cannot leave again: in a thread for this alone."""
@@ -220,7 +220,7 @@ def _as_text(rejection: CandidateRejected) -> str:
     )
 
 
-def _repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
+def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
     """An objection to a program that was measured before, or refused; not to the champion's in a shorter text."""
     before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]
     if not before:

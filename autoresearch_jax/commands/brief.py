@@ -1,0 +1,108 @@
+"""The page that an agent gets for the next experiment of a run. It only reads; a driver may be at work.
+
+autoresearch brief --tag=nov20
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import InRun, format_option, option
+from autoresearch_jax.commands.proposer_options import ProposerOptions
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.briefs import Asking, make_brief
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.limits import limits_left
+from autoresearch_jax.engine.program import ProgramFile
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import concluded, settled_constants
+from autoresearch_jax.engine.stopping import Interrupts, StoppingList
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.proposers.base import Brief, Running
+from autoresearch_jax.proposers.briefing import write_brief
+from autoresearch_jax.proposers.command import instructions
+from autoresearch_jax.proposers.hints import hint_lines
+from autoresearch_jax.report.summary import stored_metric
+from autoresearch_jax.sanitize import clean_block, redact, secret_values
+
+TAKES_RUN_FLAGS = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch brief` was asked for."""
+
+    where: FolderOptions
+    proposer: ProposerOptions = field(default_factory=ProposerOptions)
+    program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
+    editable: Path = option(Path("./train_lib.py"), "the file to edit", in_run=InRun.BOUND)
+    experiments: int | None = option(
+        None, "end after this many, in place of what program.md says of experiments", least=0, in_run=InRun.FREE
+    )
+    format: str = format_option()
+
+
+def run(options: Options, arguments: list[str]) -> int:
+    """Prints the page."""
+    folder, asked = options.where.existing, options.proposer
+    with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
+        brief = read_brief(ledger, folder, options.program, options.experiments, asked.asking, _notice)
+    page = write_brief(brief, instructions(options.editable.name, brief.categories), asked.brief_tokens)
+    page = redact(page, secret_values(os.environ))
+    if options.format == "json":
+        print(json.dumps({"experiment": brief.experiment, "page": page}, indent=1))
+    else:  # as it is, unless a terminal would obey what stands in it
+        print(clean_block(page, sys.maxsize) if sys.stdout.isatty() else page, end="")
+    return 0
+
+
+def read_brief(
+    ledger: Ledger,
+    folder: RunFolder,
+    program: Path,
+    experiments: int | None,
+    asking: Asking,
+    notice: Callable[[str], None],
+) -> Brief:
+    """What a proposer would be told now, beside a driver that goes on.
+
+    Args:
+      experiments: replaces what the page says of experiments.
+      notice: told of what on the page does not fit.
+
+    Raises:
+      UserError: the run has no champion yet, or the page cannot be read.
+    """
+    metric = stored_metric(ledger)
+    champion = next((row for row in reversed(concluded(ledger)) if row.decision is Action.KEEP), None)
+    if metric is None or champion is None:
+        raise UserError(f"{folder.path}: no champion yet: its baseline is not measured; `autoresearch run` goes on")
+    page = ProgramFile(program)
+    space = page.fitting(ledger.source(champion.id), settled_constants(ledger), notice)
+    stopping = StoppingList(ledger, lambda: page.program.stops, metric, Interrupts(), experiments)
+    current = ledger.open_experiment()
+    rows = ledger.experiments()
+    brief = make_brief(
+        ledger,
+        folder,
+        experiment=rows[-1].id + 1,
+        program=page.program.text,
+        space=space,
+        limits_left=limits_left(stopping.stops(), stopping.progress(champion, more_experiments=current is not None)),
+        asking=asking,
+    )
+    hints = hint_lines(brief.space, brief.history, brief.metric, brief.champion_constants, brief.noise_floor)
+    running = None
+    if current is not None:
+        running = Running(current.id, current.proposer, current.hypothesis, current.category)
+    return replace(brief, hints=hints, running=running)
+
+
+def _notice(text: str) -> None:
+    say(f"autoresearch brief: {text}", sys.stderr)

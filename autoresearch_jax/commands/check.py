@@ -1,0 +1,170 @@
+"""Whether a training file would be measured: traces it and makes all checks, in seconds; nothing is trained.
+
+    autoresearch check --tag=nov20 [FILE]
+
+Without FILE it is the training file as it stands. With --tag of a run that has begun the run's flags hold, and the text
+is compared with its champion: what it changes, and whether its program was measured before. Nothing is written to the
+run, whose driver may be at work. Exit status: 0 if `autoresearch try` would measure it, 4 if not.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.commands.brief import read_brief
+from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.hand_text import base_of, kept_texts, read_source, syntax_fault
+from autoresearch_jax.commands.options import InRun, format_option, option
+from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.engine.briefs import Asking
+from autoresearch_jax.engine.constants_table import table_objection
+from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.proposals import Precheck, repetition
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES, literal_bytes, syntax_nodes
+from autoresearch_jax.engine.training_file import known_constants, rebase_source, same_value
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.proposers.base import Brief
+from autoresearch_jax.report.diffs import compare
+from autoresearch_jax.report.tables import print_lines
+from autoresearch_jax.sanitize import clean_block, clean_line
+from autoresearch_jax.types import CandidateRejected, Scalar, Status
+
+TAKES_RUN_FLAGS = True
+TAKES_ARGUMENTS = True
+NOT_MEASURED = 4
+MAX_DETAILS = 4000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch check` was asked for."""
+
+    task: TaskOptions = field(default_factory=TaskOptions)
+    where: FolderOptions = field(default_factory=FolderOptions)
+    program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
+    editable: Path = option(Path("./train_lib.py"), "the training file", in_run=InRun.BOUND)
+    max_literal_bytes: int = option(
+        MAX_LITERAL_BYTES,
+        "reject a text whose literals hold more bytes than this beyond those of the run's baseline",
+        least=0,
+        in_run=InRun.FREE,
+    )
+    as_is: bool = option(False, "take the text as it stands, where it is a change of an earlier champion")
+    format: str = format_option()
+
+
+@dataclass(frozen=True)
+class RunTexts:
+    """What a text is compared with: the champions of a run, and what a proposer would be told now."""
+
+    champions: Mapping[int, str]
+    brief: Brief
+
+    @classmethod
+    def read(cls, options: Options) -> "RunTexts":
+        """Reads a run that has begun.
+
+        Raises:
+          UserError: there is none, or its baseline is not measured.
+        """
+        folder = options.where.existing
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
+            brief = read_brief(ledger, folder, options.program, None, Asking(), _say)
+            return cls(kept_texts(ledger), brief)
+
+    @property
+    def baseline(self) -> str:
+        """The text that the run began with."""
+        return self.champions[min(self.champions)]
+
+
+def run(options: Options, arguments: list[str]) -> int:
+    """Checks the text, and prints what was found."""
+    if len(arguments) > 1:
+        raise UsageError(f"unexpected argument {arguments[1]!r}: one file at a time")
+    path = Path(arguments[0]) if arguments else options.editable
+    source, texts = read_source(path), None if options.where.tag is None else RunTexts.read(options)
+    found: dict[str, Any] = {"file": str(path)}
+    if (fault := syntax_fault(path, source)) is not None:
+        found |= {"outcome": str(Status.REJECTED), "reason": fault}
+    else:
+        if texts is not None and not options.as_is and source not in texts.champions.values():
+            merge = Git(Path.cwd(), os.environ).merge
+            base = base_of(path, source, texts.champions, merge, _say)
+            source = rebase_source(source, base, texts.brief.champion_source, merge) or source
+        found |= check_text(options, path, source, texts)
+    if options.format == "json":
+        print(json.dumps(found, indent=1))
+    else:
+        details = found.pop("details", None)
+        print_lines(found, sys.stdout)
+        if details:
+            print(f"\n{clean_block(details, MAX_DETAILS)}")
+    return 0 if found["outcome"] == Status.OK else NOT_MEASURED
+
+
+def check_text(options: Options, path: Path, source: str, texts: RunTexts | None) -> dict[str, Any]:
+    """Traces a text; returns its outcome, and what is known of it.
+
+    Raises:
+      UserError: dataset, device or sandbox are not there.
+    """
+    found: dict[str, Any] = {"outcome": str(Status.OK), "reason": None}
+    if texts is not None:
+        found |= _compared(source, texts)
+    with tempfile.TemporaryDirectory(prefix="autoresearch-check-") as scratch:
+        folder = RunFolder(Path(scratch).resolve() / "check")
+        folder.create()
+        with closing(options.task.make_task(folder.path, options.editable, one_trial=True)) as task:
+            precheck = Precheck(task, folder, options.max_literal_bytes)
+            precheck.baseline = None if texts is None else texts.baseline
+            try:
+                candidate = precheck.prepare(source, 0)
+            except CandidateRejected as rejection:
+                return {
+                    **found,
+                    "outcome": str(rejection.status),
+                    "reason": clean_line(rejection.reason),
+                    "details": rejection.details,
+                }
+    found |= {"program": candidate.program_hash, **candidate.facts}
+    if texts is None:
+        return found
+    if (repeated := repetition(texts.brief, source, candidate.program_hash)) is not None:
+        found |= {"outcome": str(Status.DUPLICATE), "reason": repeated.text}
+    lost = table_objection(texts.brief, source)
+    return {**found, "objection": None if lost is None else lost.text}
+
+
+def _compared(source: str, texts: RunTexts) -> dict[str, Scalar]:
+    """What a text changes of the champion's, and how many bytes it holds that the baseline does not."""
+    brief = texts.brief
+    changed, listed = compare(brief.champion_source, source), [constant.name for constant in brief.space]
+    nodes, champion_nodes = syntax_nodes(source, listed), syntax_nodes(brief.champion_source, listed)
+    before, after = brief.champion_constants, known_constants(source)
+    moved = [
+        f"{name} {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in before or name not in after or not same_value(before[name], after[name])
+    ]
+    return {
+        "champion_experiment": max(texts.champions),
+        "lines_added": changed.added,
+        "lines_removed": changed.removed,
+        "nodes_added": None if nodes is None or champion_nodes is None else nodes - champion_nodes,
+        "constants": clean_line(", ".join(moved)) or None,
+        "literal_bytes": literal_bytes(source, texts.baseline),
+    }
+
+
+def _say(text: str) -> None:
+    say(f"autoresearch check: {text}", sys.stderr)

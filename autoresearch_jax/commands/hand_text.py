@@ -1,0 +1,127 @@
+"""A training file that somebody changed by hand: its text, what it is a change of, and what is said of it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.commands.options import option
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.inbox import nearest
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.state import concluded
+from autoresearch_jax.engine.training_file import rebase_source
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import plain_text
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, NO_PROPOSAL
+from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
+from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE, MAX_HYPOTHESIS_CHARACTERS
+from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
+from autoresearch_jax.python_source import UNPARSABLE, parse_source
+from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, secret_values
+from autoresearch_jax.types import Merge
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Which text."""
+
+    file: Path | None = option(None, "file with the text (default: --editable, the training file as it stands)")
+    as_is: bool = option(
+        False,
+        "take the text as it stands, where it is a change of an earlier champion, in place of carrying the change over",
+    )
+
+
+def read_source(path: Path) -> str:
+    """The text of a training file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return plain_text(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        words = error.strerror if isinstance(error, OSError) else f"is not UTF-8 text ({error})"
+        raise UserError(f"{path}: {words}: name the training file with --file") from error
+
+
+def syntax_fault(path: Path, source: str) -> str | None:
+    """Why a text is no Python, in one line with the place; None if it is."""
+    try:
+        parse_source(source)
+    except SyntaxError as error:
+        return f"{path.name}:{error.lineno}: SyntaxError: {clean_line(error.msg)}"
+    except UNPARSABLE as error:
+        return f"{path.name}: cannot be read: {type(error).__name__}: {clean_line(str(error))}"
+    return None
+
+
+def kept_texts(ledger: Ledger) -> dict[int, str]:
+    """The texts that were champions, by their experiments, the present one last."""
+    return {row.id: ledger.source(row.id) for row in concluded(ledger) if row.decision is Action.KEEP}
+
+
+def base_of(path: Path, source: str, kept: Mapping[int, str], merge: Merge, notice: Callable[[str], None]) -> str:
+    """The text that a source is a change of: of the champions so far the one that differs from it in the fewest lines.
+
+    Args:
+      path: of the file that has the source, for messages.
+      kept: the champions' texts by their experiments, the present one's last.
+      notice: told if the change is to be carried over to the present champion.
+
+    Raises:
+      UserError: it is no change, or one that does not fit the present champion.
+    """
+    number, champion = nearest(source, kept), max(kept)
+    base, ours = kept[number], kept[champion]
+    as_it_stands = "--as_is measures it as it stands"
+    if source == base:
+        raise UserError(
+            f"{path}: is the text of experiment {number}, to the last character: change it first; {as_it_stands}"
+        )
+    if base == ours:
+        return base
+    words = f"{path}: is a change of experiment {number}, and the champion is experiment {champion} by now"
+    if rebase_source(source, base, ours, merge) is None:
+        raise UserError(
+            f"{words}: both change the same lines, or it adds nothing: make the change in the champion's text, which "
+            f"`git show BRANCH:FILE` prints; {as_it_stands}"
+        )
+    notice(f"{words}: the change is carried over; {as_it_stands}")
+    return base
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said of a change, in clean lines."""
+
+    hypothesis: str
+    category: str
+
+
+def words_of(hypothesis: str | None, category: str | None, beside: Path, categories: Sequence[str]) -> Words:
+    """What the flags say, or else HYPOTHESIS.md in a folder, which is read as it is from an agent.
+
+    Raises:
+      UsageError: there is no hypothesis, or a category that is the ledger's own mark.
+    """
+    written, secrets = Explanation(), secret_values(os.environ)
+    if hypothesis is None:
+        with suppress(OSError):
+            text = (beside / HYPOTHESIS_FILE).read_text(encoding="utf-8-sig", errors="replace")
+            written = read_explanation(redact(text, secrets), categories)
+    line = clean_secret_line(hypothesis or written.hypothesis, secrets, MAX_HYPOTHESIS_CHARACTERS)
+    if not line:
+        raise UsageError(
+            "--hypothesis is missing: say in a line what is changed and what it should gain, such as "
+            f"--hypothesis='half the batch, twice the steps'; or write it to {beside / HYPOTHESIS_FILE}"
+        )
+    named = written.category if category is None else read_category(category, categories)
+    kind = clean_secret_line(named, secrets, MAX_CATEGORY_CHARACTERS) or DEFAULT_CATEGORY
+    if kind in (NO_PROPOSAL, CONSTANTS_CATEGORY):
+        if category is not None:
+            raise UsageError(f"--category={category}: is a mark of the ledger's own: name another")
+        kind = DEFAULT_CATEGORY
+    return Words(line, kind)

@@ -1,0 +1,311 @@
+"""`autoresearch try`, `check` and `brief` from the command line, on a fake task."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fakes import PROGRAM, SOURCE, FakeTask
+from repositories import git, make_repository
+from task_stand_in import stand_in
+
+from autoresearch_jax import cli
+from autoresearch_jax.engine.inbox import HAND, Inbox
+from autoresearch_jax.engine.integrity import ledger_file_differences
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
+
+NIGHT = RunFolder(Path("runs/night"))
+DEEP = SOURCE.replace("DEPTH = 4", "DEPTH = 6")
+TRY = ("try", "--tag=night", "--hypothesis=deeper is better", "--format=json")
+
+
+class Made:
+    """The task that the options stand for."""
+
+    task = FakeTask()
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    """A repository that is the present folder, and a task of milliseconds."""
+    make_repository(tmp_path, SOURCE, PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    stand_in(monkeypatch, lambda options: Made.task)
+    monkeypatch.setattr(Made, "task", FakeTask(noise=0.0001))
+    return tmp_path
+
+
+Call = Callable[..., tuple[int, dict, str]]
+
+
+@pytest.fixture
+def call(capsys) -> Call:
+    def command(*words: str) -> tuple[int, dict, str]:
+        status = cli.main(list(words))
+        captured = capsys.readouterr()
+        return status, json.loads(captured.out) if captured.out.startswith("{") else {}, captured.err
+
+    return command
+
+
+@pytest.fixture
+def begun(capsys) -> None:
+    """A run with a baseline."""
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--seed=0"]) == 0
+    capsys.readouterr()
+
+
+def edit(text: str) -> None:
+    Path("train_lib.py").write_text(text)
+
+
+def test_the_first_try_begins_the_run_and_a_keep_is_a_commit(place, call):
+    edit(DEEP)
+    status, found, said = call(*TRY, "--category=architecture", "--seed=0")
+    assert (status, found["outcome"], found["experiment"]) == (0, "keep", 1)
+    assert found["category"] == "architecture"
+    assert found["probability"] > 0.5
+    assert found["champion_experiment"] == 1
+    assert git(place, "show", "autoresearch/night:train_lib.py") == DEEP.strip()
+    assert git(place, "log", "-1", "--format=%s%n%(trailers:key=Proposer)", "autoresearch/night") == (
+        f"deeper is better\nProposer: {HAND}"
+    )
+    assert Path("train_lib.py").read_text() == DEEP, "the checkout stays as it is"
+    assert git(place, "rev-parse", "HEAD") == git(place, "rev-parse", "autoresearch/night^")
+    assert "baseline" in said
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert [ledger.source(number) for number in (0, 1)] == [SOURCE, DEEP]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "outcome"),
+    [
+        (SOURCE.replace("DEPTH = 4", "DEPTH = 2"), 3, "discard"),
+        (SOURCE + "# a comment\n", 3, "duplicate"),
+        (SOURCE.replace('"none"', '"reject"'), 4, "rejected"),
+        (SOURCE.replace('"none"', '"crash"'), 4, "crash"),
+    ],
+)
+def test_the_exit_status_says_what_came_of_it(begun, call, text, status, outcome):
+    edit(text)
+    found = call(*TRY)
+    assert (found[0], found[1]["outcome"]) == (status, outcome)
+    assert found[1]["reason"]
+    assert call("status", "--tag=night", "--why=1", "--format=json")[1]["outcome"] == outcome
+
+
+def test_lines_for_people_have_the_reason(begun, capsys):
+    edit(DEEP)
+    assert cli.main(["try", "--tag=night", "--hypothesis=deeper"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert lines["outcome"].strip() == "keep"
+    assert "loss" in lines["reason"]
+    assert lines["loss"].strip().startswith("1.5")
+
+
+def test_what_is_no_python_is_answered_at_once_and_is_no_experiment(begun, call):
+    edit("LR = = 1\n")
+    status, found, _ = call(*TRY)
+    assert (status, found["outcome"], found["experiment"]) == (4, "rejected", None)
+    assert found["reason"].startswith("train_lib.py:1: SyntaxError")
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert len(ledger.experiments()) == 1
+        assert Inbox(ledger).num_waiting() == 0
+
+
+def test_a_change_of_an_older_champion_is_carried_over_and_says_so(begun, call):
+    edit(SOURCE.replace("LR = 0.5", "LR = 0.1"))
+    assert call(*TRY)[0] == 0
+    edit(DEEP)
+    status, found, said = call(*TRY)
+    assert (status, found["experiment"]) == (0, 2)
+    assert "train_lib.py: is a change of experiment 0, and the champion is experiment 1 by now" in said
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert ledger.source(2) == DEEP.replace("LR = 0.5", "LR = 0.1")
+    edit(SOURCE.replace("DEPTH = 4", "DEPTH = 5"))
+    status, found, said = call(*TRY)
+    assert (status, found) == (1, {})
+    assert "both change the same lines" in said
+    assert call(*TRY, "--as_is")[1]["outcome"] == "discard"
+
+
+def test_nothing_was_changed(begun, call):
+    status, _, said = call(*TRY)
+    assert status == 1
+    assert "train_lib.py: is the text of experiment 0, to the last character: change it first" in said
+
+
+def test_the_hypothesis_may_stand_beside_the_text(begun, call, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "mine.py").write_text(DEEP)
+    words = ("try", "--tag=night", f"--file={folder / 'mine.py'}", "--format=json")
+    assert (call(*words)[0], call(*words)[2].count("--hypothesis is missing")) == (2, 1)
+    (folder / "HYPOTHESIS.md").write_text("# Hypothesis\n\nsix layers\n\ncategory: architecture\n")
+    status, found, _ = call(*words)
+    assert (status, found["hypothesis"], found["category"]) == (0, "six layers", "architecture")
+
+
+def test_without_a_driver_a_text_may_wait_for_the_next(begun, call):
+    edit(DEEP)
+    status, found, _ = call(*TRY, "--no_wait")
+    assert (status, found) == (0, {"queue": 1, "outcome": "queued", "driver": None})
+    assert ledger_file_differences(NIGHT.ledger) == []
+    assert call(*TRY, "--no_wait")[1]["queue"] == 1, "it is there already"
+    assert call("run", "--tag=night", "--experiments=1")[0] == 0
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert [row.proposer for row in ledger.experiments()[1:]] == [HAND]
+
+
+def test_nothing_waits_for_a_run_that_has_not_begun(call):
+    edit(DEEP)
+    status, _, said = call(*TRY, "--no_wait")
+    assert status == 2
+    assert "runs/night has not begun" in said
+    assert not NIGHT.path.exists()
+
+
+class Held(FakeTask):
+    """Its trials of full windows last until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__(noise=0.0001)
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def measure(self, candidate, **more):
+        if 'PATTERN = "L"' in candidate.source:
+            self.begun.set()
+            assert self.let_go.wait(60)
+        return super().measure(candidate, **more)
+
+
+TRY_ELSEWHERE = """
+import sys
+from autoresearch_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", TRY_ELSEWHERE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def driver(begun, monkeypatch):
+    """A run whose next experiment is measured until it is let go."""
+    task = Held()
+    monkeypatch.setattr(Made, "task", task)
+    with closing(Ledger.open(NIGHT.ledger)) as ledger:
+        Inbox(ledger).add("held", "code", None, SOURCE.replace('PATTERN = "SL"', 'PATTERN = "L"'))
+    return task
+
+
+def test_beside_a_driver_a_text_is_handed_over_and_waited_for(driver, call, tmp_path):
+    edit(DEEP)
+    words = [*TRY, f"--run_dir={tmp_path / 'runs'}"]
+    waiting: list[subprocess.Popen[str]] = []
+
+    def hand_over() -> None:
+        assert driver.begun.wait(60)
+        waiting.append(start(*words))
+        deadline = time.monotonic() + 60
+        with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+            while Inbox(ledger).num_waiting() == 0 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        driver.let_go.set()
+
+    thread = threading.Thread(target=hand_over)
+    thread.start()
+    assert cli.main(["run", "--tag=night", "--experiments=2"]) == 0
+    thread.join()
+    out, err = waiting[0].communicate(timeout=60)
+    found = json.loads(out)
+    assert (waiting[0].returncode, found["outcome"], found["experiment"]) == (0, "keep", 2)
+    assert f"handed to pid {os.getpid()}" in err
+
+
+def test_ctrl_c_leaves_a_text_in_the_queue(begun, tmp_path):
+    edit(DEEP)
+    with NIGHT.lock():
+        process = start(*TRY)
+        deadline = time.monotonic() + 60
+        with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+            while Inbox(ledger).num_waiting() == 0 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert process.stderr is not None
+        assert "handed to pid" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stays in the queue as 1" in err
+
+
+def test_an_interrupted_try_goes_on_with_its_own_experiment(begun, call, monkeypatch):
+    class Cut(FakeTask):
+        def measure(self, candidate, **more):
+            raise KeyboardInterrupt
+
+    edit(DEEP)
+    monkeypatch.setattr(Made, "task", Cut())
+    status, _, said = call(*TRY)
+    assert (status, "the same command goes on" in said) == (130, True)
+    monkeypatch.setattr(Made, "task", FakeTask(noise=0.0001))
+    status, found, said = call(*TRY)
+    assert (status, found["experiment"]) == (0, 1)
+    assert "is not decided on: that one counts" in said
+
+
+def test_check_measures_nothing_and_says_what_a_text_changes(begun, call):
+    edit(DEEP + "NEW = 1\n")
+    before = NIGHT.ledger.read_bytes()
+    status, found, _ = call("check", "--tag=night", "--format=json")
+    assert (status, found["outcome"], found["constants"]) == (0, "ok", "DEPTH 4 -> 6, NEW None -> 1")
+    assert (found["lines_added"], found["lines_removed"], found["nodes_added"]) == (2, 1, 4)
+    assert NIGHT.ledger.read_bytes() == before
+    assert sorted(path.name for path in NIGHT.logs.glob("0*")) == ["0000"]
+    measured = len(Made.task.measured)
+    assert call("check", "--format=json")[1]["outcome"] == "ok"
+    assert len(Made.task.measured) == measured
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "says"),
+    [
+        ("LR = = 1\n", "rejected", "SyntaxError"),
+        (SOURCE + "# more\n", "duplicate", "it changes nothing"),
+        (SOURCE.replace('"none"', '"reject"'), "rejected", "no build"),
+        (SOURCE + f'DATA = "{"x" * 9000}"\n', "rejected", "--max_literal_bytes"),
+    ],
+)
+def test_check_says_why_a_text_would_not_be_measured(begun, call, text, outcome, says):
+    Path("other.py").write_text(text)
+    status, found, _ = call("check", "--tag=night", "--format=json", "other.py")
+    assert (status, found["outcome"], found["file"]) == (4, outcome, "other.py")
+    assert says in found["reason"]
+
+
+def test_check_tells_what_an_optimizer_would_lose(begun, call):
+    edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
+    status, found, _ = call("check", "--tag=night", "--format=json")
+    assert (status, found["outcome"]) == (0, "ok")
+    assert "DEPTH is 99 now" in found["objection"]
+
+
+def test_brief_is_the_page_of_the_next_experiment(begun, call, capsys):
+    assert cli.main(["brief", "--tag=night"]) == 0
+    page = capsys.readouterr().out
+    assert "Experiment 1" in page
+    assert SOURCE.strip() in page
+    status, found, _ = call("brief", "--tag=night", "--format=json")
+    assert (status, found["experiment"], found["page"]) == (0, 1, page)
+    assert call("brief", "--tag=gone")[0] == 1
