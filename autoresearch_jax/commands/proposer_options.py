@@ -1,24 +1,21 @@
 """Options of who proposes: constants, findings, a Gemini model, your own agent, all in turn, or a recorded run."""
 
-import os
-import shlex
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autoresearch_jax.commands.agent_command import missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
-from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.training_file import rebase
+from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.folder import open_library
@@ -38,6 +35,7 @@ from autoresearch_jax.proposers.hybrid import HybridProposer
 from autoresearch_jax.proposers.ideas import IdeasProposer
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
+from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
 from autoresearch_jax.sanitize import clean_line
 
 PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
@@ -45,9 +43,6 @@ BY_HAND = "by hand"  # in place of one of these: nothing is proposed, see comman
 OWN_TOKENS = 3500  # kept free for our own words and the contract
 DEFAULT_PLATEAU = 12  # discards in a row; a night on one GPU is about 100 experiments
 UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be kept: leave it out"
-SHELL = "/bin/sh"
-SHELL_SECONDS = 10.0  # within which it has parsed a line
-_SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is the shell's to expand
 
 
 @dataclass(frozen=True)
@@ -87,6 +82,14 @@ class ProposerOptions:
     agent_seconds: float = option(
         Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600", in_run=InRun.FREE
     )
+    proposals_per_call: int = option(
+        1,
+        "proposals that a model or an agent is asked for at a time, unlike each other; the others are measured after "
+        "the first, without another call",
+        least=1,
+        most=MOST_PROPOSALS,
+        in_run=InRun.FREE,
+    )
     model: ModelOptions = field(default_factory=ModelOptions)
     findings: FindingOptions = field(default_factory=FindingOptions)
     replay: str | None = option(
@@ -119,6 +122,7 @@ class ProposerOptions:
         asks_model = self.proposer == "gemini" or (self.proposer == "hybrid" and not (self.agent_command or "").strip())
         return [
             *([] if has_agent else ["agent_command"]),
+            *([] if has_agent or asks_model else ["proposals_per_call"]),
             *([] if asks_model else self.model.spending_limits),
             *([] if self.proposer == "replay" else ["replay"]),
         ]
@@ -136,9 +140,12 @@ class ProposerOptions:
             )
         agent, gemini = None, None
         if command and name in ("command", "hybrid"):
-            agent = Agent(command, self.agent_seconds, self.brief_tokens, self.model.repair_rounds)
+            agent = Agent(
+                command, self.agent_seconds, self.brief_tokens, self.model.repair_rounds, self.proposals_per_call
+            )
         if name == "gemini" or (name == "hybrid" and agent is None):
             gemini = self.model.settings(environment, required=name == "gemini")
+            gemini = gemini and replace(gemini, proposals=self.proposals_per_call)
         if limits := self.model.spending_limits:
             limit = f"--{limits[0]} limits what a Gemini model takes"
             if agent is not None:
@@ -311,18 +318,34 @@ def make_proposer(
             read_recorded(settings.replay), lambda made, base, brief: rebase(made, base, brief, workspace.merge)
         )
     if settings.agent is not None:
-        agent = CommandProposer(
-            settings.agent, workspace.editable, workspace.copy_files, folder.llm_dir, environment, examine=examine
+        waiting = WaitingProposals(folder, CommandProposer.name, workspace.merge, observer.notice)
+        command = CommandProposer(
+            settings.agent,
+            workspace.editable,
+            workspace.copy_files,
+            folder.llm_dir,
+            environment,
+            examine=examine,
+            keep_others=waiting.keep,
         )
+        agent = SeveralProposer(command, waiting, examine)
     elif settings.gemini is not None:
         # google-genai takes half a second to import, which the commands and runs that ask no model do not spend.
         from autoresearch_jax.proposers.llm import GeminiProposer
 
-        name = Path(workspace.editable).name
-        model = GeminiProposer(settings.gemini, name, examine, folder.llm_dir, settings.brief_tokens, observer.notice)
+        waiting = WaitingProposals(folder, GeminiProposer.name, workspace.merge, observer.notice)
+        model = GeminiProposer(
+            settings.gemini,
+            Path(workspace.editable).name,
+            examine,
+            folder.llm_dir,
+            settings.brief_tokens,
+            observer.notice,
+            keep_others=waiting.keep,
+        )
         if (warning := model.check_model()) is not None:
             observer.notice(warning)
-        agent = model
+        agent = SeveralProposer(model, waiting, examine)
     ideas: Proposer | None = None
     if settings.findings is not None:
         library = open_library(settings.findings, observer.notice)
@@ -330,52 +353,3 @@ def make_proposer(
     if settings.name == "hybrid":
         return HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
     return agent or ideas or ConstantsProposer()
-
-
-def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:
-    """Why the first word of a line of shell cannot be run, where that is plain to see; None otherwise."""
-    if said := _shell_complaint(environment, "-n", "-c", command):
-        return f"{clean_line(command)}: no line of shell: {said}"
-    if _is_quoted_as_one(command, environment):
-        return f"{clean_line(command)}: the quotes make one word of it: leave them out, as a flag file needs none"
-    word, *rest = command.split(maxsplit=1)
-    if set(word) & _SHELL_CHARACTERS or "".join(rest).startswith("("):
-        return None
-    if "/" in word and not word.startswith(("/", "~")):
-        if Git(editable.resolve().parent, environment).succeeds("ls-files", "--error-unmatch", "--", word):
-            return None
-        return (
-            f"{word} is not in the repository beside {editable.name}, and the command runs in a copy of what git "
-            "tracks: give the whole path, or commit it"
-        )
-    if shutil.which(os.path.expanduser(word), path=environment.get("PATH")) is not None:
-        return None
-    is_builtin = not _shell_complaint(environment, "-c", 'command -v -- "$1"', SHELL, word)  # such as `trap`
-    return None if is_builtin else f"{word}: no such program: install it, or give its whole path"
-
-
-def _is_quoted_as_one(command: str, environment: Mapping[str, str]) -> bool:
-    """Whether all of a command stands in quotes that a shell would have taken away, and is no program's name."""
-    try:
-        words = shlex.split(command)
-    except ValueError:  # such as an apostrophe in a comment
-        return False
-    is_one = len(words) == 1 and command[0] in "'\"" and " " in words[0].strip()
-    return is_one and shutil.which(words[0], path=environment.get("PATH")) is None
-
-
-def _shell_complaint(environment: Mapping[str, str], *arguments: str) -> str:
-    """What the shell says where it fails; empty where it does not."""
-    try:
-        result = subprocess.run(
-            [SHELL, *arguments],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SHELL_SECONDS,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return ""
-    return (clean_line(result.stderr) or f"status {result.returncode}") if result.returncode else ""

@@ -54,6 +54,11 @@ class Made:
         """True if it was made for this source: a folder may have files of another run."""
         return self.champion_digest == _digest(source)
 
+    def record(self) -> dict[str, Any]:
+        """As JSON has it, see `kept_proposal`."""
+        made = {"champion": self.champion, "champion_digest": self.champion_digest}
+        return {**vars(self.proposal), "constants": dict(self.proposal.constants), **made}
+
 
 def made_for(brief: Brief, proposal: Proposal) -> Made:
     """A proposal that answers a brief."""
@@ -64,14 +69,8 @@ def made_for(brief: Brief, proposal: Proposal) -> Made:
 def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
     """Writes a proposal down, in place of an older one of the same experiment, where there is room."""
     made = made_for(brief, proposal)
-    record = {
-        **vars(proposal),
-        "constants": dict(proposal.constants),
-        "champion": made.champion,
-        "champion_digest": made.champion_digest,
-    }
     with suppress(OSError):  # a full disk: the proposal is in hand
-        write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(record, indent=1) + "\n")
+        write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(made.record(), indent=1) + "\n")
     return made
 
 
@@ -80,6 +79,7 @@ def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
     try:
         record: dict[str, Any] = json.loads((folder.llm_path(experiment) / PROPOSAL_FILE).read_text(encoding="utf-8"))
         champion, digest = int(record.pop("champion")), str(record.pop("champion_digest"))
+        record.pop("base", None)  # of one that waited
         return Made(Proposal(**record), champion, digest)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -34,6 +34,7 @@ class RunFolder:
         self.live = path / "live.json"  # what the driver is doing; see engine/live.py
         self.snapshots = path / "snapshots"
         self.exchanges = path / "llm"  # with models, a folder an experiment
+        self.waiting = path / "waiting"  # proposals that an agent gave beside the one that was measured
         self.tensorboard = path / "tensorboard"  # event files
         self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
         self._lock_file = path / "driver.lock"
@@ -120,7 +121,12 @@ class RunFolder:
         try:
             with suppress(OSError):  # of a full disk: the lock is held without it
                 self._driver_file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            for pattern in ("*.partial", "llm/*/*.partial", "llm/*/*.new"):  # left half-written by a kill
+            for pattern in (
+                "*.partial",
+                "llm/*/*.partial",
+                "llm/*/*.new",
+                "waiting/*.partial",
+            ):  # left half-written by a kill
                 for path in self.path.glob(pattern):
                     path.unlink(missing_ok=True)
             self.live.unlink(missing_ok=True)  # of an earlier driver

@@ -44,11 +44,11 @@ _COMMA = re.compile(rf"({_STRING})|,(?=\s*+[}}\]])", re.DOTALL)
 _BARE_EFFECT = re.compile(r'("predicted_effect"\s*:)\s*(?!null|true|false)([^\s",{}\[\]][^",{}\[\]\n]*)')
 
 
-def answer_schema(brief: Brief) -> dict[str, Any]:
-    """What an answer must look like, as the service takes it."""
+def answer_schema(brief: Brief, count: int = 1) -> dict[str, Any]:
+    """What an answer of so many proposals must look like, as the service takes it."""
     text = {"type": "STRING"}
     edit = {"type": "OBJECT", "properties": {"search": text, "replace": text}, "required": ["search", "replace"]}
-    return {
+    proposal = {
         "type": "OBJECT",
         "properties": {
             "hypothesis": text,
@@ -60,11 +60,39 @@ def answer_schema(brief: Brief) -> dict[str, Any]:
         "required": ["hypothesis", "category", "predicted_effect"],
         "property_ordering": ["hypothesis", "category", "predicted_effect", "edits", "file"],
     }
+    if count == 1:
+        return proposal
+    several = {"type": "ARRAY", "items": proposal}
+    return {"type": "OBJECT", "properties": {"proposals": several}, "required": ["proposals"]}
 
 
 def category_names(brief: Brief) -> list[str]:
     """The categories that may be named, each once."""
     return list(dict.fromkeys([*map(clean_line, brief.categories), OTHER_CATEGORY]))
+
+
+def read_answers(
+    text: str, brief: Brief, count: int, secrets: Sequence[str] = ()
+) -> tuple[list[tuple[str, str, str]], list[EditError]]:
+    """As `read_answer`, where `count` proposals were asked for: those that can be used, and why others cannot.
+
+    Raises:
+      EditError: none can be used.
+    """
+    found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
+    if len(found) < 2:
+        return [read_answer(text, brief, secrets)], []
+    good: list[tuple[str, str, str]] = []
+    faults: list[EditError] = []
+    for number, one in enumerate(found, 1):
+        value = dict(redact_value(one, secrets))
+        try:
+            good.append(_as_proposal(value, _checked_edits(value, brief.champion_source), brief, secrets))
+        except EditError as error:
+            faults.append(EditError(f"proposal {number}: {error}", unchanged=error.unchanged))
+    if not good:
+        raise EditError("\n".join(map(str, faults)), unchanged=all(fault.unchanged for fault in faults))
+    return good, faults
 
 
 def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[str, str, str]:
@@ -92,6 +120,13 @@ def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[s
         raise EditError(fault)
     else:
         edits = _checked_edits(value, brief.champion_source)
+    return _as_proposal(value, edits, brief, secrets)
+
+
+def _as_proposal(
+    value: Mapping[str, Any], edits: Sequence[Edit], brief: Brief, secrets: Sequence[str]
+) -> tuple[str, str, str]:
+    """Hypothesis, category and new source of an answer's fields."""
     said = value.get("hypothesis")
     hypothesis = clean_secret_line(said, secrets, MAX_HYPOTHESIS_CHARACTERS) if isinstance(said, str) else ""
     hypothesis = (hypothesis or NO_HYPOTHESIS) + _expectation(value.get("predicted_effect"), secrets)
@@ -122,19 +157,24 @@ def read_object(text: str) -> Mapping[str, Any]:
         if isinstance(value, Mapping) and (value.keys() & _KEYS or not value):
             return value
     text = _THOUGHT.split(text)[-1]
-    found: dict[str, Mapping[str, Any]] = {}
-    if len(text) <= 2 * MAX_CHARACTERS:  # JSON writes a quote or a line break with two characters
-        found = {json.dumps(one, sort_keys=True): one for one in _objects(text)}
+    found = _distinct_objects(text)
     if len(found) > 1:
         raise ValueError(f"the answer has {len(found)} objects that differ: give one")
     if found:
-        return next(iter(found.values()))
+        return found[0]
     if not fault:
         if isinstance(value, Mapping):
             return value
         raise ValueError("the answer is JSON, but no object")
     quotes = " ".join(sorted(set(text) & set("“”„‟")))
     raise ValueError(f"the answer is not JSON: {fault}" + (f"; {quotes} are no quotes of JSON" if quotes else ""))
+
+
+def _distinct_objects(text: str) -> list[Mapping[str, Any]]:
+    """The objects in a text that are meant as answers, each once; none of a text that is too long to be looked at."""
+    if len(text) > 2 * MAX_CHARACTERS:  # JSON writes a quote or a line break with two characters
+        return []
+    return list({json.dumps(one, sort_keys=True): one for one in _objects(text)}.values())
 
 
 def _objects(text: str) -> list[Mapping[str, Any]]:

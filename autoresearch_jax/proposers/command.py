@@ -1,45 +1,40 @@
 """Any coding agent with a command line: what it does to the training file in a scratch copy is the proposal."""
 
-import ast
 import re
-import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.files import plain_text
-from autoresearch_jax.proposers.base import (
-    CONSTANTS_CATEGORY,
-    NO_PROPOSAL,
-    Brief,
-    Examine,
-    Objection,
-    Proposal,
-    ProposalFailed,
+from autoresearch_jax.proposers.agent_files import (
+    explain,
+    file_states,
+    read_beginning,
+    read_source,
+    remove,
+    require_finished,
+    with_notes,
+    write_anew,
 )
+from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
-from autoresearch_jax.proposers.hypothesis import Explanation, read_explanation
-from autoresearch_jax.python_source import UNPARSABLE
+from autoresearch_jax.proposers.several import KeepOthers
 from autoresearch_jax.sandbox.process import CommandStopped, WatchError, describe_exit, run_command
-from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
+from autoresearch_jax.sandbox.sandbox import scratch_folder
 from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quoted, redact, secret_values
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
+FURTHER_FOLDER = "proposals"  # beside the training file: a folder for each proposal after the first
 SHORTEST_ROUND_SECONDS = 1.0
 START_SECONDS = 1.0  # within which a shell has found the programs of a command, or not
 DEFAULT_CATEGORY = "code"
-MAX_SOURCE_BYTES = 1 << 20
-MAX_HYPOTHESIS_CHARACTERS = 300  # so that notes find room behind it
 MAX_NAMES = 3  # of other files that are named
 MAX_QUOTE_CHARACTERS = 160  # of output
 SHORT_OBJECTION_CHARACTERS = 300  # where a longer one does not fit into the brief
-_MARKERS = (NO_PROPOSAL, CONSTANTS_CATEGORY)  # categories by which the driver knows its own proposals
 # By these a caller, such as a git hook, would point the agent's git at the user's own repository.
 _REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 _INSTRUCTIONS = """\
@@ -54,7 +49,14 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
 - Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
   `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
   the hypothesis.
-- What is asked for this time, and how much time there is, stands at the end of this page.
+{several}- What is asked for this time, and how much time there is, stands at the end of this page.
+"""
+_SEVERAL = """\
+- Propose {count} changes, as unlike each other as they can be: one in `{name}`, and one in each of {further}, which are
+  copies of it. Each is by itself a change of the champion's source; they do not build on one another. `{name}` is
+  measured next, the others in the experiments after it; if a kind of change is asked for, it is that of `{name}`.
+  Beside each copy a `{hypothesis}` of its own says what was changed there. A copy that you leave as it is counts for
+  nothing.
 """
 _TIME = """\
 You have {seconds:.0f} seconds.
@@ -89,12 +91,14 @@ class Agent:
       seconds: its time limit.
       brief_tokens: length of BRIEF.md, see `briefing.count_tokens`.
       repair_rounds: how often a text that cannot be measured goes back to it.
+      proposals: how many it makes each time.
     """
 
     command: str
     seconds: float = 600.0
     brief_tokens: int = DEFAULT_TOKENS
     repair_rounds: int = 2
+    proposals: int = 1
 
 
 class CommandProposer:
@@ -115,6 +119,7 @@ class CommandProposer:
         environment: Mapping[str, str],
         scratch_parent: Path | None = None,
         examine: Examine | None = None,
+        keep_others: KeepOthers = lambda brief, first, others: None,
     ) -> None:
         """Stores what to call and where.
 
@@ -125,12 +130,14 @@ class CommandProposer:
           scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
             repository: an agent's git would find that one.
           examine: tries what the agent wrote; what it objects to goes back to the agent. None lets all pass.
+          keep_others: takes what the agent proposes beside the first; needed where it makes several.
         """
         self._agent = agent
         self._editable = editable
         self._copy_files = copy_files
         self._llm_dir = llm_dir
         self._examine = examine
+        self._keep_others = keep_others
         self._environment = {k: v for k, v in environment.items() if k not in _REPOSITORY_VARIABLES}
         self._secrets = secret_values(environment)
         self._scratch_parent = scratch_parent
@@ -139,7 +146,7 @@ class CommandProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; raises BriefError where what must be in BRIEF.md does not fit."""
         try:
-            with scratch_folder("autoresearch-agent-", self._scratch_parent, _remove) as scratch:
+            with scratch_folder("autoresearch-agent-", self._scratch_parent, remove) as scratch:
                 return self._propose_in(scratch, brief)
         except CommandStopped as error:
             raise ProposalFailed("the agent was stopped") from error
@@ -160,12 +167,12 @@ class CommandProposer:
         """
         try:
             with (
-                scratch_folder("autoresearch-agent-", self._scratch_parent, _remove) as scratch,
+                scratch_folder("autoresearch-agent-", self._scratch_parent, remove) as scratch,
                 tempfile.TemporaryDirectory(prefix="autoresearch-log-") as logs,
             ):
                 editable = scratch / self._editable
                 self._prepare(editable, scratch, source)
-                _write_anew(editable.parent / BRIEF_FILE, _START_BRIEF.encode())
+                write_anew(editable.parent / BRIEF_FILE, _START_BRIEF.encode())
                 ended = run_command(
                     self._agent.command,
                     cwd=editable.parent,
@@ -232,10 +239,10 @@ class CommandProposer:
           ProposalFailed: there is no text, or time is up.
         """
         page = redact(self._page(brief, objection, seconds), self._secrets)
-        _write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
+        write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
         llm_dir, mark = self._llm_dir(brief.experiment), "" if number == 1 else f"-{number}"
         (llm_dir / f"BRIEF{mark}.md").write_text(page, encoding="utf-8", errors="replace")
-        before, text_before = _states(scratch), _read(editable)
+        before, text_before = file_states(scratch), read_beginning(editable)
         outcome = run_command(
             self._agent.command,
             cwd=editable.parent,
@@ -245,31 +252,59 @@ class CommandProposer:
             stop=self._closed,
             blanks=blanks(self._secrets),
         )
+        is_cut_off = outcome.returncode is None
+        others, left_out = self._read_others(brief, editable, is_cut_off)
+        self._keep_others(brief, (read_beginning(editable) or b"").decode("utf-8", "replace"), others)
         notes = []
-        if outcome.returncode is None:
+        if is_cut_off:
             notes = [f"the agent ran longer than {self._agent.seconds:g} s"]
-            _require_finished(editable, text_before, notes[0])
+            require_finished(editable, text_before, notes[0])
         elif outcome.returncode:
             notes = [describe_exit(outcome.returncode)]  # the change is judged all the same
-        notes += self._ignored_changes(before, _states(scratch))
-        written = _read_source(editable, notes)
-        # What the champion has already is in git, even if a variable has it, too.
-        source = redact(written, [secret for secret in self._secrets if secret not in brief.champion_source])
-        if source != written:
-            notes.append(f"a secret in {editable.name} is blanked out")
+        notes += [*left_out, *self._ignored_changes(before, file_states(scratch))]
+        source = self._without_secrets(brief, read_source(editable, notes), editable.name, notes)
         last_line = clean_secret_line(outcome.last_line, self._secrets)
         if source == brief.champion_source:
             said = f"; it said {quoted(last_line, MAX_QUOTE_CHARACTERS)}" if last_line else ""
-            words = _with_notes(f"the agent changed nothing in {editable.name}", notes) + said
+            words = with_notes(f"the agent changed nothing in {editable.name}", notes) + said
+            if others:
+                raise ProposalFailed(words)
             return Proposal(words, DEFAULT_CATEGORY, source=source)
         file = editable.parent / HYPOTHESIS_FILE
-        explanation = _explanation(file, outcome.last_line, self._secrets, brief.categories)
+        explanation = explain(file, outcome.last_line, self._secrets, brief.categories)
         category = explanation.category or brief.category or DEFAULT_CATEGORY
-        return Proposal(_with_notes(explanation.hypothesis, notes), category, source=source, proposer=self.name)
+        return Proposal(with_notes(explanation.hypothesis, notes), category, source=source, proposer=self.name)
+
+    def _read_others(self, brief: Brief, editable: Path, is_cut_off: bool) -> tuple[list[Proposal], list[str]]:
+        """What the agent proposes beside the first, and notes on what of it cannot be used."""
+        found: list[Proposal] = []
+        left_out: list[str] = []
+        for path in further_paths(editable, self._agent.proposals):
+            notes: list[str] = []
+            try:
+                if is_cut_off:
+                    require_finished(path, brief.champion_source.encode(), "the agent ran too long")
+                source = self._without_secrets(brief, read_source(path, notes), path.name, notes)
+            except ProposalFailed as failure:
+                if read_beginning(path) != brief.champion_source.encode():
+                    left_out.append(f"{FURTHER_FOLDER}/{path.parent.name}: {failure}")
+                continue
+            if source != brief.champion_source:
+                explanation = explain(path.with_name(HYPOTHESIS_FILE), "", self._secrets, brief.categories)
+                words, category = with_notes(explanation.hypothesis, notes), explanation.category or DEFAULT_CATEGORY
+                found.append(Proposal(words, category, source=source, proposer=self.name))
+        return found, left_out
+
+    def _without_secrets(self, brief: Brief, written: str, name: str, notes: list[str]) -> str:
+        """A text with secrets blanked out, but what the champion has, which is in git already."""
+        source = redact(written, [secret for secret in self._secrets if secret not in brief.champion_source])
+        if source != written:
+            notes.append(f"a secret in {name} is blanked out")
+        return source
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
-        words = instructions(name, brief.categories)
+        words = instructions(name, brief.categories, self._agent.proposals)
         last = _TIME.format(seconds=seconds)
         if objection is None:
             return write_brief(brief, words, self._agent.brief_tokens, last)
@@ -286,16 +321,22 @@ class CommandProposer:
             self._copy_files(scratch)
         except UserError as error:
             raise ProposalFailed(f"the agent's copy of the files could not be made: {error}") from error
-        editable.parent.mkdir(parents=True, exist_ok=True)
         for name in (BRIEF_FILE, HYPOTHESIS_FILE):  # of the repository: another one's words, or a link to elsewhere
-            _remove(editable.parent / name)
-        _write_anew(editable, source.encode("utf-8"))
+            remove(editable.parent / name)
+        further = further_paths(editable, self._agent.proposals)
+        if further:
+            remove(editable.parent / FURTHER_FOLDER)
+        for path in (editable, *further):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_anew(path, source.encode("utf-8"))
 
     def _ignored_changes(self, before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
         """A note that names what else was changed; caches and new hidden files are left out."""
         folder = Path(self._editable).parent
         own = {self._editable, *((folder / name).as_posix() for name in (BRIEF_FILE, HYPOTHESIS_FILE))}
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} - own
+        if self._agent.proposals > 1:
+            changed = {path for path in changed if not path.startswith((folder / FURTHER_FOLDER).as_posix() + "/")}
         names = sorted(path for path in changed if path in before or not re.search(r"(^|/)(\.|__pycache__/)", path))
         if not names:
             return []
@@ -304,91 +345,23 @@ class CommandProposer:
         return [f"changes of {shown}{more} ignored"]
 
 
-def instructions(name: str, categories: Sequence[str]) -> str:
+def instructions(name: str, categories: Sequence[str], count: int = 1) -> str:
     """Our own words at the head of BRIEF.md, the same for each experiment.
 
     Args:
       name: of the training file.
       categories: kinds of change that may be named.
+      count: how many proposals are asked for.
     """
     named = ", ".join(clean_line(category) for category in categories)
-    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named)
+    paths = [f"`{path.as_posix()}`" for path in further_paths(Path(name), count)]
+    several = ""
+    if paths:
+        further = ", ".join(paths)
+        several = _SEVERAL.format(count=count, name=name, further=further, hypothesis=HYPOTHESIS_FILE)
+    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named, several=several)
 
 
-def _remove(path: Path) -> None:
-    """Removes a link and not what it points to, or a folder with all that is in it."""
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_anew(path: Path, data: bytes) -> None:
-    """Writes a file in place of what is there, which may be a link to elsewhere."""
-    _remove(path)
-    path.write_bytes(data)
-
-
-def _states(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """What tells one state of a file from another, by path in the folder; links are not followed."""
-    found = {}
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            status = path.lstat()
-            if not stat.S_ISDIR(status.st_mode):
-                found[path.relative_to(folder).as_posix()] = (status.st_mode, status.st_size, status.st_mtime_ns)
-    return found
-
-
-def _with_notes(words: str, notes: list[str]) -> str:
-    return f"{words} ({'; '.join(notes)})" if notes else words
-
-
-def _read_source(path: Path, notes: list[str]) -> str:
-    """The training file as the agent left it.
-
-    Raises:
-      ProposalFailed: it is gone, or no text.
-    """
-    data = _read(path)
-    if data is None:
-        why = f"the agent deleted {path.name}, or made something else of it"
-    elif len(data) > MAX_SOURCE_BYTES:
-        why = f"the agent made {path.name} larger than {MAX_SOURCE_BYTES} bytes"
-    else:
-        try:
-            return plain_text(data)
-        except UnicodeDecodeError as error:
-            why = f"the agent left {path.name} that is not UTF-8 text: {error}"
-    raise ProposalFailed(_with_notes(why, notes))
-
-
-def _require_finished(path: Path, before: bytes | None, why: str) -> None:
-    """Raises ProposalFailed unless an agent that was cut off left another text that can be parsed."""
-    data = _read(path)
-    if data is None or data == before:
-        raise ProposalFailed(f"{why}, and had changed nothing in {path.name}")
-    try:
-        ast.parse(data)
-    except (SyntaxError, *UNPARSABLE) as error:
-        raise ProposalFailed(f"{why}, and left {path.name} unfinished: {clean_line(str(error))}") from error
-
-
-def _read(path: Path) -> bytes | None:
-    """The beginning of a regular file; None of anything else."""
-    with suppress(OSError):
-        if stat.S_ISREG(path.lstat().st_mode):
-            with path.open("rb") as file:
-                return file.read(MAX_SOURCE_BYTES + 1)
-    return None
-
-
-def _explanation(path: Path, last_line: str, secrets: Sequence[str], categories: Sequence[str]) -> Explanation:
-    """From HYPOTHESIS.md, or else the last line of output; the category is empty where none is named."""
-    text = redact((_read(path) or b"").decode("utf-8-sig", "replace"), secrets)
-    line = clean_secret_line(last_line, secrets, max(len(last_line), 1))  # whole: it may be JSON
-    written, said = read_explanation(text, categories), read_explanation(line, categories)
-    words = written.hypothesis or said.hypothesis or line or "a change that the agent did not explain"
-    category = clean_secret_line(written.category or said.category, secrets, MAX_CATEGORY_CHARACTERS)
-    hypothesis = clean_secret_line(words, secrets, MAX_HYPOTHESIS_CHARACTERS)
-    return Explanation(hypothesis, "" if category in _MARKERS else category)
+def further_paths(editable: Path, count: int) -> list[Path]:
+    """Copies of the training file for the proposals beside the first."""
+    return [editable.parent / FURTHER_FOLDER / str(number) / editable.name for number in range(2, count + 1)]

@@ -13,7 +13,7 @@ from google.genai import types
 
 from autoresearch_jax.edits import EditError
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.answers import answer_schema, category_names, read_answer
+from autoresearch_jax.proposers.answers import answer_schema, category_names, read_answers
 from autoresearch_jax.proposers.base import (
     Brief,
     Examine,
@@ -26,18 +26,19 @@ from autoresearch_jax.proposers.base import (
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, write_brief
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, Spending
 from autoresearch_jax.proposers.llm_client import Closed, GeminiClient, NotLetIn, milliseconds
-from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact
+from autoresearch_jax.proposers.several import KeepOthers
+from autoresearch_jax.sanitize import clean_line, clean_secret_line, quoted, redact
 
 CHECK_SECONDS = 30.0
 MAX_ECHO_CHARACTERS = 100_000  # of an answer that is shown to the model again: three times the training file
 _BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
 _NOTHING_SENT = Objection("the service sent no candidate, so there is no answer")
 _INSTRUCTIONS = """\
-You are to improve a training program. Answer with one change of `{name}`, whose source is shown below: one idea, as
+You are to improve a training program. {ask} of `{name}`, whose source is shown below: one idea, as
 small a change as it takes.
 
-- The change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no data
-  here to try it on.
+{rules}- A change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no
+  data here to try it on.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
 - Compute arrays inside the functions: tables of numbers or texts in the source are refused.
 - Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, enough of
@@ -48,6 +49,16 @@ small a change as it takes.
 - `category` names the kind of change, one of: {categories}.
 - What is asked for this time stands at the end of this page.
 """
+_ONE = "Answer with one change"
+_SEVERAL = """\
+Answer with `proposals`: {count} changes, as unlike each other as they can be, each by itself a change"""
+_SEVERAL_RULES = """\
+- The first of the {count} is measured next, the others in the experiments after it, each against the champion of its
+  time. They do not build on one another. If a kind of change is asked for, the first is of that kind.
+"""
+_OTHERS_KEPT = """
+
+This is about the first, {hypothesis}. The others of your answer are kept: give one proposal in place of the first."""
 _REPAIR = """\
 That answer cannot be used, and nothing of it was applied:
 
@@ -69,6 +80,7 @@ class GeminiProposer:
         llm_dir: Callable[[int], Path],
         brief_tokens: int = DEFAULT_TOKENS,
         notice: Callable[[str], None] = lambda text: None,
+        keep_others: KeepOthers = lambda brief, first, others: None,
     ) -> None:
         """Makes the client; sends nothing.
 
@@ -76,6 +88,7 @@ class GeminiProposer:
           examine: tries a text before it is proposed; None proposes every text that parses.
           llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
           notice: tells the user what should be known of the service; called in the proposer's threads.
+          keep_others: takes what an answer has beside its first proposal; needed if the options ask for several.
 
         Raises:
           UserError: there are no application-default credentials, and they are asked for.
@@ -84,6 +97,8 @@ class GeminiProposer:
         self._editable_name = editable_name
         self._examine = examine
         self._brief_tokens = brief_tokens
+        self._notice = notice
+        self._keep_others = keep_others
         self._client = GeminiClient(options)
         self._spending = Spending(options, llm_dir, self._client.secrets, notice)
 
@@ -120,7 +135,7 @@ class GeminiProposer:
           BriefError: what must be in the brief does not fit.
           ExchangeError: what was spent is not known.
         """
-        page = write_brief(brief, instructions(brief, self._editable_name), self._brief_tokens)
+        page = write_brief(brief, instructions(brief, self._editable_name, self._options.proposals), self._brief_tokens)
         try:
             proposal = self._proposal(brief, page)
         except ProposalFailed as failure:
@@ -179,7 +194,7 @@ class GeminiProposer:
         options = self._options
         config = {
             "response_mime_type": "application/json",
-            "response_schema": answer_schema(brief),
+            "response_schema": answer_schema(brief, options.proposals),
             "max_output_tokens": options.max_output_tokens,
             "temperature": options.temperature,
         }
@@ -213,18 +228,35 @@ class GeminiProposer:
         if finish not in (None, "STOP"):
             return None, Objection(f"the answer ended early: {finish}")
         try:
-            hypothesis, category, source = read_answer(_answer_text(response), brief, secrets)
+            answers, faults = read_answers(_answer_text(response), brief, self._options.proposals, secrets)
         except EditError as error:
             return None, Objection(redact(str(error), secrets), repeats=error.unchanged)
+        if faults:
+            why = redact(clean_line(str(faults[0])), secrets)
+            self._notice(
+                f"{self._options.model}: {len(faults)} of {len(faults) + len(answers)} proposals left out: {why}"
+            )
         dollars = self._spending.dollars(brief.experiment)
-        proposal = Proposal(hypothesis, category, source=source, cost_dollars=dollars, proposer=self.name)
-        return proposal, None if self._examine is None else self._examine(brief, proposal)
+        proposal, *others = (
+            Proposal(hypothesis, category, source=source, cost_dollars=dollars, proposer=self.name)
+            for hypothesis, category, source in answers
+        )
+        assert proposal.source is not None
+        self._keep_others(brief, proposal.source, others)
+        objection = None if self._examine is None else self._examine(brief, proposal)
+        if objection is not None and others:
+            about = _OTHERS_KEPT.format(hypothesis=quoted(proposal.hypothesis))
+            objection = replace(objection, text=objection.text + about)
+        return proposal, objection
 
 
-def instructions(brief: Brief, name: str) -> str:
-    """Our own words at the head of the brief, which itself says what is asked for this time."""
+def instructions(brief: Brief, name: str, count: int = 1) -> str:
+    """Our own words at the head of the brief, which itself says what is asked for this time; for `count` proposals."""
     minimize = brief.metric.direction == "minimize"
+    rules = _SEVERAL_RULES.format(count=count) if count > 1 else ""
     return _INSTRUCTIONS.format(
+        rules=rules,
+        ask=_SEVERAL.format(count=count) if count > 1 else _ONE,
         name=name,
         metric=clean_line(brief.metric.name),
         better="lower" if minimize else "higher",

@@ -76,6 +76,7 @@ class GeminiOptions:
       first_wait_seconds: before the first retry; it doubles with each.
       limits: for the run.
       price: of its tokens; None for the list price.
+      proposals: how many it gives in one answer.
     """
 
     model: str = DEFAULT_MODEL
@@ -92,6 +93,7 @@ class GeminiOptions:
     first_wait_seconds: float = 1.0
     limits: SpendingLimits = field(default_factory=SpendingLimits)
     price: Price | None = None
+    proposals: int = 1
 
 
 def cost(options: GeminiOptions, usage: Usage, when: datetime) -> float | None:

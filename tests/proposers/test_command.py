@@ -15,7 +15,7 @@ from fakes import SOURCE
 
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, BriefError, count_tokens
-from autoresearch_jax.proposers.command import Agent, CommandProposer
+from autoresearch_jax.proposers.command import Agent, CommandProposer, instructions
 from autoresearch_jax.sandbox.process import run_command
 from autoresearch_jax.sandbox.process_tree import TAIL_BYTES
 from autoresearch_jax.sanitize import REDACTED
@@ -32,6 +32,7 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.logs, self.scratch, self.repo = folder / "logs", folder / "scratch", folder / "repo"
+        self.kept: list[tuple[str, list[Proposal]]] = []  # what was proposed first, and the others
         for path in (self.logs, self.scratch, self.repo / "tools"):
             path.mkdir(parents=True)
         (self.repo / "train_lib.py").write_text("an older text\n")
@@ -45,19 +46,21 @@ class Place:
         editable: str = "train_lib.py",
         examine: Examine | None = None,
         brief_tokens: int = DEFAULT_TOKENS,
+        proposals: int = 1,
         **environment: str,
     ) -> CommandProposer:
         def copy_files(target: Path) -> None:
             shutil.copytree(self.repo, target, dirs_exist_ok=True, symlinks=True)
 
         return CommandProposer(
-            Agent(command, seconds, brief_tokens),
+            Agent(command, seconds, brief_tokens, proposals=proposals),
             editable,
             copy_files,
             lambda number: self.logs,
             {**os.environ, **environment},
             self.scratch,
             examine,
+            lambda brief, first, others: self.kept.append((first, others)),
         )
 
     def propose(self, command: str, seconds: float = 20, **environment: str) -> Proposal:
@@ -148,6 +151,41 @@ def test_it_finds_the_brief_the_champion_and_the_other_files(place):
     assert str(place.scratch) in place.log
     assert (place.repo / "other.py").read_text() == "x = 1\n"
     assert "\n# Experiment 3\n" in (place.logs / "BRIEF.md").read_text()
+
+
+OTHERS = """
+cd proposals; sed -i 's/^LR = 0.5/LR = 0.2/' 2/train_lib.py; echo 'half of it' > 2/HYPOTHESIS.md
+rm 4/train_lib.py; echo DEPTH = 8 >> 5/train_lib.py; printf 'deeper\ncategory: architecture\n' > 5/HYPOTHESIS.md
+"""
+
+
+def test_several_proposals_are_left_in_copies_and_one_that_is_unchanged_is_none(place):
+    (place.repo / "proposals").mkdir()
+    (place.repo / "proposals" / "notes.txt").write_text("of the repository\n")
+    proposal = place.proposer(f"ls proposals; {GOOD}; {OTHERS}", proposals=5).propose(BRIEF)
+    assert proposal.source == CHANGED
+    assert "proposals/4: the agent deleted train_lib.py" in proposal.hypothesis
+    assert "notes.txt" not in place.log
+    assert "ignored" not in proposal.hypothesis
+    ((first, others),) = place.kept
+    assert first == CHANGED
+    assert [(other.hypothesis, other.category) for other in others] == [
+        ("half of it", "code"),
+        ("deeper", "architecture"),
+    ]
+    assert [other.source for other in others] == [SOURCE.replace("LR = 0.5", "LR = 0.2"), f"{SOURCE}DEPTH = 8\n"]
+    page = (place.logs / "BRIEF.md").read_text()
+    assert "Propose 5 changes" in page
+    assert "`proposals/2/train_lib.py`, `proposals/3/train_lib.py`" in page
+    assert "proposals/" not in instructions("train_lib.py", [])
+
+
+@pytest.mark.parametrize("first", ["true", "echo 'LR = (' > ../train_lib.py; sleep 60"])
+def test_other_proposals_are_kept_where_the_first_is_none(place, first):
+    with pytest.raises(ProposalFailed, match=r"changed nothing|unfinished"):
+        place.proposer(f"{OTHERS}; {first}", seconds=3, proposals=5).propose(BRIEF)
+    assert [other.hypothesis for other in place.kept[-1][1]] == ["half of it", "deeper"]
+    assert not (place.logs / "agent-2.log").exists(), "the others are proposed; it is not asked again"
 
 
 def test_the_command_runs_beside_a_training_file_in_a_folder(place):

@@ -32,11 +32,20 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[Request] = []
+        self.kept: list[tuple[str, list[Proposal]]] = []  # what was proposed first, and the others
+        self.notices: list[str] = []
 
     def propose(self, *steps, brief: Brief = BRIEF, examine: Examine | None = None, **options) -> Proposal:
         with GeminiServer(steps) as server:
             self.asked = server.requests
-            proposer = GeminiProposer(quick(server, **options), "train_lib.py", examine, llm_dir(self.folder))
+            proposer = GeminiProposer(
+                quick(server, **options),
+                "train_lib.py",
+                examine,
+                llm_dir(self.folder),
+                notice=self.notices.append,
+                keep_others=lambda brief, first, others: self.kept.append((first, others)),
+            )
             return proposer.propose(brief)
 
     def failure(self, *steps, **options) -> ProposalFailed:
@@ -231,6 +240,56 @@ def test_a_body_that_is_no_answer_is_asked_for_again(place, body):
 def test_json_that_is_no_answer_is_a_service_that_is_down(place, body):
     with pytest.raises(ServiceDown, match="no answer"):
         place.propose(raw(body))
+
+
+def one(name: str, *edit: str) -> dict:
+    """A proposal of several."""
+    search, replacement = edit
+    edits = [{"search": search, "replace": replacement}]
+    return {"hypothesis": name, "category": "optimizer", "predicted_effect": -0.1, "edits": edits}
+
+
+LIST = [one("smaller", *EDIT), one("deeper", "DEPTH = 4", "DEPTH = 6"), one("windows", '"SL"', '"L"')]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"proposals": LIST}),
+        json.dumps(LIST),
+        "Here they are:\n" + "\n\n".join(f"```json\n{json.dumps(each)}\n```" for each in [*LIST, LIST[0]]),
+        json.dumps({"proposals": LIST}).replace("]}]}", "], // the last\n}]}"),
+    ],
+    ids=["as the schema has it", "a list", "one after the other", "with a comment"],
+)
+def test_several_proposals_of_one_answer(place, text):
+    proposal = place.propose(says(text), proposals=3)
+    assert proposal.source == CHANGED
+    ((first, others),) = place.kept
+    assert first == CHANGED
+    assert [other.hypothesis.split()[0] for other in others] == ["deeper", "windows"]
+    assert others[0].source == SOURCE.replace("DEPTH = 4", "DEPTH = 6")
+    assert "Answer with `proposals`: 3 changes" in place.asked[0].text
+    schema = place.asked[0].body["generationConfig"]["responseSchema"]
+    assert schema["properties"]["proposals"]["items"]["required"] == ["hypothesis", "category", "predicted_effect"]
+
+
+def test_those_of_several_that_cannot_be_applied_are_told_and_go_back_only_if_all_are_so(place):
+    bad = [one("missed", "LR = 0.7", "LR = 1"), one("nothing", "LR = 0.5", "LR = 0.5")]
+    assert place.propose(says(json.dumps([bad[0], *LIST[:2]])), proposals=3).hypothesis.startswith("smaller")
+    assert [other.hypothesis.split()[0] for other in place.kept[0][1]] == ["deeper"]
+    assert "1 of 3 proposals left out: proposal 1: edit 1: missed" in place.notices[0]
+    place.propose(says(json.dumps(bad)), GOOD, proposals=2)
+    assert "proposal 1: edit 1: missed" in place.asked[1].last
+    assert "proposal 2: " in place.asked[1].last
+
+
+def test_an_objection_to_the_first_of_several_asks_for_it_alone(place):
+    objections = iter([Objection("shapes differ"), None])
+    proposal = place.propose(says(json.dumps(LIST)), GOOD, proposals=3, examine=lambda *_: next(objections))
+    assert proposal.hypothesis.startswith("a smaller step")
+    assert 'This is about the first, "smaller' in place.asked[1].last
+    assert [len(others) for _, others in place.kept] == [2, 0], "what was kept stays"
 
 
 (LINE,) = [line for line in SOURCE.splitlines() if EDIT[0] in line]
