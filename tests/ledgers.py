@@ -7,7 +7,7 @@ def substance(ledger: Ledger) -> list[tuple]:
     """All rows without times, durations, costs, and what contains times (commits do)."""
     experiments = [
         (
-            *(row.id, row.kind, row.parent, row.proposer, row.hypothesis, row.category, row.program_hash),
+            *(row.id, row.kind, row.parent, row.proposer, row.hypothesis, row.category, row.program_hash, row.finding),
             *(row.constants, row.status, row.score, row.decision, row.reason, ledger.source(row.id)),
         )
         for row in ledger.experiments()

@@ -24,7 +24,7 @@ def test_every_command_explains_its_flags(command: str, capsys: pytest.CaptureFi
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert capsys.readouterr().err.startswith("autoresearch: unknown command 'trian'; one of prepare, trial")
+    assert capsys.readouterr().err.startswith("autoresearch: unknown command 'trian'; one of init, prepare, trial")
 
 
 def test_flags_come_from_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

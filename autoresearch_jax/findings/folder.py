@@ -9,6 +9,7 @@ from typing import Protocol
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
+    Evidence,
     Finding,
     FindingError,
     base_digest,
@@ -16,6 +17,7 @@ from autoresearch_jax.findings.format import (
     diff_change,
     finding_json,
     read_finding,
+    status_of,
     write_finding,
 )
 
@@ -161,11 +163,17 @@ def open_library(folder: Path, notice: Callable[[str], None]) -> Library:
 
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:
-    """The first finding with the evidence of both; its status follows from theirs."""
-    evidence = tuple(dict.fromkeys((*first.evidence, *second.evidence)))
-    statuses = {finding.status for finding in (first, second) if finding.status != "idea"}
-    status = "unclear" if len(statuses) > 1 else next(iter(statuses), "idea")
-    return replace(first, evidence=evidence, status=status)
+    """The first finding with the evidence of both, the second's where both have it of one experiment."""
+    evidence = {_origin(one): one for one in (*first.evidence, *second.evidence)}
+    status = status_of(list(evidence.values())) if evidence else first.status
+    return replace(first, evidence=tuple(evidence.values()), status=status)
+
+
+def _origin(evidence: Evidence) -> object:
+    """What tells one measurement from another; of an experiment that goes on to be measured it stays the same."""
+    if not evidence.replay:
+        return evidence
+    return evidence.device, evidence.fingerprint, evidence.budget, evidence.date, evidence.replay
 
 
 def _require_same(there: Finding, finding: Finding, path: Path | None) -> None:

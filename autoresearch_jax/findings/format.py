@@ -8,7 +8,6 @@ import ast
 import difflib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +18,17 @@ from typing import Any
 from autoresearch_jax.edits import Edit, EditError, apply_edits, read_edits, unfenced, unix_lines
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
+from autoresearch_jax.findings.front_matter import (
+    MAX_VALUE_CHARACTERS,
+    as_number,
+    as_share,
+    as_truth,
+    as_whole,
+    compose,
+    line_of,
+    read_mapping,
+    read_text,
+)
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import Merge, Scalar
 
@@ -26,6 +36,7 @@ STATUSES = ("idea", "kept", "refuted", "unclear")
 MAX_ID_CHARACTERS = 40
 MAX_TITLE_CHARACTERS = 120
 MAX_BYTES = 256 * 1024  # of a page; one with a whole training file as its change has about 60,000
+CLEAR = 2.0  # standard deviations of an effect below zero, beyond which it is a refutation
 BASE_DIGITS = 12  # of the SHA-256 of a base's text
 LEAST_SHARED = 0.25  # of a base's lines that a text must have to be merged with it, which takes a tenth of a second
 
@@ -109,6 +120,21 @@ class Finding:
     def is_same_change(self, other: "Finding") -> bool:
         """Whether another finding changes the same base in the same words."""
         return (self.base, self.change.strip()) == (other.base, other.change.strip())
+
+
+def status_of(evidence: Sequence[Evidence]) -> str:
+    """What all evidence together says of a change: "kept", "refuted" or "unclear"; "idea" where there is none."""
+    if not evidence:
+        return "idea"
+    found = {_verdict(one) for one in evidence} - {"unclear"}
+    return found.pop() if len(found) == 1 else "unclear"
+
+
+def _verdict(one: Evidence) -> str:
+    if one.decision == "keep":
+        return "kept"
+    is_clear = one.effect is not None and one.error is not None and one.effect + CLEAR * one.error < 0
+    return "refuted" if is_clear else "unclear"
 
 
 def base_digest(text: str) -> str:
@@ -268,6 +294,13 @@ def _front_matter(finding: Finding) -> list[str]:
 
 
 _KEYS = ("id", "title", "category", "status", "source", "base")
+_LIMITS = {"title": MAX_TITLE_CHARACTERS}
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "runs": as_whole,
+    "certified": as_truth,
+    "probability": as_share,
+    **dict.fromkeys(("effect", "error", "seconds", "dollars"), as_number),
+}
 _PLAIN = re.compile(
     r"(?!(?:y|yes|no?|on|off|true|false|null)$)[a-z](?:[\w ./+%-]*\w)?|https?://[\w./?=&%+~-]+",
     re.ASCII | re.IGNORECASE,
@@ -295,8 +328,10 @@ class _Page:
         if lines[0].rstrip() != "---" or "---" not in (rest := [line.rstrip() for line in lines[1:]]):
             raise self._error(1, "a finding begins with front matter between two lines ---")
         end = rest.index("---") + 1  # row of the second mark, from 0
-        found = self._mapping(self._compose("\n".join(lines[1:end])), (*_KEYS, "evidence"))
-        given = {key: self._text(found, key, end) for key in _KEYS}
+        found = read_mapping(compose("\n".join(lines[1:end]), self._error), (*_KEYS, "evidence"), self._error)
+        if missing := [key for key in _KEYS if key not in found]:
+            raise self._error(end + 1, f"no {', no '.join(missing)}")
+        given = {key: read_text(key, found[key], self._error, _LIMITS.get(key, MAX_VALUE_CHARACTERS)) for key in _KEYS}
         self._check(given, found, stem)
         evidence = self._evidence(found["evidence"][1]) if "evidence" in found else ()
         heading = next((row for row in range(end + 1, len(lines)) if lines[row].rstrip() == "## Change"), None)
@@ -327,97 +362,21 @@ class _Page:
         except EditError as error:
             raise self._error(heading + 1, f"the change: {error}") from error
 
-    def _compose(self, text: str) -> Any:
-        import yaml  # takes 30 ms, which commands that read no finding do not spend
-
-        try:  # without constructors, so that digits of a hash, dates and words such as `no` stay texts
-            return yaml.compose(text, Loader=yaml.BaseLoader)
-        except yaml.MarkedYAMLError as error:
-            line = 1 if error.problem_mark is None else error.problem_mark.line + 2
-            raise self._error(line, f"the front matter is no YAML: {error.problem}") from error
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise self._error(1, f"the front matter is no YAML: {error}") from error
-
-    def _mapping(self, node: Any, known: Sequence[str]) -> dict[str, tuple[int, Any]]:
-        """The values of a mapping, each with its line."""
-        if getattr(node, "id", None) != "mapping":
-            raise self._error(2 if node is None else _line(node), "expected lines of the form `key: value`")
-        found: dict[str, tuple[int, Any]] = {}
-        for key, value in node.value:
-            word = clean_line(str(key.value), 40)
-            if word not in known:
-                raise self._error(_line(key), f"{word}: unknown key, perhaps of a later format; {', '.join(known)}")
-            if word in found:
-                raise self._error(_line(key), f"{word}: stands there twice")
-            found[word] = _line(key), value
-        return found
-
-    def _text(self, found: Mapping[str, tuple[int, Any]], key: str, end: int) -> str:
-        if key not in found:
-            raise self._error(end + 1, f"no {key}")
-        line, node = found[key]
-        text = clean_line(node.value, MAX_TITLE_CHARACTERS if key == "title" else 500) if node.id == "scalar" else ""
-        if not text:
-            raise self._error(line, f"{key}: expected one line of text")
-        return text
-
     def _evidence(self, node: Any) -> tuple[Evidence, ...]:
         if node.id != "sequence":
-            raise self._error(_line(node), "evidence: expected a list, or [] for none")
+            raise self._error(line_of(node), "evidence: expected a list, or [] for none")
         return tuple(self._item(item) for item in node.value)
 
     def _item(self, node: Any) -> Evidence:
-        known = {own.name: own for own in fields(Evidence)}
-        found = self._mapping(node, tuple(known))
+        found = read_mapping(node, [own.name for own in fields(Evidence)], self._error)
         needed = ("device_class", "fingerprint", "budget", "runs", "decision", "date")
         if missing := [name for name in needed if name not in found]:
-            raise self._error(_line(node), f"evidence without {', '.join(missing)}")
+            raise self._error(line_of(node), f"evidence without {', '.join(missing)}")
         values: dict[str, Any] = {}
-        for name, (line, _) in found.items():
-            word = self._text(found, name, line)
+        for name, place in found.items():
+            word = read_text(name, place, self._error)
             try:
                 values[name] = _READERS.get(name, str)(word)
             except ValueError as error:
-                raise self._error(line, f"{name}: {word} is {error}") from error
+                raise self._error(place[0], f"{name}: {word} is {error}") from error
         return Evidence(**values)
-
-
-def _line(node: Any) -> int:
-    """The line of a node of the front matter, which begins on the page's second line."""
-    return int(node.start_mark.line) + 2
-
-
-def _number(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError("no number")
-    return value
-
-
-def _share(word: str) -> float:
-    if not 0 <= (value := _number(word)) <= 1:
-        raise ValueError("not between 0 and 1")
-    return value
-
-
-def _whole(word: str) -> int:
-    if not (value := _number(word)).is_integer() or value < 0:
-        raise ValueError("no whole number")
-    return int(value)
-
-
-def _truth(word: str) -> bool:
-    if word not in ("true", "false"):
-        raise ValueError("neither true nor false")
-    return word == "true"
-
-
-_READERS: Mapping[str, Callable[[str], Any]] = {
-    "runs": _whole,
-    "certified": _truth,
-    "probability": _share,
-    **dict.fromkeys(("effect", "error", "seconds", "dollars"), _number),
-}

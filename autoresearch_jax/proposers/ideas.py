@@ -23,7 +23,8 @@ PRIOR_GAINS, PRIOR_MISSES = 0.3, 1.7  # about one finding in seven is a gain som
 OF_ITSELF = 6.0  # weight of a finding's own evidence: a measured effect says more of it than all of its category
 OF_OTHERS = 0.25  # of the evidence of each other finding of its category, and no more than `MOST_OF_OTHERS` in all
 MOST_OF_OTHERS = 2.0  # so that this run's own results soon outweigh it
-NAMED = 6  # findings that one notice names
+NAMED = 4  # findings that one notice names for one reason
+REASONS = 6  # that it gives
 REASON_CHARACTERS = 160
 
 
@@ -108,9 +109,11 @@ class IdeasProposer:
         if not new:
             return
         self._told.update(new)
-        named = [f"{name} ({clean_line(why, REASON_CHARACTERS)})" for name, why in list(new.items())[:NAMED]]
-        more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
-        self._notice(f"findings passed over until the champion changes: {'; '.join(named)}{more}")
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for name, why in new.items():
+            by_reason[clean_line(why, REASON_CHARACTERS)].append(name)
+        groups = [f"{_listed(names, NAMED)} ({why})" for why, names in by_reason.items()]
+        self._notice(f"findings passed over until the champion changes: {_listed(groups, REASONS, '; ')}")
 
 
 def draw_order(
@@ -166,6 +169,12 @@ def _probability(evidence: Evidence) -> float:
 def _results(outcomes: Iterable[PastExperiment]) -> tuple[float, float]:
     gains = [is_gain(outcome) for outcome in outcomes]
     return float(sum(gains)), float(len(gains) - sum(gains))
+
+
+def _listed(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first words, and how many more there are."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return f"{between.join(words[:most])}{more}"
 
 
 def _describe_end(findings: Sequence[Finding], rest: Sequence[Finding]) -> str:

@@ -91,7 +91,7 @@ def test_a_change_that_is_there_already_or_does_not_parse_is_refused():
     [
         ("---\nid", "id", 1, "---"),
         ("id: absolute-loss", "id: Absolute_loss", 2, "Absolute_loss"),
-        ("title: Absolute loss\n", "", 8, "title"),
+        ("title: Absolute loss\n", "", 8, "no title"),
         ("title: Absolute loss", "title: [a]", 3, "title"),
         ("status: idea", "status: good", 5, "good"),
         ("status: idea", "status: idea\nstatus: idea", 6, "twice"),

@@ -13,10 +13,13 @@ from fakes import SOURCE, ScriptedProposer, Silent, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
 from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.findings.format import Finding, base_digest
 from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal, Proposer, SpaceExhausted
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
+from autoresearch_jax.proposers.ideas import IdeasProposer
 from autoresearch_jax.proposers.llm import GeminiProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
@@ -58,11 +61,27 @@ class CountingModel(GeminiProposer):
         return dataclasses.replace(super().propose(brief), cost_dollars=0.0)  # asked twice, it costs twice
 
 
+def counting_ideas() -> IdeasProposer:
+    """Findings of the training file, an LR each, in a folder that is gone with the proposer."""
+    folder = tempfile.TemporaryDirectory()
+    store = FindingFolder(Path(folder.name), print)
+    (line,) = [line for line in SOURCE.splitlines() if line.startswith("LR = ")]
+    for number in range(12):
+        change = f"<<<<<<< SEARCH\n{line}\n=======\n{line}\nEXTRA = {number}\n>>>>>>> REPLACE\n"
+        words = (f"Extra {number}", "optimizer", "idea", "https://example.org", base_digest(SOURCE), "Why.", change)
+        store.add(Finding(f"extra-{number}", *words), SOURCE)
+    proposer = IdeasProposer(store, "cpu", lambda base, ours, theirs: None, None, print)
+    weakref.finalize(proposer, folder.cleanup)
+    return proposer
+
+
 PROPOSERS: dict[str, Callable[[], Proposer]] = {
     "command": counting_agent,
     "gemini": CountingModel,
     "hybrid": lambda: HybridProposer(ConstantsProposer(), counting_agent(), Silent()),
     "hybrid without an agent": lambda: HybridProposer(ConstantsProposer(), None, Silent()),
+    "hybrid with ideas": lambda: HybridProposer(ConstantsProposer(), None, Silent(), ideas=counting_ideas()),
+    "ideas": counting_ideas,
     "constants": ConstantsProposer,
     "scripted": lambda: ScriptedProposer([moved(LR=0.5 - 0.01 * n) for n in range(1, 40)]),
 }
@@ -75,7 +94,7 @@ def score(constants) -> float | None:
     return abs(constants["LR"] - 0.1) + 0.1 * abs(constants["DEPTH"] - 6) + (constants["PATTERN"] != "SSSL")
 
 
-def outcome(number: int, source: str, best: float | None) -> PastExperiment:
+def outcome(number: int, source: str, best: float | None, finding: str | None = None) -> PastExperiment:
     constants = read_constants(source)
     value = score(constants)
     return PastExperiment(
@@ -88,6 +107,7 @@ def outcome(number: int, source: str, best: float | None) -> PastExperiment:
         score=value,
         kept=value is not None and (best is None or value < best),
         reason="",
+        finding=finding,
     )
 
 
@@ -99,7 +119,7 @@ def first_brief(seed: int = 0) -> Brief:
 def following(brief: Brief, proposal) -> Brief:
     """The brief after a proposal was measured."""
     source = proposal.source or set_constants(brief.champion_source, proposal.constants)
-    result = outcome(brief.experiment, source, brief.champion_score)
+    result = outcome(brief.experiment, source, brief.champion_score, proposal.finding)
     after = dataclasses.replace(brief, experiment=brief.experiment + 1, history=(*brief.history, result))
     if result.kept:
         after = dataclasses.replace(

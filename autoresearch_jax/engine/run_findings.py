@@ -1,0 +1,173 @@
+"""The findings of a run: its kept edits and its clear refutations with their evidence, from its ledger."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+from autoresearch_jax.decide.posterior import Estimate
+from autoresearch_jax.decide.rule import Action, describe_gain, shown
+from autoresearch_jax.engine.certifying import Certificate, Word, certificates
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.findings.folder import FindingStore
+from autoresearch_jax.findings.format import (
+    MAX_ID_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    Evidence,
+    Finding,
+    FindingError,
+    base_digest,
+    device_class,
+    diff_change,
+    status_of,
+)
+from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.types import Scalar, Status
+
+_DIGEST_DIGITS = 6  # of a change, in the id of its finding
+
+
+@dataclass(frozen=True)
+class RunFinding:
+    """A finding, the text that it changes, if that is known, and the experiment that measured it."""
+
+    finding: Finding
+    base_text: str | None
+    experiment: int
+
+
+@dataclass(frozen=True)
+class RunFindings:
+    """The findings of a run, and how many of its proposals are none, by what they are."""
+
+    findings: tuple[RunFinding, ...]
+    left_out: Mapping[str, int]
+
+
+def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFindings:
+    """What a run found out so far.
+
+    An experiment that tried a finding of the store is that finding with this run's evidence; others become findings
+    whose ids follow from what they changed, so that exporting them again, or elsewhere, gives the same.
+
+    Args:
+      ledger: of the run.
+      tag: its name.
+      store: of the findings that it may have tried.
+    """
+    known = {finding.id: finding for finding in store.findings()}
+    found: list[RunFinding] = []
+    left_out: Counter[str] = Counter()
+    for row in ledger.experiments():
+        if row.kind is not Kind.PROPOSAL or row.is_open:
+            continue
+        if row.status is not Status.OK:
+            left_out["refactorings" if row.decision is Action.KEEP else "failures, duplicates and pruned trials"] += 1
+            continue
+        evidence = _evidence(ledger, row, tag)
+        if row.decision is not Action.KEEP and status_of([evidence]) != "refuted":
+            left_out["discards that are not clear"] += 1
+            continue
+        if (tried := known.get(row.finding or "")) is not None:
+            finding = replace(tried, status=status_of([evidence]), evidence=(evidence,))
+            found.append(RunFinding(finding, store.base_text(tried.base), row.id))
+            continue
+        try:
+            found.append(_new_finding(ledger, row, tag, evidence))
+        except FindingError:
+            left_out["changes that no diff can tell"] += 1
+    return RunFindings(tuple(found), dict(left_out))
+
+
+def _evidence(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
+    """What an experiment measured; of a kept edit by all runs so far."""
+    certificate = certificates(ledger).get(row.id)
+    effect, probability = _effect(ledger, row, certificate)
+    is_kept = row.decision is Action.KEEP and (certificate is None or certificate.word is not Word.REVERTED)
+    settings = ledger.settings()
+    return Evidence(
+        device_class=device_class(settings),
+        fingerprint=str(settings.get("fingerprint")),
+        budget=_budget(settings),
+        runs=len(ledger.scored(row.id)),
+        decision=str(Action.KEEP if is_kept else Action.DISCARD),
+        date=datetime.fromtimestamp(row.created_at, UTC).date().isoformat(),
+        effect=None if effect is None else effect.mean,
+        error=None if effect is None or not effect.error else effect.error,
+        probability=probability,
+        certified=certificate is not None and certificate.word is Word.CERTIFIED,
+        device=clean_line(str(settings.get("device_kind") or "")),
+        seconds=None if row.seconds is None else round(row.seconds, 1),
+        dollars=row.cost_dollars or None,
+        replay=f"autoresearch trial --from={tag}:{row.id}",
+    )
+
+
+def _effect(
+    ledger: Ledger, row: ExperimentRow, certificate: Certificate | None
+) -> tuple[Estimate | None, float | None]:
+    """The gain over the parent and its probability; without an error under the greedy rule, which estimates none."""
+    if certificate is not None:
+        return certificate.gain, certificate.probability
+    decisions = ledger.decisions(row.id)
+    if decisions and decisions[-1].gain is not None:
+        return decisions[-1].gain, decisions[-1].probability
+    parent = None if row.parent is None else ledger.experiment(row.parent).score
+    if parent is None or row.score is None:
+        return None, None
+    sign = 1.0 if ledger.settings().get("direction") == "maximize" else -1.0
+    return Estimate(sign * (row.score - parent), 0.0), None
+
+
+def _budget(settings: Mapping[str, Scalar]) -> str:
+    seconds = settings.get("budget_seconds")
+    return f"{settings.get('budget_steps')} steps" if seconds is None else f"{seconds:g} s"
+
+
+def _new_finding(ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence) -> RunFinding:
+    """What an experiment changed of its champion.
+
+    Raises:
+      FindingError: no diff gives its text.
+    """
+    assert row.parent is not None
+    source, parent = ledger.source(row.id), ledger.source(row.parent)
+    name = PurePosixPath(str(ledger.settings().get("editable") or "train_lib.py")).name
+    change, hypothesis = diff_change(parent, source, name), clean_line(row.hypothesis)
+    base = base_digest(parent)
+    finding = Finding(
+        id=_id(hypothesis, base + change),
+        title=clean_line(hypothesis, MAX_TITLE_CHARACTERS) or f"experiment {row.id}",
+        category=clean_line(row.category) or "other",
+        status=status_of([evidence]),
+        source=f"run {clean_line(tag)}, experiment {row.id}",
+        base=base,
+        about=_about(ledger, row, tag, evidence),
+        change=change,
+        evidence=(evidence,),
+    )
+    return RunFinding(finding, parent, row.id)
+
+
+def _id(hypothesis: str, content: str) -> str:
+    """Words of a hypothesis, and digits of what is changed."""
+    digits = base_digest(content)[:_DIGEST_DIGITS]
+    words = "-".join(re.findall(r"[a-z0-9]+", hypothesis.lower())) or "change"
+    return f"{words[: MAX_ID_CHARACTERS - len(digits) - 1].strip('-')}-{digits}"
+
+
+def _about(ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence) -> str:
+    """The claim in words."""
+    metric = str(ledger.settings().get("metric") or "score")
+    claim = f"Experiment {row.id} of run {clean_line(tag)}, proposed by {clean_line(row.proposer)}"
+    claim += f": {quoted(row.hypothesis)}."
+    effect = "no effect was estimated"
+    if evidence.effect is not None:
+        effect = f"{metric} {describe_gain(Estimate(evidence.effect, evidence.error or 0.0))} than without it"
+    likely = "" if evidence.probability is None else f", probability of a gain {shown(evidence.probability)}"
+    setting = f"{evidence.runs} runs of {evidence.budget} on {evidence.device or evidence.device_class}"
+    decided = "Certified as an improvement." if evidence.certified else f"Decision: {evidence.decision}."
+    return f"{claim}\n\n{effect[0].upper()}{effect[1:]}{likely}; {setting}. {decided}"
