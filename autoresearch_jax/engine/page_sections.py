@@ -81,6 +81,11 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
     rows: list[TableRow] = field(default_factory=list)
 
+    @property
+    def texts(self) -> list[Block]:
+        """The title and what stands under it."""
+        return [Block(self.line, (self.title,)), *self.blocks]
+
 
 def read_sections(text: str) -> list[Section]:
     """The sections of a page, what stands before the first one among them.
@@ -121,7 +126,7 @@ def describe_original(sections: Sequence[Section], constants: Collection[object]
 
 def limits_in_vain(sections: Sequence[Section]) -> str:
     """The limits in sections that end nothing, as the end of a notice; empty without one."""
-    stops = [stop.words for one in sections for block in one.blocks for stop in read_stops(block.lines)[0]]
+    stops = [stop.words for one in sections for block in one.texts for stop in read_stops(block.lines)[0]]
     return f"; {', '.join(map(quoted, stops))} in it ends nothing" if stops else ""
 
 
@@ -187,9 +192,12 @@ class _Reader:
         self._has_title = True
         if name is not None:
             self._begin(name, title, line, level)
-        elif here.name == STOP_SECTION and any(read_stops([title])):
+        elif any(form.match(title) for form in _PROSE) and any(read_stops([title])):
+            self._begin(STOP_SECTION, title, line, level)
+            self._here.blocks.append(Block(line, (title,)))
+        elif is_title_of_page or level > (here.level or 2) or (here.name == STOP_SECTION and any(read_stops([title]))):
             here.blocks.append(Block(line, (title,)))
-        elif not is_title_of_page and level <= (here.level or 2):
+        else:
             self._begin(None, title, line, level)
 
     def _begin(self, name: str | None, title: str, line: int, level: int, is_prose: bool = False) -> None:

@@ -14,7 +14,7 @@ from autoresearch_jax.engine.constants_table import (
     read_rows,
     settable_names,
 )
-from autoresearch_jax.engine.limits import STOP_EXAMPLES, Stop, Target, read_stops
+from autoresearch_jax.engine.limits import STOP_EXAMPLES, Limit, Stop, Target, read_stops
 from autoresearch_jax.engine.page_sections import (
     ORIGINAL_NOTE,
     SECTIONS,
@@ -233,6 +233,13 @@ def _stops(sections: Sequence[Section], path: Path, notices: list[str]) -> Itera
         raise _error(path, own[0].line, f'"{own[0].title}" says nothing of when: {remedy}')
     if not stops:
         _refuse_hidden_list(sections, path)
+        notices += (
+            f'{path}:{block.line}: {quoted(stop.words)} ends nothing: only what is under "{STOP_SECTION}" does'
+            for section in sections
+            for block in section.texts
+            for stop in read_stops(block.lines)[0]
+            if isinstance(stop, Limit)
+        )
     notices += (
         f"{path}:{line}: {quoted(clause, MAX_QUOTE_CHARACTERS)} is not understood and ends nothing; understood are "
         f"{STOP_EXAMPLES}"
@@ -257,7 +264,7 @@ def _refuse_hidden_list(sections: Sequence[Section], path: Path) -> None:
     remedy = f"write ## {STOP_SECTION} and a list below it"
     for section in sections:
         if section.name is None and section.title:
-            for block in section.blocks:
+            for block in section.texts:
                 if stops := read_stops(block.lines)[0]:
                     what = f"{stops[0].words!r} in section {quoted(section.title, MAX_QUOTE_CHARACTERS)}"
                     raise _error(path, block.line, f"{what} ends nothing: {remedy}")

@@ -186,6 +186,9 @@ ITEMS = ["30 experiments", "8 hours"]
         "## Stop when\n\n| limit |\n|---|\n| 30 experiments |\n| 8 hours |\n",
         f"## Stopping criteria\n\n{LIST}",
         f"## Stop when\n\n{LIST}\n### Notes\n\nnone\n",
+        "## Stop after 30 experiments or 8 hours\n\nI am up by then.\n",
+        "# Stop: 30 experiments, or 8 hours\n\n## Goal\n\nLower it.\n",
+        "## Stop when 30 experiments are over\n\n- or after 8 hours\n",
     ],
 )
 def test_a_stopping_list_is_found_as_people_write_it(page):
@@ -249,6 +252,32 @@ def test_a_page_may_have_no_stopping_list(page):
 def test_a_sentence_that_ends_nothing_is_noticed():
     (line,) = parse_program("## Goal\n\nStop when the loss is flat.\n").notices
     assert line.startswith('program.md:3: "Stop when the loss is flat." ends nothing')
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        ("# Night\n\nAt most 8 hours.\n\n## Goal\n\nLower it.\n", 3),
+        ("# Night: 8 hours\n\n## Goal\n\nLower it.\n", 1),
+        ("## Goal\n\nLower it below 0.9. At most 8 hours.\n", 3),
+        ("## You must not change\n\n- Time: 8 hours\n", 3),
+    ],
+)
+def test_a_limit_outside_the_stopping_list_is_noticed_where_there_is_no_list(page, line):
+    found = parse_program(page)
+    assert found.stops == ()
+    (notice,) = found.notices
+    assert notice.startswith(f"program.md:{line}: ")
+    assert '8 hours" ends nothing' in notice
+    assert parse_program(f"{page}\n## Stop when\n\n{LIST}").notices == ()
+
+
+def test_a_limit_in_another_heading_is_refused_or_noticed():
+    page = "## Goal\n\nLower it.\n\n## Budget: 8 hours\n\n- mine\n"
+    with pytest.raises(ProgramError, match=r"program.md:5: '8 hours' in section .* ends nothing: write ## Stop when"):
+        parse_program(page)
+    (notice,) = parse_program(f"{page}\n## Stop when\n\n{LIST}").notices
+    assert notice.endswith('"8 hours" in it ends nothing')
 
 
 def test_a_list_in_a_comment_is_none():
