@@ -92,7 +92,7 @@ def read_brief(
         ledger,
         folder,
         experiment=rows[-1].id + 1,
-        program=page.program.text,
+        program=page.program.for_agents,
         space=space,
         limits_left=limits_left(stopping.stops(), stopping.progress(champion, more_experiments=current is not None)),
         asking=asking,

@@ -5,6 +5,7 @@
 An agent's program starts it; docs/guide/mcp.md has the settings of some of them.
 """
 
+import gc
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,22 @@ class Options:
 
     tag: str | None = option(None, "name of the run that tools are about where they are not told another")
     run_dir: str = option("./runs", "folder of the runs", path=True)
+    run_flagfile: Path | None = option(
+        None, "flag file that `check` and `try` get, such as configs/cpu.flags: what a run is begun with"
+    )
     program: Path = option(Path("./program.md"), "the page of instructions, given as a resource")
 
 
 def run(options: Options, arguments: list[str]) -> int:
     """Serves until standard input ends."""
     require_mcp()
+    gc.disable()  # the classes of the SDK stay: looking through them again and again takes a fifth of the start
     from autoresearch_jax.commands.mcp_tools import make_server
 
-    make_server(options).run("stdio")
+    server = make_server(options)
+    gc.freeze()
+    gc.enable()
+    server.run("stdio")
     return 0
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent, TextResourceContents
 
 from autoresearch_jax import cli
+from autoresearch_jax.engine.run_folder import RunFolder
 
 SERVER = [sys.executable, "-m", "autoresearch_jax.cli", "mcp"]
 
@@ -55,6 +57,80 @@ def test_a_run_is_looked_at(finished: Night) -> None:
         assert "\n+LEARNING_RATE = " in diff
 
     ask(finished.folder.path.parent, scenario, f"--run_dir={finished.folder.path.parent}", "--tag=night")
+
+
+def test_what_an_agent_reads_before_it_proposes(finished: Night) -> None:
+    folder = finished.folder.path.parent
+
+    async def scenario(client: Client) -> None:
+        assert "LEARNING_RATE" in words(await client.call_tool("brief"))
+        checked = await client.call_tool("check")
+        assert not checked.is_error
+        assert json.loads(words(checked))["outcome"] == "duplicate", "it is the champion's"
+        with_mistake = await client.call_tool("check", {"file": "program.md"})
+        assert not with_mistake.is_error
+        assert json.loads(words(with_mistake))["outcome"] == "rejected"
+        assert (await client.call_tool("check", {"file": "--tag=other"})).is_error
+        listed = words(await client.call_tool("findings"))
+        assert "tied-embeddings" in listed
+        assert "<<<<<<< SEARCH" in words(await client.call_tool("findings", {"name": "tied-embeddings"}))
+
+    ask(folder, scenario, f"--run_dir={folder}", "--tag=night")
+
+
+@pytest.mark.slow
+def test_a_change_is_tried_while_others_are_answered(tiny_run: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tiny.flags").write_text("\n".join([*tiny_run, "--baseline_runs=1"]))
+    training_file = tmp_path / "train_lib.py"
+    said: list[tuple[float, str | None]] = []
+
+    async def progress(seconds: float, total: float | None, message: str | None) -> None:
+        said.append((seconds, message))
+
+    async def scenario(client: Client) -> None:
+        assert json.loads(words(await client.call_tool("check")))["outcome"] == "ok", "no run has begun"
+        training_file.write_text(training_file.read_text().replace("LEARNING_RATE = 10.0", "LEARNING_RATE = 9.0"))
+        tried: list[CallToolResult] = []
+        over = anyio.Event()
+
+        async def try_change() -> None:
+            arguments = {"hypothesis": "a smaller step", "category": "optimizer"}
+            tried.append(await client.call_tool("try", arguments, progress_callback=progress))
+            over.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(try_change)
+            while (await client.call_tool("status")).is_error:
+                await anyio.sleep(0.1)
+            assert not over.is_set()
+        result = json.loads(words(tried[0]))
+        assert (result["experiment"], result["hypothesis"]) == (1, "a smaller step")
+        assert result["score"] is not None
+        assert len(said) > 1
+        assert [seconds for seconds, _ in said] == sorted({seconds for seconds, _ in said})
+        again = json.loads(words(await client.call_tool("try", {"hypothesis": "the same"})))
+        assert again["outcome"] == "duplicate"
+
+    ask(tmp_path, scenario, "--tag=night", f"--run_flagfile={tmp_path / 'tiny.flags'}")
+
+
+@pytest.mark.slow
+def test_a_client_that_goes_ends_what_it_began(tiny_run: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tiny.flags").write_text("\n".join([*tiny_run, "--budget_steps=100000"]))
+    training_file = tmp_path / "train_lib.py"
+    training_file.write_text(training_file.read_text().replace("LEARNING_RATE = 10.0", "LEARNING_RATE = 9.0"))
+    folder = RunFolder(tmp_path / "runs/night")
+
+    async def scenario(client: Client) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call_tool, "try", {"hypothesis": "a smaller step"})
+            while folder.holder() is None:
+                await anyio.sleep(0.1)
+            tasks.cancel_scope.cancel()
+
+    ask(tmp_path, scenario, "--tag=night", f"--run_flagfile={tmp_path / 'tiny.flags'}")
+    while folder.holder() is not None:
+        time.sleep(0.1)
 
 
 def test_resources_are_the_page_and_the_champion(finished: Night) -> None:
