@@ -1,6 +1,7 @@
 """Python source as an import reads it: UTF-8, with or without a byte-order mark."""
 
 import ast
+import hashlib
 import io
 import tokenize
 
@@ -35,6 +36,18 @@ def docstring_of(node: ast.AST) -> ast.Constant | None:
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Constant)
     return statement.value
+
+
+def tree_digest(source: str) -> str | None:
+    """SHA-256 of a source's syntax tree without docstrings; None for a source that Python cannot parse."""
+    try:
+        tree = parse_source(source)
+    except (SyntaxError, *UNPARSABLE):
+        return None
+    for node in ast.walk(tree):
+        if (docstring := docstring_of(node)) is not None:
+            docstring.value = ""
+    return hashlib.sha256(ast.dump(tree).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def without_hidden_text(source: str) -> str:

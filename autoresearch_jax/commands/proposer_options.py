@@ -30,9 +30,6 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import Agent, AgentError, CommandProposer
-from autoresearch_jax.proposers.constants import ConstantsProposer
-from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.ideas import IdeasProposer
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
@@ -346,10 +343,17 @@ def make_proposer(
         if (warning := model.check_model()) is not None:
             observer.notice(warning)
         agent = SeveralProposer(model, waiting, examine)
+    # So do optuna and scipy, which nothing needs that is tried by hand.
+    from autoresearch_jax.proposers.constants import ConstantsProposer
+
     ideas: Proposer | None = None
     if settings.findings is not None:
+        from autoresearch_jax.proposers.ideas import IdeasProposer
+
         library = open_library(settings.findings, observer.notice)
         ideas = IdeasProposer(library, device_class, merge_changes(workspace.merge), examine, observer.notice)
     if settings.name == "hybrid":
+        from autoresearch_jax.proposers.hybrid import HybridProposer
+
         return HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
     return agent or ideas or ConstantsProposer()

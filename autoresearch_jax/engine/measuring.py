@@ -114,7 +114,13 @@ class Measuring:
         parts = self._parts
         parts.disk.require_room()
         self._started = time.monotonic()
-        log_dir = parts.folder.log_dir(experiment.id)
+        page, log_dir = parts.program.program, parts.folder.log_dir(experiment.id)
+        champion = self._recorder.champion
+        if champion is not None and (twin := self._same_program.known(experiment)) is not None:
+            same = champion if champion.program_hash == twin.program_hash else None
+            if (known := conclude_known_program(self._ledger, experiment, twin, same, page)) is not None:
+                self._ledger.set_program(experiment.id, twin.program_hash)
+                return known
         candidate = None
         while candidate is None:
             try:
@@ -134,7 +140,6 @@ class Measuring:
         program_hash = candidate.program_hash if champion is None else champion.program_hash
         assert program_hash is not None
         self._ledger.set_program(experiment.id, program_hash)
-        page = parts.program.program
         known = conclude_known_program(self._ledger, experiment, candidate, champion, page)
         if known is None:
             return self._measure_until_decided(experiment, candidate)

@@ -1,5 +1,6 @@
 """Whether two texts are one program, and one text is one program each time it is prepared."""
 
+import itertools
 from collections.abc import Callable
 
 from autoresearch_jax.decide.rule import Action, Decision
@@ -10,8 +11,10 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import RepeatableTask, Task
+from autoresearch_jax.python_source import tree_digest
 from autoresearch_jax.types import HASHED_BY, Candidate, CandidateRejected, Status
 
+COMPARED = 50  # latest texts with the same constants; a comparison takes 20 ms
 VARIES = (
     "it traces to another program each time: remove what depends on time, randomness, addresses, the order of sets or "
     "the environment"
@@ -38,6 +41,7 @@ class SameProgram:
         self._interrupts = interrupts
         self._enter_failure = enter_failure
         self._repeated: set[int] = set()  # experiments whose text became the same program twice
+        self._trees: dict[int, str | None] = {}  # of texts that were compared, see `tree_digest`
         self._hashes_now: dict[int, str | None] = {}  # of champions whose hash was made by another JAX
 
     def champion(
@@ -67,6 +71,29 @@ class SameProgram:
             self._task.close()  # what it made ready is not what will be measured
             self._hashes_now[champion.id] = now
         return self._hashes_now[champion.id]
+
+    def known(self, experiment: ExperimentRow) -> Candidate | None:
+        """A proposal that differs from an earlier text in comments, docstrings and layout alone, with its program.
+
+        None for another text, and for one whose twin was never traced. Nothing is prepared.
+        """
+        if experiment.kind is not Kind.PROPOSAL:
+            return None
+        same_constants = (
+            row
+            for row in reversed(self._ledger.experiments())
+            if row.id < experiment.id and row.program_hash is not None and row.constants == experiment.constants
+        )
+        for row in itertools.islice(same_constants, COMPARED):
+            tree = self._tree(row)
+            if tree is not None and tree == self._tree(experiment):
+                return Candidate(self._ledger.source(experiment.id), row.program_hash or "")
+        return None
+
+    def _tree(self, row: ExperimentRow) -> str | None:
+        if row.id not in self._trees:
+            self._trees[row.id] = tree_digest(self._ledger.source(row.id))
+        return self._trees[row.id]
 
     def refusal(self, experiment: ExperimentRow, candidate: Candidate, action: NextAction) -> Conclude | None:
         """How an experiment that is about to be kept ends if its text becomes another program under other conditions.

@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import libcst as cst
-
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Proposal
 from autoresearch_jax.types import Merge, Scalar
@@ -88,7 +86,9 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
     lines = list(io.StringIO(source, newline=""))  # lines as Python counts them, with their own ends
     for first, last, names in reversed(_line_groups(statements)):
         if new.keys() & names:  # libcst takes 50 ms for a whole training file, and nothing for these lines
-            lines[first:last] = [_rebound("".join(lines[first:last]), new)]
+            from autoresearch_jax.engine.rebinding import rebound  # libcst takes long to import
+
+            lines[first:last] = [rebound("".join(lines[first:last]), new)]
     return "".join(lines)
 
 
@@ -169,45 +169,6 @@ def _number(expression: ast.expr) -> float:
 def same_value(one: ConstantValue, other: ConstantValue) -> bool:
     """True of values that a program cannot tell apart: 1, 1.0 and True are three, in a tuple too."""
     return repr(one) == repr(other)
-
-
-def _rebound(lines: str, values: Mapping[str, Scalar]) -> str:
-    """Lines with new values in them.
-
-    Raises:
-      ConstantError: they are beyond what libcst can read, such as a sum of thousands beside the constant.
-    """
-    try:
-        module = cst.parse_module(lines)
-        return module.with_changes(body=[_rebind(statement, values) for statement in module.body]).code
-    except (cst.ParserSyntaxError, RecursionError, MemoryError) as error:
-        names = ", ".join(values)
-        raise ConstantError(f"{names}: no value can be set in a line like that: {type(error).__name__}") from error
-
-
-def _rebind(
-    statement: cst.SimpleStatementLine | cst.BaseCompoundStatement, values: Mapping[str, Scalar]
-) -> cst.SimpleStatementLine | cst.BaseCompoundStatement:
-    if not isinstance(statement, cst.SimpleStatementLine):
-        return statement
-    return statement.with_changes(body=[_rebind_one(part, values) for part in statement.body])
-
-
-def _rebind_one(part: cst.BaseSmallStatement, values: Mapping[str, Scalar]) -> cst.BaseSmallStatement:
-    target: cst.BaseExpression | None = None
-    if isinstance(part, cst.Assign) and len(part.targets) == 1:
-        target = part.targets[0].target
-    elif isinstance(part, cst.AnnAssign):
-        target = part.target
-    if isinstance(target, cst.Name) and target.value in values:
-        return part.with_changes(value=_literal(target.value, values[target.value]))
-    return part
-
-
-def _literal(name: str, value: Scalar) -> cst.BaseExpression:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConstantError(f"{name} cannot be set to {value}: a constant is a finite number")
-    return cst.parse_expression(repr(value))
 
 
 def merge_sources(base: str, ours: str, theirs: str, values: Mapping[str, Scalar], merge: Merge) -> str | None:

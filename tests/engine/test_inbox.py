@@ -132,6 +132,20 @@ def test_a_text_that_was_measured_is_a_duplicate(bench):
     assert row.reason == "the same program as experiment 1"
 
 
+def test_a_text_that_differs_in_comments_and_layout_alone_is_not_traced(bench):
+    worse = SOURCE.replace("DEPTH = 4", "DEPTH = 2")
+    bench.loop(FakeTask(noise=0), ScriptedProposer([moved(DEPTH=2)]), max_experiments=1).run()
+    number = hand_in(bench, '"""Other words."""\n\n\n' + worse.split("\n", 1)[1].replace("  # best at 6", ""))
+    again = hand_in(bench, SOURCE.replace("three", "3"))
+    task = FakeTask(noise=0)
+    bench.loop(task, ScriptedProposer([])).measure_text(again)
+    ledger = bench.ledger()
+    rows = [ledger.experiment(Inbox(ledger).get(one).experiment) for one in (number, again)]
+    assert [row.status for row in rows] == [Status.DUPLICATE] * 2
+    assert [row.program_hash for row in rows] == [ledger.experiment(1).program_hash, ledger.experiment(0).program_hash]
+    assert task.traced == []
+
+
 def test_while_a_service_is_down_there_is_something_to_do(bench):
     """The wait ends as soon as a text is there."""
 

@@ -10,6 +10,7 @@ from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Candidate, Status
 
+OTHER = "\n\ndef other(x):\n    return x\n"
 HELPER = "\n\ndef helper(x):\n    return x + 1\n"
 BETTER = SOURCE.replace("LR = 0.5", "LR = 0.1")
 
@@ -32,7 +33,7 @@ def test_a_shorter_text_of_the_champions_program_takes_its_place(long_bench, run
         text("comments only", SOURCE + HELPER + "# the end\n"),
         moved(LR=0.1),
         text("no helper", BETTER),
-        text("more of it", BETTER + HELPER),
+        text("more of it", BETTER + HELPER + "THIRD = print\n"),
         moved(DEPTH=6),
     ]
     task = FakeTask(noise=0)
@@ -156,11 +157,11 @@ def test_a_champion_that_was_hashed_otherwise_is_prepared_again(long_bench):
     bench = long_bench
     script = [
         moved(LR=0.1),
-        text("a comment", BETTER + HELPER + "# the end\n"),
+        text("a helper more", BETTER + HELPER + OTHER),
         text("no helper", BETTER),
-        text("more of it", BETTER + HELPER),
+        text("more of it", BETTER + HELPER + "THIRD = print\n"),
         moved(DEPTH=6),
-        text("a comment", BETTER.replace("DEPTH = 4", "DEPTH = 6") + "# the end\n"),
+        text("a helper more", BETTER.replace("DEPTH = 4", "DEPTH = 6") + OTHER),
     ]
     bench.loop(Hashing("old"), ScriptedProposer(script), max_experiments=1).run()
     first, second = Hashing("new"), Hashing("new")
