@@ -11,8 +11,10 @@ from pathlib import Path
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line
 
-CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # may be folders, which SSL_CERT_FILE may not
+CERTIFICATES = ("SSL_CERT_FILE", *BUNDLES)
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_PEM_REMEDY = "unset it, or name a file of certificates (PEM)"
 _PROXY_REMEDY = "unset it, or give it a URL such as http://HOST:PORT or socks5://HOST:PORT"
 
 
@@ -35,7 +37,8 @@ def _checks() -> Iterator[tuple[str, str, Callable[[str], object]]]:
     """Variables that are set, with what helps, and what fails where they are unusable."""
     tries: dict[str, tuple[str, Callable[[str], object]]] = {
         "SSLKEYLOGFILE": ("unset it, or name a file that can be written to", lambda path: open(path, "ab").close()),
-        **dict.fromkeys(CERTIFICATES, ("unset it, or name a file of certificates (PEM)", _try_certificates)),
+        "SSL_CERT_FILE": (_PEM_REMEDY, _try_certificates),
+        **dict.fromkeys(BUNDLES, (_PEM_REMEDY, lambda path: None if Path(path).is_dir() else _try_certificates(path))),
     }
     for name in PROXIES:
         tries |= dict.fromkeys((name.lower(), name), (_PROXY_REMEDY, _try_proxy))
@@ -43,8 +46,7 @@ def _checks() -> Iterator[tuple[str, str, Callable[[str], object]]]:
 
 
 def _try_certificates(path: str) -> None:
-    if not Path(path).is_dir():  # which REQUESTS_CA_BUNDLE may be
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
 
 
 def _try_proxy(value: str) -> None:

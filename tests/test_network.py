@@ -21,6 +21,7 @@ GOOD = answer([EDIT])
 BRIEF = Brief(3, 0, Metric("loss"), "# A page\n", (), SOURCE, {}, 1.98, ())
 UNUSABLE = [
     *(("SSL_CERT_FILE", "/nowhere.pem"), ("SSL_CERT_FILE", __file__), ("SSLKEYLOGFILE", "/nowhere/keys")),
+    ("SSL_CERT_FILE", "/"),
     *(("ALL_PROXY", "socks4://u:hush@x"), ("all_proxy", "what://x"), ("HTTPS_PROXY", "http://u:hush@x:yz")),
     *(("HTTP_PROXY", "http://[::1"), ("https_proxy", "u:hush@x:yz")),
 ]
@@ -42,6 +43,11 @@ def test_what_is_unusable_is_named(name: str, value: str, monkeypatch: pytest.Mo
     assert "hush" not in str(caught.value)
 
 
+def test_a_bundle_may_be_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/")
+    assert faulty_variable() is None
+
+
 @pytest.mark.parametrize("value", ["http://x:1", "x:1", "socks5://x:1", "socks5h://u:p@x:1", "https://x"])
 def test_what_can_be_used(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", value)
@@ -49,7 +55,7 @@ def test_what_can_be_used(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "doctor"])
-@pytest.mark.parametrize(("name", "value"), [UNUSABLE[0], UNUSABLE[3]])
+@pytest.mark.parametrize(("name", "value"), [UNUSABLE[0], UNUSABLE[4]])
 def test_a_start_ends_in_one_line(
     command: str, name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
