@@ -189,13 +189,14 @@ class _Reader:
     def _heading(self, level: int, title: str, line: int) -> None:
         here, name = self._here, section_of(title)
         is_title_of_page = level == 1 and not self._has_title and here.level == 0
+        is_of_section = level > (here.level or 2) or (here.name == STOP_SECTION and any(read_stops([title])))
         self._has_title = True
         if name is not None:
             self._begin(name, title, line, level)
-        elif any(form.match(title) for form in _PROSE) and any(read_stops([title])):
+        elif not is_of_section and any(form.match(title) for form in _PROSE) and read_stops([title])[0]:
             self._begin(STOP_SECTION, title, line, level)
             self._here.blocks.append(Block(line, (title,)))
-        elif is_title_of_page or level > (here.level or 2) or (here.name == STOP_SECTION and any(read_stops([title]))):
+        elif is_title_of_page or is_of_section:
             here.blocks.append(Block(line, (title,)))
         else:
             self._begin(None, title, line, level)

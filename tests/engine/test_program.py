@@ -241,6 +241,7 @@ def test_items_of_an_unknown_section_are_named():
         "## Goal\n\n```python\n# Goal\n## Stop when\nx = 1\n```\n",
         "## Ideas\n\n- Stop when the loss is flat.\n",
         "## Goal\n\nGo on until I stop you.\n",
+        "## Ideas\n\n### Stop after 3 epochs\n\n### Stop at 8 hours?\n",
     ],
 )
 def test_a_page_may_have_no_stopping_list(page):
