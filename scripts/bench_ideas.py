@@ -27,29 +27,26 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 
 from bench_conditions import make_repository
 
-from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.records import Kind
+from autoresearch_jax.engine.run_findings import evidence_of
 from autoresearch_jax.files import write_json
 from autoresearch_jax.findings.folder import BASES, SHIPPED
-from autoresearch_jax.findings.format import Evidence, Finding, device_class, read_finding, write_finding
+from autoresearch_jax.findings.format import Evidence, Finding, read_finding, status_of, write_finding
 from autoresearch_jax.report.summary import RunSummary, summarize_run
-from autoresearch_jax.types import SCORE_DECIMALS, Scalar, Status
+from autoresearch_jax.types import SCORE_DECIMALS
 
 RUNS = 4  # at most; each but the last tries at least one idea more
 PAGE = "program.md"
 STOP_SECTION = re.compile(r"(?ms)^## Stop when\n.*?(?=^## |\Z)")
 ENDLESS = "## Stop when\n\n- 100000 experiments\n\n"
-CERTAIN = 0.05  # a change with a smaller probability of a gain is refuted
 SIGMAS = 1.645  # of a 90 % interval to each side
-DECIMALS = 4  # of figures in the table, and of probabilities
+DECIMALS = 4  # of effects in the table
 
 
 @dataclass(frozen=True)
@@ -105,51 +102,20 @@ def read_results(ledger_path: Path, ideas: Mapping[str, Finding], run: int) -> d
     """What came of the ideas that a run tried, by their ids."""
     found: dict[str, Measured] = {}
     with closing(Ledger.open_to_read(ledger_path)) as ledger:
-        settings, certified = ledger.settings(), certificates(ledger)
         for row in ledger.experiments():
             if row.kind is not Kind.PROPOSAL or row.finding not in ideas or row.is_open:
                 continue
-            evidence = evidence_of(row, len(ledger.scored(ledger.measured(row).id)), settings)
-            decisions = ledger.decisions(row.id)
-            if (certificate := certified.get(row.id)) is not None:
-                decision = Action.DISCARD if certificate.word is Word.REVERTED else Action.KEEP
-                evidence = replace(evidence, decision=str(decision), certified=certificate.word is Word.CERTIFIED)
-                of_price = decisions[-1].probability if row.simplification and decisions else certificate.probability
-                evidence = with_effect(evidence, certificate.gain, of_price)
-            elif decisions and decisions[-1].gain is not None:
-                evidence = with_effect(evidence, decisions[-1].gain, decisions[-1].probability)
-            found[row.finding] = Measured(ideas[row.finding], evidence, run, (row.reason or "").partition("\n")[0])
+            evidence = rounded(evidence_of(ledger, row, ledger_path.parent.name))
+            reason = (row.reason or "").partition("\n")[0]
+            found[row.finding] = Measured(ideas[row.finding], evidence, run, reason)
     return found
 
 
-def with_effect(evidence: Evidence, gain: Estimate, probability: float | None) -> Evidence:
-    effect, error = (round(value, SCORE_DECIMALS) for value in (gain.mean, gain.error))
-    return replace(evidence, effect=effect, error=error, probability=probability and round(probability, DECIMALS))
-
-
-def evidence_of(row: ExperimentRow, runs: int, settings: Mapping[str, Scalar]) -> Evidence:
-    """Evidence without an effect."""
-    seconds, steps = settings.get("budget_seconds"), settings.get("budget_steps")
-    is_scored = row.status in (Status.OK, Status.DUPLICATE) and row.decision is not None
-    return Evidence(
-        device_class=device_class(settings),
-        fingerprint=str(settings["fingerprint"]),
-        budget=f"{seconds:g} s" if isinstance(seconds, int | float) else f"{steps} steps",
-        runs=runs,
-        decision=str(row.decision if is_scored else row.status),
-        date=date.fromtimestamp(row.created_at).isoformat(),
-        device=str(settings.get("device_kind") or ""),
-        seconds=None if row.seconds is None else round(row.seconds, 1),
-    )
-
-
-def status_of(evidence: Sequence[Evidence]) -> str:
-    """What an idea's measurements say together."""
-    said = set()
-    for one in evidence:
-        is_refuted = one.probability is not None and one.probability < CERTAIN
-        said.add("kept" if one.decision == Action.KEEP else "refuted" if is_refuted else "unclear")
-    return said.pop() if len(said) == 1 else "unclear"
+def rounded(evidence: Evidence) -> Evidence:
+    """With as many digits as a score has, and without the command that replays it: its run is in a copy alone."""
+    figures = {name: getattr(evidence, name) for name in ("effect", "error", "probability")}
+    digits = {name: figure and round(figure, SCORE_DECIMALS) for name, figure in figures.items()}
+    return replace(evidence, replay="", **digits)
 
 
 def write_evidence(measured: Sequence[Measured]) -> None:

@@ -67,7 +67,7 @@ def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFinding
         if row.status is not Status.OK:
             left_out["refactorings" if row.decision is Action.KEEP else "failures, duplicates and pruned trials"] += 1
             continue
-        evidence = _evidence(ledger, row, tag)
+        evidence = evidence_of(ledger, row, tag)
         if row.decision is not Action.KEEP and status_of([evidence]) != "refuted":
             left_out["discards that are not clear"] += 1
             continue
@@ -82,18 +82,19 @@ def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFinding
     return RunFindings(tuple(found), dict(left_out))
 
 
-def _evidence(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
-    """What an experiment measured; of a kept edit by all runs so far."""
+def evidence_of(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
+    """What an experiment that is over measured; of a kept edit by all runs so far."""
     certificate = certificates(ledger).get(row.id)
     effect, probability = _effect(ledger, row, certificate)
     is_kept = row.decision is Action.KEEP and (certificate is None or certificate.word is not Word.REVERTED)
+    is_decided = row.status in (Status.OK, Status.DUPLICATE)
     settings = ledger.settings()
     return Evidence(
         device_class=device_class(settings),
         fingerprint=str(settings.get("fingerprint")),
         budget=_budget(settings),
         runs=len(ledger.scored(row.id)),
-        decision=str(Action.KEEP if is_kept else Action.DISCARD),
+        decision=str((Action.KEEP if is_kept else Action.DISCARD) if is_decided else row.status),
         date=datetime.fromtimestamp(row.created_at, UTC).date().isoformat(),
         effect=None if effect is None else effect.mean,
         error=None if effect is None or not effect.error else effect.error,
@@ -110,9 +111,10 @@ def _effect(
     ledger: Ledger, row: ExperimentRow, certificate: Certificate | None
 ) -> tuple[Estimate | None, float | None]:
     """The gain over the parent and its probability; without an error under the greedy rule, which estimates none."""
-    if certificate is not None:
-        return certificate.gain, certificate.probability
     decisions = ledger.decisions(row.id)
+    if certificate is not None:
+        is_simpler = row.simplification and bool(decisions)  # its price is negative
+        return certificate.gain, decisions[-1].probability if is_simpler else certificate.probability
     if decisions and decisions[-1].gain is not None:
         return decisions[-1].gain, decisions[-1].probability
     parent = None if row.parent is None else ledger.experiment(row.parent).score
