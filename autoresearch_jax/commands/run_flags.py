@@ -126,7 +126,8 @@ def read_on_run(flag_values: flags.FlagValues, options_type: type[T], notice: Ca
             flag_values[name].value = of_run[name].value
     options = read_options(flag_values, options_type)
     idle = set(_unused(options))
-    left_out = [own[name] for name in sorted(kept & idle - typed) if own[name].texts and own[name].in_run is InRun.FREE]
+    unused = [own[name] for name in sorted(kept & idle - typed)]
+    left_out = [flag for flag in unused if not flag.is_default and flag.in_run is InRun.FREE]
     for flag in left_out:
         flag_values[flag.name].unparse()
     options = read_options(flag_values, options_type)

@@ -164,9 +164,8 @@ def open_library(folder: Path, notice: Callable[[str], None]) -> Library:
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:
     """The first finding with the evidence of both, the second's where both have it of one experiment."""
-    evidence = {_origin(one): one for one in (*first.evidence, *second.evidence)}
-    status = status_of(list(evidence.values())) if evidence else first.status
-    return replace(first, evidence=tuple(evidence.values()), status=status)
+    evidence = tuple({_origin(one): one for one in (*first.evidence, *second.evidence)}.values())
+    return first if evidence == first.evidence else replace(first, evidence=evidence, status=status_of(evidence))
 
 
 def _origin(evidence: Evidence) -> object:

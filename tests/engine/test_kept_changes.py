@@ -84,7 +84,7 @@ def test_an_agent_is_told_once_before_its_text_is_measured(bench, tmp_path, monk
     task = Rewarding(noise=0)
     precheck = Precheck(task, bench.folder)
     who = ProposerSettings("command", Agent(AGENT, repair_rounds=5))
-    proposer = make_proposer(who, bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder.notice)
+    proposer = make_proposer(who, bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder)
     bench.loop(task, proposer, precheck=precheck, max_experiments=1).run()
     assert (tmp_path / "calls").read_text().count("call") == 2
     row = bench.ledger().experiments()[1]
