@@ -1,4 +1,4 @@
-"""What is wrong with the line of shell that starts a user's agent, as far as that shows without starting it."""
+"""Lines of shell: what is wrong with the one that starts a user's agent, and the one by which it checks a text."""
 
 import os
 import shlex
@@ -8,11 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autoresearch_jax.engine.git import Git
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.proposers.command import CHECK
 from autoresearch_jax.sanitize import clean_line
 
 SHELL = "/bin/sh"
 SHELL_SECONDS = 10.0  # within which it has parsed a line
 _SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is the shell's to expand
+
+
+def check_command(folder: RunFolder) -> str:
+    """How a text is checked as a run would, from any folder; the file's name comes after it."""
+    where = [f"--run_dir={folder.path.parent.absolute()}", f"--tag={folder.path.name}"]
+    return f"{CHECK} {shlex.join(where)}"
 
 
 def missing_command(command: str, editable: Path, environment: Mapping[str, str]) -> str | None:

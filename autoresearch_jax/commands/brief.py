@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import InRun, format_option, option
@@ -53,7 +54,8 @@ def run(options: Options, arguments: list[str]) -> int:
     folder, asked = options.where.existing, options.proposer
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         brief = read_brief(ledger, folder, options.program, options.experiments, asked.asking, _notice)
-    page = write_brief(brief, instructions(options.editable.name, brief.categories), asked.brief_tokens)
+    words = instructions(options.editable.name, brief.categories, check=check_command(folder))
+    page = write_brief(brief, words, asked.brief_tokens)
     page = redact(page, secret_values(os.environ))
     if options.format == "json":
         print(json.dumps({"experiment": brief.experiment, "page": page}, indent=1))

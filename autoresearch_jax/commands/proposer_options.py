@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoresearch_jax.commands.agent_command import missing_command
+from autoresearch_jax.commands.agent_command import check_command, missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, require_price
@@ -324,6 +324,7 @@ def make_proposer(
             environment,
             examine=examine,
             keep_others=waiting.keep,
+            check=check_command(folder),
         )
         agent = SeveralProposer(command, waiting, examine)
     elif settings.gemini is not None:

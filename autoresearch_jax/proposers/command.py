@@ -28,6 +28,7 @@ from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quo
 
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
+CHECK = "autoresearch check"
 FURTHER_FOLDER = "proposals"  # beside the training file: a folder for each proposal after the first
 SHORTEST_ROUND_SECONDS = 1.0
 START_SECONDS = 1.0  # within which a shell has found the programs of a command, or not
@@ -43,7 +44,7 @@ You are to improve a training program. Change `{name}` in this folder: one idea,
 - What you leave in `{name}` is the proposal. It is traced, trained on one trial's budget, judged and compared with the
   champion by others; there is no data here to try it on. Changes of other files are ignored.
 - Another trial is being timed on this machine: do not train, install or benchmark anything.
-  `autoresearch check {name}` traces the text and says in seconds what is wrong with it.
+  `{check} {name}` traces the text and says in seconds what is wrong with it.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
 - Compute arrays inside the functions: tables of numbers or texts in the source are refused.
 - Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
@@ -120,6 +121,7 @@ class CommandProposer:
         scratch_parent: Path | None = None,
         examine: Examine | None = None,
         keep_others: KeepOthers = lambda brief, first, others: None,
+        check: str = CHECK,
     ) -> None:
         """Stores what to call and where.
 
@@ -131,6 +133,7 @@ class CommandProposer:
             repository: an agent's git would find that one.
           examine: tries what the agent wrote; what it objects to goes back to the agent. None lets all pass.
           keep_others: takes what the agent proposes beside the first; needed where it makes several.
+          check: the line of shell by which the agent can try a text, without its file.
         """
         self._agent = agent
         self._editable = editable
@@ -138,6 +141,7 @@ class CommandProposer:
         self._llm_dir = llm_dir
         self._examine = examine
         self._keep_others = keep_others
+        self._check = check
         self._environment = {k: v for k, v in environment.items() if k not in _REPOSITORY_VARIABLES}
         self._secrets = secret_values(environment)
         self._scratch_parent = scratch_parent
@@ -304,7 +308,7 @@ class CommandProposer:
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
-        words = instructions(name, brief.categories, self._agent.proposals)
+        words = instructions(name, brief.categories, self._agent.proposals, self._check)
         last = _TIME.format(seconds=seconds)
         if objection is None:
             return write_brief(brief, words, self._agent.brief_tokens, last)
@@ -345,13 +349,14 @@ class CommandProposer:
         return [f"changes of {shown}{more} ignored"]
 
 
-def instructions(name: str, categories: Sequence[str], count: int = 1) -> str:
+def instructions(name: str, categories: Sequence[str], count: int = 1, check: str = CHECK) -> str:
     """Our own words at the head of BRIEF.md, the same for each experiment.
 
     Args:
       name: of the training file.
       categories: kinds of change that may be named.
       count: how many proposals are asked for.
+      check: see `CommandProposer`.
     """
     named = ", ".join(clean_line(category) for category in categories)
     paths = [f"`{path.as_posix()}`" for path in further_paths(Path(name), count)]
@@ -359,7 +364,7 @@ def instructions(name: str, categories: Sequence[str], count: int = 1) -> str:
     if paths:
         further = ", ".join(paths)
         several = _SEVERAL.format(count=count, name=name, further=further, hypothesis=HYPOTHESIS_FILE)
-    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named, several=several)
+    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named, several=several, check=check)
 
 
 def further_paths(editable: Path, count: int) -> list[Path]:

@@ -49,7 +49,9 @@ def test_an_agent_of_the_repository_or_by_its_whole_path_proposes(place, capsys,
     output = capsys.readouterr().out
     assert "a smaller step" in output
     assert "ended:               1 experiments reached" in output
-    assert "# Experiment 1\n" in (place / "runs/night/llm/0001/BRIEF.md").read_text()
+    page = (place / "runs/night/llm/0001/BRIEF.md").read_text()
+    assert "# Experiment 1\n" in page
+    assert f"`autoresearch check --run_dir={place / 'runs'} --tag=night train_lib.py`" in page
 
 
 def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
