@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 from finished_night import Night
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp_types import CallToolResult, TextContent, TextResourceContents
+from nights import write_night
 
 from autoresearch_jax import cli
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.report.summary import summarize_run
 
 SERVER = [sys.executable, "-m", "autoresearch_jax.cli", "mcp"]
 
@@ -41,24 +45,80 @@ def words(result: CallToolResult) -> str:
     return content.text
 
 
-def test_a_run_is_looked_at(finished: Night) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with a made-up one, `night`; a page beside it."""
+    place = tmp_path_factory.mktemp("place")
+    write_night(place / "runs" / "night", 8)
+    (place / "program.md").write_text("## Goal\n\nLower it.\n")
+    return place / "runs"
+
+
+def test_a_run_is_looked_at(runs: Path) -> None:
+    with closing(Ledger.open_to_read(runs / "night" / "ledger.db")) as ledger:
+        champion = summarize_run(ledger).champion
+        assert champion is not None
+        source = ledger.source(champion.id)
+        changed = next(row for row in ledger.experiments() if row.parent is not None)
+
     async def scenario(client: Client) -> None:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert {"status", "results", "diff"} <= listed.keys()
-        assert listed["status"].annotations is not None
-        assert listed["status"].annotations.read_only_hint
+        assert listed.keys() == {"status", "results", "diff", "brief", "findings", "check", "try"}
+        reads = {name for name, tool in listed.items() if tool.annotations and tool.annotations.read_only_hint}
+        assert listed.keys() - reads == {"try"}
         status = json.loads(words(await client.call_tool("status", {"tag": "night"})))
-        assert status["champion_experiment"] == finished.champion
-        assert json.loads(words(await client.call_tool("status", {"tag": "night", "why": 1})))["experiment"] == 1
-        results = json.loads(words(await client.call_tool("results")))
-        assert [row["experiment"] for row in results["experiments"]] == [0, 1]
-        diff = json.loads(words(await client.call_tool("diff", {"experiment": 1})))["diff"]
-        assert "+++ b/train_lib.py\n" in diff
-        assert "\n+LEARNING_RATE = " in diff
+        assert status["champion_experiment"] == champion.id
+        assert json.loads(words(await client.call_tool("status", {"why": changed.id})))["experiment"] == changed.id
+        assert len(json.loads(words(await client.call_tool("results")))["experiments"]) == 8
+        diff = json.loads(words(await client.call_tool("diff", {"experiment": changed.id})))
+        assert diff["made_from"] == changed.parent
+        assert diff["diff"].startswith("--- a/")
+        assert "tied-embeddings" in words(await client.call_tool("findings"))
+        assert "<<<<<<< SEARCH" in words(await client.call_tool("findings", {"name": "tied-embeddings"}))
 
-    ask(finished.folder.path.parent, scenario, f"--run_dir={finished.folder.path.parent}", "--tag=night")
+        async def read(uri: str) -> str:
+            (content,) = (await client.read_resource(uri)).contents
+            assert isinstance(content, TextResourceContents)
+            return content.text
+
+        assert await read("autoresearch://program.md") == (runs.parent / "program.md").read_text()
+        assert await read("autoresearch://champion.py") == source
+        assert await read("autoresearch://runs/night/champion.py") == source
+        with pytest.raises(MCPError, match="no ledger there; there are night"):
+            await read("autoresearch://runs/another/champion.py")
+
+    ask(runs.parent, scenario, "--tag=night")
 
 
+def test_mistakes_are_errors_of_the_tool_in_the_commands_own_line(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of the folder')\n")
+
+    async def scenario(client: Client) -> None:
+        for name, arguments, said in (
+            ("status", {"tag": "another"}, "no ledger there; there are night in "),
+            ("status", {"tag": "night", "why": 9}, "experiment 9"),
+            ("status", {"tag": "--why=1"}, "/--why=1/ledger.db: no ledger there"),
+            ("diff", {"tag": "night", "experiment": 0}, "--diff=0: a baseline is made from no other experiment"),
+        ):
+            result = await client.call_tool(name, arguments)
+            assert result.is_error
+            assert said in words(result)
+            assert "\n" not in words(result)
+
+    ask(tmp_path, scenario, f"--run_dir={runs}")
+
+
+def test_without_the_extra_it_is_one_line_with_the_remedy(monkeypatch, capsys) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mcp" else find(name, *more))
+    assert cli.main(["mcp"]) == 1
+    captured = capsys.readouterr()
+    assert "pip install 'autoresearch_jax[mcp]'" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.slow
 def test_what_an_agent_reads_before_it_proposes(finished: Night) -> None:
     folder = finished.folder.path.parent
 
@@ -71,9 +131,6 @@ def test_what_an_agent_reads_before_it_proposes(finished: Night) -> None:
         assert not with_mistake.is_error
         assert json.loads(words(with_mistake))["outcome"] == "rejected"
         assert (await client.call_tool("check", {"file": "--tag=other"})).is_error
-        listed = words(await client.call_tool("findings"))
-        assert "tied-embeddings" in listed
-        assert "<<<<<<< SEARCH" in words(await client.call_tool("findings", {"name": "tied-embeddings"}))
 
     ask(folder, scenario, f"--run_dir={folder}", "--tag=night")
 
@@ -131,51 +188,3 @@ def test_a_client_that_goes_ends_what_it_began(tiny_run: list[str], tmp_path: Pa
     ask(tmp_path, scenario, "--tag=night", f"--run_flagfile={tmp_path / 'tiny.flags'}")
     while folder.holder() is not None:
         time.sleep(0.1)
-
-
-def test_resources_are_the_page_and_the_champion(finished: Night) -> None:
-    folder = finished.folder.path.parent
-    with finished.ledger() as ledger:
-        source = ledger.source(finished.champion)
-
-    async def scenario(client: Client) -> None:
-        async def read(uri: str) -> str:
-            (content,) = (await client.read_resource(uri)).contents
-            assert isinstance(content, TextResourceContents)
-            return content.text
-
-        assert await read("autoresearch://program.md") == (folder / "program.md").read_text()
-        assert await read("autoresearch://champion.py") == source
-        assert await read("autoresearch://runs/night/champion.py") == source
-        with pytest.raises(MCPError, match="no ledger there; there are night"):
-            await read("autoresearch://runs/another/champion.py")
-
-    ask(folder, scenario, f"--run_dir={folder}")
-
-
-def test_mistakes_are_errors_of_the_tool_in_the_commands_own_line(finished: Night, tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("raise SystemExit('a module of the folder')\n")
-
-    async def scenario(client: Client) -> None:
-        for name, arguments, said in (
-            ("status", {"tag": "another"}, "no ledger there; there are night in "),
-            ("status", {"tag": "night", "why": 9}, "experiment 9"),
-            ("status", {"tag": "--why=1"}, "/--why=1/ledger.db: no ledger there"),
-            ("diff", {"tag": "night", "experiment": 0}, "--diff=0: a baseline is made from no other experiment"),
-        ):
-            result = await client.call_tool(name, arguments)
-            assert result.is_error
-            assert said in words(result)
-            assert "\n" not in words(result)
-
-    ask(tmp_path, scenario, f"--run_dir={finished.folder.path.parent}")
-
-
-def test_without_the_extra_it_is_one_line_with_the_remedy(monkeypatch, capsys) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "mcp" else find(name, *more))
-    assert cli.main(["mcp"]) == 1
-    captured = capsys.readouterr()
-    assert "pip install 'autoresearch_jax[mcp]'" in captured.err
-    assert captured.err.count("\n") == 1
-    assert captured.out == ""
