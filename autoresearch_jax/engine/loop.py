@@ -326,7 +326,7 @@ class Loop:
         champion = self._recorder.champion
         if running.kind is not Kind.PROPOSAL or champion is None or self._certifying.may_come_next():
             return
-        if self._inbox.num_waiting():  # a text is next
+        if self._stopping.is_lifted or self._inbox.num_waiting():  # nothing is proposed; a text is next
             return
         progress = self._stopping.progress(champion, more_experiments=1)
         if self._stopping.stop_reason(progress) is not None:

@@ -116,11 +116,11 @@ class StoppingList:
         self._metric = metric
         self._interrupts = interrupts
         self._max_experiments = max_experiments
-        self._is_lifted = False
+        self.is_lifted = False
 
     def lift(self) -> None:
         """From now on nothing ends the run."""
-        self._is_lifted = True
+        self.is_lifted = True
 
     def progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
         """How far the run is, with what is not in the ledger yet."""
@@ -139,7 +139,7 @@ class StoppingList:
 
     def stops(self) -> list[Stop]:
         """The stopping list as it is now."""
-        return [] if self._is_lifted else with_experiments(self._page(), self._max_experiments)
+        return [] if self.is_lifted else with_experiments(self._page(), self._max_experiments)
 
     def stop_reason(self, progress: Progress) -> str | None:
         """The first item of the list that holds, None if none does."""

@@ -93,6 +93,7 @@ def test_by_hand_no_limit_ends_it_and_nothing_is_proposed(bench):
     inbox = Inbox(bench.ledger())
     assert [inbox.get(number).experiment for number in (first, second, left)] == [1, 2, None]
     assert proposer.briefs == []
+    assert bench.ledger().settings()["ends"] == "0 experiments", "of the next driver"
 
 
 def test_by_hand_an_open_experiment_comes_first(bench):
