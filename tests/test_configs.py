@@ -1,6 +1,5 @@
 """The flag files in configs/: every command takes them, and their constants are a training file that builds."""
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from absl import flags
 from train_lib_source import TINY, TRAIN_LIB, load_tiny, make_mesh
 
+from autoresearch_jax.cli import command_module
 from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import define_options, parse_settings, read_options
 from autoresearch_jax.commands.task_options import parse_mesh
@@ -25,7 +25,7 @@ NUM_PARAMS = 50_332_176  # of the original at depth 8, with as many scalars and 
 
 def parsed(config: Path, command: str) -> flags.FlagValues:
     flag_values = flags.FlagValues()
-    define_options(flag_values, importlib.import_module(f"autoresearch_jax.commands.{command}").Options)
+    define_options(flag_values, command_module(command).Options)
     assert flag_values([command, f"--flagfile={config}"]) == [command]
     return flag_values
 

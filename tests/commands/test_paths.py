@@ -1,6 +1,5 @@
 """Paths that users name or leave out: `~` in every flag, no home, one folder for all caches."""
 
-import importlib
 import os
 import pwd
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from autoresearch_jax.cli import COMMANDS
+from autoresearch_jax.cli import COMMANDS, command_module
 from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import define_options, describe_options, read_options
 from autoresearch_jax.commands.paths import default_cache_dir, home_folder
@@ -44,7 +43,7 @@ def path_flags() -> list[tuple[str, str]]:
     """Each command with each of its flags that name a path."""
     found = []
     for command in COMMANDS:
-        options_type = importlib.import_module(f"autoresearch_jax.commands.{command}").Options
+        options_type = command_module(command).Options
         texts = TEXTS & {name for name, _, _ in describe_options(options_type)}
         found += [(command, name) for name in sorted({*paths(options_type), *texts})]
     return found
@@ -53,7 +52,7 @@ def path_flags() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("command", "flag"), path_flags())
 def test_a_tilde_in_every_path(command: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/some/home")
-    options_type = importlib.import_module(f"autoresearch_jax.commands.{command}").Options
+    options_type = command_module(command).Options
     assert "/some/home/x" in repr(read(options_type, f"--{flag}=~/x"))
     assert "~" not in repr(read(options_type, f"--{flag}=~/x"))
     with pytest.raises(UsageError, match=rf"^--{flag}=~no-such-user/x: there is no home of that user: give the whole"):
