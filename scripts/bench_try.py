@@ -6,7 +6,7 @@ seconds, with its start; those of `try` end with a row in the ledger, but for th
   try_same_program_seconds   the champion with a function that nothing calls: traced, and then known
   try_untraceable_seconds    a name that is not defined: the trace fails (wanted: under 4)
   try_syntax_error_seconds   no Python
-  check_seconds              a text that would be measured
+  check_seconds              the champion with a constant that nothing reads: traced, and then known
   brief_seconds              the page for agents
   NAME_cpu_seconds           the same in processor time, of the process and all that it starts
 """
