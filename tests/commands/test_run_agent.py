@@ -54,6 +54,18 @@ def test_an_agent_of_the_repository_or_by_its_whole_path_proposes(place, capsys,
     assert f"`autoresearch check --run_dir={place / 'runs'} --tag=night train_lib.py`" in page
 
 
+def test_several_proposals_of_one_call_are_measured_one_after_the_other(place, capsys):
+    edit = "sed -i 's/^{}/{}/' train_lib.py"
+    change = f"{edit.format('LR = 0.5', 'LR = 0.1')}; cd proposals/2; {edit.format('DEPTH = 4', 'DEPTH = 6')}"
+    command = f"echo >> {place}/calls; {change}; echo deeper > HYPOTHESIS.md; echo a smaller step"
+    assert run(f"--agent_command={command}", "--proposals_per_call=2", "--experiments=2") == 0
+    output = capsys.readouterr().out
+    assert output.index("a smaller step") < output.index("deeper")
+    assert len((place / "calls").read_text()) == 2, "once to see that it starts"
+    assert run("--agent_command=./agent.sh", "--proposals_per_call=9", tag="other") == 2
+    assert "must be at least 1 and at most 8" in capsys.readouterr().err
+
+
 def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
     (place / "program.md").write_text("# autoresearch\n\n## Setup\n\nA branch.\n\n## Logging results\n\nIn a file.\n")
     assert run("--agent_command=./agent.sh") == 0
