@@ -3,9 +3,9 @@
 A first run tries all ideas on the champion, which changes with each keep; the ideas that do not fit it then are tried
 by further runs that begin with the training file again. Nothing is pruned, so that each program that trains has an
 effect: its gain over the champion that it was tried on, with a 90 % interval; of a kept idea by all runs up to the end,
-of another as the decision had it. The probability is that the gain is above its price, which is negative for a shorter
-text. Each run has a copy of the repository and the package in --folder, so that it goes on with the same code and ideas
-after these are edited.
+of another as the decision had it. The probability is that of a gain, which a shorter text is kept without. Each run has
+a copy of the repository and the package in --folder, so that it goes on with the same code and ideas after these are
+edited.
 
 --write adds what was measured to the front matter of the shipped ideas, in place of earlier evidence for the same
 device class, task and budget. What is not a flag of this script is handed on to `autoresearch run`.

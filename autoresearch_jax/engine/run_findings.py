@@ -111,10 +111,9 @@ def _effect(
     ledger: Ledger, row: ExperimentRow, certificate: Certificate | None
 ) -> tuple[Estimate | None, float | None]:
     """The gain over the parent and its probability; without an error under the greedy rule, which estimates none."""
-    decisions = ledger.decisions(row.id)
     if certificate is not None:
-        is_simpler = row.simplification and bool(decisions)  # its price is negative
-        return certificate.gain, decisions[-1].probability if is_simpler else certificate.probability
+        return certificate.gain, certificate.probability
+    decisions = ledger.decisions(row.id)
     if decisions and decisions[-1].gain is not None:
         return decisions[-1].gain, decisions[-1].probability
     parent = None if row.parent is None else ledger.experiment(row.parent).score
