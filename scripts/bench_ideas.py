@@ -27,6 +27,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from bench_conditions import make_repository
@@ -41,7 +42,6 @@ from autoresearch_jax.findings.format import Evidence, Finding, read_finding, st
 from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.types import SCORE_DECIMALS
 
-RUNS = 4  # at most; each but the last tries at least one idea more
 PAGE = "program.md"
 STOP_SECTION = re.compile(r"(?ms)^## Stop when\n.*?(?=^## |\Z)")
 ENDLESS = "## Stop when\n\n- 100000 experiments\n\n"
@@ -194,19 +194,22 @@ def main() -> None:
     dataset = ["prepare", f"--flagfile={arguments.flagfile}"]
     subprocess.run([sys.executable, "-m", "autoresearch_jax.cli", *dataset], check=True, stdout=sys.stderr)
     folder, results = arguments.folder.absolute(), dict[str, Measured]()
-    ledgers = [folder / str(run) / "repository" / "runs" / arguments.tag / "ledger.db" for run in range(1, RUNS + 1)]
+    ledgers: list[Path] = []  # one a run
     left = list(ideas.values())
     interrupts: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))  # it ends the run, which hears it too
-    for run, ledger_path in enumerate(ledgers, start=1):
+    for run in count(1):
+        ledger_path = folder / str(run) / "repository" / "runs" / arguments.tag / "ledger.db"
         status = run_ideas(folder / str(run), left, arguments, further)
         if status and run > 1 and not ledger_path.exists():
             break  # none of the ideas fits the training file
         if status:
             sys.exit(f"bench_ideas: run {run} ended with {status}; once that is mended, the same command goes on")
-        results |= read_results(ledger_path, ideas, run)
+        ledgers.append(ledger_path)
+        found = read_results(ledger_path, ideas, run)
+        results |= found
         left = [finding for name, finding in ideas.items() if name not in results]
-        if interrupts or arguments.experiments is not None or not left:
+        if interrupts or arguments.experiments is not None or not left or not found:
             break
     measured = list(results.values())
     write_json(folder / "evidence.json", {one.finding.id: [vars(one.evidence)] for one in measured})
