@@ -46,8 +46,7 @@ class Ledger(Database):
         self._experiments = Rows(self._experiments_from, self.may_be_undone, lambda row: row.program_hash)
         self._trials = Rows(self._trials_from, self.may_be_undone, lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
-        # of what is concluded, and how many runs of each experiment are in it
-        self._lineage: tuple[dict[int, int], Lineage | None] = {}, None
+        self._lineage: tuple[dict[int, int], Lineage | None] = {}, None  # of what is concluded; runs of each in it
         self._variance_of_items = functools.cache(self._find_variance_of_items)
 
     def _experiments_from(self, first: int) -> list[ExperimentRow]:
@@ -308,14 +307,12 @@ class Ledger(Database):
         if known == entered and lineage is not None:
             return lineage
         is_longer = lineage is not None and list(known.items()) == list(entered.items())[: len(known)]
-        lineage = lineage.copy() if lineage is not None and is_longer else Lineage(self._sign())
+        sign = 1 if settings.get("direction") == "maximize" else -1
+        lineage = lineage.copy() if lineage is not None and is_longer else Lineage(sign)
         self._enter(lineage, [row for row in measured if row.id in entered and row.id not in lineage.programs])
         if not self.may_be_undone():
             self._lineage = entered, lineage
         return lineage
-
-    def _sign(self) -> int:
-        return 1 if self.settings().get("direction") == "maximize" else -1
 
     def _enter(self, lineage: Lineage, rows: Collection[ExperimentRow]) -> None:
         runs = self.remembered(_runs_in_order)

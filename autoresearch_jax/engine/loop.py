@@ -12,11 +12,11 @@ from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import Asking, make_brief
 from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
 from autoresearch_jax.engine.disk import disk_trouble
-from autoresearch_jax.engine.entries import Entries
+from autoresearch_jax.engine.inbox import Inbox
 from autoresearch_jax.engine.limits import ends_in_words, limits_left
 from autoresearch_jax.engine.measuring import Measuring, Parts
 from autoresearch_jax.engine.proposals import Proposals
-from autoresearch_jax.engine.recorder import Recorder
+from autoresearch_jax.engine.recorder import Entries, Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.state import keep_to_settings, note_ends, run_settings, settled_constants
 from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
@@ -61,8 +61,10 @@ class Loop:
         self._stopping = StoppingList(
             parts.ledger, lambda: parts.program.program.stops, parts.task.metric, parts.interrupts, max_experiments
         )
-        self._entries = Entries(parts, self._recorder)
-        self._inbox = self._entries.inbox
+        self._inbox = Inbox(parts.ledger)
+        self._entries = Entries(
+            self._recorder, self._inbox, parts.workspace.merge, parts.proposer.name, parts.observer.ends
+        )
         self._waits = ProposalWaits(self._stopping, parts.observer, first_wait_seconds, self._inbox.num_waiting)
         notice, merge = parts.observer.notice, parts.workspace.merge
         self._proposals = Proposals(

@@ -1,7 +1,7 @@
-"""Ends experiments, and keeps ledger, git and results.tsv alike."""
+"""Begins and ends experiments, and keeps ledger, git and results.tsv alike."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,16 +10,18 @@ from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of, round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
+from autoresearch_jax.engine.inbox import HAND, HandedText, Inbox
 from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.plan import Conclude
-from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import concluded
+from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.files import write_whole
-from autoresearch_jax.proposers.base import PastExperiment
+from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, PastExperiment, Proposal, ProposalFailed
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.types import SCORE_DECIMALS, Metric, Status
+from autoresearch_jax.types import SCORE_DECIMALS, Merge, Metric, Status
 
 GIB = 2**30
 COMMIT_DIGITS = 7
@@ -27,6 +29,10 @@ REFACTORING = "refactoring"
 SIMPLIFICATION = "simplification"
 MEMO_ROWS = 10_000  # experiments whose lines, and what proposers see of them, are not made again each time
 KEEPS = (str(Action.KEEP), SIMPLIFICATION, REFACTORING)  # outcomes that became the tip of the branch
+NO_LONGER_FITS = (
+    "it changes the same lines as the champion (experiment {}) did since, or nothing that it has not: make the change "
+    "in the champion's text"
+)
 
 
 def results_text(ledger: Ledger, metric: Metric) -> str:
@@ -292,3 +298,80 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
         simplification=row.simplification,
         finding=row.finding,
     )
+
+
+class Entries:
+    """Enters proposals, and texts of the inbox, as experiments of the champion, before anything is spent on them.
+
+    `started` is in each method `time.monotonic()` from which on the time is the experiment's.
+    """
+
+    def __init__(
+        self, recorder: Recorder, inbox: Inbox, merge: Merge, proposer: str, ends: Callable[[ExperimentRow], None]
+    ) -> None:
+        """Stores where to enter what; `proposer` is the name of one that gives none, `ends` is told what is over."""
+        self._recorder = recorder
+        self._ledger = recorder.ledger
+        self._inbox = inbox
+        self._merge = merge
+        self._proposer = proposer
+        self._ends = ends
+
+    def begin(self, champion: ExperimentRow, brief: Brief, proposal: Proposal, started: float) -> ExperimentRow:
+        """Enters a proposal; one that cannot be applied is over at once."""
+        source = proposal.source
+        if source is None:
+            try:
+                source = set_constants(brief.champion_source, proposal.constants)
+            except (ConstantError, SyntaxError) as error:
+                return self.reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
+        intent = self._intent(champion, source, proposal)
+        return self._ledger.begin_experiment(replace(intent, constants=known_constants(source)))
+
+    def begin_text(self, champion: ExperimentRow, text: HandedText, started: float) -> ExperimentRow:
+        """Enters a text of the inbox; one that does not fit the champion of now is over at once."""
+        of_champion = self._ledger.source(champion.id)
+        source = text.for_champion(of_champion, self._merge)
+        proposal = Proposal(text.hypothesis, text.category, source=source or of_champion, proposer=HAND)
+        intent = self._intent(champion, source or of_champion, proposal)
+        with self._ledger.transaction():
+            if source is None:
+                experiment = self.reject(intent, NO_LONGER_FITS.format(champion.id), started)
+            else:
+                experiment = self._ledger.begin_experiment(replace(intent, constants=known_constants(source)))
+            self._inbox.take(text.id, experiment.id)
+        return experiment
+
+    def enter_failure(self, champion: ExperimentRow, brief: Brief, failure: ProposalFailed, started: float) -> None:
+        """Enters that there was no proposal."""
+        nothing = Proposal(
+            NO_PROPOSAL,
+            NO_PROPOSAL,
+            source=brief.champion_source,
+            cost_dollars=failure.cost_dollars,
+            proposer=failure.proposer,
+        )
+        self.reject(self._intent(champion, brief.champion_source, nothing), str(failure), started)
+
+    def reject(self, intent: Intent, reason: str, started: float) -> ExperimentRow:
+        """Enters an experiment that is over before it began."""
+        with self._ledger.transaction():
+            experiment = self._ledger.begin_experiment(intent)
+            rejection = Conclude(Status.REJECTED, Decision(Action.DISCARD, reason))
+            experiment = self._recorder.conclude(experiment, rejection, started)
+        self._ends(experiment)
+        return experiment
+
+    def _intent(self, champion: ExperimentRow, source: str, proposal: Proposal) -> Intent:
+        """The experiment record without its constants; the caller fills them in."""
+        return Intent(
+            kind=Kind.PROPOSAL,
+            source=source,
+            hypothesis=clean_line(proposal.hypothesis),
+            category=proposal.category,
+            proposer=proposal.proposer or self._proposer,
+            parent=champion.id,
+            parent_commit=champion.commit,
+            cost_dollars=proposal.cost_dollars,
+            finding=proposal.finding,
+        )
