@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.commands.options import option
-from autoresearch_jax.errors import UserError
+from autoresearch_jax.errors import UsageError, UserError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,14 @@ class Options:
 
 
 def run(options: Options, arguments: list[str]) -> int:
-    """Serves until standard input ends."""
+    """Serves until standard input ends.
+
+    Raises:
+      UsageError: the flag file is not there.
+      UserError: the protocol's SDK is missing.
+    """
+    if options.run_flagfile is not None and not options.run_flagfile.is_file():
+        raise UsageError(f"--run_flagfile={options.run_flagfile}: no such file: name a flag file of `autoresearch run`")
     require_mcp()
     gc.disable()  # the classes of the SDK stay: looking through them again and again takes a fifth of the start
     from autoresearch_jax.commands.mcp_tools import make_server

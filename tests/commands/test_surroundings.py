@@ -134,11 +134,13 @@ def test_every_command_works_or_says_why_not_in_one_line(around: Surroundings, r
     cache = f"--cache_dir={repository.parent / 'cache'}"
     reads = [
         *(["status", "--tag=night"], ["results", "--tag=night"], ["report", "--tag=night", "--format=md"]),
-        *(["run", "--help"], ["prepare", "--list", cache]),
+        *(["run", "--help"], ["prepare", "--list", cache], ["findings", "list"], ["init"]),
+        ["brief", "--tag=night"],
     ]
     others = [
         *(["trial", cache], ["run", "--tag=new", cache], ["audit", "--tag=night", cache], ["verify", "none"]),
         *(["sample", "--tag=night"], ["watch", "--tag=night", "--port=70000"], ["prepare", "--corpus=files:*.none"]),
+        *(["check", "none.py"], ["try", "--tag=night"], ["mcp", "--run_flagfile=none"]),
         ["doctor", "--sections=jax,run"],
     ]
     assert {words[0] for words in reads + others} == set(COMMANDS)
