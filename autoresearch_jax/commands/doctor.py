@@ -250,7 +250,7 @@ def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterat
 
 def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """Keys of a Gemini model, and whether a client of it can be made. It sends nothing; nothing of a key is shown."""
-    there = [name for name in model_options.KEY_VARIABLES if environment.get(name, "").strip()]
+    there = model_options.key_names(environment)
     remedy = f"only --proposer=gemini and hybrid have a use for one: export {model_options.KEY_VARIABLE}=..."
     yield Check("key", f"set: {', then '.join(there)}" if there else "none", remedy=None if there else remedy)
     for name in there:
@@ -260,7 +260,7 @@ def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator
     model = options.proposer.model.settings(environment, required=options.proposer.proposer == "gemini")
     if model is not None and options.proposer.proposer in ("gemini", "hybrid"):
         proposer_options.try_model(model)
-    yield Check("model", "no way to one" if model is None else f"{model.model} can be asked")
+    yield Check("model", "no flag asks for one" if model is None else f"{model.model} can be asked")
 
 
 def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:

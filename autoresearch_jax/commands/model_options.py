@@ -93,8 +93,14 @@ class ModelOptions:
         """Names of the limits that are set."""
         return [name for name in ("max_dollars", "max_tokens", "max_requests") if getattr(self, name) is not None]
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a flag names the model or the way to it, or limits what it takes. A key alone may be for others."""
+        named = self.gemini_base_url or self.gemini_vertex_project or self.gemini_model != DEFAULT_MODEL
+        return bool(named or self.spending_limits)
+
     def settings(self, environment: Mapping[str, str], *, required: bool = True) -> GeminiOptions | None:
-        """How the model is asked; None if there is no way to it and none is required.
+        """How the model is asked; None if none is required, and there is no way to it or no flag that asks for it.
 
         Args:
           environment: of this process, which has the key.
@@ -103,7 +109,9 @@ class ModelOptions:
         Raises:
           UsageError: no way to the model is given, or a value makes no sense.
         """
-        keys = {name: environment[name].strip() for name in KEY_VARIABLES if environment.get(name, "").strip()}
+        if not (required or self.is_asked_for):
+            return None
+        keys = {name: environment[name].strip() for name in key_names(environment)}
         settings = GeminiOptions(
             model=self.gemini_model,
             key=None if self.gemini_vertex_project else next(iter(keys.values()), None),
@@ -145,6 +153,11 @@ class ModelOptions:
                 f"--model_price={self.model_price}: expected IN,OUT in dollars per million tokens, such as 0.30,2.50"
             )
         return Price(given, made)
+
+
+def key_names(environment: Mapping[str, str]) -> list[str]:
+    """The variables that hold a key; the first of them holds."""
+    return [name for name in KEY_VARIABLES if environment.get(name, "").strip()]
 
 
 def require_price(settings: GeminiOptions, limit: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from autoresearch_jax.commands.agent_command import check_command, missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
-from autoresearch_jax.commands.model_options import ModelOptions, require_price
+from autoresearch_jax.commands.model_options import ModelOptions, key_names, require_price
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.limits import Limit
@@ -66,7 +66,7 @@ class ProposerOptions:
         "hybrid",
         "who proposes: constants moves those of program.md's table; ideas tries findings, see `autoresearch findings`; "
         "gemini asks a model; command calls --agent_command; hybrid shares the experiments between constants, ideas "
-        "and one of the latter two, if there is one; replay repeats --replay",
+        "and --agent_command, or a model if a flag asks for one, such as --max_dollars; replay repeats --replay",
         choices=PROPOSERS,
         in_run=InRun.FREE,
     )
@@ -228,10 +228,14 @@ def _no_table(program: ProgramPage) -> str:
     return f'{program.path}: no table of constants under "You may change"'
 
 
-def cost_notice(settings: ProposerSettings, program: ProgramPage) -> str | None:
-    """One line for a run whose agent is a model that was found by its key alone, and may cost what it likes."""
-    if settings.name != "hybrid" or settings.gemini is None:
+def model_notice(settings: ProposerSettings, program: ProgramPage, environment: Mapping[str, str]) -> str | None:
+    """One line for a hybrid run that leaves a key unused, or whose model may cost what it likes; None for others."""
+    if settings.name != "hybrid" or settings.agent is not None:
         return None
+    if settings.gemini is None:
+        if not (names := key_names(environment)):
+            return None
+        return f"{names[0]} is not used, since no flag asks for a model: --max_dollars=5 has one propose, too"
     in_dollars = any(isinstance(stop, Limit) and stop.quantity == "dollars" for stop in program.stops)
     if in_dollars or settings.gemini.limits != SpendingLimits():
         return None

@@ -28,8 +28,8 @@ from autoresearch_jax.commands.proposer_options import (
     ProposerSettings,
     check_dollars,
     check_proposer,
-    cost_notice,
     make_proposer,
+    model_notice,
     try_agent,
 )
 from autoresearch_jax.commands.run_flags import flags_to_keep
@@ -193,8 +193,8 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
     console = RunObserver(folder, opened.ledger, task.metric)
     if options.decision.decision == "greedy":
         console.notice(GREEDY_WARNING)
-    if (cost := cost_notice(proposer, opened.program.program)) is not None:
-        console.notice(cost)
+    if (notice := model_notice(proposer, opened.program.program, os.environ)) is not None:
+        console.notice(notice)
     with opened_loop(options, proposer, opened, interrupts, console) as loop:
         reason = loop.run()
     figures: dict[str, Scalar] = {

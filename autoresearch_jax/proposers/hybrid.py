@@ -92,7 +92,7 @@ class HybridProposer:
         self._spent: str | None = None  # why the agent is not asked any more
         self._outage: _Outage | None = None
         if agent is None:
-            observer.notice(f"no key and no command for an agent: {self._others} alone")
+            observer.notice(f"no agent: {self._others} alone")
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.

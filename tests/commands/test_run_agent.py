@@ -267,7 +267,21 @@ def test_hybrid_without_a_key_has_optimizer_and_findings_and_says_so_once(place,
         assert {row.proposer for row in ledger.experiments()[1:]} == {"constants", "ideas"}
 
 
-def test_a_model_that_only_a_key_asked_for_is_told_of_where_nothing_limits_it(place, capsys):
+def test_a_key_alone_has_no_model_asked(place, capsys, monkeypatch):
+    """It may be there for another program, or be one that the service refuses."""
+    monkeypatch.setenv("GOOGLE_API_KEY", "a key of maps")
+    assert run("--experiments=2", proposer="hybrid") == 0
+    said = capsys.readouterr().err
+    assert "GOOGLE_API_KEY is not used" in said
+    assert "--max_dollars" in said
+    assert not (place / "runs/night/llm").exists()
+    assert run("--experiments=2", proposer="constants", tag="other") == 0
+    assert "GOOGLE_API_KEY" not in capsys.readouterr().err
+    assert run("--experiments=2", "--max_dollars=5", proposer="hybrid", tag="third") == 2
+    assert "GOOGLE_API_KEY: the key has spaces" in capsys.readouterr().err
+
+
+def test_a_model_without_a_limit_is_told_of(place, capsys):
     said = []
     for limits in ((), ("--max_requests=1",)):
         with GeminiServer(lambda request: answer([("LR = 0.5", "LR = 0.2")])) as server:

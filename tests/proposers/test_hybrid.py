@@ -195,7 +195,7 @@ def test_without_an_agent_the_optimizer_is_alone_and_that_is_said_once():
         proposal = bench.hybrid.propose(brief)
         assert proposal == dataclasses.replace(alone.propose(brief), proposer="constants")
         brief = following(brief, proposal)
-    assert bench.notices == ["no key and no command for an agent: constants proposes alone"]
+    assert bench.notices == ["no agent: constants proposes alone"]
 
 
 @pytest.mark.parametrize(("space", "words"), [((), "^program.md has no table"), (NARROW, "all tried before")])
