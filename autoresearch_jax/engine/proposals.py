@@ -348,7 +348,10 @@ class Proposals:
             except KeyboardInterrupt:
                 self._ahead = ahead  # is still at work
                 raise
-        made = made or kept_proposal(self._folder, brief.experiment)
+        if made is None:
+            made = kept_proposal(self._folder, brief.experiment)
+            if made is not None and made.proposal.finding is not None:  # perhaps of a kill before it was examined
+                return None  # the same is proposed again at no cost, unless there is an objection to it
         # An optimizer that stood in for an agent did not know what was being measured: it is asked again.
         return None if made is None or made.proposal.source is None else made
 

@@ -97,7 +97,7 @@ class IdeasProposer:
         except FindingError as error:
             return None, str(error).removeprefix(f"{finding.id}: ")
         hypothesis = clean_line(f"{finding.title} ({finding.source})")
-        proposal = Proposal(hypothesis, finding.category, source=source, finding=finding.id)
+        proposal = Proposal(hypothesis, finding.category, source=source, proposer=self.name, finding=finding.id)
         objection = None if self._examine is None else self._examine(brief, proposal)
         if objection is None or objection.may_be_meant:
             return proposal, ""

@@ -36,9 +36,9 @@ def own(tmp_path):
     return folder
 
 
-def loop_of(bench, own, name: str = "ideas", **options):
+def loop_of(bench, own, name: str = "ideas", task: FakeTask | None = None, **options):
     """A loop, wired as the command line does it."""
-    task = FakeTask()
+    task = task or FakeTask()
     precheck = Precheck(task, bench.folder)
     settings = ProposerSettings(name, findings=own.path)
     words = (bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder, "cpu")
@@ -65,6 +65,22 @@ def test_findings_are_tried_once_recorded_and_goes_on_where_it_was_interrupted(b
     for experiments in (1, 2, 9):
         loop_of(twin, own, max_experiments=experiments).run()
     assert substance(twin.ledger()) == substance(ledger)
+
+
+@pytest.mark.parametrize("cut", ['FAULT = "reject"', "DEPTH = 6"])
+def test_a_kill_while_a_finding_is_traced_changes_nothing(bench, twin, own, cut):
+    """It may be one that is to be passed over; the other is proposed by the same proposer as without a kill."""
+
+    class Cut(FakeTask):
+        def prepare(self, source, log_dir, **options):
+            if cut in source:
+                raise KeyboardInterrupt
+            return super().prepare(source, log_dir, **options)
+
+    loop_of(bench, own, "hybrid", max_experiments=10).run()
+    assert loop_of(twin, own, "hybrid", Cut(), max_experiments=10).run().startswith("interrupted")
+    loop_of(twin, own, "hybrid", max_experiments=10).run()
+    assert substance(twin.ledger()) == substance(bench.ledger())
 
 
 def test_hybrid_tries_findings_beside_constants(bench, own):
