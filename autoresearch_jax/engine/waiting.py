@@ -34,12 +34,14 @@ class WaitingProposals:
 
     def keep(self, brief: Brief, first: str, others: Sequence[Proposal]) -> None:
         """See `Waiting.keep`."""
-        texts = (first, brief.champion_source)
-        unlike = {other.source: other for other in reversed(others) if other.source not in texts}
+        unlike: dict[str | None, Proposal] = {}
+        for other in others:
+            if other.source not in (first, brief.champion_source):
+                unlike.setdefault(other.source, other)
         if not unlike:
             return
         try:
-            self._write(brief, list(reversed(unlike.values())))
+            self._write(brief, list(unlike.values()))
         except OSError as error:  # a full disk: the first is in hand
             self._notice(f"{self._folder.waiting}: further proposals could not be kept: {error.strerror}")
 

@@ -42,9 +42,9 @@ class SeveralProposer:
         try:
             return self._agent.propose(brief)
         except ProposalFailed as failure:  # of the first; what else was in the answer may be good
-            if (proposal := self._take(brief)) is None:
+            if (proposal := self._take(brief, failure.cost_dollars)) is None:
                 raise
-            return replace(proposal, cost_dollars=failure.cost_dollars)
+            return proposal
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`."""
@@ -54,8 +54,12 @@ class SeveralProposer:
         """See `Proposer.close`."""
         self._agent.close()
 
-    def _take(self, brief: Brief) -> Proposal | None:
+    def _take(self, brief: Brief, cost_dollars: float = 0.0) -> Proposal | None:
+        """The next that waits, with its cost before it is traced, when it is written down: a kill loses none."""
         proposal = self._waiting.take(brief)
-        if proposal is not None and self._examine is not None:
+        if proposal is None:
+            return None
+        proposal = replace(proposal, cost_dollars=cost_dollars)
+        if self._examine is not None:
             self._examine(brief, proposal)  # an objection is written down with its text, as after the last repair
         return proposal

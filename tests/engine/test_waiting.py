@@ -90,9 +90,10 @@ def test_what_conflicts_with_the_new_champion_is_stale_and_the_next_one_is_taken
 
 
 def test_equal_texts_count_once_and_so_does_the_champions(bench, night):
-    agent = night([(LR, LR, DEPTH, ("LR", "LR"), DEPTH), (PATTERN,)], 3)
+    agent = night([(LR, LR, DEPTH, ("LR", "LR"), PATTERN, DEPTH), (SMALL_LR,)], 4)
     assert len(agent.briefs) == 2
-    assert [row.hypothesis for row in bench.ledger().experiments()[1:]] == [LR[1], DEPTH[1], PATTERN[1]]
+    hypotheses = [row.hypothesis for row in bench.ledger().experiments()[1:]]
+    assert hypotheses == [LR[1], DEPTH[1], PATTERN[1], SMALL_LR[1]]
 
 
 def test_what_cannot_be_measured_is_written_down_and_costs_no_trial(bench, night):
@@ -108,6 +109,18 @@ def test_where_the_first_comes_to_nothing_another_of_the_answer_is_proposed(benc
     rows = bench.ledger().experiments()[1:]
     assert [(row.hypothesis, row.cost_dollars) for row in rows] == [(DEPTH[1], 0.5), (LR[1], 0.0)]
     assert len(agent.briefs) == 1
+
+
+def test_a_kill_while_another_of_the_answer_is_traced_loses_no_dollars(bench, night):
+    class Cut(FakeTask):
+        def prepare(self, source, log_dir, **options):
+            if "DEPTH = 6" in source:
+                raise KeyboardInterrupt
+            return super().prepare(source, log_dir, **options)
+
+    assert night([(ProposalFailed("no text", 0.5), DEPTH)], 1, task=Cut(noise=0)).ended.startswith("interrupted")
+    assert night([], 1).briefs == []
+    assert bench.ledger().experiment(1).cost_dollars == 0.5
 
 
 def test_a_process_that_ends_loses_and_repeats_nothing(bench, night):
