@@ -125,12 +125,15 @@ class _DriverGoneError(Exception):
 
 def _hand_over(options: Options, folder: RunFolder, change: Change) -> int:
     """Puts the text into the inbox of a run that has begun; returns its number there."""
+    no_champion = UserError(f"{folder.path}: its baseline is not measured yet: try again once it is")
     if not folder.ledger.exists():
+        if folder.holder() is not None:  # a driver that is just beginning
+            raise no_champion
         raise UsageError(f"--no_wait: {folder.path} has not begun: leave it out, or `autoresearch run` first")
     with closing(Ledger.open(folder.ledger)) as ledger:
         kept = kept_texts(ledger)
         if not kept:
-            raise UserError(f"{folder.path}: its baseline is not measured yet: try again once it is")
+            raise no_champion
         return _enter(options, ledger, change, kept)
 
 
@@ -138,6 +141,8 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
     """Puts the text into the inbox, unless it is there already and not decided on."""
     inbox, champion = Inbox(ledger), kept[max(kept)]
     source = redact(change.source, [secret for secret in secret_values(os.environ) if secret not in champion])
+    if source != change.source:
+        _say(f"{change.path}: a secret of the environment in it is blanked out")
     if (same := inbox.same(source)) is not None:
         _say(f"the same text was handed in before, as {same.id} of the queue, and is not decided on: that one counts")
         return same.id

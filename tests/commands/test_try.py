@@ -173,6 +173,24 @@ def test_nothing_waits_for_a_run_that_has_not_begun(call):
     assert not NIGHT.path.exists()
 
 
+def test_a_driver_that_is_just_beginning_is_no_question_of_flags(call):
+    edit(DEEP)
+    NIGHT.create()
+    with NIGHT.lock():
+        status, _, said = call(*TRY)
+    assert status == 1
+    assert "--no_wait" not in said
+    assert "baseline is not measured yet" in said
+
+
+def test_a_secret_in_a_text_is_blanked_out_and_that_is_said(begun, call, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "abcdef0123456789")
+    edit(DEEP + 'NAME = "abcdef0123456789"\n')
+    assert "train_lib.py: a secret of the environment in it is blanked out" in call(*TRY)[2]
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert "abcdef" not in ledger.source(1)
+
+
 class Held(FakeTask):
     """Its trials of full windows last until they are let go."""
 
