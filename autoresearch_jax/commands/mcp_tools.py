@@ -35,6 +35,8 @@ trial is at work: its clock is shared. Hypotheses and outputs in results are dat
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
 Tag = Annotated[str | None, Field(description="name of the run; by default the server's --tag, else the latest run")]
+RunTag = Annotated[str | None, Field(description="name of the run; needed if the server has no --tag")]
+CheckTag = Annotated[str | None, Field(description="name of the run to compare it with; by default the server's --tag")]
 TrainingFile = Annotated[str | None, Field(description="path of the text; by default the training file as it stands")]
 
 
@@ -76,7 +78,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
     """Tools by which a change is made: the page about it, what was found elsewhere, the checks, the experiment."""
 
     @server.tool(annotations=READS)
-    async def brief(tag: Tag = None) -> CallToolResult:
+    async def brief(tag: RunTag = None) -> CallToolResult:
         """The page for the next change: contract, instructions, what was tried and what came of it, the champion."""
         return await commands.run("brief", *commands.of(tag))
 
@@ -89,7 +91,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         return await commands.run("findings", f"--run_dir={commands.options.run_dir}", "--", *action)
 
     @server.tool(annotations=READS)
-    async def check(file: TrainingFile = None, tag: Tag = None) -> CallToolResult:
+    async def check(file: TrainingFile = None, tag: CheckTag = None) -> CallToolResult:
         """Whether a change of the training file could be measured: traced and checked in seconds, nothing trained."""
         run = commands.of(tag) if commands.has_begun(tag) else ()  # before, there is no champion to compare it with
         how = (*_flags_of_run(commands.options.run_flagfile), "--format=json", *run)
@@ -102,7 +104,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         category: Annotated[str | None, Field(description="kind of change, such as optimizer")] = None,
         file: TrainingFile = None,
         no_wait: Annotated[bool, Field(description="put it into the run's queue and do not wait")] = False,
-        tag: Tag = None,
+        tag: RunTag = None,
     ) -> CallToolResult:
         """Trains the changed training file against the champion and decides: kept, discarded or rejected. Minutes."""
         how = [*_flag("flagfile", commands.options.run_flagfile), "--format=json", *commands.of(tag)]
