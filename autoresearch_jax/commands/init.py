@@ -65,11 +65,16 @@ def write_new(source: Path, target: Path) -> bool:
     """
     data = source.read_bytes()
     try:
-        with target.open("xb") as file:
-            file.write(data)
+        file = target.open("xb")
     except FileExistsError:
         return False
     except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            file.write(data)
+    except OSError as error:
+        target.unlink(missing_ok=True)  # half of it would count as there already
         raise UserError(f"{target}: cannot be written: {error.strerror}") from error
     return True
 

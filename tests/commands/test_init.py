@@ -49,6 +49,15 @@ def test_it_overwrites_nothing(place: Path, tmp_path: Path, monkeypatch, capsys)
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_half_a_file_does_not_stay(place: Path) -> None:
+    """On a full disk; here a limit of 8 KiB a file, which the training file is beyond."""
+    init = f"ulimit -f 8; exec {sys.executable} -m autoresearch_jax.cli init ."
+    done = subprocess.run(["bash", "-c", init], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "train_lib.py: cannot be written: File too large" in done.stderr
+    assert {path.name for path in place.iterdir()} == {".git", "AGENTS.md", "program.md"}
+
+
 @pytest.mark.parametrize(
     ("folder", "status", "words"),
     [
