@@ -12,7 +12,6 @@ from autoresearch_jax.engine.training_file import rebase_source
 from autoresearch_jax.types import Merge
 
 HAND = "hand"  # in place of a proposer's name
-DEFAULT_CATEGORY = "code"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from autoresearch_jax.findings.front_matter import (
     read_mapping,
     read_text,
 )
+from autoresearch_jax.python_source import UNPARSABLE, parse_source
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import Merge, Scalar
 
@@ -186,9 +187,9 @@ def apply_finding(finding: Finding, champion_source: str, base_text: str | None,
     if merged is None:
         raise FindingError(f"{finding.id}: does not fit: the text differs from its base in the same lines: {why}")
     try:
-        if ast.dump(ast.parse(merged)) == ast.dump(ast.parse(champion_source)):
+        if ast.dump(parse_source(merged)) == ast.dump(parse_source(champion_source)):
             raise FindingError(f"{finding.id}: the text has this change already")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, *UNPARSABLE) as error:
         raise FindingError(f"{finding.id}: does not fit: merged, the text does not parse: {error}") from error
     return merged
 
