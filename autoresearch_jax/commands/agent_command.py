@@ -6,20 +6,26 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from autoresearch_jax.commands.options import list_flags
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.proposers.command import CHECK
 from autoresearch_jax.sanitize import clean_line
 
+_CHECK_PATHS = ("cache_dir", "data_dir", "compile_cache", "program")  # of `run`, which `check` takes over as they are
 SHELL = "/bin/sh"
 SHELL_SECONDS = 10.0  # within which it has parsed a line
 _SHELL_CHARACTERS = set("|&;<>()$`\\\"'*?[]#=%!{}")  # a word that has one is the shell's to expand
 
 
-def check_command(folder: RunFolder) -> str:
-    """How a text is checked as a run would, from any folder; the file's name comes after it."""
+def check_command(folder: RunFolder, options: Any) -> str:
+    """How a text is checked as a run with these options would, from any folder; the file's name comes after it."""
     where = [f"--run_dir={folder.path.parent.absolute()}", f"--tag={folder.path.name}"]
+    for flag in list_flags(options):
+        if flag.name in _CHECK_PATHS and flag.value and not Path(flag.value).is_absolute():
+            where.append(f"--{flag.name}={Path(flag.value).absolute()}")
     return f"{CHECK} {shlex.join(where)}"
 
 

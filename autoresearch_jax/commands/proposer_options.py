@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoresearch_jax.commands.agent_command import check_command, missing_command
+from autoresearch_jax.commands.agent_command import missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.model_options import ModelOptions, key_names, require_price
@@ -29,7 +29,7 @@ from autoresearch_jax.proposers.base import (
     ServiceObserver,
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
-from autoresearch_jax.proposers.command import Agent, AgentError, CommandProposer
+from autoresearch_jax.proposers.command import CHECK, Agent, AgentError, CommandProposer
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
@@ -296,6 +296,7 @@ def make_proposer(
     examine: Examine,
     observer: ServiceObserver,
     device_class: str = "",
+    check: str = CHECK,
 ) -> Proposer:
     """Who proposes; the observer is told how the service is.
 
@@ -307,6 +308,7 @@ def make_proposer(
       examine: traces what is proposed.
       observer: see above.
       device_class: whose evidence counts for findings.
+      check: see `CommandProposer`.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.
@@ -328,7 +330,7 @@ def make_proposer(
             environment,
             examine=examine,
             keep_others=waiting.keep,
-            check=check_command(folder),
+            check=check,
         )
         agent = SeveralProposer(command, waiting, examine)
     elif settings.gemini is not None:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -238,7 +239,8 @@ def opened_loop(
         task=task,
         executor=LocalExecutor(task.measure),
         proposer=make_proposer(
-            proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)
+            *(proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)),
+            check=check_command(folder, options),
         ),
         precheck=precheck,
         rule=options.decision.rule(task.metric),

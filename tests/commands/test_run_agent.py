@@ -51,7 +51,25 @@ def test_an_agent_of_the_repository_or_by_its_whole_path_proposes(place, capsys,
     assert "ended:               1 experiments reached" in output
     page = (place / "runs/night/llm/0001/BRIEF.md").read_text()
     assert "# Experiment 1\n" in page
-    assert f"`autoresearch check --run_dir={place / 'runs'} --tag=night train_lib.py`" in page
+    words = f"--run_dir={place / 'runs'} --tag=night --program={place / 'program.md'}"
+    assert f"`autoresearch check {words} train_lib.py`" in page
+
+
+def test_an_agent_can_check_its_text_where_it_is_called(place, capsys, monkeypatch):
+    """In a copy of what git tracks, where what the run's flags name may not be."""
+    git(place, "rm", "-q", "--cached", "program.md")
+    git(place, "commit", "-qm", "without the page")
+    assert run("--agent_command=./agent.sh", "--compile_cache=compiled") == 0
+    page = (place / "runs/night/llm/0001/BRIEF.md").read_text()
+    assert f"--compile_cache={place / 'compiled'}" in page
+    (_, *words) = page.split("`autoresearch ")[1].split("`")[0].split()
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "train_lib.py").write_text(SOURCE.replace("LR = 0.5", "LR = 0.2"))
+    monkeypatch.chdir(elsewhere)
+    capsys.readouterr()
+    assert cli.main(["check", *words]) == 0
+    assert "outcome:             ok" in capsys.readouterr().out
 
 
 def test_several_proposals_of_one_call_are_measured_one_after_the_other(place, capsys):
