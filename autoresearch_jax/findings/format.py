@@ -127,11 +127,11 @@ def status_of(evidence: Sequence[Evidence]) -> str:
     """What all evidence together says of a change: "kept", "refuted" or "unclear"; "idea" where there is none."""
     if not evidence:
         return "idea"
-    found = {_verdict(one) for one in evidence} - {"unclear"}
+    found = {_status_of_one(one) for one in evidence} - {"unclear"}
     return found.pop() if len(found) == 1 else "unclear"
 
 
-def _verdict(one: Evidence) -> str:
+def _status_of_one(one: Evidence) -> str:
     if one.decision == "keep":
         return "kept"
     is_clear = one.effect is not None and one.error is not None and one.effect + CLEAR * one.error < 0

@@ -98,7 +98,7 @@ class HybridProposer:
         """See `Proposer.propose`; says in `Proposal.proposer` and `ProposalFailed.proposer` whose it is.
 
         Raises:
-          SpaceExhausted: nobody has anything left, and there is no agent or it may not be asked any more.
+          SpaceExhausted: none of the arms has anything left, and there is no agent or it may not be asked any more.
           ServiceDown: the others have nothing left, and the agent's service does not answer.
         """
         exhausted: dict[str, str] = {}

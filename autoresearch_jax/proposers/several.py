@@ -11,7 +11,7 @@ KeepOthers = Callable[[Brief, str, Sequence[Proposal]], None]  # `Waiting.keep`
 
 
 class Waiting(Protocol):
-    """Where an agent's proposals wait, whatever ends the process."""
+    """Where an agent's proposals wait, on disk, so that a kill loses none."""
 
     def keep(self, brief: Brief, first: str, others: Sequence[Proposal]) -> None:
         """Stores what an answer to a brief has beside its first proposal, in place of earlier ones for that brief.
