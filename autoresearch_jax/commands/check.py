@@ -92,7 +92,8 @@ def run(options: Options, arguments: list[str]) -> int:
     if len(arguments) > 1:
         raise UsageError(f"unexpected argument {arguments[1]!r}: one file at a time")
     path = Path(arguments[0]) if arguments else options.editable
-    source, texts = read_source(path), None if options.where.tag is None else RunTexts.read(options)
+    source = read_source(path, "behind `check`")
+    texts = None if options.where.tag is None else RunTexts.read(options)
     found: dict[str, Any] = {"file": str(path)}
     if (fault := syntax_fault(path, source)) is not None:
         found |= {"outcome": str(Status.REJECTED), "reason": fault}

@@ -35,8 +35,8 @@ class TextOptions:
     )
 
 
-def read_source(path: Path) -> str:
-    """The text of a training file.
+def read_source(path: Path, how: str) -> str:
+    """The text of a training file; `how` another one is named, for the message, such as "with --file".
 
     Raises:
       UserError: it cannot be read.
@@ -45,7 +45,7 @@ def read_source(path: Path) -> str:
         return plain_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else f"is not UTF-8 text ({error})"
-        raise UserError(f"{path}: {words}: name the training file with --file") from error
+        raise UserError(f"{path}: {words}: name the training file {how}") from error
 
 
 def syntax_fault(path: Path, source: str) -> str | None:

@@ -93,7 +93,7 @@ def run(options: Options, arguments: list[str]) -> int:
     """Tries the text, or hands it to the driver at work."""
     folder, path = options.run.where.folder, options.text.file or options.run.editable
     words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
-    change = Change(path, read_source(path), words)
+    change = Change(path, read_source(path, "with --file"), words)
     if (fault := syntax_fault(path, change.source)) is not None:
         return _print(options, {"experiment": None, "outcome": str(Status.REJECTED), "reason": fault}, "")
     number: int | None = None

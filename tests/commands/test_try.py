@@ -312,6 +312,16 @@ def test_check_says_why_a_text_would_not_be_measured(begun, call, text, outcome,
     assert says in found["reason"]
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"), [((*TRY, "--file=gone.py"), "--file"), (("check", "gone.py"), "behind `check`")]
+)
+def test_a_file_that_is_not_there_is_named_the_command_s_own_way(call, words, remedy):
+    status, _, said = call(*words)
+    assert status == 1
+    assert "gone.py: No such file or directory: name the training file" in said
+    assert remedy in said
+
+
 def test_check_tells_what_an_optimizer_would_lose(begun, call):
     edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
     status, found, _ = call("check", "--tag=night", "--format=json")
