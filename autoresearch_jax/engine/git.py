@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from autoresearch_jax.errors import UserError
 
-# Variables by which a caller, such as a hook, would point git at another repository than the one asked for.
+# Variables by which a caller, such as a hook, would point git at another repository or file than the one asked for.
 _REPOSITORY_VARIABLES = (
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -21,6 +21,7 @@ _REPOSITORY_VARIABLES = (
     "GIT_COMMON_DIR",
     "GIT_NAMESPACE",
     "GIT_PREFIX",
+    *("GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"),  # git takes none beside the literal ones
 )
 # Go before what the user has set.
 _SETTINGS = (
@@ -295,7 +296,7 @@ class Worktree:
             known = _read_path(own_dir / "gitdir")
         except OSError:
             return False
-        return Path(known).resolve() == (self._folder / ".git").resolve()
+        return (own_dir / known).resolve() == (self._folder / ".git").resolve()  # with worktree.useRelativePaths
 
     def _is_of_this_repository(self, own_dir: Path) -> bool:
         common_dir = _common_dir(self._git)

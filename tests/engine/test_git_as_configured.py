@@ -147,6 +147,51 @@ def test_settings_change_nothing(repo: Path, run_git: RunGit, setting: str) -> N
     assert b"encoding" not in body
 
 
+@pytest.mark.parametrize("variable", ["GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"])
+def test_paths_are_no_patterns(repo: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "1")
+    try_commit(repo / "train_lib.py")
+
+
+def test_a_worktree_that_git_knows_by_a_relative_path(repo: Path) -> None:
+    """As git 2.48 writes it with worktree.useRelativePaths=true."""
+    place = workspace(repo)
+    keep_one(place)
+    known = repo / ".git/worktrees/workspace/gitdir"
+    known.write_text(f"{os.path.relpath(place.folder / '.git', known.parent)}\n")
+    keep_one(place)
+
+
+@pytest.mark.parametrize("kind", ["linked worktree", "submodule", "separate", "sparse", "sha256", "shallow"])
+def test_repositories_of_other_kinds(repo: Path, run_git: RunGit, tmp_path: Path, kind: str) -> None:
+    other = tmp_path / "other"
+    match kind:
+        case "linked worktree":
+            run_git(repo, "worktree", "add", "-q", "-b", "mine", str(other))
+        case "submodule":
+            run_git(tmp_path, "init", "-q", "super")
+            run_git(
+                tmp_path / "super", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repo), "s"
+            )
+            other = tmp_path / "super/s"
+        case "separate":
+            run_git(tmp_path, "clone", "-q", f"--separate-git-dir={tmp_path / 'git'}", str(repo), str(other))
+        case "sparse":
+            run_git(tmp_path, "clone", "-q", "--sparse", str(repo), str(other))
+        case "sha256":
+            run_git(tmp_path, "init", "-q", "--object-format=sha256", str(other))
+            (other / "train_lib.py").write_text(SOURCE)
+            run_git(other, "add", ".")
+            run_git(other, "commit", "-qm", "start")
+        case "shallow":
+            run_git(tmp_path, "clone", "-q", "--depth=1", f"file://{repo}", str(other))
+    try_commit(other / "train_lib.py")
+    place = workspace(other)
+    keep_one(place)
+    keep_one(place)
+    assert (place.folder / "train_lib.py").read_text() == "LR = 1\n"
+
+
 def test_a_signed_commit_has_a_date(repo: Path, run_git: RunGit) -> None:
     """`git show` would print what gpg says of it, too."""
     lines = run_git(repo, "cat-file", "commit", "HEAD").split("\n")
