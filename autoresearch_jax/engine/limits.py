@@ -133,7 +133,7 @@ def _read_clauses(lines: Sequence[str]) -> tuple[list[Stop], list[str]]:
     stops: list[Stop] = []
     unclear: list[str] = []
     for line in lines:
-        for part in _BETWEEN_CLAUSES.split(" ".join(line.split())):
+        for part in _BETWEEN_CLAUSES.split(_COMPOUND.sub(_joined, " ".join(line.split()))):
             clause = part.strip(_QUOTES)
             if (stop := _read_clause(clause)) is not None:
                 stops.append(stop)
@@ -163,6 +163,12 @@ def _seconds(text: str) -> float:
     return sum(_number(number) * _BY_LETTER[unit.lower()] for number, unit in parts)
 
 
+def _joined(match: re.Match[str]) -> str:
+    """The first half of "8 hours, 30 minutes", which is one duration, without its comma."""
+    larger, smaller = (_BY_LETTER[match[name][0].lower()] for name in ("unit", "next"))
+    return f"{match['first']} " if larger > smaller else match[0]
+
+
 def _target(match: re.Match[str], words: str) -> Target:
     relation = "<=" if match["relation"].lower() in ("<", "<=", "=<", "≤", "below", "under", "at most") else ">="
     return Target(match["metric"], relation, float(match["value"]))
@@ -174,6 +180,12 @@ _SIGNED = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?"
 _UNIT = r"(?:d|days?|h|hrs?|hours?|m|mins?|minutes?|s|secs?|seconds?)(?![a-z])"
 _DURATION = rf"{_NUMBER}[\s-]?{_UNIT}"
 _BY_LETTER = {name[0]: seconds for name, seconds in SECONDS.items()}
+# A duration before a comma and another one
+_COMPOUND = re.compile(
+    rf"(?P<first>(?<![\w.]){_NUMBER}[\s-]?(?P<unit>{_UNIT})),\s+(?:and\s+)?"
+    rf"(?={_NUMBER}[\s-]?(?P<next>{_UNIT})\s*(?:$|[;,.()\[\]|]|or\b))",
+    re.IGNORECASE,
+)
 _GAIN = r"(?:new |further |any )?(?:keeps?|improvements?|gains?|progress)"
 _EXPERIMENTS = r"experiments?(?: in a row)?"
 _IS = r"(?::|=|<=|>=|≤|≥)"

@@ -28,7 +28,12 @@ _TITLES = {
     "Goal": r"(?:the )?goals?",
     "You may change": r"(?:what )?you (?:may|can) change",
     "You must not change": r"(?:what )?you (?:must|may|can) ?not change|do(?: not|n't) change",
-    "Stop when": r"stop(?:ping)?(?: (?:when|if|after|once|at|conditions?|criteri(?:on|a)|rules?|list))?|when to stop",
+    "Stop when": (
+        r"stop(?:ping)?(?: (?:when|if|after|once|at|rules?|list))?|when to (?:stop|end)"
+        r"|(?:stop(?:ping)?|end|exit|termination) (?:conditions?|criteri(?:on|a))"
+        r"|(?:stop|end)(?: the (?:run|loop|search))? (?:when|if|after|once|at)(?: (?:any|one|either)(?: one)? of"
+        r"(?: (?:these|the following|them))?(?: (?:conditions?|limits?|items?))?(?: (?:is |are )?[a-z]+)?)?"
+    ),
     "Ideas": r"ideas?",
 }
 _PROSE = (  # beginnings of sentences and items

@@ -1,5 +1,6 @@
 """program.md: the one page by which a human steers the loop, read with line numbers in every complaint."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from autoresearch_jax.sanitize import quoted
 SETTLE_SECONDS = 1.0  # a page that was written within this time may be half saved, and is read again
 MOST_READINGS = 5  # of a page that is written again and again, before one of them counts
 MAX_QUOTE_CHARACTERS = 80
+_WHEN = re.compile(r"\b(?:weeks?|months?|tonight|tomorrow|midnight|noon|morning|evening|dawn)\b", re.IGNORECASE)
 
 
 class ProgramError(UserError):
@@ -254,9 +256,10 @@ def _stops(sections: Sequence[Section], path: Path, notices: list[str]) -> Itera
 
 
 def _read_block(block: Block) -> tuple[list[Stop], list[str]]:
-    """As `read_stops`; an item of a list is unclear even if nothing in it looks like a limit."""
+    """As `read_stops`; an item of a list, or a time of day, is unclear even if nothing in it looks like a limit."""
     stops, unclear = read_stops(block.lines)
-    return (stops, unclear) if stops or unclear or not block.is_item else ([], [block.text])
+    is_meant = block.is_item or _WHEN.search(block.text)
+    return (stops, unclear) if stops or unclear or not is_meant else ([], [block.text])
 
 
 def _refuse_hidden_list(sections: Sequence[Section], path: Path) -> None:

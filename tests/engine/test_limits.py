@@ -46,6 +46,8 @@ def test_a_limit_holds_from_its_number_on(item, before, after):
         ("8 hours - the GPU is booked then", "seconds", 28800),
         ("1h30m", "seconds", 5400),
         ("1 hour and 30 minutes", "seconds", 5400),
+        ("1 hour, 30 minutes", "seconds", 5400),
+        ("1 day, 2h, and 30 min.", "seconds", 95400),
         ("90min", "seconds", 5400),
         ("2 days", "seconds", 172800),
         ("$20", "dollars", 20),

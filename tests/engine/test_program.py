@@ -185,6 +185,8 @@ ITEMS = ["30 experiments", "8 hours"]
         f"<h2>Stop when</h2>\n\n{LIST}",
         "## Stop when\n\n| limit |\n|---|\n| 30 experiments |\n| 8 hours |\n",
         f"## Stopping criteria\n\n{LIST}",
+        f"## Stop when any of these holds:\n\n{LIST}",
+        f"## Goal\n\nLower it.\n\n### End the run when one of the following is reached\n\n{LIST}",
         f"## Stop when\n\n{LIST}\n### Notes\n\nnone\n",
         "## Stop after 30 experiments or 8 hours\n\nI am up by then.\n",
         "# Stop: 30 experiments, or 8 hours\n\n## Goal\n\nLower it.\n",
@@ -218,6 +220,7 @@ def test_another_encoding_is_one_line(tmp_path: Path):
     [
         (f"## Stop when\n\n{LIST}- at dawn\n", 'program.md:5: "at dawn" is not understood and ends nothing'),
         (f"## Stop when\n\nAbout 7 hours.\n\n{LIST}", 'program.md:3: "About 7 hours" is not understood'),
+        (f"## Stop when\n\nTomorrow morning.\n\n{LIST}", 'program.md:3: "Tomorrow morning." is not understood'),
         (f"## Stop when\n\n{LIST}\n## Notes\n\nmine\n", 'program.md:6: section "Notes" is none of Goal, '),
         (f"## Limits\n\n- 20 dollars\n\n## Stop when\n\n{LIST}", 'program.md:1: section "Limits" is none of'),
         (f"## Goal\n\nStop after 5 experiments.\n\n## Stop when\n\n{LIST}", "program.md:3: "),
