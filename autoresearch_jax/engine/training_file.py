@@ -25,7 +25,7 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Pow: operator.pow,
 }
 _LARGEST_EXPONENT = 64  # 2**19 is a constant; 9**9**9 would be a way to hang the driver
-_MOST_BITS = 1024  # of a whole number, about a float's range; Python refuses to print one of 15,000
+_MOST_BITS = 1023  # of a whole number, so that it is a float, too; Python refuses to print one of 15,000
 
 
 class ConstantError(UserError):

@@ -49,7 +49,9 @@ def test_arithmetic_that_would_hang_is_left_out():
     assert read_constants("A = 9**9**9\nB = 1/0\nC = 3") == {"C": 3}
 
 
-@pytest.mark.parametrize("expression", ["(-8) ** 0.5", "{[]: 1}", "{{}}", "((9**64)**64)**2", "0x1" + "0" * 4000])
+@pytest.mark.parametrize(
+    "expression", ["(-8) ** 0.5", "{[]: 1}", "{{}}", "((9**64)**64)**2", "0x1" + "0" * 4000, "2**512 * 2**512 - 1"]
+)
 def test_what_no_ledger_can_store_is_left_out(expression):
     assert read_constants(f"A = {expression}\nB = 3") == {"B": 3}
 
