@@ -6,9 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LABELS = r"hypothesis|change|summary|title|idea|proposal|description|what (?:i )?changed|expected (?:gain|effect)"
-_LABEL = re.compile(rf"(?:the |my )?(?:{_LABELS})\s*(?:[:=]\s*|\s[-–—]\s|$)", re.IGNORECASE)
-_CATEGORY = re.compile(r"\W*categor(?:y|ies?)\W*(?:[:=](?P<value>.*))?", re.IGNORECASE)
+_LABELS = (
+    r"hypothes[ie]s(?:\.md)?|changes?|summary|title|idea|proposal|description|experiment|what (?:i |was )?changed"
+    r"|expected (?:gain|effect)"
+)
+_OF_WHICH = r"(?: and why)?(?: for)?(?: the)?(?: next)?(?: experiment)?(?: ?#?\d+)?(?: \([^()]*\))?"  # after a label
+_LABEL = re.compile(
+    rf"[_*]{{0,2}}(?:the |my )?(?:proposed |experiment |main )?(?:{_LABELS}){_OF_WHICH}[_*]{{0,2}}"
+    r"\s*(?:[:=][_*]{0,2}\s*|\s[-–—]\s|$)",
+    re.IGNORECASE,
+)
+_CATEGORY = re.compile(r"[\W_]*categor(?:y|ies?)[\W_]*(?:(?:[:=]|(?<=\s)[-–—]\s)(?P<value>.*))?", re.IGNORECASE)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _MARKS = re.compile(r"^\s*(?:#+\s+|>\s+|[-*+]\s+|\d+[.)]\s+)*")
 _NO_WORDS = re.compile(r"[\W_]*")
 _FENCE = re.compile(r"\s*(?:```|~~~)")
@@ -62,7 +71,7 @@ def read_category(text: str, categories: Sequence[str] = ()) -> str:
 
 def _lines(text: str) -> Iterator[str]:
     """The lines that say something; of front matter the values of its keys that are labels."""
-    lines = text.strip().splitlines()
+    lines = _COMMENT.sub("", text).strip().splitlines()
     has_front_matter = bool(lines) and lines[0].strip() == "---"
     for line in lines:
         if _FENCE.match(line) or _NO_WORDS.fullmatch(line):
