@@ -34,13 +34,17 @@ MAX_MENDED = 4  # of them, so that a text that is made to be read for long is no
 OTHER_CATEGORY = "other"
 NO_HYPOTHESIS = "edits without a word"
 _KEYS = frozenset({"hypothesis", "edits"})  # an object that has one of them is meant as an answer
-_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THOUGHT = re.compile(
+    r"</(?:\w+:)?(?:think|thinking|thoughts?|reasoning|analysis|reflection|scratchpad)>|\[/think\]|◁/think▷",
+    re.IGNORECASE,
+)
 _OBJECT = re.compile(r"\{(?=\s*+[\"/#])")
 # Strings are matched first, so that nothing is altered in them; each alternative runs to the end of the text at most
 # once.
 _STRING = r'"(?:[^"\\]|\\.)*+"?'
 _COMMENT = re.compile(rf"({_STRING})|//[^\n]*|#[^\n]*|/\*(?:.*?\*/|.*)", re.DOTALL)
 _COMMA = re.compile(rf"({_STRING})|,(?=\s*+[}}\]])", re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _BARE_EFFECT = re.compile(r'("predicted_effect"\s*:)\s*(?!null|true|false)([^\s",{}\[\]][^",{}\[\]\n]*)')
 
 
@@ -202,9 +206,10 @@ def _objects(text: str) -> list[Mapping[str, Any]]:
 
 
 def _mended(text: str) -> str:
-    """A text that begins with an object, as strict JSON has it: without comments and superfluous commas."""
+    """A text that begins with an object, as strict JSON has it: without comments, commas too many, and escapes of '."""
     text = _COMMENT.sub(lambda match: match[1] or " ", text)
     text = _COMMA.sub(lambda match: match[1] or "", text)
+    text = _ESCAPE.sub(lambda match: "'" if match[1] == "'" else match[0], text)
     return _BARE_EFFECT.sub(lambda match: f"{match[1]} {json.dumps(match[2].strip())}", text)
 
 

@@ -56,6 +56,8 @@ UNDERSTOOD = {
     "prose with other JSON in it": f'The optimizer {{"lr": 0.5}} is off.\n{JSON}',
     "thinking before it": f"<think>Perhaps {OTHER}, or not.</think>\n{JSON}",
     "thinking without its beginning": f"Perhaps {OTHER}, or not.\n</thinking>{JSON}",
+    "thinking in brackets": f"[THINK]Perhaps {OTHER}, or not.[/THINK]{JSON}",
+    "analysis before it": f"<analysis>Perhaps {OTHER}, or not.</analysis>\n{JSON}",
     "a fence inside prose": f"Here:\n```json\n{JSON}\n```\nDone.",
     "a byte-order mark": f"\ufeff{JSON}",
     "commas too many": JSON.replace("}]}", "},\n ], }"),
@@ -86,6 +88,11 @@ def test_literal_line_breaks_and_tabs_in_strings_are_meant_as_such(ask):
     literal = words.replace(r"\n", "\n").replace(r"\t", "\t")
     assert "\t" in literal
     assert "LR = 0.1\nif LR:\n\tLR = LR\n" in ask(says(literal)).source
+
+
+def test_an_escaped_apostrophe_is_one(ask):
+    words = json.dumps({**WORDS, "edits": [{"search": LINE, "replace": f"{EDIT[1]}\nNAME = 'a\\n'\n"}]})
+    assert "\nNAME = 'a\\n'\n" in ask(says(words.replace("'", "\\'"))).source
 
 
 @pytest.mark.parametrize(
