@@ -270,7 +270,7 @@ def reported_usage(response: Any) -> Usage | None:
 
 def _is_credible(usage: Usage, worst: Usage) -> bool:
     return (
-        usage.input_tokens <= MOST_TIMES * worst.input_tokens
+        0 < usage.input_tokens <= MOST_TIMES * worst.input_tokens  # a request has words
         and usage.output_tokens <= MOST_TIMES * worst.output_tokens
     )
 

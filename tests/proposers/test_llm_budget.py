@@ -147,7 +147,7 @@ def test_a_failure_after_the_request_was_sent_counts_at_the_most_it_may_have_tak
     assert cost == pytest.approx(first["dollars"] + 0.002)
 
 
-@pytest.mark.parametrize("usage", [(1, 10**18, 1), (-5, 200, 50), None])
+@pytest.mark.parametrize("usage", [(1, 10**18, 1), (-5, 200, 50), (0, 0, 0), None])
 def test_figures_that_make_no_sense_are_none(tmp_path, usage):
     with GeminiServer([answer([("LR = 0.5", "LR = 0.1")], usage=usage)]) as server:
         propose(server, tmp_path)
