@@ -12,8 +12,10 @@ from types import ModuleType
 from absl import flags
 
 from autoresearch_jax.errors import NO_TEXT, UsageError, UserError
+from autoresearch_jax.python_source import BYTE_ORDER_MARK
 from autoresearch_jax.streams import flush_output, make_streams_last
 
+NO_TEXT_IN_FLAGS = "a file that is no text here: save it as UTF-8, or set LC_ALL=C.UTF-8 where LC_ALL says otherwise"
 COMMANDS = {
     "init": "AGENTS.md, program.md and a training file for a git repository that has none",
     "prepare": "make a dataset: corpus, splits, tokenizers, packed rows",
@@ -65,7 +67,7 @@ def _run(words: list[str]) -> int:
     flags.DEFINE_boolean("help", False, "show these flags and exit", short_name="h", flag_values=flag_values)
     define_options(flag_values, module.Options)
     try:
-        arguments = flag_values([command, *words[1:]])[1:]
+        arguments = _parse(flag_values, [command, *words[1:]])
         if flag_values["help"].value:
             print(_command_help(command, module))
             return 0
@@ -93,6 +95,21 @@ def _run(words: list[str]) -> int:
         return _complain(command, f"{error.object}: {NO_TEXT}", 1)
     except KeyboardInterrupt:
         return _complain(command, "interrupted", 128 + signal.SIGINT)
+
+
+def _parse(flag_values: flags.FlagValues, words: list[str]) -> list[str]:
+    """Parses a command's flags; returns the words that are none.
+
+    Raises:
+      UsageError: a flag file is no text, or begins with a mark that makes its first line no flag.
+    """
+    try:
+        arguments = flag_values(words)[1:]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--flagfile: {NO_TEXT_IN_FLAGS}") from error
+    if arguments and arguments[0].startswith(BYTE_ORDER_MARK):
+        raise UsageError("--flagfile: it begins with a byte-order mark: save it as UTF-8 without one")
+    return list(arguments)
 
 
 def command_module(command: str) -> ModuleType:

@@ -36,6 +36,21 @@ def test_flags_come_from_files_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "/nowhere.flags" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [(b"# gr\xf6\xdfer\n--tag=x\n", "save it as UTF-8, or set"), (b"\xef\xbb\xbf--tag=x\n", "byte-order mark")],
+)
+def test_a_flag_file_as_tools_write_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, remedy: str
+) -> None:
+    flagfile = tmp_path / "a.flags"
+    flagfile.write_bytes(data)
+    assert main(["status", f"--flagfile={flagfile}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("autoresearch status: --flagfile: ")
+    assert remedy in said
+
+
 @pytest.mark.parametrize("command", ["status", "results", "sample"])
 @pytest.mark.parametrize("tag", ["../elsewhere", "/elsewhere", "a/../../b"])
 def test_a_tag_stays_among_the_runs(command: str, tag: str, capsys: pytest.CaptureFixture[str]) -> None:
