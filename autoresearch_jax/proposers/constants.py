@@ -60,7 +60,9 @@ class ConstantsProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`."""
         if not brief.space:
-            raise SpaceExhausted("program.md has no table of constants, and the constants proposer needs one")
+            raise SpaceExhausted(
+                "program.md has no table of constants, or no row of it fits the champion, so no constant can be moved"
+            )
         champion = {constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space}
         tried = {_key(brief.champion_constants), *(_key(outcome.constants) for outcome in brief.history)}
         for drawn in _draws(brief, champion):
