@@ -37,7 +37,7 @@ from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
 from autoresearch_jax.tasks.lm.verification import RecordedTrial, verify_snapshot
-from autoresearch_jax.types import PROGRAM_HASH, Scalar, Status
+from autoresearch_jax.types import PROGRAM_HASH, CandidateUntouched, Scalar, Status
 
 TAKES_ARGUMENTS = True
 OK = "ok"
@@ -218,6 +218,8 @@ def _check_snapshot(
                 environment=os.environ,
                 confined=confined,
             )
+    except CandidateUntouched:  # says nothing of the run
+        raise
     except UserError as error:
         report.add("snapshot_files", [str(error)])
         return None

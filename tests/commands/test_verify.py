@@ -341,3 +341,13 @@ def test_a_trial_by_hand_is_verified_with_its_dataset(
     assert (
         "there is no champion; `autoresearch results` lists them, --experiment=N names one" in capsys.readouterr().err
     )
+
+
+def test_a_machine_that_runs_no_program_is_no_difference(
+    night: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag=1")
+    assert main(["verify", "night", f"--run_dir={night.parent}", "--experiment=0"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Unknown flag in XLA_FLAGS" in said.err

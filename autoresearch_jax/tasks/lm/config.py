@@ -17,6 +17,7 @@ KIBIBYTE = 1 << 10
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
 TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
 SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see `snapshot_process.py`
+SNAPSHOT_BEGINS = "snapshot begins"  # the event after which a process of these reads the snapshot
 SNAPSHOT, JUDGE, JUDGE_HOLDOUT = "snapshot", "judge", "judge holdout"  # phases of a trial, as its events name them
 JUDGE_PHASES = (JUDGE, JUDGE_HOLDOUT)
 PROFILED_STEPS = 10  # of a trial that is profiled

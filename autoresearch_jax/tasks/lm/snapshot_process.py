@@ -6,15 +6,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.sandbox.process import ProcessTimeoutError, WorkerDiedError
+from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
-from autoresearch_jax.sanitize import clean_block
+from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.tasks.lm import cage
-from autoresearch_jax.tasks.lm.device import ask_once, start_worker
+from autoresearch_jax.tasks.lm.config import SNAPSHOT_BEGINS
+from autoresearch_jax.tasks.lm.device import start_worker
 from autoresearch_jax.tasks.lm.integrity import SnapshotError, load_manifest
+from autoresearch_jax.tasks.lm.trial import naming_variables
+from autoresearch_jax.types import CandidateUntouched
 
 STARTUP_SECONDS = 120.0
 ANSWER_SECONDS = 24 * 3600.0  # a person who waits ends it sooner
+BEFORE = "the process that runs the snapshot's programs"
 LOG_FOLDER = "autoresearch-log-"  # what the names of the folders of their logs begin with
 
 
@@ -40,6 +44,7 @@ def ask_about_snapshot(
     Raises:
       SnapshotError: the snapshot is missing or damaged, was made for other devices than are here, or the process
         failed.
+      CandidateUntouched: the process failed before it had read anything of the snapshot.
     """
     manifest = load_manifest(folder)
     place = folder.absolute()
@@ -55,11 +60,14 @@ def ask_about_snapshot(
             compile_cache_dir=None,
             reach=cage.FileAccess((place, *readable)) if confined else None,
         )
-        request = {"snapshot_dir": str(place), **request}
         try:
-            answer = ask_once(worker, operation, STARTUP_SECONDS, ANSWER_SECONDS, request)
+            with naming_variables(environment):
+                _begin(worker, {"op": operation, "snapshot_dir": str(place), **request})
+            answer = worker.receive(ANSWER_SECONDS)
         except (ProcessTimeoutError, WorkerDiedError) as error:
             answer = {"event": "failed", "reason": str(error)}
+        finally:
+            worker.close()
         if answer["event"] == "result":
             return answer
         reason = answer["reason"].replace(str(place), str(folder))
@@ -67,3 +75,16 @@ def ask_about_snapshot(
             raise SnapshotError(reason)
         print(clean_block(log_path.read_text(errors="replace")), file=sys.stderr, flush=True)
         raise SnapshotError(f"{folder}: its programs cannot be run: {reason}")
+
+
+def _begin(worker: JsonWorker, request: Mapping[str, Any]) -> None:
+    """Sends the request, and waits until the process is about to read the snapshot; else raises CandidateUntouched."""
+    try:
+        worker.receive(STARTUP_SECONDS)  # "ready"
+        worker.send(request)
+        event = worker.receive(STARTUP_SECONDS)
+    except (ProcessTimeoutError, WorkerDiedError) as error:
+        words = worker.last_words()
+        raise CandidateUntouched(f"{BEFORE}: {error}{words and f': {words}'}") from error
+    if event["event"] != SNAPSHOT_BEGINS:
+        raise CandidateUntouched(f"{BEFORE}: {clean_line(event['reason'])}")

@@ -105,12 +105,22 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_about_snapshot(message: Mapping[str, Any]) -> dict[str, Any]:
-    from autoresearch_jax.tasks.lm.config import SAMPLE, SampleSettings
+    import jax
+
+    from autoresearch_jax.tasks.lm.config import SAMPLE, SNAPSHOT_BEGINS, SampleSettings
     from autoresearch_jax.tasks.lm.integrity import SnapshotError
     from autoresearch_jax.tasks.lm.judging import score_snapshot
+    from autoresearch_jax.tasks.lm.programs import try_devices
     from autoresearch_jax.tasks.lm.snapshot import sample
 
     folder = Path(message["snapshot_dir"])
+    try:
+        jax.devices()
+    except RuntimeError:  # there are none of that kind, of which the snapshot's own check tells
+        pass
+    else:
+        try_devices()  # what fails here is no fault of the snapshot
+    _emit({"event": SNAPSHOT_BEGINS})
     try:
         if message["op"] == SAMPLE:
             return {"event": "result", "text": sample(folder, SampleSettings(**message["settings"]))}

@@ -13,8 +13,9 @@ from marked_processes import MARK, comes_true, marked_processes
 
 from autoresearch_jax.sandbox.linux import landlock_abi
 from autoresearch_jax.tasks.lm.config import SAMPLE
-from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError
+from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION
 from autoresearch_jax.tasks.lm.snapshot_process import ask_about_snapshot
+from autoresearch_jax.types import CandidateUntouched
 
 # Modules that Python imports when it starts, before it is the process that runs programs
 TELLS_WHAT_IT_REACHES = """
@@ -29,13 +30,14 @@ if "autoresearch_jax.tasks.lm.worker" in sys.orig_argv:
         "key": lambda: os.environ["NVIDIA_API_KEY"],
         "network": lambda: socket.socket(),
     }
+    reached = []
     for name, attempt in tries.items():
         try:
             attempt()
         except (OSError, KeyError):
             continue
-        print("reached", name, file=sys.stderr)
-    sys.stderr.flush()
+        reached.append(name)
+    print("reached", ",".join(reached), file=sys.stderr, flush=True)
     os._exit(3)
 """
 HANGS = "import sys, time\nif 'autoresearch_jax.tasks.lm.worker' in sys.orig_argv:\n    time.sleep(600)\n"
@@ -52,9 +54,7 @@ def snapshot(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(landlock_abi() == 0, reason="the kernel has no Landlock")
-def test_it_reaches_the_snapshot_and_what_is_named(
-    snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_reaches_the_snapshot_and_what_is_named(snapshot: Path, tmp_path: Path) -> None:
     site, bundle = tmp_path / "site", tmp_path / "bundle"
     site.mkdir()
     bundle.mkdir()
@@ -66,13 +66,31 @@ def test_it_reaches_the_snapshot_and_what_is_named(
     environment = {**os.environ, "PYTHONPATH": str(site), "NVIDIA_API_KEY": "secret"}
 
     def reached(*, confined: bool) -> set[str]:
-        with pytest.raises(SnapshotError, match=f"{snapshot}: its programs cannot be run: .* exited with status 3"):
+        with pytest.raises(CandidateUntouched, match="exited with status 3: reached ") as caught:
             ask_about_snapshot(SAMPLE, snapshot, {}, environment=environment, confined=confined, readable=[bundle])
-        log = capsys.readouterr().err.splitlines()
-        return {line.removeprefix("reached ") for line in log if line.startswith("reached ")}
+        return set(str(caught.value).partition("reached ")[2].partition(";")[0].split(","))
 
     assert reached(confined=True) == {"snapshot", "eval bundle"}
     assert reached(confined=False) >= {"snapshot", "eval bundle", "other snapshots", "writing", "home"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (
+            "XLA_FLAGS",
+            "--xla_no_such_flag=1",
+            "Unknown flag in XLA_FLAGS: --xla_no_such_flag=1; it inherits .*XLA",
+        ),
+        ("JAX_TRANSFER_GUARD", "disallow", "; it inherits JAX_TRANSFER_GUARD"),
+    ],
+)
+def test_a_machine_that_runs_no_program_is_no_fault_of_the_snapshot(
+    snapshot: Path, capsys: pytest.CaptureFixture[str], name: str, value: str, words: str
+) -> None:
+    with pytest.raises(CandidateUntouched, match=words):
+        ask_about_snapshot(SAMPLE, snapshot, {}, environment={**os.environ, name: value}, confined=False)
+    assert capsys.readouterr().err == "", "one line is enough"
 
 
 @pytest.fixture
