@@ -85,6 +85,7 @@ def test_plain_jax_port_takes_the_steps_of_train_lib(settings, batches, expected
     assert_same(trainer, batches, expected)
 
 
+@pytest.mark.slow
 def test_pytorch_takes_the_steps_of_train_lib(settings, batches, expected):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     trainer = load("bench_reference").Trainer(settings, expected[0], dtype=torch.float32, compiled=False)

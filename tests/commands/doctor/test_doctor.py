@@ -129,6 +129,7 @@ def test_variables_that_steer_jax_are_named(doctor: Doctor, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+@pytest.mark.slow
 def test_a_platform_that_is_not_there(doctor: Doctor) -> None:
     status, found = doctor("devices", "--platform=cuda")
     assert (status, found["faults"]) == (1, "devices")
@@ -136,6 +137,7 @@ def test_a_platform_that_is_not_there(doctor: Doctor) -> None:
     assert "./scripts/setup.sh cuda12 or cuda13" in found["devices"]
 
 
+@pytest.mark.slow
 def test_a_trial_process_that_does_not_start(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--no_such_flag_of_xla")
     status, found = doctor("devices", "--platform=cpu")

@@ -142,6 +142,7 @@ def test_a_trial_s_process_reaches_what_it_needs(
 
 
 @needs_landlock
+@pytest.mark.slow
 def test_an_audit_s_process_reads_the_holdout(
     make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
 ) -> None:

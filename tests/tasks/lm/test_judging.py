@@ -119,6 +119,7 @@ def test_a_judge_that_is_killed_changes_no_digit(
     assert marked_processes(f"{MARK}={tmp_path}") == []
 
 
+@pytest.mark.slow
 def test_a_kept_snapshot_gives_the_rows_that_it_would_have_given(
     make_task: MakeTask, tiny_source: str, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def ended(task: LmTask, source: str, folder: Path) -> tuple[Status, str | None]:
     return measured.status, measured.error
 
 
+@pytest.mark.slow
 def test_training_that_takes_too_long_leaves_no_process(
     make_task: MakeTask, environment: Mapping[str, str], tiny_source: str, tmp_path: Path
 ) -> None:
