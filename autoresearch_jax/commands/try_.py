@@ -191,8 +191,9 @@ def _wait(folder: RunFolder, number: int) -> None:
       TryInterruptedError: Ctrl-C.
     """
     told = time.monotonic()
-    _say(f"handed to {folder.holder() or 'the driver'}, as {number} of the queue; it decides on this text in its turn")
     try:
+        holder = folder.holder() or "the driver"
+        _say(f"handed to {holder}, as {number} of the queue; it decides on this text in its turn")
         with closing(Ledger.open_to_read(folder.ledger)) as ledger:
             inbox = Inbox(ledger)
             while not inbox.is_over(number):
