@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--tag", default="ideas", help="of the runs")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench_ideas"), help="of their repositories")
     parser.add_argument("--only", help="ids of ideas, with commas between them; by default all")
-    parser.add_argument("--experiments", type=int, help="stop after so many, to go on later without this flag")
+    parser.add_argument("--experiments", type=int, help="stop after this many; without this flag it goes on")
     parser.add_argument("--write", action="store_true", help="add what was measured to the shipped ideas")
     arguments, further = parser.parse_known_args()
     ideas = {path.stem: read_finding(path) for path in sorted(SHIPPED.glob("*.md"))}

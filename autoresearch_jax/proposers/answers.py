@@ -49,7 +49,7 @@ _BARE_EFFECT = re.compile(r'("predicted_effect"\s*:)\s*(?!null|true|false)([^\s"
 
 
 def answer_schema(brief: Brief, count: int = 1) -> dict[str, Any]:
-    """What an answer of so many proposals must look like, as the service takes it."""
+    """The response schema of an answer with this number of proposals."""
     text = {"type": "STRING"}
     edit = {"type": "OBJECT", "properties": {"search": text, "replace": text}, "required": ["search", "replace"]}
     proposal = {

@@ -89,7 +89,7 @@ def test_an_agent_reads_the_original_s_page_as_prose(place, capsys):
     assert run("--agent_command=./agent.sh") == 0
     assert capsys.readouterr().err.count("of the original's page, read by agents as prose") == 1
     brief = (place / "runs/night/llm/0001/BRIEF.md").read_text()
-    assert brief.index("run, commit, log and reset nothing") < brief.index("## Setup\n\nA branch.")
+    assert brief.index("Do not run, commit, log or reset anything") < brief.index("## Setup\n\nA branch.")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_while_a_service_is_down_there_is_something_to_do(bench):
             self.briefs.append(brief)
             if len(self.briefs) == 1:
                 hand_in(bench, DEEP)
-                raise ServiceDown("nobody answers", retry_seconds=3600.0)
+                raise ServiceDown("no answer", retry_seconds=3600.0)
             return moved(LR=0.1)
 
     proposer = Down([])

@@ -66,7 +66,7 @@ def test_a_try_that_is_cut_off_does_not_replace_the_one_before(place, tmp_path, 
 def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
     started = time.monotonic()
     assert place.propose(f"{background(tmp_path)}; {GOOD}; echo fine").hypothesis == "fine"
-    assert time.monotonic() - started < 10, "nobody waits for the child that holds the output open"
+    assert time.monotonic() - started < 10, "a child that holds the output open is not waited for"
     assert not is_alive(tmp_path / "pid")
 
 
