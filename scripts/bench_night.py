@@ -1,20 +1,22 @@
-"""Compares nights of the full system with nights of a bare greedy loop, in steps; called by bench_night.sh.
+"""Compares nights of two loops, in steps; called by bench_night.sh.
 
-  full     `autoresearch run` with its defaults, certification included
-  greedy   one or two random constants of the table get a random value within their rows, one run with the seed that
-           all have, and what came out lower than the best so far is the new best
+  hybrid     `autoresearch run --proposer=hybrid`, the default without a key: constants and shipped ideas
+  constants  `autoresearch run --proposer=constants`
+  greedy     one or two random constants of the table get a random value within their rows, one run with the seed that
+             all have, and what came out lower than the best so far is the new best
 
-Both search configs/demo.md's table with fewer layers, from the same program, with the demo's dataset. Equal trials:
-Ctrl-C ends the search of the full system in the trial at which only certification's share of --trials is left. The same
-command, with the experiments that were begun as --experiments, takes that trial up, ends its experiment and certifies.
-The greedy loop then makes exactly as many trials as the ledger has, pruned ones and the baseline's included.
+All search configs/demo.md's table with fewer layers, from the same program, with the demo's dataset. Equal trials:
+Ctrl-C ends the search of `autoresearch run` in the trial at which only certification's share of --trials is left. The
+same command, with the experiments that were begun as --experiments, takes that trial up, ends its experiment and
+certifies until --trials are made. The greedy loop makes exactly as many trials as the loop that it is compared with,
+pruned ones and the baseline's included.
 
 Baseline and champions are trained again on fresh seeds, the same ones for both loops. The last lines are `key: value`:
-  night_better_seeds                 seeds for which full's champion, trained again, is better than greedy's
-  night_VARIANT_val_bpb_SEED, night_baseline_val_bpb_SEED    mean of the program trained again
-  night_full_reported_SEED           as the run reports it, with its standard deviation
+  night_better_seeds    seeds for which the first loop's champion, trained again, is better than the second's
+  night_LOOP_val_bpb_SEED, night_baseline_val_bpb_SEED    mean of the program trained again
+  night_LOOP_reported_SEED           of the first, as the run reports it, with its standard deviation
   night_reported_error_sigma_SEED    reported minus trained again, in standard errors of the difference
-  night_VARIANT_kept_SEED, night_trials_SEED    of each of the two loops
+  night_LOOP_kept_SEED, night_LOOP_trials_SEED    of each of the two loops
 """
 
 import argparse
@@ -53,7 +55,7 @@ from autoresearch_jax.proposers.space import Constant, Value, same
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Scalar, Status
 
-FULL, GREEDY = "full", "greedy"
+HYBRID, CONSTANTS, GREEDY = "hybrid", "constants", "greedy"
 PAGE = "configs/demo.md"
 DEPTH = 2  # the most, and what a night begins with: a trial of seconds
 TAG = "night"
@@ -85,26 +87,34 @@ class Night:
     certified: tuple[int, int]  # kept edits that are improvements, and those that were reverted
     claimed: Estimate  # val_bpb of the champion by the loop's own word
     again: Sequence[float]  # of the champion trained again, one for each fresh seed
-    baseline: Sequence[float]  # the same; empty of the greedy loop, which has the same baseline
+    baseline: Sequence[float]  # the same; empty of the second loop, which has the same baseline
     minutes: float  # of the loop
 
 
-def run_full(options: Options, seed: int, scratch: Path) -> Night:
+def run_loop(loop: str, options: Options, seed: int, scratch: Path, *, is_first: bool) -> Night:
+    """A night of one loop."""
+    if loop == GREEDY:
+        return run_greedy(options, seed, scratch)
+    return run_driver(loop, options, seed, scratch, is_first=is_first)
+
+
+def run_driver(proposer: str, options: Options, seed: int, scratch: Path, *, is_first: bool) -> Night:
     """A night of `autoresearch run`."""
-    repository = make_shallow_repository(scratch / f"{FULL}-{seed}")
+    repository = make_shallow_repository(scratch / f"{proposer}-{seed}")
     ledger_path, start = repository / "runs" / TAG / "ledger.db", time.monotonic()
-    command = ["autoresearch", "run", DEMO, f"--tag={TAG}", f"--seed={seed}", *options.flags]
+    command = ["autoresearch", "run", DEMO, f"--proposer={proposer}", f"--tag={TAG}", f"--seed={seed}", *options.flags]
     searching = options.trials - int(CertificationSettings().share * options.trials)
     call([*command, f"--experiments={ENDLESS}"], repository, ledger_path, searching)
     with closing(Ledger.open_to_read(ledger_path)) as ledger:
         begun = sum(row.kind is Kind.PROPOSAL for row in ledger.experiments())
-    call([*command, f"--experiments={begun}"], repository, ledger_path, ENDLESS)
+    call([*command, f"--experiments={begun}"], repository, ledger_path, options.trials)
     minutes = (time.monotonic() - start) / 60
     with closing(Ledger.open_to_read(ledger_path)) as ledger:
         summary = summarize_run(ledger)
         assert summary.baseline is not None
         assert summary.champion is not None
         assert summary.champion_score is not None
+        baseline = ledger.source(summary.baseline.id)
         return Night(
             trials=len(ledger.trials()),
             experiments=sum(summary.counts.values()),
@@ -112,7 +122,7 @@ def run_full(options: Options, seed: int, scratch: Path) -> Night:
             certified=summary.certified,
             claimed=summary.champion_score,
             again=measure_again(options, ledger.source(summary.champion.id), seed, repository / "champion"),
-            baseline=measure_again(options, ledger.source(summary.baseline.id), seed, repository / "baseline"),
+            baseline=measure_again(options, baseline, seed, repository / "baseline") if is_first else (),
             minutes=minutes,
         )
 
@@ -200,11 +210,11 @@ def table(nights: Mapping[int, Mapping[str, Night]]) -> str:
     head = "seed", "loop", "minutes", "trials", "experiments", "kept", "certified", "reverted"
     lines = [(*head, "baseline, trained again", "claimed", "trained again"), ("---:", "---", *["---:"] * 9)]
     for seed, pair in nights.items():
-        baseline = plus_minus(estimate(pair[FULL].baseline))
-        for variant, night in pair.items():
+        baseline = plus_minus(estimate(next(iter(pair.values())).baseline))
+        for loop, night in pair.items():
             counts = night.trials, night.experiments, night.kept, *night.certified
             scores = baseline, plus_minus(night.claimed), plus_minus(estimate(night.again))
-            lines.append((str(seed), variant, f"{night.minutes:.1f}", *map(str, counts), *scores))
+            lines.append((str(seed), loop, f"{night.minutes:.1f}", *map(str, counts), *scores))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -213,18 +223,17 @@ def figures(nights: Mapping[int, Mapping[str, Night]]) -> dict[str, str]:
     found: dict[str, str] = {}
     better = 0
     for seed, pair in nights.items():
-        full, greedy = pair[FULL], pair[GREEDY]
-        assert full.trials == greedy.trials
-        again = {variant: estimate(night.again) for variant, night in pair.items()}
-        better += again[FULL].mean < again[GREEDY].mean
-        error = math.hypot(full.claimed.error, again[FULL].error)
+        (first, night), (second, _) = pair.items()
+        again = {loop: estimate(night.again) for loop, night in pair.items()}
+        better += again[first].mean < again[second].mean
+        error = math.hypot(night.claimed.error, again[first].error)
         found |= {
-            **{f"night_{variant}_val_bpb_{seed}": f"{again[variant].mean:.4f}" for variant in pair},
-            f"night_baseline_val_bpb_{seed}": f"{estimate(full.baseline).mean:.4f}",
-            f"night_full_reported_{seed}": plus_minus(full.claimed),
-            f"night_reported_error_sigma_{seed}": f"{(full.claimed.mean - again[FULL].mean) / error:.2f}",
-            **{f"night_{variant}_kept_{seed}": str(night.kept) for variant, night in pair.items()},
-            f"night_trials_{seed}": str(full.trials),
+            **{f"night_{loop}_val_bpb_{seed}": f"{again[loop].mean:.4f}" for loop in pair},
+            f"night_baseline_val_bpb_{seed}": f"{estimate(night.baseline).mean:.4f}",
+            f"night_{first}_reported_{seed}": plus_minus(night.claimed),
+            f"night_reported_error_sigma_{seed}": f"{(night.claimed.mean - again[first].mean) / error:.2f}",
+            **{f"night_{loop}_kept_{seed}": str(one.kept) for loop, one in pair.items()},
+            **{f"night_{loop}_trials_{seed}": str(one.trials) for loop, one in pair.items()},
         }
     return {"night_better_seeds": f"{better} of {len(nights)}", **found}
 
@@ -233,23 +242,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("seeds", 3), ("first", 0), ("trials", 40), ("steps", 150), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--loops", default=f"{HYBRID},{CONSTANTS}", help="two of those above; the second may be greedy")
     parser.add_argument("--quick", action="store_true", help="two seeds, 8 trials of 20 steps")
     arguments = parser.parse_args()
+    first, _, second = arguments.loops.partition(",")
+    if first not in (HYBRID, CONSTANTS) or second not in {HYBRID, CONSTANTS, GREEDY} - {first}:
+        parser.error(f"--loops={arguments.loops}: expected two loops, such as {HYBRID},{CONSTANTS}")
     options = Options(8, 20, 2) if arguments.quick else Options(arguments.trials, arguments.steps, 5)
     seeds = range(arguments.first, arguments.first + (2 if arguments.quick else arguments.seeds))
     nights: dict[int, dict[str, Night]] = {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-            full_nights = pool.map(partial(run_full, options, scratch=scratch), seeds)
+            run_first = partial(run_loop, first, options, scratch=scratch, is_first=True)
             pending = {}
-            for seed, night in zip(seeds, full_nights, strict=True):
-                nights[seed] = {FULL: night}
-                pending[seed] = pool.submit(run_greedy, replace(options, trials=night.trials), seed, scratch)
-                print(f"bench_night: {FULL} {seed}: {night}", file=sys.stderr, flush=True)
+            for seed, night in zip(seeds, pool.map(run_first, seeds), strict=True):
+                nights[seed] = {first: night}
+                same = options if second != GREEDY else replace(options, trials=night.trials)
+                pending[seed] = pool.submit(run_loop, second, same, seed, scratch, is_first=False)
+                print(f"bench_night: {first} {seed}: {night}", file=sys.stderr, flush=True)
             for seed, future in pending.items():
-                nights[seed][GREEDY] = future.result()
-                print(f"bench_night: {GREEDY} {seed}: {nights[seed][GREEDY]}", file=sys.stderr, flush=True)
+                nights[seed][second] = future.result()
+                print(f"bench_night: {second} {seed}: {nights[seed][second]}", file=sys.stderr, flush=True)
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(table(nights))
     for key, value in figures(nights).items():
