@@ -96,6 +96,7 @@ class LmTask:
         if config.sandbox.worker is not Level.LIMITS:
             cage.write_bytecode(config.environment)
         self._reference_seconds: float | None = None  # see `calibrate`
+        self._manifest_state = dataset.manifest_state()  # when no process was started yet
 
     @cached_property
     def contract(self) -> str:
@@ -168,6 +169,7 @@ class LmTask:
         """Raises as `Task.measure` does; TaskError where the harness failed; DatasetChangedError if the dataset did."""
         config, log_path = self._config, log_dir / WORKER_LOG
         config.dataset.require_unchanged()
+        self._end_outdated_workers()
         assert candidate.programs_dir is not None
         request = MeasureRequest(
             programs_dir=str(candidate.programs_dir.absolute()),
@@ -247,6 +249,14 @@ class LmTask:
                 reason = clean_line(event["reason"])
                 raise CandidateUntouched(f"the reference program cannot be timed: {reason}; see {log_path}")
             return float(event["seconds"])
+
+    def _end_outdated_workers(self) -> None:
+        """Ends the waiting processes if `prepare` has added to the dataset: a confined one cannot read a new manifest."""
+        state = self._config.dataset.manifest_state()
+        if state != self._manifest_state:
+            self._manifest_state = state
+            self._end_waiting_worker()
+            self._workers.close()
 
     def _end_waiting_worker(self) -> None:
         if self._worker is not None:

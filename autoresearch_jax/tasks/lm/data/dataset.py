@@ -262,6 +262,11 @@ class Dataset:
                 "it again, or choose another --tag"
             )
 
+    def manifest_state(self) -> tuple[int, int]:
+        """Inode and time of change of the manifest: another one once `prepare` has added to the folder."""
+        stat = (self.folder / MANIFEST).stat()
+        return stat.st_ino, stat.st_mtime_ns
+
     def verify(self) -> list[str]:
         """Names of the files whose SHA-256 is not the manifest's; reads all of them."""
 
