@@ -15,7 +15,13 @@ from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES, literal_bytes, syntax_nodes
+from autoresearch_jax.engine.source_size import (
+    FREE_NAME_BYTES,
+    MAX_LITERAL_BYTES,
+    added_bytes,
+    literal_bytes,
+    syntax_nodes,
+)
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.errors import UserError
@@ -195,10 +201,13 @@ class Precheck:
         return self._task.prepare(source, self._folder.log_dir(experiment))
 
     def _require_few_literals(self, source: str) -> None:
-        if self.baseline is None or (found := literal_bytes(source, self.baseline)) <= self._max_literal_bytes:
+        most = self._max_literal_bytes
+        if self.baseline is None or added_bytes(source, self.baseline) <= min(most, FREE_NAME_BYTES):
+            return  # a bound that is quick to compute, and holds for most edits
+        if (found := literal_bytes(source, self.baseline)) <= most:
             return
         reason = f"its literals, tables and names hold {found:,} bytes that the baseline's do not, more than "
-        reason += f"{self._max_literal_bytes:,}"
+        reason += f"{most:,}"
         remedy = "(--max_literal_bytes): compute arrays inside the functions, nothing carried in is an improvement"
         raise CandidateRejected(Status.REJECTED, f"{reason} {remedy}")
 

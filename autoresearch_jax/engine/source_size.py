@@ -1,13 +1,14 @@
 """How large a training file is: its syntax nodes, and the bytes that it carries in literals."""
 
 import ast
+import io
 from collections import Counter
 from collections.abc import Collection, Iterator
 from decimal import Decimal
 from functools import lru_cache
 
 from autoresearch_jax.engine.training_file import binding
-from autoresearch_jax.python_source import UNPARSABLE, docstring_of, parse_source
+from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, parse_source
 
 MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
 USUAL_ARGUMENTS = 16  # of a call, by position
@@ -36,12 +37,40 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
         tree = parse_source(source)
     except (SyntaxError, *UNPARSABLE):
         return None
-    counts = [_count(node) for node in ast.walk(tree)]
+    lines = list(io.StringIO(source.removeprefix(BYTE_ORDER_MARK), newline=""))  # as Python counts them
+    counts, end = [_count(tree)], 0
+    for statement in tree.body:
+        first = min((node.lineno for node in getattr(statement, "decorator_list", ())), default=statement.lineno)
+        if first > end:
+            text = "".join(lines[first - 1 : statement.end_lineno])
+            counts.append(_count_in(text, statement.col_offset, statement.end_col_offset))
+        else:  # behind a semicolon, its line may begin within a string
+            counts.append(_count_all(statement))
+        end = statement.end_lineno or first
     if None in counts:
         return None
     blanked = [value for name, value in map(binding, tree.body) if name in values_of and value is not None]
     blanked_counts = [_count(node) for value in blanked for node in ast.walk(value)]
     return sum(filter(None, counts)) - sum(filter(None, blanked_counts)) + len(blanked)
+
+
+@lru_cache(maxsize=512)  # most statements are the champion's
+def _count_in(text: str, first_column: int, last_column: int | None) -> int | None:
+    """What the nodes of a top-level statement count together; None if one may run hidden text.
+
+    Args:
+      text: its lines, which may hold further statements.
+      first_column: where it begins in them, in bytes.
+      last_column: where it ends.
+    """
+    columns = first_column, last_column
+    (statement,) = (one for one in ast.parse(text).body if (one.col_offset, one.end_col_offset) == columns)
+    return _count_all(statement)
+
+
+def _count_all(statement: ast.stmt) -> int | None:
+    counts = [_count(node) for node in ast.walk(statement)]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def _count(node: ast.AST) -> int | None:
@@ -101,6 +130,12 @@ def literal_bytes(source: str, baseline: str) -> int:
         return 0
     held = sum(count * max(1, _bytes_held(value)) for (_, value), count in (theirs - ours).items())
     return held + max(0, sum(map(_bytes_held, their_names - our_names)) - FREE_NAME_BYTES)
+
+
+def added_bytes(source: str, baseline: str) -> int:
+    """Bytes of the lines that a source has more than the baseline: what it adds in literals and names is no more."""
+    added = Counter(source.split("\n")) - Counter(baseline.split("\n"))
+    return sum(count * len(line.encode("utf-8", "surrogatepass")) for line, count in added.items())
 
 
 @lru_cache(maxsize=4)  # the baseline's is asked for with each candidate's

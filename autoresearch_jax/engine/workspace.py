@@ -45,6 +45,7 @@ class Workspace:
         self._tag = tag
         self._constants = constants
         self._worktree = Worktree(git, folder)
+        self._read: tuple[str, bytes] = "", b""  # a commit, and the editable file as it has it
 
     @classmethod
     def of(
@@ -207,7 +208,9 @@ class Workspace:
         self._git.text("update-ref", ref, commit)
 
     def _blob(self, commit: str) -> bytes:
-        return self._git.raw("cat-file", "blob", f"{commit}:{self.editable}")
+        if self._read[0] != commit:  # most commits have the champion as their parent
+            self._read = commit, self._git.raw("cat-file", "blob", f"{commit}:{self.editable}")
+        return self._read[1]
 
     def _tip(self, ref: str) -> str | None:
         try:

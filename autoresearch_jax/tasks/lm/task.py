@@ -251,7 +251,7 @@ class LmTask:
             return float(event["seconds"])
 
     def _end_outdated_workers(self) -> None:
-        """Ends the waiting processes if `prepare` has added to the dataset: a confined one cannot read a new manifest."""
+        """Ends waiting processes if `prepare` has added to the dataset: a confined one cannot read a new manifest."""
         state = self._config.dataset.manifest_state()
         if state != self._manifest_state:
             self._manifest_state = state
