@@ -5,6 +5,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from autoresearch_jax.decide.demands import demands
@@ -107,6 +108,7 @@ def latest_changes(ledger: Ledger, rows: Sequence[ExperimentRow]) -> dict[int, s
     return changes
 
 
+@lru_cache(maxsize=2 * CHANGES)  # each is on several pages
 def change_text(before: str, after: str) -> str:
     """A short unified diff in printable characters."""
     found = difflib.unified_diff(before.splitlines(), after.splitlines(), n=CONTEXT_LINES, lineterm="")
