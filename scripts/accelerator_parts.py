@@ -24,7 +24,8 @@ from accelerator_plan import DEVICE_FILE, PARTS, ROOT, DeviceFacts, Plan, first_
 from accelerator_result import Result
 
 from autoresearch_jax.files import write_json
-from autoresearch_jax.tasks.lm.device import host_processors, peak_flops, platform_variables
+from autoresearch_jax.sandbox.accounting import host_processors
+from autoresearch_jax.tasks.lm.device import peak_flops, platform_variables
 
 GIBIBYTE = 1 << 30
 QUERY_SECONDS = 20.0  # for nvidia-smi

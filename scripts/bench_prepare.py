@@ -34,12 +34,12 @@ from typing import Any
 
 import numpy as np
 
+from autoresearch_jax.sandbox.accounting import host_processors
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
 from autoresearch_jax.tasks.lm.data.prepare import prepare_dataset
 from autoresearch_jax.tasks.lm.data.text_files import Skipped
 from autoresearch_jax.tasks.lm.data.tokenizer import STANDARD, train_tokenizer
-from autoresearch_jax.tasks.lm.device import host_processors
 
 BATCH_ROWS, CONTEXT = 256, 2048  # the original's
 WANTED_TOKENS_PER_SECOND = 2e6  # what an H100 eats at depth 8

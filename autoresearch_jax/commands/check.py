@@ -22,7 +22,7 @@ from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.hand_text import base_of, kept_texts, read_source, syntax_fault
 from autoresearch_jax.commands.options import InRun, format_option, option
-from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.git import Git
@@ -51,7 +51,9 @@ class Options:
     task: TaskOptions = field(default_factory=TaskOptions)
     where: FolderOptions = field(default_factory=FolderOptions)
     program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
-    editable: Path = option(Path("./train_lib.py"), "the training file", in_run=InRun.BOUND)
+    editable: Path = option(
+        DEFAULT_EDITABLE, "the training file; with --task=command task.toml names it", in_run=InRun.BOUND
+    )
     max_literal_bytes: int = option(
         MAX_LITERAL_BYTES,
         "reject a text whose literals hold more bytes than this beyond those of the run's baseline",
@@ -60,6 +62,9 @@ class Options:
     )
     as_is: bool = option(False, "take the text as it stands, where it is a change of an earlier champion")
     format: str = format_option()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "editable", self.task.editable(self.editable))
 
 
 @dataclass(frozen=True)

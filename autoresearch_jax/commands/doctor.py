@@ -27,7 +27,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import autoresearch_jax
-from autoresearch_jax.commands import model_options, proposer_options, task_options
+from autoresearch_jax.commands import model_options, proposer_options, sandbox_options, task_options
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.commands.run import Options as RunOptions
@@ -44,12 +44,12 @@ from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.report.tables import KEY_WIDTH
+from autoresearch_jax.sandbox.accounting import ATTENDED, host_processors, quota_cpus
 from autoresearch_jax.sandbox.escapes import try_to_escape
 from autoresearch_jax.sandbox.sandbox import Level, SandboxError, worker_level
 from autoresearch_jax.sanitize import clean_line, redact, secret_values
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.tasks.lm import device as devices
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, quota_cpus
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
@@ -136,7 +136,7 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     """Processors, memory, the devices of --platform, and whether a trial process starts; JAX is loaded only there."""
     wanted, start = options.task.platform, time.monotonic()
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Check("machine", f"{devices.host_processors()}, {ram / 1e9:.1f} GB of RAM")
+    yield Check("machine", f"{host_processors()}, {ram / 1e9:.1f} GB of RAM")
     size = task_options.mesh_size(options.task.mesh)
     with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as folder:
         log = Path(folder) / "worker.log"
@@ -183,11 +183,11 @@ def check_sandbox(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     """Which level is in force, why no better one, and whether it holds, tried by escaping."""
     choice, cache_dir = options.task.sandbox, options.task.dataset.caches
     try:
-        cage = task_options.find_sandbox(choice, environment, cache_dir)
+        cage = sandbox_options.find_sandbox(choice, environment, cache_dir)
     except SandboxError as error:
         if isinstance(error.__cause__, OSError) or choice == "auto":
             raise
-        cage = task_options.find_sandbox("auto", environment, cache_dir)
+        cage = sandbox_options.find_sandbox("auto", environment, cache_dir)
         yield fault("sandbox_flag", str(error), f"what follows was tried with {cage.level}")
     is_ok = cage.level is not Level.LIMITS or choice == Level.LIMITS
     remedy = "nothing confines: the lines below say how to get walls, --sandbox=limits goes without"

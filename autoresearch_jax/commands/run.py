@@ -15,7 +15,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoresearch_jax.commands.agent_command import check_command
@@ -35,7 +35,7 @@ from autoresearch_jax.commands.proposer_options import (
 )
 from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
-from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
@@ -56,6 +56,7 @@ from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.findings.format import device_class
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments, print_lines
 from autoresearch_jax.report.tensorboard import TensorBoard, require_tensorboard
@@ -123,7 +124,9 @@ class Options:
     snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
     start: ConstantsOptions = field(default_factory=ConstantsOptions)
     program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
-    editable: Path = option(Path("./train_lib.py"), "the file to edit", in_run=InRun.BOUND)
+    editable: Path = option(
+        DEFAULT_EDITABLE, "the file to edit; with --task=command task.toml names it", in_run=InRun.BOUND
+    )
     seed: int | None = option(
         None, "source of every seed; by default random, and kept when a run resumes", least=0, in_run=InRun.BOUND
     )
@@ -137,6 +140,12 @@ class Options:
         in_run=InRun.FREE,
     )
     tensorboard: bool = tensorboard_option()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "editable", self.task.editable(self.editable))
+        named = self.task.command.proposals.categories if self.task.is_command else ()
+        if named and self.proposer.categories == DEFAULT_CATEGORIES:
+            object.__setattr__(self, "proposer", replace(self.proposer, categories=named))
 
 
 def run(options: Options, arguments: list[str]) -> int:
@@ -168,7 +177,7 @@ class OpenRun:
 def open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> OpenRun:
     """Opens all that a run needs and refuses what cannot work; the stack closes it."""
     folder = options.where.folder
-    options.task.dataset.open()
+    options.task.require()
     workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants)
     program = ProgramFile(options.program, lambda page: check_dollars(proposer, page))
     folder.require_ledger()

@@ -1,74 +1,68 @@
-"""Options of the language-model task: dataset, budget, clock and machine; and the task that they ask for."""
+"""Options of the tasks: which one, dataset, budget, clock and machine; and the task that they ask for."""
 
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
+from autoresearch_jax.commands.sandbox_options import (
+    UNCONFINED,
+    UNCONFINED_TRIALS,
+    find_sandbox,
+    notice,
+    sandbox_option,
+)
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.sandbox.sandbox import (
-    CHOICES,
-    DOCTOR,
     NO_LANDLOCK,
     Level,
-    Sandbox,
     SandboxError,
-    open_sandbox,
-    worker_level,
 )
 from autoresearch_jax.tasks import open_task
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, try_accounting
+from autoresearch_jax.tasks.command.task import CommandTaskConfig
+from autoresearch_jax.tasks.command.task_file import TaskFile, read_task_file
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.config import TRACE_SECONDS, Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_trial_device
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
 
-LM = "lm"  # the task that these options configure
+LM, COMMAND = "lm", "command"
+DEFAULT_EDITABLE = Path("./train_lib.py")
+DEFAULT_TASK_FILE = Path("./task.toml")
 MESH_AXES = ("data", "model")
 DEFAULT_BUDGET_SECONDS = 300.0  # the original's
 MIN_STRETCH = 1.5  # the clock's calibrations, outside of the budget, take 4 % of the wall time even on an idle machine
-UNCONFINED = (
-    "the training file runs with limits but not confined: it can read this machine's files; "
-    "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
-)
-UNCONFINED_TRIALS = (
-    "the training file is confined while it is traced, but the processes that run its programs are not: {why}; "
-    "`autoresearch doctor` says more, --sandbox=require refuses to run so"
-)
-UNCONFINED_SNAPSHOT = (
-    "the process that runs the snapshot's programs is not confined: {why}; `autoresearch doctor` says more, "
-    "--sandbox=require refuses to run so"
-)
-
-
-def sandbox_option() -> Any:
-    """The option --sandbox."""
-    return option(
-        "auto",
-        "what confines a training file while it is traced, and the processes that run its programs: auto takes the "
-        "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
-        "them",
-        choices=CHOICES,
-        in_run=InRun.FREE,
-    )
 
 
 @dataclass(frozen=True)
 class TaskOptions:
     """All that a score depends on beside the training file and its seed, and how trials are carried out."""
 
+    name: str = option(
+        LM,
+        "what is searched: lm trains a language model, command is what --task_file says",
+        flag="task",
+        choices=(LM, COMMAND),
+        in_run=InRun.BOUND,
+    )
+    task_file: Path = option(
+        DEFAULT_TASK_FILE,
+        "for --task=command: the file that names the asset, its commands, the evaluator and the metric; see "
+        "docs/guide/command-task.md",
+        in_run=InRun.BOUND,
+    )
     dataset: DatasetOptions = field(default_factory=DatasetOptions)
     budget_seconds: float | None = option(
         None,
-        f"training time of one trial in seconds (default: {DEFAULT_BUDGET_SECONDS:g})",
+        f"training time of one trial in seconds (default: {DEFAULT_BUDGET_SECONDS:g}; with --task=command what "
+        "task.toml says)",
         above=0,
         hint="such as 60",
         in_run=InRun.BOUND,
@@ -137,8 +131,48 @@ class TaskOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.is_command and self.budget_steps is not None:
+            raise UsageError("--budget_steps: --task=command has a budget in seconds: use --budget_seconds")
         axes = parse_mesh(self.mesh) or {}
         object.__setattr__(self, "mesh", ",".join(f"{name}={size}" for name, size in axes.items()))
+
+    @property
+    def is_command(self) -> bool:
+        """Whether the task is what a task.toml says."""
+        return self.name == COMMAND
+
+    @property
+    def command(self) -> TaskFile:
+        """What task.toml says.
+
+        Raises:
+          TaskFileError: it cannot be used.
+        """
+        return read_task_file(self.task_file)
+
+    def editable(self, given: Path) -> Path:
+        """The file to edit, of a value of --editable: task.toml names it where there is one.
+
+        Raises:
+          UsageError: another one is given; or as of `command`.
+        """
+        if not self.is_command:
+            return given
+        named = self.task_file.parent / self.command.asset.file
+        if given not in (DEFAULT_EDITABLE, named) and given.resolve() != named.resolve():
+            raise UsageError(f"--editable={given}: {self.task_file} names {named}: leave it out")
+        return named
+
+    def require(self) -> None:
+        """Refuses a task that cannot be opened, before anything is made of a run.
+
+        Raises:
+          UserError: the dataset is not there, or task.toml cannot be used.
+        """
+        if self.is_command:
+            read_task_file(self.task_file)
+        else:
+            self.dataset.open()
 
     @property
     def unused(self) -> list[str]:
@@ -150,12 +184,14 @@ class TaskOptions:
         """Of a trial; steps go before seconds, which flag files usually set."""
         if self.budget_steps is not None:
             return Budget(steps=self.budget_steps)
+        if self.budget_seconds is None and self.is_command:
+            return Budget(seconds=self.command.budget.seconds)
         return Budget(seconds=DEFAULT_BUDGET_SECONDS if self.budget_seconds is None else self.budget_seconds)
 
     @property
     def metric(self) -> Metric:
         """What the task measures."""
-        return LmTask.metric
+        return self.command.what_is_measured if self.is_command else LmTask.metric
 
     @property
     def compile_cache_dir(self) -> Path | None:
@@ -177,6 +213,8 @@ class TaskOptions:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the sandbox cannot
             be had.
         """
+        if self.is_command:
+            return self._make_command_task(run_folder)
         environment = dict(os.environ)
         require_absolute_paths(environment)
         require_usable_name("--run_dir", run_folder.absolute(), for_snapshots=True)
@@ -185,9 +223,9 @@ class TaskOptions:
         dataset = self.dataset.open()
         sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
         if sandbox.level is Level.LIMITS:
-            _notice(UNCONFINED)
+            notice(UNCONFINED)
         elif sandbox.worker is Level.LIMITS:
-            _notice(UNCONFINED_TRIALS.format(why=NO_LANDLOCK))
+            notice(UNCONFINED_TRIALS.format(why=NO_LANDLOCK))
         trials_dirs = run_folder / "logs", run_folder / "snapshots"
         trials_dirs[0].mkdir(parents=True, exist_ok=True)
         log_path = trials_dirs[0] / "devices.log"
@@ -197,9 +235,9 @@ class TaskOptions:
             why = f"{device.platform} does not answer to a confined process, see {log_path}"
             if self.sandbox != "auto":
                 raise SandboxError(f"--sandbox={self.sandbox}: {why}: --sandbox=auto trains without walls")
-            _notice(UNCONFINED_TRIALS.format(why=why))
+            notice(UNCONFINED_TRIALS.format(why=why))
             sandbox = replace(sandbox, worker=Level.LIMITS)
-        clock = self._find_clock(device, _notice)
+        clock = self._find_clock(device, notice)
         return open_task(
             LM,
             LmTaskConfig(
@@ -219,6 +257,24 @@ class TaskOptions:
                 caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.max_kernel_bytes, self.min_steps),
                 profile=profile,
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
+            ),
+        )
+
+    def _make_command_task(self, run_folder: Path) -> Task:
+        environment = dict(os.environ)
+        sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
+        if sandbox.level is Level.LIMITS:
+            notice(UNCONFINED)
+        return open_task(
+            COMMAND,
+            CommandTaskConfig(
+                task=self.command,
+                budget_seconds=self.budget.seconds or 0.0,
+                sandbox=sandbox,
+                environment=environment,
+                programs_dir=(run_folder / "programs").absolute(),
+                clock=find_clock(self.clock, "cpu"),
+                max_stretch=self.max_stretch,
             ),
         )
 
@@ -252,34 +308,7 @@ class TaskOptions:
         return device, mesh_axes or {"data": device.num_devices, "model": 1}, is_confined
 
 
-def find_sandbox(choice: str, environment: Mapping[str, str], cache_dir: Path) -> Sandbox:
-    """The sandbox of a value of --sandbox.
-
-    Raises:
-      SandboxError: it cannot be had.
-    """
-    return open_sandbox(choice, cache_dir=cache_dir, environment=environment)
-
-
-def confines_snapshots(choice: str) -> bool:
-    """Whether, by a value of --sandbox, processes that run a snapshot's programs are confined; says so if not.
-
-    Raises:
-      SandboxError: they must be, and cannot.
-    """
-    if worker_level(choice) is not Level.LIMITS:
-        return True
-    if choice in ("require", Level.LANDLOCK):
-        raise SandboxError(f"--sandbox={choice}: {NO_LANDLOCK}; {DOCTOR}")
-    _notice(UNCONFINED_SNAPSHOT.format(why=f"--sandbox={choice}" if choice == Level.LIMITS else NO_LANDLOCK))
-    return False
-
-
-def _notice(text: str) -> None:
-    print(f"autoresearch: {text}", file=sys.stderr, flush=True)
-
-
-def find_clock(choice: str, platform: str, notice: Callable[[str], None] = _notice) -> str:
+def find_clock(choice: str, platform: str, notice: Callable[[str], None] = notice) -> str:
     """The clock of a value of --clock.
 
     Args:

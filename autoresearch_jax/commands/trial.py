@@ -34,7 +34,7 @@ from autoresearch_jax.commands.options import (
     option,
     tensorboard_option,
 )
-from autoresearch_jax.commands.task_options import TaskOptions
+from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.commands.trial_profile import about_profile, check_profile, keep_profile
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.observers import Expendable
@@ -43,7 +43,7 @@ from autoresearch_jax.engine.records import Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
 from autoresearch_jax.engine.task import CalibratedTask, ProgressCallback, Task
-from autoresearch_jax.engine.training_file import known_constants, read_constants, set_constants
+from autoresearch_jax.engine.training_file import known_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.report.summary import named_experiment, stored_metric
@@ -63,7 +63,6 @@ from autoresearch_jax.types import (
 )
 
 TAKES_RUN_FLAGS = True
-DEFAULT_EDITABLE = Path("./train_lib.py")
 MEGA = 1e6
 MEBIBYTE = 1 << 20
 
@@ -94,6 +93,7 @@ _FIGURES: tuple[tuple[str, str, float, int], ...] = (
     ("judge_seconds", "judge_seconds", 1, 2),
     ("compiles_in_budget", "compiles_in_budget", 1, 0),
 )
+_KNOWN = {name for _, name, _, _ in _FIGURES}
 _ONLY_IF_ANY = (CLOCK_FAULT, "error", "snapshot")  # lines of the text
 
 
@@ -200,10 +200,10 @@ def run(options: Options, arguments: list[str]) -> int:
     if options.profile is not None:
         check_profile(options.profile, options.task.budget, tensorboard=options.tensorboard)
     recorded = None if options.where.origin is None else RecordedExperiment.read(options)
-    editable = options.editable or DEFAULT_EDITABLE
+    editable = options.task.editable(options.editable or DEFAULT_EDITABLE)
     constants = options.start.constants
     source = edited_source(editable, constants) if recorded is None else recorded.source
-    options.task.dataset.open()
+    options.task.require()
     folder = options.where.folder
     folder.create()
     then: dict[int, TrialRow] = {} if recorded is None else {trial.seed: trial for trial in recorded.trials}
@@ -234,8 +234,10 @@ def run(options: Options, arguments: list[str]) -> int:
             if options.profile is None:
                 ledger.record_trial(source, measurement, description, task.fingerprint)
             summary = summarize(
-                measurement, task.metric, read_constants(source) if measurement.value is not None else {}
+                measurement, task.metric, known_constants(source) if measurement.value is not None else {}
             )
+            if options.task.is_command:
+                summary = _of_command(summary, measurement, task.metric)
             summary["log"] = str(log_dir)
             if options.profile is not None:
                 summary[PROFILE] = keep_profile(log_dir / PROFILE, options.profile)
@@ -361,6 +363,12 @@ def summarize(measurement: Measurement, metric: Metric, constants: Mapping[str, 
     summary["error"] = measurement.error
     summary["snapshot"] = None if measurement.snapshot is None else str(measurement.snapshot)
     return summary
+
+
+def _of_command(summary: Mapping[str, Scalar], measurement: Measurement, metric: Metric) -> dict[str, Scalar]:
+    """The summary with the evaluator's further numbers, and without what only a language model has."""
+    kept = {name: value for name, value in summary.items() if value is not None or name in (metric.name, "error")}
+    return kept | {name: value for name, value in measurement.metrics.items() if name not in _KNOWN | kept.keys()}
 
 
 def format_summary(summary: Mapping[str, Scalar], metric: Metric) -> str:

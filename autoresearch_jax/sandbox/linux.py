@@ -247,11 +247,12 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def filter_program(*, network: bool = False) -> bytes | None:
+def filter_program(*, network: bool = False, local_sockets: bool = False) -> bytes | None:
     """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here.
 
     Args:
       network: leaves sockets of IP, but none that reach a local service by a file.
+      local_sockets: leaves these alone, and shared memory, without which no PostgreSQL starts.
     """
     if os.uname().machine not in _MACHINES:
         return None
@@ -265,9 +266,13 @@ def filter_program(*, network: bool = False) -> bytes | None:
         *_when(_JUMP_GREATER_EQUAL, _FIRST_X32_CALL, not_there),
         *_when(_JUMP_EQUAL, _CLONE3, not_there),  # the C library takes clone then, whose flags can be looked at
     ]
-    if network:
-        program += _leave_network(_DENIED["socket"][machine], not_permitted)
-    for number in (*(numbers[machine] for numbers in _DENIED.values()), *_DENIED_EVERYWHERE):
+    denied = {name: numbers[machine] for name, numbers in _DENIED.items()}
+    if local_sockets:
+        program += _leave_local_sockets(denied.pop("socket"), not_permitted)
+        del denied["shmget"]
+    elif network:
+        program += _leave_network(denied["socket"], not_permitted)
+    for number in (*denied.values(), *_DENIED_EVERYWHERE):
         program += _when(_JUMP_EQUAL, number, not_permitted)
     program += [
         _instruction(_JUMP_EQUAL, _CLONE[machine], if_so=1),
@@ -288,6 +293,16 @@ def _leave_network(call: int, result: int) -> list[bytes]:
         _instruction(_LOAD, _SECOND_ARGUMENT),
         _instruction(_AND, _SOCKET_TYPE),
         *_when(_JUMP_EQUAL, _DATAGRAM, _ALLOW),
+        _instruction(_RETURN, result),
+    ]
+    return [_instruction(_JUMP_EQUAL, call, if_not=len(decision)), *decision]
+
+
+def _leave_local_sockets(call: int, result: int) -> list[bytes]:
+    """As `_leave_network`, for sockets that reach a local service by a file."""
+    decision = [
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        *_when(_JUMP_EQUAL, _LOCAL_FAMILY, _ALLOW),
         _instruction(_RETURN, result),
     ]
     return [_instruction(_JUMP_EQUAL, call, if_not=len(decision)), *decision]

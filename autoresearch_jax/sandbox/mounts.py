@@ -142,7 +142,9 @@ def _existing(paths: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(Path(path).resolve() for path in paths if os.path.exists(path)))
 
 
-def bubblewrap_argv(bwrap: str, mounts: Mounts, scratch: Path, argv: Sequence[str]) -> list[str]:
+def bubblewrap_argv(
+    bwrap: str, mounts: Mounts, scratch: Path, argv: Sequence[str], *, cwd: Path | None = None, more: Sequence[str] = ()
+) -> list[str]:
     """A command line that runs `argv` with everything but the mounts and `scratch` out of sight.
 
     Paths stay as they are outside, read-only; /tmp is a folder in `scratch`. No network, no other process. The filter
@@ -153,6 +155,8 @@ def bubblewrap_argv(bwrap: str, mounts: Mounts, scratch: Path, argv: Sequence[st
       mounts: what can be seen.
       scratch: the folder that can be written to; resolved, with a folder "tmp" in it.
       argv: what to run.
+      cwd: where; by default in `scratch`.
+      more: further options of bubblewrap.
     """
     words = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     words += ["--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox"]
@@ -172,7 +176,7 @@ def bubblewrap_argv(bwrap: str, mounts: Mounts, scratch: Path, argv: Sequence[st
         words += ["--dev-bind", device, device]
     if filter_program() is not None:
         words += ["--seccomp", str(FILTER_DESCRIPTOR)]
-    return [*words, "--remount-ro", "/", "--chdir", str(scratch), "--", *argv]
+    return [*words, *more, "--remount-ro", "/", "--chdir", str(cwd or scratch), "--", *argv]
 
 
 def compiled_standard_library(cache_dir: Path) -> Path:

@@ -12,7 +12,7 @@ import stat as file_modes
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from autoresearch_jax.sandbox import linux
@@ -23,6 +23,8 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 SWEEP_SECONDS = 0.002
 SWEEP_LIMIT_SECONDS = 30.0  # a process that is in the kernel all that time cannot be killed
 TAIL_BYTES = 1 << 14  # of the output's end that are looked at for its last line
+MAX_FOLDER_DEPTH = 64
+MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
 _CHUNK_BYTES = 1 << 16
 
 
@@ -160,6 +162,23 @@ def unnamed_files(stats: dict[int, Stat]) -> dict[tuple[int, int], int]:
                     if file_modes.S_ISREG(status.st_mode) and status.st_nlink == 0:
                         found[status.st_dev, status.st_ino] = status.st_blocks * 512
     return found
+
+
+def walk(folder: str) -> Iterator[tuple[str, int]]:
+    """Everything in a folder, with how deep it lies; raises Breach if not everything can be seen."""
+    folders = [(folder, 1)]
+    while folders:
+        path, depth = folders.pop()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append((entry.path, depth + 1))
+                    yield entry.path, depth
+        except PermissionError as error:
+            raise Breach("scratch_files", "made a folder that cannot be read") from error
+        except OSError:  # gone meanwhile
+            continue
 
 
 def threads_of_user() -> int:

@@ -115,6 +115,19 @@ class SandboxResult:
     peak_memory_bytes: int
     own_namespaces: bool
 
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> "SandboxResult":
+        """What the watching process answered."""
+        breach = answer["breach"] or {"limit": None, "words": None}
+        return cls(
+            returncode=_returncode(answer["status"]),
+            broken_limit=breach["limit"],
+            words=breach["words"],
+            seconds=answer["seconds"],
+            peak_memory_bytes=answer["peak_memory_bytes"],
+            own_namespaces=answer["namespaces"],
+        )
+
 
 @dataclass(frozen=True)
 class Sandbox:
@@ -190,7 +203,7 @@ class Sandbox:
             "cwd": str(scratch),
             "limits": asdict(limits or ProcessLimits()),
             "blanks": {},
-            "confine": {**self._confinement(scratch), "fixed_addresses": fixed_addresses},
+            "confine": {**self.confinement(scratch), "fixed_addresses": fixed_addresses},
         }
         try:
             answer = carry_out(order, log_path=log_path, log_mode="ab", stop=stop)
@@ -198,17 +211,9 @@ class Sandbox:
             raise SandboxError(str(error)) from error
         if answer["left"]:
             raise SandboxError(f"{answer['left']} processes of the sandbox cannot be killed; see {log_path}")
-        breach = answer["breach"] or {"limit": None, "words": None}
-        return SandboxResult(
-            returncode=_returncode(answer["status"]),
-            broken_limit=breach["limit"],
-            words=breach["words"],
-            seconds=answer["seconds"],
-            peak_memory_bytes=answer["peak_memory_bytes"],
-            own_namespaces=answer["namespaces"],
-        )
+        return SandboxResult.from_answer(answer)
 
-    def _confinement(self, scratch: Path) -> dict[str, Any]:
+    def confinement(self, scratch: Path) -> dict[str, Any]:
         """The order's `confine`, see `watch.py`."""
         found: dict[str, Any] = {
             "namespaces": IS_LINUX,

@@ -5,8 +5,10 @@ and answers with one on standard output; what the command prints goes to standar
 log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (at least `wall_seconds` and `log_bytes`),
 `blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own: `namespaces` (of its
 own), `keep_capabilities` (a mask, null to drop none), `fixed_addresses` (alike each time), `landlock` (arguments of
-`restrict_files`, null for none) and `filter_descriptor` (where bubblewrap reads the filter of system calls, null to
-install it).
+`restrict_files`, null for none), `filter_descriptor` (where bubblewrap reads the filter of system calls, null to
+install it) and, where it may be a service on a local socket, `local_sockets`. It may have `scratch`, the folder whose
+size is limited, if that is not `cwd`, and `streams`: two descriptors for the command's input and output, which then
+does not go to the log.
 
 `main([descriptor, *argv])` runs a worker instead, which has this process's standard input, output and error as they
 are. What it gives up is read from the descriptor, a JSON object or null: `keep_capabilities` and `landlock` as above,
@@ -27,7 +29,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from autoresearch_jax.sandbox import linux
@@ -40,6 +42,8 @@ from autoresearch_jax.sandbox.priority import (
     seconds_waited,
 )
 from autoresearch_jax.sandbox.process_tree import (
+    MAX_FOLDER_DEPTH,
+    MAX_PATH_CHARACTERS,
     Breach,
     Log,
     Output,
@@ -48,6 +52,7 @@ from autoresearch_jax.sandbox.process_tree import (
     share_of_own,
     threads_of_user,
     unnamed_files,
+    walk,
     write_all,
     write_log,
 )
@@ -58,8 +63,6 @@ SESSIONS_SECONDS = 0.2  # between two looks for sessions that a command of the u
 WAITED_SHARE = 0.9
 NICENESS = 10  # of the confined, where we cannot have a priority of our own
 CPU_GRACE_SECONDS = 5  # after which the kernel ends a process that we did not
-MAX_FOLDER_DEPTH = 64
-MAX_PATH_CHARACTERS = 3000  # the kernel's own limit is 4096
 LOOPBACK = "loopback"
 _INPUT, _OUTPUT = 0, 1
 NOT_CONFINED = "-"  # in place of a descriptor
@@ -76,7 +79,7 @@ class Watch:
         self._limits: dict[str, float] = order["limits"]
         self._is_confined = order["confine"] is not None
         self._driver: int = order["driver"]
-        self._folder: str = order["cwd"]
+        self._folder: str = order.get("scratch", order["cwd"])
         self._tree = ProcessTree(pid)
         self._log = Log(order["limits"]["log_bytes"], order["blanks"], is_cut_at_limit=not self._is_confined)
         self._output = Output(output, self._log.take)
@@ -153,7 +156,7 @@ class Watch:
         """Counts what lies in the scratch folder, and what is held open though it has no name any more."""
         limits = self._limits
         num_bytes = 0
-        for num_files, (path, depth) in enumerate(_walk(self._folder), start=1):
+        for num_files, (path, depth) in enumerate(walk(self._folder), start=1):
             if num_files > limits["scratch_files"]:
                 raise Breach("scratch_files", f"made more than {limits['scratch_files']:g} files")
             if depth > MAX_FOLDER_DEPTH or len(path) > MAX_PATH_CHARACTERS:
@@ -163,23 +166,6 @@ class Watch:
         num_bytes += sum(unnamed_files(stats).values())
         if num_bytes > limits["scratch_bytes"]:
             raise Breach("scratch_bytes", f"wrote more than {limits['scratch_bytes'] / 2**20:.0f} MiB")
-
-
-def _walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Everything in a folder, with how deep it lies; raises Breach if not everything can be seen."""
-    folders = [(folder, 1)]
-    while folders:
-        path, depth = folders.pop()
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append((entry.path, depth + 1))
-                    yield entry.path, depth
-        except PermissionError as error:
-            raise Breach("scratch_files", "made a folder that cannot be read") from error
-        except OSError:  # gone meanwhile
-            continue
 
 
 def _become(
@@ -196,8 +182,8 @@ def _become(
     confine = order["confine"]
     try:
         if output is not None:
-            null = os.open(os.devnull, os.O_RDWR)
-            for target, source in ((0, null), (1, output), (2, output)):
+            read_from, write_to = order.get("streams") or (os.open(os.devnull, os.O_RDWR), output)
+            for target, source in ((0, read_from), (1, write_to), (2, output)):
                 os.dup2(source, target)
         for number in (signal.SIGTERM, *_IGNORED):
             signal.signal(number, signal.SIG_DFL)
@@ -239,12 +225,12 @@ def _give_up(confine: Mapping[str, Any], *, descriptor: int | None = None) -> No
         linux.drop_capabilities(confine["keep_capabilities"])
     if confine["landlock"] is not None:
         linux.restrict_files(**confine["landlock"])
-    _filter_system_calls(descriptor, network=confine.get("network") is not None)
+    allowed = {"network": confine.get("network") is not None, "local_sockets": confine.get("local_sockets", False)}
+    _filter_system_calls(descriptor, linux.filter_program(**allowed) if linux.IS_LINUX else None)
 
 
-def _filter_system_calls(descriptor: int | None, *, network: bool) -> None:
+def _filter_system_calls(descriptor: int | None, program: bytes | None) -> None:
     """Installs the filter, or offers it to bubblewrap, which itself needs the calls that it forbids."""
-    program = linux.filter_program(network=network) if linux.IS_LINUX else None
     if program is None:
         return
     if descriptor is None:
@@ -308,6 +294,8 @@ def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
     priority = None if confine is None else _take_priority()
     orders_to_stop = _take_orders_to_stop()
     read_end, write_end = os.pipe()
+    for stream in order.get("streams", ()):
+        os.set_inheritable(stream, False)
     watcher, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setsid()
@@ -316,7 +304,8 @@ def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
         if in_namespaces:
             _lead_namespace(order, write_end, priority)
         _become(order, write_end, priority, watcher)
-    os.close(write_end)
+    for descriptor in (write_end, *order.get("streams", ())):
+        os.close(descriptor)
     watch = Watch(order, pid, read_end, orders_to_stop, in_background=in_background)
     return {**watch.run(), "namespaces": in_namespaces}
 

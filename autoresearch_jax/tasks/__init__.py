@@ -8,7 +8,10 @@ from autoresearch_jax.errors import UsageError
 if TYPE_CHECKING:
     from autoresearch_jax.engine.task import Task
 
-TASKS = {"lm": "autoresearch_jax.tasks.lm.task:LmTask"}  # a class that takes the task's configuration
+TASKS = {  # classes that take the task's configuration
+    "lm": "autoresearch_jax.tasks.lm.task:LmTask",
+    "command": "autoresearch_jax.tasks.command.task:CommandTask",
+}
 
 
 def open_task(name: str, config: Any) -> "Task":

@@ -14,8 +14,8 @@ from autoresearch_jax.commands.task_options import find_clock
 from autoresearch_jax.commands.trial import format_summary, summarize
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.report.progress import describe_report
+from autoresearch_jax.sandbox.accounting import AccountingError
 from autoresearch_jax.tasks.lm import device as devices
-from autoresearch_jax.tasks.lm.accounting import AccountingError
 from autoresearch_jax.tasks.lm.device import Device, reference_machine
 from autoresearch_jax.tasks.lm.task import METRIC
 from autoresearch_jax.types import Measurement, Scalar, Status

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from autoresearch_jax.tasks.lm.accounting import PROC, CpuUsage
+from autoresearch_jax.sandbox.accounting import PROC, CpuUsage
 from autoresearch_jax.tasks.lm.clock import COUNTED_RUNS, UNCOUNTED_RUNS, AttendedClock, Reference, wait_for_rest
 
 NUM_THREADS = 16
@@ -30,7 +30,7 @@ DEVIATION_OVER_MAD, MEDIAN_OVER_MEAN_ERROR = 1.4826, 1.2533  # of normal noise
 # Its threads compute without the interpreter's lock. It prints what its clock counted and what the accounts say.
 CROWD = """
 import json, sys, threading, time, zlib
-from autoresearch_jax.tasks.lm.accounting import LinuxAccounting
+from autoresearch_jax.sandbox.accounting import LinuxAccounting
 from autoresearch_jax.tasks.lm.clock import AttendedClock
 
 num_threads, seconds = int(sys.argv[1]), float(sys.argv[2])

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autoresearch_jax.tasks.lm.accounting import (
+from autoresearch_jax.sandbox.accounting import (
     ATTENDED,
     NANOSECOND,
     PROC,
@@ -32,6 +32,7 @@ from autoresearch_jax.tasks.lm.accounting import (
     AccountingError,
     CpuUsage,
     LinuxAccounting,
+    attended_seconds,
 )
 from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, Scalar
 
@@ -92,21 +93,6 @@ class WallClock:
 
     def figures(self) -> dict[str, Scalar]:
         return {"clock": WALL}
-
-
-def attended_seconds(spent: CpuUsage) -> float:
-    """Seconds of the wall clock, between two readings, that the process had the machine or did not want it.
-
-    Excused is the delay of its threads, but no more than other processes ran, and what a hypervisor took. A container's
-    share of processor time is the machine it has: where it was used up, nothing is excused.
-    """
-    if spent.on_cpu <= 0 or spent.throttled > 0:
-        return spent.wall
-    others = max(0.0, spent.others)
-    stolen = max(0.0, spent.steal) * spent.on_cpu / (spent.on_cpu + others)
-    excused = min(spent.delay, others) + stolen
-    # A process that was idle for a part of the time did not wait for longer than its threads did.
-    return max(spent.wall * (spent.on_cpu / (spent.on_cpu + excused)), spent.wall - excused)
 
 
 def slowness(samples: Sequence[float]) -> float:

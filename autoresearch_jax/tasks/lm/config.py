@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.sandbox.accounting import WALL
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
-from autoresearch_jax.tasks.lm.accounting import WALL
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
 from autoresearch_jax.types import UNKNOWN_COMPILE_COST, Budget, CompileCost, LossLimit, Scrutiny

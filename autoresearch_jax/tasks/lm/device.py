@@ -1,9 +1,7 @@
 """Devices, their peak speed, the environment of a trial's process and its start. Loads no JAX."""
 
-import hashlib
 import math
 import os
-import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.sandbox.accounting import WALL, host_processors, quota_cpus
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.tasks.lm import cage
-from autoresearch_jax.tasks.lm.accounting import WALL, quota_cpus
 from autoresearch_jax.types import Budget, Scalar
 
 REFERENCE_OF = "reference_of"  # among a trial's metrics: `reference_machine` where "reference_seconds" were measured
@@ -88,21 +86,6 @@ def peak_flops(device_kind: str) -> float | None:
         if re.fullmatch(pattern, name, re.IGNORECASE):
             return tflops * 1e12
     return None
-
-
-def host_processors() -> str:
-    """Number and model of the processors that this process may use."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    name = model[1].strip() if model else platform.processor() or platform.machine()
-    if features:  # a virtual machine's model name does not tell which instructions there are
-        name += f" with features {hashlib.sha256(features[1].encode()).hexdigest()[:8]}"
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{count} x {name}"
 
 
 def reference_machine() -> str:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, WALL, AccountingError, LinuxAccounting
+from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, LinuxAccounting
 from autoresearch_jax.tasks.lm.clock import (
     AttendedClock,
     Clock,

@@ -15,9 +15,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from autoresearch_jax.files import disk_error_of_storage, partial_folder, sha256_of_file, write_json
+from autoresearch_jax.sandbox.accounting import host_processors
 from autoresearch_jax.tasks.lm.config import SampleSettings
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
-from autoresearch_jax.tasks.lm.device import host_processors
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError, load_manifest, take_inventory
 from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 

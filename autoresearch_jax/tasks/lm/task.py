@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial, partialmethod
 from pathlib import Path
 
+from autoresearch_jax.sandbox.accounting import ATTENDED
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import Level
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.lm import cage
-from autoresearch_jax.tasks.lm.accounting import ATTENDED
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.contract_text import contract_text

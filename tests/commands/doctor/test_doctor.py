@@ -17,14 +17,14 @@ from repositories import git
 
 from autoresearch_jax.cli import main
 from autoresearch_jax.commands import doctor as doctor_command
-from autoresearch_jax.commands import task_options
+from autoresearch_jax.commands import sandbox_options, task_options
 from autoresearch_jax.commands.doctor import SECTIONS, Check, look_at, what_lacks
 from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.sandbox import escapes
 from autoresearch_jax.sandbox import sandbox as sandbox_module
+from autoresearch_jax.sandbox.accounting import quota_cpus, try_accounting
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox
 from autoresearch_jax.tasks.lm import device as devices
-from autoresearch_jax.tasks.lm.accounting import quota_cpus, try_accounting
 
 ATTEMPTS = {
     *("read_your_files", "read_dataset", "read_run_folder", "read_stdlib", "read_environment", "write_elsewhere"),
@@ -229,14 +229,14 @@ def test_a_hole_in_the_sandbox_is_found(
 ) -> None:
     if sandbox.level is Level.LIMITS:
         pytest.skip("nothing here can confine")
-    open_sandbox = task_options.open_sandbox
+    open_sandbox = sandbox_options.open_sandbox
 
     def with_a_hole(*arguments: object, **keywords: object) -> Sandbox:
         cage = open_sandbox(*arguments, **keywords)  # type: ignore[arg-type]
         object.__setattr__(cage.mounts, "readable", (*cage.mounts.readable, cache))
         return cage
 
-    monkeypatch.setattr(task_options, "open_sandbox", with_a_hole)
+    monkeypatch.setattr(sandbox_options, "open_sandbox", with_a_hole)
     monkeypatch.setattr(escapes, "_EXCESSES", {})
     status, found = doctor("sandbox")
     assert status == 1

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from lm_trials import STEPS, MakeTask
 
+from autoresearch_jax.sandbox.accounting import WALL
 from autoresearch_jax.sandbox.sandbox import Sandbox
-from autoresearch_jax.tasks.lm.accounting import WALL
 from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device

@@ -13,14 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoresearch_jax.sandbox.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage, attended_seconds
 from autoresearch_jax.tasks.lm import clock as reference
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage
 from autoresearch_jax.tasks.lm.clock import (
     LONGEST_WAIT_SECONDS,
     REFERENCE_SHARE,
     AttendedClock,
     Reference,
-    attended_seconds,
     wait_for_rest,
 )
 

@@ -10,9 +10,9 @@ import pytest
 from lm_trials import MakeTask, measure_request, run_trial
 from tracing import edited
 
+from autoresearch_jax.sandbox.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage, LinuxAccounting
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox
 from autoresearch_jax.tasks.lm import measure as measuring
-from autoresearch_jax.tasks.lm.accounting import ATTENDED, PROC, WALL, AccountingError, CpuUsage, LinuxAccounting
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device, device_terms
 from autoresearch_jax.tasks.lm.judging import TrialFailedError

@@ -198,7 +198,9 @@ def test_a_trial_goes_on_where_more_was_prepared_after_its_process_had_started(
     copy = shutil.copytree(tiny_dataset.folder, tmp_path / "copy")
     task = make_task(dataset=Dataset.open(copy, sequence_length=32))
     candidate = task.prepare(tiny_source, tmp_path)
-    tiny_dataset.manifest.with_files(copy, [], {"rows/of-another-length.npy": 1}).save(copy)  # as another `prepare` does
+    tiny_dataset.manifest.with_files(copy, [], {"rows/of-another-length.npy": 1}).save(
+        copy
+    )  # as another `prepare` does
     measured = task.measure(candidate, seed=0, log_dir=tmp_path, snapshot_dir=tmp_path / "snapshot")
     assert measured.status is Status.OK
 

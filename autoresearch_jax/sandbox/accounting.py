@@ -1,13 +1,17 @@
-"""The kernel's accounts of this process's threads and of the processors.
+"""The kernel's accounts of a process's threads and of the processors, and what follows for a budget.
 
 Linux keeps, for each thread, the time it ran and the time it waited for a processor
 (https://docs.kernel.org/scheduler/sched-stats.html), and for each processor the time that all processes used and the
 time a hypervisor took (https://man7.org/linux/man-pages/man5/proc_stat.5.html).
 """
 
+import contextlib
 import errno
+import hashlib
 import operator
 import os
+import platform
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -21,6 +25,7 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 NANOSECOND = 1e-9
 MICROSECOND = 1e-6
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STILL_SECONDS = 0.05  # of computing, after which an account must have moved
 INEXACT_SECONDS = 0.5  # error of the accounts of the processors, which come in ticks
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 1, 2, 3, 6, 7, 8  # fields of a processor's line in /proc/stat
@@ -57,6 +62,21 @@ class CpuUsage:
         return CpuUsage(*map(operator.sub, astuple(self), astuple(other)))
 
 
+def attended_seconds(spent: CpuUsage) -> float:
+    """Seconds of the wall clock, between two readings, that the process had the machine or did not want it.
+
+    Excused is the delay of its threads, but no more than other processes ran, and what a hypervisor took. A container's
+    share of processor time is the machine it has: where it was used up, nothing is excused.
+    """
+    if spent.on_cpu <= 0 or spent.throttled > 0:
+        return spent.wall
+    others = max(0.0, spent.others)
+    stolen = max(0.0, spent.steal) * spent.on_cpu / (spent.on_cpu + others)
+    excused = min(spent.delay, others) + stolen
+    # A process that was idle for a part of the time did not wait for longer than its threads did.
+    return max(spent.wall * (spent.on_cpu / (spent.on_cpu + excused)), spent.wall - excused)
+
+
 class Accounting(Protocol):
     """Reads the accounts of this process; raises AccountingError where they are missing or cannot be true."""
 
@@ -71,34 +91,31 @@ class LinuxAccounting:
         self._tasks = proc / "self" / "task"
         self._stat = proc / "stat"
         self._cpus = _allowed_cpus()
-        self._ticks_per_second = os.sysconf("SC_CLK_TCK")
         self._quotas = _quota_files(proc / "self" / "cgroup", cgroups)
-        self._threads: dict[str, tuple[int, int, int]] = {}  # file descriptor, ns on a CPU, ns of delay, by thread id
-        self._on_cpu = self._delay = 0  # ns
+        self._threads = _Threads()
         self._used: tuple[float, float] | None = None  # wall time, and seconds used by anyone, at the last reading
         self._moved = (0, time.process_time())  # ns on a CPU, and the process's own time, when that moved last
         self.read()
 
     def read(self) -> CpuUsage:
         wall = time.monotonic()
-        self._read_threads()
-        own, busy, steal = time.process_time(), 0, 0
-        if self._on_cpu > self._moved[0]:
-            self._moved = self._on_cpu, own
+        try:
+            threads = os.listdir(self._tasks)
+        except OSError as error:
+            raise AccountingError(f"{self._tasks}: no account of threads ({error.strerror})") from error
+        self._threads.read([f"{self._tasks}/{thread}" for thread in threads])
+        own = time.process_time()
+        if self._threads.on_cpu > self._moved[0]:
+            self._moved = self._threads.on_cpu, own
         elif own - self._moved[1] > STILL_SECONDS:
             raise AccountingError("the kernel's account of threads stands still while they run")
-        try:
-            for fields in self._processors():
-                busy += sum(int(fields[i]) for i in (_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ))
-                steal += int(fields[_STEAL])
-        except (OSError, ValueError, IndexError) as error:
-            raise AccountingError(f"{self._stat}: no account of the processors ({error})") from error
+        busy, steal = _processor_seconds(self._stat, self._cpus)
         usage = CpuUsage(
             wall=wall,
-            on_cpu=self._on_cpu * NANOSECOND,
-            delay=self._delay * NANOSECOND,
-            others=busy / self._ticks_per_second - own,
-            steal=steal / self._ticks_per_second,
+            on_cpu=self._threads.on_cpu * NANOSECOND,
+            delay=self._threads.delay * NANOSECOND,
+            others=busy - own,
+            steal=steal,
             throttled=sum(_throttled_seconds(path) for path in self._quotas),
         )
         used = usage.others + own + usage.steal
@@ -111,32 +128,69 @@ class LinuxAccounting:
 
     def close(self) -> None:
         """Closes the files of all threads."""
-        for file, _, _ in self._threads.values():
-            os.close(file)
-        self._threads.clear()
+        self._threads.close()
 
-    def _read_threads(self) -> None:
-        try:
-            threads = os.listdir(self._tasks)
-        except OSError as error:
-            raise AccountingError(f"{self._tasks}: no account of threads ({error.strerror})") from error
-        for ended in self._threads.keys() - set(threads):
-            os.close(self._threads.pop(ended)[0])
-        for thread in threads:
-            if (found := self._read_thread(thread)) is None:
+
+class TreeAccounting:
+    """The accounts of the processes that descend from one; of those that come and go between two readings, a part.
+
+    Raises AccountingError where there are none. Not thread-safe.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._cpus = _allowed_cpus()
+        self._threads = _Threads()
+
+    def read(self) -> CpuUsage:
+        """The accounts now; the root itself does not count."""
+        wall = time.monotonic()
+        folders = [f"{PROC}/{pid}/task" for pid in descendants(self._root)]
+        paths = []
+        for folder in folders:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                paths += [f"{folder}/{thread}" for thread in os.listdir(folder)]
+        self._threads.read(paths)
+        busy, steal = _processor_seconds(PROC / "stat", self._cpus)
+        on_cpu = self._threads.on_cpu * NANOSECOND
+        return CpuUsage(wall, on_cpu, self._threads.delay * NANOSECOND, busy - on_cpu, steal)
+
+    def close(self) -> None:
+        """Closes the files of all threads."""
+        self._threads.close()
+
+
+class _Threads:
+    """Sums what threads ran and waited, those that have ended included, in ns."""
+
+    def __init__(self) -> None:
+        self.on_cpu = self.delay = 0
+        self._known: dict[str, tuple[int, int, int]] = {}  # file descriptor, ns on a CPU, ns of delay, by folder
+
+    def read(self, folders: Sequence[str]) -> None:
+        """Adds what became of threads, each given by its folder in /proc, since the last reading."""
+        for ended in self._known.keys() - set(folders):
+            os.close(self._known.pop(ended)[0])
+        for folder in folders:
+            if (found := self._read_thread(folder)) is None:
                 continue
             file, on_cpu, delay = found
-            _, on_cpu_before, delay_before = self._threads.get(thread, (file, 0, 0))
+            _, on_cpu_before, delay_before = self._known.get(folder, (file, 0, 0))
             if on_cpu < on_cpu_before or delay < delay_before:
                 raise AccountingError("the kernel's account of a thread goes backwards")
-            self._threads[thread] = found
-            self._on_cpu += on_cpu - on_cpu_before
-            self._delay += delay - delay_before
+            self._known[folder] = found
+            self.on_cpu += on_cpu - on_cpu_before
+            self.delay += delay - delay_before
 
-    def _read_thread(self, thread: str) -> tuple[int, int, int] | None:
+    def close(self) -> None:
+        for file, _, _ in self._known.values():
+            os.close(file)
+        self._known.clear()
+
+    def _read_thread(self, folder: str) -> tuple[int, int, int] | None:
         """File, ns on a CPU and ns of delay of a thread; None for one that has just ended."""
-        path = self._tasks / thread / "schedstat"
-        file = self._threads[thread][0] if thread in self._threads else -1
+        path = f"{folder}/schedstat"
+        file = self._known[folder][0] if folder in self._known else -1
         try:
             if file < 0:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -149,18 +203,40 @@ class LinuxAccounting:
                 raise AccountingError(f"{path}: {error.strerror}") from error
             if file >= 0:
                 os.close(file)
-                self._threads.pop(thread, None)
-            if (self._tasks / thread).exists() and not path.exists():
+                self._known.pop(folder, None)
+            if os.path.exists(folder) and not os.path.exists(path):
                 raise AccountingError(f"{path}: {error.strerror}") from error
             return None
 
-    def _processors(self) -> Sequence[Sequence[bytes]]:
-        """The fields of each processor's line, of those that this process may use."""
-        lines = self._stat.read_bytes().splitlines()
-        found = [fields for line in lines if (fields := line.split()) and fields[0] in self._cpus]
+
+def descendants(root: int) -> list[int]:
+    """The processes that descend from one, which is their subreaper; without itself."""
+    found, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):  # gone meanwhile
+            for thread in os.listdir(f"{PROC}/{pid}/task"):
+                with open(f"{PROC}/{pid}/task/{thread}/children", "rb") as file:
+                    children = list(map(int, file.read().split()))
+                found += children
+                waiting += children
+    return found
+
+
+def _processor_seconds(stat: Path, cpus: frozenset[bytes]) -> tuple[float, float]:
+    """Seconds that all processes used of some processors, and that a hypervisor took from them."""
+    busy = steal = 0
+    try:
+        lines = stat.read_bytes().splitlines()
+        found = [fields for line in lines if (fields := line.split()) and fields[0] in cpus]
         if not found:
             raise ValueError("no processor of this process's in it")
-        return found
+        for fields in found:
+            busy += sum(int(fields[i]) for i in (_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ))
+            steal += int(fields[_STEAL])
+    except (OSError, ValueError, IndexError) as error:
+        raise AccountingError(f"{stat}: no account of the processors ({error})") from error
+    return busy / TICKS_PER_SECOND, steal / TICKS_PER_SECOND
 
 
 def try_accounting(proc: Path = PROC, cgroups: Path = CGROUPS) -> LinuxAccounting:
@@ -176,6 +252,21 @@ def quota_cpus(proc: Path = PROC, cgroups: Path = CGROUPS) -> float | None:
     """Processors whose time this process's container may use, such as 1.5; None without a limit."""
     quotas = (_quota_of(path.parent) for path in _quota_files(proc / "self" / "cgroup", cgroups))
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def host_processors() -> str:
+    """Number and model of the processors that this process may use."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    if features:  # a virtual machine's model name does not tell which instructions there are
+        name += f" with features {hashlib.sha256(features[1].encode()).hexdigest()[:8]}"
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{count} x {name}"
 
 
 def _allowed_cpus() -> frozenset[bytes]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch_jax.tasks.lm import accounting as accounts
-from autoresearch_jax.tasks.lm.accounting import (
+from autoresearch_jax.sandbox import accounting as accounts
+from autoresearch_jax.sandbox.accounting import (
     PROC,
     STILL_SECONDS,
     AccountingError,

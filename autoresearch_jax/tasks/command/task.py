@@ -1,0 +1,236 @@
+"""Any command with a number as the loop sees it: checks and builds an asset, runs or serves it, has it evaluated."""
+
+import json
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial, partialmethod
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.files import partial_folder, write_json
+from autoresearch_jax.sandbox.accounting import WALL, host_processors, quota_cpus
+from autoresearch_jax.sandbox.process import WatchError
+from autoresearch_jax.sandbox.sandbox import Sandbox, SandboxError, remove_tree
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, untouched
+from autoresearch_jax.tasks.command.contract_text import contract_text
+from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate
+from autoresearch_jax.tasks.command.kinds import kind_of
+from autoresearch_jax.tasks.command.programs import (
+    TaskFiles,
+    fingerprint_of,
+    inventory,
+    make_programs,
+    program_hash_of,
+    rejected,
+)
+from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile
+from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
+from autoresearch_jax.tasks.command.trial import ProgressCallback, Trial, find_reference, leave_reference
+from autoresearch_jax.types import (
+    HOLDOUT_SCORE,
+    UNKNOWN_COMPILE_COST,
+    Budget,
+    Candidate,
+    CompileCost,
+    LossLimit,
+    Measurement,
+    Scalar,
+    Scrutiny,
+    Status,
+)
+
+RESULT, MANIFEST = "result.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class CommandTaskConfig:
+    """What defines the task.
+
+    Attributes:
+      task: what was read from task.toml.
+      budget_seconds: the time box.
+      sandbox: what confines the asset.
+      environment: variables of this process; the evaluator has all of them, the asset an allow-listed few.
+      clock: "attended" or "wall", by which the time box counts.
+      max_stretch: times the time box that a trial may last by the wall clock.
+      programs_dir: where candidates' programs are kept, a folder for each hash.
+    """
+
+    task: TaskFile
+    budget_seconds: float
+    sandbox: Sandbox
+    environment: Mapping[str, str]
+    programs_dir: Path
+    clock: str = WALL
+    max_stretch: float = 5.0
+
+
+class CommandTask:
+    """See `engine.task.Task` and `engine.task.HoldoutTask`."""
+
+    def __init__(self, config: CommandTaskConfig) -> None:
+        """Reads the files beside the asset.
+
+        Raises:
+          TermsChanged: one of them cannot be read.
+        """
+        self._config, task = config, config.task
+        self._task = task
+        self.metric = task.what_is_measured
+        self.budget = Budget(seconds=config.budget_seconds)
+        self.kind = kind_of(Path(task.asset.file).name, task.asset.kind, task.asset.constants)
+        self._files = TaskFiles(task)
+        self.fingerprint = fingerprint_of(task, self._files)
+        self.terms: Mapping[str, Scalar] = machine_terms(config.clock)
+        self._cage = Cage(task, config.sandbox, config.environment, config.clock, config.max_stretch)
+        self._splits = {VAL: task.absolute(task.files.val), HOLDOUT: task.absolute(task.files.holdout)}
+        self.facts: Mapping[str, Scalar] = {
+            "asset": task.asset.file,
+            "may read": ", ".join(task.files.asset) or "nothing but itself",
+            "memory_bytes": self._cage.limits.memory_bytes,
+            "processors": str(self.terms["device_kind"]),
+        }
+        self.contract = contract_text(task, config.budget_seconds)
+        self._making = threading.Lock()
+
+    def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
+        """See `engine.task.Task.prepare`."""
+        asset = self._task.asset
+        num_bytes = len(source.encode("utf-8", "surrogatepass"))
+        if num_bytes > asset.max_bytes:
+            place = self._task.place("asset", "max_bytes")
+            raise rejected(f"{asset.file} has {num_bytes / KIBIBYTE:.1f} KiB, more than {place} allows")
+        self._files.require_unchanged()
+        try:
+            self.kind.check(source)
+            canonical = self.kind.canonical(source)
+        except UserError as error:
+            raise rejected(f"{asset.file}: {clean_line(str(error))}") from error
+        program_hash = program_hash_of(self._task, self._files, canonical)
+        target = self._config.programs_dir / program_hash
+        with self._making:
+            make_programs(self._cage, source, target, log_dir)
+        return Candidate(source, program_hash, target, {"bytes": num_bytes})
+
+    def measure(
+        self,
+        candidate: Candidate,
+        *,
+        seed: int,
+        log_dir: Path,
+        snapshot_dir: Path,
+        on_progress: ProgressCallback | None = None,
+        scrutiny: Scrutiny = Scrutiny.SEARCH,
+        stop_above: Sequence[LossLimit] = (),
+        reference_log_dirs: Sequence[Path] = (),
+        compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
+    ) -> Measurement:
+        """See `engine.task.Task.measure`; what `evaluate` fails of is a CandidateUntouched."""
+        self._files.require_unchanged()
+        if (done := self._read_snapshot(snapshot_dir, seed, candidate.program_hash)) is not None:
+            return done
+        started = time.monotonic()
+        trial = Trial(
+            *(self._cage, candidate, self._config.budget_seconds, seed, log_dir),
+            evaluate=partial(self._evaluate, seed, log_dir),
+            prepare=partial(self.prepare, log_dir=log_dir, beside_a_trial=True),
+            on_progress=on_progress,
+        )
+        reference = None
+        if self._task.metric.noise == LATENCY:
+            reference = find_reference((*reference_log_dirs, log_dir))
+        splits = [VAL, HOLDOUT] if scrutiny is Scrutiny.AUDIT and self._task.files.holdout else [VAL]
+        try:
+            with ExitStack() as stack:
+                found = trial.evaluate(splits, reference, stack)
+                self._files.require_unchanged()  # else the measurement is void
+                metrics = {**found[VAL].metrics, **trial.figures(), "total_seconds": time.monotonic() - started}
+                if HOLDOUT in found:
+                    metrics[HOLDOUT_SCORE] = found[HOLDOUT].value
+                measurement = Measurement(
+                    Status.OK, found[VAL].value, seed, metrics, snapshot_dir, items=found[VAL].items
+                )
+                self._write_snapshot(snapshot_dir, candidate, measurement, trial.out)
+        except AssetFailed as failure:
+            metrics = {**trial.figures(), **failed_figures(failure), "total_seconds": time.monotonic() - started}
+            return Measurement(failure.status, None, seed, metrics, error=failure.reason)
+        except (WatchError, SandboxError) as error:
+            raise untouched(error) from error
+        if self._task.metric.noise == LATENCY:
+            leave_reference(log_dir, candidate.source, seed, found[VAL].value)
+        return measurement
+
+    measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
+
+    def close(self) -> None:
+        """Nothing runs between two trials."""
+
+    def _evaluate(
+        self, seed: int, log_dir: Path, split: str, asset: AssetProcess | None, out: Path | None
+    ) -> Evaluation:
+        """Has the evaluator score what serves, or what a run wrote."""
+        return evaluate(
+            *(self._task, split, seed),
+            files=self._splits,
+            environment=self._config.environment,
+            log_dir=log_dir,
+            asset=asset,
+            out=out,
+        )
+
+    def _read_snapshot(self, folder: Path, seed: int, program_hash: str) -> Measurement | None:
+        """What the snapshot of a trial says that was cut short after it; None where there is none."""
+        try:
+            result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            if (result["seed"], result["program_hash"]) != (seed, program_hash):
+                raise ValueError("of another trial")
+            items = None if result["items"] is None else tuple(result["items"])
+            return Measurement(Status.OK, result["value"], seed, result["metrics"], folder, items=items)
+        except (OSError, ValueError, KeyError, TypeError):
+            remove_tree(folder)
+            return None
+
+    def _write_snapshot(self, folder: Path, candidate: Candidate, measurement: Measurement, out: Path | None) -> None:
+        """Writes the asset's text, what `build` and `run` wrote and the result, whole or not at all."""
+        assert candidate.programs_dir is not None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_folder(folder)
+        remove_tree(partial)
+        partial.mkdir()
+        place = partial / "asset" / self._task.asset.file
+        place.parent.mkdir(parents=True)
+        place.write_text(candidate.source, encoding="utf-8")
+        for name, source in (("build", candidate.programs_dir / "build"), ("out", out)):
+            if source is not None and source.is_dir():
+                shutil.copytree(source, partial / name)
+        result = {
+            "value": measurement.value,
+            "items": None if measurement.items is None else list(measurement.items),
+            "metrics": dict(measurement.metrics),
+            "seed": measurement.seed,
+            "program_hash": candidate.program_hash,
+            "fingerprint": self.fingerprint,
+            "metric": self.metric.name,
+        }
+        write_json(partial / RESULT, result)
+        write_json(partial / MANIFEST, {"files": inventory(partial)})
+        partial.rename(folder)
+
+
+def machine_terms(clock: str) -> dict[str, Scalar]:
+    """What of the machine a score depends on."""
+    quota = quota_cpus()
+    return {
+        "platform": "cpu",
+        "device_kind": host_processors() + ("" if quota is None else f", a quota of {quota:g}"),
+        "num_devices": 1,
+        "python_version": platform.python_version(),
+        "clock": clock,
+    }

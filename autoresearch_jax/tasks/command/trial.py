@@ -1,0 +1,211 @@
+"""One trial of a command: the candidate run or served, beside the champion where the metric is a latency."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.files import write_json
+from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, asset_figures, copy_written, untouched
+from autoresearch_jax.tasks.command.evaluator import Evaluation
+from autoresearch_jax.tasks.command.programs import SCRATCH
+from autoresearch_jax.tasks.command.task_file import HOLDOUT, LATENCY, VAL
+from autoresearch_jax.tasks.command.timebox import AssetFailed
+from autoresearch_jax.types import Candidate, CandidateUntouched, Scalar
+
+ASSET_LOG = "asset.log"
+CHAMPION_LOG = "champion.log"
+REFERENCE = "reference.json"  # in the logs of an experiment: its text and its scores, for trials of others
+TURNS = 3  # of each of the two, where the metric is a latency
+ProgressCallback = Callable[[Mapping[str, Scalar]], None]
+# split, the service that is asked or None, what a run wrote or None
+Evaluate = Callable[[str, AssetProcess | None, Path | None], Evaluation]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What trials of a latency are measured beside: a text, and the mean of its scores so far."""
+
+    source: str
+    value: float
+
+
+class Trial:
+    """One trial: the candidate at work, beside the champion where the metric is a latency."""
+
+    def __init__(
+        self,
+        cage: Cage,
+        candidate: Candidate,
+        budget_seconds: float,
+        seed: int,
+        log_dir: Path,
+        evaluate: Evaluate,
+        prepare: Callable[[str], Candidate],
+        on_progress: ProgressCallback | None,
+    ) -> None:
+        """Starts nothing yet; `prepare` makes a candidate of the champion's text."""
+        self._cage, self._candidate, self._budget_seconds = cage, candidate, budget_seconds
+        self._evaluate_asset, self._prepare = evaluate, prepare
+        self._task, self._seed, self._log_dir = cage.task, seed, log_dir
+        self._tell = on_progress or (lambda report: None)
+        self._asset: AssetProcess | None = None
+        self._peak_memory_bytes = 0.0
+        self._figures: Mapping[str, Scalar] = {}
+        self._more: dict[str, Scalar] = {}
+        self.out: Path | None = None  # what a run wrote, until the stack is closed
+
+    def evaluate(self, splits: Sequence[str], reference: Reference | None, stack: ExitStack) -> dict[str, Evaluation]:
+        """The candidate's evaluation on each split; what is left until the stack is closed is removed then.
+
+        Raises:
+          AssetFailed: the candidate failed.
+          EvaluatorFailed: the evaluator did.
+        """
+        try:
+            if self._task.run is not None:
+                self._run(stack)
+                return {split: self._evaluate(split, None) for split in splits}
+            asset = self._serve(self._candidate, ASSET_LOG, stack)
+            if self._task.metric.noise != LATENCY:
+                return {split: self._evaluate(split, asset) for split in splits}
+            champion = None if reference is None else self._serve_champion(reference, asset, stack)
+            value, last = self._take_turns(asset, champion, reference)
+            found = {VAL: Evaluation(value, None, last.metrics)}
+            if HOLDOUT in splits:
+                found[HOLDOUT] = self._evaluate(HOLDOUT, asset)
+            return found
+        finally:
+            self._close()
+
+    def figures(self) -> dict[str, Scalar]:
+        """Metrics of the trial."""
+        return {**self._figures, **asset_figures(self._peak_memory_bytes, self._cage), **self._more}
+
+    def _close(self) -> None:
+        if self._asset is not None:
+            self._figures = self._asset.box.figures()
+            self._peak_memory_bytes = self._asset.close()
+
+    def _run(self, stack: ExitStack) -> None:
+        assert self._task.run is not None
+        scratch = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        copies = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        out = scratch / "out"
+        out.mkdir()
+        self._report("run")
+        self._asset = self._start("run", self._task.run.command, scratch, {"OUT": str(out)}, self._candidate, ASSET_LOG)
+        self._asset.run_to_end(
+            lambda spent: self._tell({"phase": "run", "elapsed_seconds": spent, "budget_seconds": self._budget_seconds})
+        )
+        copy_written(out, copies / "out")
+        self.out = copies / "out"
+
+    def _serve(self, candidate: Candidate, log: str, stack: ExitStack) -> AssetProcess:
+        """Starts a service, and waits until it can be asked."""
+        serve = self._task.serve
+        assert serve is not None
+        self._report("start")
+        scratch = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        asset = self._start("serve", serve.command, scratch, {}, candidate, log, serve.speaks)
+        stack.callback(asset.close)
+        self._asset = self._asset or asset
+        asset.await_ready(serve.speaks, self._task.budget.start_seconds)
+        return asset
+
+    def _start(
+        self,
+        what: str,
+        command: Sequence[str],
+        scratch: Path,
+        variables: Mapping[str, str],
+        candidate: Candidate,
+        log: str,
+        speaks: str | None = None,
+    ) -> AssetProcess:
+        assert candidate.programs_dir is not None
+        try:
+            return AssetProcess(
+                *(self._cage, what, command, scratch, candidate.programs_dir.resolve()),
+                seconds=self._budget_seconds,
+                log_path=self._log_dir / log,
+                variables={"SEED": str(self._seed), **variables},
+                speaks=speaks,
+            )
+        except OSError as error:
+            raise untouched(error) from error
+
+    def _serve_champion(self, reference: Reference, asset: AssetProcess, stack: ExitStack) -> AssetProcess:
+        """Serves the champion beside the candidate, which stands still meanwhile."""
+        asset.process.freeze()
+        try:
+            champion = self._prepare(reference.source)
+            return self._serve(champion, CHAMPION_LOG, stack)
+        except Exception as error:
+            raise _champion_failed(error) from error
+
+    def _take_turns(
+        self, asset: AssetProcess, champion: AssetProcess | None, reference: Reference | None
+    ) -> tuple[float, Evaluation]:
+        """The score of a latency, and the evaluation of the candidate's last turn."""
+        own: list[float] = []
+        others: list[float] = []
+        for _ in range(TURNS):
+            if champion is not None:
+                asset.process.freeze()
+                champion.process.thaw()
+                try:
+                    others.append(self._evaluate(VAL, champion).value)
+                except AssetFailed as error:
+                    raise _champion_failed(error) from error
+                champion.process.freeze()
+                asset.process.thaw()
+            last = self._evaluate(VAL, asset)
+            own.append(last.value)
+        value = statistics.median(own)
+        if reference is not None:
+            beside = statistics.median(others)
+            if beside == 0:
+                raise _champion_failed(ValueError("its own score is 0, to which nothing is in proportion"))
+            self._more = {"own_median": value, "champion_median": beside}
+            value *= reference.value / beside
+        return value, last
+
+    def _evaluate(self, split: str, asset: AssetProcess | None) -> Evaluation:
+        self._report(f"evaluate {split}")
+        return self._evaluate_asset(split, asset, self.out)
+
+    def _report(self, phase: str) -> None:
+        self._tell({"phase": phase})
+
+
+def find_reference(log_dirs: Sequence[Path]) -> Reference | None:
+    """What the last of the experiments left that left anything: the champion comes after the baseline.
+
+    A trial of the champion itself, which has no other beside it, is set against its own earlier ones.
+    """
+    *others, own = log_dirs
+    for folder in (*reversed(others), own):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / REFERENCE).read_text(encoding="utf-8"))
+            return Reference(str(found["source"]), statistics.fmean(found["values"].values()))
+    return None
+
+
+def leave_reference(log_dir: Path, source: str, seed: int, value: float) -> None:
+    """Adds a score to what trials of others are set against."""
+    values: dict[str, float] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((log_dir / REFERENCE).read_text(encoding="utf-8"))
+        values = found["values"] if found["source"] == source else {}
+    write_json(log_dir / REFERENCE, {"source": source, "values": {**values, str(seed): value}})
+
+
+def _champion_failed(error: Exception) -> CandidateUntouched:
+    if isinstance(error, CandidateUntouched):
+        return error
+    return CandidateUntouched(f"the champion, which latencies are set against, fails: {clean_line(str(error))}")

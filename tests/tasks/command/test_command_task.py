@@ -1,0 +1,72 @@
+"""A task of a command with its real processes: built, served or run, evaluated, refused, failed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_task import ASSET, SERVED, edited, open_command, run_command_trial, write_task
+
+from autoresearch_jax.sandbox.sandbox import Sandbox
+from autoresearch_jax.types import HOLDOUT_SCORE, CandidateRejected, Scrutiny, Status, TermsChanged
+
+BUILD = """
+import os
+assert "THRESHOLD" in open("classifier.py").read()
+open(os.environ["BUILD"] + "/built.txt", "w").write("built")
+"""
+
+
+def test_a_service_is_built_asked_and_evaluated_on_both_splits(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_task(
+        tmp_path / "task",
+        ("[evaluate]", '[build]\ncommand = ["python3", "build.py"]\n\n[evaluate]'),
+        ('["serve.py"]', '["serve.py", "build.py"]'),
+        build_dot_py=BUILD,
+    )
+    task = open_command(path, sandbox)
+    trial = run_command_trial(task, ASSET, tmp_path / "trial", scrutiny=Scrutiny.AUDIT)
+    assert (trial.status, trial.error, trial.value) == (Status.OK, None, 1.0)
+    assert trial.items == (1, 1, 1, 1)
+    assert (trial.metrics["rows"], trial.metrics[HOLDOUT_SCORE]) == (4, 0.75)
+    assert trial.snapshot is not None
+    assert (trial.snapshot / "asset" / "classifier.py").read_text() == ASSET
+    assert (trial.snapshot / "build" / "built.txt").read_text() == "built"
+    assert json.loads((trial.snapshot / "result.json").read_text())["value"] == 1.0
+
+    # a comment costs nothing, a trial that was cut short after its snapshot neither
+    same = task.prepare(ASSET.replace("  # of", "  # that of"), tmp_path)
+    assert same.program_hash == task.prepare(ASSET, tmp_path).program_hash
+    again = task.measure(same, seed=0, log_dir=tmp_path, snapshot_dir=trial.snapshot)
+    assert (again.value, again.items, again.metrics) == (trial.value, trial.items, trial.metrics)
+    with pytest.raises(CandidateRejected, match=r"classifier\.py: line 1"):
+        task.prepare("def", tmp_path)
+
+    (path.parent / "val.csv").write_text("a,1\n")
+    with pytest.raises(TermsChanged, match=r"val\.csv"):
+        task.prepare(ASSET, tmp_path)
+    assert open_command(path, sandbox).fingerprint != task.fingerprint
+
+
+def test_an_asset_that_runs_once_is_evaluated_by_what_it_wrote(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_task(
+        tmp_path / "task",
+        (SERVED, '[run]\ncommand = ["python3", "main.py"]\n'),
+        ('["serve.py"]', '["main.py", "questions.txt"]'),
+    )
+    trial = run_command_trial(open_command(path, sandbox), ASSET, tmp_path / "trial")
+    assert (trial.status, trial.value) == (Status.OK, 1.0)
+    assert trial.snapshot is not None
+    assert json.loads((trial.snapshot / "out" / "answers.json").read_text()) == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("raise RuntimeError('no')", Status.CRASH), ("return 'neither'", Status.INVALID)],
+    ids=["crash", "invalid"],
+)
+def test_what_an_asset_fails_of_is_its_status(body: str, status: Status, tmp_path: Path, sandbox: Sandbox) -> None:
+    task = open_command(write_task(tmp_path / "task"), sandbox)
+    source = edited(ASSET, ("    return int(len(text) > THRESHOLD)", f"    {body}"))
+    trial = run_command_trial(task, source, tmp_path / "trial")
+    assert (trial.status, trial.value) == (status, None)
+    assert trial.error
