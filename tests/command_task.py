@@ -40,8 +40,8 @@ if order["out"]:
 else:
     print(json.dumps({"ask": [text for text, _ in rows]}), flush=True)
     answers = json.loads(sys.stdin.readline())["answer"]
-if not isinstance(answers, list) or any(answer not in (0, 1) for answer in answers):
-    print(json.dumps({"invalid": "an answer is no class"}))
+if not isinstance(answers, list) or len(answers) != len(rows) or any(answer not in (0, 1) for answer in answers):
+    print(json.dumps({"invalid": "not one class for each text"}))
     sys.exit()
 items = [int(answer == int(label)) for answer, (_, label) in zip(answers, rows)]
 print(json.dumps({"accuracy": sum(items) / len(items), "items": items, "rows": len(rows)}))

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import format_option, option
@@ -35,6 +36,7 @@ from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.summary import named_experiment, stored_metric, summarize_run
 from autoresearch_jax.report.tables import format_lines
 from autoresearch_jax.snapshots.kept import KeptSnapshot, find_snapshot
+from autoresearch_jax.tasks.command.programs import RESULT, snapshot_differences
 from autoresearch_jax.tasks.lm.integrity import SNAPSHOT_SHA256
 from autoresearch_jax.tasks.lm.verification import RecordedTrial, verify_snapshot
 from autoresearch_jax.types import PROGRAM_HASH, CandidateUntouched, Scalar, Status
@@ -210,6 +212,8 @@ def _check_snapshot(
     programs = folder.path / "programs" / str(_program_hash(measured, kept))
     try:
         with kept.folder() as snapshot:
+            if (snapshot / RESULT).is_file():
+                return _compare_command(snapshot, kept, report)
             findings = verify_snapshot(
                 snapshot,
                 folder.eval_bundle,
@@ -230,6 +234,16 @@ def _check_snapshot(
         lines = found if isinstance(found, str) else [kept.shown(line, snapshot) for line in found]
         report.add(name, lines, findings.notes.get(name, ""))
     return findings.value
+
+
+def _compare_command(snapshot: Path, kept: KeptSnapshot, report: Report) -> float | None:
+    """Compares the snapshot of a command's trial, whose evaluator is not in the run's folder; returns its score."""
+    sha256 = kept.trial.metrics.get(SNAPSHOT_SHA256)
+    found = snapshot_differences(snapshot, None if sha256 is None else str(sha256), kept.trial.score)
+    report.figures["snapshot"] = kept.place
+    report.add("snapshot_files", [kept.shown(line, snapshot) for line in found])
+    report.add("score", "the evaluator and its files are not in the run's folder: the recorded score was compared")
+    return None if found else kept.trial.score
 
 
 def _program_hash(measured: ExperimentRow, kept: KeptSnapshot) -> str | None:

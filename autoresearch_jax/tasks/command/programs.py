@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -16,10 +17,12 @@ from autoresearch_jax.sanitize import fenced
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, copy_written, untouched
 from autoresearch_jax.tasks.command.task_file import TaskFile
 from autoresearch_jax.tasks.command.timebox import AssetFailed
-from autoresearch_jax.types import CandidateRejected, Status, TermsChanged
+from autoresearch_jax.types import CandidateRejected, Scalar, Status, TermsChanged
 
 SCRATCH = ".command-"  # what scratch folders' names begin with; short, as the path of a socket has to be
 BUILD_LOG = "build.log"
+RESULT, MANIFEST = "result.json", "manifest.json"  # of a snapshot: what the trial gave, and the hashes of its files
+SNAPSHOT_SHA256 = "snapshot_sha256"  # among the metrics: of the snapshot's manifest
 MAX_LOG_BYTES = 4000  # of a log that go with a rejection
 
 
@@ -153,3 +156,28 @@ def inventory(folder: Path) -> Mapping[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def snapshot_figures(folder: Path) -> dict[str, Scalar]:
+    """Metrics of a trial that are known once its snapshot is whole."""
+    return {SNAPSHOT_SHA256: sha256_of_file(folder / MANIFEST)}
+
+
+def snapshot_differences(folder: Path, sha256: str | None, value: float | None) -> list[str]:
+    """A line for each file of a snapshot that is not as it was written, and for a score that is not its own."""
+    remedy = "restore it from a copy"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if sha256 is not None and sha256_of_file(folder / MANIFEST) != sha256:
+            return [f"{folder / MANIFEST}: was changed: {remedy}"]
+        then, now = dict(manifest["files"]), {**inventory(folder)}
+        now.pop(MANIFEST)
+        found = [
+            f"{folder / name}: was changed: {remedy}" for name in sorted(then.keys() & now) if then[name] != now[name]
+        ]
+        found += [f"{folder / name}: is missing: {remedy}" for name in sorted(then.keys() - now)]
+        found += [f"{folder / name}: was not there: remove it" for name in sorted(now.keys() - then)]
+        scored = json.loads((folder / RESULT).read_text(encoding="utf-8"))["value"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{folder}: cannot be read: {error}: {remedy}"]
+    return found if scored == value else [*found, f"{folder / RESULT}: {scored}, the ledger has {value}"]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from autoresearch_jax.tasks.command.contract_text import contract_text
 from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate
 from autoresearch_jax.tasks.command.kinds import kind_of
 from autoresearch_jax.tasks.command.programs import (
+    MANIFEST,
+    RESULT,
     TaskFiles,
     fingerprint_of,
     inventory,
     make_programs,
     program_hash_of,
     rejected,
+    snapshot_figures,
 )
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile
 from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
@@ -45,8 +48,6 @@ from autoresearch_jax.types import (
     Scrutiny,
     Status,
 )
-
-RESULT, MANIFEST = "result.json", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class CommandTask:
         reference = None
         if self._task.metric.noise == LATENCY:
             reference = find_reference((*reference_log_dirs, log_dir))
-        splits = [VAL, HOLDOUT] if scrutiny is Scrutiny.AUDIT and self._task.files.holdout else [VAL]
+        splits = [VAL, HOLDOUT] if scrutiny is Scrutiny.AUDIT else [VAL]
         try:
             with ExitStack() as stack:
                 found = trial.evaluate(splits, reference, stack)
@@ -158,6 +159,7 @@ class CommandTask:
                     Status.OK, found[VAL].value, seed, metrics, snapshot_dir, items=found[VAL].items
                 )
                 self._write_snapshot(snapshot_dir, candidate, measurement, trial.out)
+                measurement = replace(measurement, metrics=metrics | snapshot_figures(snapshot_dir))
         except AssetFailed as failure:
             metrics = {**trial.figures(), **failed_figures(failure), "total_seconds": time.monotonic() - started}
             return Measurement(failure.status, None, seed, metrics, error=failure.reason)
@@ -192,7 +194,8 @@ class CommandTask:
             if (result["seed"], result["program_hash"]) != (seed, program_hash):
                 raise ValueError("of another trial")
             items = None if result["items"] is None else tuple(result["items"])
-            return Measurement(Status.OK, result["value"], seed, result["metrics"], folder, items=items)
+            metrics = result["metrics"] | snapshot_figures(folder)
+            return Measurement(Status.OK, result["value"], seed, metrics, folder, items=items)
         except (OSError, ValueError, KeyError, TypeError):
             remove_tree(folder)
             return None

@@ -77,7 +77,8 @@ class Trial:
             value, last = self._take_turns(asset, champion, reference)
             found = {VAL: Evaluation(value, None, last.metrics)}
             if HOLDOUT in splits:
-                found[HOLDOUT] = self._evaluate(HOLDOUT, asset)
+                turns = [self._evaluate(HOLDOUT, asset) for _ in range(TURNS)]
+                found[HOLDOUT] = Evaluation(statistics.median(turn.value for turn in turns))
             return found
         finally:
             self._close()
