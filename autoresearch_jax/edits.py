@@ -4,13 +4,14 @@ A search text is looked for exactly, then with whitespace ignored, then with ano
 that was asked for or an `EditError`, never a guess.
 """
 
-import ast
 import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.sanitize import clean_block, clean_line
 
 MAX_EDITS = 64
@@ -67,8 +68,8 @@ def read_edits(text: str) -> list[Edit]:
     return _blocks(lines) or _hunks(lines)
 
 
-def apply_edits(source: str, edits: Sequence[Edit]) -> str:
-    """The source after all edits, each applied to the text as those before it left it; it parses as Python.
+def apply_edits(source: str, edits: Sequence[Edit], asset: AssetKind = TRAINING_FILE) -> str:
+    """The source after all edits, each applied to the text as those before it left it; it parses as its kind.
 
     Line ends are compared and written as one character; a source that ends all its lines in CRLF keeps them.
 
@@ -78,7 +79,7 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
     """
     if len(edits) > MAX_EDITS:
         raise EditError(f"{len(edits)} edits are too many: give at most {MAX_EDITS} or the whole file")
-    texts = [_Text(unix_lines(source))]  # the source, and what each edit made of it
+    texts = [_Text(unix_lines(source), asset)]  # the source, and what each edit made of it
     problems: list[str] = []
     unchanged = True
     for number, edit in enumerate(edits, 1):
@@ -98,20 +99,20 @@ def apply_edits(source: str, edits: Sequence[Edit]) -> str:
     return texts[-1].text.replace("\n", "\r\n") if windows else texts[-1].text
 
 
-def replace_file(source: str, text: str) -> str:
+def replace_file(source: str, text: str, asset: AssetKind = TRAINING_FILE) -> str:
     """A whole new file without a Markdown fence around it, its line ends of one character; or what edits in it make.
 
     Raises:
       EditError: it is empty, too long, does not parse, or is the file as it stands.
     """
-    new = _Text(unfenced(unix_lines(text)))
+    new = _Text(unfenced(unix_lines(text)), asset)
     if len(text) > MAX_CHARACTERS:
         raise EditError(f"the new file has more than {MAX_CHARACTERS} characters")
     if not new.text.strip():
         raise EditError("the new file is empty: give all of it")
     if new.fault:
         if edits := read_edits(text):
-            return apply_edits(source, edits)
+            return apply_edits(source, edits, asset)
         raise EditError(_unparsable([new]))
     if new.text == unix_lines(source):
         raise EditError("the new file changes nothing", unchanged=True)
@@ -134,6 +135,7 @@ class _Text:
     """A text with line ends of one character, and what is known of its lines; rows count from 0."""
 
     text: str
+    asset: AssetKind
 
     @cached_property
     def lines(self) -> list[str]:
@@ -153,20 +155,18 @@ class _Text:
     @cached_property
     def _parsed(self) -> tuple[str, tuple[int, str] | None]:
         try:
-            return ast.dump(ast.parse(self.text)), None
-        except SyntaxError as error:
-            return "", (error.lineno or 1, error.msg)
-        except (ValueError, RecursionError, MemoryError) as error:  # a lone surrogate or NUL; nested too deeply
-            return "", (1, str(error) or type(error).__name__)
+            return self.asset.tree(self.text), None
+        except AssetSyntaxError as error:
+            return "", (error.line or 1, error.message)
 
     @property
     def program(self) -> str:
-        """The syntax tree, written out; empty if the text does not parse."""
+        """What the text says, see `AssetKind.tree`; empty if it does not parse."""
         return self._parsed[0]
 
     @property
     def fault(self) -> tuple[int, str] | None:
-        """The line, from 1, and Python's message, if the text does not parse."""
+        """The line, from 1, and the parser's message, if the text does not parse."""
         return self._parsed[1]
 
     def around(self, row: int, label: str = "lines of the file") -> str:
@@ -216,10 +216,10 @@ def _placed(source: _Text, search: str, replace: str) -> _Text:
         whole_lines = text[at - 1 : at] in ("", "\n") and (search[-1] == "\n" or text[end : end + 1] in ("", "\n"))
         # Several lines from the middle of one on say nothing of the indentation of the next.
         if whole_lines or "\n" not in search + replace:
-            return _Text(text[:at] + replace + text[end:])
+            return _Text(text[:at] + replace + text[end:], source.asset)
     if source.fault:
         raise _Refused("missed: it stands nowhere exactly, and in a file that does not parse nothing else counts")
-    return _placed_by_lines(source, _Text(search), _Text(replace))
+    return _placed_by_lines(source, _Text(search, source.asset), _Text(replace, source.asset))
 
 
 def _places(text: str, search: str) -> list[int]:
@@ -239,7 +239,7 @@ def _places(text: str, search: str) -> list[int]:
 def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
     """The source with whole lines replaced that read like `search` but for whitespace and the indentation of them all.
 
-    What whitespace means is Python's to say: the lines of `search`, moved to the place, have to make the same program.
+    What whitespace means is the kind's to say: the lines of `search`, moved to the place, have to say the same.
     """
     wanted, have = (f"\n{chr(10).join(text.skeletons)}\n" for text in (search, source))
     found = [have.count("\n", 0, at) for at in _places(have, wanted)]
@@ -254,7 +254,7 @@ def _placed_by_lines(source: _Text, search: _Text, replace: _Text) -> _Text:
     tabs = any("\t" in _indentation(line) for line in place)
 
     def with_lines(lines: list[str]) -> _Text:
-        return _Text("\n".join([*source.lines[:first], *lines, *source.lines[last + 1 :]]))
+        return _Text("\n".join([*source.lines[:first], *lines, *source.lines[last + 1 :]]), source.asset)
 
     same = _moved(search.lines[search.rows[0] : search.rows[-1] + 1], shift, tabs)
     if same is None or not source.program or with_lines(same).program != source.program:
@@ -305,7 +305,7 @@ def _columns(line: str) -> int:
 
 def _nearest_row(source: _Text, search: str) -> int | None:
     """Where the lines most like a search text begin to differ from it."""
-    block = _Text(search)
+    block = _Text(search, source.asset)
     matcher = difflib.SequenceMatcher(None, source.skeletons, block.skeletons)
     found = matcher.find_longest_match()
     if found.size:

@@ -1,7 +1,6 @@
 """Python source as an import reads it: UTF-8, with or without a byte-order mark."""
 
 import ast
-import hashlib
 import io
 import tokenize
 
@@ -38,20 +37,8 @@ def docstring_of(node: ast.AST) -> ast.Constant | None:
     return statement.value
 
 
-def tree_digest(source: str) -> str | None:
-    """SHA-256 of a source's syntax tree without docstrings; None for a source that Python cannot parse."""
-    try:
-        tree = parse_source(source)
-    except (SyntaxError, *UNPARSABLE):
-        return None
-    for node in ast.walk(tree):
-        if (docstring := docstring_of(node)) is not None:
-            docstring.value = ""
-    return hashlib.sha256(ast.dump(tree).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def without_hidden_text(source: str) -> str:
-    """A training file without its comments and docstrings, each line in its place: a program needs neither.
+    """A source without its comments and docstrings, each line in its place: a program needs neither.
 
     What is left is all that a file could read of itself, beside its layout. A text that is no Python stays as it is,
     for the trace to say why.

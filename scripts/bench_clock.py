@@ -25,7 +25,7 @@ from pathlib import Path
 
 from bench_conditions import burning, demo_options
 
-from autoresearch_jax.engine.training_file import set_constants
+from autoresearch_jax.assets.python_constants import set_constants
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import Candidate, Measurement, Status
 

@@ -28,6 +28,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.assets.base import ConstantValue
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.briefs import LOSS_CURVE
@@ -39,7 +41,6 @@ from autoresearch_jax.engine.program import ProgramFile, ProgramPage
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.executors import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from autoresearch_jax.assets.python_constants import set_constants
 from autoresearch_jax.contract import TaskSpec
-from autoresearch_jax.engine.training_file import set_constants
 from autoresearch_jax.tasks.lm.programs import make_mesh
 
 NUM_DEVICES = 8

@@ -42,6 +42,7 @@ from pathlib import Path
 
 from bench_conditions import DEMO, FRESH_SEEDS, demo_options, draw_value, make_repository, train_again
 
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import plus_minus
@@ -50,7 +51,6 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.recorder import KEEPS
 from autoresearch_jax.engine.records import Kind
-from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Constant, Value, same
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Scalar, Status

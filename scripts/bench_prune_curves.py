@@ -27,9 +27,9 @@ from bench_search_problems import Problem
 from bench_search_task import ASKED, BOS, ROOT, SEQUENCE_LENGTH, SMALL, VOCAB_SIZE, Argument
 from jax.sharding import AxisType
 
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.engine.program import read_program
-from autoresearch_jax.engine.training_file import read_constants, set_constants
 from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value
 from autoresearch_jax.tasks.lm.data.corpus import Reporter, open_corpus
 from autoresearch_jax.tasks.lm.data.text_files import Skipped

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from bench_reference_settings import Settings, read_settings
 
-from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.tasks.lm.device import Device, find_device, host_processors, platform_variables
 

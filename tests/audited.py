@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from fakes import FakeTask, moved
 
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.audit.audits import Audits
 from autoresearch_jax.audit.findings import AuditFindings
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import AuditTrial
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.types import (
     HOLDOUT_SCORE,
     Candidate,

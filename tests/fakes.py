@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
-from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.snapshots.store import MANIFEST
@@ -82,6 +83,7 @@ class FakeTask:
         has_worker: bool = False,
         snapshot_bytes: int = SNAPSHOT_BYTES,
         has_curves: bool = False,
+        asset: AssetKind = TRAINING_FILE,
     ) -> None:
         self._has_curves = has_curves  # its trials have a loss, and stop above a limit
         self._snapshot_bytes = snapshot_bytes
@@ -92,6 +94,7 @@ class FakeTask:
         self.metric = Metric("loss")
         self.budget = Budget(steps=1)
         self.facts: dict[str, Scalar] = {"device_kind": "a fake"}
+        self.asset: AssetKind = asset
         self.contract = "A file of constants: LR, DEPTH, PATTERN and FAULT."
         self.terms: dict[str, Scalar] = {"device_kind": "a fake", "clock": "wall"}
         self.reference_seconds: float | None = None  # that a run would have to keep
@@ -117,9 +120,9 @@ class FakeTask:
         assert log_dir.is_dir()
         self.traced.append((source, beside_a_trial))
         try:
-            constants = read_constants(source)
-        except SyntaxError as error:
-            raise CandidateRejected(Status.REJECTED, f"line {error.lineno}: {error.msg}", "details") from error
+            constants = self.asset.constants(source)
+        except AssetSyntaxError as error:
+            raise CandidateRejected(Status.REJECTED, str(error), "details") from error
         if constants["FAULT"] == "reject":
             raise CandidateRejected(Status.REJECTED, "no build")
         program_hash = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()
@@ -134,7 +137,7 @@ class FakeTask:
         self.scrutinies.append(scrutiny)
         self.loss_limits.append(stop_above)
         self.references.append(more.get("reference_log_dirs", ()))
-        constants = read_constants(candidate.source)
+        constants = self.asset.constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":
             raise RuntimeError("the device is gone")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from autoresearch_jax.engine.training_file import set_constants
+from autoresearch_jax.assets.python_constants import set_constants
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
 from autoresearch_jax.types import Scalar
 

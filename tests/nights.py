@@ -13,6 +13,8 @@ from typing import Self
 from ideas import AGENTS, HOSTILE, SOURCE, Idea, apply_all, draw_idea, with_hostile_words
 from made_up_trials import BUDGET_SECONDS, draw_metrics, loss_curve, total_seconds, write_exchange, write_loss_file
 
+from autoresearch_jax.assets.base import ConstantValue
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.decide.certification import (
     CertificationSettings,
     MeasureChampion,
@@ -30,7 +32,6 @@ from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.recorder import kept_or_not, write_results
 from autoresearch_jax.engine.records import Intent, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.training_file import ConstantValue, read_constants
 from autoresearch_jax.proposers.base import CERTIFICATION
 from autoresearch_jax.types import (
     CURVE_POINTS,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from train_lib_source import load_tiny, make_mesh, nudged, tiny_source_text
 
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.contract import TaskSpec
-from autoresearch_jax.engine.training_file import read_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 T = 16

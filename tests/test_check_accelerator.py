@@ -14,8 +14,8 @@ import jax
 import pytest
 from train_lib_source import TINY, TRAIN_LIB, make_mesh
 
+from autoresearch_jax.assets.python_constants import set_constants
 from autoresearch_jax.contract import TaskSpec
-from autoresearch_jax.engine.training_file import set_constants
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 GIB = 1 << 30

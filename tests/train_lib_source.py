@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh
 
-from autoresearch_jax.engine.training_file import set_constants
+from autoresearch_jax.assets.python_constants import set_constants
 
 TRAIN_LIB = Path(__file__).parent.parent / "train_lib.py"
 TINY = {

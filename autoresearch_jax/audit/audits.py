@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from autoresearch_jax.assets.base import ConstantError
 from autoresearch_jax.audit.findings import (
     BASELINE,
     CHAMPION,
@@ -37,7 +38,6 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import read_compile_cost
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import MAX_FAILURES, HoldoutTask, RunError, Task, TaskFailures
-from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.types import (
     TOO_BUSY,
@@ -51,7 +51,7 @@ from autoresearch_jax.types import (
 )
 
 FURTHER_SEEDS = 6  # that an audit may take beyond --runs until two give both scores: with fewer nothing can be said
-DEPTH = "DEPTH"  # the constant of a training file that sets its size
+DEPTH = "DEPTH"  # the constant of an asset that sets its size
 
 
 class AuditError(UserError):
@@ -178,7 +178,7 @@ class Audits:
         subjects = {CHAMPION: _Subject(self._kept[-1].id, champion)}
         changes = []
         for index, row in enumerate(self._kept[1:], start=1):
-            change, candidate = self._without(audit, row, revert(versions, index, merge), champion)
+            change, candidate = self._without(audit, row, revert(versions, index, merge, self._task.asset), champion)
             changes.append(change)
             if change.subject is not None and candidate is not None:
                 subjects[change.subject] = _Subject(self._kept[-1].id, candidate)
@@ -203,7 +203,7 @@ class Audits:
 
     def _at_depth(self, name: str, row: ExperimentRow, depth: int) -> str:
         try:
-            return set_constants(self._ledger.source(row.id), {DEPTH: depth})
+            return self._task.asset.set_constants(self._ledger.source(row.id), {DEPTH: depth})
         except ConstantError as error:
             raise UsageError(f"--transfer={depth}: the {name}, experiment {row.id}: {error}") from error
 

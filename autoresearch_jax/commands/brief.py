@@ -22,7 +22,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.limits import limits_left
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import concluded, settled_constants
+from autoresearch_jax.engine.state import asset_of, concluded, settled_constants
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, Running
@@ -86,7 +86,7 @@ def read_brief(
     if metric is None or champion is None:
         raise UserError(f"{folder.path}: no champion yet: its baseline is not measured; `autoresearch run` goes on")
     page = ProgramFile(program)
-    space = page.fitting(ledger.source(champion.id), settled_constants(ledger), notice)
+    space = page.fitting(asset_of(ledger), ledger.source(champion.id), settled_constants(ledger), notice)
     stopping = StoppingList(ledger, lambda: page.program.stops, metric, Interrupts(), experiments)
     current = ledger.open_experiment()
     rows = ledger.experiments()

@@ -1,8 +1,8 @@
-"""Whether a training file would be measured: traces it and makes all checks, in seconds; nothing is trained.
+"""Whether an asset would be measured: traces it and makes all checks, in seconds; nothing is trained.
 
     autoresearch check --tag=nov20 [FILE]
 
-Without FILE it is the training file as it stands. With --tag of a run that has begun the run's flags hold, and the text
+Without FILE it is --editable as it stands. With --tag of a run that has begun the run's flags hold, and the text
 is compared with its champion: what it changes, and whether its program was measured before. Nothing is written to the
 run, whose driver may be at work. Exit status: 0 if `autoresearch try` would measure it, 4 if not.
 """
@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.assets.base import AssetKind, same_value
+from autoresearch_jax.assets.merging import known_constants, rebase_text
+from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.brief import read_brief
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -29,8 +32,6 @@ from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.proposals import Precheck, repetition
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES, literal_bytes, syntax_nodes
-from autoresearch_jax.engine.training_file import known_constants, rebase_source, same_value
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.report.diffs import compare
@@ -52,7 +53,7 @@ class Options:
     where: FolderOptions = field(default_factory=FolderOptions)
     program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
     editable: Path = option(
-        DEFAULT_EDITABLE, "the training file; with --task=command task.toml names it", in_run=InRun.BOUND
+        DEFAULT_EDITABLE, "the file to edit; with --task=command task.toml names it", in_run=InRun.BOUND
     )
     max_literal_bytes: int = option(
         MAX_LITERAL_BYTES,
@@ -97,16 +98,17 @@ def run(options: Options, arguments: list[str]) -> int:
     if len(arguments) > 1:
         raise UsageError(f"unexpected argument {arguments[1]!r}: one file at a time")
     path = Path(arguments[0]) if arguments else options.editable
-    source = read_source(path, "behind `check`")
+    asset = options.task.asset
+    source = read_source(path, "behind `check`", asset)
     texts = None if options.where.tag is None else RunTexts.read(options)
     found: dict[str, Any] = {"file": str(path)}
-    if (fault := syntax_fault(path, source)) is not None:
+    if (fault := syntax_fault(path, source, asset)) is not None:
         found |= {"outcome": str(Status.REJECTED), "reason": fault}
     else:
         if texts is not None and not options.as_is and source not in texts.champions.values():
             merge = Git(Path.cwd(), os.environ).merge
-            base = base_of(path, source, texts.champions, merge, _say)
-            source = rebase_source(source, base, texts.brief.champion_source, merge) or source
+            base = base_of(asset, path, source, texts.champions, merge, _say)
+            source = rebase_text(asset, source, base, texts.brief.champion_source, merge) or source
         found |= check_text(options, path, source, texts)
     if options.format == "json":
         print(json.dumps(found, indent=1))
@@ -126,7 +128,7 @@ def check_text(options: Options, path: Path, source: str, texts: RunTexts | None
     """
     found: dict[str, Any] = {"outcome": str(Status.OK), "reason": None}
     if texts is not None:
-        found |= _compared(source, texts)
+        found |= _compared(options.task.asset, source, texts)
     with tempfile.TemporaryDirectory(prefix="autoresearch-check-") as scratch:
         folder = RunFolder(Path(scratch).resolve() / "check")
         folder.create()
@@ -151,12 +153,12 @@ def check_text(options: Options, path: Path, source: str, texts: RunTexts | None
     return {**found, "objection": None if lost is None else lost.text}
 
 
-def _compared(source: str, texts: RunTexts) -> dict[str, Scalar]:
+def _compared(asset: AssetKind, source: str, texts: RunTexts) -> dict[str, Scalar]:
     """What a text changes of the champion's, and how many bytes it holds that the baseline does not."""
     brief = texts.brief
     changed, listed = compare(brief.champion_source, source), [constant.name for constant in brief.space]
-    nodes, champion_nodes = syntax_nodes(source, listed), syntax_nodes(brief.champion_source, listed)
-    before, after = brief.champion_constants, known_constants(source)
+    nodes, champion_nodes = asset.size(source, listed), asset.size(brief.champion_source, listed)
+    before, after = brief.champion_constants, known_constants(asset, source)
     moved = [
         f"{name} {before.get(name)!r} -> {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
@@ -168,7 +170,7 @@ def _compared(source: str, texts: RunTexts) -> dict[str, Scalar]:
         "lines_removed": changed.removed,
         "nodes_added": None if nodes is None or champion_nodes is None else nodes - champion_nodes,
         "constants": clean_line(", ".join(moved)) or None,
-        "literal_bytes": literal_bytes(source, texts.baseline),
+        "literal_bytes": asset.carried_bytes(source, texts.baseline),
     }
 
 

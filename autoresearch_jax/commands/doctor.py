@@ -271,9 +271,10 @@ def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     for line in program.notices:
         yield Check("program_notice", line)
     yield Check("ends", ends_in_words(with_experiments(program.stops, options.experiments)))
+    asset = options.task.asset
     is_new = not (options.where.tag and options.where.folder.ledger.is_file())  # one that goes on leaves rows out
     with suppress(OSError, UnicodeDecodeError):  # of which other lines tell
-        if is_new and (misfits := program.usable(plain_text(options.editable.read_bytes()))[1]):
+        if is_new and (misfits := program.usable(asset, plain_text(options.editable.read_bytes()))[1]):
             raise ProgramError(misfits[0])
 
 
@@ -282,7 +283,8 @@ def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Itera
     settings = options.proposer.settings(options.where, environment)
     with suppress(ProgramError, OSError):  # of which other lines tell
         source = options.editable.read_text(encoding="utf-8", errors="replace")
-        proposer_options.check_proposer(settings, options.editable, read_program(options.program), source, environment)
+        asset, program = options.task.asset, read_program(options.program)
+        proposer_options.check_proposer(settings, asset, options.editable, program, source, environment)
         if settings.agent is not None:
             with made_up_run(options.editable, environment, whole=True) as workspace:
                 notice = proposer_options.try_agent(settings, workspace, source, environment)

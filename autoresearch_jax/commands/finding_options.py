@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.training_file import rebase_source
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.folder import open_library
 from autoresearch_jax.findings.format import FindingError, apply_finding
@@ -31,19 +32,20 @@ class FindingOptions:
         return Path(runs.run_dir) / "findings" if self.findings_dir is None else Path(self.findings_dir)
 
 
-def merge_changes(merge: Merge) -> Merge:
-    """Merges a change into a text whose constants have other values, too; see `rebase_source`."""
-    return lambda base, ours, theirs: rebase_source(theirs, base, ours, merge)
+def merge_changes(merge: Merge, asset: AssetKind) -> Merge:
+    """Merges a change into a text whose constants have other values, too; see `rebase_text`."""
+    return lambda base, ours, theirs: rebase_text(asset, theirs, base, ours, merge)
 
 
 def require_fitting_finding(
-    folder: Path, editable: Path, source: str, environment: Mapping[str, str], flag: str, also: str
+    folder: Path, asset: AssetKind, editable: Path, source: str, environment: Mapping[str, str], flag: str, also: str
 ) -> None:
-    """Refuses to begin with nothing but findings where none fits the training file.
+    """Refuses to begin with nothing but findings where none fits the asset.
 
     Args:
       folder: of findings beside the shipped ones.
-      editable: the training file in the user's checkout.
+      asset: its kind.
+      editable: the file in the user's checkout.
       source: its text.
       environment: of this process.
       flag: that asks for findings.
@@ -53,10 +55,10 @@ def require_fitting_finding(
       UsageError: none fits.
     """
     library = open_library(folder, lambda text: None)
-    merge, why = merge_changes(Git(editable.resolve().parent, environment).merge), "there is none"
+    merge, why = merge_changes(Git(editable.resolve().parent, environment).merge, asset), "there is none"
     for finding in library.findings():
         try:
-            apply_finding(finding, source, library.base_text(finding.base), merge)
+            apply_finding(finding, source, library.base_text(finding.base), merge, asset)
             return
         except FindingError as error:
             why = clean_line(str(error))

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch_jax.assets.kinds import guessed_kind
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.finding_options import FindingOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -180,7 +181,8 @@ def _as_json(library: Library, finding: Finding) -> dict[str, object]:
     """A finding as its twin has it; the change stays as it is where its base is not known."""
     base, diff = library.base_text(finding.base), finding.change
     if base is not None:
-        diff = diff_change(base, changed_base(finding, base), DIFF_NAME)
+        asset = guessed_kind(base)
+        diff = diff_change(base, changed_base(finding, base, asset), DIFF_NAME, asset)
     return finding_json(finding, diff)
 
 

@@ -1,4 +1,4 @@
-"""A training file that somebody changed by hand: its text, what it is a change of, and what is said of it."""
+"""An asset that somebody changed by hand: its text, what it is a change of, and what is said of it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.inbox import nearest
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.state import concluded
-from autoresearch_jax.engine.training_file import rebase_source
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.agent_files import MAX_HYPOTHESIS_CHARACTERS
@@ -19,7 +20,6 @@ from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, NO_PROPOSAL
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE
 from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
-from autoresearch_jax.python_source import UNPARSABLE, parse_source
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, secret_values
 from autoresearch_jax.types import Merge
 
@@ -28,15 +28,15 @@ from autoresearch_jax.types import Merge
 class TextOptions:
     """Which text."""
 
-    file: Path | None = option(None, "file with the text (default: --editable, the training file as it stands)")
+    file: Path | None = option(None, "file with the text (default: --editable as it stands)")
     as_is: bool = option(
         False,
         "take the text as it stands, where it is a change of an earlier champion, in place of carrying the change over",
     )
 
 
-def read_source(path: Path, how: str) -> str:
-    """The text of a training file; `how` another one is named, for the message, such as "with --file".
+def read_source(path: Path, how: str, asset: AssetKind) -> str:
+    """The text of an asset; `how` another one is named, for the message, such as "with --file".
 
     Raises:
       UserError: it cannot be read.
@@ -45,17 +45,16 @@ def read_source(path: Path, how: str) -> str:
         return plain_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else f"is not UTF-8 text ({error})"
-        raise UserError(f"{path}: {words}: name the training file {how}") from error
+        raise UserError(f"{path}: {words}: name the {asset.noun} {how}") from error
 
 
-def syntax_fault(path: Path, source: str) -> str | None:
-    """Why a text is no Python, in one line with the place; None if it is."""
+def syntax_fault(path: Path, source: str, asset: AssetKind) -> str | None:
+    """Why a text is none of its kind, in one line with the place; None if it is."""
     try:
-        parse_source(source)
-    except SyntaxError as error:
-        return f"{path.name}:{error.lineno}: SyntaxError: {clean_line(error.msg)}"
-    except UNPARSABLE as error:
-        return f"{path.name}: cannot be read: {type(error).__name__}: {clean_line(str(error))}"
+        asset.check(source)
+    except AssetSyntaxError as error:
+        place = path.name if error.line is None else f"{path.name}:{error.line}"
+        return f"{place}: SyntaxError: {clean_line(error.message)}"
     return None
 
 
@@ -64,7 +63,14 @@ def kept_texts(ledger: Ledger) -> dict[int, str]:
     return {row.id: ledger.source(row.id) for row in concluded(ledger) if row.decision is Action.KEEP}
 
 
-def base_of(path: Path, source: str, kept: Mapping[int, str], merge: Merge, notice: Callable[[str], None]) -> str:
+def base_of(
+    asset: AssetKind,
+    path: Path,
+    source: str,
+    kept: Mapping[int, str],
+    merge: Merge,
+    notice: Callable[[str], None],
+) -> str:
     """The text that a source is a change of: of the champions so far the one that differs from it in the fewest lines.
 
     Args:
@@ -85,7 +91,7 @@ def base_of(path: Path, source: str, kept: Mapping[int, str], merge: Merge, noti
     if base == ours:
         return base
     words = f"{path}: is a change of experiment {number}, and the champion is experiment {champion} by now"
-    if rebase_source(source, base, ours, merge) is None:
+    if rebase_text(asset, source, base, ours, merge) is None:
         raise UserError(
             f"{words}: both change the same lines, or it adds nothing: make the change in the champion's text, which "
             f"`git show BRANCH:FILE` prints; {as_it_stands}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.commands.agent_command import missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -12,9 +13,8 @@ from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
-from autoresearch_jax.engine.proposals import read_recorded
+from autoresearch_jax.engine.proposals import read_recorded, rebase
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
@@ -179,6 +179,7 @@ class ProposerOptions:
 
 def check_proposer(
     settings: ProposerSettings,
+    asset: AssetKind,
     editable: Path,
     program: ProgramPage,
     source: str,
@@ -188,7 +189,8 @@ def check_proposer(
     """Finds what would make every proposal fail, before anything is measured.
 
     Args:
-      editable: the training file in the user's checkout.
+      asset: the kind of the file to edit.
+      editable: that file in the user's checkout.
       source: the champion's text.
       notice: told, in place of an error, what a kept change brought about.
 
@@ -202,12 +204,13 @@ def check_proposer(
         raise UsageError(f"{_no_table(program)}, which --proposer=constants needs")
     if settings.findings is not None and agent is gemini is None and not has_table and notice is None:
         also = "" if settings.name == "ideas" else f", and {_no_table(program)}"
-        require_fitting_finding(settings.findings, editable, source, environment, f"--proposer={settings.name}", also)
+        flag = f"--proposer={settings.name}"
+        require_fitting_finding(settings.findings, asset, editable, source, environment, flag, also)
     if agent is not None and (problem := missing_command(agent.command, editable, environment)) is not None:
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
         return
-    needed = count_tokens(essential_text(program.for_agents, source)) + OWN_TOKENS
+    needed = count_tokens(essential_text(program.for_agents, source, asset)) + OWN_TOKENS
     if needed > settings.brief_tokens:
         words = f"--brief_tokens={settings.brief_tokens}: the contract, {program.path.name} and {editable.name} take "
         words += f"{needed}: set twice that"
@@ -358,7 +361,9 @@ def make_proposer(
         from autoresearch_jax.proposers.ideas import IdeasProposer
 
         library = open_library(settings.findings, observer.notice)
-        ideas = IdeasProposer(library, device_class, merge_changes(workspace.merge), examine, observer.notice)
+        ideas = IdeasProposer(
+            library, device_class, merge_changes(workspace.merge, workspace.asset), examine, observer.notice
+        )
     if settings.name == "hybrid":
         from autoresearch_jax.proposers.hybrid import HybridProposer
 

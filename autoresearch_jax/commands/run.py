@@ -1,4 +1,4 @@
-"""The loop: propose a change of the training file, train, judge, keep or discard, repeat.
+"""The loop: propose a change of one file, measure it, keep or discard, repeat.
 
     autoresearch run --tag=nov20 --budget_seconds=60 --experiments=20
 
@@ -18,6 +18,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.decision_options import DecisionOptions
@@ -47,11 +49,9 @@ from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, Kind
-from autoresearch_jax.engine.source_size import MAX_LITERAL_BYTES
 from autoresearch_jax.engine.state import settled_constants
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors import LocalExecutor
@@ -178,7 +178,10 @@ def open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> 
     """Opens all that a run needs and refuses what cannot work; the stack closes it."""
     folder = options.where.folder
     options.task.require()
-    workspace = Workspace.of(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants)
+    asset = options.task.asset
+    workspace = Workspace.of(
+        *(options.editable, folder.path.name, folder.workspace, os.environ, options.start.constants), asset
+    )
     program = ProgramFile(options.program, lambda page: check_dollars(proposer, page))
     folder.require_ledger()
     is_new = not folder.ledger.exists()
@@ -300,26 +303,26 @@ def _check_start(
     else:
         source = ledger.source(champion.id)
     warn = None if champion is None else print_notice
-    check_proposer(proposer, options.editable, program.program, source, os.environ, warn)
-    _check_table(program, source, None if champion is None else ledger)
+    check_proposer(proposer, workspace.asset, options.editable, program.program, source, os.environ, warn)
+    _check_table(program, workspace.asset, source, None if champion is None else ledger)
     with made_up_run(options.editable, os.environ, whole=proposer.agent is not None) as made_up:
         if (notice := try_agent(proposer, made_up, source, os.environ)) is not None:
             print_notice(notice)
 
 
-def _check_table(program: ProgramFile, source: str, ledger: Ledger | None) -> None:
+def _check_table(program: ProgramFile, asset: AssetKind, source: str, ledger: Ledger | None) -> None:
     """Tells which rows of the table do not fit; refuses them where a run begins, which has no `ledger` yet.
 
     Raises:
       ProgramError: a row of a run that begins does not fit.
     """
     try:
-        constants = read_constants(source)
-    except SyntaxError:
+        constants = asset.constants(source)
+    except AssetSyntaxError:
         return  # the task says it better
-    if ledger is None and (misfits := program.program.usable(source)[1]):
+    if ledger is None and (misfits := program.program.usable(asset, source)[1]):
         raise ProgramError(misfits[0])
-    space = program.fitting(source, None if ledger is None else settled_constants(ledger), print_notice)
+    space = program.fitting(asset, source, None if ledger is None else settled_constants(ledger), print_notice)
     for warning in program.program.warnings(space, constants):
         print_notice(warning)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.commands.dataset_options import DatasetOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
@@ -192,6 +193,11 @@ class TaskOptions:
     def metric(self) -> Metric:
         """What the task measures."""
         return self.command.what_is_measured if self.is_command else LmTask.metric
+
+    @property
+    def asset(self) -> AssetKind:
+        """The kind of the file to edit."""
+        return self.command.asset_kind if self.is_command else LmTask.asset
 
     @property
     def compile_cache_dir(self) -> Path | None:

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.merging import known_constants
 from autoresearch_jax.commands.console import TrialProgress, say
 from autoresearch_jax.commands.folder_options import TrialFolderOptions
 from autoresearch_jax.commands.options import (
@@ -43,7 +45,6 @@ from autoresearch_jax.engine.records import Kind, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.state import REFERENCE_SECONDS
 from autoresearch_jax.engine.task import CalibratedTask, ProgressCallback, Task
-from autoresearch_jax.engine.training_file import known_constants, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.report.summary import named_experiment, stored_metric
@@ -202,7 +203,8 @@ def run(options: Options, arguments: list[str]) -> int:
     recorded = None if options.where.origin is None else RecordedExperiment.read(options)
     editable = options.task.editable(options.editable or DEFAULT_EDITABLE)
     constants = options.start.constants
-    source = edited_source(editable, constants) if recorded is None else recorded.source
+    asset = options.task.asset
+    source = edited_source(asset, editable, constants) if recorded is None else recorded.source
     options.task.require()
     folder = options.where.folder
     folder.create()
@@ -213,6 +215,7 @@ def run(options: Options, arguments: list[str]) -> int:
     name = ", ".join(f"{name}={value!r}" for name, value in constants.items()) or f"{editable.name} as it stands"
     summaries: list[dict[str, Scalar]] = []
     attempt = _attempt(options.tensorboard, folder)
+    known = known_constants(asset, source)
     task = options.task.make_task(folder.path, editable, one_trial=len(seeds) == 1, profile=options.profile is not None)
     with closing(task), closing(_open_ledger(folder, task)) as ledger:
         if recorded is not None:
@@ -225,17 +228,15 @@ def run(options: Options, arguments: list[str]) -> int:
             description = name if recorded is None else f"{options.where.origin} again"
             snapshot_dir = folder.path / "snapshots" / log_dir.name
             events = TrialEvents(folder.tensorboard / log_dir.name, task.metric)
-            attempt(events.begin, known_constants(source), description, log_dir.name)
+            attempt(events.begin, known, description, log_dir.name)
             measurement = measure_once(
                 task, source, seed, snapshot_dir, log_dir, on_progress=partial(attempt, events.progress)
             )
             attempt(events.end, measurement)
             attempt(events.close)
             if options.profile is None:
-                ledger.record_trial(source, measurement, description, task.fingerprint)
-            summary = summarize(
-                measurement, task.metric, known_constants(source) if measurement.value is not None else {}
-            )
+                ledger.record_trial(source, measurement, description, task.fingerprint, known)
+            summary = summarize(measurement, task.metric, known if measurement.value is not None else {})
             if options.task.is_command:
                 summary = _of_command(summary, measurement, task.metric)
             summary["log"] = str(log_dir)
@@ -271,20 +272,20 @@ def _beside(now: Measurement, then: TrialRow, metric: Metric) -> dict[str, Scala
     return {"recorded_trial": then.id, f"recorded_{metric.name}": then.value, "difference": difference}
 
 
-def edited_source(editable: Path, constants: Mapping[str, Scalar]) -> str:
-    """The training file's text with some constants set.
+def edited_source(asset: AssetKind, editable: Path, constants: Mapping[str, Scalar]) -> str:
+    """The text of the file to edit with some constants set.
 
     Raises:
-      UserError: the file cannot be read, is no Python, or has no such constant.
+      UserError: the file cannot be read, does not parse, or has no such constant.
     """
     try:
         source = plain_text(editable.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{editable}: cannot be read: {error}; name the training file with --editable") from error
+        raise UserError(f"{editable}: cannot be read: {error}; name the {asset.noun} with --editable") from error
     try:
-        return set_constants(source, constants) if constants else source
-    except SyntaxError as error:
-        raise UserError(f"{editable}:{error.lineno}: SyntaxError: {error.msg}") from error
+        return asset.set_constants(source, constants) if constants else source
+    except AssetSyntaxError as error:
+        raise UserError(f"{editable}:{error.line or 1}: SyntaxError: {error.message}") from error
     except UserError as error:
         raise UsageError(f"--set: {editable}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""One experiment of a run by hand: the training file as it stands against the champion.
+"""One experiment of a run by hand: the file to edit as it stands against the champion.
 
     autoresearch try --tag=nov20 --hypothesis='half the batch, twice the steps' --category=batch
 
@@ -40,6 +40,7 @@ from autoresearch_jax.engine.live import read_live
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.recorder import KEEPS
 from autoresearch_jax.engine.run_folder import RunFolder, RunFolderError
+from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX, Workspace
 from autoresearch_jax.errors import UsageError, UserError
@@ -93,8 +94,9 @@ def run(options: Options, arguments: list[str]) -> int:
     """Tries the text, or hands it to the driver at work."""
     folder, path = options.run.where.folder, options.text.file or options.run.editable
     words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
-    change = Change(path, read_source(path, "with --file"), words)
-    if (fault := syntax_fault(path, change.source)) is not None:
+    asset = options.run.task.asset
+    change = Change(path, read_source(path, "with --file", asset), words)
+    if (fault := syntax_fault(path, change.source, asset)) is not None:
         return _print(options, {"experiment": None, "outcome": str(Status.REJECTED), "reason": fault}, "")
     number: int | None = None
     while True:
@@ -151,7 +153,7 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
         workspace = Workspace.of(
             options.run.editable, options.run.where.folder.path.name, options.run.where.folder.workspace, os.environ
         )
-        base = base_of(change.path, source, kept, workspace.merge, _say)
+        base = base_of(asset_of(ledger), change.path, source, kept, workspace.merge, _say)
     return inbox.add(change.words.hypothesis, change.words.category, base, source)
 
 

@@ -15,7 +15,7 @@ from autoresearch_jax.engine.plan import moves_constants_alone
 from autoresearch_jax.engine.recorder import as_shown, past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import CONTRACT, FACTS, RunState, concluded, read_state
+from autoresearch_jax.engine.state import CONTRACT, FACTS, RunState, asset_of, concluded, read_state
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.types import Metric, Scalar, Status
@@ -78,6 +78,7 @@ def make_brief(
         contract=str(settings.get(CONTRACT) or ""),
         to_be_kept=demands(rule, None if state is None else state.lineage),
         changes=latest_changes(ledger, rows),
+        asset=asset_of(ledger),
     )
 
 

@@ -1,11 +1,13 @@
 """Certification of a run: the champion without some of its edits, and what is known of each kept edit."""
 
-import ast
 import enum
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from autoresearch_jax.assets.base import AssetKind, same_value
+from autoresearch_jax.assets.kinds import TRAINING_FILE
+from autoresearch_jax.assets.merging import is_same_apart_from, known_constants, merge_texts, moved_constants
 from autoresearch_jax.decide.certification import (
     CERTAIN,
     CertificationSettings,
@@ -19,20 +21,11 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
-from autoresearch_jax.engine.state import certification_runs, kept_for_length, read_state
+from autoresearch_jax.engine.state import asset_of, certification_runs, kept_for_length, read_state
 from autoresearch_jax.engine.task import RunError
-from autoresearch_jax.engine.training_file import (
-    blank_values,
-    known_constants,
-    merge_sources,
-    moved_constants,
-    same_value,
-    set_constants,
-    settable_constants,
-)
 from autoresearch_jax.proposers.base import CERTIFICATION
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.types import Merge, Scalar
+from autoresearch_jax.types import Merge
 
 REVERT = "revert"  # category of what certification tries
 SUPERSEDED = "superseded"
@@ -149,14 +142,14 @@ class Certifying:
         return frozenset(number for row in reverts for number in row.without) | kept_for_length(rows), runs
 
 
-def revert_intent(champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str) -> Intent:
+def revert_intent(champion: ExperimentRow, edits: Sequence[ExperimentRow], source: str, asset: AssetKind) -> Intent:
     """An experiment that measures the champion without some edits."""
     numbers = [row.id for row in edits]
     hypotheses = "; ".join(row.hypothesis for row in edits)
     return Intent(
         kind=Kind.REVERT,
         source=source,
-        constants=known_constants(source),
+        constants=known_constants(asset, source),
         hypothesis=clean_line(f"without {', '.join(map(str, numbers))}: {hypotheses}"),
         category=REVERT,
         proposer=CERTIFICATION,
@@ -189,7 +182,7 @@ class Reverted:
     note: str = ""
 
 
-def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
+def revert(versions: Sequence[Version], index: int, merge: Merge, asset: AssetKind = TRAINING_FILE) -> Reverted:
     """Takes one change back out of the last version and leaves all others in.
 
     Constants get the values that they had before the change, unless a later change moved them again. The rest of the
@@ -199,39 +192,28 @@ def revert(versions: Sequence[Version], index: int, merge: Merge) -> Reverted:
     """
     champion = versions[-1].source
     before, after = versions[index - 1].source, versions[index].source
-    old = moved_constants(before, after)
-    again = {name: moved_by for name in old if (moved_by := _moved_again(versions[index:], name)) is not None}
+    old = moved_constants(asset, before, after)
+    again = {name: moved_by for name in old if (moved_by := _moved_again(asset, versions[index:], name)) is not None}
     values = {name: value for name, value in old.items() if name not in again}
     note = ", ".join(f"{name} was moved again by {experiment}" for name, experiment in again.items())
-    if _is_same_apart_from(before, after, old):
+    if is_same_apart_from(asset, before, after, old):
         if not values:
             return Reverted(None, SUPERSEDED, note)
-        return Reverted(set_constants(champion, values), note=note)
-    merged = merge_sources(after, champion, before, values, merge)
+        return Reverted(asset.set_constants(champion, values), note=note)
+    merged = merge_texts(asset, after, champion, before, values, merge)
     if merged is None:
         return Reverted(None, CONFLICT, "later changes touch the same lines")
     return Reverted(merged, note=note)
 
 
-def _moved_again(versions: Sequence[Version], name: str) -> int | None:
+def _moved_again(asset: AssetKind, versions: Sequence[Version], name: str) -> int | None:
     """The last experiment after the first version that gave a constant another value or took it away."""
     moved_by = None
     for earlier, later in itertools.pairwise(versions):
-        old, new = settable_constants(earlier.source), settable_constants(later.source)
+        old, new = asset.settable(earlier.source), asset.settable(later.source)
         if name in old and not (name in new and same_value(old[name], new[name])):
             moved_by = later.experiment
     return moved_by
-
-
-def _is_same_apart_from(before: str, after: str, names: Mapping[str, Scalar]) -> bool:
-    """True if two texts differ in the values of these constants alone; comments do not count."""
-    return bool(names) and _tree_without(before, names) == _tree_without(after, names)
-
-
-def _tree_without(source: str, names: Mapping[str, Scalar]) -> str:
-    tree = ast.parse(source)
-    blank_values(tree, names)
-    return ast.dump(tree)
 
 
 def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> tuple[list[int], str, dict[int, str]]:
@@ -241,12 +223,12 @@ def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> tuple[list[i
       The edits that are out, the text without them, and why each of the others could not be taken out.
     """
     champion = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP][-1]
-    source, taken, obstacles = ledger.source(champion.id), list[int](), dict[int, str]()
+    asset, source, taken, obstacles = asset_of(ledger), ledger.source(champion.id), list[int](), dict[int, str]()
     for number in sorted(edits, reverse=True):
         parent = ledger.experiment(number).parent
         assert parent is not None
         versions = [Version(number, ledger.source(parent)), Version(number, ledger.source(number))]
-        found = revert([*versions, Version(champion.id, source)], 1, merge)
+        found = revert([*versions, Version(champion.id, source)], 1, merge, asset)
         if found.source is None or found.source == source or found.note:  # a note tells of a part that has to stay
             obstacles[number] = f"{found.obstacle or 'cannot be taken out whole'}{found.note and ': '}{found.note}"
             continue

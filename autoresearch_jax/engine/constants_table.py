@@ -1,10 +1,11 @@
-"""program.md's table of constants: what its cells mean, and whether a row fits the constants of a training file."""
+"""program.md's table of constants: what its cells mean, and whether a row fits the constants of an asset."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from autoresearch_jax.assets.base import ConstantValue
+from autoresearch_jax.assets.merging import known_constants, settable_names
 from autoresearch_jax.engine.page_sections import TableRow
-from autoresearch_jax.engine.training_file import ConstantValue, known_constants, settable_constants
 from autoresearch_jax.proposers.base import Brief, Objection
 from autoresearch_jax.proposers.space import (
     Choices,
@@ -20,6 +21,7 @@ from autoresearch_jax.sanitize import clean_line
 MAX_VALUE_CHARACTERS = 60
 COLUMNS = ("constant", "values", "note")
 
+_NAME = re.compile(r"[^\W\d]\w*(?:[.-]\w+)*")  # dotted in TOML, YAML and JSON
 _RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
 _CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
 _VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
@@ -47,7 +49,7 @@ def read_rows(rows: Sequence[TableRow]) -> Iterator[Constant]:
     names: set[str] = set()
     for row in rows:
         name, values, note = (*row.cells, "", "")[:3]
-        if not name.isidentifier():
+        if not _NAME.fullmatch(name):
             raise TableError(row.line, f"{name!r} is not the name of a constant")
         if name in names:
             raise TableError(row.line, f"a second row for {name}; keep one")
@@ -140,7 +142,7 @@ def table_objection(brief: Brief, source: str) -> Objection | None:
 
     A value that is the champion's is no loss.
     """
-    constants, settable = known_constants(source), settable_names(source)
+    constants, settable = known_constants(brief.asset, source), settable_names(brief.asset, source)
     lost: list[str] = []
     for row in brief.space:
         try:
@@ -155,14 +157,6 @@ def table_objection(brief: Brief, source: str) -> Objection | None:
         repeats=True,
         may_be_meant=True,
     )
-
-
-def settable_names(source: str) -> Collection[str]:
-    """Constants that can be set in a source; none in one that is not Python."""
-    try:
-        return settable_constants(source).keys()
-    except SyntaxError:
-        return ()
 
 
 def is_within(values: Values, value: ConstantValue) -> bool:

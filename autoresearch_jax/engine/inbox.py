@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import columns
-from autoresearch_jax.engine.training_file import rebase_source
 from autoresearch_jax.types import Merge
 
 HAND = "hand"  # in place of a proposer's name
@@ -35,9 +36,9 @@ class HandedText:
     source: str
     experiment: int | None = None
 
-    def for_champion(self, champion: str, merge: Merge) -> str | None:
+    def for_champion(self, asset: AssetKind, champion: str, merge: Merge) -> str | None:
         """The text as it is for a champion's; None where the two change the same lines."""
-        return self.source if self.base is None else rebase_source(self.source, self.base, champion, merge)
+        return self.source if self.base is None else rebase_text(asset, self.source, self.base, champion, merge)
 
 
 class Inbox:

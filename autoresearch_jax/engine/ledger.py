@@ -31,7 +31,6 @@ from autoresearch_jax.engine.records import (
     as_trial,
     columns,
 )
-from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.types import Measurement, Status
 
 Value = TypeVar("Value")
@@ -95,24 +94,24 @@ class Ledger(Database):
         }
         self.update("experiments", values, "id = ? AND status IS NULL", experiment)
 
-    def record_trial(self, source: str, measurement: Measurement, description: str, fingerprint: str) -> int:
+    def record_trial(
+        self,
+        source: str,
+        measurement: Measurement,
+        description: str,
+        fingerprint: str,
+        constants: Mapping[str, Any] | None = None,
+    ) -> int:
         """Adds a measurement that was made by hand, outside any search; returns the experiment's number."""
         with self.transaction():
-            experiment = self.begin_experiment(
-                Intent(Kind.TRIAL, source, known_constants(source), description, category=fingerprint, proposer="hand")
-            )
+            intent = Intent(Kind.TRIAL, source, constants or {}, description, category=fingerprint, proposer="hand")
+            experiment = self.begin_experiment(intent)
             trial = self.begin_trial(experiment.id, measurement.seed)
             self.finish_trial(trial.id, measurement)
             seconds = measurement.metrics.get("total_seconds")
-            self.conclude(
-                experiment.id,
-                measurement.status,
-                measurement.value,
-                decision=None,
-                reason=measurement.error or "measured by hand",
-                commit=None,
-                seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-            )
+            took = float(seconds) if isinstance(seconds, int | float) else 0.0
+            reason = measurement.error or "measured by hand"
+            self.conclude(experiment.id, measurement.status, measurement.value, None, reason, None, took)
         return experiment.id
 
     def source(self, experiment: int) -> str:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from autoresearch_jax.assets.merging import known_constants
 from autoresearch_jax.decide.certification import MeasureChampion
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import Asking, make_brief
@@ -21,7 +22,6 @@ from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.state import keep_to_settings, note_ends, run_settings, settled_constants
 from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
 from autoresearch_jax.engine.task import RunError
-from autoresearch_jax.engine.training_file import known_constants
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
     Brief,
@@ -220,7 +220,7 @@ class Loop:
                 Intent(
                     kind=Kind.BASELINE,
                     source=baseline.source,
-                    constants=known_constants(baseline.source),
+                    constants=known_constants(self._parts.task.asset, baseline.source),
                     hypothesis="baseline",
                     parent_commit=baseline.commit,
                 )
@@ -268,7 +268,7 @@ class Loop:
         """Reads program.md again: what may be moved, and what ends the run; tells where that has changed."""
         parts = self._parts
         source, settled = parts.ledger.source(champion.id), settled_constants(parts.ledger)
-        space = parts.program.refresh(source, settled, parts.task.metric.name, parts.observer.notice)
+        space = parts.program.refresh(parts.task.asset, source, settled, parts.task.metric.name, parts.observer.notice)
         self._note_ends()
         return space
 
@@ -295,17 +295,17 @@ class Loop:
             return True
         started = time.monotonic()
         edits, source, obstacles = take_out(ledger, step.edits, self._parts.workspace.merge)
-        experiment = None
+        experiment, asset = None, self._parts.task.asset
         first = self._recorder.rows[-1].id + 1
         for number in range(first, first + len(obstacles) + bool(edits)):
             self._proposals.put_off(number)
         with ledger.transaction():  # all of a step or nothing survives a kill
             for number, obstacle in obstacles.items():
-                intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id))
+                intent = revert_intent(champion, [ledger.experiment(number)], ledger.source(champion.id), asset)
                 self._entries.reject(replace(intent, constants={}), obstacle, started)
             if edits:
                 rows = [ledger.experiment(number) for number in edits]
-                experiment = ledger.begin_experiment(revert_intent(champion, rows, source))
+                experiment = ledger.begin_experiment(revert_intent(champion, rows, source, asset))
         if experiment is not None:
             self._carry_out(experiment, started)
         return True

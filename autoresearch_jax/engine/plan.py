@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import islice
 from statistics import fmean, stdev
 
+from autoresearch_jax.assets.base import AssetKind, same_value
 from autoresearch_jax.decide.certification import decide_revert
 from autoresearch_jax.decide.noise import next_paired_seed
 from autoresearch_jax.decide.pruning import Finished, Pruning, PruningThresholds, find_allowances
@@ -14,14 +15,12 @@ from autoresearch_jax.decide.rule import Action, Decision, DecisionRule, decide_
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramPage
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
-from autoresearch_jax.engine.source_size import syntax_nodes
-from autoresearch_jax.engine.state import RunState
+from autoresearch_jax.engine.state import RunState, asset_of
 from autoresearch_jax.engine.task import MAX_FAILURES
-from autoresearch_jax.engine.training_file import same_value
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, CONSTANTS_PROPOSER
 from autoresearch_jax.types import LOSSES, Candidate, Metric, Status, read_curve
 
-SEED_BITS = 62  # SQLite holds 63; a program could try out all seeds of 31 bits to find its trial's token ids
+SEED_BITS = 62  # SQLite holds 63; a program could try out all seeds of 31 bits to find its trial's draws
 LATEST = 200  # finished candidates that pruning looks back at, so that its time does not grow with the run
 
 
@@ -57,7 +56,7 @@ class OpenExperiment:
       row: its row.
       trials: its finished trials, without those for which the machine was too busy.
       decision: the last one on it; None before the first.
-      nodes_added: syntax nodes that its source has more than the champion's.
+      nodes_added: what its source has more than the champion's, by `AssetKind.size`.
     """
 
     row: ExperimentRow
@@ -214,12 +213,12 @@ def _compare_with_champion(
         words = f"the same program as the champion (experiment {champion.id}) {reason}"
         return Conclude(Status.DUPLICATE, Decision(action, words))
 
-    listed = _listed(program)
-    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
+    asset, listed = asset_of(ledger), _listed(program)
+    nodes, champion_nodes = (_count(asset, ledger.source(row.id), listed) for row in (experiment, champion))
     if nodes is None or champion_nodes is None or nodes >= champion_nodes:
-        more = "" if nodes is None or champion_nodes is None else f": {nodes} syntax nodes against {champion_nodes}"
+        more = "" if nodes is None or champion_nodes is None else f": {nodes} {asset.unit} against {champion_nodes}"
         return conclude(Action.DISCARD, f"in a text that is no shorter{more}")
-    shorter = f"with {champion_nodes - nodes} fewer syntax nodes"
+    shorter = f"with {champion_nodes - nodes} fewer {asset.unit}"
     page = program.path.name
     if lost := _lost_constants(experiment, champion, program):
         return conclude(Action.DISCARD, f"{shorter}, but without {', '.join(lost)}, which {page} lists to be moved")
@@ -233,12 +232,12 @@ def _compare_with_champion(
 
 
 def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentRow, program: ProgramPage) -> int:
-    """Syntax nodes that a text has more than the champion's, negative if fewer.
+    """What a text has more than the champion's by `AssetKind.size`, negative if less.
 
     0 where that is not known, and for a shorter text that gave up a listed constant.
     """
-    listed = _listed(program)
-    nodes, champion_nodes = (_count(ledger.source(row.id), listed) for row in (experiment, champion))
+    asset, listed = asset_of(ledger), _listed(program)
+    nodes, champion_nodes = (_count(asset, ledger.source(row.id), listed) for row in (experiment, champion))
     if nodes is None or champion_nodes is None:
         return 0
     if nodes < champion_nodes and _lost_constants(experiment, champion, program):
@@ -247,8 +246,8 @@ def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentR
 
 
 @lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls
-def _count(source: str, listed: frozenset[str]) -> int | None:
-    return syntax_nodes(source, listed)
+def _count(asset: AssetKind, source: str, listed: frozenset[str]) -> int | None:
+    return asset.size(source, listed)
 
 
 def _listed(program: ProgramPage) -> frozenset[str]:

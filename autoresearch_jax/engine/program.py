@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, ConstantValue
+from autoresearch_jax.assets.merging import known_constants, settable_names
 from autoresearch_jax.engine.constants_table import (
     COLUMNS,
     TableError,
@@ -13,7 +15,6 @@ from autoresearch_jax.engine.constants_table import (
     is_header,
     is_within,
     read_rows,
-    settable_names,
 )
 from autoresearch_jax.engine.limits import STOP_EXAMPLES, Limit, Stop, Target, read_stops
 from autoresearch_jax.engine.page_sections import (
@@ -30,7 +31,6 @@ from autoresearch_jax.engine.page_sections import (
     read_sections,
     section_of,
 )
-from autoresearch_jax.engine.training_file import ConstantValue, known_constants
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.space import Constant, format_value
@@ -82,7 +82,7 @@ class ProgramPage:
             raise _error(self.path, error.line, str(error)) from error
 
     def usable(
-        self, source: str, settled: Mapping[str, ConstantValue] | None = None
+        self, asset: AssetKind, source: str, settled: Mapping[str, ConstantValue] | None = None
     ) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
         """The rows of the table that fit a source, and why the others do not, a line each.
 
@@ -91,7 +91,7 @@ class ProgramPage:
         """
         rows: list[Constant] = []
         complaints: list[str] = []
-        constants, settable = known_constants(source), settable_names(source)
+        constants, settable = known_constants(asset, source), settable_names(asset, source)
         for row in self.constants:
             try:
                 rows.append(fit_row(row, constants, settled, settable))
@@ -313,6 +313,7 @@ class ProgramFile:
 
     def refresh(
         self,
+        asset: AssetKind,
         source: str,
         settled: Mapping[str, ConstantValue] | None,
         metric: str,
@@ -326,25 +327,30 @@ class ProgramFile:
         try:
             text = self._settled_text()
             if text != self._program.text:
-                self._program = self._next_version(text, source, settled, metric)
+                self._program = self._next_version(asset, text, source, settled, metric)
         except UserError as error:
             broken = (f"{error} (the version before stays in force)",)
-        return self._fitting(source, settled, complain, broken)
+        return self._fitting(asset, source, settled, complain, broken)
 
     def fitting(
-        self, source: str, settled: Mapping[str, ConstantValue] | None, complain: Callable[[str], None]
+        self,
+        asset: AssetKind,
+        source: str,
+        settled: Mapping[str, ConstantValue] | None,
+        complain: Callable[[str], None],
     ) -> Sequence[Constant]:
         """As `refresh`, of the version in force."""
-        return self._fitting(source, settled, complain, ())
+        return self._fitting(asset, source, settled, complain, ())
 
     def _fitting(
         self,
+        asset: AssetKind,
         source: str,
         settled: Mapping[str, ConstantValue] | None,
         complain: Callable[[str], None],
         broken: Sequence[str],
     ) -> Sequence[Constant]:
-        space, misfits = self._program.usable(source, settled)
+        space, misfits = self._program.usable(asset, source, settled)
         complaints = (*broken, *self._program.notices, *(f"{why}: the optimizer leaves it alone" for why in misfits))
         for complaint in complaints:
             if complaint not in self._complaints:
@@ -368,7 +374,7 @@ class ProgramFile:
         return text
 
     def _next_version(
-        self, text: str, source: str, settled: Mapping[str, ConstantValue] | None, metric: str
+        self, asset: AssetKind, text: str, source: str, settled: Mapping[str, ConstantValue] | None, metric: str
     ) -> ProgramPage:
         """A version that may come into force.
 
@@ -387,8 +393,8 @@ class ProgramFile:
                 raise ProgramError(
                     f'{self._path}: what stood under "{section}" is gone: start the run again to do without'
                 )
-        if program.constants and before.usable(source, settled)[0]:
-            rows, misfits = program.usable(source, settled)
+        if program.constants and before.usable(asset, source, settled)[0]:
+            rows, misfits = program.usable(asset, source, settled)
             if not rows:
                 raise ProgramError(f"{misfits[0]}; no row of the table fits")
         program.check_metric(metric)

@@ -11,19 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.assets.merging import rebase_text
+from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.source_size import (
-    FREE_NAME_BYTES,
-    MAX_LITERAL_BYTES,
-    added_bytes,
-    literal_bytes,
-    syntax_nodes,
-)
 from autoresearch_jax.engine.task import Task
-from autoresearch_jax.engine.training_file import rebase
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import (
@@ -78,6 +72,18 @@ def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
     with suppress(OSError):  # a full disk: the proposal is in hand
         write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(made.record(), indent=1) + "\n")
     return made
+
+
+def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
+    """A proposed text as it is for another champion; None if it is stale, see `rebase_text`.
+
+    `base` is the source of the champion that it was made for.
+    """
+    assert proposal.source is not None
+    if base == brief.champion_source:
+        return proposal
+    merged = rebase_text(brief.asset, proposal.source, base, brief.champion_source, merge)
+    return None if merged is None else replace(proposal, source=merged)
 
 
 def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:
@@ -202,9 +208,8 @@ class Precheck:
 
     def _require_few_literals(self, source: str) -> None:
         most = self._max_literal_bytes
-        if self.baseline is None or added_bytes(source, self.baseline) <= min(most, FREE_NAME_BYTES):
-            return  # a bound that is quick to compute, and holds for most edits
-        if (found := literal_bytes(source, self.baseline)) <= most:
+        found = 0 if self.baseline is None else self._task.asset.carried_bytes(source, self.baseline, most)
+        if found <= most:
             return
         reason = f"its literals, tables and names hold {found:,} bytes that the baseline's do not, more than "
         reason += f"{most:,}"
@@ -238,7 +243,7 @@ def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None
     if champion.program_hash != program_hash:
         return Objection(f"it is the same program as {_words(before[0])}: propose something else", repeats=True)
     listed = [constant.name for constant in brief.space]
-    nodes, champion_nodes = syntax_nodes(source, listed), syntax_nodes(brief.champion_source, listed)
+    nodes, champion_nodes = (brief.asset.size(text, listed) for text in (source, brief.champion_source))
     if nodes is not None and champion_nodes is not None and nodes < champion_nodes:
         return None
     return Objection(

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetSyntaxError, ConstantError
+from autoresearch_jax.assets.merging import known_constants
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of, round_to_noise
 from autoresearch_jax.decide.posterior import Estimate
@@ -15,8 +17,7 @@ from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import concluded
-from autoresearch_jax.engine.training_file import ConstantError, known_constants, set_constants
+from autoresearch_jax.engine.state import asset_of, concluded
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, PastExperiment, Proposal, ProposalFailed
@@ -322,23 +323,23 @@ class Entries:
         source = proposal.source
         if source is None:
             try:
-                source = set_constants(brief.champion_source, proposal.constants)
-            except (ConstantError, SyntaxError) as error:
+                source = brief.asset.set_constants(brief.champion_source, proposal.constants)
+            except (ConstantError, AssetSyntaxError) as error:
                 return self.reject(self._intent(champion, brief.champion_source, proposal), str(error), started)
         intent = self._intent(champion, source, proposal)
-        return self._ledger.begin_experiment(replace(intent, constants=known_constants(source)))
+        return self._ledger.begin_experiment(replace(intent, constants=known_constants(brief.asset, source)))
 
     def begin_text(self, champion: ExperimentRow, text: HandedText, started: float) -> ExperimentRow:
         """Enters a text of the inbox; one that does not fit the champion of now is over at once."""
-        of_champion = self._ledger.source(champion.id)
-        source = text.for_champion(of_champion, self._merge)
+        asset, of_champion = asset_of(self._ledger), self._ledger.source(champion.id)
+        source = text.for_champion(asset, of_champion, self._merge)
         proposal = Proposal(text.hypothesis, text.category, source=source or of_champion, proposer=HAND)
         intent = self._intent(champion, source or of_champion, proposal)
         with self._ledger.transaction():
             if source is None:
                 experiment = self.reject(intent, NO_LONGER_FITS.format(champion.id), started)
             else:
-                experiment = self._ledger.begin_experiment(replace(intent, constants=known_constants(source)))
+                experiment = self._ledger.begin_experiment(replace(intent, constants=known_constants(asset, source)))
             self._inbox.take(text.id, experiment.id)
         return experiment
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from autoresearch_jax.assets.base import ConstantValue
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
-from autoresearch_jax.engine.training_file import ConstantValue
 from autoresearch_jax.types import HOLDOUT_SCORE, TOO_BUSY, Scalar, Status
 
 Value = TypeVar("Value")
@@ -42,7 +42,7 @@ class Intent:
 
     Attributes:
       source: full text to measure.
-      constants: its top-level constants.
+      constants: its constants, see `AssetKind.constants`.
       hypothesis: one line.
       parent: the champion it was made from; None for the baseline.
       cost_dollars: what proposing it cost.

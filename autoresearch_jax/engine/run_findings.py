@@ -12,7 +12,8 @@ from autoresearch_jax.decide.rule import Action, describe_gain, shown
 from autoresearch_jax.engine.certifying import Certificate, Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
-from autoresearch_jax.findings.folder import FindingStore
+from autoresearch_jax.engine.state import asset_of
+from autoresearch_jax.findings.folder import DIFF_NAME, FindingStore
 from autoresearch_jax.findings.format import (
     MAX_ID_CHARACTERS,
     MAX_TITLE_CHARACTERS,
@@ -136,8 +137,8 @@ def _new_finding(ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidenc
     """
     assert row.parent is not None
     source, parent = ledger.source(row.id), ledger.source(row.parent)
-    name = PurePosixPath(str(ledger.settings().get("editable") or "train_lib.py")).name
-    change, hypothesis = diff_change(parent, source, name), clean_line(row.hypothesis)
+    name = PurePosixPath(str(ledger.settings().get("editable") or DIFF_NAME)).name
+    change, hypothesis = diff_change(parent, source, name, asset_of(ledger)), clean_line(row.hypothesis)
     base = base_digest(parent)
     finding = Finding(
         id=_id(hypothesis, base + change),

@@ -1,8 +1,10 @@
 """Whether two texts are one program, and one text is one program each time it is prepared."""
 
+import hashlib
 import itertools
 from collections.abc import Callable
 
+from autoresearch_jax.assets.base import AssetSyntaxError
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -11,7 +13,6 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import RepeatableTask, Task
-from autoresearch_jax.python_source import tree_digest
 from autoresearch_jax.types import HASHED_BY, Candidate, CandidateRejected, Status
 
 COMPARED = 50  # latest texts with the same constants; a comparison takes 20 ms
@@ -41,7 +42,7 @@ class SameProgram:
         self._interrupts = interrupts
         self._enter_failure = enter_failure
         self._repeated: set[int] = set()  # experiments whose text became the same program twice
-        self._trees: dict[int, str | None] = {}  # of texts that were compared, see `tree_digest`
+        self._trees: dict[int, str | None] = {}  # of texts that were compared, see `_tree`
         self._hashes_now: dict[int, str | None] = {}  # of champions whose hash was made by another JAX
 
     def champion(
@@ -91,8 +92,14 @@ class SameProgram:
         return None
 
     def _tree(self, row: ExperimentRow) -> str | None:
+        """A digest of the text's canonical form; None where it does not parse."""
         if row.id not in self._trees:
-            self._trees[row.id] = tree_digest(self._ledger.source(row.id))
+            try:
+                tree = self._task.asset.canonical(self._ledger.source(row.id))
+            except AssetSyntaxError:
+                self._trees[row.id] = None
+            else:
+                self._trees[row.id] = hashlib.sha256(tree.encode("utf-8", "surrogatepass")).hexdigest()
         return self._trees[row.id]
 
     def refusal(self, experiment: ExperimentRow, candidate: Candidate, action: NextAction) -> Conclude | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from autoresearch_jax.assets.base import AssetKind, ConstantValue
+from autoresearch_jax.assets.kinds import kind_words, stored_kind
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.lineage import Lineage
 from autoresearch_jax.decide.noise import mean_of
@@ -17,7 +19,6 @@ from autoresearch_jax.engine.ledger import Ledger, score_in
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
-from autoresearch_jax.engine.training_file import ConstantValue
 from autoresearch_jax.proposers.base import CERTIFICATION, CONSTANTS_PROPOSER
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
@@ -26,7 +27,8 @@ FLAGS = "flags"  # among the settings: what the run was last given, as a shell t
 MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this machine, as its folder of datasets
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
 FACTS = "facts"  # among the settings: what the task told of the device when it was last opened, as JSON
-CONTRACT = "contract"  # among the settings: what the task asked of the training file then, see `Task.contract`
+CONTRACT = "contract"  # among the settings: what the task asked of the asset then, see `Task.contract`
+ASSET = "asset"  # among the settings: the kind of the editable file, see `kind_words`
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
 
@@ -63,12 +65,17 @@ def keep_to_settings(
     stored = ledger.settings()
     if stored:
         check_settings(stored, wanted, folder.path)
-    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts)), CONTRACT: task.contract}
+    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts)), CONTRACT: task.contract, ASSET: kind_words(task.asset)}
     given = {name: words for name, words in now.items() if stored.get(name) != words}
     ledger.save_settings(given if stored else {**wanted, **given})
     calibrate(ledger, folder, task)
     _keep_eval_bundle(ledger, folder, task)
     folder.write_settings(ledger.settings())
+
+
+def asset_of(ledger: Ledger) -> AssetKind:
+    """The kind of a run's editable file."""
+    return stored_kind(ledger.settings(), ASSET)
 
 
 def calibrate(ledger: Ledger, folder: RunFolder, task: Task) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import (
@@ -49,6 +50,11 @@ class Task(Terms, Protocol):
     @property
     def facts(self) -> Mapping[str, Scalar]:
         """What a candidate has to work with, by name, as proposers are told it: the device, what may be chosen."""
+        ...
+
+    @property
+    def asset(self) -> AssetKind:
+        """What kind of text the editable asset is, and what people call it; see `assets.kinds.kind_of`."""
         ...
 
     @property

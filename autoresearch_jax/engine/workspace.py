@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError, ConstantError
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.engine.git import Git, GitError, Worktree
-from autoresearch_jax.engine.training_file import ConstantError, set_constants
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import as_written, plain_text
 from autoresearch_jax.types import Scalar
@@ -38,12 +39,15 @@ class Baseline:
 class Workspace:
     """Branch `autoresearch/<tag>`, whose tip is the champion, checked out in the run's folder."""
 
-    def __init__(self, git: Git, editable: str, tag: str, folder: Path, constants: Mapping[str, Scalar]) -> None:
+    def __init__(
+        self, git: Git, editable: str, tag: str, folder: Path, constants: Mapping[str, Scalar], asset: AssetKind
+    ) -> None:
         self._git = git  # runs in the top folder of the user's checkout
         self.editable = editable  # path inside the repository
         self.folder = folder  # of the worktree
         self._tag = tag
         self._constants = constants
+        self.asset = asset  # its kind
         self._worktree = Worktree(git, folder)
         self._read: tuple[str, bytes] = "", b""  # a commit, and the editable file as it has it
 
@@ -55,10 +59,11 @@ class Workspace:
         folder: Path,
         environment: Mapping[str, str],
         constants: Mapping[str, Scalar] | None = None,
+        asset: AssetKind = TRAINING_FILE,
     ) -> "Workspace":
         """Finds the repository that the editable file is in.
 
-        `constants` are those that the run starts with, where the user's file has others.
+        `constants` are those that the run starts with, where the user's file has others; `asset` is the file's kind.
 
         Raises:
           TagError: the tag is no name for a branch.
@@ -81,7 +86,7 @@ class Workspace:
             ) from error
         git = Git(top, environment)
         relative = place.relative_to(git.folder.resolve()).as_posix()
-        return cls(git, relative, tag, folder.resolve(), dict(constants or {}))
+        return cls(git, relative, tag, folder.resolve(), dict(constants or {}), asset)
 
     @property
     def branch(self) -> str:
@@ -108,8 +113,8 @@ class Workspace:
                 f"{self.editable} && git add --renormalize {self.editable} && git commit -m start"
             )
         try:
-            wanted = set_constants(source, self._constants) if self._constants else source
-        except (ConstantError, SyntaxError) as error:
+            wanted = self.asset.set_constants(source, self._constants) if self._constants else source
+        except (ConstantError, AssetSyntaxError) as error:
             raise WorkspaceError(f"--set: {self.editable}: {error}") from error
         if wanted == source:
             return Baseline(commit, source)
@@ -249,9 +254,9 @@ def made_up_run(editable: Path, environment: Mapping[str, str], *, whole: bool) 
     """The workspace of a run that is made up, with a commit kept on its branch; branch and worktree go at the end.
 
     Args:
-      editable: the training file.
+      editable: the file to edit.
       environment: of this process.
-      whole: whether the worktree has all files, or the training file alone.
+      whole: whether the worktree has all files, or that one alone.
 
     Raises:
       UserError: a run could not do that; the message says what to do.

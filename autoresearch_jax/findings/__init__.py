@@ -1,1 +1,1 @@
-"""Findings: changes of a training file that were tried, or are worth a try."""
+"""Findings: changes of an asset that were tried, or are worth a try."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from autoresearch_jax.assets.kinds import guessed_kind
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
@@ -97,7 +98,8 @@ class FindingFolder:
             finding, done = merged, "evidence added"
         diff = finding.change
         if base_text is not None:
-            diff = diff_change(base_text, changed_base(finding, base_text), DIFF_NAME)
+            asset = guessed_kind(base_text)
+            diff = diff_change(base_text, changed_base(finding, base_text, asset), DIFF_NAME, asset)
         try:
             (self.path / BASES).mkdir(parents=True, exist_ok=True)
             if base_text is not None and self.base_text(finding.base) is None:

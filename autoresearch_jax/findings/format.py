@@ -1,10 +1,9 @@
-"""A finding: a change of a training file and what measuring it gave, as a page of Markdown.
+"""A finding: a change of an asset and what measuring it gave, as a page of Markdown.
 
 The page has front matter (YAML), a few lines of prose, and a section `## Change`, the last one, with SEARCH/REPLACE
 blocks or a unified diff against a named base. docs/guide/findings.md describes each key.
 """
 
-import ast
 import difflib
 import hashlib
 import json
@@ -15,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.edits import Edit, EditError, apply_edits, read_edits, unfenced, unix_lines
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
@@ -29,14 +30,13 @@ from autoresearch_jax.findings.front_matter import (
     read_mapping,
     read_text,
 )
-from autoresearch_jax.python_source import UNPARSABLE, parse_source
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import Merge, Scalar
 
 STATUSES = ("idea", "kept", "refuted", "unclear")
 MAX_ID_CHARACTERS = 40
 MAX_TITLE_CHARACTERS = 120
-MAX_BYTES = 256 * 1024  # of a page; one with a whole training file as its change has about 60,000
+MAX_BYTES = 256 * 1024  # of a page; one with a whole file as its change has about 60,000
 CLEAR = 2.0  # standard deviations of an effect below zero, beyond which it is a refutation
 BASE_DIGITS = 12  # of the SHA-256 of a base's text
 LEAST_SHARED = 0.25  # of a base's lines that a text must have to be merged with it, which takes a tenth of a second
@@ -89,7 +89,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A change of a training file, where it comes from and what it rests on.
+    """A change of an asset, where it comes from and what it rests on.
 
     Attributes:
       id: lower-case words joined by hyphens; also the name of its page.
@@ -155,7 +155,9 @@ def device_class(terms: Mapping[str, Scalar]) -> str:
     return kind if count == 1 else f"{count} x {kind}"
 
 
-def apply_finding(finding: Finding, champion_source: str, base_text: str | None, merge: Merge) -> str:
+def apply_finding(
+    finding: Finding, champion_source: str, base_text: str | None, merge: Merge, asset: AssetKind = TRAINING_FILE
+) -> str:
     """The champion's text with a finding's change.
 
     The edits are placed in the champion first. Where that fails, they are applied to their base and the result is
@@ -171,7 +173,7 @@ def apply_finding(finding: Finding, champion_source: str, base_text: str | None,
       FindingError: it does not fit, or the champion has it already.
     """
     try:
-        return apply_edits(champion_source, finding.edits)
+        return apply_edits(champion_source, finding.edits, asset)
     except EditError as error:
         if error.unchanged:
             raise FindingError(f"{finding.id}: the text has this change already") from error
@@ -182,14 +184,14 @@ def apply_finding(finding: Finding, champion_source: str, base_text: str | None,
             ) from error
     if _shared_lines(base_text, champion_source) < LEAST_SHARED:
         raise FindingError(f"{finding.id}: does not fit: the text has little in common with its base")
-    changed = changed_base(finding, base_text)
+    changed = changed_base(finding, base_text, asset)
     merged = merge(base_text, champion_source, changed)
     if merged is None:
         raise FindingError(f"{finding.id}: does not fit: the text differs from its base in the same lines: {why}")
     try:
-        if ast.dump(parse_source(merged)) == ast.dump(parse_source(champion_source)):
+        if asset.tree(merged) == asset.tree(champion_source):
             raise FindingError(f"{finding.id}: the text has this change already")
-    except (SyntaxError, *UNPARSABLE) as error:
+    except AssetSyntaxError as error:
         raise FindingError(f"{finding.id}: does not fit: merged, the text does not parse: {error}") from error
     return merged
 
@@ -200,7 +202,7 @@ def _shared_lines(base: str, text: str) -> float:
     return len(lines & others) / max(1, len(lines))
 
 
-def changed_base(finding: Finding, base_text: str) -> str:
+def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_FILE) -> str:
     """The base with the finding's change.
 
     Raises:
@@ -209,16 +211,16 @@ def changed_base(finding: Finding, base_text: str) -> str:
     if base_digest(base_text) != finding.base:
         raise FindingError(f"{finding.id}: bases/{finding.base}.txt has another text than its name says: restore it")
     try:
-        return apply_edits(base_text, finding.edits)
+        return apply_edits(base_text, finding.edits, asset)
     except EditError as error:
         raise FindingError(f"{finding.id}: does not fit its own base: {clean_line(str(error))}") from error
 
 
-def diff_change(before: str, after: str, name: str) -> str:
+def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_FILE) -> str:
     """A unified diff that `read_edits` and `apply_edits` take from one text to the other exactly.
 
     Raises:
-      FindingError: no diff does, since `before` equals `after` or one of them is not Python.
+      FindingError: no diff does, since `before` equals `after` or one of them does not parse.
     """
     old, new = (unix_lines(text) for text in (before, after))
     why = "nothing differs"
@@ -226,7 +228,7 @@ def diff_change(before: str, after: str, name: str) -> str:
         lines = difflib.unified_diff(old.split("\n"), new.split("\n"), f"a/{name}", f"b/{name}", lineterm="", n=context)
         change = "\n".join(lines)
         try:
-            if change and apply_edits(old, read_edits(change)) == new:
+            if change and apply_edits(old, read_edits(change), asset) == new:
                 return change + "\n"
         except EditError as error:
             why = clean_line(str(error))

@@ -1,16 +1,15 @@
-"""What an agent with a command line left in its folder: the training file, its explanation, other changes."""
+"""What an agent with a command line left in its folder: the asset, its explanation, other changes."""
 
-import ast
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, NO_PROPOSAL, ProposalFailed
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.hypothesis import Explanation, read_explanation
-from autoresearch_jax.python_source import UNPARSABLE
 from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact
 
@@ -49,7 +48,7 @@ def with_notes(words: str, notes: list[str]) -> str:
 
 
 def read_source(path: Path, notes: list[str]) -> str:
-    """The training file as the agent left it.
+    """The asset as the agent left it.
 
     Raises:
       ProposalFailed: it is gone, or no text.
@@ -67,14 +66,14 @@ def read_source(path: Path, notes: list[str]) -> str:
     raise ProposalFailed(with_notes(why, notes))
 
 
-def require_finished(path: Path, before: bytes | None, why: str) -> None:
+def require_finished(path: Path, before: bytes | None, why: str, asset: AssetKind) -> None:
     """Raises ProposalFailed unless an agent that was cut off left another text that can be parsed."""
     data = read_beginning(path)
     if data is None or data == before:
         raise ProposalFailed(f"{why}, and had changed nothing in {path.name}")
     try:
-        ast.parse(data)
-    except (SyntaxError, *UNPARSABLE) as error:
+        asset.check(plain_text(data))
+    except (AssetSyntaxError, UnicodeDecodeError) as error:
         raise ProposalFailed(f"{why}, and left {path.name} unfinished: {clean_line(str(error))}") from error
 
 

@@ -135,7 +135,11 @@ def _as_proposal(
     hypothesis = clean_secret_line(said, secrets, MAX_HYPOTHESIS_CHARACTERS) if isinstance(said, str) else ""
     hypothesis = (hypothesis or NO_HYPOTHESIS) + _expectation(value.get("predicted_effect"), secrets)
     champion = brief.champion_source
-    source = replace_file(champion, value["file"]) if value.get("file") else apply_edits(champion, edits)
+    source = (
+        replace_file(champion, value["file"], brief.asset)
+        if value.get("file")
+        else apply_edits(champion, edits, brief.asset)
+    )
     if redact(source, [secret for secret in secrets if secret not in champion]) != source:
         raise EditError("the edits put together a key or another secret: leave it out")
     word = clean_line(str(value.get("category")), MAX_CATEGORY_CHARACTERS).lower()

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.types import Metric, Scalar, Status
 
@@ -132,7 +134,7 @@ class Brief:
       program: text of program.md, verbatim.
       space: constants that an optimizer may move; every one is in `champion_constants`.
       champion_source: the editable file as it stands.
-      champion_constants: its top-level constants.
+      champion_constants: its constants.
       champion_score: its score.
       history: every experiment so far, the oldest first.
       noise_floor: standard deviation of one run, to one digit; every score here is rounded to it. None where it is not
@@ -146,9 +148,10 @@ class Brief:
       category: the kind that is asked for this time; None leaves the choice.
       plateau: number of discards in a row after which a structural change is demanded; None for never.
       hints: what the constants proposer found out about each constant, a line each.
-      contract: what the task asks of a training file, as Markdown in the task's own words.
+      contract: what the task asks of the asset, as Markdown in the task's own words.
       to_be_kept: what it takes to be kept, with figures, in clean lines of ours.
       changes: unified diffs of the latest candidates with a score, by experiment, each against its champion.
+      asset: what kind of text the editable file is.
     """
 
     experiment: int
@@ -172,6 +175,7 @@ class Brief:
     contract: str = ""
     to_be_kept: Sequence[str] = ()
     changes: Mapping[int, str] = field(default_factory=dict)
+    asset: AssetKind = TRAINING_FILE
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ class CommandProposer:
         notes = []
         if is_cut_off:
             notes = [f"the agent ran longer than {self._agent.seconds:g} s"]
-            require_finished(editable, text_before, notes[0])
+            require_finished(editable, text_before, notes[0], brief.asset)
         elif outcome.returncode:
             notes = [describe_exit(outcome.returncode)]  # the change is judged all the same
         notes += [*left_out, *self._ignored_changes(before, file_states(scratch))]
@@ -287,7 +287,7 @@ class CommandProposer:
             notes: list[str] = []
             try:
                 if is_cut_off:
-                    require_finished(path, brief.champion_source.encode(), "the agent ran too long")
+                    require_finished(path, brief.champion_source.encode(), "the agent ran too long", brief.asset)
                 source = self._without_secrets(brief, read_source(path, notes), path.name, notes)
             except ProposalFailed as failure:
                 if read_beginning(path) != brief.champion_source.encode():

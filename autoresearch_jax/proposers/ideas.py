@@ -93,7 +93,9 @@ class IdeasProposer:
     def _attempt(self, brief: Brief, finding: Finding) -> tuple[Proposal | None, str]:
         """A finding applied to the champion and examined; else why not."""
         try:
-            source = apply_finding(finding, brief.champion_source, self._store.base_text(finding.base), self._merge)
+            source = apply_finding(
+                finding, brief.champion_source, self._store.base_text(finding.base), self._merge, brief.asset
+            )
         except FindingError as error:
             return None, str(error).removeprefix(f"{finding.id}: ")
         hypothesis = clean_line(f"{finding.title} ({finding.source})")

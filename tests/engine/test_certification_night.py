@@ -13,6 +13,7 @@ from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 from kills import git_differences
 from ledgers import substance
 
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, LineageRule
 from autoresearch_jax.engine.certifying import REVERT, Word, certificates
@@ -22,7 +23,6 @@ from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.records import Kind, Purpose
 from autoresearch_jax.engine.run_folder import RunFolderError
-from autoresearch_jax.engine.training_file import read_constants
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.report.summary import experiments_as_json, summarize_run
 from autoresearch_jax.report.tables import print_experiments

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.engine.certifying import CONFLICT, SUPERSEDED, Reverted, Version, revert
 from autoresearch_jax.engine.git import Git, GitError
-from autoresearch_jax.engine.training_file import read_constants
 
 BASELINE = '''"""A training file."""
 

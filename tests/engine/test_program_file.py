@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fakes import PROGRAM, SOURCE
 
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.engine import program
 from autoresearch_jax.engine.program import ProgramFile, ProgramPage
 from autoresearch_jax.errors import UsageError
@@ -29,7 +30,7 @@ class Night:
         self.refresh()
 
     def refresh(self, source: str = SOURCE, settled: dict | None = None) -> list[str]:
-        space = self.file.refresh(source, settled, "loss", self.notices.append)
+        space = self.file.refresh(TRAINING_FILE, source, settled, "loss", self.notices.append)
         return [row.name for row in space]
 
     @property

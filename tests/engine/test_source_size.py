@@ -7,9 +7,9 @@ import zlib
 import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
+from autoresearch_jax.assets.python_size import FREE_NAME_BYTES, literal_bytes, syntax_nodes
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.source_size import FREE_NAME_BYTES, literal_bytes, syntax_nodes
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.types import Status
 

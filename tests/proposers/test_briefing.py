@@ -7,6 +7,7 @@ from itertools import pairwise, takewhile
 import pytest
 from fakes import SOURCE
 
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.proposers.base import NO_PROPOSAL, Brief, PastExperiment, Running
 from autoresearch_jax.proposers.briefing import (
     BriefError,
@@ -183,7 +184,7 @@ def test_the_worst_idea_is_so_by_the_metrics_own_direction():
 
 def test_no_score_has_more_digits_than_the_brief():
     page = write_brief(BRIEF, WORDS, LARGE)
-    told = page.replace(essential_text(PAGE, SOURCE), "")
+    told = page.replace(essential_text(PAGE, SOURCE, TRAINING_FILE), "")
     scores = re.findall(r"\b1\.\d+", told.split("## Training loss")[0])
     assert set(scores) == {"1.93", "1.95", "1.98"}
     fuzzy = dataclasses.replace(BRIEF, champion_score=0.1 + 0.2)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.proposers.base import Brief, PastExperiment
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.constants_model import BEST, NEWEST

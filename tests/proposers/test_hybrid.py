@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from fakes import SOURCE, Silent
 
-from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.proposers.base import (
     DEFAULT_CATEGORIES,
     Brief,

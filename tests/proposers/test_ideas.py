@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.commands.finding_options import merge_changes
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.findings.folder import FindingFolder
@@ -61,7 +62,7 @@ class Bench:
         self.proposer = self.fresh()
 
     def fresh(self) -> IdeasProposer:
-        merge = merge_changes(self._git.merge)
+        merge = merge_changes(self._git.merge, TRAINING_FILE)
         return IdeasProposer(self.store, CLASS, merge, self._examine, self.notices.append)
 
     def _examine(self, brief: Brief, proposal: Proposal) -> Objection | None:

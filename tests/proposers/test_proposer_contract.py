@@ -12,7 +12,7 @@ import pytest
 from fakes import SOURCE, ScriptedProposer, Silent, moved
 from gemini_server import GeminiServer, Request, Step, answer, llm_dir, quick
 
-from autoresearch_jax.engine.training_file import read_constants, set_constants
+from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, base_digest
 from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal, Proposer, SpaceExhausted

@@ -21,7 +21,6 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, untouched
 from autoresearch_jax.tasks.command.contract_text import contract_text
 from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate
-from autoresearch_jax.tasks.command.kinds import kind_of
 from autoresearch_jax.tasks.command.programs import (
     MANIFEST,
     RESULT,
@@ -86,7 +85,7 @@ class CommandTask:
         self._task = task
         self.metric = task.what_is_measured
         self.budget = Budget(seconds=config.budget_seconds)
-        self.kind = kind_of(Path(task.asset.file).name, task.asset.kind, task.asset.constants)
+        self.asset = task.asset_kind
         self._files = TaskFiles(task)
         self.fingerprint = fingerprint_of(task, self._files)
         self.terms: Mapping[str, Scalar] = machine_terms(config.clock)
@@ -110,8 +109,8 @@ class CommandTask:
             raise rejected(f"{asset.file} has {num_bytes / KIBIBYTE:.1f} KiB, more than {place} allows")
         self._files.require_unchanged()
         try:
-            self.kind.check(source)
-            canonical = self.kind.canonical(source)
+            self.asset.check(source)
+            canonical = self.asset.canonical(source)
         except UserError as error:
             raise rejected(f"{asset.file}: {clean_line(str(error))}") from error
         program_hash = program_hash_of(self._task, self._files, canonical)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import KINDS, kind_of
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.confined import PYTHONS
 from autoresearch_jax.types import Metric
@@ -20,7 +22,6 @@ from autoresearch_jax.types import Metric
 SEEDS, ITEMS, LATENCY = NOISES = ("seeds", "items", "latency")
 LINES, SOCKET = SPEAKS = ("lines", "socket")
 VAL, HOLDOUT = "val", "holdout"
-KINDS = ("python", "sql", "toml", "yaml", "json", "html", "text")
 MEBIBYTE = 1 << 20
 KIBIBYTE = 1 << 10
 
@@ -123,6 +124,11 @@ class TaskFile:
     def asset_path(self) -> Path:
         """The editable file."""
         return self.folder / self.asset.file
+
+    @property
+    def asset_kind(self) -> AssetKind:
+        """The kind of the editable file."""
+        return kind_of(self.asset.file, self.asset.kind, self.asset.constants)
 
     @property
     def what_is_measured(self) -> Metric:
@@ -239,7 +245,7 @@ def _lines_of_keys(text: str) -> dict[tuple[str, str], int]:
 def _check(task: TaskFile, reader: _Reader) -> None:
     """Refuses what a trial would fail of."""
     for table, key, value, choices in (
-        ("asset", "kind", task.asset.kind, KINDS),
+        ("asset", "kind", task.asset.kind, tuple(KINDS)),
         ("metric", "direction", task.metric.direction, ("maximize", "minimize")),
         ("metric", "noise", task.metric.noise, NOISES),
         ("serve", "speaks", task.serve and task.serve.speaks, SPEAKS),
@@ -254,13 +260,9 @@ def _check(task: TaskFile, reader: _Reader) -> None:
         raise reader.error("metric", "noise", "noise = 'latency' needs [serve], whose turns can be alternated")
     if task.asset.constants is not None:
         try:
-            groups = re.compile(task.asset.constants).groupindex
-        except re.error as error:
-            raise reader.error("asset", "constants", f"constants: no regular expression: {error}") from error
-        if not {"name", "value"} <= groups.keys():
-            raise reader.error(
-                "asset", "constants", "constants: a pattern with the groups (?P<name>...) and (?P<value>...)"
-            )
+            kind_of(task.asset.file, task.asset.kind, task.asset.constants)
+        except UsageError as error:
+            raise reader.error("asset", "constants", str(error)) from error
     for table, key, names in (
         ("asset", "file", (task.asset.file,)),
         *(("files", key, getattr(task.files, key)) for key in ("asset", VAL, HOLDOUT)),

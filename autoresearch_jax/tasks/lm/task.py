@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial, partialmethod
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.sandbox.accounting import ATTENDED
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import Level
@@ -72,6 +74,7 @@ class LmTask:
     """
 
     metric = METRIC
+    asset: AssetKind = TRAINING_FILE
 
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config

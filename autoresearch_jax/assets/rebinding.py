@@ -1,11 +1,11 @@
-"""Sets constants in lines of a training file, all else as it is. Its import takes a quarter of a second."""
+"""Sets constants in lines of a Python file, all else as it is. Its import takes a quarter of a second."""
 
 import math
 from collections.abc import Mapping
 
 import libcst as cst
 
-from autoresearch_jax.engine.training_file import ConstantError
+from autoresearch_jax.assets.base import ConstantError
 from autoresearch_jax.types import Scalar
 
 

@@ -1,13 +1,13 @@
-"""How large a training file is: its syntax nodes, and the bytes that it carries in literals."""
+"""How large a Python file is: its syntax nodes, and the bytes that it carries in literals."""
 
 import ast
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator
-from decimal import Decimal
 from functools import lru_cache
 
-from autoresearch_jax.engine.training_file import binding
+from autoresearch_jax.assets.base import bytes_held
+from autoresearch_jax.assets.python_constants import binding
 from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, parse_source
 
 MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
@@ -76,11 +76,11 @@ def _count_all(statement: ast.stmt) -> int | None:
 def _count(node: ast.AST) -> int | None:
     """What a node counts by itself; None for one that may run hidden text."""
     if isinstance(node, ast.Constant):
-        return max(1, _bytes_held(node.value))
+        return max(1, bytes_held(node.value))
     if _may_run_hidden_text(node):
         return None
     if (docstring := docstring_of(node)) is not None:
-        return -max(1, _bytes_held(docstring.value))
+        return -max(1, bytes_held(docstring.value))
     return 1
 
 
@@ -95,27 +95,6 @@ def _may_run_hidden_text(node: ast.AST) -> bool:
     return False
 
 
-def _bytes_held(value: object) -> int:
-    if isinstance(value, str):
-        return len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, int):
-        return (value.bit_length() + 7) // 8
-    if isinstance(value, complex):
-        return _bytes_held(value.imag)  # of a literal, the other part is 0
-    return _float_bytes(value) if isinstance(value, float) else 1
-
-
-def _float_bytes(value: float) -> int:
-    """Bytes of a float's decimal digits and exponent together: 1 for 0.003, 8 for one of 17 digits."""
-    _, digits, exponent = Decimal(repr(value)).as_tuple()
-    if not isinstance(exponent, int):  # infinity
-        return 1
-    bits = int("".join(map(str, digits))).bit_length() + (exponent.bit_length() + 1 if exponent else 0)
-    return (bits + 7) // 8
-
-
 def literal_bytes(source: str, baseline: str) -> int:
     """Bytes that a source carries in literals beyond those of the baseline; 0 for one that cannot be parsed.
 
@@ -128,8 +107,8 @@ def literal_bytes(source: str, baseline: str) -> int:
         (theirs, their_names), (ours, our_names) = _held_in(source), _held_in(baseline)
     except (SyntaxError, *UNPARSABLE):
         return 0
-    held = sum(count * max(1, _bytes_held(value)) for (_, value), count in (theirs - ours).items())
-    return held + max(0, sum(map(_bytes_held, their_names - our_names)) - FREE_NAME_BYTES)
+    held = sum(count * max(1, bytes_held(value)) for (_, value), count in (theirs - ours).items())
+    return held + max(0, sum(map(bytes_held, their_names - our_names)) - FREE_NAME_BYTES)
 
 
 def added_bytes(source: str, baseline: str) -> int:

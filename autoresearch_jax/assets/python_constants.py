@@ -1,4 +1,4 @@
-"""The training file as text: its top-level constants, three-way merges."""
+"""Top-level constants of a Python file, read and set in its text."""
 
 import ast
 import io
@@ -6,14 +6,10 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
-from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief, Proposal
-from autoresearch_jax.types import Merge, Scalar
-
-ConstantValue = Scalar | tuple[Scalar, ...]
+from autoresearch_jax.assets.base import ConstantError, ConstantValue, same_value
+from autoresearch_jax.types import Scalar
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
@@ -28,10 +24,6 @@ _LARGEST_EXPONENT = 64  # 2**19 is a constant; 9**9**9 would be a way to hang th
 _MOST_BITS = 1023  # of a whole number, so that it is a float, too; Python refuses to print one of 15,000
 
 
-class ConstantError(UserError):
-    """A constant cannot be set: absent, ambiguous, or a value that no source can spell."""
-
-
 def read_constants(source: str) -> dict[str, ConstantValue]:
     """Values of the top-level UPPER_CASE names: numbers, strings, truth values, None, and tuples of them.
 
@@ -42,14 +34,6 @@ def read_constants(source: str) -> dict[str, ConstantValue]:
       SyntaxError: the source is not Python.
     """
     return _values(_parse(source))
-
-
-def known_constants(source: str) -> dict[str, ConstantValue]:
-    """As `read_constants`; none for a source that is not Python."""
-    try:
-        return read_constants(source)
-    except SyntaxError:
-        return {}
 
 
 def _values(statements: Sequence[ast.stmt]) -> dict[str, ConstantValue]:
@@ -65,10 +49,10 @@ def _values(statements: Sequence[ast.stmt]) -> dict[str, ConstantValue]:
     return constants
 
 
-def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
+def set_constants(source: str, values: Mapping[str, Scalar], *, anew: bool = False) -> str:
     """The source with new values for some of its constants; comments, spacing and all else stay as they are.
 
-    A constant that has the value already is not touched, so setting nothing new gives the same text.
+    A constant that has the value already is not touched unless `anew`, so setting nothing new gives the same text.
 
     Raises:
       ConstantError: a name is not bound at top level, or more than once, or the value cannot be written there.
@@ -82,11 +66,15 @@ def set_constants(source: str, values: Mapping[str, Scalar]) -> str:
             raise ConstantError(f"no top-level constant {name}; there are {', '.join(dict.fromkeys(bound))}")
         if bound.count(name) > 1:
             raise ConstantError(f"the constant {name} is set {bound.count(name)} times at top level; keep one")
-    new = {name: value for name, value in values.items() if name not in current or not same_value(current[name], value)}
+    new = {
+        name: value
+        for name, value in values.items()
+        if anew or name not in current or not same_value(current[name], value)
+    }
     lines = list(io.StringIO(source, newline=""))  # lines as Python counts them, with their own ends
     for first, last, names in reversed(_line_groups(statements)):
-        if new.keys() & names:  # libcst takes 50 ms for a whole training file, and nothing for these lines
-            from autoresearch_jax.engine.rebinding import rebound  # libcst takes long to import
+        if new.keys() & names:  # libcst takes 50 ms for a file of 800 lines, and nothing for these lines
+            from autoresearch_jax.assets.rebinding import rebound  # libcst takes long to import
 
             lines[first:last] = [rebound("".join(lines[first:last]), new)]
     return "".join(lines)
@@ -166,40 +154,6 @@ def _number(expression: ast.expr) -> float:
     raise ValueError("not a number")
 
 
-def same_value(one: ConstantValue, other: ConstantValue) -> bool:
-    """True of values that a program cannot tell apart: 1, 1.0 and True are three, in a tuple too."""
-    return repr(one) == repr(other)
-
-
-def merge_sources(base: str, ours: str, theirs: str, values: Mapping[str, Scalar], merge: Merge) -> str | None:
-    """Our text with the changes that lead from `base` to `theirs`; None where both change the same lines.
-
-    Constants that differ are made alike on the three sides, so that a line beside one is no conflict.
-
-    Ours keeps the values of its constants but for `values`.
-
-    Raises:
-      SyntaxError: one of them is not Python.
-    """
-    sides = [settable_constants(text) for text in (base, ours, theirs)]
-    shared = [name for name in sides[1] if all(name in constants for constants in sides)]
-    wanted = {name: values.get(name, sides[1][name]) for name in shared}
-    differing = [name for name in shared if any(not same_value(side[name], wanted[name]) for side in sides)]
-    wanted = {name: wanted[name] for name in differing}
-    blank = dict.fromkeys(differing)  # a value that is there already would keep its spelling
-    return merge(*(set_constants(set_constants(text, blank), wanted) for text in (base, ours, theirs)))
-
-
-def moved_constants(before: str, after: str) -> dict[str, Scalar]:
-    """Constants of two texts whose values differ, with those of the first.
-
-    Raises:
-      SyntaxError: one of them is not Python.
-    """
-    old, new = settable_constants(before), settable_constants(after)
-    return {name: old[name] for name in old if name in new and not same_value(old[name], new[name])}
-
-
 def settable_constants(source: str) -> dict[str, Scalar]:
     """Top-level constants that `set_constants` can set: bound once, to one value.
 
@@ -215,37 +169,3 @@ def settable_constants(source: str) -> dict[str, Scalar]:
         and not isinstance(value, tuple)
         and not (isinstance(value, float) and not math.isfinite(value))
     }
-
-
-def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
-    """A proposed text as it is for another champion; None if it is stale.
-
-    All of it is moved or nothing, so that it does what its hypothesis says: a constant that both gave another value
-    makes it stale, as lines do that both changed.
-
-    `base` is the source of the champion that it was made for.
-    """
-    assert proposal.source is not None
-    if base == brief.champion_source:
-        return proposal
-    merged = rebase_source(proposal.source, base, brief.champion_source, merge)
-    return None if merged is None else replace(proposal, source=merged)
-
-
-def rebase_source(source: str, base: str, champion: str, merge: Merge) -> str | None:
-    """As `rebase`, of a text alone."""
-    if base == champion:
-        return source
-    try:
-        ours, theirs = moved_constants(champion, base), moved_constants(source, base)
-        if any(name in ours and not same_value(ours[name], theirs[name]) for name in theirs):
-            return None
-        merged = merge_sources(base, champion, source, theirs, merge)
-        return None if merged is None or _program(merged) == _program(champion) else merged
-    except (SyntaxError, ValueError, RecursionError, MemoryError, UserError):
-        return None  # not Python; a line that no constant can be set in; a text that git takes for none
-
-
-def _program(source: str) -> str:
-    """A text without comments and layout."""
-    return ast.dump(ast.parse(source))

@@ -1,0 +1,74 @@
+"""The kinds by their names and suffixes, and how a run's settings name one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import PurePath
+from typing import Any
+
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
+from autoresearch_jax.assets.python import PythonKind
+from autoresearch_jax.assets.text import HtmlKind, SqlKind, TextKind, compiled_pattern
+from autoresearch_jax.assets.values import JsonKind, TomlKind, YamlKind
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.types import Scalar
+
+TRAINING_FILE = PythonKind("training file")  # what a run edits whose settings name no kind
+KINDS: Mapping[str, Any] = {
+    kind.name: kind for kind in (PythonKind, SqlKind, TomlKind, YamlKind, JsonKind, HtmlKind, TextKind)
+}
+_SUFFIXES = {".py": "python", ".pyi": "python", ".yml": "yaml", ".htm": "html"}
+
+
+def kind_of(file_name: str | PurePath, declared: str | None = None, constants_pattern: str | None = None) -> AssetKind:
+    """The kind of an editable file.
+
+    Args:
+      file_name: its suffix tells the kind; a text where it is of none.
+      declared: the kind's name, whatever the suffix.
+      constants_pattern: regular expression of a constant's line, with the groups `name` and `value`.
+
+    Raises:
+      UsageError: no such kind, no such pattern, or a pattern for a kind with constants of its own.
+    """
+    suffix = PurePath(file_name).suffix.lower()
+    name = declared or _SUFFIXES.get(suffix, suffix.removeprefix("."))
+    if declared is None and name not in KINDS:
+        name = TextKind.name
+    if name not in KINDS:
+        raise UsageError(f"no kind {name!r} of file: there are {', '.join(KINDS)}")
+    kind: AssetKind = KINDS[name]()
+    if constants_pattern is None:
+        return kind
+    if not isinstance(kind, TextKind):
+        raise UsageError(f"a {kind.noun} has constants by their names: leave the pattern of constants out")
+    return replace(
+        kind,
+        constants_pattern=compiled_pattern(
+            constants_pattern, lambda why: UsageError(f"the pattern of constants {constants_pattern!r} {why}")
+        ),
+    )
+
+
+def guessed_kind(text: str) -> AssetKind:
+    """Python where a text is that, else a text: for a finding, whose page does not name the kind."""
+    try:
+        TRAINING_FILE.check(text)
+    except AssetSyntaxError:
+        return TextKind()
+    return TRAINING_FILE
+
+
+def stored_kind(settings: Mapping[str, Scalar], key: str) -> AssetKind:
+    """The kind that a run's settings name under a key, as `kind_words` wrote it."""
+    words = settings.get(key)
+    if words is None:
+        return TRAINING_FILE
+    found = json.loads(str(words))
+    kind = KINDS[found["kind"]](noun=found["noun"])
+    return kind if found["constants"] is None else replace(kind, constants_pattern=found["constants"])
+
+
+def kind_words(kind: AssetKind) -> str:
+    """A kind as JSON."""
+    return json.dumps({"kind": kind.name, "noun": kind.noun, "constants": kind.constants_pattern})
