@@ -2,6 +2,7 @@
 
 autoresearch init            # into this folder
 autoresearch init FOLDER
+autoresearch init --task=command FOLDER    # task.toml, an asset, an evaluator and program.md instead
 """
 
 import json
@@ -10,7 +11,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoresearch_jax.commands.options import format_option
+from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.task_options import COMMAND, LM
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.tables import format_lines
@@ -18,12 +20,14 @@ from autoresearch_jax.report.tables import format_lines
 TAKES_ARGUMENTS = True
 STARTER = Path(__file__).parent.parent / "starter"  # links to the files of the checkout, which a wheel has as files
 FILES = ("AGENTS.md", "program.md", "train_lib.py")
+COMMAND_FILES = ("task.toml", "tour.py", "serve.py", "evaluate.py", "program.md")
 
 
 @dataclass(frozen=True)
 class Options:
     """What `autoresearch init` was asked for."""
 
+    task: str = option(LM, "what the files are for", choices=(LM, COMMAND))
     format: str = format_option()
 
 
@@ -33,9 +37,10 @@ def run(options: Options, arguments: list[str]) -> int:
         raise UsageError(f"one folder, not {len(arguments)}: {' '.join(arguments)}")
     folder = Path(arguments[0] if arguments else ".")
     require_repository(folder)
-    written = [name for name in FILES if write_new(STARTER / name, folder / name)]
-    found = {name: "written" if name in written else "there already, left as it is" for name in FILES}
-    found["next"] = next_step(folder, written)
+    source, names = (STARTER / COMMAND, COMMAND_FILES) if options.task == COMMAND else (STARTER, FILES)
+    written = [name for name in names if write_new(source / name, folder / name)]
+    found = {name: "written" if name in written else "there already, left as it is" for name in names}
+    found["next"] = next_step(folder, written, options.task)
     print(json.dumps(found, indent=1) if options.format == "json" else format_lines(found))
     return 0
 
@@ -79,10 +84,13 @@ def write_new(source: Path, target: Path) -> bool:
     return True
 
 
-def next_step(folder: Path, written: list[str]) -> str:
+def next_step(folder: Path, written: list[str], task: str = LM) -> str:
     """What to do next, as lines of shell."""
     steps = [] if folder == Path(".") else [f"cd {shlex.quote(str(folder))}"]
     if written:
         steps += [f"git add {' '.join(written)}", "git commit -m start"]
-    steps += ["autoresearch prepare", "autoresearch run --tag=NAME --budget_seconds=60"]
+    if task == COMMAND:
+        steps += ["autoresearch trial --task=command", "autoresearch run --task=command --tag=NAME"]
+    else:
+        steps += ["autoresearch prepare", "autoresearch run --tag=NAME --budget_seconds=60"]
     return " && ".join(steps)
