@@ -8,7 +8,9 @@ a copy of the repository and the package in --folder, so that it goes on with th
 edited.
 
 --write adds what was measured to the front matter of the shipped ideas, in place of earlier evidence for the same
-device class, task and budget. What is not a flag of this script is handed on to `autoresearch run`.
+device class, task and budget. --unmeasured=cpu leaves out the ideas that have an effect there for that device class and
+this budget: so a later start, on another machine of the class too, measures the rest. What is not a flag of this script
+is handed on to `autoresearch run`.
 
 The last lines are `key: value`:
   ideas_measured, ideas_kept    with an effect, and those among them that were kept and not taken out again
@@ -129,6 +131,16 @@ def write_evidence(measured: Sequence[Measured]) -> None:
         write_finding(path, replace(finding, evidence=evidence, status=status_of(evidence)))
 
 
+def has_effect(idea: Finding, arguments: argparse.Namespace) -> bool:
+    """Whether an idea's page has an effect for the device class and, where the command names it, for the budget."""
+    seconds, steps = arguments.budget_seconds, arguments.budget_steps
+    budget = f"{seconds:g} s" if seconds is not None else f"{steps} steps" if steps is not None else None
+    return any(
+        one.device_class == arguments.unmeasured and one.effect is not None and one.budget == (budget or one.budget)
+        for one in idea.evidence
+    )
+
+
 def table(measured: Sequence[Measured], left: Sequence[Finding]) -> str:
     """The ideas in Markdown, the largest effect first; then those that failed and why, and those that are left."""
     head = "idea", "category", "run", "decision", "trials", "effect", "90 % interval", "probability"
@@ -183,6 +195,7 @@ def main() -> None:
     parser.add_argument("--tag", default="ideas", help="of the runs")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench_ideas"), help="of their repositories")
     parser.add_argument("--only", help="ids of ideas, with commas between them; by default all")
+    parser.add_argument("--unmeasured", metavar="DEVICE_CLASS", help="leave out ideas with an effect on it; see above")
     parser.add_argument("--experiments", type=int, help="stop after this many; without this flag it goes on")
     parser.add_argument("--write", action="store_true", help="add what was measured to the shipped ideas")
     arguments, further = parser.parse_known_args()
@@ -191,6 +204,10 @@ def main() -> None:
         if unknown := set(arguments.only.split(",")) - ideas.keys():
             parser.error(f"--only: no idea has the id {', '.join(sorted(unknown))}")
         ideas = {name: ideas[name] for name in arguments.only.split(",")}
+    if arguments.unmeasured:
+        ideas = {name: idea for name, idea in ideas.items() if not has_effect(idea, arguments)}
+        if not ideas:
+            parser.error(f"--unmeasured={arguments.unmeasured}: all ideas have an effect at this budget")
     dataset = ["prepare", f"--flagfile={arguments.flagfile}"]
     subprocess.run([sys.executable, "-m", "autoresearch_jax.cli", *dataset], check=True, stdout=sys.stderr)
     folder, results = arguments.folder.absolute(), dict[str, Measured]()

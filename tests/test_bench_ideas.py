@@ -1,5 +1,6 @@
 """What bench_ideas makes of the ledger of a run, and what it writes into the pages of ideas."""
 
+import argparse
 import importlib.util
 import sys
 from contextlib import closing
@@ -92,3 +93,16 @@ def test_a_run_s_package_has_its_ideas_alone(bench: ModuleType, tmp_path: Path) 
     assert sorted(path.stem for path in (copied / "ideas").glob("*.md")) == names
     assert any((copied / "ideas" / "bases").iterdir())
     assert (copied / "engine" / "loop.py").is_file()
+
+
+def test_an_idea_with_an_effect_for_the_class_and_budget_is_measured_already(bench: ModuleType) -> None:
+    def has_effect(device_class: str, steps: int | None) -> bool:
+        asked = argparse.Namespace(unmeasured=device_class, budget_seconds=None, budget_steps=steps)
+        return bool(bench.has_effect(replace(idea("one-layer"), evidence=(KEPT,)), asked))
+
+    assert has_effect("cpu", 20)
+    assert has_effect("cpu", None)
+    assert not has_effect("cpu", 30)
+    assert not has_effect("NVIDIA L4", 20)
+    failed = replace(idea("one-layer"), evidence=(replace(KEPT, effect=None),))
+    assert not bench.has_effect(failed, argparse.Namespace(unmeasured="cpu", budget_seconds=None, budget_steps=None))
