@@ -148,9 +148,13 @@ class RunState:
         return Complexity(nodes_added, _peak_memory(runs), _peak_memory(self.runs), self.baseline_memory, anchor_gain)
 
 
-def concluded(ledger: Ledger) -> list[ExperimentRow]:
+def concluded(ledger: Ledger) -> Sequence[ExperimentRow]:
     """The experiments of the search that are over, in their order."""
-    return [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open]
+    return ledger.remembered(_concluded)
+
+
+def _concluded(ledger: Ledger) -> Sequence[ExperimentRow]:
+    return tuple(row for row in ledger.experiments() if row.kind is not Kind.TRIAL and not row.is_open)
 
 
 def settled_constants(ledger: Ledger) -> dict[str, ConstantValue]:
