@@ -12,6 +12,8 @@ import pytest
 from fakes import PROGRAM, SOURCE, FakeTask, Silent
 from repositories import make_repository
 
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import DecisionRule, GreedyRule
@@ -64,6 +66,8 @@ class Bench:
     ledgers: ExitStack
     recorder: Observed = field(default_factory=Observed)
     tag: str = "night"
+    editable: str = "train_lib.py"
+    asset: AssetKind = TRAINING_FILE
 
     def with_tag(self, tag: str) -> "Bench":
         """The same repository, and another run."""
@@ -83,7 +87,8 @@ class Bench:
         return ledger
 
     def workspace(self, tag: str | None = None) -> Workspace:
-        return Workspace.of(self.repo / "train_lib.py", tag or self.tag, self.folder.workspace, os.environ)
+        place = self.repo / self.editable, tag or self.tag, self.folder.workspace
+        return Workspace.of(*place, os.environ, asset=self.asset)
 
     def loop(
         self,
@@ -100,7 +105,7 @@ class Bench:
         pruning: Pruning | None = None,
         certification: CertificationSettings | None = None,
     ) -> Loop:
-        task = task or FakeTask()
+        task = task or FakeTask(asset=self.asset)
         self.folder.create()
         ledger, interrupts = self.ledger(), Interrupts()
         parts = Parts(

@@ -120,13 +120,17 @@ class FakeTask:
         assert log_dir.is_dir()
         self.traced.append((source, beside_a_trial))
         try:
-            constants = self.asset.constants(source)
+            constants = self.constants(source)
         except AssetSyntaxError as error:
             raise CandidateRejected(Status.REJECTED, str(error), "details") from error
         if constants["FAULT"] == "reject":
             raise CandidateRejected(Status.REJECTED, "no build")
         program_hash = hashlib.sha256(repr(sorted(constants.items())).encode()).hexdigest()
         return Candidate(source, program_hash, facts={STATE_BYTES: self._snapshot_bytes})
+
+    def constants(self, source: str) -> dict[str, Any]:
+        """LR, DEPTH, PATTERN and FAULT of a text; tables that they stand in do not matter."""
+        return {name.rpartition(".")[2].upper(): value for name, value in self.asset.constants(source).items()}
 
     def measure(
         self, candidate, *, seed, log_dir, snapshot_dir, on_progress=None, scrutiny=SEARCH, stop_above=(), **more
@@ -137,7 +141,7 @@ class FakeTask:
         self.scrutinies.append(scrutiny)
         self.loss_limits.append(stop_above)
         self.references.append(more.get("reference_log_dirs", ()))
-        constants = self.asset.constants(candidate.source)
+        constants = self.constants(candidate.source)
         fault = constants["FAULT"]
         if fault == "raise":
             raise RuntimeError("the device is gone")
