@@ -95,6 +95,7 @@ class FakeTask:
         self.budget = Budget(steps=1)
         self.facts: dict[str, Scalar] = {"device_kind": "a fake"}
         self.asset: AssetKind = asset
+        self.told = ("step_flops", "peak_memory_bytes", "num_steps")
         self.contract = "A file of constants: LR, DEPTH, PATTERN and FAULT."
         self.terms: dict[str, Scalar] = {"device_kind": "a fake", "clock": "wall"}
         self.reference_seconds: float | None = None  # that a run would have to keep

@@ -47,6 +47,11 @@ class AssetKind(Protocol):
         ...
 
     @property
+    def rule(self) -> str:
+        """What agents that edit the file are told to keep to; empty for nothing."""
+        ...
+
+    @property
     def constants_pattern(self) -> str | None:
         """A regular expression with the groups `name` and `value`; None for a kind that has constants of its own."""
         ...

@@ -19,6 +19,7 @@ class PythonKind:
     name = "python"
     unit = "syntax nodes"
     constants_pattern = None
+    rule = "Compute arrays inside the functions: tables of numbers or texts in the source are refused."
 
     def check(self, text: str) -> None:
         with _syntax_errors():

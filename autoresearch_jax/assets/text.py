@@ -35,6 +35,7 @@ class TextKind:
     constants_pattern: str | None = None
     name = "text"
     unit = "words"
+    rule = ""
 
     def check(self, text: str) -> None:
         self._parsed(text)
@@ -223,7 +224,7 @@ class HtmlKind(TextKind):
 
     noun: str = "HTML page"
     name = "html"
-    unit = "elements, attributes and words"
+    unit = "nodes"
 
     def _is_comment(self, text: str, place: int) -> bool:
         return text.rfind("<!--", 0, place) > text.rfind("-->", 0, place)

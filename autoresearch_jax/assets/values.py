@@ -38,6 +38,7 @@ class _ValueKind:
 
     noun: str
     unit = "nodes"
+    rule = ""
     constants_pattern = None
 
     def check(self, text: str) -> None:

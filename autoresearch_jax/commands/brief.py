@@ -54,7 +54,7 @@ def run(options: Options, arguments: list[str]) -> int:
     folder, asked = options.where.existing, options.proposer
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         brief = read_brief(ledger, folder, options.program, options.experiments, asked.asking, _notice)
-    words = instructions(options.editable.name, brief.categories, check=check_command(folder, options))
+    words = instructions(brief.asset, options.editable.name, brief.categories, check=check_command(folder, options))
     page = write_brief(brief, words, asked.brief_tokens)
     page = redact(page, secret_values(os.environ))
     if options.format == "json":

@@ -10,12 +10,13 @@ CLEAR_SIGMA = 8  # standard deviations of a run within which a clear gain is loo
 CLEAR_STEPS = 16  # parts of one to which it is found
 
 
-def demands(rule: LineageRule | None, lineage: Lineage | None) -> Sequence[str]:
+def demands(rule: LineageRule | None, lineage: Lineage | None, unit: str = "syntax nodes") -> Sequence[str]:
     """A line each; sizes have one digit, as few as the noise has.
 
     Args:
       rule: decides; None for the greedy rule.
       lineage: what was measured; None before there is a baseline.
+      unit: what complexity is counted in.
     """
     if rule is None:
         return ["kept is what scores better than the champion in one run"]
@@ -23,10 +24,10 @@ def demands(rule: LineageRule | None, lineage: Lineage | None) -> Sequence[str]:
         return []
     if lineage.posterior.sigma == 0:
         return ["there is no noise: any gain is kept, and a shorter source without a loss"]
-    return list(_demands(rule, lineage))
+    return list(_demands(rule, lineage, unit))
 
 
-def _demands(rule: LineageRule, lineage: Lineage) -> Iterator[str]:
+def _demands(rule: LineageRule, lineage: Lineage, unit: str) -> Iterator[str]:
     settings, sigma, gain = rule.with_settings, lineage.posterior.sigma, clear_gain(rule, lineage)
     clear = "one run is never enough" if gain is None else f"a gain of about {_one_digit(gain)} in one run is clear"
     yield (
@@ -38,7 +39,7 @@ def _demands(rule: LineageRule, lineage: Lineage) -> Iterator[str]:
         f"{100 + settings.memory_percent:g} % of the baseline's"
     )
     if settings.nodes_price:
-        price = f"{_one_digit(settings.nodes_price * sigma)} for 100 more syntax nodes, {price}"
+        price = f"{_one_digit(settings.nodes_price * sigma)} for 100 more {unit}, {price}"
     yield f"what a gain has to pay for: {price}"
     if settings.loss_allowance:
         yield f"a shorter source is kept if it probably loses less than {_one_digit(settings.loss_allowance * sigma)}"

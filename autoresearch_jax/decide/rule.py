@@ -61,12 +61,13 @@ class Complexity:
     """What a candidate costs beside its runs, compared with the champion.
 
     Attributes:
-      nodes_added: syntax nodes that its source has more; negative if it has fewer.
+      nodes_added: of its source's tree, more than the champion's; negative if fewer.
       memory: its peak memory in bytes, None where it is not known.
       champion_memory: the champion's.
       baseline_memory: the baseline's.
       anchor_gain: of the champion over the last champion that was kept for its gain, in the metric's unit: what
         simplifications since then lost counts. 0 unless the champion is a simplification.
+      unit: what the nodes are called.
     """
 
     nodes_added: int = 0
@@ -74,6 +75,7 @@ class Complexity:
     champion_memory: float | None = None
     baseline_memory: float | None = None
     anchor_gain: Estimate = NO_GAIN
+    unit: str = "syntax nodes"
 
     def memory_toll(self, percent: float) -> float:
         """What extra memory asks for, in sigma; 0 if it is free or not known.
@@ -101,7 +103,7 @@ class LineageSettings:
       max_runs: most runs of a candidate.
       baseline_runs: runs of the baseline before anything is compared with it.
       memory_percent: see `Complexity.memory_toll`.
-      nodes_price: sigma that 100 added syntax nodes ask for.
+      nodes_price: sigma that 100 added nodes ask for.
       loss_allowance: sigma that simplifications may lose in all since the last gain.
 
     Raises:
@@ -228,7 +230,8 @@ class LineageRule:
             if simpler >= settings.keep_probability:
                 action, saved = Action.KEEP_SIMPLER, -complexity.nodes_added
                 why = f"P(loses less than {settings.loss_allowance:g} sigma) {shown(simpler)}, "
-                why += f"and it has {saved} syntax node{'' if saved == 1 else 's'} fewer"
+                unit = complexity.unit.removesuffix("s") if saved == 1 else complexity.unit
+                why += f"and it has {saved} {unit} fewer"
         found = Estimate(posterior.sigma * gain.mean, posterior.sigma * math.sqrt(gain.variance))
         reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: {why}"
         return Decision(action, reason, found, probability, posterior.sigma)
@@ -265,7 +268,7 @@ class LineageRule:
         if gain > 0:
             action, why = Action.KEEP, "a gain"
         elif gain == 0 and complexity.nodes_added < 0 and toll == 0:
-            action, why = Action.KEEP_SIMPLER, f"and it has {-complexity.nodes_added} syntax nodes fewer"
+            action, why = Action.KEEP_SIMPLER, f"and it has {-complexity.nodes_added} {complexity.unit} fewer"
         found = Estimate(gain, 0.0)
         reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: there is no noise, so it is {why}"
         return Decision(action, reason, found, float(gain > 0), 0.0)

@@ -15,16 +15,11 @@ from autoresearch_jax.engine.plan import moves_constants_alone
 from autoresearch_jax.engine.recorder import as_shown, past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import CONTRACT, FACTS, RunState, asset_of, concluded, read_state
+from autoresearch_jax.engine.state import CONTRACT, FACTS, TOLD, RunState, asset_of, concluded, read_state
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.types import Metric, Scalar, Status
 
-# Of a trial's metrics. Nothing measured on validation text is among them: the score is told to the noise floor only.
-TOLD_METRICS = (
-    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
-    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
-)
 LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
 CURVE_POINTS = 10
 CURVES = 4  # the champion's and three candidates'
@@ -58,7 +53,7 @@ def make_brief(
     sigma = None if state is None else state.sigma
     metric = Metric(str(settings["metric"]), str(settings["direction"]))
     rule = LineageRule(metric, LineageSettings.of(settings)) if settings["decision"] == "lineage" else None
-    champion = next(row for row in reversed(rows) if row.decision is Action.KEEP)
+    champion, asset = next(row for row in reversed(rows) if row.decision is Action.KEEP), asset_of(ledger)
     return Brief(
         experiment=experiment,
         run_seed=int(settings["seed"] or 0),
@@ -76,9 +71,9 @@ def make_brief(
         categories=asking.categories,
         plateau=asking.plateau,
         contract=str(settings.get(CONTRACT) or ""),
-        to_be_kept=demands(rule, None if state is None else state.lineage),
+        to_be_kept=demands(rule, None if state is None else state.lineage, asset.unit),
         changes=latest_changes(ledger, rows),
-        asset=asset_of(ledger),
+        asset=asset,
     )
 
 
@@ -93,7 +88,8 @@ def known_facts(ledger: Ledger, state: RunState | None) -> dict[str, Scalar]:
     facts: dict[str, Scalar] = json.loads(str(settings.get(FACTS) or "{}"))
     facts |= {name: settings.get(name) for name in ("budget_seconds", "budget_steps")}
     if state is not None and state.runs:
-        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in TOLD_METRICS}
+        told = json.loads(str(settings.get(TOLD) or "[]"))
+        facts |= {f"champion's {name}": state.runs[-1].metrics.get(name) for name in told}
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -120,7 +116,7 @@ def change_text(before: str, after: str) -> str:
 
 
 def loss_curves(folder: RunFolder, rows: Sequence[ExperimentRow], champion: int) -> dict[int, list[float]]:
-    """Training loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
+    """Loss at even steps, of the champion and of the latest candidates that have a curve in their logs.
 
     `champion` is the number of the experiment that measured the champion's program; `rows` come oldest first.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 STOP_EXAMPLES = (
-    '"100 experiments", "8 hours", "90 minutes", "20 dollars", "no keep in 40 experiments", "val_bpb <= 0.97" (or >=)'
+    '"100 experiments", "8 hours", "90 minutes", "20 dollars", "no keep in 40 experiments", "loss <= 0.97" (or >=)'
 )
 ENDLESS = "nothing: the run goes on until you stop it, as with Ctrl-C"
 

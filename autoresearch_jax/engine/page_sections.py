@@ -19,8 +19,8 @@ ORIGINAL_SECTIONS = ("Setup", "Experimentation", "Output format", "Logging resul
 LEAST_ORIGINAL_SECTIONS = 2  # by which a page is in its form: "Setup" alone is anybody's title
 DONE_HERE = "makes the branch, trains, scores, fills results.tsv, keeps or reverts, and repeats"
 ORIGINAL_NOTE = f"""\
-(This page was written for an agent that runs the whole loop. Here another program {DONE_HERE}. Change the training
-file, even if the page gives it another name. Do not run, commit, log or reset anything.)
+(This page was written for an agent that runs the whole loop. Here another program {DONE_HERE}. Change the file
+that is named above, even if the page gives it another name. Do not run, commit, log or reset anything.)
 
 """
 

@@ -57,12 +57,14 @@ class OpenExperiment:
       trials: its finished trials, without those for which the machine was too busy.
       decision: the last one on it; None before the first.
       nodes_added: what its source has more than the champion's, by `AssetKind.size`.
+      unit: of these, see `AssetKind.unit`.
     """
 
     row: ExperimentRow
     trials: Sequence[TrialRow] = ()
     decision: Decision | None = None
     nodes_added: int = 0
+    unit: str = "nodes"
 
     @property
     def scored(self) -> list[TrialRow]:
@@ -79,7 +81,7 @@ def read_open_experiment(
     added = 0
     if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
         added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
-    return OpenExperiment(row, trials, decision, added)
+    return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit)
 
 
 def next_action(
@@ -135,7 +137,7 @@ def _decide(state: RunState, experiment: OpenExperiment, rule: DecisionRule, met
         return decide_revert(lineage, experiment.row.id, metric)
     if lineage is None:
         return decide_greedily(metric, runs[0].score, state.score.mean)
-    return rule.decide(lineage, experiment.row.id, state.complexity(runs, experiment.nodes_added))
+    return rule.decide(lineage, experiment.row.id, state.complexity(runs, experiment.nodes_added, experiment.unit))
 
 
 def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: int) -> NextAction:

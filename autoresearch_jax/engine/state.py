@@ -28,6 +28,7 @@ MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this ma
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
 FACTS = "facts"  # among the settings: what the task told of the device when it was last opened, as JSON
 CONTRACT = "contract"  # among the settings: what the task asked of the asset then, see `Task.contract`
+TOLD = "told"  # among the settings: names of metrics, see `Task.told`, as JSON
 ASSET = "asset"  # among the settings: the kind of the editable file, see `kind_words`
 EVAL_BUNDLE = "eval_bundle"  # among the settings: the hash of what a score can be computed again from
 
@@ -65,7 +66,8 @@ def keep_to_settings(
     stored = ledger.settings()
     if stored:
         check_settings(stored, wanted, folder.path)
-    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts)), CONTRACT: task.contract, ASSET: kind_words(task.asset)}
+    now = {**(flags or {}), FACTS: json.dumps(dict(task.facts)), CONTRACT: task.contract}
+    now |= {TOLD: json.dumps(list(task.told)), ASSET: kind_words(task.asset)}
     given = {name: words for name, words in now.items() if stored.get(name) != words}
     ledger.save_settings(given if stored else {**wanted, **given})
     calibrate(ledger, folder, task)
@@ -140,12 +142,13 @@ class RunState:
         """Standard deviation of a run; None where it is not known."""
         return None if self.lineage is None else self.lineage.posterior.sigma
 
-    def complexity(self, runs: Sequence[TrialRow], nodes_added: int) -> Complexity:
+    def complexity(self, runs: Sequence[TrialRow], nodes_added: int, unit: str) -> Complexity:
         """What a candidate costs beside its runs."""
         anchor_gain = NO_GAIN
         if self.lineage is not None and self.anchor != self.lineage.champion:
             anchor_gain = self.lineage.posterior.gain_of(self.lineage.champion - self.anchor)
-        return Complexity(nodes_added, _peak_memory(runs), _peak_memory(self.runs), self.baseline_memory, anchor_gain)
+        peaks = _peak_memory(runs), _peak_memory(self.runs), self.baseline_memory
+        return Complexity(nodes_added, *peaks, anchor_gain, unit)
 
 
 def concluded(ledger: Ledger) -> Sequence[ExperimentRow]:

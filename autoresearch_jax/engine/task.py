@@ -58,6 +58,11 @@ class Task(Terms, Protocol):
         ...
 
     @property
+    def told(self) -> Sequence[str]:
+        """Names of a trial's metrics that proposers are told of the champion; none measured on validation data."""
+        ...
+
+    @property
     def contract(self) -> str:
         """What it asks of the asset, as agents are told it: signatures, limits, versions; Markdown without headings."""
         ...

@@ -264,7 +264,7 @@ def made_up_run(editable: Path, environment: Mapping[str, str], *, whole: bool) 
     git = Git(editable.resolve().parent, environment)
     with tempfile.TemporaryDirectory(prefix="autoresearch-try-") as scratch:
         folder = Path(scratch).resolve() / "workspace"
-        workspace = Workspace.of(editable, f"try-{secrets.token_hex(8)}", folder, environment)
+        workspace = Workspace.of(editable, f"try-{secrets.randbits(64):016x}", folder, environment)
         try:
             try:
                 made = workspace.commit("# tried\n", git.text("rev-parse", "HEAD"), "Tried\n", time.time())

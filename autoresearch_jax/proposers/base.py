@@ -142,7 +142,7 @@ class Brief:
       limits_left: what is left before the run ends, in words, such as "37 experiments".
       facts: what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...);
         nothing that was measured on validation text.
-      curves: training loss at even steps of a run, by experiment: the champion's and the latest candidates'.
+      curves: loss at even steps of a run, by experiment: the champion's and the latest candidates'.
       running: the experiment before this one, if it is not over; it is not in the history then.
       categories: kinds of structural change that may be named.
       category: the kind that is asked for this time; None leaves the choice.

@@ -1,4 +1,4 @@
-"""Any coding agent with a command line: what it does to the training file in a scratch copy is the proposal."""
+"""Any coding agent with a command line: what it does to the asset in a scratch copy is the proposal."""
 
 import re
 import tempfile
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.agent_files import (
     explain,
@@ -20,7 +21,13 @@ from autoresearch_jax.proposers.agent_files import (
     write_anew,
 )
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
-from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, MAX_CATEGORY_CHARACTERS, BriefError, write_brief
+from autoresearch_jax.proposers.briefing import (
+    DEFAULT_TOKENS,
+    MAX_CATEGORY_CHARACTERS,
+    BriefError,
+    rule_line,
+    write_brief,
+)
 from autoresearch_jax.proposers.several import KeepOthers
 from autoresearch_jax.sandbox.process import CommandStopped, WatchError, describe_exit, run_command
 from autoresearch_jax.sandbox.sandbox import scratch_folder
@@ -29,7 +36,7 @@ from autoresearch_jax.sanitize import blanks, clean_line, clean_secret_line, quo
 BRIEF_FILE = "BRIEF.md"
 HYPOTHESIS_FILE = "HYPOTHESIS.md"
 CHECK = "autoresearch check"
-FURTHER_FOLDER = "proposals"  # beside the training file: a folder for each proposal after the first
+FURTHER_FOLDER = "proposals"  # beside the asset: a folder for each proposal after the first
 SHORTEST_ROUND_SECONDS = 1.0
 START_SECONDS = 1.0  # within which a shell has found the programs of a command, or not
 DEFAULT_CATEGORY = "code"
@@ -39,15 +46,14 @@ SHORT_OBJECTION_CHARACTERS = 300  # where a longer one does not fit into the bri
 # By these a caller, such as a git hook, would point the agent's git at the user's own repository.
 _REPOSITORY_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 _INSTRUCTIONS = """\
-You are to improve a training program. Change `{name}` in this folder: one idea, as small a change as it takes.
+You are to improve the {noun} `{name}` in this folder: one idea, as small a change as it takes.
 
-- What you leave in `{name}` is the proposal. It is traced, trained on one trial's budget, judged and compared with the
+- What you leave in `{name}` is the proposal. It is checked, measured on one trial's budget and compared with the
   champion by others; there is no data here to try it on. Changes of other files are ignored.
-- Another trial is being timed on this machine: do not train, install or benchmark anything.
-  `{check} {name}` traces the text and says in seconds what is wrong with it.
+- Another trial is being timed on this machine: do not measure, install or benchmark anything.
+  `{check} {name}` says in seconds what is wrong with the text.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
-- Compute arrays inside the functions: tables of numbers or texts in the source are refused.
-- Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
+{rule}- Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
   `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
   the hypothesis.
 {several}- What is asked for this time, and how much time there is, stands at the end of this page.
@@ -126,7 +132,7 @@ class CommandProposer:
         """Stores what to call and where.
 
         Args:
-          editable: path of the training file inside the repository.
+          editable: path of the asset inside the repository.
           copy_files: puts the champion's tracked files into an empty folder; may raise UserError.
           llm_dir: an existing folder for what is said and answered, by the experiment's number.
           scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
@@ -308,7 +314,7 @@ class CommandProposer:
 
     def _page(self, brief: Brief, objection: Objection | None, seconds: float) -> str:
         name = Path(self._editable).name
-        words = instructions(name, brief.categories, self._agent.proposals, self._check)
+        words = instructions(brief.asset, name, brief.categories, self._agent.proposals, self._check)
         last = _TIME.format(seconds=seconds)
         if objection is None:
             return write_brief(brief, words, self._agent.brief_tokens, last)
@@ -349,11 +355,12 @@ class CommandProposer:
         return [f"changes of {shown}{more} ignored"]
 
 
-def instructions(name: str, categories: Sequence[str], count: int = 1, check: str = CHECK) -> str:
+def instructions(asset: AssetKind, name: str, categories: Sequence[str], count: int = 1, check: str = CHECK) -> str:
     """Our own words at the head of BRIEF.md, the same for each experiment.
 
     Args:
-      name: of the training file.
+      asset: the kind of the file to edit.
+      name: that file's.
       categories: kinds of change that may be named.
       count: how many proposals are asked for.
       check: see `CommandProposer`.
@@ -364,9 +371,17 @@ def instructions(name: str, categories: Sequence[str], count: int = 1, check: st
     if paths:
         further = ", ".join(paths)
         several = _SEVERAL.format(count=count, name=name, further=further, hypothesis=HYPOTHESIS_FILE)
-    return _INSTRUCTIONS.format(name=name, hypothesis=HYPOTHESIS_FILE, categories=named, several=several, check=check)
+    return _INSTRUCTIONS.format(
+        noun=asset.noun,
+        name=name,
+        rule=rule_line(asset),
+        hypothesis=HYPOTHESIS_FILE,
+        categories=named,
+        several=several,
+        check=check,
+    )
 
 
 def further_paths(editable: Path, count: int) -> list[Path]:
-    """Copies of the training file for the proposals beside the first."""
+    """Copies of the asset for the proposals beside the first."""
     return [editable.parent / FURTHER_FOLDER / str(number) / editable.name for number in range(2, count + 1)]

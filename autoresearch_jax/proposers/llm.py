@@ -23,27 +23,26 @@ from autoresearch_jax.proposers.base import (
     ProposalFailed,
     ServiceDown,
 )
-from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, write_brief
+from autoresearch_jax.proposers.briefing import DEFAULT_TOKENS, rule_line, write_brief
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, Spending
 from autoresearch_jax.proposers.llm_client import Closed, GeminiClient, NotLetIn, milliseconds
 from autoresearch_jax.proposers.several import KeepOthers
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, quoted, redact
 
 CHECK_SECONDS = 30.0
-MAX_ECHO_CHARACTERS = 100_000  # of an answer that is shown to the model again: three times the training file
+MAX_ECHO_CHARACTERS = 100_000  # of an answer that is shown to the model again: three times the default one
 _BLOCKED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR")
 _NOTHING_SENT = Objection("the service sent no candidate, so there is no answer")
 _INSTRUCTIONS = """\
-You are to improve a training program. {ask} of `{name}`, whose source is shown below: one idea, as
-small a change as it takes.
+You are to improve a {noun}. {ask} of `{name}`, whose source is shown below: one idea, as small a change
+as it takes.
 
-{rules}- A change is traced, trained on one trial's budget, judged and compared with the champion by others; there is no
-  data here to try it on.
+{rules}- A change is checked, measured on one trial's budget and compared with the champion by others; there is no data
+  here to try it on.
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
-- Compute arrays inside the functions: tables of numbers or texts in the source are refused.
-- Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, enough of
-  them to occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the whole
-  new text as `file` only where edits would be longer, and never both.
+{rule}- Give `edits`: each `search` is copied from the source to the letter, whole lines with their indentation, as many
+  as make it occur once; `replace` is what is to stand there instead. Edits are applied one after another. Give the
+  whole new text as `file` only where edits would be longer, and never both.
 - `hypothesis` is one line that says what is changed and why that is better.
 - `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
 - `category` names the kind of change, one of: {categories}.
@@ -255,7 +254,9 @@ def instructions(brief: Brief, name: str, count: int = 1) -> str:
     minimize = brief.metric.direction == "minimize"
     rules = _SEVERAL_RULES.format(count=count) if count > 1 else ""
     return _INSTRUCTIONS.format(
+        noun=brief.asset.noun,
         rules=rules,
+        rule=rule_line(brief.asset),
         ask=_SEVERAL.format(count=count) if count > 1 else _ONE,
         name=name,
         metric=clean_line(brief.metric.name),

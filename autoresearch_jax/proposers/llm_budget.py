@@ -68,7 +68,7 @@ class GeminiOptions:
       vertex_project: Google Cloud project that pays, for Vertex AI with application-default credentials; else None.
       vertex_location: where Vertex AI computes.
       secrets: what else must not be written anywhere.
-      max_output_tokens: of one answer, thinking included; a whole training file is a fourth of the default.
+      max_output_tokens: of one answer, thinking included; a whole file of 800 lines is a fourth of the default.
       temperature: None leaves it to the service.
       repair_rounds: how often an answer may go back to the model.
       proposal_seconds: for all requests and waits of a proposal.

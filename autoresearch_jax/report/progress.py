@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from autoresearch_jax.types import ATTENDED_SHARE, USUAL_SHARE, Scalar
 
+PER_SECOND = "_per_second"  # ends the name of a speed, which begins with what is counted
+
 
 def share_of_budget(report: Mapping[str, Scalar]) -> float | None:
     """What of the budget is spent, 0 to 1; None where the report does not tell."""
@@ -15,7 +17,7 @@ def share_of_budget(report: Mapping[str, Scalar]) -> float | None:
 
 
 def describe_report(report: Mapping[str, Scalar]) -> str:
-    """One line of a report: elapsed, loss, tokens per second, time left, as far as they are known."""
+    """One line of a report: elapsed, loss, speed, time left, as far as they are known."""
     parts = [str(report.get("phase", "")), *describe_progress(report), *describe_speed(report)]
     attended = report.get(ATTENDED_SHARE)
     if isinstance(attended, int | float) and attended < USUAL_SHARE:
@@ -40,9 +42,11 @@ def describe_progress(report: Mapping[str, Scalar]) -> list[str]:
 
 
 def describe_speed(report: Mapping[str, Scalar]) -> list[str]:
-    """What a trial achieves: loss, tokens per second, the share of a judgement."""
+    """What a trial achieves: loss, what it does each second, the share of a judgement."""
+    rates = [name for name in report if name.endswith(PER_SECOND)]
+    speeds = ((name, f"{{:,.0f}} {name.removesuffix(PER_SECOND)}/s") for name in rates)
     found = []
-    for name, words in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share", "{:.0%}")):
+    for name, words in (("loss", "loss {:.4f}"), *speeds, ("share", "{:.0%}")):
         value = report.get(name)
         if isinstance(value, int | float):
             found.append(words.format(value))

@@ -22,11 +22,12 @@ from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.report.progress import PER_SECOND
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import ATTENDED_SHARE, Measurement, Metric, Scalar
 
 CHAMPION = "champion"  # the folder
-LOSS, SPEED = "train/loss", "train/tokens_per_second"  # nats per token and tokens per second by step
+LOSS = "train/loss"
 SECONDS, SHARE = "trial/seconds", "trial/attended_share"
 KEPT = "trial/kept"  # 1 or 0, once the trial's experiment is over
 HYPOTHESIS, ENDED, OUTCOME = "hypothesis", "ended", "outcome"  # of the trial's text, of it, and of its experiment
@@ -162,7 +163,9 @@ class TrialEvents:
         step = report.get("step")
         if isinstance(step, int):
             self._file.scalar(LOSS, report.get("loss"), step)
-            self._file.scalar(SPEED, report.get("tokens_per_second"), step)
+            for name in report:
+                if name.endswith(PER_SECOND):
+                    self._file.scalar(f"train/{name}", report[name], step)
 
     def end(self, result: Measurement | TrialRow) -> None:
         """Enters score and figures, at the last step."""

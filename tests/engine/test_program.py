@@ -343,7 +343,7 @@ def test_the_original_s_page_is_prose_for_agents_with_one_notice():
     assert '"Stop when"' in line
     assert line.endswith('"10 minutes" in it ends nothing')
     assert found.for_agents.endswith(ORIGINAL)
-    assert "Change the training\nfile" in found.for_agents
+    assert "Change the file" in found.for_agents
 
 
 def test_the_original_s_page_may_have_a_table_and_a_stopping_list_of_ours():

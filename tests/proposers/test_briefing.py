@@ -100,7 +100,7 @@ def test_all_that_there_is_to_tell():
         "## Changes that were measured last, the newest first",
         "## What was tried, by category",
         "## What is known about the constants",
-        "## Training loss at even steps of a run",
+        "## Loss at even steps of a run",
         "## The task",
         "# Experiment 41",
     ]
@@ -185,7 +185,7 @@ def test_the_worst_idea_is_so_by_the_metrics_own_direction():
 def test_no_score_has_more_digits_than_the_brief():
     page = write_brief(BRIEF, WORDS, LARGE)
     told = page.replace(essential_text(PAGE, SOURCE, TRAINING_FILE), "")
-    scores = re.findall(r"\b1\.\d+", told.split("## Training loss")[0])
+    scores = re.findall(r"\b1\.\d+", told.split("## Loss at")[0])
     assert set(scores) == {"1.93", "1.95", "1.98"}
     fuzzy = dataclasses.replace(BRIEF, champion_score=0.1 + 0.2)
     assert "score: 0.3\n" in write_brief(fuzzy, WORDS, LARGE)

@@ -7,6 +7,7 @@ import pytest
 from agent_place import BRIEF, CHANGED, GOOD
 from fakes import SOURCE
 
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.proposers.base import Brief, Objection, Proposal, ProposalFailed
 from autoresearch_jax.proposers.briefing import count_tokens
 from autoresearch_jax.proposers.command import instructions
@@ -105,7 +106,7 @@ def test_several_proposals_are_left_in_copies_and_one_that_is_unchanged_is_none(
     page = (place.logs / "BRIEF.md").read_text()
     assert "Propose 5 changes" in page
     assert "`proposals/2/train_lib.py`, `proposals/3/train_lib.py`" in page
-    assert "proposals/" not in instructions("train_lib.py", [])
+    assert "proposals/" not in instructions(TRAINING_FILE, "train_lib.py", [])
 
 
 @pytest.mark.parametrize("first", ["true", "echo 'LR = (' > ../train_lib.py; sleep 60"])

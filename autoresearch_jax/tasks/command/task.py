@@ -38,6 +38,7 @@ from autoresearch_jax.tasks.command.trial import ProgressCallback, Trial, find_r
 from autoresearch_jax.types import (
     HOLDOUT_SCORE,
     UNKNOWN_COMPILE_COST,
+    WALL_SECONDS,
     Budget,
     Candidate,
     CompileCost,
@@ -86,6 +87,7 @@ class CommandTask:
         self.metric = task.what_is_measured
         self.budget = Budget(seconds=config.budget_seconds)
         self.asset = task.asset_kind
+        self.told = ("training_seconds", WALL_SECONDS, "peak_memory_bytes")
         self._files = TaskFiles(task)
         self.fingerprint = fingerprint_of(task, self._files)
         self.terms: Mapping[str, Scalar] = machine_terms(config.clock)

@@ -46,6 +46,11 @@ from autoresearch_jax.types import (
 METRIC = Metric("val_bpb", "minimize")
 WORKER_LOG = "worker.log"
 REFERENCE_LOG = "reference.log"
+# Nothing measured on validation text is among them: the score is told to the noise floor only.
+TOLD_METRICS = (
+    *("num_steps", "step_flops", "peak_memory_bytes", "state_bytes", "num_params", "batch_tokens", "vocab_size"),
+    *("tokens_per_second", "mfu_percent", "training_seconds", "compile_seconds", "train_loss"),
+)
 STANDBY_PHASE = "compile"  # of a trial, with which the next one's process is started
 
 
@@ -75,6 +80,7 @@ class LmTask:
 
     metric = METRIC
     asset: AssetKind = TRAINING_FILE
+    told = TOLD_METRICS
 
     def __init__(self, config: LmTaskConfig) -> None:
         self._config = config

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from autoresearch_jax import contract
+from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.commands.proposer_options import OWN_TOKENS
 from autoresearch_jax.proposers.briefing import count_tokens
 from autoresearch_jax.proposers.command import instructions
@@ -67,4 +68,4 @@ def test_the_limits_are_those_of_the_task():
 
 
 def test_our_own_words_fit_into_what_is_kept_free_for_them():
-    assert count_tokens(told() + instructions("train_lib.py", [])) < OWN_TOKENS * 0.9
+    assert count_tokens(told() + instructions(TRAINING_FILE, "train_lib.py", [])) < OWN_TOKENS * 0.9
