@@ -1,5 +1,6 @@
 """What the loop asks of a kind of editable file: what a text says, how large it is, its constants."""
 
+import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Protocol
@@ -8,6 +9,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.types import Scalar
 
 ConstantValue = Scalar | tuple[Scalar, ...]
+CONSTANT_NAME = re.compile(r"[^\W\d]\w*(?:[.-]\w+)*")  # dotted where it stands in a table, as in TOML
 
 
 class AssetSyntaxError(UserError):

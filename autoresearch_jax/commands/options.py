@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from autoresearch_jax.assets.base import CONSTANT_NAME
 from autoresearch_jax.commands.paths import expand_home
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import Scalar
@@ -308,7 +309,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Scalar]:
     values: dict[str, Scalar] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not (equals and name.isidentifier()):
+        if not (equals and CONSTANT_NAME.fullmatch(name)):
             raise UsageError(f"--set {setting}: expected NAME=VALUE")
         try:
             values[name] = ast.literal_eval(text)

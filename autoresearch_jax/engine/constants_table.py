@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from autoresearch_jax.assets.base import ConstantValue
+from autoresearch_jax.assets.base import CONSTANT_NAME, ConstantValue
 from autoresearch_jax.assets.merging import known_constants, settable_names
 from autoresearch_jax.engine.page_sections import TableRow
 from autoresearch_jax.proposers.base import Brief, Objection
@@ -21,7 +21,6 @@ from autoresearch_jax.sanitize import clean_line
 MAX_VALUE_CHARACTERS = 60
 COLUMNS = ("constant", "values", "note")
 
-_NAME = re.compile(r"[^\W\d]\w*(?:[.-]\w+)*")  # dotted in TOML, YAML and JSON
 _RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
 _CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
 _VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
@@ -49,7 +48,7 @@ def read_rows(rows: Sequence[TableRow]) -> Iterator[Constant]:
     names: set[str] = set()
     for row in rows:
         name, values, note = (*row.cells, "", "")[:3]
-        if not _NAME.fullmatch(name):
+        if not CONSTANT_NAME.fullmatch(name):
             raise TableError(row.line, f"{name!r} is not the name of a constant")
         if name in names:
             raise TableError(row.line, f"a second row for {name}; keep one")
@@ -110,15 +109,13 @@ def fit_row(
     name = row.name
     if name not in constants:
         known = ", ".join(constants) or "none"
-        raise TableError(row.line, f"no constant {name} at the top of the editable file; there are: {known}")
+        raise TableError(row.line, f"no constant {name} in the editable file; there are: {known}")
     value = constants[name]
     stood = value if settled is None else settled.get(name, value)
     if value is None or isinstance(value, tuple):
         raise TableError(row.line, f"{name} is {_show(value)}, which is not one number, string or truth value")
     if settable is not None and name not in settable:
-        raise TableError(
-            row.line, f"{name} is set more than once at the top of the editable file, or to no finite number"
-        )
+        raise TableError(row.line, f"{name} is set more than once in the editable file, or to no finite number")
     if type(value) is int and type(stood) is float:
         value = float(value)
     fitted = row
@@ -153,7 +150,7 @@ def table_objection(brief: Brief, source: str) -> Objection | None:
         return None
     return Objection(
         f"an optimizer moves the constants in program.md's table, and could not any more: {'; '.join(lost)}. Keep each "
-        "at top level, with one value that its row allows; leave the text as it is if the idea needs this",
+        "in its place, with one value that its row allows; leave the text as it is if the idea needs this",
         repeats=True,
         may_be_meant=True,
     )

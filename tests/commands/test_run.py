@@ -169,7 +169,7 @@ def test_a_tag_that_is_no_branch_name(place, capsys):
         (
             PROGRAM.replace("DEPTH", "DEEP"),
             1,
-            "program.md:12: no constant DEEP at the top of the editable file; there are: LR, DEPTH, PATTERN, FAULT",
+            "program.md:12: no constant DEEP in the editable file; there are: LR, DEPTH, PATTERN, FAULT",
         ),
         (
             "## Goal\n\nLower it.\n",

@@ -186,7 +186,7 @@ def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench)
     broken, gone = bench.recorder.notices
     assert broken.startswith(f"{bench.program}:11: LR: '0.01 ..' is not a range")
     assert broken.endswith("(the version before stays in force)")
-    assert gone.startswith(f"{bench.program}:12: no constant GONE at the top of the editable file")
+    assert gone.startswith(f"{bench.program}:12: no constant GONE in the editable file")
     spaces = [[constant.name for constant in brief.space] for brief in proposer.briefs]
     assert spaces == [["LR", "DEPTH", "PATTERN"]] * 3 + [["LR", "PATTERN"]]
     assert proposer.briefs[3].program.endswith("- try harder\n")

@@ -122,7 +122,7 @@ def test_stop_items(item, stop):
     [
         (
             {"LR": 0.5, "PATTERN": "SL"},
-            ":12: no constant DEPTH at the top of the editable file; there are: LR, PATTERN",
+            ":12: no constant DEPTH in the editable file; there are: LR, PATTERN",
         ),
         ({**CONSTANTS, "LR": 1}, ":11: LR is the whole number 1; give whole numbers, not 0.01 .. 1 log"),
         ({**CONSTANTS, "DEPTH": "deep"}, ":12: DEPTH is 'deep', which has no range; list its values instead"),

@@ -130,7 +130,7 @@ def test_what_has_no_effect_is_told_once_and_the_page_comes_into_force(night):
         ("LR = 0.5", "LR = 40", ["LR"], "LR is 40 now, not within 0.01 .. 1 log"),
         ("LR = 0.5", "LR = None", ["LR"], "LR is None, which is not one number"),
         ('PATTERN = "SL"', 'PATTERN = "LL"', ["PATTERN"], "PATTERN is 'LL' now, not within SL, SSSL, L"),
-        ('PATTERN = "SL"', "", ["PATTERN"], "no constant PATTERN at the top of the editable file"),
+        ('PATTERN = "SL"', "", ["PATTERN"], "no constant PATTERN in the editable file"),
     ],
 )
 def test_what_an_agent_did_to_a_constant_costs_its_row_at_most(night, old, new, lost, why):
