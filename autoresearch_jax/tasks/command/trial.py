@@ -94,10 +94,11 @@ class Trial:
 
     def _run(self, stack: ExitStack) -> None:
         assert self._task.run is not None
-        scratch = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
-        copies = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        folder = stack.enter_context(scratch_folder(SCRATCH, None, remove_tree))
+        scratch, copies = folder / "cage", folder / "copies"
         out = scratch / "out"
-        out.mkdir()
+        out.mkdir(parents=True)
+        copies.mkdir()
         self._report("run")
         self._asset = self._start("run", self._task.run.command, scratch, {"OUT": str(out)}, self._candidate, ASSET_LOG)
         self._asset.run_to_end(

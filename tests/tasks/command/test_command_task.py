@@ -59,14 +59,39 @@ def test_an_asset_that_runs_once_is_evaluated_by_what_it_wrote(tmp_path: Path, s
     assert json.loads((trial.snapshot / "out" / "answers.json").read_text()) == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [("raise RuntimeError('no')", Status.CRASH), ("return 'neither'", Status.INVALID)],
-    ids=["crash", "invalid"],
-)
-def test_what_an_asset_fails_of_is_its_status(body: str, status: Status, tmp_path: Path, sandbox: Sandbox) -> None:
-    task = open_command(write_task(tmp_path / "task"), sandbox)
-    source = edited(ASSET, ("    return int(len(text) > THRESHOLD)", f"    {body}"))
-    trial = run_command_trial(task, source, tmp_path / "trial")
-    assert (trial.status, trial.value) == (status, None)
-    assert trial.error
+# What `classify` does in place of its answer, and the status that this gets.
+FAULTS = {
+    "raise RuntimeError('no')": Status.CRASH,
+    "import os; os._exit(0)": Status.CRASH,
+    "return 'neither'": Status.INVALID,
+    "print('no JSON'); return 1": Status.INVALID,
+    "held = [bytearray(1 << 20) for _ in range(4096)]; return len(held)": Status.OOM,
+    "[None for _ in iter(int, 1)]": Status.TIMEOUT,
+    "import time; time.sleep(600)": Status.TIMEOUT,
+}
+
+
+def test_what_an_asset_fails_of_is_its_status(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_task(tmp_path / "task", ("seconds = 30", "seconds = 2\nmemory_mb = 100"))
+    task, found = open_command(path, sandbox), {}
+    for number, body in enumerate(FAULTS):
+        source = edited(ASSET, ("    return int(len(text) > THRESHOLD)", f"    {body}"))
+        trial = run_command_trial(task, source, tmp_path / str(number))
+        found[body] = trial.status
+        assert trial.value is None
+        assert trial.error
+    assert found == FAULTS
+
+    broken = run_command_trial(task, f"import nothing\n{ASSET}", tmp_path / "broken")
+    assert broken.status is Status.CRASH
+    assert "nothing" in (broken.error or "")  # its last words
+
+
+def test_a_text_that_cannot_be_built_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_task(
+        tmp_path / "task", ("[evaluate]", '[build]\ncommand = ["sh", "-c", "echo too bad; exit 3"]\n\n[evaluate]')
+    )
+    with pytest.raises(CandidateRejected, match=r"build exited with status 3: .*too bad") as rejected:
+        open_command(path, sandbox).prepare(ASSET, tmp_path)
+    assert rejected.value.status is Status.CRASH
+    assert "too bad" in (rejected.value.details or "")
