@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ EMBEDDING_SHARE = 0.0
 EMBEDDING_WORDS = 100  # of each part, from its beginning
 FUSION = "ranks"  # ranks: 1 / (RANK_OFFSET + rank) is summed; scores: scores over the best one's
 RANK_OFFSET = 60.0
+RANKED = 200  # ranks of each that count
 TOP_K = 10
 
 PACKAGE = Path(wordllama.__file__).parent  # its wheel holds a model
@@ -52,8 +54,7 @@ class Retriever:
         if EMBEDDING_SHARE:
             near = self._best(self._embed(queries) @ self._vectors.T)
             scores = (1 - EMBEDDING_SHARE) * _comparable(scores) + EMBEDDING_SHARE * _comparable(near)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :TOP_K]
-        return [[self._names[i] for i in row] for row in order]
+        return [[self._names[i] for i in row] for row in _first(scores, TOP_K)]
 
     def _counts(self, texts: Iterable[list[str]]) -> csr_matrix:
         """How often each word is in each text; words that no function has are left out."""
@@ -76,13 +77,16 @@ class Retriever:
 
 def words(text: str) -> list[str]:
     """The words of a text, or of a function's source."""
-    found = []
-    for name in NAME.findall(text):
-        pieces = WORD.findall(HUMP.sub(" ", name).lower())
-        found += [*pieces, name.lower()] if WHOLE_NAMES and len(pieces) > 1 else pieces
+    return [word for name in NAME.findall(text) for word in _words_of_name(name)]
+
+
+@cache
+def _words_of_name(name: str) -> tuple[str, ...]:
+    pieces = WORD.findall(HUMP.sub(" ", name).lower())
+    found = [*pieces, name.lower()] if WHOLE_NAMES and len(pieces) > 1 else pieces
     if STEM:
         found = [ENDING.sub("", word) for word in found]
-    return [word for word in found if len(word) >= MIN_LETTERS]
+    return tuple(word for word in found if len(word) >= MIN_LETTERS)
 
 
 def _parts(name: list[str], source: list[str]) -> Iterator[list[str]]:
@@ -107,7 +111,14 @@ def _comparable(scores: np.ndarray) -> np.ndarray:
     """Scores that can be added to another method's."""
     if FUSION == "scores":
         return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-9)
-    summands = np.empty(scores.shape)
-    by_rank = 1 / (RANK_OFFSET + 1 + np.arange(scores.shape[1]))
-    np.put_along_axis(summands, np.argsort(-scores, axis=1, kind="stable"), by_rank[None], axis=1)
+    first, summands = _first(scores, RANKED), np.zeros(scores.shape)
+    np.put_along_axis(summands, first, 1 / (RANK_OFFSET + 1 + np.arange(first.shape[1]))[None], axis=1)
     return summands
+
+
+def _first(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the highest scores of each row, the highest first."""
+    count = min(count, scores.shape[1])
+    found = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
