@@ -128,7 +128,8 @@ class SqlKind(TextKind):
         return "--" in line or text.rfind("/*", 0, place) > text.rfind("*/", 0, place)
 
     def _parsed(self, text: str) -> Any:
-        return [[_word(token) for token in words] for words, _ in _statements(text)]
+        hints = re.findall(r"/\*\+.*?\*/", text, re.DOTALL)  # comments that some databases obey
+        return [hints, *([_word(token) for token in words] for words, _ in _statements(text))]
 
     def _count(self, text: str) -> int:
         return sum(len(words) if tree is None else _num_nodes(tree) for words, tree in _statements(text))

@@ -23,6 +23,7 @@ COLUMNS = ("constant", "values", "note")
 
 _RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
 _CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
+_TRUTH = {"true": True, "false": False}
 _VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
 
 
@@ -119,6 +120,9 @@ def fit_row(
     if type(value) is int and type(stood) is float:
         value = float(value)
     fitted = row
+    if isinstance(value, bool) and isinstance(row.values, Choices):  # other formats than Python write them small
+        choices = Choices(tuple(_TRUTH.get(str(choice).lower(), choice) for choice in row.values.values))
+        fitted = Constant(name, choices, row.note, row.line)
     if not isinstance(row.values, Choices):
         if isinstance(value, bool | str):
             raise TableError(row.line, f"{name} is {_show(value)}, which has no range; list its values instead")

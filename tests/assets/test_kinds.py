@@ -197,6 +197,11 @@ def test_kinds(case: Case, tmp_path) -> None:
             apply_edits(case.text, [Edit(case.text, text)] if text else [Edit(case.text, "{")], kind)
 
 
+def test_hints_in_comments_of_sql_count() -> None:
+    plain, hinted = (kind_of("a.sql").canonical(f"SELECT /*{mark} SeqScan(t) */ 1") for mark in (" ", "+"))
+    assert kind_of("a.sql").canonical("SELECT 1") == plain != hinted
+
+
 def test_what_no_kind_can_be_made_of() -> None:
     assert kind_of("notes") == kind_of("a.css") == kind_of("x.sql", declared="text")
     assert (kind_of("a.PY").name, kind_of("a.yml").name, kind_of("a.htm").name) == ("python", "yaml", "html")

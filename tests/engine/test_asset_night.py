@@ -11,6 +11,7 @@ from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.edits import Edit, apply_edits
 from autoresearch_jax.engine.certifying import REVERT
+from autoresearch_jax.engine.constants_table import fit_row
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.plan import draw_seed
 from autoresearch_jax.engine.records import Kind
@@ -19,6 +20,7 @@ from autoresearch_jax.proposers.answers import read_answer
 from autoresearch_jax.proposers.base import Proposal
 from autoresearch_jax.proposers.briefing import write_brief
 from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.proposers.space import Choices, Constant
 from autoresearch_jax.types import Metric, Status
 
 TOML = kind_of("settings.toml")
@@ -87,6 +89,12 @@ class Scripted:
 
     def close(self):
         self._constants.close()
+
+
+def test_truth_values_are_written_as_the_format_has_them():
+    row = fit_row(Constant("a.on", Choices(("true", "false"))), TOML.constants("[a]\non = true\n"))
+    assert row.values == Choices((True, False))
+    assert fit_row(row, {"a.on": False}) == row
 
 
 def test_a_night_on_a_toml_file(bench, run_git):
