@@ -54,7 +54,7 @@ def require_fitting_finding(
     Raises:
       UsageError: none fits.
     """
-    library = open_library(folder, lambda text: None)
+    library = open_library(folder, lambda text: None, asset)
     merge, why = merge_changes(Git(editable.resolve().parent, environment).merge, asset), "there is none"
     for finding in library.findings():
         try:

@@ -360,7 +360,7 @@ def make_proposer(
     if settings.findings is not None:
         from autoresearch_jax.proposers.ideas import IdeasProposer
 
-        library = open_library(settings.findings, observer.notice)
+        library = open_library(settings.findings, observer.notice, workspace.asset)
         ideas = IdeasProposer(
             library, device_class, merge_changes(workspace.merge, workspace.asset), examine, observer.notice
         )

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from autoresearch_jax.assets.kinds import guessed_kind
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
@@ -159,9 +160,10 @@ class Library:
         return self._stores[-1].add(finding, base_text)
 
 
-def open_library(folder: Path, notice: Callable[[str], None]) -> Library:
-    """The findings that are shipped and those in a folder of the user's, which need not exist."""
-    return Library([FindingFolder(SHIPPED, notice), FindingFolder(folder, notice)], notice)
+def open_library(folder: Path, notice: Callable[[str], None], asset: AssetKind = TRAINING_FILE) -> Library:
+    """The findings in a user's folder, which need not exist, and those that are shipped where they are of this kind."""
+    folders = [SHIPPED, folder] if asset == TRAINING_FILE else [folder]
+    return Library([FindingFolder(path, notice) for path in folders], notice)
 
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:
