@@ -49,23 +49,27 @@ NULL_PAGE = """# Ideas without effect
 NULL_CLASSIFIER = '''"""Naive Bayes that gives a part of the texts, drawn by their hash, the second best label."""
 
 import hashlib
-
-import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.naive_bayes import MultinomialNB
-from sklearn.pipeline import make_pipeline
+import math
+from collections import Counter
 
 DRAW = 1
 SHARE = 0.2
 
 
-class Drawn:
-    def __init__(self, model):
-        self._model = model
+class Model:
+    def __init__(self, texts, labels):
+        self._words = {label: Counter() for label in labels}
+        for text, label in zip(texts, labels):
+            self._words[label].update(text.lower().split())
+        self._total = {label: words.total() + 1000 for label, words in self._words.items()}
+        self._prior = Counter(labels)
 
     def predict(self, texts):
-        ranked = np.argsort(-self._model.predict_proba(texts), axis=1)
-        return self._model.classes_[ranked[range(len(texts)), [int(is_drawn(text)) for text in texts]]]
+        return [sorted(self._prior, key=lambda label: -self._score(text, label))[is_drawn(text)] for text in texts]
+
+    def _score(self, text, label):
+        words, total = self._words[label], self._total[label]
+        return math.log(self._prior[label]) + sum(math.log((words[w] + 0.1) / total) for w in text.lower().split())
 
 
 def is_drawn(text):
@@ -73,7 +77,7 @@ def is_drawn(text):
 
 
 def train(texts, labels, seed):
-    return Drawn(make_pipeline(CountVectorizer(), MultinomialNB(alpha=0.3)).fit(texts, labels))
+    return Model(texts, labels)
 '''
 
 
