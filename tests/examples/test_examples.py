@@ -2,18 +2,15 @@
 
 import csv
 import importlib.util
-import json
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from repositories import git
+from example_runs import copy_of, three_experiments
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 WORDS = {
     "billing": "invoice refund charge card price",
     "network": "router cable wifi packet slow",
@@ -25,17 +22,6 @@ needs_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("sklearn", "wordllama")),
     reason="scikit-learn or wordllama is missing: ./scripts/setup.sh examples",
 )
-
-
-def copy_of(name: str, folder: Path) -> Path:
-    ignored = shutil.ignore_patterns("data", "__pycache__")
-    return shutil.copytree(EXAMPLES / name, folder / "examples" / name, ignore=ignored)
-
-
-def call(command: Sequence[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def prepare(example: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -60,13 +46,7 @@ def test_three_experiments(name, tmp_path):
     write_tickets(tickets)
     small = [f"--csv={tickets}", "--text=subject", "--label=team"] if name == "routing" else ["--limit=300"]
     assert prepare(example, *small).returncode == 0
-    for words in ("init -q -b main", "add examples", "commit -qm start"):
-        git(tmp_path, *words.split())
-    autoresearch = [sys.executable, "-m", "autoresearch_jax.cli"]
-    call([*autoresearch, "run", f"--flagfile=examples/{name}/run.flags", "--experiments=3", "--seed=1"], tmp_path)
-    status = json.loads(call([*autoresearch, "status", f"--tag={name}", "--format=json"], tmp_path))
-    assert status["experiments"] == 3
-    assert 0.1 < status[f"baseline_{FIRST[name]}"] < 1
+    assert 0.1 < three_experiments(name, tmp_path)[f"baseline_{FIRST[name]}"] < 1
 
 
 def test_debian_packages_become_three_splits(tmp_path):
