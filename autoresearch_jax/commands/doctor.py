@@ -268,13 +268,11 @@ def check_program(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     program = read_program(options.program)
     program.check_metric(options.task.metric.name)
     yield Check("program", f"{options.program}, {len(program.constants)} constants in its table")
-    for line in program.notices:
-        yield Check("program_notice", line)
+    yield from (Check("program_notice", line) for line in program.notices)
     yield Check("ends", ends_in_words(with_experiments(program.stops, options.experiments)))
-    asset = options.task.asset
     is_new = not (options.where.tag and options.where.folder.ledger.is_file())  # one that goes on leaves rows out
     with suppress(OSError, UnicodeDecodeError):  # of which other lines tell
-        if is_new and (misfits := program.usable(asset, plain_text(options.editable.read_bytes()))[1]):
+        if is_new and (misfits := program.usable(options.task.asset, plain_text(options.editable.read_bytes()))[1]):
             raise ProgramError(misfits[0])
 
 
@@ -283,8 +281,8 @@ def check_proposer(options: RunOptions, environment: Mapping[str, str]) -> Itera
     settings = options.proposer.settings(options.where, environment)
     with suppress(ProgramError, OSError):  # of which other lines tell
         source = options.editable.read_text(encoding="utf-8", errors="replace")
-        asset, program = options.task.asset, read_program(options.program)
-        proposer_options.check_proposer(settings, asset, options.editable, program, source, environment)
+        files = options.task.asset, options.editable, read_program(options.program)
+        proposer_options.check_proposer(settings, *files, source, environment)
         if settings.agent is not None:
             with made_up_run(options.editable, environment, whole=True) as workspace:
                 notice = proposer_options.try_agent(settings, workspace, source, environment)

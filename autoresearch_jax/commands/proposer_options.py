@@ -13,7 +13,7 @@ from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.limits import Limit
 from autoresearch_jax.engine.program import ProgramPage
-from autoresearch_jax.engine.proposals import read_recorded, rebase
+from autoresearch_jax.engine.proposals import read_recorded
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
@@ -27,6 +27,7 @@ from autoresearch_jax.proposers.base import (
     LimitReached,
     Proposer,
     ServiceObserver,
+    rebase,
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import CHECK, Agent, AgentError, CommandProposer

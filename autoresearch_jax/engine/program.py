@@ -330,7 +330,7 @@ class ProgramFile:
                 self._program = self._next_version(asset, text, source, settled, metric)
         except UserError as error:
             broken = (f"{error} (the version before stays in force)",)
-        return self._fitting(asset, source, settled, complain, broken)
+        return self.fitting(asset, source, settled, complain, broken)
 
     def fitting(
         self,
@@ -338,18 +338,9 @@ class ProgramFile:
         source: str,
         settled: Mapping[str, ConstantValue] | None,
         complain: Callable[[str], None],
+        broken: Sequence[str] = (),
     ) -> Sequence[Constant]:
-        """As `refresh`, of the version in force."""
-        return self._fitting(asset, source, settled, complain, ())
-
-    def _fitting(
-        self,
-        asset: AssetKind,
-        source: str,
-        settled: Mapping[str, ConstantValue] | None,
-        complain: Callable[[str], None],
-        broken: Sequence[str],
-    ) -> Sequence[Constant]:
+        """As `refresh`, of the version in force; `broken` is what a later one suffers from."""
         space, misfits = self._program.usable(asset, source, settled)
         complaints = (*broken, *self._program.notices, *(f"{why}: the optimizer leaves it alone" for why in misfits))
         for complaint in complaints:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
@@ -30,6 +29,7 @@ from autoresearch_jax.proposers.base import (
     Proposer,
     ServiceDown,
     SpaceExhausted,
+    rebase,
 )
 from autoresearch_jax.proposers.replay import RecordedProposal
 from autoresearch_jax.sandbox import priority
@@ -72,18 +72,6 @@ def keep_proposal(folder: RunFolder, brief: Brief, proposal: Proposal) -> Made:
     with suppress(OSError):  # a full disk: the proposal is in hand
         write_whole(folder.llm_dir(brief.experiment) / PROPOSAL_FILE, json.dumps(made.record(), indent=1) + "\n")
     return made
-
-
-def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
-    """A proposed text as it is for another champion; None if it is stale, see `rebase_text`.
-
-    `base` is the source of the champion that it was made for.
-    """
-    assert proposal.source is not None
-    if base == brief.champion_source:
-        return proposal
-    merged = rebase_text(brief.asset, proposal.source, base, brief.champion_source, merge)
-    return None if merged is None else replace(proposal, source=merged)
 
 
 def kept_proposal(folder: RunFolder, experiment: int) -> Made | None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.engine.proposals import PROPOSAL_FILE, made_for, rebase
+from autoresearch_jax.engine.proposals import PROPOSAL_FILE, made_for
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.files import write_whole
-from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.proposers.base import Brief, Proposal, rebase
 from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.types import Merge
 

@@ -1,13 +1,14 @@
 """What a proposer is told, what it answers, the protocol between the two, and what a history says of a plateau."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.assets.kinds import TRAINING_FILE
+from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.proposers.space import Constant
-from autoresearch_jax.types import Metric, Scalar, Status
+from autoresearch_jax.types import Merge, Metric, Scalar, Status
 
 Constants = Mapping[str, Scalar | tuple[Scalar, ...]]
 CERTIFICATION = "certification"  # in place of a proposer: the champion without some of its edits
@@ -287,6 +288,18 @@ def since_gain(history: Sequence[PastExperiment]) -> Sequence[PastExperiment]:
     """The experiments after the last gain, the oldest first; the baseline is one."""
     last = next((place for place in reversed(range(len(history))) if is_gain(history[place])), -1)
     return history[last + 1 :]
+
+
+def rebase(proposal: Proposal, base: str, brief: Brief, merge: Merge) -> Proposal | None:
+    """A proposed text as it is for another champion; None if it is stale, see `rebase_text`.
+
+    `base` is the source of the champion that it was made for.
+    """
+    assert proposal.source is not None
+    if base == brief.champion_source:
+        return proposal
+    merged = rebase_text(brief.asset, proposal.source, base, brief.champion_source, merge)
+    return None if merged is None else replace(proposal, source=merged)
 
 
 def discards_in_a_row(history: Sequence[PastExperiment]) -> int:

@@ -22,8 +22,9 @@ from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.integrity import ledger_page_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
-from autoresearch_jax.engine.proposals import Precheck, read_recorded, rebase
+from autoresearch_jax.engine.proposals import Precheck, read_recorded
 from autoresearch_jax.proposers import hybrid, llm_client
+from autoresearch_jax.proposers.base import rebase
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.types import Candidate, Metric, Status
 

@@ -9,8 +9,7 @@ from fakes import SOURCE as FAKE_SOURCE
 from autoresearch_jax.assets.base import ConstantError
 from autoresearch_jax.assets.python_constants import read_constants, set_constants
 from autoresearch_jax.engine.git import Git
-from autoresearch_jax.engine.proposals import rebase
-from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.proposers.base import Brief, Proposal, rebase
 from autoresearch_jax.types import Metric
 
 SOURCE = '''"""Doc."""
