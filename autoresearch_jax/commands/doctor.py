@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import sqlite3
 import sys
@@ -28,6 +27,7 @@ from packaging.requirements import Requirement
 
 import autoresearch_jax
 from autoresearch_jax.commands import model_options, proposer_options, sandbox_options, task_options
+from autoresearch_jax.commands.doctor_task import Check, check_dataset, check_task, fault
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.commands.run import Options as RunOptions
@@ -51,13 +51,11 @@ from autoresearch_jax.sanitize import clean_line, redact, secret_values
 from autoresearch_jax.snapshots.store import SnapshotStore
 from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
-from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
 TAKES_RUN_FLAGS = True
 OLDEST = (3, 11)  # of Python
 PLUGINS = {"jax-cuda12-plugin": "cuda12", "jax-cuda13-plugin": "cuda13", "libtpu": "tpu"}  # by setup.sh's extras
 STEERING = ("JAX_", "XLA_", "LIBTPU_", "TPU_", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE")
-HASHED_BYTES = 200_000_000  # up to which all files of a dataset are hashed, which takes a second or less
 REINSTALL = "in the checkout: rm -f .venv/.installed-* && ./scripts/setup.sh"
 SMALL_RUN_BYTES = 100_000_000  # six small experiments take up to 60 MB
 _BETTER_SANDBOX = {
@@ -67,21 +65,6 @@ _BETTER_SANDBOX = {
     Level.LANDLOCK: 'Linux 5.13 or newer with "landlock" in /sys/kernel/security/lsm, else boot with lsm=landlock,...',
 }
 _DOCTOR_ADVICE = re.compile("[;:,] `autoresearch doctor`[^;:,]*")  # in messages of other commands
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at; `is_ok` says whether a run may rely on it, the remedy what to do."""
-
-    name: str
-    outcome: str
-    is_ok: bool = True
-    remedy: str | None = None
-
-
-def fault(name: str, outcome: str, remedy: str) -> Check:
-    """A check that failed."""
-    return Check(name, outcome, False, remedy)
 
 
 def check_python(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
@@ -162,7 +145,7 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
 
 def check_clock(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
     """What a trial's budget is counted by, and the processor time that its container has."""
-    kind = devices.choose_platform(options.task.platform)
+    kind = "cpu" if options.task.is_command else devices.choose_platform(options.task.platform)
     refused: list[str] = []
     clock = task_options.find_clock(options.task.clock, kind, refused.append)
     if clock == ATTENDED:
@@ -225,27 +208,6 @@ def check_worktree(options: RunOptions, environment: Mapping[str, str]) -> Itera
     """Whether git makes a commit, a branch and a worktree for a run."""
     with made_up_run(options.editable, environment, whole=False):
         yield Check("worktree", "a commit, a branch and a worktree can be made")
-
-
-def check_dataset(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
-    """The dataset, its fingerprint, what it holds, and its files."""
-    dataset = options.task.dataset.open()
-    manifest, length = dataset.manifest, dataset.sequence_length
-    yield Check("dataset", str(dataset.folder))
-    yield Check("fingerprint", dataset.fingerprint)
-    for size in dataset.vocab_sizes:
-        rows = (f"{split} {manifest.rows[rows_file(size, length, split)]}" for split in SPLITS)
-        yield Check(f"dataset_rows_{size}", f"{', '.join(rows)}, of {length} tokens")
-    names = covered_files(dataset.vocab_sizes, length)
-    there = f"{len(names)} files, {sum(manifest.files[name].size for name in names) / 1e6:.1f} MB"
-    if sum(entry.size for entry in manifest.files.values()) > HASHED_BYTES:
-        yield Check("dataset_files", f"{there}: sizes as written; the hashes of so much were not computed")
-    elif wrong := sorted(set(dataset.verify()) & set(names)):
-        command = prepare_command(dataset.folder, manifest.corpus, length, dataset.vocab_sizes)
-        remedy = f"rm {shlex.quote(str(dataset.folder / wrong[0]))} && {command}"
-        yield fault("dataset_files", f"{', '.join(wrong)}: not as written", remedy)
-    else:
-        yield Check("dataset_files", f"{there}: sizes and hashes as written")
 
 
 def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator[Check]:
@@ -343,10 +305,14 @@ SECTIONS: dict[str, tuple[CheckFunction, ...]] = {
     "clock": (check_clock,),
     "sandbox": (check_sandbox,),
     "git": (check_editable, check_worktree),
+    "task": (check_task,),
     "dataset": (check_dataset,),
     "key": (check_model,),
     "run": (check_program, check_proposer, check_run_dir, check_snapshot_dir, check_ledger),
 }
+
+
+OF_LM, OF_COMMAND = ("jax", "devices", "dataset"), ("task",)  # sections that the other task has no use for
 
 
 @dataclass(frozen=True)
@@ -363,8 +329,9 @@ def run(options: Options, arguments: list[str]) -> int:
     if unknown := [name for name in options.sections if name not in SECTIONS]:
         raise UsageError(f"--sections: no section {unknown[0]!r}, only {', '.join(SECTIONS)}")
     found: dict[str, list[Check]] = {}
+    wanted = set(options.sections) - set(OF_LM if options.run.task.is_command else OF_COMMAND)
     with Interrupts().installed() as interrupts, interrupts.allowed():
-        for section in (section for section in SECTIONS if section in options.sections):
+        for section in (section for section in SECTIONS if section in wanted):
             found[section] = [one for check in SECTIONS[section] for one in look_at(check, options.run, os.environ)]
             if options.format == "text":
                 print(f"[{section}]")

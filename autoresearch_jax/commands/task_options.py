@@ -17,7 +17,7 @@ from autoresearch_jax.commands.sandbox_options import (
     notice,
     sandbox_option,
 )
-from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.task import Task, Terms
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.sandbox.sandbox import (
@@ -26,7 +26,8 @@ from autoresearch_jax.sandbox.sandbox import (
     SandboxError,
 )
 from autoresearch_jax.tasks import open_task
-from autoresearch_jax.tasks.command.task import CommandTaskConfig
+from autoresearch_jax.tasks.command.programs import TaskFiles
+from autoresearch_jax.tasks.command.task import CommandTaskConfig, CommandTerms
 from autoresearch_jax.tasks.command.task_file import TaskFile, read_task_file
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.config import TRACE_SECONDS, Caps, LmTaskConfig, TimeLimits
@@ -284,7 +285,7 @@ class TaskOptions:
             ),
         )
 
-    def make_terms(self, log_path: Path) -> LmTerms:
+    def make_terms(self, log_path: Path) -> Terms:
         """The terms of the task that `make_task` makes; only an accelerator is asked, in a process.
 
         Args:
@@ -294,6 +295,9 @@ class TaskOptions:
           UserError: the dataset or the device is not there, the device is too small for the mesh, or the clock
             cannot be had.
         """
+        if self.is_command:
+            task, clock = self.command, find_clock(self.clock, "cpu", lambda text: None)
+            return CommandTerms.of(task, TaskFiles(task), self.budget.seconds or 0.0, clock)
         device, mesh_axes, _ = self._find_devices(os.environ, log_path)
         clock = self._find_clock(device, lambda text: None)
         machine = device_terms(device, mesh_axes, self.budget, clock)

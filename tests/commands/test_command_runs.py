@@ -56,6 +56,9 @@ def test_what_init_writes_is_a_task_for_all_commands(
 
     page = told(capsys, "brief", "--tag=nov29")["page"]
     assert all(words in page for words in ("start", "improvement", "speed", "python3 serve.py", "PASSES"))
+    looked_at = told(capsys, "doctor", "--tag=nov29", "--sections=jax,task,dataset,run")
+    assert looked_at.keys() == {"task", "run"}  # what a command has use for
+    assert all(check["is_ok"] for checks in looked_at.values() for check in checks)
     audit = told(capsys, "audit", "--tag=nov29", "--runs=2")
     assert audit["holdout_readings"] > 0
     assert audit["failed_runs"] == 0

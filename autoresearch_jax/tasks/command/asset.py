@@ -108,7 +108,6 @@ class AssetProcess:
             environment=cage.environment,
             variables={
                 "BUILD": str(build),
-                "BUDGET_SECONDS": f"{cage.task.budget.seconds:g}",
                 **({"SOCKET": str(self.socket)} if speaks == SOCKET else {}),
                 **variables,
             },

@@ -120,7 +120,11 @@ def _build(cage: Cage, programs: Path, log_path: Path) -> None:
                 *(cage, "build", cage.task.build.command, scratch, programs),
                 seconds=cage.task.budget.build_seconds,
                 log_path=log_path,
-                variables={"BUILD": str(scratch / "build"), "SEED": "0"},
+                variables={
+                    "BUILD": str(scratch / "build"),
+                    "SEED": "0",
+                    "BUDGET_SECONDS": f"{cage.task.budget.seconds:g}",
+                },
             )
             try:
                 process.run_to_end()

@@ -44,6 +44,7 @@ from autoresearch_jax.types import (
     CompileCost,
     LossLimit,
     Measurement,
+    Metric,
     Scalar,
     Scrutiny,
     Status,
@@ -73,6 +74,22 @@ class CommandTaskConfig:
     max_stretch: float = 5.0
 
 
+@dataclass(frozen=True)
+class CommandTerms:
+    """What a score depends on beside the candidate and its seed; see `engine.task.Terms`."""
+
+    metric: Metric
+    budget: Budget
+    fingerprint: str
+    terms: Mapping[str, Scalar]
+
+    @classmethod
+    def of(cls, task: TaskFile, files: TaskFiles, budget_seconds: float, clock: str) -> "CommandTerms":
+        """Those of a task.toml on this machine."""
+        budget = Budget(seconds=budget_seconds)
+        return cls(task.what_is_measured, budget, fingerprint_of(task, files), machine_terms(clock))
+
+
 class CommandTask:
     """See `engine.task.Task` and `engine.task.HoldoutTask`."""
 
@@ -84,13 +101,12 @@ class CommandTask:
         """
         self._config, task = config, config.task
         self._task = task
-        self.metric = task.what_is_measured
-        self.budget = Budget(seconds=config.budget_seconds)
         self.asset = task.asset_kind
         self.told = ("training_seconds", WALL_SECONDS, "peak_memory_bytes")
         self._files = TaskFiles(task)
-        self.fingerprint = fingerprint_of(task, self._files)
-        self.terms: Mapping[str, Scalar] = machine_terms(config.clock)
+        found = CommandTerms.of(task, self._files, config.budget_seconds, config.clock)
+        self.metric, self.budget, self.fingerprint = found.metric, found.budget, found.fingerprint
+        self.terms: Mapping[str, Scalar] = found.terms
         self._cage = Cage(task, config.sandbox, config.environment, config.clock, config.max_stretch)
         self._splits = {VAL: task.absolute(task.files.val), HOLDOUT: task.absolute(task.files.holdout)}
         self.facts: Mapping[str, Scalar] = {

@@ -135,7 +135,7 @@ class Trial:
                 *(self._cage, what, command, scratch, candidate.programs_dir.resolve()),
                 seconds=self._budget_seconds,
                 log_path=self._log_dir / log,
-                variables={"SEED": str(self._seed), **variables},
+                variables={"SEED": str(self._seed), "BUDGET_SECONDS": f"{self._budget_seconds:g}", **variables},
                 speaks=speaks,
             )
         except OSError as error:
