@@ -10,7 +10,7 @@ from autoresearch_jax import cli
 from autoresearch_jax.commands.init import COMMAND_FILES
 from autoresearch_jax.tasks.command.programs import MANIFEST
 
-RUN = ("--task=command", "--tag=nov29", "--seed=0")
+RUN = ("--task=command", "--tag=nov29", "--seed=0", "--clock=wall", "--budget_seconds=600")  # however busy it is
 
 
 @pytest.fixture
@@ -40,8 +40,9 @@ def test_what_init_writes_is_a_task_for_all_commands(
     run = ("run", *RUN, cache, "--proposer=constants")
     assert cli.main([*run, "--experiments=1"]) == 0
     assert cli.main(["run", "--tag=nov29", "--experiments=2"]) == 0  # with the flags that it had
+    printed = capsys.readouterr()
     status = told(capsys, "status", "--tag=nov29")
-    assert status["experiments"] == 2
+    assert status["experiments"] == 2, printed
     assert status["baseline_length"] == pytest.approx(trial["length"], abs=1e-5)
 
     text = (place / "runs/nov29/workspace/tour.py").read_text()  # the champion
