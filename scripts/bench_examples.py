@@ -5,7 +5,8 @@ Each example runs in a repository of its own in a temporary folder. The last lin
   routing_gain         champion's accuracy on the holdout minus the baseline's
   retrieval_gain       the same of MRR@10
   page_ratio           champion's score on the holdout over the baseline's
-none where an example was not measured, with the reason above. With --null:
+none where an example was not measured or nothing was certified, with the reason above. The champion may hold edits that
+were kept and not certified: the line of each example has both numbers. With --null:
   null_certified_per_100   certified among ideas without effect on routing
 """
 
@@ -145,7 +146,8 @@ def measure(name: str, minutes: float, scratch: Path) -> float:
     bench.run(minutes=minutes)
     wall, found = (time.monotonic() - start) / 60, bench.status()
     kept = f"{found.get('keep', 0)} kept, {found['certified']} certified, {found['reverted']} reverted"
-    print(f"{name}: {found['experiments']} experiments in {wall:.1f} minutes, {kept}", flush=True)
+    share = found.get("attended_share")  # how much trials had the machine; on a busy one there are fewer of them
+    print(f"{name}: {found['experiments']} experiments in {wall:.1f} minutes, {kept}; attended {share}", flush=True)
     if not found["certified"]:
         raise NotMeasured("nothing was certified")
     scores = bench.audit()
