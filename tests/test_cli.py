@@ -1,5 +1,7 @@
 """The command line: help, mistakes, flag files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,9 @@ def test_a_flag_file_as_tools_write_it(
 def test_a_tag_stays_among_the_runs(command: str, tag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, f"--tag={tag}"]) == 2
     assert f"--tag={tag}: a name, not a path" in capsys.readouterr().err
+
+
+def test_the_driver_loads_no_jax() -> None:
+    modules = ", ".join(f"autoresearch_jax.commands.{name}" for name in ("run", "trial", "status", "results"))
+    code = f"import sys, {modules}; sys.exit('jax' in sys.modules or 'grain' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
