@@ -44,8 +44,9 @@ import numpy as np
 from bench_reference_settings import Settings, read_settings
 
 from autoresearch_jax.assets.python_constants import read_constants, set_constants
+from autoresearch_jax.sandbox.accounting import host_processors
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.tasks.lm.device import Device, find_device, host_processors, platform_variables
+from autoresearch_jax.tasks.lm.device import Device, find_device, platform_variables
 
 ROOT = Path(__file__).parent.parent
 SEQUENCE_LENGTH = 256
