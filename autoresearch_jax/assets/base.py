@@ -71,7 +71,7 @@ class AssetKind(Protocol):
         ...
 
     def canonical(self, text: str) -> str:
-        """The text's identity: as `tree`, and Python's docstrings do not count."""
+        """The text's identity: as `tree`, and a training file's docstrings, without which it runs, do not count."""
         ...
 
     def size(self, text: str, values_of: Collection[str] = ()) -> int | None:

@@ -13,7 +13,7 @@ from autoresearch_jax.assets.values import JsonKind, TomlKind, YamlKind
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.types import Scalar
 
-TRAINING_FILE = PythonKind("training file")  # what a run edits whose settings name no kind
+TRAINING_FILE = PythonKind("training file", keeps_docstrings=False)  # what a run edits whose settings name no kind
 KINDS: Mapping[str, Any] = {
     kind.name: kind for kind in (PythonKind, SqlKind, TomlKind, YamlKind, JsonKind, HtmlKind, TextKind)
 }
@@ -62,7 +62,7 @@ def guessed_kind(text: str) -> AssetKind:
 def stored_kind(settings: Mapping[str, Scalar], key: str) -> AssetKind:
     """The kind that a run's settings name under a key, as `kind_words` wrote it."""
     words = settings.get(key)
-    if words is None:
+    if words in (None, kind_words(TRAINING_FILE)):
         return TRAINING_FILE
     found = json.loads(str(words))
     kind = KINDS[found["kind"]](noun=found["noun"])

@@ -13,9 +13,14 @@ from autoresearch_jax.types import Scalar
 
 @dataclass(frozen=True)
 class PythonKind:
-    """See `AssetKind`."""
+    """See `AssetKind`.
+
+    Attributes:
+      keeps_docstrings: whether it runs with them, so that they may be read.
+    """
 
     noun: str = "Python file"
+    keeps_docstrings: bool = True
     name = "python"
     unit = "syntax nodes"
     constants_pattern = None
@@ -35,7 +40,7 @@ class PythonKind:
         with _syntax_errors():
             module = parse_source(text)
             for node in ast.walk(module):
-                if (docstring := docstring_of(node)) is not None:
+                if not self.keeps_docstrings and (docstring := docstring_of(node)) is not None:
                     docstring.value = ""
             return ast.dump(module)
 

@@ -1,6 +1,7 @@
 """SQL, HTML and any other text: identity by what a parser makes of it, constants by a declared pattern."""
 
 import ast
+import bisect
 import json
 import logging
 import re
@@ -29,7 +30,7 @@ DIALECTS = ("postgres", "")  # tried in this order; the second is sqlglot's own,
 
 @dataclass(frozen=True)
 class TextKind:
-    """See `AssetKind`; a text whose lines count, without blank ones and blanks at line ends."""
+    """See `AssetKind`; a text in which blanks may mean something, too, but for blank lines at its end."""
 
     noun: str = "text"
     constants_pattern: str | None = None
@@ -108,7 +109,7 @@ class TextKind:
 
     def _parsed(self, text: str) -> Any:
         """What JSON can hold of what the text says; raises AssetSyntaxError."""
-        return [line.rstrip() for line in text.splitlines() if line.strip()]
+        return text.rstrip("\r\n")
 
     def _count(self, text: str) -> int:
         return len(text.split())
@@ -128,11 +129,25 @@ class SqlKind(TextKind):
         return "--" in line or text.rfind("/*", 0, place) > text.rfind("*/", 0, place)
 
     def _parsed(self, text: str) -> Any:
-        hints = re.findall(r"/\*\+.*?\*/", text, re.DOTALL)  # comments that some databases obey
-        return [hints, *([_word(token) for token in words] for words, _ in _statements(text))]
+        statements = [words for words, _ in _statements(text)]
+        starts = [token.start for words in statements for token in words]
+        hints = [[bisect.bisect(starts, place), words] for place, words in _hints(text)]
+        return [hints, *([_word(token) for token in words] for words in statements)]
 
     def _count(self, text: str) -> int:
         return sum(len(words) if tree is None else _num_nodes(tree) for words, tree in _statements(text))
+
+
+def _hints(text: str) -> Iterator[tuple[int, str]]:
+    """Comments that some databases obey, with their places: those of /*+ */ and --+, and MySQL's of /*! */."""
+    end = 0
+    while match := _HINT.search(text, end):
+        end = text.find("\n" if match[0] == "--+" else "*/", match.end())
+        end = len(text) if end < 0 else end
+        yield match.start(), text[match.start() : end]
+
+
+_HINT = re.compile(r"/\*[+!]|--\+")
 
 
 @lru_cache(maxsize=4)  # a champion's text is asked about again and again
@@ -208,15 +223,18 @@ def _line_of_open_quote(text: str) -> int | None:
     return None if last < 0 else text.count("\n", 0, last) + 1
 
 
-_INLINE = re.compile(
-    "/?(a|abbr|acronym|audio|b|bdi|bdo|br|button|cite|code|data|dfn|em|i|iframe|img|input|kbd|label|mark|meter|object|"
-    "output|picture|progress|q|s|samp|select|small|span|strong|sub|sup|svg|textarea|time|u|var|video)"
+# Blanks beside these are not shown; beside all others, custom elements among them, they are.
+_BLOCK = re.compile(
+    "/?(address|article|aside|base|blockquote|body|caption|center|col|colgroup|dd|details|dialog|dir|div|dl|dt|fieldset|"
+    "figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hgroup|hr|html|legend|li|link|main|menu|meta|nav|"
+    "ol|optgroup|option|p|pre|search|section|style|summary|table|tbody|td|tfoot|th|thead|title|tr|ul)|!doctype.*"
 )
 _VOID = re.compile("area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr")
 _END_MAY_LACK = re.compile(
     "body|caption|colgroup|dd|dt|head|html|li|optgroup|option|p|rp|rt|tbody|td|tfoot|th|thead|tr"
 )
-_VERBATIM = frozenset(("pre", "textarea", "script", "style"))
+_VERBATIM, _CODE = frozenset(("pre", "textarea")), frozenset(("script", "style"))
+_OBEYED = ("[", "#")  # what a comment begins with that a browser or a server obeys
 
 
 @dataclass(frozen=True)
@@ -231,16 +249,22 @@ class HtmlKind(TextKind):
         return text.rfind("<!--", 0, place) > text.rfind("-->", 0, place)
 
     def _parsed(self, text: str) -> Any:
-        return _HtmlReader.read(text)
+        return _page(text)
 
     def _count(self, text: str) -> int:
         size = 0
-        for event in _HtmlReader.read(text):
+        for event in _page(text):
             if isinstance(event, str):
                 size += len(event.split())
             elif not event[0].startswith("/"):
                 size += 1 + sum(max(1, len(str(value or "").split())) for _, value in event[1])
         return size
+
+
+@lru_cache(maxsize=4)
+def _page(text: str) -> list[Any]:
+    """What `_HtmlReader` makes of a text, not to be changed."""
+    return _HtmlReader.read(text)
 
 
 class _HtmlReader(HTMLParser):
@@ -261,7 +285,8 @@ class _HtmlReader(HTMLParser):
         return list(_without_layout(reader.events))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.events.append([tag, sorted([name, value] for name, value in attrs)])
+        first = dict(reversed(attrs))  # of several values of one name
+        self.events.append([tag, [[name, first[name]] for name in sorted(first)]])
         if not _VOID.fullmatch(tag):
             self._open.append((tag, self.getpos()[0]))
 
@@ -295,18 +320,33 @@ class _HtmlReader(HTMLParser):
     def handle_decl(self, decl: str) -> None:
         self.events.append([f"!{decl.lower()}", []])
 
+    def handle_pi(self, data: str) -> None:
+        self.events.append(["?", [["", data]]])
+
+    def unknown_decl(self, data: str) -> None:
+        self.events.append(["![", [["", data]]])
+
+    def handle_comment(self, data: str) -> None:
+        if data.startswith(_OBEYED):
+            self.events.append(["!--", [["", data]]])
+
 
 def _without_layout(events: list[Any]) -> Iterator[Any]:
     """Runs of blanks as one, and none beside an element that is no part of a line."""
-    verbatim = 0
+    verbatim = code = 0
     for at, event in enumerate(events):
         if not isinstance(event, str):
             tag = event[0]
-            verbatim += {True: -1, False: 1}[tag.startswith("/")] * (tag.lstrip("/") in _VERBATIM)
+            change = -1 if tag.startswith("/") else 1
+            verbatim += change * (tag.lstrip("/") in _VERBATIM)
+            code += change * (tag.lstrip("/") in _CODE)
             yield event
             continue
-        if verbatim > 0:
-            yield "\n".join(line.rstrip() for line in event.splitlines() if line.strip())
+        if verbatim > 0:  # the first line's end is not shown
+            yield event.removeprefix("\n") if events[at - 1][0] in _VERBATIM else event
+            continue
+        if code > 0:
+            yield event.strip()
             continue
         words = re.sub(r"[ \t\r\n\f]+", " ", event)
         if at == 0 or _is_block(events[at - 1]):
@@ -318,7 +358,7 @@ def _without_layout(events: list[Any]) -> Iterator[Any]:
 
 
 def _is_block(event: Any) -> bool:
-    return not isinstance(event, str) and not _INLINE.fullmatch(event[0])
+    return not isinstance(event, str) and _BLOCK.fullmatch(event[0]) is not None
 
 
 def _is_quoted(text: str) -> bool:

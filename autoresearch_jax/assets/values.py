@@ -19,7 +19,8 @@ from autoresearch_jax.assets.base import (
 )
 from autoresearch_jax.types import Scalar
 
-MAX_VALUES = 1 << 18  # of one text: YAML's aliases can stand for more than any memory holds
+# Of one text, as YAML's aliases can stand for more than any memory holds.
+MAX_VALUES, MAX_CHARACTERS = 1 << 18, 1 << 26
 _PART = re.compile(r"[A-Za-z_][\w-]*")  # of a dotted name
 _PLAIN_YAML = re.compile(r"[A-Za-z_][\w./-]*(?: [\w./-]+)*")
 _TOML_LINE = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", re.DOTALL)
@@ -95,23 +96,33 @@ class _ValueKind:
 
     def _written(self, text: str, blank: Collection[str] = ()) -> Any:
         """The value with scalars as `repr` writes them, so that 1, 1.0, True and "1" differ; blank ones as None."""
-        left = MAX_VALUES
+        left, characters_left = MAX_VALUES, MAX_CHARACTERS
         open_: set[int] = set()
+
+        def spelt(scalar: Any) -> str:
+            nonlocal characters_left
+            words = repr(scalar)
+            characters_left -= len(words)
+            if characters_left < 0:
+                raise AssetSyntaxError(None, f"it stands for more than {MAX_CHARACTERS:,} characters")
+            return words
 
         def written(value: Any, name: str | None) -> Any:
             nonlocal left
-            left -= 1
+            left -= 1 + (len(value) if isinstance(value, set) else 0)
             if left < 0 or id(value) in open_:
                 raise AssetSyntaxError(None, f"it stands for more than {MAX_VALUES:,} values")
             if name in blank:
                 return None
-            if not isinstance(value, dict | list):
-                return repr(value)
+            if isinstance(value, set):  # whose order changes with each process
+                return {"set": sorted(map(spelt, value))}
+            if not isinstance(value, dict | list | tuple):
+                return spelt(value)
             open_.add(id(value))
-            if isinstance(value, list):
-                found: Any = [written(item, None) for item in value]
-            else:
-                found = {repr(key): written(item, _dotted(name, key)) for key, item in value.items()}
+            if isinstance(value, dict):
+                found: Any = {spelt(key): written(item, _dotted(name, key)) for key, item in value.items()}
+            else:  # a tuple is a pair of YAML's !!pairs
+                found = [*(["pair"] if isinstance(value, tuple) else []), *(written(item, None) for item in value)]
             open_.discard(id(value))
             return found
 
@@ -119,6 +130,8 @@ class _ValueKind:
             return written(self._load(text), "")
         except RecursionError as error:
             raise AssetSyntaxError(None, "it is nested too deeply") from error
+        except ValueError as error:
+            raise AssetSyntaxError(None, "a number has too many digits") from error
 
     def _load(self, text: str) -> Any:
         """The value; raises AssetSyntaxError."""

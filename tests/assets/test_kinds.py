@@ -51,7 +51,7 @@ CASES = [
     Case(
         "train.py",
         '"""A file."""\nLR = 0.5  # step size\nDEPTH = 4\n\n\ndef f(x):\n    return x + 1\n',
-        '"""Another word."""\nLR = (0.5)\nDEPTH = 4\ndef f(x): return x + 1\n',
+        '"""A file."""\nLR = (0.5)\nDEPTH = 4\ndef f(x): return x + 1\n',
         "LR = 0.5\nDEPTH = 4\n\n\ndef f(x):\n    return x + 1 + 2 * x\n",
         {"LR": 0.5, "DEPTH": 4},
         {"LR": 1e-05, "DEPTH": 6},
@@ -137,7 +137,7 @@ CASES = [
     Case(
         "prompt.txt",
         'Answer in one word.\n\nTEMPERATURE = 0.5\nSTYLE = "short"\n',
-        'Answer in one word.  \nTEMPERATURE = 0.5\n\n\nSTYLE = "short"',
+        'Answer in one word.\n\nTEMPERATURE = 0.5\nSTYLE = "short"',
         'Answer in one short word.\nTEMPERATURE = 0.5\nSTYLE = "short"\n',
         {"TEMPERATURE": 0.5, "STYLE": "short"},
         {"TEMPERATURE": 1, "STYLE": "long"},
@@ -197,9 +197,33 @@ def test_kinds(case: Case, tmp_path) -> None:
             apply_edits(case.text, [Edit(case.text, text)] if text else [Edit(case.text, "{")], kind)
 
 
-def test_hints_in_comments_of_sql_count() -> None:
-    plain, hinted = (kind_of("a.sql").canonical(f"SELECT /*{mark} SeqScan(t) */ 1") for mark in (" ", "+"))
-    assert kind_of("a.sql").canonical("SELECT 1") == plain != hinted
+# Texts that do not say the same; those of one list differ from each other.
+DIFFERENT = [
+    ("a.py", ['def f():\n    """Sort."""', 'def f():\n    """Sort them."""']),
+    ("a.sql", ["SELECT 1", "SELECT /*+ SeqScan(t) */ 1", "SELECT /*! STRAIGHT_JOIN */ 1", "SELECT --+ SeqScan(t)\n1"]),
+    ("a.sql", ["SELECT /*+ A */ 1; SELECT 2", "SELECT 1; SELECT /*+ A */ 2"]),
+    ("a.html", ["<p>a</p>", "<p>a<?php b ?></p>", "<p>a<?php c ?></p>", "<p>a<!--[if b]>c<![endif]--></p>"]),
+    ("a.html", ["<p>a</p>", "<p>a<!--#include b--></p>", "<p>a<![CDATA[b]]></p>"]),
+    ("a.html", ["<p x=1 x=2>a</p>", "<p x=2 x=1>a</p>", "<p x x=1>a</p>"]),
+    ("a.html", [f"<pre>a{blank}b</pre>" for blank in ("\n", "\n\n", " \n", "  ")]),
+    ("a.html", ["<script>a = `b\nc`</script>", "<script>a = `b\n\nc`</script>"]),
+    ("a.html", ["<x-a>1</x-a> <x-a>2</x-a>", "<x-a>1</x-a><x-a>2</x-a>"]),
+    ("a.yaml", ["!!pairs [a: 1]", "[[a, 1]]", "[a: 1]", "!!set {a, b}", "{a: null, b: null}"]),
+    ("a.md", ["a\nb", "a\n\nb", "a  \nb", "a\x0cb"]),
+]
+
+
+@pytest.mark.parametrize(("file", "texts"), DIFFERENT)
+def test_what_says_something_else_is_another_program(file: str, texts: list[str]) -> None:
+    assert len({kind_of(file).canonical(text) for text in texts}) == len(texts)
+
+
+def test_what_says_nothing_is_the_same_program() -> None:
+    assert len({kind_of("a.sql").canonical(text) for text in ("SELECT 1", "SELECT /* SeqScan(t) */ 1")}) == 1
+    assert len({kind_of("a.html").canonical(text) for text in ("<pre>a</pre>", "<pre>\na</pre><!-- b -->")}) == 1
+    texts = ('"""A file."""', '"""A training file."""')
+    assert len({TRAINING_FILE.canonical(text) for text in texts}) == 1
+    assert stored_kind({"a": kind_words(TRAINING_FILE)}, "a") == TRAINING_FILE
 
 
 def test_what_no_kind_can_be_made_of() -> None:
@@ -229,6 +253,8 @@ def test_values_that_a_format_has_no_words_for() -> None:
 
 def test_aliases_cannot_stand_for_more_than_memory_holds() -> None:
     bomb = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
-    for text in (bomb, "a: &a [*a]\n", "[" * 5000):
+    pairs = f"x: !!pairs [k: {{{', '.join(bomb.splitlines())}}}]"
+    characters = f"a: &a {'x' * 30000}\nb: [{'*a, ' * 9000}]"
+    for text in (bomb, pairs, characters, "a: &a [*a]\n", "[" * 5000, f"a: 0x{'f' * 5000}"):
         with pytest.raises(AssetSyntaxError):
             kind_of("a.yaml").constants(text)
