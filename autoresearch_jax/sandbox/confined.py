@@ -106,6 +106,7 @@ class Confined:
                 **sandbox.confinement(place.scratch),
                 "fixed_addresses": False,
                 "local_sockets": local_sockets,
+                "stays_stopped": True,
             },
         }
         streams: tuple[int, ...] = ()

@@ -73,6 +73,10 @@ _DENIED = {
 # open_tree, move_mount, fsopen, fsconfig, fsmount, fspick; io_uring_setup, _enter, _register; mount_setattr
 _DENIED_EVERYWHERE = (428, 429, 430, 431, 432, 433, 425, 426, 427, 442)
 _NEW_NAMESPACES = 0x7E020000  # the flags of clone
+# By which a stopped process has the kernel send it SIGCONT: a timer, or a descriptor with a signal of its choice. And
+# leases, which make others wait until the stopped process gives them up.
+_TIMER_CREATE, _FCNTL = (222, 107), (72, 25)
+_SET_SIGNAL, _SET_LEASE = 10, 1024  # F_SETSIG, F_SETLEASE
 # Where there must be a network: IPv4, IPv6, netlink (which lists interfaces), and datagrams between local processes.
 _NETWORK_FAMILIES = (2, 10, 16)  # AF_INET, AF_INET6, AF_NETLINK
 _LOCAL_FAMILY, _DATAGRAM = 1, 2  # AF_UNIX, SOCK_DGRAM
@@ -247,12 +251,13 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(descriptor)
 
 
-def filter_program(*, network: bool = False, local_sockets: bool = False) -> bytes | None:
+def filter_program(*, network: bool = False, local_sockets: bool = False, stays_stopped: bool = False) -> bytes | None:
     """The filter as the kernel takes it; None for a machine whose numbers of system calls are not known here.
 
     Args:
       network: leaves sockets of IP, but none that reach a local service by a file.
       local_sockets: leaves these alone, and shared memory, without which no PostgreSQL starts.
+      stays_stopped: denies that by which a stopped process goes on by itself, or has others wait for it.
     """
     if os.uname().machine not in _MACHINES:
         return None
@@ -272,6 +277,9 @@ def filter_program(*, network: bool = False, local_sockets: bool = False) -> byt
         del denied["shmget"]
     elif network:
         program += _leave_network(denied["socket"], not_permitted)
+    if stays_stopped:
+        denied["timer_create"] = _TIMER_CREATE[machine]
+        program += _deny_stopped(_FCNTL[machine], not_permitted)
     for number in (*denied.values(), *_DENIED_EVERYWHERE):
         program += _when(_JUMP_EQUAL, number, not_permitted)
     program += [
@@ -304,6 +312,17 @@ def _leave_local_sockets(call: int, result: int) -> list[bytes]:
         _instruction(_LOAD, _FIRST_ARGUMENT),
         *_when(_JUMP_EQUAL, _LOCAL_FAMILY, _ALLOW),
         _instruction(_RETURN, result),
+    ]
+    return [_instruction(_JUMP_EQUAL, call, if_not=len(decision)), *decision]
+
+
+def _deny_stopped(call: int, result: int) -> list[bytes]:
+    """Decides on the call `fcntl`, and leaves the others' number loaded."""
+    decision = [
+        _instruction(_LOAD, _SECOND_ARGUMENT),
+        *_when(_JUMP_EQUAL, _SET_SIGNAL, result),
+        *_when(_JUMP_EQUAL, _SET_LEASE, result),
+        _instruction(_RETURN, _ALLOW),
     ]
     return [_instruction(_JUMP_EQUAL, call, if_not=len(decision)), *decision]
 

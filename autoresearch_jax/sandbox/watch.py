@@ -6,7 +6,8 @@ log. The order has `argv`, `environment`, `cwd`, `driver` (its pid), `limits` (a
 `blanks` (texts that are replaced in the log), and `confine`, null for a command of the user's own: `namespaces` (of its
 own), `keep_capabilities` (a mask, null to drop none), `fixed_addresses` (alike each time), `landlock` (arguments of
 `restrict_files`, null for none), `filter_descriptor` (where bubblewrap reads the filter of system calls, null to
-install it) and, where it may be a service on a local socket, `local_sockets`. It may have `scratch`, the folder whose
+install it) and, where it may be a service on a local socket, `local_sockets`, and where it is stopped at times,
+`stays_stopped`. It may have `scratch`, the folder whose
 size is limited, if that is not `cwd`, and `streams`: two descriptors for the command's input and output, which then
 does not go to the log.
 
@@ -225,7 +226,7 @@ def _give_up(confine: Mapping[str, Any], *, descriptor: int | None = None) -> No
         linux.drop_capabilities(confine["keep_capabilities"])
     if confine["landlock"] is not None:
         linux.restrict_files(**confine["landlock"])
-    allowed = {"network": confine.get("network") is not None, "local_sockets": confine.get("local_sockets", False)}
+    allowed = {name: bool(confine.get(name)) for name in ("network", "local_sockets", "stays_stopped")}
     _filter_system_calls(descriptor, linux.filter_program(**allowed) if linux.IS_LINUX else None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.files import write_json
+from autoresearch_jax.sandbox.process import WatchError
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, asset_figures, copy_written, untouched
@@ -15,7 +16,7 @@ from autoresearch_jax.tasks.command.evaluator import Evaluation
 from autoresearch_jax.tasks.command.programs import SCRATCH
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, LATENCY, VAL
 from autoresearch_jax.tasks.command.timebox import AssetFailed
-from autoresearch_jax.types import Candidate, CandidateUntouched, Scalar
+from autoresearch_jax.types import Candidate, CandidateUntouched, Scalar, Status
 
 ASSET_LOG = "asset.log"
 CHAMPION_LOG = "champion.log"
@@ -143,7 +144,7 @@ class Trial:
 
     def _serve_champion(self, reference: Reference, asset: AssetProcess, stack: ExitStack) -> AssetProcess:
         """Serves the champion beside the candidate, which stands still meanwhile."""
-        asset.process.freeze()
+        _freeze(asset)
         try:
             champion = self._prepare(reference.source)
             return self._serve(champion, CHAMPION_LOG, stack)
@@ -158,7 +159,7 @@ class Trial:
         others: list[float] = []
         for _ in range(TURNS):
             if champion is not None:
-                asset.process.freeze()
+                _freeze(asset)
                 champion.process.thaw()
                 try:
                     others.append(self._evaluate(VAL, champion).value)
@@ -183,6 +184,14 @@ class Trial:
 
     def _report(self, phase: str) -> None:
         self._tell({"phase": phase})
+
+
+def _freeze(asset: AssetProcess) -> None:
+    """Stops the candidate; that it cannot be stopped is its own fault."""
+    try:
+        asset.process.freeze()
+    except WatchError as error:
+        raise AssetFailed(Status.CRASH, str(error)) from error
 
 
 def find_reference(log_dirs: Sequence[Path]) -> Reference | None:
