@@ -165,13 +165,16 @@ class AssetProcess:
           AssetFailed: it ended, took too long, or answered with no JSON.
         """
         self.box.begin()
+        self._require_silence()
         self._send(json.dumps(question).encode() + b"\n")
         while (line := self._line()) is None:
             self.require_alive()
             self.box.check()
         seconds = self.box.end()
         try:
-            return json.loads(line), seconds
+            answer = json.loads(line)
+            json.dumps([[answer]], allow_nan=False)  # JSON has no NaN and no infinity, which could become the score
+            return answer, seconds
         except (ValueError, RecursionError) as error:
             words = quoted(line.decode("utf-8", "replace"))
             raise AssetFailed(Status.INVALID, f"an answer is no JSON: {words}") from error
@@ -227,10 +230,19 @@ class AssetProcess:
                 self.require_alive()
                 raise AssetFailed(Status.CRASH, f"{self._what} closed its input") from error
 
+    def _require_silence(self) -> None:
+        """Raises AssetFailed if it has answered before it is asked."""
+        if self._buffer or select.select([self.process.output], [], [], 0)[0]:
+            line = self._line() or bytes(self._buffer)  # which tells of one that has ended
+            words = quoted(line.decode("utf-8", "replace"))
+            raise AssetFailed(Status.INVALID, f"{self._what} answers what it was not asked: {words}")
+
     def _line(self) -> bytes | None:
-        """The next line that it printed, without its end; None if none comes for a moment."""
+        """The next line that it printed, without its end; None if it is not whole after a moment."""
+        deadline = time.monotonic() + POLL_SECONDS
         while (end := self._buffer.find(b"\n")) < 0:
-            if not select.select([self.process.output], [], [], POLL_SECONDS)[0]:
+            wait = max(0.0, deadline - time.monotonic())
+            if not select.select([self.process.output], [], [], wait)[0]:
                 return None
             data = os.read(self.process.output, 1 << 16)
             if not data:
@@ -256,12 +268,24 @@ def copy_written(source: Path, target: Path) -> None:
     """Copies what the asset wrote: files and folders alone, no links, within limits.
 
     Raises:
-      AssetFailed: it wrote too much.
+      AssetFailed: it wrote too much, or what cannot be copied.
     """
+    try:
+        _copy_written(source, target)
+    except PermissionError as error:
+        raise AssetFailed(Status.INVALID, f"what it wrote cannot be read: {clean_line(str(error))}") from error
+
+
+def _copy_written(source: Path, target: Path) -> None:
     target.mkdir()
+    if source.is_symlink():  # it can write to the folder around, too
+        raise AssetFailed(Status.INVALID, "it put a link in place of the folder that it was to write to")
     num_bytes = num_files = 0
     for folder, folders, names in os.walk(source):
         place = target / Path(folder).relative_to(source)
+        written = "/".join((*folders, *names))
+        if "\n" in written or written.encode("utf-8", "replace").decode() != written:
+            raise AssetFailed(Status.INVALID, "it wrote a file whose name is no line of UTF-8")
         for name in folders:
             if not os.path.islink(f"{folder}/{name}"):
                 (place / name).mkdir()

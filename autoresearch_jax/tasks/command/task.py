@@ -121,7 +121,10 @@ class CommandTask:
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """See `engine.task.Task.prepare`."""
         asset = self._task.asset
-        num_bytes = len(source.encode("utf-8", "surrogatepass"))
+        try:
+            num_bytes = len(source.encode())
+        except UnicodeEncodeError as error:
+            raise rejected(f"{asset.file}: it holds what UTF-8 cannot: {error.reason}") from error
         if num_bytes > asset.max_bytes:
             place = self._task.place("asset", "max_bytes")
             raise rejected(f"{asset.file} has {num_bytes / KIBIBYTE:.1f} KiB, more than {place} allows")

@@ -269,9 +269,11 @@ def _check(task: TaskFile, reader: _Reader) -> None:
     ):
         for name in names:
             _check_file(task, reader, table, key, name)
-    hidden = {os.path.normpath(name) for name in (*task.files.val, *task.files.holdout)}
+    if task.asset_path.is_symlink():
+        raise reader.error("asset", "file", f"{task.asset.file} is a link: name the file that it leads to")
+    hidden = [(task.folder / name).stat() for name in (*task.files.val, *task.files.holdout)]
     for name in (task.asset.file, *task.files.asset):
-        if os.path.normpath(name) in hidden:
+        if any(os.path.samestat((task.folder / name).stat(), other) for other in hidden):
             raise reader.error(
                 "files", "asset", f"{name} is a file of val or holdout, too, which the asset may not read"
             )

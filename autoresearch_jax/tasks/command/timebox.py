@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from autoresearch_jax.sandbox.accounting import (
     ATTENDED,
@@ -52,7 +53,11 @@ class TimeBox:
         self._sample()
 
     def begin(self) -> None:
-        """The asset is set to work."""
+        """The asset is set to work; what it did while it rested does not count, nor how long it waited then."""
+        if time.monotonic() - self._sampled >= SAMPLE_SECONDS:
+            rested = self._used
+            self._sample()
+            self._used = rested
         self._began = time.monotonic()
 
     def check(self) -> None:
@@ -86,8 +91,9 @@ class TimeBox:
         share = 1.0
         if seconds >= SHORT_SECONDS:
             self._sample()
-            on_cpu, delay = self._used.on_cpu - before.on_cpu, self._used.delay - before.delay
-            share = on_cpu / (on_cpu + delay) if on_cpu > 0 else 1.0
+            spent = self._used - before
+            # what its own threads waited for one another is no excuse
+            share = attended_seconds(replace(spent, wall=seconds)) / seconds
         self.check()
         self._used += CpuUsage(wall=time.monotonic() - self._began)
         self._began = None

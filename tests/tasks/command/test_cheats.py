@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from textwrap import indent
 
+import command_task
 import pytest
-from command_task import ASSET, edited, open_command, run_command_trial, write_task
+from command_task import ASSET, SERVED, edited, open_command, run_command_trial, write_task
 from marked_processes import comes_true
 
+from autoresearch_jax.sandbox.accounting import ATTENDED, CpuUsage
 from autoresearch_jax.sandbox.escapes import processes_with
 from autoresearch_jax.sandbox.sandbox import Level, Sandbox
-from autoresearch_jax.types import Status
+from autoresearch_jax.tasks.command import timebox
+from autoresearch_jax.types import CandidateRejected, Status
 
 HONEST = "    return int(len(text) > THRESHOLD)"
 START = 0.75  # of an asset that answers 1 for "d", too
@@ -52,6 +55,33 @@ for descriptor in range(3, 64):
 print('{"accuracy": 1.0, "items": [1, 1, 1, 1]}', flush=True)
 """
 
+# A stopped process goes on once such a timer or descriptor sends it SIGCONT
+WAKES = """
+import ctypes, fcntl, signal
+event = (ctypes.c_int * 16)(0, 0, signal.SIGCONT)
+can_wake = ctypes.CDLL(None).timer_create(1, event, ctypes.byref(ctypes.c_void_p())) == 0
+try:
+    can_wake = fcntl.fcntl(0, 10, signal.SIGCONT) == 0  # F_SETSIG
+except OSError:
+    pass
+if can_wake:
+    return int(text in ('bb', 'ccc'))
+"""
+LINKED = """
+import os
+folder = os.environ["{folder}"]
+os.rmdir(folder)
+os.symlink("{target}", folder)
+"""
+ODD = """
+import os
+folder = os.environ["OUT"]
+open(folder + "/answers.json", "w").write("[0, 1, 1, 0]")
+open(folder.encode() + {name!r}, "w").close()
+os.mkfifo(folder + "/pipe")
+os.symlink("/", folder + "/link")
+"""
+
 
 @pytest.fixture
 def cage(sandbox: Sandbox) -> Sandbox:
@@ -75,6 +105,7 @@ def test_what_is_not_the_assets_own_work_gains_nothing(tmp_path: Path, cage: San
         "forges": cheating(FORGED),
         "daemon": cheating(DAEMON.format(word=word)),
         "fewer": ASSET + "\n\nimport json\njson.dumps = lambda answers: '[1]'\n",
+        "wakes": cheating(WAKES),
         "network": cheating("import socket\nsocket.create_connection(('127.0.0.1', 9))\n"),
     }
     found = {name: run_command_trial(task, source, tmp_path / name) for name, source in trials.items()}
@@ -87,11 +118,80 @@ def test_what_is_not_the_assets_own_work_gains_nothing(tmp_path: Path, cage: San
         "forges": (Status.INVALID, None),
         "daemon": (Status.OK, START),
         "fewer": (Status.INVALID, None),
+        "wakes": (Status.OK, START),
         "network": (Status.CRASH, None),
     }
     assert (again.status, again.value) == (Status.OK, START)
     assert comes_true(lambda: processes_with(word) == [])
     assert open_command(path, cage).fingerprint == task.fingerprint  # no file of the evaluator's was changed
+
+
+ASKS = 'print(json.dumps({"ask": [text for text, _ in rows]}), flush=True)'
+
+
+def test_an_answer_to_the_next_question_is_invalid(tmp_path: Path, cage: Sandbox) -> None:
+    twice = edited(command_task.EVALUATE, (ASKS, f"{ASKS}; sys.stdin.readline(); {ASKS}"))
+    path = write_task(tmp_path / "task", evaluate_dot_py=twice)
+    early = run_command_trial(
+        open_command(path, cage), cheating("print('[0, 1, 1, 0]\\n[0, 1, 1, 0]', flush=True)\n"), tmp_path / "trial"
+    )
+    assert (early.status, early.value) == (Status.INVALID, None)
+    assert "not asked" in str(early.error)
+
+
+def test_what_a_run_or_build_wrote_is_files_in_its_folder(tmp_path: Path, cage: Sandbox) -> None:
+    (secret := tmp_path / "secret").mkdir()
+    (secret / "answers.json").write_text("[0, 1, 1, 0]")
+    run = ((SERVED, '[run]\ncommand = ["python3", "main.py"]\n'), ('["serve.py"]', '["main.py", "questions.txt"]'))
+    runs = {
+        "link": LINKED.format(folder="OUT", target=secret),
+        "bytes": ODD.format(name=b"/\xff"),
+        "lines": ODD.format(name=b"/a\nb"),
+        "odd": ODD.format(name=b"/a"),
+    }
+    found = {}
+    for name, source in runs.items():
+        path = write_task(tmp_path / f"{name}-task", *run, main_dot_py=source)
+        trial = run_command_trial(open_command(path, cage), ASSET, tmp_path / name)
+        found[name] = trial.status, trial.snapshot and sorted(p.name for p in (trial.snapshot / "out").iterdir())
+    wrong = Status.INVALID, None
+    assert found == {"link": wrong, "bytes": wrong, "lines": wrong, "odd": (Status.OK, ["a", "answers.json"])}
+
+    path = write_task(
+        tmp_path / "build-task",
+        ("[evaluate]", '[build]\ncommand = ["python3", "build.py"]\n\n[evaluate]'),
+        ('["serve.py"]', '["serve.py", "build.py"]'),
+        build_dot_py=LINKED.format(folder="BUILD", target=secret),
+    )
+    with pytest.raises(CandidateRejected, match="a link in place of the folder"):
+        open_command(path, cage).prepare(ASSET, tmp_path)
+
+
+class Clocks:
+    """The wall clock, and the accounts of an asset's processes."""
+
+    def __init__(self) -> None:
+        self.now = CpuUsage()
+
+    def monotonic(self) -> float:
+        return self.now.wall
+
+    def read(self) -> CpuUsage:
+        return self.now
+
+
+def test_threads_that_wait_for_one_another_are_no_excuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks()
+    monkeypatch.setattr(timebox, "time", clocks)
+    monkeypatch.setattr(timebox, "TreeAccounting", lambda root: clocks)
+    box = timebox.TimeBox("serve", 30.0, 5.0, ATTENDED, 0)
+    own = CpuUsage(wall=1.0, on_cpu=2.0, delay=18.0)
+    for spent, expected in ((own, 1.0), (CpuUsage(wall=1.0, on_cpu=1.0, delay=1.0, others=1.0), 0.5)):
+        clocks.now += CpuUsage(wall=10.0, on_cpu=10.0, delay=90.0, others=10.0)  # between two questions
+        box.begin()
+        clocks.now += spent
+        assert box.end() == pytest.approx(expected)
+    assert box.figures()["training_seconds"] == pytest.approx(1.5)
 
 
 LATENCY = """\

@@ -65,6 +65,8 @@ FAULTS = {
     "import os; os._exit(0)": Status.CRASH,
     "return 'neither'": Status.INVALID,
     "print('no JSON'); return 1": Status.INVALID,
+    "return float('nan')": Status.INVALID,
+    "import os\n    for _ in iter(int, 1): os.write(1, b' ')": Status.TIMEOUT,
     "held = [bytearray(1 << 20) for _ in range(4096)]; return len(held)": Status.OOM,
     "sum(iter(int, 1))": Status.TIMEOUT,
     "import time; time.sleep(600)": Status.TIMEOUT,
@@ -85,6 +87,12 @@ def test_what_an_asset_fails_of_is_its_status(tmp_path: Path, sandbox: Sandbox) 
     broken = run_command_trial(task, f"import nothing\n{ASSET}", tmp_path / "broken")
     assert broken.status is Status.CRASH
     assert "nothing" in (broken.error or "")  # its last words
+
+
+def test_a_text_that_no_file_can_hold_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:
+    path = write_task(tmp_path / "task", ('file = "classifier.py"', 'file = "classifier.py"\nkind = "text"'))
+    with pytest.raises(CandidateRejected, match="UTF-8"):
+        open_command(path, sandbox).prepare("\ud800", tmp_path)
 
 
 def test_a_text_that_cannot_be_built_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -40,6 +40,15 @@ def test_a_mistake_in_task_toml_is_told_with_its_line(change: tuple[str, str], l
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("link", "target"), [("classifier.py", "serve.py"), ("serve.py", "val.csv")])
+def test_a_link_is_no_way_to_the_evaluators_files(link: str, target: str, tmp_path: Path) -> None:
+    path = write_task(tmp_path / "task")
+    (path.parent / link).unlink()
+    (path.parent / link).symlink_to(target)
+    with pytest.raises(TaskFileError, match=link):
+        read_task_file(path)
+
+
 def test_a_task_toml_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match=r"nowhere\.toml: No such file .*--task_file.*autoresearch init"):
         read_task_file(tmp_path / "nowhere.toml")
