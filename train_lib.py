@@ -34,7 +34,9 @@ ASPECT_RATIO = 64  # width over depth; the width is rounded up to whole heads
 HEAD_DIM = 64  # size of an attention head
 VOCAB_SIZE = 2048  # one of those the dataset offers
 WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half the context, L all; the last is L
+VALUE_EMBEDDING_EVERY = 1  # layers from one with value embeddings to the next, counted back from the last
 VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings
+BIGRAM_BITS = 13  # 2 ** BIGRAM_BITS rows in the table of hashed pairs of tokens; 0 for no table
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embeddings, in tokens over 2 pi
 SOFTCAP = 15.0  # logits stay within this distance of zero
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
@@ -96,8 +98,15 @@ def window_size(layer: int, sequence_length: int) -> int:
 
 
 def has_value_embedding(layer: int) -> bool:
-    """True on every second layer, counted back from the last."""
-    return (DEPTH - 1 - layer) % 2 == 0
+    """True on the last layer, and on every VALUE_EMBEDDING_EVERY-th before it."""
+    return (DEPTH - 1 - layer) % VALUE_EMBEDDING_EVERY == 0
+
+
+def bigram_rows(tokens_BxT: Array) -> Array:
+    """The row of each token and the one before it; pairs with the same hash share a row."""
+    previous_BxT = jnp.pad(tokens_BxT, ((0, 0), (1, 0)))[:, :-1]
+    pairs_BxT = (previous_BxT * VOCAB_SIZE + tokens_BxT).astype(jnp.uint32)
+    return pairs_BxT * jnp.uint32(2654435761) >> (32 - BIGRAM_BITS)  # Knuth's multiplicative hashing
 
 
 def rotate(x_BxTxHxK: Array) -> Array:
@@ -196,13 +205,20 @@ class Model(nnx.Module):
         self.blocks = nnx.List([Block(i, attend, rngs) for i in range(DEPTH)])
         self.residual_scales = nnx.Param(jnp.full(DEPTH, 1.0))
         self.x0_scales = nnx.Param(jnp.full(DEPTH, 0.1))
+        if BIGRAM_BITS:
+            self.bigram_embedding = nnx.Embed(2**BIGRAM_BITS, width, embedding_init=nnx.initializers.zeros, rngs=rngs)
+            self.bigram_scales = nnx.Param(jnp.full(DEPTH, 0.1))
         self.unembedding = Linear(width, VOCAB_SIZE, normal(0.001), rngs)
 
     def features(self, tokens_BxT: Array) -> Array:
         """What the output layer reads, [B, T, D]."""
         x0_BxTxD = rms_norm(self.token_embedding(tokens_BxT)).astype(COMPUTE_DTYPE)
         x_BxTxD = x0_BxTxD
+        if BIGRAM_BITS:
+            bigrams_BxTxD = self.bigram_embedding(bigram_rows(tokens_BxT)).astype(COMPUTE_DTYPE)
         for layer, block in enumerate(self.blocks):
+            if BIGRAM_BITS:
+                x_BxTxD = mix(x_BxTxD, jnp.float32(1), bigrams_BxTxD, self.bigram_scales[layer])
             embedding = self.value_embeddings[layer]
             value_embedding_BxTxD = embedding(tokens_BxT).astype(COMPUTE_DTYPE) if embedding else None
             x_BxTxD = mix(x_BxTxD, self.residual_scales[layer], x0_BxTxD, self.x0_scales[layer])
@@ -238,6 +254,8 @@ def make_optimizer() -> optax.GradientTransformationExtraArgs:
         "unembedding": adamw(UNEMBEDDING_LR * width_scale, ADAM_BETA1),
         "residual_scales": adamw(SCALAR_LR * 0.01, ADAM_BETA1),
         "x0_scales": adamw(SCALAR_LR, X0_BETA1),
+        "bigram_embedding": adamw(EMBEDDING_LR * width_scale, ADAM_BETA1),
+        "bigram_scales": adamw(SCALAR_LR * 0.01, ADAM_BETA1),
     }
     return optax.partition(transforms, lambda params: {name: name for name in params})
 

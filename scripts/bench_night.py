@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -254,16 +254,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-            run_first = partial(run_loop, first, options, scratch=scratch, is_first=True)
-            pending = {}
-            for seed, night in zip(seeds, pool.map(run_first, seeds), strict=True):
-                nights[seed] = {first: night}
-                same = options if second != GREEDY else replace(options, trials=night.trials)
-                pending[seed] = pool.submit(run_loop, second, same, seed, scratch, is_first=False)
-                print(f"bench_night: {first} {seed}: {night}", file=sys.stderr, flush=True)
-            for seed, future in pending.items():
-                nights[seed][second] = future.result()
-                print(f"bench_night: {second} {seed}: {nights[seed][second]}", file=sys.stderr, flush=True)
+            start = partial(pool.submit, run_loop)
+            firsts, seconds = dict[int, Future[Night]](), dict[int, Future[Night]]()
+            for seed in seeds:
+                firsts[seed] = start(first, options, seed, scratch, is_first=True)
+                if second != GREEDY:
+                    seconds[seed] = start(second, options, seed, scratch, is_first=False)
+            for seed, future in firsts.items():
+                same = replace(options, trials=future.result().trials)
+                other = seconds.get(seed) or start(second, same, seed, scratch, is_first=False)
+                nights[seed] = {first: future.result(), second: other.result()}
+                for loop, night in nights[seed].items():
+                    print(f"bench_night: {loop} {seed}: {night}", file=sys.stderr, flush=True)
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(table(nights))
     for key, value in figures(nights).items():

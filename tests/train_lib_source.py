@@ -18,6 +18,8 @@ TINY = {
     "HEAD_DIM": 8,
     "VOCAB_SIZE": 256,
     "WINDOW_PATTERN": "SL",
+    "VALUE_EMBEDDING_EVERY": 2,  # as the original, which parity is tested against
+    "BIGRAM_BITS": 0,  # the same
     "VALUE_GATE_CHANNELS": 4,
     "COMPUTE_DTYPE": "float32",
     "BATCH_SIZE": 8,

@@ -1,5 +1,6 @@
 """The shipped ideas: pages that can be read, changes that fit their bases, and programs that keep the contract."""
 
+import contextlib
 import types
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from train_lib_source import TRAIN_LIB
 
 from autoresearch_jax.contract import Experiment, TaskSpec
 from autoresearch_jax.findings.folder import BASES, SHIPPED
-from autoresearch_jax.findings.format import Finding, base_digest, changed_base, finding_text, read_finding
+from autoresearch_jax.findings.format import (
+    Finding,
+    FindingError,
+    apply_finding,
+    base_digest,
+    changed_base,
+    finding_text,
+    read_finding,
+)
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.tasks.lm.programs import make_mesh
 from autoresearch_jax.tasks.lm.trace import trace
@@ -50,6 +60,16 @@ def test_no_two_ideas_make_the_same_text(library: dict[str, Finding]) -> None:
     for name, finding in library.items():
         assert texts.setdefault(changed_base(finding, BASE_TEXTS[finding.base]), name) == name
     assert all(base_digest(text) == stem for stem, text in BASE_TEXTS.items())
+
+
+def test_most_ideas_fit_the_training_file_as_it_comes(library: dict[str, Finding]) -> None:
+    source = TRAIN_LIB.read_text(encoding="utf-8")
+    fitting = []
+    for name, finding in library.items():
+        with contextlib.suppress(FindingError):
+            apply_finding(finding, source, None, lambda base, ours, theirs: None)
+            fitting.append(name)
+    assert len(fitting) >= 0.9 * len(library)
 
 
 @pytest.mark.parametrize("name", SAMPLE)
