@@ -41,6 +41,7 @@ def evaluate(
     task: TaskFile,
     split: str,
     seed: int,
+    turn: int = 0,
     *,
     files: Mapping[str, list[str]],
     environment: Mapping[str, str],
@@ -55,6 +56,7 @@ def evaluate(
       task: what is evaluated.
       split: "val" or "holdout".
       seed: of the trial.
+      turn: counts the evaluations of one service on a split, from 0, where the metric is a latency.
       files: absolute paths of each split's files.
       environment: all of the evaluator's variables.
       log_dir: for what it prints to standard error.
@@ -74,6 +76,7 @@ def evaluate(
     order = {
         "split": split,
         "seed": seed,
+        "turn": turn,
         "files": files[split],
         "socket": str(asset.socket) if asset is not None and speaks == SOCKET else None,
         "out": None if out is None else str(out),

@@ -195,11 +195,11 @@ class CommandTask:
         """Nothing runs between two trials."""
 
     def _evaluate(
-        self, seed: int, log_dir: Path, split: str, asset: AssetProcess | None, out: Path | None
+        self, seed: int, log_dir: Path, split: str, asset: AssetProcess | None, out: Path | None, turn: int
     ) -> Evaluation:
         """Has the evaluator score what serves, or what a run wrote."""
         return evaluate(
-            *(self._task, split, seed),
+            *(self._task, split, seed, turn),
             files=self._splits,
             environment=self._config.environment,
             log_dir=log_dir,

@@ -23,8 +23,8 @@ CHAMPION_LOG = "champion.log"
 REFERENCE = "reference.json"  # in the logs of an experiment: its text and its scores, for trials of others
 TURNS = 3  # of each of the two, where the metric is a latency
 ProgressCallback = Callable[[Mapping[str, Scalar]], None]
-# split, the service that is asked or None, what a run wrote or None
-Evaluate = Callable[[str, AssetProcess | None, Path | None], Evaluation]
+# split, the service that is asked or None, what a run wrote or None, which turn
+Evaluate = Callable[[str, AssetProcess | None, Path | None, int], Evaluation]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Trial:
             value, last = self._take_turns(asset, champion, reference)
             found = {VAL: Evaluation(value, None, last.metrics)}
             if HOLDOUT in splits:
-                turns = [self._evaluate(HOLDOUT, asset) for _ in range(TURNS)]
+                turns = [self._evaluate(HOLDOUT, asset, turn) for turn in range(TURNS)]
                 found[HOLDOUT] = Evaluation(statistics.median(turn.value for turn in turns))
             return found
         finally:
@@ -157,17 +157,17 @@ class Trial:
         """The score of a latency, and the evaluation of the candidate's last turn."""
         own: list[float] = []
         others: list[float] = []
-        for _ in range(TURNS):
+        for turn in range(TURNS):
             if champion is not None:
                 _freeze(asset)
                 champion.process.thaw()
                 try:
-                    others.append(self._evaluate(VAL, champion).value)
+                    others.append(self._evaluate(VAL, champion, turn).value)
                 except AssetFailed as error:
                     raise _champion_failed(error) from error
                 champion.process.freeze()
                 asset.process.thaw()
-            last = self._evaluate(VAL, asset)
+            last = self._evaluate(VAL, asset, turn)
             own.append(last.value)
         value = statistics.median(own)
         if reference is not None:
@@ -178,9 +178,9 @@ class Trial:
             value *= reference.value / beside
         return value, last
 
-    def _evaluate(self, split: str, asset: AssetProcess | None) -> Evaluation:
+    def _evaluate(self, split: str, asset: AssetProcess | None, turn: int = 0) -> Evaluation:
         self._report(f"evaluate {split}")
-        return self._evaluate_asset(split, asset, self.out)
+        return self._evaluate_asset(split, asset, self.out, turn)
 
     def _report(self, phase: str) -> None:
         self._tell({"phase": phase})

@@ -224,7 +224,7 @@ class Handler(socketserver.StreamRequestHandler):
         self.wfile.write(b"%d\\n" % classifier.THRESHOLD)
 socketserver.UnixStreamServer(os.environ["SOCKET"], Handler).serve_forever()
 """
-# The latency is what the asset says; who of the asset's children is at work meanwhile goes to a file
+# The latency is what the asset says; the turn, and whether a child of the asset is at work, go to a file
 EVALUATE = """
 import json, pathlib, socket, sys
 order = json.loads(sys.stdin.readline())
@@ -239,7 +239,7 @@ for path in pathlib.Path("/proc").glob("[0-9]*"):
     except OSError:
         pass
 with open("turns.txt", "a") as file:
-    file.write(json.dumps([loops, running > 0]) + "\\n")
+    file.write(json.dumps([order["turn"], loops, running > 0]) + "\\n")
 print(json.dumps({"loops": loops}))
 """
 SPINS = """
@@ -269,5 +269,6 @@ def test_who_spins_in_the_champions_turn_stands_still(tmp_path: Path, cage: Sand
     )
     assert (trial.status, trial.error, trial.value) == (Status.OK, None, 2.0)
     assert (trial.metrics["own_median"], trial.metrics["champion_median"]) == (2.0, 4.0)
-    assert [json.loads(line) for line in turns.read_text().splitlines()] == [[4.0, False], [2.0, True]] * 3
+    expected = [found for turn in range(3) for found in ([turn, 4.0, False], [turn, 2.0, True])]
+    assert [json.loads(line) for line in turns.read_text().splitlines()] == expected
     assert comes_true(lambda: processes_with(f"spins-{word}") == [])
