@@ -292,7 +292,8 @@ class _HtmlReader(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
-        if not _VOID.fullmatch(tag):
+        if not _VOID.fullmatch(tag):  # which ends outside of SVG and MathML only
+            self.events[-1][1].append(["/", None])
             self.handle_endtag(tag)
 
     def handle_endtag(self, tag: str) -> None:

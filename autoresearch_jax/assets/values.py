@@ -121,7 +121,7 @@ class _ValueKind:
             open_.add(id(value))
             if isinstance(value, dict):
                 found: Any = {spelt(key): written(item, _dotted(name, key)) for key, item in value.items()}
-            else:  # a tuple is a pair of YAML's !!pairs
+            else:  # a tuple is a pair of YAML's !!pairs, or a tag and its value
                 found = [*(["pair"] if isinstance(value, tuple) else []), *(written(item, None) for item in value)]
             open_.discard(id(value))
             return found
@@ -302,12 +302,12 @@ class _YamlLoader(yaml.SafeLoader):
     """Takes a value with an unknown tag for the pair of its tag and the value."""
 
 
-def _tagged(loader: _YamlLoader, node: yaml.Node) -> list[Any]:
+def _tagged(loader: _YamlLoader, node: yaml.Node) -> tuple[str, Any]:
     if isinstance(node, yaml.MappingNode):
-        return [node.tag, loader.construct_mapping(node, deep=True)]
+        return node.tag, loader.construct_mapping(node, deep=True)
     if isinstance(node, yaml.SequenceNode):
-        return [node.tag, loader.construct_sequence(node, deep=True)]
-    return [node.tag, node.value]
+        return node.tag, loader.construct_sequence(node, deep=True)
+    return node.tag, node.value
 
 
 _YamlLoader.add_constructor(None, _tagged)

@@ -204,11 +204,13 @@ DIFFERENT = [
     ("a.sql", ["SELECT /*+ A */ 1; SELECT 2", "SELECT 1; SELECT /*+ A */ 2"]),
     ("a.html", ["<p>a</p>", "<p>a<?php b ?></p>", "<p>a<?php c ?></p>", "<p>a<!--[if b]>c<![endif]--></p>"]),
     ("a.html", ["<p>a</p>", "<p>a<!--#include b--></p>", "<p>a<![CDATA[b]]></p>"]),
+    ("a.html", ["<div></div>a", "<div/>a"]),
     ("a.html", ["<p x=1 x=2>a</p>", "<p x=2 x=1>a</p>", "<p x x=1>a</p>"]),
     ("a.html", [f"<pre>a{blank}b</pre>" for blank in ("\n", "\n\n", " \n", "  ")]),
     ("a.html", ["<script>a = `b\nc`</script>", "<script>a = `b\n\nc`</script>"]),
     ("a.html", ["<x-a>1</x-a> <x-a>2</x-a>", "<x-a>1</x-a><x-a>2</x-a>"]),
     ("a.yaml", ["!!pairs [a: 1]", "[[a, 1]]", "[a: 1]", "!!set {a, b}", "{a: null, b: null}"]),
+    ("a.yaml", ["!x 1", "['!x', '1']", "!y 1"]),
     ("a.md", ["a\nb", "a\n\nb", "a  \nb", "a\x0cb"]),
 ]
 
