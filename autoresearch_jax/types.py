@@ -78,6 +78,7 @@ class Budget:
 
 
 HOLDOUT_SCORE = "holdout_score"  # among a measurement's metrics: the metric on the holdout, where an audit asked for it
+HOLDOUT_ITEMS = "holdout_items"  # beside it, for a task with items: the score on each, as a JSON list
 PROGRAM_HASH = "program_hash"  # among a measurement's metrics: what ran, as it was hashed then
 STATE_BYTES = "state_bytes"  # among a candidate's facts: of all that it trains; a snapshot is no larger by much
 LOSSES = "losses"  # among a measurement's metrics: its loss curve, see `write_curve`; None where there is none

@@ -1,13 +1,14 @@
 """What an audit's trials say: gains with intervals, a verdict, the figures that are printed. Pure functions."""
 
 import enum
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from statistics import stdev
 
-from autoresearch_jax.decide.noise import mean_of
+from autoresearch_jax.decide.noise import item_variance, mean_of
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow
 from autoresearch_jax.types import Metric, Scalar, Status
 
@@ -41,24 +42,28 @@ class Interval:
         return (self.low > 0) - (self.high < 0)
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE, *, item_error: float = 0.0) -> Interval | None:
     """The interval of the mean of independent values with normal noise; None for fewer than two, which show no noise.
 
-    Equal values give an interval without width.
+    Equal values give an interval without width, but for `item_error`, the standard error that all values have in common
+    because of the choice of test items.
     """
-    from scipy.special import stdtrit  # takes 0.2 s, which a driver that audits nothing need not wait for
+    from scipy.special import ndtri, stdtrit  # takes 0.2 s, which a driver that audits nothing need not wait for
 
     if len(values) < FEWEST_PAIRS:
         return None
     mean = mean_of(values)
     quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     spread = 0.0 if min(values) == max(values) else stdev(values)
-    margin = quantile * spread / math.sqrt(len(values))
+    margin = math.hypot(quantile * spread / math.sqrt(len(values)), float(ndtri((1 + confidence) / 2)) * item_error)
     return Interval(mean, mean - margin, mean + margin)
 
 
 on_val: Value = attrgetter("value")
 on_holdout: Value = attrgetter("holdout")
+Items = Callable[[AuditTrial], str | None]
+items_of_val: Items = attrgetter("items")
+items_of_holdout: Items = attrgetter("holdout_items")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,16 @@ class Scores:
             if one is not None and other is not None:
                 gains[seed] = metric.gain(one, over=other)
         return gains
+
+    def item_error(self, subject: str, over: str, items: Items) -> float:
+        """Standard error of a gain that is due to the choice of test items; 0 for a task without scores of items."""
+        others = self.trials.get(over, {})
+        variances = []
+        for seed, trial in self.trials.get(subject, {}).items():
+            one, other = items(trial), items(others[seed]) if seed in others else None
+            if one is not None and other is not None:
+                variances.append(item_variance(json.loads(one), json.loads(other)))
+        return math.sqrt(mean_of(variances)) if variances else 0.0
 
 
 def read_scores(trials: Sequence[AuditTrial]) -> Scores:
@@ -122,14 +137,16 @@ class Reading:
     sentence: str
 
 
-def read_holdout(val_gains: Sequence[float], holdout_gains: Sequence[float]) -> Reading:
+def read_holdout(
+    val_gains: Sequence[float], holdout_gains: Sequence[float], val_error: float = 0.0, holdout_error: float = 0.0
+) -> Reading:
     """Says whether the champion's gain is real, or the validation set is worn out.
 
-    The two have the gains on the same seeds in the same order.
+    The two have the gains on the same seeds in the same order, and standard errors due to the choice of test items.
     """
-    val, holdout = t_interval(val_gains), t_interval(holdout_gains)
-    pairs = zip(val_gains, holdout_gains, strict=True)
-    above_half = t_interval([holdout_gain - HONEST_SHARE * val_gain for val_gain, holdout_gain in pairs])
+    val, holdout = t_interval(val_gains, item_error=val_error), t_interval(holdout_gains, item_error=holdout_error)
+    above = [one - HONEST_SHARE * other for one, other in zip(holdout_gains, val_gains, strict=True)]
+    above_half = t_interval(above, item_error=math.hypot(holdout_error, HONEST_SHARE * val_error))
     if val is None or holdout is None or above_half is None:
         return Reading(val, holdout, AuditVerdict.NOT_MEASURED, NOT_ENOUGH)
     word, sentence = _judge(val, holdout, above_half)
@@ -198,7 +215,8 @@ def holdout_findings(scores: Scores, metric: Metric, reported: float | None) -> 
     Only seeds with which all four scores are there count.
     """
     val, holdout = (scores.gains(CHAMPION, BASELINE, value, metric) for value in (on_val, on_holdout))
-    reading = read_holdout([val[seed] for seed in holdout], list(holdout.values()))
+    errors = (scores.item_error(CHAMPION, BASELINE, items) for items in (items_of_val, items_of_holdout))
+    reading = read_holdout([val[seed] for seed in holdout], list(holdout.values()), *errors)
     shrinks = ""
     if reported is not None and reading.val is not None and reading.val.high < reported:
         shrinks = f"; the run reported {reported:.4g}, and on seeds that chose nothing val shows {reading.val.mean:.4g}"
@@ -218,7 +236,7 @@ def holdout_findings(scores: Scores, metric: Metric, reported: float | None) -> 
 def transfer_findings(scores: Scores, metric: Metric, where: str) -> AuditFindings:
     """Whether the gain holds at another setting."""
     gains = list(scores.gains(CHAMPION, BASELINE, on_val, metric).values())
-    gain = t_interval(gains)
+    gain = t_interval(gains, item_error=scores.item_error(CHAMPION, BASELINE, items_of_val))
     word, sentence = read_transfer(gain, where)
     figures = {
         "pairs": len(gains),
@@ -265,7 +283,8 @@ def _change_row(change: Change, scores: Scores, metric: Metric) -> dict[str, Sca
     kept_for = _kept_for(change.row)
     gain, verdict, note = None, change.obstacle, change.note
     if change.subject is not None:
-        gain = t_interval(list(scores.gains(CHAMPION, change.subject, on_val, metric).values()))
+        gains = list(scores.gains(CHAMPION, change.subject, on_val, metric).values())
+        gain = t_interval(gains, item_error=scores.item_error(CHAMPION, change.subject, items_of_val))
         verdict = read_change(gain, kept_for_score=kept_for == "gain")
         if gain is None:
             note = next((_failure(trial) for trial in scores.failures if trial.subject == change.subject), note)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from autoresearch_jax.assets.base import ConstantValue
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
-from autoresearch_jax.types import HOLDOUT_SCORE, TOO_BUSY, Scalar, Status
+from autoresearch_jax.types import HOLDOUT_ITEMS, HOLDOUT_SCORE, TOO_BUSY, Scalar, Status
 
 Value = TypeVar("Value")
 
@@ -155,6 +155,7 @@ class AuditTrial(TrialRow):
       audit: its number.
       split: "val" or "holdout"; `value` is the score on val in either case.
       answered_at: when the audit was over; None before.
+      items: the score on each item of val, as a JSON list; None for a task without items.
     """
 
     audit: int = 0
@@ -162,6 +163,13 @@ class AuditTrial(TrialRow):
     subject: str = ""
     split: str = "val"
     answered_at: float | None = None
+    items: str | None = None
+
+    @property
+    def holdout_items(self) -> str | None:
+        """As `items`, of the holdout."""
+        found = self.metrics.get(HOLDOUT_ITEMS)
+        return found if isinstance(found, str) else None
 
     @property
     def holdout(self) -> float | None:

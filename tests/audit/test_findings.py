@@ -1,7 +1,10 @@
 """The scores of an audit, how sure their means are, and what gains on val and on the holdout say together."""
 
+import json
+import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +12,8 @@ from autoresearch_jax.audit.findings import (
     AuditVerdict,
     Interval,
     Reading,
+    holdout_findings,
+    items_of_val,
     on_val,
     read_change,
     read_holdout,
@@ -16,8 +21,9 @@ from autoresearch_jax.audit.findings import (
     read_transfer,
     t_interval,
 )
+from autoresearch_jax.decide.noise import item_variance
 from autoresearch_jax.engine.records import AuditTrial
-from autoresearch_jax.types import Metric, Status
+from autoresearch_jax.types import HOLDOUT_ITEMS, HOLDOUT_SCORE, Metric, Status
 
 RUNS = 6
 SIMULATIONS = 2000
@@ -174,3 +180,23 @@ def test_a_metric_that_is_better_when_it_is_larger():
     assert scores.gains("champion", "baseline", on_val, Metric("accuracy", "maximize")) == {5: 2.0}
     assert scores.mean("nobody", on_val) is None
     assert [failed.id for failed in scores.failures] == [3]
+
+
+@pytest.mark.parametrize(("right", "word"), [(60, AuditVerdict.NO_GAIN), (95, AuditVerdict.REAL)])
+def test_a_score_without_noise_of_seeds_has_the_error_of_its_test_items(right: int, word: AuditVerdict) -> None:
+    """Of 100 items 50 are right with the baseline, and other ones with the champion: each seed says the same."""
+    answers = {"baseline": [1] * 50 + [0] * 50, "champion": [0] * (100 - right) + [1] * right}
+    trials = []
+    for number, (subject, seed) in enumerate((subject, seed) for subject in answers for seed in (1, 2)):
+        items, score = json.dumps(answers[subject]), sum(answers[subject]) / 100
+        metrics = {HOLDOUT_SCORE: score, HOLDOUT_ITEMS: items}
+        trials.append(replace(trial(number, subject, seed, score), metrics=metrics, items=items))
+    scores = read_scores(trials)
+    error = scores.item_error("champion", "baseline", items_of_val)
+    assert error == pytest.approx(math.sqrt(item_variance(answers["champion"], answers["baseline"])))
+    found = holdout_findings(scores, Metric("accuracy", "maximize"), None).figures
+    assert found["verdict"] == word
+    low, high = found["gain_holdout_low"], found["gain_holdout_high"]
+    assert isinstance(low, float)
+    assert isinstance(high, float)
+    assert high - low == pytest.approx(2 * 1.959964 * error)

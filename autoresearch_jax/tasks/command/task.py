@@ -36,6 +36,7 @@ from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY,
 from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
 from autoresearch_jax.tasks.command.trial import ProgressCallback, Trial, find_reference, leave_reference
 from autoresearch_jax.types import (
+    HOLDOUT_ITEMS,
     HOLDOUT_SCORE,
     UNKNOWN_COMPILE_COST,
     WALL_SECONDS,
@@ -175,6 +176,8 @@ class CommandTask:
                 metrics = {**found[VAL].metrics, **trial.figures(), "total_seconds": time.monotonic() - started}
                 if HOLDOUT in found:
                     metrics[HOLDOUT_SCORE] = found[HOLDOUT].value
+                    if (of_holdout := found[HOLDOUT].items) is not None:
+                        metrics[HOLDOUT_ITEMS] = json.dumps(list(of_holdout))
                 measurement = Measurement(
                     Status.OK, found[VAL].value, seed, metrics, snapshot_dir, items=found[VAL].items
                 )
