@@ -147,16 +147,30 @@ class AssetProcess:
         Raises:
           AssetFailed: it ended, or took too long.
         """
-        box = self.new_box("the start", seconds)
+        box, said = self.new_box("the start", seconds), b""
         try:
             box.begin()
-            while not (self._line() == READY if speaks == LINES else self._accepts()):
+            while True:
+                line = self._line() if speaks == LINES else None
+                if line == READY or (speaks == SOCKET and self._accepts()):
+                    return
+                said = line or said
                 self.require_alive()
-                box.check()
+                self._check_start(box, speaks, said)
                 if speaks == SOCKET:
                     time.sleep(POLL_SECONDS)
         finally:
             box.close()
+
+    @staticmethod
+    def _check_start(box: TimeBox, speaks: str, said: bytes) -> None:
+        """Counts the start's time; a failure says what was waited for, and what the service printed instead."""
+        try:
+            box.check()
+        except AssetFailed as failed:
+            missing = "nothing listens on $SOCKET" if speaks == SOCKET else f"it did not print {READY.decode()}"
+            instead = f", but {quoted(said.decode('utf-8', 'replace'))}" if said else ""
+            raise AssetFailed(failed.status, f"{failed.reason}: {missing}{instead}", too_busy=failed.too_busy) from None
 
     def ask(self, question: Any) -> tuple[Any, float]:
         """Asks a service that speaks lines; returns its answer and the attended seconds that this took.

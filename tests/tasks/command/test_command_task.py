@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_task import ASSET, SERVED, edited, open_command, run_command_trial, write_task
+from command_task import ASSET, SERVE, SERVED, edited, open_command, run_command_trial, write_task
 
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.types import HOLDOUT_SCORE, CandidateRejected, Scrutiny, Status, TermsChanged
@@ -93,6 +93,22 @@ def test_a_text_that_no_file_can_hold_is_refused(tmp_path: Path, sandbox: Sandbo
     path = write_task(tmp_path / "task", ('file = "classifier.py"', 'file = "classifier.py"\nkind = "text"'))
     with pytest.raises(CandidateRejected, match="UTF-8"):
         open_command(path, sandbox).prepare("\ud800", tmp_path)
+
+
+def test_a_service_that_does_not_begin_is_told_what_it_lacks(tmp_path: Path, sandbox: Sandbox) -> None:
+    chatty = SERVE.replace('"ready"', '"hello"')
+    late = ("seconds = 30", "seconds = 30\nstart_seconds = 5")
+    path = write_task(tmp_path / "lines", late, serve_dot_py=chatty)
+    trial = run_command_trial(open_command(path, sandbox), ASSET, tmp_path / "chatty")
+    assert trial.status is Status.TIMEOUT
+    assert "did not print ready" in (trial.error or "")
+    assert '"hello"' in (trial.error or "")
+
+    deaf = "import time\ntime.sleep(600)\n"
+    path = write_task(tmp_path / "socket", late, ("[evaluate]", 'speaks = "socket"\n\n[evaluate]'), serve_dot_py=deaf)
+    trial = run_command_trial(open_command(path, sandbox), ASSET, tmp_path / "deaf")
+    assert trial.status is Status.TIMEOUT
+    assert "$SOCKET" in (trial.error or "")
 
 
 def test_a_text_that_cannot_be_built_is_refused(tmp_path: Path, sandbox: Sandbox) -> None:
