@@ -24,6 +24,7 @@ COLUMNS = ("constant", "values", "note")
 _RANGE = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?", re.IGNORECASE)
 _CHOICE = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]+)\s*(?:,|$)""")
 _TRUTH = {"true": True, "false": False}
+NO_CONSTANTS = "there are none: name them as docs/reference/program-page.md says for its kind, or take the row out"
 _VALUES_HELP = "expected LOW .. HIGH, LOW .. HIGH log, or a list such as 1, 2, 4"
 
 
@@ -109,8 +110,8 @@ def fit_row(
     """
     name = row.name
     if name not in constants:
-        known = ", ".join(constants) or "none"
-        raise TableError(row.line, f"no constant {name} in the editable file; there are: {known}")
+        known = f"there are: {', '.join(constants)}" if constants else NO_CONSTANTS
+        raise TableError(row.line, f"no constant {name} in the editable file; {known}")
     value = constants[name]
     stood = value if settled is None else settled.get(name, value)
     if value is None or isinstance(value, tuple):

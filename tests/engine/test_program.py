@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fakes import PROGRAM
 
+from autoresearch_jax.engine.constants_table import NO_CONSTANTS
 from autoresearch_jax.engine.limits import Limit, Target
 from autoresearch_jax.engine.program import ProgramError, parse_program, read_program
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange
@@ -124,6 +125,7 @@ def test_stop_items(item, stop):
             {"LR": 0.5, "PATTERN": "SL"},
             ":12: no constant DEPTH in the editable file; there are: LR, PATTERN",
         ),
+        ({}, f":11: no constant LR in the editable file; {NO_CONSTANTS}"),
         ({**CONSTANTS, "LR": 1}, ":11: LR is the whole number 1; give whole numbers, not 0.01 .. 1 log"),
         ({**CONSTANTS, "DEPTH": "deep"}, ":12: DEPTH is 'deep', which has no range; list its values instead"),
         ({**CONSTANTS, "DEPTH": (1, 2)}, ":12: DEPTH is (1, 2), which is not one number, string or truth value"),
