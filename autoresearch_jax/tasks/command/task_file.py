@@ -96,7 +96,7 @@ class Files:
 class Proposals:
     """What proposers are told beside program.md."""
 
-    categories: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ("method", "structure", "speed", "simplification")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,13 @@ def test_a_link_is_no_way_to_the_evaluators_files(link: str, target: str, tmp_pa
         read_task_file(path)
 
 
+def test_the_categories_by_default_are_not_those_of_a_training_file(tmp_path: Path) -> None:
+    path = write_task(tmp_path / "task", ('[proposals]\ncategories = ["features", "model"]\n', ""))
+    categories = read_task_file(path).proposals.categories
+    assert categories
+    assert not {"architecture", "attention", "embedding", "optimizer"} & {*categories}
+
+
 def test_a_task_toml_that_is_not_there_is_told_with_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match=r"nowhere\.toml: No such file .*--task_file.*autoresearch init"):
         read_task_file(tmp_path / "nowhere.toml")
