@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoresearch_jax.assets.kinds import guessed_kind
+from autoresearch_jax.assets.base import AssetKind
+from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.finding_options import FindingOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -23,6 +24,7 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import describe_gain, shown
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_findings import findings_of_run
+from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.folder import DIFF_NAME, FindingFolder, Library, open_library
 from autoresearch_jax.findings.format import (
@@ -61,7 +63,7 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Does one of `ACTIONS`."""
     action, rest = (arguments[0], arguments[1:]) if arguments else ("list", [])
-    library = open_library(options.findings.folder(options.where), _tell)
+    library = open_library(options.findings.folder(options.where), _tell, _asset(options.where))
     if action == "list" and not rest:
         return list_findings(library, options)
     if action == "show" and len(rest) == 1:
@@ -80,7 +82,9 @@ def list_findings(library: Library, options: Options) -> int:
         print(json.dumps([_as_json(library, finding) for finding in findings], indent=1))
         return 0
     if not findings:
-        raise FindingError(f"{options.findings.folder(options.where)}: there are no findings, and none are shipped")
+        raise FindingError(
+            f"{options.findings.folder(options.where)}: no findings there, and none are shipped for this file"
+        )
     rows: list[dict[str, Scalar]] = [
         {
             "id": finding.id,
@@ -154,6 +158,14 @@ def import_findings(library: Library, place: Path) -> int:
         alone = "" if base is not None or library.base_text(finding.base) is not None else ", without its base"
         print(f"{finding.id}: {done}{alone}")
     return 1 if refused else 0
+
+
+def _asset(where: FolderOptions) -> AssetKind:
+    """The kind of file that the run --tag edits, without which it is a training file."""
+    if where.tag is None:
+        return TRAINING_FILE
+    with closing(Ledger.open_to_read(where.existing.ledger)) as ledger:
+        return asset_of(ledger)
 
 
 def _shown_class(options: Options) -> str | None:
