@@ -101,12 +101,18 @@ def _parse(flag_values: flags.FlagValues, words: list[str]) -> list[str]:
     """Parses a command's flags; returns the words that are none.
 
     Raises:
-      UsageError: a flag file is no text, or begins with a mark that makes its first line no flag.
+      UsageError: a flag file is not there, is no text, or begins with a mark that makes its first line no flag.
     """
     try:
         arguments = flag_values(words)[1:]
     except UnicodeDecodeError as error:
         raise UsageError(f"--flagfile: {NO_TEXT_IN_FLAGS}") from error
+    except flags.CantOpenFlagFileError as error:
+        reason = error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        why = f"--flagfile={reason.filename}: {reason.strerror}"
+        raise UsageError(f"{why}: paths in flag files, too, begin at the working directory") from error
     if arguments and arguments[0].startswith(BYTE_ORDER_MARK):
         raise UsageError("--flagfile: it begins with a byte-order mark: save it as UTF-8 without one")
     return list(arguments)

@@ -35,7 +35,10 @@ def test_flags_come_from_files_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["prepare", f"--flagfile={flagfile}"]) == 2
     assert "no_such_corpus" in capsys.readouterr().err
     assert main(["prepare", "--flagfile=/nowhere.flags"]) == 2
-    assert "/nowhere.flags" in capsys.readouterr().err
+    assert "--flagfile=/nowhere.flags: No such file" in capsys.readouterr().err
+    flagfile.write_text("--flagfile=configs/nowhere.flags\n")
+    assert main(["prepare", f"--flagfile={flagfile}"]) == 2
+    assert "--flagfile=configs/nowhere.flags: No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
