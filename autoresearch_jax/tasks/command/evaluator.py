@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.files import write_whole
 from autoresearch_jax.sandbox.confined import PYTHONS
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
 from autoresearch_jax.sanitize import clean_line
@@ -189,6 +190,25 @@ def _read_answer(task: TaskFile, answer: Mapping[str, Any], log_path: Path) -> E
         )
     others = {key: number for key, number in answer.items() if key not in (name, "items") and _is_number(number)}
     return Evaluation(float(value), None if items is None else tuple(map(float, items)), others)
+
+
+def require_as_many(task: TaskFile, count: int, kept: Path, log_dir: Path) -> None:
+    """Refuses another number of items than in earlier trials, with which they could not be compared in pairs.
+
+    Args:
+      count: of the items.
+      kept: file in which the first trial's number is.
+      log_dir: where the evaluator's log is.
+
+    Raises:
+      EvaluatorFailed: the number is another one.
+    """
+    before = int(kept.read_text(encoding="ascii")) if kept.exists() else None
+    if before is None:
+        write_whole(kept, str(count))
+    elif before != count:
+        what = f"answered with {count} items, and in an earlier trial with {before}: their number must not change"
+        raise _failed(task, what, log_dir / LOG)
 
 
 def _is_number(value: object) -> bool:

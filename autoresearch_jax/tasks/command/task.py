@@ -20,7 +20,7 @@ from autoresearch_jax.sandbox.sandbox import Sandbox, SandboxError, remove_tree
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, untouched
 from autoresearch_jax.tasks.command.contract_text import contract_text
-from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate
+from autoresearch_jax.tasks.command.evaluator import Evaluation, evaluate, require_as_many
 from autoresearch_jax.tasks.command.programs import (
     MANIFEST,
     RESULT,
@@ -201,7 +201,7 @@ class CommandTask:
         self, seed: int, log_dir: Path, split: str, asset: AssetProcess | None, out: Path | None, turn: int
     ) -> Evaluation:
         """Has the evaluator score what serves, or what a run wrote."""
-        return evaluate(
+        found = evaluate(
             *(self._task, split, seed, turn),
             files=self._splits,
             environment=self._config.environment,
@@ -209,6 +209,9 @@ class CommandTask:
             asset=asset,
             out=out,
         )
+        if found.items is not None:
+            require_as_many(self._task, len(found.items), self._config.programs_dir / f"{split}.items", log_dir)
+        return found
 
     def _read_snapshot(self, folder: Path, seed: int, program_hash: str) -> Measurement | None:
         """What the snapshot of a trial says that was cut short after it; None where there is none."""

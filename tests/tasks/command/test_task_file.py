@@ -8,6 +8,7 @@ from command_task import ASSET, EVALUATE, TASK, open_command, run_command_trial,
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.command.evaluator import EvaluatorFailed
 from autoresearch_jax.tasks.command.task_file import TaskFileError, read_task_file
+from autoresearch_jax.types import Status
 
 MISTAKES = {
     "no TOML": (("noise =", "noise"), 7),
@@ -85,3 +86,12 @@ def test_what_the_evaluator_fails_of_is_not_the_candidates_fault(
     assert str(caught.value).startswith(f"{path}:{line}: the evaluate command python3 evaluate.py ")
     assert said in str(caught.value)
     assert "evaluate.log" in str(caught.value)
+
+
+def test_the_number_of_items_must_not_change(tmp_path: Path, sandbox: Sandbox) -> None:
+    grows = EVALUATE.replace('"items": items, ', '"items": items * (1 + order["seed"]), ')
+    assert grows != EVALUATE
+    task = open_command(write_task(tmp_path / "task", evaluate_dot_py=grows), sandbox)
+    assert run_command_trial(task, ASSET, tmp_path / "first", seed=0).status is Status.OK
+    with pytest.raises(EvaluatorFailed, match=r"answered with 8 items, and in an earlier trial with 4"):
+        run_command_trial(task, ASSET, tmp_path / "second", seed=1)
