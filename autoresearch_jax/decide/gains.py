@@ -130,10 +130,14 @@ class Gain:
 
 
 def gain_within_cells(seen_N: Floats, variance_N: Floats) -> tuple[Floats, Floats]:
-    """Mean and variance of the gain in each cell of the grid, where runs show `seen_N` with `variance_N`."""
+    """Mean and variance of the gain in each cell of the grid, where runs show `seen_N` with `variance_N`.
+
+    What they show beyond the grid's end is added to the means: it weighs as the end does, and is as large as it is.
+    """
     share_NxG = CELLS_G / (CELLS_G + variance_N[:, None])
     seen_Nx1 = np.clip(seen_N, GRID[0], GRID[-1])[:, None]
-    return GRID + share_NxG * (seen_Nx1 - GRID), CELLS_G * (1 - share_NxG)
+    beyond_Nx1 = seen_N[:, None] - seen_Nx1
+    return GRID + share_NxG * (seen_Nx1 - GRID) + beyond_Nx1, CELLS_G * (1 - share_NxG)
 
 
 def normalised(weights_NxG: Floats) -> Floats:

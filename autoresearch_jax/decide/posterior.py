@@ -156,7 +156,8 @@ class Posterior:
         parent, variance = self._moments(program.parent, with_baseline=True)
         parents_P = parent + math.sqrt(variance) * _NODES_P
         distance_S = (np.array(program.runs) - self.origin) / self._unit - parent
-        runs_S = parent + np.clip(distance_S, GRID[0], GRID[-1])
+        clipped_S = np.clip(distance_S, GRID[0], GRID[-1])
+        runs_S, beyond = parent + clipped_S, float(np.median(distance_S - clipped_S))
         of_runs_S = np.ones(len(runs_S))
         if self.learnt.correlation:
             luck_S = (np.array(program.partners) - self.origin) / self._unit - parent
@@ -178,7 +179,7 @@ class Posterior:
         for run, of_run in zip(runs_S, of_runs_S, strict=True):
             log_PxG = log_PxG + np.log(run_density(run - centre_PxG, float(of_run)) + FAULTY)
         weights_G = np.exp(log_PxG - np.max(log_PxG)).sum(axis=0)
-        return Gain(weights_G / weights_G.sum(), means_G, variances_G, self._unit)
+        return Gain(weights_G / weights_G.sum(), means_G + beyond, variances_G, self._unit)
 
 
 def learn_from(data: Observations) -> Learnt:

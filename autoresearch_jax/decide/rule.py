@@ -20,6 +20,8 @@ _RUN_VARIANCE = 1.15  # of a run in sigma squared, wild ones included: a little 
 _AHEAD = (1, 2, 4)  # further runs whose worth is looked at
 _CERTAIN = 0.999  # probabilities are printed no closer to 0 or 1
 
+LEAST_SHOWN = 1e-3  # sigma that a further run gains; less is shown as 0
+
 
 class Action(enum.StrEnum):
     """What to do next with a candidate."""
@@ -247,7 +249,7 @@ class LineageRule:
             return Action.DISCARD, f"{why}, {settings.keep_probability:g} keeps; no more than {settings.max_runs} runs"
         rate = settings.run_worth * _gain_per_run(lineage)
         worth = worth_of_runs(gain.mean - price, gain.variance, posterior.learnt.seed_share)
-        why += f", a further run gains {worth:.2g} sigma"
+        why += f", a further run gains {worth if worth >= LEAST_SHOWN else 0:.2g} sigma"
         if worth < rate:
             return Action.DISCARD, f"{why}, less than {rate:.2g}"
         parent = lineage.parent_of(number)

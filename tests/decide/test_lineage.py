@@ -102,6 +102,15 @@ def test_a_gain_beyond_all_others_is_what_its_runs_say(gain):
     assert posterior.gains[1].real > 0.99
 
 
+@pytest.mark.parametrize("gain", [15, 100, -100, -1e5])
+def test_an_open_edit_far_beyond_all_others_has_the_gain_that_its_runs_show(gain):
+    lineage = begun()
+    enter(lineage, 1, [10 - SIGMA * gain, 10 - SIGMA * gain])
+    assert lineage.gain_of_candidate(1).mean * lineage.posterior.sigma == pytest.approx(
+        SIGMA * gain, rel=0.1, abs=SIGMA
+    )
+
+
 def test_later_runs_of_descendants_sharpen_an_edit():
     lineage = begun()
     enter(lineage, 1, [9.8, 9.85], kept=True)
