@@ -23,7 +23,7 @@ from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.brief import read_brief
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
-from autoresearch_jax.commands.hand_text import base_of, kept_texts, read_source, syntax_fault
+from autoresearch_jax.commands.hand_text import base_of, committed_text, kept_texts, read_source, syntax_fault
 from autoresearch_jax.commands.options import InRun, format_option, option
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.engine.briefs import Asking
@@ -107,7 +107,8 @@ def run(options: Options, arguments: list[str]) -> int:
     else:
         if texts is not None and not options.as_is and source not in texts.champions.values():
             merge = Git(Path.cwd(), os.environ).merge
-            base = base_of(asset, path, source, texts.champions, merge, _say)
+            committed = committed_text(options.editable, os.environ)
+            base = base_of(asset, path, source, texts.champions, committed, merge, _say)
             source = rebase_text(asset, source, base, texts.brief.champion_source, merge) or source
         found |= check_text(options, path, source, texts)
     if options.format == "json":

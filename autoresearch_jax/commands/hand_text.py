@@ -10,6 +10,7 @@ from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.assets.merging import rebase_text
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.inbox import nearest
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.state import concluded
@@ -22,6 +23,8 @@ from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE
 from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, secret_values
 from autoresearch_jax.types import Merge
+
+_COMMITTED = -1  # in place of an experiment's number
 
 
 @dataclass(frozen=True)
@@ -63,34 +66,48 @@ def kept_texts(ledger: Ledger) -> dict[int, str]:
     return {row.id: ledger.source(row.id) for row in concluded(ledger) if row.decision is Action.KEEP}
 
 
+def committed_text(editable: Path, environment: Mapping[str, str]) -> str | None:
+    """The asset as the last commit has it; None where there is none."""
+    git = Git(editable.resolve().parent, environment)
+    with suppress(GitError, UnicodeDecodeError):
+        return plain_text(git.raw("cat-file", "blob", f"HEAD:./{editable.name}"))
+    return None
+
+
 def base_of(
     asset: AssetKind,
     path: Path,
     source: str,
     kept: Mapping[int, str],
+    committed: str | None,
     merge: Merge,
     notice: Callable[[str], None],
 ) -> str:
     """The text that a source is a change of: of the champions so far the one that differs from it in the fewest lines.
 
+    Where a run began with other constants (--set), it may be a change of the committed text, which was no champion.
+
     Args:
       path: of the file that has the source, for messages.
       kept: the champions' texts by their experiments, the present one's last.
+      committed: see `committed_text`.
       notice: told if the change is to be carried over to the present champion.
 
     Raises:
       UserError: it is no change, or one that does not fit the present champion.
     """
-    number, champion = nearest(source, kept), max(kept)
-    base, ours = kept[number], kept[champion]
+    texts = {**kept}
+    if committed is not None and committed not in (source, *kept.values()):
+        texts[_COMMITTED] = committed
+    number, champion = nearest(source, texts), max(kept)
+    base, ours = texts[number], kept[champion]
+    what = "the last commit" if number == _COMMITTED else f"experiment {number}"
     as_it_stands = "--as_is measures it as it stands"
     if source == base:
-        raise UserError(
-            f"{path}: is the text of experiment {number}, to the last character: change it first; {as_it_stands}"
-        )
+        raise UserError(f"{path}: is the text of {what}, to the last character: change it first; {as_it_stands}")
     if base == ours:
         return base
-    words = f"{path}: is a change of experiment {number}, and the champion is experiment {champion} by now"
+    words = f"{path}: is a change of {what}, and the champion is experiment {champion} by now"
     if rebase_text(asset, source, base, ours, merge) is None:
         raise UserError(
             f"{words}: both change the same lines, or it adds nothing: make the change in the champion's text, which "

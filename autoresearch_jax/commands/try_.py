@@ -24,6 +24,7 @@ from autoresearch_jax.commands.hand_text import (
     TextOptions,
     Words,
     base_of,
+    committed_text,
     kept_texts,
     read_source,
     syntax_fault,
@@ -153,7 +154,8 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
         workspace = Workspace.of(
             options.run.editable, options.run.where.folder.path.name, options.run.where.folder.workspace, os.environ
         )
-        base = base_of(asset_of(ledger), change.path, source, kept, workspace.merge, _say)
+        committed = committed_text(options.run.editable, os.environ)
+        base = base_of(asset_of(ledger), change.path, source, kept, committed, workspace.merge, _say)
     return inbox.add(change.words.hypothesis, change.words.category, base, source)
 
 

@@ -137,6 +137,17 @@ def test_a_change_of_an_older_champion_is_carried_over_and_says_so(begun, call):
     assert call(*TRY, "--as_is")[1]["outcome"] == "discard"
 
 
+def test_a_change_of_the_committed_text_leaves_the_run_its_own_constants(place, call, capsys):
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--seed=0", "--set=DEPTH=3"]) == 0
+    capsys.readouterr()
+    edit(SOURCE.replace("LR = 0.5", "LR = 0.1"))
+    _, found, said = call(*TRY)
+    assert found["outcome"] in ("keep", "discard")
+    assert "train_lib.py: is a change of the last commit, and the champion is experiment 0 by now" in said
+    with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
+        assert ledger.source(1) == SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3")
+
+
 def test_nothing_was_changed(begun, call):
     status, _, said = call(*TRY)
     assert status == 1
