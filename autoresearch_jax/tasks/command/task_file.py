@@ -271,11 +271,12 @@ def _check(task: TaskFile, reader: _Reader) -> None:
             _check_file(task, reader, table, key, name)
     if task.asset_path.is_symlink():
         raise reader.error("asset", "file", f"{task.asset.file} is a link: name the file that it leads to")
-    hidden = [(task.folder / name).stat() for name in (*task.files.val, *task.files.holdout)]
+    evaluator = [word for word in task.evaluate.command if (task.folder / word).is_file()]
+    hidden = [(task.folder / name).stat() for name in (*task.files.val, *task.files.holdout, *evaluator)]
     for name in (task.asset.file, *task.files.asset):
         if any(os.path.samestat((task.folder / name).stat(), other) for other in hidden):
             raise reader.error(
-                "files", "asset", f"{name} is a file of val or holdout, too, which the asset may not read"
+                "files", "asset", f"{name} is a file of val, holdout or [evaluate], too, which the asset may not read"
             )
     for table in ("build", "run", "serve", "evaluate"):
         if (command := getattr(task, table)) is not None:

@@ -23,6 +23,7 @@ MISTAKES = {
     "missing file": (('"val.csv"', '"vals.csv"'), 20),
     "a path outside": (('"val.csv"', '"../val.csv"'), 20),
     "a file of both": (('["serve.py"]\nval', '["serve.py", "val.csv"]\nval'), 19),
+    "the evaluator's": (('["serve.py"]\nval', '["serve.py", "evaluate.py"]\nval'), 19),
     "missing program": (('["python3", "evaluate.py"]', '["no-such-program"]'), 16),
     "missing script": (('["python3", "evaluate.py"]', '["python3", "score.py"]'), 16),
     "a script out of reach": (('["python3", "serve.py"]', '["python3", "main.py"]'), 13),
