@@ -56,7 +56,7 @@ def test_what_will_end_the_run_is_said_at_the_start_and_by_status_and_doctor(pla
             "program.md:17: '8 experiments' in section \"Limits\" ends nothing",
         ),
         (PROGRAM.replace("|---|---|---|\n", ""), "program.md:9: no table: its second line must be"),
-        (PROGRAM.replace("DEPTH", "WIDTH"), "program.md:12: no constant WIDTH at the top"),
+        (PROGRAM.replace("DEPTH", "WIDTH"), "program.md:12: no constant WIDTH "),
     ],
 )
 def test_a_page_that_yields_nothing_ends_the_command_before_anything_is_measured(place, capsys, page, words):

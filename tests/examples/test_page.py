@@ -8,6 +8,7 @@ from browser import find_chromium
 from example_runs import copy_of, invalid_trial, three_experiments
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on PATH: apt-get install chromium"),
     pytest.mark.skipif(
         any(importlib.util.find_spec(name) is None for name in ("playwright", "axe_playwright_python")),

@@ -11,6 +11,7 @@ import pytest
 from example_runs import copy_of, invalid_trial, three_experiments
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="no PostgreSQL: apt-get install postgresql"
     ),
