@@ -290,7 +290,7 @@ def _front_matter(finding: Finding) -> list[str]:
     lines.append("evidence:" if finding.evidence else "evidence: []")
     for item in finding.evidence:
         given = {own.name: getattr(item, own.name) for own in fields(Evidence)}
-        given = {name: value for name, value in given.items() if value is not None and value not in ("", False)}
+        given = {name: value for name, value in given.items() if value not in (None, "") and value is not False}
         for place, (name, value) in enumerate(given.items()):
             lines.append(f"{'    ' if place else '  - '}{name}: {_scalar(value)}")
     return lines
