@@ -4,7 +4,7 @@
 # one without PostgreSQL, says so, and the exit status is 1.
 #
 #   ./scripts/bench_examples.sh [--only=routing,retrieval] [--minutes=10]
-#   ./scripts/bench_examples.sh --null=60        certified among so many ideas without effect on routing
+#   ./scripts/bench_examples.sh --null=60        how many of N ideas without effect are certified
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -25,7 +25,7 @@ def kind_of(file_name: str | PurePath, declared: str | None = None, constants_pa
 
     Args:
       file_name: its suffix tells the kind; a text where it is of none.
-      declared: the kind's name, whatever the suffix.
+      declared: the kind's name; by default the suffix decides.
       constants_pattern: regular expression of a constant's line, with the groups `name` and `value`.
 
     Raises:

@@ -42,7 +42,7 @@ def main() -> None:
             sys.exit("PostgreSQL ended before it was ready")
         time.sleep(POLL_SECONDS)
     fill(str(socket.parent))
-    os.link(socket.parent / ".s.PGSQL.5432", socket)  # ready: whoever connects finds all of it there
+    os.link(socket.parent / ".s.PGSQL.5432", socket)  # ready: all of the data is there
     sys.exit(server.wait())
 
 

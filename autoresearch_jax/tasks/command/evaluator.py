@@ -193,7 +193,7 @@ def _read_answer(task: TaskFile, answer: Mapping[str, Any], log_path: Path) -> E
 
 
 def require_as_many(task: TaskFile, count: int, kept: Path, log_dir: Path) -> None:
-    """Refuses another number of items than in earlier trials, with which they could not be compared in pairs.
+    """Refuses another number of items than in earlier trials of the task: they are compared in pairs.
 
     Args:
       count: of the items.

@@ -210,7 +210,8 @@ class CommandTask:
             out=out,
         )
         if found.items is not None:
-            require_as_many(self._task, len(found.items), self._config.programs_dir / f"{split}.items", log_dir)
+            kept = self._config.programs_dir / f"{split}-{self.fingerprint}.items"
+            require_as_many(self._task, len(found.items), kept, log_dir)
         return found
 
     def _read_snapshot(self, folder: Path, seed: int, program_hash: str) -> Measurement | None:
@@ -230,15 +231,15 @@ class CommandTask:
         """Writes the asset's text, what `build` and `run` wrote and the result, whole or not at all."""
         assert candidate.programs_dir is not None
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_folder(folder)
-        remove_tree(partial)
-        partial.mkdir()
-        place = partial / "asset" / self._task.asset.file
+        unfinished = partial_folder(folder)
+        remove_tree(unfinished)
+        unfinished.mkdir()
+        place = unfinished / "asset" / self._task.asset.file
         place.parent.mkdir(parents=True)
         place.write_text(candidate.source, encoding="utf-8")
         for name, source in (("build", candidate.programs_dir / "build"), ("out", out)):
             if source is not None and source.is_dir():
-                shutil.copytree(source, partial / name)
+                shutil.copytree(source, unfinished / name)
         result = {
             "value": measurement.value,
             "items": None if measurement.items is None else list(measurement.items),
@@ -248,9 +249,9 @@ class CommandTask:
             "fingerprint": self.fingerprint,
             "metric": self.metric.name,
         }
-        write_json(partial / RESULT, result)
-        write_json(partial / MANIFEST, {"files": inventory(partial)})
-        partial.rename(folder)
+        write_json(unfinished / RESULT, result)
+        write_json(unfinished / MANIFEST, {"files": inventory(unfinished)})
+        unfinished.rename(folder)
 
 
 def machine_terms(clock: str) -> dict[str, Scalar]:

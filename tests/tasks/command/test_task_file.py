@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from command_task import ASSET, EVALUATE, TASK, open_command, run_command_trial, write_task
+from command_task import ASSET, EVALUATE, TASK, VAL, open_command, run_command_trial, write_task
 
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.command.evaluator import EvaluatorFailed
@@ -96,3 +96,5 @@ def test_the_number_of_items_must_not_change(tmp_path: Path, sandbox: Sandbox) -
     assert run_command_trial(task, ASSET, tmp_path / "first", seed=0).status is Status.OK
     with pytest.raises(EvaluatorFailed, match=r"answered with 8 items, and in an earlier trial with 4"):
         run_command_trial(task, ASSET, tmp_path / "second", seed=1)
+    more = open_command(write_task(tmp_path / "task", val_dot_csv=VAL + "eee,1\n"), sandbox)
+    assert len(run_command_trial(more, ASSET, tmp_path / "of-another-test-set").items or ()) == 5
