@@ -191,9 +191,13 @@ def test_a_dataset_that_changes_under_a_run_is_not_measured_with(
 
 
 def test_a_trial_goes_on_where_more_was_prepared_after_its_process_had_started(
-    make_task: MakeTask, tiny_source: str, tiny_dataset: Dataset, tmp_path: Path
+    make_task: MakeTask,
+    tiny_source: str,
+    tiny_dataset: Dataset,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    copy = shutil.copytree(tiny_dataset.folder, tmp_path / "copy")
+    copy = shutil.copytree(tiny_dataset.folder, tmp_path_factory.mktemp("dataset") / "copy")  # trials write to tmp_path
     task = make_task(dataset=Dataset.open(copy, sequence_length=32))
     candidate = task.prepare(tiny_source, tmp_path)
     tiny_dataset.manifest.with_files(copy, [], {"rows/of-another-length.npy": 1}).save(
