@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from functools import lru_cache
 
 BYTE_ORDER_MARK = "\ufeff"
 # What parsing raises beside SyntaxError: null bytes, lone surrogates, nesting that is too deep
@@ -25,6 +26,12 @@ def parse_source(source: str) -> ast.Module:
     if encoding not in ("utf-8", "utf-8-sig"):
         raise ValueError(f"it declares the encoding {encoding}: use UTF-8")
     return ast.parse(data)
+
+
+@lru_cache(maxsize=4)  # champion and candidate are looked at again and again
+def shared_tree(source: str) -> ast.Module:
+    """See `parse_source`; the tree is not to be changed."""
+    return parse_source(source)
 
 
 def docstring_of(node: ast.AST) -> ast.Constant | None:

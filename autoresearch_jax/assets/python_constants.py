@@ -6,9 +6,9 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import lru_cache
 
 from autoresearch_jax.assets.base import ConstantError, ConstantValue, same_value
+from autoresearch_jax.python_source import shared_tree
 from autoresearch_jax.types import Scalar
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -80,11 +80,10 @@ def set_constants(source: str, values: Mapping[str, Scalar], *, anew: bool = Fal
     return "".join(lines)
 
 
-@lru_cache(maxsize=2)  # the champion's is asked for with each proposal
-def _parse(source: str) -> tuple[ast.stmt, ...]:
+def _parse(source: str) -> Sequence[ast.stmt]:
     """Top-level statements, not to be changed; whatever the parser has against a source is a SyntaxError."""
     try:
-        return tuple(ast.parse(source).body)
+        return shared_tree(source).body
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte in 3.11, brackets in brackets in ...
         raise SyntaxError(f"Python's parser gives up: {error}") from error
 

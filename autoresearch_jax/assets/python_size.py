@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from autoresearch_jax.assets.base import bytes_held
 from autoresearch_jax.assets.python_constants import binding
-from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, parse_source
+from autoresearch_jax.python_source import BYTE_ORDER_MARK, UNPARSABLE, docstring_of, shared_tree
 
 MAX_LITERAL_BYTES = 4096  # beyond the baseline's; an honest night adds a few hundred
 USUAL_ARGUMENTS = 16  # of a call, by position
@@ -34,7 +34,7 @@ def syntax_nodes(source: str, values_of: Collection[str] = ()) -> int | None:
     Values of the top-level constants in `values_of` count one node each: to move them is what an optimizer does.
     """
     try:
-        tree = parse_source(source)
+        tree = shared_tree(source)
     except (SyntaxError, *UNPARSABLE):
         return None
     lines = list(io.StringIO(source.removeprefix(BYTE_ORDER_MARK), newline=""))  # as Python counts them
@@ -120,7 +120,7 @@ def added_bytes(source: str, baseline: str) -> int:
 @lru_cache(maxsize=4)  # the baseline's is asked for with each candidate's
 def _held_in(source: str) -> tuple[Counter[tuple[type | str, object]], frozenset[str]]:
     """What a source carries, and its names."""
-    tree = parse_source(source)
+    tree = shared_tree(source)
     return Counter(_carried(tree)), frozenset(_names(tree))
 
 

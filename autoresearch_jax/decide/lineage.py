@@ -7,7 +7,7 @@ edit says what its parent's score is, too, as far as the prior knows its gain.
 
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.observations import BLOCK, Observations, Program
@@ -30,7 +30,7 @@ class Lineage:
         self.champion = frozenset[int]()
         self.num_runs = 0
         self._learn_again = learn_again
-        self._by_seed: dict[frozenset[int], dict[int, float]] = {}
+        self._by_seed: dict[frozenset[int], Mapping[int, float]] = {}
         self._posterior: Posterior | None = None
         self._learnt: tuple[int, Learnt] | None = None
         self._discarded = 0  # edits
@@ -40,7 +40,7 @@ class Lineage:
         """A lineage to which more can be entered; the programs that are concluded are shared."""
         other = copy.copy(self)
         other.programs = dict(self.programs)
-        other._by_seed = {contents: dict(runs) for contents, runs in self._by_seed.items()}
+        other._by_seed = dict(self._by_seed)
         return other
 
     def begin(self, number: int, *, without: Collection[int] = ()) -> None:
@@ -81,7 +81,8 @@ class Lineage:
         partner = math.nan
         if seed is not None:
             partner = self._by_seed.get(program.parent or frozenset(), {}).get(seed, math.nan)
-            self._by_seed.setdefault(program.contents, {})[seed] = self.sign * value
+            before = self._by_seed.get(program.contents, {})
+            self._by_seed[program.contents] = {**before, seed: self.sign * value}  # a copy has the one before
         program.partners.append(partner)
         # The runs of an open edit are no part of the posterior yet; its items may be the only noise that there is.
         if not program.is_new or program.kept or item_variance > 0:

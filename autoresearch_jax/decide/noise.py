@@ -170,15 +170,27 @@ def mean_of(values: Sequence[float]) -> float:
     return values[0] if min(values) == max(values) else math.fsum(values) / len(values)
 
 
-def round_to_noise(score: float, sigma: float) -> float:
-    """A score as proposers see it: rounded to sigma, itself rounded up to 1, 2 or 5 times a power of ten.
+def round_to_noise(score: float, sigma: float | None) -> float:
+    """A score as proposers see it: rounded to a multiple of `noise_step(sigma)`.
 
     Digits below the noise tell a proposer nothing of its idea, and each time something of the validation text ("The
     Ladder", Blum and Hardt 2015).
     """
-    if sigma <= 0:
-        return score
+    return round_to_step(score, noise_step(sigma))
+
+
+def noise_step(sigma: float | None) -> tuple[int, int] | None:
+    """Sigma rounded up to 1, 2 or 5 times a power of ten: factor and exponent; None if it is not known, or 0."""
+    if sigma is None or sigma <= 0:
+        return None
     digits = math.floor(math.log10(sigma))
-    factor = next(factor for factor in (1, 2, 5, 10, 20) if factor * 10.0**digits >= sigma)
-    step = factor * 10.0**digits
-    return round(round(score / step) * step, max(0, -digits))
+    return next(factor for factor in (1, 2, 5, 10, 20) if factor * 10.0**digits >= sigma), digits
+
+
+def round_to_step(score: float, step: tuple[int, int] | None) -> float:
+    """A score rounded to a multiple of a step of `noise_step`."""
+    if step is None:
+        return score
+    factor, digits = step
+    size = factor * 10.0**digits
+    return round(round(score / size) * size, max(0, -digits))

@@ -9,10 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from autoresearch_jax.decide.demands import demands
+from autoresearch_jax.decide.noise import round_to_noise
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.plan import moves_constants_alone
-from autoresearch_jax.engine.recorder import as_shown, past_experiments, score_of
+from autoresearch_jax.engine.recorder import past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import CONTRACT, FACTS, TOLD, RunState, asset_of, concluded, read_state
@@ -62,7 +63,7 @@ def make_brief(
         space=space,
         champion_source=ledger.source(champion.id),
         champion_constants=champion.constants,
-        champion_score=as_shown(score_of(champion), sigma),
+        champion_score=round_to_noise(score_of(champion), sigma),
         history=past_experiments(rows, sigma),
         noise_floor=noise_floor(state),
         limits_left=limits_left,

@@ -233,6 +233,10 @@ class Database:
         """
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
+    def version(self) -> tuple[int, int]:
+        """Is another once anything was written, here or by another process; not of use within a transaction."""
+        return self.writes_seen(), self._connection.total_changes
+
     def may_be_undone(self) -> bool:
         """True inside of a transaction that may write."""
         return self._connection.in_transaction and not self._is_as_of_now

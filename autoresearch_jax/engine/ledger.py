@@ -42,9 +42,11 @@ class Ledger(Database):
     def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, path: Path | None = None) -> None:
         """See `open` and `open_to_read`."""
         super().__init__(connection, clock, path)
-        self._experiments = Rows(self._experiments_from, self.may_be_undone, lambda row: row.program_hash)
-        self._trials = Rows(self._trials_from, self.may_be_undone, lambda row: row.experiment)
+        self._experiments = Rows(self._experiments_from, self.may_be_undone, self.version, lambda row: row.program_hash)
+        self._trials = Rows(self._trials_from, self.may_be_undone, self.version, lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
+        self._runs: dict[int, list[tuple[int, TrialRow]]] = {}  # see `_runs_in_order`, of the first trials
+        self._num_entered = 0, 0  # trials in `_runs`, and those of them with a score
         self._lineage: tuple[dict[int, int], Lineage | None] = {}, None  # of what is concluded; runs of each in it
         self._variance_of_items = functools.cache(self._find_variance_of_items)
 
@@ -251,7 +253,7 @@ class Ledger(Database):
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
         scores = self.remembered(Ledger._find_scores_now)
-        return [_with_score(row, scores) for row in self._experiments.all()]
+        return [row if row.id not in scores else _with_score(row, scores) for row in self._experiments.all()]
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
@@ -300,7 +302,7 @@ class Ledger(Database):
         baseline = next((row for row in measured if row.decision is Action.KEEP), None)
         if baseline is None:
             return None
-        runs = self.remembered(_runs_in_order)
+        runs = self._runs_in_order()
         entered = {row.id: len(runs[row.id]) for row in measured if row.id >= baseline.id and row.id in runs}
         known, lineage = self._lineage
         if known == entered and lineage is not None:
@@ -313,8 +315,26 @@ class Ledger(Database):
             self._lineage = entered, lineage
         return lineage
 
+    def _runs_in_order(self) -> Mapping[int, Sequence[tuple[int, TrialRow]]]:
+        """The trials with a score of each experiment, and how many of all came before each."""
+        trials = self._trials.all()
+        (first, before), runs = self._num_entered, self._runs
+        is_final = not self.may_be_undone()
+        for index, trial in enumerate(trials[first:], first):
+            if is_final and trial.status is None:  # those before it are entered once and for all
+                self._num_entered = index, before
+                is_final = False
+            if trial.value is not None:
+                if not is_final and runs is self._runs:
+                    runs = {**runs}
+                runs[trial.experiment] = [*runs.get(trial.experiment, ()), (before, trial)]
+                before += 1
+        if is_final:
+            self._num_entered = len(trials), before
+        return runs
+
     def _enter(self, lineage: Lineage, rows: Collection[ExperimentRow]) -> None:
-        runs = self.remembered(_runs_in_order)
+        runs = self._runs_in_order()
         has_items = bool(self.select("trials", ("id",), "WHERE items IS NOT NULL LIMIT 1"))
         for row in rows:
             found = runs.get(row.id, ())
@@ -389,11 +409,3 @@ def score_in(lineage: Lineage, edits: frozenset[int]) -> Estimate:
 def _with_score(row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:
     score = scores.get(row.id)
     return row if score is None else replace(row, score=score.mean, error=score.error)
-
-
-def _runs_in_order(ledger: Ledger) -> Mapping[int, Sequence[tuple[int, TrialRow]]]:
-    """The trials with a score of each experiment, and how many of all came before each."""
-    found: dict[int, list[tuple[int, TrialRow]]] = {}
-    for before, trial in enumerate(trial for trial in ledger.trials() if trial.value is not None):
-        found.setdefault(trial.experiment, []).append((before, trial))
-    return found

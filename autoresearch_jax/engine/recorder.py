@@ -9,7 +9,7 @@ from pathlib import Path
 from autoresearch_jax.assets.base import AssetSyntaxError, ConstantError
 from autoresearch_jax.assets.merging import known_constants
 from autoresearch_jax.decide.lineage import Lineage
-from autoresearch_jax.decide.noise import mean_of, round_to_noise
+from autoresearch_jax.decide.noise import mean_of, noise_step, round_to_step
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.inbox import HAND, HandedText, Inbox
@@ -255,7 +255,8 @@ def past_experiments(rows: Sequence[ExperimentRow], sigma: float | None) -> tupl
 
     `sigma` is the noise floor; None where it is not known, and then scores have all their digits.
     """
-    return tuple(_as_outcome(row, sigma) for row in rows if _is_of_search(row))
+    step = noise_step(sigma)
+    return tuple(_as_outcome(row, step) for row in rows if _is_of_search(row))
 
 
 def score_of(row: ExperimentRow) -> float:
@@ -264,18 +265,13 @@ def score_of(row: ExperimentRow) -> float:
     return row.score
 
 
-def as_shown(score: float, sigma: float | None) -> float:
-    """A score as proposers see it; see `round_to_noise`."""
-    return score if sigma is None else round_to_noise(score, sigma)
-
-
 def _is_of_search(row: ExperimentRow) -> bool:
     """False for a baseline that failed: a later one took its place."""
     return row.kind is not Kind.BASELINE or row.decision is Action.KEEP
 
 
 @lru_cache(maxsize=MEMO_ROWS)
-def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
+def _as_outcome(row: ExperimentRow, step: tuple[int, int] | None) -> PastExperiment:
     assert row.status is not None
     kept = row.decision is Action.KEEP
     reason = row.reason or ""
@@ -292,7 +288,7 @@ def _as_outcome(row: ExperimentRow, sigma: float | None) -> PastExperiment:
         category=row.category,
         constants=row.constants,
         status=row.status,
-        score=None if row.score is None else as_shown(row.score, sigma),
+        score=None if row.score is None else round_to_step(row.score, step),
         kept=kept,
         reason=reason,
         program_hash=row.program_hash,

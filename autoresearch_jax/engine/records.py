@@ -202,12 +202,19 @@ class Rows(Generic[Row]):
     """The rows of a growing table, of which only those from the first open one on are read again."""
 
     def __init__(
-        self, read: Callable[[int], list[Row]], may_be_undone: Callable[[], bool], group: Callable[[Row], Hashable]
+        self,
+        read: Callable[[int], list[Row]],
+        may_be_undone: Callable[[], bool],
+        version: Callable[[], Hashable],
+        group: Callable[[Row], Hashable],
     ) -> None:
         """`read` gives the rows from a number on; rows are kept unless a transaction may yet be undone."""
         self._read = read
         self._may_be_undone = may_be_undone
+        self._version = version
         self._group = group
+        self._seen: Hashable = None  # the version in which `_rest` was read
+        self._rest: list[Row] = []
         self._concluded: dict[int, Row] = {}  # by number; no open row comes before any of them
         self._groups: dict[Hashable, list[Row]] = {}
         self._next = 0
@@ -233,15 +240,19 @@ class Rows(Generic[Row]):
 
     def latest(self) -> list[Row]:
         """The rows that are not remembered: from the first open one on, within a transaction all new ones."""
-        rows = self._read(self._next)
         if self._may_be_undone():
-            return rows
+            return self._read(self._next)
+        version = self._version()
+        if version == self._seen:
+            return self._rest
+        rows = self._read(self._next)
         count = next((index for index, row in enumerate(rows) if row.status is None), len(rows))
         for row in rows[:count]:
             self._concluded[row.id] = row
             self._groups.setdefault(self._group(row), []).append(row)
             self._next = row.id + 1
-        return rows[count:]
+        self._seen, self._rest = version, rows[count:]
+        return self._rest
 
 
 @functools.cache

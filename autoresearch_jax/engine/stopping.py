@@ -1,10 +1,12 @@
 """When a run ends: program.md's "Stop when" list, signals, and waits that end with the run."""
 
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from autoresearch_jax.engine.ledger import Ledger
@@ -99,6 +101,21 @@ def backoff(first_seconds: float, waits: int) -> float:
     return min(first_seconds * 2.0 ** min(waits, 10), LONGEST_WAIT_SECONDS)
 
 
+def _progress_in_ledger(ledger: Ledger) -> Progress:
+    """How far the run is by what is concluded, without its metric and score."""
+    rows = concluded(ledger)
+    proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
+    last_improvement = max(row.id for row in rows if row.is_improvement)
+    return Progress(
+        experiments=len(proposals),
+        seconds=seconds_spent(ledger, rows),
+        dollars=sum(row.cost_dollars for row in proposals),
+        since_keep=sum(row.id > last_improvement for row in proposals),
+        metric="",
+        score=math.nan,
+    )
+
+
 class StoppingList:
     """Compares a run with its stopping list, which may change while the run goes on."""
 
@@ -124,15 +141,13 @@ class StoppingList:
 
     def progress(self, champion: ExperimentRow, waited_seconds: float = 0.0, more_experiments: int = 0) -> Progress:
         """How far the run is, with what is not in the ledger yet."""
-        rows = concluded(self._ledger)
-        proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
-        last_improvement = max(row.id for row in rows if row.is_improvement)
         assert champion.score is not None
-        return Progress(
-            experiments=len(proposals) + more_experiments,
-            seconds=seconds_spent(self._ledger, rows) + waited_seconds,
-            dollars=sum(row.cost_dollars for row in proposals),
-            since_keep=sum(row.id > last_improvement for row in proposals) + more_experiments,
+        before = self._ledger.remembered(_progress_in_ledger)
+        return replace(
+            before,
+            experiments=before.experiments + more_experiments,
+            seconds=before.seconds + waited_seconds,
+            since_keep=before.since_keep + more_experiments,
             metric=self._metric.name,
             score=champion.score,
         )
