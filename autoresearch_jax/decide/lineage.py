@@ -8,6 +8,7 @@ edit says what its parent's score is, too, as far as the prior knows its gain.
 import copy
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.observations import BLOCK, Observations, Program
@@ -43,17 +44,27 @@ class Lineage:
         other._by_seed = dict(self._by_seed)
         return other
 
-    def begin(self, number: int, *, without: Collection[int] = ()) -> None:
+    def begin(self, number: int, *, without: Collection[int] = (), parent: frozenset[int] | None = None) -> None:
         """Enters a program that is about to be measured: the champion with a new edit, or without some of its edits.
 
-        The first one is the baseline.
+        The first one is the baseline. `parent` is what an earlier champion held, if it is made from that one.
         """
+        parent = self.champion if parent is None else parent
         if not self.programs:
             self.programs[number] = Program(frozenset(), None, is_new=False)
         elif without:
-            self.programs[number] = Program(self.champion - set(without), self.champion, is_new=False)
+            self.programs[number] = Program(parent - set(without), parent, is_new=False)
         else:
-            self.programs[number] = Program(self.champion | {number}, self.champion, is_new=True)
+            self.programs[number] = Program(parent | {number}, parent, is_new=True)
+
+    def move(self, number: int) -> None:
+        """Makes an open program one of the champion of now; its runs go on to tell what they told."""
+        program = self.programs[number]
+        self.programs[number] = replace(program, contents=program.upon(self.champion), parent=self.champion)
+
+    def is_stale(self, number: int) -> bool:
+        """Whether a program was made from a champion before that of now."""
+        return self.programs[number].parent not in (None, self.champion)
 
     def observe(
         self,
@@ -75,6 +86,7 @@ class Lineage:
         """
         program = self.programs[number]
         program.runs.append(self.sign * value)
+        program.bases.append(program.parent or frozenset())
         program.times.append(self.num_runs if time is None else time)
         program.item_variance = max(program.item_variance, item_variance)
         self.num_runs += 1
@@ -89,8 +101,9 @@ class Lineage:
             self._posterior = None
 
     def conclude(self, number: int, *, kept: bool) -> None:
-        """Enters what became of a program; one that was kept is the champion."""
+        """Enters what became of a program; one that was kept is the champion, and was made from the one before."""
         program = self.programs[number]
+        assert not (kept and self.is_stale(number)), f"{number} is to be moved first"
         program.kept = kept
         self._discarded += not kept
         if kept:
@@ -119,13 +132,14 @@ class Lineage:
     @property
     def latest_of_champion(self) -> int:
         """How many of the latest runs, without another between them, are the champion's."""
-        times = [(time, found.contents) for found in self.programs.values() for time in found.times]
-        latest_of_others = max((time for time, contents in times if contents != self.champion), default=-1)
-        return sum(time > latest_of_others for time, _ in times)
+        measured = [one for program in self.programs.values() for one in program.measured()]
+        latest_of_others = max((time for contents, time, _ in measured if contents != self.champion), default=-1)
+        return sum(time > latest_of_others for _, time, _ in measured)
 
     def runs_of(self, contents: frozenset[int]) -> list[float]:
         """The runs of a program, times the sign."""
-        return [run for found in self.programs.values() if found.contents == contents for run in found.runs]
+        measured = (one for program in self.programs.values() for one in program.measured())
+        return [run for measured_contents, _, run in measured if measured_contents == contents]
 
     @property
     def posterior(self) -> Posterior:

@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ class Program:
       parent: contents of the program it was made from; None for the baseline.
       is_new: False for one that only takes edits out, and for the baseline.
       runs: its scores times the lineage's sign, so that more is better.
+      bases: for each run, what was `parent` then: a new edit may be moved to a later champion.
       times: of the runs, see `Lineage.observe`.
       partners: for each run, the parent's run with the same seed; NaN where there is none.
       kept: None while it is open.
@@ -35,10 +36,36 @@ class Program:
     parent: frozenset[int] | None
     is_new: bool
     runs: list[float] = field(default_factory=list)
+    bases: list[frozenset[int]] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     partners: list[float] = field(default_factory=list)
     kept: bool | None = None
     item_variance: float = 0.0
+
+    def measured(self) -> Iterator[tuple[frozenset[int], int, float]]:
+        """What was measured in each run, its time and its score."""
+        for base, time, run in zip(self.bases, self.times, self.runs, strict=True):
+            yield self.upon(base), time, run
+
+    def upon(self, base: frozenset[int]) -> frozenset[int]:
+        """What the program would hold if it were made from another champion."""
+        if base is self.parent or self.parent is None:
+            return self.contents
+        return (base | self.contents - self.parent) - (self.parent - self.contents)
+
+    def by_base(self) -> Iterator["Program"]:
+        """An edit as one for each of its bases."""
+        for base in dict.fromkeys(self.bases):
+            of_base = [index for index, other in enumerate(self.bases) if other == base]
+            yield replace(
+                self,
+                contents=self.upon(base),
+                parent=base,
+                runs=[self.runs[index] for index in of_base],
+                bases=[base] * len(of_base),
+                times=[self.times[index] for index in of_base],
+                partners=[self.partners[index] for index in of_base],
+            )
 
 
 class Observations:
@@ -52,7 +79,9 @@ class Observations:
     def __init__(self, programs: Mapping[int, Program]) -> None:
         measured = [program for program in programs.values() if program.runs]
         compared = [program for program in measured if program.kept or not program.is_new]
-        discarded = [program for program in measured if program.is_new and program.kept is False]
+        discarded = [
+            one for program in measured if program.is_new and program.kept is False for one in program.by_base()
+        ]
         self.edits = [number for number, program in programs.items() if program.is_new and program.kept]
         self.items = [program.item_variance for program in measured if program.item_variance > 0]
         now = 1 + max(max(program.times) for program in [*compared, *discarded])
@@ -61,22 +90,25 @@ class Observations:
         rows: dict[tuple[frozenset[int], int], int] = {}
         times: defaultdict[int, list[int]] = defaultdict(list)
 
-        def row_of(contents: frozenset[int], time: int) -> int:
-            row = rows.setdefault((contents, time // block), len(rows))
-            times[row].append(time)
-            return row
-
         runs: dict[frozenset[int], list[float]] = {}
         items: dict[frozenset[int], float] = {}
         places: list[tuple[int, int, int]] = []
         program_of: dict[frozenset[int], int] = {}
+
+        def row_of(contents: frozenset[int], time: int) -> int:
+            program_of.setdefault(contents, len(program_of))
+            runs.setdefault(contents, [])  # a champion may have none yet when edits of it are measured
+            items.setdefault(contents, 0.0)
+            row = rows.setdefault((contents, time // block), len(rows))
+            times[row].append(time)
+            return row
+
         for program in compared:
-            place = program_of.setdefault(program.contents, len(program_of))
-            items.setdefault(program.contents, program.item_variance)
-            its_runs = runs.setdefault(program.contents, [])
-            for time, run in zip(program.times, program.runs, strict=True):
-                places.append((place, len(its_runs), row_of(program.contents, time)))
-                its_runs.append(run)
+            for contents, time, run in program.measured():
+                items.setdefault(contents, program.item_variance)
+                row = row_of(contents, time)
+                places.append((program_of[contents], len(runs[contents]), row))
+                runs[contents].append(run)
         of_parents = [row_of(program.parent or frozenset(), program.times[0]) for program in discarded]
         self.parent_N = np.array(of_parents, np.int64)
         self.program_F, self.slot_F, self.row_F = np.array(places, np.int64).T
@@ -96,7 +128,7 @@ class Observations:
         self.partners_NxS = _padded([program.partners for program in discarded])
         edits = [program for program in measured if program.is_new and program.kept is not None]
         self.first_runs = [
-            (program_of[program.parent or frozenset()], program.partners[0], program.runs[0])
+            (program_of[program.bases[0]], program.partners[0], program.runs[0])
             for program in edits
             if not math.isnan(program.partners[0])
         ]

@@ -150,22 +150,41 @@ class Posterior:
         found = zip(weights_KxG, *gain_within_cells(mean_K, 1 / precision_K), strict=True)
         return {number: Gain(*gain, self._unit) for number, gain in zip(self.edits, found, strict=True)}
 
+    def _of_bases(self, program: Program) -> tuple[Floats, float, Floats]:
+        """Scores of what an edit was made from: for each run the mean; the variance that all runs share; what is left.
+
+        With one base all of its variance is shared. The runs of one of several bases share more than is taken here.
+        """
+        bases = list(dict.fromkeys(program.bases))
+        x_BxK = np.zeros((len(bases), len(self.mean_K)))
+        x_BxK[:, 0] = 1
+        for row, base in enumerate(bases):
+            x_BxK[row, [self._column[number] for number in base]] = 1
+        covariance_BxB = x_BxK @ self.covariance_KxK @ x_BxK.T
+        shared = max(float(np.min(covariance_BxB)), 0.0)
+        row_S = [bases.index(base) for base in program.bases]
+        return (x_BxK @ self.mean_K)[row_S], shared, np.maximum(np.diag(covariance_BxB) - shared, 0.0)[row_S]
+
     def gain_of_candidate(self, program: Program) -> Gain:
-        """The gain of an open program with a new edit, by its runs, its parent's score and the prior."""
-        assert program.parent is not None
-        parent, variance = self._moments(program.parent, with_baseline=True)
+        """The gain of an open program with a new edit, by its runs, its parent's score and the prior.
+
+        Each run is compared with what the edit was made from then.
+        """
+        bases_S, variance, of_bases_S = self._of_bases(program)
+        parent = float(bases_S[0])
         parents_P = parent + math.sqrt(variance) * _NODES_P
-        distance_S = (np.array(program.runs) - self.origin) / self._unit - parent
+        distance_S = (np.array(program.runs) - self.origin) / self._unit - bases_S
         clipped_S = np.clip(distance_S, GRID[0], GRID[-1])
         runs_S, beyond = parent + clipped_S, float(np.median(distance_S - clipped_S))
         of_runs_S = np.ones(len(runs_S))
         if self.learnt.correlation:
-            luck_S = (np.array(program.partners) - self.origin) / self._unit - parent
+            luck_S = (np.array(program.partners) - self.origin) / self._unit - bases_S
             paired_S = ~np.isnan(luck_S)
             runs_S = runs_S - self.learnt.correlation * np.where(paired_S, luck_S, 0.0)
             of_runs_S = 1 - self.learnt.correlation**2 * paired_S
+        of_runs_S = of_runs_S + of_bases_S
         if program.item_variance:
-            of_mean = self.learnt.seed_share / len(runs_S) + program.item_variance / self._unit**2
+            of_mean = self.learnt.seed_share / len(runs_S) + program.item_variance / self._unit**2 + of_bases_S.mean()
             runs_S, of_runs_S = np.array([runs_S.mean()]), np.array([of_mean])
         mean, worth = runs_S[0], 1.0
         if len(runs_S) > 1:

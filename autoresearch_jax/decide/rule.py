@@ -256,7 +256,8 @@ class LineageRule:
         of_champion, its_runs = posterior.variance(parent), max(1, len(lineage.runs_of(parent)))
         # what a run takes off the variance; of the champion's no more than if its own runs were all that is known of it
         narrows = min(of_champion**2 / (of_champion + 1), 1 / (its_runs * (its_runs + 1)))
-        if narrows > 1 / (runs * (runs + 1)):
+        is_of_parent = parent in lineage.programs[number].bases  # else the champion's score says nothing of its runs
+        if is_of_parent and narrows > 1 / (runs * (runs + 1)):
             return Action.MEASURE_CHAMPION, f"{why}; the champion's error is the larger part of the doubt"
         return Action.MEASURE_CANDIDATE, why
 
