@@ -7,7 +7,7 @@ edit says what its parent's score is, too, as far as the prior knows its gain.
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from autoresearch_jax.decide.gains import Gain
@@ -31,7 +31,8 @@ class Lineage:
         self.champion = frozenset[int]()
         self.num_runs = 0
         self._learn_again = learn_again
-        self._by_seed: dict[frozenset[int], Mapping[int, float]] = {}
+        self._by_seed: dict[frozenset[int], Mapping[int, float]] = {}  # runs of programs, by their contents
+        self._runs: dict[frozenset[int], tuple[float, ...]] = {}
         self._posterior: Posterior | None = None
         self._learnt: tuple[int, Learnt] | None = None
         self._discarded = 0  # edits
@@ -41,7 +42,7 @@ class Lineage:
         """A lineage to which more can be entered; the programs that are concluded are shared."""
         other = copy.copy(self)
         other.programs = dict(self.programs)
-        other._by_seed = dict(self._by_seed)
+        other._by_seed, other._runs = dict(self._by_seed), dict(self._runs)
         return other
 
     def begin(self, number: int, *, without: Collection[int] = (), parent: frozenset[int] | None = None) -> None:
@@ -90,6 +91,7 @@ class Lineage:
         program.times.append(self.num_runs if time is None else time)
         program.item_variance = max(program.item_variance, item_variance)
         self.num_runs += 1
+        self._runs[program.contents] = (*self._runs.get(program.contents, ()), self.sign * value)
         partner = math.nan
         if seed is not None:
             partner = self._by_seed.get(program.parent or frozenset(), {}).get(seed, math.nan)
@@ -136,10 +138,9 @@ class Lineage:
         latest_of_others = max((time for contents, time, _ in measured if contents != self.champion), default=-1)
         return sum(time > latest_of_others for _, time, _ in measured)
 
-    def runs_of(self, contents: frozenset[int]) -> list[float]:
+    def runs_of(self, contents: frozenset[int]) -> Sequence[float]:
         """The runs of a program, times the sign."""
-        measured = (one for program in self.programs.values() for one in program.measured())
-        return [run for measured_contents, _, run in measured if measured_contents == contents]
+        return self._runs.get(contents, ())
 
     @property
     def posterior(self) -> Posterior:

@@ -55,6 +55,9 @@ class Program:
 
     def by_base(self) -> Iterator["Program"]:
         """An edit as one for each of its bases."""
+        if all(base is self.parent for base in self.bases):
+            yield self
+            return
         for base in dict.fromkeys(self.bases):
             of_base = [index for index, other in enumerate(self.bases) if other == base]
             yield replace(

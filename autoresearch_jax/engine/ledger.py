@@ -248,12 +248,14 @@ class Ledger(Database):
         row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return _with_score(row, self.remembered(Ledger._find_scores_now))
+        return self.remembered(Ledger._scored_now).get(number, row)
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order of their numbers."""
-        scores = self.remembered(Ledger._find_scores_now)
-        return [row if row.id not in scores else _with_score(row, scores) for row in self._experiments.all()]
+        rows = self._experiments.all()
+        for number, row in self.remembered(Ledger._scored_now).items():
+            rows[number] = row  # experiments are numbered from 0 on
+        return rows
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
@@ -269,8 +271,8 @@ class Ledger(Database):
             found = self._remembered[make] = state, make(self)
         return cast(Value, found[1])
 
-    def _find_scores_now(self) -> Mapping[int, Estimate]:
-        """Scores of the experiments that were kept, by all runs so far, and of their twins."""
+    def _scored_now(self) -> Mapping[int, ExperimentRow]:
+        """The experiments that were kept, and their twins, with scores by all runs so far."""
         lineage = self.lineage()
         if lineage is None:
             return {}
@@ -278,7 +280,11 @@ class Ledger(Database):
         kept = (row for row in rows if row.decision is Action.KEEP and row.status is Status.OK)
         by_program = {row.program_hash: score_in(lineage, lineage.programs[row.id].contents) for row in kept}
         is_kept_or_twin = (row for row in rows if row.decision is Action.KEEP or row.status is Status.DUPLICATE)
-        return {row.id: score for row in is_kept_or_twin if (score := by_program.get(row.program_hash))}
+        return {
+            row.id: replace(row, score=score.mean, error=score.error)
+            for row in is_kept_or_twin
+            if (score := by_program.get(row.program_hash))
+        }
 
     def lineage(self) -> Lineage | None:
         """The runs of the search as the model of scores has them; None without a baseline or under the greedy rule."""
@@ -364,7 +370,7 @@ class Ledger(Database):
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
         """The experiment of the search, before number `before`, that measured the same program."""
         found = self._twin(program_hash, before)
-        return None if found is None else _with_score(found, self.remembered(Ledger._find_scores_now))
+        return None if found is None else self.remembered(Ledger._scored_now).get(found.id, found)
 
     def _twin(self, program_hash: str | None, before: int) -> ExperimentRow | None:
         """The first experiment of a program, or the last that was kept: only a revert measures a program again."""
@@ -404,8 +410,3 @@ def score_in(lineage: Lineage, edits: frozenset[int]) -> Estimate:
     """The score of the program with these edits, in the metric's own direction."""
     found = lineage.posterior.score(edits)
     return Estimate(lineage.sign * found.mean, found.error)
-
-
-def _with_score(row: ExperimentRow, scores: Mapping[int, Estimate]) -> ExperimentRow:
-    score = scores.get(row.id)
-    return row if score is None else replace(row, score=score.mean, error=score.error)

@@ -29,10 +29,10 @@ def test_an_edit_of_an_earlier_champion_is_measured_against_that_one_and_kept_up
     assert after.mean > 0, "beside 9.7, the present champion's run, it would be a loss"
     lineage.conclude(2, kept=True)
     assert lineage.champion == {1, 2}
-    assert lineage.runs_of(lineage.champion) == [], "the two together were never measured"
+    assert not lineage.runs_of(lineage.champion), "the two together were never measured"
     assert lineage.posterior.gain_of([2]).mean > 0
     lineage.observe(2, 9.5)
-    assert lineage.runs_of(lineage.champion) == [-9.5]
+    assert list(lineage.runs_of(lineage.champion)) == [-9.5]
 
 
 def test_runs_upon_two_champions_say_more_than_those_upon_one():
