@@ -48,7 +48,6 @@ class Program:
     """A program that is not decided on."""
 
     number: int
-    gain: float  # true, over its parent
     is_revert: bool = False
     running: int = 0
     action: Action = Action.MEASURE_CANDIDATE
@@ -59,7 +58,7 @@ class Result:
     """What came of a night, gains in sigma."""
 
     gain: float
-    seconds: float
+    time: float  # in units of a run's
     ideas: int
     nulls: int
     certified: Sequence[float]
@@ -68,7 +67,13 @@ class Result:
 
 @dataclass
 class Flight:
-    """One night with several runs in flight."""
+    """One night with several runs in flight.
+
+    Attributes:
+      slots: how many runs there are at a time.
+      ideas: where the gains of ideas are drawn from, by `mix`.
+      pace: the same of how long runs take.
+    """
 
     rule: LineageRule
     slots: int
@@ -92,7 +97,7 @@ class Flight:
     def result(self) -> Result:
         """Runs the night."""
         self.lineage.begin(0)
-        self.open[0] = Program(0, 0.0)
+        self.open[0] = Program(0)
         for _ in range(self.rule.baseline_runs):
             self._start(0)
         while self.in_flight:
@@ -100,17 +105,15 @@ class Flight:
             self._fill()
         self.lineage.learn()
         sure = [self.gains[number] for number in certified(self.lineage)]
-        return Result(self._truth(), self.now, self.num_ideas, self.nulls, sure, self.moved)
+        gain = math.fsum(self.gains[number] for number in self.lineage.champion)
+        return Result(gain, self.now, self.num_ideas, self.nulls, sure, self.moved)
 
-    def _truth(self) -> float:
-        return math.fsum(self.gains[number] for number in self.lineage.champion if number in self.gains)
-
-    def _start(self, number: int, *, of_champion: bool = False) -> None:
-        truth = self._truth()
-        if not of_champion:
+    def _start(self, number: int) -> None:
+        """Begins a run of a program: of an open one, or of the champion."""
+        if number in self.open:
             self.open[number].running += 1
-            contents = self.lineage.programs[number].contents
-            truth = math.fsum(self.gains[edit] for edit in contents if edit in self.gains)
+        contents = self.lineage.programs[number].contents
+        truth = math.fsum(self.gains[edit] for edit in contents)
         end = self.now + self.pace.uniform(SHORTEST, LONGEST)
         heapq.heappush(self.in_flight, (end, self.started, number, truth))
         self.started += 1
@@ -179,7 +182,7 @@ class Flight:
             return True
         asked = any(program.action is Action.MEASURE_CHAMPION for program in waiting)
         if asked and not self._runs_of_champion():
-            self._start(self.champion, of_champion=True)
+            self._start(self.champion)
             return True
         for program in waiting:
             if program.action is Action.MEASURE_CANDIDATE and program.number != self.crowned:
@@ -209,7 +212,7 @@ class Flight:
         self.num_ideas, self.nulls = self.num_ideas + 1, self.nulls + (gain == 0)
         self.gains[self.numbers] = gain
         self.lineage.begin(self.numbers)
-        self.open[self.numbers] = Program(self.numbers, gain)
+        self.open[self.numbers] = Program(self.numbers)
         self._start(self.numbers)
 
     def _certify(self, *, at_end: bool) -> bool:
@@ -223,14 +226,14 @@ class Flight:
             left = wanted_runs(self.lineage, self.looked_at, self.spent, self.certification)
             if self._runs_of_champion() >= left:
                 return False
-            self._start(self.champion, of_champion=True)
+            self._start(self.champion)
             self.spent += 1
             return True
         self.numbers += 1
         self.looked_at |= set(step.edits)
         self.keeps = 0
         self.lineage.begin(self.numbers, without=step.edits)
-        self.open[self.numbers] = Program(self.numbers, 0.0, is_revert=True)
+        self.open[self.numbers] = Program(self.numbers, is_revert=True)
         for _ in range(min(2, self.slots - len(self.in_flight), RUNS - self.started)):
             self._start(self.numbers)
             self.spent += 1
@@ -240,8 +243,7 @@ class Flight:
 def simulate(mix: str, slots: int, seed: str) -> Result:
     """One night, from names that another process can be told."""
     rule = LineageRule(METRIC, LineageSettings(**CONFIDENCE["balanced"]))
-    draws = (random.Random(f"{seed} {mix} {what}") for what in ("ideas", "runs", "pace"))
-    ideas, runs, pace = draws
+    ideas, runs, pace = (random.Random(f"{seed} {mix} {what}") for what in ("ideas", "runs", "pace"))
     return Flight(rule, slots, ideas, mix, Machine(runs, ""), pace).result()
 
 
@@ -265,7 +267,7 @@ def main() -> None:
             error = statistics.stdev(gains) / math.sqrt(len(gains))
             print(
                 f"{slots:>3} {mix}: gain {statistics.fmean(gains):6.2f} +- {error:.2f}, "
-                f"time {statistics.fmean(night.seconds for night in nights):6.1f}, "
+                f"time {statistics.fmean(night.time for night in nights):6.1f}, "
                 f"ideas {statistics.fmean(night.ideas for night in nights):5.1f}, "
                 f"moved {statistics.fmean(night.moved for night in nights):5.1f}",
                 flush=True,
@@ -273,8 +275,8 @@ def main() -> None:
     print(f"seconds: {time.monotonic() - start:.0f}")
     one = found[min(found)]
     for slots, nights in found.items():
-        for name, of in (("gain", "gain"), ("time", "seconds")):
-            ratio = sum(getattr(night, of) for night in nights) / sum(getattr(night, of) for night in one)
+        for name in ("gain", "time"):
+            ratio = sum(getattr(night, name) for night in nights) / sum(getattr(night, name) for night in one)
             print(f"{name}_ratio_{slots}: {ratio:.3f}")
         nulls = sum(night.nulls for night in nights)
         certified_nulls = sum(night.certified.count(0.0) for night in nights)
