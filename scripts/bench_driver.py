@@ -42,7 +42,7 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.executors import LocalExecutor
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
 from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scalar, Status

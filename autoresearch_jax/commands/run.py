@@ -54,7 +54,7 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.executors import LocalExecutor
+from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.findings.format import device_class
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.report.summary import summarize_run

@@ -31,7 +31,7 @@ from autoresearch_jax.engine.state import read_compile_cost, read_state
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList
 from autoresearch_jax.engine.task import MAX_FAILURES, Observer, RunError, SnapshotKeeper, Task, TaskFailures
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.executors import Executor, Work
+from autoresearch_jax.executors.base import Executor, Work
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
@@ -303,7 +303,9 @@ class Measuring:
                         on_progress=parts.observer.progress,
                     )
                 )
-                _, measurement = parts.executor.next_finished()
+                finished = parts.executor.next_finished()
+                assert finished is not None  # it waits without a limit
+                measurement = finished.result()
         except CandidateRejected as rejection:
             return Measurement(rejection.status, None, trial.seed, rejection.facts, error=rejection.reason)
         except RunError:
