@@ -192,6 +192,7 @@ RUN: Mapping[str, Callable[[Plan, Result], Any]] = {
     "repeat": _of("accelerator_trials", "repeat"),
     "run": _of("accelerator_trials", "run"),
     "standby": _of("accelerator_trials", "standby"),
+    "workers": _of("accelerator_workers", "workers"),
 }
 
 

@@ -38,18 +38,19 @@ class PartPlan:
 # those of a quick one to 3 without what it leaves out, those on a CPU to 4.
 PARTS = (
     PartPlan("environment", ("jax",), (), (15, 12, 20)),
-    PartPlan("kernels", ("jax", "numpy"), ("environment",), (50, 25, 35)),
+    PartPlan("kernels", ("jax", "numpy"), ("environment",), (50, 25, 30)),
     PartPlan("export", _TRACE, (), (12, 12, 20)),
     PartPlan("corpus", _CORPUS, (), (25, 13, 15)),
-    PartPlan("step", _TRACE, ("environment",), (95, 55, 40)),
+    PartPlan("step", _TRACE, ("environment",), (90, 55, 35)),
     PartPlan("device", _TRACE, ("environment",), (15, 15, 10)),
     PartPlan("trial", _TRIAL, ("environment", "corpus"), (80, 27, 15)),
     PartPlan("judge", _TRIAL, ("environment", "corpus"), (20, 16, 15)),
     PartPlan("repeat", _TRIAL, ("environment", "corpus"), (35, 30, 20)),
-    PartPlan("run", _TRIAL, ("environment", "corpus"), (110, 32, 30)),
+    PartPlan("run", _TRIAL, ("environment", "corpus"), (90, 32, 25)),
     PartPlan("standby", _TRIAL, ("environment", "corpus"), (23, 30, 20)),
+    PartPlan("workers", _TRIAL, ("environment", "corpus"), (25, 25, 15)),
 )
-QUICK_LEAVES_OUT = ("export", "device", "repeat", "standby")  # unless --only names them
+QUICK_LEAVES_OUT = ("export", "device", "repeat", "standby", "workers")  # unless --only names them
 PART_NAMES = tuple(part.name for part in PARTS)
 
 # The original takes 45.1 GB for micro-batches of 128 rows; a share of the memory is left for what else is there.

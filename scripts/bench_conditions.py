@@ -34,14 +34,19 @@ def burning(burners: Sequence[tuple[float, float]]) -> Iterator[None]:
             process.wait()
 
 
-def demo_options(*more: str) -> tuple[TaskOptions, Mapping[str, Scalar]]:
-    """The demo's task, and the constants that it begins with."""
+def run_options(*words: str) -> Options:
+    """The options of `autoresearch run` with these flags."""
     values = flags.FlagValues()
     define_options(values, Options)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     flags.DEFINE_string("undefok", "", "", flag_values=values)
-    values(["bench", DEMO, "--nostandby", *more])
-    options = read_options(values, Options)
+    values(["bench", *words])
+    return read_options(values, Options)
+
+
+def demo_options(*more: str) -> tuple[TaskOptions, Mapping[str, Scalar]]:
+    """The demo's task, and the constants that it begins with."""
+    options = run_options(DEMO, "--nostandby", *more)
     return options.task, options.start.constants
 
 

@@ -45,7 +45,7 @@ def test_every_part_answers_on_a_cpu(tmp_path: Path) -> None:
     assert (figures["parts_failed"], figures["parts_left_out"], figures["findings"]) == ("0", "0", "0")
     report = json.loads((out / "accelerator.json").read_text())
     found = {part["name"]: part for part in report["parts"]}
-    assert figures["parts_ok"] == str(len(found)) == "11"
+    assert figures["parts_ok"] == str(len(found)) == "12"
     assert {part["status"] for part in found.values()} == {"ok"}
     assert {row[0] for row in found["kernels"]["tables"]["kernels"]["rows"]} == {"attention", "cross-entropy", "norm"}
     assert "__cudnn$fmhaSoftmaxBackward" in found["export"]["figures"]["step_0_kernels"]
@@ -55,6 +55,7 @@ def test_every_part_answers_on_a_cpu(tmp_path: Path) -> None:
     assert found["repeat"]["figures"]["trials_equal_bits"] == "yes"
     assert (found["run"]["figures"]["trials_with_a_score"], found["run"]["figures"]["verified"]) == (4, "yes")
     assert found["standby"]["figures"]["trials_counted_without_standby"] == 2
+    assert "--workers=" in found["workers"]["figures"]["refusal"]
     table = (out / "accelerator.md").read_text()
     assert all(f"| {name} | ok |" in table for name in found)
     assert str(tmp_path) not in table

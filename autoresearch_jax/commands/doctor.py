@@ -137,6 +137,11 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     remedy = f"--mesh=data={device.num_devices}, or no --mesh at all"
     is_enough = size is None or size <= device.num_devices
     yield Check("devices", there) if is_enough else fault("devices", f"{there}, --mesh asks for {size}", remedy)
+    try:
+        places, _ = options.task.workers.divide(device, environment)
+        yield Check("workers", str(len(places)))
+    except UsageError as error:
+        yield fault("workers", *str(error).rsplit(": ", 1))
     starts = f"starts on {device.platform}, and answered within {time.monotonic() - start:.1f} s"
     remedy = "--sandbox=limits goes without walls; please report it, with this machine's devices and drivers"
     open_only = fault("trial_process", f"{starts}, but not confined", remedy)

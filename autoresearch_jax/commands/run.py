@@ -38,6 +38,7 @@ from autoresearch_jax.commands.proposer_options import (
 from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
+from autoresearch_jax.commands.worker_options import make_executor
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
@@ -54,7 +55,6 @@ from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.findings.format import device_class
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES
 from autoresearch_jax.report.summary import summarize_run
@@ -247,9 +247,10 @@ def opened_loop(
     observer = Observers(console, watchers)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
+    executor = make_executor(task)
     parts = Parts(
         task=task,
-        executor=LocalExecutor(task.measure),
+        executor=executor,
         proposer=make_proposer(
             *(proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)),
             check=check_command(folder, options),
@@ -268,7 +269,7 @@ def opened_loop(
         certification=options.decision.certification(),
         flags=flags_to_keep(options, os.environ),
     )
-    with closing(console), further:
+    with closing(console), closing(executor), further:
         try:
             seed = run_seed(options.seed, opened.ledger.settings())
             yield Loop(parts, seed, options.experiments, proposer.asking)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from autoresearch_jax.commands.sandbox_options import (
     notice,
     sandbox_option,
 )
+from autoresearch_jax.commands.worker_options import WorkerOptions
 from autoresearch_jax.engine.task import Task, Terms
 from autoresearch_jax.errors import UsageError
+from autoresearch_jax.executors.places import Place
 from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.sandbox.sandbox import (
     NO_LANDLOCK,
@@ -90,6 +92,7 @@ class TaskOptions:
     mesh: str = option(
         "", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data", in_run=InRun.BOUND
     )
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     judge_tokens: int | None = option(
         None, "number of tokens to judge, about, instead of the whole split", least=1, in_run=InRun.BOUND
     )
@@ -237,7 +240,7 @@ class TaskOptions:
         trials_dirs[0].mkdir(parents=True, exist_ok=True)
         log_path = trials_dirs[0] / "devices.log"
         confined = sandbox.worker is not Level.LIMITS
-        device, mesh_axes, is_confined = self._find_devices(environment, log_path, confined=confined)
+        device, mesh_axes, places, is_confined = self._find_devices(environment, log_path, confined=confined)
         if confined and not is_confined:
             why = f"{device.platform} does not answer to a confined process, see {log_path}"
             if self.sandbox != "auto":
@@ -257,18 +260,21 @@ class TaskOptions:
                 sandbox=sandbox,
                 programs_dir=run_folder / "programs",
                 trials_dirs=trials_dirs,
-                environment=environment,
+                environment={**environment, **places[0].variables},
                 compile_cache_dir=self.compile_cache_dir,
                 editable_name=editable.name,
                 judge_tokens=self.judge_tokens,
                 caps=Caps(self.max_source_bytes, self.max_constant_bytes, self.max_kernel_bytes, self.min_steps),
                 profile=profile,
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
+                place=places[0],
+                other_places=places[1:],
             ),
         )
 
     def _make_command_task(self, run_folder: Path) -> Task:
         environment = dict(os.environ)
+        places = self.workers.processor_places()
         sandbox = find_sandbox(self.sandbox, environment, self.dataset.caches)
         if sandbox.level is Level.LIMITS:
             notice(UNCONFINED)
@@ -282,6 +288,8 @@ class TaskOptions:
                 programs_dir=(run_folder / "programs").absolute(),
                 clock=find_clock(self.clock, "cpu"),
                 max_stretch=self.max_stretch,
+                place=places[0],
+                other_places=places[1:],
             ),
         )
 
@@ -297,10 +305,12 @@ class TaskOptions:
         """
         if self.is_command:
             task, clock = self.command, find_clock(self.clock, "cpu", lambda text: None)
-            return CommandTerms.of(task, TaskFiles(task), self.budget.seconds or 0.0, clock)
-        device, mesh_axes, _ = self._find_devices(os.environ, log_path)
+            with self.workers.processor_places()[0].taken():
+                return CommandTerms.of(task, TaskFiles(task), self.budget.seconds or 0.0, clock)
+        device, mesh_axes, places, _ = self._find_devices(os.environ, log_path)
         clock = self._find_clock(device, lambda text: None)
-        machine = device_terms(device, mesh_axes, self.budget, clock)
+        with places[0].taken():
+            machine = device_terms(device, mesh_axes, self.budget, clock)
         return LmTerms(self.dataset.open(), self.budget, self.judge_tokens, machine)
 
     def _find_clock(self, device: Device, notice: Callable[[str], None]) -> str:
@@ -309,13 +319,19 @@ class TaskOptions:
 
     def _find_devices(
         self, environment: Mapping[str, str], log_path: Path, *, confined: bool = False
-    ) -> tuple[Device, dict[str, int], bool]:
-        """The device, the sizes of the mesh axes, and whether it answers to a confined process, if that is asked."""
+    ) -> tuple[Device, dict[str, int], Sequence[Place], bool]:
+        """Device and mesh of one worker, the places of all, and whether a confined process is answered, if asked."""
         mesh_axes, size = parse_mesh(self.mesh), mesh_size(self.mesh)
         device, is_confined = find_trial_device(self.platform, size, environment, log_path, confined=confined)
         if size is not None and size > device.num_devices:
             raise UsageError(f"--mesh asks for {size} devices, there are {device.num_devices}")
-        return device, mesh_axes or {"data": device.num_devices, "model": 1}, is_confined
+        places, own = self.workers.divide(device, environment)
+        if size is not None and size > own.num_devices:
+            raise UsageError(
+                f"--mesh asks for {size} devices, and each of --workers={self.workers.workers} has {own.num_devices}: "
+                "leave one of them out"
+            )
+        return own, mesh_axes or {"data": own.num_devices, "model": 1}, places, is_confined
 
 
 def find_clock(choice: str, platform: str, notice: Callable[[str], None] = notice) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.engine.records import ExperimentRow, TrialRow
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.executors.places import Place
 from autoresearch_jax.types import (
     UNKNOWN_COMPILE_COST,
     Budget,
@@ -117,7 +118,7 @@ class Task(Terms, Protocol):
         ...
 
     def close(self) -> None:
-        """Ends whatever the task still has running."""
+        """Ends whatever the task still has running, in other threads too; it can be used again."""
         ...
 
 
@@ -138,6 +139,23 @@ class CalibratedTask(Protocol):
 
         Raises:
           UserError: the machine cannot be measured.
+        """
+        ...
+
+
+@runtime_checkable
+class PlaceableTask(Protocol):
+    """A task whose machine is divided among several trials at the same time; it measures at the first place itself."""
+
+    @property
+    def other_places(self) -> Sequence[Place]:
+        """The other ones; none where a trial has the machine for itself."""
+        ...
+
+    def at(self, place: Place) -> Task:
+        """A task that measures at another place what this one prepares, with processes of its own.
+
+        What `CalibratedTask.calibrate` finds holds for both. Its owner closes it.
         """
         ...
 

@@ -192,6 +192,10 @@ class JsonWorker:
             raise self._died()
         return event
 
+    def stop(self) -> None:
+        """Has the process end, and all that it started; for another thread than the one that receives and closes."""
+        self._process.terminate()
+
     def close(self) -> None:
         """Ends the process and all that it started; they are gone when this returns."""
         assert self._process.stdin is not None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from executor_contract import ProcessMeasurer, check_answers
 
 from autoresearch_jax.executors.base import Work
 from autoresearch_jax.executors.local import LocalExecutor
@@ -61,3 +62,7 @@ def test_what_a_task_raises_is_an_answer_and_a_cancelled_trial_has_none():
     executor.close()
     with pytest.raises(IndexError):
         executor.next_finished()
+
+
+def test_the_contract_is_kept(tmp_path):
+    check_answers(lambda: LocalExecutor(ProcessMeasurer().measure), tmp_path)

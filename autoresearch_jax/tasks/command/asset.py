@@ -7,6 +7,7 @@ import select
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ class Cage:
       environment: variables of this process, of which it gets an allow-listed few.
       clock: by which the time box counts.
       max_stretch: times the time box that it may last by the wall clock.
+      stop: set by another thread to end what runs.
     """
 
     task: TaskFile
@@ -48,6 +50,7 @@ class Cage:
     environment: Mapping[str, str]
     clock: str
     max_stretch: float
+    stop: threading.Event = field(default_factory=threading.Event)
     limits: ProcessLimits = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +125,8 @@ class AssetProcess:
 
     def new_box(self, what: str, seconds: float) -> TimeBox:
         """A time box of its process tree."""
-        return TimeBox(what, seconds, self._cage.max_stretch, self._cage.clock, self.process.root)
+        cage = self._cage
+        return TimeBox(what, seconds, cage.max_stretch, cage.clock, self.process.root, cage.stop)
 
     def run_to_end(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
         """Waits for the end of a command that ends by itself.

@@ -4,15 +4,22 @@ import json
 import math
 import shlex
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.sandbox.confined import PYTHONS
-from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError, describe_exit
+from autoresearch_jax.sandbox.process import (
+    CommandStopped,
+    JsonWorker,
+    ProcessTimeoutError,
+    WorkerDiedError,
+    describe_exit,
+)
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess
 from autoresearch_jax.tasks.command.task_file import LINES, SOCKET, TaskFile
@@ -49,7 +56,7 @@ def evaluate(
     log_dir: Path,
     asset: AssetProcess | None,
     out: Path | None,
-    tick: Callable[[], None] = lambda: None,
+    stop: threading.Event,
 ) -> Evaluation:
     """Runs the evaluator once.
 
@@ -63,11 +70,12 @@ def evaluate(
       log_dir: for what it prints to standard error.
       asset: the service that it asks; None for an asset that was run.
       out: what an asset wrote that was run, else None.
-      tick: called now and then.
+      stop: set by another thread to end it.
 
     Raises:
       AssetFailed: the asset failed meanwhile, took too long, or its answers are no valid result.
       EvaluatorFailed: the evaluator did.
+      CommandStopped: `stop` was set.
     """
     speaks = None if task.serve is None else task.serve.speaks
     words = list(task.evaluate.command)
@@ -86,7 +94,7 @@ def evaluate(
         worker = JsonWorker(words, environment=environment, cwd=task.folder, log_path=log_path)
     except OSError as error:
         raise _failed(task, f"cannot be run: {error.strerror}", log_path) from error
-    session = _Session(task, worker, asset, speaks, log_path, tick)
+    session = _Session(task, worker, asset, speaks, log_path, stop)
     try:
         return _read_answer(task, session.converse(order), log_path)
     finally:
@@ -103,10 +111,10 @@ class _Session:
         asset: AssetProcess | None,
         speaks: str | None,
         log_path: Path,
-        tick: Callable[[], None],
+        stop: threading.Event,
     ) -> None:
         self._task, self._worker, self._asset, self._speaks = task, worker, asset, speaks
-        self._log_path, self._tick = log_path, tick
+        self._log_path, self._stop = log_path, stop
         self._own_seconds = 0.0  # that the evaluator took itself
 
     def converse(self, order: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -148,7 +156,8 @@ class _Session:
                 event = self._worker.receive(LOOK_SECONDS)
             except ProcessTimeoutError:
                 event = None
-            self._tick()
+            if self._stop.is_set():
+                raise CommandStopped("stopped")
             if self._asset is not None:
                 if event is None:
                     self._asset.require_alive()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.files import partial_folder, write_json
 from autoresearch_jax.sandbox.accounting import WALL, host_processors, quota_cpus
 from autoresearch_jax.sandbox.process import WatchError
@@ -64,6 +65,8 @@ class CommandTaskConfig:
       clock: "attended" or "wall", by which the time box counts.
       max_stretch: times the time box that a trial may last by the wall clock.
       programs_dir: where candidates' programs are kept, a folder for each hash.
+      place: what of this machine trials have.
+      other_places: for further tasks of this kind, see `engine.task.PlaceableTask`.
     """
 
     task: TaskFile
@@ -73,6 +76,8 @@ class CommandTaskConfig:
     programs_dir: Path
     clock: str = WALL
     max_stretch: float = 5.0
+    place: Place = ANYWHERE
+    other_places: Sequence[Place] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class CommandTask:
         self.asset = task.asset_kind
         self.told = ("training_seconds", WALL_SECONDS, "peak_memory_bytes")
         self._files = TaskFiles(task)
-        found = CommandTerms.of(task, self._files, config.budget_seconds, config.clock)
+        with config.place.taken():
+            found = CommandTerms.of(task, self._files, config.budget_seconds, config.clock)
         self.metric, self.budget, self.fingerprint = found.metric, found.budget, found.fingerprint
         self.terms: Mapping[str, Scalar] = found.terms
         self._cage = Cage(task, config.sandbox, config.environment, config.clock, config.max_stretch)
@@ -118,6 +124,8 @@ class CommandTask:
         }
         self.contract = contract_text(task, config.budget_seconds)
         self._making = threading.Lock()
+        self._stop = threading.Event()  # ends the trial that runs
+        self.other_places = config.other_places
 
     def prepare(self, source: str, log_dir: Path, *, beside_a_trial: bool = False) -> Candidate:
         """See `engine.task.Task.prepare`."""
@@ -159,9 +167,11 @@ class CommandTask:
         if (done := self._read_snapshot(snapshot_dir, seed, candidate.program_hash)) is not None:
             return done
         started = time.monotonic()
+        cage = replace(self._cage, stop=threading.Event())
+        self._stop = cage.stop
         trial = Trial(
-            *(self._cage, candidate, self._config.budget_seconds, seed, log_dir),
-            evaluate=partial(self._evaluate, seed, log_dir),
+            *(cage, candidate, self._config.budget_seconds, seed, log_dir),
+            evaluate=partial(self._evaluate, seed, log_dir, cage.stop),
             prepare=partial(self.prepare, log_dir=log_dir, beside_a_trial=True),
             on_progress=on_progress,
         )
@@ -170,7 +180,7 @@ class CommandTask:
             reference = find_reference((*reference_log_dirs, log_dir))
         splits = [VAL, HOLDOUT] if scrutiny is Scrutiny.AUDIT else [VAL]
         try:
-            with ExitStack() as stack:
+            with self._config.place.taken(), ExitStack() as stack:
                 found = trial.evaluate(splits, reference, stack)
                 self._files.require_unchanged()  # else the measurement is void
                 metrics = {**found[VAL].metrics, **trial.figures(), "total_seconds": time.monotonic() - started}
@@ -194,11 +204,24 @@ class CommandTask:
 
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
 
+    def at(self, place: Place) -> "CommandTask":
+        """See `engine.task.PlaceableTask`."""
+        environment = {**self._config.environment, **place.variables}
+        return CommandTask(replace(self._config, place=place, other_places=(), environment=environment))
+
     def close(self) -> None:
-        """Nothing runs between two trials."""
+        """Ends a trial in another thread; nothing runs between two."""
+        self._stop.set()
 
     def _evaluate(
-        self, seed: int, log_dir: Path, split: str, asset: AssetProcess | None, out: Path | None, turn: int
+        self,
+        seed: int,
+        log_dir: Path,
+        stop: threading.Event,
+        split: str,
+        asset: AssetProcess | None,
+        out: Path | None,
+        turn: int,
     ) -> Evaluation:
         """Has the evaluator score what serves, or what a run wrote."""
         found = evaluate(
@@ -208,6 +231,7 @@ class CommandTask:
             log_dir=log_dir,
             asset=asset,
             out=out,
+            stop=stop,
         )
         if found.items is not None:
             kept = self._config.programs_dir / f"{split}-{self.fingerprint}.items"

@@ -1,5 +1,6 @@
 """The time box of a trial: attended seconds that the asset's processes are at work."""
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from autoresearch_jax.sandbox.accounting import (
     TreeAccounting,
     attended_seconds,
 )
+from autoresearch_jax.sandbox.process import CommandStopped
 from autoresearch_jax.types import ATTENDED_SHARE, CLOCK_FAULT, TOO_BUSY, WALL_SECONDS, Scalar, Status
 
 SAMPLE_SECONDS = 0.02  # between two readings of the accounts, each of which takes some tenths of a millisecond
@@ -31,7 +33,9 @@ class AssetFailed(Exception):
 class TimeBox:
     """Counts how long a process tree is at work; what stands still between two stretches of work costs nothing."""
 
-    def __init__(self, what: str, seconds: float, max_stretch: float, clock: str, root: int) -> None:
+    def __init__(
+        self, what: str, seconds: float, max_stretch: float, clock: str, root: int, stop: threading.Event
+    ) -> None:
         """Starts at zero.
 
         Args:
@@ -40,8 +44,9 @@ class TimeBox:
           max_stretch: times `seconds` that it may take by the wall clock.
           clock: ATTENDED or WALL.
           root: see `TreeAccounting`.
+          stop: set by another thread to end the trial.
         """
-        self._what, self._seconds = what, seconds
+        self._what, self._seconds, self._stop = what, seconds, stop
         self._most_wall = seconds * (max_stretch if clock == ATTENDED else 1.0)
         self._accounting: TreeAccounting | None = TreeAccounting(root) if clock == ATTENDED else None
         self._fault: str | None = None
@@ -65,8 +70,11 @@ class TimeBox:
 
         Raises:
           AssetFailed: the box is spent.
+          CommandStopped: `stop` was set.
         """
         assert self._began is not None
+        if self._stop.is_set():
+            raise CommandStopped("stopped")
         now = time.monotonic()
         if now - self._sampled >= SAMPLE_SECONDS:
             self._sample()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import WALL
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
@@ -191,6 +192,8 @@ class LmTaskConfig:
       trace_limits: what a trace may use; its time is `limits.trace`.
       profile: whether some steps of each trial are traced, see `MeasureRequest`; its score is not to be compared.
       standby_log: where the next trial's process prints while it waits; None to have none.
+      place: what of this machine trials have.
+      other_places: for further tasks of this kind, see `engine.task.PlaceableTask`.
     """
 
     dataset: Dataset
@@ -211,3 +214,5 @@ class LmTaskConfig:
     caps: Caps = field(default_factory=Caps)
     profile: bool = False
     standby_log: Path | None = None
+    place: Place = ANYWHERE
+    other_places: Sequence[Place] = ()

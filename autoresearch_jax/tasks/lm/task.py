@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.assets.kinds import TRAINING_FILE
+from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import ATTENDED
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import Level
@@ -86,7 +87,8 @@ class LmTask:
         self._config = config
         device, dataset = config.device, config.dataset
         self.budget = config.budget
-        self.terms: Mapping[str, Scalar] = device_terms(device, config.mesh_axes, config.budget, config.clock)
+        with config.place.taken():
+            self.terms: Mapping[str, Scalar] = device_terms(device, config.mesh_axes, config.budget, config.clock)
         self.fingerprint = LmTerms(dataset, config.budget, config.judge_tokens).fingerprint
         self.facts: Mapping[str, Scalar] = {
             "platform": device.platform,
@@ -98,9 +100,12 @@ class LmTask:
         }
         start_waiting = partial(self._start_worker, module=STANDBY_WORKER)
         self._workers = Workers(self._start_worker, start_waiting, config.standby_log)
+        self.other_places = config.other_places
+        self._others: list[LmTask] = []
+        self._lock = threading.Lock()  # of the next three
         self._worker: JsonWorker | None = None  # has checked a candidate and will measure it
+        self._trial_worker: JsonWorker | None = None  # is at work on a trial
         self._beside: set[JsonWorker] = set()  # check what is traced beside a trial, each for one thread
-        self._beside_lock = threading.Lock()
         self._stop = threading.Event()  # ends the trace that runs
         if config.sandbox.worker is not Level.LIMITS:
             cage.write_bytecode(config.environment)
@@ -123,8 +128,25 @@ class LmTask:
             return None
         if reference_seconds is None:
             reference_seconds = self._time_reference(log_dir / REFERENCE_LOG)
-        self._reference_seconds = reference_seconds
+        for task in (self, *self._others):
+            task._reference_seconds = reference_seconds
         return reference_seconds
+
+    def at(self, place: Place) -> "LmTask":
+        """See `engine.task.PlaceableTask`."""
+        config, log = self._config, self._config.standby_log
+        task = LmTask(
+            dataclasses.replace(
+                config,
+                place=place,
+                other_places=(),
+                environment={**config.environment, **place.variables},
+                standby_log=log and log.with_stem(f"{log.stem}-{place.number}"),
+            )
+        )
+        task._reference_seconds = self._reference_seconds
+        self._others.append(task)
+        return task
 
     def keep_eval_bundle(self, folder: Path) -> str:
         """See `engine.task.EvalBundleTask`."""
@@ -152,13 +174,13 @@ class LmTask:
     def _prepare_beside(self, source: str, log_dir: Path, conditions: Conditions) -> Candidate:
         """As `prepare`, with a process of its own, which may run at a lower priority: a trial must not."""
         stop = self._stop
-        worker = self._start_worker(log_dir / WORKER_LOG)
-        with self._beside_lock:
+        worker = self._start_worker(log_dir / WORKER_LOG, place=ANYWHERE)
+        with self._lock:
             self._beside.add(worker)
         try:
             return prepare_candidate(self._config, source, log_dir, worker, stop, conditions)
         finally:
-            with self._beside_lock:
+            with self._lock:
                 self._beside.discard(worker)
             worker.close()
 
@@ -220,27 +242,30 @@ class LmTask:
             request,
             facts=candidate.facts,
             log_path=log_path,
-            start_worker=lambda: self._start_worker(log_path),
+            start_worker=lambda: self._set_to_work(self._start_worker(log_path)),
             on_progress=report,
         )
-        worker, self._worker = self._worker, None
         try:
             with naming_variables(config.environment):
-                measurement = trial.run(worker or self._workers.take(log_path))
+                measurement = trial.run(self._set_to_work(self._take_worker() or self._workers.take(log_path)))
         except TaskError:
             config.dataset.require_unchanged()  # which may be the cause
             raise
+        finally:
+            self._trial_worker = None
         config.dataset.require_unchanged()  # else the measurement is void
         return measurement
 
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
 
     def close(self) -> None:
-        """Ends the waiting processes, and what other threads prepare."""
+        """Ends the waiting processes, and what other threads prepare and measure."""
         stop, self._stop = self._stop, threading.Event()
         stop.set()
-        with self._beside_lock:
+        with self._lock:
             beside = list(self._beside)
+            if self._trial_worker is not None:
+                self._trial_worker.stop()
         for worker in beside:
             worker.close()
         self._end_waiting_worker()
@@ -268,25 +293,38 @@ class LmTask:
             self._workers.close()
 
     def _end_waiting_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        if (worker := self._take_worker()) is not None:
+            worker.close()
 
-    def _start_worker(self, log_path: Path, module: Sequence[str] = TRIAL_WORKER) -> JsonWorker:
+    def _take_worker(self) -> JsonWorker | None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+            return worker
+
+    def _set_to_work(self, worker: JsonWorker) -> JsonWorker:
+        """Enters the process that `close` ends from another thread."""
+        with self._lock:
+            self._trial_worker = worker
+        return worker
+
+    def _start_worker(
+        self, log_path: Path, module: Sequence[str] = TRIAL_WORKER, place: Place | None = None
+    ) -> JsonWorker:
         config, reach = self._config, None
         if config.sandbox.worker is not Level.LIMITS:
             for folder in (config.programs_dir, *config.trials_dirs):
                 folder.mkdir(parents=True, exist_ok=True)  # what is not there stays out of reach
             reach = self._reach(SPLITS, [config.programs_dir], config.trials_dirs)
-        return start_worker(
-            config.device.platform,
-            math.prod(config.mesh_axes.values()),
-            log_path,
-            environment=config.environment,
-            compile_cache_dir=config.compile_cache_dir,
-            module=module,
-            reach=reach,
-        )
+        with (place or config.place).taken():
+            return start_worker(
+                config.device.platform,
+                math.prod(config.mesh_axes.values()),
+                log_path,
+                environment=config.environment,
+                compile_cache_dir=config.compile_cache_dir,
+                module=module,
+                reach=reach,
+            )
 
     def _files(
         self, scrutiny: Scrutiny, readable: Iterable[Path], writable: Sequence[Path]

@@ -6,9 +6,10 @@ A snapshot is on disk before it is judged. If the process dies or fails while it
 import contextlib
 import errno
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def untouched(error: WorkerDiedError | ProcessTimeoutError, worker: JsonWorker, 
 
 @dataclass
 class Workers:
-    """Hands out processes for trials, a pre-warmed one if there is one. Not thread-safe.
+    """Hands out processes for trials, a pre-warmed one if there is one.
 
     `start_standby` starts a process with --standby (see `worker.py`), which prints to `standby_log` until it is handed
     out; without that log there is no standby.
@@ -70,11 +71,11 @@ class Workers:
     start_standby: StartWorker
     standby_log: Path | None
     _standby: JsonWorker | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # of the standby
 
     def take(self, log_path: Path) -> JsonWorker:
         """A process that prints to `log_path`; a standby that has died or is not ready in time is replaced."""
-        worker, self._standby = self._standby, None
-        if worker is None:
+        if (worker := self._take_standby()) is None:
             return self.start(log_path)
         try:
             worker.come_forward()
@@ -90,18 +91,21 @@ class Workers:
 
     def warm_up(self) -> None:
         """Starts the standby, unless there is one."""
-        if self.standby_log is None or self._standby is not None:
-            return
         # A failure is reported when the process is needed
-        with contextlib.suppress(OSError, RuntimeError):
-            self.standby_log.unlink(missing_ok=True)
-            self._standby = self.start_standby(self.standby_log)
+        with self._lock, contextlib.suppress(OSError, RuntimeError):
+            if self.standby_log is not None and self._standby is None:
+                self.standby_log.unlink(missing_ok=True)
+                self._standby = self.start_standby(self.standby_log)
 
     def close(self) -> None:
         """Ends the standby, if there is one."""
-        worker, self._standby = self._standby, None
-        if worker is not None:
+        if (worker := self._take_standby()) is not None:
             worker.close()
+
+    def _take_standby(self) -> JsonWorker | None:
+        with self._lock:
+            worker, self._standby = self._standby, None
+            return worker
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What an asset may try to score better than it is, each with what comes of it."""
 
 import json
+import threading
 from pathlib import Path
 from textwrap import indent
 
@@ -184,7 +185,7 @@ def test_threads_that_wait_for_one_another_are_no_excuse(monkeypatch: pytest.Mon
     clocks = Clocks()
     monkeypatch.setattr(timebox, "time", clocks)
     monkeypatch.setattr(timebox, "TreeAccounting", lambda root: clocks)
-    box = timebox.TimeBox("serve", 30.0, 5.0, ATTENDED, 0)
+    box = timebox.TimeBox("serve", 30.0, 5.0, ATTENDED, 0, threading.Event())
     own = CpuUsage(wall=1.0, on_cpu=2.0, delay=18.0)
     for spent, expected in ((own, 1.0), (CpuUsage(wall=1.0, on_cpu=1.0, delay=1.0, others=1.0), 0.5)):
         clocks.now += CpuUsage(wall=10.0, on_cpu=10.0, delay=90.0, others=10.0)  # between two questions

@@ -1,12 +1,13 @@
 """Fixtures for tests of the language-model task."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from lm_trials import STEPS, MakeTask
 
+from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import WALL
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
@@ -38,6 +39,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_
         standby: bool = False,
         compile_cache_dir: Path = compile_cache,
         clock: str = WALL,
+        places: Sequence[Place] = (ANYWHERE,),
         **limits: float,
     ) -> LmTask:
         config = LmTaskConfig(
@@ -53,6 +55,8 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_
             compile_cache_dir=compile_cache_dir,
             standby_log=tmp_path / "standby.log" if standby else None,
             limits=TimeLimits(**limits),
+            place=places[0],
+            other_places=places[1:],
         )
         tasks.append(LmTask(config))
         return tasks[-1]

@@ -1,0 +1,82 @@
+"""The option --workers: how many trials run at the same time, where on this machine, and what carries them out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoresearch_jax.commands.options import InRun, option
+from autoresearch_jax.engine.task import PlaceableTask, Task
+from autoresearch_jax.errors import UsageError
+from autoresearch_jax.executors.base import Executor
+from autoresearch_jax.executors.local import LocalExecutor
+from autoresearch_jax.executors.places import ANYWHERE, Place, divide_devices, divide_processors, processor_cores
+from autoresearch_jax.executors.pool import PoolExecutor
+from autoresearch_jax.tasks.lm.device import Device
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How many trials run at the same time."""
+
+    workers: str = option(
+        "1",
+        "trials at the same time, each on a GPU or TPU chip of its own, on a CPU on as many cores each; auto: one for "
+        "each GPU or chip, on a CPU one; see docs/guide/many-workers.md",
+        in_run=InRun.FREE,
+    )
+
+    def __post_init__(self) -> None:
+        if self.workers != AUTO and not (self.workers.isdecimal() and int(self.workers) >= 1):
+            raise UsageError(f"--workers={self.workers}: expected a number from 1, or auto")
+
+    @property
+    def number(self) -> int | None:
+        """How many; None for one each GPU or TPU chip."""
+        return None if self.workers == AUTO else int(self.workers)
+
+    def processor_places(self) -> Sequence[Place]:
+        """What of this machine's processors each worker has.
+
+        Raises:
+          UsageError: there are fewer cores than workers.
+        """
+        number = self.number or 1
+        return [ANYWHERE] if number == 1 else divide_processors(number, processor_cores())
+
+    def divide(self, device: Device, environment: Mapping[str, str]) -> tuple[Sequence[Place], Device]:
+        """What of this machine each worker has, and of a device what one of them has.
+
+        Args:
+          device: what there is, for all of them.
+          environment: variables of this process.
+
+        Raises:
+          UsageError: there are fewer devices than workers.
+        """
+        if self.number == 1:
+            return [ANYWHERE], device
+        if device.platform == "cpu":
+            places = self.processor_places()
+            memory = device.memory_bytes
+            return places, replace(device, memory_bytes=memory and memory // len(places))
+        count = device.num_devices if device.platform == "cuda" else _tpu_chips(device)
+        places = divide_devices(self.number, device.platform, count, environment)
+        return places, replace(device, num_devices=device.num_devices // count)
+
+
+def make_executor(task: Task) -> Executor:
+    """What carries out the trials of a task: in this thread, or beside each other where its machine is divided."""
+    others = task.other_places if isinstance(task, PlaceableTask) else ()
+    if not others:
+        return LocalExecutor(task.measure)
+    assert isinstance(task, PlaceableTask)
+    return PoolExecutor([task, *(task.at(place) for place in others)])
+
+
+def _tpu_chips(device: Device) -> int:
+    """Chips that this process sees: some show two devices each."""
+    files = [*Path("/dev").glob("accel[0-9]*")] or [*Path("/dev/vfio").glob("[0-9]*")]
+    return math.gcd(len(files), device.num_devices) or 1
