@@ -15,7 +15,7 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import Field
 
 from autoresearch_jax.commands.mcp import Options
@@ -40,9 +40,23 @@ CheckTag = Annotated[str | None, Field(description="name of the run to compare i
 EditedFile = Annotated[str | None, Field(description="path of the text; by default the edited file as it stands")]
 
 
+class Server(MCPServer):
+    """A server that refuses arguments which its tools do not have; the SDK drops them in silence."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        known = next((tool.input_schema["properties"] for tool in await self.list_tools() if tool.name == name), None)
+        unknown = [] if known is None else [repr(argument) for argument in arguments if argument not in known]
+        if unknown:
+            words = f"{name} has no argument {', '.join(unknown)}; there are {', '.join(known or ())}"
+            return CallToolResult(content=[_text(words)], is_error=True)
+        return await super().call_tool(name, arguments, context)
+
+
 def make_server(options: Options) -> MCPServer:
     """The server; it acts in the folder that it was started in."""
-    server: MCPServer = MCPServer("autoresearch", instructions=INSTRUCTIONS, log_level="ERROR")
+    server = Server("autoresearch", instructions=INSTRUCTIONS, log_level="ERROR")
     commands = Commands(options)
     _add_looks(server, commands)
     _add_experiments(server, commands)
@@ -123,12 +137,12 @@ def _add_resources(server: MCPServer, commands: "Commands") -> None:
         except OSError as error:
             raise ResourceError(f"{commands.options.program}: {error.strerror}: name it with --program") from error
 
-    @server.resource("autoresearch://champion.py", mime_type="text/x-python")
+    @server.resource("autoresearch://champion", mime_type="text/plain")
     async def champion() -> str:
         """The edited file of the server's run, or of the latest one, as it is best so far."""
         return await commands.champion(None)
 
-    @server.resource("autoresearch://runs/{+tag}/champion.py", mime_type="text/x-python")
+    @server.resource("autoresearch://runs/{+tag}/champion", mime_type="text/plain")
     async def champion_of(tag: str) -> str:
         """The edited file of a run as it is best so far."""
         return await commands.champion(tag)

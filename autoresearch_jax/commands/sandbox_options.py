@@ -18,11 +18,11 @@ from autoresearch_jax.sandbox.sandbox import (
 )
 
 UNCONFINED = (
-    "the training file runs with limits but not confined: it can read this machine's files; "
+    "the edited file runs with limits but not confined: it can read this machine's files; "
     "`autoresearch doctor` says how to get a sandbox, --sandbox=require refuses to run without"
 )
 UNCONFINED_TRIALS = (
-    "the training file is confined while it is traced, but the processes that run its programs are not: {why}; "
+    "the edited file is confined while it is traced, but the processes that run its programs are not: {why}; "
     "`autoresearch doctor` says more, --sandbox=require refuses to run so"
 )
 UNCONFINED_SNAPSHOT = (
@@ -35,7 +35,7 @@ def sandbox_option() -> Any:
     """The option --sandbox."""
     return option(
         "auto",
-        "what confines a training file while it is traced, and the processes that run its programs: auto takes the "
+        "what confines the edited file while it is traced, and the processes that run its programs: auto takes the "
         "best that works here, require the same but at least landlock, a name that one; `autoresearch doctor` tries "
         "them",
         choices=CHOICES,

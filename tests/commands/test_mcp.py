@@ -82,10 +82,10 @@ def test_a_run_is_looked_at(runs: Path) -> None:
             return content.text
 
         assert await read("autoresearch://program.md") == (runs.parent / "program.md").read_text()
-        assert await read("autoresearch://champion.py") == source
-        assert await read("autoresearch://runs/night/champion.py") == source
+        assert await read("autoresearch://champion") == source
+        assert await read("autoresearch://runs/night/champion") == source
         with pytest.raises(MCPError, match="no ledger there; there are night"):
-            await read("autoresearch://runs/another/champion.py")
+            await read("autoresearch://runs/another/champion")
 
     ask(runs.parent, scenario, "--tag=night")
 
@@ -98,6 +98,7 @@ def test_mistakes_are_errors_of_the_tool_in_the_commands_own_line(runs: Path, tm
             ("status", {"tag": "another"}, "no ledger there; there are night in "),
             ("status", {"tag": "night", "why": 9}, "experiment 9"),
             ("status", {"tag": "--why=1"}, "/--why=1/ledger.db: no ledger there"),
+            ("results", {"tags": "night"}, "results has no argument 'tags'; there are tag"),
             ("diff", {"tag": "night", "experiment": 0}, "--diff=0: a baseline is made from no other experiment"),
         ):
             result = await client.call_tool(name, arguments)
