@@ -85,7 +85,11 @@ class Loop:
         self._keep_to_settings()
         self._note_ends()
         target = self._parts.ledger.left_certification().get("target")
-        return self._in_session(lambda: self._work(target), {"target": target} if target else None)
+        reason = self._in_session(lambda: self._work(target), {"target": target} if target else None)
+        if (waiting := self._inbox.num_waiting()) and reason != INTERRUPTED:
+            what = f"{waiting} text{'' if waiting == 1 else 's'} of `autoresearch try` not measured"
+            self._parts.observer.notice(f"{what}: let the stopping list allow more, and run the same command again")
+        return reason
 
     def measure_text(self, number: int) -> str:
         """Works until a text of the inbox is decided on; returns one line that says why it ended.

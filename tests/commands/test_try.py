@@ -171,7 +171,9 @@ def test_without_a_driver_a_text_may_wait_for_the_next(begun, call):
     assert (status, found) == (0, {"queue": 1, "outcome": "queued", "driver": None})
     assert ledger_file_differences(NIGHT.ledger) == []
     assert call(*TRY, "--no_wait")[1]["queue"] == 1, "it is there already"
-    assert call("run", "--tag=night", "--experiments=1")[0] == 0
+    assert "1 text of `autoresearch try` not measured" in call("run", "--tag=night", "--experiments=0")[2]
+    status, _, said = call("run", "--tag=night", "--experiments=1")
+    assert (status, "not measured" in said) == (0, False)
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         assert [row.proposer for row in ledger.experiments()[1:]] == [HAND]
 
