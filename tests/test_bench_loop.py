@@ -53,9 +53,9 @@ def ledger(tmp_path: Path) -> Path:
             metrics = {"compile_seconds": compile_seconds, "compiled_programs": compiled, "tokens_per_second": 1e4}
             metrics["wall_seconds"] = TRAINING
             database.execute(
-                "INSERT INTO trials (id, experiment, seed, purpose, started_at, finished_at, status, metrics)"
-                " VALUES (?, ?, 0, 'candidate', 0, ?, ?, ?)",
-                (number, experiment, finished_at, status, json.dumps(metrics)),
+                "INSERT INTO trials (id, experiment, seed, purpose, started_at, finished_at, ended, status, metrics)"
+                " VALUES (?, ?, 0, 'candidate', 0, ?, ?, ?, ?)",
+                (number, experiment, finished_at, number, status, json.dumps(metrics)),
             )
     return path
 

@@ -89,11 +89,10 @@ def read_brief(
     space = page.fitting(asset_of(ledger), ledger.source(champion.id), settled_constants(ledger), notice)
     stopping = StoppingList(ledger, lambda: page.program.stops, metric, Interrupts(), experiments)
     current = ledger.open_experiment()
-    rows = ledger.experiments()
     brief = make_brief(
         ledger,
         folder,
-        experiment=rows[-1].id + 1,
+        experiment=ledger.next_number(),
         program=page.program.for_agents,
         space=space,
         limits_left=limits_left(stopping.stops(), stopping.progress(champion, more_experiments=current is not None)),

@@ -16,7 +16,7 @@ from autoresearch_jax.types import Scalar
 Clock = Callable[[], float]  # seconds since 1970
 
 BUSY_SECONDS = 30.0  # how long to wait for another process, such as `autoresearch trial`, to finish its write
-SCHEMA_VERSION = 10  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 11  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -38,7 +38,8 @@ CREATE TABLE experiments (
     without TEXT,                       -- JSON: experiments whose edits a revert takes out
     finding TEXT,                       -- id of the finding that it tries
     program_hash TEXT,
-    status TEXT,                        -- null until it is over, like all that follows
+    ended INTEGER UNIQUE,               -- 1, 2, 3, ... in the order in which they ended, null until then like the rest
+    status TEXT,
     score REAL,
     decision TEXT CHECK (decision IN ('keep', 'discard')),
     reason TEXT,
@@ -61,6 +62,7 @@ CREATE TABLE trials (
     started_at REAL NOT NULL,
     interrupted_at REAL,                -- when a signal cut it short, null again once it is taken up
     finished_at REAL,                   -- null while it runs
+    ended INTEGER UNIQUE,               -- 1, 2, 3, ... in the order in which they ended
     status TEXT,
     value REAL,
     metrics TEXT,                       -- JSON
@@ -256,6 +258,11 @@ class Database:
         with self.transaction():
             statement = f"UPDATE {table} SET {assignments} WHERE {where}"
             self._connection.execute(statement, (*values.values(), *parameters))
+
+    def next_ended(self, table: str) -> int:
+        """What `ended` of the next row is that ends."""
+        ((latest,),) = self.select(table, ("ended",), "ORDER BY ended DESC LIMIT 1") or ((0,),)
+        return int(latest or 0) + 1
 
     def select(self, table: str, columns: Iterable[str], rest: str = "", *parameters: Any) -> list[sqlite3.Row]:
         """Some columns of the rows that the rest of the statement asks for."""

@@ -2,9 +2,10 @@
 
 import functools
 import json
+import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -42,29 +43,29 @@ class Ledger(Database):
     def __init__(self, connection: sqlite3.Connection, clock: Clock = time.time, path: Path | None = None) -> None:
         """See `open` and `open_to_read`."""
         super().__init__(connection, clock, path)
-        self._experiments = Rows(self._experiments_from, self.may_be_undone, self.version, lambda row: row.program_hash)
-        self._trials = Rows(self._trials_from, self.may_be_undone, self.version, lambda row: row.experiment)
+        how = self.may_be_undone, self.version
+        self._experiments = Rows(self._experiments_after, *how, group=lambda row: row.program_hash)
+        self._trials = Rows(self._trials_after, *how, group=lambda row: row.experiment)
         self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
         self._runs: dict[int, list[tuple[int, TrialRow]]] = {}  # see `_runs_in_order`, of the first trials
         self._num_entered = 0, 0  # trials in `_runs`, and those of them with a score
         self._lineage: tuple[dict[int, int], Lineage | None] = {}, None  # of what is concluded; runs of each in it
         self._variance_of_items = functools.cache(self._find_variance_of_items)
 
-    def _experiments_from(self, first: int) -> list[ExperimentRow]:
-        rows = self.select("experiments", EXPERIMENT_COLUMNS, "WHERE id >= ? ORDER BY id", first)
-        return [as_experiment(row) for row in rows]
+    def _experiments_after(self, ended: int) -> list[ExperimentRow]:
+        which = "WHERE ended > ? OR ended IS NULL ORDER BY ended IS NULL, ended, id"
+        return [as_experiment(row) for row in self.select("experiments", EXPERIMENT_COLUMNS, which, ended)]
 
-    def _trials_from(self, first: int) -> list[TrialRow]:
-        rows = self.select("trials", columns(TrialRow), "WHERE id >= ? AND audit IS NULL ORDER BY id", first)
-        return [as_trial(row, TrialRow) for row in rows]
+    def _trials_after(self, ended: int) -> list[TrialRow]:
+        which = "WHERE (ended > ? OR ended IS NULL) AND audit IS NULL ORDER BY ended IS NULL, ended, id"
+        return [as_trial(row, TrialRow) for row in self.select("trials", columns(TrialRow), which, ended)]
 
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
         """Writes down what is about to be tried and gives it the next number."""
         with self.transaction():
-            (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
             constants = json.dumps(intent.constants, sort_keys=True)
             without = json.dumps(list(intent.without)) if intent.without else None
-            written = {"id": number, "created_at": self.clock(), "constants": constants, "without": without}
+            written = {"id": self.next_number(), "created_at": self.clock(), "constants": constants, "without": without}
             self.insert("experiments", {**vars(intent), **written})
             return self._experiments.latest()[-1]
 
@@ -94,7 +95,9 @@ class Ledger(Database):
             "seconds": seconds,
             "simplification": 1 if simplification else None,
         }
-        self.update("experiments", values, "id = ? AND status IS NULL", experiment)
+        with self.transaction():
+            values["ended"] = self.next_ended("experiments")
+            self.update("experiments", values, "id = ? AND status IS NULL", experiment)
 
     def record_trial(
         self,
@@ -144,27 +147,29 @@ class Ledger(Database):
 
     def finish_trial(self, trial: int, measurement: Measurement) -> None:
         """Stores what a trial gave."""
-        self._update_open_trial(
-            trial,
-            finished_at=self.clock(),
-            status=measurement.status,
-            value=measurement.value,
-            metrics=metrics_json(measurement.metrics),
-            snapshot=None if measurement.snapshot is None else str(measurement.snapshot),
-            error=measurement.error,
-            items=None if measurement.items is None else json.dumps(list(measurement.items)),
-        )
+        with self.transaction():
+            self._update_open_trial(
+                trial,
+                finished_at=self.clock(),
+                ended=self.next_ended("trials"),
+                status=measurement.status,
+                value=measurement.value,
+                metrics=metrics_json(measurement.metrics),
+                snapshot=None if measurement.snapshot is None else str(measurement.snapshot),
+                error=measurement.error,
+                items=None if measurement.items is None else json.dumps(list(measurement.items)),
+            )
 
     def _update_open_trial(self, trial: int, **values: Any) -> None:
         self.update("trials", values, "id = ? AND status IS NULL", trial)
 
     def trials(self, experiment: int | None = None) -> list[TrialRow]:
-        """Trials of one experiment, or all, in the order of their numbers; none of audits."""
+        """Trials of one experiment, or all, in the order in which they ended, open ones last; none of audits."""
         return self._trials.all() if experiment is None else self._trials.of(experiment)
 
     def open_trial(self) -> TrialRow | None:
         """The trial of the search that was begun and not finished, if there is one."""
-        return self._trials.open()
+        return next(iter(self._trials.open()), None)
 
     def record_decision(self, experiment: int, decision: Decision) -> None:
         """Stores a decision on an experiment."""
@@ -251,15 +256,22 @@ class Ledger(Database):
         return self.remembered(Ledger._scored_now).get(number, row)
 
     def experiments(self) -> list[ExperimentRow]:
-        """All experiments in the order of their numbers."""
-        rows = self._experiments.all()
-        for number, row in self.remembered(Ledger._scored_now).items():
-            rows[number] = row  # experiments are numbered from 0 on
+        """All experiments in the order in which they ended, open ones last."""
+        rows, scored = self._experiments.all(), self.remembered(Ledger._scored_now)
+        if self.may_be_undone():
+            return [scored.get(row.id, row) for row in rows]
+        for number, row in scored.items():
+            rows[self._experiments.place(number)] = row
         return rows
+
+    def next_number(self) -> int:
+        """The number of the experiment that is begun next."""
+        (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
+        return int(number)
 
     def open_experiment(self) -> ExperimentRow | None:
         """The experiment of the search that is not over, if there is one."""
-        return self._experiments.open()
+        return next(iter(self._experiments.open()), None)
 
     def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
         """What a pure function makes of all that is concluded; made again once an experiment or a trial more is."""
@@ -368,7 +380,7 @@ class Ledger(Database):
         return 0.0 if None in texts else item_variance(*map(json.loads, texts))
 
     def scored_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
-        """The experiment of the search, before number `before`, that measured the same program."""
+        """The experiment of the search that measured the same program and ended before number `before`."""
         found = self._twin(program_hash, before)
         return None if found is None else self.remembered(Ledger._scored_now).get(found.id, found)
 
@@ -376,16 +388,21 @@ class Ledger(Database):
         """The first experiment of a program, or the last that was kept: only a revert measures a program again."""
         twins = [
             row
-            for row in self._experiments.of(program_hash)
-            if row.id < before and row.status is Status.OK and row.kind is not Kind.TRIAL
+            for row in self._ended_before(before, program_hash)
+            if row.status is Status.OK and row.kind is not Kind.TRIAL
         ]
         kept = [row for row in twins if row.decision is Action.KEEP]
         return kept[-1] if kept else next(iter(twins), None)
 
     def pruned_twin(self, program_hash: str, before: int) -> ExperimentRow | None:
-        """The first experiment, before number `before`, whose trial of the same program was stopped early."""
-        rows = self._experiments.of(program_hash)
-        return next((row for row in rows if row.id < before and row.status is Status.PRUNED), None)
+        """The first experiment that ended before number `before` as its trial of the same program was stopped early."""
+        return next((row for row in self._ended_before(before, program_hash) if row.status is Status.PRUNED), None)
+
+    def _ended_before(self, number: int, program_hash: str | None) -> Iterator[ExperimentRow]:
+        """The experiments of a program that ended before one did, or until now if it is open."""
+        row = self._experiments.get(number)
+        limit = math.inf if row is None or row.ended is None else row.ended
+        return (row for row in self._experiments.of(program_hash) if row.ended is not None and row.ended < limit)
 
     def measured(self, row: ExperimentRow) -> ExperimentRow:
         """The experiment whose trials gave the score of `row`: itself, or the twin of a duplicate."""

@@ -289,7 +289,7 @@ class Loop:
     def _certify(self, *, at_end: bool) -> bool:
         """Takes one step of certification; False if there is none to take."""
         ledger, champion = self._parts.ledger, self._recorder.require_champion()
-        if not at_end and self._proposals.has_asked(self._recorder.rows[-1].id + 1):
+        if not at_end and self._proposals.has_asked(self._parts.ledger.next_number()):
             return False
         step = self._certifying.next_step(at_end=at_end)
         if step is None or (at_end and not self._certifying.is_anew and self._stopping.is_out_of_time(champion)):
@@ -300,7 +300,7 @@ class Loop:
         started = time.monotonic()
         edits, source, obstacles = take_out(ledger, step.edits, self._parts.workspace.merge)
         experiment, asset = None, self._parts.task.asset
-        first = self._recorder.rows[-1].id + 1
+        first = self._parts.ledger.next_number()
         for number in range(first, first + len(obstacles) + bool(edits)):
             self._proposals.put_off(number)
         with ledger.transaction():  # all of a step or nothing survives a kill
@@ -320,7 +320,7 @@ class Loop:
         return make_brief(
             parts.ledger,
             parts.folder,
-            experiment=self._recorder.rows[-1].id + 1,
+            experiment=self._parts.ledger.next_number(),
             program=parts.program.program.for_agents,
             space=space,
             limits_left=limits_left(self._stopping.stops(), self._stopping.progress(champion)),
@@ -355,7 +355,7 @@ class Loop:
             return None
         self._waits.interrupted()
         with self._parts.interrupts.allowed():  # an answer that is on its way is waited for
-            self._proposals.put_off(self._recorder.rows[-1].id + 1)
+            self._proposals.put_off(self._parts.ledger.next_number())
         return self._entries.begin_text(self._recorder.require_champion(), text, started)
 
     def _carry_out(self, experiment: ExperimentRow, started: float) -> ExperimentRow:

@@ -75,6 +75,7 @@ class ExperimentRow:
       error: standard deviation of the score of a kept one; else None.
       decision: KEEP or DISCARD; None for a trial by hand.
       commit: where git has it; None for what never became a commit.
+      ended: 1, 2, 3, ... in the order in which experiments ended; None while it is open.
       simplification: True if it was kept for its shorter source alone.
     """
 
@@ -98,6 +99,7 @@ class ExperimentRow:
     simplification: bool = False
     without: Sequence[int] = ()
     finding: str | None = None
+    ended: int | None = None
     error: float | None = None
 
     def __hash__(self) -> int:  # of a few columns: `constants` has none
@@ -119,6 +121,7 @@ class ExperimentRow:
 class TrialRow:
     """One measurement; `status` is None while it runs, and if the process that ran it was killed or told to end.
 
+    `ended` is 1, 2, 3, ... in the order in which trials ended, those of audits among them; None while it runs.
     `interrupted_at` is when it was told to, in seconds since 1970; None once another process has taken the trial up.
     """
 
@@ -134,6 +137,7 @@ class TrialRow:
     error: str | None
     purpose: Purpose = Purpose.CANDIDATE
     interrupted_at: float | None = None
+    ended: int | None = None
 
     @property
     def was_too_busy(self) -> bool:
@@ -199,7 +203,7 @@ Row = TypeVar("Row", bound=ExperimentRow | TrialRow)
 
 
 class Rows(Generic[Row]):
-    """The rows of a growing table, of which only those from the first open one on are read again."""
+    """The rows of a growing table in the order in which they ended, the open ones last; what ended is read once."""
 
     def __init__(
         self,
@@ -208,20 +212,23 @@ class Rows(Generic[Row]):
         version: Callable[[], Hashable],
         group: Callable[[Row], Hashable],
     ) -> None:
-        """`read` gives the rows from a number on; rows are kept unless a transaction may yet be undone."""
+        """Stores how to read; rows are kept unless a transaction may yet be undone.
+
+        `read` gives the rows that ended after the one with this `ended`, in that order, and then the open ones.
+        """
         self._read = read
         self._may_be_undone = may_be_undone
         self._version = version
         self._group = group
-        self._seen: Hashable = None  # the version in which `_rest` was read
-        self._rest: list[Row] = []
-        self._concluded: dict[int, Row] = {}  # by number; no open row comes before any of them
+        self._seen: Hashable = None  # the version in which `_open` was read
+        self._open: list[Row] = []
+        self._ended: list[Row] = []
+        self._places: dict[int, int] = {}  # in `_ended`, by number
         self._groups: dict[Hashable, list[Row]] = {}
-        self._next = 0
 
     def all(self) -> list[Row]:
         rest = self.latest()
-        return [*self._concluded.values(), *rest]
+        return [*self._ended, *rest]
 
     def of(self, group: Hashable) -> list[Row]:
         rest = self.latest()
@@ -229,30 +236,38 @@ class Rows(Generic[Row]):
 
     def get(self, number: int) -> Row | None:
         rest = self.latest()
-        return self._concluded.get(number) or next((row for row in rest if row.id == number), None)
+        if (place := self._places.get(number)) is not None:
+            return self._ended[place]
+        return next((row for row in rest if row.id == number), None)
 
-    def open(self) -> Row | None:
-        return next((row for row in self.latest() if row.status is None), None)
+    def place(self, number: int) -> int:
+        """Where in `all` a row is that ended before any transaction that may yet be undone."""
+        return self._places[number]
+
+    def open(self) -> list[Row]:
+        """Those that have not ended, in the order of their numbers."""
+        return [row for row in self.latest() if row.status is None]
 
     def num_concluded(self) -> int:
         rest = self.latest()
-        return len(self._concluded) + sum(row.status is not None for row in rest)
+        return len(self._ended) + sum(row.status is not None for row in rest)
 
     def latest(self) -> list[Row]:
-        """The rows that are not remembered: from the first open one on, within a transaction all new ones."""
+        """The rows that are not remembered: the open ones, within a transaction all that ended in it before these."""
+        last = (self._ended[-1].ended if self._ended else None) or 0
         if self._may_be_undone():
-            return self._read(self._next)
+            return self._read(last)
         version = self._version()
         if version == self._seen:
-            return self._rest
-        rows = self._read(self._next)
-        count = next((index for index, row in enumerate(rows) if row.status is None), len(rows))
-        for row in rows[:count]:
-            self._concluded[row.id] = row
-            self._groups.setdefault(self._group(row), []).append(row)
-            self._next = row.id + 1
-        self._seen, self._rest = version, rows[count:]
-        return self._rest
+            return self._open
+        rows = self._read(last)
+        for row in rows:
+            if row.status is not None:
+                self._places[row.id] = len(self._ended)
+                self._ended.append(row)
+                self._groups.setdefault(self._group(row), []).append(row)
+        self._seen, self._open = version, [row for row in rows if row.status is None]
+        return self._open
 
 
 @functools.cache

@@ -57,6 +57,28 @@ def test_numbers_are_sequential_and_an_end_is_final(ledger):
     assert ledger.open_experiment().id == 1
 
 
+def test_several_are_open_and_come_in_the_order_in_which_they_end(ledger, tmp_path):
+    first, second, third = (ledger.begin_experiment(INTENT) for _ in range(3))
+    trials = [ledger.begin_trial(row.id, seed=7) for row in (first, second, second)]
+    for row in (first, third):
+        ledger.set_program(row.id, "one program")
+    ledger.finish_trial(trials[2].id, GOOD)
+    conclude(ledger, third.id, score=0.5)
+    with ledger.transaction():
+        ledger.finish_trial(trials[0].id, GOOD)
+        conclude(ledger, first.id, status=Status.DUPLICATE, score=0.5)
+        assert [row.id for row in ledger.experiments()] == [2, 0, 1], "before it is written, too"
+    assert ledger.next_number() == 3
+    with closing(Ledger.open(tmp_path / "new" / "ledger.db")) as again:
+        for seen in (ledger, again):
+            assert [row.id for row in seen.experiments()] == [2, 0, 1]
+            assert [row.ended for row in seen.experiments()] == [1, 2, None]
+            assert [trial.id for trial in seen.trials()] == [3, 1, 2]
+            assert seen.open_experiment().id == 1
+            assert seen.scored_twin("one program", before=first.id).id == third.id, "it ended before, and began after"
+            assert seen.scored_twin("one program", before=third.id) is None
+
+
 def test_a_reader_sees_one_state_while_the_run_goes_on(ledger, tmp_path):
     conclude(ledger, ledger.begin_experiment(INTENT).id)
     with closing(Ledger.open_to_read(tmp_path / "new" / "ledger.db")) as reader:
