@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "JAX_TEST_MARK"  # a name that processes of trials inherit
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 # Leaves a process behind that belongs to no group and no session of its parent's, and has its descriptors.
 DAEMON = """
 import os, sys, time

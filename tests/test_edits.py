@@ -220,9 +220,9 @@ LONG = "".join(f"def function_{n}(x):\n    value = x * {n}\n    return value + {
     ],
 )
 def test_long_and_repetitive_files_take_a_few_seconds_at_most(source, search, reason):
-    before = time.monotonic()
+    before = time.process_time()
     assert refusal((search, "pass\n"), source=source).startswith(f"edit 1: {reason}")
-    assert time.monotonic() - before < 10  # 0.1 to 1 s on one idle core of 2020
+    assert time.process_time() - before < 10  # 0.1 to 1 s on one idle core of 2020
 
 
 # Whole files, and edits in free text.

@@ -115,5 +115,5 @@ def test_an_interrupt_ends_a_sweep_and_not_only_its_trial(checkout):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(60) == 130
     assert len((checkout / "calls").read_text().splitlines()) == 1

@@ -228,7 +228,7 @@ def test_a_download_that_was_ended_keeps_whole_shards(
         process.send_signal(number)
         start = time.monotonic()
         _, error = process.communicate(timeout=60)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20, "the rest would take 30 s"
     assert process.returncode == -number
     assert "Traceback" not in error
     assert prepare(tmp_path / "data", environment).returncode == 0

@@ -172,7 +172,7 @@ class Interrupted(FakeTask):
 
     def measure(self, candidate, **options) -> Measurement:
         if "LR = 0.1" in candidate.source:
-            assert self._ready.wait(10)
+            assert self._ready.wait(60)
             raise KeyboardInterrupt
         return super().measure(candidate, **options)
 
@@ -286,7 +286,7 @@ def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench)
         def propose(self, brief):
             if brief.experiment == 2:
                 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()  # the trial is over by then
-                assert closed.wait(10)
+                assert closed.wait(60)
                 raise ProposalFailed("closed")
             return super().propose(brief)
 

@@ -40,7 +40,7 @@ def test_when_time_is_up_nothing_of_it_is_left(place, tmp_path):
     started = time.monotonic()
     reason = place.failure(f"{background(tmp_path)}; sleep 300", seconds=1.5)
     assert reason == "the agent ran longer than 1.5 s, and had changed nothing in train_lib.py"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 100
     assert not is_alive(tmp_path / "pid")
 
 
@@ -66,7 +66,7 @@ def test_a_try_that_is_cut_off_does_not_replace_the_one_before(place, tmp_path, 
 def test_a_child_that_it_leaves_behind_ends_with_it(place, tmp_path):
     started = time.monotonic()
     assert place.propose(f"{background(tmp_path)}; {GOOD}; echo fine").hypothesis == "fine"
-    assert time.monotonic() - started < 10, "a child that holds the output open is not waited for"
+    assert time.monotonic() - started < 100, "a child that holds the output open is not waited for"
     assert not is_alive(tmp_path / "pid")
 
 

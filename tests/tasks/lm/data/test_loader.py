@@ -94,7 +94,7 @@ def test_close_ends_its_thread(rows: np.ndarray) -> None:
     loader.close()
     loader.close()
     for thread in started:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 
