@@ -1,6 +1,7 @@
 """Fixtures for every test: a dataset small enough to make in a second, and real."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
+
+
+def pytest_configure() -> None:
+    """Has SIGINT end these processes: a shell ignores it for what it starts in the background, and tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Notes(Reporter):
@@ -63,9 +70,22 @@ def tiny_dataset(tiny_corpus: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def sandbox_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this session of tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def sandbox_cache(shared_folder: Path) -> Path:
     """Where the compiled standard library is kept while tests run."""
-    return tmp_path_factory.mktemp("cache")
+    return shared_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def compile_cache(shared_folder: Path) -> Path:
+    """XLA's compile cache of all trials: compiling takes a quarter of a tiny trial."""
+    return shared_folder / "compiled"
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +103,17 @@ def reporter() -> Notes:
 def tiny_source() -> str:
     """Text of a training file that compiles in a second; it wants a vocabulary of 256."""
     return (Path(__file__).parent / "tiny_train_lib.py").read_text()
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile() -> Iterator[None]:
+    """Programs of this process are hardly optimized: for a module whose programs take longer to compile than to run."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

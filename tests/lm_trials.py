@@ -6,7 +6,7 @@ from typing import Any
 
 from autoresearch_jax.tasks.lm.config import MeasureRequest, TimeLimits
 from autoresearch_jax.tasks.lm.task import LmTask
-from autoresearch_jax.types import Budget, Measurement, Scalar, Scrutiny
+from autoresearch_jax.types import Budget, Candidate, Measurement, Scalar, Scrutiny
 
 STEPS = Budget(steps=30)
 MakeTask = Callable[..., LmTask]
@@ -26,6 +26,20 @@ def run_trial(
     candidate = task.prepare(source, folder)
     assert candidate.programs_dir is not None
     assert candidate.programs_dir.name == candidate.program_hash
+    return measure_in(task, candidate, folder, seed, reports, scrutiny, on_progress)
+
+
+def measure_in(
+    task: LmTask,
+    candidate: Candidate,
+    folder: Path,
+    seed: int = 0,
+    reports: list[Mapping[str, Scalar]] | None = None,
+    scrutiny: Scrutiny = Scrutiny.SEARCH,
+    on_progress: Callable[[Mapping[str, Scalar]], None] | None = None,
+) -> Measurement:
+    """Measures a candidate that was prepared; the folder is made if it is missing."""
+    folder.mkdir(exist_ok=True)
     return task.measure(
         candidate,
         seed=seed,

@@ -36,6 +36,7 @@ def bytes_per_device(tree: Any) -> int:
 
 def main() -> None:
     jax.config.update("jax_num_cpu_devices", NUM_DEVICES)
+    jax.config.update("jax_disable_most_optimizations", True)  # they take longer than the steps
     tokens = np.random.default_rng(0).integers(0, 256, size=(8, 17), dtype=np.int32)
     reports = []
     first_moments: list[np.ndarray] = []

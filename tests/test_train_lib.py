@@ -14,6 +14,9 @@ TASK = TaskSpec(vocab_sizes=(256, 320), sequence_length=16)
 WITH_BIGRAMS = {"VALUE_EMBEDDING_EVERY": 1, "BIGRAM_BITS": 6}  # as the file comes, but for the size of the table
 
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
 @pytest.fixture(scope="module")
 def train_lib():
     return load_tiny(**WITH_BIGRAMS)

@@ -21,6 +21,9 @@ POLAR_EXPRESS = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
 @pytest.fixture(scope="module")
 def train_lib():
     return load_tiny(

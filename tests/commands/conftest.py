@@ -1,5 +1,6 @@
 """A repository whose runs have trials of seconds, and a run that is over."""
 
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from finished_night import Night, run_night
 from repositories import make_repository
 
@@ -17,14 +19,14 @@ PAGE = "## Goal\n\nLower it.\n\n## You may change\n\n|constant|values|\n|---|---
 
 
 @pytest.fixture
-def tiny_run(tiny_dataset: Dataset, tiny_source: str, tmp_path: Path) -> list[str]:
+def tiny_run(tiny_dataset: Dataset, tiny_source: str, compile_cache: Path, tmp_path: Path) -> list[str]:
     """Flags of a run, but for its tag, its end and its proposer; its repository is `tmp_path`."""
     make_repository(tmp_path, tiny_source, PAGE)
     return [
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={tiny_dataset.folder.parent}",
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--decision=greedy", "--seed=0"),
-        f"--compile_cache={tmp_path / 'cache'}",
+        f"--compile_cache={compile_cache}",
     ]
 
 
@@ -36,7 +38,7 @@ def editable(tiny_source: str, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
+def flags(tiny_dataset: Dataset, editable: Path, compile_cache: Path, tmp_path: Path) -> list[str]:
     """Flags of a trial that takes seconds."""
     return [
         f"--corpus={tiny_dataset.manifest.corpus}",
@@ -46,19 +48,25 @@ def flags(tiny_dataset: Dataset, editable: Path, tmp_path: Path) -> list[str]:
         f"--editable={editable}",
         f"--run_dir={tmp_path / 'runs'}",
         "--budget_steps=20",
-        f"--compile_cache={tmp_path / 'cache'}",
+        f"--compile_cache={compile_cache}",
     ]
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_dataset: Dataset, tiny_source: str, tmp_path_factory: pytest.TempPathFactory) -> Night:
-    """A run of two experiments; not to be written to."""
+def finished(tiny_dataset: Dataset, tiny_source: str, compile_cache: Path, shared_folder: Path) -> Night:
+    """A run of two experiments; not to be written to. The first process that wants it makes it for all."""
+    place, made = shared_folder / "finished", shared_folder / "finished.pickle"
     flags = (
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={tiny_dataset.folder.parent}",
-        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--compile_cache=", "--platform=cpu"),
+        *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--platform=cpu"),
+        f"--compile_cache={compile_cache}",
     )
-    return run_night(tmp_path_factory.mktemp("repo"), flags, tiny_source)
+    with FileLock(f"{place}.lock"):
+        if not made.exists():
+            place.mkdir()
+            made.write_bytes(pickle.dumps(run_night(place, flags, tiny_source)))
+    return pickle.loads(made.read_bytes())
 
 
 @pytest.fixture

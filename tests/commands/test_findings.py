@@ -51,7 +51,7 @@ def test_what_is_shipped_and_what_was_added_is_listed_and_shown(place, capsys):
     assert shown["change"].startswith("--- a/")
 
 
-@pytest.mark.parametrize("hostile", [False, True])
+@pytest.mark.parametrize("hostile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_is_exported_and_imported_again(place, capsys, hostile):
     write_night(place / "runs" / "night", 80, seed=1, hostile=hostile)
     status, out, err = call(capsys, "export", "--tag=night", "--to=out")

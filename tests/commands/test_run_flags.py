@@ -108,37 +108,28 @@ def test_what_a_default_came_to_is_the_same(call):
         assert call("run", "--tag=night", word)[0] == 0
 
 
-@pytest.mark.parametrize("command", ["run", "audit", "trial"])
-@pytest.mark.parametrize(
-    ("word", "had"),
-    [
-        ("--budget_seconds=8", "--budget_seconds=7.0"),
-        ("--budget_steps=5", "no --budget_steps"),
-        ("--judge_tokens=none", "--judge_tokens=900"),
-        ("--sequence_length=256", "--sequence_length=64"),
-        ("--corpus=tinystories", "--corpus=stdlib"),
-    ],
-)
-def test_another_value_is_refused_by_name_where_scores_could_not_be_compared(night, call, command, word, had):
+def test_another_value_is_refused_by_name_where_scores_could_not_be_compared(night, call, place):
     asked = len(Asked.options)
-    status, out, said = call(command, "--tag=night", word)
-    assert (status, out, said.count("\n")) == (2, "", 1)
-    assert said.startswith(
-        f"autoresearch {command}: {word.replace('=none', '').replace('=8', '=8.0').split('=')[0]}"[:30]
-    )
-    assert f"(the run has {had})" in said
-    assert "leave it out" in said
-    assert len(Asked.options) == asked
-
-
-@pytest.mark.parametrize("word", ["--seed=1", "--decision=lineage", "--editable=other.py", "--certify_share=0.3"])
-def test_what_only_a_run_is_bound_to_is_refused_too(night, call, word):
-    status, _, said = call("run", "--tag=night", word)
-    assert (status, said.count("\n")) == (2, 1)
-    assert word in said
-
-
-def test_a_flag_file_counts_as_typed(night, call, place):
+    for command in ("run", "audit", "trial"):
+        for word, had in (
+            ("--budget_seconds=8", "--budget_seconds=7.0"),
+            ("--budget_steps=5", "no --budget_steps"),
+            ("--judge_tokens=none", "--judge_tokens=900"),
+            ("--sequence_length=256", "--sequence_length=64"),
+            ("--corpus=tinystories", "--corpus=stdlib"),
+        ):
+            status, out, said = call(command, "--tag=night", word)
+            assert (status, out, said.count("\n")) == (2, "", 1), said
+            assert said.startswith(f"autoresearch {command}: {word.split('=')[0]}"[:30])
+            assert f"(the run has {had})" in said
+            assert "leave it out" in said
+            assert len(Asked.options) == asked
+    # what only `run` is bound to
+    for word in ("--seed=1", "--decision=lineage", "--editable=other.py", "--certify_share=0.3"):
+        status, _, said = call("run", "--tag=night", word)
+        assert (status, said.count("\n")) == (2, 1), said
+        assert word in said
+    # a flag file counts as typed
     (place / "other.flags").write_text("--budget_seconds=9\n")
     status, _, said = call("audit", "--tag=night", "--flagfile=other.flags")
     assert (status, "--budget_seconds=9" in said) == (2, True)
@@ -192,14 +183,12 @@ def test_a_secret_is_not_kept_and_has_to_be_typed_again(call, monkeypatch):
 
 
 @pytest.mark.parametrize(("word", "constants"), [("--set=DEPTH=5", (0.4, 5)), ("--set=LR=0.2", (0.2, 4))])
-def test_constants_of_a_trial_are_added_to_those_of_its_run(night, call, word, constants):
+def test_a_trial_has_the_flags_of_its_run_and_adds_its_constants(night, call, word, constants):
     assert call("trial", "--tag=night", word)[0] == 0
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         found = ledger.experiments()[-1].constants
     assert (found["LR"], found["DEPTH"]) == constants
-
-
-def test_an_experiment_is_run_again_with_the_flags_of_its_run(night, call):
+    # an experiment of it, too
     Path("runs/trials/snapshots").mkdir(parents=True)
     status, _, said = call("trial", "--from=night:0")
     assert status == 0, said
@@ -222,12 +211,12 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_unknown_tag_is_answered_with_those_that_there_are(night, call, command):
+def test_an_unknown_tag_is_answered_with_those_that_there_are(night, call):
     assert call("run", "--tag=other/one", "--experiments=0", *BEGUN)[0] == 0
-    status, out, said = call(command, COMMANDS[command])
-    assert (status, out, said.count("\n")) == (1, "", 1)
-    assert "nihgt" in said
-    assert "night" in said.replace("nihgt", "")
-    assert "other/one" in said
-    assert not Path("runs/nihgt").exists()
+    for command, word in COMMANDS.items():
+        status, out, said = call(command, word)
+        assert (status, out, said.count("\n")) == (1, "", 1), said
+        assert "nihgt" in said
+        assert "night" in said.replace("nihgt", "")
+        assert "other/one" in said
+        assert not Path("runs/nihgt").exists()

@@ -85,6 +85,9 @@ SURROUNDINGS = {
     "a blank and an umlaut, POSIX": Surroundings({"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, folder="a b ü"),
     "odd characters": Surroundings(folder="#%41;,'\"$x&~"),
     "characters of patterns": Surroundings(folder="a[b]*c:d"),
+    # both at once, since what goes wrong of each shows by itself
+    "no home, a blank and an umlaut": Surroundings({"HOME": None}, folder="a b ü"),
+    "a home that can only be read, characters of patterns": Surroundings({"HOME": READ_ONLY}, folder="a[b]*c:d"),
 }
 
 
@@ -94,6 +97,7 @@ COMPUTES = [
 ]
 LIKE_OTHERS = {
     *("home is the root", "unbuffered output closed early", "a blank and an umlaut, POSIX", "odd characters"),
+    *("no home", "a home that can only be read", "a blank and an umlaut", "characters of patterns"),
 }
 
 

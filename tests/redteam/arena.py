@@ -51,8 +51,9 @@ class Result:
 class Arena:
     """Runs candidates one by one, with a key in the environment, a listener on loopback and a marker for leftovers."""
 
-    def __init__(self, folder: Path, dataset: Dataset, sandbox: Sandbox) -> None:
+    def __init__(self, folder: Path, dataset: Dataset, sandbox: Sandbox, compile_cache: Path) -> None:
         self.folder = folder
+        self.compile_cache = compile_cache
         self.dataset = dataset
         self.sandbox = sandbox
         self.mark = f"rt-{uuid.uuid4().hex[:8]}"  # short enough for the name of a process
@@ -122,6 +123,7 @@ class Arena:
             programs_dir=self.programs_dir,
             trials_dirs=(self.folder,),
             environment=self.environment,
+            compile_cache_dir=self.compile_cache,
             limits=TimeLimits(**(limits or {})),
             trace_limits=ProcessLimits(memory_bytes=MAX_TRACE_BYTES),
         )

@@ -1,6 +1,7 @@
 """The arena of the red team, one for each module of tests; in the end an honest file has the score it had at first."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redteam.arena import Arena
@@ -11,8 +12,10 @@ from autoresearch_jax.types import Status
 
 
 @pytest.fixture(scope="module")
-def arena(tiny_dataset: Dataset, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    with Arena(tmp_path_factory.mktemp("arena"), tiny_dataset, sandbox) as arena:
+def arena(
+    tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Arena]:
+    with Arena(tmp_path_factory.mktemp("arena"), tiny_dataset, sandbox, compile_cache) as arena:
         yield arena
         if arena.has_honest_score:
             again = arena.honest()

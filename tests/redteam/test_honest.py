@@ -10,7 +10,7 @@ from redteam.entries import Variant, by_kind
 from autoresearch_jax.tasks.lm.probes import PROBE_TOLERANCE
 from autoresearch_jax.types import LOSSES, Scrutiny, Status, read_curve
 
-FAST_KINDS = ("looks back", "training")  # of which the first represents all in the fast suite
+FAST_KINDS = ("looks back",)  # of which the first represents all in the fast suite
 MODERN = {**honest_mixing.VARIANTS, **honest_layers.VARIANTS, **honest_training.VARIANTS}
 
 

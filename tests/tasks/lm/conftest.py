@@ -19,12 +19,6 @@ from autoresearch_jax.types import Budget
 DEVICE = Device("cpu", "cpu", 1, None)
 
 
-@pytest.fixture(scope="session")
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one trial has compiled, the next ones take from here."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture
 def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_path: Path) -> Iterator[MakeTask]:
     """Makes tasks with `tiny_dataset`; other keywords are time limits."""
