@@ -84,7 +84,7 @@ def run_night(place: Path, flags: tuple[str, ...], source: str) -> Night:
     make_repository(place, source, PAGE)
     where = [f"--run_dir={place}", "--tag=night"]
     own = [f"--editable={place / 'train_lib.py'}", f"--program={place / 'program.md'}"]
-    others = (*own, "--baseline_runs=2", "--max_runs=3", "--experiments=1", "--seed=0", "--proposer=constants")
+    others = (*own, "--baseline_runs=2", "--max_runs=2", "--experiments=1", "--seed=0", "--proposer=constants")
     assert main(["run", *where, *flags, *others]) == 0
     folder = RunFolder(place / "night")
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:

@@ -27,13 +27,15 @@ class Place:
       nursery: drivers that see it.
       order: for them.
       log: what they print.
-      reference: a repository with the finished run.
+      template: a repository without a run.
+      reference: the same with the finished run.
     """
 
     disk: SmallDisk
     nursery: Nursery
     order: Order
     log: Path
+    template: Path
     reference: Path
 
     def run(self, **changes: object) -> tuple[int, str]:
@@ -46,17 +48,25 @@ class Place:
         return shutil.copytree(self.disk.outside / "repo", tmp_path / "copied", symlinks=True)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    reference = make_repository(tmp_path / "reference")
-    (tmp_path / "disk").mkdir()
-    with small_disk(tmp_path / "disk", megabytes=16) as disk, closing(Nursery(disk.command)) as nursery:
-        shutil.copytree(reference, disk.outside / "repo")
-        log = tmp_path / "log"
+@pytest.fixture(scope="module")
+def any_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A place whose disk has no repository yet."""
+    folder = tmp_path_factory.mktemp("place")
+    template, log = make_repository(folder / "template"), folder / "log"
+    reference = shutil.copytree(template, folder / "reference")
+    (folder / "disk").mkdir()
+    with small_disk(folder / "disk", megabytes=16) as disk, closing(Nursery(disk.command)) as nursery:
         order = Order(str(disk.path / "repo"), EXPERIMENTS, snapshot_bytes=SNAPSHOT_BYTES, log=str(log))
         with closing(Nursery()) as elsewhere:
             assert elsewhere.run(replace(order, repo=str(reference), log="")) == 0
-        yield Place(disk, nursery, order, log, reference)
+        yield Place(disk, nursery, order, log, template, reference)
+
+
+@pytest.fixture
+def place(any_place: Place) -> Iterator[Place]:
+    shutil.copytree(any_place.template, any_place.disk.outside / "repo")
+    yield any_place
+    shutil.rmtree(any_place.disk.outside / "repo")
 
 
 def check_whole(place: Place, tmp_path: Path) -> None:
