@@ -56,8 +56,12 @@ make_environment() {
 }
 
 install() {
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}" &&
-        touch "$stamp"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable \
+        ".${extras:+[$extras]}" || return 1
+    # pip compiles on one core; what some packages bring as a template compiles nowhere
+    .venv/bin/python -m compileall -qq -j 0 "$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')" ||
+        true
+    touch "$stamp"
 }
 
 # False for one that came here with a folder that was copied or moved: its commands run the old place's Python.

@@ -16,7 +16,18 @@ fi
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
-lint-imports
-mypy
+
+# Layering and types are checked beside the tests, since each takes one core; what they say comes last.
+said=$(mktemp)
+{ lint-imports && mypy; } >"$said" 2>&1 &
+checks=$!
+trap 'kill "$checks" 2>/dev/null || true; rm -f "$said"' EXIT
+
+# One process more than there are cores: many tests wait for a process, a signal or a file.
+export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$(($(nproc) + 1))}"
+status=0
 python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
-    "${selection[@]}" "$@"
+    "${selection[@]}" "$@" || status=$?
+wait "$checks" || status=1
+cat "$said"
+exit "$status"

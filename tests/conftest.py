@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
+LONGEST = ("test_redteam.py", "test_kill.py", "test_task.py", "test_trial.py", "test_train_lib_mesh.py")
 
 
 def pytest_configure() -> None:
     """Has SIGINT end these processes: a shell ignores it for what it starts in the background, and tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the files that take longest, else one process is left with one of them in the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 class Notes(Reporter):

@@ -117,3 +117,18 @@ def test_an_interrupt_ends_a_sweep_and_not_only_its_trial(checkout):
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     assert len((checkout / "calls").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("fails", ["nothing", "ruff", "lint-imports", "mypy", "python"])
+def test_each_check_counts_beside_the_tests(checkout, fails):
+    commands = checkout / ".venv" / "bin"
+    for name in ("ruff", "lint-imports", "mypy", "python"):
+        status = int(name == fails)
+        (commands / name).write_text(f"#!/bin/sh\necho {name} $PYTEST_XDIST_AUTO_NUM_WORKERS >> calls\nexit {status}\n")
+        (commands / name).chmod(0o755)
+    (checkout / ".venv" / ".installed-dev").touch()
+    (commands / "autoresearch").write_text(f"{commands / 'python'}\n")
+    assert script(checkout, "test.sh", "-k", "some") == (int(fails != "nothing"), "")
+    called = [line.split()[0] for line in (checkout / "calls").read_text().splitlines()]
+    wanted = {"ruff": ["ruff"], "lint-imports": ["lint-imports", "python", "ruff", "ruff"]}
+    assert sorted(called) == wanted.get(fails, ["lint-imports", "mypy", "python", "ruff", "ruff"])
