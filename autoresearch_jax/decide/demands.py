@@ -36,7 +36,7 @@ def _demands(rule: LineageRule, lineage: Lineage, unit: str) -> Iterator[str]:
     )
     price = (
         f"{_one_digit(sigma)} for each {settings.memory_percent:g} % of peak memory beyond "
-        f"{100 + settings.memory_percent:g} % of the baseline's"
+        f"{100 + settings.memory_percent:g} % of the baseline's, or of a tenth of the device's memory if that is more"
     )
     if settings.nodes_price:
         price = f"{_one_digit(settings.nodes_price * sigma)} for 100 more {unit}, {price}"

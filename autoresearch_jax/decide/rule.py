@@ -66,7 +66,7 @@ class Complexity:
       nodes_added: of its source's tree, more than the champion's; negative if fewer.
       memory: its peak memory in bytes, None where it is not known.
       champion_memory: the champion's.
-      baseline_memory: the baseline's.
+      baseline_memory: the baseline's, or what is little on the device if that is more.
       anchor_gain: of the champion over the last champion that was kept for its gain, in the metric's unit: what
         simplifications since then lost counts. 0 unless the champion is a simplification.
       unit: what the nodes are called.

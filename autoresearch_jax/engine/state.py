@@ -26,6 +26,7 @@ REFERENCE_SECONDS = "reference_seconds"  # among the settings, where the clock n
 FLAGS = "flags"  # among the settings: what the run was last given, as a shell takes it
 MACHINE_FLAGS = "machine_flags"  # among the settings: those that are of this machine, as its folder of datasets
 ENDS = "ends"  # among the settings: what ends the run, as its driver last read it
+LITTLE_MEMORY = 0.1  # of a device's: up to there more peak memory than the baseline's costs nothing
 FACTS = "facts"  # among the settings: what the task told of the device when it was last opened, as JSON
 CONTRACT = "contract"  # among the settings: what the task asked of the asset then, see `Task.contract`
 TOLD = "told"  # among the settings: names of metrics, see `Task.told`, as JSON
@@ -114,7 +115,8 @@ class RunState:
       lineage: the model of scores; None under the greedy rule.
       anchor: the last champion that was kept for its gain, as `Lineage` has it.
       baseline: number of the experiment with the baseline's trials.
-      baseline_memory: peak memory of the baseline in bytes, None where it is not known.
+      baseline_memory: peak memory in bytes that more memory is measured by: the baseline's, or LITTLE_MEMORY of the
+        device's if that is more; None where the baseline's is not known.
       looked_at: experiments whose edits certification took out, or could not.
       keeps_since_certified: edits that were kept since then.
       certification_runs: trials that certification had.
@@ -209,11 +211,16 @@ def _state(ledger: Ledger) -> RunState | None:
         lineage=lineage,
         anchor=anchor,
         baseline=baseline.id,
-        baseline_memory=_peak_memory(ledger.scored(baseline.id)),
+        baseline_memory=_usual_memory(ledger, _peak_memory(ledger.scored(baseline.id))),
         looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
         keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
         certification_runs=certification_runs(ledger.trials(), reverts),
     )
+
+
+def _usual_memory(ledger: Ledger, baseline: float | None) -> float | None:
+    of_device = json.loads(str(ledger.settings().get(FACTS) or "{}")).get("device_memory_bytes") or 0
+    return None if baseline is None else max(baseline, LITTLE_MEMORY * of_device)
 
 
 def certification_runs(trials: Sequence[TrialRow], reverts: Sequence[ExperimentRow]) -> int:

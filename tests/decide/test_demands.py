@@ -42,7 +42,7 @@ def test_the_words_have_the_settings_and_no_digit_more_than_the_noise():
     kept, price, shorter = demands(RULE, begun([10.0, 10.1, 9.9]))
     assert "probability 0.62" in kept
     assert "8 runs" in kept
-    assert "20 % of peak memory beyond 120 %" in price
+    assert "20 % of peak memory beyond 120 % of the baseline's, or of a tenth" in price
     assert "100 more syntax nodes" in price
     sizes = [re.search(r"gain of about ([\d.]+)", kept), re.search(r": ([\d.]+) for", price)]
     sizes += [re.search(r", ([\d.]+) for each", price), re.search(r"less than ([\d.]+)$", shorter)]

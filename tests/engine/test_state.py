@@ -8,6 +8,7 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import LineageRule, LineageSettings
 from autoresearch_jax.engine.run_folder import RunFolderError
+from autoresearch_jax.engine.state import read_state
 from autoresearch_jax.types import CHARGED_COMPILE, COMPILED_PROGRAMS, COMPILING_SECONDS, CompileCost, Scalar
 
 TERMS: dict[str, Scalar] = {
@@ -94,3 +95,13 @@ def test_trials_are_told_what_compiling_took(bench):
     assert first == CompileCost(champion=50.0)
     assert later
     assert set(later) == {CompileCost(charged=7.0)}, "although the cache has it now, and it is the champion itself"
+
+
+@pytest.mark.parametrize(("of_device", "counts"), [(None, 2**30), (2**33, 2**30), (2**40, 0.1 * 2**40)])
+def test_more_memory_is_measured_by_a_tenth_of_the_device_where_the_baseline_needs_less(bench, of_device, counts):
+    task = task_with()
+    task.facts = {**task.facts, "device_memory_bytes": of_device}
+    run(bench, task)
+    state = read_state(bench.ledger())
+    assert state is not None
+    assert state.complexity(state.runs, 0, "nodes").baseline_memory == counts
