@@ -49,6 +49,7 @@ class Decision:
         the rule estimates none.
       probability: that the gain is above its price.
       sigma: standard deviation of a run, in the metric's unit; None where it is not known.
+      price: what the gain has to be above, for memory and length of the source, in the metric's unit.
     """
 
     action: Action
@@ -56,6 +57,7 @@ class Decision:
     gain: Estimate | None = None
     probability: float | None = None
     sigma: float | None = None
+    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class LineageRule:
                 why += f"and it has {saved} {unit} fewer"
         found = Estimate(posterior.sigma * gain.mean, posterior.sigma * math.sqrt(gain.variance))
         reason = f"{describe(self.metric, lineage, number)}, {describe_gain(found)}: {why}"
-        return Decision(action, reason, found, probability, posterior.sigma)
+        return Decision(action, reason, found, probability, posterior.sigma, posterior.sigma * price)
 
     def _act(self, lineage: Lineage, number: int, gain: Gain, price: float, probability: float) -> tuple[Action, str]:
         settings = self.with_settings

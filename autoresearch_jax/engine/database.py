@@ -45,6 +45,7 @@ CREATE TABLE experiments (
     reason TEXT,
     "commit" TEXT,
     seconds REAL,                       -- spent on it by the process that ended it
+    price REAL,                         -- what its gain had to be above, in the metric's unit
     simplification INTEGER,             -- 1 if it was kept for its shorter source alone
     source TEXT NOT NULL
 ) STRICT;
@@ -88,7 +89,8 @@ CREATE TABLE decisions (
     gain REAL,                          -- over the parent, positive where better, null where none is estimated
     error REAL,                         -- its standard deviation
     probability REAL,                   -- that the gain is above its price
-    sigma REAL                          -- standard deviation of a run at that time
+    sigma REAL,                         -- standard deviation of a run at that time
+    price REAL NOT NULL                 -- what the gain has to be above, in the metric's unit
 ) STRICT;
 
 CREATE INDEX decisions_of_experiment ON decisions (experiment);

@@ -84,6 +84,7 @@ class Ledger(Database):
         seconds: float,
         *,
         simplification: bool = False,
+        price: float | None = None,
     ) -> None:
         """Ends an experiment; see `ExperimentRow`."""
         values = {
@@ -94,6 +95,7 @@ class Ledger(Database):
             "commit": commit,
             "seconds": seconds,
             "simplification": 1 if simplification else None,
+            "price": price,
         }
         with self.transaction():
             values["ended"] = self.next_ended("experiments")

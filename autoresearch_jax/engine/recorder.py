@@ -193,6 +193,7 @@ class Recorder:
                 commit,
                 time.monotonic() - started,
                 simplification=decision.action is Action.KEEP_SIMPLER,
+                price=decision.price if conclusion.status is Status.OK else None,
             )
         row = self.ledger.experiment(experiment.id)
         self._publish(row, previous=row.parent_commit)
@@ -277,6 +278,8 @@ def _as_outcome(row: ExperimentRow, step: tuple[int, int] | None) -> PastExperim
     reason = row.reason or ""
     if row.status is Status.OK:  # the reason in the ledger has all digits
         reason = "kept" if kept else "no better than the champion"
+        if row.price and not kept:
+            reason = "gains less than its memory and its length ask for"
         if row.simplification:
             reason = "kept for its shorter source, no worse than the champion"
         if row.kind is Kind.REVERT:
@@ -294,6 +297,7 @@ def _as_outcome(row: ExperimentRow, step: tuple[int, int] | None) -> PastExperim
         program_hash=row.program_hash,
         simplification=row.simplification,
         finding=row.finding,
+        price=0.0 if kept else round_to_step(row.price or 0.0, step),
     )
 
 

@@ -76,6 +76,7 @@ class ExperimentRow:
       decision: KEEP or DISCARD; None for a trial by hand.
       commit: where git has it; None for what never became a commit.
       ended: 1, 2, 3, ... in the order in which experiments ended; None while it is open.
+      price: what its gain had to be above, in the metric's unit; None of what was not decided on by its gain.
       simplification: True if it was kept for its shorter source alone.
     """
 
@@ -100,6 +101,7 @@ class ExperimentRow:
     without: Sequence[int] = ()
     finding: str | None = None
     ended: int | None = None
+    price: float | None = None
     error: float | None = None
 
     def __hash__(self) -> int:  # of a few columns: `constants` has none
@@ -277,7 +279,7 @@ def columns(row: type, *, without: str = "") -> tuple[str, ...]:
 
 
 EXPERIMENT_COLUMNS = columns(ExperimentRow, without="error")
-DECISION_COLUMNS = ("action", "reason", "gain", "error", "probability", "sigma")
+DECISION_COLUMNS = ("action", "reason", "gain", "error", "probability", "sigma", "price")
 
 
 def _optional(kind: Callable[[Any], Value], value: object) -> Value | None:
@@ -323,4 +325,4 @@ def as_trial(row: sqlite3.Row, kind: type[Trial]) -> Trial:
 def as_decision(row: sqlite3.Row) -> Decision:
     """From `DECISION_COLUMNS`."""
     gain = None if row["gain"] is None else Estimate(row["gain"], row["error"])
-    return Decision(Action(row["action"]), row["reason"], gain, row["probability"], row["sigma"])
+    return Decision(Action(row["action"]), row["reason"], gain, row["probability"], row["sigma"], row["price"])

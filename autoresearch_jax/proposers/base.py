@@ -97,6 +97,7 @@ class PastExperiment:
       program_hash: of what it ran; None of what was never traced.
       simplification: True if it was kept for its shorter source alone, which is no gain.
       finding: id of the finding that it tried; None if it tried none.
+      price: what a discarded one had to gain for its memory and length, in the metric's unit.
     """
 
     experiment: int
@@ -111,6 +112,7 @@ class PastExperiment:
     program_hash: str | None = None
     simplification: bool = False
     finding: str | None = None
+    price: float = 0.0
 
 
 @dataclass(frozen=True)

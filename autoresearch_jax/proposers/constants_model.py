@@ -66,7 +66,7 @@ def find_trials(history: Sequence[PastExperiment], metric: Metric) -> list[Tried
     level: float | None = None  # the champion's loss at that time
     gained = 0.0  # by changes of structure so far
     for outcome in history:
-        loss = None if outcome.score is None else sign * outcome.score
+        loss = None if outcome.score is None else sign * outcome.score + outcome.price
         is_structure = level is not None and not moves_constants_alone(outcome)
         kept = outcome.kept and loss is not None
         if is_structure and kept:

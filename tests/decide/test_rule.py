@@ -146,6 +146,11 @@ def test_extra_memory_must_be_paid_for_with_a_gain():
     assert candidate(gain, memory(100)) is Action.KEEP
     assert candidate(gain, memory(120)) is Action.KEEP
     assert candidate(gain, memory(200)) is Action.DISCARD
+    lineage = known_champion()
+    enter(lineage, 1, [9.75])
+    decision = decided(RULE, lineage, 1, memory(200))
+    assert decision.sigma is not None
+    assert decision.price == pytest.approx(4 * decision.sigma), "100 % more, of which 20 % is free and each 20 % is one"
     assert candidate([8.0, 8.0], memory(200)) is Action.KEEP
     assert candidate(gain, memory(200, champion=200)) is Action.KEEP, "the champion paid for it"
     larger = dataclasses.replace(memory(200), nodes_added=-9)

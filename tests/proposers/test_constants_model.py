@@ -94,6 +94,12 @@ def test_lower_is_better_whatever_the_metric():
     assert losses(*history, metric=ACCURACY) == {0: -0.5, 1: -0.7, 2: None}
 
 
+def test_what_was_not_worth_its_price_is_as_much_worse():
+    dear = replace(outcome(1, 0.4), price=0.3)
+    assert losses(outcome(0, 0.5, True, ""), dear) == pytest.approx({0: 0.5, 1: 0.7})
+    assert losses(outcome(0, 0.5, True, ""), dear, metric=ACCURACY) == pytest.approx({0: -0.5, 1: -0.1})
+
+
 def test_other_structures_say_nothing_and_what_one_gained_is_taken_off_before():
     history = (
         outcome(0, 2.0, True, ""),
