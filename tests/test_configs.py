@@ -18,7 +18,7 @@ from autoresearch_jax.contract import TaskSpec
 from autoresearch_jax.tasks.lm.data.corpus import open_corpus
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.flags"))
-FAST = ("demo", "h100")
+FAST = ("demo",)
 ACCELERATORS = [path for path in CONFIGS if path.stem.startswith(("h100", "tpu"))]
 NUM_PARAMS = 50_332_176  # of the original at depth 8, with as many scalars and gates
 

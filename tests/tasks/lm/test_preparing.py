@@ -121,7 +121,7 @@ def test_only_the_programs_are_taken(tiny_source: str, sandbox: Sandbox, tmp_pat
     ("code", "status", "reason"),
     [
         ("os.mkfifo(out + '/signature.json')" + LEAVE, Status.REJECTED, "signature.json is no regular file"),
-        ("os.symlink('/etc/passwd', out + '/init.export')" + LEAVE, Status.REJECTED, "init.export cannot be read"),
+        slow("os.symlink('/etc/passwd', out + '/init.export')" + LEAVE, Status.REJECTED, "init.export cannot be read"),
         (
             f"open(out + '/init.export', 'w').truncate({MAX_PROGRAM_BYTES + 1})" + LEAVE,
             Status.REJECTED,
@@ -197,7 +197,9 @@ def test_a_trace_that_ended_before_it_began_with_the_file_is_no_fault_of_the_can
         trace(tiny_source, sandbox, tmp_path, dataclasses.replace(LIMITS, **limits))
 
 
-@pytest.mark.parametrize("code", ["os._exit(1)", "os.close(1); os.close(2); os._exit(1)", "raise SystemExit(1)"])
+@pytest.mark.parametrize(
+    "code", [slow("os._exit(1)"), "os.close(1); os.close(2); os._exit(1)", slow("raise SystemExit(1)")]
+)
 def test_a_candidate_cannot_pretend_that_it_was_not_begun_with(
     code: str, tiny_source: str, sandbox: Sandbox, tmp_path: Path
 ) -> None:
