@@ -151,7 +151,7 @@ class Arena:
     @cached_property
     def honest_score(self) -> float:
         """Of the tiny training file, before any cheat."""
-        score = self.honest().value
+        score = self._reference[1].value
         assert score is not None
         return score
 
@@ -170,13 +170,12 @@ class Arena:
         return task, task.prepare(TINY_SOURCE, self._new_folder())
 
     @cached_property
-    def _reference(self) -> Path:
-        """Where an honest trial has left the nats of its tokens."""
+    def _reference(self) -> tuple[Path, Result]:
+        """Where an honest trial has left the nats of its tokens, and what it came to."""
         task, candidate = self._honest
         folder = self.folder / "reference"
-        folder.mkdir()
-        self._measure(task, candidate, folder, seed=0)
-        return folder
+        folder.mkdir(parents=True)
+        return folder, self._measure(task, candidate, folder, seed=0)
 
     def seal(self) -> dict[str, tuple[int, int]]:
         """Size and time of every file that no candidate may change: our package and the dataset."""
@@ -216,7 +215,7 @@ class Arena:
             log_dir=folder,
             snapshot_dir=folder / "snapshot",
             scrutiny=scrutiny,
-            reference_log_dirs=[] if scrutiny is Scrutiny.SEARCH else [self._reference],
+            reference_log_dirs=[] if scrutiny is Scrutiny.SEARCH else [self._reference[0]],
         )
         return Result(
             measured.status,
