@@ -60,7 +60,7 @@ def finished(tiny_dataset: Dataset, tiny_source: str, compile_cache: Path, share
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={tiny_dataset.folder.parent}",
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--platform=cpu"),
-        f"--compile_cache={compile_cache}",
+        *(f"--compile_cache={compile_cache}", "--nostandby"),
     )
     with FileLock(f"{place}.lock"):
         if not made.exists():

@@ -41,7 +41,10 @@ def test_it_says_how_to_call_it_and_whether_it_was_run(config: Path) -> None:
     assert "# Not run: " in text or "# Run: " in text
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path != CONFIGS[0]), id=path.stem) for path in CONFIGS],
+)
 def test_it_starts_a_run(config: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     command = next(line for line in config.read_text().splitlines() if line.startswith("--agent_command="))
     program, _, arguments = command.removeprefix("--agent_command=").partition(" ")

@@ -27,9 +27,10 @@ from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION
     ("cap", "reason"),
     [
         ("--max_source_bytes=100", r"the source has 1,\d+ bytes, more than 100: make it shorter"),
-        (
+        pytest.param(
             "--max_constant_bytes=3",
             r"the programs embed [\d,]+ bytes of constants, more than 3 .*: compute arrays",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "--min_steps=1000000000",

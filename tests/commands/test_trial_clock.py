@@ -126,6 +126,7 @@ def test_trials_by_hand_count_in_the_unit_of_those_before_or_of_the_run(
     assert told == {"night": [0.05], "wall": [], "trials": [0.02], "first": []}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel keeps no account of threads")
 def test_a_trial_by_the_attended_clock(
     flags: list[str],

@@ -53,7 +53,7 @@ def night(
         f"--corpus={tiny_dataset.manifest.corpus}",
         f"--data_dir={data}",
         *("--sequence_length=32", "--vocab_sizes=256,320", "--budget_steps=20", "--platform=cpu"),
-        f"--compile_cache={compile_cache}",
+        *(f"--compile_cache={compile_cache}", "--nostandby"),
         "--decision=greedy",  # one trial a program
         "--seed=0",
         *(f"--editable={repo / 'train_lib.py'}", f"--program={repo / 'program.md'}"),

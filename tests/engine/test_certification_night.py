@@ -212,7 +212,9 @@ class Interrupted(LuckyTask):
         return super().measure(candidate, **arguments)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, AT_END], ids=["meanwhile", "at the end"])
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, pytest.param(AT_END, marks=pytest.mark.slow)], ids=["meanwhile", "at the end"]
+)
 def test_interrupted_before_every_trial_the_ledger_is_that_of_an_uninterrupted_run(bench, twin, settings):
     night(twin, certification=settings)
     assert spent(twin.ledger())

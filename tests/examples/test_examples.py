@@ -46,7 +46,7 @@ def test_three_experiments(name, tmp_path):
     write_tickets(tickets)
     small = [f"--csv={tickets}", "--text=subject", "--label=team"] if name == "routing" else ["--limit=300"]
     assert prepare(example, *small).returncode == 0
-    assert 0.1 < three_experiments(name, tmp_path)[f"baseline_{FIRST[name]}"] < 1
+    assert 0.1 < three_experiments(name, tmp_path, "--baseline_runs=2", "--max_runs=1")[f"baseline_{FIRST[name]}"] < 1
 
 
 def test_debian_packages_become_three_splits(tmp_path):
