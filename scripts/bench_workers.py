@@ -3,7 +3,8 @@
 A made-up trial is a process that sleeps. One is killed while it is at work, and many are queued at once. The last
 lines:
   pool_speedup_4            trials a second of a pool of four slots over those of one slot
-  task_overhead_ms          wall time of a trial in one slot beyond its sleep
+  task_overhead_ms          wall time of a trial in one slot beyond that of the same trial without an executor
+  process_ms                wall time of the latter beyond its sleep: a process is started and ended
   queued_trials             as many wait at once, on four slots, and sleep for no time
   queued_growth_mib         peak memory of this process at their end beyond that after the first tenth
   queued_growth_files       open files and threads of this process, likewise
@@ -127,7 +128,13 @@ def measure_pool(folder: Path, *, quick: bool) -> dict[str, float]:
     count = Count()
     with closing(pool(1)) as one, closing(pool(SLOTS)) as four:
         singles, together = (2, SLOTS) if quick else (8, 8 * SLOTS)
-        alone = count.run(one, works(singles, SECONDS, folder)) / singles
+        slot, direct = list[float](), list[float]()
+        for work in works(singles, SECONDS, folder):
+            slot.append(count.run(one, [work]))
+            began = time.monotonic()
+            work.measured_by(SleepingMeasurer().measure, None)
+            direct.append(time.monotonic() - began)
+        alone = statistics.mean(slot)
         beside = count.run(four, works(together, SECONDS, folder)) / together
 
         killed: list[int] = []
@@ -150,7 +157,8 @@ def measure_pool(folder: Path, *, quick: bool) -> dict[str, float]:
     (mib_then, files_then), (mib_now, files_now) = grown
     return {
         "pool_speedup_4": alone / beside,
-        "task_overhead_ms": 1000 * (alone - SECONDS),
+        "task_overhead_ms": 1000 * (statistics.median(slot) - statistics.median(direct)),
+        "process_ms": 1000 * (statistics.median(direct) - SECONDS),
         "queued_trials": queued,
         "queued_growth_mib": mib_now - mib_then,
         "queued_growth_files": files_now - files_then,
