@@ -15,7 +15,7 @@ from autoresearch_jax.executors.base import Executor, Finished, Work
 from autoresearch_jax.sandbox.process import JsonWorker, WorkerDiedError
 from autoresearch_jax.types import Candidate, Measurement, Scalar, Status
 
-SECONDS = 60.0  # within which what is waited for comes
+SECONDS = 300.0  # within which what is waited for comes
 # What the process of a trial does; each has a child in a session of its own.
 WAYS = {
     "answer": "echo '{\"value\": 1.5}'; read line",
@@ -27,7 +27,10 @@ FULL = "fill the disk"
 
 
 class ProcessMeasurer:
-    """Measures with a real process, which does what the candidate's source names; stopped as a task is."""
+    """Measures with a real process, which does what the candidate's source names; stopped as a task is.
+
+    It carries a mark, the folder where it leaves a file when it has begun: a node of a cluster has other logs.
+    """
 
     def __init__(self) -> None:
         self._worker: JsonWorker | None = None
@@ -46,7 +49,8 @@ class ProcessMeasurer:
         if candidate.source == FULL:
             raise OSError(errno.ENOSPC, "No space left on device", str(log_dir))
         words = f"setsid sleep 600 & echo '{{}}'; {WAYS[candidate.source]}"
-        environment = {**os.environ, MARK: str(log_dir)}
+        mark = Path(str(candidate.facts[MARK]))
+        environment = {**os.environ, MARK: str(mark)}
         worker = JsonWorker(
             ["/bin/sh", "-c", words], environment=environment, cwd=log_dir, log_path=log_dir / f"{seed}.log"
         )
@@ -55,7 +59,7 @@ class ProcessMeasurer:
             worker.receive(SECONDS)
             if on_progress is not None:
                 on_progress({"phase": "train", "seed": seed})
-            (log_dir / f"{seed}.begun").touch()
+            (mark / f"{seed}.begun").touch()
             return Measurement(Status.OK, worker.receive(10 * SECONDS)["value"] + seed, seed)
         except WorkerDiedError as error:
             status = Status.OOM if error.returncode == -9 else Status.CRASH
@@ -86,7 +90,7 @@ class Trials:
         seed = self._seed
         return self.executor.submit(
             Work(
-                Candidate(way, "a hash"),
+                Candidate(way, "a hash", facts={MARK: str(self.logs)}),
                 seed,
                 self.logs,
                 self.logs / f"snapshot-{seed}",
@@ -126,7 +130,7 @@ def check_answers(make: Callable[[], Executor], folder: Path) -> None:
     with pytest.raises(IndexError):
         trials.executor.next_finished(0)
     full = next(finished for ticket, finished in found.items() if ways[tickets[ticket] - 1] == FULL)
-    assert isinstance(full.error, OSError)
+    assert isinstance(full.error, OSError), repr(full)
     assert full.error.errno == errno.ENOSPC
     with pytest.raises(OSError, match="No space"):
         full.result()
@@ -141,7 +145,7 @@ def check_answers(make: Callable[[], Executor], folder: Path) -> None:
     trials.executor.cancel(next(iter(tickets)))  # answered
     trials.executor.cancel(10**6)  # unknown
     trials.executor.close()
-    assert comes_true(lambda: trials.left() == [])
+    assert comes_true(lambda: trials.left() == [], SECONDS)
 
 
 def check_running(make: Callable[[], Executor], folder: Path) -> None:
@@ -159,7 +163,7 @@ def check_running(make: Callable[[], Executor], folder: Path) -> None:
     assert trials.has_begun(1)
     assert trials.has_begun(2)
     began = time.monotonic()
-    assert executor.next_finished(0.05) is None
+    assert comes_true(lambda: executor.next_finished(0.05) is None and len(trials.told) == 2, SECONDS)
     assert time.monotonic() - began < SECONDS
     assert sorted(trials.told) == [(seed, threading.get_ident()) for seed in (1, 2)]
     executor.cancel(waiting)
@@ -180,5 +184,5 @@ def check_running(make: Callable[[], Executor], folder: Path) -> None:
         trials.submit(way)
     assert trials.has_begun(7)
     executor.close()
-    assert comes_true(lambda: trials.left() == [])
+    assert comes_true(lambda: trials.left() == [], SECONDS)
     executor.close()

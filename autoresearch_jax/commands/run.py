@@ -23,6 +23,7 @@ from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.decision_options import DecisionOptions
+from autoresearch_jax.commands.executors import open_executor
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import ConstantsOptions, InRun, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
@@ -38,7 +39,6 @@ from autoresearch_jax.commands.proposer_options import (
 from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
-from autoresearch_jax.commands.worker_options import make_executor
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
@@ -247,7 +247,7 @@ def opened_loop(
     observer = Observers(console, watchers)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
-    executor = make_executor(task)
+    executor = open_executor(options.task, options.editable, task, opened.ledger)
     parts = Parts(
         task=task,
         executor=executor,

@@ -14,7 +14,7 @@ from autoresearch_jax.executors.places import ANYWHERE, Place, divide_devices, d
 from autoresearch_jax.executors.pool import PoolExecutor
 from autoresearch_jax.tasks.lm.device import Device
 
-AUTO = "auto"
+AUTO, RAY = "auto", "ray"
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,35 @@ class WorkerOptions:
     workers: str = option(
         "1",
         "trials at the same time, each on a GPU or TPU chip of its own, on a CPU on as many cores each; auto: one for "
-        "each GPU or chip, on a CPU one; see docs/guide/many-workers.md",
+        "each GPU or chip, on a CPU one; ray: as many as the nodes of a Ray cluster take; see "
+        "docs/guide/many-workers.md",
         in_run=InRun.FREE,
+    )
+    ray_address: str = option(
+        AUTO,
+        "for --workers=ray: the cluster, HOST:PORT or ray://HOST:PORT; auto takes that of $RAY_ADDRESS or this machine",
+        in_run=InRun.MACHINE,
     )
 
     def __post_init__(self) -> None:
-        if self.workers != AUTO and not (self.workers.isdecimal() and int(self.workers) >= 1):
-            raise UsageError(f"--workers={self.workers}: expected a number from 1, or auto")
+        if self.workers not in (AUTO, RAY) and not (self.workers.isdecimal() and int(self.workers) >= 1):
+            raise UsageError(f"--workers={self.workers}: expected a number from 1, auto or ray")
+
+    @property
+    def unused(self) -> list[str]:
+        """Flags that have no use without --workers=ray."""
+        return [] if self.on_ray else ["ray_address"]
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether trials run on a cluster."""
+        return self.workers == RAY
 
     @property
     def number(self) -> int | None:
-        """How many; None for one each GPU or TPU chip."""
+        """How many on this machine; None for one each GPU or TPU chip."""
+        if self.on_ray:
+            return 1
         return None if self.workers == AUTO else int(self.workers)
 
     def processor_places(self) -> Sequence[Place]:
