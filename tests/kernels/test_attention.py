@@ -16,6 +16,7 @@ from autoresearch_jax.kernels.attention import blockwise_attention, causal_atten
 from autoresearch_jax.kernels.platforms import ATTENTION_CALLS, seen_by_jax
 
 H100 = "NVIDIA H100 80GB HBM3"
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SPLASH, CUDNN = "tpu_custom_call", "__cudnn$fmha"
 
 
@@ -51,8 +52,9 @@ interpreted_splash = partial(splash_attention, interpret=True)
 @pytest.mark.parametrize(
     ("attend", "window"),
     [
-        *((blockwise_attention, window) for window in (1, 100, 256)),
+        *((blockwise_attention, window) for window in (1, 100)),
         (interpreted_splash, 100),
+        pytest.param(blockwise_attention, 256, marks=pytest.mark.slow),
         pytest.param(interpreted_splash, 1, marks=pytest.mark.slow),
         pytest.param(interpreted_splash, 256, marks=pytest.mark.slow),
     ],
@@ -63,7 +65,13 @@ def test_equals_its_definition_forward_and_backward(attend: Callable[..., Array]
         np.testing.assert_allclose(ours, right, atol=2e-5)
 
 
-@pytest.mark.parametrize(("length", "window"), [(1, 0), (100, 0), (129, 63), (129, 64), (200, 500), (577, 73)])
+@pytest.mark.parametrize(
+    ("length", "window"),
+    [
+        *((1, 0), (200, 500), (577, 73)),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((100, 0), (129, 63), (129, 64))),
+    ],
+)
 def test_blocks_may_be_cut_short(length: int, window: int) -> None:
     args = qkv(length, head_dim=8)
     found, wanted = (value_and_gradients(function, args, window) for function in (blockwise_attention, plain_attention))
