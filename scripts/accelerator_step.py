@@ -8,6 +8,7 @@ is the process that has the device: WHAT is "time", "cached" or "device". It pri
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 from accelerator_plan import ROOT, Configuration, Plan, first_device, read_flagfile
 from accelerator_result import Result, last_json
+from bare_trace import TraceFailed, bare_trace
 
-from autoresearch_jax.tasks.lm.device import platform_variables
+from autoresearch_jax.tasks.lm.device import Device, platform_variables
 
 EXPORTED_FOR = ("cuda", "NVIDIA H100 80GB HBM3")
 NUM_BATCHES = 4  # drawn once, used in turn
@@ -37,7 +39,7 @@ def export(plan: Plan, result: Result) -> None:
     constants, length = read_flagfile(ROOT / "configs" / "h100.flags")
     configuration = Configuration("exported", "h100.flags", constants, length)
     folder = plan.folder / "exported"
-    result.set("trace_seconds", trace(configuration, folder, *EXPORTED_FOR, memory_bytes=None, devices=1))
+    result.set("trace_seconds", _trace(configuration, folder, Device(*EXPORTED_FOR, 1, None)))
     result.set("for", EXPORTED_FOR[1])
     result.set("cudnn_told", CUDNN_VERSION)
     import jax
@@ -60,7 +62,7 @@ def step(plan: Plan, result: Result) -> None:
         batch = configuration.constants.get("BATCH_SIZE")
         if batch is not None:
             result.set(f"{name}_batch_rows", batch)
-        result.set(f"{name}_trace_seconds", _trace(plan, configuration, folder))
+        result.set(f"{name}_trace_seconds", _trace(configuration, folder, _device(plan)))
         found = worker(plan, folder, "time", plan.pick(6.0, 3.0, 1.0))
         for key, value in found.items():
             result.set(f"{name}_{key}", value)
@@ -76,56 +78,25 @@ def device(plan: Plan, result: Result) -> None:
     configuration = plan.configurations()[0]
     folder = plan.folder / f"step-{configuration.name}"
     if not (folder / "programs" / "signature.json").exists():  # --only=device
-        _trace(plan, configuration, folder)
+        _trace(configuration, folder, _device(plan))
     for key, value in worker(plan, folder, "device", plan.pick(3.0, 1.5, 0.5)).items():
         result.set(key, value)
 
 
-def _trace(plan: Plan, configuration: Configuration, folder: Path) -> float:
-    found = plan.device
-    return trace(
-        configuration, folder, plan.platform, found.kind, memory_bytes=found.memory_bytes, devices=plan.mesh_devices
-    )
-
-
-def trace(
-    configuration: Configuration,
-    folder: Path,
-    platform: str,
-    device_kind: str,
-    *,
-    memory_bytes: int | None,
-    devices: int,
-) -> float:
-    """Traces a configuration into FOLDER/programs, as a trial does but for the sandbox; seconds, the process's start
-    included."""
-    programs = folder / "programs"
-    programs.mkdir(parents=True)
+def _trace(configuration: Configuration, folder: Path, device: Device) -> float:
+    """Traces a configuration into FOLDER/programs; seconds."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a trace that failed
+    folder.mkdir(parents=True)
     (folder / "train_lib.py").write_text(configuration.source(), encoding="utf-8")
-    task = {
-        "vocab_sizes": [configuration.vocab_size],
-        "sequence_length": configuration.sequence_length,
-        "platform": platform,
-        "device_kind": device_kind,
-        "device_memory_bytes": memory_bytes,
-        "num_devices": devices,
-    }
-    request = {
-        "source": str(folder / "train_lib.py"),
-        "task": task,
-        "mesh": {"data": devices, "model": 1},
-        "judge_batch_sizes": [1],
-    }
-    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    command = [sys.executable, "-m", "autoresearch_jax.tasks.lm.trace", str(folder / "request.json"), str(programs)]
-    start = time.monotonic()
-    if subprocess.run(command, env=variables).returncode:
-        failure = programs / "failure.json"
-        reason = json.loads(failure.read_text())["reason"] if failure.exists() else "see its output"
-        sys.exit(f"the trace of the {configuration.name} configuration failed: {reason}")
-    return round(time.monotonic() - start, 2)
+    sizes, length = [configuration.vocab_size], configuration.sequence_length
+    try:
+        return round(bare_trace(folder, device, vocab_sizes=sizes, sequence_length=length), 2)
+    except TraceFailed as failure:
+        sys.exit(f"the trace of the {configuration.name} configuration failed: {failure}")
+
+
+def _device(plan: Plan) -> Device:
+    return Device(plan.platform, plan.device.kind, plan.mesh_devices, plan.device.memory_bytes)
 
 
 def worker(plan: Plan, folder: Path, what: str, seconds: float) -> dict[str, Any]:

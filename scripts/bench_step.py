@@ -32,16 +32,15 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bare_trace import TraceFailed, bare_trace
 from bench_reference_settings import Settings, read_settings
 
 from autoresearch_jax.assets.python_constants import read_constants, set_constants
@@ -122,33 +121,12 @@ def prepare(name: str, folder: Path, device: Device) -> tuple[Settings, float]:
     tokens = draw.choice(settings.vocab_size, size=shape, p=frequencies / frequencies.sum())
     np.save(folder / "tokens.npy", tokens.astype(np.int32))
 
-    task = {
-        "vocab_sizes": [settings.vocab_size],
-        "sequence_length": SEQUENCE_LENGTH,
-        "platform": device.platform,
-        "device_kind": device.device_kind,
-        "device_memory_bytes": device.memory_bytes,
-    }
-    request = {
-        "source": str(folder / "train_lib.py"),
-        "task": task | {"num_devices": 1},
-        "mesh": {"data": 1, "model": 1},
-        "judge_batch_sizes": [1],
-    }
-    (folder / "request.json").write_text(json.dumps(request))
-    (folder / "programs").mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "autoresearch_jax.tasks.lm.trace",
-        str(folder / "request.json"),
-        str(folder / "programs"),
-    ]
-    began = time.monotonic()
-    traced = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
-    if traced.returncode:
-        sys.exit(f"bench_step: train_lib.py cannot be traced:\n{traced.stderr[-2000:]}")
-    print(f"{name}: traced in {time.monotonic() - began:.1f} s, the start of the tracing process included", flush=True)
+    one = dataclasses.replace(device, num_devices=1)
+    try:
+        seconds = bare_trace(folder, one, vocab_sizes=[settings.vocab_size], sequence_length=SEQUENCE_LENGTH)
+    except TraceFailed as failure:
+        sys.exit(f"bench_step: train_lib.py cannot be traced: {failure}")
+    print(f"{name}: traced in {seconds:.1f} s, the start of the tracing process included", flush=True)
     worker = start(folder, "init", device)
     flops_per_token = receive(worker, "init", folder)["model_flops_per_token"]
     worker.close()
