@@ -33,6 +33,7 @@ MAX_LOSSES = 3  # of one trial: its node is lost now and then, one that takes it
 POLL_SECONDS = 0.5  # between two looks at signals
 END_SECONDS = 10.0  # for the processes of cancelled trials
 REFRESH_SECONDS = 2.0  # between two looks at the cluster's nodes
+DOUBT_SECONDS = 15.0  # after a loss, within which Ray may still count a node that is dead, and send a trial there
 PATIENCE_SECONDS = 300.0  # for a node with the resource to come back
 KEPT_PACKS = 32  # in the object store; a trial that runs keeps its own
 
@@ -91,8 +92,9 @@ class RayExecutor:
         self._losses: dict[int, int] = {}
         self._answers: deque[Finished] = deque()
         self._seen_at, self._has_nodes_at = -math.inf, time.monotonic()
-        self._slots = self._look()
-        if not self._slots:
+        self._most, self._most_until = 0, -math.inf  # places, for a while after a loss
+        self._slots = 0
+        if not self._look():
             refusal = self._no_node()
             self.close()
             raise UsageError(refusal)
@@ -102,8 +104,7 @@ class RayExecutor:
     @property
     def slots(self) -> int:
         """How many trials the cluster's nodes run at the same time; at least 1, in hope of a node."""
-        self._look()
-        return max(1, self._slots)
+        return max(1, self._look())
 
     def submit(self, work: Work) -> int:
         self._submitted += 1
@@ -172,14 +173,14 @@ class RayExecutor:
         }
 
     def _look(self) -> int:
-        """How many trials fit on the nodes that there are now."""
+        """How many trials fit on the nodes that there are now, as far as Ray knows."""
         now = time.monotonic()
         if now - self._seen_at >= REFRESH_SECONDS:
             self._seen_at = now
             self._slots = int(self._ray.cluster_resources().get(self._resource, 0))
             if self._slots:
                 self._has_nodes_at = now
-        return self._slots
+        return min(self._slots, self._most) if now < self._most_until else self._slots
 
     def _no_node(self) -> str:
         found = sorted(name for name in self._ray.cluster_resources() if name.startswith(RESOURCE))
@@ -318,7 +319,8 @@ class RayExecutor:
         self._frames.pop(ticket, None)
         remove_tree(partial_folder(self._works[ticket].snapshot_dir))
         self._losses[ticket] = self._losses.get(ticket, 0) + 1
-        self._seen_at = -math.inf
+        self._most = max(1, self._look() - 1)
+        self._seen_at, self._most_until = -math.inf, time.monotonic() + DOUBT_SECONDS
         if self._losses[ticket] >= MAX_LOSSES:
             self._fail(ticket, CandidateUntouched(f"its node was lost {MAX_LOSSES} times: {words}"))
         else:
