@@ -12,6 +12,14 @@ from autoresearch_jax.engine.stopping import Interrupts
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_waits_for_what_may_be_cut_short(number):
+    handler = signal.signal(number, signal.default_int_handler)  # under `nohup` SIGHUP is ignored
+    try:
+        _check_a_signal(number)
+    finally:
+        signal.signal(number, handler)
+
+
+def _check_a_signal(number):
     before = signal.getsignal(number)
     with Interrupts().installed() as interrupts:
         os.kill(os.getpid(), number)

@@ -101,7 +101,7 @@ def test_a_confined_process_beside_a_trial_yields(
 def test_an_agent_is_brought_forward_with_the_sessions_that_it_opens_from_then_on(tmp_path: Path) -> None:
     tell = "grep -o nice.[0-9]*$ /proc/self/autogroup >> log"
     wait = "until grep -q nice.{} /proc/self/autogroup; do sleep 0.02; done; {}"
-    command = f"{wait.format(19, tell)}; {wait.format(0, tell)}; setsid -w sh -c 'sleep 1; {tell}'"
+    command = f"{wait.format(19, tell)}; {wait.format(0, tell)}; setsid -w sh -c '{wait.format(0, tell)}'"
 
     def run() -> None:
         run_command(command, cwd=tmp_path, environment=os.environ, log_path=tmp_path / "out", seconds=60.0)
