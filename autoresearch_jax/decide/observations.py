@@ -140,7 +140,7 @@ class Observations:
         """Means of all runs for a sigma; a run's weight follows from all runs of its program."""
         mean_A, worth_A, weight_AxS = robust_means(self.runs_AxS, sigma)
         weight_F = weight_AxS[self.program_F, self.slot_F]
-        worth_R = np.bincount(self.row_F, weight_F, len(self.program_R))
+        worth_R = np.bincount(self.row_F, weight_F, len(self.program_R)).astype(np.float64, copy=False)
         sum_R = np.bincount(self.row_F, weight_F * self.run_F, len(self.program_R))
         mean_R = np.divide(sum_R, worth_R, out=mean_A[self.program_R], where=worth_R > 0)
         return Means(mean_A, worth_A, weight_AxS, mean_R, worth_R)

@@ -124,7 +124,7 @@ def platform_variables(
     return variables
 
 
-def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str]:
+def training_options(platform: str, environment: Mapping[str, str]) -> dict[str, str | bool]:
     """XLA options of the programs that train: ours but for those that the user has set in XLA_FLAGS.
 
     An option replaces the flag, so passes that the user disables are among the disabled ones.
