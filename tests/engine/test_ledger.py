@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.database import SCHEMA_VERSION, LedgerError
+from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Intent, Kind
+from autoresearch_jax.engine.schema import SCHEMA_VERSION
 from autoresearch_jax.types import Measurement, Status
 
 INTENT = Intent(Kind.PROPOSAL, "LR = 1\n", {"LR": 1, "BETAS": (0.9, 0.95)}, "LR up", "constants", "constants")
