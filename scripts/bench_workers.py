@@ -118,7 +118,7 @@ def pool(slots: int) -> PoolExecutor:
 
 
 def works(number: int, seconds: float, folder: Path, on_progress: Any = None) -> list[Work]:
-    """Made-up trials of so many seconds."""
+    """Made-up trials, each of the given number of seconds."""
     candidate = Candidate(f"{seconds:g}", "a hash")
     return [Work(candidate, seed, folder, folder / "snapshot", on_progress=on_progress) for seed in range(number)]
 

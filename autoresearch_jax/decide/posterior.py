@@ -151,9 +151,13 @@ class Posterior:
         return {number: Gain(*gain, self._unit) for number, gain in zip(self.edits, found, strict=True)}
 
     def _of_bases(self, program: Program) -> tuple[Floats, float, Floats]:
-        """Scores of what an edit was made from: for each run the mean; the variance that all runs share; what is left.
+        """What is known of the scores of the programs that an edit was made from.
 
-        With one base all of its variance is shared. The runs of one of several bases share more than is taken here.
+        Returns:
+          mean_S: for each run, of the program that the edit was made from then.
+          shared: the part of their variance that all runs share; with one such program all of it.
+          own_S: for each run, the rest of the variance. It is taken as independent between runs, although runs upon
+            one of several programs share it.
         """
         bases = list(dict.fromkeys(program.bases))
         x_BxK = np.zeros((len(bases), len(self.mean_K)))

@@ -118,7 +118,7 @@ class Task(Terms, Protocol):
         ...
 
     def close(self) -> None:
-        """Ends whatever the task still has running, in other threads too; it can be used again."""
+        """Ends all processes of the task, also those that another thread waits for. The task can be used again."""
         ...
 
 

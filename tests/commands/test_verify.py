@@ -224,8 +224,15 @@ def test_settings_that_are_gone_are_missed_by_their_copy(unhashed: Path) -> None
     ],
 )
 def test_bad_calls_get_one_line(
-    arguments: list[str], status: int, message: str, night: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    status: int,
+    message: str,
+    night: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may have runs of its own
     assert main(["verify", *(argument.format(night=night) for argument in arguments)]) == status
     error = capsys.readouterr().err
     assert error.startswith("autoresearch verify: ")
