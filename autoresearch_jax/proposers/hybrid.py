@@ -3,9 +3,9 @@
 The arms are the optimizer, the agent with each of its categories, and the findings ("ideas"); one that there is not
 leaves its share to the others. First it is drawn who proposes, then, for the agent, the category; both by Thompson
 sampling ("On the likelihood that one unknown probability exceeds another", 1933): of each arm one draw from the Beta
-posterior of "a proposal of it is a gain", the highest wins. An experiment counts the less the older it is, since what
-pays off early in a night need not later. Which finding is tried is drawn likewise, over category and evidence: see
-`proposers.ideas`.
+posterior of "a proposal of it is a gain", for who proposes times the size of the arm's latest gains, the highest wins.
+An experiment counts the less the older it is, since what pays off early in a night need not later. Which finding is
+tried is drawn likewise, over category and evidence: see `proposers.ideas`.
 
 What always holds, of the draws; an arm that has nothing to propose passes its draw on, see `HybridProposer`:
 
@@ -45,6 +45,8 @@ MIN_WAIT_SECONDS = 5.0  # after a failure, even if the service asks for less
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
+SIZE_HALF_LIFE = 10.0  # the same for the size of a gain: those of a table shrink with each
+PRIOR_SIZE = 3.0  # of a gain, in noise floors: about the smallest that is kept
 PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
 
 
@@ -213,8 +215,10 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
     """
     known = _known(brief)
     rng = _rng(brief, f"proposer {brief.experiment}")
+    sizes = _gain_sizes(brief)
     draws = {
         arm: _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == arm])
+        * _expected_size(brief, [(number, size) for number, proposer, size in sizes if proposer == arm])
         for arm in (optimizer, *code)
     }
     floor = _floor(brief, (optimizer, *code))
@@ -291,6 +295,27 @@ def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[PastExp
         else:
             misses += weight
     return rng.betavariate(gains, misses)
+
+
+def _gain_sizes(brief: Brief) -> list[tuple[int, str, float]]:
+    """Experiment, proposer and size of each gain that a draw may depend on, in noise floors; empty without a floor."""
+    sizes: list[tuple[int, str, float]] = []
+    champion: float | None = None
+    for outcome in [*brief.history[:1], *_known(brief)]:
+        if not outcome.kept or outcome.score is None:
+            continue
+        if is_gain(outcome) and champion is not None and brief.noise_floor:
+            gain = brief.metric.gain(outcome.score, over=champion)
+            sizes.append((outcome.experiment, outcome.proposer, max(0.0, gain / brief.noise_floor)))
+        champion = outcome.score
+    return sizes
+
+
+def _expected_size(brief: Brief, sizes: Sequence[tuple[int, float]]) -> float:
+    """Size of an arm's next gain in noise floors: the mean of its gains, weighted by age, and of one by the prior."""
+    weights = [0.5 ** ((brief.experiment - number) / SIZE_HALF_LIFE) for number, _ in sizes]
+    total = sum(weight * size for weight, (_, size) in zip(weights, sizes, strict=True))
+    return (PRIOR_SIZE + total) / (1.0 + sum(weights))
 
 
 def _rng(brief: Brief, purpose: str) -> random.Random:

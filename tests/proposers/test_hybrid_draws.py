@@ -87,6 +87,24 @@ def test_who_pays_off_gets_most(good, weak):
     assert max(shares) <= 0.8, "the other one has its floor"
 
 
+def test_of_two_who_pay_off_as_often_the_larger_gains_get_most_until_they_are_old():
+    def history(gain_of_constants: float) -> list[PastExperiment]:
+        scores = {1: 10.0 - gain_of_constants, 2: 9.9 - gain_of_constants}
+        gains = [
+            dataclasses.replace(outcome(number, proposer, "", kept=True), score=scores[number])
+            for number, proposer in ((1, OPTIMIZER), (2, AGENT))
+        ]
+        misses = [outcome(number, (OPTIMIZER, AGENT)[number % 2], "") for number in range(3, 7)]
+        return [dataclasses.replace(BASELINE, score=10.0), *gains, *misses]
+
+    def share_of_agent(experiment: int, gain_of_constants: float) -> float:
+        now = [brief(history(gain_of_constants), seed, experiment=experiment, noise_floor=0.1) for seed in range(200)]
+        return sum(map(draws_agent, now)) / len(now)
+
+    assert share_of_agent(9, 2.0) < 0.35 < share_of_agent(9, 0.1)
+    assert share_of_agent(60, 2.0) > share_of_agent(9, 2.0)
+
+
 @pytest.mark.parametrize("plateau", [None, PLATEAU])
 @pytest.mark.parametrize("chance", [nobody, only(OPTIMIZER), only(AGENT), lambda *_: 1.0])
 def test_of_five_experiments_each_proposer_has_one_whatever_comes_of_them(chance, plateau):
