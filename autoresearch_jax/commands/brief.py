@@ -17,7 +17,7 @@ from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import InRun, format_option, option
 from autoresearch_jax.commands.proposer_options import ProposerOptions
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.briefs import Asking, make_brief
+from autoresearch_jax.engine.briefs import Asking, as_running, make_brief
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.limits import limits_left
 from autoresearch_jax.engine.program import ProgramFile
@@ -25,7 +25,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import asset_of, concluded, settled_constants
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief, Running
+from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.proposers.briefing import write_brief
 from autoresearch_jax.proposers.command import instructions
 from autoresearch_jax.proposers.hints import hint_lines
@@ -99,10 +99,7 @@ def read_brief(
         asking=asking,
     )
     hints = hint_lines(brief.space, brief.history, brief.metric, brief.champion_constants, brief.noise_floor)
-    running = None
-    if current is not None:
-        running = Running(current.id, current.proposer, current.hypothesis, current.category)
-    return replace(brief, hints=hints, running=running)
+    return replace(brief, hints=hints, running=[] if current is None else [as_running(current)])
 
 
 def _notice(text: str) -> None:

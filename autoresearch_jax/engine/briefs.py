@@ -17,7 +17,7 @@ from autoresearch_jax.engine.recorder import past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import CONTRACT, FACTS, TOLD, RunState, asset_of, concluded, read_state
-from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief
+from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief, Running
 from autoresearch_jax.proposers.space import Constant
 from autoresearch_jax.types import Metric, Scalar, Status
 
@@ -76,6 +76,11 @@ def make_brief(
         changes=latest_changes(ledger, rows),
         asset=asset,
     )
+
+
+def as_running(row: ExperimentRow) -> Running:
+    """An open experiment, as proposers see it."""
+    return Running(row.id, row.proposer, row.hypothesis, row.category, row.constants, row.finding, row.program_hash)
 
 
 def noise_floor(state: RunState | None) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 from autoresearch_jax.assets.merging import known_constants
 from autoresearch_jax.decide.certification import MeasureChampion
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.briefs import Asking, make_brief
+from autoresearch_jax.engine.briefs import Asking, as_running, make_brief
 from autoresearch_jax.engine.certifying import Certifying, revert_intent, take_out
 from autoresearch_jax.engine.disk import disk_trouble
 from autoresearch_jax.engine.inbox import Inbox
@@ -26,7 +26,6 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import (
     Brief,
     ProposalFailed,
-    Running,
     ServiceDown,
     SpaceExhausted,
 )
@@ -343,7 +342,7 @@ class Loop:
         ahead = replace(
             brief,
             experiment=running.id + 1,
-            running=Running(running.id, running.proposer, running.hypothesis, running.category, running.finding),
+            running=[as_running(running)],
             limits_left=limits_left(self._stopping.stops(), progress),
         )
         self._proposals.look_ahead(ahead)

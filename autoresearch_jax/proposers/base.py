@@ -117,13 +117,15 @@ class PastExperiment:
 
 @dataclass(frozen=True)
 class Running:
-    """An experiment that is still being measured while the next one is proposed."""
+    """An experiment that is still being measured while another one is proposed; see `PastExperiment`."""
 
     experiment: int
     proposer: str
     hypothesis: str
     category: str
+    constants: Constants
     finding: str | None = None
+    program_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Brief:
       facts: what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...);
         nothing that was measured on validation text.
       curves: loss at even steps of a run, by experiment: the champion's and the latest candidates'.
-      running: the experiment before this one, if it is not over; it is not in the history then.
+      running: the experiments that are still being measured, the oldest first; none of them is in the history.
       categories: kinds of structural change that may be named.
       category: the kind that is asked for this time; None leaves the choice.
       plateau: number of discards in a row after which a structural change is demanded; None for never.
@@ -170,7 +172,7 @@ class Brief:
     limits_left: Sequence[str] = ()
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     curves: Mapping[int, Sequence[float]] = field(default_factory=dict)
-    running: Running | None = None
+    running: Sequence[Running] = ()
     categories: Sequence[str] = DEFAULT_CATEGORIES
     category: str | None = None
     plateau: int | None = None

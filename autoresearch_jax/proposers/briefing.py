@@ -211,8 +211,7 @@ def _asked_lines(brief: Brief) -> Iterator[str]:
         yield f"The kind of change that is asked for: {_category_text(brief.category)}."
     else:
         yield "An improvement of any kind."
-    if brief.running is not None:
-        running = brief.running
+    for running in brief.running:
         yield (
             f"Being measured right now, its result is not known; do not propose it again: experiment "
             f"{running.experiment} ({_category_text(running.category)}): {quoted(running.hypothesis)}"

@@ -66,8 +66,7 @@ class IdeasProposer:
         """
         champion = base_digest(brief.champion_source)
         findings = self._store.findings()
-        tried = {outcome.finding for outcome in brief.history}
-        tried.add(None if brief.running is None else brief.running.finding)
+        tried = {past.finding for past in brief.history} | {running.finding for running in brief.running}
         rest = [finding for finding in findings if finding.id not in tried]
         passed: dict[str, str] = {}
         try:

@@ -67,8 +67,9 @@ def test_a_night_ahead_of_itself(bench):
     rows = bench.ledger().experiments()
     assert agent.threads == [False, True, True], "the first has nothing to run beside"
     assert agent.priorities[1:] == [19, 19] > [agent.priorities[0]], "a trial comes first"
-    assert [brief.running and brief.running.experiment for brief in agent.briefs] == [None, 1, 2]
-    assert agent.briefs[1].running.hypothesis == "LR = 0.1"
+    assert [[one.experiment for one in brief.running] for brief in agent.briefs] == [[], [1], [2]]
+    (running,) = agent.briefs[1].running
+    assert (running.hypothesis, running.constants["LR"]) == ("LR = 0.1", 0.1)
     assert [outcome.experiment for outcome in agent.briefs[1].history] == [0]
     assert agent.briefs[1].limits_left == ("2 experiments",)
     assert [row.decision for row in rows] == [Action.KEEP] * 4

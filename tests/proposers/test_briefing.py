@@ -62,7 +62,7 @@ BRIEF = Brief(
     limits_left=("37 experiments", "5.2 hours"),
     facts={"step_flops": 9671587840.0, "num_steps": 147, "device_kind": "cpu", "unknown": None},
     curves={10: [7.62511, 3.0, 1.23456], 39: [7.5, 4.25]},
-    running=Running(40, "gemini", "gated attention", "attention"),
+    running=(Running(40, "gemini", "gated attention", "attention", {"LR": 0.5}),),
     categories=("schedule", "attention", "numerics", "batch", "optimizer"),
     category="numerics",
     plateau=20,
@@ -155,7 +155,7 @@ def test_what_is_asked_for_this_time():
     assert running.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"')
     assert asked(plateau=28)[0] == demand
     assert asked(plateau=29) == asked(plateau=None) == [kind, running]
-    assert asked(plateau=None, category=None, running=None) == ["- An improvement of any kind."]
+    assert asked(plateau=None, category=None, running=()) == ["- An improvement of any kind."]
     assert len(asked(categories=())) == 3
 
 
@@ -276,7 +276,7 @@ def test_no_words_of_others_open_a_section_or_forge_a_line(words):
         BRIEF,
         history=(*HISTORY, forged),
         facts={"kind": words},
-        running=Running(40, words, words, words),
+        running=[Running(40, words, words, words, {"LR": words})],
         category=words,
         categories=[words],
         hints=[words, HINTS[1]],

@@ -170,10 +170,10 @@ def test_the_experiment_just_before_makes_no_difference(plateau):
         outcomes = night(only(AGENT), seed, plateau)
         for number in range(2, 60):
             known = [BASELINE, *outcomes[: number - 2]]
-            running = Running(number - 1, AGENT, "", "attention")
+            running = [Running(number - 1, AGENT, "", "attention", {})]
             ahead = brief(known, seed, experiment=number, running=running, plateau=plateau)
             for last in (outcome(number - 1, AGENT, "attention", kept=True), outcomes[number - 2]):
-                after = dataclasses.replace(ahead, history=(*known, last), running=None)
+                after = dataclasses.replace(ahead, history=(*known, last), running=())
                 assert draws_agent(after) == draws_agent(ahead)
                 assert draw_category(after, AGENT) == draw_category(ahead, AGENT)
 

@@ -166,7 +166,7 @@ def test_of_a_text_that_is_another_no_finding_fits_and_that_is_said_once(bench):
 
 def test_the_finding_that_is_being_measured_is_not_tried_again(bench):
     first = bench.proposer.propose(FIRST)
-    running = Running(1, "ideas", first.hypothesis, first.category, first.finding)
+    running = [Running(1, "ideas", first.hypothesis, first.category, {}, first.finding)]
     assert bench.proposer.propose(dataclasses.replace(FIRST, experiment=2, running=running)).finding != first.finding
 
 
