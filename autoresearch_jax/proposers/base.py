@@ -269,12 +269,12 @@ class Proposer(Protocol):
         ...
 
 
-def moves_constants_alone(outcome: PastExperiment) -> bool:
+def moves_constants_alone(experiment: PastExperiment | Running) -> bool:
     """True if an experiment is known to have moved nothing but constants.
 
     An agent may give this category to a change of structure, so the proposer's name has to be ours too.
     """
-    return outcome.category == CONSTANTS_CATEGORY and outcome.proposer == CONSTANTS_PROPOSER
+    return experiment.category == CONSTANTS_CATEGORY and experiment.proposer == CONSTANTS_PROPOSER
 
 
 def is_gain(outcome: PastExperiment) -> bool:
@@ -325,7 +325,7 @@ def since_plateau(history: Sequence[PastExperiment], plateau: int | None) -> Seq
     return tail[discards[plateau - 1] + 1 :] if plateau > 0 else tail
 
 
-def least_tried(history: Sequence[PastExperiment], categories: Sequence[str]) -> list[tuple[str, int]]:
+def least_tried(history: Sequence[PastExperiment | Running], categories: Sequence[str]) -> list[tuple[str, int]]:
     """The categories with how often each was tried, the least tried first; equals stay in their order."""
     counts = dict.fromkeys(categories, 0)
     for outcome in history:

@@ -1,4 +1,8 @@
-"""The constants proposer: moves one to three constants by a Gaussian process, a quarter of the time by Optuna's TPE."""
+"""The constants proposer: moves one to three constants by a Gaussian process, a quarter of the time by Optuna's TPE.
+
+Moves that are still being measured count as measured: for the Gaussian process with the score that it predicts
+("Kriging is well-suited to parallelize optimization", 2010), for TPE as no good. So the next move is another one.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +21,7 @@ from autoresearch_jax.proposers.base import (
     Constants,
     Proposal,
     SpaceExhausted,
+    moves_constants_alone,
 )
 from autoresearch_jax.proposers.constants_model import (
     Array,
@@ -64,7 +69,8 @@ class ConstantsProposer:
                 "program.md has no table of constants, or no row of it fits the champion, so no constant can be moved"
             )
         champion = {constant.name: _scalar(brief.champion_constants[constant.name]) for constant in brief.space}
-        tried = {_key(brief.champion_constants), *(_key(outcome.constants) for outcome in brief.history)}
+        seen = [*(past.constants for past in brief.history), *(running.constants for running in brief.running)]
+        tried = {_key(constants) for constants in (brief.champion_constants, *seen)}
         for drawn in _draws(brief, champion):
             moves = {name: value for name, value in drawn.items() if not same(value, champion[name])}
             if moves and _key({**brief.champion_constants, **moves}) not in tried:
@@ -86,10 +92,11 @@ def _draws(brief: Brief, champion: Mapping[str, Value]) -> Iterator[dict[str, Va
     """What may be proposed, the best first; some of it may change nothing, or have been tried."""
     rng = np.random.default_rng((brief.run_seed, brief.experiment))
     trials = find_trials(brief.history, brief.metric)
+    out = [running.constants for running in brief.running if moves_constants_alone(running)]
     has_losses = any(trial.loss is not None for trial in trials)
     if rng.random() >= TPE_SHARE and has_losses:
-        yield from promising_moves(brief.space, champion, trials, rng)
-    study = _study(trials, brief.space)
+        yield from promising_moves(brief.space, champion, trials, out, rng)
+    study = _study([*trials, *(TriedSetting(brief.experiment, constants, None) for constants in out)], brief.space)
     for draw in range(TPE_DRAWS + RANDOM_DRAWS):
         study.sampler = _sampler(int(rng.integers(2**32)), with_tpe=draw < TPE_DRAWS)
         yield _asked(study, _pick(brief.space, rng))
@@ -177,34 +184,49 @@ def _hypothesis(champion: Mapping[str, Value], moves: Mapping[str, Value]) -> st
 
 
 def promising_moves(
-    space: Sequence[Constant], champion: Constants, trials: Sequence[TriedSetting], rng: np.random.Generator
+    space: Sequence[Constant],
+    champion: Constants,
+    trials: Sequence[TriedSetting],
+    out: Sequence[Constants],
+    rng: np.random.Generator,
 ) -> Iterator[dict[str, Value]]:
-    """New values of one to three constants, by expected improvement over the champion; one trial or more has a loss."""
+    """New values of one to three constants, by expected improvement over the champion and over what is out.
+
+    Args:
+      space: what may be moved.
+      champion: the values of now.
+      trials: one or more have a loss.
+      out: what is being measured.
+      rng: for all draws.
+    """
     axes = [Axis(row) for row in space]
     champion_D = np.array([_place(axis, champion[axis.name], 0.0) for axis in axes])
     model = _fit(axes, champion_D, trials)
-    mean_1, _ = model.predict(champion_D[None])  # not its score, which a run's luck is part of
+    out_KxD = _settings(axes, champion_D, out)
+    means_L, _ = model.predict(np.vstack([champion_D, out_KxD]))  # not the scores, which a run's luck is part of
+    than = float(np.min(means_L))
+    model = model.believing(out_KxD)
     settings_MxD = _drawn(axes, champion_D, rng)
-    promise_M = log_expected_improvement(*model.predict(settings_MxD), mean_1[0])
+    promise_M = log_expected_improvement(*model.predict(settings_MxD), than)
     best_M = np.argsort(-promise_M, kind="stable")[:REFINED]
     refined_MxD = _refined(axes, champion_D, settings_MxD[best_M], rng)
     settings_MxD = np.concatenate([settings_MxD, refined_MxD])
-    promise_M = np.concatenate([promise_M, log_expected_improvement(*model.predict(refined_MxD), mean_1[0])])
+    promise_M = np.concatenate([promise_M, log_expected_improvement(*model.predict(refined_MxD), than)])
     for m in np.argsort(-promise_M, kind="stable"):
         moved = np.flatnonzero(settings_MxD[m] != champion_D)
         yield {axes[d].name: axes[d].decode(settings_MxD[m, d]) for d in moved}
 
 
 def _fit(axes: Sequence[Axis], champion_D: Array, trials: Sequence[TriedSetting]) -> Model:
-    """A constant that a trial did not have, or with a value that has no place today, is taken to be as it is now."""
-    settings_NxD = np.array(
-        [
-            [_place(axis, trial.constants.get(axis.name), champion_D[d]) for d, axis in enumerate(axes)]
-            for trial in trials
-        ]
-    )
+    settings_NxD = _settings(axes, champion_D, [trial.constants for trial in trials])
     is_choice_D = np.array([bool(axis.choices) for axis in axes])
     return fit_model(settings_NxD, standardise(trials), is_choice_D)
+
+
+def _settings(axes: Sequence[Axis], champion_D: Array, tried: Sequence[Constants]) -> Array:
+    """A constant that a trial did not have, or with a value that has no place today, is taken to be as it is now."""
+    rows = [[_place(axis, one.get(axis.name), champion_D[d]) for d, axis in enumerate(axes)] for one in tried]
+    return np.array(rows).reshape(len(tried), len(axes))
 
 
 def _place(axis: Axis, value: object, otherwise: float) -> float:

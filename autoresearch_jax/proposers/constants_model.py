@@ -181,6 +181,7 @@ class Model:
       is_choice_D: constants without an order: two different values are at distance 1.
       rates_D: inverse squares of the length scales.
       variance: of the function.
+      noise_variance: of a run.
       factor_NxN: lower Cholesky factor of the settings' covariance with noise.
       weights_N: the covariance's inverse times the scores.
     """
@@ -189,16 +190,31 @@ class Model:
     is_choice_D: Mask
     rates_D: Array
     variance: float
+    noise_variance: float
     factor_NxN: Array
     weights_N: Array
 
     def predict(self, settings_MxD: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, float64[M] each, of the score without the noise of a run."""
-        squares_DxMxN = _squares(settings_MxD, self.settings_NxD, self.is_choice_D)
-        k_MxN = self.variance * _matern(np.tensordot(self.rates_D, squares_DxMxN, 1))
+        k_MxN = self._covariance(settings_MxD, self.settings_NxD)
         half_NxM = solve_triangular(self.factor_NxN, k_MxN.T, lower=True)
         variances_M = self.variance - np.square(half_NxM).sum(0)
         return k_MxN @ self.weights_N, np.sqrt(np.maximum(variances_M, JITTER * self.variance))
+
+    def believing(self, settings_KxD: Array) -> "Model":
+        """The model as if these had been measured, too, each with the mean that it predicts.
+
+        Means stay as they are everywhere, so the new weights are 0; deviations get smaller near these settings.
+        """
+        settings_NxD = np.concatenate([self.settings_NxD, settings_KxD])
+        k_NxN = self._covariance(settings_NxD, settings_NxD)
+        factor_NxN = cholesky(k_NxN + (self.noise_variance + JITTER) * np.eye(len(settings_NxD)), lower=True)
+        weights_N = np.concatenate([self.weights_N, np.zeros(len(settings_KxD))])
+        return replace(self, settings_NxD=settings_NxD, factor_NxN=factor_NxN, weights_N=weights_N)
+
+    def _covariance(self, a_MxD: Array, b_NxD: Array) -> Array:
+        squares_DxMxN = _squares(a_MxD, b_NxD, self.is_choice_D)
+        return self.variance * _matern(np.tensordot(self.rates_D, squares_DxMxN, 1))
 
 
 def fit_model(settings_NxD: Array, scores_N: Array, is_choice_D: Mask) -> Model:
@@ -235,11 +251,11 @@ def fit_model(settings_NxD: Array, scores_N: Array, is_choice_D: Mask) -> Model:
         ).x
     except LinAlgError:  # a step to where the matrix is singular in floats
         p = mean_P
-    rates_D, variance = np.exp(-2 * p[:-2]), float(np.exp(p[-2]))
+    rates_D, variance, noise_variance = np.exp(-2 * p[:-2]), float(np.exp(p[-2])), float(np.exp(p[-1]))
     k_NxN = variance * _matern(np.tensordot(rates_D, squares_DxNxN, 1))
-    factor_NxN = cholesky(k_NxN + (np.exp(p[-1]) + JITTER) * identity_NxN, lower=True)
+    factor_NxN = cholesky(k_NxN + (noise_variance + JITTER) * identity_NxN, lower=True)
     weights_N = cho_solve((factor_NxN, True), scores_N)
-    return Model(settings_NxD, is_choice_D, rates_D, variance, factor_NxN, weights_N)
+    return Model(settings_NxD, is_choice_D, rates_D, variance, noise_variance, factor_NxN, weights_N)
 
 
 def log_expected_improvement(mean_M: Array, deviation_M: Array, than: float) -> Array:

@@ -17,13 +17,15 @@ What always holds, of the draws; an arm that has nothing to propose passes its d
   gain, or N further experiments are over; then the posteriors decide for N, and so on: arms that are no good cannot
   keep the table from ending the plateau.
 - A draw depends on the run's seed, the experiment's number, and experiments at least two before it. The one just
-  before may still be measured when an agent is asked ahead, and must make no difference.
+  before may still be measured when an agent is asked ahead, and must make no difference. Of those before that one,
+  what is still being measured counts as tried where the least tried category is looked for.
 """
 
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from autoresearch_jax.proposers.base import (
     Brief,
@@ -31,6 +33,7 @@ from autoresearch_jax.proposers.base import (
     Proposal,
     ProposalFailed,
     Proposer,
+    Running,
     ServiceDown,
     ServiceObserver,
     SpaceExhausted,
@@ -47,6 +50,7 @@ BLOCK = 5  # experiments of which each proposer has one for certain, a share of 
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
 SIZE_HALF_LIFE = 10.0  # the same for the size of a gain: those of a table shrink with each
 PRIOR_SIZE = 3.0  # of a gain, in noise floors: about the smallest that is kept
+Known = TypeVar("Known", PastExperiment, Running)
 PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
 
 
@@ -267,14 +271,18 @@ def _plateau_category(brief: Brief) -> str | None:
     known = _known(brief)
     if not brief.categories or not _shifted(known, brief.plateau):
         return None
-    counts = least_tried(known, brief.categories)
+    counts = least_tried([*known, *_before_last(brief, brief.running)], brief.categories)
     rng = _rng(brief, f"category {brief.experiment}")
     return rng.choice([category for category, count in counts if count == counts[0][1]])
 
 
 def _known(brief: Brief) -> list[PastExperiment]:
     """The outcomes that a draw may depend on: without the baseline and the experiment just before."""
-    return [outcome for outcome in brief.history[1:] if outcome.experiment <= brief.experiment - 2]
+    return _before_last(brief, brief.history[1:])
+
+
+def _before_last(brief: Brief, experiments: Sequence[Known]) -> list[Known]:
+    return [one for one in experiments if one.experiment <= brief.experiment - 2]
 
 
 def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
@@ -301,10 +309,11 @@ def _gain_sizes(brief: Brief) -> list[tuple[int, str, float]]:
     """Experiment, proposer and size of each gain that a draw may depend on, in noise floors; empty without a floor."""
     sizes: list[tuple[int, str, float]] = []
     champion: float | None = None
-    for outcome in [*brief.history[:1], *_known(brief)]:
+    known = {outcome.experiment for outcome in _known(brief)}
+    for outcome in brief.history:
         if not outcome.kept or outcome.score is None:
             continue
-        if is_gain(outcome) and champion is not None and brief.noise_floor:
+        if outcome.experiment in known and is_gain(outcome) and champion is not None and brief.noise_floor:
             gain = brief.metric.gain(outcome.score, over=champion)
             sizes.append((outcome.experiment, outcome.proposer, max(0.0, gain / brief.noise_floor)))
         champion = outcome.score

@@ -1,14 +1,15 @@
 """What the optimizer does with a history, on tables as program.md has them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from autoresearch_jax.assets.python_constants import read_constants, set_constants
-from autoresearch_jax.proposers.base import Brief, PastExperiment
+from autoresearch_jax.proposers.base import Brief, Constants, PastExperiment, Running
 from autoresearch_jax.proposers.constants import ConstantsProposer
-from autoresearch_jax.proposers.constants_model import BEST, NEWEST
+from autoresearch_jax.proposers.constants_model import BEST, NEWEST, Axis
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange, Value
 from autoresearch_jax.types import Metric, Status
 
@@ -118,3 +119,54 @@ def test_what_is_left_out_of_a_long_history_is_still_not_tried_again():
     history = [outcome(n, {**START, "DEPTH": value}, float(n), kept=n == 0) for n, value in enumerate(values)]
     for seed in range(4):
         assert ConstantsProposer().propose(brief(*history, seed=seed, space=space)).constants == {"DEPTH": 7}
+
+
+# Several at a time.
+
+
+def proposed_in_a_row(known: Brief, count: int, *, told: bool = True) -> list[Running]:
+    """Proposals of which none is measured before the next one is made."""
+    running: list[Running] = []
+    for number in range(known.experiment, known.experiment + count):
+        now = replace(known, experiment=number, running=tuple(running) if told else ())
+        proposal = ConstantsProposer().propose(now)
+        constants = {**known.champion_constants, **proposal.constants}
+        running.append(Running(number, "constants", proposal.hypothesis, "constants", constants))
+    return running
+
+
+def nearest(settings: Sequence[Constants]) -> float:
+    """The smallest distance of two settings, in widths of the ranges; another choice is 1 away."""
+    axes = [Axis(row) for row in SPACE]
+
+    def distance(one: Constants, other: Constants) -> float:
+        steps = [abs(axis.encode(one[axis.name]) - axis.encode(other[axis.name])) for axis in axes]
+        return float(np.linalg.norm(np.minimum(steps, 1)))
+
+    return min(distance(one, other) for place, one in enumerate(settings) for other in settings[:place])
+
+
+def test_eight_in_a_row_are_unlike_each_other(searched: Brief):
+    """With one trial, with many, where TPE proposes, too; and much more so than without word of each other."""
+    spread = {True: 0.0, False: 0.0}
+    for seed, count in ((0, 1), (1, 12), (2, 12)):
+        known = brief(*searched.history[:count], seed=seed)
+        running = proposed_in_a_row(known, 8)
+        assert len({repr(sorted(one.constants.items())) for one in running}) == 8
+        spread[True] += nearest([one.constants for one in running])
+        spread[False] += nearest([one.constants for one in proposed_in_a_row(known, 8, told=False)])
+        again = ConstantsProposer().propose(replace(known, running=running[:1]))  # the same draws
+        assert nearest([running[0].constants, {**known.champion_constants, **again.constants}]) > 0.02
+    assert running == proposed_in_a_row(known, 8), "a function of the brief"
+    assert spread[True] > 2 * spread[False]
+
+
+def test_the_last_values_that_are_left_are_proposed_once():
+    space = (Constant("DEPTH", IntRange(1, 8)),)
+    start = outcome(0, {**START, "DEPTH": 2}, 1.0, kept=True)
+    code = Running(1, "gemini", "", "attention", {**START, "DEPTH": 5})
+    known = replace(brief(start, space=space), experiment=2)
+    seen = [one.constants["DEPTH"] for one in proposed_in_a_row(known, 7)]
+    assert sorted(seen) == [1, 3, 4, 5, 6, 7, 8]
+    running = [code, *(Running(n, "constants", "", "constants", {**START, "DEPTH": n}) for n in (1, 3, 4, 6, 7))]
+    assert ConstantsProposer().propose(replace(known, running=running)).constants == {"DEPTH": 8}

@@ -194,6 +194,15 @@ def test_it_knows_what_it_has_measured_and_that_it_knows_little_elsewhere(model)
     assert far_1[0] > 5 * deviation_N.max()
 
 
+def test_to_believe_its_own_means_changes_none_and_leaves_less_doubt(model):
+    new_MxD = np.column_stack([MODEL_RNG.random((50, 3)), MODEL_RNG.integers(0, 3, 50)])
+    mean_M, deviation_M = model.predict(new_MxD)
+    after_M, left_M = model.believing(new_MxD[:5]).predict(new_MxD)
+    np.testing.assert_allclose(after_M, mean_M)
+    assert (left_M < deviation_M + 1e-9).all()
+    assert left_M[:5].max() < 0.1 * deviation_M.max()
+
+
 def test_choices_have_no_order():
     choices_Nx1 = np.array([[0.0], [1.0], [2.0]] * 4)
     model = fit_model(choices_Nx1, np.array([1.0, -2.0, 1.0] * 4), np.array([True]))

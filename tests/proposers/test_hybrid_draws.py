@@ -171,7 +171,7 @@ def test_the_experiment_just_before_makes_no_difference(plateau):
         for number in range(2, 60):
             known = [BASELINE, *outcomes[: number - 2]]
             running = [Running(number - 1, AGENT, "", "attention", {})]
-            ahead = brief(known, seed, experiment=number, running=running, plateau=plateau)
+            ahead = brief(known, seed, experiment=number, running=running, plateau=plateau, noise_floor=0.01)
             for last in (outcome(number - 1, AGENT, "attention", kept=True), outcomes[number - 2]):
                 after = dataclasses.replace(ahead, history=(*known, last), running=())
                 assert draws_agent(after) == draws_agent(ahead)
@@ -194,6 +194,20 @@ def test_a_plateau_asks_the_agent_for_what_was_least_tried_and_not_for_ever():
         assert 0.7 < sum(agent for agent, _ in draws) / 100 < 0.9, "all but the optimizer's floor"
     for discards in (PLATEAU - 1, 2 * PLATEAU, 3 * PLATEAU - 1):
         assert {category for _, category in at(discards)} == set(categories)
+
+
+def test_with_several_out_a_plateau_asks_for_what_is_not_being_measured_either():
+    categories = ("attention", "schedule", "batch")
+    history = [BASELINE, outcome(1, AGENT, "attention"), outcome(2, AGENT, "batch")]
+    history += several(PLATEAU - 2, OPTIMIZER, "constants", first=3)
+    running = [Running(len(history) + n, AGENT, "", category, {}) for n, category in enumerate(("schedule", "batch"))]
+
+    def asked(**changes) -> set[str | None]:
+        changes = {"experiment": len(history) + 2, "plateau": PLATEAU, "categories": categories, **changes}
+        return {draw_category(brief(history, seed, **changes), AGENT) for seed in range(60)}
+
+    assert asked(running=running) == set(categories)
+    assert asked(running=running[1:]) == asked(running=()) == {"schedule"}, "what is just before makes no difference"
 
 
 @pytest.mark.parametrize("failures", [1, PLATEAU // 2, PLATEAU, 2 * PLATEAU])

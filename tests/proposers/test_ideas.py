@@ -164,10 +164,16 @@ def test_of_a_text_that_is_another_no_finding_fits_and_that_is_said_once(bench):
     assert bench.examined == []
 
 
-def test_the_finding_that_is_being_measured_is_not_tried_again(bench):
-    first = bench.proposer.propose(FIRST)
-    running = [Running(1, "ideas", first.hypothesis, first.category, {}, first.finding)]
-    assert bench.proposer.propose(dataclasses.replace(FIRST, experiment=2, running=running)).finding != first.finding
+def test_no_finding_that_is_being_measured_is_tried_again(bench):
+    for number in range(3, 8):
+        bench.store.add(finding(f"rate-{number}", "RATE = 0.1  # of learning", f"RATE = 0.{number}"), SOURCE)
+    running: list[Running] = []
+    for number in range(1, 9):
+        proposal = bench.proposer.propose(dataclasses.replace(FIRST, experiment=number, running=tuple(running)))
+        running.append(Running(number, "ideas", proposal.hypothesis, proposal.category, {}, proposal.finding))
+    assert len({one.finding for one in running}) == 8
+    with pytest.raises(SpaceExhausted, match="all 8"):
+        bench.proposer.propose(dataclasses.replace(FIRST, experiment=9, running=running))
 
 
 def test_a_kind_that_is_asked_for_comes_first(bench):
