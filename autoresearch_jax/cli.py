@@ -30,6 +30,7 @@ COMMANDS = {
     "watch": "the page of a run while it goes on, for a browser on this machine",
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "findings": "ideas for the training file, and what runs found out: list, show, export, import",
+    "swarm": "findings shared with peers through a git remote: join, sync, status, peers, papers, block",
     "sample": "text from a snapshot",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",
     "mcp": "the commands of a run as tools for coding agents (Model Context Protocol, stdio)",

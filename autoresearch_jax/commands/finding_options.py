@@ -38,12 +38,20 @@ def merge_changes(merge: Merge, asset: AssetKind) -> Merge:
 
 
 def require_fitting_finding(
-    folder: Path, asset: AssetKind, editable: Path, source: str, environment: Mapping[str, str], flag: str, also: str
+    folder: Path,
+    peers: Path | None,
+    asset: AssetKind,
+    editable: Path,
+    source: str,
+    environment: Mapping[str, str],
+    flag: str,
+    also: str,
 ) -> None:
     """Refuses to begin with nothing but findings where none fits the asset.
 
     Args:
       folder: of findings beside the shipped ones.
+      peers: that of those of peers.
       asset: its kind.
       editable: the file in the user's checkout.
       source: its text.
@@ -54,7 +62,7 @@ def require_fitting_finding(
     Raises:
       UsageError: none fits.
     """
-    library = open_library(folder, lambda text: None, asset)
+    library = open_library(folder, lambda text: None, asset, peers)
     merge, why = merge_changes(Git(editable.resolve().parent, environment).merge, asset), "there is none"
     for finding in library.findings():
         try:

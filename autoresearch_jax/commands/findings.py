@@ -40,6 +40,7 @@ from autoresearch_jax.findings.format import (
 )
 from autoresearch_jax.report.tables import format_table
 from autoresearch_jax.sanitize import clean_block, clean_line
+from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.tasks.lm.device import choose_platform
 from autoresearch_jax.types import Scalar
 
@@ -63,7 +64,8 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Does one of `ACTIONS`."""
     action, rest = (arguments[0], arguments[1:]) if arguments else ("list", [])
-    library = open_library(options.findings.folder(options.where), _tell, _asset(options.where))
+    peers = SwarmFolder(Path(options.where.run_dir)).findings
+    library = open_library(options.findings.folder(options.where), _tell, _asset(options.where), peers)
     if action == "list" and not rest:
         return list_findings(library, options)
     if action == "show" and len(rest) == 1:

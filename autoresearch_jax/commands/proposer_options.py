@@ -35,6 +35,7 @@ from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits,
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
 from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.swarm.membership import SwarmFolder
 
 PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
 BY_HAND = "by hand"  # in place of one of these: nothing is proposed, see commands/try_.py
@@ -57,6 +58,7 @@ class ProposerSettings:
     findings: Path | None = None
     brief_tokens: int = DEFAULT_TOKENS
     asking: Asking = field(default_factory=Asking)
+    peers: Path | None = None  # folder of their findings
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class ProposerOptions:
                 f"a ledger.db{runs.tags('; there are ')}"
             )
         findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
-        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, self.asking)
+        peers = SwarmFolder(Path(runs.run_dir)).findings
+        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, self.asking, peers)
 
     @property
     def asking(self) -> Asking:
@@ -206,7 +209,7 @@ def check_proposer(
     if settings.findings is not None and agent is gemini is None and not has_table and notice is None:
         also = "" if settings.name == "ideas" else f", and {_no_table(program)}"
         flag = f"--proposer={settings.name}"
-        require_fitting_finding(settings.findings, asset, editable, source, environment, flag, also)
+        require_fitting_finding(settings.findings, settings.peers, asset, editable, source, environment, flag, also)
     if agent is not None and (problem := missing_command(agent.command, editable, environment)) is not None:
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
@@ -361,7 +364,7 @@ def make_proposer(
     if settings.findings is not None:
         from autoresearch_jax.proposers.ideas import IdeasProposer
 
-        library = open_library(settings.findings, observer.notice, workspace.asset)
+        library = open_library(settings.findings, observer.notice, workspace.asset, peers=settings.peers)
         ideas = IdeasProposer(
             library, device_class, merge_changes(workspace.merge, workspace.asset), examine, observer.notice
         )

@@ -38,6 +38,7 @@ from autoresearch_jax.commands.proposer_options import (
 )
 from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
+from autoresearch_jax.commands.swarm import open_background, require_swarm
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import LedgerError
@@ -140,6 +141,9 @@ class Options:
         in_run=InRun.FREE,
     )
     tensorboard: bool = tensorboard_option()
+    swarm: bool = option(
+        False, "share findings with peers while it runs, see `autoresearch swarm join`", in_run=InRun.FREE
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "editable", self.task.editable(self.editable))
@@ -152,6 +156,8 @@ def run(options: Options, arguments: list[str]) -> int:
     """Runs the loop until its end."""
     if options.tensorboard:
         require_tensorboard()
+    if options.swarm:
+        require_swarm(options.where)
     proposer = options.proposer.settings(options.where, os.environ)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())
@@ -244,6 +250,8 @@ def opened_loop(
     if options.tensorboard:
         board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)
         watchers[f"--tensorboard: {folder.tensorboard}"] = further.enter_context(closing(board))
+    if options.swarm:
+        further.enter_context(closing(open_background(options.where, options.proposer.findings, console.notice)))
     observer = Observers(console, watchers)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)

@@ -24,7 +24,7 @@ _REPOSITORY_VARIABLES = (
     *("GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"),  # git takes none beside the literal ones
 )
 # Go before what the user has set.
-_SETTINGS = (
+SETTINGS = (
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "core.fsmonitor=false"),  # a program, or a daemon that would outlive the run's worktree
     *("-c", "commit.gpgSign=false"),
@@ -178,7 +178,7 @@ class Git:
     def _run(
         self, words: Sequence[str], stdin: bytes, variables: Mapping[str, str]
     ) -> subprocess.CompletedProcess[bytes]:
-        command = ["git", *_SETTINGS, *words]
+        command = ["git", *SETTINGS, *words]
         try:
             return subprocess.run(
                 command,

@@ -48,7 +48,9 @@ class RunFindings:
     left_out: Mapping[str, int]
 
 
-def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFindings:
+def findings_of_run(
+    ledger: Ledger, tag: str, store: FindingStore, changes: dict[int, str] | None = None
+) -> RunFindings:
     """What a run found out so far.
 
     An experiment that tried a finding of the store is that finding with this run's evidence; others become findings
@@ -58,7 +60,10 @@ def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFinding
       ledger: of the run.
       tag: its name.
       store: of the findings that it may have tried.
+      changes: those of experiments that were asked for before, and from now on; they stay as they are, and each takes
+        a tenth of a second.
     """
+    changes = {} if changes is None else changes
     known = {finding.id: finding for finding in store.findings()}
     found: list[RunFinding] = []
     left_out: Counter[str] = Counter()
@@ -77,7 +82,7 @@ def findings_of_run(ledger: Ledger, tag: str, store: FindingStore) -> RunFinding
             found.append(RunFinding(finding, store.base_text(tried.base), row.id))
             continue
         try:
-            found.append(_new_finding(ledger, row, tag, evidence))
+            found.append(_new_finding(ledger, row, tag, evidence, changes))
         except FindingError:
             left_out["changes that no diff can tell"] += 1
     return RunFindings(tuple(found), dict(left_out))
@@ -129,16 +134,20 @@ def _budget(settings: Mapping[str, Scalar]) -> str:
     return f"{settings.get('budget_steps')} steps" if seconds is None else f"{seconds:g} s"
 
 
-def _new_finding(ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence) -> RunFinding:
+def _new_finding(
+    ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence, changes: dict[int, str]
+) -> RunFinding:
     """What an experiment changed of its champion.
 
     Raises:
       FindingError: no diff gives its text.
     """
     assert row.parent is not None
-    source, parent = ledger.source(row.id), ledger.source(row.parent)
-    name = PurePosixPath(str(ledger.settings().get("editable") or DIFF_NAME)).name
-    change, hypothesis = diff_change(parent, source, name, asset_of(ledger)), clean_line(row.hypothesis)
+    parent, hypothesis = ledger.source(row.parent), clean_line(row.hypothesis)
+    if row.id not in changes:
+        name = PurePosixPath(str(ledger.settings().get("editable") or DIFF_NAME)).name
+        changes[row.id] = diff_change(parent, ledger.source(row.id), name, asset_of(ledger))
+    change = changes[row.id]
     base = base_digest(parent)
     finding = Finding(
         id=_id(hypothesis, base + change),

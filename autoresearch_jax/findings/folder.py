@@ -86,8 +86,8 @@ class FindingFolder:
                 return text if base_digest(text) == digest else None
         return None
 
-    def add(self, finding: Finding, base_text: str | None) -> str:
-        """See `FindingStore.add`."""
+    def add(self, finding: Finding, base_text: str | None, diff: str | None = None) -> str:
+        """See `FindingStore.add`; `diff` is the change as a unified diff, where it is known to be the same."""
         done = "added"
         path = self.path / f"{finding.id}.md"
         if path.exists():
@@ -97,8 +97,8 @@ class FindingFolder:
             if merged == there:
                 return "is there already"
             finding, done = merged, "evidence added"
-        diff = finding.change
-        if base_text is not None:
+        diff = diff or finding.change
+        if base_text is not None and diff == finding.change:
             asset = guessed_kind(base_text)
             diff = diff_change(base_text, changed_base(finding, base_text, asset), DIFF_NAME, asset)
         try:
@@ -160,9 +160,15 @@ class Library:
         return self._stores[-1].add(finding, base_text)
 
 
-def open_library(folder: Path, notice: Callable[[str], None], asset: AssetKind = TRAINING_FILE) -> Library:
-    """The findings in a user's folder, which need not exist, and those that are shipped where they are of this kind."""
-    folders = [SHIPPED, folder] if asset == TRAINING_FILE else [folder]
+def open_library(
+    folder: Path, notice: Callable[[str], None], asset: AssetKind = TRAINING_FILE, peers: Path | None = None
+) -> Library:
+    """The findings in a user's folder, those of peers, and those that are shipped where they are of this kind.
+
+    The folders need not exist; what is added goes to the user's.
+    """
+    folders = [SHIPPED] if asset == TRAINING_FILE else []
+    folders += [folder] if peers is None else [peers, folder]
     return Library([FindingFolder(path, notice) for path in folders], notice)
 
 

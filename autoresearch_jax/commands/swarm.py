@@ -1,0 +1,256 @@
+"""Findings shared among peers through a git remote.
+
+    autoresearch swarm join --remote=ssh://box/findings.git --name=alice    # checks all that it needs
+    autoresearch run --tag=tonight --swarm                                  # sends and reads while it runs
+    autoresearch swarm sync [--tag=RUN]                                     # once, by hand; of a run that is over
+    autoresearch swarm status | peers | papers [ID]
+    autoresearch swarm block NAME | unblock NAME
+
+docs/guide/swarm.md tells how to set up a remote, keys and the members' file.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoresearch_jax.commands.console import say
+from autoresearch_jax.commands.finding_options import FindingOptions
+from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.options import format_option, option
+from autoresearch_jax.commands.paths import home_folder
+from autoresearch_jax.engine.git import Git, GitError
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_findings import findings_of_run
+from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.state import asset_of
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.findings.folder import open_library
+from autoresearch_jax.findings.format import Finding, finding_text
+from autoresearch_jax.report.tables import format_table, print_lines
+from autoresearch_jax.sanitize import clean_block, clean_line
+from autoresearch_jax.swarm.background import BackgroundPeer
+from autoresearch_jax.swarm.contents import block_peer, read_swarm
+from autoresearch_jax.swarm.joining import check_joining
+from autoresearch_jax.swarm.membership import DEFAULT_QUOTA, Settings, SwarmFolder, check_name
+from autoresearch_jax.swarm.peer import Peer
+from autoresearch_jax.types import Scalar
+
+TAKES_ARGUMENTS = True
+ACTIONS = "join, sync, status, peers, papers [ID], block NAME or unblock NAME"
+_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What `join` asks for; kept in the swarm's folder."""
+
+    remote: str | None = option(
+        None, "join: URL of the git repository that all members can push to, or the name of a remote of yours"
+    )
+    name: str | None = option(None, "join: of this peer, as in the members' file")
+    key: str | None = option(
+        None, "join: ssh key to sign with; by default the first of ~/.ssh/id_ed25519, id_ecdsa, id_rsa", path=True
+    )
+    members: str | None = option(
+        None, "join: file with a line `NAME KEY` a member; by default `swarm/members` in --run_dir", path=True
+    )
+    quota: int = option(DEFAULT_QUOTA, "join: findings that are read, and sent, of a peer and day (UTC)", least=1)
+
+    def settings(self, folder: SwarmFolder) -> Settings:
+        """The settings of a peer that joins.
+
+        Raises:
+          UsageError: a flag is missing, or there is no key.
+        """
+        if self.remote is None or self.name is None:
+            raise UsageError("swarm join needs --remote=URL and --name=NAME")
+        check_name(self.name)
+        members = str(folder.members if self.members is None else self.members)
+        return Settings(_url(self.remote), self.name, str(self._key()), str(Path(members).absolute()), self.quota)
+
+    def _key(self) -> Path:
+        if self.key is not None:
+            if not Path(self.key).is_file():
+                raise UsageError(f"--key={self.key}: no such file: name an ssh key, such as ~/.ssh/id_ed25519")
+            return Path(self.key).absolute()
+        home = home_folder()
+        for path in [] if home is None else [home / ".ssh" / name for name in _KEYS]:
+            if path.is_file():
+                return path
+        raise UsageError("there is no ssh key in ~/.ssh: make one with ssh-keygen -t ed25519, or name one with --key")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `autoresearch swarm` was asked to do."""
+
+    join: JoinOptions = field(default_factory=JoinOptions)
+    where: FolderOptions = field(default_factory=FolderOptions)
+    findings: FindingOptions = field(default_factory=FindingOptions)
+    format: str = format_option()
+
+
+def run(options: Options, arguments: list[str]) -> int:
+    """Does one of `ACTIONS`."""
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("status", [])
+    folder = SwarmFolder(Path(options.where.run_dir))
+    alone: Mapping[str, Callable[[SwarmFolder, Options], int]] = {
+        "join": join,
+        "sync": sync,
+        "status": show_status,
+        "peers": show_peers,
+    }
+    if action in alone and not rest:
+        return alone[action](folder, options)
+    if action == "papers" and len(rest) <= 1:
+        return show_papers(folder, options, rest[0] if rest else None)
+    if action in ("block", "unblock") and len(rest) == 1:
+        return block(folder, rest[0], blocked=action == "block")
+    raise UsageError(f"swarm {clean_line(' '.join(arguments))}: expected {ACTIONS}")
+
+
+def join(folder: SwarmFolder, options: Options) -> int:
+    """Checks all that a peer needs, a line each, and keeps its settings if all of it is there."""
+    settings = options.join.settings(folder)
+    folder.create()
+    print(f"folder:              {folder.path}")
+    fine = True
+    for check in check_joining(folder, settings, os.environ):
+        fine &= check.fine
+        print(f"{check.name + ':':<20} {'' if check.fine else 'FAILED: '}{check.said}", flush=True)
+    if not fine:
+        say("autoresearch swarm: not joined: mend what failed, and join again", sys.stderr)
+        return 1
+    folder.write_settings(settings)
+    print(f"joined:              as {settings.name}: autoresearch run --swarm sends and reads while it runs")
+    return 0
+
+
+def sync(folder: SwarmFolder, options: Options) -> int:
+    """Sends and reads once; with --tag first puts that run's findings into the outbox."""
+    told: list[str] = []
+    peer = Peer(folder, os.environ, told.append)
+    if options.where.tag is not None:
+        own = OwnFindings(options.where.existing, options.findings.folder(options.where), folder.findings)
+        peer.offer(own())
+    done = peer.round()
+    for text in told:
+        say(f"autoresearch swarm: {text}", sys.stderr)
+    for found in done.read:
+        print(f"{found.finding.id}  {found.finding.status}  of {found.peer}: {found.finding.title}")
+    figures: dict[str, Scalar] = {
+        "answered": done.answered,
+        "pushed": ", ".join(f"{tip[:10]} to {ref}" for ref, tip in done.pushed.items()) or "nothing",
+        "waiting": len(peer.outbox.waiting()),
+        "read": len(done.read),
+        "folder": str(folder.findings),
+    }
+    print_lines(figures, sys.stdout)
+    return 0 if done.answered else 1
+
+
+class OwnFindings:
+    """The findings of a run so far, each with the text that it changes; another process may write to its ledger."""
+
+    def __init__(self, run: RunFolder, findings: Path, peers: Path) -> None:
+        """`findings` and `peers` are the folders of those that it may have tried."""
+        self._run = run
+        self._folders = findings, peers
+        self._changes: dict[int, str] = {}
+        self._read_at = 0.0
+
+    def __call__(self) -> list[tuple[Finding, str | None]]:
+        """All of them; none where the ledger was not written to since the last call."""
+        if (written_at := self._run.last_write) == self._read_at:
+            return []
+        with closing(Ledger.open_to_read(self._run.ledger)) as ledger, ledger.as_of_now():
+            library = open_library(self._folders[0], lambda text: None, asset_of(ledger), self._folders[1])
+            found = findings_of_run(ledger, self._run.path.name, library, self._changes)
+        self._read_at = written_at
+        return [(one.finding, one.base_text) for one in found.findings]
+
+
+def require_swarm(where: FolderOptions) -> None:
+    """Refuses to begin a run that is to share its findings where nobody joined.
+
+    Raises:
+      SwarmError: this folder is no peer's.
+    """
+    SwarmFolder(Path(where.run_dir)).read_settings()
+
+
+def open_background(where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]) -> BackgroundPeer:
+    """Begins to share the findings of a run in a thread of its own.
+
+    Args:
+      where: the run.
+      findings: where findings are that it may try.
+      notice: is told of what is wrong, in that thread.
+    """
+    folder, run = SwarmFolder(Path(where.run_dir)), where.folder
+    peer = Peer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
+    background = BackgroundPeer(peer, OwnFindings(run, findings.folder(where), folder.findings), notice)
+    background.start()
+    return background
+
+
+def show_status(folder: SwarmFolder, options: Options) -> int:
+    """Prints where this peer stands."""
+    swarm = read_swarm(folder, os.environ)
+    figures = swarm.figures()
+    if options.format == "json":
+        print(json.dumps({**figures, "refused": [dict(one) for one in swarm.refused]}, indent=1))
+        return 0
+    print_lines(figures, sys.stdout)
+    for one in swarm.refused:
+        print(f"refused:             {one['peer']}: {one['why']}")
+    return 0
+
+
+def show_peers(folder: SwarmFolder, options: Options) -> int:
+    """Prints a line a peer."""
+    return _print_rows(read_swarm(folder, os.environ).peers(), options)
+
+
+def show_papers(folder: SwarmFolder, options: Options, name: str | None) -> int:
+    """Prints a line a finding of all peers, the latest first; or the pages of those of an id."""
+    swarm = read_swarm(folder, os.environ)
+    if name is None:
+        return _print_rows(swarm.papers(), options)
+    found = [paper for paper in swarm.read if paper.finding.id == name]
+    if not found:
+        raise UserError(f"{clean_line(name)}: no finding of this id was read: `autoresearch swarm papers` has all")
+    for paper in found:
+        text = finding_text(replace(paper.finding, source=f"peer {paper.peer}, {paper.finding.source}"))
+        print(clean_block(text, sys.maxsize) if sys.stdout.isatty() else text)
+    return 0
+
+
+def block(folder: SwarmFolder, name: str, *, blocked: bool) -> int:
+    """Has nothing be read of a peer any more, and takes its findings out of the folder; or has it read again."""
+    check_name(name)
+    left = block_peer(folder, name, os.environ, blocked=blocked)
+    print(f"{name}: {'blocked' if blocked else 'not blocked'}, {left}")
+    return 0
+
+
+def _print_rows(rows: list[dict[str, Scalar]], options: Options) -> int:
+    if options.format == "json":
+        print(json.dumps(rows, indent=1))
+    else:
+        print(format_table(rows) if rows else "nothing was read yet: autoresearch swarm sync")
+    return 0
+
+
+def _url(remote: str) -> str:
+    """A URL as git takes it anywhere: of a remote that the repository here names, or a path in full."""
+    if Path(remote).exists():
+        return str(Path(remote).resolve())
+    try:
+        return Git(Path.cwd(), os.environ).text("ls-remote", "--get-url", remote) or remote
+    except GitError:
+        return remote

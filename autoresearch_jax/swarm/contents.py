@@ -1,0 +1,186 @@
+"""What a peer's store holds, as figures and rows: peers, their findings, what was refused."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.findings.format import Finding, FindingError
+from autoresearch_jax.swarm.chain import MAX_COMMITS, Champion, day_of, read_champion, read_pages
+from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.outbox import Outbox
+from autoresearch_jax.swarm.peer import Peer
+from autoresearch_jax.swarm.store import (
+    CHAMPIONS,
+    FINDINGS,
+    REMOTE_PREFIX,
+    SEEN_PREFIX,
+    ChainCommit,
+    Store,
+    peer_of,
+    seen,
+)
+from autoresearch_jax.types import Scalar
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A finding of a peer, as it stands in its chain."""
+
+    peer: str
+    commit: ChainCommit
+    finding: Finding
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """Everything that was read, and this peer's own."""
+
+    settings: Settings
+    read: tuple[Paper, ...]
+    own: tuple[Paper, ...]
+    champions: Mapping[str, Champion]
+    members: tuple[str, ...]
+    blocked: frozenset[str]
+    refused: tuple[Mapping[str, str], ...]
+    waiting: int
+    answered_at: float | None
+
+    def figures(self) -> dict[str, Scalar]:
+        """Where this peer stands."""
+        answered = "never" if self.answered_at is None else _moment(self.answered_at)
+        return {
+            "name": self.settings.name,
+            "remote": self.settings.remote,
+            "answered": answered,
+            "members": len(self.members),
+            "peers": len({paper.peer for paper in self.read}),
+            "findings sent": len(self.own),
+            "findings waiting": self.waiting,
+            "findings read": len(self.read),
+            "kept": sum(paper.finding.status == "kept" for paper in self.read),
+            "refuted": sum(paper.finding.status == "refuted" for paper in self.read),
+        }
+
+    def peers(self) -> list[dict[str, Scalar]]:
+        """A row a peer that something was read of, that is a member, or that was refused."""
+        papers: dict[str, list[Paper]] = {}
+        for paper in (*self.own, *self.read):
+            papers.setdefault(paper.peer, []).append(paper)
+        why = {str(one["peer"]): str(one["why"]) for one in self.refused}
+        rows: list[dict[str, Scalar]] = []
+        for name in sorted({*papers, *self.members, *why}):
+            own = papers.get(name, [])
+            status = Counter(paper.finding.status for paper in own)
+            classes = {item.device_class for paper in own for item in paper.finding.evidence}
+            days = Counter(day_of(paper.commit.date) for paper in own)
+            state = "blocked" if name in self.blocked else "refused" if name in why else "" if own else "silent"
+            champion = self.champions.get(name)
+            rows.append(
+                {
+                    "peer": name + (" (this)" if name == self.settings.name else ""),
+                    "findings": len(own),
+                    "kept": status["kept"],
+                    "refuted": status["refuted"],
+                    "device classes": ", ".join(sorted(classes)),
+                    "most a day": max(days.values(), default=0),
+                    "last": max((_moment(paper.commit.date) for paper in own), default=""),
+                    "champion": "" if champion is None else str(champion.words.get("score", "")),
+                    "state": state,
+                }
+            )
+        return rows
+
+    def papers(self) -> list[dict[str, Scalar]]:
+        """A row a finding, the latest first."""
+        rows: list[dict[str, Scalar]] = []
+        for paper in sorted(self.read, key=lambda paper: (-paper.commit.date, paper.peer, paper.finding.id)):
+            evidence = paper.finding.evidence[-1] if paper.finding.evidence else None
+            rows.append(
+                {
+                    "date": _moment(paper.commit.date),
+                    "peer": paper.peer,
+                    "id": paper.finding.id,
+                    "status": paper.finding.status,
+                    "device class": "" if evidence is None else evidence.device_class,
+                    "effect": None if evidence is None else evidence.effect,
+                    "error": None if evidence is None else evidence.error,
+                    "title": paper.finding.title,
+                }
+            )
+        return rows
+
+
+def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
+    """Reads all that a peer's folder holds; the network is not asked.
+
+    Raises:
+      SwarmError: this folder is no peer's.
+      GitError: there is no git.
+    """
+    peer = Peer(folder, environment, lambda text: None)
+    settings, store, blocked = peer.settings, peer.store, folder.blocked_names()
+    read: list[Paper] = []
+    champions: dict[str, Champion] = {}
+    own_tip = peer.own_tip(FINDINGS)
+    for ref, tip in store.refs(SEEN_PREFIX).items():
+        kind, name = peer_of(ref)
+        if name in blocked:
+            continue
+        if kind == FINDINGS:
+            read += _papers(store, name, tip, settings.quota)
+            continue
+        try:
+            champions[name] = read_champion(store, name, tip)
+        except FindingError:
+            continue
+    own = [] if own_tip is None else _papers(store, settings.name, own_tip, settings.quota)
+    try:
+        members = tuple(read_members(peer.members))
+    except SwarmError:
+        members = ()
+    state = peer.read_state()
+    refused = [{"peer": peer_of(ref)[1], "why": str(one["why"])} for ref, one in state.get("refused", {}).items()]
+    waiting = len(Outbox(folder.outbox, settings.name, environment).waiting())
+    return Swarm(
+        *(settings, tuple(read), tuple(own), champions, members, frozenset(blocked), tuple(refused), waiting),
+        state.get("answered_at"),
+    )
+
+
+def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *, blocked: bool) -> str:
+    """Blocks a peer, whose findings leave the folder; or has it read again from its beginning.
+
+    Raises:
+      SwarmError: this folder is no peer's.
+    """
+    folder.read_settings()
+    folder.block(name, blocked=blocked)
+    if not blocked:
+        store = Store(folder.store, environment)
+        for kind in (FINDINGS, CHAMPIONS):
+            store.delete_ref(seen(f"{REMOTE_PREFIX}{kind}/{name}"))
+        return "read again with the next round"
+    library, removed = FindingFolder(folder.findings, lambda text: None), 0
+    for finding in library.findings():
+        if finding.source.startswith(f"peer {name}, "):
+            for suffix in (".md", ".json"):
+                (folder.findings / f"{finding.id}{suffix}").unlink(missing_ok=True)
+            removed += 1
+    return f"{removed} findings taken out of {folder.findings}"
+
+
+def _papers(store: Store, name: str, tip: str, quota: int) -> list[Paper]:
+    """A chain's findings, as far as its quota goes."""
+    days: Counter[str] = Counter()
+    taken = []
+    for commit in store.chain(tip, None, MAX_COMMITS):
+        days[day_of(commit.date)] += 1
+        if days[day_of(commit.date)] <= quota:
+            taken.append(commit)
+    return [Paper(name, commit, finding) for commit, finding in read_pages(store, name, taken)]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,98 @@
+"""What a peer needs to take part, each thing tried."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.engine.git import GitError
+from autoresearch_jax.errors import UserError
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
+from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, Store
+
+CHECK_SECONDS = 30.0  # that one git command may take while somebody waits for it
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried: its name, whether it is fine, and a line about it."""
+
+    name: str
+    fine: bool
+    said: str
+
+
+def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Tries the key, the members' file, the remote, and a push that changes nothing.
+
+    Args:
+      folder: of the peer, which has been made.
+      settings: to be tried; they need not be stored.
+      environment: of this process.
+    """
+    store = Store(folder.store, environment, CHECK_SECONDS)
+    try:
+        store.make()
+        tried = store.write_commit({"try": b""}, None, settings.name, "try", Path(settings.key), 0)
+    except GitError as error:
+        yield Check("key", False, f"{settings.key} does not sign: {error}: name another with --key")
+        return
+    yield Check("key", True, f"{settings.key} signs")
+    yield _check_members(store, settings, tried)
+    ref = f"{REMOTE_PREFIX}{FINDINGS}/{settings.name}"
+    try:
+        tips = store.remote_refs(settings.remote)
+    except GitError as error:
+        yield Check("remote", False, f"{settings.remote} does not answer: {_reason(error)}")
+        return
+    chains = sum(one.startswith(f"{REMOTE_PREFIX}{FINDINGS}/") for one in tips)
+    yield Check("remote", True, f"{settings.remote} answers, with chains of {chains} peers")
+    pushed = store.push(settings.remote, tried, ref, tips.get(ref), dry_run=True)
+    said = f"allowed to {ref} (tried without changing it)" if pushed.done else f"{pushed.said}: ask for push access"
+    yield Check("push", pushed.done, said)
+    if ref in tips:
+        yield _check_own_chain(store, settings, ref, tips[ref])
+
+
+def _check_members(store: Store, settings: Settings, tried: str) -> Check:
+    members = Path(settings.members)
+    line = f"{settings.name} {_public_key(Path(settings.key))}"
+    remedy = f"every member's file needs this line: {line}"
+    try:
+        known = read_members(members)
+        if settings.name not in known:
+            return Check("members", False, f"{members} has no {settings.name}: {remedy}")
+        (commit,) = store.read([tried], MAX_HEAD_BYTES)
+        verify_signature(commit or b"", settings.name, members)
+    except ChainError:
+        return Check("members", False, f"{members} has another key of {settings.name}: {remedy}")
+    except SwarmError as error:
+        return Check("members", False, f"{error}; yours is: {line}")
+    return Check("members", True, f"{members} has {len(known)}, {settings.name} with this key")
+
+
+def _check_own_chain(store: Store, settings: Settings, ref: str, tip: str) -> Check:
+    try:
+        store.fetch(settings.remote, [ref])
+        (head,) = store.read([tip], MAX_HEAD_BYTES)
+        verify_signature(head or b"", settings.name, Path(settings.members))
+    except UserError as error:
+        return Check("chain", False, f"{ref} is there and not yours: {error}: choose another --name")
+    return Check("chain", True, f"goes on from {tip[:10]} at the remote")
+
+
+def _public_key(key: Path) -> str:
+    """The line of a key's public half, as far as a file beside it has it."""
+    for path in (key.with_name(f"{key.name}.pub"), key):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if "PRIVATE KEY" not in text:
+            return clean_line(" ".join(text.split()[:2]))
+    return f"(what ssh-keygen -y -f {key} prints)"
+
+
+def _reason(error: Exception) -> str:
+    return clean_line(str(error))

@@ -1,0 +1,160 @@
+"""A peer's folder: its settings, the members' file with their keys, and the peers that are blocked."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.files import write_json, write_whole
+from autoresearch_jax.sanitize import clean_line
+
+FORMAT = 1  # of the settings and of what a chain's commits hold
+FOLDER_NAME = "swarm"  # in the folder of the runs
+MAX_NAME_CHARACTERS = 40
+DEFAULT_QUOTA = 100  # findings that are read of a peer and UTC day; a night of 126 experiments gave fewer
+KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class SwarmError(UserError):
+    """A peer cannot take part; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `autoresearch swarm join` was told.
+
+    Attributes:
+      remote: URL of the shared git repository, with which git's own configuration may do what it does.
+      name: of this peer; its chains are `refs/autoresearch/findings/NAME` and `refs/autoresearch/champions/NAME`.
+      key: ssh key that signs; a public one whose private one an agent holds will do.
+      members: the members' file.
+      quota: findings that are read of a peer and day.
+      listen: where zenoh listens, such as `tls/0.0.0.0:7447`.
+      connect: zenoh's of other members.
+      router: whether this member relays for those that cannot be reached.
+      tls_ca: certificate that those of the members are signed with.
+      tls_certificate: this member's.
+      tls_key: of this member's certificate.
+    """
+
+    remote: str
+    name: str
+    key: str
+    members: str
+    quota: int = DEFAULT_QUOTA
+    listen: tuple[str, ...] = ()
+    connect: tuple[str, ...] = ()
+    router: bool = False
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    @property
+    def has_notices(self) -> bool:
+        """Whether notices were asked for."""
+        return bool(self.listen or self.connect)
+
+
+def check_name(name: str) -> None:
+    """Refuses what cannot be a peer's name.
+
+    Raises:
+      UsageError: it cannot.
+    """
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+        raise UsageError(
+            f"{clean_line(name)}: no name of a peer: lower-case words joined by hyphens, at most {MAX_NAME_CHARACTERS} "
+            "characters"
+        )
+
+
+class SwarmFolder:
+    """`swarm/` in the folder of the runs: all that a peer keeps."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / FOLDER_NAME
+        self.settings = self.path / "swarm.json"
+        self.members = self.path / "members"  # git's format of allowed signers
+        self.blocked = self.path / "blocked"  # a name a line
+        self.store = self.path / "store.git"
+        self.outbox = self.path / "outbox"  # findings that are not pushed yet, a folder each
+        self.findings = self.path / "findings"  # what was read of peers, as a folder of findings
+        self.state = self.path / "state.json"
+        self.lock = self.path / "peer.lock"
+
+    def create(self) -> None:
+        """Makes the folder, out of the sight of a git repository around it.
+
+        Raises:
+          SwarmError: it cannot be made.
+        """
+        try:
+            self.outbox.mkdir(parents=True, exist_ok=True)
+            (self.path / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise SwarmError(f"{self.path}: cannot be made: {error.strerror}: name another --run_dir") from error
+
+    def read_settings(self) -> Settings:
+        """The peer's settings.
+
+        Raises:
+          SwarmError: there are none, or they cannot be read.
+        """
+        again = "join again: autoresearch swarm join --remote=URL --name=NAME"
+        try:
+            given = json.loads(self.settings.read_text(encoding="utf-8"))
+            if given.pop("format") > FORMAT:
+                raise SwarmError(f"{self.settings}: of a later version: update autoresearch_jax, or {again}")
+            lists = {name: tuple(given[name]) for name in ("listen", "connect") if name in given}
+            return Settings(**{**given, **lists})
+        except FileNotFoundError as error:
+            raise SwarmError(f"{self.settings}: not there, this folder is no peer's yet: {again}") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SwarmError(f"{self.settings}: cannot be read: {clean_line(str(error))}: {again}") from error
+
+    def write_settings(self, settings: Settings) -> None:
+        """Keeps a peer's settings."""
+        write_json(self.settings, {"format": FORMAT, **asdict(settings)})
+
+    def blocked_names(self) -> set[str]:
+        """The peers of which nothing is read any more."""
+        try:
+            return set(self.blocked.read_text(encoding="utf-8").split())
+        except (OSError, UnicodeDecodeError):
+            return set()
+
+    def block(self, name: str, *, blocked: bool) -> None:
+        """Adds a peer to those that are blocked, or takes it out."""
+        names = self.blocked_names()
+        names = names | {name} if blocked else names - {name}
+        write_whole(self.blocked, "".join(f"{one}\n" for one in sorted(names)))
+
+
+def read_members(path: Path) -> Mapping[str, str]:
+    """The members by name, each with the line of the file that has its key; read anew, so that members may come.
+
+    Raises:
+      SwarmError: there is no such file, or a line is none of a member; the message has its number.
+    """
+    form = 'expected a line a member, such as "alice ssh-ed25519 AAAA..."'
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "no text"
+        raise SwarmError(f"{path}: the members' file cannot be read ({why}): {form}") from error
+    members: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        name = words[0].strip('"')
+        if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+            raise SwarmError(f"{path}:{number}: {clean_line(name, 60)} is no member's name: {form}")
+        if "cert-authority" in line or not any(word.startswith(KEY_TYPES) for word in words[1:]):
+            raise SwarmError(f"{path}:{number}: no ssh key of {name}: {form}")
+        members[name] = f"{members[name]}\n{line}" if name in members else line
+    return members

@@ -1,0 +1,311 @@
+"""One peer at work, a round at a time: it pushes what its outbox holds, and reads and checks what others pushed."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.engine.git import GitError
+from autoresearch_jax.files import write_json
+from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.findings.format import Finding, FindingError, parse_finding
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.swarm.chain import (
+    MAX_COMMITS,
+    MAX_HEAD_BYTES,
+    PAGE,
+    ChainError,
+    PeerFinding,
+    check_chain,
+    day_of,
+    read_files,
+    read_findings,
+    read_pages,
+    verify_signature,
+    within_quota,
+)
+from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.outbox import Entry, Outbox
+from autoresearch_jax.swarm.store import FINDINGS, KINDS, REMOTE_PREFIX, Store, fetched, peer_of, seen
+
+MAX_PUSH_TRIES = 4  # in a round, where another machine of this peer pushes, too
+
+
+@dataclass
+class Round:
+    """What one round did: whether the remote answered, new tips by their refs, findings that were read."""
+
+    answered: bool = False
+    pushed: dict[str, str] = field(default_factory=dict)
+    read: list[PeerFinding] = field(default_factory=list)
+
+
+class Peer:
+    """A peer of the swarm; all of it may be used from several processes, which take turns."""
+
+    def __init__(
+        self,
+        folder: SwarmFolder,
+        environment: Mapping[str, str],
+        notice: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens a peer's folder.
+
+        Args:
+          folder: where `join` wrote its settings.
+          environment: of this process.
+          notice: is told of each thing that is wrong, once.
+          clock: seconds since the epoch.
+
+        Raises:
+          SwarmError: this folder is no peer's.
+          GitError: there is no git.
+        """
+        self.folder = folder
+        self.settings: Settings = folder.read_settings()
+        self.members = Path(self.settings.members)
+        self.store = Store(folder.store, environment)
+        self.store.make()
+        self.outbox = Outbox(folder.outbox, self.settings.name, environment)
+        self._notice = notice
+        self._clock = clock
+        self._told: dict[str, str] = {}
+        self._library = FindingFolder(folder.findings, self._tell)
+
+    def round(self) -> Round:
+        """Pushes what waits and reads what is new, if no other process is at it; tells of what fails and goes on."""
+        from filelock import FileLock, Timeout  # its import takes a quarter of a second
+
+        done = Round()
+        try:
+            with FileLock(self.folder.lock, timeout=0):
+                self._round(done)
+        except Timeout:
+            pass
+        except SwarmError as error:
+            self._tell(f"{error}: goes on alone and tries again", "peer")
+        except GitError as error:
+            self._tell(f"{error}: goes on alone and tries again", "remote")
+        except OSError as error:
+            self._tell(f"{self.folder.path}: {error.strerror}: goes on alone and tries again", "remote")
+        return done
+
+    def _round(self, done: Round) -> None:
+        tips = self.store.remote_refs(self.settings.remote)
+        if self._told.pop("remote", None) is not None:
+            self._notice(f"{self.settings.remote} answers again")
+        done.answered = True
+        state = self.read_state()
+        before = json.dumps(state)
+        for kind in KINDS:
+            ref = self._own_ref(kind)
+            if (commit := self._push(kind, tips.get(ref))) is not None:
+                done.pushed[ref] = commit
+        state["answered_at"] = round(self._clock())
+        try:
+            self._read_others(tips, state, done)
+        finally:
+            if json.dumps(state) != before:
+                write_json(self.folder.state, state)
+
+    # ---- what is sent
+
+    def offer(self, findings: Iterable[tuple[Finding, str | None]]) -> None:
+        """Puts findings of this peer into the outbox, with the texts that they change.
+
+        One that was sent is sent again only where its status, its decision or its certificate is another: its effect
+        moves a little with each further run, and others would read it each time.
+        """
+        for finding, base_text in findings:
+            said = _said(finding)
+            if base_text is None or self._sent.get(finding.id) == said:
+                continue
+            self._sent[finding.id] = said
+            try:
+                self.outbox.put_finding(finding, base_text)
+            except FindingError as error:
+                self._tell(f"{error}: left out")
+
+    @cached_property
+    def _sent(self) -> dict[str, object]:
+        """What was said last of each finding of this peer, by id."""
+        tip = self.own_tip(FINDINGS)
+        chain = [] if tip is None else self.store.chain(tip, None, MAX_COMMITS)
+        sent = {one.id: _said(one) for _, one in read_pages(self.store, self.settings.name, chain)}
+        for entry in self.outbox.waiting(FINDINGS):
+            with suppress(FindingError):
+                finding = parse_finding(entry.files[PAGE].decode(), str(entry.path))
+                sent[finding.id] = _said(finding)
+        return sent
+
+    def own_tip(self, kind: str) -> str | None:
+        """The tip of this peer's chain, as it was pushed last."""
+        ref = self._own_ref(kind)
+        return self.store.refs(ref).get(ref)
+
+    def _own_ref(self, kind: str) -> str:
+        return f"{REMOTE_PREFIX}{kind}/{self.settings.name}"
+
+    def _push(self, kind: str, at_remote: str | None) -> str | None:
+        """Pushes what waits, and the chain again where the remote lost it; returns the new tip, None for none."""
+        ref, url = self._own_ref(kind), self.settings.remote
+        for _ in range(MAX_PUSH_TRIES):
+            self.adopt_own(kind, at_remote)
+            tip, done = self._commit_waiting(kind)
+            if tip is None or tip == at_remote:
+                self.outbox.remove(done)
+                return None
+            pushed = self.store.push(url, tip, ref, at_remote)
+            if pushed.done:
+                self.store.set_ref(ref, tip)
+                self.outbox.remove(done)
+                self._told.pop("push", None)
+                return tip
+            now = self.store.remote_refs(url).get(ref)
+            if now == at_remote:
+                self._tell(f"cannot push to {url}: {pushed.said}: findings wait in {self.outbox.path}", "push")
+                return None
+            at_remote = now
+        return None
+
+    def _commit_waiting(self, kind: str) -> tuple[str | None, list[Entry]]:
+        """Makes commits of what waits on this peer's chain; returns the tip and the entries that it has now.
+
+        Of findings no more than others read of a day; the rest waits for the next.
+        """
+        tip, waiting, done = self.own_tip(kind), self.outbox.waiting(kind), []
+        chain = [] if tip is None or not waiting else self.store.chain(tip, None, MAX_COMMITS)
+        there = {commit.tree for commit in chain}
+        date = max(int(self._clock()), chain[-1].date if chain else 0)
+        room = self.settings.quota - sum(day_of(commit.date) == day_of(date) for commit in chain)
+        for entry in waiting:
+            if entry.tree not in there:
+                if kind == FINDINGS and room <= 0:
+                    self._tell(f"{self.settings.quota} findings were sent today: the rest waits for tomorrow", "quota")
+                    break
+                room -= 1
+                there.add(entry.tree)
+                words = (entry.files, tip, self.settings.name, entry.message, Path(self.settings.key), date)
+                tip = self.store.write_commit(*words)
+            done.append(entry)
+        return tip, done
+
+    def adopt_own(self, kind: str, at_remote: str | None) -> None:
+        """Goes on from this peer's chain at the remote where that is ahead, as after the loss of this folder.
+
+        What another machine of the same name and key pushed meanwhile is built upon; what others wrote over it is not.
+
+        Raises:
+          SwarmError: somebody else's chain has this name, and this peer has none yet.
+        """
+        ref, own = self._own_ref(kind), self.own_tip(kind)
+        if at_remote is None or at_remote == own:
+            return
+        try:
+            self.store.fetch(self.settings.remote, [ref])
+            (head,) = self.store.read([at_remote], MAX_HEAD_BYTES)
+            verify_signature(head or b"", self.settings.name, self.members)
+        except (GitError, ChainError) as error:
+            if own is None:
+                raise SwarmError(f"the name {self.settings.name} is taken at the remote: {error}") from error
+            self._tell(f"{ref} was changed by others at {self.settings.remote}: put back: {error}")
+            return
+        if own is not None and self.store.descends(own, at_remote):
+            return  # a push that is still to come
+        for commit in [] if own is None else self.store.chain(own, at_remote, MAX_COMMITS):
+            self.outbox.put(kind, read_files(self.store, commit), "again")
+        self.store.set_ref(ref, at_remote)
+
+    # ---- what is read
+
+    def _read_others(self, tips: Mapping[str, str], state: dict[str, Any], done: Round) -> None:
+        members, blocked = read_members(self.members), self.folder.blocked_names()
+        known = self.store.refs()
+        refused: dict[str, Any] = state.setdefault("refused", {})
+        wanted: dict[str, str] = {}
+        for ref, tip in tips.items():
+            kind, name = peer_of(ref)
+            if kind not in KINDS or name in blocked or name == self.settings.name:
+                continue
+            if name not in members:
+                self._refuse(refused, ref, tip, f"no member of that name in {self.members}: not fetched")
+            elif known.get(seen(ref)) != tip and refused.get(ref, {}).get("tip") != tip:
+                wanted[ref] = tip
+        for ref in [ref for ref in refused if ref not in tips or known.get(seen(ref)) == tips[ref]]:
+            del refused[ref]
+        for ref in self._fetch(wanted, refused):
+            tip = self.store.refs(fetched(ref)).get(fetched(ref), "")  # it may have grown since it was listed
+            try:
+                commits = check_chain(self.store, ref, tip, self.members, self._clock())
+            except ChainError as error:
+                self._refuse(refused, ref, wanted[ref], str(error))
+                continue
+            kind, name = peer_of(ref)
+            if kind == FINDINGS:
+                taken = within_quota(self.store, commits, self.settings.quota)
+                if left := len(commits) - len(taken):
+                    self._tell(f"{name}: more than {self.settings.quota} findings of a day: {left} left out")
+                self._hand_over(read_findings(self.store, name, taken), done)
+            self.store.set_ref(seen(ref), tip)
+            refused.pop(ref, None)
+
+    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> list[str]:
+        """Fetches chains: all at once, or one by one where one of them cannot be had; returns those that came."""
+        if not wanted:
+            return []
+        try:
+            self.store.fetch(self.settings.remote, wanted)
+            return list(wanted)
+        except GitError as error:
+            if len(wanted) == 1:
+                ((ref, tip),) = wanted.items()
+                self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
+                self._refuse(refused, ref, tip, f"cannot be fetched: {error}")
+                return []
+        came = []
+        for ref, tip in wanted.items():
+            came += self._fetch({ref: tip}, refused)
+        return came
+
+    def _hand_over(self, findings: Iterable[PeerFinding | FindingError], done: Round) -> None:
+        for found in findings:
+            try:
+                if isinstance(found, FindingError):
+                    raise found
+                self._library.add(found.finding, found.base_text, found.diff)
+                done.read.append(found)
+            except FindingError as error:
+                self._tell(f"{error}: left out")
+
+    def _refuse(self, refused: dict[str, Any], ref: str, tip: str, why: str) -> None:
+        if refused.get(ref, {}).get("why") != why:
+            name = clean_line(peer_of(ref)[1], 60)
+            self._notice(f"{name}: chain refused: {why}")
+        refused[ref] = {"tip": tip, "why": why, "at": round(self._clock())}
+
+    def read_state(self) -> dict[str, Any]:
+        """What was refused, and when the remote answered last; empty where there is nothing."""
+        with suppress(OSError, ValueError):
+            state = json.loads(self.folder.state.read_text(encoding="utf-8"))
+            if isinstance(state, dict):
+                return state
+        return {}
+
+    def _tell(self, text: str, about: str = "") -> None:
+        """Tells of something once, or when what is said about it changes."""
+        if self._told.get(about or text) != text:
+            self._told[about or text] = text
+            self._notice(text)
+
+
+def _said(finding: Finding) -> object:
+    """What a finding says, but for numbers that move a little with each run."""
+    evidence = (
+        (one.replay, one.device_class, one.fingerprint, one.decision, one.certified) for one in finding.evidence
+    )
+    return finding.status, tuple(evidence)

@@ -1,0 +1,298 @@
+"""The peers' chains in a bare repository of our own: fetched, pushed and read by git, with a deadline.
+
+The user's repository is not used: nothing of the swarm gets into it, and nothing of it gets out.
+"""
+
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_jax.engine.git import SETTINGS, Git, GitError
+from autoresearch_jax.sanitize import clean_line
+
+FINDINGS, CHAMPIONS = "findings", "champions"
+KINDS = (FINDINGS, CHAMPIONS)
+REMOTE_PREFIX = "refs/autoresearch/"
+FETCHED_PREFIX = "refs/fetched/"  # as they came
+SEEN_PREFIX = "refs/seen/"  # those that were found to be in order
+GIT_SECONDS = 120.0  # that one git command may take; of a fetch the most, with `MAX_FETCH_BYTES` at 0.5 MB/s
+MAX_FETCH_BYTES = 64 * 2**20  # of one pack; 160 findings of a 20 kB file have about 1 MB
+_PROTOCOLS = "file:git:http:https:ssh"  # no `ext`, which runs any command
+_NO_ASKING = {
+    "GIT_ASKPASS": "",
+    "SSH_ASKPASS_REQUIRE": "never",
+    "GCM_INTERACTIVE": "never",
+    "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+}
+# A user's own settings of these would change what is pushed or fetched, or have a server refuse it.
+_PLAIN_PUSH = ("-c", "push.pushOption=", "-c", "push.useForceIfIncludes=false")
+_PUSH = (
+    "push",
+    "--porcelain",
+    "--no-verify",
+    "--no-signed",
+    "--no-follow-tags",
+    "--recurse-submodules=no",
+    "--no-thin",
+)
+_FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-prune", "--no-recurse-submodules", "--stdin")
+_FETCH_SETTINGS = ("-c", "fetch.fsckObjects=true", "-c", "fetch.writeCommitGraph=false")
+
+
+@dataclass(frozen=True)
+class ChainCommit:
+    """A commit of a chain; `date` in seconds since the epoch, as its committer says."""
+
+    commit: str
+    tree: str
+    parents: tuple[str, ...]
+    date: int
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: whether the remote took it, and what it said."""
+
+    done: bool
+    said: str
+
+
+class _LimitedGit(Git):
+    """Git that may use the network, asks nobody, and ends with all that it began when its time is over."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], seconds: float) -> None:
+        super().__init__(folder, environment)
+        self.environment |= _NO_ASKING
+        self._seconds = seconds
+
+    def _run(
+        self, words: Sequence[str], stdin: bytes, variables: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = ["git", *SETTINGS, *words]
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**self.environment, **variables},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise GitError("git is not installed: install it (Debian: apt-get install git)") from error
+        except OSError as error:
+            raise GitError(f"git cannot be started in {self.folder}: {error.strerror}") from error
+        with suppress(OSError):  # it may have ended
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_FETCH_BYTES, MAX_FETCH_BYTES))
+        try:
+            out, err = process.communicate(stdin, self._seconds)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                name = next((word for word in words if not word.startswith("-") and "=" not in word), "git")
+                raise GitError(f"git {name} took more than {self._seconds:g} s: ended") from error
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+class Store:
+    """A peer's bare repository, and the remote."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], seconds: float = GIT_SECONDS) -> None:
+        """Stores where it is; `seconds` is the time that one command may take."""
+        self.folder = folder
+        self._environment = environment
+        self._seconds = seconds
+
+    @property
+    def _git(self) -> Git:
+        git = _LimitedGit(self.folder, self._environment, self._seconds)
+        git.environment["GIT_DIR"] = str(self.folder.resolve())  # as `safe.bareRepository=explicit` asks for
+        return git
+
+    def make(self) -> None:
+        """Makes the repository where there is none.
+
+        Raises:
+          GitError: it cannot be made.
+        """
+        if (self.folder / "HEAD").is_file():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GitError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        git = self._git
+        git.text("init", "--quiet", "--bare", "--template=", "--object-format=sha1", str(self.folder.resolve()))
+        for name in ("gc.autoDetach", "maintenance.autoDetach"):  # no process that outlives us
+            git.text("config", name, "false")
+
+    # ---- the remote
+
+    def remote_refs(self, url: str) -> dict[str, str]:
+        """The tips of all chains of a remote, by ref.
+
+        Raises:
+          GitError: it does not answer.
+        """
+        patterns = [f"{REMOTE_PREFIX}{kind}/*" for kind in KINDS]
+        listed = self._git.text("ls-remote", "--quiet", "--refs", "--", url, *patterns)
+        return {ref: tip for tip, _, ref in (line.partition("\t") for line in listed.splitlines()) if ref}
+
+    def fetch(self, url: str, refs: Iterable[str]) -> None:
+        """Fetches chains, by their refs at the remote, all at once.
+
+        Raises:
+          GitError: one of them is gone or too large, its objects are faulty, or the remote does not answer.
+        """
+        asked = "".join(f"+{ref}:{fetched(ref)}\n" for ref in refs)
+        self._git.text(*_FETCH, "--", url, stdin=asked.encode(), settings=_FETCH_SETTINGS)
+
+    def push(self, url: str, commit: str, ref: str, expected: str | None, *, dry_run: bool = False) -> Pushed:
+        """Makes a commit the tip of a ref of the remote, if that is at `expected` now; None if there is none."""
+        lease = f"--force-with-lease={ref}:{expected or ''}"
+        dry = ("--dry-run",) if dry_run else ()
+        try:
+            self._git.text(*_PUSH, *dry, lease, "--", url, f"{commit}:{ref}", settings=_PLAIN_PUSH)
+        except GitError as error:
+            return Pushed(False, clean_line(str(error)))
+        return Pushed(True, "")
+
+    # ---- refs and commits
+
+    def refs(self, prefix: str = SEEN_PREFIX) -> dict[str, str]:
+        """The tips of the refs below a prefix."""
+        listed = self._git.text("for-each-ref", "--format=%(objectname) %(refname)", prefix)
+        return {ref: tip for tip, _, ref in (line.partition(" ") for line in listed.splitlines())}
+
+    def set_ref(self, ref: str, commit: str) -> None:
+        """Moves a ref of the store."""
+        self._git.text("update-ref", "--no-deref", ref, commit)
+
+    def delete_ref(self, ref: str) -> None:
+        """Removes a ref of the store, which need not exist."""
+        self._git.succeeds("update-ref", "--no-deref", "-d", ref)
+
+    def descends(self, commit: str, ancestor: str) -> bool:
+        """Whether one commit comes after another."""
+        return self._git.succeeds("merge-base", "--is-ancestor", ancestor, commit)
+
+    def chain(self, tip: str, since: str | None, most: int) -> list[ChainCommit]:
+        """The commits from `since`, which is left out, to a tip, the oldest first; of more than `most` the newest.
+
+        Raises:
+          GitError: the tip is no commit.
+        """
+        words = ("rev-list", f"--max-count={most}", "--topo-order", "--encoding=UTF-8", "--format=%H %T %ct %P", tip)
+        listed = self._git.text(*words, *(() if since is None else (f"^{since}",)), "--")
+        found = []
+        for line in listed.splitlines():
+            if not line.startswith("commit "):
+                commit, tree, date, *parents = line.split()
+                found.append(ChainCommit(commit, tree, tuple(parents), int(date)))
+        return found[::-1]
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Bytes of objects, by their names; None for one that is missing."""
+        if not names:
+            return []
+        asked = "".join(f"{name}\n" for name in names).encode()
+        words = (line.split()[-1] for line in self._git.raw("cat-file", "--batch-check", stdin=asked).splitlines())
+        return [int(word) if word.isdigit() else None for word in words]
+
+    def read(self, names: Sequence[str], limit: int) -> list[bytes | None]:
+        """Objects by their names; None for one that is missing or has more than `limit` bytes."""
+        is_taken = [size is not None and size <= limit for size in self.sizes(names)]
+        asked = "".join(f"{name}\n" for name, taken in zip(names, is_taken, strict=True) if taken).encode()
+        objects = iter(_batch(self._git.raw("cat-file", "--batch", stdin=asked)) if asked else ())
+        return [next(objects) if taken else None for taken in is_taken]
+
+    def write_commit(
+        self, files: Mapping[str, bytes], parent: str | None, author: str, message: str, key: Path, date: int
+    ) -> str:
+        """Makes a commit of files at the top, signed with an ssh key.
+
+        Raises:
+          GitError: the key does not sign, or the disk is full.
+        """
+        git = self._git
+        names = sorted(files)
+        with tempfile.TemporaryDirectory(prefix="autoresearch-commit-") as scratch:
+            paths = [Path(scratch) / name for name in names]
+            for path in paths:
+                path.write_bytes(files[path.name])
+            asked = "".join(f"{path}\n" for path in paths).encode()
+            blobs = git.text("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=asked).split()
+        entries = (f"100644 blob {blob}\t{name}\n" for blob, name in zip(blobs, names, strict=True))
+        tree = git.text("mktree", stdin="".join(entries).encode())
+        words = {"NAME": author, "EMAIL": author, "DATE": f"@{date} +0000"}
+        who = {f"GIT_{role}_{what}": word for role in ("AUTHOR", "COMMITTER") for what, word in words.items()}
+        signing = ("-c", "gpg.format=ssh", "-c", "gpg.ssh.program=ssh-keygen", "-c", f"user.signingKey={key}")
+        parents = () if parent is None else ("-p", parent)
+        return git.text(
+            *("commit-tree", "-S", tree, *parents, "-F", "-"), stdin=message.encode(), settings=signing, variables=who
+        )
+
+
+def tree_name(files: Mapping[str, bytes]) -> str:
+    """The name that git gives the tree of these files at its top."""
+    entries = b""
+    for name, content in sorted(files.items()):
+        entries += b"100644 %s\0" % name.encode() + bytes.fromhex(blob_name(content))
+    return _object_name("tree", entries)
+
+
+def blob_name(content: bytes) -> str:
+    """The name that git gives a file's content."""
+    return _object_name("blob", content)
+
+
+def fetched(ref: str) -> str:
+    """Where a ref of the remote is kept as it came."""
+    return FETCHED_PREFIX + ref.removeprefix(REMOTE_PREFIX)
+
+
+def seen(ref: str) -> str:
+    """Where a ref of the remote is kept as it was found to be in order."""
+    return SEEN_PREFIX + ref.removeprefix(REMOTE_PREFIX)
+
+
+def peer_of(ref: str) -> tuple[str, str]:
+    """The kind of a chain and the peer's name; the name has a slash where a ref lies deeper."""
+    kind, _, name = ref.removeprefix(REMOTE_PREFIX).removeprefix(SEEN_PREFIX).partition("/")
+    return kind, name
+
+
+def tree_entries(tree: bytes) -> list[tuple[str, str, str]]:
+    """The entries of a tree object: mode, name and the object's name (SHA-1)."""
+    found, at = [], 0
+    while at < len(tree):
+        end = tree.index(b"\0", at)
+        mode, _, name = tree[at:end].partition(b" ")
+        found.append((mode.decode("ascii", "replace"), os.fsdecode(name), tree[end + 1 : end + 21].hex()))
+        at = end + 21
+    return found
+
+
+def _batch(printed: bytes) -> Iterable[bytes]:
+    """The objects that `cat-file --batch` printed."""
+    at = 0
+    while at < len(printed):
+        end = printed.index(b"\n", at)
+        size = int(printed[at:end].split()[-1])
+        yield printed[end + 1 : end + 1 + size]
+        at = end + 2 + size
+
+
+def _object_name(kind: str, content: bytes) -> str:
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(content)) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,127 @@
+"""Tests of `autoresearch swarm`: two people who share what their runs found."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from nights import write_night
+from repositories import git
+from swarm_place import Place, make_place
+
+from autoresearch_jax import cli
+from autoresearch_jax.findings.folder import FindingFolder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place whose folder is a repository of somebody's."""
+    monkeypatch.chdir(tmp_path)
+    place = make_place(tmp_path)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "remote", "add", "shared", str(place.remote))
+    return place
+
+
+def call(capsys, *words: str) -> tuple[int, str, str]:
+    status = cli.main(["swarm", *words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def join(capsys, place: Place, name: str, key: str = "", **given: str) -> tuple[int, str, str]:
+    words = {"remote": "shared", "members": str(place.members), "key": str(place.key(key or name)), **given}
+    flags = [f"--{flag}={value}" for flag, value in words.items()]
+    return call(capsys, "join", f"--name={name}", f"--run_dir={name}", *flags)
+
+
+@contextmanager
+def reading_only(folder: Path) -> Iterator[str]:
+    """URL of a server of git that nobody can push to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["git", "daemon", "--verbose", "--export-all", "--listen=127.0.0.1", f"--port={port}"]
+    words += [f"--base-path={folder}", str(folder)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as daemon:
+        assert daemon.stderr is not None
+        while "Ready to rumble" not in daemon.stderr.readline():
+            assert daemon.poll() is None
+        yield f"git://127.0.0.1:{port}"
+        os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
+    status, out, err = join(capsys, place, "alice")
+    assert (status, err) == (0, "")
+    assert [line.partition(":")[0] for line in out.splitlines()] == [
+        *("folder", "key", "members", "remote", "push", "joined")
+    ]
+    assert json.loads((place.path / "alice/swarm/swarm.json").read_text())["remote"] == str(place.remote)
+    write_night(place.path / "alice" / "night", 80, seed=1)
+    before = git(place.path, "status", "--porcelain", "--branch"), (place.path / ".git/config").read_text()
+    status, out, err = call(capsys, "sync", "--run_dir=alice", "--tag=night")
+    assert (status, err) == (0, "")
+    assert "refs/autoresearch/findings/alice" in out
+    assert join(capsys, place, "bob")[0] == 0
+    status, out, _ = call(capsys, "sync", "--run_dir=bob")
+    assert status == 0
+    read = FindingFolder(place.path / "bob/swarm/findings", print).findings()
+    assert len(read) > 3
+    assert f"\nread:                {len(read)}\n" in out
+    assert (git(place.path, "status", "--porcelain", "--branch"), (place.path / ".git/config").read_text()) == before
+    assert not git(place.path, "for-each-ref")
+
+    rows = json.loads(call(capsys, "papers", "--run_dir=bob", "--format=json")[1])
+    assert {row["id"] for row in rows} == {one.id for one in read}
+    assert 'source: "peer alice, run night' in call(capsys, "papers", read[0].id, "--run_dir=bob")[1]
+    (mine, other, _) = json.loads(call(capsys, "peers", "--run_dir=alice", "--format=json")[1])
+    assert (mine["peer"], mine["findings"], other["state"]) == ("alice (this)", len(read), "silent")
+    figures = json.loads(call(capsys, "status", "--run_dir=bob", "--format=json")[1])
+    assert (figures["findings read"], figures["refused"]) == (len(read), [])
+    assert call(capsys, "block", "alice", "--run_dir=bob")[:2] == (
+        0,
+        f"alice: blocked, {len(read)} findings taken out of bob/swarm/findings\n",
+    )
+    call(capsys, "sync", "--run_dir=bob")
+    assert not list((place.path / "bob/swarm/findings").glob("*.md"))
+    assert "nothing was read yet" in call(capsys, "papers", "--run_dir=bob")[1]
+    call(capsys, "unblock", "alice", "--run_dir=bob")
+    call(capsys, "sync", "--run_dir=bob")
+    assert len(list((place.path / "bob/swarm/findings").glob("*.md"))) == len(read)
+
+
+def test_joining_says_what_is_missing_in_a_line_each(place: Place, capsys):
+    def failed(name: str, *, status: int = 1, **given: str) -> str:
+        got, out, err = join(capsys, place, name, **given)
+        assert got == status
+        assert not (place.path / name / "swarm/swarm.json").exists()
+        return "\n".join(line for line in out.splitlines() if "FAILED" in line) if status == 1 else err
+
+    said = failed("mallory")
+    assert said.startswith("members:             FAILED: ")
+    assert said.endswith(
+        f"this line: mallory {' '.join(place.key('mallory').with_suffix('.key.pub').read_text().split()[:2])}"
+    )
+    assert "another key of bob" in failed("bob", key="mallory")
+    assert failed("bob", members="nowhere").startswith("members:             FAILED: ")
+    assert failed("bob", remote="nowhere/x.git").startswith(
+        "remote:              FAILED: nowhere/x.git does not answer"
+    )
+    assert "no such file" in failed("bob", key="nobody", status=2)
+    assert "B.b: no name of a peer: lower-case words" in failed("B.b", key="bob", status=2)
+    shutil.copy(place.key("bob").with_suffix(".key.pub"), place.key("public"))
+    assert failed("bob", key="public").startswith(f"key:                 FAILED: {place.key('public')} does not sign: ")
+    with reading_only(place.path) as url:
+        assert failed("bob", remote=f"{url}/remote.git").startswith("push:                FAILED: git push failed")
+    assert call(capsys, "join")[0] == 2
+    assert call(capsys, "dance")[0] == 2
+    status, _, err = call(capsys, "status", "--run_dir=bob")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "autoresearch swarm join --remote=URL --name=NAME" in err

@@ -1,0 +1,27 @@
+"""A place for peers, and findings that they send."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from swarm_place import BASE, Place, make_place
+
+from autoresearch_jax.findings.format import Evidence, Finding, base_digest
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return make_place(tmp_path)
+
+
+@pytest.fixture
+def make_finding() -> Callable[..., Finding]:
+    """Makes a finding that replaces one line of the base."""
+
+    def make(id: str, new: str = "return abs(x)", decision: str = "keep", replay: str = "x:1") -> Finding:
+        seen = Evidence("cpu", "abc", "20 s", 3, decision, "2026-11-29", 0.01, 0.002, 0.97, replay=replay)
+        change = f"<<<<<<< SEARCH\n    return x * x\n=======\n    {new}\n>>>>>>> REPLACE\n"
+        status = "kept" if decision == "keep" else "refuted"
+        return Finding(id, f"On {id}", "loss", status, "run x", base_digest(BASE), "Why.", change, (seen,))
+
+    return make

@@ -1,0 +1,141 @@
+"""Peers that push to one remote and read what the others pushed, with real git and real keys."""
+
+import json
+import os
+import shutil
+import subprocess
+
+from repositories import git
+from swarm_place import BASE, Place
+
+from autoresearch_jax.findings.format import read_finding
+from autoresearch_jax.swarm.peer import Peer
+
+FINDINGS = "refs/autoresearch/findings"
+
+
+def pages(place: Place, name: str) -> set[str]:
+    """Ids of the findings that a peer read."""
+    return {path.stem for path in place.folder(name).findings.glob("*.md")}
+
+
+def write_by_hand(place: Place, name: str, files: dict[str, str], parent: str | None, key: str) -> str:
+    """A commit at the remote as a peer with other software would sign it; returns its name."""
+    work = place.path / "by-hand"
+    git(place.path, "init", "-q", str(work))
+    index = {**os.environ, "GIT_INDEX_FILE": str(work / "index")}
+    (work / "index").unlink(missing_ok=True)
+    for path, text in files.items():
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_text(text)
+        subprocess.run(["git", "add", "-f", path], cwd=work, env=index, check=True)
+    tree = subprocess.run(["git", "write-tree"], cwd=work, env=index, check=True, capture_output=True, text=True)
+    if parent is not None:
+        git(work, "fetch", "-q", str(place.remote), f"{FINDINGS}/{name}")
+    signing = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={place.key(key)}")
+    dated = {**os.environ, "GIT_COMMITTER_DATE": f"@{int(place.now)} +0000"}
+    words = ["commit-tree", "-S", tree.stdout.strip(), *(() if parent is None else ("-p", parent)), "-m", "by hand"]
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    made = subprocess.run(
+        ["git", *identity, *signing, *words], cwd=work, env=dated, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    git(work, "push", "-q", "--force", str(place.remote), f"{made}:{FINDINGS}/{name}")
+    return made
+
+
+def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
+    alice, bob = place.peer("alice"), place.peer("bob")
+    alice.offer([(make_finding("first"), BASE), (make_finding("second", "return -x", "discard"), BASE)])
+    sent = alice.round()
+    assert sent.answered
+    assert sent.pushed == {f"{FINDINGS}/alice": place.refs()[f"{FINDINGS}/alice"]}
+    assert not alice.outbox.waiting()
+    read = bob.round().read
+    assert [(one.peer, one.finding.id, one.finding.status, one.base_text) for one in read] == [
+        ("alice", "first", "kept", BASE),
+        ("alice", "second", "refuted", BASE),
+    ]
+    page = read_finding(place.folder("bob").findings / "first.md")
+    assert page.source == "peer alice, run x"
+    assert page.evidence == make_finding("first").evidence
+    assert bob.round().read == []
+    files = git(place.remote, "ls-tree", "--name-only", f"{FINDINGS}/alice").split()
+    assert files == ["base.txt", "change.diff", "changed.txt", "finding.json", "finding.md"]
+    assert json.loads(git(place.remote, "show", f"{FINDINGS}/alice:finding.json"))["format"] == 1
+    assert git(place.remote, "log", "--format=%an <%ae>", "-1", f"{FINDINGS}/alice") == "alice <alice>"
+
+    alice.offer([(make_finding("first"), BASE)])
+    assert alice.round().pushed == {}, "nothing new is said of it"
+    again = Peer(alice.folder, os.environ, place.told.append, lambda: place.now)
+    again.offer([(make_finding("first"), BASE), (make_finding("first", decision="discard"), BASE)])
+    assert len(again.round().pushed) == 1, "now it is refuted"
+    shutil.rmtree(alice.folder.path)
+    alice = place.peer("alice")
+    alice.offer([(make_finding("third", "return 3 * x"), BASE)])
+    alice.round()
+    assert git(place.remote, "rev-list", "--count", f"{FINDINGS}/alice") == "4", "goes on from what the remote has"
+    assert [one.finding.id for one in bob.round().read] == ["first", "third"]
+    place.peer("carol").round()
+    assert pages(place, "carol") == pages(place, "bob") == {"first", "second", "third"}
+    assert place.told == []
+
+
+def test_what_is_not_in_order_is_refused_and_the_rest_is_read(place: Place, make_finding):
+    alice, carol = place.peer("alice"), place.peer("carol", quota=4)
+    alice.offer([(make_finding("honest"), BASE)])
+    alice.round()
+    mallory = place.peer("mallory")
+    mallory.offer([(make_finding("stranger"), BASE)])
+    assert mallory.round().pushed, "no git server checks signatures"
+    page = {"finding.md": "x", "finding.json": '{"format": 1}'}
+    write_by_hand(place, "bob", page, None, "mallory")
+    carol.round()
+    assert pages(place, "carol") == {"honest"}
+    stranger, forged = sorted(place.said("carol"), key=lambda line: "bob" in line)
+    assert stranger == f"mallory: chain refused: no member of that name in {place.members}: not fetched"
+    assert forged.startswith(f"bob: chain refused: not signed with a key of bob in {place.members}: ")
+    assert carol.store.sizes([place.refs()[f"{FINDINGS}/mallory"]]) == [None], "its objects are not here"
+    carol.round()
+    assert place.said("carol") == [], "it was told"
+
+    bob = place.peer("bob")
+    bob.round()
+    assert place.said("bob")[0].startswith("the name bob is taken at the remote: not signed with a key of bob")
+    git(place.remote, "update-ref", "-d", f"{FINDINGS}/bob")
+    bob.offer([(make_finding("mine"), BASE)])
+    first = bob.round().pushed[f"{FINDINGS}/bob"]
+    write_by_hand(place, "bob", page, first, "mallory")
+    bob.offer([(make_finding("more", "return 4 * x"), BASE)])
+    bob.round()
+    assert "was changed by others" in place.said("bob")[-1], "and bob's own is put back"
+    assert git(place.remote, "rev-list", "--count", f"{FINDINGS}/bob") == "2"
+    carol.round()
+    assert pages(place, "carol") == {"honest", "mine", "more"}
+    assert place.said("carol") == []
+
+    tip = place.refs()[f"{FINDINGS}/bob"]
+    for files, said in (
+        ({"finding.json": '{"format": 7}', "of-later": "x"}, "is of a later format, 7: update autoresearch_jax"),
+        (page, "front matter"),
+    ):
+        tip = write_by_hand(place, "bob", files, tip, "bob")
+        carol.round()
+        (line,) = place.said("carol")
+        assert line.startswith(f"bob's finding {tip[:10]}")
+        assert said in line
+    for files in ({f"{number}.txt": "x" for number in range(17)}, {"a/b": "x"}, {"big.txt": "x" * (4 * 2**20 + 1)}):
+        write_by_hand(place, "bob", files, tip, "bob")
+        carol.round()
+        assert place.said("carol")[0].startswith("bob: chain refused: oversized: ")
+    write_by_hand(place, "bob", page, first, "bob")
+    carol.round()
+    assert place.said("carol")[0].startswith("bob: chain refused: was rewritten: ")
+    assert carol.read_state()["refused"].keys() == {f"{FINDINGS}/bob", f"{FINDINGS}/mallory"}
+
+    alice.offer([(make_finding(f"flood-{number}", f"return {number} * x"), BASE) for number in range(10, 20)])
+    alice.round()
+    assert [one.finding.id for one in carol.round().read] == ["flood-10", "flood-11", "flood-12"]
+    assert place.said("carol") == ["alice: more than 4 findings of a day: 7 left out"]
+    shutil.rmtree(carol.folder.path)
+    place.peer("carol", quota=4).round()
+    assert sum(name.startswith("flood") for name in pages(place, "carol")) == 3, "the same for a late joiner"

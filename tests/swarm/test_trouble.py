@@ -1,0 +1,180 @@
+"""Peers in trouble: odd settings of git, a remote that is away, a kill, a git that hangs."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from repositories import git
+from swarm_place import BASE, Place
+
+from autoresearch_jax.engine.git import GitError
+from autoresearch_jax.swarm.background import BackgroundPeer
+from autoresearch_jax.swarm.store import Store
+
+FINDINGS = "refs/autoresearch/findings"
+ODD = """
+[user]
+    useConfigOnly = true
+[commit]
+    gpgSign = true
+[push]
+    followTags = true
+    pushOption = odd
+    gpgSign = if-asked
+    recurseSubmodules = check
+    useForceIfIncludes = true
+[fetch]
+    prune = true
+    fsckObjects = true
+    recurseSubmodules = true
+[transfer]
+    fsckObjects = true
+[fsck]
+    missingEmail = error
+[core]
+    hooksPath = {hooks}
+    autocrlf = true
+    eol = crlf
+    safecrlf = true
+    pager = false
+    logAllRefUpdates = always
+[i18n]
+    commitEncoding = ISO-8859-1
+    logOutputEncoding = UTF-16
+[log]
+    showSignature = true
+[color]
+    ui = always
+[safe]
+    bareRepository = explicit
+[init]
+    templateDir = {hooks}
+    defaultBranch = trunk
+[mailmap]
+    file = {hooks}/mailmap
+[protocol]
+    allow = never
+[gpg]
+    format = openpgp
+    program = false
+[gpg "ssh"]
+    program = false
+    allowedSignersFile = /nowhere
+[url "file://{path}/"]
+    insteadOf = swarm:
+"""
+
+
+def test_settings_of_git_change_nothing(place: Place, make_finding, monkeypatch, tmp_path: Path):
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    for name in ("pre-push", "reference-transaction", "post-index-change"):
+        (hooks / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/hooked\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    (hooks / "mailmap").write_text("Somebody <else@example.org> <alice>\n")
+    git(place.remote, "config", "core.hooksPath", "/dev/null")  # it would read the settings, too
+    (tmp_path / "gitconfig").write_text(ODD.format(hooks=hooks, path=tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    alice, bob = (place.peer(name, remote="swarm:remote.git") for name in ("alice", "bob"))
+    alice.offer([(make_finding("one", "return x  # größer"), BASE)])
+    assert alice.round().pushed
+    (read,) = bob.round().read
+    assert read.base_text == BASE, "line ends, too"
+    assert place.told == []
+    assert not (tmp_path / "hooked").exists()
+
+
+def test_a_remote_that_is_away_delays_and_loses_nothing(place: Place, make_finding, tmp_path: Path):
+    alice, bob = place.peer("alice"), place.peer("bob")
+    away = tmp_path / "away"
+    place.remote.rename(away)
+    alice.offer([(make_finding("first"), BASE)])
+    for _ in range(2):
+        assert not alice.round().answered
+    (line,) = place.said("alice")
+    assert line.endswith(": goes on alone and tries again")
+    assert len(alice.outbox.waiting()) == 1
+    away.rename(place.remote)
+    refuse = place.remote / "hooks" / "pre-receive"
+    refuse.parent.mkdir(exist_ok=True)
+    refuse.write_text("#!/bin/sh\necho you may not >&2\nexit 1\n")
+    refuse.chmod(0o755)
+    assert alice.round().answered
+    back, refused = place.said("alice")
+    assert back == f"file://{place.remote} answers again"
+    assert "cannot push to" in refused
+    assert str(alice.outbox.path) in refused
+    refuse.unlink()
+
+    waiting = json.loads(next(alice.outbox.path.glob("*.json")).read_text())
+    pushed = alice.round().pushed[f"{FINDINGS}/alice"]
+    (alice.outbox.path / "1.json").write_text(json.dumps(waiting))  # as if killed before it was removed
+    (alice.outbox.path / "2.json").write_text("{")
+    alice.store.delete_ref(f"{FINDINGS}/alice")
+    assert alice.round().pushed == {}
+    assert place.refs()[f"{FINDINGS}/alice"] == pushed
+    assert [path.name for path in alice.outbox.path.glob("*.json")] == ["2.json"]
+    assert [one.finding.id for one in bob.round().read] == ["first"]
+
+    git(place.remote, "update-ref", "-d", f"{FINDINGS}/alice")
+    assert alice.round().pushed == {f"{FINDINGS}/alice": pushed}, "a remote that lost it gets it again"
+    place.now += 7200
+    place.peer("bob").offer([(make_finding("later", "return 2 * x"), BASE)])
+    place.now -= 3600
+    bob.round()
+    assert [one.finding.id for one in alice.round().read] == ["later"], "clocks that differ"
+    place.members.write_text("bob\n")
+    bob.round()
+    assert place.said("bob")[-1].startswith(f"{place.members}:1: no ssh key of bob: ")
+
+
+def test_a_git_that_hangs_is_ended_with_all_it_began(place: Place, tmp_path: Path):
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/sh\nsleep 1000 & echo $! > {tmp_path}/pid; wait\n")
+    ssh.chmod(0o755)
+    store = Store(tmp_path / "store", {**os.environ, "GIT_SSH": str(ssh), "GIT_SSH_VARIANT": "simple"}, seconds=1.0)
+    store.make()
+    with pytest.raises(GitError, match="git ls-remote took more than 1 s"):
+        store.remote_refs("ssh://nowhere/x.git")
+    pid = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{pid}/stat")
+    deadline = time.monotonic() + 60
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "still at work"
+        time.sleep(0.01)
+    with pytest.raises(GitError, match="not allowed"):
+        store.remote_refs(f"ext::sh -c touch% {tmp_path}/run")
+
+
+def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make_finding):
+    came, told = [[(make_finding("first"), BASE)], []], []
+    sent = threading.Event()
+
+    class Told:
+        def publish(self, ref: str, commit: str) -> None:
+            told.append(ref)
+            sent.set()
+
+        def close(self) -> None:
+            told.append("closed")
+
+    peer = place.peer("alice")
+    background = BackgroundPeer(peer, lambda: came[0], place.told.append, poll_seconds=600, gather_seconds=0)
+    background.start(Told())
+    assert sent.wait(60)
+    came[0] = [(make_finding("last", "return 9 * x"), BASE)]
+    background.close()
+    assert told == [f"{FINDINGS}/alice"] * 2 + ["closed"]
+    assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
+
+    def fails() -> list:
+        raise ZeroDivisionError("x")
+
+    failing = BackgroundPeer(place.peer("carol"), fails, place.told.append, gather_seconds=0)
+    failing.start()
+    failing.close()
+    assert place.told == ["swarm: ZeroDivisionError: x: goes on without"]
