@@ -3,6 +3,7 @@
     autoresearch swarm join --remote=ssh://box/findings.git --name=alice    # checks all that it needs
     autoresearch run --tag=tonight --swarm                                  # sends and reads while it runs
     autoresearch swarm sync [--tag=RUN]                                     # once, by hand; of a run that is over
+    autoresearch swarm serve                                                # without a run, until Ctrl-C
     autoresearch swarm status | peers | papers [ID]
     autoresearch swarm block NAME | unblock NAME
 
@@ -11,7 +12,9 @@ docs/guide/swarm.md tells how to set up a remote, keys and the members' file.
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -32,15 +35,16 @@ from autoresearch_jax.findings.folder import open_library
 from autoresearch_jax.findings.format import Finding, finding_text
 from autoresearch_jax.report.tables import format_table, print_lines
 from autoresearch_jax.sanitize import clean_block, clean_line
-from autoresearch_jax.swarm.background import BackgroundPeer
+from autoresearch_jax.swarm.background import POLL_SECONDS, BackgroundPeer
 from autoresearch_jax.swarm.contents import block_peer, read_swarm
 from autoresearch_jax.swarm.joining import check_joining
 from autoresearch_jax.swarm.membership import DEFAULT_QUOTA, Settings, SwarmFolder, check_name
+from autoresearch_jax.swarm.notices import ZenohNotices, check_notices, require_zenoh
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
 
 TAKES_ARGUMENTS = True
-ACTIONS = "join, sync, status, peers, papers [ID], block NAME or unblock NAME"
+ACTIONS = "join, sync, serve, status, peers, papers [ID], block NAME or unblock NAME"
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
@@ -60,6 +64,13 @@ class JoinOptions:
     )
     quota: int = option(DEFAULT_QUOTA, "join: findings that are read, and sent, of a peer and day (UTC)", least=1)
 
+    listen: tuple[str, ...] = option((), "join: where zenoh listens for notices, such as tls/0.0.0.0:7447")
+    connect: tuple[str, ...] = option((), "join: where other members listen, such as tls/box:7447")
+    router: bool = option(False, "join: pass notices on among members that connect to this one")
+    tls_ca: Path | None = option(None, "join: certificate (PEM) that signed those of all members, for notices")
+    tls_certificate: Path | None = option(None, "join: this member's certificate (PEM)")
+    tls_key: Path | None = option(None, "join: key (PEM) of this member's certificate")
+
     def settings(self, folder: SwarmFolder) -> Settings:
         """The settings of a peer that joins.
 
@@ -70,7 +81,23 @@ class JoinOptions:
             raise UsageError("swarm join needs --remote=URL and --name=NAME")
         check_name(self.name)
         members = str(folder.members if self.members is None else self.members)
-        return Settings(_url(self.remote), self.name, str(self._key()), str(Path(members).absolute()), self.quota)
+        settings = Settings(
+            remote=_url(self.remote),
+            name=self.name,
+            key=str(self._key()),
+            members=str(Path(members).absolute()),
+            quota=self.quota,
+            listen=self.listen,
+            connect=self.connect,
+            router=self.router,
+            tls_ca=_whole(self.tls_ca),
+            tls_certificate=_whole(self.tls_certificate),
+            tls_key=_whole(self.tls_key),
+        )
+        check_notices(settings)
+        if settings.has_notices:
+            require_zenoh()
+        return settings
 
     def _key(self) -> Path:
         if self.key is not None:
@@ -91,6 +118,7 @@ class Options:
     join: JoinOptions = field(default_factory=JoinOptions)
     where: FolderOptions = field(default_factory=FolderOptions)
     findings: FindingOptions = field(default_factory=FindingOptions)
+    poll_seconds: float = option(POLL_SECONDS, "serve: seconds between two rounds without a notice", above=0)
     format: str = format_option()
 
 
@@ -101,6 +129,7 @@ def run(options: Options, arguments: list[str]) -> int:
     alone: Mapping[str, Callable[[SwarmFolder, Options], int]] = {
         "join": join,
         "sync": sync,
+        "serve": serve,
         "status": show_status,
         "peers": show_peers,
     }
@@ -193,8 +222,37 @@ def open_background(where: FolderOptions, findings: FindingOptions, notice: Call
     """
     folder, run = SwarmFolder(Path(where.run_dir)), where.folder
     peer = Peer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
-    background = BackgroundPeer(peer, OwnFindings(run, findings.folder(where), folder.findings), notice)
-    background.start()
+    own = OwnFindings(run, findings.folder(where), folder.findings)
+    return _started(BackgroundPeer(peer, own, notice), peer, notice)
+
+
+def serve(folder: SwarmFolder, options: Options) -> int:
+    """Sends and reads until Ctrl-C or SIGTERM, without a run; as a router passes notices on."""
+
+    def tell(text: str) -> None:
+        say(f"autoresearch {text}", sys.stderr)
+
+    peer = Peer(folder, os.environ, lambda text: tell(f"swarm: {text}"))
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    background = _started(BackgroundPeer(peer, list, tell, options.poll_seconds), peer, tell)
+    print(f"serving:             {peer.settings.remote} as {peer.settings.name}", flush=True)
+    stopped.wait()
+    background.close()
+    return 0
+
+
+def _started(background: BackgroundPeer, peer: Peer, notice: Callable[[str], None]) -> BackgroundPeer:
+    """The same, at work; with notices where they were asked for and can be had."""
+    notices = None
+    if peer.settings.has_notices:
+        try:
+            require_zenoh()
+            notices = ZenohNotices(peer.settings, background.wake, notice)
+        except UserError as error:
+            notice(f"swarm: {error}: findings are polled for")
+    background.start(notices)
     return background
 
 
@@ -254,3 +312,7 @@ def _url(remote: str) -> str:
         return Git(Path.cwd(), os.environ).text("ls-remote", "--get-url", remote) or remote
     except GitError:
         return remote
+
+
+def _whole(path: Path | None) -> str:
+    return "" if path is None else str(path.absolute())

@@ -11,11 +11,16 @@ from autoresearch_jax.swarm.peer import Peer, Round
 
 POLL_SECONDS = 60.0
 GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
+FREE_NOTICES = 3  # that bring nothing new, as when two come for one push; each further one doubles the time to the next
 CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be pushed
 
 
 class Notices(Protocol):
     """Tells other peers that a chain has grown; what they tell wakes this one."""
+
+    def refresh(self) -> None:
+        """Connects where that is lost; may take some seconds."""
+        ...
 
     def publish(self, ref: str, commit: str) -> None:
         """Tells of a tip that was pushed."""
@@ -55,6 +60,7 @@ class BackgroundPeer:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._failure = ""
+        self._in_vain = 0  # notices in a row after which there was nothing new
         self._thread = threading.Thread(target=self._work, name="swarm", daemon=True)
 
     def start(self, notices: Notices | None = None) -> None:
@@ -78,11 +84,14 @@ class BackgroundPeer:
 
     def round(self) -> Round:
         """One round with what the run found; told by notices."""
+        if self._notices is not None and not self._ending.is_set():
+            self._notices.refresh()
         self._peer.offer(self._own())
         done = self._peer.round()
         for ref, commit in done.pushed.items():
             if self._notices is not None:
                 self._notices.publish(ref, commit)
+        self._in_vain = 0 if done.read else self._in_vain + 1
         if done.read:
             peers = ", ".join(sorted({one.peer for one in done.read}))
             self._notice(f"swarm: {len(done.read)} findings of {peers}")
@@ -102,7 +111,8 @@ class BackgroundPeer:
             if is_last:
                 return
             if self._wake.wait(self._poll_seconds) and not self._ending.is_set():
-                self._ending.wait(self._gather_seconds)
+                doubled = self._gather_seconds * 2 ** max(0, self._in_vain - FREE_NOTICES)
+                self._ending.wait(min(doubled, self._poll_seconds))
 
     def _fail(self, why: str) -> None:
         if why != self._failure:

@@ -9,6 +9,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.notices import ANSWER_SECONDS, ZenohNotices
 from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, Store
 
 CHECK_SECONDS = 30.0  # that one git command may take while somebody waits for it
@@ -53,6 +54,8 @@ def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[
     yield Check("push", pushed.done, said)
     if ref in tips:
         yield _check_own_chain(store, settings, ref, tips[ref])
+    if settings.has_notices:
+        yield _check_notices(settings)
 
 
 def _check_members(store: Store, settings: Settings, tried: str) -> Check:
@@ -80,6 +83,28 @@ def _check_own_chain(store: Store, settings: Settings, ref: str, tip: str) -> Ch
     except UserError as error:
         return Check("chain", False, f"{ref} is there and not yours: {error}: choose another --name")
     return Check("chain", True, f"goes on from {tip[:10]} at the remote")
+
+
+def _check_notices(settings: Settings) -> Check:
+    """Asks whether a member answers; that none does is no failure: they may be asleep, and findings are polled for."""
+    notices = ZenohNotices(settings, lambda: None, lambda text: None)
+    listens = f"listens at {', '.join(settings.listen)}; " if settings.listen else ""
+    where = ", ".join(settings.connect)
+    try:
+        notices.open()
+        names = notices.answering(ANSWER_SECONDS) if settings.connect else set()
+    except UserError as error:
+        if settings.listen:
+            return Check("notices", False, f"cannot listen at {', '.join(settings.listen)}, or not connect: {error}")
+        return Check("notices", True, f"NO ANSWER at {where}: {error} findings are polled for meanwhile")
+    finally:
+        notices.close()
+    if not settings.connect:
+        return Check("notices", True, f"{listens}others connect")
+    if names:
+        return Check("notices", True, f"{listens}{', '.join(sorted(names))} answered at {where}")
+    why = "none is at work there, or a certificate, an address or a port is wrong (zenoh does not tell)"
+    return Check("notices", True, f"{listens}NO ANSWER at {where}: {why}: findings are polled for meanwhile")
 
 
 def _public_key(key: Path) -> str:

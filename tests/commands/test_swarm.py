@@ -64,7 +64,7 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
         *("folder", "key", "members", "remote", "push", "joined")
     ]
     assert json.loads((place.path / "alice/swarm/swarm.json").read_text())["remote"] == str(place.remote)
-    write_night(place.path / "alice" / "night", 80, seed=1)
+    write_night(place.path / "alice" / "night", 30, seed=1)
     before = git(place.path, "status", "--porcelain", "--branch"), (place.path / ".git/config").read_text()
     status, out, err = call(capsys, "sync", "--run_dir=alice", "--tag=night")
     assert (status, err) == (0, "")

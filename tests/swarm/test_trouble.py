@@ -155,6 +155,9 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     sent = threading.Event()
 
     class Told:
+        def refresh(self) -> None:
+            told.append("refresh")
+
         def publish(self, ref: str, commit: str) -> None:
             told.append(ref)
             sent.set()
@@ -168,7 +171,7 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     assert sent.wait(60)
     came[0] = [(make_finding("last", "return 9 * x"), BASE)]
     background.close()
-    assert told == [f"{FINDINGS}/alice"] * 2 + ["closed"]
+    assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
     assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
 
     def fails() -> list:

@@ -1,0 +1,178 @@
+"""Notices by zenoh: a few hundred bytes that say which chain has grown, so that others fetch at once.
+
+A notice is never believed: it only has the next round made soon, which verifies all it reads. So a member can at most
+cause rounds, and a stranger needs a certificate. zenoh tells nothing of a connection that fails, such as by a wrong
+certificate; what tells is whether a member answers a question.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autoresearch_jax.errors import UsageError, UserError
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.swarm.membership import Settings
+
+MAX_NOTICE_BYTES = 1000
+ANSWER_SECONDS = 5.0
+_NOTICES, _HERE = "autoresearch/swarm/notice", "autoresearch/swarm/here"
+
+
+def require_zenoh() -> None:
+    """Checks that zenoh is there.
+
+    Raises:
+      UserError: the package is missing.
+    """
+    if importlib.util.find_spec("zenoh") is None:
+        raise UserError(
+            "notices need the package eclipse-zenoh, which is missing: in the checkout ./scripts/setup.sh swarm, "
+            "elsewhere pip install 'autoresearch_jax[swarm]'"
+        )
+
+
+def check_notices(settings: Settings) -> None:
+    """Refuses settings that cannot work.
+
+    Raises:
+      UsageError: a flag is missing, or names no file.
+    """
+    if settings.router and not settings.listen:
+        raise UsageError("--router: others connect to a router: say where it listens with --listen=tls/0.0.0.0:7447")
+    for endpoint in (*settings.listen, *settings.connect):
+        if "/" not in endpoint or ":" not in endpoint:
+            raise UsageError(f"{endpoint}: no endpoint of zenoh, such as tls/box:7447")
+    files = {"tls_ca": settings.tls_ca, "tls_certificate": settings.tls_certificate, "tls_key": settings.tls_key}
+    for name, path in files.items():
+        if path and not Path(path).is_file():
+            raise UsageError(f"--{name}={path}: no such file: name one in PEM")
+        if not path and any(endpoint.startswith("tls/") for endpoint in (*settings.listen, *settings.connect)):
+            raise UsageError(f"--{name} is missing, which tls/ needs: all three of {', '.join(files)}")
+
+
+class ZenohNotices:
+    """Tells of this peer's chains, and is told of others'."""
+
+    def __init__(self, settings: Settings, wake: Callable[[], None], notice: Callable[[str], None]) -> None:
+        """Opens nothing yet.
+
+        Args:
+          settings: of the peer.
+          wake: called, in any thread, when another peer tells of a chain.
+          notice: is told whether members answer, when that changes.
+        """
+        self._settings = settings
+        self._wake = wake
+        self._notice = notice
+        self._session: Any = None
+        self._said = ""
+
+    def refresh(self) -> None:
+        """Opens the session, anew where no member answers; in the thread of the rounds, which it may have wait."""
+        problem = self._open()
+        names = set() if problem else self.answering(ANSWER_SECONDS)
+        if names:
+            said = "notices come"
+        elif not self._settings.connect:
+            said = ""  # others connect to this one
+        else:
+            self.close()
+            where = ", ".join(self._settings.connect)
+            said = f"no member answers at {where}: {problem or 'is one at work there, and is the certificate right?'}"
+            said += " findings are polled for"
+        if said != self._said:
+            self._said = said
+            self._notice(f"swarm: {said}")
+
+    def answering(self, seconds: float) -> set[str]:
+        """The names of other members who answer."""
+        import zenoh
+
+        if self._session is None:
+            return set()
+        replies = self._session.get(f"{_HERE}/*", timeout=seconds, target=zenoh.QueryTarget.ALL)
+        names = {clean_line(reply.ok.payload.to_string(), 60) for reply in replies if reply.ok}
+        return names - {self._settings.name}
+
+    def publish(self, ref: str, commit: str) -> None:
+        """Tells of a tip that was pushed."""
+        import zenoh
+
+        words = json.dumps({"ref": ref, "commit": commit, "id": self._settings.name})
+        try:
+            if self._session is not None:
+                self._session.put(f"{_NOTICES}/{self._settings.name}", words)
+        except zenoh.ZError:  # others poll
+            self.close()
+
+    def close(self) -> None:
+        """Ends the session, if there is one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def open(self) -> None:
+        """Opens the session.
+
+        Raises:
+          UserError: zenoh cannot listen or connect.
+        """
+        if problem := self._open():
+            raise UserError(problem)
+
+    def _open(self) -> str:
+        """Opens the session if there is none; what fails, else nothing."""
+        import zenoh
+
+        if self._session is not None:
+            return ""
+        try:
+            self._session = session = zenoh.open(self._config())
+            session.declare_subscriber(f"{_NOTICES}/*", self._heard)
+            own = f"{_HERE}/{self._settings.name}"
+            session.declare_queryable(own, lambda query: query.reply(own, self._settings.name))
+        except zenoh.ZError as error:
+            self.close()
+            return f"{clean_line(str(error), 200)};"
+        return ""
+
+    def _heard(self, sample: Any) -> None:
+        """Has a round made; in a thread of zenoh's."""
+        payload = sample.payload.to_bytes()
+        if len(payload) > MAX_NOTICE_BYTES:
+            return
+        try:
+            told = json.loads(payload)
+            is_other = isinstance(told, dict) and told.get("id") != self._settings.name
+        except (ValueError, RecursionError):
+            return
+        if is_other:
+            self._wake()
+
+    def _config(self) -> Any:
+        import zenoh
+
+        settings, config = self._settings, zenoh.Config()
+        mode = "router" if settings.router else "peer" if settings.listen else "client"
+        words: dict[str, Any] = {
+            "mode": mode,
+            "scouting/multicast/enabled": False,
+            "listen/endpoints": list(settings.listen),
+            "connect/endpoints": list(settings.connect),
+            "connect/timeout_ms": 0,
+            "connect/exit_on_failure": False,
+        }
+        if settings.tls_ca:
+            words["transport/link/tls"] = {
+                "root_ca_certificate": settings.tls_ca,
+                "enable_mtls": True,
+                # The authority signs members alone, so each certificate of its is good for each address.
+                "verify_name_on_connect": False,
+                **{f"{side}_certificate": settings.tls_certificate for side in ("listen", "connect")},
+                **{f"{side}_private_key": settings.tls_key for side in ("listen", "connect")},
+            }
+        for key, value in words.items():
+            config.insert_json5(key, json.dumps(value))
+        return config
