@@ -36,7 +36,7 @@ from autoresearch_jax.engine.briefs import LOSS_CURVE
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
-from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.program import ProgramFile, ProgramPage
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder

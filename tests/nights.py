@@ -115,7 +115,7 @@ class NightWriter:
                     self._certify()
                 else:
                     self._write_proposal()
-            self.ledger.open_experiment(), self.ledger.open_trial()  # what is concluded is not read again
+            self.ledger.open_experiments(), self.ledger.open_trials()  # what is concluded is not read again
             if self.count % KILLED_AFTER == 0:  # another process goes on an hour later
                 self.now += 3600
                 self._session = self.ledger.begin_session()

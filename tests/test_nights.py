@@ -46,6 +46,6 @@ def test_an_experiment_can_be_left_open(tmp_path):
         night.write(5)
         night.save()
         trial = night.begin()
-        assert night.ledger.open_trial().id == trial.id
+        assert [one.id for one in night.ledger.open_trials()] == [trial.id]
         night.finish(trial)
-        assert night.ledger.open_experiment() is None
+        assert night.ledger.open_experiments() == []

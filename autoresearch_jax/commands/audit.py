@@ -32,7 +32,7 @@ from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
-from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings

@@ -17,7 +17,7 @@ from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import InRun, format_option, option
 from autoresearch_jax.commands.proposer_options import ProposerOptions
 from autoresearch_jax.decide.rule import Action
-from autoresearch_jax.engine.briefs import Asking, as_running, make_brief
+from autoresearch_jax.engine.briefs import Asking, make_brief, running_proposals
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.limits import limits_left
 from autoresearch_jax.engine.program import ProgramFile
@@ -88,18 +88,18 @@ def read_brief(
     page = ProgramFile(program)
     space = page.fitting(asset_of(ledger), ledger.source(champion.id), settled_constants(ledger), notice)
     stopping = StoppingList(ledger, lambda: page.program.stops, metric, Interrupts(), experiments)
-    current = ledger.open_experiment()
+    out = len(running_proposals(ledger))
     brief = make_brief(
         ledger,
         folder,
         experiment=ledger.next_number(),
         program=page.program.for_agents,
         space=space,
-        limits_left=limits_left(stopping.stops(), stopping.progress(champion, more_experiments=current is not None)),
+        limits_left=limits_left(stopping.stops(), stopping.progress(champion, more_experiments=out)),
         asking=asking,
     )
     hints = hint_lines(brief.space, brief.history, brief.metric, brief.champion_constants, brief.noise_floor)
-    return replace(brief, hints=hints, running=[] if current is None else [as_running(current)])
+    return replace(brief, hints=hints)
 
 
 def _notice(text: str) -> None:

@@ -45,8 +45,8 @@ from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED, Loop
-from autoresearch_jax.engine.measuring import Parts
 from autoresearch_jax.engine.observers import Observers
+from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck

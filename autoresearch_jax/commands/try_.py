@@ -216,7 +216,8 @@ def _wait(folder: RunFolder, number: int) -> None:
 
 def _describe_driver(ledger: Ledger, folder: RunFolder, own: int | None) -> str:
     """What the driver is doing, in one line."""
-    live, current = read_live(folder), ledger.open_experiment()
+    live, rows = read_live(folder), ledger.open_experiments()
+    current = next((row for row in rows if row.id == own), next(iter(rows), None))
     if live is not None and live.waiting is not None:
         return f"the driver waits: {live.waiting.what}"
     if current is None:

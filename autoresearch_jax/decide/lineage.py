@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.observations import BLOCK, Observations, Program
-from autoresearch_jax.decide.posterior import Learnt, Posterior, infer, learn_from
+from autoresearch_jax.decide.posterior import Estimate, Learnt, Posterior, infer, learn_from
 
 
 class Lineage:
@@ -58,10 +58,14 @@ class Lineage:
         else:
             self.programs[number] = Program(parent | {number}, parent, is_new=True)
 
-    def move(self, number: int) -> None:
-        """Makes an open program one of the champion of now; its runs go on to tell what they told."""
-        program = self.programs[number]
-        self.programs[number] = replace(program, contents=program.upon(self.champion), parent=self.champion)
+    def move(self, number: int, champion: frozenset[int] | None = None) -> None:
+        """Makes an open program one of another champion, by its contents, or of that of now.
+
+        Its runs go on to tell what they told.
+        """
+        program, champion = self.programs[number], self.champion if champion is None else champion
+        if program.parent not in (None, champion):
+            self.programs[number] = replace(program, contents=program.upon(champion), parent=champion)
 
     def is_stale(self, number: int) -> bool:
         """Whether a program was made from a champion before that of now."""
@@ -157,3 +161,9 @@ class Lineage:
     def gain_of_candidate(self, number: int) -> Gain:
         """See `Posterior.gain_of_candidate`."""
         return self.posterior.gain_of_candidate(self.programs[number])
+
+
+def score_in(lineage: Lineage, edits: frozenset[int]) -> Estimate:
+    """The score of the program with these edits, in the metric's own direction."""
+    found = lineage.posterior.score(edits)
+    return Estimate(lineage.sign * found.mean, found.error)

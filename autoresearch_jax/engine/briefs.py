@@ -75,7 +75,13 @@ def make_brief(
         to_be_kept=demands(rule, None if state is None else state.lineage, asset.unit),
         changes=latest_changes(ledger, rows),
         asset=asset,
+        running=running_proposals(ledger),
     )
+
+
+def running_proposals(ledger: Ledger) -> list[Running]:
+    """The proposals that are being measured, as proposers see them."""
+    return [as_running(row) for row in ledger.open_experiments() if row.kind is Kind.PROPOSAL]
 
 
 def as_running(row: ExperimentRow) -> Running:

@@ -2,6 +2,7 @@
 
 import enum
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,15 +93,17 @@ class Certifying:
         Raises:
           RunError: an experiment of the search is not over.
         """
-        ledger, row = self._ledger, self._ledger.open_experiment()
-        if row is not None and row.kind is not Kind.REVERT:
-            raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
+        ledger, rows = self._ledger, self._ledger.open_experiments()
+        for row in rows:
+            if row.kind is not Kind.REVERT:
+                raise RunError(f"experiment {row.id} is not over: end the run first, with the command that began it")
         since = ledger.left_certification().get("since")
         if since is not None:
             self._since = since[0], since[1]
-        elif row is None:
-            self._since = ledger.experiments()[-1].id, len(ledger.trials())
+        elif not rows:
+            self._since = ledger.next_number() - 1, len(ledger.trials())
         else:
+            (row,) = rows
             self._since = row.id - 1, len(ledger.trials()) - len(ledger.trials(row.id))
         return self._since
 
@@ -125,14 +128,24 @@ class Certifying:
             return False
         return next_step(state.lineage, state.looked_at, state.certification_runs, settings, at_end=False) is not None
 
-    def seconds_needed(self) -> float:
-        """Time that certification would take if the search ended now."""
+    def champion_runs_left(self) -> int:
+        """How many runs of the champion certification still takes."""
+        state, settings = read_state(self._ledger), self._settings
+        if state is None or state.lineage is None or settings is None:
+            return 0
+        looked_at, spent = state.looked_at, state.certification_runs
+        if self._since is not None:
+            looked_at, spent = self._looked_at_since(*self._since)
+        return wanted_runs(state.lineage, looked_at, spent, settings)
+
+    def seconds_needed(self, slots: int) -> float:
+        """Time that certification would take if the search ended now, with so many trials at a time."""
         state, settings = read_state(self._ledger), self._settings
         if state is None or state.lineage is None or settings is None:
             return 0.0
         wanted = wanted_runs(state.lineage, state.looked_at, state.certification_runs, settings)
         durations = [trial.finished_at - trial.started_at for trial in state.runs if trial.finished_at is not None]
-        return wanted * max(durations, default=0.0)
+        return math.ceil(wanted / slots) * max(durations, default=0.0)
 
     def _looked_at_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
         """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""

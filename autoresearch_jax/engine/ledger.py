@@ -5,14 +5,14 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.assets.base import ConstantValue
+from autoresearch_jax.decide.lineage import Lineage, score_in
 from autoresearch_jax.decide.noise import item_variance
-from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.database import Clock, LedgerError, metrics_json
 from autoresearch_jax.engine.logbook import Logbook
@@ -33,6 +33,7 @@ from autoresearch_jax.engine.records import (
 from autoresearch_jax.types import Measurement, Status
 
 Value = TypeVar("Value")
+MOVED_COLUMNS = ("parent", "parent_commit", "constants", "program_hash", "source")
 
 
 class Ledger(Logbook):
@@ -44,7 +45,7 @@ class Ledger(Logbook):
         how = self.may_be_undone, self.version
         self._experiments = Rows(self._experiments_after, *how, group=lambda row: row.program_hash)
         self._trials = Rows(self._trials_after, *how, group=lambda row: row.experiment)
-        self._remembered: dict[Callable[[Ledger], Any], tuple[tuple[int, int], Any]] = {}
+        self._remembered: dict[Callable[[Ledger], Any], tuple[Hashable, Any]] = {}
         self._runs: dict[int, list[tuple[int, TrialRow]]] = {}  # see `_runs_in_order`, of the first trials
         self._num_entered = 0, 0  # trials in `_runs`, and those of them with a score
         self._lineage: tuple[dict[int, int], Lineage | None] = {}, None  # of what is concluded; runs of each in it
@@ -66,6 +67,26 @@ class Ledger(Logbook):
             written = {"id": self.next_number(), "created_at": self.clock(), "constants": constants, "without": without}
             self.insert("experiments", {**vars(intent), **written})
             return self._experiments.latest()[-1]
+
+    def move(
+        self,
+        experiment: int,
+        champion: ExperimentRow,
+        source: str,
+        constants: Mapping[str, ConstantValue],
+        program_hash: str | None,
+    ) -> ExperimentRow:
+        """Makes an open experiment one of another champion, with the text that this takes; keeps what it was before.
+
+        None of its trials may be running. Those that are over go on to tell what they told, see `Lineage.move`.
+        """
+        with self.transaction():
+            before = self.select("experiments", MOVED_COLUMNS, "WHERE id = ? AND status IS NULL", experiment)[0]
+            self.insert("moves", {**dict(before), "experiment": experiment, "moved_at": self.clock()})
+            values = {"parent": champion.id, "parent_commit": champion.commit, "program_hash": program_hash}
+            values |= {"constants": json.dumps(constants, sort_keys=True), "source": source}
+            self.update("experiments", values, "id = ?", experiment)
+        return self.experiment(experiment)
 
     def set_program(self, experiment: int, program_hash: str) -> None:
         """Stores what the experiment's source was traced to."""
@@ -134,6 +155,7 @@ class Ledger(Logbook):
         """Writes down that a budget is about to be spent."""
         values = {"experiment": experiment, "seed": seed, "purpose": purpose, "started_at": self.clock()}
         with self.transaction():
+            values["parent"] = self._unscored(experiment).parent
             self.insert("trials", values)
             return self._trials.latest()[-1]
 
@@ -167,9 +189,9 @@ class Ledger(Logbook):
         """Trials of one experiment, or all, in the order in which they ended, open ones last; none of audits."""
         return self._trials.all() if experiment is None else self._trials.of(experiment)
 
-    def open_trial(self) -> TrialRow | None:
-        """The trial of the search that was begun and not finished, if there is one."""
-        return next(iter(self._trials.open()), None)
+    def open_trials(self) -> list[TrialRow]:
+        """The trials of the search that were begun and not finished, in the order of their numbers."""
+        return self._trials.open()
 
     def record_decision(self, experiment: int, decision: Decision) -> None:
         """Stores a decision on an experiment."""
@@ -189,10 +211,14 @@ class Ledger(Logbook):
         Raises:
           LedgerError: there is none of that number.
         """
+        row = self._unscored(number)
+        return self.remembered(Ledger._scored_now).get(number, row)
+
+    def _unscored(self, number: int) -> ExperimentRow:
         row = self._experiments.get(number)
         if row is None:
             raise LedgerError(f"the ledger has no experiment {number}")
-        return self.remembered(Ledger._scored_now).get(number, row)
+        return row
 
     def experiments(self) -> list[ExperimentRow]:
         """All experiments in the order in which they ended, open ones last."""
@@ -208,15 +234,19 @@ class Ledger(Logbook):
         (number,) = self._connection.execute("SELECT coalesce(max(id) + 1, 0) FROM experiments").fetchone()
         return int(number)
 
-    def open_experiment(self) -> ExperimentRow | None:
-        """The experiment of the search that is not over, if there is one."""
-        return next(iter(self._experiments.open()), None)
+    def open_experiments(self) -> list[ExperimentRow]:
+        """The experiments of the search that are not over, in the order of their numbers."""
+        return self._experiments.open()
 
     def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
-        """What a pure function makes of all that is concluded; made again once an experiment or a trial more is."""
+        """What a pure function makes of all that is concluded, and of what open experiments are made from.
+
+        It is made again once an experiment or a trial more is concluded, or an experiment is moved.
+        """
         if self.may_be_undone():
             return make(self)
-        state = self._experiments.num_concluded(), self._trials.num_concluded()
+        parents = tuple(row.parent for row in self._experiments.open())
+        state = self._experiments.num_concluded(), self._trials.num_concluded(), parents
         found = self._remembered.get(make)
         if found is None or found[0] != state:
             found = self._remembered[make] = state, make(self)
@@ -242,11 +272,11 @@ class Ledger(Logbook):
         return self.remembered(Ledger._find_lineage)
 
     def _find_lineage(self) -> Lineage | None:
-        base, open_experiment = self._concluded_lineage(), self.open_experiment()
-        if base is None or open_experiment is None:
+        base, open_experiments = self._concluded_lineage(), self.open_experiments()
+        if base is None or not open_experiments:
             return base
         lineage = base.copy()
-        self._enter(lineage, [open_experiment])
+        self._enter(lineage, open_experiments)
         return lineage
 
     def _concluded_lineage(self) -> Lineage | None:
@@ -296,23 +326,32 @@ class Ledger(Logbook):
         for row in rows:
             found = runs.get(row.id, ())
             of_items = self._item_variance(row, found[0][1]) if found and has_items else 0.0
-            lineage.begin(row.id, without=row.without)
+            first = found[0][1].parent if found else row.parent
+            lineage.begin(row.id, without=row.without, parent=self._contents(lineage, first))
             for before, trial in found:
+                lineage.move(row.id, self._contents(lineage, trial.parent))
                 lineage.observe(row.id, trial.score, trial.seed, of_items, time=before)
+            lineage.move(row.id, self._contents(lineage, row.parent))
             if not row.is_open:
                 lineage.conclude(row.id, kept=row.decision is Action.KEEP)
 
     def _item_variance(self, row: ExperimentRow, trial: TrialRow) -> float:
         """Of an experiment's first trial against its champion's, see `item_variance`; 0 without scores of items."""
-        if row.parent is None:
+        if trial.parent is None:
             return 0.0
-        parent = self._experiments.get(row.parent)
-        assert parent is not None
-        if parent.status is Status.DUPLICATE:
-            parent = self._twin(parent.program_hash, before=parent.id) or parent
-        runs = self.scored(parent.id)
+        runs = self.scored(self._measured(trial.parent))
         partner = next((run for run in runs if run.seed == trial.seed), runs[0])
         return self._variance_of_items(trial.id, partner.id)
+
+    def _contents(self, lineage: Lineage, champion: int | None) -> frozenset[int] | None:
+        """What a champion holds; None of no champion."""
+        return None if champion is None else lineage.programs[self._measured(champion)].contents
+
+    def _measured(self, champion: int) -> int:
+        """See `measured`; by numbers, and without scores."""
+        row = self._unscored(champion)
+        twin = self._twin(row.program_hash, before=champion) if row.status is Status.DUPLICATE else None
+        return row.id if twin is None else twin.id
 
     def _find_variance_of_items(self, *trials: int) -> float:
         texts = [self.select("trials", ("items",), "WHERE id = ?", trial)[0]["items"] for trial in trials]
@@ -360,9 +399,3 @@ class Ledger(Logbook):
     def scored(self, experiment: int) -> list[TrialRow]:
         """The trials of an experiment that have a score, in their order."""
         return [trial for trial in self._trials.of(experiment) if trial.value is not None]
-
-
-def score_in(lineage: Lineage, edits: frozenset[int]) -> Estimate:
-    """The score of the program with these edits, in the metric's own direction."""
-    found = lineage.posterior.score(edits)
-    return Estimate(lineage.sign * found.mean, found.error)

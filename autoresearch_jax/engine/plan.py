@@ -56,6 +56,7 @@ class OpenExperiment:
       row: its row.
       trials: its finished trials, without those for which the machine was too busy.
       decision: the last one on it; None before the first.
+      running: how many of its trials run.
       nodes_added: what its source has more than the champion's, by `AssetKind.size`.
       unit: of these, see `AssetKind.unit`.
     """
@@ -65,6 +66,12 @@ class OpenExperiment:
     decision: Decision | None = None
     nodes_added: int = 0
     unit: str = "nodes"
+    running: int = 0
+
+    @property
+    def is_to_be_kept(self) -> bool:
+        """True once it was decided that it becomes the champion, after runs on seeds that no decision depended on."""
+        return self.decision is not None and self.decision.action.keeps
 
     @property
     def scored(self) -> list[TrialRow]:
@@ -75,28 +82,38 @@ class OpenExperiment:
 def read_open_experiment(
     ledger: Ledger, row: ExperimentRow, state: RunState | None, program: ProgramPage
 ) -> OpenExperiment:
-    """Reads an open experiment, none of whose trials is running; `state` is None before there is a baseline."""
-    trials = [trial for trial in ledger.trials(row.id) if not trial.was_too_busy]
+    """Reads an open experiment; `state` is None before there is a baseline.
+
+    Under the greedy rule, which compares single runs, those of before it was moved to another champion do not count.
+    """
+    every = ledger.trials(row.id)
+    trials = [trial for trial in every if trial.status is not None and not trial.was_too_busy]
+    if state is not None and state.lineage is None:
+        trials = [trial for trial in trials if trial.parent == row.parent]
     decision = next(reversed(ledger.decisions(row.id)), None)
     added = 0
     if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
         added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
-    return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit)
+    running = sum(trial.status is None for trial in every)
+    return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit, running)
 
 
 def next_action(
     state: RunState | None, experiment: OpenExperiment, rule: DecisionRule, metric: Metric, run_seed: int
-) -> NextAction:
+) -> NextAction | None:
     """The next trial of an open experiment or of its champion, or how the experiment ends.
 
-    The source of every seed is `run_seed` with the numbers of experiment and trial.
+    None while its trials run; of the baseline several run at the same time. The source of every seed is `run_seed` with
+    the numbers of experiment and trial.
     """
+    if experiment.running and experiment.row.kind is not Kind.BASELINE:
+        return None
     failed = _fatal_trial(experiment)
     if failed is not None:
         return _conclude_failed(experiment.row, failed)
     if state is None:
         return _next_of_baseline(experiment, rule, run_seed)
-    if experiment.decision is not None and experiment.decision.action.keeps:
+    if experiment.decision is not None and experiment.is_to_be_kept:
         return _next_of_kept(experiment, experiment.decision, rule.fresh_runs, run_seed)
     if not experiment.trials:
         return _candidate_trial(state, experiment, run_seed)
@@ -112,9 +129,17 @@ def next_action(
             return _next_of_kept(experiment, decision, rule.fresh_runs, run_seed)
 
 
-def champion_trial(state: RunState, purpose: Purpose, run_seed: int, decision: Decision | None = None) -> RunTrial:
-    """One more trial of the champion, on a fresh seed."""
-    seed = draw_seed(run_seed, state.champion.id, state.num_trials)
+def is_to_be_kept(ledger: Ledger, row: ExperimentRow) -> bool:
+    """Whether it was decided that an open experiment becomes the champion, see `OpenExperiment`."""
+    decision = next(reversed(ledger.decisions(row.id)), None)
+    return decision is not None and decision.action.keeps
+
+
+def champion_trial(
+    state: RunState, purpose: Purpose, run_seed: int, decision: Decision | None = None, *, running: int = 0
+) -> RunTrial:
+    """One more trial of the champion, of which so many run, on a fresh seed."""
+    seed = draw_seed(run_seed, state.champion.id, state.num_trials + running)
     return RunTrial(state.champion.id, purpose, seed, decision)
 
 
@@ -140,11 +165,13 @@ def _decide(state: RunState, experiment: OpenExperiment, rule: DecisionRule, met
     return rule.decide(lineage, experiment.row.id, state.complexity(runs, experiment.nodes_added, experiment.unit))
 
 
-def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: int) -> NextAction:
+def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: int) -> NextAction | None:
     """Runs of the baseline; their spread is the first that is known of the noise."""
     runs = [trial.score for trial in experiment.scored]
-    if len(runs) < rule.baseline_runs:
+    if len(runs) + experiment.running < rule.baseline_runs:
         return _fresh_trial(experiment, run_seed)
+    if experiment.running:
+        return None
     spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
     reason = f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}"
     return Conclude(Status.OK, Decision(Action.KEEP, reason))
@@ -158,15 +185,18 @@ def _next_of_kept(experiment: OpenExperiment, decision: Decision, fresh_runs: in
 
 
 def _fresh_trial(experiment: OpenExperiment, run_seed: int, decision: Decision | None = None) -> RunTrial:
-    seed = draw_seed(run_seed, experiment.row.id, len(experiment.trials))
+    seed = draw_seed(run_seed, experiment.row.id, len(experiment.trials) + experiment.running)
     return RunTrial(experiment.row.id, Purpose.CHAMPION, seed, decision)
 
 
 def _fatal_trial(experiment: OpenExperiment) -> TrialRow | None:
     """The trial without a score that ends an experiment; None if there is none.
 
-    A baseline that was scored once fails only after MAX_FAILURES trials in a row without a score.
+    A baseline that was scored once fails only after MAX_FAILURES trials in a row without a score; and none fails while
+    a trial of it runs.
     """
+    if experiment.running:
+        return None
     failed = [trial for trial in experiment.trials if trial.value is None]
     if experiment.row.kind is not Kind.BASELINE or len(failed) == len(experiment.trials):
         return failed[0] if failed else None
@@ -201,9 +231,17 @@ def conclude_known_program(
         reason = f"the same program as experiment {twin.id}"
     elif pruned := ledger.pruned_twin(candidate.program_hash, before=experiment.id):
         reason = f"the same program as experiment {pruned.id}, which was stopped early"
+    elif running := _running_twin(ledger, experiment, candidate.program_hash):
+        reason = f"the same program as experiment {running.id}, which is being measured"
     else:
         return None
     return Conclude(Status.DUPLICATE, Decision(Action.DISCARD, reason))
+
+
+def _running_twin(ledger: Ledger, experiment: ExperimentRow, program_hash: str) -> ExperimentRow | None:
+    """An open experiment of the same program that began before."""
+    earlier = (row for row in ledger.open_experiments() if row.id < experiment.id)
+    return next((row for row in earlier if row.program_hash == program_hash), None)
 
 
 def _compare_with_champion(

@@ -181,7 +181,7 @@ class Precheck:
         threading.Thread(target=prepare, name="trace-ahead", daemon=True).start()
         return found.result()
 
-    def prepare(self, source: str, experiment: int) -> Candidate:
+    def prepare(self, source: str, experiment: int, *, beside_a_trial: bool = False) -> Candidate:
         """As `Task.prepare`, for an experiment that is about to be measured.
 
         Raises:
@@ -192,7 +192,8 @@ class Precheck:
         traced = self._traced.pop(experiment, None)
         if traced is not None and traced.source == source:
             return traced
-        return self._task.prepare(source, self._folder.log_dir(experiment))
+        log_dir = self._folder.log_dir(experiment)
+        return self._prepare_beside(source, log_dir) if beside_a_trial else self._task.prepare(source, log_dir)
 
     def _require_few_literals(self, source: str) -> None:
         most = self._max_literal_bytes
@@ -314,10 +315,15 @@ class Proposals:
             if path.exists():
                 path.replace(self._folder.llm_dir(experiment + 1) / PROPOSAL_FILE)
 
-    def look_ahead(self, brief: Brief) -> None:
-        """Begins to ask for a proposal in a thread, if that is worth while; `next` collects it."""
-        if kept_proposal(self._folder, brief.experiment) is not None or not self._proposer.asks_ahead(brief):
-            return
+    @property
+    def is_asking(self) -> bool:
+        """True while an answer that was asked for ahead is on its way."""
+        return self._ahead is not None and not self._ahead[1].done()
+
+    def look_ahead(self, brief: Brief) -> bool:
+        """Begins to ask for a proposal in a thread, which `next` collects; False if that is not worth while."""
+        if self.has_asked(brief.experiment) or not self._proposer.asks_ahead(brief):
+            return False
         future: Future[Made] = Future()
 
         def ask() -> None:
@@ -331,6 +337,7 @@ class Proposals:
         self._ahead = brief.experiment, future
         self._thread = threading.Thread(target=ask, name="look-ahead", daemon=True)
         self._thread.start()
+        return True
 
     def close(self) -> None:
         """Ends the proposer, and what it is doing for us."""

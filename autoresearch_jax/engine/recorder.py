@@ -1,5 +1,6 @@
 """Begins and ends experiments, and keeps ledger, git and results.tsv alike."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,12 +9,12 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetSyntaxError, ConstantError
 from autoresearch_jax.assets.merging import known_constants
-from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.lineage import Lineage, score_in
 from autoresearch_jax.decide.noise import mean_of, noise_step, round_to_step
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, Decision, plus_minus, shown
 from autoresearch_jax.engine.inbox import HAND, HandedText, Inbox
-from autoresearch_jax.engine.ledger import Ledger, score_in
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.plan import Conclude
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -137,6 +138,7 @@ class Recorder:
         self._workspace = workspace
         self._folder = folder
         self._metric = metric
+        self.last_ended = -math.inf  # `time.monotonic()` of the last conclusion in this process
         self._read()
 
     def _read(self) -> None:
@@ -176,9 +178,10 @@ class Recorder:
     def conclude(self, experiment: ExperimentRow, conclusion: Conclude, started: float) -> ExperimentRow:
         """Ends an experiment: commit object, then ledger, then ref; each may be repeated after a kill.
 
-        `started` is `time.monotonic()` when this process began with it. Returns the experiment as it now stands.
+        `started` is `time.monotonic()` when this process began with it: from then on, or from when the last one ended,
+        the time is this one's. Returns the experiment as it now stands.
         """
-        decision = conclusion.decision
+        decision, now = conclusion.decision, time.monotonic()
         score = self._score(experiment, conclusion.status)
         commit = self._commit(experiment, conclusion, score)
         with self.ledger.transaction():
@@ -191,10 +194,11 @@ class Recorder:
                 kept_or_not(decision),
                 clean_line(decision.reason),
                 commit,
-                time.monotonic() - started,
+                now - max(started, self.last_ended),
                 simplification=decision.action is Action.KEEP_SIMPLER,
                 price=decision.price if conclusion.status is Status.OK else None,
             )
+        self.last_ended = now
         row = self.ledger.experiment(experiment.id)
         self._publish(row, previous=row.parent_commit)
         self.refresh()

@@ -44,7 +44,7 @@ class Intent:
       source: full text to measure.
       constants: its constants, see `AssetKind.constants`.
       hypothesis: one line.
-      parent: the champion it was made from; None for the baseline.
+      parent: the champion it was made from; None for the baseline. An open experiment is moved, see `Ledger.move`.
       cost_dollars: what proposing it cost.
       without: experiments whose edits a revert takes out of the champion.
       finding: id of the finding that it tries; None if it tries none.
@@ -76,6 +76,7 @@ class ExperimentRow:
       decision: KEEP or DISCARD; None for a trial by hand.
       commit: where git has it; None for what never became a commit.
       ended: 1, 2, 3, ... in the order in which experiments ended; None while it is open.
+      seconds: spent on it by the process that ended it, not counting what was spent on those that ended before.
       price: what its gain had to be above, in the metric's unit; None of what was not decided on by its gain.
       simplification: True if it was kept for its shorter source alone.
     """
@@ -125,6 +126,7 @@ class TrialRow:
 
     `ended` is 1, 2, 3, ... in the order in which trials ended, those of audits among them; None while it runs.
     `interrupted_at` is when it was told to, in seconds since 1970; None once another process has taken the trial up.
+    `parent` is what its experiment was made from when it began.
     """
 
     id: int
@@ -140,6 +142,7 @@ class TrialRow:
     purpose: Purpose = Purpose.CANDIDATE
     interrupted_at: float | None = None
     ended: int | None = None
+    parent: int | None = None
 
     @property
     def was_too_busy(self) -> bool:

@@ -1,6 +1,6 @@
 """The tables of a ledger."""
 
-SCHEMA_VERSION = 11  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 12  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -11,7 +11,7 @@ CREATE TABLE settings (
 CREATE TABLE experiments (
     id INTEGER PRIMARY KEY,             -- 0, 1, 2, ...
     kind TEXT NOT NULL CHECK (kind IN ('baseline', 'proposal', 'revert', 'trial')),
-    parent INTEGER REFERENCES experiments (id),     -- the champion it was made from
+    parent INTEGER REFERENCES experiments (id),     -- the champion it was made from, or was moved to last
     parent_commit TEXT,
     proposer TEXT NOT NULL,
     hypothesis TEXT NOT NULL,
@@ -28,15 +28,27 @@ CREATE TABLE experiments (
     decision TEXT CHECK (decision IN ('keep', 'discard')),
     reason TEXT,
     "commit" TEXT,
-    seconds REAL,                       -- spent on it by the process that ended it
+    seconds REAL,                       -- spent on it by the process that ended it, since the last one ended
     price REAL,                         -- what its gain had to be above, in the metric's unit
     simplification INTEGER,             -- 1 if it was kept for its shorter source alone
+    source TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE moves (
+    id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: experiments whose parent was champion no more
+    experiment INTEGER NOT NULL REFERENCES experiments (id),
+    moved_at REAL NOT NULL,             -- seconds since 1970; what follows is as it was before
+    parent INTEGER NOT NULL REFERENCES experiments (id),
+    parent_commit TEXT,
+    constants TEXT NOT NULL,
+    program_hash TEXT,
     source TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE trials (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...
     experiment INTEGER NOT NULL REFERENCES experiments (id),
+    parent INTEGER REFERENCES experiments (id),     -- what its experiment was made from then, see moves
     seed INTEGER NOT NULL,
     purpose TEXT NOT NULL CHECK (purpose IN ('candidate', 'champion', 'certify', 'audit')),
     split TEXT,                         -- 'val' or 'holdout' for an audit's trial, which alone has what follows

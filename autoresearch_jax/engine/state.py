@@ -1,6 +1,7 @@
 """A run's settings and its state, both read from its ledger."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from statistics import median
 from autoresearch_jax.assets.base import AssetKind, ConstantValue
 from autoresearch_jax.assets.kinds import kind_words, stored_kind
 from autoresearch_jax.decide.certification import CertificationSettings
-from autoresearch_jax.decide.lineage import Lineage
+from autoresearch_jax.decide.lineage import Lineage, score_in
 from autoresearch_jax.decide.noise import mean_of
 from autoresearch_jax.decide.posterior import NO_GAIN, Estimate
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.decide.rule import Action, Complexity, DecisionRule
-from autoresearch_jax.engine.ledger import Ledger, score_in
+from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.run_folder import RunFolder, check_settings, task_settings
 from autoresearch_jax.engine.task import CalibratedTask, EvalBundleTask, RunError, Task, Terms
@@ -202,7 +203,7 @@ def _state(ledger: Ledger) -> RunState | None:
         score = score_in(lineage, lineage.champion)
         anchor = lineage.programs[for_gain[-1].id].contents
     reverts = [row for row in rows if row.kind is Kind.REVERT]
-    last_look = reverts[-1].id if reverts else 0
+    last_look = max((row.ended or 0 for row in reverts), default=0)
     return RunState(
         champion=champion,
         runs=runs,
@@ -213,7 +214,7 @@ def _state(ledger: Ledger) -> RunState | None:
         baseline=baseline.id,
         baseline_memory=_usual_memory(ledger, _peak_memory(ledger.scored(baseline.id))),
         looked_at=frozenset(number for row in reverts for number in row.without) | kept_for_length(kept),
-        keeps_since_certified=sum(row.kind is Kind.PROPOSAL and row.id > last_look for row in kept),
+        keeps_since_certified=sum(row.kind is Kind.PROPOSAL and (row.ended or 0) > last_look for row in kept),
         certification_runs=certification_runs(ledger.trials(), reverts),
     )
 
@@ -224,11 +225,11 @@ def _usual_memory(ledger: Ledger, baseline: float | None) -> float | None:
 
 
 def certification_runs(trials: Sequence[TrialRow], reverts: Sequence[ExperimentRow]) -> int:
-    """How many of some trials, in their order, certification had: a kept revert's fresh runs are among them."""
-    numbers, latest, runs = {row.id for row in reverts}, 0, 0
+    """How many of some trials, in their order, certification had: the fresh run of a revert is among them."""
+    not_fresh_yet, runs = {row.id for row in reverts}, 0
     for trial in trials:
-        latest = max(latest, trial.experiment)
-        is_fresh = trial.purpose is Purpose.CHAMPION and trial.experiment == latest and latest in numbers
+        is_fresh = trial.purpose is Purpose.CHAMPION and trial.experiment in not_fresh_yet
+        not_fresh_yet -= {trial.experiment} if is_fresh else set()
         runs += trial.purpose is Purpose.CERTIFY or is_fresh
     return runs
 
@@ -248,9 +249,12 @@ def trials_by_experiment(ledger: Ledger) -> Mapping[int, Sequence[TrialRow]]:
 
 def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
     """Time spent on experiments, and on runs of the champion that certification had beside them."""
-    beside = runs_beside(ledger, rows)
-    took = (trial.finished_at - trial.started_at for trial in beside if trial.finished_at is not None)
-    return sum(row.seconds or 0.0 for row in rows) + sum(took)
+    spans = ((run.started_at, run.finished_at) for run in runs_beside(ledger, rows) if run.finished_at is not None)
+    beside, until = 0.0, -math.inf
+    for start, end in sorted(spans):  # several may have run at the same time
+        beside += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return sum(row.seconds or 0.0 for row in rows) + beside
 
 
 def runs_beside(ledger: Ledger, rows: Sequence[ExperimentRow]) -> list[TrialRow]:

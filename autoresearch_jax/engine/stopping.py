@@ -105,12 +105,14 @@ def _progress_in_ledger(ledger: Ledger) -> Progress:
     """How far the run is by what is concluded, without its metric and score."""
     rows = concluded(ledger)
     proposals = [row for row in rows if row.kind is Kind.PROPOSAL]
-    last_improvement = max(row.id for row in rows if row.is_improvement)
+    since_keep = 0
+    for row in rows:
+        since_keep = 0 if row.is_improvement else since_keep + (row.kind is Kind.PROPOSAL)
     return Progress(
         experiments=len(proposals),
         seconds=seconds_spent(ledger, rows),
         dollars=sum(row.cost_dollars for row in proposals),
-        since_keep=sum(row.id > last_improvement for row in proposals),
+        since_keep=since_keep,
         metric="",
         score=math.nan,
     )
@@ -206,10 +208,20 @@ class ProposalWaits:
         self._first_wait_seconds = first_wait_seconds
         self._failures = 0  # in a row, of this process
         self._down_since: float | None = None  # seconds since 1970
+        self._until = -math.inf  # `time.monotonic()` before which nothing is asked, where trials run meanwhile
         self.since: float | None = None  # `time.monotonic()`; from then on time counts as the next experiment's
 
-    def wait_for_service(self, down: ServiceDown, champion: ExperimentRow, started: float) -> None:
+    @property
+    def seconds_left(self) -> float:
+        """How long nothing is to be asked yet; 0 but for waits beside trials."""
+        return max(0.0, self._until - time.monotonic())
+
+    def wait_for_service(
+        self, down: ServiceDown, champion: ExperimentRow, started: float, *, beside_trials: bool = False
+    ) -> None:
         """Waits until the service may be asked again; all time from `started` on counts as the next experiment's.
+
+        With `beside_trials` it returns at once; see `seconds_left`.
 
         Raises:
           KeyboardInterrupt: the process was asked to end.
@@ -218,6 +230,9 @@ class ProposalWaits:
         if self._down_since is None:
             self._down_since = now
             self._observer.notice(f"{what}: waiting, and asking again until it answers")
+        if beside_trials:
+            self._until = time.monotonic() + down.retry_seconds
+            return
         self.since = started
         self._observer.waits(what, self._down_since, now + down.retry_seconds)
         self._stopping.wait(down.retry_seconds, champion, started, self._has_text)
@@ -233,8 +248,8 @@ class ProposalWaits:
         self._failures = 0
         self._answered()
 
-    def failed(self, failure: ProposalFailed, champion: ExperimentRow) -> None:
-        """Enters a proposal that came to nothing; waits if that is so again and again.
+    def failed(self, failure: ProposalFailed, champion: ExperimentRow, *, beside_trials: bool = False) -> None:
+        """Enters a proposal that came to nothing; waits if that is so again and again, as `wait_for_service` does.
 
         Raises:
           KeyboardInterrupt: the process was asked to end.
@@ -249,6 +264,9 @@ class ProposalWaits:
         self._observer.notice(
             f"{what}, the last one because: {clean_line(str(failure))}; waiting {seconds:g} s before the next"
         )
+        if beside_trials:
+            self._until = time.monotonic() + seconds
+            return
         self.since = time.monotonic()
         self._observer.waits(what, time.time(), time.time() + seconds)
         self._stopping.wait(seconds, champion, self.since, self._has_text)

@@ -19,7 +19,7 @@ from fakes import FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.audit.audits import FURTHER_SEEDS, AuditError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.measuring import RunError
+from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.types import (
     TOO_BUSY,
     Candidate,

@@ -14,7 +14,7 @@ from autoresearch_jax.decide.rule import Action, GreedyRule
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import Loop
-from autoresearch_jax.engine.measuring import Parts
+from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.program import ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow

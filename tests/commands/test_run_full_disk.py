@@ -29,7 +29,7 @@ def test_a_snapshot_without_room_stops_the_run_and_leaves_its_trial_open(tiny_ru
         assert f"{snapshots}" in line, line
         assert "the disk is full" in line
         assert line.endswith("; the same command goes on from here")
-        assert Ledger.open_to_read(tmp_path / "runs/q/ledger.db").open_trial() is not None
+        assert Ledger.open_to_read(tmp_path / "runs/q/ledger.db").open_trials()
         disk.make_room()
         assert list(disk.outside.iterdir()) == [], "nothing half-written is left"
         ended = disk.run(run)

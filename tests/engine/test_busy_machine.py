@@ -141,7 +141,7 @@ def test_a_run_that_is_told_to_end_while_it_waits_goes_on_with_the_same_trial(be
         patch.setattr(time, "sleep", interrupt)
         loop = bench.loop(Crowded(FIRST), ScriptedProposer([BETTER, WORSE]), RULE, first_wait_seconds=600.0)
         assert loop.run() == INTERRUPTED
-    assert bench.ledger().open_trial() is None
+    assert bench.ledger().open_trials() == []
     assert bench.ledger().experiment(1).is_open
     ledger = run(bench, FakeTask(), BETTER, WORSE)
     assert substance(ledger) == substance(run(twin, FakeTask(), BETTER, WORSE))

@@ -154,7 +154,7 @@ def test_killed_between_proposal_and_trial_the_agent_is_not_asked_again(agents, 
     driver = start_driver(agents, "kill", "sh agent.sh")
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == -signal.SIGKILL, errors
-    open_row = agents.ledger().open_experiment()
+    open_row = agents.ledger().open_experiments()[0]
     assert (open_row.id, open_row.hypothesis) == (1, "a smaller step")
     night(agents, FakeTask(noise=0), max_experiments=2).run()
     rows = agents.ledger().experiments()

@@ -36,14 +36,14 @@ def conclude(ledger, number, verdict=Action.DISCARD, status=Status.OK, score=0.9
 def test_an_experiment_from_intent_to_conclusion(ledger, tmp_path):
     row = ledger.begin_experiment(INTENT)
     assert (row.id, row.is_open, row.created_at, row.constants) == (0, True, 100.0, INTENT.constants)
-    assert ledger.open_experiment() == row
+    assert ledger.open_experiments() == [row]
     trial = ledger.begin_trial(0, seed=7)
     assert (trial.id, trial.status) == (1, None)
     ledger.finish_trial(trial.id, GOOD)
     ledger.set_program(0, "hash")
     ended = conclude(ledger, 0)
     assert (ended.status, ended.score, ended.decision, ended.program_hash) == (Status.OK, 0.9, "discard", "hash")
-    assert ledger.open_experiment() is None
+    assert ledger.open_experiments() == []
     again = Ledger.open(tmp_path / "new" / "ledger.db")
     assert again.experiments() == [ended]
     assert again.source(0) == "LR = 1\n"
@@ -55,7 +55,7 @@ def test_numbers_are_sequential_and_an_end_is_final(ledger):
     assert [ledger.begin_experiment(INTENT).id for _ in range(3)] == [0, 1, 2]
     conclude(ledger, 0)
     assert conclude(ledger, 0, Action.KEEP).decision is Action.DISCARD
-    assert ledger.open_experiment().id == 1
+    assert [row.id for row in ledger.open_experiments()] == [1]
 
 
 def test_several_are_open_and_come_in_the_order_in_which_they_end(ledger, tmp_path):
@@ -75,7 +75,7 @@ def test_several_are_open_and_come_in_the_order_in_which_they_end(ledger, tmp_pa
             assert [row.id for row in seen.experiments()] == [2, 0, 1]
             assert [row.ended for row in seen.experiments()] == [1, 2, None]
             assert [trial.id for trial in seen.trials()] == [3, 1, 2]
-            assert seen.open_experiment().id == 1
+            assert [row.id for row in seen.open_experiments()] == [1]
             assert seen.scored_twin("one program", before=first.id).id == third.id, "it ended before, and began after"
             assert seen.scored_twin("one program", before=third.id) is None
 
@@ -119,7 +119,7 @@ def test_a_trial_by_hand_is_recorded_and_never_a_part_of_the_search(ledger):
     number = ledger.record_trial("LR = 3\n", GOOD, "LR=3", "print")
     row = ledger.experiment(number)
     assert (row.kind, row.score, row.decision, row.hypothesis) == (Kind.TRIAL, 0.9, None, "LR=3")
-    assert ledger.open_experiment() is None
+    assert ledger.open_experiments() == []
     crash = Measurement(Status.CRASH, None, 7, error="boom")
     assert ledger.experiment(ledger.record_trial("x = = 1", crash, "", "print")).reason == "boom"
 

@@ -88,7 +88,7 @@ def test_what_a_transaction_undid_was_never_there(lineage_ledger):
         undone()
     assert (ledger.experiments(), results_text(ledger, METRIC), ledger.settings()) == before
     assert ledger.scored_twin("second", before=9) is None
-    assert (ledger.trials(1), len(ledger.trials()), ledger.open_trial()) == ([], 1, None)
+    assert (ledger.trials(1), len(ledger.trials()), ledger.open_trials()) == ([], 1, [])
     row = measured(ledger, "third", [0.7])
     assert (row.id, results_text(ledger, METRIC).splitlines()[2].split("\t")[1]) == (1, "0.700000")
 

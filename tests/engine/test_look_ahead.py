@@ -191,7 +191,7 @@ def test_a_proposal_made_ahead_outlives_the_process_that_paid_for_it(bench):
 
     agent.propose = propose
     assert bench.loop(Interrupted(ready), agent, max_experiments=2).run().startswith("interrupted")
-    assert bench.ledger().open_experiment().id == 1
+    assert bench.ledger().open_experiments()[0].id == 1
     stored = json.loads((bench.folder.llm_dir(2) / "proposal.json").read_text())
     assert (stored["hypothesis"], stored["champion"], stored["proposer"]) == ("DEPTH = 6", 0, "agent")
     nobody = Agent([])
@@ -242,7 +242,7 @@ def test_a_kill_while_a_text_is_traced_loses_nothing_that_was_paid_for(bench):
     precheck = bench.loop(task)._parts.precheck
     agent = Agent([[LR]], examine=precheck.check)
     assert bench.loop(task, agent, max_experiments=1, precheck=precheck).run().startswith("interrupted")
-    assert bench.ledger().open_experiment() is None
+    assert bench.ledger().open_experiments()[0] is None
     nobody = Agent([])
     assert bench.loop(FakeTask(noise=0), nobody, max_experiments=1).run() == "1 experiments reached"
     assert nobody.briefs == []

@@ -143,7 +143,7 @@ def test_an_interrupt_keeps_the_experiment_for_the_next_start(bench):
 
     assert bench.loop(Interrupted(), max_experiments=3).run() == INTERRUPTED
     assert bench.ledger().last_ending() == INTERRUPTED
-    open_row = bench.ledger().open_experiment()
+    open_row = bench.ledger().open_experiments()[0]
     assert open_row.id == 2
     seed = bench.ledger().trials(2)[0].seed
     task = FakeTask()

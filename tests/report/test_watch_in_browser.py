@@ -91,7 +91,7 @@ def test_a_new_experiment_appears_soon_and_takes_nothing_from_the_reader(show, s
     folded = shown.page.locator("[data-list='kept'] details summary").first
     folded.focus()
     shown.page.keyboard.press("Enter")
-    if running.ledger.open_trial() is not None:
+    if running.ledger.open_trials():
         running.finish(trial)
     for number in range(running.count, running.count + TRIES):
         running.write(number + 1)
