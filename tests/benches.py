@@ -28,6 +28,7 @@ from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
+from autoresearch_jax.executors.base import Executor
 from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import Proposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
@@ -51,7 +52,7 @@ class Observed(Silent):
     def notice(self, text: str) -> None:
         (self.at_start if text.startswith("what ends the run: ") else self.notices).append(text)
 
-    def progress(self, report: object) -> None:
+    def progress(self, trial: int, report: object) -> None:
         self.reports += 1
 
     def ends(self, experiment: ExperimentRow) -> None:
@@ -104,13 +105,14 @@ class Bench:
         disk: DiskGuard | None = None,
         pruning: Pruning | None = None,
         certification: CertificationSettings | None = None,
+        executor: Executor | None = None,
     ) -> Loop:
         task = task or FakeTask(asset=self.asset)
         self.folder.create()
         ledger, interrupts = self.ledger(), Interrupts()
         parts = Parts(
             task=task,
-            executor=LocalExecutor(task.measure),
+            executor=executor or LocalExecutor(task.measure),
             proposer=proposer or ConstantsProposer(),
             precheck=precheck or Precheck(task, self.folder),
             rule=rule or GreedyRule(task.metric),

@@ -252,7 +252,7 @@ class Silent:
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         pass
 
-    def progress(self, report: object) -> None:
+    def progress(self, trial: int, report: object) -> None:
         pass
 
     def measured(self, trial: TrialRow) -> None:

@@ -102,7 +102,7 @@ class RunObserver:
         """Shows what is prepared."""
         self._file.begins(experiment.id)
         self._screen.begins(experiment, "")
-        self.progress({"phase": "prepare"})
+        self.progress(0, {"phase": "prepare"})
 
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         """Shows the trial that begins."""
@@ -110,7 +110,7 @@ class RunObserver:
         self._file.begins(experiment.id, run)
         self._screen.begins(experiment, run)
 
-    def progress(self, report: Mapping[str, Scalar]) -> None:
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""
         self._file.progress(report)
         self._screen.progress(report)

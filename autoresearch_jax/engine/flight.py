@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from autoresearch_jax.decide.pruning import PruningThresholds
@@ -101,7 +102,9 @@ class Flight:
     def take_up(self, trial: TrialRow) -> None:
         """Starts a trial that was left, see `start`."""
         self._ledger.take_up_trial(trial.id)
-        self._launch(trial)
+        rows = self._ledger.open_experiments()
+        asks = next((row.id for row in rows if row.id == trial.experiment), rows[0].id if rows else trial.experiment)
+        self._launch(asks, trial)
 
     def start(self, asked_by: int, action: RunTrial) -> None:
         """Writes a trial down, together with the decision that an experiment asks for it by, and runs it.
@@ -113,7 +116,7 @@ class Flight:
             if action.decision is not None:
                 self._ledger.record_decision(asked_by, action.decision)
             trial = self._ledger.begin_trial(action.of, action.seed, action.purpose)
-        self._launch(trial)
+        self._launch(asked_by, trial)
 
     def finish_one(self, timeout: float | None) -> None:
         """Waits until a trial is over, and stores what it gave; `timeout` is in seconds, None for no limit.
@@ -165,13 +168,13 @@ class Flight:
             self._waits.wait(words, self._failures.count - 1, champion, self.started)
         return words
 
-    def _launch(self, trial: TrialRow) -> None:
-        experiment = self._ledger.experiment(trial.experiment)
-        self._parts.observer.measures(experiment, trial, len(self._ledger.trials(trial.experiment)))
-        self._store(trial, lambda: self._submit(experiment, trial))
+    def _launch(self, asked_by: int, trial: TrialRow) -> None:
+        number = len(self._ledger.trials(trial.experiment))
+        self._parts.observer.measures(self._ledger.experiment(asked_by), trial, number)
+        self._store(trial, lambda: self._submit(trial))
 
-    def _submit(self, experiment: ExperimentRow, trial: TrialRow) -> None:
-        parts = self._parts
+    def _submit(self, trial: TrialRow) -> None:
+        parts, experiment = self._parts, self._ledger.experiment(trial.experiment)
         snapshot_dir = parts.folder.snapshot_dir(trial.experiment, trial.id)
         snapshot_dir.parent.mkdir(parents=True, exist_ok=True)
         with parts.interrupts.allowed():
@@ -187,7 +190,7 @@ class Flight:
             stop_above=() if thresholds is None else thresholds.loss_limits,
             reference_log_dirs=self._reference_log_dirs(trial),
             compile_cost=read_compile_cost(self._ledger, trial.experiment, self._recorder.champion),
-            on_progress=parts.observer.progress,
+            on_progress=partial(parts.observer.progress, trial.id),
         )
         self._out[parts.executor.submit(work)] = _Out(trial, candidate, thresholds)
 

@@ -146,10 +146,8 @@ class Ledger(Logbook):
         Raises:
           LedgerError: there is none of that number.
         """
-        rows = self.select("experiments", ("source",), "WHERE id = ?", experiment)
-        if not rows:
-            raise LedgerError(f"the ledger has no experiment {experiment}")
-        return str(rows[0]["source"])
+        self._unscored(experiment)
+        return str(self.select("experiments", ("source",), "WHERE id = ?", experiment)[0]["source"])
 
     def begin_trial(self, experiment: int, seed: int, purpose: Purpose = Purpose.CANDIDATE) -> TrialRow:
         """Writes down that a budget is about to be spent."""
@@ -331,9 +329,10 @@ class Ledger(Logbook):
             for before, trial in found:
                 lineage.move(row.id, self._contents(lineage, trial.parent))
                 lineage.observe(row.id, trial.score, trial.seed, of_items, time=before)
-            lineage.move(row.id, self._contents(lineage, row.parent))
+            is_kept = row.decision is Action.KEEP  # upon what was champion then
+            lineage.move(row.id, None if is_kept else self._contents(lineage, row.parent))
             if not row.is_open:
-                lineage.conclude(row.id, kept=row.decision is Action.KEEP)
+                lineage.conclude(row.id, kept=is_kept)
 
     def _item_variance(self, row: ExperimentRow, trial: TrialRow) -> float:
         """Of an experiment's first trial against its champion's, see `item_variance`; 0 without scores of items."""

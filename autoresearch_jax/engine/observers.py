@@ -47,8 +47,8 @@ class Observers:
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         self._tell(lambda observer: observer.measures(experiment, trial, number))
 
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        self._tell(lambda observer: observer.progress(report))
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
+        self._tell(lambda observer: observer.progress(trial, report))
 
     def measured(self, trial: TrialRow) -> None:
         self._tell(lambda observer: observer.measured(trial))

@@ -37,7 +37,7 @@ CREATE TABLE experiments (
 CREATE TABLE moves (
     id INTEGER PRIMARY KEY,             -- 1, 2, 3, ...: experiments whose parent was champion no more
     experiment INTEGER NOT NULL REFERENCES experiments (id),
-    moved_at REAL NOT NULL,             -- seconds since 1970; what follows is as it was before
+    moved_at REAL NOT NULL,             -- seconds since 1970, what follows is as it was before
     parent INTEGER NOT NULL REFERENCES experiments (id),
     parent_commit TEXT,
     constants TEXT NOT NULL,

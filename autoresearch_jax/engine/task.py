@@ -222,11 +222,11 @@ class Observer(Protocol):
         ...
 
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        """A trial is about to begin."""
+        """A trial is about to begin, one of several that may run; a candidate's may be another one of the champion."""
         ...
 
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """How far the current trial is."""
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
+        """How far a trial is, by its number; before one begins, trial 0, how far an experiment is prepared."""
         ...
 
     def measured(self, trial: TrialRow) -> None:

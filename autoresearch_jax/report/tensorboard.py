@@ -196,7 +196,7 @@ class TensorBoard:
         self._folder = folder
         self._ledger = ledger
         self._metric = metric
-        self._trial: TrialEvents | None = None  # that runs
+        self._trials: dict[int, TrialEvents] = {}  # that run, by number
         self._champion: EventFile | None = None
 
     def notice(self, text: str) -> None:
@@ -221,26 +221,26 @@ class TensorBoard:
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         """Begins the trial's folder, anew if an earlier process was cut short in it."""
         self._catch_up()
-        self._close_trial()
+        self._close(trial.id)
         row = self._ledger.experiment(trial.experiment)
         folder = self._trial_folder(row, number)
         _remove(folder)
-        self._trial = TrialEvents(folder, self._metric)
-        self._trial.begin(row.constants, row.hypothesis, _group(row))
+        events = self._trials[trial.id] = TrialEvents(folder, self._metric)
+        events.begin(row.constants, row.hypothesis, _group(row))
 
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """Enters loss and speed of the trial that runs."""
-        if self._trial is not None:
-            self._trial.progress(report)
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
+        """Enters loss and speed of a trial that runs."""
+        if (events := self._trials.get(trial)) is not None:
+            events.progress(report)
 
     def measured(self, trial: TrialRow) -> None:
         """Enters what the trial gave."""
-        if self._trial is not None:
-            self._trial.end(trial)
+        if (events := self._trials.get(trial.id)) is not None:
+            events.end(trial)
             row = self._ledger.experiment(trial.experiment)
             if not row.is_open:  # a further run of the champion
-                self._trial.conclude(row)
-        self._close_trial()
+                events.conclude(row)
+        self._close(trial.id)
 
     def ends(self, experiment: ExperimentRow) -> None:
         """Enters what became of the experiment into the folders of its trials, and the champion's score."""
@@ -253,7 +253,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """Closes all files."""
-        self._close_trial()
+        for trial in list(self._trials):
+            self._close(trial)
         if self._champion is not None:
             self._champion.close()
 
@@ -295,10 +296,9 @@ class TensorBoard:
     def _trial_folder(self, row: ExperimentRow, number: int) -> Path:
         return self._folder / f"{_group(row)}-run{number}"
 
-    def _close_trial(self) -> None:
-        if self._trial is not None:
-            self._trial.close()
-            self._trial = None
+    def _close(self, trial: int) -> None:
+        if (events := self._trials.pop(trial, None)) is not None:
+            events.close()
 
 
 def _group(row: ExperimentRow) -> str:

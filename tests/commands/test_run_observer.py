@@ -75,7 +75,7 @@ def test_the_block_tells_what_is_tried_how_far_it_is_the_champion_and_what_came_
     for score in (1.25, None, None, 1.0, None):
         night.ends(*night.begins(), score)
     night.begins("a [red]wider[/red] model\x1b[2J\nand more")
-    night.observer.progress(REPORT)
+    night.observer.progress(1, REPORT)
     shown = screen.screen()
     assert [line.split()[0] for line in shown[:7]] == ["0", "better", "1", "2", "3", "4", "5"], "ended ones stay above"
     subject, trial, speed, champion, last = shown[7:]
@@ -108,7 +108,7 @@ def test_a_wait_is_shown_and_its_notice_stays_above(night, screen):
 def test_a_service_that_is_down_stays_in_the_block_while_trials_run(night, screen):
     night.observer.service_down("gemini: 503 from the service", 1000.0, 1060.0)
     row, trial = night.begins()
-    night.observer.progress(REPORT)
+    night.observer.progress(1, REPORT)
     shown = screen.screen()
     (down,) = [line for line in shown if line.startswith("down")]
     assert down.endswith(": gemini: 503 from the service")
@@ -123,7 +123,7 @@ def test_a_service_that_is_down_stays_in_the_block_while_trials_run(night, scree
 
 def test_a_notice_of_another_thread_does_not_break_the_block(night, screen):
     night.begins()
-    night.observer.progress(REPORT)
+    night.observer.progress(1, REPORT)
     thread = threading.Thread(target=night.observer.notice, args=("from a thread",))
     thread.start()
     thread.join()
@@ -140,7 +140,7 @@ def test_a_small_terminal_cuts_and_never_wraps(night, screen, columns, lines):
     screen.resize(columns, lines)
     night.begins("a hypothesis of many words " * 20)
     for step in range(5):
-        night.observer.progress({**REPORT, "phase": f"phase {step}"})
+        night.observer.progress(1, {**REPORT, "phase": f"phase {step}"})
     assert len(screen.screen()) - before < lines
     night.observer.close()
     assert "".join(screen.screen()[before - 1 :]) == ""
@@ -148,22 +148,22 @@ def test_a_small_terminal_cuts_and_never_wraps(night, screen, columns, lines):
 
 def test_a_terminal_that_shrinks_is_followed(night, screen):
     night.begins()
-    night.observer.progress({**REPORT, "phase": "compile"})
+    night.observer.progress(1, {**REPORT, "phase": "compile"})
     screen.resize(40, 5)
-    night.observer.progress(REPORT)
+    night.observer.progress(1, REPORT)
     assert max(map(len, screen.screen()[-3:])) <= 40
 
 
 def test_a_terminal_that_takes_nothing_for_long_never_holds_up_the_run_and_gets_all_lines_later(night, screen):
     """As with a connection that is lost: nobody reads, and what the kernel keeps for it is soon full."""
     for number in range(300):
-        night.observer.progress({**REPORT, "phase": f"phase {number}"})
+        night.observer.progress(1, {**REPORT, "phase": f"phase {number}"})
         night.observer.notice(f"notice {number}")
     night.ends(*night.begins(), None)
     night.begins()
     for _ in range(20):
         screen.read()
-        night.observer.progress(REPORT)
+        night.observer.progress(1, REPORT)
     shown = screen.screen()
     assert [line for line in shown if line.startswith("autoresearch run: ")] == [
         f"autoresearch run: notice {number}" for number in range(300)
@@ -176,13 +176,13 @@ def test_a_terminal_that_was_stopped_or_is_gone_never_holds_up_the_run(night, sc
     row, trial = night.begins()
     termios.tcflow(screen.stream.fileno(), termios.TCOOFF)  # as Ctrl-S
     for step in range(500):
-        night.observer.progress({**REPORT, "phase": f"phase {step}"})
+        night.observer.progress(1, {**REPORT, "phase": f"phase {step}"})
     termios.tcflow(screen.stream.fileno(), termios.TCOON)
-    night.observer.progress({**REPORT, "phase": "judge"})
+    night.observer.progress(1, {**REPORT, "phase": "judge"})
     assert "judge" in screen.screen()[-4]
     os.close(screen.driver)
     screen.driver = os.open(os.devnull, os.O_RDONLY)
-    night.observer.progress({**REPORT, "phase": "last"})
+    night.observer.progress(1, {**REPORT, "phase": "last"})
     night.observer.notice("nobody reads it")
     night.ends(row, trial, None)
     night.observer.waits("nobody", 1.0, 2.0)
@@ -201,11 +201,11 @@ def test_a_fault_of_the_display_is_the_end_of_the_block_and_no_more(night, scree
 
 def test_reports_that_come_fast_are_drawn_now_and_then(night, screen):
     night.begins()
-    night.observer.progress(REPORT)
+    night.observer.progress(1, REPORT)
     screen.read()
     drawn = len(screen.written)
     for step in range(1000):
-        night.observer.progress({**REPORT, "step": step})
+        night.observer.progress(1, {**REPORT, "step": step})
     assert len(screen.read()) < 20 * drawn
 
 

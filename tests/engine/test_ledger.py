@@ -55,7 +55,7 @@ def test_numbers_are_sequential_and_an_end_is_final(ledger):
     assert [ledger.begin_experiment(INTENT).id for _ in range(3)] == [0, 1, 2]
     conclude(ledger, 0)
     assert conclude(ledger, 0, Action.KEEP).decision is Action.DISCARD
-    assert [row.id for row in ledger.open_experiments()] == [1]
+    assert [row.id for row in ledger.open_experiments()] == [1, 2]
 
 
 def test_several_are_open_and_come_in_the_order_in_which_they_end(ledger, tmp_path):

@@ -207,8 +207,8 @@ def test_a_full_disk_or_another_dataset_ends_the_run_at_once_and_the_trial_stays
 
 def test_a_champion_that_became_another_program_is_not_measured(bench):
     class Updated(FakeTask):
-        def prepare(self, source, log_dir):
-            found = super().prepare(source, log_dir)
+        def prepare(self, source, log_dir, **options):
+            found = super().prepare(source, log_dir, **options)
             return dataclasses.replace(found, program_hash=f"new {found.program_hash}")
 
         def measure(self, candidate, **arguments):  # as it scored before

@@ -1,0 +1,147 @@
+"""Runs with several experiments in flight: what is kept, what becomes of the others, and what a kill leaves."""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+
+import pytest
+from fakes import FakeTask
+from ledgers import substance
+from slots import DrawnOrder
+
+from autoresearch_jax.decide.certification import CertificationSettings
+from autoresearch_jax.decide.rule import Action, GreedyRule, LineageRule
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.records import Kind, Purpose
+from autoresearch_jax.executors.pool import PoolExecutor
+from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.types import Metric, Status
+
+RULE = LineageRule(Metric("loss"))
+CERTIFICATION = CertificationSettings(share=0.3, every=3)
+EXPERIMENTS = 24
+SLOTS = 4
+
+
+class TextsAndConstants(ConstantsProposer):
+    """Moves constants, and every third time adds a line to the text, at one of three places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: list[int] = []  # how many were out when it was asked
+
+    def propose(self, brief: Brief) -> Proposal:
+        self.running.append(len(brief.running))
+        if brief.experiment % 3:
+            return super().propose(brief)
+        lines = brief.champion_source.splitlines(keepends=True)
+        place = 3 + brief.experiment % 4
+        source = "".join([*lines[:place], f"NOTE_{brief.experiment} = {brief.experiment}\n", *lines[place:]])
+        return Proposal(f"a note {brief.experiment}", "text", source=source)
+
+
+class NotedTask(FakeTask):
+    """Each note makes another program, and every sixth is a small gain."""
+
+    def constants(self, source: str) -> dict:
+        found = super().constants(source)
+        return {**found, "LR": found["LR"]}
+
+    def score(self, constants: Mapping[str, float]) -> float:
+        gain = sum(0.004 for name in constants if name.startswith("NOTE_") and int(name[5:]) % 6 == 0)
+        return super().score(constants) - gain
+
+
+def run(bench, order: int = 0, rule=RULE, interrupted_after: int | None = None, slots: int = SLOTS):
+    task, proposer = NotedTask(), TextsAndConstants()
+    executor = DrawnOrder(task.measure, slots, order, interrupted_after)
+    loop = bench.loop(task, proposer, rule, max_experiments=EXPERIMENTS, certification=CERTIFICATION, executor=executor)
+    return loop.run(), executor, proposer
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def order(request) -> int:
+    return request.param
+
+
+def test_a_night_with_four_in_flight(bench, twin, order, run_git):
+    reason, executor, proposer = run(bench, order)
+    assert reason == f"{EXPERIMENTS} experiments reached"
+    assert executor.most_out == SLOTS
+    assert proposer.running[:SLOTS] == list(range(SLOTS))
+    ledger = bench.ledger()
+    rows, trials = ledger.experiments(), ledger.trials()
+    assert sum(row.kind is Kind.PROPOSAL for row in rows) == EXPERIMENTS
+    assert not ledger.open_experiments()
+    assert not ledger.open_trials()
+    kept = [row for row in rows if row.decision is Action.KEEP]
+    assert len(kept) > 3
+    for before, after in itertools.pairwise(kept):
+        assert (after.parent, after.parent_commit) == (before.id, before.commit), "each is made from the one before"
+        if after.status is Status.OK:
+            fresh = [trial for trial in ledger.trials(after.id) if trial.purpose is Purpose.CHAMPION]
+            assert fresh, "on a seed that no decision depended on"
+            assert fresh[0].parent == after.parent, "of what was kept"
+    log = run_git(bench.repo, "log", "--format=%H", "--first-parent", "autoresearch/night").splitlines()
+    assert log[: len(kept) - 1] == [row.commit for row in reversed(kept[1:])]
+    moves = ledger.select("moves", ("experiment", "parent", "source"))
+    assert moves
+    for move in moves:
+        assert ledger.experiment(move["experiment"]).parent != move["parent"]
+        assert ledger.source(move["experiment"]) != move["source"]
+    hashes = Counter(row.program_hash for row in rows if row.status is Status.OK and row.kind is Kind.PROPOSAL)
+    assert max(hashes.values()) == 1, "no program is measured as two experiments"
+    assert len({(trial.experiment, trial.seed) for trial in trials}) == len(trials)
+    with closing(Ledger.open_to_read(bench.folder.ledger)) as again:
+        assert [row.score for row in again.experiments()] == [row.score for row in rows]
+        assert again.lineage().champion == ledger.lineage().champion
+    assert run(twin, order)[0] == reason
+    assert substance(twin.ledger()) == substance(ledger), "the order of completions is all that it depends on"
+
+
+@pytest.mark.parametrize("after", [1, 4, 9, 17, 30, 41])
+def test_what_ran_when_it_was_interrupted_is_run_again(bench, after):
+    assert run(bench, interrupted_after=after)[0] == INTERRUPTED
+    left = bench.ledger().open_trials()
+    assert left
+    assert all(trial.interrupted_at is not None for trial in left)
+    reason, executor, _ = run(bench, order=5)
+    assert reason == f"{EXPERIMENTS} experiments reached"
+    assert executor.most_out <= SLOTS
+    ledger = bench.ledger()
+    assert not ledger.open_experiments()
+    assert not ledger.open_trials()
+    assert sum(row.kind is Kind.PROPOSAL for row in ledger.experiments()) == EXPERIMENTS
+    assert all(ledger.trials(trial.experiment) for trial in left), "none was lost"
+
+
+def test_the_greedy_rule_measures_what_it_moves_anew(bench):
+    assert run(bench, order=5, rule=GreedyRule(Metric("loss")))[0] == f"{EXPERIMENTS} experiments reached"
+    ledger = bench.ledger()
+    moved = {row["experiment"] for row in ledger.select("moves", ("experiment",))}
+    assert moved
+    for number in moved:
+        row = ledger.experiment(number)
+        if row.status is Status.OK and "stale" not in row.reason:
+            assert ledger.trials(number)[-1].parent == row.parent
+
+
+def test_trials_in_threads(bench):
+    task = NotedTask(trial_seconds=0.01)
+    executor = PoolExecutor([task, *(NotedTask(trial_seconds=0.01) for _ in range(SLOTS - 1))])
+    with closing(executor):
+        loop = bench.loop(
+            task,
+            TextsAndConstants(),
+            RULE,
+            max_experiments=EXPERIMENTS,
+            certification=CERTIFICATION,
+            executor=executor,
+        )
+        assert loop.run() == f"{EXPERIMENTS} experiments reached"
+    ledger = bench.ledger()
+    assert not ledger.open_trials()
+    assert not ledger.open_experiments()
