@@ -1,13 +1,17 @@
 """The shell scripts in a folder with a stand-in for .venv: nothing is installed or trained."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from autoresearch_jax.executors.places import processor_cores
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FAILING_PIP = '#!/bin/sh\ncase "$*" in *install*) echo "no network" >&2; exit 1 ;; esac\n'
@@ -85,6 +89,45 @@ def test_sweep_runs_the_grid_and_prints_the_table_of_where_it_went(checkout):
         "trial --run_dir=/x y --seed=1 --set LR=2 --set PATTERN=SL --tag=sweep",
         "results --run_dir=my runs --tag=best",
     ]
+
+
+def test_a_sweep_with_workers_keeps_each_place_busy_and_shows_every_trial(checkout):
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@" >> calls\necho env PLACE=0\necho env PLACE=1\n')
+    together = 'touch "$PLACE"; until [ -e 0 ] && [ -e 1 ]; do sleep 0.01; done\n'
+    trial = AUTORESEARCH.format(python=python).replace(
+        "trap", f'[ "$1" != trial ] || {{ {together.strip()}; }}\ntrap', 1
+    )
+    (checkout / ".venv" / "bin" / "autoresearch").write_text(trial)
+    result = subprocess.run(
+        ["scripts/sweep.sh", "--workers=2", "LR=1,2,3", "--", "--seed=1"],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    calls = (checkout / "calls").read_text().splitlines()
+    assert calls[0] == "scripts/sweep_places.py 2 --seed=1"
+    assert sorted(calls[1:-1]) == [f"trial --seed=1 --set LR={rate} --tag=sweep" for rate in (1, 2, 3)]
+    assert calls[-1] == "results --run_dir=my runs --tag=best"
+    assert sorted(re.findall("sweep: (.) of 3", result.stdout)) == ["1", "2", "3"]
+    assert result.stdout.count("log:") == 3
+
+
+def test_places_of_a_sweep_share_no_core_and_are_no_more_than_there_are():
+    def places(number: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPTS / "sweep_places.py"), number, "--platform=cpu"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    cores = len(processor_cores())
+    lines = places(str(cores)).stdout.split("\n")[:-1]
+    used = [cpu for line in lines for cpu in line.split()[-1].split(",")]
+    assert (len(lines), len(used)) == (cores, len(set(used)))
+    assert places("auto").stdout == "env\n"
+    too_many = places(str(cores + 1))
+    assert too_many.returncode == 2
+    assert f"--workers={cores + 1}" in too_many.stderr
 
 
 @pytest.mark.parametrize("tag", [("--tag=mine",), ("--tag", "mine")])
