@@ -54,6 +54,10 @@ class GcsServer:
         """All files of the bucket."""
         return sorted(file["name"] for file in self._storage.get_file_list(BUCKET)[0])
 
+    def read(self, name: str) -> bytes:
+        """What a file holds."""
+        return self._storage.get_file(BUCKET, name)
+
     def write(self, name: str, content: bytes) -> None:
         """Replaces a file behind everybody's back."""
         md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
