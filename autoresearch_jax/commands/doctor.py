@@ -138,7 +138,7 @@ def check_devices(options: RunOptions, environment: Mapping[str, str]) -> Iterat
     is_enough = size is None or size <= device.num_devices
     yield Check("devices", there) if is_enough else fault("devices", f"{there}, --mesh asks for {size}", remedy)
     try:
-        places, _ = options.task.workers.divide(device, environment)
+        places, _ = options.task.workers.divide(device, environment, size)
         yield Check("workers", str(len(places)))
     except UsageError as error:
         yield fault("workers", *str(error).rsplit(": ", 1))

@@ -325,12 +325,7 @@ class TaskOptions:
         device, is_confined = find_trial_device(self.platform, size, environment, log_path, confined=confined)
         if size is not None and size > device.num_devices:
             raise UsageError(f"--mesh asks for {size} devices, there are {device.num_devices}")
-        places, own = self.workers.divide(device, environment)
-        if size is not None and size > own.num_devices:
-            raise UsageError(
-                f"--mesh asks for {size} devices, and each of --workers={self.workers.workers} has {own.num_devices}: "
-                "leave one of them out"
-            )
+        places, own = self.workers.divide(device, environment, size)
         return own, mesh_axes or {"data": own.num_devices, "model": 1}, places, is_confined
 
 

@@ -22,10 +22,10 @@ class WorkerOptions:
     """How many trials run at the same time."""
 
     workers: str = option(
-        "1",
+        AUTO,
         "trials at the same time, each on a GPU or TPU chip of its own, on a CPU on as many cores each; auto: one for "
-        "each GPU or chip, on a CPU one; ray: as many as the nodes of a Ray cluster take; see "
-        "docs/guide/many-workers.md",
+        "each GPU or chip, one in all on a CPU or with a --mesh of several devices; ray: as many as the nodes of a Ray "
+        "cluster take; a search has at most 8 in flight, see docs/guide/many-workers.md",
         in_run=InRun.FREE,
     )
     ray_address: str = option(
@@ -64,18 +64,31 @@ class WorkerOptions:
         number = self.number or 1
         return [ANYWHERE] if number == 1 else divide_processors(number, processor_cores())
 
-    def divide(self, device: Device, environment: Mapping[str, str]) -> tuple[Sequence[Place], Device]:
+    def divide(
+        self, device: Device, environment: Mapping[str, str], mesh_size: int | None
+    ) -> tuple[Sequence[Place], Device]:
         """What of this machine each worker has, and of a device what one of them has.
 
         Args:
           device: what there is, for all of them.
           environment: variables of this process.
+          mesh_size: devices of --mesh; None without the flag.
 
         Raises:
-          UsageError: there are fewer devices than workers.
+          UsageError: there are fewer devices than workers, or a worker has fewer devices than the mesh.
         """
-        if self.number == 1:
+        is_undivided = self.number is None and (device.num_devices == 1 or (mesh_size or 1) > 1)
+        if self.number == 1 or is_undivided:
             return [ANYWHERE], device
+        places, own = self._divide(device, environment)
+        if mesh_size is not None and mesh_size > own.num_devices:
+            raise UsageError(
+                f"--mesh asks for {mesh_size} devices, and each of --workers={self.workers} has {own.num_devices}: "
+                "leave one of them out"
+            )
+        return places, own
+
+    def _divide(self, device: Device, environment: Mapping[str, str]) -> tuple[Sequence[Place], Device]:
         if device.platform == "cpu":
             places = self.processor_places()
             memory = device.memory_bytes

@@ -237,10 +237,7 @@ class Ledger(Logbook):
         return self._experiments.open()
 
     def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
-        """What a pure function makes of all that is concluded, and of what open experiments are made from.
-
-        It is made again once an experiment or a trial more is concluded, or an experiment is moved.
-        """
+        """What a pure function makes of what is concluded, and of what open experiments are made from; until it changes."""
         if self.may_be_undone():
             return make(self)
         parents = tuple(row.parent for row in self._experiments.open())
@@ -390,9 +387,12 @@ class Ledger(Logbook):
     def runs(self, row: ExperimentRow) -> list[TrialRow]:
         """The trials that stand for an experiment, in their order; a duplicate has its twin's.
 
-        Of a champion these are its runs on seeds that no decision depended on, unless there are no others.
+        Of a champion these are its runs on seeds that no decision depended on, unless there are no others; of what was
+        moved those since then, unless there are none.
         """
-        trials = self.scored(self.measured(row).id)
+        measured = self.measured(row)
+        every = self.scored(measured.id)
+        trials = [trial for trial in every if trial.parent == measured.parent] or every
         return [trial for trial in trials if trial.purpose is not Purpose.CANDIDATE] or trials
 
     def scored(self, experiment: int) -> list[TrialRow]:

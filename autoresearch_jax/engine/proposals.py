@@ -182,7 +182,7 @@ class Precheck:
         return found.result()
 
     def prepare(self, source: str, experiment: int, *, beside_a_trial: bool = False) -> Candidate:
-        """As `Task.prepare`, for an experiment that is about to be measured.
+        """As `Task.prepare`, for an experiment that is about to be measured: what it is measured by is free meanwhile.
 
         Raises:
           CandidateRejected: it cannot be measured, and why.
@@ -192,8 +192,7 @@ class Precheck:
         traced = self._traced.pop(experiment, None)
         if traced is not None and traced.source == source:
             return traced
-        log_dir = self._folder.log_dir(experiment)
-        return self._prepare_beside(source, log_dir) if beside_a_trial else self._task.prepare(source, log_dir)
+        return self._task.prepare(source, self._folder.log_dir(experiment), beside_a_trial=beside_a_trial)
 
     def _require_few_literals(self, source: str) -> None:
         most = self._max_literal_bytes

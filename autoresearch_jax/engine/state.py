@@ -194,7 +194,8 @@ def _state(ledger: Ledger) -> RunState | None:
     if not kept:
         return None
     baseline, champion = (ledger.measured(row) for row in (kept[0], kept[-1]))  # a refactoring has no trials of its own
-    lineage, runs = ledger.lineage(), ledger.scored(champion.id)
+    lineage = ledger.lineage()
+    runs = [run for run in ledger.scored(champion.id) if run.parent == champion.parent]  # since it was moved
     for_gain = [row for row in kept if row.is_improvement]
     anchor = frozenset[int]()
     if lineage is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing
 
 import pytest
-from fakes import FakeTask
+from fakes import FakeTask, ScriptedProposer, moved
 from ledgers import substance
 from slots import DrawnOrder
 
@@ -118,15 +118,18 @@ def test_what_ran_when_it_was_interrupted_is_run_again(bench, after):
     assert all(ledger.trials(trial.experiment) for trial in left), "none was lost"
 
 
-def test_the_greedy_rule_measures_what_it_moves_anew(bench):
-    assert run(bench, order=5, rule=GreedyRule(Metric("loss")))[0] == f"{EXPERIMENTS} experiments reached"
+def test_under_the_greedy_rule_what_is_moved_is_measured_anew(bench):
+    task = NotedTask(noise=0)
+    executor = DrawnOrder(task.measure, slots=2)
+    both = ScriptedProposer([moved(LR=0.1), moved(DEPTH=6)])
+    bench.loop(task, both, GreedyRule(task.metric), max_experiments=2, executor=executor).run()
     ledger = bench.ledger()
-    moved = {row["experiment"] for row in ledger.select("moves", ("experiment",))}
-    assert moved
-    for number in moved:
-        row = ledger.experiment(number)
-        if row.status is Status.OK and "stale" not in row.reason:
-            assert ledger.trials(number)[-1].parent == row.parent
+    _, first, second = ledger.experiments()
+    assert [row.decision for row in (first, second)] == [Action.KEEP, Action.KEEP]
+    assert second.parent == first.id
+    assert (second.constants["LR"], second.constants["DEPTH"]) == (0.1, 6)
+    assert [trial.parent for trial in ledger.trials(second.id)] == [0, first.id]
+    assert ledger.trials(second.id)[0].value != ledger.trials(second.id)[1].value == second.score
 
 
 def test_trials_in_threads(bench):
