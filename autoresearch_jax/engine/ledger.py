@@ -237,7 +237,7 @@ class Ledger(Logbook):
         return self._experiments.open()
 
     def remembered(self, make: Callable[["Ledger"], Value]) -> Value:
-        """What a pure function makes of what is concluded, and of what open experiments are made from; until it changes."""
+        """What a pure function makes of what is concluded and of the parents of what is open; until that changes."""
         if self.may_be_undone():
             return make(self)
         parents = tuple(row.parent for row in self._experiments.open())
