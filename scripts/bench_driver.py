@@ -32,6 +32,7 @@ from autoresearch_jax.assets.base import ConstantValue
 from autoresearch_jax.assets.python_constants import read_constants
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import LineageRule
+from autoresearch_jax.engine import flight
 from autoresearch_jax.engine.briefs import LOSS_CURVE
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -42,7 +43,6 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.workspace import Workspace
-from autoresearch_jax.executors.local import LocalExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, Brief, Proposal, SpaceExhausted
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, Value
 from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scalar, Status
@@ -50,6 +50,7 @@ from autoresearch_jax.types import Budget, Candidate, Measurement, Metric, Scala
 SHIPPED = Path(__file__).resolve().parent.parent
 sys.path.append(str(SHIPPED / "tests"))
 from fakes import FakeTask, ScriptedProposer, Silent  # noqa: E402
+from slots import DrawnOrder  # noqa: E402
 
 TAG = "bench"
 WINDOW = 20  # experiments whose median is a figure
@@ -167,6 +168,7 @@ class KnownProposals(ScriptedProposer):
         if brief.experiment == min(SETTLED, len(self._proposals)) + 1:
             self.settled = self.last
         if brief.experiment > len(self._proposals):
+            self._watch.answered = None
             raise SpaceExhausted("the proposals are used up")
         proposal = self._proposals[brief.experiment - 1]
         self._watch.answer()
@@ -223,9 +225,10 @@ def make_repository(repo: Path) -> None:
         subprocess.run(["git", *identity, *words], cwd=repo, check=True)
 
 
-def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposals]:
+def run_loop(repo: Path, count: int, seed: int, in_flight: int) -> tuple[Stopwatch, KnownProposals]:
     """The loop in a repository, from wherever its ledger is to `count` experiments, as the command would run it."""
     watch = Stopwatch()
+    flight.MOST_AT_ONCE = in_flight
     folder = RunFolder(repo / "runs" / TAG)
     folder.create()
     program = ProgramFile(repo / "program.md")
@@ -234,7 +237,7 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
     with closing(Ledger.open(folder.ledger)) as ledger:
         parts = Parts(
             task=task,
-            executor=LocalExecutor(task.measure),
+            executor=DrawnOrder(task.measure, in_flight, seed),
             proposer=proposer,
             precheck=Precheck(task, folder),
             rule=LineageRule(task.metric),
@@ -251,17 +254,18 @@ def run_loop(repo: Path, count: int, seed: int) -> tuple[Stopwatch, KnownProposa
     return watch, proposer
 
 
-def resume(repo: Path, count: int, seed: int) -> float:
+def resume(repo: Path, count: int, seed: int, in_flight: int) -> float:
     """Seconds until the proposer is asked."""
     start = time.perf_counter()
-    _, proposer = run_loop(repo, count, seed)
+    _, proposer = run_loop(repo, count, seed, in_flight)
     assert proposer.asked_at is not None
     return proposer.asked_at - start
 
 
-def resume_elsewhere(repo: Path, count: int, seed: int) -> float:
+def resume_elsewhere(repo: Path, count: int, seed: int, in_flight: int) -> float:
     """As `resume`, in a process of its own."""
-    command = [sys.executable, __file__, f"--experiments={count}", f"--seed={seed}", f"--resume={repo}"]
+    flags = [f"--experiments={count}", f"--seed={seed}", f"--in_flight={in_flight}", f"--resume={repo}"]
+    command = [sys.executable, __file__, *flags]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -289,13 +293,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiments", type=int, default=2000, help=f"at least {WINDOW}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--in_flight", type=int, default=1, help="trials at a time, which end in a drawn order")
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    count, seed = args.experiments, args.seed
+    count, seed, in_flight = args.experiments, args.seed, args.in_flight
     if count < WINDOW:
         parser.error(f"--experiments={count}: the figures are medians of {WINDOW}")
     if args.resume is not None:
-        print(resume(args.resume, count, seed))
+        print(resume(args.resume, count, seed, in_flight))
         return
     start = time.monotonic()
     print(f"machine: {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", end=", ")
@@ -303,12 +308,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         repo = Path(name)
         make_repository(repo)
-        watch, proposer = run_loop(repo, count, seed)
+        watch, proposer = run_loop(repo, count, seed, in_flight)
         with closing(Ledger.open_to_read(RunFolder(repo / "runs" / TAG).ledger)) as ledger:
             rows, trials = ledger.experiments(), ledger.trials()
-        resumes = [resume_elsewhere(repo, count, seed) for _ in range(RESUMES)]
+        resumes = [resume_elsewhere(repo, count, seed, in_flight) for _ in range(RESUMES)]
     kept = sum(row.decision == "keep" for row in rows)
-    print(f"{len(rows)} experiments with the baseline, {len(trials)} trials, {kept} kept, seed {seed}")
+    made = f"{len(rows)} experiments with the baseline, {len(trials)} trials, {kept} kept"
+    print(f"{made}, seed {seed}, {in_flight} in flight")
     print_growth(watch.overheads)
     assert len(watch.overheads) == count
     assert proposer.settled is not None

@@ -2,6 +2,7 @@
 # What the driver itself costs: 2,000 experiments of a task that takes no time, in a real repository. A few minutes.
 #
 #   ./scripts/bench_driver.sh [--experiments=N] [--seed=N]      fewer than the 2,000 show that it works, no more
+#   ./scripts/bench_driver.sh --in_flight=16                    with as many trials at a time
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
