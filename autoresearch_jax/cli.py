@@ -32,6 +32,7 @@ COMMANDS = {
     "findings": "ideas for the training file, and what runs found out: list, show, export, import",
     "swarm": "findings shared with peers through a git remote: join, sync, status, peers, papers, block",
     "sample": "text from a snapshot",
+    "host": "on each host but the first of several that share a trial: take part until the run ends",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",
     "mcp": "the commands of a run as tools for coding agents (Model Context Protocol, stdio)",
     "verify": "scores a run's champion again from its folder alone, and compares all hashes",
@@ -80,6 +81,11 @@ def _run(words: list[str]) -> int:
             options = read_on_run(flag_values, module.Options, partial(_tell, command))
         else:
             options = read_options(flag_values, module.Options)
+        if hasattr(options, "task"):  # of several hosts, the loop runs on the first
+            from autoresearch_jax.commands.host import serve_instead
+
+            if (status := serve_instead(options)) is not None:
+                return status
         return module.run(options, arguments)
     except flags.Error as error:
         return _complain(command, " ".join(str(error).split()), UsageError.exit_status)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.commands.dataset_options import DatasetOptions
+from autoresearch_jax.commands.host_options import HostOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
 from autoresearch_jax.commands.sandbox_options import (
@@ -20,7 +21,7 @@ from autoresearch_jax.commands.sandbox_options import (
 from autoresearch_jax.commands.worker_options import WorkerOptions
 from autoresearch_jax.engine.task import Task, Terms
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.executors.places import Place
+from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
 from autoresearch_jax.sandbox.sandbox import (
     NO_LANDLOCK,
@@ -34,6 +35,7 @@ from autoresearch_jax.tasks.command.task_file import TaskFile, read_task_file
 from autoresearch_jax.tasks.lm.cage import require_absolute_paths
 from autoresearch_jax.tasks.lm.config import TRACE_SECONDS, Caps, LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.device import Device, device_terms, find_trial_device
+from autoresearch_jax.tasks.lm.hosts import Hosts
 from autoresearch_jax.tasks.lm.task import LmTask, LmTerms
 from autoresearch_jax.types import Budget, Metric
 
@@ -92,6 +94,7 @@ class TaskOptions:
     mesh: str = option(
         "", "devices of each mesh axis, such as data=4,model=2; empty puts all devices on data", in_run=InRun.BOUND
     )
+    hosts: HostOptions = field(default_factory=HostOptions)
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     judge_tokens: int | None = option(
         None, "number of tokens to judge, about, instead of the whole split", least=1, in_run=InRun.BOUND
@@ -138,6 +141,8 @@ class TaskOptions:
     def __post_init__(self) -> None:
         if self.is_command and self.budget_steps is not None:
             raise UsageError("--budget_steps: --task=command has a budget in seconds: use --budget_seconds")
+        if self.is_command and self.hosts.num_hosts > 1:
+            raise UsageError("--num_hosts: --task=command runs on one: leave it out")
         axes = parse_mesh(self.mesh) or {}
         object.__setattr__(self, "mesh", ",".join(f"{name}={size}" for name, size in axes.items()))
 
@@ -240,7 +245,8 @@ class TaskOptions:
         trials_dirs[0].mkdir(parents=True, exist_ok=True)
         log_path = trials_dirs[0] / "devices.log"
         confined = sandbox.worker is not Level.LIMITS
-        device, mesh_axes, places, is_confined = self._find_devices(environment, log_path, confined=confined)
+        hosts = self.hosts.open(self.platform, mesh_size(self.mesh), self.workers.workers)
+        device, mesh_axes, places, is_confined = self._find_devices(environment, log_path, hosts, confined=confined)
         if confined and not is_confined:
             why = f"{device.platform} does not answer to a confined process, see {log_path}"
             if self.sandbox != "auto":
@@ -269,6 +275,7 @@ class TaskOptions:
                 standby_log=run_folder / "logs" / "standby.log" if self.standby and not one_trial else None,
                 place=places[0],
                 other_places=places[1:],
+                hosts=hosts,
             ),
         )
 
@@ -307,10 +314,11 @@ class TaskOptions:
             task, clock = self.command, find_clock(self.clock, "cpu", lambda text: None)
             with self.workers.processor_places()[0].taken():
                 return CommandTerms.of(task, TaskFiles(task), self.budget.seconds or 0.0, clock)
-        device, mesh_axes, places, _ = self._find_devices(os.environ, log_path)
+        hosts = self.hosts.open(self.platform, mesh_size(self.mesh), self.workers.workers)
+        device, mesh_axes, places, _ = self._find_devices(os.environ, log_path, hosts)
         clock = self._find_clock(device, lambda text: None)
         with places[0].taken():
-            machine = device_terms(device, mesh_axes, self.budget, clock)
+            machine = device_terms(device, mesh_axes, self.budget, clock, self.hosts.num_hosts)
         return LmTerms(self.dataset.open(), self.budget, self.judge_tokens, machine)
 
     def _find_clock(self, device: Device, notice: Callable[[str], None]) -> str:
@@ -318,13 +326,19 @@ class TaskOptions:
         return WALL if self.budget.steps is not None else find_clock(self.clock, device.platform, notice)
 
     def _find_devices(
-        self, environment: Mapping[str, str], log_path: Path, *, confined: bool = False
+        self, environment: Mapping[str, str], log_path: Path, hosts: Hosts | None, *, confined: bool = False
     ) -> tuple[Device, dict[str, int], Sequence[Place], bool]:
         """Device and mesh of one worker, the places of all, and whether a confined process is answered, if asked."""
         mesh_axes, size = parse_mesh(self.mesh), mesh_size(self.mesh)
-        device, is_confined = find_trial_device(self.platform, size, environment, log_path, confined=confined)
+        device, is_confined = find_trial_device(
+            self.platform, size, environment, log_path, confined=confined, hosts=hosts
+        )
         if size is not None and size > device.num_devices:
             raise UsageError(f"--mesh asks for {size} devices, there are {device.num_devices}")
+        if hosts is not None:
+            if size not in (None, device.num_devices):
+                raise UsageError(f"--mesh asks for {size} devices, the hosts have {device.num_devices}: take all")
+            return device, mesh_axes or {"data": device.num_devices, "model": 1}, [ANYWHERE], is_confined
         places, own = self.workers.divide(device, environment, size)
         return own, mesh_axes or {"data": own.num_devices, "model": 1}, places, is_confined
 

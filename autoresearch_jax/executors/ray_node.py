@@ -5,7 +5,6 @@ to the next; the trial itself is the task's own process under its own watch, whi
 """
 
 import atexit
-import hashlib
 import json
 import queue
 import socket
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.executors.base import Work
 from autoresearch_jax.files import disk_error
-from autoresearch_jax.sandbox.mounts import package_root
+from autoresearch_jax.sandbox.mounts import code_hash
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.types import (
     Candidate,
@@ -63,15 +62,6 @@ class NodeTask(Protocol):
 
 class FailedOnNode(Exception):
     """What a task raised on a node; the message begins with the type's name, a note has the traceback."""
-
-
-@cache
-def code_hash() -> str:
-    """Hash of this package's sources."""
-    found = hashlib.sha256()
-    for path in sorted(package_root().rglob("*.py")):
-        found.update(path.relative_to(package_root()).as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def conditions(task: NodeTask) -> dict[str, Scalar]:

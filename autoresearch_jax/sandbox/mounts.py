@@ -16,6 +16,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import autoresearch_jax
@@ -119,6 +120,15 @@ def is_hidden_module(module: Path) -> bool:
 def package_root() -> Path:
     """Folder of `autoresearch_jax`, and of nothing else: what lies beside it is the user's."""
     return Path(autoresearch_jax.__file__).resolve().parent
+
+
+@cache
+def code_hash() -> str:
+    """Hash of this package's sources."""
+    found = hashlib.sha256()
+    for path in sorted(package_root().rglob("*.py")):
+        found.update(path.relative_to(package_root()).as_posix().encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _library_folders() -> list[Path]:

@@ -33,7 +33,9 @@ LAST_WORDS_CHARACTERS = 300
 # Of C++: a line with the severity, time, thread and place, which ends the process; and of Python itself.
 _FATAL = re.compile(r"(?:F\d{4} \S+ +\d+ \S+\] |Fatal Python error: )(.*)")
 _ERROR = re.compile(r"E\d{4} \S+ +\d+ \S+\] (.*)")  # says more than "Check failed" on the next line
-_BESIDE_THE_POINT = re.compile(r"\s|-{20}|For simplicity, JAX has removed|[IW]\d{4} ")  # frames, notes, warnings
+_BESIDE_THE_POINT = re.compile(
+    r"\s|-{20}|For simplicity, JAX has removed|[IW]\d{4} |\[Gloo\]"
+)  # frames, notes, warnings
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _WATCH = "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.sandbox.watch import main; main(sys.argv[2:])"
 
@@ -157,9 +159,13 @@ class JsonWorker:
 
     def last_words(self) -> str:
         """What its log says of its end, one clean line; empty if it printed nothing."""
+        return telling_line(self.log_end())
+
+    def log_end(self) -> str:
+        """The end of what it printed to its log."""
         with contextlib.suppress(OSError), self._log_path.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
-            return telling_line(log.read().decode("utf-8", "replace"))
+            return log.read().decode("utf-8", "replace")
         return ""
 
     def come_forward(self) -> None:

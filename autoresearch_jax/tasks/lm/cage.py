@@ -44,7 +44,7 @@ _SYSTEM = (
     *("/etc/nsswitch.conf", "/etc/nvidia", "/opt/cuda", "/opt/nvidia"),
     *(f"/sys/{name}" for name in ("bus", "class", "dev", "devices", "fs/cgroup", "kernel/mm", "module")),
 )
-# By which a TPU's runtime finds the machine's metadata service
+# By which a TPU's runtime finds the machine's metadata service, and hosts find each other
 _NAME_LOOKUP = ("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf")
 _CUDA_HOMES = ("CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "CUDNN_PATH")
 _DEVICES = {
@@ -143,14 +143,18 @@ def scratch_variables(environment: Mapping[str, str], scratch: Path) -> dict[str
     return variables
 
 
-def network(platform: str, num_devices: int) -> str | None:
+def network(platform: str, num_devices: int, num_hosts: int = 1) -> str | None:
     """The network that a process needs, as `watch.py` names it; None for none."""
+    if num_hosts > 1:
+        return "host"  # to meet the others
     if platform == "tpu":
         return "host"  # its runtime asks the machine's metadata service what it is part of, and opens ports
     return LOOPBACK if platform == "cuda" and num_devices > 1 else None  # NCCL introduces devices to one another
 
 
-def landlock(platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess) -> dict[str, Any]:
+def landlock(
+    platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess, num_hosts: int = 1
+) -> dict[str, Any]:
     """The arguments of `linux.restrict_files`.
 
     Args:
@@ -158,25 +162,32 @@ def landlock(platform: str, num_devices: int, environment: Mapping[str, str], re
       num_devices: that the process will use.
       environment: its variables.
       reach: files and folders of the user's.
+      num_hosts: that share the mesh.
     """
     shared_memory = ["/dev/shm"] if platform == "tpu" or (platform == "cuda" and num_devices > 1) else []
     devices = [str(path) for pattern in _DEVICES.get(platform, ()) for path in Path("/dev").glob(pattern)]
     writable = [*WRITABLE_DEVICES, *devices, *shared_memory, *_writable(platform, environment)]
     return {
-        "readable": [*_system(platform, environment), *map(str, reach.readable)],
+        "readable": [
+            *_system(platform, environment),
+            *(_NAME_LOOKUP if platform == "tpu" or num_hosts > 1 else ()),
+            *map(str, reach.readable),
+        ],
         "writable": [*writable, *map(str, reach.writable)],
-        "network": network(platform, num_devices) is not None,
+        "network": network(platform, num_devices, num_hosts) is not None,
         "plain": True,
     }
 
 
-def confinement(platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess) -> dict[str, Any]:
+def confinement(
+    platform: str, num_devices: int, environment: Mapping[str, str], reach: FileAccess, num_hosts: int = 1
+) -> dict[str, Any]:
     """What a process gives up before it becomes a trial's, as `watch.py` reads it; arguments as of `landlock`."""
     return {
         # of what Landlock leaves: the folder of a root's run may be another user's
         "keep_capabilities": READ_AND_WRITE_ANYTHING | LOCK_MEMORY,
-        "landlock": landlock(platform, num_devices, environment, reach),
-        "network": network(platform, num_devices),
+        "landlock": landlock(platform, num_devices, environment, reach, num_hosts),
+        "network": network(platform, num_devices, num_hosts),
     }
 
 
@@ -197,7 +208,7 @@ def _system(platform: str, environment: Mapping[str, str]) -> Iterator[str]:
     if platform == "cuda":
         yield from (environment[name] for name in _CUDA_HOMES if name in environment)
     if platform == "tpu":
-        yield from (*_NAME_LOOKUP, *filter(None, [environment.get("TPU_LIBRARY_PATH")]))
+        yield from filter(None, [environment.get("TPU_LIBRARY_PATH")])
 
 
 def _writable(platform: str, environment: Mapping[str, str]) -> Iterator[str]:

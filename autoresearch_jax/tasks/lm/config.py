@@ -9,13 +9,16 @@ from typing import Any
 from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import WALL
 from autoresearch_jax.sandbox.sandbox import ProcessLimits, Sandbox
+from autoresearch_jax.tasks.lm.channel import Gathering
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
-from autoresearch_jax.types import UNKNOWN_COMPILE_COST, Budget, CompileCost, LossLimit, Scrutiny
+from autoresearch_jax.tasks.lm.hosts import Hosts
+from autoresearch_jax.types import UNKNOWN_COMPILE_COST, Budget, CompileCost, LossLimit, Scrutiny, Status
 
 KIBIBYTE = 1 << 10
 
 MEASURE, JUDGE_AGAIN = "measure", "judge again"  # what a trial's process can be asked to do with a request
+FOLLOW = "follow"  # what it can be asked on another host than the first
 TIME_REFERENCE = "time reference"  # and without one: processor seconds of the reference program
 SCORE_SNAPSHOT, SAMPLE = "score snapshot", "sample"  # and about a snapshot, see `snapshot_process.py`
 SNAPSHOT_BEGINS = "snapshot begins"  # the event after which a process of these reads the snapshot
@@ -104,6 +107,14 @@ class TimeLimits:
         return max(0.0, seconds - max(self.free_compile, COMPILE_SLOWDOWN * (cost.champion or 0.0)))
 
 
+class TrialFailedError(Exception):
+    """The candidate failed, with this status; not a mistake of ours."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 @dataclass(frozen=True)
 class MeasureRequest:
     """One trial as data, for the process that runs it. For fields not listed see `LmTaskConfig`.
@@ -122,6 +133,7 @@ class MeasureRequest:
       profile: whether some steps are traced, to a folder PROFILE in `log_dir`.
       files: arguments of `linux.restrict_files`, to which the process adds its scratch folder and confines itself
         before it reads the programs; None where it is not confined.
+      hosts: whom it meets before it looks at a device; None where this host has all devices.
     """
 
     programs_dir: str
@@ -146,6 +158,7 @@ class MeasureRequest:
     compile_cost: CompileCost = UNKNOWN_COMPILE_COST
     profile: bool = False
     files: Mapping[str, Any] | None = None
+    hosts: Gathering | None = None
 
     def to_json(self, operation: str) -> dict[str, Any]:
         """The message that asks for `MEASURE` or `JUDGE_AGAIN`."""
@@ -160,6 +173,7 @@ class MeasureRequest:
             "limits": TimeLimits(**fields["limits"]),
             "stop_above": tuple(LossLimit(**limit) for limit in fields["stop_above"]),
             "compile_cost": CompileCost(**fields["compile_cost"]),
+            "hosts": None if fields["hosts"] is None else Gathering(**fields["hosts"]),
         }
         return cls(**{**fields, **read})
 
@@ -194,6 +208,7 @@ class LmTaskConfig:
       standby_log: where the next trial's process prints while it waits; None to have none.
       place: what of this machine trials have.
       other_places: for further tasks of this kind, see `engine.task.PlaceableTask`.
+      hosts: that have a part of the mesh beside this one; None where this one has all of it.
     """
 
     dataset: Dataset
@@ -216,3 +231,14 @@ class LmTaskConfig:
     standby_log: Path | None = None
     place: Place = ANYWHERE
     other_places: Sequence[Place] = ()
+    hosts: Hosts | None = None
+
+    @property
+    def num_hosts(self) -> int:
+        """How many hosts share the mesh."""
+        return 1 if self.hosts is None else self.hosts.num_hosts
+
+    @property
+    def host_devices(self) -> int:
+        """Devices of the mesh that this host has."""
+        return math.prod(self.mesh_axes.values()) // self.num_hosts

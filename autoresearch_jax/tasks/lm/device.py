@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from autoresearch_jax.sandbox.accounting import WALL, host_processors, quota_cpu
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.tasks.lm import cage
+from autoresearch_jax.tasks.lm.hosts import Hosts
 from autoresearch_jax.types import Budget, Scalar
 
 REFERENCE_OF = "reference_of"  # among a trial's metrics: `reference_machine` where "reference_seconds" were measured
@@ -74,6 +75,7 @@ TPU_MESH_FLAGS = (
 )
 
 PROBE_SECONDS = 120.0  # an accelerator that has not answered by then does not work
+DEVICES = "devices"  # what a trial's process is asked for
 TRIAL_WORKER = ("autoresearch_jax.tasks.lm.worker",)
 STANDBY_WORKER = (*TRIAL_WORKER, "--standby")  # waits until it is assigned to a trial
 SCRATCH = "autoresearch-worker-"  # what the names of the folders of trials' processes begin with
@@ -94,7 +96,7 @@ def reference_machine() -> str:
 
 
 def platform_variables(
-    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
+    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None, num_hosts: int = 1
 ) -> dict[str, str]:
     """Variables to add to `environment` for a process that runs trials on "cpu", "cuda" or "tpu".
 
@@ -107,8 +109,8 @@ def platform_variables(
         if "GLIBC_TUNABLES" not in environment and not any(name.startswith("MALLOC_") for name in environment):
             variables["GLIBC_TUNABLES"] = GLIBC_TUNABLES
     elif platform == "cuda":
-        variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices > 1 else (), environment)
-        if num_devices > 1:
+        variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices * num_hosts > 1 else (), environment)
+        if num_devices > 1 and num_hosts == 1:
             variables["NCCL_SOCKET_IFNAME"] = environment.get("NCCL_SOCKET_IFNAME", "lo")  # all are of this machine
         if compile_cache_dir is not None and "CUDA_CACHE_PATH" not in environment:  # else in the home, which is new
             variables["CUDA_CACHE_PATH"] = str(compile_cache_dir.absolute() / "cuda")
@@ -116,7 +118,7 @@ def platform_variables(
             "XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE
         )
     elif platform == "tpu":
-        variables |= _flags("LIBTPU_INIT_ARGS", TPU_MESH_FLAGS if num_devices > 1 else (), environment)
+        variables |= _flags("LIBTPU_INIT_ARGS", TPU_MESH_FLAGS if num_devices * num_hosts > 1 else (), environment)
         variables["TPU_LOG_DIR"] = environment.get("TPU_LOG_DIR", "disabled")  # by default a folder for all users
     if compile_cache_dir is not None:
         variables["JAX_COMPILATION_CACHE_DIR"] = str(compile_cache_dir.absolute())
@@ -178,29 +180,42 @@ def find_device(
     *,
     confined: bool = False,
     ask_cpu: bool = False,
+    hosts: Hosts | None = None,
 ) -> Device:
     """The device to run on; an accelerator is asked by a process that prints to `log_path`.
 
     Args:
       platform: "cpu", "cuda", "tpu", or "auto" for the accelerator whose device files are there, else the CPU.
-      mesh_devices: devices the mesh asks for; a CPU shows as many host devices. None for all, on a CPU one.
+      mesh_devices: devices the mesh asks for; a CPU shows as many host devices. None for all, on a CPU one a host.
       environment: variables of this process.
       log_path: see above.
       confined: whether that process is confined as those of trials are.
       ask_cpu: whether a CPU is asked too.
+      hosts: that have a part of the devices, and are asked together.
 
     Raises:
-      DeviceError: the device does not answer.
+      DeviceError: the device does not answer, or hosts have unequal ones.
+      CandidateUntouched, TermsChanged: see `Hosts.together`.
     """
+    num_hosts = 1 if hosts is None else hosts.num_hosts
     platform = choose_platform(platform)
     if platform == "cpu" and not ask_cpu:
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", "cpu", mesh_devices or 1, memory_bytes)
-    num_devices = mesh_devices or _num_device_files(platform)
+        return Device("cpu", "cpu", mesh_devices or num_hosts, memory_bytes)
+    num_devices = (mesh_devices or num_hosts * _num_device_files(platform)) // num_hosts
     reach = cage.FileAccess() if confined else None
-    worker = start_worker(platform, num_devices, log_path, environment=environment, compile_cache_dir=None, reach=reach)
+    start = partial(start_worker, environment=environment, compile_cache_dir=None, reach=reach, num_hosts=num_hosts)
     try:
-        event = ask_once(worker, "devices", PROBE_SECONDS, PROBE_SECONDS)
+        if hosts is None:
+            event = ask_once(start(platform, num_devices, log_path), DEVICES, PROBE_SECONDS, PROBE_SECONDS)
+        else:
+            with hosts.together(
+                platform=platform, num_devices=num_devices, is_confined=confined, program_hash=None
+            ) as gathering:
+                worker = start(platform, num_devices, log_path)
+                hosts.stop_by(worker.stop)
+                request = {"hosts": asdict(gathering)}
+                event = ask_once(worker, DEVICES, PROBE_SECONDS, PROBE_SECONDS, request)
     except (ProcessTimeoutError, WorkerDiedError) as error:
         raise DeviceError(f"--platform={platform}: {error}; see {log_path}, or use --platform=cpu") from error
     if event["event"] == "failed":
@@ -209,6 +224,9 @@ def find_device(
             f"--platform={platform}: JAX finds no such device ({reason}; see {log_path}): `autoresearch doctor` says "
             "what to install, or use --platform=cpu"
         )
+    if len({(kind, number) for _, kind, number in event["hosts"]}) > 1:
+        found = ", ".join(f"host {host_id} has {number} x {kind}" for host_id, kind, number in event["hosts"])
+        raise DeviceError(f"--num_hosts={num_hosts}: {found}: take hosts with equal devices")
     return Device(event["platform"], event["device_kind"], event["num_devices"], event["device_memory_bytes"])
 
 
@@ -220,12 +238,13 @@ def find_trial_device(
     *,
     confined: bool,
     ask_cpu: bool = False,
+    hosts: Hosts | None = None,
 ) -> tuple[Device, bool]:
     """The device to run on, and whether trials' processes can be confined: arguments and errors of `find_device`.
 
     They cannot where the device answers to a process without walls, and neither before nor after to a confined one.
     """
-    find = partial(find_device, platform, mesh_devices, environment, log_path, ask_cpu=ask_cpu)
+    find = partial(find_device, platform, mesh_devices, environment, log_path, ask_cpu=ask_cpu, hosts=hosts)
     if not confined:
         return find(), False
     try:
@@ -238,8 +257,11 @@ def find_trial_device(
         return device, False
 
 
-def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str) -> dict[str, Scalar]:
+def device_terms(
+    device: Device, mesh_axes: Mapping[str, int], budget: Budget, clock: str, num_hosts: int = 1
+) -> dict[str, Scalar]:
     """What of the machine a score depends on; scores of other devices are never compared."""
+    mesh = ",".join(f"{name}={size}" for name, size in mesh_axes.items())
     device_kind = device.device_kind
     if device.platform == "cpu":
         quota = quota_cpus()
@@ -248,7 +270,7 @@ def device_terms(device: Device, mesh_axes: Mapping[str, int], budget: Budget, c
         "platform": device.platform,
         "device_kind": device_kind,
         "num_devices": math.prod(mesh_axes.values()),
-        "mesh": ",".join(f"{name}={size}" for name, size in mesh_axes.items()),
+        "mesh": mesh if num_hosts == 1 else f"{mesh} on {num_hosts} hosts",
         "jax_version": version("jax"),
         "clock": clock if budget.steps is None else WALL,
     }
@@ -263,22 +285,24 @@ def start_worker(
     compile_cache_dir: Path | None,
     module: Sequence[str] = TRIAL_WORKER,
     reach: cage.FileAccess | None,
+    num_hosts: int = 1,
 ) -> JsonWorker:
     """Starts a trial process for `platform`; it inherits an allow-listed part of the environment.
 
     Args:
       platform: "cpu", "cuda" or "tpu".
-      num_devices: that it will use.
+      num_devices: of this machine that it will use.
       log_path: what it prints is added there; its folder can be written to.
       environment: variables of this process.
       compile_cache_dir: XLA's; None for none.
       module: what it runs.
       reach: the user's files that it may touch; None does not confine it.
+      num_hosts: that share the mesh.
 
     Raises:
       OSError: it cannot be started.
     """
-    variables = worker_variables(platform, num_devices, environment, compile_cache_dir)
+    variables = worker_variables(platform, num_devices, environment, compile_cache_dir, num_hosts)
     cage.prepare_devices(platform)
     resources = ExitStack()
     try:
@@ -286,7 +310,7 @@ def start_worker(
         confine = None
         if reach is not None:
             own = cage.FileAccess(reach.readable, (*reach.writable, log_path.absolute().parent, scratch))
-            confine = cage.confinement(platform, num_devices, variables, own)
+            confine = cage.confinement(platform, num_devices, variables, own, num_hosts)
         return JsonWorker(
             [sys.executable, "-m", *module],
             environment={**variables, **cage.scratch_variables(variables, scratch)},
@@ -301,10 +325,10 @@ def start_worker(
 
 
 def worker_variables(
-    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None
+    platform: str, num_devices: int, environment: Mapping[str, str], compile_cache_dir: Path | None, num_hosts: int = 1
 ) -> dict[str, str]:
     """All variables of a trial's process but those that name its scratch folder."""
-    extra = platform_variables(platform, num_devices, environment, compile_cache_dir)
+    extra = platform_variables(platform, num_devices, environment, compile_cache_dir, num_hosts)
     return {**cage.inherited_variables(environment), **extra}
 
 

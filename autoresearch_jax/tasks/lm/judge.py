@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.flops import memory_bytes
+from autoresearch_jax.tasks.lm.leading import ALONE, SCORE, Lead
 from autoresearch_jax.tasks.lm.probes import (
     NUM_PASSES,
     WHOLE_SHARE,
@@ -85,9 +86,11 @@ class Scorer:
     put together with the candidate's, which could give the same logits another rounding.
     """
 
-    def __init__(self, programs: Programs, mesh: Mesh, batch_rows: int) -> None:
+    def __init__(self, programs: Programs, mesh: Mesh, batch_rows: int, lead: Lead = ALONE) -> None:
+        """Compiles it; `lead` has the other hosts of the mesh score each batch, too."""
         exported = programs.logits[batch_rows]
         self.batch_rows = batch_rows
+        self.lead = lead
         self._by_rows = NamedSharding(mesh, PartitionSpec("data"))
 
         def score(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> jax.Array:
@@ -106,15 +109,22 @@ class Scorer:
         tokens = jax.ShapeDtypeStruct((batch_rows, programs.sequence_length), jnp.int32)
         logits = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         predict = jax.jit(exported.call, in_shardings=(leaf_shardings, self._by_rows), out_shardings=self._by_rows)
-        score_jit = jax.jit(score, in_shardings=(self._by_rows, self._by_rows), out_shardings=self._by_rows)
+        # where a mesh has several hosts, this process reads what the devices of others have computed
+        nats = self._by_rows if self._by_rows.is_fully_addressable else NamedSharding(mesh, PartitionSpec())
+        score_jit = jax.jit(score, in_shardings=(self._by_rows, self._by_rows), out_shardings=nats)
         self._predict = predict.lower(leaf_structs, tokens).compile()
         self._score = score_jit.lower(logits, tokens).compile()
         self.memory_bytes = _sum(memory_bytes(self._predict), memory_bytes(self._score))
 
     def __call__(self, read_leaves: Sequence[jax.Array], inputs_BxT: np.ndarray, targets_BxT: np.ndarray) -> jax.Array:
         """Nats of each target token given the inputs up to its place, float32[B, T]."""
-        inputs, targets = (jax.device_put(x.astype(np.int32), self._by_rows) for x in (inputs_BxT, targets_BxT))
-        return self._score(self._predict(list(read_leaves), inputs), targets)
+        inputs, targets = (self.lead.put(self._by_rows, x.astype(np.int32)) for x in (inputs_BxT, targets_BxT))
+        self.lead.announce(SCORE, batch_rows=self.batch_rows)
+        return self.score(read_leaves, inputs, targets)
+
+    def score(self, read_leaves: Sequence[jax.Array], inputs_BxT: jax.Array, targets_BxT: jax.Array) -> jax.Array:
+        """The same of tokens that are on the devices."""
+        return self._score(self._predict(list(read_leaves), inputs_BxT), targets_BxT)
 
 
 def _sum(*sizes: int | None) -> int | None:
@@ -274,7 +284,7 @@ def judge_within_memory(
 def smaller_scorer(programs: Programs, mesh: Mesh, scorer: Scorer) -> Scorer | None:
     """The scorer for the next smaller batch, compiled; None if there is none."""
     sizes = [rows for rows in programs.logits if rows < scorer.batch_rows]
-    return Scorer(programs, mesh, max(sizes)) if sizes else None
+    return Scorer(programs, mesh, max(sizes), scorer.lead) if sizes else None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from autoresearch_jax.errors import causes
 from autoresearch_jax.files import sha256_of_file
 from autoresearch_jax.sanitize import clean_line, quoted
 from autoresearch_jax.tasks.lm.clock import uncalibrated_clock
-from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.config import JUDGE, JUDGE_HOLDOUT, SNAPSHOT, MeasureRequest, TrialFailedError
 from autoresearch_jax.tasks.lm.data.dataset import MANIFEST, Dataset, DatasetError
 from autoresearch_jax.tasks.lm.data.loader import BatchShapeError
 from autoresearch_jax.tasks.lm.flops import TooCostlyError, check_memory
@@ -37,6 +37,7 @@ from autoresearch_jax.tasks.lm.judge import (
     load_eval_set,
     smaller_scorer,
 )
+from autoresearch_jax.tasks.lm.leading import ALONE, Lead
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import load_snapshot, made_with, snapshot_mesh
@@ -56,14 +57,6 @@ MAX_TOKEN_NATS = 1 << 18  # kept of one trial; of a larger split, those of rows 
 MAX_NATS = 60_000.0  # that float16 holds
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-class TrialFailedError(Exception):
-    """The candidate failed, with this status; not a mistake of ours."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 @contextmanager
@@ -160,14 +153,23 @@ def first_batch_rows(sizes: Iterable[int], platform: str, row_bytes: int) -> int
     return max((rows for rows in ascending if rows * row_bytes <= CPU_LOGITS_BYTES), default=ascending[0])
 
 
+def first_scorer(programs: Programs, make: Callable[[int], Scorer]) -> Scorer:
+    """The scorer for the batch to begin with, made by `make` from its rows."""
+    row_bytes = LOGIT_BYTES * programs.sequence_length * programs.vocab_size
+    return make(first_batch_rows(programs.logits, programs.platform, row_bytes))
+
+
 class Judging:
     """The judge of one trial."""
 
-    def __init__(self, request: MeasureRequest, programs: Programs, mesh: Mesh, dataset: Dataset) -> None:
+    def __init__(
+        self, request: MeasureRequest, programs: Programs, mesh: Mesh, dataset: Dataset, lead: Lead = ALONE
+    ) -> None:
         """Opens the rows, those of the holdout for an audit only; raises DatasetError if they cannot be read."""
         self._request = request
         self._programs = programs
         self._mesh = mesh
+        self._lead = lead
         self._eval_set = load_eval_set(dataset, programs.vocab_size, request.split, request.judge_tokens, request.seed)
         self._holdout = None
         if request.scrutiny is Scrutiny.AUDIT:
@@ -175,9 +177,7 @@ class Judging:
 
     def compile(self) -> Scorer:
         """The scorer for the batch to begin with."""
-        programs = self._programs
-        row_bytes = LOGIT_BYTES * programs.sequence_length * programs.vocab_size
-        return Scorer(programs, self._mesh, first_batch_rows(programs.logits, programs.platform, row_bytes))
+        return first_scorer(self._programs, lambda rows: Scorer(self._programs, self._mesh, rows, self._lead))
 
     def fitting(self, scorer: Scorer) -> Scorer:
         """That scorer, or the next smaller one that fits into memory; raises TooCostlyError if none does."""
@@ -194,7 +194,7 @@ class Judging:
 
     def check_memory(self, **needed: int | None) -> None:
         """Raises TooCostlyError for a program that needs more memory than there is; host devices share theirs."""
-        sharing = self._mesh.size if self._mesh.devices.flat[0].platform == "cpu" else 1
+        sharing = len(self._mesh.local_devices) if self._mesh.devices.flat[0].platform == "cpu" else 1
         check_memory(
             {name: size and size * sharing for name, size in needed.items()}, self._request.device_memory_bytes
         )

@@ -25,7 +25,7 @@ from autoresearch_jax.tasks.lm.clock import (
     uncalibrated_clock,
     wait_for_rest,
 )
-from autoresearch_jax.tasks.lm.config import PROFILE, SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.config import PROFILE, SNAPSHOT, MeasureRequest, TrialFailedError
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.data.loader import TokenLoader
 from autoresearch_jax.tasks.lm.device import REFERENCE_OF, reference_machine
@@ -39,7 +39,8 @@ from autoresearch_jax.tasks.lm.flops import (
 )
 from autoresearch_jax.tasks.lm.integrity import METRICS
 from autoresearch_jax.tasks.lm.judge import EvalResult, Scorer
-from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, TrialFailedError, of_candidate, open_trial
+from autoresearch_jax.tasks.lm.judging import Emit, Judging, Phases, of_candidate, open_trial
+from autoresearch_jax.tasks.lm.leading import ALONE, Lead
 from autoresearch_jax.tasks.lm.operations import stablehlo_module
 from autoresearch_jax.tasks.lm.programs import CompileWatch, Programs, StepProgram, compile_program, make_mesh
 from autoresearch_jax.tasks.lm.snapshot import save_snapshot
@@ -71,16 +72,17 @@ LAST_STEPS = 10  # of which the usual time is taken, the last one left out
 LOSS_CURVE_FILE = "loss.csv"
 
 
-def measure(request: MeasureRequest, emit: Emit) -> dict[str, Any]:
+def measure(request: MeasureRequest, emit: Emit, lead: Lead = ALONE) -> dict[str, Any]:
     """Runs a trial; returns status, value, error, snapshot and metrics as `Measurement` has them."""
     phases = Phases(emit)
     with CompileWatch() as compiles:
-        return phases.answer(_Trial(request, phases, compiles).run)
+        return phases.answer(_Trial(request, phases, compiles, lead).run)
 
 
 class _Trial:
-    def __init__(self, request: MeasureRequest, phases: Phases, compiles: CompileWatch) -> None:
+    def __init__(self, request: MeasureRequest, phases: Phases, compiles: CompileWatch, lead: Lead) -> None:
         self.request = request
+        self.lead = lead
         self.phases = phases
         self.compiles = compiles
         self.metrics = phases.metrics
@@ -94,7 +96,7 @@ class _Trial:
         self.phases.enter("startup")
         self.programs, dataset = open_trial(request)
         self.mesh = make_mesh(self.programs.mesh_axes)
-        self.judging = Judging(request, self.programs, self.mesh, dataset)
+        self.judging = Judging(request, self.programs, self.mesh, dataset, self.lead)
         rows = dataset.rows(self.programs.vocab_size, "train")
         token_ids_V = dataset.tokenizer(self.programs.vocab_size).draw_ids(request.seed)
         with ExitStack() as stack:
@@ -146,6 +148,7 @@ class _Trial:
             pool.shutdown(wait=False, cancel_futures=True)  # XLA cannot be interrupted; the process ends with the trial
         with of_candidate():
             compiled = init.result(), [step.result() for step in steps], scorer.result()
+        self.lead.wait_compiled()
         self._calibrate()
         self.phases.leave("compile")
         device_kind = mesh.devices.flat[0].device_kind
@@ -195,7 +198,7 @@ class _Trial:
         with uncalibrated_clock(self.request.clock) as clock:
             start = clock.now()
             with of_candidate("`init` cannot be run"):
-                leaves = jax.block_until_ready(init(_key_data(self.request.seed)))
+                leaves = jax.block_until_ready(self.lead.init(init, _key_data(self.request.seed)))
             seconds = clock.now() - start
         self.phases.leave("init")
         charged = 0.0 if budget.seconds is None else max(0.0, seconds - self.request.limits.free(budget))
@@ -233,13 +236,13 @@ class _Trial:
         phases = [
             TrainPhase(
                 from_progress=step.from_progress,
-                step=compiled,
+                step=partial(self.lead.step, index, compiled),
                 next_tokens=loader.__next__,
-                put_tokens=lambda tokens_BxT1: jax.device_put(tokens_BxT1, by_rows),
+                put_tokens=partial(self.lead.put, by_rows),
                 tokens_per_step=step.batch_shape[0] * (step.batch_shape[1] - 1),
                 loss_index=step.metrics.index("loss"),
             )
-            for step, compiled, loader in zip(programs.steps, steps, loaders, strict=True)
+            for index, (step, compiled, loader) in enumerate(zip(programs.steps, steps, loaders, strict=True))
         ]
         self.phases.enter("train")
         clock = self._make_clock()
@@ -311,7 +314,7 @@ class _Trial:
             Path(request.snapshot_dir),
             programs=programs,
             programs_dir=Path(request.programs_dir),
-            leaves=result.leaves,
+            leaves=self.lead.collect(result.leaves, programs.read_leaves),
             tokenizer_path=dataset.tokenizer_path(programs.vocab_size),
             facts={
                 "dataset": str(dataset.folder),

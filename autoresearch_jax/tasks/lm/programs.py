@@ -239,12 +239,15 @@ def try_devices() -> None:
     Such as a variable that forbids transfers to the device. Takes hold of the devices.
     """
     devices = jax.devices()
-    by_rows = NamedSharding(make_mesh({"data": len(devices), "model": 1}), PartitionSpec("data"))
-    ones = np.ones(len(devices), np.float32)
-    add = jax.jit(jnp.add, in_shardings=by_rows, out_shardings=by_rows, donate_argnums=0)
-    total = add.lower(ones, ones).compile()(ones, jax.device_put(ones, by_rows))
-    if not np.array_equal(np.asarray(total), ones + ones):
-        raise RuntimeError(f"the devices computed 1 + 1 = {np.asarray(total)}")
+    mesh = make_mesh({"data": len(devices), "model": 1})
+    by_rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    one, ones = np.float32(1), np.ones(len(devices), np.float32)
+    add = jax.jit(jnp.add, in_shardings=(by_rows, whole), out_shardings=by_rows, donate_argnums=0)
+    put = jax.make_array_from_callback(ones.shape, by_rows, lambda index: ones[index])
+    total = add.lower(put, one).compile()(put, one)
+    for shard in total.addressable_shards:  # of several hosts each looks at its own
+        if not np.array_equal(np.asarray(shard.data), [2]):
+            raise RuntimeError(f"the devices computed 1 + 1 = {np.asarray(shard.data)}")
 
 
 def compile_program(exported: export.Exported, mesh: Mesh, *, donate: bool = False) -> Any:

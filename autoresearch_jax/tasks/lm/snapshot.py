@@ -21,6 +21,9 @@ from autoresearch_jax.tasks.lm.data.dataset import MANIFEST
 from autoresearch_jax.tasks.lm.integrity import FORMAT_VERSION, SnapshotError, load_manifest, take_inventory
 from autoresearch_jax.tasks.lm.programs import BadProgramError, Programs, load_programs, make_mesh
 
+# Where a mesh has several hosts, the first one has collected the arrays: the hosts may have no disk in common
+ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -47,7 +50,7 @@ def save_snapshot(
       folder: where it will be.
       programs: the candidate's programs.
       programs_dir: their files, which are copied.
-      leaves: all arrays of the state; only those that `logits` reads are saved.
+      leaves: all arrays of the state; only those that `logits` reads are saved, by this process alone.
       tokenizer_path: copied too.
       facts: further entries of the manifest.
 
@@ -83,7 +86,7 @@ def save_snapshot(
 
 def _save_arrays(path: Path, arrays: Mapping[str, jax.Array]) -> None:
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=ALONE) as checkpointer:
             checkpointer.save(path.absolute(), arrays)
     except jax.errors.JaxRuntimeError:
         raise

@@ -1,5 +1,6 @@
 """The language-model task as the loop sees it: prepare (trace and check) a training file, measure it. Loads no JAX."""
 
+import contextlib
 import dataclasses
 import math
 import threading
@@ -13,9 +14,10 @@ from autoresearch_jax.assets.kinds import TRAINING_FILE
 from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import ATTENDED
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
-from autoresearch_jax.sandbox.sandbox import Level
+from autoresearch_jax.sandbox.sandbox import Level, remove_tree
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.lm import cage
+from autoresearch_jax.tasks.lm.channel import Gathering
 from autoresearch_jax.tasks.lm.conditions import OTHER, USUAL, Conditions
 from autoresearch_jax.tasks.lm.config import TIME_REFERENCE, LmTaskConfig, MeasureRequest
 from autoresearch_jax.tasks.lm.contract_text import contract_text
@@ -88,7 +90,9 @@ class LmTask:
         device, dataset = config.device, config.dataset
         self.budget = config.budget
         with config.place.taken():
-            self.terms: Mapping[str, Scalar] = device_terms(device, config.mesh_axes, config.budget, config.clock)
+            self.terms: Mapping[str, Scalar] = device_terms(
+                device, config.mesh_axes, config.budget, config.clock, config.num_hosts
+            )
         self.fingerprint = LmTerms(dataset, config.budget, config.judge_tokens).fingerprint
         self.facts: Mapping[str, Scalar] = {
             "platform": device.platform,
@@ -244,9 +248,10 @@ class LmTask:
             log_path=log_path,
             start_worker=lambda: self._set_to_work(self._start_worker(log_path)),
             on_progress=report,
+            hosts=config.hosts,
         )
         try:
-            with naming_variables(config.environment):
+            with naming_variables(config.environment), self._gathered(candidate, snapshot_dir) as trial.gathering:
                 measurement = trial.run(self._set_to_work(self._take_worker() or self._workers.take(log_path)))
         except TaskError:
             config.dataset.require_unchanged()  # which may be the cause
@@ -255,6 +260,22 @@ class LmTask:
             self._trial_worker = None
         config.dataset.require_unchanged()  # else the measurement is void
         return measurement
+
+    def _gathered(
+        self, candidate: Candidate, snapshot_dir: Path
+    ) -> contextlib.AbstractContextManager[Gathering | None]:
+        """Has all hosts take part in a trial; None where this one has the whole mesh."""
+        config = self._config
+        if config.hosts is None:
+            return contextlib.nullcontext()
+        remove_tree(snapshot_dir)  # of the same trial, cut short: it is trained again
+        return config.hosts.together(
+            candidate.programs_dir,
+            platform=config.device.platform,
+            num_devices=config.host_devices,
+            is_confined=config.sandbox.worker is not Level.LIMITS,
+            program_hash=candidate.program_hash,
+        )
 
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
 
@@ -318,12 +339,13 @@ class LmTask:
         with (place or config.place).taken():
             return start_worker(
                 config.device.platform,
-                math.prod(config.mesh_axes.values()),
+                config.host_devices,
                 log_path,
                 environment=config.environment,
                 compile_cache_dir=config.compile_cache_dir,
                 module=module,
                 reach=reach,
+                num_hosts=config.num_hosts,
             )
 
     def _files(
@@ -336,9 +358,9 @@ class LmTask:
         for folder in writable:
             folder.mkdir(parents=True, exist_ok=True)
         splits = {"train", config.split} | ({"holdout"} if scrutiny is Scrutiny.AUDIT else set())
-        platform, num_devices = config.device.platform, math.prod(config.mesh_axes.values())
-        variables = worker_variables(platform, num_devices, config.environment, config.compile_cache_dir)
-        return cage.landlock(platform, num_devices, variables, self._reach(splits, readable, writable))
+        machine = config.device.platform, config.host_devices
+        variables = worker_variables(*machine, config.environment, config.compile_cache_dir, config.num_hosts)
+        return cage.landlock(*machine, variables, self._reach(splits, readable, writable), config.num_hosts)
 
     def _reach(self, splits: Iterable[str], readable: Iterable[Path], writable: Iterable[Path]) -> cage.FileAccess:
         """The folders as absolute paths, with rows of the dataset."""

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from autoresearch_jax.files import disk_error_from_json, new_disk_error, partial
 from autoresearch_jax.sandbox.process import JsonWorker, ProcessTimeoutError, WorkerDiedError
 from autoresearch_jax.sandbox.sandbox import remove_tree
 from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.tasks.lm.channel import Gathering
 from autoresearch_jax.tasks.lm.config import JUDGE_AGAIN, JUDGE_PHASES, MEASURE, SNAPSHOT, MeasureRequest
+from autoresearch_jax.tasks.lm.hosts import FAULT_SECONDS, Hosts, silent_hosts
 from autoresearch_jax.types import CandidateUntouched, Measurement, Scalar, Status
 
 PATIENCE_SECONDS = 2.0  # for a standby to finish its imports: at idle priority it may starve, a new process does not
@@ -110,13 +112,18 @@ class Workers:
 
 @dataclass
 class TrialRun:
-    """The run of one candidate with one seed; the candidate's `facts` go into the metrics."""
+    """The run of one candidate with one seed; the candidate's `facts` go into the metrics.
+
+    With `hosts` it ends where one of these fails; `gathering` is how its process meets theirs.
+    """
 
     request: MeasureRequest
     facts: Mapping[str, Scalar]
     log_path: Path
     start_worker: Callable[[], JsonWorker]
     on_progress: Callable[[Mapping[str, Scalar]], None]
+    hosts: Hosts | None = None
+    gathering: Gathering | None = None
     _phase: str = BEFORE_CANDIDATE
     _overdue: str = ""  # what the process was waited for, and how long
     _judged_again: bool = False
@@ -135,6 +142,8 @@ class TrialRun:
         started = worker.started
         found = self._snapshot_dir.exists()
         operation = JUDGE_AGAIN if found else MEASURE
+        if self.hosts is not None:
+            self.hosts.stop_by(worker.stop)
         try:
             while True:
                 try:
@@ -144,7 +153,7 @@ class TrialRun:
                     if not self._may_judge_again(error):
                         if isinstance(error, TaskError):
                             raise
-                        return self._died(error)
+                        return self._died(error, worker)
                     worker.close()
                     worker, operation = self.start_worker(), JUDGE_AGAIN
                     self._judged_again = True
@@ -170,7 +179,7 @@ class TrialRun:
           TaskError: the harness failed.
         """
         self._phase = BEFORE_CANDIDATE
-        worker.send(self.request.to_json(operation))
+        worker.send(replace(self.request, hosts=self.gathering).to_json(operation))
         for event in self._events(worker):
             match event["event"]:
                 case "phase" | "progress":
@@ -212,6 +221,8 @@ class TrialRun:
         """Raises CandidateUntouched for a process that failed before it read the programs."""
         if self._phase != BEFORE_CANDIDATE:
             return
+        if (fault := self._fault()) is not None:
+            raise CandidateUntouched(fault) from error
         if not isinstance(error, TaskError):
             raise untouched(error, worker, self.log_path) from error
         if not isinstance(error.__cause__, OSError):  # which is a disk's
@@ -219,7 +230,7 @@ class TrialRun:
 
     def _may_judge_again(self, error: WorkerDiedError | TaskError) -> bool:
         """Whether there is a snapshot that was judged once only, and the failure may not repeat itself."""
-        if self._judged_again or not self._snapshot_dir.exists():
+        if self._judged_again or not self._snapshot_dir.exists() or self.hosts is not None:
             return False
         if isinstance(error, WorkerDiedError):
             return True
@@ -235,6 +246,9 @@ class TrialRun:
 
     def _measurement(self, event: Mapping[str, Any], seconds: float, trained_before: bool) -> Measurement:
         metrics = {**self.facts, **event["metrics"]}
+        error = event["error"]
+        if event["status"] == Status.CRASH and (fault := self._fault()) is not None:
+            error = f"{fault}; {error}"
         if trained_before:
             seconds += sum(float(metrics.get(name) or 0) for name in TRAINED_BEFORE)
         return Measurement(
@@ -243,7 +257,7 @@ class TrialRun:
             seed=self.request.seed,
             metrics={**metrics, "total_seconds": seconds},
             snapshot=None if event["snapshot"] is None else self._snapshot_dir,  # never a path of the process's choice
-            error=event["error"],
+            error=error,
         )
 
     def _timed_out(self) -> Measurement:
@@ -254,9 +268,17 @@ class TrialRun:
             raise TaskError(words) from new_disk_error(errno.ETIMEDOUT, where)
         return self._failed(Status.TIMEOUT, self._overdue)
 
-    def _died(self, error: WorkerDiedError) -> Measurement:
+    def _fault(self) -> str | None:
+        """Which other host ended the trial, and why."""
+        return None if self.hosts is None else self.hosts.fault(FAULT_SECONDS)
+
+    def _died(self, error: WorkerDiedError, worker: JsonWorker) -> Measurement:
+        if (fault := self._fault()) is not None:
+            return self._failed(Status.CRASH, f"{fault}, during {self._phase}; see {self.log_path}")
         status = Status.OOM if error.returncode == SIGKILL_STATUS else Status.CRASH
         again = ", judged again" if self._judged_again else ""
+        if self.hosts is not None and (words := silent_hosts(worker.log_end())) is not None:
+            return self._failed(status, f"{words} during {self._phase}; see {self.log_path}")
         return self._failed(status, f"{error} during {self._phase}{again}; see {self.log_path}")
 
     def _failed(self, status: Status, reason: str) -> Measurement:

@@ -7,6 +7,7 @@ It touches no device before it is told to measure. With --standby it imports wha
 Commands that run the programs of a snapshot start one for a single request, see `snapshot_process.py`.
 """
 
+import collections
 import contextlib
 import importlib
 import json
@@ -24,8 +25,11 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.sandbox import linux, priority
 from autoresearch_jax.tasks.lm.cage import OPERATIONS
 
+STANDARD_OUTPUT = 1
+
 
 def main(arguments: list[str]) -> int:
+    _keep_output_for_answers()
     if arguments == ["--standby"]:
         # Only root can raise a priority again: lower that of another thread than those that will do the trial
         with priority.behind_other_sessions():
@@ -71,8 +75,10 @@ def failure(error: Exception) -> dict[str, Any]:
 
 
 def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
+    from autoresearch_jax.tasks.lm.channel import Gathering
     from autoresearch_jax.tasks.lm.clock import Reference
     from autoresearch_jax.tasks.lm.config import (
+        FOLLOW,
         JUDGE_AGAIN,
         MEASURE,
         SAMPLE,
@@ -81,24 +87,36 @@ def _answer(message: Mapping[str, Any]) -> dict[str, Any]:
         Caps,
         MeasureRequest,
     )
+    from autoresearch_jax.tasks.lm.device import DEVICES
+    from autoresearch_jax.tasks.lm.following import follow
     from autoresearch_jax.tasks.lm.judging import judge_again
+    from autoresearch_jax.tasks.lm.leading import ALONE, Lead
     from autoresearch_jax.tasks.lm.measure import measure
     from autoresearch_jax.tasks.lm.programs import check_traced, try_devices
 
     operation = message["op"]
     if operation == "check":
         return check_traced(Path(message["programs_dir"]), message["request"], Caps(**message["caps"]))
-    if operation == "devices":
-        return _devices()
+    if operation == DEVICES:
+        if message.get("hosts") is None:
+            return _devices()
+        lead = Lead.gather(Gathering(**message["hosts"]))
+        try:
+            return _devices()
+        finally:
+            lead.close()
     if operation == TIME_REFERENCE:
         return {"event": "reference", "seconds": Reference().measure()}
+    if operation == FOLLOW:
+        return follow(message)
     if operation in (MEASURE, JUDGE_AGAIN):
-        try_devices()  # what fails before the first phase of a trial is no fault of the candidate
-        run = measure if operation == MEASURE else judge_again
         request = MeasureRequest.from_json(message)
+        lead = ALONE if request.hosts is None else Lead.gather(request.hosts)
+        try_devices()  # what fails before the first phase of a trial is no fault of the candidate
         if request.files is not None:
             _confine(request.files)
-        return {"event": "result", **run(request, _emit)}
+        answer = measure(request, _emit, lead) if operation == MEASURE else judge_again(request, _emit)
+        return {"event": "result", **answer}
     if operation in (SCORE_SNAPSHOT, SAMPLE):
         return _answer_about_snapshot(message)
     raise ValueError(f"unknown request {operation!r}")
@@ -138,14 +156,16 @@ def _devices() -> dict[str, Any]:
     """What there is to run on. Takes hold of the devices."""
     import jax
 
-    first = jax.devices()[0]
+    first = jax.local_devices()[0]
     stats = first.memory_stats() or {}
+    kinds = collections.Counter((device.process_index, device.device_kind) for device in jax.devices())
     return {
         "event": "devices",
         "platform": {"gpu": "cuda"}.get(first.platform, first.platform),
         "device_kind": first.device_kind,
         "num_devices": jax.device_count(),
         "device_memory_bytes": stats.get("bytes_limit"),
+        "hosts": [[host_id, kind, number] for (host_id, kind), number in sorted(kinds.items())],
     }
 
 
@@ -187,7 +207,14 @@ def _print_to(log_path: Path) -> None:
     sys.stderr.flush()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stderr.fileno())
+    os.dup2(log, STANDARD_OUTPUT)
     os.close(log)
+
+
+def _keep_output_for_answers() -> None:
+    """Has what C++ code prints to standard output, such as Gloo, go where standard error goes."""
+    sys.stdout = os.fdopen(os.dup(STANDARD_OUTPUT), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), STANDARD_OUTPUT)
 
 
 def _emit(event: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.lm.config import LmTaskConfig, TimeLimits
 from autoresearch_jax.tasks.lm.data.dataset import Dataset
 from autoresearch_jax.tasks.lm.device import Device
+from autoresearch_jax.tasks.lm.hosts import Hosts
 from autoresearch_jax.tasks.lm.task import LmTask
 from autoresearch_jax.types import Budget
 
@@ -34,6 +35,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_
         compile_cache_dir: Path = compile_cache,
         clock: str = WALL,
         places: Sequence[Place] = (ANYWHERE,),
+        hosts: Hosts | None = None,
         **limits: float,
     ) -> LmTask:
         config = LmTaskConfig(
@@ -51,6 +53,7 @@ def make_task(tiny_dataset: Dataset, sandbox: Sandbox, compile_cache: Path, tmp_
             limits=TimeLimits(**limits),
             place=places[0],
             other_places=places[1:],
+            hosts=hosts,
         )
         tasks.append(LmTask(config))
         return tasks[-1]

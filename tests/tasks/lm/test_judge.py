@@ -35,6 +35,7 @@ from autoresearch_jax.tasks.lm.judging import (
     load_token_nats,
     save_token_nats,
 )
+from autoresearch_jax.tasks.lm.leading import ALONE
 from autoresearch_jax.tasks.lm.preparing import JUDGE_BATCH_ROWS as JUDGE_SIZES
 from autoresearch_jax.tasks.lm.probes import InvalidCandidateError
 from autoresearch_jax.tasks.lm.programs import Programs, load_programs, make_mesh
@@ -145,7 +146,7 @@ class TooLarge(Scorer):
     """A scorer for which the device has not enough memory."""
 
     def __init__(self) -> None:
-        self.batch_rows = 4
+        self.batch_rows, self.lead = 4, ALONE
 
     def __call__(self, *arguments: object) -> jax.Array:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
