@@ -56,7 +56,7 @@ TAKES_RUN_FLAGS = True
 KEPT, DISCARDED, NOT_MEASURED, STOPPED = 0, 3, 4, 130
 POLL_SECONDS = 0.3  # between two looks at a ledger that another process writes to
 TELL_SECONDS = 30.0  # between two lines about what that process is at
-DETAILS_FILE = "rejected.txt"  # in an experiment's logs; see engine/measuring.py
+DETAILS_FILE = "rejected.txt"  # in an experiment's logs; see engine/scheduler.py
 DETAIL_LINES = 24
 
 

@@ -302,7 +302,7 @@ def test_a_signal_while_the_loop_waits_for_an_answer_ends_who_is_thinking(bench)
 def test_a_proposal_whose_number_certification_takes_is_kept_for_the_next(bench):
     loop = bench.loop(FakeTask(noise=0), Agent([[LR], [DEPTH]]), max_experiments=2)
     loop.run()
-    loop._search._proposals.put_off(2)
+    loop._proposals.put_off(2)
     assert kept_proposal(bench.folder, 2) is None
     assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
 
@@ -320,8 +320,8 @@ def test_a_proposal_under_way_is_waited_for_before_its_number_is_taken(bench, tm
     loop.run()
     path = bench.folder.llm_path(2) / PROPOSAL_FILE
     path.rename(tmp_path / "answer")
-    loop._search._proposals._ahead = 2, Late()
-    loop._search._proposals.put_off(2)
+    loop._proposals._ahead = 2, Late()
+    loop._proposals.put_off(2)
     assert kept_proposal(bench.folder, 2) is None
     assert kept_proposal(bench.folder, 3).proposal.hypothesis == "DEPTH = 6"
 

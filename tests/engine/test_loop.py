@@ -194,10 +194,10 @@ def test_program_md_is_read_before_each_proposal_and_never_ends_the_night(bench)
 
 def test_words_of_candidates_and_proposers_may_be_anything(bench):
     class Rude(FakeTask):
-        def prepare(self, source, log_dir):
+        def prepare(self, source, log_dir, **options):
             if "LR = 0.3" in source:
                 raise CandidateRejected(Status.REJECTED, "no\0build\n\x1b[31m")
-            return super().prepare(source, log_dir)
+            return super().prepare(source, log_dir, **options)
 
     script = [moved(LR=0.3), dataclasses.replace(moved(LR=0.2), hypothesis="a\0b\n\ud800\tc")]
     assert bench.loop(Rude(), ScriptedProposer(script)).run() == "the script is over"

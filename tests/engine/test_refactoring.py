@@ -102,7 +102,7 @@ def test_a_constant_of_the_page_is_no_ballast(bench):
     class Inlined(FakeTask):
         """Takes a source without LR for the program of the one with it."""
 
-        def prepare(self, source, log_dir):
+        def prepare(self, source, log_dir, **options):
             return super().prepare(source if "LR" in source else f"LR = 0.5\n{source}", log_dir)
 
     source = SOURCE.replace("LR = 0.5  # best at 0.1\n", "")
@@ -116,7 +116,7 @@ def test_a_refactoring_moves_no_constant_of_the_page(long_bench):
     class Deaf(FakeTask):
         """A task whose programs do not hang on PATTERN."""
 
-        def prepare(self, source, log_dir):
+        def prepare(self, source, log_dir, **options):
             return super().prepare(source.replace("PATTERN = 'L'", 'PATTERN = "SL"'), log_dir)
 
     letter = SOURCE.replace('PATTERN = "SL"', "PATTERN = 'L'")
@@ -143,9 +143,9 @@ class Hashing(FakeTask):
         self._version = version
         self.prepared = []
 
-    def prepare(self, source, log_dir):
+    def prepare(self, source, log_dir, **options):
         self.prepared.append(source)
-        candidate = super().prepare(source, log_dir)
+        candidate = super().prepare(source, log_dir, **options)
         return Candidate(source, f"{self._version}{candidate.program_hash}", facts={"hashed_by": self._version})
 
     def measure(self, candidate, **options):
