@@ -30,8 +30,9 @@ from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.proposals import Precheck, repetition
+from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.report.diffs import compare

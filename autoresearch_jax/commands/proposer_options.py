@@ -48,7 +48,8 @@ UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be
 class ProposerSettings:
     """Who proposes: `name` is one of `PROPOSERS` or `BY_HAND`; what it does not use is None.
 
-    `findings` is the folder of those that are not shipped; None where no findings are tried.
+    `findings` is the folder of those that are not shipped; None where no findings are tried. `proposals` are what an
+    agent makes at a time; None for as many as trials run at the same time.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ProposerSettings:
     brief_tokens: int = DEFAULT_TOKENS
     asking: Asking = field(default_factory=Asking)
     peers: Path | None = None  # folder of their findings
+    proposals: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class ProposerOptions:
     agent_seconds: float = option(
         Agent.seconds, "time limit of the agent for one proposal", above=0, hint="such as 600", in_run=InRun.FREE
     )
-    proposals_per_call: int = option(
-        1,
+    proposals_per_call: int | None = option(
+        None,
         "proposals that a model or an agent is asked for at a time, unlike each other; the others are measured after "
-        "the first, without another call",
+        f"the first, without another call; by default as many as trials run at the same time, at most {MOST_PROPOSALS}",
         least=1,
         most=MOST_PROPOSALS,
         in_run=InRun.FREE,
@@ -140,12 +142,9 @@ class ProposerOptions:
             )
         agent, gemini = None, None
         if command and name in ("command", "hybrid"):
-            agent = Agent(
-                command, self.agent_seconds, self.brief_tokens, self.model.repair_rounds, self.proposals_per_call
-            )
+            agent = Agent(command, self.agent_seconds, self.brief_tokens, self.model.repair_rounds)
         if name == "gemini" or (name == "hybrid" and agent is None):
             gemini = self.model.settings(environment, required=name == "gemini")
-            gemini = gemini and replace(gemini, proposals=self.proposals_per_call)
         if limits := self.model.spending_limits:
             limit = f"--{limits[0]} limits what a Gemini model takes"
             if agent is not None:
@@ -164,7 +163,8 @@ class ProposerOptions:
             )
         findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
         peers = SwarmFolder(Path(runs.run_dir)).findings
-        return ProposerSettings(name, agent, gemini, replay, findings, self.brief_tokens, self.asking, peers)
+        tokens, proposals = self.brief_tokens, self.proposals_per_call
+        return ProposerSettings(name, agent, gemini, replay, findings, tokens, self.asking, peers, proposals)
 
     @property
     def asking(self) -> Asking:
@@ -288,7 +288,11 @@ def try_agent(
         return None
     try:
         notice = CommandProposer(
-            settings.agent, workspace.editable, workspace.copy_files, lambda experiment: Path(), environment
+            replace(settings.agent, proposals=settings.proposals or 1),
+            workspace.editable,
+            workspace.copy_files,
+            lambda experiment: Path(),
+            environment,
         ).try_start(source)
     except AgentError as error:
         raise UsageError(f"--agent_command: {clean_line(settings.agent.command)}: {error}") from error
@@ -304,6 +308,7 @@ def make_proposer(
     observer: ServiceObserver,
     device_class: str = "",
     check: str = CHECK,
+    slots: int = 1,
 ) -> Proposer:
     """Who proposes; the observer is told how the service is.
 
@@ -316,11 +321,13 @@ def make_proposer(
       observer: see above.
       device_class: whose evidence counts for findings.
       check: see `CommandProposer`.
+      slots: trials that run at the same time.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.
     """
     agent: Proposer | None = None
+    proposals = settings.proposals or min(slots, MOST_PROPOSALS)
     if settings.name == BY_HAND:
         return ReplayProposer((), lambda *words: None)
     if settings.replay is not None:
@@ -330,7 +337,7 @@ def make_proposer(
     if settings.agent is not None:
         waiting = WaitingProposals(folder, CommandProposer.name, workspace.merge, observer.notice)
         command = CommandProposer(
-            settings.agent,
+            replace(settings.agent, proposals=proposals),
             workspace.editable,
             workspace.copy_files,
             folder.llm_dir,
@@ -346,7 +353,7 @@ def make_proposer(
 
         waiting = WaitingProposals(folder, GeminiProposer.name, workspace.merge, observer.notice)
         model = GeminiProposer(
-            settings.gemini,
+            replace(settings.gemini, proposals=proposals),
             Path(workspace.editable).name,
             examine,
             folder.llm_dir,

@@ -262,6 +262,7 @@ def opened_loop(
         proposer=make_proposer(
             *(proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)),
             check=check_command(folder, options),
+            slots=executor.slots,
         ),
         precheck=precheck,
         rule=options.decision.rule(task.metric),

@@ -16,6 +16,7 @@ from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
@@ -23,7 +24,6 @@ from autoresearch_jax.proposers.base import (
     NO_PROPOSAL,
     Brief,
     Objection,
-    PastExperiment,
     Proposal,
     ProposalFailed,
     Proposer,
@@ -34,8 +34,8 @@ from autoresearch_jax.proposers.base import (
 from autoresearch_jax.proposers.replay import RecordedProposal
 from autoresearch_jax.sandbox import priority
 from autoresearch_jax.sandbox.process import bring_sessions_forward
-from autoresearch_jax.sanitize import clean_line, quoted
-from autoresearch_jax.types import SCORE_DECIMALS, Candidate, CandidateRejected, Merge, Status
+from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.types import Candidate, CandidateRejected, Merge, Status
 
 PROPOSAL_FILE = "proposal.json"
 STALE_FILE = "stale.json"  # one that did not fit the champion that came meanwhile
@@ -220,30 +220,6 @@ def _as_text(rejection: CandidateRejected) -> str:
     return f"it cannot be measured: {clean_line(rejection.reason)}" + (
         f"\n{rejection.details}" if rejection.details else ""
     )
-
-
-def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
-    """An objection to a program that was measured before, or refused; not to the champion's in a shorter text."""
-    before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]
-    if not before:
-        return None
-    champion = [outcome for outcome in brief.history if outcome.kept][-1]
-    if champion.program_hash != program_hash:
-        return Objection(f"it is the same program as {_words(before[0])}: propose something else", repeats=True)
-    listed = [constant.name for constant in brief.space]
-    nodes, champion_nodes = (brief.asset.size(text, listed) for text in (source, brief.champion_source))
-    if nodes is not None and champion_nodes is not None and nodes < champion_nodes:
-        return None
-    return Objection(
-        f"it changes nothing: it is the champion's own program ({_words(champion)}) in a text that is no shorter",
-        repeats=True,
-    )
-
-
-def _words(outcome: PastExperiment) -> str:
-    became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
-    score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
-    return f"experiment {outcome.experiment}, {quoted(outcome.hypothesis)}, which was {became}{score}"
 
 
 FAULT_FILE = "proposer_error.txt"

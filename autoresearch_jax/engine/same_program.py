@@ -13,7 +13,9 @@ from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import RepeatableTask, Task
-from autoresearch_jax.types import HASHED_BY, Candidate, CandidateRejected, Status
+from autoresearch_jax.proposers.base import Brief, Objection, PastExperiment, Running
+from autoresearch_jax.sanitize import quoted
+from autoresearch_jax.types import HASHED_BY, SCORE_DECIMALS, Candidate, CandidateRejected, Status
 
 COMPARED = 50  # latest texts with the same constants; a comparison takes 20 ms
 VARIES = (
@@ -131,3 +133,36 @@ class SameProgram:
                 return Conclude(Status.REJECTED, Decision(Action.DISCARD, VARIES))
             self._repeated.add(experiment.id)
             return None
+
+
+def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
+    """An objection to a program that was or is being measured, or refused; not to the champion's in a shorter text."""
+    before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]
+    if not before:
+        running = next((running for running in brief.running if running.program_hash == program_hash), None)
+        return None if running is None else _same(f"{_name(running)}, which is being measured right now")
+    champion = [outcome for outcome in brief.history if outcome.kept][-1]
+    if champion.program_hash != program_hash:
+        return _same(_words(before[0]))
+    listed = [constant.name for constant in brief.space]
+    nodes, champion_nodes = (brief.asset.size(text, listed) for text in (source, brief.champion_source))
+    if nodes is not None and champion_nodes is not None and nodes < champion_nodes:
+        return None
+    return Objection(
+        f"it changes nothing: it is the champion's own program ({_words(champion)}) in a text that is no shorter",
+        repeats=True,
+    )
+
+
+def _same(words: str) -> Objection:
+    return Objection(f"it is the same program as {words}: propose something else", repeats=True)
+
+
+def _name(experiment: PastExperiment | Running) -> str:
+    return f"experiment {experiment.experiment}, {quoted(experiment.hypothesis)}"
+
+
+def _words(outcome: PastExperiment) -> str:
+    became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
+    score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
+    return f"{_name(outcome)}, which was {became}{score}"

@@ -22,11 +22,14 @@ from autoresearch_jax.proposers.base import (
     CERTIFICATION,
     Brief,
     PastExperiment,
+    Running,
     discards_in_a_row,
     is_failed_proposal,
     least_tried,
+    moves_constants_alone,
     on_plateau,
 )
+from autoresearch_jax.proposers.space import format_moves
 from autoresearch_jax.sanitize import MAX_LINE_CHARACTERS, clean_line, quoted
 from autoresearch_jax.types import SCORE_DECIMALS, Metric, Scalar, Status
 
@@ -211,11 +214,16 @@ def _asked_lines(brief: Brief) -> Iterator[str]:
         yield f"The kind of change that is asked for: {_category_text(brief.category)}."
     else:
         yield "An improvement of any kind."
-    for running in brief.running:
-        yield (
-            f"Being measured right now, its result is not known; do not propose it again: experiment "
-            f"{running.experiment} ({_category_text(running.category)}): {quoted(running.hypothesis)}"
-        )
+    if brief.running:
+        lines = "".join(f"\n  - {_running_text(running, brief)}" for running in brief.running)
+        yield f"Being measured right now, with no result yet; propose something unlike each of them:{lines}"
+
+
+def _running_text(running: Running, brief: Brief) -> str:
+    """An experiment that is not over, and constants that it has changed, if its hypothesis is not that."""
+    words = f"{_who(running)}: {quoted(running.hypothesis, MAX_REASON_CHARACTERS)}"
+    moves = "" if moves_constants_alone(running) else format_moves(brief.champion_constants, running.constants)
+    return words + (f"; constants: {quoted(moves, MAX_REASON_CHARACTERS)}" if moves else "")
 
 
 def _task_lines(brief: Brief) -> Iterator[str]:
@@ -289,11 +297,15 @@ def _kept_lines(history: Sequence[PastExperiment]) -> list[tuple[int, str]]:
 
 def _experiment_line(outcome: PastExperiment) -> str:
     """An experiment as one line."""
-    who = clean_line(outcome.proposer, MAX_CATEGORY_CHARACTERS)
     return (
-        f"- experiment {outcome.experiment} ({_category_text(outcome.category)}, by {who}): {_became(outcome)}; "
+        f"- {_who(outcome)}: {_became(outcome)}; "
         f"{quoted(outcome.hypothesis)}; reason: {quoted(outcome.reason, MAX_REASON_CHARACTERS)}"
     )
+
+
+def _who(experiment: PastExperiment | Running) -> str:
+    who = clean_line(experiment.proposer, MAX_CATEGORY_CHARACTERS)
+    return f"experiment {experiment.experiment} ({_category_text(experiment.category)}, by {who})"
 
 
 def _became(outcome: PastExperiment) -> str:

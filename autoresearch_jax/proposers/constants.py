@@ -34,7 +34,7 @@ from autoresearch_jax.proposers.constants_model import (
     standardise,
     tidy,
 )
-from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value, format_value, same
+from autoresearch_jax.proposers.space import Constant, FloatRange, IntRange, Value, format_moves, same
 
 # Proposals that TPE makes: it looks where a model that is wrong would not. On the synthetic problems of
 # scripts/bench_search.sh a fifth to a third came out alike, and better than none.
@@ -74,7 +74,7 @@ class ConstantsProposer:
         for drawn in _draws(brief, champion):
             moves = {name: value for name, value in drawn.items() if not same(value, champion[name])}
             if moves and _key({**brief.champion_constants, **moves}) not in tried:
-                return Proposal(_hypothesis(champion, moves), CONSTANTS_CATEGORY, constants=moves)
+                return Proposal(format_moves(champion, moves), CONSTANTS_CATEGORY, constants=moves)
         raise SpaceExhausted(
             f"{TPE_DRAWS + RANDOM_DRAWS} draws from program.md's table of constants were all tried before: "
             "widen a range or add a constant"
@@ -177,10 +177,6 @@ def _scalar(value: object) -> Value:
 
 def _key(constants: Constants) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, repr(value)) for name, value in constants.items()))
-
-
-def _hypothesis(champion: Mapping[str, Value], moves: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {format_value(champion[name])} -> {format_value(value)}" for name, value in moves.items())
 
 
 def promising_moves(

@@ -1,6 +1,7 @@
 """The constants that an optimizer may move, and the values each may take."""
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Value = int | float | str | bool
@@ -89,6 +90,17 @@ def parse_value(text: str) -> Value:
 def format_value(value: object) -> str:
     """A value as people read it: no more digits than it has, no quotes."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def format_moves(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """The values that are another after, as people read them: "LR 0.5 -> 0.1, DEPTH = 4" where DEPTH is new."""
+    moved = ((name, value) for name, value in after.items() if not same(value, before.get(name)))
+    return ", ".join(
+        f"{name} {format_value(before[name])} -> {format_value(value)}"
+        if name in before
+        else f"{name} = {format_value(value)}"
+        for name, value in moved
+    )
 
 
 def _is_number(value: Value) -> bool:

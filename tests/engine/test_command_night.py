@@ -88,7 +88,9 @@ def calls(tmp_path: Path) -> list[int]:
     return [int(line) for line in (tmp_path / "calls").read_text().split()]
 
 
-def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 30.0, **options) -> Loop:
+def night(
+    bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 30.0, slots: int = 1, **options
+) -> Loop:
     """A loop whose proposer is a command, wired as the command line does it."""
     precheck = Precheck(task, bench.folder)
     proposer = make_proposer(
@@ -98,6 +100,7 @@ def night(bench, task: FakeTask, command: str = "sh agent.sh", seconds: float = 
         os.environ,
         precheck.check,
         bench.recorder,
+        slots=slots,
     )
     return bench.loop(task, proposer, precheck=precheck, **options)
 
@@ -128,6 +131,16 @@ def test_a_night_of_a_scripted_agent(agents, run_git, tmp_path):
     assert '- "depth": 1 tried, 1 kept, 0 without a score' in brief
     assert "DEPTH = 6" in brief, "the champion's source"
     assert agents.ledger().experiments()[2].seconds is not None
+
+
+def test_an_agent_is_asked_for_as_many_proposals_at_once_as_trials_run(agents, tmp_path):
+    edits = ("s/^LR = 0.5/LR = 0.1/", "s/^DEPTH = 4/DEPTH = 6/", 's/"SL"/"SSSL"/')
+    folders = (".", "proposals/2", "proposals/3")
+    changes = [f"sed -i '{edit}' {folder}/train_lib.py" for edit, folder in zip(edits, folders, strict=True)]
+    night(agents, FakeTask(noise=0), "; ".join(["echo 1 >> $CALLS", *changes]), slots=3, max_experiments=3).run()
+    assert calls(tmp_path) == [1]
+    assert [row.status for row in agents.ledger().experiments()] == [Status.OK] * 4
+    assert "- Propose 3 changes, as unlike each other" in (agents.folder.llm_dir(1) / "BRIEF.md").read_text()
 
 
 def start_driver(bench, mode: str, agent: str) -> subprocess.Popen:

@@ -11,7 +11,9 @@ import pytest
 from fakes import SOURCE, FakeTask, ScriptedProposer, moved
 
 from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.briefs import as_running
 from autoresearch_jax.engine.proposals import PROPOSAL_FILE, Precheck, kept_proposal
+from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.proposers.base import LimitReached, Proposal, ProposalFailed
 from autoresearch_jax.proposers.command import Agent as CommandAgent
 from autoresearch_jax.proposers.command import CommandProposer
@@ -145,6 +147,12 @@ def test_a_text_that_was_measured_before_is_objected_to_with_what_came_of_it(ben
         'it is the same program as experiment 1, "DEPTH = 2", which was discarded with 1.7: propose something else'
     )
     assert (refused.text, refused.repeats) == ("it cannot be measured: no build", False)
+    now, known = agent.briefs[-1], bench.ledger().experiment(1)
+    others = [outcome for outcome in now.history if outcome.program_hash != known.program_hash]
+    out = dataclasses.replace(now, history=others, running=[as_running(known)])
+    objection = repetition(out, bench.ledger().source(3), known.program_hash)
+    assert objection.repeats
+    assert 'experiment 1, "DEPTH = 2", which is being measured right now' in objection.text
     statuses = [row.status for row in bench.ledger().experiments()]
     assert statuses == [Status.OK, Status.OK, Status.DUPLICATE, Status.DUPLICATE, Status.REJECTED, Status.OK]
     assert len(task.measured) == 3

@@ -49,7 +49,7 @@ HISTORY = (
 )
 HINTS = ("LR (0.01 .. 1 log): now 0.5; 3 tried; 0.2 worse by 0.05", "DEPTH (2 .. 8): now 4; not tried yet")
 BRIEF = Brief(
-    experiment=41,
+    experiment=42,
     run_seed=0,
     metric=Metric("loss"),
     program=PAGE,
@@ -62,7 +62,10 @@ BRIEF = Brief(
     limits_left=("37 experiments", "5.2 hours"),
     facts={"step_flops": 9671587840.0, "num_steps": 147, "device_kind": "cpu", "unknown": None},
     curves={10: [7.62511, 3.0, 1.23456], 39: [7.5, 4.25]},
-    running=(Running(40, "gemini", "gated attention", "attention", {"LR": 0.5}),),
+    running=(
+        Running(40, "gemini", "gated attention", "attention", {"LR": 0.4, "GATES": (1, 2)}),
+        Running(41, "constants", "LR 0.5 -> 0.3", "constants", {"LR": 0.3}),
+    ),
     categories=("schedule", "attention", "numerics", "batch", "optimizer"),
     category="numerics",
     plateau=20,
@@ -102,7 +105,7 @@ def test_all_that_there_is_to_tell():
         "## What is known about the constants",
         "## Loss at even steps of a run",
         "## The task",
-        "# Experiment 41",
+        "# Experiment 42",
     ]
     assert BRIEF.contract in page
     assert PAGE in page
@@ -129,7 +132,7 @@ def test_all_that_there_is_to_tell():
     assert page.count("; a dead end so far\n") == 2
     assert "\nExperiment 38, discarded, 1.95:\n\n```diff\n@@ -3 +3 @@\n-LR = 0.5\n+LR = 0.4\n```\n" in page
     assert page.index("Experiment 39, discarded") < page.index("Experiment 38, discarded")
-    assert page.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"\n')
+    assert page.endswith('\n  - experiment 41 ("constants", by constants): "LR 0.5 -> 0.3"\n')
     assert page.count("; worst ") == 1, "where all scored the same none was worst"
     assert "unknown" not in page
     numbers = [int(n) for n in re.findall(r"^- experiment (\d+) \(", page, re.MULTILINE)]
@@ -144,19 +147,22 @@ def asked(**changes) -> list[str]:
 
 
 def test_what_is_asked_for_this_time():
-    demand, kind, running = asked()
+    demand, kind, *running = asked()
     assert demand == (
         "- 28 experiments in a row brought no gain. Change the structure of the program: another mechanism, or one "
         "less. Another value of a constant is not what is wanted now. The kinds of change least tried: "
         '"numerics" (0 tried), "batch" (0 tried), "optimizer" (12 tried).'
     )
     assert kind == '- The kind of change that is asked for: "numerics".'
-    assert running.startswith("- Being measured right now")
-    assert running.endswith('do not propose it again: experiment 40 ("attention"): "gated attention"')
+    assert running == [
+        "- Being measured right now, with no result yet; propose something unlike each of them:",
+        '  - experiment 40 ("attention", by gemini): "gated attention"; constants: "LR 0.5 -> 0.4, GATES = (1, 2)"',
+        '  - experiment 41 ("constants", by constants): "LR 0.5 -> 0.3"',
+    ]
     assert asked(plateau=28)[0] == demand
-    assert asked(plateau=29) == asked(plateau=None) == [kind, running]
+    assert asked(plateau=29) == asked(plateau=None) == [kind, *running]
     assert asked(plateau=None, category=None, running=()) == ["- An improvement of any kind."]
-    assert len(asked(categories=())) == 3
+    assert len(asked(categories=(), running=BRIEF.running[:1])) == 4
 
 
 def test_a_category_is_a_dead_end_after_three_tries_that_were_measured():
@@ -276,7 +282,7 @@ def test_no_words_of_others_open_a_section_or_forge_a_line(words):
         BRIEF,
         history=(*HISTORY, forged),
         facts={"kind": words},
-        running=[Running(40, words, words, words, {"LR": words})],
+        running=[Running(40, words, words, words, {"LR": words, words: words})],
         category=words,
         categories=[words],
         hints=[words, HINTS[1]],
