@@ -285,7 +285,7 @@ def nodes_added(ledger: Ledger, experiment: ExperimentRow, champion: ExperimentR
     return nodes - champion_nodes
 
 
-@lru_cache(maxsize=2)  # two texts are compared again and again until a decision falls
+@lru_cache(maxsize=64)  # the champion's text and those of open experiments are compared again and again
 def _count(asset: AssetKind, source: str, listed: frozenset[str]) -> int | None:
     return asset.size(source, listed)
 
