@@ -31,9 +31,10 @@ from autoresearch_jax.engine.run_findings import findings_of_run
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.findings.folder import open_library
-from autoresearch_jax.findings.format import Finding, finding_text
-from autoresearch_jax.report.tables import format_table, print_lines
+from autoresearch_jax.findings.folder import Library, open_library
+from autoresearch_jax.findings.format import device_class, finding_text
+from autoresearch_jax.report.summary import summarize_run
+from autoresearch_jax.report.tables import format_table, print_lines, rounded
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.swarm.background import POLL_SECONDS, BackgroundPeer
 from autoresearch_jax.swarm.contents import block_peer, read_swarm
@@ -164,8 +165,7 @@ def sync(folder: SwarmFolder, options: Options) -> int:
     told: list[str] = []
     peer = Peer(folder, os.environ, told.append)
     if options.where.tag is not None:
-        own = OwnFindings(options.where.existing, options.findings.folder(options.where), folder.findings)
-        peer.offer(own())
+        OwnRun(options.where.existing, options.findings.folder(options.where), folder.findings)(peer)
     done = peer.round()
     for text in told:
         say(f"autoresearch swarm: {text}", sys.stderr)
@@ -182,25 +182,42 @@ def sync(folder: SwarmFolder, options: Options) -> int:
     return 0 if done.answered else 1
 
 
-class OwnFindings:
-    """The findings of a run so far, each with the text that it changes; another process may write to its ledger."""
+class OwnRun:
+    """What a run found so far, put into a peer's outbox; another process may write to its ledger."""
 
     def __init__(self, run: RunFolder, findings: Path, peers: Path) -> None:
         """`findings` and `peers` are the folders of those that it may have tried."""
         self._run = run
         self._folders = findings, peers
+        self._library: Library | None = None  # which keeps the pages that it read
         self._changes: dict[int, str] = {}
         self._read_at = 0.0
 
-    def __call__(self) -> list[tuple[Finding, str | None]]:
-        """All of them; none where the ledger was not written to since the last call."""
+    def __call__(self, peer: Peer) -> int:
+        """Offers its findings and its champion; returns how many are new, none where nothing was written since."""
         if (written_at := self._run.last_write) == self._read_at:
-            return []
+            return 0
         with closing(Ledger.open_to_read(self._run.ledger)) as ledger, ledger.as_of_now():
-            library = open_library(self._folders[0], lambda text: None, asset_of(ledger), self._folders[1])
-            found = findings_of_run(ledger, self._run.path.name, library, self._changes)
+            if self._library is None:
+                self._library = open_library(self._folders[0], lambda text: None, asset_of(ledger), self._folders[1])
+            found = findings_of_run(ledger, self._run.path.name, self._library, self._changes)
+            champion = _champion(ledger, self._run.path.name)
         self._read_at = written_at
-        return [(one.finding, one.base_text) for one in found.findings]
+        count = peer.offer((one.finding, one.base_text) for one in found.findings)
+        return count if champion is None else count + peer.offer_champion(*champion)
+
+
+def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
+    """What is told of a run's champion, and its text; None before there is one."""
+    summary = summarize_run(ledger)
+    if summary.champion is None or summary.champion_score is None:
+        return None
+    settings = ledger.settings()
+    names = ("metric", "direction", "fingerprint", "budget_seconds", "budget_steps")
+    words: dict[str, Scalar] = {name: settings.get(name) for name in names}
+    words |= {"run": tag, "experiment": summary.champion.id, "device_class": device_class(settings)}
+    words |= {"score": rounded(summary.champion_score.mean), "certified": summary.certified[0]}
+    return words, ledger.source(summary.champion.id)
 
 
 def require_swarm(where: FolderOptions) -> None:
@@ -222,7 +239,7 @@ def open_background(where: FolderOptions, findings: FindingOptions, notice: Call
     """
     folder, run = SwarmFolder(Path(where.run_dir)), where.folder
     peer = Peer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
-    own = OwnFindings(run, findings.folder(where), folder.findings)
+    own = OwnRun(run, findings.folder(where), folder.findings)
     return _started(BackgroundPeer(peer, own, notice), peer, notice)
 
 
@@ -236,7 +253,7 @@ def serve(folder: SwarmFolder, options: Options) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    background = _started(BackgroundPeer(peer, list, tell, options.poll_seconds), peer, tell)
+    background = _started(BackgroundPeer(peer, lambda peer: 0, tell, options.poll_seconds), peer, tell)
     print(f"serving:             {peer.settings.remote} as {peer.settings.name}", flush=True)
     stopped.wait()
     background.close()

@@ -97,15 +97,14 @@ class FindingFolder:
             if merged == there:
                 return "is there already"
             finding, done = merged, "evidence added"
-        diff = diff or finding.change
-        if base_text is not None and diff == finding.change:
+        if diff is None and base_text is not None:
             asset = guessed_kind(base_text)
             diff = diff_change(base_text, changed_base(finding, base_text, asset), DIFF_NAME, asset)
         try:
             (self.path / BASES).mkdir(parents=True, exist_ok=True)
             if base_text is not None and self.base_text(finding.base) is None:
                 write_whole(self.path / BASES / f"{finding.base}.txt", base_text)
-            write_json(path.with_suffix(".json"), finding_json(finding, diff))
+            write_json(path.with_suffix(".json"), finding_json(finding, diff or finding.change))
             write_finding(path, finding)
         except OSError as error:
             raise FindingError(f"{path}: cannot be written: {error.strerror}: name another folder") from error

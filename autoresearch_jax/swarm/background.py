@@ -1,15 +1,17 @@
 """A peer in a thread beside a run: it never has the loop wait, and ends with it."""
 
+import math
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.findings.format import Finding
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.swarm.peer import Peer, Round
+from autoresearch_jax.swarm.peer import Peer
 
 POLL_SECONDS = 60.0
+LOOK_SECONDS = 5.0
 GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
 FREE_NOTICES = 3  # that bring nothing new, as when two come for one push; each further one doubles the time to the next
 CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be pushed
@@ -32,29 +34,33 @@ class Notices(Protocol):
 
 
 class BackgroundPeer:
-    """Makes a round each minute, after a notice, and at the end."""
+    """Makes a round each minute, after a notice, when the run found something, and at the end."""
 
     def __init__(
         self,
         peer: Peer,
-        own: Callable[[], Iterable[tuple[Finding, str | None]]],
+        own: Callable[[Peer], int],
         notice: Callable[[str], None],
         poll_seconds: float = POLL_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
         gather_seconds: float = GATHER_SECONDS,
     ) -> None:
         """Begins nothing yet.
 
         Args:
           peer: used by the thread alone from now on.
-          own: the findings of this run so far; called in the thread.
+          own: offers the peer what the run found, and returns how much of it is new; called in the thread, every few
+            seconds.
           notice: is told of failures, in the thread.
           poll_seconds: between two rounds without a notice.
+          look_seconds: between two looks at what the run found.
           gather_seconds: between a notice and the round that it brings about.
         """
         self._peer = peer
         self._own = own
         self._notice = notice
         self._poll_seconds = poll_seconds
+        self._look_seconds = look_seconds
         self._gather_seconds = gather_seconds
         self._notices: Notices | None = None
         self._wake = threading.Event()
@@ -82,37 +88,61 @@ class BackgroundPeer:
         elif self._notices is not None:
             self._notices.close()
 
-    def round(self) -> Round:
-        """One round with what the run found; told by notices."""
-        if self._notices is not None and not self._ending.is_set():
-            self._notices.refresh()
-        self._peer.offer(self._own())
-        done = self._peer.round()
-        for ref, commit in done.pushed.items():
-            if self._notices is not None:
-                self._notices.publish(ref, commit)
-        self._in_vain = 0 if done.read else self._in_vain + 1
-        if done.read:
-            peers = ", ".join(sorted({one.peer for one in done.read}))
-            self._notice(f"swarm: {len(done.read)} findings of {peers}")
-        return done
-
     def _work(self) -> None:
+        is_told = False  # the round is made because of a notice
+        asked_at = -math.inf
         while True:
             is_last = self._ending.is_set()
             self._wake.clear()
-            try:
-                self.round()
-                self._failure = ""
-            except UserError as error:
-                self._fail(str(error))
-            except Exception as error:  # a fault of ours must not end the night
-                self._fail(f"{type(error).__name__}: {clean_line(str(error))}")
+            if self._notices is not None and not is_last and time.monotonic() - asked_at >= self._poll_seconds:
+                asked_at = time.monotonic()
+                self._guarded(self._notices.refresh)
+            found = self._guarded(self._round)
+            self._in_vain = self._in_vain + 1 if is_told and not found else 0
             if is_last:
                 return
-            if self._wake.wait(self._poll_seconds) and not self._ending.is_set():
+            is_told = self._wait()
+            if is_told and not self._ending.is_set():
                 doubled = self._gather_seconds * 2 ** max(0, self._in_vain - FREE_NOTICES)
                 self._ending.wait(min(doubled, self._poll_seconds))
+
+    def _wait(self) -> bool:
+        """Waits until a round is due; true if a notice has it made."""
+        due = time.monotonic() + self._poll_seconds
+        while (left := due - time.monotonic()) > 0:
+            if self._wake.wait(min(left, self._look_seconds)):
+                return True
+            if self._guarded(self._look):
+                return False
+        return False
+
+    def _look(self) -> bool:
+        """Puts what the run found into the outbox; true if that is anything new."""
+        return self._own(self._peer) > 0
+
+    def _round(self) -> bool:
+        """One round, what it pushed told by notices; true if it read anything."""
+        self._look()
+        done = self._peer.round(self._pushed)
+        self._failure = ""
+        if done.read:
+            peers = ", ".join(sorted({one.peer for one in done.read}))
+            self._notice(f"swarm: {len(done.read)} findings of {peers}")
+        return bool(done.read)
+
+    def _pushed(self, ref: str, commit: str) -> None:
+        if self._notices is not None:
+            self._notices.publish(ref, commit)
+
+    def _guarded(self, act: Callable[[], object]) -> bool:
+        """Does something that may fail; false then, and what failed is told of once."""
+        try:
+            return bool(act())
+        except UserError as error:
+            self._fail(str(error))
+        except Exception as error:  # a fault of ours must not end the night
+            self._fail(f"{type(error).__name__}: {clean_line(str(error))}")
+        return False
 
     def _fail(self, why: str) -> None:
         if why != self._failure:

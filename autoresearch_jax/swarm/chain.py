@@ -31,7 +31,7 @@ from autoresearch_jax.findings.format import (
 )
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.membership import FORMAT, SwarmError
-from autoresearch_jax.swarm.store import ChainCommit, Store, blob_name, peer_of, seen, tree_entries
+from autoresearch_jax.swarm.store import ChainCommit, Store, blob_name, peer_of, tree_entries
 
 PAGE, TWIN, BASE, CHANGED, DIFF = "finding.md", "finding.json", "base.txt", "changed.txt", "change.diff"
 CHAMPION, CHAMPION_TEXT = "champion.json", "champion.txt"
@@ -99,13 +99,14 @@ def champion_files(words: Mapping[str, Any], text: str, peer: str) -> dict[str, 
     return {CHAMPION: _json({"format": FORMAT, "peer": peer, **words}).encode(), CHAMPION_TEXT: text.encode()}
 
 
-def check_chain(store: Store, ref: str, tip: str, members: Path, now: float) -> list[ChainCommit]:
+def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Path, now: float) -> list[ChainCommit]:
     """The new commits of a chain that was fetched, the oldest first.
 
     Args:
       store: which has them.
       ref: of the chain at the remote.
       tip: its tip there.
+      known: the tip that was in order before; None where the chain is new.
       members: the members' file.
       now: seconds since the epoch.
 
@@ -118,15 +119,13 @@ def check_chain(store: Store, ref: str, tip: str, members: Path, now: float) -> 
     if head is None:
         raise ChainError(f"its tip is missing or has more than {MAX_HEAD_BYTES:,} bytes")
     verify_signature(head, name, members)
-    known = store.refs().get(seen(ref))
-    if known is not None and not store.descends(tip, known):
-        raise ChainError(f"was rewritten: {tip[:10]} does not go on from {known[:10]}, which was there before")
     commits = store.chain(tip, known, MAX_COMMITS + 1)
+    first = commits[0].parents if commits else ()
+    if known is not None and first != (known,) and not store.descends(tip, known):
+        raise ChainError(f"was rewritten: {tip[:10]} does not go on from {known[:10]}, which was there before")
     if len(commits) > MAX_COMMITS:
         raise ChainError(f"oversized: more than {MAX_COMMITS:,} commits")
-    parent, date = known, 0
-    if known is not None:
-        date = store.chain(known, None, 1)[0].date
+    parent, date = known, 0 if known is None else store.chain(known, None, 1)[0].date
     for commit in commits:
         if commit.parents != (() if parent is None else (parent,)):
             raise ChainError(f"{commit.commit[:10]} does not have the commit before as its one parent")

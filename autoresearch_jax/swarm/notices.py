@@ -135,7 +135,7 @@ class ZenohNotices:
             session.declare_queryable(own, lambda query: query.reply(own, self._settings.name))
         except zenoh.ZError as error:
             self.close()
-            return f"{clean_line(str(error), 200)};"
+            return f"{clean_line(str(error).partition(' at /')[0], 200)};"
         return ""
 
     def _heard(self, sample: Any) -> None:

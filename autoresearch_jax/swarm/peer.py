@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +22,7 @@ from autoresearch_jax.swarm.chain import (
     PeerFinding,
     check_chain,
     day_of,
+    read_champion,
     read_files,
     read_findings,
     read_pages,
@@ -30,8 +31,19 @@ from autoresearch_jax.swarm.chain import (
 )
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
 from autoresearch_jax.swarm.outbox import Entry, Outbox
-from autoresearch_jax.swarm.store import FINDINGS, KINDS, REMOTE_PREFIX, Store, fetched, peer_of, seen
+from autoresearch_jax.swarm.store import (
+    CHAMPIONS,
+    FINDINGS,
+    KINDS,
+    MAX_FETCH_BYTES,
+    REMOTE_PREFIX,
+    Store,
+    peer_of,
+    seen,
+)
 
+FINDINGS_A_PACK = 200  # that are read between two looks whether git has much to pack
+FETCH_AGAIN_SECONDS = 3600  # after which a chain that could not be fetched is tried again
 MAX_PUSH_TRIES = 4  # in a round, where another machine of this peer pushes, too
 
 
@@ -75,16 +87,21 @@ class Peer:
         self._notice = notice
         self._clock = clock
         self._told: dict[str, str] = {}
+        self._champion: str | None = None  # its text as it was offered last
+        self._unpacked = 0  # findings that were read since git packed them
         self._library = FindingFolder(folder.findings, self._tell)
 
-    def round(self) -> Round:
-        """Pushes what waits and reads what is new, if no other process is at it; tells of what fails and goes on."""
+    def round(self, on_push: Callable[[str, str], None] = lambda ref, commit: None) -> Round:
+        """Pushes what waits and reads what is new, if no other process is at it; tells of what fails and goes on.
+
+        `on_push` is told at once of each ref that was pushed, and of its tip.
+        """
         from filelock import FileLock, Timeout  # its import takes a quarter of a second
 
         done = Round()
         try:
             with FileLock(self.folder.lock, timeout=0):
-                self._round(done)
+                self._round(done, on_push)
         except Timeout:
             pass
         except SwarmError as error:
@@ -95,32 +112,39 @@ class Peer:
             self._tell(f"{self.folder.path}: {error.strerror}: goes on alone and tries again", "remote")
         return done
 
-    def _round(self, done: Round) -> None:
+    def _round(self, done: Round, on_push: Callable[[str, str], None]) -> None:
         tips = self.store.remote_refs(self.settings.remote)
         if self._told.pop("remote", None) is not None:
             self._notice(f"{self.settings.remote} answers again")
         done.answered = True
+        here = self.store.refs("refs/")
         state = self.read_state()
-        before = json.dumps(state)
         for kind in KINDS:
             ref = self._own_ref(kind)
+            if tips.get(ref) == here.get(ref) and not self.outbox.waiting(kind):
+                continue
             if (commit := self._push(kind, tips.get(ref))) is not None:
                 done.pushed[ref] = commit
+                on_push(ref, commit)
         state["answered_at"] = round(self._clock())
         try:
-            self._read_others(tips, state, done)
+            self._read_others(tips, here, state, done)
         finally:
-            if json.dumps(state) != before:
-                write_json(self.folder.state, state)
+            write_json(self.folder.state, state)
+        self._unpacked += len(done.read)
+        if self._unpacked > FINDINGS_A_PACK:
+            self._unpacked = 0
+            self.store.collect_garbage()
 
     # ---- what is sent
 
-    def offer(self, findings: Iterable[tuple[Finding, str | None]]) -> None:
-        """Puts findings of this peer into the outbox, with the texts that they change.
+    def offer(self, findings: Iterable[tuple[Finding, str | None]]) -> int:
+        """Puts findings of this peer into the outbox, with the texts that they change; returns how many are new.
 
         One that was sent is sent again only where its status, its decision or its certificate is another: its effect
         moves a little with each further run, and others would read it each time.
         """
+        count = 0
         for finding, base_text in findings:
             said = _said(finding)
             if base_text is None or self._sent.get(finding.id) == said:
@@ -128,8 +152,31 @@ class Peer:
             self._sent[finding.id] = said
             try:
                 self.outbox.put_finding(finding, base_text)
+                count += 1
             except FindingError as error:
                 self._tell(f"{error}: left out")
+        return count
+
+    def offer_champion(self, words: Mapping[str, Any], text: str) -> int:
+        """Puts this peer's champion into the outbox, where its text is another; returns 1 then.
+
+        Args:
+          words: what is told of it, such as its score and device class.
+          text: the file.
+        """
+        if self._champion is None:
+            tip = self.own_tip(CHAMPIONS)
+            with suppress(FindingError):
+                self._champion = "" if tip is None else read_champion(self.store, self.settings.name, tip).text
+        if text == self._champion:
+            return 0
+        self._champion = text
+        try:
+            self.outbox.put_champion(words, text)
+        except FindingError as error:
+            self._tell(f"{error}: left out")
+            return 0
+        return 1
 
     @cached_property
     def _sent(self) -> dict[str, object]:
@@ -223,9 +270,10 @@ class Peer:
 
     # ---- what is read
 
-    def _read_others(self, tips: Mapping[str, str], state: dict[str, Any], done: Round) -> None:
+    def _read_others(
+        self, tips: Mapping[str, str], here: Mapping[str, str], state: dict[str, Any], done: Round
+    ) -> None:
         members, blocked = read_members(self.members), self.folder.blocked_names()
-        known = self.store.refs()
         refused: dict[str, Any] = state.setdefault("refused", {})
         wanted: dict[str, str] = {}
         for ref, tip in tips.items():
@@ -234,18 +282,17 @@ class Peer:
                 continue
             if name not in members:
                 self._refuse(refused, ref, tip, f"no member of that name in {self.members}: not fetched")
-            elif known.get(seen(ref)) != tip and refused.get(ref, {}).get("tip") != tip:
+            elif here.get(seen(ref)) != tip and not self._is_refused(refused.get(ref, {}), tip):
                 wanted[ref] = tip
-        for ref in [ref for ref in refused if ref not in tips or known.get(seen(ref)) == tips[ref]]:
+        for ref in [ref for ref in refused if ref not in tips or here.get(seen(ref)) == tips[ref]]:
             del refused[ref]
         for ref in self._fetch(wanted, refused):
-            tip = self.store.refs(fetched(ref)).get(fetched(ref), "")  # it may have grown since it was listed
+            tip, kind, name = wanted[ref], *peer_of(ref)
             try:
-                commits = check_chain(self.store, ref, tip, self.members, self._clock())
+                commits = check_chain(self.store, ref, tip, here.get(seen(ref)), self.members, self._clock())
             except ChainError as error:
-                self._refuse(refused, ref, wanted[ref], str(error))
+                self._refuse(refused, ref, tip, str(error))
                 continue
-            kind, name = peer_of(ref)
             if kind == FINDINGS:
                 taken = within_quota(self.store, commits, self.settings.quota)
                 if left := len(commits) - len(taken):
@@ -254,23 +301,27 @@ class Peer:
             self.store.set_ref(seen(ref), tip)
             refused.pop(ref, None)
 
-    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> list[str]:
-        """Fetches chains: all at once, or one by one where one of them cannot be had; returns those that came."""
+    def _is_refused(self, entry: Mapping[str, Any], tip: str) -> bool:
+        """Whether a tip was refused before, or its chain could not be fetched a short time ago."""
+        return entry.get("tip") == tip or entry.get("until", 0) > self._clock()
+
+    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> Iterator[str]:
+        """Fetches chains: all at once, or one by one where one of them cannot be had; yields those that came."""
         if not wanted:
-            return []
+            return
         try:
             self.store.fetch(self.settings.remote, wanted)
-            return list(wanted)
         except GitError as error:
-            if len(wanted) == 1:
-                ((ref, tip),) = wanted.items()
-                self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
-                self._refuse(refused, ref, tip, f"cannot be fetched: {error}")
-                return []
-        came = []
-        for ref, tip in wanted.items():
-            came += self._fetch({ref: tip}, refused)
-        return came
+            if len(wanted) > 1:
+                for ref, tip in wanted.items():
+                    yield from self._fetch({ref: tip}, refused)
+                return
+            ((ref, tip),) = wanted.items()
+            self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
+            self._refuse(refused, ref, tip, f"cannot be fetched, or has more than {MAX_FETCH_BYTES:,} bytes: {error}")
+            refused[ref]["until"] = round(self._clock()) + FETCH_AGAIN_SECONDS
+            return
+        yield from wanted
 
     def _hand_over(self, findings: Iterable[PeerFinding | FindingError], done: Round) -> None:
         for found in findings:

@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ REMOTE_PREFIX = "refs/autoresearch/"
 FETCHED_PREFIX = "refs/fetched/"  # as they came
 SEEN_PREFIX = "refs/seen/"  # those that were found to be in order
 GIT_SECONDS = 120.0  # that one git command may take; of a fetch the most, with `MAX_FETCH_BYTES` at 0.5 MB/s
-MAX_FETCH_BYTES = 64 * 2**20  # of one pack; 160 findings of a 20 kB file have about 1 MB
+MAX_FETCH_BYTES = 32 * 2**20  # of one pack, and of any file that git writes; 160 findings of a 20 kB file have 1 MB
+MAX_JOINT_BYTES = 8 * 2**20  # of the pack of several chains, so that one that is too large holds up the others briefly
+_MEMO_BYTES = 8 * 2**20  # of objects that are kept in memory, the same base of many findings among them
 _PROTOCOLS = "file:git:http:https:ssh"  # no `ext`, which runs any command
 _NO_ASKING = {
     "GIT_ASKPASS": "",
@@ -43,7 +45,7 @@ _PUSH = (
     "--no-thin",
 )
 _FETCH = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-prune", "--no-recurse-submodules", "--stdin")
-_FETCH_SETTINGS = ("-c", "fetch.fsckObjects=true", "-c", "fetch.writeCommitGraph=false")
+_FETCH_SETTINGS = ("-c", "fetch.fsckObjects=true", "-c", "fetch.writeCommitGraph=false", "-c", "maintenance.auto=false")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Pushed:
 class _LimitedGit(Git):
     """Git that may use the network, asks nobody, and ends with all that it began when its time is over."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], seconds: float) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], seconds: float, most_bytes: int) -> None:
         super().__init__(folder, environment)
         self.environment |= _NO_ASKING
         self._seconds = seconds
+        self._most_bytes = most_bytes  # of a file that it writes
 
     def _run(
         self, words: Sequence[str], stdin: bytes, variables: Mapping[str, str]
@@ -91,7 +94,7 @@ class _LimitedGit(Git):
         except OSError as error:
             raise GitError(f"git cannot be started in {self.folder}: {error.strerror}") from error
         with suppress(OSError):  # it may have ended
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_FETCH_BYTES, MAX_FETCH_BYTES))
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self._most_bytes, self._most_bytes))
         try:
             out, err = process.communicate(stdin, self._seconds)
         except BaseException as error:
@@ -113,10 +116,15 @@ class Store:
         self.folder = folder
         self._environment = environment
         self._seconds = seconds
+        self._sizes: dict[str, int] = {}  # of objects, which never change, by their names
+        self._objects: dict[str, bytes] = {}
 
     @property
     def _git(self) -> Git:
-        git = _LimitedGit(self.folder, self._environment, self._seconds)
+        return self._limited(MAX_FETCH_BYTES)
+
+    def _limited(self, most_bytes: int) -> Git:
+        git = _LimitedGit(self.folder, self._environment, self._seconds, most_bytes)
         git.environment["GIT_DIR"] = str(self.folder.resolve())  # as `safe.bareRepository=explicit` asks for
         return git
 
@@ -149,14 +157,19 @@ class Store:
         listed = self._git.text("ls-remote", "--quiet", "--refs", "--", url, *patterns)
         return {ref: tip for tip, _, ref in (line.partition("\t") for line in listed.splitlines()) if ref}
 
-    def fetch(self, url: str, refs: Iterable[str]) -> None:
+    def fetch(self, url: str, refs: Collection[str]) -> None:
         """Fetches chains, by their refs at the remote, all at once.
 
         Raises:
           GitError: one of them is gone or too large, its objects are faulty, or the remote does not answer.
         """
         asked = "".join(f"+{ref}:{fetched(ref)}\n" for ref in refs)
-        self._git.text(*_FETCH, "--", url, stdin=asked.encode(), settings=_FETCH_SETTINGS)
+        git = self._limited(MAX_JOINT_BYTES if len(refs) > 1 else MAX_FETCH_BYTES)
+        git.text(*_FETCH, "--", url, stdin=asked.encode(), settings=_FETCH_SETTINGS)
+
+    def collect_garbage(self) -> None:
+        """Packs what came loose, if that is much, and drops what was refused long ago."""
+        self._git.succeeds("gc", "--auto", "--quiet")
 
     def push(self, url: str, commit: str, ref: str, expected: str | None, *, dry_run: bool = False) -> Pushed:
         """Makes a commit the tip of a ref of the remote, if that is at `expected` now; None if there is none."""
@@ -204,18 +217,25 @@ class Store:
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Bytes of objects, by their names; None for one that is missing."""
-        if not names:
-            return []
-        asked = "".join(f"{name}\n" for name in names).encode()
-        words = (line.split()[-1] for line in self._git.raw("cat-file", "--batch-check", stdin=asked).splitlines())
-        return [int(word) if word.isdigit() else None for word in words]
+        asked = [name for name in dict.fromkeys(names) if name not in self._sizes]
+        if asked:
+            listed = self._git.raw("cat-file", "--batch-check", stdin="".join(f"{name}\n" for name in asked).encode())
+            words = (line.split()[-1] for line in listed.splitlines())
+            self._sizes |= {name: int(word) for name, word in zip(asked, words, strict=True) if word.isdigit()}
+        return [self._sizes.get(name) for name in names]
 
     def read(self, names: Sequence[str], limit: int) -> list[bytes | None]:
         """Objects by their names; None for one that is missing or has more than `limit` bytes."""
-        is_taken = [size is not None and size <= limit for size in self.sizes(names)]
-        asked = "".join(f"{name}\n" for name, taken in zip(names, is_taken, strict=True) if taken).encode()
-        objects = iter(_batch(self._git.raw("cat-file", "--batch", stdin=asked)) if asked else ())
-        return [next(objects) if taken else None for taken in is_taken]
+        taken = {
+            name for name, size in zip(names, self.sizes(names), strict=True) if size is not None and size <= limit
+        }
+        if sum(map(len, self._objects.values())) > _MEMO_BYTES:
+            self._objects.clear()
+            self._sizes.clear()
+        if asked := [name for name in sorted(taken) if name not in self._objects]:
+            printed = self._git.raw("cat-file", "--batch", stdin="".join(f"{name}\n" for name in asked).encode())
+            self._objects |= zip(asked, _batch(printed), strict=True)
+        return [self._objects[name] if name in taken else None for name in names]
 
     def write_commit(
         self, files: Mapping[str, bytes], parent: str | None, author: str, message: str, key: Path, date: int

@@ -81,6 +81,9 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
     rows = json.loads(call(capsys, "papers", "--run_dir=bob", "--format=json")[1])
     assert {row["id"] for row in rows} == {one.id for one in read}
     assert 'source: "peer alice, run night' in call(capsys, "papers", read[0].id, "--run_dir=bob")[1]
+    mine, other = json.loads(call(capsys, "peers", "--run_dir=bob", "--format=json")[1])[:2]
+    assert float(mine["champion"]) > 0
+    assert (mine["peer"], other["peer"]) == ("alice", "bob (this)")
     (mine, other, _) = json.loads(call(capsys, "peers", "--run_dir=alice", "--format=json")[1])
     assert (mine["peer"], mine["findings"], other["state"]) == ("alice (this)", len(read), "silent")
     figures = json.loads(call(capsys, "status", "--run_dir=bob", "--format=json")[1])

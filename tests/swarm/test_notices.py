@@ -92,7 +92,7 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
             if "findings of" in text:
                 came.set()
 
-        background = BackgroundPeer(bob, list, tell, poll_seconds=600, gather_seconds=0)
+        background = BackgroundPeer(bob, lambda peer: 0, tell, poll_seconds=600, gather_seconds=0)
         notices = ZenohNotices(bob.settings, background.wake, tell)
         background.start(notices)
         alice.offer([(make_finding("first"), BASE)])

@@ -12,6 +12,7 @@ from swarm_place import BASE, Place
 
 from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.swarm.background import BackgroundPeer
+from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import Store
 
 FINDINGS = "refs/autoresearch/findings"
@@ -166,7 +167,9 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
             told.append("closed")
 
     peer = place.peer("alice")
-    background = BackgroundPeer(peer, lambda: came[0], place.told.append, poll_seconds=600, gather_seconds=0)
+    background = BackgroundPeer(
+        peer, lambda peer: peer.offer(came[0]), place.told.append, poll_seconds=600, gather_seconds=0
+    )
     background.start(Told())
     assert sent.wait(60)
     came[0] = [(make_finding("last", "return 9 * x"), BASE)]
@@ -174,7 +177,7 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
     assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
 
-    def fails() -> list:
+    def fails(peer: Peer) -> int:
         raise ZeroDivisionError("x")
 
     failing = BackgroundPeer(place.peer("carol"), fails, place.told.append, gather_seconds=0)
