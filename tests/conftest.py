@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 TINY_VOCAB_SIZES = (256, 320)
 TINY_SEQUENCE_LENGTH = 32
-LONGEST = ("test_redteam.py", "test_kill.py", "test_task.py", "test_trial.py", "test_train_lib_mesh.py")
+LONGEST = (
+    *("test_redteam.py", "test_kill.py", "test_task.py", "test_trial.py", "test_train_lib_mesh.py", "test_hosts.py"),
+)
 
 
 def pytest_configure() -> None:

@@ -6,6 +6,7 @@ they do for XLA's own collectives.
 
 import contextlib
 import json
+import math
 import socket
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+NUMBERS = "iuf"  # kinds of numbers in arrays
 MAX_HEADER_BYTES = 1 << 20
 MAX_ARRAY_BYTES = 1 << 32
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
@@ -95,9 +97,11 @@ class Channel:
             raise ChannelClosed("the other side has closed the connection")
         try:
             message = json.loads(line)
-            arrays = [np.empty(tuple(shape), dtype) for dtype, shape in message.pop("arrays")]
-            if sum(array.nbytes for array in arrays) > MAX_ARRAY_BYTES:
+            shapes = [(np.dtype(dtype), tuple(shape)) for dtype, shape in message.pop("arrays")]
+            num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes)
+            if num_bytes > MAX_ARRAY_BYTES or not all(dtype.kind in NUMBERS for dtype, _ in shapes):
                 raise ValueError
+            arrays = [np.empty(shape, dtype) for dtype, shape in shapes]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ChannelClosed("the other side does not speak as this program does") from error
         for array in arrays:

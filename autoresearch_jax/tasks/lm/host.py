@@ -23,18 +23,23 @@ from autoresearch_jax.tasks.lm import cage
 from autoresearch_jax.tasks.lm.channel import Channel, Message
 from autoresearch_jax.tasks.lm.config import FOLLOW
 from autoresearch_jax.tasks.lm.device import STANDBY_WORKER, TRIAL_WORKER, start_worker
-from autoresearch_jax.tasks.lm.hosts import BEGIN, BYE, END, ENDED, FAILED, REFUSED, TAKEN, versions
+from autoresearch_jax.tasks.lm.hosts import BEGIN, BUSY, BYE, END, ENDED, FAILED, REFUSED, TAKEN, versions
 from autoresearch_jax.tasks.lm.trial import Workers
 
 STARTUP_SECONDS = 120.0
 TRIAL_SECONDS = 7 * 24 * 3600.0  # host 0 ends it sooner
-RETRY_SECONDS = 0.5
+CONNECT_SECONDS, RETRY_SECONDS = 5.0, 0.5
+BUSY_SECONDS, BUSY_RETRY_SECONDS = 60.0, 5.0  # host 0 learns after 25 s that a connection was lost
 LOG = "worker.log"
 LOST_CONTACT = "JAX distributed service"  # what JAX says then as it ends a process
 
 
 class HostError(UserError):
     """This host cannot take part."""
+
+
+class _AlreadyThere(Exception):
+    """Host 0 still has a connection to this host: perhaps one that was lost, of which it does not know yet."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def serve(
     """
     with scratch_folder("autoresearch-host-", None, remove_tree) as folder:
         host = _Host(folder, host_id, compile_cache_dir, confined=confined)
+        busy_since: float | None = None
         try:
             while True:
                 say(f"host {host_id}: waits for host 0 at {address}")
@@ -120,8 +126,14 @@ def serve(
                     say(f"host {host_id}: joins {address}")
                     if host.take_part(channel):
                         return
+                except _AlreadyThere as error:
+                    if (busy_since := busy_since or time.monotonic()) + BUSY_SECONDS < time.monotonic():
+                        raise HostError(str(error)) from error
+                    say(str(error))
+                    time.sleep(BUSY_RETRY_SECONDS)
                 except OSError:
                     say(f"host {host_id}: host 0 is lost")
+                    busy_since = None
                 finally:
                     host.end()
                     channel.close()
@@ -133,7 +145,7 @@ def _connect(address: str, seconds: float) -> Channel:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return Channel.connect(address, RETRY_SECONDS)
+            return Channel.connect(address, CONNECT_SECONDS)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise HostError(
@@ -167,8 +179,8 @@ class _Host:
             told = message["do"]
             if told == BYE:
                 return True
-            if told == REFUSED:
-                raise HostError(message["reason"])
+            if told in (REFUSED, BUSY):
+                raise (HostError if told == REFUSED else _AlreadyThere)(message["reason"])
             self.end()
             if told == END:
                 report(ENDED)
@@ -179,11 +191,13 @@ class _Host:
                 self._begin(order, message["files"], arrays, report)
 
     def _begin(self, order: _Order, names: Sequence[str], arrays: Sequence[np.ndarray], report: Any) -> None:
-        workers = self._workers_for(order)
-        programs_dir = None if order.program_hash is None else self._write_programs(order.program_hash, names, arrays)
+        programs_dir = None
         try:
+            workers = self._workers_for(order)
+            if order.program_hash is not None:
+                programs_dir = self._write_programs(order.program_hash, names, arrays)
             worker = workers.take(self._folder / "logs" / LOG)
-        except OSError as error:
+        except (OSError, HostError) as error:
             report(FAILED, reason=str(error))
             return
         self._part = _Part(order, worker, programs_dir, report)
@@ -207,7 +221,7 @@ class _Host:
         if self._workers is None or kind != self._made_for:
             self.close()
             if order.is_confined and not self._confined:
-                raise HostError("host 0 confines the processes of trials, which this machine cannot")
+                raise HostError("it cannot confine the processes of trials, as host 0 does: use --sandbox=limits there")
             logs, programs = self._folder / "logs", self._folder / "programs"
             for folder in (logs, programs):
                 folder.mkdir(exist_ok=True)

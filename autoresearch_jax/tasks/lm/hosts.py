@@ -32,7 +32,7 @@ HELLO_SECONDS = 10.0  # until what connects must have said what it is
 PATIENCE_SECONDS = 120.0  # for all hosts to join; again before each trial
 ANSWER_SECONDS = 15.0  # for a host to take a trial, and to end it
 FAULT_SECONDS = 2.0  # for a host's words, after its trial ended here
-BEGIN, END, BYE, REFUSED = "begin", "end", "bye", "refused"  # what a host is told
+BEGIN, END, BYE, REFUSED, BUSY = "begin", "end", "bye", "refused", "busy"  # what a host is told
 TAKEN, ENDED, FAILED = "taken", "ended", "failed"  # what it answers
 
 
@@ -196,28 +196,29 @@ class Hosts:
         except OSError:
             channel.close()
             return
-        host_id: Any = hello.get("host_id")
+        host_id = hello.get("host_id")
+        host_id = host_id if isinstance(host_id, int) else -1
         with self._changed:
+            is_taken = host_id in self._hosts
             if (reason := self._objection(host_id, hello, channel)) is None:
                 own = self._hosts[host_id] = _Host(channel)
-            elif host_id not in self._hosts:
+            elif not is_taken:
                 self._refused = reason
             self._changed.notify_all()
         if reason is not None:
-            self._tell(_Host(channel), {"do": REFUSED, "reason": reason})
+            self._tell(_Host(channel), {"do": BUSY if is_taken else REFUSED, "reason": reason})
             channel.close()
             return
-        reason = "its connection is lost"
         with contextlib.suppress(OSError):
             while True:
                 message, _ = channel.receive()
                 self._hear(host_id, own, message)
-        self._drop(host_id, own, reason)
+        self._drop(host_id, own, "its connection is lost")
 
-    def _objection(self, host_id: Any, hello: Mapping[str, Any], channel: Channel) -> str | None:
+    def _objection(self, host_id: int, hello: Mapping[str, Any], channel: Channel) -> str | None:
         """Why a host cannot take part, one line."""
         name = f"host {host_id} ({channel.peer})"
-        if not isinstance(host_id, int) or not 0 < host_id < self.num_hosts:
+        if not 0 < host_id < self.num_hosts:
             return f"{name}: --num_hosts={self.num_hosts} has hosts 0 to {self.num_hosts - 1}: check --host_id"
         if host_id in self._hosts:
             return f"{name}: there is one already, at {self._hosts[host_id].channel.peer}: check --host_id"
