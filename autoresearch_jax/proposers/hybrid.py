@@ -49,7 +49,9 @@ MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more on
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
 HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
 SIZE_HALF_LIFE = 10.0  # the same for the size of a gain: those of a table shrink with each
-PRIOR_SIZE = 3.0  # of a gain, in noise floors: about the smallest that is kept
+# Of an arm's first gain, in noise floors: what a table gains that nobody tuned, and a change of the code,
+# see docs/evidence/decisions.md
+OPTIMIZERS_SIZE, CODES_SIZE = 10.0, 3.0
 Known = TypeVar("Known", PastExperiment, Running)
 PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
 
@@ -222,7 +224,11 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
     sizes = _gain_sizes(brief)
     draws = {
         arm: _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == arm])
-        * _expected_size(brief, [(number, size) for number, proposer, size in sizes if proposer == arm])
+        * _expected_size(
+            brief,
+            OPTIMIZERS_SIZE if arm == optimizer else CODES_SIZE,
+            [(number, size) for number, proposer, size in sizes if proposer == arm],
+        )
         for arm in (optimizer, *code)
     }
     floor = _floor(brief, (optimizer, *code))
@@ -320,11 +326,16 @@ def _gain_sizes(brief: Brief) -> list[tuple[int, str, float]]:
     return sizes
 
 
-def _expected_size(brief: Brief, sizes: Sequence[tuple[int, float]]) -> float:
-    """Size of an arm's next gain in noise floors: the mean of its gains, weighted by age, and of one by the prior."""
+def _expected_size(brief: Brief, prior: float, sizes: Sequence[tuple[int, float]]) -> float:
+    """Size of an arm's next gain in noise floors: the mean of its gains, weighted by age, and of one by the prior.
+
+    1 where the noise floor is not known.
+    """
+    if not brief.noise_floor:
+        return 1.0
     weights = [0.5 ** ((brief.experiment - number) / SIZE_HALF_LIFE) for number, _ in sizes]
     total = sum(weight * size for weight, (_, size) in zip(weights, sizes, strict=True))
-    return (PRIOR_SIZE + total) / (1.0 + sum(weights))
+    return (prior + total) / (1.0 + sum(weights))
 
 
 def _rng(brief: Brief, purpose: str) -> random.Random:
