@@ -154,14 +154,15 @@ def core_percent(process: int, seconds: float, work: Callable[[float], None] = t
 def train_and_end(night: NightWriter, seconds: float) -> None:
     """Reports of a trial as they come, and experiments that end."""
     live = LiveWriter(night.folder)
-    live.begins(night.ledger.experiments()[-1].id + 1, "run 1")
+    trial = night.ledger.trials()[-1].id + 1
+    live.measures(night.ledger.experiments()[-1], trial, "run 1")
     training = {"phase": "train", "budget_seconds": 60.0, "budget_steps": None, "tokens_per_second": 57_000.0}
     ends_at = time.monotonic() + seconds
     next_at = time.monotonic() + PER_EXPERIMENT_SECONDS
     step = 0
     while time.monotonic() < ends_at:
         step += 1
-        live.progress({**training, "step": step, "elapsed_seconds": step / 2, "loss": 9 - step / 100})
+        live.progress(trial, {**training, "step": step, "elapsed_seconds": step / 2, "loss": 9 - step / 100})
         if time.monotonic() >= next_at:
             next_at += PER_EXPERIMENT_SECONDS
             add_experiment(night)

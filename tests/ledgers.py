@@ -1,6 +1,13 @@
-"""What two ledgers of equal runs have in common."""
+"""Rows of ledgers: one to tell observers of, and what two ledgers of equal runs have in common."""
 
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind
+
+
+def experiment_row(number: int, hypothesis: str = "", proposer: str = "") -> ExperimentRow:
+    """An open proposal."""
+    nothing = dict.fromkeys(("program_hash", "status", "score", "decision", "reason", "commit", "seconds"))
+    return ExperimentRow(number, Kind.PROPOSAL, 0, None, proposer, hypothesis, "", 0.0, {}, 0.0, **nothing)
 
 
 def substance(ledger: Ledger) -> list[tuple]:

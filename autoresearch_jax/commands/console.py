@@ -109,7 +109,7 @@ class TrialProgress:
     """
 
     def __init__(self, prefix: str = "", stream: TextIO | None = None) -> None:
-        self._prefix = prefix
+        self.prefix = prefix
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
         self._pause = LIVE_LINE_SECONDS if self._live else PLAIN_LINE_SECONDS
@@ -124,7 +124,7 @@ class TrialProgress:
             return
         self._last_line = now
         self._phase = report.get("phase")
-        line = self._prefix + describe_report(report)
+        line = self.prefix + describe_report(report)
         # a line that wraps could not be taken back
         self._stream.write(f"{CLEAR_LINE}{line[: terminal_size(self._stream)[0] - 1]}" if self._live else f"{line}\n")
         self._stream.flush()
@@ -154,6 +154,13 @@ class LiveLine:
         """Begins a line for the next trial."""
         self.close()
         self._progress = TrialProgress(prefix)
+
+    def rename(self, prefix: str) -> None:
+        """Gives the line that is there another beginning."""
+        if self._progress is None:
+            self.show(prefix)
+        else:
+            self._progress.prefix = prefix
 
     def progress(self, report: Mapping[str, Scalar]) -> None:
         """Shows how far the trial is."""

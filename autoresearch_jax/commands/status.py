@@ -15,13 +15,14 @@ from datetime import datetime
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.live import Waiting, read_live
+from autoresearch_jax.engine.live import Running, Waiting, read_live
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import ENDS, FLAGS
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.report.diffs import unified
+from autoresearch_jax.report.progress import share_of_budget
 from autoresearch_jax.report.runs import format_runs, latest_run, list_runs, runs_as_csv
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import print_csv, print_lines
@@ -99,16 +100,17 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     summary, holder, settings = summarize_run(ledger, folder), folder.holder(), ledger.settings()
     current, last = summary.current, summary.last
     live = read_live(folder) if holder else None
-    decisions = [] if current is None else ledger.decisions(current.id)
+    reasons = {row.id: decisions[-1].reason for row in current if (decisions := ledger.decisions(row.id))}
     return {
         "driver": holder or "none; `autoresearch run` with this --tag goes on",
         "ended": None if holder else summary.ended,
         "ends": settings.get(ENDS),
         "waiting": None if live is None else _describe_wait(live.waiting),
         "service_down": None if live is None else _describe_wait(live.down),
-        "current": None if current is None else f"{current.id}: {clean_line(current.hypothesis)}",
-        "current_proposer": None if current is None else current.proposer or None,
-        "current_reason": decisions[-1].reason if decisions else None,
+        "current": "; ".join(f"{row.id}: {clean_line(row.hypothesis)}" for row in current) or None,
+        "current_proposer": ", ".join(dict.fromkeys(row.proposer for row in current if row.proposer)) or None,
+        "current_reason": "; ".join(reasons.values() if len(current) == 1 else map(_joined, reasons.items())) or None,
+        **({} if live is None or len(live.trials) < 2 else {"running": "; ".join(map(_describe_trial, live.trials))}),
         "last": None if last is None else f"{last.id}: {clean_line(last.hypothesis)}",
         "last_outcome": None if last is None else outcome(last),
         "last_proposer": None if last is None else last.proposer or None,
@@ -119,6 +121,16 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
         "ledger": str(folder.ledger),
         "results": str(folder.results),
     }
+
+
+def _joined(pair: tuple[int, str]) -> str:
+    number, reason = pair
+    return f"{number}: {reason}"
+
+
+def _describe_trial(running: Running) -> str:
+    share = share_of_budget(running.report)
+    return f"{running.experiment}: {running.doing}" + ("" if share is None else f" {share:.0%}")
 
 
 def _describe_wait(waiting: Waiting | None) -> str | None:

@@ -224,8 +224,9 @@ def _describe_driver(ledger: Ledger, folder: RunFolder, own: int | None) -> str:
         return "the driver is between two experiments"
     what = "this text" if current.id == own else f"before it, {clean_line(current.hypothesis)}"
     doing = [f"experiment {current.id}, {what}"]
-    if live is not None and live.experiment == current.id:
-        doing += [words for words in (live.run, clean_line(describe_report(live.report))) if words]
+    trials = [] if live is None else live.trials
+    if (trial := next((one for one in trials if one.experiment == current.id), None)) is not None:
+        doing += [words for words in (trial.run, clean_line(describe_report(trial.report))) if words]
     return ": ".join(doing)
 
 

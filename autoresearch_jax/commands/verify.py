@@ -24,6 +24,7 @@ from autoresearch_jax.engine.integrity import (
     RESTORE,
     ledger_file_differences,
     ledger_page_differences,
+    parents_differences,
     results_differences,
     settings_differences,
     source_differences,
@@ -120,7 +121,7 @@ def verify(folder: RunFolder, experiment: int | None, sandbox: str = "auto") -> 
     with closing(Ledger.open_to_read(folder.ledger)) as ledger:
         try:
             settings, rows = ledger.settings(), ledger.experiments()
-            ledger.trials()
+            report.add("parents", parents_differences(folder.ledger, ledger))
             if settings or folder.settings.exists():
                 report.add("run_json", settings_differences(folder, ledger))
             lacking = NEEDED_SETTINGS - settings.keys()

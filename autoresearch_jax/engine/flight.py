@@ -144,7 +144,7 @@ class Flight:
         """Ends what was left of an experiment that cannot be measured any more."""
         for trial in self.left():
             if trial.experiment == experiment.id:
-                self._ledger.finish_trial(trial.id, Measurement(status, None, trial.seed, error=reason))
+                self._finish(trial, Measurement(status, None, trial.seed, error=reason))
 
     def task_failed(self, experiment: ExperimentRow, error: Exception, trial: TrialRow | None = None) -> str:
         """Logs a failure that is not the candidate's and returns it in one line; waits after one of the machine.
@@ -242,9 +242,7 @@ class Flight:
             self._parts.disk.require_room()  # a full disk is no candidate's fault
         if measurement.metrics.get(TOO_BUSY) and not self._was_others_work(trial, measurement):
             measurement = replace(measurement, metrics={**measurement.metrics, TOO_BUSY: False})
-        self._ledger.finish_trial(trial.id, measurement)
-        ended = next(row for row in self._ledger.trials(trial.experiment) if row.id == trial.id)
-        self._parts.observer.measured(ended)
+        self._finish(trial, measurement)
         self._tell_clock_fault(trial, measurement)
         if measurement.metrics.get(TOO_BUSY):
             self._wait_for_machine(trial, measurement)
@@ -262,6 +260,11 @@ class Flight:
                 f"{measurement.error}; see {self._parts.folder.log_dir(trial.experiment)}; the same command goes on "
                 "from here"
             )
+
+    def _finish(self, trial: TrialRow, measurement: Measurement) -> None:
+        self._ledger.finish_trial(trial.id, measurement)
+        ended = next(row for row in self._ledger.trials(trial.experiment) if row.id == trial.id)
+        self._parts.observer.measured(ended)
 
     def _tell_clock_fault(self, trial: TrialRow, measurement: Measurement) -> None:
         """Says, once in a process, that a trial was timed by the wall clock in place of the attended one."""

@@ -63,6 +63,22 @@ def workspace_differences(folder: RunFolder, ledger: Ledger, champion: Experimen
     return _text_differences(path, ledger.source(champion.id), f"the champion's source: {REWRITTEN}")
 
 
+def parents_differences(path: Path, ledger: Ledger) -> list[str]:
+    """Compares what each trial was made from with what its experiment is made from, or was before it was moved."""
+    parents = {row.id: {row.parent} for row in ledger.experiments()}
+    differences = []
+    for move in ledger.select("moves", ("id", "experiment", "parent"), "ORDER BY id"):
+        if {move["experiment"], move["parent"]} <= parents.keys():
+            parents[move["experiment"]].add(move["parent"])
+        else:
+            differences.append(f"{path}: move {move['id']} names an experiment that is not there: {RESTORE}")
+    for trial in ledger.trials():
+        if trial.parent not in parents.get(trial.experiment, ()):
+            words = f"trial {trial.id} is of experiment {trial.experiment} as made from {trial.parent}"
+            differences.append(f"{path}: {words}, which it never was: {RESTORE}")
+    return differences
+
+
 def _text_differences(path: Path, expected: str, what: str) -> list[str]:
     try:
         found = path.read_bytes().split(b"\n")

@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
+from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
+MAX_TRIALS = 32  # that are read; fewer run
 MAX_CURVE_POINTS = 200
 MAX_LOG_LINES = 30
 LATEST = 1e11  # seconds since 1970 that a calendar still has
@@ -32,17 +34,39 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Running:
+    """A trial that runs, or an experiment that is prepared or decided on.
+
+    Attributes:
+      experiment: that the trial is run for; a candidate's may be one of the champion.
+      trial: its number; 0 without one.
+      run: "run 2", "champion's run 3"; "" without a trial.
+      report: what the task last told.
+      curve: seconds of the budget (its steps, where it is in steps) and loss; at most MAX_CURVE_POINTS, evenly thinned.
+    """
+
+    experiment: int
+    proposer: str = ""
+    hypothesis: str = ""
+    trial: int = 0
+    run: str = ""
+    report: Mapping[str, Scalar] = field(default_factory=dict)
+    curve: Sequence[tuple[float, float]] = ()
+
+    @property
+    def doing(self) -> str:
+        """The run and its phase, as far as there are any."""
+        return "  ".join(word for word in (self.run, str(self.report.get("phase") or "")) if word)
+
+
+@dataclass(frozen=True)
 class Live:
     """What a driver is doing.
 
     Attributes:
       pid: of the driver.
       at: when this was written, in seconds since 1970.
-      experiment: that is prepared or measured; None between two.
-      run: "run 2", "champion's run 3"; "" while the experiment is prepared.
-      report: what the task last told of the trial.
-      curve: of the running trial, seconds of the budget (its steps, where it is in steps) and loss; at most
-        MAX_CURVE_POINTS, evenly thinned.
+      trials: that run, and what is prepared, the oldest first.
       waiting: what the driver waits for; None while there is nothing to wait for.
       log: the last MAX_LOG_LINES lines that the driver printed, each with its time.
       down: a service that does not answer while the run goes on without it; None without one.
@@ -50,10 +74,7 @@ class Live:
 
     pid: int
     at: float
-    experiment: int | None = None
-    run: str = ""
-    report: Mapping[str, Scalar] = field(default_factory=dict)
-    curve: Sequence[tuple[float, float]] = ()
+    trials: Sequence[Running] = ()
     waiting: Waiting | None = None
     log: Sequence[tuple[float, str]] = ()
     down: Waiting | None = None
@@ -66,6 +87,7 @@ def write_live(folder: RunFolder, live: Live) -> None:
       OSError: it cannot be written.
     """
     fields = {name: vars(value) if isinstance(value, Waiting) else value for name, value in vars(live).items()}
+    fields["trials"] = [vars(one) for one in live.trials]
     write_whole(folder.live, json.dumps(fields) + "\n", sync=False)
 
 
@@ -79,17 +101,25 @@ def read_live(folder: RunFolder) -> Live | None:
 
 def _as_live(fields: Mapping[str, Any]) -> Live:
     """Raises ValueError, KeyError or TypeError for what `write_live` would not have written."""
-    number = fields["experiment"]
     return Live(
         pid=int(fields["pid"]),
         at=_time(fields["at"]),
-        experiment=None if number is None else int(number),
-        run=clean_line(fields["run"]),
-        report=_plain(fields["report"]),
-        curve=tuple((_finite(x), _finite(loss)) for x, loss in fields["curve"][-MAX_CURVE_POINTS:]),
+        trials=tuple(map(_as_running, fields["trials"][:MAX_TRIALS])),
         waiting=_as_waiting(fields["waiting"]),
         down=_as_waiting(fields["down"]),
         log=tuple((_time(at), clean_line(line)) for at, line in fields["log"][-MAX_LOG_LINES:]),
+    )
+
+
+def _as_running(fields: Mapping[str, Any]) -> Running:
+    return Running(
+        experiment=int(fields["experiment"]),
+        proposer=clean_line(fields["proposer"]),
+        hypothesis=clean_line(fields["hypothesis"]),
+        trial=int(fields["trial"]),
+        run=clean_line(fields["run"]),
+        report=_plain(fields["report"]),
+        curve=tuple((_finite(x), _finite(loss)) for x, loss in fields["curve"][-MAX_CURVE_POINTS:]),
     )
 
 
@@ -153,38 +183,74 @@ class ThinnedCurve:
 
 
 class LiveWriter:
-    """Keeps live.json up to date, in any thread; where it cannot be written it is left out."""
+    """Knows what runs, and keeps live.json up to date, in any thread; where it cannot be written it is left out."""
 
     def __init__(
         self, folder: RunFolder, write_seconds: float = WRITE_SECONDS, clock: Callable[[], float] = time.time
     ) -> None:
-        """Writes that nothing goes on yet; `write_seconds` lie between two writes about the progress of a trial."""
+        """Writes that nothing goes on yet; `write_seconds` lie between two writes about the progress of trials."""
         self._folder = folder
         self._write_seconds = write_seconds
         self._clock = clock
-        self._lock = threading.Lock()  # a proposer's notices come in a thread of their own
+        self._lock = threading.RLock()  # trials report in threads of their own, and so do a proposer's notices
         self._live = Live(os.getpid(), clock())
-        self._curve = ThinnedCurve()
+        self._running: dict[int, Running] = {}  # by trial, the oldest first; 0: what is prepared; without curves
+        self._curves: dict[int, ThinnedCurve] = {}
         self._written = -math.inf
-        self.ends()
+        self.clear()
 
-    def begins(self, experiment: int, run: str = "") -> None:
-        """An experiment is prepared; with `run`, a trial begins."""
-        self._curve = ThinnedCurve()
-        self._write(experiment=experiment, run=run, report={})
+    @property
+    def running(self) -> Sequence[Running]:
+        """What runs now, the oldest first, without curves."""
+        with self._lock:
+            return tuple(self._running.values())
 
-    def progress(self, report: Mapping[str, Scalar]) -> None:
-        """How far the trial is."""
+    def begins(self, experiment: ExperimentRow) -> None:
+        """An experiment is prepared."""
+        with self._lock:
+            self._enter(experiment, 0, "", {"phase": "prepare"})
+            self._write()
+
+    def measures(self, experiment: ExperimentRow, trial: int, run: str) -> None:
+        """A trial begins for an experiment; nothing is prepared meanwhile."""
+        with self._lock:
+            self._running.pop(0, None)
+            self._enter(experiment, trial, run, {})
+            self._write()
+
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
+        """How far a trial is, or what is prepared; one that is over reports nothing more."""
         x, loss = report.get("elapsed_seconds" if report.get("budget_steps") is None else "step"), report.get("loss")
-        if _is_finite(x) and _is_finite(loss):
-            self._curve.add(x, loss)
-        is_new_phase = report.get("phase") != self._live.report.get("phase")
-        self._write(at_once=is_new_phase, report=_plain(report))
+        with self._lock:
+            if (running := self._running.get(trial)) is None:
+                return
+            if _is_finite(x) and _is_finite(loss):
+                self._curves[trial].add(x, loss)
+            self._running[trial] = replace(running, report=_plain(report))
+            self._write(at_once=report.get("phase") != running.report.get("phase"))
 
-    def ends(self) -> None:
-        """No experiment is prepared or measured."""
-        self._curve = ThinnedCurve()
-        self._write(experiment=None, run="", report={}, waiting=None)
+    def measured(self, trial: int) -> None:
+        """A trial is over; if no other runs, its experiment is decided on."""
+        with self._lock:
+            if (over := self._running.pop(trial, None)) is None:
+                return
+            if not self._running:
+                self._running[0] = replace(over, trial=0, run="", report={})
+                self._curves[0] = ThinnedCurve()
+            self._write()
+
+    def ends(self, experiment: int) -> None:
+        """An experiment is over; others go on."""
+        with self._lock:
+            if 0 in self._running and self._running[0].experiment == experiment:
+                del self._running[0]
+            self._write(waiting=None)
+
+    def clear(self) -> None:
+        """Nothing is prepared or measured."""
+        with self._lock:
+            self._running.clear()
+            self._write(waiting=None)
 
     def waits(self, waiting: Waiting | None) -> None:
         """The driver waits; None where it goes on."""
@@ -196,16 +262,23 @@ class LiveWriter:
 
     def says(self, line: str) -> None:
         """The driver prints a line."""
-        self._write(line)
+        with self._lock:
+            self._write(log=(*self._live.log, (self._clock(), clean_line(line)))[-MAX_LOG_LINES:])
 
-    def _write(self, line: str | None = None, *, at_once: bool = True, **changes: Any) -> None:
+    def _enter(self, experiment: ExperimentRow, trial: int, run: str, report: Mapping[str, Scalar]) -> None:
+        self._running.pop(trial, None)
+        proposer, hypothesis = clean_line(experiment.proposer), clean_line(experiment.hypothesis)
+        self._running[trial] = Running(experiment.id, proposer, hypothesis, trial, run, report)
+        self._curves[trial] = ThinnedCurve()
+
+    def _write(self, *, at_once: bool = True, **changes: Any) -> None:
         with self._lock:
             now = self._clock()
-            if line is not None:
-                changes["log"] = (*self._live.log, (now, clean_line(line)))[-MAX_LOG_LINES:]
-            self._live = replace(self._live, at=now, curve=self._curve.points, **changes)
+            self._live = replace(self._live, at=now, **changes)
             if not at_once and 0 <= now - self._written < self._write_seconds:
                 return
             self._written = now
+            self._curves = {trial: self._curves[trial] for trial in self._running}
+            trials = [replace(one, curve=self._curves[trial].points) for trial, one in self._running.items()]
             with suppress(OSError):  # such as a full disk
-                write_live(self._folder, self._live)
+                write_live(self._folder, replace(self._live, trials=trials))

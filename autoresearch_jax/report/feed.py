@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.live import Live, read_live
+from autoresearch_jax.engine.live import Live, Running, read_live
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.report.history import History, ReportError, read_history
@@ -83,13 +82,11 @@ class RunFeed:
         """Reads what is new; returns what pages have to be told."""
         events: list[Event] = []
         driver = trouble = None
-        live, hypothesis = read_live(self._folder), ""
         try:
             driver = self._folder.holder()
             trouble = self._reopen_if_replaced(events)
             if trouble is None:
                 events += self._update()
-                hypothesis = self._hypothesis(live)
         except (UserError, sqlite3.Error) as error:
             trouble = clean_line(str(error))
         except Exception as error:  # ours, such as of a ledger that is damaged: the page says so, and asks again
@@ -97,7 +94,7 @@ class RunFeed:
             if trouble != self._state.get("data", {}).get("words"):
                 logging.getLogger(__name__).exception(trouble)
         state = {"event": "state", "data": self._describe_state(driver, trouble)}
-        now = {"event": "now", "data": _describe_now(live, hypothesis, is_at_work=driver is not None)}
+        now = {"event": "now", "data": _describe_now(read_live(self._folder), is_at_work=driver is not None)}
         events += [state] if state != self._state else []
         events += [now] if now != self._now else []
         self._state, self._now = state, now
@@ -160,15 +157,6 @@ class RunFeed:
             self._updates.popitem(last=False)
         return [event]
 
-    def _hypothesis(self, live: Live | None) -> str:
-        """Of the experiment that is prepared or measured; empty where the ledger does not tell."""
-        if live is None or live.experiment is None:
-            return ""
-        assert self._ledger is not None
-        with self._ledger.as_of_now(), suppress(LedgerError):
-            return clean_line(self._ledger.experiment(live.experiment).hypothesis, WORDS)
-        return ""
-
     def _describe_state(self, driver: str | None, trouble: str | None) -> dict[str, Any]:
         if trouble is not None:
             return {"words": trouble, "isTrouble": True}
@@ -197,24 +185,31 @@ def _inode(folder: RunFolder) -> int | None:
     return None if found is None else found[0]
 
 
-def _describe_now(live: Live | None, hypothesis: str, *, is_at_work: bool) -> dict[str, Any]:
-    """The running trial for the page; of a driver that is gone only its last lines."""
+def _describe_now(live: Live | None, *, is_at_work: bool) -> dict[str, Any]:
+    """The running trials for the page; of a driver that is gone only its last lines."""
     log = [] if live is None else [f"{datetime.fromtimestamp(at):%H:%M:%S}  {line}" for at, line in live.log]
     if live is None or not is_at_work:
-        return {"lines": ["nothing is being measured"], "share": None, "curve": [], "unit": "", "log": log}
+        return {"trials": [], "lines": ["nothing is being measured"], "unit": "", "log": log}
     lines = []
-    if live.experiment is not None:
-        lines.append(f"experiment {live.experiment}  {hypothesis}  {live.run}".rstrip())
-    if live.report and live.waiting is None:
-        lines.append(describe_report(live.report))
     for word, trouble in (("waiting", live.waiting), ("a service is down", live.down)):
         if trouble is not None:
             since, again = (datetime.fromtimestamp(at) for at in (trouble.since, trouble.again_at))
             lines.append(f"{word} since {since:%H:%M:%S}, asking again at {again:%H:%M:%S}: {trouble.what}")
+    goes_on = live.waiting is None or len(live.trials) > 1
+    in_steps = any(one.report.get("budget_steps") is not None for one in live.trials)
     return {
-        "lines": lines or ["nothing is being measured"],
-        "share": None if live.waiting is not None else share_of_budget(live.report),
-        "curve": [list(point) for point in live.curve],
-        "unit": "step" if live.report.get("budget_steps") is not None else "seconds of the budget",
+        "trials": [_describe_trial(one, goes_on=goes_on) for one in live.trials],
+        "lines": lines if lines or live.trials else ["nothing is being measured"],
+        "unit": "step" if in_steps else "seconds of the budget",
         "log": log,
+    }
+
+
+def _describe_trial(running: Running, *, goes_on: bool) -> dict[str, Any]:
+    words = f"experiment {running.experiment}  {clean_line(running.hypothesis, WORDS)}  {running.run}".rstrip()
+    return {
+        "name": f"{running.experiment} {running.run}".rstrip(),
+        "lines": [words, *([describe_report(running.report)] if running.report and goes_on else [])],
+        "share": share_of_budget(running.report) if goes_on else None,
+        "curve": [list(point) for point in running.curve],
     }

@@ -4,6 +4,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from autoresearch_jax.decide.rule import plus_minus
@@ -125,7 +126,7 @@ def _draw_points(axes: "Axes", run: History, colour: str | None, low: float, hig
 
 def _draw_champions(axes: "Axes", run: History, colour: str, is_named: bool) -> None:
     rows = [point.row for point in run.champions if point.row.score is not None]
-    x = [row.id for row in rows] + [run.points[-1].row.id]
+    x = [*accumulate((row.id for row in rows), max), max(point.row.id for point in run.points)]  # as on the page
     mean = [row.score or 0.0 for row in rows]
     margin = [INTERVAL * (row.error or 0.0) for row in rows]
     mean, margin = [*mean, mean[-1]], [*margin, margin[-1]]

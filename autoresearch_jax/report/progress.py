@@ -16,6 +16,14 @@ def share_of_budget(report: Mapping[str, Scalar]) -> float | None:
     return None
 
 
+def share_done(report: Mapping[str, Scalar]) -> float | None:
+    """As `share_of_budget`, and beyond it the share of a judgement."""
+    share = share_of_budget(report)
+    if share is None and isinstance(judged := report.get("share"), int | float):
+        return judged
+    return share
+
+
 def describe_report(report: Mapping[str, Scalar]) -> str:
     """One line of a report: elapsed, loss, speed, time left, as far as they are known."""
     parts = [str(report.get("phase", "")), *describe_progress(report), *describe_speed(report)]

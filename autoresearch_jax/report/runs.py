@@ -90,7 +90,8 @@ def _read_line(ledger: Ledger, folder: RunFolder, tag: str) -> RunLine:
     if live is not None and live.waiting is not None:
         state = f"waits: {live.waiting.what}"
     elif holder is not None:
-        state = f"at work: {holder}"
+        several = "" if live is None or len(live.trials) < 2 else f", {len(live.trials)} trials"
+        state = f"at work: {holder}{several}"
     elif not ledger.settings() and any(row.kind is Kind.TRIAL for row in rows):
         state = BY_HAND
     else:

@@ -46,7 +46,7 @@ class RunSummary:
       metric: the name in the ledger's settings; None for a ledger of single trials.
       baseline: the experiment that the run started from; None before it was measured.
       champion: the experiment that was kept last.
-      current: the experiment that is not over.
+      current: the experiments that are not over, the oldest first.
       last: the experiment that was over last.
       counts: experiments by outcome ("keep", "refactoring", "crash", ...), the baseline left out.
       seconds: spent on experiments.
@@ -67,7 +67,7 @@ class RunSummary:
     metric: Metric | None
     baseline: ExperimentRow | None
     champion: ExperimentRow | None
-    current: ExperimentRow | None
+    current: Sequence[ExperimentRow]
     last: ExperimentRow | None
     counts: dict[str, int]
     seconds: float
@@ -154,7 +154,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         metric=metric,
         baseline=kept[0] if kept else None,
         champion=kept[-1] if kept else None,
-        current=next((row for row in rows if row.is_open), None),
+        current=[row for row in rows if row.is_open],
         last=next((row for row in reversed(rows) if not row.is_open), None),
         counts=dict(Counter(outcome(row) for row in rows if row.kind is Kind.PROPOSAL and not row.is_open)),
         seconds=seconds_spent(ledger, rows),

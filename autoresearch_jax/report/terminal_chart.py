@@ -39,6 +39,7 @@ def draw_scores(
     least, most = score_limits([score for _, score in points], [score for _, score in kept])
     inside = [(number, score) for number, score in points if least <= score <= most]
     low, high = min(score for _, score in inside), max(score for _, score in inside)
+    first, last = min(row.id for row in rows), max(row.id for row in rows)
     plotext.terminal.limit(width=False, height=False)
     figure = plotext.figure
     figure.clear()
@@ -46,13 +47,13 @@ def draw_scores(
     figure.plot_size(columns, lines)
     figure.draw(figure.signal(*_axes(inside), marker=plotext.marker(NOT_KEPT)))
     if kept:
-        ends = [*(number for number, _ in kept[1:]), rows[-1].id]
-        steps = [(x, score) for (number, score), end in zip(kept, ends, strict=True) for x in (number, end)]
+        places = [*itertools.accumulate((number for number, _ in kept), max), last]  # see `championTraces` of page.js
+        steps = [(x, score) for (_, score), ends in zip(kept, itertools.pairwise(places), strict=True) for x in ends]
         figure.draw(figure.signal(*_axes(steps), marker=plotext.marker("hd", "cyan")).lines())
         figure.draw(figure.signal(*_axes(kept), marker=plotext.marker(KEPT, "green")))
     margin = 0.05 * (high - low or 1.0)
     figure.ruler("y").lim(low - margin, high + margin)
-    first, last = rows[0].id, max(rows[-1].id, rows[0].id + 1)
+    last = max(last, first + 1)
     figure.ruler("x").lim(first, last)
     figure.ruler("x").ticks(whole_ticks(first, last))
     figure.label("experiment", "x")

@@ -23,11 +23,13 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
     """
     row, decisions = ledger.experiment(number), ledger.decisions(number)
     last = decisions[-1] if decisions else None
+    moves = ledger.select("moves", ("parent",), "WHERE experiment = ? ORDER BY id", number)
     certificate = certificates(ledger).get(number)
     return {
         "experiment": row.id,
         "hypothesis": row.hypothesis,
         "finding": row.finding,
+        "parents": [*(move["parent"] for move in moves), *([] if row.parent is None else [row.parent])],
         "outcome": outcome(row, at_work=at_work),
         "score": row.score,
         "error": row.error,
@@ -61,6 +63,9 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
     if found["finding"] is not None:
         lines["finding"] = found["finding"]
+    first, *moved = found["parents"] or [None]
+    if moved:
+        lines["base"] = f"made from experiment {first}, moved to {', then '.join(map(str, moved))}"
     if found["trials"]:
         lines["runs"] = ", ".join(map(_run, found["trials"]))
     if found["gain"] is not None:

@@ -11,7 +11,8 @@ import pytest
 from terminals import Terminal, terminal
 
 from autoresearch_jax.commands import console, run_observer
-from autoresearch_jax.commands.run_observer import LiveBlock, RunObserver
+from autoresearch_jax.commands.live_block import LiveBlock
+from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import read_live
@@ -43,12 +44,19 @@ class Night:
         self.observer.measures(row, trial, 1)
         return row, trial
 
+    def reports(self, report: dict = REPORT) -> None:
+        """Of the trial that began last."""
+        self.observer.progress(self.ledger.trials()[-1].id, report)
+
     def ends(self, row: ExperimentRow, trial: TrialRow, score: float | None) -> None:
         self.ledger.set_program(row.id, f"program {row.id}")
         if score is None:
+            self.ledger.finish_trial(trial.id, Measurement(Status.CRASH, None, 0))
+            self.observer.measured(trial)
             self.ledger.conclude(row.id, Status.CRASH, None, Action.DISCARD, "boom", None, 2.0)
         else:
             self.ledger.finish_trial(trial.id, Measurement(Status.OK, score, 0))
+            self.observer.measured(trial)
             self.ledger.conclude(row.id, Status.OK, score, Action.KEEP, "better", "a" * 40, 2.0)
         self.observer.ends(self.ledger.experiment(row.id))
 
@@ -75,7 +83,7 @@ def test_the_block_tells_what_is_tried_how_far_it_is_the_champion_and_what_came_
     for score in (1.25, None, None, 1.0, None):
         night.ends(*night.begins(), score)
     night.begins("a [red]wider[/red] model\x1b[2J\nand more")
-    night.observer.progress(1, REPORT)
+    night.reports()
     shown = screen.screen()
     assert [line.split()[0] for line in shown[:7]] == ["0", "better", "1", "2", "3", "4", "5"], "ended ones stay above"
     subject, trial, speed, champion, last = shown[7:]
@@ -108,7 +116,7 @@ def test_a_wait_is_shown_and_its_notice_stays_above(night, screen):
 def test_a_service_that_is_down_stays_in_the_block_while_trials_run(night, screen):
     night.observer.service_down("gemini: 503 from the service", 1000.0, 1060.0)
     row, trial = night.begins()
-    night.observer.progress(1, REPORT)
+    night.reports()
     shown = screen.screen()
     (down,) = [line for line in shown if line.startswith("down")]
     assert down.endswith(": gemini: 503 from the service")
@@ -123,7 +131,7 @@ def test_a_service_that_is_down_stays_in_the_block_while_trials_run(night, scree
 
 def test_a_notice_of_another_thread_does_not_break_the_block(night, screen):
     night.begins()
-    night.observer.progress(1, REPORT)
+    night.reports()
     thread = threading.Thread(target=night.observer.notice, args=("from a thread",))
     thread.start()
     thread.join()
@@ -140,7 +148,7 @@ def test_a_small_terminal_cuts_and_never_wraps(night, screen, columns, lines):
     screen.resize(columns, lines)
     night.begins("a hypothesis of many words " * 20)
     for step in range(5):
-        night.observer.progress(1, {**REPORT, "phase": f"phase {step}"})
+        night.reports({**REPORT, "phase": f"phase {step}"})
     assert len(screen.screen()) - before < lines
     night.observer.close()
     assert "".join(screen.screen()[before - 1 :]) == ""
@@ -148,22 +156,23 @@ def test_a_small_terminal_cuts_and_never_wraps(night, screen, columns, lines):
 
 def test_a_terminal_that_shrinks_is_followed(night, screen):
     night.begins()
-    night.observer.progress(1, {**REPORT, "phase": "compile"})
+    night.reports({**REPORT, "phase": "compile"})
     screen.resize(40, 5)
-    night.observer.progress(1, REPORT)
+    night.reports()
     assert max(map(len, screen.screen()[-3:])) <= 40
 
 
 def test_a_terminal_that_takes_nothing_for_long_never_holds_up_the_run_and_gets_all_lines_later(night, screen):
     """As with a connection that is lost: nobody reads, and what the kernel keeps for it is soon full."""
+    begun = night.begins()
     for number in range(300):
-        night.observer.progress(1, {**REPORT, "phase": f"phase {number}"})
+        night.reports({**REPORT, "phase": f"phase {number}"})
         night.observer.notice(f"notice {number}")
-    night.ends(*night.begins(), None)
+    night.ends(*begun, None)
     night.begins()
     for _ in range(20):
         screen.read()
-        night.observer.progress(1, REPORT)
+        night.reports()
     shown = screen.screen()
     assert [line for line in shown if line.startswith("autoresearch run: ")] == [
         f"autoresearch run: notice {number}" for number in range(300)
@@ -176,13 +185,13 @@ def test_a_terminal_that_was_stopped_or_is_gone_never_holds_up_the_run(night, sc
     row, trial = night.begins()
     termios.tcflow(screen.stream.fileno(), termios.TCOOFF)  # as Ctrl-S
     for step in range(500):
-        night.observer.progress(1, {**REPORT, "phase": f"phase {step}"})
+        night.reports({**REPORT, "phase": f"phase {step}"})
     termios.tcflow(screen.stream.fileno(), termios.TCOON)
-    night.observer.progress(1, {**REPORT, "phase": "judge"})
+    night.reports({**REPORT, "phase": "judge"})
     assert "judge" in screen.screen()[-4]
     os.close(screen.driver)
     screen.driver = os.open(os.devnull, os.O_RDONLY)
-    night.observer.progress(1, {**REPORT, "phase": "last"})
+    night.reports({**REPORT, "phase": "last"})
     night.observer.notice("nobody reads it")
     night.ends(row, trial, None)
     night.observer.waits("nobody", 1.0, 2.0)
@@ -201,12 +210,45 @@ def test_a_fault_of_the_display_is_the_end_of_the_block_and_no_more(night, scree
 
 def test_reports_that_come_fast_are_drawn_now_and_then(night, screen):
     night.begins()
-    night.observer.progress(1, REPORT)
+    night.reports()
     screen.read()
     drawn = len(screen.written)
     for step in range(1000):
-        night.observer.progress(1, {**REPORT, "step": step})
+        night.reports({**REPORT, "step": step})
     assert len(screen.read()) < 20 * drawn
+
+
+def test_each_of_several_trials_has_a_row(night, screen):
+    rows = [night.begins(f"idea {number}")[0] for number in range(1, 10)]
+    night.reports()
+    shown = screen.screen()[2:]
+    assert shown[0].split() == ["trials", "1", "run", "1", "idea", "1"]
+    assert len(shown) == 10
+    assert [line.split()[0] for line in shown[1:7]] == ["2", "3", "4", "5", "6", "7"]
+    assert shown[7].split() == ["and", "2", "more"]
+    assert [line.split()[0] for line in shown[8:]] == ["champion", "last"]
+    for row, trial in zip(rows[:6], night.ledger.open_trials(), strict=False):
+        night.ends(row, trial, None)
+    extra = night.ledger.begin_trial(0, 9)
+    night.observer.measures(rows[6], extra, 4)
+    night.observer.waits("503 from the service", 1000.0, 1060.0)
+    night.reports()
+    shown = screen.screen()
+    assert [line.split()[:2] for line in shown[2:8]] == [[str(number), "crash"] for number in range(1, 7)]
+    *trials, waiting, champion, last = shown[8:]
+    assert [" ".join(line.split()) for line in trials] == [
+        "trials 7 run 1 idea 7",
+        "8 run 1 idea 8",
+        "9 run 1 train 20% loss 3.2500 idea 9",
+        "7 champion's run 4 train 20% loss 3.2500 idea 7",
+    ]
+    assert [line.split()[0] for line in (waiting, champion, last)] == ["waiting", "champion", "last"]
+    screen.resize(24, 5)
+    night.reports({**REPORT, "phase": "judge"})
+    cut = [line for line in screen.screen() if line.endswith("\N{HORIZONTAL ELLIPSIS}")]
+    assert [line.split()[:3] for line in cut] == [["trials", "7", "run"], ["8", "run", "1"], ["9", "run", "1"]]
+    night.observer.close()
+    assert read_live(night.folder).trials == ()
 
 
 def test_where_lines_cannot_be_taken_back_there_is_no_block(tmp_path, screen, monkeypatch):
@@ -214,4 +256,12 @@ def test_where_lines_cannot_be_taken_back_there_is_no_block(tmp_path, screen, mo
     plain = Night(RunFolder(tmp_path / "night"))
     with closing(plain.ledger):
         plain.ends(*plain.begins("baseline", Kind.BASELINE), 1.5)
+        monkeypatch.setattr(console, "LIVE_LINE_SECONDS", 0.0)
+        first, second = plain.begins("first"), plain.begins("second")
+        plain.reports()
+        assert screen.screen()[-1].split()[:7] == ["1", "first", "run", "1", "and", "1", "more"]
+        plain.ends(*first, None)
+        plain.reports()
+        assert screen.screen()[-1].split()[:5] == ["2", "second", "run", "1", "train"]
+        plain.ends(*second, None)
     assert "champion" not in screen.read()

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from autoresearch_jax import cli
-from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import LiveWriter, Waiting
 from autoresearch_jax.engine.records import Intent, Kind
@@ -63,13 +63,33 @@ def test_a_service_that_the_run_goes_on_without_is_told_too(folder, capsys):
     with folder.lock():
         writer = LiveWriter(folder)
         writer.service(Waiting("gemini: 503", 1000.0, 1060.0))
-        writer.begins(2, "run 1")
-        writer.ends()
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+            writer.measures(ledger.experiment(2), 5, "run 1")
+        writer.ends(2)
         found = figures(capsys, "--format=json")
         assert found["service_down"].startswith("gemini: 503; since 1970-01-0")
         assert found["waiting"] is None
         writer.service(None)
         assert figures(capsys, "--format=json")["service_down"] is None
+
+
+def test_several_that_run_are_named(folder, capsys):
+    with closing(Ledger.open(folder.ledger)) as ledger, folder.lock():
+        writer, rows = LiveWriter(folder, write_seconds=0), [ledger.experiment(2)]
+        writer.measures(rows[0], 5, "run 1")
+        writer.progress(5, {"phase": "train", "elapsed_seconds": 30.0, "budget_seconds": 60.0})
+        assert "running" not in figures(capsys, "--format=json")
+        proposal = Intent(Kind.PROPOSAL, "LR = 3\n", hypothesis="LR, tripled", proposer="gemini", parent=0)
+        rows.append(ledger.begin_experiment(proposal))
+        for row, action in zip(rows, (Action.MEASURE_CHAMPION, Action.MEASURE_CANDIDATE), strict=True):
+            ledger.record_decision(row.id, Decision(action, f"reason of {row.id}"))
+        writer.measures(rows[0], 6, "champion's run 4")
+        writer.begins(rows[1])
+        found = figures(capsys, "--format=json")
+    assert found["current"] == "2: =LR, doubled; 3: LR, tripled"
+    assert found["current_proposer"] == "constants, gemini"
+    assert found["current_reason"] == "2: reason of 2; 3: reason of 3"
+    assert found["running"] == "2: run 1  train 50%; 2: champion's run 4; 3: prepare"
 
 
 def test_csv_has_a_row_a_figure(folder, capsys):

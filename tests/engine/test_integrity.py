@@ -12,6 +12,7 @@ from autoresearch_jax.engine.database import LedgerError, hash_file
 from autoresearch_jax.engine.integrity import (
     ledger_file_differences,
     ledger_page_differences,
+    parents_differences,
     results_differences,
     source_differences,
     workspace_differences,
@@ -97,6 +98,16 @@ def test_the_commits_hold_the_sources_of_the_ledger(bench, run_git, tmp_path):
     assert source_differences(folder, ledger, os.environ) == []
     assert workspace_differences(folder, ledger, champion) == []
     assert results_differences(folder, ledger, FakeTask().metric) == []
+
+    assert parents_differences(folder.ledger, ledger) == []
+    execute(
+        folder.ledger,
+        "INSERT INTO moves VALUES (1, 2, 0, 0, NULL, '', NULL, ''), (2, 77, 5, 0, NULL, '', NULL, '')",
+        "UPDATE trials SET parent = 2 WHERE experiment = 1",
+    )
+    move, trial = parents_differences(folder.ledger, bench.ledger())
+    assert move.startswith(f"{folder.ledger}: move 2 names an experiment that is not there")
+    assert trial.startswith(f"{folder.ledger}: trial 2 is of experiment 1 as made from 2")
 
     execute(folder.ledger, "UPDATE experiments SET source = source || '#' WHERE id = 2")
     (line,) = source_differences(folder, ledger, os.environ)

@@ -1,5 +1,6 @@
 """Runs with several experiments in flight: what is kept, what becomes of the others, and what a kill leaves."""
 
+import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from slots import DrawnOrder
 
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import Action, GreedyRule, LineageRule
+from autoresearch_jax.engine.integrity import parents_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.records import Kind, Purpose
 from autoresearch_jax.executors.pool import PoolExecutor
 from autoresearch_jax.proposers.base import Brief, Proposal
 from autoresearch_jax.proposers.constants import ConstantsProposer
+from autoresearch_jax.report.why import explain, print_explanation
 from autoresearch_jax.types import Metric, Status
 
 RULE = LineageRule(Metric("loss"))
@@ -95,6 +98,13 @@ def test_a_night_with_four_in_flight(bench, twin, order, run_git):
     hashes = Counter(row.program_hash for row in rows if row.status is Status.OK and row.kind is Kind.PROPOSAL)
     assert max(hashes.values()) == 1, "no program is measured as two experiments"
     assert len({(trial.experiment, trial.seed) for trial in trials}) == len(trials)
+    assert parents_differences(bench.folder.ledger, ledger) == []
+    first = moves[0]["experiment"]
+    told, said = explain(ledger, first, at_work=False), io.StringIO()
+    before = [move["parent"] for move in moves if move["experiment"] == first]
+    assert told["parents"] == [*before, ledger.experiment(first).parent]
+    print_explanation(told, said)
+    assert f" made from experiment {before[0]}, moved to " in said.getvalue()
     with closing(Ledger.open_to_read(bench.folder.ledger)) as again:
         assert [row.score for row in again.experiments()] == [row.score for row in rows]
         assert again.lineage().champion == ledger.lineage().champion

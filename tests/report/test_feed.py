@@ -14,7 +14,7 @@ from nights import write_night
 
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.live import Live, Waiting, write_live
+from autoresearch_jax.engine.live import Live, Running, Waiting, write_live
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.report import feed as feed_module
@@ -46,11 +46,6 @@ def add_experiment(folder: RunFolder, hypothesis: str) -> int:
         )
         ledger.conclude(row.id, Status.CRASH, None, None, "it crashed", None, 3.0)
     return row.id
-
-
-def hypothesis_of(folder: RunFolder, number: int) -> str:
-    with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-        return ledger.experiment(number).hypothesis
 
 
 def named(events: list[dict], name: str) -> list[dict]:
@@ -89,24 +84,32 @@ def test_a_page_gets_what_it_missed_and_loads_again_after_too_much(folder: RunFo
 
 def test_the_running_trial_is_shown_while_a_driver_holds_the_run(folder: RunFolder) -> None:
     report = {"phase": "train", "step": 30, "elapsed_seconds": 3.0, "budget_seconds": 6.0, "loss": 4.5}
-    live = Live(os.getpid(), 0.0, 7, "run 2", report, ((1.0, 5.0), (3.0, 4.5)), None, ((0.0, "a line"),))
+    trial = Running(7, "", "a wider model", 20, "run 2", report, ((1.0, 5.0), (3.0, 4.5)))
+    live = Live(os.getpid(), 0.0, (trial,), None, ((0.0, "a line"),))
     write_live(folder, live)
     with held(folder):
         feed = feed_of(folder)
         events = feed.events_since("none")
         (now,) = named(events, "now")
-        assert now["lines"][0] == f"experiment 7  {hypothesis_of(folder, 7)}  run 2"
-        assert "step 30" in now["lines"][1]
-        assert now["share"] == 0.5
-        assert now["curve"] == [[1.0, 5.0], [3.0, 4.5]]
+        (shown,) = now["trials"]
+        assert shown["lines"][0] == "experiment 7  a wider model  run 2"
+        assert "step 30" in shown["lines"][1]
+        assert shown["share"] == 0.5
+        assert shown["curve"] == [[1.0, 5.0], [3.0, 4.5]]
+        assert (now["lines"], now["unit"]) == ([], "seconds of the budget")
         assert now["log"][0].endswith("a line")
         (state,) = named(events, "state")
         assert not state["isTrouble"]
         waiting = Waiting("the service does not answer", 1_700_000_000.0, 1_700_000_060.0)
         write_live(folder, replace(live, waiting=waiting))
         (now,) = named(feed.look(), "now")
-        assert "the service does not answer" in now["lines"][1]
-        assert now["share"] is None
+        assert "the service does not answer" in now["lines"][0]
+        assert [(len(one["lines"]), one["share"]) for one in now["trials"]] == [(1, None)]
+        others = (trial, Running(9, trial=21, run="champion's run 4", report=report), Running(10))
+        write_live(folder, replace(live, waiting=waiting, trials=others))
+        (now,) = named(feed.look(), "now")
+        shown = [(one["name"], one["share"]) for one in now["trials"]]
+        assert shown == [("7 run 2", 0.5), ("9 champion's run 4", 0.5), ("10", None)], "others go on meanwhile"
     (now,) = named(feed.look(), "now")
     assert len(now["lines"]) == 1
     assert now["log"][0].endswith("a line")
@@ -162,18 +165,6 @@ def test_a_row_is_told_although_its_first_reading_failed(
     (state,), (update,) = named(events, "state"), named(events, "update")
     assert not state["isTrouble"]
     assert [point[0] for point in update["points"]] == [number]
-
-
-def test_updates_go_on_where_the_running_experiment_cannot_be_read(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_live(folder, Live(os.getpid(), 0.0, 7))
-    feed = feed_of(folder)
-    monkeypatch.setattr(RunFeed, "_hypothesis", raising(ValueError("7 is not in list")))
-    number = add_experiment(folder, "an idea")
-    events = feed.look()
-    assert [point[0] for update in named(events, "update") for point in update["points"]] == [number]
-    assert named(events, "state")[0]["isTrouble"]
 
 
 def raising(error: Exception) -> Callable[..., History]:

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ledgers import experiment_row
 from nights import write_night
 
 from autoresearch_jax import cli
@@ -53,6 +54,9 @@ def test_a_driver_at_work_shows_with_what_it_waits_for(runs):
     with folder.lock():
         writer = LiveWriter(folder)
         assert next(line for line in list_runs(runs) if line.tag == "night").state.startswith("at work: pid ")
+        for trial in (1, 2):
+            writer.measures(experiment_row(trial), trial, "run 1")
+        assert next(line for line in list_runs(runs) if line.tag == "night").state.endswith(", 2 trials")
         writer.waits(Waiting("503 from the service", 1000.0, 1060.0))
         assert next(line for line in list_runs(runs) if line.tag == "night").state == "waits: 503 from the service"
 

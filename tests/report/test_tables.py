@@ -73,7 +73,7 @@ def test_figures_of_a_run(ledger):
         "champion_experiment": 1,
         "champion_commit": "b" * 40,
     }
-    assert summarize_run(ledger).current.hypothesis == "LR 1 -> 2"
+    assert [row.hypothesis for row in summarize_run(ledger).current] == ["LR 1 -> 2"]
 
 
 def test_the_share_of_the_machine_over_a_night(ledger):

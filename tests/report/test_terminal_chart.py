@@ -57,6 +57,15 @@ def test_it_fits_and_has_a_mark_for_each_keep(columns, lines):
     assert drawn[-1].split() == ["val_bpb", "experiment"]
 
 
+def test_an_experiment_that_was_kept_after_a_later_one_leaves_the_line_in_order():
+    """As with several in flight: the rows are in the order in which they ended."""
+    drawn = chart([row(0, 1.5, kept=True), row(7, 1.4, kept=True), row(5, 1.3, kept=True), row(9, 1.4), row(8, None)])
+    lowest = next(line for line in reversed(drawn) if KEPT in line)
+    before, after = lowest.strip().split(KEPT)
+    assert before.strip("│ ") == "", "not back to 5"
+    assert after.startswith("    "), "from 7 on, where the later one was kept"
+
+
 def test_the_champions_score_is_a_step_line_to_the_end():
     levels = [line for line in chart(NIGHT, 80, 24)[1:] if KEPT in line]
     assert len(levels) == 3

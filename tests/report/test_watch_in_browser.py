@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser import EACH_VIEW, Shown, expect, showing
+from ledgers import experiment_row
 from nights import NightWriter, write_night
 from watched import Server, serving
 
@@ -47,9 +48,12 @@ def trial(running):
     live = LiveWriter(running.folder, write_seconds=0)
     trial = running.begin()
     live.says("<img src=x onerror=alert(1)> was said")
-    live.begins(trial.experiment, "run 1")
-    for step in range(1, 40):
-        live.progress({**TRAINING, "step": step, "elapsed_seconds": step / 2, "loss": 9 - step / 10})
+    live.measures(running.ledger.experiment(trial.experiment), trial.id, "run 1")
+    live.measures(experiment_row(999, "beside it"), 999, "champion's run 4")
+    for number, budget in ((trial.id, 60.0), (999, 30.0)):
+        for step in range(1, 40):
+            report = {**TRAINING, "budget_seconds": budget, "step": step, "elapsed_seconds": step / 2}
+            live.progress(number, {**report, "loss": 9 - step / 10})
     return trial
 
 
@@ -63,13 +67,15 @@ def test_every_experiment_is_a_point_and_the_running_trial_is_shown(shown, runni
     expect(shown.page.locator("#now")).to_contain_text(f"experiment {trial.experiment}  ")
     expect(shown.page.locator("#now")).to_contain_text("run 1")
     expect(shown.page.locator("#now")).to_contain_text("loss 5.1")
-    expect(shown.page.locator("#now progress")).to_have_attribute("value", "0.325")
-    expect(shown.page.locator("#now-curve .scatterlayer .js-line")).to_have_count(1)
+    expect(shown.page.locator("#now progress").first).to_have_attribute("value", "0.325")
+    expect(shown.page.locator("#now")).to_contain_text("experiment 999  beside it  champion's run 4")
+    expect(shown.page.locator("#now progress").last).to_have_attribute("value", "0.65")
+    expect(shown.page.locator("#now-curve .scatterlayer .js-line")).to_have_count(2)
     expect(shown.page.locator("#log")).to_contain_text("<img src=x onerror=alert(1)> was said")
 
 
 def test_the_keyboard_reaches_everything_and_nothing_is_in_the_way(shown, trial):
-    expect(shown.page.locator("#now progress")).to_be_visible()
+    expect(shown.page.locator("#now progress").first).to_be_visible()
     shown.page.evaluate(OPEN_ALL)
     assert shown.tabbed() == shown.tab_stops()
     assert shown.violations() == ""

@@ -68,12 +68,14 @@ function pointTraces(run, index, several, bounds) {
 
 function championTraces(run, index, several) {
   const by = over() === "hours" ? HOURS : NUMBER;
-  const last = run.points.length ? run.points[run.points.length - 1][by] : 0;
+  const last = Math.max(0, ...run.points.map((point) => point[by]));
   const tint = colour(several ? TINTS[index % TINTS.length] : "--certified");
   const x = [], low = [], mean = [], high = [];
+  let from = 0; // of several in flight an earlier experiment may be kept after a later one: the line goes on from there
   run.champions.forEach((one, place) => {
-    const until = place + 1 < run.champions.length ? run.champions[place + 1][by] : last;
-    for (const at of [one[by], until]) {
+    from = Math.max(from, one[by]);
+    const until = place + 1 < run.champions.length ? Math.max(from, run.champions[place + 1][by]) : last;
+    for (const at of [from, until]) {
       x.push(at); mean.push(one[2]); low.push(one[2] - 1.96 * one[3]); high.push(one[2] + 1.96 * one[3]);
     }
   });
@@ -215,20 +217,25 @@ function text(tag, words, into) {
 function showNow(now) {
   const panel = document.getElementById("now");
   panel.replaceChildren();
-  for (const line of now.lines) text("p", line, panel);
-  if (now.share !== null) {
+  const several = now.trials.length > 1;
+  for (const trial of now.trials) {
+    for (const line of trial.lines) text("p", line, panel);
+    if (trial.share === null) continue;
     const bar = text("progress", "", panel);
     bar.max = 1;
-    bar.value = now.share;
-    bar.setAttribute("aria-label", "share of the budget that is spent");
+    bar.value = trial.share;
+    bar.setAttribute("aria-label", `share of the budget that is spent${several ? `: ${trial.name}` : ""}`);
   }
+  for (const line of now.lines) text("p", line, panel);
   const chart = document.getElementById("now-curve");
-  const hasCurve = now.curve.length > 1;
-  if (hasCurve) chart.hidden = false; // and it stays, else the page would jump between two trials
-  if (hasCurve) {
-    Plotly.react(chart, [{ type: "scatter", mode: "lines", x: now.curve.map((one) => one[0]),
-      y: now.curve.map((one) => one[1]), line: { color: colour("--certified"), width: 2 } }],
-      layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } }, showlegend: false }), CONFIG);
+  const curves = now.trials.filter((trial) => trial.curve.length > 1);
+  if (curves.length) {
+    chart.hidden = false; // and it stays, else the page would jump between two trials
+    Plotly.react(chart, curves.map((trial, index) => ({ type: "scatter", mode: "lines", name: escape(trial.name),
+      x: trial.curve.map((one) => one[0]), y: trial.curve.map((one) => one[1]),
+      line: { width: 2, color: colour(several ? TINTS[index % TINTS.length] : "--certified"),
+        dash: index < TINTS.length ? "solid" : "dash" } })),
+      layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } }, showlegend: several }), CONFIG);
   }
   document.getElementById("log").textContent = now.log.join("\n");
 }
