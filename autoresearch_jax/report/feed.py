@@ -208,6 +208,7 @@ def _describe_now(live: Live | None, *, is_at_work: bool) -> dict[str, Any]:
 def _describe_trial(running: Running, *, goes_on: bool) -> dict[str, Any]:
     words = f"experiment {running.experiment}  {clean_line(running.hypothesis, WORDS)}  {running.run}".rstrip()
     return {
+        "trial": running.trial,
         "name": f"{running.experiment} {running.run}".rstrip(),
         "lines": [words, *([describe_report(running.report)] if running.report and goes_on else [])],
         "share": share_of_budget(running.report) if goes_on else None,

@@ -271,7 +271,8 @@ class TensorBoard:
             self._enter_champion(row, champion)
         for row in self._ledger.experiments():
             if row.kind is not Kind.TRIAL:
-                for number, trial in enumerate(self._ledger.trials(row.id), start=1):
+                begun = sorted(self._ledger.trials(row.id), key=lambda trial: trial.id)  # they end in any order
+                for number, trial in enumerate(begun, start=1):
                     if trial.status is not None:
                         self._complete(row, trial, self._trial_folder(row, number))
 

@@ -214,6 +214,10 @@ function text(tag, words, into) {
   return element;
 }
 
+// A trial keeps its line while others end.
+const tintOf = (trial) => ({ color: colour(TINTS[trial % TINTS.length]),
+  dash: trial % (2 * TINTS.length) < TINTS.length ? "solid" : "dash" });
+
 function showNow(now) {
   const panel = document.getElementById("now");
   panel.replaceChildren();
@@ -231,10 +235,9 @@ function showNow(now) {
   const curves = now.trials.filter((trial) => trial.curve.length > 1);
   if (curves.length) {
     chart.hidden = false; // and it stays, else the page would jump between two trials
-    Plotly.react(chart, curves.map((trial, index) => ({ type: "scatter", mode: "lines", name: escape(trial.name),
+    Plotly.react(chart, curves.map((trial) => ({ type: "scatter", mode: "lines", name: escape(trial.name),
       x: trial.curve.map((one) => one[0]), y: trial.curve.map((one) => one[1]),
-      line: { width: 2, color: colour(several ? TINTS[index % TINTS.length] : "--certified"),
-        dash: index < TINTS.length ? "solid" : "dash" } })),
+      line: { width: 2, ...(several ? tintOf(trial.trial) : { color: colour("--certified") }) } })),
       layout({ xaxis: { title: { text: now.unit } }, yaxis: { title: { text: "loss" } }, showlegend: several }), CONFIG);
   }
   document.getElementById("log").textContent = now.log.join("\n");
