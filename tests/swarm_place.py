@@ -11,6 +11,7 @@ from autoresearch_jax.swarm.membership import Settings, SwarmFolder
 from autoresearch_jax.swarm.peer import Peer
 
 BASE = "LR = 0.5\n\n\ndef loss(x):\n    return x * x\n"
+FINDINGS = "refs/autoresearch/findings"
 NAMES = ("alice", "bob", "carol", "mallory")
 
 
@@ -66,3 +67,27 @@ def make_place(path: Path) -> Place:
     lines = (place.key(name).with_suffix(".key.pub").read_text() for name in NAMES[:-1])
     place.members.write_text("# who takes part\n" + "".join(f"{line.split()[2]} {line}" for line in lines))
     return place
+
+
+def write_by_hand(place: Place, name: str, files: dict[str, str], parent: str | None, key: str) -> str:
+    """A commit at the remote as a peer with other software would sign it; returns its name."""
+    work = place.path / "by-hand"
+    git(place.path, "init", "-q", str(work))
+    index = {**os.environ, "GIT_INDEX_FILE": str(work / "index")}
+    (work / "index").unlink(missing_ok=True)
+    for path, text in files.items():
+        (work / path).parent.mkdir(parents=True, exist_ok=True)
+        (work / path).write_text(text)
+        subprocess.run(["git", "add", "-f", path], cwd=work, env=index, check=True)
+    tree = subprocess.run(["git", "write-tree"], cwd=work, env=index, check=True, capture_output=True, text=True)
+    if parent is not None:
+        git(work, "fetch", "-q", str(place.remote), f"{FINDINGS}/{name}")
+    signing = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={place.key(key)}")
+    dated = {**os.environ, "GIT_COMMITTER_DATE": f"@{int(place.now)} +0000"}
+    words = ["commit-tree", "-S", tree.stdout.strip(), *(() if parent is None else ("-p", parent)), "-m", "by hand"]
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    made = subprocess.run(
+        ["git", *identity, *signing, *words], cwd=work, env=dated, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    git(work, "push", "-q", "--force", str(place.remote), f"{made}:{FINDINGS}/{name}")
+    return made

@@ -112,11 +112,20 @@ class FindingFolder:
 
 
 class Library:
-    """Several stores as one: of findings with the same change the evidence is put together, new ones go to the last."""
+    """Several stores as one: of findings with the same change the evidence is put together."""
 
-    def __init__(self, stores: Sequence[FindingStore], notice: Callable[[str], None]) -> None:
-        """`notice` is told, once each, of findings that are left out, since an earlier store has another of that id."""
-        self._stores = stores
+    def __init__(
+        self, stores: Sequence[FindingStore], notice: Callable[[str], None], others: Sequence[FindingStore] = ()
+    ) -> None:
+        """Puts stores together.
+
+        Args:
+          stores: new findings go to the last of them.
+          notice: is told, once each, of findings that are left out, since an earlier store has another of that id.
+          others: stores that come after these, and that nothing goes to.
+        """
+        self._own = stores[-1]
+        self._stores = [*stores, *others]
         self._notice = notice
         self._told: set[str] = set()
 
@@ -156,7 +165,7 @@ class Library:
                 _require_same(there, finding, None)
                 if merge_evidence(there, finding) == there:
                     return "is there already"
-        return self._stores[-1].add(finding, base_text)
+        return self._own.add(finding, base_text)
 
 
 def open_library(
@@ -166,9 +175,9 @@ def open_library(
 
     The folders need not exist; what is added goes to the user's.
     """
-    folders = [SHIPPED] if asset == TRAINING_FILE else []
-    folders += [folder] if peers is None else [peers, folder]
-    return Library([FindingFolder(path, notice) for path in folders], notice)
+    folders = [SHIPPED, folder] if asset == TRAINING_FILE else [folder]
+    others = [] if peers is None else [FindingFolder(peers, notice)]
+    return Library([FindingFolder(path, notice) for path in folders], notice, others)
 
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:

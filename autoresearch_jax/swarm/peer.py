@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,12 +37,14 @@ from autoresearch_jax.swarm.store import (
     KINDS,
     MAX_FETCH_BYTES,
     REMOTE_PREFIX,
+    ChainCommit,
     Store,
     peer_of,
     seen,
 )
 
 FINDINGS_A_PACK = 200  # that are read between two looks whether git has much to pack
+FETCH_SECONDS = 15.0  # that a fetch may take at first
 FETCH_AGAIN_SECONDS = 3600  # after which a chain that could not be fetched is tried again
 MAX_PUSH_TRIES = 4  # in a round, where another machine of this peer pushes, too
 
@@ -107,13 +109,17 @@ class Peer:
         except SwarmError as error:
             self._tell(f"{error}: goes on alone and tries again", "peer")
         except GitError as error:
-            self._tell(f"{error}: goes on alone and tries again", "remote")
+            self._tell(f"{error}: goes on alone and tries again", "git")
         except OSError as error:
-            self._tell(f"{self.folder.path}: {error.strerror}: goes on alone and tries again", "remote")
+            self._tell(f"{self.folder.path}: {error.strerror}: goes on alone and tries again", "disk")
         return done
 
     def _round(self, done: Round, on_push: Callable[[str, str], None]) -> None:
-        tips = self.store.remote_refs(self.settings.remote)
+        try:
+            tips = self.store.remote_refs(self.settings.remote)
+        except GitError as error:
+            self._tell(f"{error}: goes on alone and tries again", "remote")
+            return
         if self._told.pop("remote", None) is not None:
             self._notice(f"{self.settings.remote} answers again")
         done.answered = True
@@ -203,7 +209,11 @@ class Peer:
         ref, url = self._own_ref(kind), self.settings.remote
         for _ in range(MAX_PUSH_TRIES):
             self.adopt_own(kind, at_remote)
-            tip, done = self._commit_waiting(kind)
+            try:
+                tip, done = self._commit_waiting(kind)
+            except GitError as error:
+                self._tell(f"{self.settings.key} does not sign: {error}: findings wait in {self.outbox.path}", "key")
+                return None
             if tip is None or tip == at_remote:
                 self.outbox.remove(done)
                 return None
@@ -286,42 +296,60 @@ class Peer:
                 wanted[ref] = tip
         for ref in [ref for ref in refused if ref not in tips or here.get(seen(ref)) == tips[ref]]:
             del refused[ref]
-        for ref in self._fetch(wanted, refused):
-            tip, kind, name = wanted[ref], *peer_of(ref)
-            try:
-                commits = check_chain(self.store, ref, tip, here.get(seen(ref)), self.members, self._clock())
-            except ChainError as error:
-                self._refuse(refused, ref, tip, str(error))
-                continue
-            if kind == FINDINGS:
-                taken = within_quota(self.store, commits, self.settings.quota)
-                if left := len(commits) - len(taken):
-                    self._tell(f"{name}: more than {self.settings.quota} findings of a day: {left} left out")
-                self._hand_over(read_findings(self.store, name, taken), done)
-            self.store.set_ref(seen(ref), tip)
-            refused.pop(ref, None)
+        for came in self._fetch(wanted, refused):
+            checked: dict[str, list[ChainCommit]] = {}
+            for ref in came:
+                try:
+                    known = here.get(seen(ref))
+                    checked[ref] = check_chain(self.store, ref, wanted[ref], known, self.members, self._clock())
+                except ChainError as error:
+                    self._refuse(refused, ref, wanted[ref], str(error))
+            for ref, commits in sorted(checked.items(), key=lambda one: len(one[1])):  # who floods comes last
+                self._take(ref, commits, done)
+                self.store.set_ref(seen(ref), wanted[ref])
+                refused.pop(ref, None)
+
+    def _take(self, ref: str, commits: Sequence[ChainCommit], done: Round) -> None:
+        """Hands over the findings of a chain's new commits, as far as the quota of a day goes."""
+        kind, name = peer_of(ref)
+        if kind == FINDINGS:
+            taken = within_quota(self.store, commits, self.settings.quota)
+            if left := len(commits) - len(taken):
+                self._tell(f"{name}: more than {self.settings.quota} findings of a day: {left} left out")
+            self._hand_over(read_findings(self.store, name, taken), done)
 
     def _is_refused(self, entry: Mapping[str, Any], tip: str) -> bool:
         """Whether a tip was refused before, or its chain could not be fetched a short time ago."""
         return entry.get("tip") == tip or entry.get("until", 0) > self._clock()
 
-    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> Iterator[str]:
-        """Fetches chains: all at once, or one by one where one of them cannot be had; yields those that came."""
+    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> Iterator[list[str]]:
+        """Fetches chains: all at once, or one by one where one of them cannot be had; yields those that came.
+
+        One that is slow or too large holds up the others for `FETCH_SECONDS` or two, and then again after an hour.
+        """
         if not wanted:
             return
         try:
-            self.store.fetch(self.settings.remote, wanted)
-        except GitError as error:
-            if len(wanted) > 1:
-                for ref, tip in wanted.items():
-                    yield from self._fetch({ref: tip}, refused)
-                return
-            ((ref, tip),) = wanted.items()
-            self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
-            self._refuse(refused, ref, tip, f"cannot be fetched, or has more than {MAX_FETCH_BYTES:,} bytes: {error}")
-            refused[ref]["until"] = round(self._clock()) + FETCH_AGAIN_SECONDS
+            self.store.fetch(self.settings.remote, wanted, FETCH_SECONDS)
+            yield list(wanted)
             return
-        yield from wanted
+        except GitError:
+            self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
+        slow = []
+        for ref in wanted if len(wanted) > 1 else ():
+            try:
+                self.store.fetch(self.settings.remote, [ref], FETCH_SECONDS)
+                yield [ref]
+            except GitError:
+                slow.append(ref)
+        for ref in slow if len(wanted) > 1 else wanted:
+            try:
+                self.store.fetch(self.settings.remote, [ref])
+                yield [ref]
+            except GitError as error:
+                why = f"cannot be fetched, or has more than {MAX_FETCH_BYTES:,} bytes: {error}"
+                self._refuse(refused, ref, wanted[ref], why)
+                refused[ref]["until"] = round(self._clock()) + FETCH_AGAIN_SECONDS
 
     def _hand_over(self, findings: Iterable[PeerFinding | FindingError], done: Round) -> None:
         for found in findings:

@@ -22,7 +22,7 @@ KINDS = (FINDINGS, CHAMPIONS)
 REMOTE_PREFIX = "refs/autoresearch/"
 FETCHED_PREFIX = "refs/fetched/"  # as they came
 SEEN_PREFIX = "refs/seen/"  # those that were found to be in order
-GIT_SECONDS = 120.0  # that one git command may take; of a fetch the most, with `MAX_FETCH_BYTES` at 0.5 MB/s
+GIT_SECONDS = 60.0  # that one git command may take
 MAX_FETCH_BYTES = 32 * 2**20  # of one pack, and of any file that git writes; 160 findings of a 20 kB file have 1 MB
 MAX_JOINT_BYTES = 8 * 2**20  # of the pack of several chains, so that one that is too large holds up the others briefly
 _MEMO_BYTES = 8 * 2**20  # of objects that are kept in memory, the same base of many findings among them
@@ -121,10 +121,10 @@ class Store:
 
     @property
     def _git(self) -> Git:
-        return self._limited(MAX_FETCH_BYTES)
+        return self._limited(MAX_FETCH_BYTES, self._seconds)
 
-    def _limited(self, most_bytes: int) -> Git:
-        git = _LimitedGit(self.folder, self._environment, self._seconds, most_bytes)
+    def _limited(self, most_bytes: int, seconds: float) -> Git:
+        git = _LimitedGit(self.folder, self._environment, seconds, most_bytes)
         git.environment["GIT_DIR"] = str(self.folder.resolve())  # as `safe.bareRepository=explicit` asks for
         return git
 
@@ -157,14 +157,14 @@ class Store:
         listed = self._git.text("ls-remote", "--quiet", "--refs", "--", url, *patterns)
         return {ref: tip for tip, _, ref in (line.partition("\t") for line in listed.splitlines()) if ref}
 
-    def fetch(self, url: str, refs: Collection[str]) -> None:
-        """Fetches chains, by their refs at the remote, all at once.
+    def fetch(self, url: str, refs: Collection[str], seconds: float | None = None) -> None:
+        """Fetches chains, by their refs at the remote, all at once, within some seconds.
 
         Raises:
           GitError: one of them is gone or too large, its objects are faulty, or the remote does not answer.
         """
         asked = "".join(f"+{ref}:{fetched(ref)}\n" for ref in refs)
-        git = self._limited(MAX_JOINT_BYTES if len(refs) > 1 else MAX_FETCH_BYTES)
+        git = self._limited(MAX_JOINT_BYTES if len(refs) > 1 else MAX_FETCH_BYTES, seconds or self._seconds)
         git.text(*_FETCH, "--", url, stdin=asked.encode(), settings=_FETCH_SETTINGS)
 
     def collect_garbage(self) -> None:

@@ -3,44 +3,17 @@
 import json
 import os
 import shutil
-import subprocess
 
 from repositories import git
-from swarm_place import BASE, Place
+from swarm_place import BASE, FINDINGS, Place, write_by_hand
 
 from autoresearch_jax.findings.format import read_finding
 from autoresearch_jax.swarm.peer import Peer
-
-FINDINGS = "refs/autoresearch/findings"
 
 
 def pages(place: Place, name: str) -> set[str]:
     """Ids of the findings that a peer read."""
     return {path.stem for path in place.folder(name).findings.glob("*.md")}
-
-
-def write_by_hand(place: Place, name: str, files: dict[str, str], parent: str | None, key: str) -> str:
-    """A commit at the remote as a peer with other software would sign it; returns its name."""
-    work = place.path / "by-hand"
-    git(place.path, "init", "-q", str(work))
-    index = {**os.environ, "GIT_INDEX_FILE": str(work / "index")}
-    (work / "index").unlink(missing_ok=True)
-    for path, text in files.items():
-        (work / path).parent.mkdir(parents=True, exist_ok=True)
-        (work / path).write_text(text)
-        subprocess.run(["git", "add", "-f", path], cwd=work, env=index, check=True)
-    tree = subprocess.run(["git", "write-tree"], cwd=work, env=index, check=True, capture_output=True, text=True)
-    if parent is not None:
-        git(work, "fetch", "-q", str(place.remote), f"{FINDINGS}/{name}")
-    signing = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={place.key(key)}")
-    dated = {**os.environ, "GIT_COMMITTER_DATE": f"@{int(place.now)} +0000"}
-    words = ["commit-tree", "-S", tree.stdout.strip(), *(() if parent is None else ("-p", parent)), "-m", "by hand"]
-    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    made = subprocess.run(
-        ["git", *identity, *signing, *words], cwd=work, env=dated, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    git(work, "push", "-q", "--force", str(place.remote), f"{made}:{FINDINGS}/{name}")
-    return made
 
 
 def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):

@@ -2,20 +2,20 @@
 
 import json
 import os
+import random
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from repositories import git
-from swarm_place import BASE, Place
+from swarm_place import BASE, FINDINGS, Place, write_by_hand
 
 from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.swarm.background import BackgroundPeer
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import Store
 
-FINDINGS = "refs/autoresearch/findings"
 ODD = """
 [user]
     useConfigOnly = true
@@ -128,9 +128,35 @@ def test_a_remote_that_is_away_delays_and_loses_nothing(place: Place, make_findi
     place.now -= 3600
     bob.round()
     assert [one.finding.id for one in alice.round().read] == ["later"], "clocks that differ"
+    place.key("bob").rename(place.path / "lost")
+    place.peer("bob").offer([(make_finding("unsigned", "return 5 * x"), BASE)])
+    alice.offer([(make_finding("more", "return 6 * x"), BASE)])
+    alice.round()
+    assert [one.finding.id for one in bob.round().read] == ["more"]
+    bob.round()
+    (unsigned,) = place.said("bob")
+    assert unsigned.startswith(f"{place.key('bob')} does not sign: ")
     place.members.write_text("bob\n")
     bob.round()
     assert place.said("bob")[-1].startswith(f"{place.members}:1: no ssh key of bob: ")
+
+
+def test_a_chain_that_is_too_large_holds_no_other_up(place: Place, make_finding, monkeypatch):
+    alice, carol = place.peer("alice"), place.peer("carol")
+    alice.offer([(make_finding("first"), BASE)])
+    alice.round()
+    big = write_by_hand(place, "bob", {"big.txt": random.Random(0).randbytes(300_000).hex()}, None, "bob")
+    with monkeypatch.context() as limits:
+        limits.setattr("autoresearch_jax.swarm.store.MAX_JOINT_BYTES", 50_000)
+        limits.setattr("autoresearch_jax.swarm.store.MAX_FETCH_BYTES", 100_000)
+        assert [one.finding.id for one in carol.round().read] == ["first"]
+    assert place.said("carol")[0].startswith("bob: chain refused: cannot be fetched, or has more than")
+    larger = write_by_hand(place, "bob", {"more.txt": "x"}, None, "bob")
+    carol.round()
+    assert carol.store.sizes([big, larger]) == [None, None], "not tried again yet"
+    place.now += 3601
+    carol.round()
+    assert place.said("carol") == [f"bob's finding {larger[:10]}: a file is missing or too large: left out"]
 
 
 def test_a_git_that_hangs_is_ended_with_all_it_began(place: Place, tmp_path: Path):
