@@ -174,11 +174,12 @@ def _constant(value: ir.Value) -> int | None:
 def mesh_peak_flops(mesh: Mesh) -> float | None:
     """Peak bf16 FLOP/s of all devices of the mesh together; None for unknown accelerators.
 
-    On a CPU, whose host devices share the cores, it is measured, which takes some tenths of a second.
+    On a CPU, whose host devices share the cores, it is measured, which takes some tenths of a second; other hosts are
+    taken to be as fast.
     """
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     if device.platform == "cpu":
-        return measured_flops(device)
+        return measured_flops(device) * (mesh.size / len(mesh.local_devices))
     of_one = peak_flops(device.device_kind)
     return None if of_one is None else of_one * mesh.size
 

@@ -205,7 +205,7 @@ class _Host:
             workers.warm_up()
 
     def _write_programs(self, program_hash: str, names: Sequence[str], arrays: Sequence[np.ndarray]) -> Path:
-        if not all(re.fullmatch(r"[\w.]+", name) for name in (program_hash, *names)):
+        if not all(re.fullmatch(r"\w[\w.]*", name) for name in (program_hash, *names)):
             raise HostError("host 0 sends files with strange names")
         folder = self._folder / "programs" / program_hash
         for before in folder.parent.iterdir():

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from autoresearch_jax.sanitize import quoted
 from autoresearch_jax.tasks.lm.channel import Channel, Gathering
 from autoresearch_jax.tasks.lm.config import TrialFailedError
 from autoresearch_jax.types import Status
@@ -96,7 +97,7 @@ class Lead:
             except OSError as error:
                 raise _lost(host_id, error) from error
             if answer["event"] != COMPILED:
-                raise TrialFailedError(Status.CRASH, f"host {host_id}: {answer['reason']}")
+                raise TrialFailedError(Status.CRASH, f"host {host_id}: {quoted(answer['reason'])}")
 
     def put(self, sharding: NamedSharding, rows: np.ndarray) -> jax.Array:
         """Moves rows to the devices of all hosts, to be used by what is announced next."""

@@ -238,3 +238,4 @@ def test_beside_our_package_lies_what_is_the_user_s(tmp_path: Path) -> None:
 )
 def test_only_what_needs_a_network_has_one(platform: str, num_devices: int, network: str | None) -> None:
     assert cage.network(platform, num_devices) == network
+    assert cage.network(platform, num_devices, num_hosts=2) == "host"

@@ -96,6 +96,9 @@ def test_flags_of_several_devices(platform: str, variable: str, flags: tuple[str
     assert variable not in variables(platform)
     assert variables(platform, 1, {variable: "--mine=1"})[variable] == "--mine=1"
     assert variables(platform, 4)[variable].split() == list(flags)
+    on_two_hosts = platform_variables(platform, 1, {}, None, num_hosts=2)
+    assert on_two_hosts[variable].split() == list(flags)
+    assert "NCCL_SOCKET_IFNAME" not in on_two_hosts, "the loopback leads to no other host"
     own = f"--mine=1 {flags[0].replace('true', 'false')}"
     assert variables(platform, 4, {variable: own})[variable].split() == [*flags[1:], *own.split()]
 

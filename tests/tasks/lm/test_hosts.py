@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -71,13 +72,16 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def in_training(action: Callable[[], object]) -> Callable[[Mapping[str, Scalar]], None]:
-    """Does something once, when a trial reports of its training."""
-    done: list[object] = []
+def in_training(
+    action: Callable[[], object], done: list[float] | None = None
+) -> Callable[[Mapping[str, Scalar]], None]:
+    """Does something once, when a trial reports of its training; `done` is told when."""
+    done = [] if done is None else done
 
     def report(progress: Mapping[str, Scalar]) -> None:
         if progress["phase"] == "train" and "step" in progress and not done:
-            done.append(action())
+            done.append(time.monotonic())
+            action()
 
     return report
 
@@ -135,7 +139,9 @@ def test_a_host_that_is_stuck_or_gone_ends_the_trial(
 
         ends = {"there": lambda: stop(True), "here": lambda: stop(False), "gone": other.kill}
         for name, end in ends.items():
-            ended = measure_in(task, candidate, tmp_path / name, on_progress=in_training(end))
+            done: list[float] = []
+            ended = measure_in(task, candidate, tmp_path / name, on_progress=in_training(end, done))
+            print(f"seconds_until_crash_{name}: {time.monotonic() - done[0]:.1f}")  # with pytest -s
             assert ended.status is Status.CRASH
             errors[name] = (ended.error or "").split(" during ")[0]
     assert errors == {
