@@ -8,15 +8,22 @@ from autoresearch_jax.types import Measurement
 
 
 class DrawnOrder:
-    """Runs a trial when its end is drawn; after so many ends it raises what a signal does."""
+    """Runs a trial when its end is drawn; after so many ends it raises what a signal does.
+
+    Without a seed the trials end in the order in which they began.
+    """
 
     def __init__(
-        self, measure: Callable[..., Measurement], slots: int, seed: int = 0, interrupted_after: int | None = None
+        self,
+        measure: Callable[..., Measurement],
+        slots: int,
+        seed: int | None = 0,
+        interrupted_after: int | None = None,
     ) -> None:
         self.slots = slots
         self.most_out = 0
         self._measure = measure
-        self._order = random.Random(seed)
+        self._order = None if seed is None else random.Random(seed)
         self._out: dict[int, Work] = {}
         self._submitted = self._ended = 0
         self._interrupted_after = interrupted_after
@@ -33,7 +40,7 @@ class DrawnOrder:
         if self._ended == self._interrupted_after:
             raise KeyboardInterrupt
         self._ended += 1
-        ticket = self._order.choice(list(self._out))
+        ticket = next(iter(self._out)) if self._order is None else self._order.choice(list(self._out))
         work = self._out.pop(ticket)
         try:
             return Finished(ticket, work.measured_by(self._measure, work.on_progress))

@@ -300,8 +300,8 @@ class Loop:
     def _measure_champion(self, champion: ExperimentRow) -> bool:
         """Starts a run of the champion, to know its score better; False if enough of them run."""
         state, measured = read_state(self._ledger), self._ledger.measured(champion)
-        running = self._flight.num_running(measured.id)
-        if state is None or running >= self._certifying.champion_runs_left():
+        running = [trial.seed for trial in self._ledger.open_trials() if trial.experiment == measured.id]
+        if state is None or len(running) >= self._certifying.champion_runs_left():
             return False
         if self._flight.is_empty:
             self._flight.started = time.monotonic()

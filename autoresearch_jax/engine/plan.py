@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from statistics import fmean, stdev
 
 from autoresearch_jax.assets.base import AssetKind, same_value
@@ -56,7 +56,7 @@ class OpenExperiment:
       row: its row.
       trials: its finished trials, without those for which the machine was too busy.
       decision: the last one on it; None before the first.
-      running: how many of its trials run.
+      running: the seeds of its trials that run.
       nodes_added: what its source has more than the champion's, by `AssetKind.size`.
       unit: of these, see `AssetKind.unit`.
     """
@@ -66,7 +66,7 @@ class OpenExperiment:
     decision: Decision | None = None
     nodes_added: int = 0
     unit: str = "nodes"
-    running: int = 0
+    running: Sequence[int] = ()
 
     @property
     def is_to_be_kept(self) -> bool:
@@ -94,7 +94,7 @@ def read_open_experiment(
     added = 0
     if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
         added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
-    running = sum(trial.status is None for trial in every)
+    running = [trial.seed for trial in every if trial.status is None]
     return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit, running)
 
 
@@ -136,10 +136,10 @@ def is_to_be_kept(ledger: Ledger, row: ExperimentRow) -> bool:
 
 
 def champion_trial(
-    state: RunState, purpose: Purpose, run_seed: int, decision: Decision | None = None, *, running: int = 0
+    state: RunState, purpose: Purpose, run_seed: int, decision: Decision | None = None, running: Sequence[int] = ()
 ) -> RunTrial:
-    """One more trial of the champion, of which so many run, on a fresh seed."""
-    seed = draw_seed(run_seed, state.champion.id, state.num_trials + running)
+    """One more trial of the champion on a fresh seed; `running` are the seeds of those that run."""
+    seed = _fresh_seed(run_seed, state.champion.id, [*state.used_seeds, *running])
     return RunTrial(state.champion.id, purpose, seed, decision)
 
 
@@ -148,9 +148,9 @@ def _candidate_trial(
 ) -> RunTrial:
     """A trial on one of the champion's seeds, so that the two are a pair; on a fresh one when these are used up."""
     number = experiment.row.id
-    seed = next_paired_seed(state.seeds, [trial.seed for trial in experiment.trials], number)
-    if seed is None:
-        seed = draw_seed(run_seed, number, len(experiment.trials))
+    used = [trial.seed for trial in experiment.trials]
+    if (seed := next_paired_seed(state.seeds, used, number)) is None:
+        seed = _fresh_seed(run_seed, number, used)
     purpose = Purpose.CERTIFY if experiment.row.kind is Kind.REVERT else Purpose.CANDIDATE
     return RunTrial(number, purpose, seed, decision)
 
@@ -167,11 +167,11 @@ def _decide(state: RunState, experiment: OpenExperiment, rule: DecisionRule, met
 
 def _next_of_baseline(experiment: OpenExperiment, rule: DecisionRule, run_seed: int) -> NextAction | None:
     """Runs of the baseline; their spread is the first that is known of the noise."""
-    runs = [trial.score for trial in experiment.scored]
-    if len(runs) + experiment.running < rule.baseline_runs:
+    runs, running = [trial.score for trial in experiment.scored], len(experiment.running)
+    if running and (len(runs) < len(experiment.trials) or len(runs) + running >= rule.baseline_runs):
+        return None  # after a failure nothing more is begun before all are over, see `_fatal_trial`
+    if len(runs) < rule.baseline_runs:
         return _fresh_trial(experiment, run_seed)
-    if experiment.running:
-        return None
     spread = f"; they scatter by {stdev(runs):.2g}" if len(runs) > 1 else ""
     reason = f"the baseline, {len(runs)} run{'' if len(runs) == 1 else 's'}{spread}"
     return Conclude(Status.OK, Decision(Action.KEEP, reason))
@@ -185,7 +185,7 @@ def _next_of_kept(experiment: OpenExperiment, decision: Decision, fresh_runs: in
 
 
 def _fresh_trial(experiment: OpenExperiment, run_seed: int, decision: Decision | None = None) -> RunTrial:
-    seed = draw_seed(run_seed, experiment.row.id, len(experiment.trials) + experiment.running)
+    seed = _fresh_seed(run_seed, experiment.row.id, [*(trial.seed for trial in experiment.trials), *experiment.running])
     return RunTrial(experiment.row.id, Purpose.CHAMPION, seed, decision)
 
 
@@ -302,6 +302,11 @@ def _lost_constants(experiment: ExperimentRow, champion: ExperimentRow, program:
 def draw_seed(run_seed: int, experiment: int, trial: int) -> int:
     """A fresh seed for an experiment's trial, 0 for its first; equal arguments give equal seeds on every machine."""
     return _seed_of(f"{run_seed}/{experiment}/{trial}")
+
+
+def _fresh_seed(run_seed: int, experiment: int, used: Sequence[int]) -> int:
+    """An experiment's next seed that no trial used; a trial that the machine was too busy for leaves a gap in them."""
+    return next(seed for trial in count(len(used)) if (seed := draw_seed(run_seed, experiment, trial)) not in used)
 
 
 def draw_audit_seeds(run_seed: int, audit: int, count: int, used: Collection[int]) -> list[int]:

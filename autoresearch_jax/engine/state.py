@@ -111,7 +111,7 @@ class RunState:
     Attributes:
       champion: the experiment that measured the champion's program.
       runs: all trials of it that have a score.
-      num_trials: how many trials of it are over; the next fresh seed follows from it.
+      used_seeds: of its trials that are over; the next fresh seed follows from them.
       score: the champion's, and its standard deviation; of the greedy rule's the one run and no error.
       lineage: the model of scores; None under the greedy rule.
       anchor: the last champion that was kept for its gain, as `Lineage` has it.
@@ -125,7 +125,7 @@ class RunState:
 
     champion: ExperimentRow
     runs: Sequence[TrialRow]
-    num_trials: int
+    used_seeds: Sequence[int]
     score: Estimate
     lineage: Lineage | None
     anchor: frozenset[int]
@@ -208,7 +208,7 @@ def _state(ledger: Ledger) -> RunState | None:
     return RunState(
         champion=champion,
         runs=runs,
-        num_trials=sum(trial.status is not None and not trial.was_too_busy for trial in ledger.trials(champion.id)),
+        used_seeds=[run.seed for run in ledger.trials(champion.id) if run.status is not None and not run.was_too_busy],
         score=score,
         lineage=lineage,
         anchor=anchor,

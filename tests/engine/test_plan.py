@@ -43,7 +43,7 @@ def state(lineage: Lineage | None = None) -> RunState:
     return RunState(
         champion=row(CHAMPION, Kind.BASELINE),
         runs=runs,
-        num_trials=3,
+        used_seeds=[1, 2, 3],
         score=Estimate(1.0, 0.0),
         lineage=lineage,
         anchor=frozenset(),

@@ -1,0 +1,55 @@
+"""Trouble while several trials run: crashes, a busy machine, a machine that fails."""
+
+from collections.abc import Callable
+
+import pytest
+from fakes import FakeTask, ScriptedProposer
+from slots import DrawnOrder
+
+from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.engine.task import RunError
+from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Status
+
+RULE = LineageRule(Metric("loss"))
+RUNS = LineageSettings().baseline_runs
+BUSY = {TOO_BUSY: True, "attended_share": 0.2}
+SLOTS = 4
+
+
+class Troubled(FakeTask):
+    """Some of its measurements, by their number from 0, are something else."""
+
+    def __init__(self, trouble: Callable[[int], Status | None]) -> None:
+        super().__init__()
+        self._trouble = trouble
+
+    def measure(self, candidate, *, seed, **arguments):
+        found, number = super().measure(candidate, seed=seed, **arguments), len(self.measured) - 1
+        assert number < 100
+        match self._trouble(number):
+            case None:
+                return found
+            case Status.TIMEOUT:
+                return Measurement(Status.TIMEOUT, None, seed, BUSY, error="too busy")
+            case Status.CRASH:
+                return Measurement(Status.CRASH, None, seed, error="made to crash")
+            case _:
+                raise CandidateUntouched("no process")
+
+
+def run(bench, task, *script):
+    executor = DrawnOrder(task.measure, SLOTS, None)
+    bench.loop(task, ScriptedProposer(script), RULE, executor=executor).run()
+    return bench.ledger()
+
+
+def test_a_baseline_that_crashes_ends_the_run(bench):
+    with pytest.raises(RunError, match="made to crash"):
+        run(bench, Troubled(lambda number: Status.CRASH))
+    assert len(bench.ledger().trials(0)) == RUNS
+
+
+def test_no_seed_is_used_twice_where_the_machine_was_too_busy(bench):
+    ledger = run(bench, Troubled(lambda number: Status.TIMEOUT if number == 0 else None))
+    seeds = [trial.seed for trial in ledger.trials(0) if not trial.was_too_busy]
+    assert len(set(seeds)) == len(seeds) == RUNS
