@@ -103,7 +103,7 @@ class Scheduler:
         """Concludes all that can be concluded; the trials that the other experiments want, each with its experiment."""
         ledger = self._ledger
         while True:
-            rows, wanted, has_kept = ledger.open_experiments(), list[tuple[int, RunTrial]](), False
+            rows, wanted, is_settled = ledger.open_experiments(), list[tuple[int, RunTrial]](), True
             if not rows:
                 return []
             to_be_kept = next((row.id for row in rows if is_to_be_kept(ledger, row)), None)
@@ -114,13 +114,14 @@ class Scheduler:
                 action = self._measuring.next(row, may_keep=to_be_kept in (None, row.id))
                 if isinstance(action, Conclude):
                     self._conclude(ledger.experiment(row.id), action)
-                    if has_kept := action.decision.action.keeps:
-                        break  # others were made from another champion
+                    if action.decision.action.keeps or row.id == to_be_kept:
+                        is_settled = False  # others were made from another champion, or waited for this one
+                        break
                 elif action is not None:
                     wanted.append((row.id, action))
                     if action.decision is not None and action.decision.action.keeps:
                         to_be_kept = row.id
-            if not has_kept:
+            if is_settled:
                 return wanted
 
     def _conclude(self, experiment: ExperimentRow, conclusion: Conclude) -> None:

@@ -6,9 +6,10 @@ import pytest
 from fakes import FakeTask, ScriptedProposer
 from slots import DrawnOrder
 
-from autoresearch_jax.decide.rule import LineageRule, LineageSettings
+from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
+from autoresearch_jax.engine.inbox import Inbox
 from autoresearch_jax.engine.task import RunError
-from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Status
+from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Scrutiny, Status
 
 RULE = LineageRule(Metric("loss"))
 RUNS = LineageSettings().baseline_runs
@@ -53,3 +54,18 @@ def test_no_seed_is_used_twice_where_the_machine_was_too_busy(bench):
     ledger = run(bench, Troubled(lambda number: Status.TIMEOUT if number == 0 else None))
     seeds = [trial.seed for trial in ledger.trials(0) if not trial.was_too_busy]
     assert len(set(seeds)) == len(seeds) == RUNS
+
+
+def test_what_waits_for_another_goes_on_when_that_one_fails(bench):
+    bench.loop(max_experiments=0, rule=RULE).run()
+    inbox, source = Inbox(bench.ledger()), bench.ledger().source(0)
+    for old, new in (("LR = 0.5", "LR = 0.1"), ("DEPTH = 4", "DEPTH = 6")):
+        inbox.add(new, "text", None, source.replace(old, new))
+    task = Troubled(
+        lambda number: Status.CRASH if [*task.scrutinies, Scrutiny.KEEP].index(Scrutiny.KEEP) == number else None
+    )
+    executor = DrawnOrder(task.measure, SLOTS, None)
+    bench.loop(task, ScriptedProposer(()), RULE, executor=executor).measure_text(2)
+    ledger = bench.ledger()
+    assert not ledger.open_experiments()
+    assert [row.decision for row in ledger.experiments()] == [Action.KEEP, Action.DISCARD, Action.KEEP]
