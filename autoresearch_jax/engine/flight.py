@@ -43,11 +43,12 @@ MOSTLY_ATTENDED = 0.5  # a trial that had the machine for this share of its time
 
 @dataclass(frozen=True)
 class _Out:
-    """A trial that runs."""
+    """A trial that runs; `waits` is how many waits for the machine came before it."""
 
     trial: TrialRow
     candidate: Candidate
     thresholds: PruningThresholds | None
+    waits: int
 
 
 class Flight:
@@ -57,7 +58,7 @@ class Flight:
 
     Attributes:
       ready: gives an experiment as it can be measured, by its number; see `Measuring`.
-      started: `time.monotonic()`; from then on the time is that of the experiments that are open.
+      started: `time.monotonic()` when the first of the experiments that are open began.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Flight:
         self._recorder = recorder
         self._waits = MachineWaits(stopping, parts.observer, parts.interrupts, first_wait_seconds)
         self._out: dict[int, _Out] = {}  # by ticket
+        self._num_waits = 0
         self._failures = TaskFailures()
         self._has_measured = False  # in this process
         self._champion_failures = 0
@@ -84,6 +86,11 @@ class Flight:
     def num_free(self) -> int:
         """How many more trials can be started."""
         return min(self._parts.executor.slots, MOST_AT_ONCE) - len(self._out)
+
+    @property
+    def since(self) -> float:
+        """`time.monotonic()`; from then on the time is in no experiment's `seconds` yet."""
+        return max(self._recorder.last_ended, self.started)
 
     @property
     def is_empty(self) -> bool:
@@ -130,7 +137,7 @@ class Flight:
             finished = self._parts.executor.next_finished(timeout)
         if finished is not None:
             out = self._out.pop(finished.ticket)
-            self._store(out.trial, lambda: self._result(out, finished))
+            self._store(out.trial, lambda: self._result(out, finished), out.waits)
 
     def abandon(self) -> None:
         """Ends all trials; they stay open in the ledger."""
@@ -165,13 +172,17 @@ class Flight:
         if isinstance(error, CandidateUntouched):
             is_certifying = experiment.kind is Kind.REVERT or (trial is not None and trial.purpose is Purpose.CERTIFY)
             champion = None if is_certifying else self._recorder.champion
-            self._waits.wait(words, self._failures.count - 1, champion, self.started)
+            self._wait(words, self._failures.count - 1, champion)
         return words
+
+    def _wait(self, why: str, waits: int, champion: ExperimentRow | None) -> None:
+        self._num_waits += 1
+        self._waits.wait(why, waits, champion, self.since)
 
     def _launch(self, asked_by: int, trial: TrialRow) -> None:
         number = len(self._ledger.trials(trial.experiment))
         self._parts.observer.measures(self._ledger.experiment(asked_by), trial, number)
-        self._store(trial, lambda: self._submit(trial))
+        self._store(trial, lambda: self._submit(trial), self._num_waits)
 
     def _submit(self, trial: TrialRow) -> None:
         parts, experiment = self._parts, self._ledger.experiment(trial.experiment)
@@ -192,7 +203,7 @@ class Flight:
             compile_cost=read_compile_cost(self._ledger, trial.experiment, self._recorder.champion),
             on_progress=partial(parts.observer.progress, trial.id),
         )
-        self._out[parts.executor.submit(work)] = _Out(trial, candidate, thresholds)
+        self._out[parts.executor.submit(work)] = _Out(trial, candidate, thresholds, self._num_waits)
 
     def _log_dir(self, trial: TrialRow) -> Path:
         """The experiment's, or one in it where another trial of it runs."""
@@ -211,8 +222,11 @@ class Flight:
             measurement = replace(measurement, error=words)
         return replace(measurement, metrics={**measurement.metrics, PROGRAM_HASH: out.candidate.program_hash})
 
-    def _store(self, trial: TrialRow, get: Callable[[], Measurement | None]) -> None:
-        """Stores what a trial gave; nothing where it runs, or is left since the machine or the task failed."""
+    def _store(self, trial: TrialRow, get: Callable[[], Measurement | None], waits: int) -> None:
+        """Stores what a trial gave; nothing where it runs, or is left since the machine or the task failed.
+
+        The machine may end all that runs: the first of these trials is waited for, and counts as a failure.
+        """
         experiment = self._ledger.experiment(trial.experiment)
         try:
             measurement = get()
@@ -227,7 +241,8 @@ class Flight:
             raise
         except CandidateUntouched as error:
             self._ledger.interrupt_trial(trial.id)
-            self.task_failed(experiment, error, trial)
+            if waits == self._num_waits:
+                self.task_failed(experiment, error, trial)
             return
         except Exception as error:
             reason = self.task_failed(experiment, error)
@@ -235,9 +250,9 @@ class Flight:
                 return
             measurement = Measurement(Status.CRASH, None, trial.seed, error=reason)
         if measurement is not None:
-            self._enter(experiment, trial, measurement)
+            self._enter(experiment, trial, measurement, waits)
 
-    def _enter(self, experiment: ExperimentRow, trial: TrialRow, measurement: Measurement) -> None:
+    def _enter(self, experiment: ExperimentRow, trial: TrialRow, measurement: Measurement, waits: int) -> None:
         if measurement.status is not Status.OK:
             self._parts.disk.require_room()  # a full disk is no candidate's fault
         if measurement.metrics.get(TOO_BUSY) and not self._was_others_work(trial, measurement):
@@ -245,7 +260,8 @@ class Flight:
         self._finish(trial, measurement)
         self._tell_clock_fault(trial, measurement)
         if measurement.metrics.get(TOO_BUSY):
-            self._wait_for_machine(trial, measurement)
+            if waits == self._num_waits:
+                self._wait_for_machine(trial, measurement)
             return
         if not experiment.is_open or experiment.kind is Kind.REVERT:
             self._recorder.refresh()  # the scores of kept experiments have changed
@@ -290,7 +306,7 @@ class Flight:
         if is_certifying and busy >= MAX_FAILURES:
             raise RunError(f"{measurement.error}; the same command certifies the run when the machine is free")
         champion = None if is_certifying else self._recorder.champion
-        self._waits.wait(measurement.error or "", busy - 1, champion, self.started)
+        self._wait(measurement.error or "", busy - 1, champion)
 
     def _was_others_work(self, trial: TrialRow, measurement: Measurement) -> bool:
         """False of a candidate for which the machine is slow each time, although it has the machine for itself."""

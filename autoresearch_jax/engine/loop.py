@@ -219,7 +219,7 @@ class Loop:
         space = self._refresh_space(champion)
         now = time.monotonic()
         rows = self._ledger.open_experiments()
-        waited = now - (max(self._recorder.last_ended, self._flight.started) if rows else started)
+        waited = now - (self._flight.since if rows else started)
         needed = self._certifying.seconds_needed(self._parts.executor.slots)
         num_open = sum(row.kind is Kind.PROPOSAL for row in rows)
         progress = self._stopping.progress(champion, waited_seconds=waited + needed, more_experiments=num_open)

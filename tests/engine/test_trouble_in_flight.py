@@ -1,13 +1,16 @@
 """Trouble while several trials run: crashes, a busy machine, a machine that fails."""
 
+import time
 from collections.abc import Callable
 
 import pytest
-from fakes import FakeTask, ScriptedProposer
+from fakes import FakeTask, ScriptedProposer, moved
 from slots import DrawnOrder
 
 from autoresearch_jax.decide.rule import Action, LineageRule, LineageSettings
 from autoresearch_jax.engine.inbox import Inbox
+from autoresearch_jax.engine.machine_waits import MachineWaits
+from autoresearch_jax.engine.state import concluded, seconds_spent
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.types import TOO_BUSY, CandidateUntouched, Measurement, Metric, Scrutiny, Status
 
@@ -56,6 +59,21 @@ def test_no_seed_is_used_twice_where_the_machine_was_too_busy(bench):
     assert len(set(seeds)) == len(seeds) == RUNS
 
 
+def test_waits_count_no_time_twice(bench, monkeypatch):
+    begun, counted = time.monotonic(), []
+
+    def wait(self, why, waits, champion, started):
+        now = time.monotonic()
+        ledger = bench.ledger()
+        counted.append((seconds_spent(ledger, concluded(ledger)) + now - started, now - begun))
+
+    monkeypatch.setattr(MachineWaits, "wait", wait)
+    script = [moved(LR=round(0.5 + number / 100, 2)) for number in range(12)]
+    run(bench, Troubled(lambda number: Status.TIMEOUT if number == RUNS + 5 else None), *script)
+    ((seconds, passed),) = counted
+    assert seconds <= passed
+
+
 def test_what_waits_for_another_goes_on_when_that_one_fails(bench):
     bench.loop(max_experiments=0, rule=RULE).run()
     inbox, source = Inbox(bench.ledger()), bench.ledger().source(0)
@@ -69,3 +87,12 @@ def test_what_waits_for_another_goes_on_when_that_one_fails(bench):
     ledger = bench.ledger()
     assert not ledger.open_experiments()
     assert [row.decision for row in ledger.experiments()] == [Action.KEEP, Action.DISCARD, Action.KEEP]
+
+
+@pytest.mark.parametrize("status", [Status.OOM, Status.TIMEOUT])
+def test_what_one_failure_of_the_machine_ended_is_waited_for_once(bench, status):
+    script = [moved(LR=round(0.6 + number / 10, 2)) for number in range(SLOTS)]
+    ledger = run(bench, Troubled(lambda number: status if RUNS <= number < RUNS + SLOTS else None), *script)
+    assert len([words for words in bench.recorder.notices if "tried again" in words]) == 1
+    assert not ledger.open_experiments()
+    assert len(ledger.experiments()) == 1 + SLOTS
