@@ -51,8 +51,13 @@ def spread(rows: np.ndarray, sharding: NamedSharding, num_rows: int, first: int)
 def replicate(leaf: jax.Array) -> jax.Array:
     """An array of all hosts as each of them has it in whole; to be called on all hosts."""
     assert isinstance(leaf.sharding, NamedSharding)
-    whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-    return jax.jit(lambda x: x, out_shardings=whole)(leaf)
+    return _replicator(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf)
+
+
+@functools.cache
+def _replicator(whole: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """Compiles once for all leaves of one shape."""
+    return jax.jit(lambda leaf: leaf, out_shardings=whole)
 
 
 class Lead:

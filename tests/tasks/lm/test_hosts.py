@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from lm_trials import MakeTask, measure_in
 from marked_processes import comes_true
+from train_lib_source import tiny_source_text
 
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sandbox.accounting import descendants
@@ -120,6 +121,23 @@ def test_two_hosts_train_as_one_does_and_a_lost_one_ends_the_trial(
 
 def _scores(measurement: Measurement, names: tuple[str, ...]) -> list[Scalar]:
     return [measurement.value, *(measurement.metrics[name] for name in names)]
+
+
+@pytest.mark.slow
+def test_the_training_file_on_a_mesh_that_cuts_the_model_between_hosts(
+    make_task: MakeTask, compile_cache: Path, address: str, tmp_path: Path
+) -> None:
+    hosts, settings = Hosts(address, 2, "cpu"), {"device": CPU, "budget": Budget(steps=8)}
+    on_one, on_two = (
+        make_task(mesh_axes={"data": 2, "model": 2}, hosts=others, **settings) for others in (None, hosts)
+    )
+    candidate = on_one.prepare(tiny_source_text(ASPECT_RATIO=16, MUON_ITERATIONS=1), tmp_path)
+    one = measure_in(on_one, candidate, tmp_path / "one")
+    with other_host(address, tmp_path, compile_cache):
+        two = measure_in(on_two, candidate, tmp_path / "two")
+        hosts.close()
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+    assert two.value == pytest.approx(one.value, rel=1e-6)
 
 
 @pytest.mark.slow
