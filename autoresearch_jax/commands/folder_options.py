@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.engine.database import LedgerError
-from autoresearch_jax.engine.run_folder import RunFolder, find_runs
+from autoresearch_jax.engine.run_folder import Lineages, RunFolder, find_runs
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sanitize import clean_line
 
@@ -53,6 +53,9 @@ class FolderOptions:
         Raises:
           LedgerError: always.
         """
+        if (lineages := Lineages.read(folder)) is not None:
+            tags = ", ".join(run.path.relative_to(self.run_dir).as_posix() for run in lineages.runs)
+            raise LedgerError(f"--tag={self.tag}: that is {lineages.number} lineages: name one of them, {tags}")
         raise LedgerError(f"{folder.ledger}: no ledger there; {self.tags('there are ') or remedy}")
 
     def tags(self, begin: str) -> str:

@@ -18,7 +18,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import open_library
+from autoresearch_jax.findings.folder import FindingStore, open_library
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
     DEFAULT_CATEGORIES,
@@ -309,6 +309,7 @@ def make_proposer(
     device_class: str = "",
     check: str = CHECK,
     slots: int = 1,
+    lineages: FindingStore | None = None,
 ) -> Proposer:
     """Who proposes; the observer is told how the service is.
 
@@ -322,6 +323,7 @@ def make_proposer(
       device_class: whose evidence counts for findings.
       check: see `CommandProposer`.
       slots: trials that run at the same time.
+      lineages: findings of other lineages.
 
     Raises:
       UserError: the model is not there, or refuses the credentials.
@@ -371,7 +373,8 @@ def make_proposer(
     if settings.findings is not None:
         from autoresearch_jax.proposers.ideas import IdeasProposer
 
-        library = open_library(settings.findings, observer.notice, workspace.asset, peers=settings.peers)
+        stores = [] if lineages is None else [lineages]
+        library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
         ideas = IdeasProposer(
             library, device_class, merge_changes(workspace.merge, workspace.asset), examine, observer.notice
         )

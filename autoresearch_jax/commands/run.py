@@ -25,6 +25,7 @@ from autoresearch_jax.commands.console import drop_output, print_notice
 from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.executors import open_executor
 from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.lineages import run_lineages
 from autoresearch_jax.commands.options import ConstantsOptions, InRun, option, tensorboard_option
 from autoresearch_jax.commands.proposer_options import (
     BY_HAND,
@@ -41,6 +42,7 @@ from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.swarm import open_background, require_swarm
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.adoption import Adoption
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.ledger import Ledger
@@ -51,9 +53,10 @@ from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.run_folder import Lineages
 from autoresearch_jax.engine.state import settled_constants
 from autoresearch_jax.engine.stopping import Interrupts
-from autoresearch_jax.engine.task import Task
+from autoresearch_jax.engine.task import Observer, Task
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.format import device_class
@@ -141,6 +144,14 @@ class Options:
         in_run=InRun.FREE,
     )
     tensorboard: bool = tensorboard_option()
+    lineages: int = option(
+        1,
+        "runs TAG-1, TAG-2, ... beside each other, each with a branch of its own and a share of the --workers, that "
+        "adopt findings from each other; --experiments and the limits of program.md are for each; see "
+        "docs/guide/many-workers.md",
+        least=1,
+        in_run=InRun.BOUND,
+    )
     swarm: bool = option(
         False, "share findings with peers while it runs, see `autoresearch swarm join`", in_run=InRun.FREE
     )
@@ -159,6 +170,8 @@ def run(options: Options, arguments: list[str]) -> int:
     if options.swarm:
         require_swarm(options.where)
     proposer = options.proposer.settings(options.where, os.environ)
+    if options.lineages > 1:
+        return run_lineages(options, options.lineages, adopts=proposer.findings is not None)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())
         try:
@@ -246,12 +259,16 @@ def opened_loop(
     """
     task, workspace, folder = opened.task, opened.workspace, options.where.folder
     opened.program.program.check_metric(task.metric.name)
-    watchers, further = {}, ExitStack()
+    watchers, further = dict[str, Observer](), ExitStack()
     if options.tensorboard:
         board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)
         watchers[f"--tensorboard: {folder.tensorboard}"] = further.enter_context(closing(board))
     if options.swarm:
         further.enter_context(closing(open_background(options.where, options.proposer.findings, console.notice)))
+    adoption: Adoption | None = None
+    if proposer.findings is not None and (lineages := Lineages.around(folder)) is not None:
+        adoption = Adoption(lineages, folder, opened.ledger, proposer.findings, proposer.peers, console.notice)
+        watchers[f"--lineages: {lineages.findings}"] = adoption
     observer = Observers(console, watchers)
     precheck = Precheck(task, folder, options.max_literal_bytes)
     keeping = options.snapshots.keeping(folder.path.name)
@@ -263,6 +280,7 @@ def opened_loop(
             *(proposer, workspace, folder, os.environ, precheck.check, observer, device_class(task.terms)),
             check=check_command(folder, options),
             slots=executor.slots,
+            lineages=adoption,
         ),
         precheck=precheck,
         rule=options.decision.rule(task.metric),

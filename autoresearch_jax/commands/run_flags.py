@@ -24,7 +24,7 @@ from autoresearch_jax.commands.options import (
     read_options,
 )
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.engine.state import FLAGS, MACHINE_FLAGS
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.sanitize import REDACTED, clean_line, redact, secret_values
@@ -53,12 +53,17 @@ class RunFlags:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "RunFlags | None":
-        """Reads a ledger; None where no run has begun, or it cannot be read, of which the command itself will tell."""
-        if not folder.ledger.is_file():
-            return None
+        """Reads a ledger, or what lineages were begun with.
+
+        None where no run has begun, or it cannot be read, of which the command itself will tell.
+        """
+        settings: Mapping[str, Scalar] = {}
         try:
-            with closing(Ledger.open_to_read(folder.ledger)) as ledger:
-                settings = ledger.settings()
+            if folder.ledger.is_file():
+                with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+                    settings = ledger.settings()
+            elif (lineages := Lineages.read(folder)) is not None and lineages.begun:
+                settings = lineages.settings
         except (UserError, sqlite3.Error, ValueError):
             return None
         if FLAGS not in settings:

@@ -1,7 +1,7 @@
 """Where a run stands: its champion, its gain, what it is at, and where its parts are; or one experiment.
 
 autoresearch status                  # lists the runs of --run_dir, and shows the latest
-autoresearch status --tag=nov20
+autoresearch status --tag=nov20      # a run, or the lineages of `run --lineages`
 autoresearch status --tag=nov20 --why=7
 autoresearch status --tag=nov20 --diff=7 | git apply
 """
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.lineages import describe_lineages, print_lineages
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.live import Running, Waiting, read_live
 from autoresearch_jax.engine.recorder import outcome
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.engine.state import ENDS, FLAGS
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError, UserError
@@ -50,6 +51,9 @@ class Options:
 
 def run(options: Options, arguments: list[str]) -> int:
     """Prints the figures of the run, or about one experiment; without --tag the list of runs, too."""
+    is_of_all = options.where.tag is not None and options.why is options.diff is None
+    if is_of_all and (lineages := Lineages.read(options.where.folder)) is not None:
+        return tell_lineages(lineages, options.format)
     runs = [] if options.where.tag is not None else list_runs(options.where.require_runs())
     folder = latest_run(runs).folder if runs else options.where.existing
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
@@ -78,6 +82,18 @@ def run(options: Options, arguments: list[str]) -> int:
         if runs:
             print(format_runs(runs))
         print_lines(figures, sys.stdout)
+    return 0
+
+
+def tell_lineages(lineages: Lineages, format: str) -> int:
+    """Prints a line for each of several lineages, and which is the best."""
+    lines, figures = describe_lineages(lineages)
+    if format == "json":
+        print(json.dumps({"runs": [line.row() for line in lines], **figures}, indent=1))
+    elif format == "csv":
+        print_csv(*(runs_as_csv(lines) if lines else (("name", "value"), list(figures.items()))), sys.stdout)
+    else:
+        print_lineages(lineages, sys.stdout)
     return 0
 
 

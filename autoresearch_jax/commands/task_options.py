@@ -321,6 +321,12 @@ class TaskOptions:
             machine = device_terms(device, mesh_axes, self.budget, clock, self.hosts.num_hosts)
         return LmTerms(self.dataset.open(), self.budget, self.judge_tokens, machine)
 
+    def find_places(self, log_path: Path) -> Sequence[Place]:
+        """What of this machine each worker has; arguments and errors are those of `make_terms`."""
+        if self.is_command:
+            return self.workers.processor_places()
+        return [ANYWHERE] if self.hosts.num_hosts > 1 else self._find_devices(os.environ, log_path, None)[2]
+
     def _find_clock(self, device: Device, notice: Callable[[str], None]) -> str:
         """The clock; a budget in steps is not timed."""
         return WALL if self.budget.steps is not None else find_clock(self.clock, device.platform, notice)

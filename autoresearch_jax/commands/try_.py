@@ -94,6 +94,9 @@ class Change:
 def run(options: Options, arguments: list[str]) -> int:
     """Tries the text, or hands it to the driver at work."""
     folder, path = options.run.where.folder, options.text.file or options.run.editable
+    if options.run.lineages > 1:
+        tag = options.run.where.tag
+        raise UsageError(f"--tag={tag}: that is {options.run.lineages} lineages: name one of them, such as {tag}-1")
     words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
     asset = options.run.task.asset
     change = Change(path, read_source(path, "with --file", asset), words)

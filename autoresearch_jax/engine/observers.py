@@ -30,6 +30,40 @@ class Expendable:
             self._notice(f"{self._what}: {reason}: nothing more is written there, the rest goes on")
 
 
+class QuietObserver:
+    """An observer that does nothing, for those that have use for some of what it is told."""
+
+    def notice(self, text: str) -> None:
+        pass
+
+    def begins(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
+        pass
+
+    def progress(self, trial: int, report: Mapping[str, Scalar]) -> None:
+        pass
+
+    def measured(self, trial: TrialRow) -> None:
+        pass
+
+    def ends(self, experiment: ExperimentRow) -> None:
+        pass
+
+    def waits(self, what: str, since: float, again_at: float) -> None:
+        pass
+
+    def resumes(self) -> None:
+        pass
+
+    def service_down(self, what: str, since: float, again_at: float) -> None:
+        pass
+
+    def service_back(self) -> None:
+        pass
+
+
 class Observers:
     """Tells an observer, and then further ones, see `Expendable`."""
 

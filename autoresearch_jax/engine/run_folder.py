@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoresearch_jax.engine.task import Terms
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.files import write_whole
+from autoresearch_jax.files import write_json, write_whole
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.waiting = path / "waiting"  # proposals that an agent gave beside the one that was measured
         self.tensorboard = path / "tensorboard"  # event files
         self.eval_bundle = path / "eval_bundle"  # with it a score can be computed again from this folder alone
+        self.lineages = path / "lineages.json"  # of a folder that is not of one run, but of several: see `Lineages`
         self._lock_file = path / "driver.lock"
         self._driver_file = path / "driver.txt"
 
@@ -177,6 +179,75 @@ class RunFolder:
     def write_settings(self, settings: Mapping[str, Scalar]) -> None:
         """Writes run.json."""
         write_whole(self.settings, settings_text(settings))
+
+
+@dataclass(frozen=True)
+class Lineages:
+    """Runs TAG-1 .. TAG-M that adopt from each other; beside their folders is TAG, with what they give each other.
+
+    Attributes:
+      folder: TAG.
+      number: how many they are.
+      settings: the flags that they were begun with, as a run's settings have them.
+    """
+
+    folder: RunFolder
+    number: int
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "Lineages | None":
+        """Those of a folder TAG; None where it has none.
+
+        Raises:
+          RunFolderError: their file is damaged.
+        """
+        try:
+            found = json.loads(folder.lineages.read_text(encoding="utf-8"))
+            return cls(folder, int(found["lineages"]), found["settings"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RunFolderError(
+                f"{folder.lineages}: cannot be read ({error}): restore it, or use another --tag"
+            ) from error
+
+    @classmethod
+    def around(cls, run: RunFolder) -> "Lineages | None":
+        """Those that a run is one of; None where it is a run of its own."""
+        name, _, digits = run.path.name.rpartition("-")
+        if not name or not digits.isdecimal():
+            return None
+        found = cls.read(RunFolder(run.path.with_name(name)))
+        return found if found is not None and run.path in [own.path for own in found.runs] else None
+
+    def write(self) -> None:
+        """Makes the folder and enters them there.
+
+        Raises:
+          RunFolderError: it cannot be written.
+        """
+        self.folder.create()
+        try:
+            write_json(self.folder.lineages, {"lineages": self.number, "settings": dict(self.settings)})
+        except OSError as error:
+            raise RunFolderError(f"{self.folder.lineages}: cannot be written: {error.strerror}") from error
+
+    @property
+    def runs(self) -> list[RunFolder]:
+        """Their folders, TAG-1 first."""
+        path = self.folder.path
+        return [RunFolder(path.with_name(f"{path.name}-{number}")) for number in range(1, self.number + 1)]
+
+    @property
+    def begun(self) -> list[RunFolder]:
+        """Those that have a ledger."""
+        return [run for run in self.runs if run.ledger.is_file()]
+
+    @property
+    def findings(self) -> Path:
+        """Where they give each other what they found."""
+        return self.folder.path / "findings"
 
 
 def find_runs(run_dir: Path) -> list[RunFolder]:

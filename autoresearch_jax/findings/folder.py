@@ -169,14 +169,18 @@ class Library:
 
 
 def open_library(
-    folder: Path, notice: Callable[[str], None], asset: AssetKind = TRAINING_FILE, peers: Path | None = None
+    folder: Path,
+    notice: Callable[[str], None],
+    asset: AssetKind = TRAINING_FILE,
+    peers: Path | None = None,
+    stores: Sequence[FindingStore] = (),
 ) -> Library:
-    """The findings in a user's folder, those of peers, and those that are shipped where they are of this kind.
+    """The findings in a user's folder, those of peers and stores, and the shipped ones where they are of this kind.
 
     The folders need not exist; what is added goes to the user's.
     """
     folders = [SHIPPED, folder] if asset == TRAINING_FILE else [folder]
-    others = [] if peers is None else [FindingFolder(peers, notice)]
+    others = [*stores] if peers is None else [*stores, FindingFolder(peers, notice)]
     return Library([FindingFolder(path, notice) for path in folders], notice, others)
 
 

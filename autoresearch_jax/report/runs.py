@@ -53,8 +53,12 @@ class RunLine:
 
 def list_runs(run_dir: Path) -> list[RunLine]:
     """The runs of a folder, the latest last; one whose ledger cannot be read says so, and comes first."""
-    lines = [_line(folder, clean_line(folder.path.relative_to(run_dir).as_posix())) for folder in find_runs(run_dir)]
-    return sorted(lines, key=lambda line: (line.at, line.tag))
+    return sorted(list_folders(find_runs(run_dir), run_dir), key=lambda line: (line.at, line.tag))
+
+
+def list_folders(folders: Sequence[RunFolder], run_dir: Path) -> list[RunLine]:
+    """A line for each run, in their order; `run_dir` is above all of them."""
+    return [_line(folder, clean_line(folder.path.relative_to(run_dir).as_posix())) for folder in folders]
 
 
 def latest_run(lines: Sequence[RunLine]) -> RunLine:

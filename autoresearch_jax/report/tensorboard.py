@@ -18,6 +18,7 @@ from typing import Any
 
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.observers import QuietObserver
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.state import concluded
@@ -188,8 +189,8 @@ class TrialEvents:
         self._file.close()
 
 
-class TensorBoard:
-    """An `Observer` that writes a run's events: a folder for each trial such as 0007-run1, and one for the champion."""
+class TensorBoard(QuietObserver):
+    """Writes a run's events: a folder for each trial such as 0007-run1, and one for the champion."""
 
     def __init__(self, folder: Path, ledger: Ledger, metric: Metric) -> None:
         """Touches nothing yet."""
@@ -198,21 +199,6 @@ class TensorBoard:
         self._metric = metric
         self._trials: dict[int, TrialEvents] = {}  # that run, by number
         self._champion: EventFile | None = None
-
-    def notice(self, text: str) -> None:
-        """Writes nothing."""
-
-    def waits(self, what: str, since: float, again_at: float) -> None:
-        """Writes nothing."""
-
-    def resumes(self) -> None:
-        """Writes nothing."""
-
-    def service_down(self, what: str, since: float, again_at: float) -> None:
-        """Writes nothing."""
-
-    def service_back(self) -> None:
-        """Writes nothing."""
 
     def begins(self, experiment: ExperimentRow) -> None:
         """Completes what earlier processes left, once."""
