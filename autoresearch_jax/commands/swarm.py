@@ -39,7 +39,7 @@ from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.swarm.background import POLL_SECONDS, BackgroundPeer
 from autoresearch_jax.swarm.contents import block_peer, read_swarm
 from autoresearch_jax.swarm.joining import check_joining
-from autoresearch_jax.swarm.membership import DEFAULT_QUOTA, Settings, SwarmFolder, check_name
+from autoresearch_jax.swarm.membership import DEFAULT_QUOTA, Settings, SwarmFolder, check_name, without_password
 from autoresearch_jax.swarm.notices import ZenohNotices, check_notices, require_zenoh
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
@@ -151,7 +151,7 @@ def join(folder: SwarmFolder, options: Options) -> int:
     fine = True
     for check in check_joining(folder, settings, os.environ):
         fine &= check.fine
-        print(f"{check.name + ':':<20} {'' if check.fine else 'FAILED: '}{check.said}", flush=True)
+        print(f"{check.name + ':':<20} {'' if check.fine else 'FAILED: '}{without_password(check.said)}", flush=True)
     if not fine:
         say("autoresearch swarm: not joined: mend what failed, and join again", sys.stderr)
         return 1
@@ -254,7 +254,7 @@ def serve(folder: SwarmFolder, options: Options) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     background = _started(BackgroundPeer(peer, lambda peer: 0, tell, options.poll_seconds), peer, tell)
-    print(f"serving:             {peer.settings.remote} as {peer.settings.name}", flush=True)
+    print(f"serving:             {without_password(peer.settings.remote)} as {peer.settings.name}", flush=True)
     stopped.wait()
     background.close()
     return 0

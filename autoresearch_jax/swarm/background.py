@@ -12,6 +12,7 @@ from autoresearch_jax.swarm.peer import Peer
 
 POLL_SECONDS = 60.0
 LOOK_SECONDS = 5.0
+RETRY_SECONDS = 5.0  # after the first round that the remote did not answer; doubled up to `POLL_SECONDS`
 GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
 FREE_NOTICES = 3  # that bring nothing new, as when two come for one push; each further one doubles the time to the next
 CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be pushed
@@ -66,6 +67,7 @@ class BackgroundPeer:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._failure = ""
+        self._next_seconds = poll_seconds  # until the next round, if nothing comes up
         self._in_vain = 0  # notices in a row after which there was nothing new
         self._thread = threading.Thread(target=self._work, name="swarm", daemon=True)
 
@@ -108,7 +110,7 @@ class BackgroundPeer:
 
     def _wait(self) -> bool:
         """Waits until a round is due; true if a notice has it made."""
-        due = time.monotonic() + self._poll_seconds
+        due = time.monotonic() + self._next_seconds
         while (left := due - time.monotonic()) > 0:
             if self._wake.wait(min(left, self._look_seconds)):
                 return True
@@ -124,6 +126,8 @@ class BackgroundPeer:
         """One round, what it pushed told by notices; true if it read anything."""
         self._look()
         done = self._peer.round(self._pushed)
+        again = RETRY_SECONDS if self._next_seconds == self._poll_seconds else 2 * self._next_seconds
+        self._next_seconds = self._poll_seconds if done.answered else min(again, self._poll_seconds)
         self._failure = ""
         if done.read:
             peers = ", ".join(sorted({one.peer for one in done.read}))

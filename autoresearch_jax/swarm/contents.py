@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, FindingError
 from autoresearch_jax.swarm.chain import MAX_COMMITS, Champion, day_of, read_champion, read_pages
-from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members, without_password
 from autoresearch_jax.swarm.outbox import Outbox
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import (
@@ -52,7 +52,7 @@ class Swarm:
         answered = "never" if self.answered_at is None else _moment(self.answered_at)
         return {
             "name": self.settings.name,
-            "remote": self.settings.remote,
+            "remote": without_password(self.settings.remote),
             "answered": answered,
             "members": len(self.members),
             "peers": len({paper.peer for paper in self.read}),

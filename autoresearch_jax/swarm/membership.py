@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import write_json, write_whole
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import REDACTED, clean_line
 
 FORMAT = 1  # of the settings and of what a chain's commits hold
 FOLDER_NAME = "swarm"  # in the folder of the runs
@@ -16,6 +16,7 @@ MAX_NAME_CHARACTERS = 40
 DEFAULT_QUOTA = 100  # findings that are read of a peer and UTC day; a night of 126 experiments gave fewer
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
+_PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -70,6 +71,11 @@ def check_name(name: str) -> None:
             f"{clean_line(name)}: no name of a peer: lower-case words joined by hyphens, at most {MAX_NAME_CHARACTERS} "
             "characters"
         )
+
+
+def without_password(text: str) -> str:
+    """A text with the passwords of URLs in it blanked out."""
+    return _PASSWORD.sub(rf"\1:{REDACTED}@", text)
 
 
 class SwarmFolder:

@@ -29,7 +29,7 @@ from autoresearch_jax.swarm.chain import (
     verify_signature,
     within_quota,
 )
-from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members, without_password
 from autoresearch_jax.swarm.outbox import Entry, Outbox
 from autoresearch_jax.swarm.store import (
     CHAMPIONS,
@@ -86,7 +86,7 @@ class Peer:
         self.store = Store(folder.store, environment)
         self.store.make()
         self.outbox = Outbox(folder.outbox, self.settings.name, environment)
-        self._notice = notice
+        self._notice = lambda text: notice(without_password(text))
         self._clock = clock
         self._told: dict[str, str] = {}
         self._champion: str | None = None  # its text as it was offered last
@@ -362,6 +362,7 @@ class Peer:
                 self._tell(f"{error}: left out")
 
     def _refuse(self, refused: dict[str, Any], ref: str, tip: str, why: str) -> None:
+        why = without_password(why)
         if refused.get(ref, {}).get("why") != why:
             name = clean_line(peer_of(ref)[1], 60)
             self._notice(f"{name}: chain refused: {why}")

@@ -117,6 +117,7 @@ def test_joining_says_what_is_missing_in_a_line_each(place: Place, capsys):
     assert failed("bob", remote="nowhere/x.git").startswith(
         "remote:              FAILED: nowhere/x.git does not answer"
     )
+    assert "//me:[secret]@127.0.0.1" in failed("bob", remote="http://me:password@127.0.0.1:1/x.git")
     assert "no such file" in failed("bob", key="nobody", status=2)
     assert "B.b: no name of a peer: lower-case words" in failed("B.b", key="bob", status=2)
     shutil.copy(place.key("bob").with_suffix(".key.pub"), place.key("public"))
