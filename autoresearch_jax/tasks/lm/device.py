@@ -67,6 +67,9 @@ CPU_TRAINING_OPTIONS = {"xla_cpu_prefer_vector_width": "512"}
 # Of all programs that train: this pass computes what depends on constants alone while XLA compiles, outside the budget.
 DISABLED_PASSES = "xla_disable_hlo_passes"
 CONSTANT_FOLDING = "constant_folding"
+# By default hosts share the work of autotuning, and wait for each other: one that finds a program in its compile cache
+# would be waited for without end.
+CUDA_HOSTS_FLAGS = ("--xla_gpu_shard_autotuning=false",)
 # Of libtpu, which does not read XLA_FLAGS.
 TPU_MESH_FLAGS = (
     "--xla_tpu_enable_async_collective_fusion=true",
@@ -109,7 +112,8 @@ def platform_variables(
         if "GLIBC_TUNABLES" not in environment and not any(name.startswith("MALLOC_") for name in environment):
             variables["GLIBC_TUNABLES"] = GLIBC_TUNABLES
     elif platform == "cuda":
-        variables |= _flags("XLA_FLAGS", CUDA_MESH_FLAGS if num_devices * num_hosts > 1 else (), environment)
+        flags = CUDA_MESH_FLAGS if num_devices * num_hosts > 1 else ()
+        variables |= _flags("XLA_FLAGS", (*flags, *(CUDA_HOSTS_FLAGS if num_hosts > 1 else ())), environment)
         if num_devices > 1 and num_hosts == 1:
             variables["NCCL_SOCKET_IFNAME"] = environment.get("NCCL_SOCKET_IFNAME", "lo")  # all are of this machine
         if compile_cache_dir is not None and "CUDA_CACHE_PATH" not in environment:  # else in the home, which is new

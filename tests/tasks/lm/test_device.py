@@ -10,6 +10,7 @@ import pytest
 
 from autoresearch_jax.tasks.lm import device as devices
 from autoresearch_jax.tasks.lm.device import (
+    CUDA_HOSTS_FLAGS,
     CUDA_MESH_FLAGS,
     GLIBC_TUNABLES,
     GPU_MEMORY_SHARE,
@@ -97,7 +98,7 @@ def test_flags_of_several_devices(platform: str, variable: str, flags: tuple[str
     assert variables(platform, 1, {variable: "--mine=1"})[variable] == "--mine=1"
     assert variables(platform, 4)[variable].split() == list(flags)
     on_two_hosts = platform_variables(platform, 1, {}, None, num_hosts=2)
-    assert on_two_hosts[variable].split() == list(flags)
+    assert on_two_hosts[variable].split() == [*flags, *(CUDA_HOSTS_FLAGS if platform == "cuda" else ())]
     assert "NCCL_SOCKET_IFNAME" not in on_two_hosts, "the loopback leads to no other host"
     own = f"--mine=1 {flags[0].replace('true', 'false')}"
     assert variables(platform, 4, {variable: own})[variable].split() == [*flags[1:], *own.split()]
@@ -112,7 +113,7 @@ def test_xla_knows_the_flags() -> None:
         command = [sys.executable, "-c", "import jax; jax.devices()"]
         return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
-    assert starts(*CUDA_MESH_FLAGS)
+    assert starts(*CUDA_MESH_FLAGS, *CUDA_HOSTS_FLAGS)
     assert not starts("--xla_gpu_no_such_flag=1")
 
 
