@@ -265,9 +265,13 @@ class LineageRule:
 
     def _decide_without_noise(self, lineage: Lineage, number: int, complexity: Complexity) -> Decision:
         """Any difference counts, and equal means equal."""
-        gain = lineage.programs[number].runs[0] - lineage.posterior.score(lineage.parent_of(number)).mean
+        program, parent = lineage.programs[number], lineage.parent_of(number)
+        runs = [run for run, base in zip(program.runs, program.bases, strict=True) if base == parent]
+        gain = (runs or program.runs)[0] - lineage.posterior.score(parent if runs else program.bases[0]).mean
         if math.isclose(gain, 0.0, abs_tol=1e-12):
             gain = 0.0
+        if not runs:  # it was moved, and may be worth something else upon another champion
+            return Decision(Action.MEASURE_CANDIDATE, "not measured upon this champion yet", Estimate(gain, 0.0))
         action, why = Action.DISCARD, "no gain"
         toll = complexity.memory_toll(self.with_settings.memory_percent)
         if gain > 0:

@@ -325,9 +325,11 @@ class Flight:
         Only the first trial of a candidate may be cut short: further ones were asked for because it might be better,
         and the champion's are what all others are compared with.
         """
-        state, pruning = read_state(self._ledger), self._parts.pruning
+        state, pruning, champion = read_state(self._ledger), self._parts.pruning, self._recorder.champion
         is_first = trial.purpose is Purpose.CANDIDATE and not self._ledger.scored(trial.experiment)
         if pruning is None or state is None or experiment.kind is not Kind.PROPOSAL or not is_first:
+            return None
+        if champion is None or trial.parent != champion.id:  # one that was left, and the champion changed meanwhile
             return None
         return find_thresholds(self._ledger, state, experiment, trial.seed, self._parts.task.metric, pruning)
 

@@ -57,7 +57,8 @@ class OpenExperiment:
       trials: its finished trials, without those for which the machine was too busy.
       decision: the last one on it; None before the first.
       running: the seeds of its trials that run.
-      nodes_added: what its source has more than the champion's, by `AssetKind.size`.
+      nodes_added: what its source has more than its parent's, by `AssetKind.size`.
+      parent_score: of what it was made from; None for the champion's.
       unit: of these, see `AssetKind.unit`.
     """
 
@@ -67,6 +68,7 @@ class OpenExperiment:
     nodes_added: int = 0
     unit: str = "nodes"
     running: Sequence[int] = ()
+    parent_score: float | None = None
 
     @property
     def is_to_be_kept(self) -> bool:
@@ -91,11 +93,11 @@ def read_open_experiment(
     if state is not None and state.lineage is None:
         trials = [trial for trial in trials if trial.parent == row.parent]
     decision = next(reversed(ledger.decisions(row.id)), None)
-    added = 0
-    if state is not None and row.kind is Kind.PROPOSAL and row.parent is not None:
-        added = nodes_added(ledger, row, ledger.experiment(row.parent), program)
-    running = [trial.seed for trial in every if trial.status is None]
-    return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit, running)
+    added, parent = 0, None if row.parent is None else ledger.experiment(row.parent)
+    if state is not None and row.kind is Kind.PROPOSAL and parent is not None:
+        added = nodes_added(ledger, row, parent, program)
+    running, score = [trial.seed for trial in every if trial.status is None], None if parent is None else parent.score
+    return OpenExperiment(row, trials, decision, added, asset_of(ledger).unit, running, score)
 
 
 def next_action(
@@ -161,7 +163,8 @@ def _decide(state: RunState, experiment: OpenExperiment, rule: DecisionRule, met
         assert lineage is not None, "the greedy rule certifies nothing"
         return decide_revert(lineage, experiment.row.id, metric)
     if lineage is None:
-        return decide_greedily(metric, runs[0].score, state.score.mean)
+        score = experiment.parent_score
+        return decide_greedily(metric, runs[0].score, state.score.mean if score is None else score)
     return rule.decide(lineage, experiment.row.id, state.complexity(runs, experiment.nodes_added, experiment.unit))
 
 
@@ -311,8 +314,7 @@ def _fresh_seed(run_seed: int, experiment: int, used: Sequence[int]) -> int:
 
 def draw_audit_seeds(run_seed: int, audit: int, count: int, used: Collection[int]) -> list[int]:
     """Different seeds for an audit that nothing else of the run has used; equal arguments give equal seeds."""
-    seeds: list[int] = []
-    draws = 0
+    seeds, draws = list[int](), 0
     while len(seeds) < count:
         seed = _seed_of(f"{run_seed}/audit {audit}/{draws}")
         draws += 1
@@ -369,9 +371,10 @@ class _Champion:
 
 
 def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]:
-    """Candidates with a score and a curve of their first run, against the champions of their time, the latest first."""
+    """Candidates with a score and a curve of their first run, against its champion then, the latest first."""
     rows = ledger.experiments()
-    champions = {row.id: ledger.scored(ledger.measured(row).id) for row in rows if row.decision is Action.KEEP}
+    kept = [(row.id, ledger.measured(row)) for row in rows if row.decision is Action.KEEP]
+    champions = {number: [run for run in ledger.scored(it.id) if run.parent == it.parent] for number, it in kept}
     for row in reversed(rows):
         if row.kind is not Kind.PROPOSAL:
             continue
@@ -379,12 +382,10 @@ def _finished(ledger: Ledger, metric: Metric, points: int) -> Iterator[Finished]
             if row.decision is Action.KEEP and row.status is Status.OK:
                 return
             continue
-        if row.parent is None:
-            continue
         first = next((trial for trial in ledger.scored(row.id) if trial.purpose is Purpose.CANDIDATE), None)
-        if first is None or len(curve := _curve(first)) < points:
+        if first is None or first.parent is None or len(curve := _curve(first)) < points:
             continue
-        champion = _Champion.of(champions[row.parent], first.seed, metric, points)
+        champion = _Champion.of(champions[first.parent], first.seed, metric, points)
         if champion is not None:
             behind = [mine - its for mine, its in zip(curve[:points], champion.curve, strict=True)]
             yield Finished(behind, metric.gain(champion.value, over=first.score))

@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from fakes import FakeTask, ScriptedProposer, moved
@@ -16,12 +17,13 @@ from autoresearch_jax.decide.rule import Action, GreedyRule, LineageRule
 from autoresearch_jax.engine.integrity import parents_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED
+from autoresearch_jax.engine.plan import _finished
 from autoresearch_jax.engine.records import Kind, Purpose
 from autoresearch_jax.executors.pool import PoolExecutor
-from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.proposers.base import CONSTANTS_PROPOSER, Brief, Proposal
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.report.why import explain, print_explanation
-from autoresearch_jax.types import Metric, Status
+from autoresearch_jax.types import CURVE_POINTS, Metric, Status
 
 RULE = LineageRule(Metric("loss"))
 CERTIFICATION = CertificationSettings(share=0.3, every=3)
@@ -128,18 +130,25 @@ def test_what_ran_when_it_was_interrupted_is_run_again(bench, after):
     assert all(ledger.trials(trial.experiment) for trial in left), "none was lost"
 
 
-def test_under_the_greedy_rule_what_is_moved_is_measured_anew(bench):
-    task = NotedTask(noise=0)
-    executor = DrawnOrder(task.measure, slots=2)
-    both = ScriptedProposer([moved(LR=0.1), moved(DEPTH=6)])
-    bench.loop(task, both, GreedyRule(task.metric), max_experiments=2, executor=executor).run()
+@pytest.mark.parametrize(
+    ("rule", "seed"), [(GreedyRule(RULE.metric), 0), (GreedyRule(RULE.metric), None), (RULE, 0), (RULE, None)]
+)
+def test_without_noise_and_under_the_greedy_rule_what_is_moved_is_measured_anew(bench, rule, seed):
+    """The smaller gain may come last: then what was measured of it is worse than the champion of now."""
+    task = NotedTask(noise=0, has_curves=True)
+    executor = DrawnOrder(task.measure, slots=2, seed=seed)
+    both = ScriptedProposer([replace(moved(**one), proposer=CONSTANTS_PROPOSER) for one in ({"LR": 0.1}, {"DEPTH": 6})])
+    bench.loop(task, both, rule, max_experiments=2, executor=executor).run()
     ledger = bench.ledger()
     _, first, second = ledger.experiments()
     assert [row.decision for row in (first, second)] == [Action.KEEP, Action.KEEP]
     assert second.parent == first.id
     assert (second.constants["LR"], second.constants["DEPTH"]) == (0.1, 6)
-    assert [trial.parent for trial in ledger.trials(second.id)] == [0, first.id]
-    assert ledger.trials(second.id)[0].value != ledger.trials(second.id)[1].value == second.score
+    trials = [trial for trial in ledger.trials(second.id) if trial.purpose is Purpose.CANDIDATE]
+    assert [trial.parent for trial in trials] == [0, first.id]
+    assert trials[0].value != trials[1].value == pytest.approx(second.score)
+    compared = list(_finished(ledger, task.metric, CURVE_POINTS))
+    assert [max(*one.behind, one.worse) < 0 for one in compared] == [True, True], "with what they were made from then"
 
 
 def test_trials_in_threads(bench):
