@@ -77,12 +77,13 @@ class ProcessMeasurer:
 class Trials:
     """Work of `ProcessMeasurer` in a folder, and what an executor makes of it."""
 
-    def __init__(self, executor: Executor, folder: Path) -> None:
+    def __init__(self, executor: Executor, folder: Path, seed: int = 0) -> None:
+        """`seed` is the one before the first trial's."""
         self.executor = executor
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
         self.told: list[tuple[int, int]] = []  # seed of each report, and the thread in which it was told
-        self._seed = 0
+        self._seed = seed
 
     def submit(self, way: str) -> int:
         """Hands a trial over whose process does this."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from executor_contract import WAYS, ProcessMeasurer
+from executor_contract import WAYS, ProcessMeasurer, Trials
 from marked_processes import MARK
 
-from autoresearch_jax.executors.ray_ import resource_name
+from autoresearch_jax.executors.ray_ import RayExecutor, resource_name
 from autoresearch_jax.executors.ray_node import Frame, conditions
 from autoresearch_jax.types import Scalar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+FILES = [("task/file", 0o644, b"of the task")]
 INSIDE = "RAY_TEST_INSIDE"  # set in the network of the cluster
 # Ray replaces 127.0.0.1 by the machine's own address where it has one
 NAMESPACE = ("unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -64,3 +65,13 @@ def describe(**changed: Scalar) -> dict[str, Any]:
     """How a node makes the task; conditions that differ from the driver's own."""
     expects = {**conditions(NodeMeasurer()), **changed}
     return {"opener": f"{__name__}:open_measurer", "settings": {}, "expects": expects}
+
+
+def drive(address: str, folder: str) -> list[float | None]:
+    """What the trials of another driver come to, whose seeds are 101 to 104."""
+    executor = RayExecutor(describe, NodeMeasurer.terms, address=address, files=FILES)
+    trials = Trials(executor, Path(folder), seed=100)
+    tickets = [trials.submit("answer") for _ in range(4)]
+    found = {one.ticket: one.result().value for one in (trials.next() for _ in tickets)}
+    executor.close()
+    return [found[ticket] for ticket in tickets]

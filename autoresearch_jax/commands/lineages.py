@@ -34,10 +34,20 @@ if TYPE_CHECKING:
 
 READER_SECONDS = 10.0  # for the last lines of a lineage whose own children outlive it
 _OWN_FLAGS = ("tag", "lineages", "seed", "workers")  # that differ from one lineage to the other
-_DRIVER = (
-    "import sys; sys.path.append(sys.argv[1]); from autoresearch_jax.commands.lineages import end_with_parent; "
-    "end_with_parent(); from autoresearch_jax.cli import main; sys.exit(main(sys.argv[2:]))"
-)
+# Of a driver, which begins with the signals blocked: until it has imported all, it ends by one without a word.
+_DRIVER = """
+import os, signal, sys
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+for number in NUMBERS:
+    if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+        signal.signal(number, lambda *_: os._exit(0))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+sys.path.append(sys.argv[1])
+from autoresearch_jax.cli import main
+from autoresearch_jax.commands.lineages import end_with_parent
+end_with_parent()
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,9 @@ def run_lineages(options: "Options", number: int, *, adopts: bool) -> int:
             own = [f"--tag={tag}", f"--seed={(seed + place) % MAX_SEED}", f"--workers={shares[place].workers}"]
             drivers.start(run.path.name, [*own, *words], shares[place].place)
         status = drivers.wait()
-    print()
-    print_lineages(lineages, sys.stdout)
+    if lineages.begun:
+        print()
+        print_lineages(lineages, sys.stdout)
     return status
 
 
@@ -154,17 +165,21 @@ class _Drivers:
 
         A session of its own keeps Ctrl-C from it, which is passed on.
         """
-        with place.taken():
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _DRIVER, str(package_root().parent), "run", *words],
-                env={**os.environ, **place.variables},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            with place.taken():
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _DRIVER, str(package_root().parent), "run", *words],
+                    env={**os.environ, **place.variables},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._processes.append(process)
         assert process.stdout is not None
         assert process.stderr is not None

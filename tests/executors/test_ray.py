@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from executor_contract import SECONDS, Trials, check_answers, check_running
 from marked_processes import MARK, comes_true
-from ray_nodes import INSIDE, NODE, NodeMeasurer, add_node, describe, run_inside
+from ray_nodes import FILES, INSIDE, NODE, NodeMeasurer, add_node, describe, run_inside
 from repositories import git
 
 from autoresearch_jax import cli
@@ -47,7 +48,6 @@ from autoresearch_jax.types import Candidate, Measurement, Scalar, Status, Terms
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-FILES = [("task/file", 0o644, b"of the task")]
 TERMS = NodeMeasurer.terms
 inside = pytest.mark.skipif(INSIDE not in os.environ, reason="run by the first test, in a network of its own")
 
@@ -139,6 +139,24 @@ def make(cluster: "Cluster") -> Callable[[], RayExecutor]:
 def test_a_cluster_keeps_the_contract(make: Callable[[], RayExecutor], tmp_path: Path) -> None:
     check_answers(make, tmp_path)
     check_running(make, tmp_path)
+
+
+@inside
+def test_two_drivers_share_a_cluster_and_each_has_its_own_answers(
+    cluster: "Cluster", make: Callable[[], RayExecutor], tmp_path: Path
+) -> None:
+    trials = Trials(make(), tmp_path / "own")
+    ticket = trials.submit("wait")
+    assert trials.has_begun(1)
+    other = "import sys, ray_nodes; print(ray_nodes.drive(*sys.argv[1:]))"
+    words = [sys.executable, "-c", other, cluster.address, str(tmp_path / "other")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout.strip() == "[102.5, 103.5, 104.5, 105.5]", done.stderr
+    assert trials.executor.next_finished(0) is None
+    (trials.logs / "go").touch()
+    found = trials.next()
+    assert (found.ticket, found.result().value) == (ticket, 2.5)
+    trials.executor.close()
 
 
 @inside
