@@ -107,6 +107,11 @@ def wanted_runs(lineage: Lineage, looked_at: Collection[int], spent: int, settin
     return min(_wanted_of_champion(lineage) + groups * _MOST_RUNS, _left(lineage, spent, settings))
 
 
+def wanted_of_champion(lineage: Lineage, spent: int, settings: CertificationSettings) -> int:
+    """How many of these are runs of the champion, which may run at the same time; those of a revert may not."""
+    return min(_wanted_of_champion(lineage), _left(lineage, spent, settings))
+
+
 def _wanted_of_champion(lineage: Lineage) -> int:
     """Runs of the champion until its score is known; none where its error is that of the test items."""
     posterior = lineage.posterior

@@ -16,6 +16,7 @@ from autoresearch_jax.decide.certification import (
     Revert,
     is_due,
     next_step,
+    wanted_of_champion,
     wanted_runs,
 )
 from autoresearch_jax.decide.posterior import Estimate
@@ -133,10 +134,8 @@ class Certifying:
         state, settings = read_state(self._ledger), self._settings
         if state is None or state.lineage is None or settings is None:
             return 0
-        looked_at, spent = state.looked_at, state.certification_runs
-        if self._since is not None:
-            looked_at, spent = self._looked_at_since(*self._since)
-        return wanted_runs(state.lineage, looked_at, spent, settings)
+        spent = state.certification_runs if self._since is None else self._looked_at_since(*self._since)[1]
+        return wanted_of_champion(state.lineage, spent, settings)
 
     def seconds_needed(self, slots: int) -> float:
         """Time that certification would take if the search ended now, with so many trials at a time."""
@@ -144,8 +143,9 @@ class Certifying:
         if state is None or state.lineage is None or settings is None:
             return 0.0
         wanted = wanted_runs(state.lineage, state.looked_at, state.certification_runs, settings)
+        of_champion = wanted_of_champion(state.lineage, state.certification_runs, settings)
         durations = [trial.finished_at - trial.started_at for trial in state.runs if trial.finished_at is not None]
-        return math.ceil(wanted / slots) * max(durations, default=0.0)
+        return (wanted - of_champion + math.ceil(of_champion / slots)) * max(durations, default=0.0)
 
     def _looked_at_since(self, experiment: int, num_trials: int) -> tuple[frozenset[int], int]:
         """Edits that were taken out after an experiment, and certification runs after the first `num_trials` trials."""

@@ -287,9 +287,9 @@ class Loop:
         step = self._certifying.next_step(at_end=at_end)
         if step is None or (at_end and not self._certifying.is_anew and self._stopping.is_out_of_time(champion)):
             return False
-        if isinstance(step, MeasureChampion):
-            return self._measure_champion(champion)
         rows = ledger.open_experiments()
+        if isinstance(step, MeasureChampion):  # of which none says anything once a revert is kept
+            return not rows and self._measure_champion(champion)
         if (at_end and not self._flight.is_empty) or any(
             row.kind is Kind.REVERT or is_to_be_kept(ledger, row) for row in rows
         ):

@@ -226,9 +226,9 @@ def _usual_memory(ledger: Ledger, baseline: float | None) -> float | None:
 
 
 def certification_runs(trials: Sequence[TrialRow], reverts: Sequence[ExperimentRow]) -> int:
-    """How many of some trials, in their order, certification had: the fresh run of a revert is among them."""
+    """How many of some trials that are over certification had: the fresh run of a revert is among them."""
     not_fresh_yet, runs = {row.id for row in reverts}, 0
-    for trial in trials:
+    for trial in (trial for trial in trials if trial.status is not None):
         is_fresh = trial.purpose is Purpose.CHAMPION and trial.experiment in not_fresh_yet
         not_fresh_yet -= {trial.experiment} if is_fresh else set()
         runs += trial.purpose is Purpose.CERTIFY or is_fresh

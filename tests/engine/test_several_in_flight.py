@@ -19,6 +19,7 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.loop import INTERRUPTED
 from autoresearch_jax.engine.plan import _finished
 from autoresearch_jax.engine.records import Kind, Purpose
+from autoresearch_jax.engine.state import concluded, runs_beside
 from autoresearch_jax.executors.pool import PoolExecutor
 from autoresearch_jax.proposers.base import CONSTANTS_PROPOSER, Brief, Proposal
 from autoresearch_jax.proposers.constants import ConstantsProposer
@@ -149,6 +150,22 @@ def test_without_noise_and_under_the_greedy_rule_what_is_moved_is_measured_anew(
     assert trials[0].value != trials[1].value == pytest.approx(second.score)
     compared = list(_finished(ledger, task.metric, CURVE_POINTS))
     assert [max(*one.behind, one.worse) < 0 for one in compared] == [True, True], "with what they were made from then"
+
+
+def test_the_champion_is_measured_alone_once_all_reverts_are_decided_on(bench):
+    task = NotedTask(noise=0.02)
+    executor, settings = DrawnOrder(task.measure, SLOTS, 2), CertificationSettings(share=0.45, every=0)
+    options = {"max_experiments": 14, "certification": settings, "executor": executor}
+    bench.loop(task, TextsAndConstants(), RULE, **options).run()
+    ledger = bench.ledger()
+    reverts = [row for row in ledger.experiments() if row.kind is Kind.REVERT]
+    beside = runs_beside(ledger, concluded(ledger))
+    assert reverts
+    assert beside
+    for revert in reverts:
+        own = [trial for trial in ledger.trials(revert.id) if trial not in beside]
+        for trial in beside:
+            assert not own or not own[0].started_at < trial.started_at < own[-1].finished_at
 
 
 def test_trials_in_threads(bench):
