@@ -205,6 +205,7 @@ def open_run(options: Options, proposer: ProposerSettings, stack: ExitStack) -> 
     folder.require_ledger()
     is_new = not folder.ledger.exists()
     if is_new:  # before there is anything of it
+        Lineages.read(folder)  # a file of theirs that is damaged is not written beside
         _check_start(None, workspace, program, options, proposer)
     place = options.snapshots.keeping(folder.path.name).place
     if place is not None:

@@ -197,11 +197,13 @@ class Lineages:
 
     @classmethod
     def read(cls, folder: RunFolder) -> "Lineages | None":
-        """Those of a folder TAG; None where it has none.
+        """Those of a folder TAG; None where it has none, or is that of a run.
 
         Raises:
           RunFolderError: their file is damaged.
         """
+        if folder.ledger.is_file():
+            return None
         try:
             found = json.loads(folder.lineages.read_text(encoding="utf-8"))
             return cls(folder, int(found["lineages"]), found["settings"])

@@ -164,3 +164,7 @@ def test_workers_are_divided_and_what_cannot_be_is_refused_in_one_line(
     (place / "runs/night-1/ledger.db").touch()
     assert main([*run, "--lineages=2"]) == 2
     assert "runs/night-1 is a run of its own" in capsys.readouterr().err
+    (place / "runs/night/lineages.json").write_text("{")
+    assert main(run) == 1
+    assert "runs/night/lineages.json: cannot be read" in capsys.readouterr().err
+    assert not (place / "runs/night/ledger.db").exists()
