@@ -61,7 +61,7 @@ class Lineage:
     def move(self, number: int, champion: frozenset[int] | None = None) -> None:
         """Makes an open program one of another champion, by its contents, or of that of now.
 
-        Its runs go on to tell what they told.
+        Its runs still count, as runs upon the former parent.
         """
         program, champion = self.programs[number], self.champion if champion is None else champion
         if program.parent not in (None, champion):

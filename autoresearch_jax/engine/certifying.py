@@ -121,7 +121,7 @@ class Certifying:
         return next_step(state.lineage, looked_at, spent, settings, at_end=at_end)
 
     def may_come_next(self) -> bool:
-        """True if certification comes next once the running experiment is kept: then it takes the next number."""
+        """True if certification comes next, and so takes the next number, once the running experiment is kept."""
         state, settings = read_state(self._ledger), self._settings
         if state is None or state.lineage is None or settings is None:
             return False

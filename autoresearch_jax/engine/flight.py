@@ -148,7 +148,7 @@ class Flight:
         self._out.clear()
 
     def drop(self, experiment: ExperimentRow, status: Status, reason: str) -> None:
-        """Ends what was left of an experiment that cannot be measured any more."""
+        """Ends the left trials of an experiment that cannot be measured any more."""
         for trial in self.left():
             if trial.experiment == experiment.id:
                 self._finish(trial, Measurement(status, None, trial.seed, error=reason))

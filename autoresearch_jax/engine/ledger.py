@@ -78,7 +78,7 @@ class Ledger(Logbook):
     ) -> ExperimentRow:
         """Makes an open experiment one of another champion, with the text that this takes; keeps what it was before.
 
-        None of its trials may be running. Those that are over go on to tell what they told, see `Lineage.move`.
+        None of its trials may run. Finished ones still count, as runs upon the former parent: see `Lineage.move`.
         """
         with self.transaction():
             before = self.select("experiments", MOVED_COLUMNS, "WHERE id = ? AND status IS NULL", experiment)[0]
@@ -387,8 +387,8 @@ class Ledger(Logbook):
     def runs(self, row: ExperimentRow) -> list[TrialRow]:
         """The trials that stand for an experiment, in their order; a duplicate has its twin's.
 
-        Of a champion these are its runs on seeds that no decision depended on, unless there are no others; of what was
-        moved those since then, unless there are none.
+        Of a champion these are its runs on seeds that no decision depended on, unless there are no others. Of a moved
+        one these are the trials since the move, or all if there are none since.
         """
         measured = self.measured(row)
         every = self.scored(measured.id)

@@ -1,5 +1,6 @@
 """The loop: propose, measure, decide, keep or discard, repeat; every step written down before it is spent on."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,13 @@ from autoresearch_jax.engine.recorder import Entries, Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Intent, Kind, Purpose
 from autoresearch_jax.engine.scheduler import Scheduler
 from autoresearch_jax.engine.state import keep_to_settings, note_ends, read_state, run_settings, settled_constants
-from autoresearch_jax.engine.stopping import FIRST_WAIT_SECONDS, ProposalWaits, StoppingList, StopReached
+from autoresearch_jax.engine.stopping import (
+    FIRST_WAIT_SECONDS,
+    WAIT_STEP_SECONDS,
+    ProposalWaits,
+    StoppingList,
+    StopReached,
+)
 from autoresearch_jax.engine.task import RunError
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import Brief, ProposalFailed, ServiceDown, SpaceExhausted
@@ -176,7 +183,7 @@ class Loop:
 
     def _work_on_text(self, number: int) -> str:
         self._begin_work()
-        self._scheduler.go_on(lambda: not self._inbox.is_over(number) and self._begin_by_hand(time.monotonic()))
+        self._scheduler.go_on(lambda: self._begin_by_hand(time.monotonic(), up_to=number))
         return f"text {number} of the inbox is decided on"
 
     def _until_ended(self, work: Callable[[], str]) -> str:
@@ -213,7 +220,7 @@ class Loop:
             raise RunError(f"{what} cannot be measured ({ended.status}): {ended.reason}")
 
     def _begin_next(self) -> bool:
-        """Begins the next experiment of the search; False if there is none now, or none any more: see `_reason`."""
+        """Begins the next experiment of the search; False if none can be begun now, `_reason` says why."""
         started = time.monotonic() if self._waits.since is None else self._waits.since
         champion = self._recorder.require_champion()
         space = self._refresh_space(champion)
@@ -255,11 +262,11 @@ class Loop:
             self._scheduler.begin(experiment, started)
         return True
 
-    def _seconds_to_wait(self) -> float | None:
-        """Until something may be begun that cannot be now; None if only the end of a trial changes that."""
+    def _seconds_to_wait(self) -> float:
+        """Until something may be begun that cannot be now, such as a text that is handed in meanwhile."""
         if self._proposals.is_asking:
             return POLL_SECONDS
-        return self._waits.seconds_left or None
+        return self._waits.seconds_left or WAIT_STEP_SECONDS
 
     def _refresh_space(self, champion: ExperimentRow) -> Sequence[Constant]:
         """Reads program.md again: what may be moved, and what ends the run; tells where that has changed."""
@@ -359,10 +366,10 @@ class Loop:
         number = self._ledger.next_number()
         self._proposals.look_ahead(replace(brief, experiment=number, running=out, limits_left=limits))
 
-    def _begin_by_hand(self, started: float) -> bool:
-        """Takes the next text of the inbox up; False if none waits."""
+    def _begin_by_hand(self, started: float, up_to: float = math.inf) -> bool:
+        """Takes the next text of the inbox up; False if none with a number up to `up_to` waits."""
         text = self._inbox.oldest()
-        if text is None:
+        if text is None or text.id > up_to:
             return False
         self._waits.interrupted()
         with self._parts.interrupts.allowed():  # an answer that is on its way is waited for

@@ -86,7 +86,7 @@ def read_open_experiment(
 ) -> OpenExperiment:
     """Reads an open experiment; `state` is None before there is a baseline.
 
-    Under the greedy rule, which compares single runs, those of before it was moved to another champion do not count.
+    Under the greedy rule, which compares single runs, runs before the last move do not count.
     """
     every = ledger.trials(row.id)
     trials = [trial for trial in every if trial.status is not None and not trial.was_too_busy]

@@ -76,7 +76,7 @@ class ExperimentRow:
       decision: KEEP or DISCARD; None for a trial by hand.
       commit: where git has it; None for what never became a commit.
       ended: 1, 2, 3, ... in the order in which experiments ended; None while it is open.
-      seconds: spent on it by the process that ended it, not counting what was spent on those that ended before.
+      seconds: of the process that ended it, from its beginning or the end of the experiment before, if that is later.
       price: what its gain had to be above, in the metric's unit; None of what was not decided on by its gain.
       simplification: True if it was kept for its shorter source alone.
     """

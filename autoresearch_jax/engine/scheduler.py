@@ -32,9 +32,13 @@ DIFFERS = "it changes the same lines or constants as that, or nothing else"
 class Scheduler:
     """Carries out experiments, several at a time where the executor has several slots.
 
-    A free slot has, in this order: a trial that was left; a run of what is about to be kept, of which there is one at a
-    time; a run of the champion that a decision waits for, one at a time, too; a further run of a candidate; what is
-    begun.
+    A free slot has, in this order:
+
+    1. a trial that a killed process or a failed machine left;
+    2. a run of the experiment that is about to be kept; there is one such experiment at a time;
+    3. a run of the champion that a decision waits for, one at a time;
+    4. a further run of a candidate;
+    5. something new.
     """
 
     def __init__(
@@ -270,7 +274,7 @@ class Measuring:
     def _move(self, experiment: ExperimentRow, champion: ExperimentRow) -> Conclude | None:
         """Makes an experiment one of the champion of now, by a three-way merge; returns how it ends if it cannot be.
 
-        What was measured of it goes on to count: as runs of what it was.
+        Its finished trials still count, as runs upon the former champion.
         """
         source = self._rebased(experiment, champion)
         if source is None:

@@ -54,6 +54,7 @@ SIZE_HALF_LIFE = 10.0  # the same for the size of a gain: those of a table shrin
 OPTIMIZERS_SIZE, CODES_SIZE = 10.0, 3.0
 Known = TypeVar("Known", PastExperiment, Running)
 PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
+PATIENCE = 4.0  # times more of that for an optimizer, which learns by missing: its first gain takes several tries
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,12 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
     rng = _rng(brief, f"proposer {brief.experiment}")
     sizes = _gain_sizes(brief)
     draws = {
-        arm: _posterior_draw(rng, brief, [outcome for outcome in known if outcome.proposer == arm])
+        arm: _posterior_draw(
+            rng,
+            brief,
+            [outcome for outcome in known if outcome.proposer == arm],
+            PATIENCE if arm == optimizer and brief.noise_floor else 1.0,
+        )
         * _expected_size(
             brief,
             OPTIMIZERS_SIZE if arm == optimizer else CODES_SIZE,
@@ -299,9 +305,11 @@ def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
     return (len(after) // max(1, plateau)) % 2 == 0
 
 
-def _posterior_draw(rng: random.Random, brief: Brief, outcomes: Sequence[PastExperiment]) -> float:
-    """A draw of the probability that one more is a gain, given these."""
-    gains, misses = PRIOR_GAINS, PRIOR_MISSES
+def _posterior_draw(
+    rng: random.Random, brief: Brief, outcomes: Sequence[PastExperiment], prior_weight: float = 1.0
+) -> float:
+    """A draw of the probability that one more is a gain, given these and so many times the prior."""
+    gains, misses = prior_weight * PRIOR_GAINS, prior_weight * PRIOR_MISSES
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)
         if is_gain(outcome):
