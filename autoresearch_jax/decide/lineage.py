@@ -38,6 +38,11 @@ class Lineage:
         self._discarded = 0  # edits
         self._in_posterior = 0, 0  # discarded edits and runs
 
+    def with_posterior(self) -> "Lineage":
+        """Itself, with the posterior computed, so that its copies need not."""
+        _ = self.posterior
+        return self
+
     def copy(self) -> "Lineage":
         """A lineage to which more can be entered; the programs that are concluded are shared."""
         other = copy.copy(self)

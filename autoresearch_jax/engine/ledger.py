@@ -270,7 +270,7 @@ class Ledger(Logbook):
         base, open_experiments = self._concluded_lineage(), self.open_experiments()
         if base is None or not open_experiments:
             return base
-        lineage = base.copy()
+        lineage = base.with_posterior().copy()
         self._enter(lineage, open_experiments)
         return lineage
 

@@ -71,7 +71,7 @@ def wait_for_trial(repo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("moves", "points"),
-    [(False, 26), (True, 8), *(pytest.param(moves, None, marks=pytest.mark.slow) for moves in (False, True))],
+    [(False, 13), (True, 8), *(pytest.param(moves, None, marks=pytest.mark.slow) for moves in (False, True))],
 )
 def test_dead_before_any_durable_operation_a_run_goes_on_as_if_nothing_had_been(
     moves: bool, points: int | None, nursery: Nursery, template: Path, tmp_path: Path
