@@ -209,6 +209,8 @@ class Measuring:
                 constants = known_constants(self._parts.task.asset, source)
                 experiment, is_stale = self._ledger.move(experiment.id, champion, source, constants, None), False
             if (conclusion := self._prepare(experiment)) is not None:
+                if champion is not None and is_stale and _keeps(conclusion):
+                    return self._stale(experiment, champion, DIFFERS)
                 return conclusion
         action = self._decide(experiment.id)
         if not is_stale or action is None or (isinstance(action, Conclude) and not _keeps(action)):
@@ -296,9 +298,11 @@ class Measuring:
         return rebase_text(self._parts.task.asset, text, base, now, self._parts.workspace.merge)
 
     def _known(self, experiment: ExperimentRow, champion: ExperimentRow, program_hash: str) -> int | None:
-        """The champion, or another experiment, that has a program."""
+        """The champion, or another experiment, that has a program; a revert may measure an earlier one again."""
         if champion.program_hash == program_hash:
             return champion.id
+        if experiment.kind is Kind.REVERT:
+            return None
         others = (row for row in self._ledger.open_experiments() if row.id != experiment.id)
         found = next((row for row in others if row.program_hash == program_hash), None)
         twin = found or self._ledger.scored_twin(program_hash, before=experiment.id)
