@@ -1,5 +1,6 @@
 """Texts of one kind against each other: which constants moved, three-way merges, a change moved to another champion."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError, ConstantValue, same_value
@@ -56,6 +57,16 @@ def merge_texts(
     differing = [name for name in shared if any(not same_value(side[name], wanted[name]) for side in sides)]
     wanted = {name: wanted[name] for name in differing}
     return merge(*(kind.set_constants(text, wanted, anew=True) for text in (base, ours, theirs)))
+
+
+def is_same_difference(before: str, after: str, others: tuple[str, str]) -> bool:
+    """Whether as much changes between two texts as between two others: the same lines go, and the same come."""
+
+    def changes(first: str, second: str) -> tuple[Counter[str], Counter[str]]:
+        old, new = Counter(first.splitlines()), Counter(second.splitlines())
+        return old - new, new - old
+
+    return changes(before, after) == changes(*others)
 
 
 def rebase_text(kind: AssetKind, text: str, base: str, champion: str, merge: Merge) -> str | None:

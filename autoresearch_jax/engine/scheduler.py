@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from autoresearch_jax.assets.merging import known_constants, rebase_text
+from autoresearch_jax.assets.merging import is_same_difference, known_constants, rebase_text
 from autoresearch_jax.decide.rule import Action, Decision
 from autoresearch_jax.engine.flight import Flight
 from autoresearch_jax.engine.parts import Parts
@@ -292,10 +292,16 @@ class Measuring:
         return None
 
     def _rebased(self, experiment: ExperimentRow, champion: ExperimentRow) -> str | None:
-        """The text with the same change of another champion; None if there is none."""
+        """The text with the same change of another champion; None if there is none.
+
+        What was measured has to be all of the change: a part that the champion has, too, would count twice.
+        """
         assert experiment.parent is not None
         text, base, now = (self._ledger.source(number) for number in (experiment.id, experiment.parent, champion.id))
-        return rebase_text(self._parts.task.asset, text, base, now, self._parts.workspace.merge)
+        moved = rebase_text(self._parts.task.asset, text, base, now, self._parts.workspace.merge)
+        if moved is None or not self._ledger.trials(experiment.id) or is_same_difference(base, text, (now, moved)):
+            return moved
+        return None
 
     def _known(self, experiment: ExperimentRow, champion: ExperimentRow, program_hash: str) -> int | None:
         """The champion, or another experiment, that has a program; a revert may measure an earlier one again."""
