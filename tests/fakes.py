@@ -10,7 +10,7 @@ from typing import Any
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.assets.kinds import TRAINING_FILE
-from autoresearch_jax.engine.records import ExperimentRow, TrialRow
+from autoresearch_jax.engine.observers import QuietObserver
 from autoresearch_jax.proposers.base import Brief, Proposal, SpaceExhausted
 from autoresearch_jax.sandbox.process import JsonWorker
 from autoresearch_jax.snapshots.store import MANIFEST
@@ -240,38 +240,8 @@ class ScriptedProposer:
         pass
 
 
-class Silent:
+class Silent(QuietObserver):
     """An observer that shows nothing."""
-
-    def notice(self, text: str) -> None:
-        pass
-
-    def begins(self, experiment: ExperimentRow) -> None:
-        pass
-
-    def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
-        pass
-
-    def progress(self, trial: int, report: object) -> None:
-        pass
-
-    def measured(self, trial: TrialRow) -> None:
-        pass
-
-    def ends(self, experiment: ExperimentRow) -> None:
-        pass
-
-    def waits(self, what: str, since: float, again_at: float) -> None:
-        pass
-
-    def resumes(self) -> None:
-        pass
-
-    def service_down(self, what: str, since: float, again_at: float) -> None:
-        pass
-
-    def service_back(self) -> None:
-        pass
 
 
 def moved(**constants: float | int | str) -> Proposal:
