@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer findings, shorter: for trying the script")
     for name, kind in (("peer", str), ("place", Path), ("skew", float), ("count", int), ("making", float)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
-    parser.add_argument("--calm", action="store_true", help="with notices alone, and nobody floods: 5 minutes")
+    parser.add_argument("--calm", action="store_true", help="without the flood, with notices only: 5 minutes")
     parser.add_argument("--notices", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peer:

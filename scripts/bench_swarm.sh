@@ -3,7 +3,7 @@
 # In a network of its own with nothing but loopback: real git over git daemon, real ssh keys, zenoh with TLS. 12 minutes.
 #
 #   ./scripts/bench_swarm.sh [--quick]       needs root, for the network; and ./scripts/setup.sh swarm
-#   ./scripts/bench_swarm.sh --calm          nobody floods, and with notices alone: 5 minutes
+#   ./scripts/bench_swarm.sh --calm          without the flood, with notices only: 5 minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

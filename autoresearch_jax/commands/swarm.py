@@ -221,7 +221,7 @@ def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
 
 
 def require_swarm(where: FolderOptions) -> None:
-    """Refuses to begin a run that is to share its findings where nobody joined.
+    """Refuses `run --swarm` in a folder without `swarm join`.
 
     Raises:
       SwarmError: this folder is no peer's.

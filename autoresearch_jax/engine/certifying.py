@@ -138,7 +138,7 @@ class Certifying:
         return wanted_of_champion(state.lineage, spent, settings)
 
     def seconds_needed(self, slots: int) -> float:
-        """Time that certification would take if the search ended now, with so many trials at a time."""
+        """Seconds that certification would take now, with `slots` trials at a time."""
         state, settings = read_state(self._ledger), self._settings
         if state is None or state.lineage is None or settings is None:
             return 0.0

@@ -308,7 +308,7 @@ def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
 def _posterior_draw(
     rng: random.Random, brief: Brief, outcomes: Sequence[PastExperiment], prior_weight: float = 1.0
 ) -> float:
-    """A draw of the probability that one more is a gain, given these and so many times the prior."""
+    """Draws the probability that one more is a gain, from these outcomes and the prior with a weight."""
     gains, misses = prior_weight * PRIOR_GAINS, prior_weight * PRIOR_MISSES
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)

@@ -67,7 +67,7 @@ class Pushed:
 
 
 class _LimitedGit(Git):
-    """Git that may use the network, asks nobody, and ends with all that it began when its time is over."""
+    """Git for the network: it never prompts, and is ended with its children at its deadline."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], seconds: float, most_bytes: int) -> None:
         super().__init__(folder, environment)

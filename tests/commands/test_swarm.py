@@ -43,7 +43,7 @@ def join(capsys, place: Place, name: str, key: str = "", **given: str) -> tuple[
 
 @contextmanager
 def reading_only(folder: Path) -> Iterator[str]:
-    """URL of a server of git that nobody can push to."""
+    """URL of a git server that refuses pushes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
