@@ -86,7 +86,8 @@ def running_proposals(ledger: Ledger) -> list[Running]:
 
 def as_running(row: ExperimentRow) -> Running:
     """An open experiment, as proposers see it."""
-    return Running(row.id, row.proposer, row.hypothesis, row.category, row.constants, row.finding, row.program_hash)
+    words = (row.proposer, row.hypothesis, row.category, row.constants, row.finding, row.program_hash, row.adopted_from)
+    return Running(row.id, *words)
 
 
 def noise_floor(state: RunState | None) -> float | None:

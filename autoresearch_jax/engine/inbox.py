@@ -25,6 +25,7 @@ class HandedText:
       hypothesis: one clean line.
       base: the text that it was made from, whose difference is carried over to the champion of the time when it is
         taken up; None for a text that is measured as it stands.
+      adopted_from: name of the peer whose champion it is; None if it is nobody's.
       experiment: that measures it; None while it waits.
     """
 
@@ -34,6 +35,7 @@ class HandedText:
     category: str
     base: str | None
     source: str
+    adopted_from: str | None = None
     experiment: int | None = None
 
     def for_champion(self, asset: AssetKind, champion: str, merge: Merge) -> str | None:
@@ -47,7 +49,9 @@ class Inbox:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def add(self, hypothesis: str, category: str, base: str | None, source: str) -> int:
+    def add(
+        self, hypothesis: str, category: str, base: str | None, source: str, adopted_from: str | None = None
+    ) -> int:
         """Puts a text at the end of the queue; returns its number."""
         values: Mapping[str, Any] = {
             "created_at": self._ledger.clock(),
@@ -55,6 +59,7 @@ class Inbox:
             "category": category,
             "base": base,
             "source": source,
+            "adopted_from": adopted_from,
         }
         return self._ledger.insert("inbox", values)
 

@@ -29,6 +29,7 @@ from autoresearch_jax.engine.records import (
     as_experiment,
     as_trial,
     columns,
+    intent_columns,
 )
 from autoresearch_jax.types import Measurement, Status
 
@@ -62,10 +63,8 @@ class Ledger(Logbook):
     def begin_experiment(self, intent: Intent) -> ExperimentRow:
         """Writes down what is about to be tried and gives it the next number."""
         with self.transaction():
-            constants = json.dumps(intent.constants, sort_keys=True)
-            without = json.dumps(list(intent.without)) if intent.without else None
-            written = {"id": self.next_number(), "created_at": self.clock(), "constants": constants, "without": without}
-            self.insert("experiments", {**vars(intent), **written})
+            number = {"id": self.next_number(), "created_at": self.clock()}
+            self.insert("experiments", intent_columns(intent) | number)
             return self._experiments.latest()[-1]
 
     def move(

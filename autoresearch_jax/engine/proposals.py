@@ -112,7 +112,16 @@ def _recorded(ledger: Ledger, row: ExperimentRow) -> RecordedProposal:
     source, base = ledger.source(row.id), ledger.source(row.parent)
     if source == base:  # the row of a proposal that came to nothing, or could not be applied
         return RecordedProposal(None, base, row.reason or NO_PROPOSAL, row.proposer)
-    proposal = Proposal(row.hypothesis, row.category, source=source, proposer=row.proposer, finding=row.finding)
+    proposal = Proposal(
+        row.hypothesis,
+        row.category,
+        source=source,
+        proposer=row.proposer,
+        finding=row.finding,
+        adopted_from=row.adopted_from,
+        used=row.used,
+        why=row.why,
+    )
     return RecordedProposal(proposal, base)
 
 

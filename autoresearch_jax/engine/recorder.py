@@ -120,6 +120,8 @@ def commit_message(
         trailers.append(("Proposer", experiment.proposer))
     if experiment.finding is not None:
         trailers.append(("Finding", experiment.finding))
+    if experiment.adopted_from is not None:
+        trailers.append(("Adopted-From", experiment.adopted_from))
     subject = clean_line(experiment.hypothesis) or f"experiment {experiment.id}"
     footer = "\n".join(f"{name}: {value}" for name, value in trailers)
     return f"{subject}\n\n{clean_line(decision.reason)}\n\n{footer}\n"
@@ -301,6 +303,7 @@ def _as_outcome(row: ExperimentRow, step: tuple[int, int] | None) -> PastExperim
         program_hash=row.program_hash,
         simplification=row.simplification,
         finding=row.finding,
+        adopted_from=row.adopted_from,
         price=0.0 if kept else round_to_step(row.price or 0.0, step),
     )
 
@@ -338,6 +341,7 @@ class Entries:
         asset, of_champion = asset_of(self._ledger), self._ledger.source(champion.id)
         source = text.for_champion(asset, of_champion, self._merge)
         proposal = Proposal(text.hypothesis, text.category, source=source or of_champion, proposer=HAND)
+        proposal = replace(proposal, adopted_from=text.adopted_from)
         intent = self._intent(champion, source or of_champion, proposal)
         with self._ledger.transaction():
             if source is None:
@@ -379,4 +383,7 @@ class Entries:
             parent_commit=champion.commit,
             cost_dollars=proposal.cost_dollars,
             finding=proposal.finding,
+            adopted_from=proposal.adopted_from,
+            used=proposal.used,
+            why=proposal.why,
         )

@@ -48,6 +48,9 @@ class Intent:
       cost_dollars: what proposing it cost.
       without: experiments whose edits a revert takes out of the champion.
       finding: id of the finding that it tries; None if it tries none.
+      adopted_from: name of the peer whose finding or champion it tries; None if it is nobody's.
+      used: ids of the findings that its proposer says it used.
+      why: its proposer's opinion why it should work; empty if there is none.
     """
 
     kind: Kind
@@ -61,6 +64,9 @@ class Intent:
     cost_dollars: float = 0.0
     without: Sequence[int] = ()
     finding: str | None = None
+    adopted_from: str | None = None
+    used: Sequence[str] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,9 @@ class ExperimentRow:
     simplification: bool = False
     without: Sequence[int] = ()
     finding: str | None = None
+    adopted_from: str | None = None
+    used: Sequence[str] = ()
+    why: str = ""
     ended: int | None = None
     price: float | None = None
     error: float | None = None
@@ -297,6 +306,13 @@ def _read_json(text: str) -> dict[str, Any]:
     return found
 
 
+def intent_columns(intent: Intent) -> dict[str, Any]:
+    """The columns of an experiment that is begun."""
+    lists = {name: json.dumps(list(items)) for name in ("without", "used") if (items := getattr(intent, name))}
+    constants = json.dumps(intent.constants, sort_keys=True)
+    return {**vars(intent), "why": intent.why or None, "without": None, "used": None, **lists, "constants": constants}
+
+
 def as_experiment(row: sqlite3.Row) -> ExperimentRow:
     """From `EXPERIMENT_COLUMNS`."""
     constants = _read_json(row["constants"]).items()
@@ -307,6 +323,8 @@ def as_experiment(row: sqlite3.Row) -> ExperimentRow:
         "decision": _optional(Action, row["decision"]),
         "simplification": bool(row["simplification"]),
         "without": tuple(json.loads(row["without"] or "[]")),
+        "used": tuple(json.loads(row["used"] or "[]")),
+        "why": row["why"] or "",
     }
     return ExperimentRow(**{**dict(row), **read})
 

@@ -11,7 +11,7 @@ from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, describe_gain, shown
 from autoresearch_jax.engine.certifying import Certificate, Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.records import ExperimentRow, Kind
+from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.findings.folder import DIFF_NAME, FindingStore
 from autoresearch_jax.findings.format import (
@@ -95,11 +95,13 @@ def evidence_of(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
     is_kept = row.decision is Action.KEEP and (certificate is None or certificate.word is not Word.REVERTED)
     is_decided = row.status in (Status.OK, Status.DUPLICATE)
     settings = ledger.settings()
+    trials, decisions = ledger.scored(row.id), ledger.decisions(row.id)
+    first = trials[0] if trials else None
     return Evidence(
         device_class=device_class(settings),
         fingerprint=str(settings.get("fingerprint")),
         budget=_budget(settings),
-        runs=len(ledger.scored(row.id)),
+        runs=len(trials),
         decision=str((Action.KEEP if is_kept else Action.DISCARD) if is_decided else row.status),
         date=datetime.fromtimestamp(row.created_at, UTC).date().isoformat(),
         effect=None if effect is None else effect.mean,
@@ -110,7 +112,17 @@ def evidence_of(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
         seconds=None if row.seconds is None else round(row.seconds, 1),
         dollars=row.cost_dollars or None,
         replay=f"autoresearch trial --from={tag}:{row.id}",
+        sigma=decisions[-1].sigma if decisions else None,
+        seed=None if first is None else first.seed,
+        steps=None if first is None else _steps(first),
+        value=None if first is None else first.value,
     )
+
+
+def _steps(trial: TrialRow) -> int | None:
+    """Of a task that counts its steps."""
+    steps = trial.metrics.get("num_steps")
+    return int(steps) if isinstance(steps, int | float) and steps >= 0 else None
 
 
 def _effect(

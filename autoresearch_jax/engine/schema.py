@@ -1,6 +1,6 @@
 """The tables of a ledger."""
 
-SCHEMA_VERSION = 12  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 13  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -21,6 +21,9 @@ CREATE TABLE experiments (
     created_at REAL NOT NULL,           -- seconds since 1970
     without TEXT,                       -- JSON: experiments whose edits a revert takes out
     finding TEXT,                       -- id of the finding that it tries
+    adopted_from TEXT,                  -- name of the peer whose finding or champion it tries
+    used TEXT,                          -- JSON: ids of the findings that its proposer says it used
+    why TEXT,                           -- its proposer's opinion why it should work
     program_hash TEXT,
     ended INTEGER UNIQUE,               -- 1, 2, 3, ... in the order in which they ended, null until then like the rest
     status TEXT,
@@ -98,6 +101,7 @@ CREATE TABLE inbox (
     category TEXT NOT NULL,
     experiment INTEGER REFERENCES experiments (id),     -- null while it waits
     base TEXT,                          -- the text that it is a change of, null if it is measured as it stands
+    adopted_from TEXT,                  -- name of the peer whose champion it is
     source TEXT NOT NULL
 ) STRICT;
 

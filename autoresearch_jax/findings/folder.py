@@ -194,7 +194,7 @@ def _origin(evidence: Evidence) -> object:
     """What tells one measurement from another; of an experiment that goes on to be measured it stays the same."""
     if not evidence.replay:
         return evidence
-    return evidence.device, evidence.fingerprint, evidence.budget, evidence.date, evidence.replay
+    return evidence.peer, evidence.device, evidence.fingerprint, evidence.budget, evidence.date, evidence.replay
 
 
 def _require_same(there: Finding, finding: Finding, path: Path | None) -> None:

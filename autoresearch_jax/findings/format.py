@@ -69,6 +69,11 @@ class Evidence:
       seconds: that proposing, checking and measuring took.
       dollars: that proposing cost.
       replay: command that measures it again.
+      sigma: standard deviation of a run there, in the metric's unit.
+      seed: of its first run, as are the following.
+      steps: that the run made.
+      value: its score.
+      peer: name of the peer in whose chain it was read; empty for what was measured here or is shipped.
     """
 
     device_class: str
@@ -85,6 +90,11 @@ class Evidence:
     seconds: float | None = None
     dollars: float | None = None
     replay: str = ""
+    sigma: float | None = None
+    seed: int | None = None
+    steps: int | None = None
+    value: float | None = None
+    peer: str = ""
 
 
 @dataclass(frozen=True)
@@ -299,10 +309,10 @@ def _front_matter(finding: Finding) -> list[str]:
 _KEYS = ("id", "title", "category", "status", "source", "base")
 _LIMITS = {"title": MAX_TITLE_CHARACTERS}
 _READERS: Mapping[str, Callable[[str], Any]] = {
-    "runs": as_whole,
     "certified": as_truth,
     "probability": as_share,
-    **dict.fromkeys(("effect", "error", "seconds", "dollars"), as_number),
+    **dict.fromkeys(("runs", "seed", "steps"), as_whole),
+    **dict.fromkeys(("effect", "error", "seconds", "dollars", "sigma", "value"), as_number),
 }
 _PLAIN = re.compile(
     r"(?!(?:y|yes|no?|on|off|true|false|null)$)[a-z](?:[\w ./+%-]*\w)?|https?://[\w./?=&%+~-]+",

@@ -98,6 +98,7 @@ class PastExperiment:
       simplification: True if it was kept for its shorter source alone, which is no gain.
       finding: id of the finding that it tried; None if it tried none.
       price: what a discarded one had to gain for its memory and length, in the metric's unit.
+      adopted_from: name of the peer whose finding or champion it tried; None if it was nobody's.
     """
 
     experiment: int
@@ -113,6 +114,7 @@ class PastExperiment:
     simplification: bool = False
     finding: str | None = None
     price: float = 0.0
+    adopted_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Running:
     constants: Constants
     finding: str | None = None
     program_hash: str | None = None
+    adopted_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,9 @@ class Proposal:
       cost_dollars: what proposing it cost.
       proposer: name of its proposer, where one stands for several; None for the one that returned it.
       finding: id of the finding that it tries; None if it tries none.
+      adopted_from: name of the peer whose finding it is; None if it is nobody's.
+      used: ids of the findings that its proposer says it used.
+      why: its proposer's opinion why it should work, a clean paragraph; empty if there is none.
     """
 
     hypothesis: str
@@ -204,6 +210,9 @@ class Proposal:
     cost_dollars: float = 0.0
     proposer: str | None = None
     finding: str | None = None
+    adopted_from: str | None = None
+    used: Sequence[str] = ()
+    why: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.constants) == (self.source is not None):

@@ -213,8 +213,13 @@ def read_findings(store: Store, peer: str, commits: Sequence[ChainCommit]) -> It
         except FindingError as error:
             yield FindingError(clean_line(str(error)))
             continue
-        source = clean_line(f"peer {peer}, {finding.source}")
-        yield PeerFinding(peer, commit.commit, commit.date, replace(finding, source=source), base_text, diff_text)
+        yield PeerFinding(peer, commit.commit, commit.date, _of_peer(finding, peer), base_text, diff_text)
+
+
+def _of_peer(finding: Finding, peer: str) -> Finding:
+    """A finding as it was read: the peer whose signature it has is named by us, whatever the page says."""
+    evidence = tuple(replace(one, peer=peer) for one in finding.evidence)
+    return replace(finding, source=clean_line(f"peer {peer}, {finding.source}"), evidence=evidence)
 
 
 def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:

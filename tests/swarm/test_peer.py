@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 from repositories import git
 from swarm_place import BASE, FINDINGS, Place, write_by_hand
@@ -30,7 +31,7 @@ def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
     ]
     page = read_finding(place.folder("bob").findings / "first.md")
     assert page.source == "peer alice, run x"
-    assert page.evidence == make_finding("first").evidence
+    assert page.evidence == tuple(replace(one, peer="alice") for one in make_finding("first").evidence)
     assert bob.round().read == []
     files = git(place.remote, "ls-tree", "--name-only", f"{FINDINGS}/alice").split()
     assert files == ["base.txt", "change.diff", "changed.txt", "finding.json", "finding.md"]
