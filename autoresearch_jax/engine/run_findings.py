@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from autoresearch_jax.decide.posterior import Estimate
-from autoresearch_jax.decide.rule import Action, describe_gain, shown
-from autoresearch_jax.engine.certifying import Certificate, Word, certificates
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.certifying import Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.papers import Papers, measured_gain
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.findings.folder import DIFF_NAME, FindingStore
@@ -25,7 +25,7 @@ from autoresearch_jax.findings.format import (
     diff_change,
     status_of,
 )
-from autoresearch_jax.sanitize import clean_line, quoted
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar, Status
 
 _DIGEST_DIGITS = 6  # of a change, in the id of its finding
@@ -65,6 +65,7 @@ def findings_of_run(
     """
     changes = {} if changes is None else changes
     known = {finding.id: finding for finding in store.findings()}
+    papers = Papers(ledger, tag)
     found: list[RunFinding] = []
     left_out: Counter[str] = Counter()
     for row in ledger.experiments():
@@ -77,21 +78,24 @@ def findings_of_run(
         if row.decision is not Action.KEEP and status_of([evidence]) != "refuted":
             left_out["discards that are not clear"] += 1
             continue
-        if (tried := known.get(row.finding or "")) is not None:
-            finding = replace(tried, status=status_of([evidence]), evidence=(evidence,))
-            found.append(RunFinding(finding, store.base_text(tried.base), row.id))
-            continue
         try:
-            found.append(_new_finding(ledger, row, tag, evidence, changes))
+            if (tried := known.get(row.finding or "")) is not None:
+                finding = replace(tried, status=status_of([evidence]), evidence=(evidence,))
+                one = RunFinding(finding, store.base_text(tried.base), row.id)
+            else:
+                one = _new_finding(ledger, row, tag, evidence, changes)
         except FindingError:
             left_out["changes that no diff can tell"] += 1
+            continue
+        about = papers.write(row, one.finding, evidence)
+        found.append(replace(one, finding=replace(one.finding, about=about)))
     return RunFindings(tuple(found), dict(left_out))
 
 
 def evidence_of(ledger: Ledger, row: ExperimentRow, tag: str) -> Evidence:
     """What an experiment that is over measured; of a kept edit by all runs so far."""
     certificate = certificates(ledger).get(row.id)
-    effect, probability = _effect(ledger, row, certificate)
+    effect, probability = measured_gain(ledger, row, certificate)
     is_kept = row.decision is Action.KEEP and (certificate is None or certificate.word is not Word.REVERTED)
     is_decided = row.status in (Status.OK, Status.DUPLICATE)
     settings = ledger.settings()
@@ -125,22 +129,6 @@ def _steps(trial: TrialRow) -> int | None:
     return int(steps) if isinstance(steps, int | float) and steps >= 0 else None
 
 
-def _effect(
-    ledger: Ledger, row: ExperimentRow, certificate: Certificate | None
-) -> tuple[Estimate | None, float | None]:
-    """The gain over the parent and its probability; without an error under the greedy rule, which estimates none."""
-    if certificate is not None:
-        return certificate.gain, certificate.probability
-    decisions = ledger.decisions(row.id)
-    if decisions and decisions[-1].gain is not None:
-        return decisions[-1].gain, decisions[-1].probability
-    parent = None if row.parent is None else ledger.experiment(row.parent).score
-    if parent is None or row.score is None:
-        return None, None
-    sign = 1.0 if ledger.settings().get("direction") == "maximize" else -1.0
-    return Estimate(sign * (row.score - parent), 0.0), None
-
-
 def _budget(settings: Mapping[str, Scalar]) -> str:
     seconds = settings.get("budget_seconds")
     return f"{settings.get('budget_steps')} steps" if seconds is None else f"{seconds:g} s"
@@ -168,7 +156,7 @@ def _new_finding(
         status=status_of([evidence]),
         source=f"run {clean_line(tag)}, experiment {row.id}",
         base=base,
-        about=_about(ledger, row, tag, evidence),
+        about="",
         change=change,
         evidence=(evidence,),
     )
@@ -180,17 +168,3 @@ def _id(hypothesis: str, content: str) -> str:
     digits = base_digest(content)[:_DIGEST_DIGITS]
     words = "-".join(re.findall(r"[a-z0-9]+", hypothesis.lower())) or "change"
     return f"{words[: MAX_ID_CHARACTERS - len(digits) - 1].strip('-')}-{digits}"
-
-
-def _about(ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence) -> str:
-    """The claim in words."""
-    metric = str(ledger.settings().get("metric") or "score")
-    claim = f"Experiment {row.id} of run {clean_line(tag)}, proposed by {clean_line(row.proposer)}"
-    claim += f": {quoted(row.hypothesis)}."
-    effect = "no effect was estimated"
-    if evidence.effect is not None:
-        effect = f"{metric} {describe_gain(Estimate(evidence.effect, evidence.error or 0.0))} than without it"
-    likely = "" if evidence.probability is None else f", probability of a gain {shown(evidence.probability)}"
-    setting = f"{evidence.runs} runs of {evidence.budget} on {evidence.device or evidence.device_class}"
-    decided = "Certified as an improvement." if evidence.certified else f"Decision: {evidence.decision}."
-    return f"{claim}\n\n{effect[0].upper()}{effect[1:]}{likely}; {setting}. {decided}"

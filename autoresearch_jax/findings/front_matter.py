@@ -72,6 +72,8 @@ def as_share(word: str) -> float:
 
 def as_whole(word: str) -> int:
     """A whole number that is not negative. Raises ValueError, whose text says what it is instead."""
+    if word.isascii() and word.isdigit():
+        return int(word)  # exactly: a float has too few digits for a seed
     if not (value := as_number(word)).is_integer() or value < 0:
         raise ValueError("no whole number")
     return int(value)

@@ -15,6 +15,7 @@ CERTIFICATION = "certification"  # in place of a proposer: the champion without 
 NO_PROPOSAL = "no proposal"  # the category of an experiment whose proposer failed, see `ProposalFailed`
 CONSTANTS_CATEGORY = "constants"  # of proposals that move nothing but constants of program.md's table
 CONSTANTS_PROPOSER = "constants"  # name of the proposer that moves constants; replayed and resumed runs keep it
+MAX_WHY_CHARACTERS = 600  # of a proposer's opinion why its change should work
 # Kinds of structural change that an agent may be asked for; a run may name its own.
 DEFAULT_CATEGORIES = (
     *("architecture", "attention", "embedding", "normalization", "initialization"),

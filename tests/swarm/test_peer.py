@@ -38,7 +38,7 @@ def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
     assert json.loads(git(place.remote, "show", f"{FINDINGS}/alice:finding.json"))["format"] == 1
     assert git(place.remote, "log", "--format=%an <%ae>", "-1", f"{FINDINGS}/alice") == "alice <alice>"
 
-    alice.offer([(make_finding("first"), BASE)])
+    alice.offer([(replace(make_finding("first"), about="Other words."), BASE)])
     assert alice.round().pushed == {}, "nothing new is said of it"
     again = Peer(alice.folder, os.environ, place.told.append, lambda: place.now)
     again.offer([(make_finding("first"), BASE), (make_finding("first", decision="discard"), BASE)])
