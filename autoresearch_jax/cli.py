@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "findings": "ideas for the training file, and what runs found out: list, show, export, import",
     "swarm": "findings shared with peers through a git remote: join, sync, status, peers, papers, block",
+    "adopt": "a peer's whole champion as one experiment of a run",
     "sample": "text from a snapshot",
     "host": "on each host but the first of several that share a trial: take part until the run ends",
     "doctor": "whether a run would work on this machine, each thing tried, and what helps where it would not",

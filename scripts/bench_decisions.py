@@ -100,7 +100,12 @@ class Night:
     """One night of a rule."""
 
     def __init__(
-        self, rule: DecisionRule, certification: CertificationSettings | None, draw: Callable[[], float], run: "Machine"
+        self,
+        rule: DecisionRule,
+        certification: CertificationSettings | None,
+        draw: Callable[[], float],
+        run: "Machine",
+        runs: int = RUNS,
     ) -> None:
         self._rule, self._certification = rule, certification
         self._draw, self._machine = draw, run
@@ -110,22 +115,35 @@ class Night:
         self._champion = 0  # number of the program that is champion
         self._looked_at: set[int] = set()
         self._keeps = self._certification_runs = 0
+        self._runs = runs
+        self._is_ending = False
+        self.ideas = self._nulls = self._kept_nulls = 0
 
     def result(self) -> Result:
         """Runs the night."""
+        self.begin()
+        while self.step():
+            pass
+        return self._report()
+
+    def begin(self) -> None:
+        """Measures the baseline."""
         self._lineage.begin(0)
         self._observe(0, 0.0, self._rule.baseline_runs)
         self._lineage.conclude(0, kept=True)
-        ideas = nulls = kept_nulls = 0
-        while self._lineage.num_runs < RUNS - self._reserve():
-            gain = self._draw()
-            kept = self._try(gain)
-            ideas, nulls, kept_nulls = ideas + 1, nulls + (gain == 0), kept_nulls + (kept and gain == 0)
-            if self._certification is not None and is_due(self._keeps, self._certification):
-                self._certify(at_end=False)
-        while self._certify(at_end=True):
-            pass
-        return self._report(ideas, (nulls, kept_nulls))
+
+    def step(self) -> bool:
+        """Tries one more idea, and certifies; false if the night is over."""
+        self._is_ending = self._is_ending or self._lineage.num_runs >= self._runs - self._reserve()
+        if self._is_ending:
+            return self._certify(at_end=True)
+        gain = self._draw()
+        kept = self._try(gain)
+        self.ideas += 1
+        self._nulls, self._kept_nulls = self._nulls + (gain == 0), self._kept_nulls + (kept and gain == 0)
+        if self._certification is not None and is_due(self._keeps, self._certification):
+            self._certify(at_end=False)
+        return True
 
     @property
     def _truth(self) -> float:
@@ -137,7 +155,7 @@ class Night:
         return wanted_runs(self._lineage, self._looked_at, self._certification_runs, self._certification)
 
     def _observe(self, number: int, truth: float, runs: int = 1) -> None:
-        for _ in range(min(runs, RUNS - self._lineage.num_runs)):
+        for _ in range(min(runs, self._runs - self._lineage.num_runs)):
             self._lineage.observe(number, BASELINE - truth + self._machine.noise(self._lineage.num_runs))
 
     def _try(self, gain: float) -> bool:
@@ -147,7 +165,7 @@ class Night:
         self._lineage.begin(number)
         self._observe(number, truth + gain)
         action = self._rule.decide(self._lineage, number, Complexity()).action
-        while self._lineage.num_runs < RUNS and action in (Action.MEASURE_CANDIDATE, Action.MEASURE_CHAMPION):
+        while self._lineage.num_runs < self._runs and action in (Action.MEASURE_CANDIDATE, Action.MEASURE_CHAMPION):
             if action is Action.MEASURE_CANDIDATE:
                 self._observe(number, truth + gain)
             else:
@@ -168,7 +186,7 @@ class Night:
 
     def _certify(self, *, at_end: bool) -> bool:
         """Takes one step of certification; false if there is none."""
-        if self._certification is None or self._lineage.num_runs >= RUNS:
+        if self._certification is None or self._lineage.num_runs >= self._runs:
             return False
         step = next_step(self._lineage, self._looked_at, self._certification_runs, self._certification, at_end=at_end)
         if step is None:
@@ -188,7 +206,7 @@ class Night:
         self._lineage.begin(self._number, without=edits)
         truth = self._truth - math.fsum(self._gains[edit] for edit in edits)
         action = Action.MEASURE_CANDIDATE
-        while action is Action.MEASURE_CANDIDATE and self._lineage.num_runs < RUNS:
+        while action is Action.MEASURE_CANDIDATE and self._lineage.num_runs < self._runs:
             self._observe(self._number, truth)
             action = decide_revert(self._lineage, self._number, METRIC).action
         if action.keeps:
@@ -196,17 +214,18 @@ class Night:
         else:
             self._lineage.conclude(self._number, kept=False)
 
-    def _report(self, ideas: int, nulls: tuple[int, int]) -> Result:
-        truth = self._truth - self._machine.drift_at(RUNS)
+    def _report(self) -> Result:
+        nulls = self._nulls, self._kept_nulls
+        truth = self._truth - self._machine.drift_at(self._runs)
         kept = [self._gains[number] for number in self._lineage.champion]
         if isinstance(self._rule, GreedyRule):
             reported = self._lineage.runs_of(self._lineage.champion)[0] + BASELINE
-            return Result(self._truth, reported - truth, False, (), kept, nulls, ideas)
+            return Result(self._truth, reported - truth, False, (), kept, nulls, self.ideas)
         self._lineage.learn()
         score = self._lineage.posterior.score(self._lineage.champion)
         bias = score.mean + BASELINE - truth
         sure = [self._gains[number] for number in certified(self._lineage)]
-        return Result(self._truth, bias, abs(bias) <= Z_90 * score.error, sure, kept, nulls, ideas)
+        return Result(self._truth, bias, abs(bias) <= Z_90 * score.error, sure, kept, nulls, self.ideas)
 
 
 class Machine:

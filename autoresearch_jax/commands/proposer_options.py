@@ -18,7 +18,8 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import FindingStore, open_library
+from autoresearch_jax.findings.folder import FindingFolder, FindingStore, open_library
+from autoresearch_jax.proposers.adopting import DEFAULT_SHARE, AdoptingProposer
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
     DEFAULT_CATEGORIES,
@@ -31,6 +32,7 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import CHECK, Agent, AgentError, CommandProposer
+from autoresearch_jax.proposers.ideas import IdeasProposer, order_of_own
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
@@ -49,7 +51,8 @@ class ProposerSettings:
     """Who proposes: `name` is one of `PROPOSERS` or `BY_HAND`; what it does not use is None.
 
     `findings` is the folder of those that are not shipped; None where no findings are tried. `proposals` are what an
-    agent makes at a time; None for as many as trials run at the same time.
+    agent makes at a time; None for as many as trials run at the same time. `peers` is the folder of what peers found;
+    None where none of it is tried; `adopt_share` the share of the experiments that it may take.
     """
 
     name: str
@@ -59,8 +62,9 @@ class ProposerSettings:
     findings: Path | None = None
     brief_tokens: int = DEFAULT_TOKENS
     asking: Asking = field(default_factory=Asking)
-    peers: Path | None = None  # folder of their findings
+    peers: Path | None = None
     proposals: int | None = None
+    adopt_share: float = DEFAULT_SHARE
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,13 @@ class ProposerOptions:
         f"length of the brief for an agent, a token counted as {BYTES_PER_TOKEN} bytes",
         in_run=InRun.FREE,
     )
+    adopt_share: float = option(
+        DEFAULT_SHARE,
+        "with --swarm: share of the experiments, from 0 to 1, that may be spent on findings of peers",
+        least=0,
+        most=1,
+        in_run=InRun.FREE,
+    )
     plateau: int = option(
         DEFAULT_PLATEAU,
         "discards in a row after which an agent is told to change the structure; 0 for never",
@@ -129,8 +140,8 @@ class ProposerOptions:
             *([] if self.proposer == "replay" else ["replay"]),
         ]
 
-    def settings(self, runs: FolderOptions, environment: Mapping[str, str]) -> ProposerSettings:
-        """Who is to propose.
+    def settings(self, runs: FolderOptions, environment: Mapping[str, str], *, swarm: bool = False) -> ProposerSettings:
+        """Who is to propose; with `swarm` findings of peers are tried, too.
 
         Raises:
           UsageError: something that the proposer needs is missing, or makes no sense.
@@ -162,9 +173,9 @@ class ProposerOptions:
                 f"a ledger.db{runs.tags('; there are ')}"
             )
         findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
-        peers = SwarmFolder(Path(runs.run_dir)).findings
-        tokens, proposals = self.brief_tokens, self.proposals_per_call
-        return ProposerSettings(name, agent, gemini, replay, findings, tokens, self.asking, peers, proposals)
+        peers = SwarmFolder(Path(runs.run_dir)).findings if swarm and self.adopt_share > 0 else None
+        words = (name, agent, gemini, replay, findings, self.brief_tokens, self.asking, peers, self.proposals_per_call)
+        return ProposerSettings(*words, self.adopt_share)
 
     @property
     def asking(self) -> Asking:
@@ -369,17 +380,18 @@ def make_proposer(
     # So do optuna and scipy, which nothing needs that is tried by hand.
     from autoresearch_jax.proposers.constants import ConstantsProposer
 
+    merge = merge_changes(workspace.merge, workspace.asset)
     ideas: Proposer | None = None
     if settings.findings is not None:
-        from autoresearch_jax.proposers.ideas import IdeasProposer
-
         stores = [] if lineages is None else [lineages]
         library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
-        ideas = IdeasProposer(
-            library, device_class, merge_changes(workspace.merge, workspace.asset), examine, observer.notice
-        )
+        ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
+    proposer = agent or ideas or ConstantsProposer()
     if settings.name == "hybrid":
         from autoresearch_jax.proposers.hybrid import HybridProposer
 
-        return HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
-    return agent or ideas or ConstantsProposer()
+        proposer = HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
+    if settings.peers is not None:
+        store, share = FindingFolder(settings.peers, observer.notice), settings.adopt_share
+        proposer = AdoptingProposer(proposer, store, device_class, merge, examine, observer.notice, share)
+    return proposer

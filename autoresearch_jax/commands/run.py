@@ -169,7 +169,7 @@ def run(options: Options, arguments: list[str]) -> int:
         require_tensorboard()
     if options.swarm:
         require_swarm(options.where)
-    proposer = options.proposer.settings(options.where, os.environ)
+    proposer = options.proposer.settings(options.where, os.environ, swarm=options.swarm)
     if options.lineages > 1:
         return run_lineages(options, options.lineages, adopts=proposer.findings is not None)
     with ExitStack() as stack:

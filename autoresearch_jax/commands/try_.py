@@ -84,23 +84,38 @@ class Options:
 
 @dataclass(frozen=True)
 class Change:
-    """A text to be tried, with what is said of it."""
+    """A text to be tried, with what is said of it; `adopted_from` is the peer whose champion it is."""
 
     path: Path
     source: str
     words: Words
+    adopted_from: str | None = None
 
 
 def run(options: Options, arguments: list[str]) -> int:
     """Tries the text, or hands it to the driver at work."""
-    folder, path = options.run.where.folder, options.text.file or options.run.editable
+    path = options.text.file or options.run.editable
+    require_one_lineage(options)
+    words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
+    asset = options.run.task.asset
+    return try_change(options, Change(path, read_source(path, "with --file", asset), words))
+
+
+def require_one_lineage(options: Options) -> None:
+    """Refuses the tag of several lineages.
+
+    Raises:
+      UsageError: it is one.
+    """
     if options.run.lineages > 1:
         tag = options.run.where.tag
         raise UsageError(f"--tag={tag}: that is {options.run.lineages} lineages: name one of them, such as {tag}-1")
-    words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
-    asset = options.run.task.asset
-    change = Change(path, read_source(path, "with --file", asset), words)
-    if (fault := syntax_fault(path, change.source, asset)) is not None:
+
+
+def try_change(options: Options, change: Change) -> int:
+    """Tries a text, or hands it to the driver at work; returns the exit status."""
+    folder = options.run.where.folder
+    if (fault := syntax_fault(change.path, change.source, options.run.task.asset)) is not None:
         return _print(options, {"experiment": None, "outcome": str(Status.REJECTED), "reason": fault}, "")
     number: int | None = None
     while True:
@@ -159,7 +174,7 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
         )
         committed = committed_text(options.run.editable, os.environ)
         base = base_of(asset_of(ledger), change.path, source, kept, committed, workspace.merge, _say)
-    return inbox.add(change.words.hypothesis, change.words.category, base, source)
+    return inbox.add(change.words.hypothesis, change.words.category, base, source, change.adopted_from)
 
 
 def _measure(options: Options, folder: RunFolder, change: Change, number: int | None) -> int:

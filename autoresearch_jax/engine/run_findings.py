@@ -28,6 +28,7 @@ from autoresearch_jax.findings.format import (
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar, Status
 
+_UNMEASURED = (Status.REJECTED, Status.DUPLICATE)
 _DIGEST_DIGITS = 6  # of a change, in the id of its finding
 
 
@@ -54,7 +55,8 @@ def findings_of_run(
     """What a run found out so far.
 
     An experiment that tried a finding of the store is that finding with this run's evidence; others become findings
-    whose ids follow from what they changed, so that exporting them again, or elsewhere, gives the same.
+    whose ids follow from what they changed, so that exporting them again, or elsewhere, gives the same. What was
+    adopted from a peer is answered in any case, also where it failed or its discard is not clear.
 
     Args:
       ledger: of the run.
@@ -71,11 +73,12 @@ def findings_of_run(
     for row in ledger.experiments():
         if row.kind is not Kind.PROPOSAL or row.is_open:
             continue
-        if row.status is not Status.OK:
+        answers_a_peer = row.adopted_from is not None and row.finding in known and row.status not in _UNMEASURED
+        if row.status is not Status.OK and not answers_a_peer:
             left_out["refactorings" if row.decision is Action.KEEP else "failures, duplicates and pruned trials"] += 1
             continue
         evidence = evidence_of(ledger, row, tag)
-        if row.decision is not Action.KEEP and status_of([evidence]) != "refuted":
+        if not answers_a_peer and row.decision is not Action.KEEP and status_of([evidence]) != "refuted":
             left_out["discards that are not clear"] += 1
             continue
         try:

@@ -21,23 +21,28 @@ What always holds, of the draws; an arm that has nothing to propose passes its d
   what is still being measured counts as tried where the least tried category is looked for.
 """
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
+from autoresearch_jax.proposers.bandit import (
+    CODES_SIZE,
+    before_last,
+    expected_size,
+    gain_sizes,
+    known,
+    new_rng,
+    posterior_draw,
+)
 from autoresearch_jax.proposers.base import (
     Brief,
     PastExperiment,
     Proposal,
     ProposalFailed,
     Proposer,
-    Running,
     ServiceDown,
     ServiceObserver,
     SpaceExhausted,
-    is_gain,
     least_tried,
     since_plateau,
 )
@@ -47,13 +52,7 @@ from autoresearch_jax.sanitize import clean_line
 MIN_WAIT_SECONDS = 5.0  # after a failure, even if the service asks for less
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
-HALF_LIFE = 40.0  # experiments after which one counts half; a night has about a hundred
-SIZE_HALF_LIFE = 10.0  # the same for the size of a gain: those of a table shrink with each
-# Of an arm's first gain, in noise floors: what a table gains that nobody tuned, and a change of the code,
-# see docs/evidence/decisions.md
-OPTIMIZERS_SIZE, CODES_SIZE = 10.0, 3.0
-Known = TypeVar("Known", PastExperiment, Running)
-PRIOR_GAINS, PRIOR_MISSES = 0.25, 2.25  # one in ten is a gain, but a few proposals outweigh that: a night has no more
+OPTIMIZERS_SIZE = 10.0  # of the first gain of a table that nobody tuned, in noise floors, like `CODES_SIZE`
 PATIENCE = 4.0  # times more of that for an optimizer, which learns by missing: its first gain takes several tries
 
 
@@ -220,27 +219,27 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
       optimizer: name of the proposer that moves constants.
       code: names of those that change code.
     """
-    known = _known(brief)
-    rng = _rng(brief, f"proposer {brief.experiment}")
-    sizes = _gain_sizes(brief)
+    outcomes = known(brief)
+    rng = new_rng(brief, f"proposer {brief.experiment}")
+    sizes = gain_sizes(brief)
     draws = {
-        arm: _posterior_draw(
+        arm: posterior_draw(
             rng,
             brief,
-            [outcome for outcome in known if outcome.proposer == arm],
+            [outcome for outcome in outcomes if outcome.proposer == arm],
             PATIENCE if arm == optimizer and brief.noise_floor else 1.0,
         )
-        * _expected_size(
+        * expected_size(
             brief,
             OPTIMIZERS_SIZE if arm == optimizer else CODES_SIZE,
-            [(number, size) for number, proposer, size in sizes if proposer == arm],
+            [one for one in sizes if one[0].proposer == arm],
         )
         for arm in (optimizer, *code)
     }
     floor = _floor(brief, (optimizer, *code))
     if not brief.space and floor == optimizer:
         floor = None
-    for_code = not brief.space or _shifted(known, brief.plateau)
+    for_code = not brief.space or _shifted(outcomes, brief.plateau)
     return sorted(draws, key=lambda arm: (arm != floor, for_code and arm == optimizer, -draws[arm]))
 
 
@@ -249,18 +248,18 @@ def draw_category(brief: Brief, agent: str) -> str | None:
     categories = list(brief.categories)
     if not categories:
         return None
-    known = _known(brief)
-    rng = _rng(brief, f"category {brief.experiment}")
+    outcomes = known(brief)
+    rng = new_rng(brief, f"category {brief.experiment}")
     if (category := _plateau_category(brief)) is not None:
         return category
     if (brief.experiment - 1) % BLOCK == _places(brief)[1]:  # its own in the block, see `_floor`
-        _rng(brief, "turns").shuffle(categories)
+        new_rng(brief, "turns").shuffle(categories)
         return categories[_block(brief) % len(categories)]
     groups: dict[str, list[PastExperiment]] = {category: [] for category in categories}
-    for outcome in known:
+    for outcome in outcomes:
         if outcome.proposer == agent and outcome.category in groups:  # one it made up counts for the agent as a whole
             groups[outcome.category].append(outcome)
-    draws = {category: _posterior_draw(rng, brief, group) for category, group in groups.items()}
+    draws = {category: posterior_draw(rng, brief, group) for category, group in groups.items()}
     return max(draws, key=lambda category: draws[category])
 
 
@@ -270,7 +269,7 @@ def _block(brief: Brief) -> int:
 
 def _places(brief: Brief) -> list[int]:
     """The experiments of a block in random order: the first is the first arm's for certain, and so on."""
-    return _rng(brief, f"block {_block(brief)}").sample(range(BLOCK), BLOCK)
+    return new_rng(brief, f"block {_block(brief)}").sample(range(BLOCK), BLOCK)
 
 
 def _floor(brief: Brief, arms: Sequence[str]) -> str | None:
@@ -280,72 +279,17 @@ def _floor(brief: Brief, arms: Sequence[str]) -> str | None:
 
 def _plateau_category(brief: Brief) -> str | None:
     """One of the categories that were least tried, while a plateau asks for them."""
-    known = _known(brief)
-    if not brief.categories or not _shifted(known, brief.plateau):
+    outcomes = known(brief)
+    if not brief.categories or not _shifted(outcomes, brief.plateau):
         return None
-    counts = least_tried([*known, *_before_last(brief, brief.running)], brief.categories)
-    rng = _rng(brief, f"category {brief.experiment}")
+    counts = least_tried([*outcomes, *before_last(brief, brief.running)], brief.categories)
+    rng = new_rng(brief, f"category {brief.experiment}")
     return rng.choice([category for category, count in counts if count == counts[0][1]])
 
 
-def _known(brief: Brief) -> list[PastExperiment]:
-    """The outcomes that a draw may depend on: without the baseline and the experiment just before."""
-    return _before_last(brief, brief.history[1:])
-
-
-def _before_last(brief: Brief, experiments: Sequence[Known]) -> list[Known]:
-    return [one for one in experiments if one.experiment <= brief.experiment - 2]
-
-
-def _shifted(known: Sequence[PastExperiment], plateau: int | None) -> bool:
+def _shifted(outcomes: Sequence[PastExperiment], plateau: int | None) -> bool:
     """True while a plateau gives the draws to the code; failures count, or an agent would keep them by failing."""
-    after = since_plateau(known, plateau)
+    after = since_plateau(outcomes, plateau)
     if plateau is None or after is None:
         return False
     return (len(after) // max(1, plateau)) % 2 == 0
-
-
-def _posterior_draw(
-    rng: random.Random, brief: Brief, outcomes: Sequence[PastExperiment], prior_weight: float = 1.0
-) -> float:
-    """Draws the probability that one more is a gain, from these outcomes and the prior with a weight."""
-    gains, misses = prior_weight * PRIOR_GAINS, prior_weight * PRIOR_MISSES
-    for outcome in outcomes:
-        weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)
-        if is_gain(outcome):
-            gains += weight
-        else:
-            misses += weight
-    return rng.betavariate(gains, misses)
-
-
-def _gain_sizes(brief: Brief) -> list[tuple[int, str, float]]:
-    """Experiment, proposer and size of each gain that a draw may depend on, in noise floors; empty without a floor."""
-    sizes: list[tuple[int, str, float]] = []
-    champion: float | None = None
-    known = {outcome.experiment for outcome in _known(brief)}
-    for outcome in brief.history:
-        if not outcome.kept or outcome.score is None:
-            continue
-        if outcome.experiment in known and is_gain(outcome) and champion is not None and brief.noise_floor:
-            gain = brief.metric.gain(outcome.score, over=champion)
-            sizes.append((outcome.experiment, outcome.proposer, max(0.0, gain / brief.noise_floor)))
-        champion = outcome.score
-    return sizes
-
-
-def _expected_size(brief: Brief, prior: float, sizes: Sequence[tuple[int, float]]) -> float:
-    """Size of an arm's next gain in noise floors: the mean of its gains, weighted by age, and of one by the prior.
-
-    1 where the noise floor is not known.
-    """
-    if not brief.noise_floor:
-        return 1.0
-    weights = [0.5 ** ((brief.experiment - number) / SIZE_HALF_LIFE) for number, _ in sizes]
-    total = sum(weight * size for weight, (_, size) in zip(weights, sizes, strict=True))
-    return (prior + total) / (1.0 + sum(weights))
-
-
-def _rng(brief: Brief, purpose: str) -> random.Random:
-    """Of its own for each purpose, so that no draw shifts another."""
-    return random.Random(f"bandit {brief.run_seed} {purpose}")

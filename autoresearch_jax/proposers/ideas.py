@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
+from autoresearch_jax.findings.peers import peer_of_source
+from autoresearch_jax.proposers.bandit import known
 from autoresearch_jax.proposers.base import Brief, Examine, PastExperiment, Proposal, SpaceExhausted, is_gain
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Merge
@@ -23,6 +25,8 @@ PRIOR_GAINS, PRIOR_MISSES = 0.3, 1.7  # about one finding in seven is a gain som
 OF_ITSELF = 6.0  # weight of a finding's own evidence: a measured effect says more of it than all of its category
 OF_OTHERS = 0.25  # of the evidence of each other finding of its category, and no more than `MOST_OF_OTHERS` in all
 MOST_OF_OTHERS = 2.0  # so that this run's own results soon outweigh it
+Order = Callable[[Brief, Sequence[Finding], Sequence[Finding]], Sequence[Finding]]
+"""Puts findings that were not tried yet, the second, in order; the third are all."""
 NAMED = 4  # findings that one notice names for one reason
 REASONS = 6  # that it gives
 REASON_CHARACTERS = 160
@@ -31,27 +35,28 @@ REASON_CHARACTERS = 160
 class IdeasProposer:
     """Proposes the findings of a store, each once a run."""
 
-    name = "ideas"
-
     def __init__(
         self,
         store: FindingStore,
-        device_class: str,
+        order: Order,
         merge: Merge,
         examine: Examine | None,
         notice: Callable[[str], None],
+        name: str = "ideas",
     ) -> None:
         """Reads nothing yet.
 
         Args:
           store: of the findings, read anew for each proposal.
-          device_class: whose evidence counts, see `findings.format.device_class`.
+          order: which of them are tried, and in which order.
           merge: moves a change from its base to the champion.
           examine: traces a text before it is proposed; None proposes it untraced.
           notice: told which findings are passed over.
+          name: see `Proposer.name`.
         """
+        self.name = name
         self._store = store
-        self._device_class = device_class
+        self._order = order
         self._merge = merge
         self._examine = examine
         self._notice = notice
@@ -64,15 +69,11 @@ class IdeasProposer:
         Raises:
           SpaceExhausted: all findings that fit the champion were tried.
         """
-        champion = base_digest(brief.champion_source)
         findings = self._store.findings()
-        tried = {past.finding for past in brief.history} | {running.finding for running in brief.running}
-        rest = [finding for finding in findings if finding.id not in tried]
+        champion = base_digest(brief.champion_source)
         passed: dict[str, str] = {}
         try:
-            for finding in draw_order(brief, rest, findings, self._device_class):
-                if self._passed.get(finding.id) == champion:
-                    continue
+            for finding in self.candidates(brief, findings):
                 proposal, obstacle = self._attempt(brief, finding)
                 if proposal is not None:
                     return proposal
@@ -80,7 +81,14 @@ class IdeasProposer:
                 passed[finding.id] = obstacle
         finally:
             self._tell(passed)
-        raise SpaceExhausted(_describe_end(findings, rest))
+        raise SpaceExhausted(_describe_end(findings, untried(brief, findings)))
+
+    def candidates(self, brief: Brief, findings: Sequence[Finding] | None = None) -> list[Finding]:
+        """What would be tried, in this order, if it fits and can be traced; `findings` are those of the store."""
+        champion = base_digest(brief.champion_source)
+        every = self._store.findings() if findings is None else findings
+        order = self._order(brief, untried(brief, every), every)
+        return [finding for finding in order if self._passed.get(finding.id) != champion]
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: a finding is at hand at once."""
@@ -117,6 +125,22 @@ class IdeasProposer:
         self._notice(f"findings passed over until the champion changes: {_listed(groups, REASONS, '; ')}")
 
 
+def order_of_own(device_class: str) -> Order:
+    """Those that are no peer's, by `draw_order`; the evidence of peers counts."""
+
+    def order(brief: Brief, rest: Sequence[Finding], library: Sequence[Finding]) -> Sequence[Finding]:
+        own = [finding for finding in rest if peer_of_source(finding.source) is None]
+        return draw_order(brief, own, library, device_class)
+
+    return order
+
+
+def untried(brief: Brief, findings: Iterable[Finding]) -> list[Finding]:
+    """Those that no experiment of the run tried, or tries now."""
+    tried = {past.finding for past in brief.history} | {running.finding for running in brief.running}
+    return [finding for finding in findings if finding.id not in tried]
+
+
 def draw_order(
     brief: Brief, findings: Sequence[Finding], library: Iterable[Finding], device_class: str
 ) -> list[Finding]:
@@ -133,13 +157,13 @@ def draw_order(
     for finding in library:
         for place, count in enumerate(seen[finding.id]):
             by_category[finding.category][place] += count
-    known = [outcome for outcome in brief.history if outcome.finding and outcome.experiment <= brief.experiment - 2]
+    outcomes = [outcome for outcome in known(brief) if outcome.finding]
 
     def draw(finding: Finding) -> float:
         own = seen.get(finding.id, (0.0, 0.0))
         others = [max(0.0, of_all - of_it) for of_all, of_it in zip(by_category[finding.category], own, strict=True)]
         share = min(OF_OTHERS, MOST_OF_OTHERS / max(sum(others), 1e-9))
-        tried = _results(outcome for outcome in known if outcome.category == finding.category)
+        tried = _results(outcome for outcome in outcomes if outcome.category == finding.category)
         gains, misses = (
             prior + OF_ITSELF * of_it + share * of_others + of_run
             for prior, of_it, of_others, of_run in zip((PRIOR_GAINS, PRIOR_MISSES), own, others, tried, strict=True)

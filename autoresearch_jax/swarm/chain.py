@@ -29,6 +29,7 @@ from autoresearch_jax.findings.format import (
     finding_text,
     parse_finding,
 )
+from autoresearch_jax.findings.peers import source_of_peer
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.membership import FORMAT, SwarmError
 from autoresearch_jax.swarm.store import ChainCommit, Store, blob_name, peer_of, tree_entries
@@ -219,7 +220,7 @@ def read_findings(store: Store, peer: str, commits: Sequence[ChainCommit]) -> It
 def _of_peer(finding: Finding, peer: str) -> Finding:
     """A finding as it was read: the peer whose signature it has is named by us, whatever the page says."""
     evidence = tuple(replace(one, peer=peer) for one in finding.evidence)
-    return replace(finding, source=clean_line(f"peer {peer}, {finding.source}"), evidence=evidence)
+    return replace(finding, source=source_of_peer(peer, finding.source), evidence=evidence)
 
 
 def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, FindingError
+from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.swarm.chain import MAX_COMMITS, Champion, day_of, read_champion, read_pages
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members, without_password
 from autoresearch_jax.swarm.outbox import Outbox
@@ -164,7 +165,7 @@ def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *
         return "read again with the next round"
     library, removed = FindingFolder(folder.findings, lambda text: None), 0
     for finding in library.findings():
-        if finding.source.startswith(f"peer {name}, "):
+        if peer_of_source(finding.source) == name:
             for suffix in (".md", ".json"):
                 (folder.findings / f"{finding.id}{suffix}").unlink(missing_ok=True)
             removed += 1

@@ -12,7 +12,7 @@ from autoresearch_jax.engine.git import Git
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 from autoresearch_jax.proposers.base import Brief, Objection, PastExperiment, Proposal, Running, SpaceExhausted
-from autoresearch_jax.proposers.ideas import IdeasProposer, draw_order
+from autoresearch_jax.proposers.ideas import IdeasProposer, draw_order, order_of_own
 from autoresearch_jax.types import Metric, Status
 
 SOURCE = '''"""A training file."""
@@ -63,7 +63,7 @@ class Bench:
 
     def fresh(self) -> IdeasProposer:
         merge = merge_changes(self._git.merge, TRAINING_FILE)
-        return IdeasProposer(self.store, CLASS, merge, self._examine, self.notices.append)
+        return IdeasProposer(self.store, order_of_own(CLASS), merge, self._examine, self.notices.append)
 
     def _examine(self, brief: Brief, proposal: Proposal) -> Objection | None:
         self.examined.append(proposal.finding)

@@ -19,7 +19,7 @@ from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal, Pro
 from autoresearch_jax.proposers.command import Agent, CommandProposer
 from autoresearch_jax.proposers.constants import ConstantsProposer
 from autoresearch_jax.proposers.hybrid import HybridProposer
-from autoresearch_jax.proposers.ideas import IdeasProposer
+from autoresearch_jax.proposers.ideas import IdeasProposer, order_of_own
 from autoresearch_jax.proposers.llm import GeminiProposer
 from autoresearch_jax.proposers.space import Choices, Constant, FloatRange, IntRange
 from autoresearch_jax.types import Metric, Status
@@ -70,7 +70,7 @@ def counting_ideas() -> IdeasProposer:
         change = f"<<<<<<< SEARCH\n{line}\n=======\n{line}\nEXTRA = {number}\n>>>>>>> REPLACE\n"
         words = (f"Extra {number}", "optimizer", "idea", "https://example.org", base_digest(SOURCE), "Why.", change)
         store.add(Finding(f"extra-{number}", *words), SOURCE)
-    proposer = IdeasProposer(store, "cpu", lambda base, ours, theirs: None, None, print)
+    proposer = IdeasProposer(store, order_of_own("cpu"), lambda base, ours, theirs: None, None, print)
     weakref.finalize(proposer, folder.cleanup)
     return proposer
 

@@ -1,0 +1,31 @@
+"""Whose a finding is: how a source names the peer, and what peers claim."""
+
+import re
+
+from autoresearch_jax.findings.format import Finding
+from autoresearch_jax.sanitize import clean_line
+
+_PEER = re.compile(r"peer ([^,\s]+), ")
+
+
+def source_of_peer(peer: str, source: str) -> str:
+    """The source of a finding as it is stored by those who read it in a peer's chain."""
+    return clean_line(f"peer {peer}, {source}")
+
+
+def peer_of_source(source: str) -> str | None:
+    """The peer in whose chain a finding was read first; None of one that was not read in a chain."""
+    found = _PEER.match(source)
+    return None if found is None else found[1]
+
+
+def claimant(finding: Finding) -> tuple[str, str] | None:
+    """The peer who says that a finding is a gain, and its device class; None if nobody does.
+
+    That is the one in whose chain it was read first; of a finding that is shipped, the first peer who kept it.
+    """
+    first = peer_of_source(finding.source)
+    for one in finding.evidence:
+        if one.peer and one.decision == "keep" and first in (None, one.peer):
+            return one.peer, one.device_class
+    return None
