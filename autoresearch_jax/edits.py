@@ -18,6 +18,7 @@ MAX_EDITS = 64
 MAX_CHARACTERS = 1 << 20  # of a file or an edit
 MAX_PLACES = 100  # of an ambiguous search text that are counted
 MAX_HITS = 1_000  # that are looked at, within longer words too; with more a search text is ambiguous
+_SHOWN = "; lines of "
 MAX_LINES_SHOWN = 8  # of the file, with a problem
 TAB_COLUMNS = 4  # what a model writes for a tab
 TYPOGRAPHIC = frozenset("“”„‟‘’‚‛′″«»–—−…\u00a0")  # what word processors, and some models, write for plain characters
@@ -46,6 +47,11 @@ class EditError(Exception):
     def __init__(self, *problems: str, unchanged: bool = False) -> None:
         super().__init__("\n".join(problems))
         self.unchanged = unchanged
+
+    @property
+    def first(self) -> str:
+        """The first problem in one line, without the lines of the text that go with it."""
+        return clean_line(str(self).partition("\n")[0].partition(_SHOWN)[0])
 
 
 class _Refused(Exception):  # an edit that cannot be applied; `row` is the line of the file to show with it, from 0
@@ -169,14 +175,14 @@ class _Text:
         """The line, from 1, and the parser's message, if the text does not parse."""
         return self._parsed[1]
 
-    def around(self, row: int, label: str = "lines of the file") -> str:
+    def around(self, row: int, label: str = "the file") -> str:
         """The lines around one, numbered, marked and cut so that they stay short: what they say is data."""
         first = max(0, min(row, len(self.lines) - 1) - 2)
         shown = []
         for number, line in enumerate(self.lines[first : first + MAX_LINES_SHOWN], first + 1):
             clean = clean_block(line[:_LINE_CHARACTERS]).replace("\n", " ")
             shown.append(f"| {number:4d} | {clean}{'...' if len(line) > _LINE_CHARACTERS else ''}".rstrip())
-        return "\n".join([f"; {label}, each with its number:", *shown])
+        return "\n".join([f"{_SHOWN}{label}, each with its number:", *shown])
 
 
 def _applied(source: _Text, edit: Edit) -> _Text:
@@ -330,7 +336,7 @@ def _unparsable(texts: Sequence[_Text]) -> str:
     who = "the file" if parsed is None else f"edit {parsed + 1}"
     before = "; the file did not parse before either" if parsed is None and len(texts) > 1 else ""
     words = f"{who}: does not parse: line {line} of the result: {clean_line(message, 200)}{before}"
-    return words + result.around(line - 1, "lines of the result")
+    return words + result.around(line - 1, "the result")
 
 
 def _blocks(lines: Sequence[str]) -> list[Edit]:

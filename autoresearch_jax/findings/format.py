@@ -187,7 +187,7 @@ def apply_finding(
     except EditError as error:
         if error.unchanged:
             raise FindingError(f"{finding.id}: the text has this change already") from error
-        why = clean_line(str(error).partition("\n")[0])
+        why = error.first
         if base_text is None:
             raise FindingError(
                 f"{finding.id}: does not fit, and there is no bases/{finding.base}.txt: {why}"
@@ -223,7 +223,7 @@ def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_F
     try:
         return apply_edits(base_text, finding.edits, asset)
     except EditError as error:
-        raise FindingError(f"{finding.id}: does not fit its own base: {clean_line(str(error))}") from error
+        raise FindingError(f"{finding.id}: does not fit its own base: {error.first}") from error
 
 
 def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_FILE) -> str:

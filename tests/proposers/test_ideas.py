@@ -135,6 +135,7 @@ def test_what_does_not_fit_is_passed_over_with_one_notice_until_the_champion_cha
             bench.proposer.propose(after)
     assert sum("square" in notice for notice in bench.notices) == 1
     assert sum("absolute" in notice for notice in bench.notices) == 1
+    assert not any("each with its number" in notice for notice in bench.notices)
     told = len(bench.notices)
     assert bench.proposer.propose(dataclasses.replace(after, champion_source=SOURCE)).finding in ("square", "absolute")
     assert len(bench.notices) == told

@@ -78,6 +78,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(manifest, dict) and "format_version" not in manifest:
+            raise SnapshotError(f"{folder}: a snapshot of another task: only those of the language model are read here")
         version = int(manifest["format_version"])
         if version == FORMAT_VERSION and not manifest.keys() >= {"platform", "mesh", "files"}:
             raise ValueError("it lacks platform, mesh or files")

@@ -67,6 +67,9 @@ def test_another_format_and_a_damaged_list_are_refused(snapshot: Path) -> None:
         (snapshot / "manifest.json").write_text(json.dumps({**FACTS, "format_version": version}))
         with pytest.raises(SnapshotError, match=f"snapshot: format {version}, this version reads {FORMAT_VERSION}"):
             load_manifest(snapshot)
+    (snapshot / "manifest.json").write_text("{}")
+    with pytest.raises(SnapshotError, match="snapshot: a snapshot of another task"):
+        load_manifest(snapshot)
     for files in (None, {"a": {"size": 1}}, ["a"], {"a": 1}):
         manifest = {**FACTS, "format_version": FORMAT_VERSION, "files": files}
         with pytest.raises(SnapshotError, match=r"manifest.json: damaged: the list of files"):
