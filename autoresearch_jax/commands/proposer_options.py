@@ -32,7 +32,7 @@ from autoresearch_jax.proposers.base import (
 )
 from autoresearch_jax.proposers.briefing import BYTES_PER_TOKEN, DEFAULT_TOKENS, count_tokens, essential_text
 from autoresearch_jax.proposers.command import CHECK, Agent, AgentError, CommandProposer
-from autoresearch_jax.proposers.ideas import IdeasProposer, order_of_own
+from autoresearch_jax.proposers.ideas import CategoryCounter, IdeasProposer, category_counter, order_of_own
 from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits, Usage, check_limits
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
@@ -382,15 +382,17 @@ def make_proposer(
 
     merge = merge_changes(workspace.merge, workspace.asset)
     ideas: Proposer | None = None
+    elsewhere: CategoryCounter = dict
     if settings.findings is not None:
         stores = [] if lineages is None else [lineages]
         library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
         ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
+        elsewhere = category_counter(library, device_class)
     proposer = agent or ideas or ConstantsProposer()
     if settings.name == "hybrid":
         from autoresearch_jax.proposers.hybrid import HybridProposer
 
-        proposer = HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas)
+        proposer = HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas, elsewhere=elsewhere)
     if settings.peers is not None:
         store, share = FindingFolder(settings.peers, observer.notice), settings.adopt_share
         proposer = AdoptingProposer(proposer, store, device_class, merge, examine, observer.notice, share)

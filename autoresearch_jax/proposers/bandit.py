@@ -27,10 +27,22 @@ def before_last(brief: Brief, experiments: Sequence[Known]) -> list[Known]:
 
 
 def posterior_draw(
-    rng: random.Random, brief: Brief, outcomes: Iterable[PastExperiment], prior_weight: float = 1.0
+    rng: random.Random,
+    brief: Brief,
+    outcomes: Iterable[PastExperiment],
+    prior_weight: float = 1.0,
+    further: tuple[float, float] = (0.0, 0.0),
 ) -> float:
-    """Draws the probability that one more is a gain, from these outcomes and the prior with a weight."""
-    gains, misses = prior_weight * PRIOR_GAINS, prior_weight * PRIOR_MISSES
+    """Draws the probability that one more is a gain.
+
+    Args:
+      rng: source of the draw.
+      brief: whose experiment it is for.
+      outcomes: that count, each by its age.
+      prior_weight: of the prior.
+      further: gains and misses that count beside them.
+    """
+    gains, misses = prior_weight * PRIOR_GAINS + further[0], prior_weight * PRIOR_MISSES + further[1]
     for outcome in outcomes:
         weight = 0.5 ** ((brief.experiment - outcome.experiment) / HALF_LIFE)
         if is_gain(outcome):

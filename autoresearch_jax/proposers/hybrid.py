@@ -4,7 +4,9 @@ The arms are the optimizer, the agent with each of its categories, and the findi
 leaves its share to the others. First it is drawn who proposes, then, for the agent, the category; both by Thompson
 sampling ("On the likelihood that one unknown probability exceeds another", 1933): of each arm one draw from the Beta
 posterior of "a proposal of it is a gain", for who proposes times the size of the arm's latest gains, the highest wins.
-An experiment counts the less the older it is, since what pays off early in a night need not later. Which finding is
+An experiment counts the less the older it is, since what pays off early in a night need not later. For the category
+also counts, with a small weight, what came of findings of that category on the same class of device, those of peers
+included: that is learnt, and another one on CPUs than on GPUs. Which finding is
 tried is drawn likewise, over category and evidence: see `proposers.ideas`.
 
 What always holds, of the draws; an arm that has nothing to propose passes its draw on, see `HybridProposer`:
@@ -22,7 +24,7 @@ What always holds, of the draws; an arm that has nothing to propose passes its d
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch_jax.proposers.bandit import (
@@ -47,6 +49,7 @@ from autoresearch_jax.proposers.base import (
     since_plateau,
 )
 from autoresearch_jax.proposers.hints import hint_lines
+from autoresearch_jax.proposers.ideas import CategoryCounter, share_of_others
 from autoresearch_jax.sanitize import clean_line
 
 MIN_WAIT_SECONDS = 5.0  # after a failure, even if the service asks for less
@@ -87,11 +90,16 @@ class HybridProposer:
         observer: ServiceObserver,
         clock: Callable[[], float] = time.monotonic,
         ideas: Proposer | None = None,
+        elsewhere: CategoryCounter = dict,
     ) -> None:
-        """Stores who proposes; without an agent the others propose alone, which the observer is told."""
+        """Stores who proposes; without an agent the others propose alone, which the observer is told.
+
+        `elsewhere` gives what `draw_category` takes.
+        """
         self._optimizer = optimizer
         self._agent = agent
         self._ideas = ideas
+        self._elsewhere = elsewhere
         self._observer = observer
         self._clock = clock
         self._code = [arm.name for arm in (agent, ideas) if arm is not None]
@@ -154,7 +162,7 @@ class HybridProposer:
         if agent is None or not self._may_ask_agent():
             return None
         hints = hint_lines(brief.space, brief.history, brief.metric, brief.champion_constants, brief.noise_floor)
-        category = draw_category(brief, agent.name)
+        category = draw_category(brief, agent.name, self._elsewhere())
         try:
             proposal = _ask(agent, replace(brief, category=category, hints=hints))
         except ServiceDown as down:
@@ -243,8 +251,14 @@ def draw_order(brief: Brief, optimizer: str, code: Sequence[str]) -> list[str]:
     return sorted(draws, key=lambda arm: (arm != floor, for_code and arm == optimizer, -draws[arm]))
 
 
-def draw_category(brief: Brief, agent: str) -> str | None:
-    """The kind of change that the agent is asked for; None if the brief names none."""
+def draw_category(brief: Brief, agent: str, elsewhere: Mapping[str, tuple[float, float]] | None = None) -> str | None:
+    """The kind of change that the agent is asked for; None if the brief names none.
+
+    Args:
+      brief: what the draw depends on.
+      agent: name of the proposer whose outcomes count.
+      elsewhere: gains and misses of each kind of change on this class of device, see `ideas.count_categories`.
+    """
     categories = list(brief.categories)
     if not categories:
         return None
@@ -259,7 +273,11 @@ def draw_category(brief: Brief, agent: str) -> str | None:
     for outcome in outcomes:
         if outcome.proposer == agent and outcome.category in groups:  # one it made up counts for the agent as a whole
             groups[outcome.category].append(outcome)
-    draws = {category: posterior_draw(rng, brief, group) for category, group in groups.items()}
+    draws = {}
+    for category, group in groups.items():
+        gains, misses = (elsewhere or {}).get(category, (0.0, 0.0))
+        share = share_of_others((gains, misses))
+        draws[category] = posterior_draw(rng, brief, group, further=(share * gains, share * misses))
     return max(draws, key=lambda category: draws[category])
 
 

@@ -11,7 +11,7 @@ measured before is passed over until there is another champion; the user is told
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
@@ -27,6 +27,8 @@ OF_OTHERS = 0.25  # of the evidence of each other finding of its category, and n
 MOST_OF_OTHERS = 2.0  # so that this run's own results soon outweigh it
 Order = Callable[[Brief, Sequence[Finding], Sequence[Finding]], Sequence[Finding]]
 """Puts findings that were not tried yet, the second, in order; the third are all."""
+CategoryCounter = Callable[[], Mapping[str, tuple[float, float]]]
+"""Counts gains and misses of each kind of change as of now."""
 NAMED = 4  # findings that one notice names for one reason
 REASONS = 6  # that it gives
 REASON_CHARACTERS = 160
@@ -153,16 +155,13 @@ def draw_order(
       device_class: of that evidence.
     """
     seen = {finding.id: _count(finding.evidence, device_class) for finding in library}
-    by_category: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for finding in library:
-        for place, count in enumerate(seen[finding.id]):
-            by_category[finding.category][place] += count
+    by_category = count_categories(library, device_class)
     outcomes = [outcome for outcome in known(brief) if outcome.finding]
 
     def draw(finding: Finding) -> float:
         own = seen.get(finding.id, (0.0, 0.0))
         others = [max(0.0, of_all - of_it) for of_all, of_it in zip(by_category[finding.category], own, strict=True)]
-        share = min(OF_OTHERS, MOST_OF_OTHERS / max(sum(others), 1e-9))
+        share = share_of_others(others)
         tried = _results(outcome for outcome in outcomes if outcome.category == finding.category)
         gains, misses = (
             prior + OF_ITSELF * of_it + share * of_others + of_run
@@ -173,6 +172,26 @@ def draw_order(
 
     draws = {finding.id: draw(finding) for finding in findings}
     return sorted(findings, key=lambda one: (one.category != (brief.category or one.category), -draws[one.id], one.id))
+
+
+def count_categories(library: Iterable[Finding], device_class: str) -> dict[str, tuple[float, float]]:
+    """Gains and misses of each kind of change on a class of device; a finding counts once, however often measured."""
+    counts: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for finding in library:
+        gains, misses = counts[finding.category]
+        of_gains, of_misses = _count(finding.evidence, device_class)
+        counts[finding.category] = gains + of_gains, misses + of_misses
+    return counts
+
+
+def category_counter(store: FindingStore, device_class: str) -> CategoryCounter:
+    """See `count_categories`, of what a store has at the time."""
+    return lambda: count_categories(store.findings(), device_class)
+
+
+def share_of_others(counts: Iterable[float]) -> float:
+    """What each of these gains and misses of others counts."""
+    return min(OF_OTHERS, MOST_OF_OTHERS / max(sum(counts), 1e-9))
 
 
 def _count(evidence: Sequence[Evidence], device_class: str) -> tuple[float, float]:

@@ -210,6 +210,25 @@ def test_with_several_out_a_plateau_asks_for_what_is_not_being_measured_either()
     assert asked(running=running[1:]) == asked(running=()) == {"schedule"}, "what is just before makes no difference"
 
 
+def test_what_held_on_this_class_of_device_elsewhere_is_asked_for_more_often_and_is_outweighed_by_the_run():
+    """As if on CPUs initialisation paid off, and architecture did not."""
+    categories, elsewhere = (
+        ("architecture", "initialization"),
+        {"architecture": (0.0, 30.0), "initialization": (20.0, 10.0)},
+    )
+
+    def share(history, **known) -> float:
+        briefs = [brief(history, seed, categories=categories) for seed in range(300)]
+        asked = [draw_category(now, AGENT, **known) for now in briefs]
+        return asked.count("initialization") / len(asked)
+
+    assert 0.35 < share([BASELINE]) < 0.65
+    assert share([BASELINE], elsewhere=elsewhere) > 0.7
+    history = [BASELINE, *several(12, AGENT, "initialization", first=1)]
+    history += [outcome(13, AGENT, "architecture", kept=True), outcome(14, OPTIMIZER, "constants")]
+    assert share(history, elsewhere=elsewhere) < 0.6
+
+
 @pytest.mark.parametrize("failures", [1, PLATEAU // 2, PLATEAU, 2 * PLATEAU])
 def test_a_plateau_is_as_long_however_many_proposals_failed_before_it(failures):
     failed = several(failures, AGENT, NO_PROPOSAL, status=Status.REJECTED)
