@@ -53,7 +53,8 @@ def run(options: Options, arguments: list[str]) -> int:
     """Prints the page."""
     folder, asked = options.where.existing, options.proposer
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
-        brief = read_brief(ledger, folder, options.program, options.experiments, asked.asking, _notice)
+        asking = asked.asking(options.where)
+        brief = read_brief(ledger, folder, options.program, options.experiments, asking, _notice)
     words = instructions(brief.asset, options.editable.name, brief.categories, check=check_command(folder, options))
     page = write_brief(brief, words, asked.brief_tokens)
     page = redact(page, secret_values(os.environ))

@@ -174,13 +174,13 @@ class ProposerOptions:
             )
         findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
         peers = SwarmFolder(Path(runs.run_dir)).findings if swarm and self.adopt_share > 0 else None
-        words = (name, agent, gemini, replay, findings, self.brief_tokens, self.asking, peers, self.proposals_per_call)
-        return ProposerSettings(*words, self.adopt_share)
+        words = (name, agent, gemini, replay, findings, self.brief_tokens, self.asking(runs), peers)
+        return ProposerSettings(*words, self.proposals_per_call, self.adopt_share)
 
-    @property
-    def asking(self) -> Asking:
+    def asking(self, runs: FolderOptions) -> Asking:
         """What of a brief the flags choose."""
-        return Asking(self._categories(), self.plateau or None)
+        peers = FindingFolder(SwarmFolder(Path(runs.run_dir)).findings, lambda text: None)
+        return Asking(self._categories(), self.plateau or None, peers)
 
     def _categories(self) -> tuple[str, ...]:
         """The kinds of change, in plain words, each once."""

@@ -17,8 +17,12 @@ from autoresearch_jax.engine.recorder import past_experiments, score_of
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import CONTRACT, FACTS, TOLD, RunState, asset_of, concluded, read_state
+from autoresearch_jax.findings.folder import FindingStore
+from autoresearch_jax.findings.format import MAX_TITLE_CHARACTERS, device_class
 from autoresearch_jax.proposers.base import DEFAULT_CATEGORIES, Brief, Running
+from autoresearch_jax.proposers.peer_papers import relevant_papers
 from autoresearch_jax.proposers.space import Constant
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Metric, Scalar, Status
 
 LOSS_CURVE = "loss.csv"  # in an experiment's logs, where its task writes one; its last column is the loss
@@ -33,10 +37,11 @@ MAX_CHANGE_COLUMNS = 160
 
 @dataclass(frozen=True)
 class Asking:
-    """What of a brief the user chose, see `Brief`."""
+    """What of a brief the user chose, see `Brief`, and where findings of peers are read."""
 
     categories: Sequence[str] = DEFAULT_CATEGORIES
     plateau: int | None = None
+    peers: FindingStore | None = None  # findings of peers
 
 
 def make_brief(
@@ -76,7 +81,17 @@ def make_brief(
         changes=latest_changes(ledger, rows),
         asset=asset,
         running=running_proposals(ledger),
+        papers=_papers(asking.peers, device_class(settings), rows),
     )
+
+
+def _papers(peers: FindingStore | None, of_class: str, rows: Sequence[ExperimentRow]) -> dict[str, str]:
+    """The most relevant findings of peers; one that the run proposed and a peer adopted counts as tried."""
+    findings = [] if peers is None else peers.findings()
+    if not findings:
+        return {}
+    tried = {clean_line(row.hypothesis, MAX_TITLE_CHARACTERS) for row in rows}
+    return relevant_papers(findings, of_class, tried | {row.finding for row in rows if row.finding is not None})
 
 
 def running_proposals(ledger: Ledger) -> list[Running]:

@@ -182,7 +182,8 @@ def measured_gain(
 def _decided(evidence: Evidence) -> str:
     if evidence.certified:
         return "certified as an improvement"
-    return "kept, not certified" if evidence.decision == Action.KEEP else "discarded"
+    words = {str(Action.KEEP): "kept, not certified", str(Action.DISCARD): "discarded"}
+    return words.get(evidence.decision, evidence.decision)
 
 
 def _change_line(finding: Finding) -> str:

@@ -76,7 +76,7 @@ def as_whole(word: str) -> int:
         return int(word)  # exactly: a float has too few digits for a seed
     if not (value := as_number(word)).is_integer() or value < 0:
         raise ValueError("no whole number")
-    return int(word) if word.isdecimal() else int(value)  # a seed has more digits than a float
+    return int(value)
 
 
 def as_truth(word: str) -> bool:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.files import plain_text
-from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, NO_PROPOSAL, ProposalFailed
+from autoresearch_jax.proposers.base import (
+    CONSTANTS_CATEGORY,
+    MAX_WHY_CHARACTERS,
+    NO_PROPOSAL,
+    Brief,
+    Proposal,
+    ProposalFailed,
+)
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.hypothesis import Explanation, read_explanation
 from autoresearch_jax.sandbox.sandbox import remove_tree
@@ -87,11 +94,26 @@ def read_beginning(path: Path) -> bytes | None:
 
 
 def explain(path: Path, last_line: str, secrets: Sequence[str], categories: Sequence[str]) -> Explanation:
-    """From HYPOTHESIS.md, or else the last line of output; the category is empty where none is named."""
+    """From HYPOTHESIS.md, or else the last line of output; what is not said is empty."""
     text = redact((read_beginning(path) or b"").decode("utf-8-sig", "replace"), secrets)
     line = clean_secret_line(last_line, secrets, max(len(last_line), 1))  # whole: it may be JSON
     written, said = read_explanation(text, categories), read_explanation(line, categories)
     words = written.hypothesis or said.hypothesis or line or "a change that the agent did not explain"
     category = clean_secret_line(written.category or said.category, secrets, MAX_CATEGORY_CHARACTERS)
     hypothesis = clean_secret_line(words, secrets, MAX_HYPOTHESIS_CHARACTERS)
-    return Explanation(hypothesis, "" if category in _MARKERS else category)
+    why = clean_secret_line(written.why or said.why, secrets, MAX_WHY_CHARACTERS)
+    return Explanation(hypothesis, "" if category in _MARKERS else category, why, written.used or said.used)
+
+
+def explained(
+    brief: Brief, explanation: Explanation, category: str, source: str, proposer: str, notes: list[str]
+) -> Proposal:
+    """A proposed text with what was said of it; it is of `category` where that names none."""
+    return Proposal(
+        with_notes(explanation.hypothesis, notes),
+        explanation.category or category,
+        source=source,
+        proposer=proposer,
+        used=brief.used_papers(explanation.used),
+        why=explanation.why,
+    )

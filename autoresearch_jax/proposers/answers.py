@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoresearch_jax.edits import (
     MAX_CHARACTERS,
@@ -20,7 +20,7 @@ from autoresearch_jax.edits import (
     replace_file,
     unfenced,
 )
-from autoresearch_jax.proposers.base import Brief
+from autoresearch_jax.proposers.base import MAX_WHY_CHARACTERS, Brief
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.python_source import BYTE_ORDER_MARK
 from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, redact_value
@@ -48,11 +48,21 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _BARE_EFFECT = re.compile(r'("predicted_effect"\s*:)\s*(?!null|true|false)([^\s",{}\[\]][^",{}\[\]\n]*)')
 
 
+class Answer(NamedTuple):
+    """What can be used of an answer; `why` is empty and `used` has nothing where that was not said."""
+
+    hypothesis: str
+    category: str
+    source: str
+    why: str = ""
+    used: tuple[str, ...] = ()
+
+
 def answer_schema(brief: Brief, count: int = 1) -> dict[str, Any]:
     """The response schema of an answer with this number of proposals."""
     text = {"type": "STRING"}
     edit = {"type": "OBJECT", "properties": {"search": text, "replace": text}, "required": ["search", "replace"]}
-    proposal = {
+    proposal: dict[str, Any] = {
         "type": "OBJECT",
         "properties": {
             "hypothesis": text,
@@ -60,10 +70,14 @@ def answer_schema(brief: Brief, count: int = 1) -> dict[str, Any]:
             "predicted_effect": {"type": "NUMBER"},
             "edits": {"type": "ARRAY", "items": edit},
             "file": {"type": "STRING", "nullable": True},
+            "why": {"type": "STRING", "nullable": True},
         },
         "required": ["hypothesis", "category", "predicted_effect"],
-        "property_ordering": ["hypothesis", "category", "predicted_effect", "edits", "file"],
+        "property_ordering": ["hypothesis", "category", "predicted_effect", "edits", "file", "why"],
     }
+    if brief.papers:
+        proposal["properties"]["used"] = {"type": "ARRAY", "items": {"type": "STRING", "enum": list(brief.papers)}}
+        proposal["property_ordering"].append("used")
     if count == 1:
         return proposal
     several = {"type": "ARRAY", "items": proposal}
@@ -77,7 +91,7 @@ def category_names(brief: Brief) -> list[str]:
 
 def read_answers(
     text: str, brief: Brief, count: int, secrets: Sequence[str] = ()
-) -> tuple[list[tuple[str, str, str]], list[EditError]]:
+) -> tuple[list[Answer], list[EditError]]:
     """As `read_answer`, where `count` proposals were asked for: those that can be used, and why others cannot.
 
     Raises:
@@ -86,7 +100,7 @@ def read_answers(
     found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
     if len(found) < 2:
         return [read_answer(text, brief, secrets)], []
-    good: list[tuple[str, str, str]] = []
+    good: list[Answer] = []
     faults: list[EditError] = []
     for number, one in enumerate(found, 1):
         value = dict(redact_value(one, secrets))
@@ -99,8 +113,8 @@ def read_answers(
     return good, faults
 
 
-def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[str, str, str]:
-    """Hypothesis, category and new source of an answer: JSON of the schema, or a free text with edits.
+def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> Answer:
+    """What can be used of an answer: JSON of the schema, or a free text with edits.
 
     Args:
       secrets: what the answer must not bring in.
@@ -127,10 +141,8 @@ def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> tuple[s
     return _as_proposal(value, edits, brief, secrets)
 
 
-def _as_proposal(
-    value: Mapping[str, Any], edits: Sequence[Edit], brief: Brief, secrets: Sequence[str]
-) -> tuple[str, str, str]:
-    """Hypothesis, category and new source of an answer's fields."""
+def _as_proposal(value: Mapping[str, Any], edits: Sequence[Edit], brief: Brief, secrets: Sequence[str]) -> Answer:
+    """What can be used of an answer's fields."""
     said = value.get("hypothesis")
     hypothesis = clean_secret_line(said, secrets, MAX_HYPOTHESIS_CHARACTERS) if isinstance(said, str) else ""
     hypothesis = (hypothesis or NO_HYPOTHESIS) + _expectation(value.get("predicted_effect"), secrets)
@@ -144,7 +156,9 @@ def _as_proposal(
         raise EditError("the edits put together a key or another secret: leave it out")
     word = clean_line(str(value.get("category")), MAX_CATEGORY_CHARACTERS).lower()
     category = {name.lower(): name for name in brief.categories}.get(word) or brief.category or OTHER_CATEGORY
-    return hypothesis, category, source
+    why = value.get("why")
+    opinion = clean_secret_line(why, secrets, MAX_WHY_CHARACTERS) if isinstance(why, str) else ""
+    return Answer(hypothesis, category, source, opinion, brief.used_papers(value.get("used")))
 
 
 def read_object(text: str) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """What a proposer is told, what it answers, the protocol between the two, and what a history says of a plateau."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -161,6 +162,7 @@ class Brief:
       to_be_kept: what it takes to be kept, with figures, in clean lines of ours.
       changes: unified diffs of the latest candidates with a score, by experiment, each against its champion.
       asset: what kind of text the editable file is.
+      papers: the most relevant findings of peers, the most relevant first: a line each, by their ids.
     """
 
     experiment: int
@@ -185,6 +187,13 @@ class Brief:
     to_be_kept: Sequence[str] = ()
     changes: Mapping[int, str] = field(default_factory=dict)
     asset: AssetKind = TRAINING_FILE
+    papers: Mapping[str, str] = field(default_factory=dict)
+
+    def used_papers(self, named: object) -> tuple[str, ...]:
+        """Those of its papers that an agent named, in a text or in a list of texts."""
+        texts = named if isinstance(named, list) else [named]
+        words = {word for text in texts if isinstance(text, str) for word in re.findall(r"[\w-]+", text)}
+        return tuple(paper for paper in self.papers if paper in words)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.agent_files import (
     explain,
+    explained,
     file_states,
     read_beginning,
     read_source,
@@ -20,7 +21,14 @@ from autoresearch_jax.proposers.agent_files import (
     with_notes,
     write_anew,
 )
-from autoresearch_jax.proposers.base import Brief, Examine, Objection, Proposal, ProposalFailed
+from autoresearch_jax.proposers.base import (
+    MAX_WHY_CHARACTERS,
+    Brief,
+    Examine,
+    Objection,
+    Proposal,
+    ProposalFailed,
+)
 from autoresearch_jax.proposers.briefing import (
     DEFAULT_TOKENS,
     MAX_CATEGORY_CHARACTERS,
@@ -55,7 +63,8 @@ You are to improve the {noun} `{name}` in this folder: one idea, as small a chan
 - Do not propose what was tried, as listed below, unless you know why it comes out otherwise this time.
 {rule}- Write `{hypothesis}`: its first line says what you changed and what gain you expect of it; a line
   `category: WORD` names the kind of change, one of: {categories}. Without this file the last line that you print is
-  the hypothesis.
+  the hypothesis. A line `why: ...` in it may say in at most {why} characters why it should work: people read that as
+  your opinion. A line `used: ID, ID` names findings of peers that you used, where some are listed below.
 {several}- What is asked for this time, and how much time there is, stands at the end of this page.
 """
 _SEVERAL = """\
@@ -282,8 +291,7 @@ class CommandProposer:
             return Proposal(words, DEFAULT_CATEGORY, source=source)
         file = editable.parent / HYPOTHESIS_FILE
         explanation = explain(file, outcome.last_line, self._secrets, brief.categories)
-        category = explanation.category or brief.category or DEFAULT_CATEGORY
-        return Proposal(with_notes(explanation.hypothesis, notes), category, source=source, proposer=self.name)
+        return explained(brief, explanation, brief.category or DEFAULT_CATEGORY, source, self.name, notes)
 
     def _read_others(self, brief: Brief, editable: Path, is_cut_off: bool) -> tuple[list[Proposal], list[str]]:
         """What the agent proposes beside the first, and notes on what of it cannot be used."""
@@ -301,8 +309,7 @@ class CommandProposer:
                 continue
             if source != brief.champion_source:
                 explanation = explain(path.with_name(HYPOTHESIS_FILE), "", self._secrets, brief.categories)
-                words, category = with_notes(explanation.hypothesis, notes), explanation.category or DEFAULT_CATEGORY
-                found.append(Proposal(words, category, source=source, proposer=self.name))
+                found.append(explained(brief, explanation, DEFAULT_CATEGORY, source, self.name, notes))
         return found, left_out
 
     def _without_secrets(self, brief: Brief, written: str, name: str, notes: list[str]) -> str:
@@ -376,6 +383,7 @@ def instructions(asset: AssetKind, name: str, categories: Sequence[str], count: 
         name=name,
         rule=rule_line(asset),
         hypothesis=HYPOTHESIS_FILE,
+        why=MAX_WHY_CHARACTERS,
         categories=named,
         several=several,
         check=check,

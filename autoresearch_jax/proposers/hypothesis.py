@@ -1,4 +1,4 @@
-"""What an agent says of its change: the hypothesis and the category, in the forms in which agents write them."""
+"""What an agent says of its change: hypothesis, category, opinion and findings used, as agents write them."""
 
 import json
 import re
@@ -17,6 +17,9 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _CATEGORY = re.compile(r"[\W_]*categor(?:y|ies?)[\W_]*(?:(?:[:=]|(?<=\s)[-–—]\s)(?P<value>.*))?", re.IGNORECASE)
+_FURTHER = re.compile(
+    r"[\W_]*(?P<name>why|used)(?: it (?:should|might) work| findings)?[\W_]*(?:[:=](?P<value>.*))?", re.IGNORECASE
+)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _MARKS = re.compile(r"^\s*(?:#+\s+|>\s+|[-*+]\s+|\d+[.)]\s+)*")
 _NO_WORDS = re.compile(r"[\W_]*")
@@ -31,10 +34,14 @@ class Explanation:
 
     hypothesis: str = ""
     category: str = ""
+    why: str = ""
+    used: object = ""  # a text with ids of findings, or a list of such, as it was given
 
 
 def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
-    """What a text says: its first line that is no label, fence or front matter, and its category.
+    """What a text says: its first line that is no label, fence or front matter, its category, why, and what it used.
+
+    The opinion goes on until the next heading or label.
 
     Args:
       text: Markdown, or one JSON object.
@@ -43,23 +50,37 @@ def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
     fields = _json_object(text)
     if fields is not None:
         hypothesis = next((value for key in _KEYS if isinstance(value := fields.get(key), str) and value.strip()), "")
-        category = fields.get("category")
-        first = read_explanation(hypothesis).hypothesis
-        return Explanation(first, read_category(category, categories) if isinstance(category, str) else "")
+        category, why = fields.get("category"), fields.get("why")
+        return Explanation(
+            read_explanation(hypothesis).hypothesis,
+            read_category(category, categories) if isinstance(category, str) else "",
+            why if isinstance(why, str) else "",
+            fields.get("used", ""),
+        )
     words = category = ""
-    is_next = False  # the category stands on the line after its heading
+    said: dict[str, list[str]] = {"why": [], "used": []}
+    next_is = ""  # what the next line belongs to, which stands below its heading
     for line in _lines(text):
-        match = _CATEGORY.fullmatch(line)
-        if match is not None:
+        if match := _CATEGORY.fullmatch(line):
             category = category or read_category(match["value"] or "", categories)
-            is_next = not category
+            next_is = "" if category else "category"
+            continue
+        if match := _FURTHER.fullmatch(line):
+            name, value = match["name"].lower(), (match["value"] or "").replace("**", "").strip()
+            said[name].append(value)
+            next_is = "" if name == "used" and value else name
             continue
         plain = _MARKS.sub("", line).replace("**", "").strip()
-        if is_next:
-            category, is_next = read_category(plain, categories), False
-            continue
-        words = words or _LABEL.sub("", plain, count=1).strip() if _LABEL.match(plain) else words or plain
-    return Explanation(words, category)
+        if next_is in said and line.lstrip().startswith("#"):
+            next_is = ""
+        if next_is == "category":
+            category, next_is = read_category(plain, categories), ""
+        elif next_is:
+            said[next_is].append(plain)
+        else:
+            words = words or _LABEL.sub("", plain, count=1).strip() if _LABEL.match(plain) else words or plain
+    why, used = (" ".join(said[name]).strip() for name in ("why", "used"))
+    return Explanation(words or why, category, why, used)
 
 
 def read_category(text: str, categories: Sequence[str] = ()) -> str:
@@ -76,7 +97,7 @@ def _lines(text: str) -> Iterator[str]:
     for line in lines:
         if _FENCE.match(line) or _NO_WORDS.fullmatch(line):
             has_front_matter = has_front_matter and (line is lines[0] or line.strip() not in ("---", "..."))
-        elif not has_front_matter or _LABEL.match(line) or _CATEGORY.fullmatch(line):
+        elif not has_front_matter or _LABEL.match(line) or _CATEGORY.fullmatch(line) or _FURTHER.fullmatch(line):
             yield line
 
 

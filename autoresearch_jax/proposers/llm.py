@@ -15,6 +15,7 @@ from autoresearch_jax.edits import EditError
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.answers import answer_schema, category_names, read_answers
 from autoresearch_jax.proposers.base import (
+    MAX_WHY_CHARACTERS,
     Brief,
     Examine,
     LimitReached,
@@ -46,6 +47,7 @@ as it takes.
 - `hypothesis` is one line that says what is changed and why that is better.
 - `predicted_effect` is the change that you expect of {metric}, a number; {better} is better, so a gain is {sign}.
 - `category` names the kind of change, one of: {categories}.
+- `why` may say in at most {why} characters why it should work: people read it as your opinion.
 - What is asked for this time stands at the end of this page.
 """
 _ONE = "Answer with one change"
@@ -237,8 +239,16 @@ class GeminiProposer:
             )
         dollars = self._spending.dollars(brief.experiment)
         proposal, *others = (
-            Proposal(hypothesis, category, source=source, cost_dollars=dollars, proposer=self.name)
-            for hypothesis, category, source in answers
+            Proposal(
+                answer.hypothesis,
+                answer.category,
+                source=answer.source,
+                cost_dollars=dollars,
+                proposer=self.name,
+                used=answer.used,
+                why=answer.why,
+            )
+            for answer in answers
         )
         assert proposal.source is not None
         self._keep_others(brief, proposal.source, others)
@@ -263,6 +273,7 @@ def instructions(brief: Brief, name: str, count: int = 1) -> str:
         better="lower" if minimize else "higher",
         sign="negative" if minimize else "positive",
         categories=", ".join(category_names(brief)),
+        why=MAX_WHY_CHARACTERS,
     )
 
 

@@ -29,6 +29,8 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
         "experiment": row.id,
         "hypothesis": row.hypothesis,
         "finding": row.finding,
+        "used": list(row.used),
+        "why": row.why,
         "parents": [*(move["parent"] for move in moves), *([] if row.parent is None else [row.parent])],
         "outcome": outcome(row, at_work=at_work),
         "score": row.score,
@@ -63,6 +65,10 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
     if found["finding"] is not None:
         lines["finding"] = found["finding"]
+    if found["used"]:
+        lines["used"] = ", ".join(found["used"])
+    if found["why"]:
+        lines["why"] = f"{found['why']} (its proposer's opinion)"
     first, *moved = found["parents"] or [None]
     if moved:
         lines["base"] = f"made from experiment {first}, moved to {', then '.join(map(str, moved))}"

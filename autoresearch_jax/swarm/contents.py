@@ -1,10 +1,16 @@
 """What a peer's store holds, as figures and rows: peers, their findings, what was refused."""
 
+import json
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from autoresearch_jax.engine.database import connect_to_read
+from autoresearch_jax.engine.run_folder import find_runs
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, FindingError
 from autoresearch_jax.findings.peers import peer_of_source
@@ -47,6 +53,7 @@ class Swarm:
     refused: tuple[Mapping[str, str], ...]
     waiting: int
     answered_at: float | None
+    run_dir: Path
 
     def figures(self) -> dict[str, Scalar]:
         """Where this peer stands."""
@@ -94,7 +101,8 @@ class Swarm:
         return rows
 
     def papers(self) -> list[dict[str, Scalar]]:
-        """A row a finding, the latest first."""
+        """A row a finding, the latest first; `tried` and `used` count experiments of the runs here."""
+        tried, used = _mentions(self.run_dir)
         rows: list[dict[str, Scalar]] = []
         for paper in sorted(self.read, key=lambda paper: (-paper.commit.date, paper.peer, paper.finding.id)):
             evidence = paper.finding.evidence[-1] if paper.finding.evidence else None
@@ -107,6 +115,8 @@ class Swarm:
                     "device class": "" if evidence is None else evidence.device_class,
                     "effect": None if evidence is None else evidence.effect,
                     "error": None if evidence is None else evidence.error,
+                    "tried": tried[paper.finding.id],
+                    "used": used[paper.finding.id],
                     "title": paper.finding.title,
                 }
             )
@@ -147,6 +157,7 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
     return Swarm(
         *(settings, tuple(read), tuple(own), champions, members, frozenset(blocked), tuple(refused), waiting),
         state.get("answered_at"),
+        folder.path.parent,
     )
 
 
@@ -181,6 +192,21 @@ def _papers(store: Store, name: str, tip: str, quota: int) -> list[Paper]:
         if days[day_of(commit.date)] <= quota:
             taken.append(commit)
     return [Paper(name, commit, finding) for commit, finding in read_pages(store, name, taken)]
+
+
+def _mentions(run_dir: Path) -> tuple[Counter[str], Counter[str]]:
+    """How many experiments of a folder of runs tried each finding, and were made with it by what their agent says.
+
+    A ledger that cannot be read, or is of another version, is left out.
+    """
+    tried: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    for run in find_runs(run_dir):
+        with suppress(sqlite3.Error), closing(connect_to_read(run.ledger)) as ledger:
+            for finding, names in ledger.execute("SELECT finding, used FROM experiments"):
+                tried.update(() if finding is None else (finding,))
+                used.update(json.loads(names or "[]"))
+    return tried, used
 
 
 def _moment(seconds: float) -> str:

@@ -5,9 +5,10 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,13 @@ from repositories import git
 from swarm_place import Place, make_place
 
 from autoresearch_jax import cli
+from autoresearch_jax.decide.rule import Action
+from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.types import Status
+
+PROGRAM = Path(__file__).parents[2] / "program.md"
 
 
 @pytest.fixture
@@ -98,6 +105,52 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
     call(capsys, "unblock", "alice", "--run_dir=bob")
     call(capsys, "sync", "--run_dir=bob")
     assert len(list((place.path / "bob/swarm/findings").glob("*.md"))) == len(read)
+
+
+def test_an_agent_is_told_of_papers_and_those_that_it_used_are_counted(place: Place, capsys):
+    """The ledger of the night gets one experiment more, as an agent's proposal makes it."""
+
+    def printed(*words: str) -> str:
+        assert cli.main([*words, "--run_dir=bob", "--tag=night"]) == 0
+        return capsys.readouterr().out
+
+    for name, count in (("alice", 30), ("bob", 6)):
+        join(capsys, place, name)
+        write_night(place.path / name / "night", count, seed=count)
+    call(capsys, "sync", "--run_dir=alice", "--tag=night")
+    assert "## What peers found" not in printed("brief", f"--program={PROGRAM}")
+    call(capsys, "sync", "--run_dir=bob")
+    page = printed("brief", f"--program={PROGRAM}")
+    assert page == printed("brief", f"--program={PROGRAM}")
+    lines = page.partition("## What peers found")[2].partition("\n## ")[0].splitlines()
+    papers = {line.split()[1].rstrip(":"): line for line in lines if line.startswith("- ")}
+    rows = {row["id"]: row for row in json.loads(call(capsys, "papers", "--run_dir=bob", "--format=json")[1])}
+    assert len(papers) == 5
+    assert papers.keys() <= rows.keys()
+    assert {(row["used"], row["tried"]) for row in rows.values()} == {(0, 0)}
+    first, second, *_ = papers
+    assert f'"{rows[first]["title"]}"' in papers[first]
+    assert 'kept by alice on "cpu", +' in papers[first]
+    with closing(Ledger.open(place.path / "bob/night/ledger.db")) as ledger:
+        intent = Intent(Kind.PROPOSAL, "x = 1\n", parent=0, finding=first, used=(first, second), why="It is smoother.")
+        number = ledger.begin_experiment(intent).id
+        ledger.conclude(number, Status.REJECTED, None, Action.DISCARD, "no", None, 1.0)
+    (place.path / "bob/old").mkdir()
+    with closing(sqlite3.connect(place.path / "bob/old/ledger.db")) as older:
+        older.execute("CREATE TABLE experiments (id)")
+    rows = {row["id"]: row for row in json.loads(call(capsys, "papers", "--run_dir=bob", "--format=json")[1])}
+    counts = {name: (row["tried"], row["used"]) for name, row in rows.items() if row["used"]}
+    assert counts == {first: (1, 1), second: (0, 1)}
+    assert list(papers)[1:] == [
+        line.split()[1].rstrip(":")
+        for line in printed("brief", f"--program={PROGRAM}").splitlines()
+        if line.startswith(tuple(f"- {name}: " for name in list(papers)[1:]))
+    ], "what was tried goes behind what was not, all else stays"
+    why = printed("status", f"--why={number}")
+    assert f"{first}, {second}\n" in why
+    assert "It is smoother. (its proposer's opinion)" in why
+    (row,) = [row for row in json.loads(printed("results", "--format=json"))["experiments"] if row["used"]]
+    assert (row["experiment"], row["used"], row["why"]) == (number, [first, second], "It is smoother.")
 
 
 def test_joining_says_what_is_missing_in_a_line_each(place: Place, capsys):

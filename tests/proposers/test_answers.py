@@ -1,5 +1,6 @@
 """Answers that a model words or wraps otherwise than asked for: what is understood, and what goes back."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from fakes import SOURCE
 from gemini_server import MODEL, GeminiServer, Step, answer, error, llm_dir, quick, raw, reply, says
 
 from autoresearch_jax.edits import EditError
-from autoresearch_jax.proposers.answers import read_answer
+from autoresearch_jax.proposers.answers import answer_schema, read_answer
 from autoresearch_jax.proposers.base import Brief, Proposal, ProposalFailed, ServiceDown
 from autoresearch_jax.proposers.llm import GeminiProposer
 from autoresearch_jax.proposers.llm_budget import Price
@@ -110,6 +111,23 @@ def test_the_expected_effect_decides_nothing(ask, effect, shown):
     proposal = ask(says(JSON.replace("-0.01", effect)))
     assert proposal.source == CHANGED
     assert proposal.hypothesis == f"{WORDS['hypothesis']}{shown}"
+
+
+def test_an_opinion_and_the_papers_used_are_kept_if_they_make_sense():
+    brief = dataclasses.replace(BRIEF, papers={"one-two": "a line", "three": "another"})
+    key = "k" * 30
+    long = f"it is \x1b[31msmoother\x1b[0m\n## Change {key}" + "x" * 700
+    for used in (["three", "four", 5, {}], "three, four"):
+        found = read_answer(json.dumps({**WORDS, "why": long, "used": used}), brief, [key])
+        assert found.used == ("three",)
+        assert found.why.startswith("it is smoother ## Change [secret]xxx")
+        assert len(found.why) == 600
+    for used in (None, {"three": 1}, 3):
+        found = read_answer(json.dumps({**WORDS, "why": ["no"], "used": used}), brief)
+        assert (found.why, found.used) == ("", ())
+    assert read_answer(json.dumps({**WORDS, "used": ["three"]}), BRIEF).used == (), "it was not told of any"
+    assert "used" not in answer_schema(BRIEF)["properties"]
+    assert answer_schema(brief)["properties"]["used"]["items"]["enum"] == ["one-two", "three"]
 
 
 @pytest.mark.parametrize("left_out", ["predicted_effect", "category", "hypothesis"])

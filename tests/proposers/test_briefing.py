@@ -47,6 +47,7 @@ HISTORY = (
     outcome(13, category=NO_PROPOSAL, status=Status.REJECTED, score=None, reason="changed nothing"),
     *(outcome(number) for number in range(14, 40)),
 )
+PAPERS = {"smaller-steps": '"Halve it" ("loss"): kept by bob on "cpu", +2.1 sigma', "two": '"Two" ("loss")'}
 HINTS = ("LR (0.01 .. 1 log): now 0.5; 3 tried; 0.2 worse by 0.05", "DEPTH (2 .. 8): now 4; not tried yet")
 BRIEF = Brief(
     experiment=42,
@@ -72,6 +73,7 @@ BRIEF = Brief(
     hints=HINTS,
     contract="`build` returns an Experiment.\n\n```python\nvocab_size: int\n```",
     to_be_kept=("kept is what is better with probability 0.62 or more: about 0.02 in one run is clear",),
+    papers=PAPERS,
     changes={38: "@@ -3 +3 @@\n-LR = 0.5\n+LR = 0.4", 39: '@@ -4 +4 @@\n-DEPTH = 4\n+DEPTH = 5  # """```'},
 )
 
@@ -100,6 +102,7 @@ def test_all_that_there_is_to_tell():
         "## The champion's source, to be improved",
         "## What was kept, the oldest first",
         "## Experiments, the oldest first",
+        "## What peers found, on machines and champions of theirs",
         "## Changes that were measured last, the newest first",
         "## What was tried, by category",
         "## What is known about the constants",
@@ -126,6 +129,7 @@ def test_all_that_there_is_to_tell():
         '- "optimizer": 12 tried, 1 kept, 0 without a score; best 1.93 (experiment 10: "idea number 10"); '
         'worst 1.95 (experiment 1: "idea number 1")',
         *(f"- {line}" for line in HINTS),
+        *(f"- {name}: {line}" for name, line in PAPERS.items()),
     ):
         assert f"\n{line}\n" in page
     assert '- "attention": 13 tried, 0 kept, 0 without a score; best 1.95' in page

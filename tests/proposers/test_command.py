@@ -25,6 +25,17 @@ def test_hypothesis_md_comes_before_the_output_and_may_name_the_category(place):
     assert (proposal.hypothesis, proposal.category) == ("A smaller step", "optimizer")
 
 
+def test_hypothesis_md_may_say_why_and_what_was_used(place):
+    brief = dataclasses.replace(BRIEF, papers={"one-two": '"Halve it" ("loss"): kept by bob', "three": '"Two" ("x")'})
+    said = f"used: four, $(sed -n 's/^- \\(one-two\\): .*/\\1/p' BRIEF.md)\nwhy: smoother {'x' * 700} $MY_KEY"
+    proposal = place.proposer(f'{GOOD}; printf "less\n{said}\n" > HYPOTHESIS.md', MY_KEY="secret-word").propose(brief)
+    assert (proposal.hypothesis, proposal.used) == ("less", ("one-two",))
+    assert proposal.why.startswith("smoother xxx")
+    assert len(proposal.why) == 600
+    said = f"{GOOD}; printf 'less\nwhy: so $MY_KEY\n' | sed s/.MY_KEY/$MY_KEY/ > HYPOTHESIS.md"
+    assert place.propose(said, MY_KEY="secret-word").why == "so [secret]"
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -46,8 +46,24 @@ def test_nothing_is_said(text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "lower LR\ncategory: batch\nwhy: it is\nsmoother\nused: one-two, three\n",
+        "lower LR\nUsed: one-two, three\nWhy: it is smoother\nCategory: batch\n",
+        "# lower LR\n\n## Why\n\nit is\nsmoother\n\n## Used findings\n\n- one-two,\n- three\n\n## Category\n\nbatch\n",
+        "lower LR\n**Why it should work:** it is smoother\n# More\nof\n**used**: one-two, three\ncategory: batch",
+        "---\ntitle: lower LR\nwhy: it is smoother\nused: one-two, three\ncategory: batch\n---\nMore of it.\n",
+        '{"hypothesis": "lower LR", "category": "batch", "why": "it is smoother", "used": "one-two, three"}',
+    ],
+)
+def test_why_it_should_work_and_what_was_used(text):
+    assert read_explanation(text, CATEGORIES) == Explanation("lower LR", "batch", "it is smoother", "one-two, three")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("Why not lower LR", "Why not lower LR"),
         ("{not JSON", "{not JSON"),
         ("the change lowers LR", "the change lowers LR"),
         ("Change 3 layers to 4", "Change 3 layers to 4"),

@@ -63,7 +63,7 @@ def place(tmp_path) -> Place:
 def test_edits_are_a_proposal_with_the_predicted_effect_and_what_it_cost(place):
     proposal = place.propose(answer([EDIT], hypothesis="a \x1b[1msmaller\x1b[0m\nstep", effect=-0.0123))
     assert (proposal.hypothesis, proposal.category) == ("a smaller step (expected: -0.0123)", "optimizer")
-    assert proposal.source == CHANGED
+    assert (proposal.source, proposal.why, proposal.used) == (CHANGED, "", ())
     assert proposal.cost_dollars > 0
 
 
