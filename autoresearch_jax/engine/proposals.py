@@ -16,7 +16,7 @@ from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.same_program import repetition
+from autoresearch_jax.engine.same_program import claimed, repetition
 from autoresearch_jax.engine.task import Task
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_whole
@@ -135,11 +135,21 @@ class Precheck:
     What was traced last for an experiment is not traced again when it is measured.
     """
 
-    def __init__(self, task: Task, folder: RunFolder, max_literal_bytes: int = MAX_LITERAL_BYTES) -> None:
-        """Stores whom to ask; the cap is on bytes of literals beyond those of `baseline`, once that is known."""
+    def __init__(
+        self,
+        task: Task,
+        folder: RunFolder,
+        max_literal_bytes: int = MAX_LITERAL_BYTES,
+        claimant: Callable[[str], str | None] | None = None,
+    ) -> None:
+        """Stores whom to ask; the cap is on bytes of literals beyond those of `baseline`, once that is known.
+
+        `claimant` names the other peer that measures a program now, by its hash; None if there is none.
+        """
         self._task = task
         self._folder = folder
         self._max_literal_bytes = max_literal_bytes
+        self._claimant = claimant
         self.baseline: str | None = None
         self._traced: dict[int, Candidate] = {}  # by the number of the experiment
         self._timed_out: dict[int, tuple[str, CandidateRejected]] = {}  # the latest text, and what was said of it
@@ -173,7 +183,10 @@ class Precheck:
         except Exception:  # the task's own failure, which is found and logged when the text is measured
             return None
         self._traced[brief.experiment] = candidate
-        return repetition(brief, source, candidate.program_hash) or table_objection(brief, source)
+        objection = repetition(brief, source, candidate.program_hash) or table_objection(brief, source)
+        if objection is None and self._claimant is not None:
+            objection = claimed(self._claimant(candidate.program_hash))
+        return objection
 
     def _prepare_beside(self, source: str, log_dir: Path) -> Candidate:
         """As `Task.prepare`, at idle priority, which a thread cannot leave again: in a thread for this alone."""

@@ -154,6 +154,17 @@ def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None
     )
 
 
+def claimed(peer: str | None) -> Objection | None:
+    """An objection to a program that another peer says it measures now, on the same task and device class."""
+    if peer is None:
+        return None
+    return Objection(
+        f"{peer}, a peer of the swarm, measures the same program right now: propose something else",
+        repeats=True,
+        for_now=True,
+    )
+
+
 def _same(words: str) -> Objection:
     return Objection(f"it is the same program as {words}: propose something else", repeats=True)
 

@@ -75,11 +75,13 @@ class Objection:
       repeats: True if further tries may cost as much again for nothing: the text says what was measured before, or
         its trace does not end; or if the author may mean it. Texts of this kind go back to the agent once.
       may_be_meant: True if the text can be measured, and only takes something from the optimizer.
+      for_now: True if it is a matter of time: another peer measures the program just now.
     """
 
     text: str
     repeats: bool = False
     may_be_meant: bool = False
+    for_now: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.proposers.bandit import known
-from autoresearch_jax.proposers.base import Brief, Examine, PastExperiment, Proposal, SpaceExhausted, is_gain
+from autoresearch_jax.proposers.base import Brief, Examine, Objection, PastExperiment, Proposal, SpaceExhausted, is_gain
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Merge
 
@@ -29,6 +29,7 @@ Order = Callable[[Brief, Sequence[Finding], Sequence[Finding]], Sequence[Finding
 """Puts findings that were not tried yet, the second, in order; the third are all."""
 CategoryCounter = Callable[[], Mapping[str, tuple[float, float]]]
 """Counts gains and misses of each kind of change as of now."""
+FOR_NOW_EXPERIMENTS = 4  # after which one that another peer measured is examined again
 NAMED = 4  # findings that one notice names for one reason
 REASONS = 6  # that it gives
 REASON_CHARACTERS = 160
@@ -63,6 +64,7 @@ class IdeasProposer:
         self._examine = examine
         self._notice = notice
         self._passed: dict[str, str] = {}  # findings, and the digest of the champion that each was passed over for
+        self._again: dict[str, int] = {}  # those that were for a while, and the experiment from which they are not
         self._told: set[str] = set()
 
     def propose(self, brief: Brief) -> Proposal:
@@ -76,11 +78,14 @@ class IdeasProposer:
         passed: dict[str, str] = {}
         try:
             for finding in self.candidates(brief, findings):
-                proposal, obstacle = self._attempt(brief, finding)
-                if proposal is not None:
-                    return proposal
-                self._passed[finding.id] = champion
-                passed[finding.id] = obstacle
+                made = self._attempt(brief, finding)
+                if isinstance(made, Proposal):
+                    return made
+                if made.for_now:
+                    self._again[finding.id] = brief.experiment + FOR_NOW_EXPERIMENTS
+                else:
+                    self._passed[finding.id] = champion
+                passed[finding.id] = made.text.partition("\n")[0]
         finally:
             self._tell(passed)
         raise SpaceExhausted(_describe_end(findings, untried(brief, findings)))
@@ -90,7 +95,8 @@ class IdeasProposer:
         champion = base_digest(brief.champion_source)
         every = self._store.findings() if findings is None else findings
         order = self._order(brief, untried(brief, every), every)
-        return [finding for finding in order if self._passed.get(finding.id) != champion]
+        fit = (finding for finding in order if self._passed.get(finding.id) != champion)
+        return [finding for finding in fit if self._again.get(finding.id, 0) <= brief.experiment]
 
     def asks_ahead(self, brief: Brief) -> bool:
         """See `Proposer.asks_ahead`: a finding is at hand at once."""
@@ -99,20 +105,18 @@ class IdeasProposer:
     def close(self) -> None:
         """See `Proposer.close`; a trace under way is ended by who examines."""
 
-    def _attempt(self, brief: Brief, finding: Finding) -> tuple[Proposal | None, str]:
-        """A finding applied to the champion and examined; else why not."""
+    def _attempt(self, brief: Brief, finding: Finding) -> Proposal | Objection:
+        """A finding applied to the champion and examined; or why it is not proposed."""
         try:
             source = apply_finding(
                 finding, brief.champion_source, self._store.base_text(finding.base), self._merge, brief.asset
             )
         except FindingError as error:
-            return None, str(error).removeprefix(f"{finding.id}: ")
+            return Objection(str(error).removeprefix(f"{finding.id}: "))
         hypothesis = clean_line(f"{finding.title} ({finding.source})")
         proposal = Proposal(hypothesis, finding.category, source=source, proposer=self.name, finding=finding.id)
         objection = None if self._examine is None else self._examine(brief, proposal)
-        if objection is None or objection.may_be_meant:
-            return proposal, ""
-        return None, objection.text.partition("\n")[0]
+        return proposal if objection is None or objection.may_be_meant else objection
 
     def _tell(self, passed: dict[str, str]) -> None:
         """Names the findings that are passed over for the first time, in one notice."""

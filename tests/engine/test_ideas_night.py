@@ -36,10 +36,10 @@ def own(tmp_path):
     return folder
 
 
-def loop_of(bench, own, name: str = "ideas", task: FakeTask | None = None, **options):
+def loop_of(bench, own, name: str = "ideas", task: FakeTask | None = None, claimant=None, **options):
     """A loop, wired as the command line does it."""
     task = task or FakeTask()
-    precheck = Precheck(task, bench.folder)
+    precheck = Precheck(task, bench.folder, claimant=claimant)
     settings = ProposerSettings(name, findings=own.path)
     words = (bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder, "cpu")
     return bench.loop(task, make_proposer(settings, *words), RULE, precheck=precheck, **options)
@@ -65,6 +65,21 @@ def test_findings_are_tried_once_recorded_and_goes_on_where_it_was_interrupted(b
     for experiments in (1, 2, 9):
         loop_of(twin, own, max_experiments=experiments).run()
     assert substance(twin.ledger()) == substance(ledger)
+
+
+def test_what_another_peer_measures_is_passed_over_for_a_while(bench, own):
+    asked = []
+
+    def claimant(program_hash: str) -> str | None:
+        asked.append(program_hash)
+        return "bob" if program_hash == asked[0] else None
+
+    loop_of(bench, own, claimant=claimant, max_experiments=9).run()
+    assert asked[0] not in {row.program_hash for row in bench.ledger().experiments()}
+    assert len(by_finding(bench.ledger())) == 2
+    assert sum("(bob, a peer of the swarm, measures" in notice for notice in bench.recorder.notices) == 1
+    loop_of(bench, own, max_experiments=9).run()
+    assert sorted(by_finding(bench.ledger())) == ["crashes", "deep", "fast"]
 
 
 def test_a_kill_while_a_finding_is_traced_changes_nothing(bench, twin, own):
