@@ -1,10 +1,15 @@
 """Peers with keys of their own and a shared remote, as people have them."""
 
+import datetime
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from repositories import git
 
 from autoresearch_jax.swarm.membership import Settings, SwarmFolder
@@ -37,13 +42,20 @@ class Place:
     def folder(self, name: str) -> SwarmFolder:
         return SwarmFolder(self.path / f"{name}/runs")
 
-    def peer(self, name: str, key: str | None = None, **given) -> Peer:
+    def tls(self, name: str, **given) -> dict:
+        """Settings of a peer with the certificate of a name, see `write_certificates`."""
+        own = {"tls_ca": "authority.pem", "tls_certificate": f"{name}.pem", "tls_key": f"{name}.tls", **given}
+        return {key: str(self.path / value) if key.startswith("tls_") else value for key, value in own.items()}
+
+    def peer(
+        self, name: str, key: str | None = None, folder: SwarmFolder | None = None, exchange=None, **given
+    ) -> Peer:
         """The peer of a name, whose folder may be there already."""
-        folder = self.folder(name)
+        folder = folder or self.folder(name)
         folder.create()
         given = {"remote": f"file://{self.remote}", **given}
         folder.write_settings(Settings(name=name, key=str(self.key(key or name)), members=str(self.members), **given))
-        return Peer(folder, os.environ, lambda text: self.told.append(f"{name}: {text}"), lambda: self.now)
+        return Peer(folder, os.environ, lambda text: self.told.append(f"{name}: {text}"), lambda: self.now, exchange)
 
     def said(self, name: str) -> list[str]:
         """What a peer told since this was asked last."""
@@ -67,6 +79,28 @@ def make_place(path: Path) -> Place:
     lines = (place.key(name).with_suffix(".key.pub").read_text() for name in NAMES[:-1])
     place.members.write_text("# who takes part\n" + "".join(f"{line.split()[2]} {line}" for line in lines))
     return place
+
+
+def write_certificates(folder: Path, authority: str, names: list[str]) -> None:
+    """An authority's certificate and those that it signed, with their keys, in PEM."""
+    own = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, authority)])
+    now = datetime.datetime.now(datetime.UTC)
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    for name in (authority, *names):
+        key = own if name == authority else ec.generate_private_key(ec.SECP256R1())
+        made = x509.CertificateBuilder(issuer, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        made = made.public_key(key.public_key()).serial_number(x509.random_serial_number())
+        made = made.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+        if name == authority:
+            made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        else:
+            made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            made = made.add_extension(usage, critical=False)
+        pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+        (folder / f"{name}.pem").write_bytes(made.sign(own, hashes.SHA256()).public_bytes(pem))
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+        (folder / f"{name}.tls").write_bytes(private)
 
 
 def write_by_hand(place: Place, name: str, files: dict[str, str], parent: str | None, key: str) -> str:

@@ -13,9 +13,10 @@ import os
 import secrets
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
@@ -264,14 +265,17 @@ def opened_loop(
     if options.tensorboard:
         board = TensorBoard(folder.tensorboard, opened.ledger, task.metric)
         watchers[f"--tensorboard: {folder.tensorboard}"] = further.enter_context(closing(board))
+    claimant: Callable[[str], str | None] | None = None
     if options.swarm:
-        further.enter_context(closing(open_background(options.where, options.proposer.findings, console.notice)))
+        background, claims = open_background(options.where, options.proposer.findings, console.notice)
+        further.enter_context(closing(background))
+        claimant = partial(claims.holder, fingerprint=task.fingerprint, device_class=device_class(task.terms))
     adoption: Adoption | None = None
     if proposer.findings is not None and (lineages := Lineages.around(folder)) is not None:
         adoption = Adoption(lineages, folder, opened.ledger, proposer.findings, proposer.peers, console.notice)
         watchers[f"--lineages: {lineages.findings}"] = adoption
     observer = Observers(console, watchers)
-    precheck = Precheck(task, folder, options.max_literal_bytes)
+    precheck = Precheck(task, folder, options.max_literal_bytes, claimant)
     keeping = options.snapshots.keeping(folder.path.name)
     executor = open_executor(options.task, options.editable, task, opened.ledger)
     parts = Parts(

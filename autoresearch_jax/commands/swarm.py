@@ -1,6 +1,7 @@
 """Findings shared among peers through a git remote.
 
     autoresearch swarm join --remote=ssh://box/findings.git --name=alice    # checks all that it needs
+    autoresearch swarm join --name=alice --connect=tls/box:7447 ...         # without a common remote
     autoresearch run --tag=tonight --swarm                                  # sends and reads while it runs
     autoresearch swarm sync [--tag=RUN]                                     # once, by hand; of a run that is over
     autoresearch swarm serve                                                # without a run, until Ctrl-C
@@ -36,11 +37,20 @@ from autoresearch_jax.findings.format import device_class, finding_text
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_table, print_lines, rounded
 from autoresearch_jax.sanitize import clean_block, clean_line
-from autoresearch_jax.swarm.background import POLL_SECONDS, BackgroundPeer
+from autoresearch_jax.swarm.background import EXCHANGE_SECONDS, POLL_SECONDS, BackgroundPeer
+from autoresearch_jax.swarm.claims import Claims
 from autoresearch_jax.swarm.contents import block_peer, read_swarm
+from autoresearch_jax.swarm.joined import JoinedPeer
 from autoresearch_jax.swarm.joining import check_joining
-from autoresearch_jax.swarm.membership import DEFAULT_QUOTA, Settings, SwarmFolder, check_name, without_password
-from autoresearch_jax.swarm.notices import ZenohNotices, check_notices, require_zenoh
+from autoresearch_jax.swarm.membership import (
+    DEFAULT_QUOTA,
+    NO_REMOTE,
+    Settings,
+    SwarmFolder,
+    check_name,
+    without_password,
+)
+from autoresearch_jax.swarm.notices import check_notices, require_zenoh
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
 
@@ -54,7 +64,9 @@ class JoinOptions:
     """What `join` asks for; kept in the swarm's folder."""
 
     remote: str | None = option(
-        None, "join: URL of the git repository that all members can push to, or the name of a remote of yours"
+        None,
+        "join: URL of the git repository that all members can push to, or the name of a remote of yours; without it "
+        "members exchange what they have by zenoh",
     )
     name: str | None = option(None, "join: of this peer, as in the members' file")
     key: str | None = option(
@@ -65,7 +77,7 @@ class JoinOptions:
     )
     quota: int = option(DEFAULT_QUOTA, "join: findings that are read, and sent, of a peer and day (UTC)", least=1)
 
-    listen: tuple[str, ...] = option((), "join: where zenoh listens for notices, such as tls/0.0.0.0:7447")
+    listen: tuple[str, ...] = option((), "join: where zenoh listens for members, such as tls/0.0.0.0:7447")
     connect: tuple[str, ...] = option((), "join: where other members listen, such as tls/box:7447")
     router: bool = option(False, "join: pass notices on among members that connect to this one")
     tls_ca: Path | None = option(None, "join: certificate (PEM) that signed those of all members, for notices")
@@ -78,12 +90,12 @@ class JoinOptions:
         Raises:
           UsageError: a flag is missing, or there is no key.
         """
-        if self.remote is None or self.name is None:
-            raise UsageError("swarm join needs --remote=URL and --name=NAME")
+        if self.name is None or not (self.remote or self.listen or self.connect):
+            raise UsageError("swarm join needs --name=NAME and --remote=URL, or --listen or --connect without a remote")
         check_name(self.name)
         members = str(folder.members if self.members is None else self.members)
         settings = Settings(
-            remote=_url(self.remote),
+            remote=_url(self.remote) if self.remote else "",
             name=self.name,
             key=str(self._key()),
             members=str(Path(members).absolute()),
@@ -119,7 +131,9 @@ class Options:
     join: JoinOptions = field(default_factory=JoinOptions)
     where: FolderOptions = field(default_factory=FolderOptions)
     findings: FindingOptions = field(default_factory=FindingOptions)
-    poll_seconds: float = option(POLL_SECONDS, "serve: seconds between two rounds without a notice", above=0)
+    poll_seconds: float | None = option(
+        None, "serve: seconds between two rounds without a notice; by default 60, without a remote 30", above=0
+    )
     format: str = format_option()
 
 
@@ -163,10 +177,17 @@ def join(folder: SwarmFolder, options: Options) -> int:
 def sync(folder: SwarmFolder, options: Options) -> int:
     """Sends and reads once; with --tag first puts that run's findings into the outbox."""
     told: list[str] = []
-    peer = Peer(folder, os.environ, told.append)
+    joined = JoinedPeer(folder, os.environ, told.append)
+    peer = joined.peer
     if options.where.tag is not None:
         OwnRun(options.where.existing, options.findings.folder(options.where), folder.findings)(peer)
-    done = peer.round()
+    notices = None if peer.settings.remote else joined.notices(lambda: None, told.append)
+    if notices is None:
+        done = peer.round()
+    else:
+        with closing(notices):
+            notices.open()
+            done = peer.round(notices.publish)
     for text in told:
         say(f"autoresearch swarm: {text}", sys.stderr)
     for found in done.read:
@@ -185,9 +206,11 @@ def sync(folder: SwarmFolder, options: Options) -> int:
 class OwnRun:
     """What a run found so far, put into a peer's outbox; another process may write to its ledger."""
 
-    def __init__(self, run: RunFolder, findings: Path, peers: Path) -> None:
-        """`findings` and `peers` are the folders of those that it may have tried."""
+    def __init__(self, run: RunFolder, findings: Path, peers: Path, claims: Claims | None = None) -> None:
+        """`findings` and `peers` are the folders of those that it may have tried; `claims` tell what it measures."""
         self._run = run
+        self._claims = claims
+        self._measures: tuple[list[str], str, str, float] = ([], "", "", 0.0)
         self._folders = findings, peers
         self._library: Library | None = None  # which keeps the pages that it read
         self._changes: dict[int, str] = {}
@@ -195,6 +218,12 @@ class OwnRun:
 
     def __call__(self, peer: Peer) -> int:
         """Offers its findings and its champion; returns how many are new, none where nothing was written since."""
+        count = self._offer(peer)
+        if self._claims is not None:
+            self._claims.announce(*self._measures)
+        return count
+
+    def _offer(self, peer: Peer) -> int:
         if (written_at := self._run.last_write) == self._read_at:
             return 0
         with closing(Ledger.open_to_read(self._run.ledger)) as ledger, ledger.as_of_now():
@@ -202,9 +231,18 @@ class OwnRun:
                 self._library = open_library(self._folders[0], lambda text: None, asset_of(ledger), self._folders[1])
             found = findings_of_run(ledger, self._run.path.name, self._library, self._changes)
             champion = _champion(ledger, self._run.path.name)
+            self._measures = _measured_now(ledger)
         self._read_at = written_at
         count = peer.offer((one.finding, one.base_text) for one in found.findings)
         return count if champion is None else count + peer.offer_champion(*champion)
+
+
+def _measured_now(ledger: Ledger) -> tuple[list[str], str, str, float]:
+    """What a run claims: its open programs, the task's fingerprint, its device class, seconds of the longest trial."""
+    settings = ledger.settings()
+    programs = [row.program_hash for row in ledger.open_experiments() if row.program_hash is not None]
+    took = (one.finished_at - one.started_at for one in ledger.trials() if one.finished_at is not None)
+    return programs, str(settings.get("fingerprint")), device_class(settings), max(took, default=0.0)
 
 
 def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
@@ -229,8 +267,10 @@ def require_swarm(where: FolderOptions) -> None:
     SwarmFolder(Path(where.run_dir)).read_settings()
 
 
-def open_background(where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]) -> BackgroundPeer:
-    """Begins to share the findings of a run in a thread of its own.
+def open_background(
+    where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]
+) -> tuple[BackgroundPeer, Claims]:
+    """Begins to share the findings of a run in a thread of its own; returns what other members measure, too.
 
     Args:
       where: the run.
@@ -238,9 +278,9 @@ def open_background(where: FolderOptions, findings: FindingOptions, notice: Call
       notice: is told of what is wrong, in that thread.
     """
     folder, run = SwarmFolder(Path(where.run_dir)), where.folder
-    peer = Peer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
-    own = OwnRun(run, findings.folder(where), folder.findings)
-    return _started(BackgroundPeer(peer, own, notice), peer, notice)
+    joined = JoinedPeer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
+    own = OwnRun(run, findings.folder(where), folder.findings, joined.claims)
+    return _started(joined, own, notice), joined.claims
 
 
 def serve(folder: SwarmFolder, options: Options) -> int:
@@ -249,27 +289,25 @@ def serve(folder: SwarmFolder, options: Options) -> int:
     def tell(text: str) -> None:
         say(f"autoresearch {text}", sys.stderr)
 
-    peer = Peer(folder, os.environ, lambda text: tell(f"swarm: {text}"))
+    joined = JoinedPeer(folder, os.environ, lambda text: tell(f"swarm: {text}"))
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    background = _started(BackgroundPeer(peer, lambda peer: 0, tell, options.poll_seconds), peer, tell)
-    print(f"serving:             {without_password(peer.settings.remote)} as {peer.settings.name}", flush=True)
+    background = _started(joined, lambda peer: 0, tell, options.poll_seconds)
+    settings = joined.peer.settings
+    print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
     stopped.wait()
     background.close()
     return 0
 
 
-def _started(background: BackgroundPeer, peer: Peer, notice: Callable[[str], None]) -> BackgroundPeer:
-    """The same, at work; with notices where they were asked for and can be had."""
-    notices = None
-    if peer.settings.has_notices:
-        try:
-            require_zenoh()
-            notices = ZenohNotices(peer.settings, background.wake, notice)
-        except UserError as error:
-            notice(f"swarm: {error}: findings are polled for")
-    background.start(notices)
+def _started(
+    joined: JoinedPeer, own: Callable[[Peer], int], notice: Callable[[str], None], poll_seconds: float | None = None
+) -> BackgroundPeer:
+    """A peer at work; with notices where they were asked for and can be had."""
+    seconds = POLL_SECONDS if joined.peer.settings.remote else EXCHANGE_SECONDS
+    background = BackgroundPeer(joined.peer, own, notice, poll_seconds or seconds)
+    background.start(joined.notices(background.wake, notice))
     return background
 
 

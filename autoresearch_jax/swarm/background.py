@@ -11,6 +11,7 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.peer import Peer
 
 POLL_SECONDS = 60.0
+EXCHANGE_SECONDS = 30.0  # the same where members exchange chains without a remote
 LOOK_SECONDS = 5.0
 RETRY_SECONDS = 5.0  # after the first round that the remote did not answer; doubled up to `POLL_SECONDS`
 GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
@@ -86,7 +87,7 @@ class BackgroundPeer:
         self._wake.set()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._notice("swarm: the remote takes its time: what was not sent waits in the outbox for the next run")
+            self._notice("swarm: the network takes its time: what was not sent waits in the outbox for the next run")
         elif self._notices is not None:
             self._notices.close()
 

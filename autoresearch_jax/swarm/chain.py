@@ -121,6 +121,8 @@ def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Pa
         raise ChainError(f"its tip is missing or has more than {MAX_HEAD_BYTES:,} bytes")
     verify_signature(head, name, members)
     commits = store.chain(tip, known, MAX_COMMITS + 1)
+    if known is None and not commits:  # the bytes of a signed commit in an object of another kind
+        raise ChainError(f"{tip[:10]} is no commit")
     first = commits[0].parents if commits else ()
     if known is not None and first != (known,) and not store.descends(tip, known):
         raise ChainError(f"was rewritten: {tip[:10]} does not go on from {known[:10]}, which was there before")

@@ -15,7 +15,15 @@ from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, FindingError
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.swarm.chain import MAX_COMMITS, Champion, day_of, read_champion, read_pages
-from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members, without_password
+from autoresearch_jax.swarm.exchange import MemberExchange
+from autoresearch_jax.swarm.membership import (
+    NO_REMOTE,
+    Settings,
+    SwarmError,
+    SwarmFolder,
+    read_members,
+    without_password,
+)
 from autoresearch_jax.swarm.outbox import Outbox
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import (
@@ -28,6 +36,7 @@ from autoresearch_jax.swarm.store import (
     peer_of,
     seen,
 )
+from autoresearch_jax.swarm.transport import GitRemote
 from autoresearch_jax.types import Scalar
 
 
@@ -60,7 +69,7 @@ class Swarm:
         answered = "never" if self.answered_at is None else _moment(self.answered_at)
         return {
             "name": self.settings.name,
-            "remote": without_password(self.settings.remote),
+            "remote": without_password(self.settings.remote) or NO_REMOTE,
             "answered": answered,
             "members": len(self.members),
             "peers": len({paper.peer for paper in self.read}),
@@ -152,7 +161,8 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
     except SwarmError:
         members = ()
     state = peer.read_state()
-    refused = [{"peer": peer_of(ref)[1], "why": str(one["why"])} for ref, one in state.get("refused", {}).items()]
+    entries = {**state.get(MemberExchange.refusals, {}), **state.get(GitRemote.refusals, {})}
+    refused = [{"peer": peer_of(ref)[1], "why": str(one["why"])} for ref, one in entries.items()]
     waiting = len(Outbox(folder.outbox, settings.name, environment).waiting())
     return Swarm(
         *(settings, tuple(read), tuple(own), champions, members, frozenset(blocked), tuple(refused), waiting),

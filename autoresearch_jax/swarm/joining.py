@@ -8,9 +8,11 @@ from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
+from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
 from autoresearch_jax.swarm.notices import ANSWER_SECONDS, ZenohNotices
 from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, Store
+from autoresearch_jax.swarm.transport import GitRemote, Transport
 
 CHECK_SECONDS = 30.0  # that one git command may take while somebody waits for it
 
@@ -41,6 +43,10 @@ def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[
         return
     yield Check("key", True, f"{settings.key} signs")
     yield _check_members(store, settings, tried)
+    if not settings.remote:
+        yield from _check_members_answer(folder, settings, environment)
+        return
+    remote = GitRemote(store, settings.remote)
     ref = f"{REMOTE_PREFIX}{FINDINGS}/{settings.name}"
     try:
         tips = store.remote_refs(settings.remote)
@@ -53,9 +59,9 @@ def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[
     said = f"allowed to {ref} (tried without changing it)" if pushed.done else f"{pushed.said}: ask for push access"
     yield Check("push", pushed.done, said)
     if ref in tips:
-        yield _check_own_chain(store, settings, ref, tips[ref])
+        yield _check_own_chain(store, settings, remote, ref, tips[ref])
     if settings.has_notices:
-        yield _check_notices(settings)
+        yield from _check_members_answer(folder, settings, environment)
 
 
 def _check_members(store: Store, settings: Settings, tried: str) -> Check:
@@ -75,19 +81,39 @@ def _check_members(store: Store, settings: Settings, tried: str) -> Check:
     return Check("members", True, f"{members} has {len(known)}, {settings.name} with this key")
 
 
-def _check_own_chain(store: Store, settings: Settings, ref: str, tip: str) -> Check:
+def _check_own_chain(store: Store, settings: Settings, transport: Transport, ref: str, tip: str) -> Check:
     try:
-        store.fetch(settings.remote, [ref])
+        failed: dict[str, str] = {}
+        if not list(transport.fetch({ref: tip}, failed.__setitem__)):
+            raise GitError(failed.get(ref, "no member sends it"))
         (head,) = store.read([tip], MAX_HEAD_BYTES)
         verify_signature(head or b"", settings.name, Path(settings.members))
     except UserError as error:
         return Check("chain", False, f"{ref} is there and not yours: {error}: choose another --name")
-    return Check("chain", True, f"goes on from {tip[:10]} at the remote")
+    return Check("chain", True, f"goes on from {tip[:10]} of {transport.where}")
 
 
-def _check_notices(settings: Settings) -> Check:
-    """Asks whether a member answers; that none does is no failure: they may be asleep, and findings are polled for."""
-    notices = ZenohNotices(settings, lambda: None, lambda text: None)
+def _check_members_answer(folder: SwarmFolder, settings: Settings, environment: Mapping[str, str]) -> Iterator[Check]:
+    """Asks whether a member answers; without a remote also for a chain of this name that they have."""
+    exchange = MemberExchange(folder, settings.name, environment, lambda text: None, answers=False)
+    notices = ZenohNotices(settings, lambda: None, lambda text: None, (exchange,))
+    try:
+        yield _check_notices(settings, notices)
+        if not settings.remote:
+            ref, store = f"{REMOTE_PREFIX}{FINDINGS}/{settings.name}", Store(folder.store, environment, CHECK_SECONDS)
+            here = store.refs("refs/")
+            tip = exchange.tips(here).get(ref)
+            if tip not in (None, here.get(ref)):
+                yield _check_own_chain(store, settings, exchange, ref, str(tip))
+    except GitError as error:
+        yield Check("chain", True, f"{error}: one of this name would be gone on with, so join while others are at work")
+    finally:
+        notices.close()
+
+
+def _check_notices(settings: Settings, notices: ZenohNotices) -> Check:
+    """That none answers is no failure: they may be asleep, and are asked again."""
+    again = "findings are polled for meanwhile" if settings.remote else "asked again while a run is at work"
     listens = f"listens at {', '.join(settings.listen)}; " if settings.listen else ""
     where = ", ".join(settings.connect)
     try:
@@ -96,15 +122,13 @@ def _check_notices(settings: Settings) -> Check:
     except UserError as error:
         if settings.listen:
             return Check("notices", False, f"cannot listen at {', '.join(settings.listen)}, or not connect: {error}")
-        return Check("notices", True, f"NO ANSWER at {where}: {error} findings are polled for meanwhile")
-    finally:
-        notices.close()
+        return Check("notices", True, f"NO ANSWER at {where}: {error} {again}")
     if not settings.connect:
         return Check("notices", True, f"{listens}others connect")
     if names:
         return Check("notices", True, f"{listens}{', '.join(sorted(names))} answered at {where}")
     why = "none is at work there, or a certificate, an address or a port is wrong (zenoh does not tell)"
-    return Check("notices", True, f"{listens}NO ANSWER at {where}: {why}: findings are polled for meanwhile")
+    return Check("notices", True, f"{listens}NO ANSWER at {where}: {why}: {again}")
 
 
 def _public_key(key: Path) -> str:

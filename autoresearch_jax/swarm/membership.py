@@ -14,6 +14,7 @@ FORMAT = 1  # of the settings and of what a chain's commits hold
 FOLDER_NAME = "swarm"  # in the folder of the runs
 MAX_NAME_CHARACTERS = 40
 DEFAULT_QUOTA = 100  # findings that are read of a peer and UTC day; a night of 126 experiments gave fewer
+NO_REMOTE = "no common remote"
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
 _PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
@@ -29,7 +30,8 @@ class Settings:
     """What `autoresearch swarm join` was told.
 
     Attributes:
-      remote: URL of the shared git repository, with which git's own configuration may do what it does.
+      remote: URL of the shared git repository, with which git's own configuration may do what it does; empty where
+        members exchange their chains by zenoh alone.
       name: of this peer; its chains are `refs/autoresearch/findings/NAME` and `refs/autoresearch/champions/NAME`.
       key: ssh key that signs; a public one whose private one an agent holds will do.
       members: the members' file.
@@ -60,13 +62,18 @@ class Settings:
         return bool(self.listen or self.connect)
 
 
+def is_name(name: str) -> bool:
+    """Whether a text can be a peer's name."""
+    return _NAME.fullmatch(name) is not None and len(name) <= MAX_NAME_CHARACTERS
+
+
 def check_name(name: str) -> None:
     """Refuses what cannot be a peer's name.
 
     Raises:
       UsageError: it cannot.
     """
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+    if not is_name(name):
         raise UsageError(
             f"{clean_line(name)}: no name of a peer: lower-case words joined by hyphens, at most {MAX_NAME_CHARACTERS} "
             "characters"
@@ -158,7 +165,7 @@ def read_members(path: Path) -> Mapping[str, str]:
         if not words or words[0].startswith("#"):
             continue
         name = words[0].strip('"')
-        if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+        if not is_name(name):
             raise SwarmError(f"{path}:{number}: {clean_line(name, 60)} is no member's name: {form}")
         if "cert-authority" in line or not any(word.startswith(KEY_TYPES) for word in words[1:]):
             raise SwarmError(f"{path}:{number}: no ssh key of {name}: {form}")

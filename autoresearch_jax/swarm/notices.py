@@ -7,9 +7,9 @@ certificate; what tells is whether a member answers a question.
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.sanitize import clean_line
@@ -52,20 +52,40 @@ def check_notices(settings: Settings) -> None:
             raise UsageError(f"--{name} is missing, which tls/ needs: all three of {', '.join(files)}")
 
 
+class Part(Protocol):
+    """What else works in the session of the notices."""
+
+    def opened(self, session: Any) -> None:
+        """A session was opened, in the place of one before."""
+        ...
+
+    def closing(self) -> None:
+        """It is about to be closed."""
+        ...
+
+
 class ZenohNotices:
     """Tells of this peer's chains, and is told of others'."""
 
-    def __init__(self, settings: Settings, wake: Callable[[], None], notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        wake: Callable[[], None],
+        notice: Callable[[str], None],
+        parts: Sequence[Part] = (),
+    ) -> None:
         """Opens nothing yet.
 
         Args:
           settings: of the peer.
           wake: called, in any thread, when another peer tells of a chain.
           notice: is told whether members answer, when that changes.
+          parts: that use the same session.
         """
         self._settings = settings
         self._wake = wake
         self._notice = notice
+        self._parts = parts
         self._session: Any = None
         self._said = ""
 
@@ -81,7 +101,7 @@ class ZenohNotices:
             self.close()
             where = ", ".join(self._settings.connect)
             said = f"no member answers at {where}: {problem or 'is one at work there, and is the certificate right?'}"
-            said += " findings are polled for"
+            said += " findings are polled for" if self._settings.remote else " it is tried again"
         if said != self._said:
             self._said = said
             self._notice(f"swarm: {said}")
@@ -111,6 +131,8 @@ class ZenohNotices:
         """Ends the session, if there is one."""
         session, self._session = self._session, None
         if session is not None:
+            for part in self._parts:
+                part.closing()
             session.close()
 
     def open(self) -> None:
@@ -133,6 +155,8 @@ class ZenohNotices:
             session.declare_subscriber(f"{_NOTICES}/*", self._heard)
             own = f"{_HERE}/{self._settings.name}"
             session.declare_queryable(own, lambda query: query.reply(own, self._settings.name))
+            for part in self._parts:
+                part.opened(session)
         except zenoh.ZError as error:
             self.close()
             return f"{clean_line(str(error).partition(' at /')[0], 200)};"

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,16 +35,15 @@ from autoresearch_jax.swarm.store import (
     CHAMPIONS,
     FINDINGS,
     KINDS,
-    MAX_FETCH_BYTES,
     REMOTE_PREFIX,
     ChainCommit,
     Store,
     peer_of,
     seen,
 )
+from autoresearch_jax.swarm.transport import GitRemote, Transport
 
 FINDINGS_A_PACK = 200  # that are read between two looks whether git has much to pack
-FETCH_SECONDS = 15.0  # that a fetch may take at first
 FETCH_AGAIN_SECONDS = 3600  # after which a chain that could not be fetched is tried again
 MAX_PUSH_TRIES = 4  # in a round, where another machine of this peer pushes, too
 
@@ -67,6 +66,7 @@ class Peer:
         environment: Mapping[str, str],
         notice: Callable[[str], None],
         clock: Callable[[], float] = time.time,
+        exchange: Transport | None = None,
     ) -> None:
         """Opens a peer's folder.
 
@@ -75,6 +75,7 @@ class Peer:
           environment: of this process.
           notice: is told of each thing that is wrong, once.
           clock: seconds since the epoch.
+          exchange: among members, in the place of a remote or beside it.
 
         Raises:
           SwarmError: this folder is no peer's.
@@ -86,6 +87,9 @@ class Peer:
         self.store = Store(folder.store, environment)
         self.store.make()
         self.outbox = Outbox(folder.outbox, self.settings.name, environment)
+        remote = GitRemote(self.store, self.settings.remote) if self.settings.remote else None
+        self._transports = [one for one in (remote, exchange) if one is not None]
+        self.names: Collection[str] = ()  # of the members, as they were read last
         self._notice = lambda text: notice(without_password(text))
         self._clock = clock
         self._told: dict[str, str] = {}
@@ -115,32 +119,47 @@ class Peer:
         return done
 
     def _round(self, done: Round, on_push: Callable[[str, str], None]) -> None:
-        try:
-            tips = self.store.remote_refs(self.settings.remote)
-        except GitError as error:
-            self._tell(f"{error}: goes on alone and tries again", "remote")
-            return
-        if self._told.pop("remote", None) is not None:
-            self._notice(f"{self.settings.remote} answers again")
-        done.answered = True
-        here = self.store.refs("refs/")
-        state = self.read_state()
-        for kind in KINDS:
-            ref = self._own_ref(kind)
-            if tips.get(ref) == here.get(ref) and not self.outbox.waiting(kind):
+        if not self._transports:
+            raise SwarmError("there is no remote, and no exchange with members by zenoh")
+        here, state = self.store.refs("refs/"), self.read_state()
+        for transport in self._transports:
+            is_own = transport is self._transports[0]  # what this peer makes goes there
+            try:
+                tips = transport.tips(here)
+            except GitError as error:
+                if is_own:
+                    self._tell(f"{error}: goes on alone and tries again", "remote")
                 continue
-            if (commit := self._push(kind, tips.get(ref))) is not None:
-                done.pushed[ref] = commit
-                on_push(ref, commit)
-        state["answered_at"] = round(self._clock())
-        try:
-            self._read_others(tips, here, state, done)
-        finally:
-            write_json(self.folder.state, state)
+            if is_own:
+                if self._told.pop("remote", None) is not None:
+                    self._notice(f"{transport.where} answers again")
+                done.answered = True
+                self._push_all(transport, tips, here, done, on_push)
+                state["answered_at"] = round(self._clock())
+            try:
+                self._read_others(transport, tips, here, state, done)
+            finally:
+                write_json(self.folder.state, state)
         self._unpacked += len(done.read)
         if self._unpacked > FINDINGS_A_PACK:
             self._unpacked = 0
             self.store.collect_garbage()
+
+    def _push_all(
+        self,
+        transport: Transport,
+        tips: Mapping[str, str],
+        here: dict[str, str],
+        done: Round,
+        on_push: Callable[[str, str], None],
+    ) -> None:
+        for kind in KINDS:
+            ref = self._own_ref(kind)
+            if tips.get(ref) == here.get(ref) and not self.outbox.waiting(kind):
+                continue
+            if (commit := self._push(transport, kind, tips.get(ref))) is not None:
+                here[ref] = done.pushed[ref] = commit
+                on_push(ref, commit)
 
     # ---- what is sent
 
@@ -204,11 +223,13 @@ class Peer:
     def _own_ref(self, kind: str) -> str:
         return f"{REMOTE_PREFIX}{kind}/{self.settings.name}"
 
-    def _push(self, kind: str, at_remote: str | None) -> str | None:
+    def _push(self, transport: Transport, kind: str, at_remote: str | None) -> str | None:
         """Pushes what waits, and the chain again where the remote lost it; returns the new tip, None for none."""
-        ref, url = self._own_ref(kind), self.settings.remote
+        ref = self._own_ref(kind)
         for _ in range(MAX_PUSH_TRIES):
-            self.adopt_own(kind, at_remote)
+            if not self._adopt_own(transport, kind, at_remote):
+                at_remote = transport.tips(self.store.refs("refs/")).get(ref)  # of another member
+                continue
             try:
                 tip, done = self._commit_waiting(kind)
             except GitError as error:
@@ -217,15 +238,16 @@ class Peer:
             if tip is None or tip == at_remote:
                 self.outbox.remove(done)
                 return None
-            pushed = self.store.push(url, tip, ref, at_remote)
+            pushed = transport.push(tip, ref, at_remote)
             if pushed.done:
                 self.store.set_ref(ref, tip)
                 self.outbox.remove(done)
                 self._told.pop("push", None)
                 return tip
-            now = self.store.remote_refs(url).get(ref)
+            now = transport.tips({}).get(ref)
             if now == at_remote:
-                self._tell(f"cannot push to {url}: {pushed.said}: findings wait in {self.outbox.path}", "push")
+                said = f"cannot push to {transport.where}: {pushed.said}"
+                self._tell(f"{said}: findings wait in {self.outbox.path}", "push")
                 return None
             at_remote = now
         return None
@@ -252,51 +274,64 @@ class Peer:
             done.append(entry)
         return tip, done
 
-    def adopt_own(self, kind: str, at_remote: str | None) -> None:
+    def _adopt_own(self, transport: Transport, kind: str, at_remote: str | None) -> bool:
         """Goes on from this peer's chain at the remote where that is ahead, as after the loss of this folder.
 
         What another machine of the same name and key pushed meanwhile is built upon; what others wrote over it is not.
-
-        Raises:
-          SwarmError: somebody else's chain has this name, and this peer has none yet.
+        False if this peer has no chain yet, and a member names one that is not this peer's; at a remote an error.
         """
         ref, own = self._own_ref(kind), self.own_tip(kind)
         if at_remote is None or at_remote == own:
-            return
+            return True
         try:
-            self.store.fetch(self.settings.remote, [ref])
+            failed: dict[str, str] = {}
+            if not list(transport.fetch({ref: at_remote}, failed.__setitem__)):
+                raise GitError(failed.get(ref, f"{at_remote[:10]} is sent by no member"))
             (head,) = self.store.read([at_remote], MAX_HEAD_BYTES)
             verify_signature(head or b"", self.settings.name, self.members)
         except (GitError, ChainError) as error:
-            if own is None:
+            if own is None and transport.lists_all:
                 raise SwarmError(f"the name {self.settings.name} is taken at the remote: {error}") from error
-            self._tell(f"{ref} was changed by others at {self.settings.remote}: put back: {error}")
-            return
+            self._tell(f"{ref} was changed by others at {transport.where}: put back: {error}")
+            return own is not None
         if own is not None and self.store.descends(own, at_remote):
-            return  # a push that is still to come
-        for commit in [] if own is None else self.store.chain(own, at_remote, MAX_COMMITS):
+            return True  # a push that is still to come
+        missing = [] if own is None else self.store.chain(own, at_remote, MAX_COMMITS)
+        if missing and not transport.lists_all:
+            self._tell(f"{ref} goes on elsewhere, too: two machines of one name need a remote")
+            return True
+        for commit in missing:
             self.outbox.put(kind, read_files(self.store, commit), "again")
         self.store.set_ref(ref, at_remote)
+        return True
 
     # ---- what is read
 
     def _read_others(
-        self, tips: Mapping[str, str], here: Mapping[str, str], state: dict[str, Any], done: Round
+        self, transport: Transport, tips: Mapping[str, str], here: dict[str, str], state: dict[str, Any], done: Round
     ) -> None:
         members, blocked = read_members(self.members), self.folder.blocked_names()
-        refused: dict[str, Any] = state.setdefault("refused", {})
+        self.names = frozenset(members)
+        refused: dict[str, Any] = state.setdefault(transport.refusals, {})
         wanted: dict[str, str] = {}
         for ref, tip in tips.items():
             kind, name = peer_of(ref)
             if kind not in KINDS or name in blocked or name == self.settings.name:
                 continue
             if name not in members:
-                self._refuse(refused, ref, tip, f"no member of that name in {self.members}: not fetched")
+                if transport.lists_all:
+                    self._refuse(refused, ref, tip, f"no member of that name in {self.members}: not fetched")
             elif here.get(seen(ref)) != tip and not self._is_refused(refused.get(ref, {}), tip):
                 wanted[ref] = tip
         for ref in [ref for ref in refused if ref not in tips or here.get(seen(ref)) == tips[ref]]:
-            del refused[ref]
-        for came in self._fetch(wanted, refused):
+            if transport.lists_all:
+                del refused[ref]
+
+        def failed(ref: str, why: str) -> None:
+            self._refuse(refused, ref, wanted[ref], why)
+            refused[ref]["until"] = round(self._clock()) + FETCH_AGAIN_SECONDS
+
+        for came in transport.fetch(wanted, failed):
             checked: dict[str, list[ChainCommit]] = {}
             for ref in came:
                 try:
@@ -307,6 +342,7 @@ class Peer:
             for ref, commits in sorted(checked.items(), key=lambda one: len(one[1])):  # who floods comes last
                 self._take(ref, commits, done)
                 self.store.set_ref(seen(ref), wanted[ref])
+                here[seen(ref)] = wanted[ref]
                 refused.pop(ref, None)
 
     def _take(self, ref: str, commits: Sequence[ChainCommit], done: Round) -> None:
@@ -321,35 +357,6 @@ class Peer:
     def _is_refused(self, entry: Mapping[str, Any], tip: str) -> bool:
         """Whether a tip was refused before, or its chain could not be fetched a short time ago."""
         return entry.get("tip") == tip or entry.get("until", 0) > self._clock()
-
-    def _fetch(self, wanted: Mapping[str, str], refused: dict[str, Any]) -> Iterator[list[str]]:
-        """Fetches chains: all at once, or one by one where one of them cannot be had; yields those that came.
-
-        One that is slow or too large holds up the others for `FETCH_SECONDS` or two, and then again after an hour.
-        """
-        if not wanted:
-            return
-        try:
-            self.store.fetch(self.settings.remote, wanted, FETCH_SECONDS)
-            yield list(wanted)
-            return
-        except GitError:
-            self.store.remote_refs(self.settings.remote)  # raises where it is the remote that fails
-        slow = []
-        for ref in wanted if len(wanted) > 1 else ():
-            try:
-                self.store.fetch(self.settings.remote, [ref], FETCH_SECONDS)
-                yield [ref]
-            except GitError:
-                slow.append(ref)
-        for ref in slow if len(wanted) > 1 else wanted:
-            try:
-                self.store.fetch(self.settings.remote, [ref])
-                yield [ref]
-            except GitError as error:
-                why = f"cannot be fetched, or has more than {MAX_FETCH_BYTES:,} bytes: {error}"
-                self._refuse(refused, ref, wanted[ref], why)
-                refused[ref]["until"] = round(self._clock()) + FETCH_AGAIN_SECONDS
 
     def _hand_over(self, findings: Iterable[PeerFinding | FindingError], done: Round) -> None:
         for found in findings:

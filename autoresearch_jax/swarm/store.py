@@ -25,6 +25,7 @@ SEEN_PREFIX = "refs/seen/"  # those that were found to be in order
 GIT_SECONDS = 60.0  # that one git command may take
 MAX_FETCH_BYTES = 32 * 2**20  # of one pack, and of any file that git writes; 160 findings of a 20 kB file have 1 MB
 MAX_JOINT_BYTES = 8 * 2**20  # of the pack of several chains, so that one that is too large holds up the others briefly
+_UNPACKED_OBJECTS = 100  # below which a bundle's objects get files of their own, as with `git fetch`
 _MEMO_BYTES = 8 * 2**20  # of objects that are kept in memory, the same base of many findings among them
 _PROTOCOLS = "file:git:http:https:ssh"  # no `ext`, which runs any command
 _NO_ASKING = {
@@ -167,6 +168,37 @@ class Store:
         git = self._limited(MAX_JOINT_BYTES if len(refs) > 1 else MAX_FETCH_BYTES, seconds or self._seconds)
         git.text(*_FETCH, "--", url, stdin=asked.encode(), settings=_FETCH_SETTINGS)
 
+    def make_bundle(self, ref: str, since: str | None, seconds: float) -> bytes:
+        """The commits of a ref of this store as a git bundle, from `since`, which is left out.
+
+        Raises:
+          GitError: there are none, they are too large, or it takes longer.
+        """
+        git = self._limited(MAX_FETCH_BYTES, seconds)
+        asked = "".join(f"{word}\n" for word in (ref, *(() if since is None else (f"^{since}",))))
+        with tempfile.TemporaryDirectory(prefix="autoresearch-bundle-") as scratch:
+            path = Path(scratch) / "bundle"
+            words = ("bundle", "create", "--quiet", str(path), "--stdin")
+            git.text(*words, stdin=asked.encode(), settings=("-c", "pack.threads=1"))
+            return path.read_bytes()
+
+    def take_bundle(self, bundle: bytes, ref: str, tip: str, seconds: float) -> None:
+        """Unpacks a git bundle as a fetch of a ref would, with the same checks and limits; `tip` is kept as fetched.
+
+        `git fetch` does not check the objects of a bundle before git 2.46, so its pack is given to git alone.
+
+        Raises:
+          GitError: it is none, is too large, its objects are faulty or not linked to those here, or it lacks the tip.
+        """
+        head, _, pack = bundle.partition(b"\n\n")
+        if not head.startswith(b"# v2 git bundle\n") or not pack.startswith(b"PACK"):
+            raise GitError("what came is no git bundle of version 2")
+        few = int.from_bytes(pack[8:12], "big") < _UNPACKED_OBJECTS
+        words = ("unpack-objects", "-q") if few else ("index-pack", "--stdin", "--fix-thin")
+        git = self._limited(MAX_FETCH_BYTES, seconds)
+        git.raw(*words, "--strict", f"--max-input-size={MAX_FETCH_BYTES}", stdin=pack)
+        git.text("update-ref", "--no-deref", fetched(ref), tip)
+
     def collect_garbage(self) -> None:
         """Packs what came loose, if that is much, and drops what was refused long ago."""
         self._git.succeeds("gc", "--auto", "--quiet")
@@ -275,6 +307,16 @@ def tree_name(files: Mapping[str, bytes]) -> str:
 def blob_name(content: bytes) -> str:
     """The name that git gives a file's content."""
     return _object_name("blob", content)
+
+
+def chain_tips(refs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The chains of a store's refs that are in order, its own among them: by the ref at a remote, ref here and tip."""
+    found = {}
+    for ref, tip in refs.items():
+        for prefix in (SEEN_PREFIX, REMOTE_PREFIX):
+            if ref.startswith(prefix) and peer_of(ref)[0] in KINDS:
+                found[REMOTE_PREFIX + ref.removeprefix(prefix)] = (ref, tip)
+    return found
 
 
 def fetched(ref: str) -> str:

@@ -177,6 +177,7 @@ def test_joining_says_what_is_missing_in_a_line_each(place: Place, capsys):
     assert failed("bob", key="public").startswith(f"key:                 FAILED: {place.key('public')} does not sign: ")
     with reading_only(place.path) as url:
         assert failed("bob", remote=f"{url}/remote.git").startswith("push:                FAILED: git push failed")
+    assert "--listen or --connect" in failed("bob", remote="", status=2)
     assert call(capsys, "join")[0] == 2
     assert call(capsys, "dance")[0] == 2
     status, _, err = call(capsys, "status", "--run_dir=bob")

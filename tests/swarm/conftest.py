@@ -1,5 +1,6 @@
 """A place for peers, and findings that they send."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return make_place(tmp_path)
+
+
+@pytest.fixture
+def endpoint() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tls/127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -78,6 +78,13 @@ def test_what_is_not_in_order_is_refused_and_the_rest_is_read(place: Place, make
     git(place.remote, "update-ref", "-d", f"{FINDINGS}/bob")
     bob.offer([(make_finding("mine"), BASE)])
     first = bob.round().pushed[f"{FINDINGS}/bob"]
+    work = place.path / "by-hand"
+    (work / "commit").write_bytes(bob.store.read([first], 10_000)[0])
+    blob = git(work, "hash-object", "-w", "--no-filters", "commit")
+    git(work, "push", "-q", "--force", str(place.remote), f"{blob}:{FINDINGS}/bob")
+    carol.round()
+    assert place.said("carol") == [f"bob: chain refused: {blob[:10]} is no commit"], "though bob signed these bytes"
+    git(place.remote, "update-ref", f"{FINDINGS}/bob", first)
     write_by_hand(place, "bob", page, first, "mallory")
     bob.offer([(make_finding("more", "return 4 * x"), BASE)])
     bob.round()
