@@ -55,6 +55,7 @@ from autoresearch_jax.types import Scalar, Status
 TAKES_RUN_FLAGS = True
 KEPT, DISCARDED, NOT_MEASURED, STOPPED = 0, 3, 4, 130
 POLL_SECONDS = 0.3  # between two looks at a ledger that another process writes to
+BEGIN_SECONDS = 60.0  # that a driver may take before it enters its baseline
 TELL_SECONDS = 30.0  # between two lines about what that process is at
 DETAILS_FILE = "rejected.txt"  # in an experiment's logs; see engine/scheduler.py
 DETAIL_LINES = 24
@@ -146,16 +147,21 @@ class _DriverGoneError(Exception):
 
 def _hand_over(options: Options, folder: RunFolder, change: Change) -> int:
     """Puts the text into the inbox of a run that has begun; returns its number there."""
-    no_champion = UserError(f"{folder.path}: its baseline is not measured yet: try again once it is")
-    if not folder.ledger.exists():
-        if folder.holder() is not None:  # a driver that is just beginning
-            raise no_champion
-        raise UsageError(f"--no_wait: {folder.path} has not begun: leave it out, or `autoresearch run` first")
-    with closing(Ledger.open(folder.ledger)) as ledger:
-        kept = kept_texts(ledger)
-        if not kept:
-            raise no_champion
-        return _enter(options, ledger, change, kept)
+    until, begun = time.monotonic() + BEGIN_SECONDS, False
+    while True:
+        if folder.ledger.exists():
+            with closing(Ledger.open(folder.ledger)) as ledger:
+                baseline = {row.id: ledger.source(row.id) for row in ledger.experiments()[:1]}  # measured or not
+                if kept := kept_texts(ledger) or baseline:
+                    return _enter(options, ledger, change, kept)
+        if folder.holder() is None:
+            raise UsageError(f"--no_wait: {folder.path} has not begun: leave it out, or `autoresearch run` first")
+        if time.monotonic() > until:
+            raise UserError(f"{folder.path}: its driver has not begun with the baseline: try again once it has")
+        if not begun:
+            begun = True
+            _say("the driver is just beginning; the text is handed to it once it has")
+        time.sleep(POLL_SECONDS)
 
 
 def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, str]) -> int:

@@ -17,9 +17,11 @@ from repositories import git, make_repository
 from task_stand_in import stand_in
 
 from autoresearch_jax import cli
+from autoresearch_jax.commands import try_
 from autoresearch_jax.engine.inbox import HAND, Inbox
 from autoresearch_jax.engine.integrity import ledger_file_differences
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.engine.run_folder import RunFolder
 
 NIGHT = RunFolder(Path("runs/night"))
@@ -186,14 +188,18 @@ def test_nothing_waits_for_a_run_that_has_not_begun(call):
     assert not NIGHT.path.exists()
 
 
-def test_a_driver_that_is_just_beginning_is_no_question_of_flags(call):
+def test_a_driver_that_is_just_beginning_gets_the_text_once_it_has_a_baseline(call, monkeypatch):
     edit(DEEP)
     NIGHT.create()
     with NIGHT.lock():
-        status, _, said = call(*TRY)
-    assert status == 1
-    assert "--no_wait" not in said
-    assert "baseline is not measured yet" in said
+        with monkeypatch.context() as patch:
+            patch.setattr(try_, "BEGIN_SECONDS", 0.0)
+            status, _, said = call(*TRY)
+        assert (status, "--no_wait" in said, "has not begun with the baseline" in said) == (1, False, True)
+        with closing(Ledger.open(NIGHT.ledger)) as ledger:
+            ledger.begin_experiment(Intent(Kind.BASELINE, SOURCE, hypothesis="baseline"))
+            assert call(*TRY, "--no_wait")[0] == 0
+            assert Inbox(ledger).get(1).base == SOURCE, "which is not measured yet"
 
 
 def test_a_secret_in_a_text_is_blanked_out_and_that_is_said(begun, call, monkeypatch):
