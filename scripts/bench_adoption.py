@@ -16,6 +16,7 @@ The last lines are `key: value`, means over all nights, mixes and peers:
   hours_to_23_adopters                35 peers and 333 experiments in 8 hours: from a finding's publication until 23
                                       peers kept it, median over nights of the first such; and how many nights had one
   most_adopters                       of the finding that most of these 35 kept
+  choice_seconds_N                    CPU seconds of one choice among N findings
 """
 
 import argparse
@@ -36,7 +37,7 @@ from autoresearch_jax.assets.text import TextKind
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, LineageRule, LineageSettings
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
-from autoresearch_jax.proposers.adopting import DEFAULT_SHARE, AdoptingProposer
+from autoresearch_jax.proposers.adopting import DEFAULT_SHARE, AdoptingProposer, AdoptionOrder
 from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal
 from autoresearch_jax.types import Status
 
@@ -307,6 +308,23 @@ def ratio_of(nights: Sequence[Outcome], alone: Sequence[Outcome]) -> tuple[float
     return ratio, statistics.stdev(rest) * math.sqrt(len(rest)) / total if len(rest) > 1 else math.nan
 
 
+def choice_seconds(count: int) -> float:
+    """CPU seconds of a choice among findings, a third of which others tried, too."""
+    world, rng = World(random.Random(0), "A", 0.7, ("class 0", "class 1", "class 2")), random.Random(0)
+    for number in range(count):
+        idea = world.new_idea()
+        for place in range(1 + (number % 3 == 0)):
+            peer = rng.randrange(1000)
+            world.publish(idea, f"peer-{peer}", world.classes[peer % 3], place == 0, 2.0, 0.9)
+    start = PastExperiment(0, "", "baseline", "", {}, Status.OK, BASELINE, True, "")
+    brief = Brief(1, 0, METRIC, "", (), TEXT, {}, BASELINE, (start,), noise_floor=1.0)
+    findings, order = world.seen_by("").findings(), AdoptionOrder("class 0")
+    order(brief, findings[:10], findings[:10])  # imports
+    began = time.process_time()
+    order(brief, findings, findings)
+    return time.process_time() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nights", type=int, default=5, help="of each mix")
@@ -342,6 +360,8 @@ def main() -> None:
         print(f"adoption_gain_ratio{name and '_' + name}: {ratio:.3f} +- {error:.3f}")
     ratio, error = ratio_of(found["liar"], found["adoption"])
     print(f"liar_gain_ratio: {ratio:.3f} +- {error:.3f}")
+    for count in (160, 20_000):
+        print(f"choice_seconds_{count}: {choice_seconds(count):.3f}")
     hours = [night.hours for night in found["many"] if night.hours is not None]
     print(f"experiments_of_35: {statistics.fmean(night.experiments for night in found['many']):.0f}")
     median = f"{statistics.median(hours):.1f}" if hours else "never"
