@@ -343,7 +343,7 @@ def main() -> None:
         "classes": replace(common, classes=3),
         "uncorrelated": replace(common, correlation=0.0),
         "liar": replace(common, lies=CLAIMS),
-        "many": replace(common, peers=35, runs=24),
+        "many": replace(common, peers=35, runs=21),
     }
     found: dict[str, list[Outcome]] = {}
     with ProcessPoolExecutor(2) as pool:

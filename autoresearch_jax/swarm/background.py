@@ -13,7 +13,7 @@ from autoresearch_jax.swarm.peer import Peer
 POLL_SECONDS = 60.0
 EXCHANGE_SECONDS = 30.0  # the same where members exchange chains without a remote
 LOOK_SECONDS = 5.0
-RETRY_SECONDS = 5.0  # after the first round that the remote did not answer; doubled up to `POLL_SECONDS`
+RETRY_SECONDS = 5.0  # after the first round that the remote, or a member, did not answer; doubled up to `POLL_SECONDS`
 GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
 FREE_NOTICES = 3  # that bring nothing new, as when two come for one push; each further one doubles the time to the next
 CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be pushed
@@ -22,8 +22,8 @@ CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be 
 class Notices(Protocol):
     """Tells other peers that a chain has grown; what they tell wakes this one."""
 
-    def refresh(self) -> None:
-        """Connects where that is lost; may take some seconds."""
+    def refresh(self) -> bool:
+        """Connects where that is lost, which may take some seconds; false if it is worth trying again soon."""
         ...
 
     def publish(self, ref: str, commit: str) -> None:
@@ -69,6 +69,8 @@ class BackgroundPeer:
         self._ending = threading.Event()
         self._failure = ""
         self._next_seconds = poll_seconds  # until the next round, if nothing comes up
+        self._connect_at = -math.inf  # when it is seen next whether notices come
+        self._connect_seconds = RETRY_SECONDS
         self._in_vain = 0  # notices in a row after which there was nothing new
         self._thread = threading.Thread(target=self._work, name="swarm", daemon=True)
 
@@ -93,13 +95,11 @@ class BackgroundPeer:
 
     def _work(self) -> None:
         is_told = False  # the round is made because of a notice
-        asked_at = -math.inf
         while True:
             is_last = self._ending.is_set()
             self._wake.clear()
-            if self._notices is not None and not is_last and time.monotonic() - asked_at >= self._poll_seconds:
-                asked_at = time.monotonic()
-                self._guarded(self._notices.refresh)
+            if not is_last:
+                self._connect()
             found = self._guarded(self._round)
             self._in_vain = self._in_vain + 1 if is_told and not found else 0
             if is_last:
@@ -109,9 +109,22 @@ class BackgroundPeer:
                 doubled = self._gather_seconds * 2 ** max(0, self._in_vain - FREE_NOTICES)
                 self._ending.wait(min(doubled, self._poll_seconds))
 
+    def _connect(self) -> None:
+        """Sees to it that notices come, if it is time."""
+        if self._notices is None or time.monotonic() < self._connect_at:
+            return
+        if self._guarded(self._notices.refresh):
+            wait, self._connect_seconds = self._poll_seconds, RETRY_SECONDS
+        else:
+            wait = min(self._connect_seconds, self._poll_seconds)
+            self._connect_seconds *= 2
+        self._connect_at = time.monotonic() + wait
+
     def _wait(self) -> bool:
         """Waits until a round is due; true if a notice has it made."""
         due = time.monotonic() + self._next_seconds
+        if self._notices is not None:
+            due = min(due, self._connect_at)
         while (left := due - time.monotonic()) > 0:
             if self._wake.wait(min(left, self._look_seconds)):
                 return True

@@ -7,7 +7,7 @@ certificate; what tells is whether a member answers a question.
 
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,11 +89,11 @@ class ZenohNotices:
         self._session: Any = None
         self._said = ""
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Opens the session, anew where no member answers; in the thread of the rounds, which it may have wait."""
         problem = self._open()
-        names = set() if problem else self.answering(ANSWER_SECONDS)
-        if names:
+        is_answered = not problem and next(self._answers(ANSWER_SECONDS), None) is not None
+        if is_answered:
             said = "notices come"
         elif not self._settings.connect:
             said = ""  # others connect to this one
@@ -105,16 +105,21 @@ class ZenohNotices:
         if said != self._said:
             self._said = said
             self._notice(f"swarm: {said}")
+        return is_answered or not self._settings.connect
 
     def answering(self, seconds: float) -> set[str]:
         """The names of other members who answer."""
+        return set(self._answers(seconds))
+
+    def _answers(self, seconds: float) -> Iterator[str]:
+        """The same one by one: a member that was killed takes all the time that there is."""
         import zenoh
 
         if self._session is None:
-            return set()
-        replies = self._session.get(f"{_HERE}/*", timeout=seconds, target=zenoh.QueryTarget.ALL)
-        names = {clean_line(reply.ok.payload.to_string(), 60) for reply in replies if reply.ok}
-        return names - {self._settings.name}
+            return
+        for reply in self._session.get(f"{_HERE}/*", timeout=seconds, target=zenoh.QueryTarget.ALL):
+            if reply.ok and (name := clean_line(reply.ok.payload.to_string(), 60)) != self._settings.name:
+                yield name
 
     def publish(self, ref: str, commit: str) -> None:
         """Tells of a tip that was pushed."""

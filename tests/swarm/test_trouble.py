@@ -12,6 +12,7 @@ from repositories import git
 from swarm_place import BASE, FINDINGS, Place, write_by_hand
 
 from autoresearch_jax.engine.git import GitError
+from autoresearch_jax.swarm import background as background_module
 from autoresearch_jax.swarm.background import BackgroundPeer
 from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.swarm.store import Store
@@ -177,13 +178,14 @@ def test_a_git_that_hangs_is_ended_with_all_it_began(place: Place, tmp_path: Pat
         store.remote_refs(f"ext::sh -c touch% {tmp_path}/run")
 
 
-def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make_finding):
+def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make_finding, monkeypatch):
     came, told = [[(make_finding("first"), BASE)], []], []
     sent = threading.Event()
 
     class Told:
-        def refresh(self) -> None:
+        def refresh(self) -> bool:
             told.append("refresh")
+            return True
 
         def publish(self, ref: str, commit: str) -> None:
             told.append(ref)
@@ -202,6 +204,21 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     background.close()
     assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
     assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
+
+    monkeypatch.setattr(background_module, "RETRY_SECONDS", 0.01)
+    comes = threading.Event()
+
+    class Late(Told):
+        def refresh(self) -> bool:
+            super().refresh()
+            if told.count("refresh") == 3:
+                comes.set()
+            return comes.is_set()
+
+    late = BackgroundPeer(place.peer("bob"), lambda peer: 0, place.told.append, poll_seconds=600)
+    late.start(Late())
+    assert comes.wait(60), "a member who begins later is found long before the next poll"
+    late.close()
 
     def fails(peer: Peer) -> int:
         raise ZeroDivisionError("x")
