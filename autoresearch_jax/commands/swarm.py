@@ -4,7 +4,8 @@
     autoresearch swarm join --name=alice --connect=tls/box:7447 ...         # without a common remote
     autoresearch run --tag=tonight --swarm                                  # sends and reads while it runs
     autoresearch swarm sync [--tag=RUN]                                     # once, by hand; of a run that is over
-    autoresearch swarm serve                                                # without a run, until Ctrl-C
+    autoresearch swarm serve [--tag=RUN]                                    # without a run, until Ctrl-C
+    autoresearch swarm replay [ID [PEER]] --tag=RUN                         # a peer's program, run again here
     autoresearch swarm status | peers | papers [ID]
     autoresearch swarm block NAME | unblock NAME
 
@@ -55,7 +56,7 @@ from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
 
 TAKES_ARGUMENTS = True
-ACTIONS = "join, sync, serve, status, peers, papers [ID], block NAME or unblock NAME"
+ACTIONS = "join, sync, serve, replay [ID [PEER]], status, peers, papers [ID], block NAME or unblock NAME"
 _KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
@@ -152,6 +153,10 @@ def run(options: Options, arguments: list[str]) -> int:
         return alone[action](folder, options)
     if action == "papers" and len(rest) <= 1:
         return show_papers(folder, options, rest[0] if rest else None)
+    if action == "replay" and len(rest) <= 2:
+        from autoresearch_jax.commands.swarm_replay import replay  # tasks take half a second to import
+
+        return replay(folder, options.where, options.format, rest)
     if action in ("block", "unblock") and len(rest) == 1:
         return block(folder, rest[0], blocked=action == "block")
     raise UsageError(f"swarm {clean_line(' '.join(arguments))}: expected {ACTIONS}")
@@ -284,19 +289,30 @@ def open_background(
 
 
 def serve(folder: SwarmFolder, options: Options) -> int:
-    """Sends and reads until Ctrl-C or SIGTERM, without a run; as a router passes notices on."""
+    """Sends and reads until Ctrl-C or SIGTERM, without a run; as a router passes notices on.
+
+    With --tag it runs programs of peers again meanwhile, on the task of that run.
+    """
 
     def tell(text: str) -> None:
         say(f"autoresearch {text}", sys.stderr)
 
     joined = JoinedPeer(folder, os.environ, lambda text: tell(f"swarm: {text}"))
+    idle = None
+    if options.where.tag is not None:
+        from autoresearch_jax.commands.swarm_replay import IdleReplays  # see `run`
+
+        idle = IdleReplays(folder, options.where, tell)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     background = _started(joined, lambda peer: 0, tell, options.poll_seconds)
     settings = joined.peer.settings
     print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
-    stopped.wait()
+    if idle is None:
+        stopped.wait()
+    else:
+        idle.work(stopped, background.wake)
     background.close()
     return 0
 
@@ -340,6 +356,7 @@ def show_papers(folder: SwarmFolder, options: Options, name: str | None) -> int:
     for paper in found:
         text = finding_text(replace(paper.finding, source=f"peer {paper.peer}, {paper.finding.source}"))
         print(clean_block(text, sys.maxsize) if sys.stdout.isatty() else text)
+        print(swarm.trust(paper).sentence(paper.peer))
     return 0
 
 

@@ -186,11 +186,11 @@ def open_library(
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:
     """The first finding with the evidence of both, the second's where both have it of one experiment."""
-    evidence = tuple({_origin(one): one for one in (*first.evidence, *second.evidence)}.values())
+    evidence = tuple({origin_of(one): one for one in (*first.evidence, *second.evidence)}.values())
     return first if evidence == first.evidence else replace(first, evidence=evidence, status=status_of(evidence))
 
 
-def _origin(evidence: Evidence) -> object:
+def origin_of(evidence: Evidence) -> object:
     """What tells one measurement from another; of an experiment that goes on to be measured it stays the same."""
     if not evidence.replay:
         return evidence

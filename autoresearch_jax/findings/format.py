@@ -74,6 +74,7 @@ class Evidence:
       steps: that the run made.
       value: its score.
       peer: name of the peer in whose chain it was read; empty for what was measured here or is shipped.
+      claim: of a replay, see `findings.trust`: name of the peer whose program was run again.
     """
 
     device_class: str
@@ -95,6 +96,7 @@ class Evidence:
     steps: int | None = None
     value: float | None = None
     peer: str = ""
+    claim: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding
 from autoresearch_jax.findings.peers import claimant
+from autoresearch_jax.findings.trust import REPLAYED, is_replay
 from autoresearch_jax.proposers.bandit import CODES_SIZE, expected_size, gain_sizes, known, new_rng, posterior_draw
 from autoresearch_jax.proposers.base import CERTIFICATION, Brief, Examine, Proposal, Proposer, SpaceExhausted, is_gain
 from autoresearch_jax.proposers.ideas import IdeasProposer
@@ -150,12 +151,14 @@ class AdoptionOrder:
     def _is_refuted(self, finding: Finding) -> bool:
         """Whether more peers of this class of device discarded it than kept it."""
         here = [
-            one.decision == "keep" for one in finding.evidence if one.peer and one.device_class == self.device_class
+            one.decision == "keep"
+            for one in finding.evidence
+            if one.peer and one.device_class == self.device_class and not is_replay(one)
         ]
         return 2 * sum(here) < len(here)
 
     def _verdicts(self, brief: Brief, library: Iterable[Finding]) -> Iterable[Verdict]:
-        """Those of other peers, and of this run."""
+        """Those of other peers, a replay that differs among them, and of this run."""
         own = {past.finding: past for past in known(brief) if past.finding is not None}
         sizes = {past.finding: size for past, size in gain_sizes(brief)}
         for finding in library:
@@ -163,7 +166,7 @@ class AdoptionOrder:
                 continue
             words, claimed = (finding.id, *claim, finding.category), _size_of_claim(finding, claim[0])
             for one in finding.evidence:
-                if one.peer and one.peer != claim[0] and one.decision != "replayed":
+                if one.peer and one.peer != claim[0] and one.decision != REPLAYED and one.claim in ("", claim[0]):
                     weight = 1.0 if one.device_class == self.device_class else ELSEWHERE
                     yield Verdict(*words, weight, one.decision == "keep" and _holds(_size(one), claimed))
             if finding.id in own:

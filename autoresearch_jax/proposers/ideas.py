@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, apply_finding, base_digest
 from autoresearch_jax.findings.peers import peer_of_source
+from autoresearch_jax.findings.trust import is_replay
 from autoresearch_jax.proposers.bandit import known
 from autoresearch_jax.proposers.base import Brief, Examine, Objection, PastExperiment, Proposal, SpaceExhausted, is_gain
 from autoresearch_jax.sanitize import clean_line
@@ -200,7 +201,7 @@ def share_of_others(counts: Iterable[float]) -> float:
 
 def _count(evidence: Sequence[Evidence], device_class: str) -> tuple[float, float]:
     """Gains and misses that evidence stands for: together 1, however often a finding was measured; else 0."""
-    found = [_probability(one) for one in evidence if one.device_class == device_class]
+    found = [_probability(one) for one in evidence if one.device_class == device_class and not is_replay(one)]
     if not found:
         return 0.0, 0.0
     gains = sum(found) / len(found)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 
 from autoresearch_jax.findings.format import Evidence, Finding
+from autoresearch_jax.findings.trust import without_replays
 from autoresearch_jax.sanitize import clean_line, quoted
 
 MOST_PAPERS = 5
@@ -29,7 +30,8 @@ def relevant_papers(findings: Iterable[Finding], device_class: str, tried: Colle
     """
     lines: dict[str, str] = {}
     room = MAX_PAPERS_BYTES
-    of_peers = (finding for finding in findings if any(one.peer for one in finding.evidence))
+    measured = map(without_replays, findings)
+    of_peers = (finding for finding in measured if any(one.peer for one in finding.evidence))
     for finding in sorted(of_peers, key=lambda finding: _rank(finding, device_class, tried))[:MOST_PAPERS]:
         line = _line(finding, device_class)
         room -= len(f"- {finding.id}: {line}\n".encode())

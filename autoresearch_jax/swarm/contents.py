@@ -3,18 +3,20 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.run_folder import find_runs
-from autoresearch_jax.findings.folder import FindingFolder
-from autoresearch_jax.findings.format import Finding, FindingError
+from autoresearch_jax.findings.folder import FindingFolder, origin_of
+from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding
 from autoresearch_jax.findings.peers import peer_of_source
-from autoresearch_jax.swarm.chain import MAX_COMMITS, Champion, day_of, read_champion, read_pages
+from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
+from autoresearch_jax.swarm.chain import MAX_COMMITS, PAGE, Champion, day_of, read_champion, read_pages
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import (
     NO_REMOTE,
@@ -51,11 +53,12 @@ class Paper:
 
 @dataclass(frozen=True)
 class Swarm:
-    """Everything that was read, and this peer's own."""
+    """Everything that was read, and this peer's own; of replays of others and of this peer, those that wait, too."""
 
     settings: Settings
     read: tuple[Paper, ...]
     own: tuple[Paper, ...]
+    replays: tuple[Finding, ...]
     champions: Mapping[str, Champion]
     members: tuple[str, ...]
     blocked: frozenset[str]
@@ -78,7 +81,23 @@ class Swarm:
             "findings read": len(self.read),
             "kept": sum(paper.finding.status == "kept" for paper in self.read),
             "refuted": sum(paper.finding.status == "refuted" for paper in self.read),
+            "replays": len(self.replays),
         }
+
+    def evidence_on(self, finding: Finding) -> Sequence[Evidence]:
+        """Of all peers on this change, each with its name; the latest of each experiment."""
+        return tuple(self._evidence.get(_change(finding), {}).values())
+
+    @cached_property
+    def _evidence(self) -> Mapping[object, Mapping[object, Evidence]]:
+        found: dict[object, dict[object, Evidence]] = {}
+        for finding in (*(paper.finding for paper in (*self.read, *self.own)), *self.replays):
+            found.setdefault(_change(finding), {}).update({origin_of(one): one for one in finding.evidence})
+        return found
+
+    def trust(self, paper: Paper) -> Trust:
+        """What others say of what a peer claims."""
+        return trust_of(self.evidence_on(paper.finding), paper.peer)
 
     def peers(self) -> list[dict[str, Scalar]]:
         """A row a peer that something was read of, that is a member, or that was refused."""
@@ -94,12 +113,15 @@ class Swarm:
             days = Counter(day_of(paper.commit.date) for paper in own)
             state = "blocked" if name in self.blocked else "refused" if name in why else "" if own else "silent"
             champion = self.champions.get(name)
+            trust = [self.trust(paper) for paper in {_change(paper.finding): paper for paper in own}.values()]
             rows.append(
                 {
                     "peer": name + (" (this)" if name == self.settings.name else ""),
                     "findings": len(own),
                     "kept": status["kept"],
                     "refuted": status["refuted"],
+                    "confirmed by others": sum(one.is_confirmed for one in trust),
+                    "refuted by others": sum(one.is_refuted for one in trust),
                     "device classes": ", ".join(sorted(classes)),
                     "most a day": max(days.values(), default=0),
                     "last": max((_moment(paper.commit.date) for paper in own), default=""),
@@ -124,6 +146,7 @@ class Swarm:
                     "device class": "" if evidence is None else evidence.device_class,
                     "effect": None if evidence is None else evidence.effect,
                     "error": None if evidence is None else evidence.error,
+                    "trust": self.trust(paper).short,
                     "tried": tried[paper.finding.id],
                     "used": used[paper.finding.id],
                     "title": paper.finding.title,
@@ -163,11 +186,16 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
     state = peer.read_state()
     entries = {**state.get(MemberExchange.refusals, {}), **state.get(GitRemote.refusals, {})}
     refused = [{"peer": peer_of(ref)[1], "why": str(one["why"])} for ref, one in entries.items()]
-    waiting = len(Outbox(folder.outbox, settings.name, environment).waiting())
+    waiting = Outbox(folder.outbox, settings.name, environment).waiting()
+    replays = [paper.finding for paper in (*read, *own) if only_replays(paper.finding)]
+    for entry in waiting:
+        with suppress(FindingError, UnicodeDecodeError):
+            finding = _by(settings.name, parse_finding(entry.files.get(PAGE, b"").decode(), str(entry.path)))
+            replays += [finding] if only_replays(finding) else []
+    read, own = ([one for one in papers if not only_replays(one.finding)] for papers in (read, own))
     return Swarm(
-        *(settings, tuple(read), tuple(own), champions, members, frozenset(blocked), tuple(refused), waiting),
-        state.get("answered_at"),
-        folder.path.parent,
+        *(settings, tuple(read), tuple(own), tuple(replays), champions, members, frozenset(blocked), tuple(refused)),
+        *(len(waiting), state.get("answered_at"), folder.path.parent),
     )
 
 
@@ -201,7 +229,17 @@ def _papers(store: Store, name: str, tip: str, quota: int) -> list[Paper]:
         days[day_of(commit.date)] += 1
         if days[day_of(commit.date)] <= quota:
             taken.append(commit)
-    return [Paper(name, commit, finding) for commit, finding in read_pages(store, name, taken)]
+    return [Paper(name, commit, _by(name, finding)) for commit, finding in read_pages(store, name, taken)]
+
+
+def _by(name: str, finding: Finding) -> Finding:
+    """A finding whose evidence is a peer's, whatever the page says."""
+    return replace(finding, evidence=tuple(replace(one, peer=name) for one in finding.evidence))
+
+
+def _change(finding: Finding) -> object:
+    """What tells findings from each other: two peers may give one id to unlike changes."""
+    return finding.id, finding.base, finding.change.strip()
 
 
 def _mentions(run_dir: Path) -> tuple[Counter[str], Counter[str]]:

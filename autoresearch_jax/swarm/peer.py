@@ -13,6 +13,7 @@ from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.files import write_json
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Finding, FindingError, parse_finding
+from autoresearch_jax.findings.trust import only_replays
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import (
     MAX_COMMITS,
@@ -205,15 +206,14 @@ class Peer:
 
     @cached_property
     def _sent(self) -> dict[str, object]:
-        """What was said last of each finding of this peer, by id."""
+        """What was said last of each finding of this peer, by id; not counting replays."""
         tip = self.own_tip(FINDINGS)
         chain = [] if tip is None else self.store.chain(tip, None, MAX_COMMITS)
-        sent = {one.id: _said(one) for _, one in read_pages(self.store, self.settings.name, chain)}
+        pages = [page for _, page in read_pages(self.store, self.settings.name, chain)]
         for entry in self.outbox.waiting(FINDINGS):
             with suppress(FindingError):
-                finding = parse_finding(entry.files[PAGE].decode(), str(entry.path))
-                sent[finding.id] = _said(finding)
-        return sent
+                pages.append(parse_finding(entry.files[PAGE].decode(), str(entry.path)))
+        return {page.id: _said(page) for page in pages if not only_replays(page)}
 
     def own_tip(self, kind: str) -> str | None:
         """The tip of this peer's chain, as it was pushed last."""

@@ -43,12 +43,17 @@ def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
     again = Peer(alice.folder, os.environ, place.told.append, lambda: place.now)
     again.offer([(make_finding("first"), BASE), (make_finding("first", decision="discard"), BASE)])
     assert len(again.round().pushed) == 1, "now it is refuted"
+    refuted = make_finding("first", decision="discard")
+    again.outbox.put_finding(replace(refuted, evidence=(replace(refuted.evidence[0], decision="replayed"),)), BASE)
+    again.round()
+    late = Peer(alice.folder, os.environ, place.told.append, lambda: place.now)
+    assert late.offer([(refuted, BASE)]) == 0, "a replay of the same is another matter"
     shutil.rmtree(alice.folder.path)
     alice = place.peer("alice")
     alice.offer([(make_finding("third", "return 3 * x"), BASE)])
     alice.round()
-    assert git(place.remote, "rev-list", "--count", f"{FINDINGS}/alice") == "4", "goes on from what the remote has"
-    assert [one.finding.id for one in bob.round().read] == ["first", "third"]
+    assert git(place.remote, "rev-list", "--count", f"{FINDINGS}/alice") == "5", "goes on from what the remote has"
+    assert [one.finding.id for one in bob.round().read] == ["first", "first", "third"]
     place.peer("carol").round()
     assert pages(place, "carol") == pages(place, "bob") == {"first", "second", "third"}
     assert place.told == []
