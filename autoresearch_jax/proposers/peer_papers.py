@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 
-from autoresearch_jax.findings.format import Evidence, Finding
+from autoresearch_jax.findings.format import MAX_TITLE_CHARACTERS, Evidence, Finding
 from autoresearch_jax.findings.trust import without_replays
 from autoresearch_jax.sanitize import clean_line, quoted
 
@@ -13,7 +13,6 @@ MAX_PAPERS_BYTES = 1500  # of UTF-8, of all lines together
 MOST_MEASURED = 3  # classes of devices, and decisions, that a line tells of
 MOST_NAMES = 3  # of peers in one of these
 MOST_SIGMA = 10.0  # of an effect that is believed
-TITLE_CHARACTERS = 120
 NAME_CHARACTERS = 40
 
 
@@ -66,7 +65,7 @@ def _line(finding: Finding, device_class: str) -> str:
         words = f"{'not kept' if is_lost else 'kept'} by {', '.join(names[:MOST_NAMES])}{more}"
         words += f" on {quoted(where, NAME_CHARACTERS)}"
         measured.append(words if effect is None else f"{words}, {effect:+.1f} sigma")
-    title, category = quoted(finding.title, TITLE_CHARACTERS), quoted(finding.category, NAME_CHARACTERS)
+    title, category = quoted(finding.title, MAX_TITLE_CHARACTERS), quoted(finding.category, NAME_CHARACTERS)
     return f"{title} ({category}): {'; '.join(measured)}"
 
 

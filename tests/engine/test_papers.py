@@ -75,11 +75,13 @@ def section(paper: str, name: str) -> list[str]:
 def test_a_paper_tells_claim_setting_evidence_cost_what_failed_lineage_and_replay(writer, tmp_path):
     before = writer.propose(0, 0.1, "first", adopted_from="alice")
     out = writer.propose(before, 0.2, "taken out")
-    revert = Intent(Kind.REVERT, "", {}, "without", "revert", "certification", out, without=(out,))
+    also = writer.propose(out, 0.2, "taken out, too")
+    revert = Intent(Kind.REVERT, "", {}, "without", "revert", "certification", also, without=(out,))
     base = writer.add(revert, 0.1)
+    base = writer.add(replace(revert, parent=base, without=(also,)), 0.1)
     for number in range(7):
         writer.propose(base, None if number == 6 else -0.01 * (number + 1), f"miss {number}")
-    writer.propose(before, -1.0, "two champions ago")
+    writer.propose(also, -1.0, "two champions ago")
     number = writer.propose(base, 0.3, "third", 10, cost_dollars=0.5, why="It is smoother.")
     paper = writer.papers(tmp_path / "none")[number]
     assert [line for line in paper.splitlines() if line.startswith("#")] == [
@@ -113,6 +115,11 @@ def test_a_paper_tells_claim_setting_evidence_cost_what_failed_lineage_and_repla
     assert paper.endswith("\n\n> It is smoother.")
     refuted = writer.papers(tmp_path / "none")[number - 1]
     assert section(refuted, "Claim")[0].endswith("worse than without it, discarded.")
+    for _ in range(14):
+        number = writer.propose(number, 0.1, why="y" * 700)
+    paper = writer.papers(tmp_path / "none")[number]
+    assert len(section(paper, "Lineage")) == 1 + 12
+    assert paper.endswith(f"\n> {'y' * 597}...")
 
 
 def test_a_paper_is_at_most_4_kb_whatever_agents_say(writer, tmp_path):

@@ -77,13 +77,18 @@ def test_a_whole_file_is_a_proposal(place):
 
 
 def test_the_model_gets_the_brief_the_schema_and_the_categories(place):
-    brief = dataclasses.replace(BRIEF, categories=("attention", "data"), category="data")
-    place.propose(answer([EDIT], category="Data"), brief=brief, temperature=0.5, max_output_tokens=4096)
+    papers = {"one-two": '"Halve it" ("loss"): kept by bob'}
+    brief = dataclasses.replace(BRIEF, categories=("attention", "data"), category="data", papers=papers)
+    words = {"hypothesis": "x", "category": "Data", "edits": [{"search": EDIT[0], "replace": EDIT[1]}]}
+    said = says(json.dumps({**words, "why": "It is smoother.", "used": ["one-two", "three"]}))
+    proposal = place.propose(said, brief=brief, temperature=0.5, max_output_tokens=4096)
+    assert (proposal.why, proposal.used) == ("It is smoother.", ("one-two",))
     (request,) = place.asked
     assert request.path == f"/v1beta/models/{MODEL}:generateContent"
     assert "\n# Experiment 3\n" in request.text
     assert SOURCE in request.text
     assert "one of: attention, data, other" in request.text
+    assert f"\n- one-two: {papers['one-two']}\n" in request.text
     assert "so a gain is negative" in request.text
     config = request.body["generationConfig"]
     assert config["maxOutputTokens"] == 4096
