@@ -64,6 +64,7 @@ class RunSummary:
       gain_estimate: of the champion over the baseline, positive where it is better; None under the greedy rule.
       certified: kept edits that are improvements, and those that were taken out again.
       holdout_readings: audits that read the holdout so far.
+      adopted: experiments that tried what a peer found, and those of them that were kept.
     """
 
     metric: Metric | None
@@ -84,6 +85,7 @@ class RunSummary:
     gain_estimate: Estimate | None
     certified: tuple[int, int]
     holdout_readings: int
+    adopted: tuple[int, int]
 
     @property
     def kept(self) -> int:
@@ -123,9 +125,14 @@ class RunSummary:
             "certified": self.certified[0],
             "reverted": self.certified[1],
             "holdout_readings": self.holdout_readings,
+            **self._adopted(),
             "champion_experiment": None if self.champion is None else self.champion.id,
             "champion_commit": None if self.champion is None else self.champion.commit,
         }
+
+    def _adopted(self) -> dict[str, Scalar]:
+        """Left out where nothing was adopted, as in a run without peers."""
+        return {"adopted": self.adopted[0], "adopted_kept": self.adopted[1]} if self.adopted[0] else {}
 
     def _spent(self) -> dict[str, Scalar]:
         """Dollars, and where a model was asked its tokens and requests, each with its limit if it has one."""
@@ -151,6 +158,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
     words = [found.word for found in certificates(ledger).values()]
     rows = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL]
     kept = [row for row in rows if row.decision is Action.KEEP]
+    adopted = [row for row in rows if row.adopted_from is not None and not row.is_open]
     use = ModelUse() if folder is None else model_use(folder)
     return RunSummary(
         metric=metric,
@@ -173,6 +181,7 @@ def summarize_run(ledger: Ledger, folder: RunFolder | None = None) -> RunSummary
         else state.lineage.posterior.gain_of(state.lineage.champion),
         certified=(words.count(Word.CERTIFIED), words.count(Word.REVERTED)),
         holdout_readings=ledger.holdout_readings(),
+        adopted=(len(adopted), sum(row.decision is Action.KEEP for row in adopted)),
     )
 
 

@@ -13,6 +13,7 @@ from autoresearch_jax.findings.folder import FindingFolder, open_library
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 from autoresearch_jax.proposers.adopting import AdoptingProposer
 from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Metric
 
 RULE = LineageRule(Metric("loss"))
@@ -86,6 +87,7 @@ def test_peers_are_adopted_within_the_share_answered_and_who_lies_is_left_alone(
     assert (tried["deep"].adopted_from, tried["deep"].decision) == ("alice", "keep")
     trailers = run_git(bench.repo, "log", "--grep=Try deep", "--format=%(trailers)", f"autoresearch/{bench.tag}")
     assert "Finding: deep\nAdopted-From: alice" in trailers
+    assert summarize_run(ledger).adopted == (len(adopted), sum(row.decision == "keep" for row in adopted))
     lies = [row for row in adopted if row.adopted_from == "liar"]
     assert 1 <= len(lies) <= 8, "its claims were refuted here, and ten more had room"
 
