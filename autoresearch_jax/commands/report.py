@@ -5,6 +5,7 @@ autoresearch report --tag=nov20,nov21          # compares runs: runs/report-nov2
 autoresearch report --tag=nov20 --format=md    # runs/nov20/report.md, for a pull request
 """
 
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -20,6 +21,7 @@ from autoresearch_jax.errors import UsageError
 from autoresearch_jax.files import write_whole
 from autoresearch_jax.report.history import History, read_history
 from autoresearch_jax.report.tables import format_lines
+from autoresearch_jax.swarm.membership import SwarmFolder
 
 MOST_RUNS = 5  # on one page: there are no more colours that can be told apart
 
@@ -43,8 +45,9 @@ def run(options: Options, arguments: list[str]) -> int:
         place = folders[0].path
         if len(folders) > 1:
             place = Path(options.where.run_dir) / f"report-{'-'.join(folder.path.name for folder in folders)}"
+        peer = SwarmFolder(Path(options.where.run_dir)) if len(folders) == 1 else None
         try:
-            written = _write(options.format, place, len(folders) == 1, runs, ledgers)
+            written = _write(options.format, place, peer, runs, ledgers)
         except OSError as error:
             raise RunFolderError(f"{place}: the report cannot be written: {error.strerror}") from error
     print(format_lines(written))
@@ -52,9 +55,10 @@ def run(options: Options, arguments: list[str]) -> int:
 
 
 def _write(
-    format: str, place: Path, is_one: bool, runs: Sequence[History], ledgers: Sequence[Ledger]
+    format: str, place: Path, peer: SwarmFolder | None, runs: Sequence[History], ledgers: Sequence[Ledger]
 ) -> dict[str, str]:
-    """Writes the files in a run's folder, or beside the runs under a name; returns their paths."""
+    """Writes the files in one run's folder, where a peer may be at work, or beside several; returns their paths."""
+    is_one = peer is not None
     sources, commands = [ledger.source for ledger in ledgers], [again(run) for run in runs]
     if format == "md":
         from autoresearch_jax.report.markdown import markdown_page
@@ -64,10 +68,12 @@ def _write(
         return {"report": str(page)}
     from autoresearch_jax.report.page import static_page
     from autoresearch_jax.report.picture import progress_png
+    from autoresearch_jax.report.swarm import SwarmReader
 
     page = place / "report.html" if is_one else Path(f"{place}.html")
     picture = place / "progress.png" if is_one else Path(f"{place}.png")
-    write_whole(page, static_page(runs, sources, commands))
+    swarm = None if peer is None else SwarmReader(peer, os.environ).read()
+    write_whole(page, static_page(runs, sources, commands, swarm))
     write_whole(picture, progress_png(runs))
     return {"report": str(page), "picture": str(picture)}
 

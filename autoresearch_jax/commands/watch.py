@@ -4,8 +4,10 @@ autoresearch watch --tag=nov20
 autoresearch watch --tag=nov20 --host=0.0.0.0 --token=SECRET    # for other machines, too
 """
 
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from autoresearch_jax.commands.folder_options import FolderOptions
@@ -14,6 +16,8 @@ from autoresearch_jax.commands.report import again
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.report.feed import RunFeed
 from autoresearch_jax.report.server import Broadcast, is_loopback, listen, make_app, serve
+from autoresearch_jax.report.swarm import SwarmReader
+from autoresearch_jax.swarm.membership import SwarmFolder
 
 SHORTEST_TOKEN = 8
 
@@ -39,7 +43,8 @@ class Options:
 def run(options: Options, arguments: list[str]) -> int:
     """Serves the page until it is interrupted."""
     folder = options.where.existing
-    broadcast = Broadcast(lambda: RunFeed(folder, again))
+    swarm = SwarmReader(SwarmFolder(Path(options.where.run_dir)), os.environ)
+    broadcast = Broadcast(lambda: RunFeed(folder, again, swarm.latest))
     with listen(options.host, options.port) as listening:
         port = listening.getsockname()[1]
         host = f"[{options.host}]" if ":" in options.host else options.host

@@ -17,6 +17,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.report.history import History, ReportError, read_history
 from autoresearch_jax.report.page import WORDS, Part, champions_data, live_page, point_data, run_parts
 from autoresearch_jax.report.progress import describe_report, share_of_budget
+from autoresearch_jax.report.swarm import SwarmView, swarm_chart
 from autoresearch_jax.sanitize import clean_line
 
 KEPT_UPDATES = 100  # for pages that lost the connection; older ones load the page again
@@ -31,22 +32,30 @@ class _Shown:
     parts: Mapping[str, Part] = field(default_factory=dict)
     points: Mapping[int, tuple[Any, ...]] = field(default_factory=dict)
     champions: list[Any] = field(default_factory=list)
+    swarm: SwarmView | None = None
 
 
 class RunFeed:
     """A run as it goes on. Not thread-safe: use it from one thread, but for `signature`."""
 
-    def __init__(self, folder: RunFolder, command: Callable[[History], str]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        command: Callable[[History], str],
+        swarm: Callable[[], SwarmView | None] = lambda: None,
+    ) -> None:
         """Opens the ledger.
 
         Args:
           command: what begins a run again.
+          swarm: what is known of the swarm that the run's folder takes part in; asked at each look.
 
         Raises:
           UserError: there is no ledger, or it is of another version.
         """
         self._folder = folder
         self._command = command
+        self._swarm = swarm
         self._watched = [str(path) for path in (folder.ledger, f"{folder.ledger}-wal", folder.live)]
         self._ledger: Ledger | None = Ledger.open_to_read(folder.ledger)
         self._inode = _inode(folder)
@@ -66,7 +75,8 @@ class RunFeed:
     def page(self) -> str:
         """The page as it is now; before the baseline is measured it has no figures yet."""
         tag = self._folder.path.name
-        return live_page(tag, self._shown.history, self._shown.parts, f"{self._epoch}-{self._version}")
+        state = f"{self._epoch}-{self._version}"
+        return live_page(tag, self._shown.history, self._shown.parts, state, self._shown.swarm)
 
     def events_since(self, state: str) -> list[Event]:
         """What a page needs that was made at a state: what it missed, and how things are now."""
@@ -121,25 +131,26 @@ class RunFeed:
         return None
 
     def _update(self) -> list[Event]:
-        """What of the page has changed; the ledger is read only if it was written to."""
+        """What of the page has changed; the ledger is read only if it was written to, or the swarm is another."""
         assert self._ledger is not None
+        swarm = self._swarm()
         with self._ledger.as_of_now():
             seen = self._ledger.writes_seen()
-            if seen == self._read:
+            if seen == self._read and swarm is self._shown.swarm:
                 return []
             try:
                 history = read_history(self._ledger, self._folder)
             except ReportError:  # no baseline yet
-                self._read = seen
+                self._read, self._shown.swarm = seen, swarm
                 return []
-            parts = run_parts(history, self._ledger.source, self._command(history))
+            parts = run_parts(history, self._ledger.source, self._command(history), swarm=swarm)
         self._read = seen
-        before, is_first = self._shown, self._shown.history is None
+        before = self._shown
         points = {point.row.id: point_data(point) for point in history.points}
         champions = champions_data(history)
-        self._shown = _Shown(history, parts, points, champions)
-        if is_first:
-            self._version += 1  # a page without a baseline is loaded again
+        self._shown = _Shown(history, parts, points, champions, swarm)
+        if before.history is None or (before.swarm is None) != (swarm is None):
+            self._version += 1  # a page that lacks a section is loaded again
             return [{"event": "reload", "data": {}}]
         changed = {name: asdict(part) for name, part in parts.items() if before.parts.get(name) != part}
         new_points = [list(point) for number, point in points.items() if before.points.get(number) != point]
@@ -150,6 +161,7 @@ class RunFeed:
             "parts": changed,
             "points": new_points,
             "champions": champions if champions != before.champions else None,
+            "swarm": None if swarm is None or swarm is before.swarm else swarm_chart(swarm),
         }
         event = {"event": "update", "id": f"{self._epoch}-{self._version}", "data": data}
         self._updates[self._version] = event

@@ -19,6 +19,7 @@ from autoresearch_jax.engine.recorder import KEEPS
 from autoresearch_jax.engine.records import ExperimentRow
 from autoresearch_jax.report.diffs import Diff, compare
 from autoresearch_jax.report.history import History, Point, sentences
+from autoresearch_jax.report.swarm import SwarmView, swarm_chart
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import SCORE_DECIMALS, Scalar, Status
 
@@ -55,32 +56,40 @@ class Part:
     tag: str = "div"
 
 
-def static_page(runs: Sequence[History], sources: Sequence[Source], commands: Sequence[str]) -> str:
+def static_page(
+    runs: Sequence[History], sources: Sequence[Source], commands: Sequence[str], swarm: SwarmView | None = None
+) -> str:
     """The page of one run or of several as one file that asks nothing of anyone.
 
     Args:
       sources: of each run, the text of an experiment by its number.
       commands: of each run, what begins it again.
+      swarm: that the one run's folder takes part in; None for none, and for several runs.
     """
     if len(runs) == 1:
-        parts = run_parts(runs[0], sources[0], commands[0], runs[0].summary.ended or "")
+        parts = run_parts(runs[0], sources[0], commands[0], runs[0].summary.ended or "", swarm)
     else:
         parts = _parts_of_several(runs, sources)
     plotly, script = plotly_script(), _asset("page.js")
     policy = _POLICY.format(scripts=" ".join(f"'sha256-{_hash(text)}'" for text in (plotly, script)))
     title = ", ".join(run.tag for run in runs)
-    return _render(title, runs, parts, policy=policy, plotly=_packed(plotly), script=_raw(script), live="")
+    shown = {"policy": policy, "plotly": _packed(plotly), "script": _raw(script), "live": ""}
+    return _render(title, runs, parts, swarm, **shown)
 
 
-def live_page(tag: str, run: History | None, parts: Mapping[str, Part], state: str) -> str:
+def live_page(
+    tag: str, run: History | None, parts: Mapping[str, Part], state: str, swarm: SwarmView | None = None
+) -> str:
     """The page of a run that goes on, without figures before its baseline is measured.
 
     `state` names where its updates begin.
     """
-    return _render(tag, [] if run is None else [run], parts, policy="", plotly="", script="", live=state)
+    return _render(tag, [] if run is None else [run], parts, swarm, policy="", plotly="", script="", live=state)
 
 
-def _render(title: str, runs: Sequence[History], parts: Mapping[str, Part], **context: Any) -> str:
+def _render(
+    title: str, runs: Sequence[History], parts: Mapping[str, Part], swarm: SwarmView | None, **context: Any
+) -> str:
     from markupsafe import Markup
 
     safe = {name: Part(Markup(part.html), part.into, part.tag) for name, part in parts.items()}
@@ -92,20 +101,23 @@ def _render(title: str, runs: Sequence[History], parts: Mapping[str, Part], **co
             metric=runs[0].metric.name if runs else "",
             parts=safe,
             kept_any=any(run.kept for run in runs),
-            data={"runs": [chart_data(run) for run in runs]},
+            data={"runs": [chart_data(run) for run in runs], "swarm": None if swarm is None else swarm_chart(swarm)},
             style=_raw(_asset("page.css")),
             **context,
         )
     )
 
 
-def run_parts(run: History, source: Source, command: str, ended: str = "") -> dict[str, Part]:
+def run_parts(
+    run: History, source: Source, command: str, ended: str = "", swarm: SwarmView | None = None
+) -> dict[str, Part]:
     """The parts of a run's page by name.
 
     Args:
       source: the text of an experiment by its number.
       command: what begins the run again.
       ended: why the run's last driver ended; empty on a live page, which says that at its top.
+      swarm: that the run's folder takes part in; None for none.
     """
     macros = _macros()
     parts = {
@@ -116,6 +128,8 @@ def run_parts(run: History, source: Source, command: str, ended: str = "") -> di
         "audits": Part(macros.audits(run)),
         "reproduce": Part(macros.reproduce(run, command)),
     }
+    if swarm is not None:
+        parts["swarm"] = Part(macros.swarm(swarm, run.summary.adopted))
     parts |= _kept_parts(run, source, prefix="", of="")
     for point in run.points:
         parts[f"row-{point.row.id}"] = Part(_row(point), "rows", "tr")
@@ -168,7 +182,12 @@ def _diff(number: int, before: str, after: str) -> str:
 
 def _row(point: Point) -> str:
     row = point.row
-    return _cells(row.id, point.outcome, _scored(point.row), row.seconds, row.proposer, row.hypothesis, row.reason)
+    return _cells(row.id, point.outcome, _scored(row), row.seconds, _by(row), row.hypothesis, row.reason)
+
+
+def _by(row: ExperimentRow) -> str:
+    """Who proposed an experiment, and from whom it was adopted."""
+    return row.proposer if row.adopted_from is None else f"{row.proposer}, from {row.adopted_from}".lstrip(", ")
 
 
 @lru_cache(maxsize=MEMO_ROWS)
@@ -289,6 +308,7 @@ def environment() -> "Environment":
         estimate=lambda found: "" if found is None else plus_minus(found).replace("+-", PLUS_MINUS),
         scored=lambda point: _scored(point.row),
         row_score=_scored,
+        by=_by,
         gain=lambda found: describe_gain(found).replace("+-", PLUS_MINUS),
         interval=_interval,
         probability=lambda value: f"P {shown(value)}",

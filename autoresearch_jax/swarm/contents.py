@@ -86,13 +86,13 @@ class Swarm:
 
     def evidence_on(self, finding: Finding) -> Sequence[Evidence]:
         """Of all peers on this change, each with its name; the latest of each experiment."""
-        return tuple(self._evidence.get(_change(finding), {}).values())
+        return tuple(self._evidence.get(change_of(finding), {}).values())
 
     @cached_property
     def _evidence(self) -> Mapping[object, Mapping[object, Evidence]]:
         found: dict[object, dict[object, Evidence]] = {}
         for finding in (*(paper.finding for paper in (*self.read, *self.own)), *self.replays):
-            found.setdefault(_change(finding), {}).update({origin_of(one): one for one in finding.evidence})
+            found.setdefault(change_of(finding), {}).update({origin_of(one): one for one in finding.evidence})
         return found
 
     def trust(self, paper: Paper) -> Trust:
@@ -113,7 +113,7 @@ class Swarm:
             days = Counter(day_of(paper.commit.date) for paper in own)
             state = "blocked" if name in self.blocked else "refused" if name in why else "" if own else "silent"
             champion = self.champions.get(name)
-            trust = [self.trust(paper) for paper in {_change(paper.finding): paper for paper in own}.values()]
+            trust = [self.trust(paper) for paper in {change_of(paper.finding): paper for paper in own}.values()]
             rows.append(
                 {
                     "peer": name + (" (this)" if name == self.settings.name else ""),
@@ -155,14 +155,19 @@ class Swarm:
         return rows
 
 
-def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
+def read_swarm(folder: SwarmFolder, environment: Mapping[str, str], pages: dict[str, Finding] | None = None) -> Swarm:
     """Reads all that a peer's folder holds; the network is not asked.
+
+    Args:
+      folder: of the peer.
+      environment: of this process.
+      pages: those that were read before, by their commits, and from now on; each takes some milliseconds.
 
     Raises:
       SwarmError: this folder is no peer's.
       GitError: there is no git.
     """
-    peer = Peer(folder, environment, lambda text: None)
+    peer, pages = Peer(folder, environment, lambda text: None), {} if pages is None else pages
     settings, store, blocked = peer.settings, peer.store, folder.blocked_names()
     read: list[Paper] = []
     champions: dict[str, Champion] = {}
@@ -172,13 +177,13 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str]) -> Swarm:
         if name in blocked:
             continue
         if kind == FINDINGS:
-            read += _papers(store, name, tip, settings.quota)
+            read += _papers(store, name, tip, settings.quota, pages)
             continue
         try:
             champions[name] = read_champion(store, name, tip)
         except FindingError:
             continue
-    own = [] if own_tip is None else _papers(store, settings.name, own_tip, settings.quota)
+    own = [] if own_tip is None else _papers(store, settings.name, own_tip, settings.quota, pages)
     try:
         members = tuple(read_members(peer.members))
     except SwarmError:
@@ -221,7 +226,7 @@ def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *
     return f"{removed} findings taken out of {folder.findings}"
 
 
-def _papers(store: Store, name: str, tip: str, quota: int) -> list[Paper]:
+def _papers(store: Store, name: str, tip: str, quota: int, pages: dict[str, Finding]) -> list[Paper]:
     """A chain's findings, as far as its quota goes."""
     days: Counter[str] = Counter()
     taken = []
@@ -229,7 +234,9 @@ def _papers(store: Store, name: str, tip: str, quota: int) -> list[Paper]:
         days[day_of(commit.date)] += 1
         if days[day_of(commit.date)] <= quota:
             taken.append(commit)
-    return [Paper(name, commit, _by(name, finding)) for commit, finding in read_pages(store, name, taken)]
+    new = [commit for commit in taken if commit.commit not in pages]
+    pages |= {commit.commit: _by(name, finding) for commit, finding in read_pages(store, name, new)}
+    return [Paper(name, commit, pages[commit.commit]) for commit in taken if commit.commit in pages]
 
 
 def _by(name: str, finding: Finding) -> Finding:
@@ -237,7 +244,7 @@ def _by(name: str, finding: Finding) -> Finding:
     return replace(finding, evidence=tuple(replace(one, peer=name) for one in finding.evidence))
 
 
-def _change(finding: Finding) -> object:
+def change_of(finding: Finding) -> object:
     """What tells findings from each other: two peers may give one id to unlike changes."""
     return finding.id, finding.base, finding.change.strip()
 

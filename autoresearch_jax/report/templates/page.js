@@ -156,9 +156,30 @@ function fillChoice() {
   if ([...select.options].some((option) => option.value === before)) select.value = before;
 }
 
+// How many peers adopted a finding, as steps: each of the most adopted below, all together above.
+function drawAdoptions() {
+  const chart = document.getElementById("adoptions");
+  if (!chart) return;
+  chart.hidden = !data.swarm || !data.swarm.lines;
+  if (chart.hidden) return;
+  const steps = (points, name, line, more) => ({ type: "scatter", mode: "lines+markers", name: escape(name), hoverinfo: "text",
+    x: points.map((one) => one[0]), y: points.map((one) => one[1]),
+    hovertext: points.map((one) => `${one[0]} ${one[1]}<br>${escape(one[2])}`),
+    line: { shape: "hv", width: 2, ...line }, marker: { size: points.map((one) => (one[2] ? 6 : 0)) }, ...more });
+  const lines = data.swarm.lines.map((one, place) =>
+    steps(one.points, isNarrow() ? one.name.split(" ")[0] : cut(one.name, 28), tintOf(place)));
+  const counts = (title, domain, points) => ({ title: { text: title }, domain, rangemode: "tozero",
+    ...(points.every((one) => one[1] < 8) ? { dtick: 1 } : {}) });
+  Plotly.react(chart, [...lines, steps(data.swarm.all, "all", { color: colour("--ink") }, { yaxis: "y2", showlegend: false })],
+    layout({ xaxis: { title: { text: "UTC" }, type: "date" }, showlegend: true,
+      yaxis: counts("adopted by", [0, 0.6], data.swarm.lines.flatMap((one) => one.points)),
+      yaxis2: counts("in all", [0.7, 1], data.swarm.all) }), CONFIG);
+}
+
 function draw() {
   drawProgress();
   drawCurves();
+  drawAdoptions();
 }
 
 function choose(wanted) {
@@ -193,7 +214,8 @@ function update(message) {
   for (const point of message.points) {
     if (places.has(point[NUMBER])) run.points[places.get(point[NUMBER])] = point; else run.points.push(point);
   }
-  if (message.points.length || message.champions) drawSoon();
+  if (message.swarm) data.swarm = message.swarm;
+  if (message.points.length || message.champions || message.swarm) drawSoon();
 }
 
 // Draws once the words are painted: the charts of a long run take longer than they do.
