@@ -14,6 +14,7 @@ What a draw of a finding counts, each with a weight, and together no more than `
 All findings of a peer share one uniform variable, so that who claims much does not get the highest draw by number.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ OF_ITSELF = 2.0  # weight of each other peer's verdict on the same finding
 OF_CLASS, OF_CATEGORY = 0.5, 0.25  # of each verdict on another peer's claim of the same class, or kind
 ELSEWHERE = 0.5  # factor of a verdict on another class of device
 MOST_OF_EACH = 8.0  # verdicts that each of these counts as, so that what is learnt last can be seen
+MOST_OF_A_JUDGE = 3.0  # verdicts on one peer's claims that those of another count as: no single one can have it doubted
 DOUBTED, SURE = 0.3, 0.9  # a peer is left alone once it is this sure that less than this share of its claims holds
 HELD = 0.25  # of a claimed gain, at least, that a gain has to have for the claim to hold
 LARGEST = 6.0  # standard deviations of a run, beyond which a claim's size is not believed
@@ -111,6 +113,7 @@ class Verdict:
       peer: who claims it.
       claimed_on: the class of device that it was claimed on.
       category: kind of change.
+      judge: the peer whose verdict it is; empty for this run.
       weight: of the verdict.
       is_gain: whether it was one, of a size that the claim lets expect.
     """
@@ -119,6 +122,7 @@ class Verdict:
     peer: str
     claimed_on: str
     category: str
+    judge: str
     weight: float
     is_gain: bool
 
@@ -150,11 +154,8 @@ class AdoptionOrder:
 
     def _is_refuted(self, finding: Finding) -> bool:
         """Whether more peers of this class of device discarded it than kept it."""
-        here = [
-            one.decision == "keep"
-            for one in finding.evidence
-            if one.peer and one.device_class == self.device_class and not is_replay(one)
-        ]
+        latest = {one.peer: one for one in finding.evidence if one.peer and not is_replay(one)}
+        here = [one.decision == "keep" for one in latest.values() if one.device_class == self.device_class]
         return 2 * sum(here) < len(here)
 
     def _verdicts(self, brief: Brief, library: Iterable[Finding]) -> Iterable[Verdict]:
@@ -165,12 +166,16 @@ class AdoptionOrder:
             if (claim := claimant(finding)) is None:
                 continue
             words, claimed = (finding.id, *claim, finding.category), _size_of_claim(finding, claim[0])
-            for one in finding.evidence:
-                if one.peer and one.peer != claim[0] and one.decision != REPLAYED and one.claim in ("", claim[0]):
-                    weight = 1.0 if one.device_class == self.device_class else ELSEWHERE
-                    yield Verdict(*words, weight, one.decision == "keep" and _holds(_size(one), claimed))
+            latest = {
+                one.peer: one
+                for one in finding.evidence
+                if one.peer not in ("", claim[0]) and one.decision != REPLAYED and one.claim in ("", claim[0])
+            }
+            for judge, one in latest.items():
+                weight = 1.0 if one.device_class == self.device_class else ELSEWHERE
+                yield Verdict(*words, judge, weight, one.decision == "keep" and _holds(_size(one), claimed))
             if finding.id in own:
-                yield Verdict(*words, 1.0, is_gain(own[finding.id]) and _holds(sizes.get(finding.id), claimed))
+                yield Verdict(*words, "", 1.0, is_gain(own[finding.id]) and _holds(sizes.get(finding.id), claimed))
 
 
 def _size(evidence: Evidence) -> float | None:
@@ -194,14 +199,19 @@ class _Tallies:
 
     def __init__(self, verdicts: Iterable[Verdict]) -> None:
         self._counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        verdicts, totals = list(verdicts), defaultdict[tuple[str, str], float](float)
         for verdict in verdicts:
+            totals[verdict.judge, verdict.peer] += verdict.weight
+        for verdict in verdicts:
+            most = math.inf if verdict.judge == "" else MOST_OF_A_JUDGE
+            weight = verdict.weight * min(1.0, most / totals[verdict.judge, verdict.peer])
             for key in (
                 ("finding", verdict.finding),
                 ("peer", verdict.peer),
                 ("class", verdict.claimed_on),
                 ("category", verdict.category),
             ):
-                self._counts[key][0 if verdict.is_gain else 1] += verdict.weight
+                self._counts[key][0 if verdict.is_gain else 1] += weight
 
     def share(self, peer: str) -> float:
         """Of a peer's claims, the share that holds, as far as is known."""

@@ -11,10 +11,11 @@ from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run
 from autoresearch_jax.findings.folder import FindingFolder, open_library
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
-from autoresearch_jax.proposers.adopting import AdoptingProposer
-from autoresearch_jax.proposers.base import Brief, Proposal
+from autoresearch_jax.findings.peers import peer_of_source
+from autoresearch_jax.proposers.adopting import AdoptingProposer, AdoptionOrder
+from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal
 from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.types import Metric
+from autoresearch_jax.types import Metric, Status
 
 RULE = LineageRule(Metric("loss"))
 CLASS = "a fake"
@@ -106,9 +107,21 @@ def test_peers_are_adopted_within_the_share_answered_and_who_lies_is_left_alone(
     assert again == [(row.hypothesis, row.adopted_from, row.decision) for row in ledger.experiments()[:13]]
 
 
-def test_what_others_found_of_a_peer_counts(bench, peers):
-    """Six of a liar's claims that others refuted: none of it is tried here."""
+def order_of(peers) -> set[str | None]:
+    """Whose findings are worth an experiment to a run that has only begun."""
+    start = PastExperiment(0, "", "baseline", "", {}, Status.OK, 2.0, True, "")
+    brief = Brief(1, 0, Metric("loss"), "", (), SOURCE, {}, 2.0, (start,), noise_floor=0.01)
+    return {peer_of_source(one.source) for one in AdoptionOrder(CLASS)(brief, peers.findings(), peers.findings())}
+
+
+def test_what_others_found_of_a_peer_counts_but_no_single_one_can_have_it_left_alone(bench, peers):
+    """Six of a liar's claims that two others refuted: none of it is tried here."""
+    assert order_of(peers) == {"alice", "liar"}
+    for lie in LIES[:20]:
+        peers.add(replace(lie, evidence=(answer("bob", "discard"), answer("bob", "discard", "gpu"))), SOURCE)
+    assert order_of(peers) == {"alice", "liar"}
     for lie in LIES[:6]:
-        peers.add(replace(lie, evidence=(answer("bob", "discard"), answer("carol", "discard", "gpu"))), SOURCE)
+        peers.add(replace(lie, evidence=(answer("carol", "discard", "gpu"), answer("dave", "discard"))), SOURCE)
+    assert order_of(peers) == {"alice"}
     loop_of(bench, peers, max_experiments=20).run()
     assert {row.adopted_from for row in bench.ledger().experiments()} == {None, "alice"}
