@@ -71,7 +71,7 @@ class MemberExchange:
     def closing(self) -> None:
         """The session is about to be closed: waits briefly for a member to take what was pushed last."""
         self._session = None
-        self._server.wait_until_taken()
+        self._server.end()
 
     def tips(self, here: Mapping[str, str]) -> Mapping[str, str]:
         """See `Transport.tips`: of a chain that no member has more of the tip here."""

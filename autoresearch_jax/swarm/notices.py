@@ -5,6 +5,8 @@ cause rounds, and a stranger needs a certificate. zenoh tells nothing of a conne
 certificate; what tells is whether a member answers a question.
 """
 
+import atexit
+import functools
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +137,7 @@ class ZenohNotices:
     def close(self) -> None:
         """Ends the session, if there is one."""
         session, self._session = self._session, None
+        atexit.unregister(self.close)
         if session is not None:
             for part in self._parts:
                 part.closing()
@@ -157,9 +160,12 @@ class ZenohNotices:
             return ""
         try:
             self._session = session = zenoh.open(self._config())
-            session.declare_subscriber(f"{_NOTICES}/*", self._heard)
+            atexit.register(self.close)  # a process whose session is open does not end
+            # Else each gets a thread that Python waits for at its exit.
+            callback: Any = functools.partial(zenoh.handlers.Callback, indirect=False)
+            session.declare_subscriber(f"{_NOTICES}/*", callback(self._heard))
             own = f"{_HERE}/{self._settings.name}"
-            session.declare_queryable(own, lambda query: query.reply(own, self._settings.name))
+            session.declare_queryable(own, callback(lambda query: query.reply(own, self._settings.name)))
             for part in self._parts:
                 part.opened(session)
         except zenoh.ZError as error:
@@ -192,6 +198,7 @@ class ZenohNotices:
             "connect/endpoints": list(settings.connect),
             "connect/timeout_ms": 0,
             "connect/exit_on_failure": False,
+            "transport/shared_memory/enabled": False,  # takes 16 MB for each member on the same host
         }
         if settings.tls_ca:
             words["transport/link/tls"] = {

@@ -23,11 +23,13 @@ TIPS, BUNDLES = "autoresearch/swarm/tips", "autoresearch/swarm/bundle"
 MAX_TIPS_BYTES = 512 * 1024  # of an answer: 2,400 members
 MAX_QUERY_BYTES = 1000
 WAITING = 64  # queries of a kind
+LOOK_SECONDS = 0.1  # between two looks for queries
 WORK_SHARE, WORK_AHEAD_SECONDS = 0.05, 10.0  # of a thread's time; and what it may work at once, as when many join
 SENT_BYTES_A_SECOND = 32 * 2**20  # as fast as an answer counts to be sent
 CACHE_BYTES = 16 * 2**20
 TIPS_KEPT_SECONDS = 0.5  # for which they are not read again: all members ask at once after a notice
 FAILED_SECONDS = 60.0
+END_SECONDS = 5.0  # that an answer under way has at the end
 TAKEN_SECONDS = 8.0  # that the end waits for a member to take what was pushed last
 _ASKED_SECONDS = 60.0  # within which a member asked for something, so that one is there
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -50,18 +52,23 @@ class ChainServer:
         self._lock = threading.Condition()
         self._read: tuple[float, Mapping[str, tuple[str, str]]] = (0.0, {})  # tips, and until when they hold
         self._pushed: dict[str, str] = {}  # tips that no member took yet
+        self._answering: list[threading.Thread] = []
+        self._ending = threading.Event()
         self._asked_at = -_ASKED_SECONDS
         self._bundles: OrderedDict[tuple[str, str | None, str], bytes] = OrderedDict()
         self._failed: dict[tuple[str, str], float] = {}  # tips that cannot be sent, and until when they are not tried
 
     def start(self, session: Any) -> None:
-        """Answers in a session of zenoh until that is closed."""
+        """Answers in a session of zenoh until `end`."""
         import zenoh
 
+        self._ending = threading.Event()
         for key, answer in ((TIPS, self._tips_for), (BUNDLES, self._bundle_for)):
             queries = session.declare_queryable(f"{key}/{self._name}", zenoh.handlers.RingChannel(WAITING))
-            words = (queries, f"{key}/{self._name}", answer)
-            threading.Thread(target=_answer_all, args=words, name="swarm-answers", daemon=True).start()
+            words = (queries, f"{key}/{self._name}", answer, self._ending)
+            thread = threading.Thread(target=_answer_all, args=words, name="swarm-answers", daemon=True)
+            thread.start()
+            self._answering.append(thread)
 
     def forget(self) -> None:
         """The tips may be others from now on."""
@@ -74,12 +81,16 @@ class ChainServer:
             self._pushed[ref] = tip
             self._read = (0.0, {})
 
-    def wait_until_taken(self) -> None:
-        """Waits for a member to take what was pushed, if one is there; `TAKEN_SECONDS` at most."""
+    def end(self) -> None:
+        """Answers no more, once a member took what was pushed, if one is there, or after `TAKEN_SECONDS`."""
         with self._lock:
             if time.monotonic() - self._asked_at < _ASKED_SECONDS:
                 self._lock.wait_for(lambda: not self._pushed, TAKEN_SECONDS)
             self._pushed.clear()
+        self._ending.set()
+        for thread in self._answering:
+            thread.join(END_SECONDS)
+        self._answering.clear()
 
     def _tips(self) -> Mapping[str, tuple[str, str]]:
         """Of each chain its ref here and its tip."""
@@ -129,16 +140,22 @@ class ChainServer:
                 self._lock.notify_all()
 
 
-def _answer_all(queries: Any, key: str, answer: Callable[[bytes], bytes]) -> None:
-    """Answers the queries of one kind until the session is closed."""
+def _answer_all(queries: Any, key: str, answer: Callable[[bytes], bytes], ending: threading.Event) -> None:
+    """Answers the queries of one kind until the end.
+
+    A thread that waited inside of zenoh for the next one would abort the process at its exit.
+    """
     import zenoh
 
     left, since = WORK_AHEAD_SECONDS, time.monotonic()
-    while True:
+    while not ending.is_set():
         try:
-            query = queries.recv()
-        except zenoh.ZError:
+            query = queries.try_recv()
+        except zenoh.ZError:  # the session was closed
             return
+        if query is None:
+            ending.wait(LOOK_SECONDS)
+            continue
         began = time.monotonic()
         left = min(WORK_AHEAD_SECONDS, left + WORK_SHARE * (began - since))
         since, sent = began, b""
@@ -159,7 +176,7 @@ def _answer_all(queries: Any, key: str, answer: Callable[[bytes], bytes]) -> Non
             continue
         left -= time.monotonic() - began + len(sent) / SENT_BYTES_A_SECOND
         if left < 0:
-            time.sleep(-left / WORK_SHARE)
+            ending.wait(-left / WORK_SHARE)
 
 
 def digest_of(tips: Mapping[str, str]) -> str:

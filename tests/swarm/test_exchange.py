@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -122,6 +124,20 @@ def test_a_chain_outlives_its_author_and_a_forged_one_is_refused(
                     alice.round()
                     wait_for(lambda: ("alice", "third") in read_by(carol))
                     assert git(carol.store.folder, "rev-list", "--count", "refs/seen/findings/alice") == "3"
+
+
+def test_a_process_that_fails_ends_though_its_session_is_open(place: Place, endpoint: str):
+    place.peer("bob", remote="", listen=(endpoint.replace("tls", "tcp"),), router=True)
+    code = f"""
+import os
+from pathlib import Path
+from autoresearch_jax.swarm.joined import JoinedPeer
+from autoresearch_jax.swarm.membership import SwarmFolder
+joined = JoinedPeer(SwarmFolder(Path({str(place.folder("bob").path.parent)!r})), os.environ, print)
+joined.notices(print, print).open()
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 3
 
 
 def test_a_claim_is_heard_until_it_is_over_or_its_time_is(place: Place, endpoint: str):
