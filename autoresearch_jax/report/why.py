@@ -29,6 +29,7 @@ def explain(ledger: Ledger, number: int, *, at_work: bool) -> dict[str, Any]:
         "experiment": row.id,
         "hypothesis": row.hypothesis,
         "finding": row.finding,
+        "adopted_from": row.adopted_from,
         "used": list(row.used),
         "why": row.why,
         "parents": [*(move["parent"] for move in moves), *([] if row.parent is None else [row.parent])],
@@ -65,6 +66,8 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
     lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
     if found["finding"] is not None:
         lines["finding"] = found["finding"]
+    if found["adopted_from"] is not None:
+        lines["adopted_from"] = found["adopted_from"]
     if found["used"]:
         lines["used"] = ", ".join(found["used"])
     if found["why"]:

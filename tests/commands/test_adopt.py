@@ -42,6 +42,7 @@ def test_a_champion_is_one_experiment_and_the_run_goes_on_from_it(tmp_path: Path
     assert bob.round().answered
     status, found, _ = adopt("alice", "--seed=0")
     assert (status, found["outcome"], found["category"]) == (0, "keep", "adoption")
+    assert found["adopted_from"] == "alice"
     assert found["hypothesis"] == "The champion of peer alice, by its words loss 1.23 on cpu"
     assert git(repository, "show", "autoresearch/night:train_lib.py") == DEEP.strip()
     assert git(repository, "log", "-1", "--format=%(trailers:key=Adopted-From)", "autoresearch/night") == (
