@@ -16,6 +16,8 @@ The last lines are `key: value`:
   late_seconds              until the late joiner had all there was
   core_percent              of a peer and its git: 8 hours with 160 findings, from the CPU seconds of a quiet minute and
                             of a finding; `core_percent_busy` as it was while findings came
+  questions_a_second        without a remote: that a member asked another in the end, and the share of a core that this
+                            cost the other, `core_percent_asked`
   memory_mb                 the most that a peer's process had, less what Python has that imported what a run has anyway
 """
 
@@ -33,6 +35,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +59,15 @@ from bench_swarm_place import (
 )
 
 from autoresearch_jax.findings.format import Finding
-from autoresearch_jax.swarm.background import BackgroundPeer
+from autoresearch_jax.swarm.background import EXCHANGE_SECONDS, POLL_SECONDS, BackgroundPeer
+from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import SwarmFolder
 from autoresearch_jax.swarm.notices import ZenohNotices
 from autoresearch_jax.swarm.peer import Peer, Round
-from autoresearch_jax.swarm.store import ChainCommit
+from autoresearch_jax.swarm.serving import BUNDLES
+from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, ChainCommit
 
+ASKED = "peer-1"  # whom a member without measure asks
 NIGHT_SECONDS, NIGHT_FINDINGS = 8 * 3600, 160
 FULL = {True: Plan(200, (70, 130), 165, 60, 60), False: Plan(150, (40, 100), 125, 150, 0)}
 QUICK = {True: Plan(40, (15, 25), 30, 40, 10), False: Plan(30, (10, 20), 25, 150, 0)}
@@ -96,14 +102,43 @@ def serve(name: str, place: Path, skew: float, count: int, making: float, notice
     def tell(text: str) -> None:
         write(told=text)
 
-    peer = Logged(SwarmFolder(place / name), os.environ, tell, lambda: time.time() + skew)
-    background = BackgroundPeer(peer, lambda peer: peer.offer(own()), tell, look_seconds=0.5)
-    background.start(ZenohNotices(peer.settings, background.wake, tell) if notices else None)
+    folder = SwarmFolder(place / name)
+    exchange = MemberExchange(folder, name, os.environ, tell) if notices else None
+    peer = Logged(folder, os.environ, tell, lambda: time.time() + skew, exchange)
+    poll_seconds = POLL_SECONDS if peer.settings.remote else EXCHANGE_SECONDS
+    background = BackgroundPeer(peer, lambda peer: peer.offer(own()), tell, poll_seconds, look_seconds=0.5)
+    background.start(None if exchange is None else ZenohNotices(peer.settings, background.wake, tell, (exchange,)))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     while not stop.wait(1.0):
         write(cost=cpu_seconds(), memory=most_memory())
     background.close()
+
+
+def ask(place: Path, seconds: float) -> None:
+    """A member that asks another for a bundle as fast as it can, each time for another."""
+    settings = replace(SwarmFolder(place / KILLED[0]).read_settings(), name="asker")
+    notices = ZenohNotices(settings, lambda: None, lambda text: None, (holder := _Session(),))
+    notices.open()
+    end, asked = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        query = {"ref": f"{REMOTE_PREFIX}{FINDINGS}/{ASKED}", "have": f"{random.getrandbits(160):040x}"}
+        holder.session.get(f"{BUNDLES}/{ASKED}", lambda reply: None, payload=json.dumps(query), timeout=1.0)
+        asked += 1
+    print(asked)
+    notices.close()
+
+
+class _Session:
+    """Keeps the session of notices."""
+
+    session: Any = None
+
+    def opened(self, session: Any) -> None:
+        self.session = session
+
+    def closing(self) -> None:
+        pass
 
 
 def cpu_seconds() -> float:
@@ -121,15 +156,17 @@ def most_memory() -> float:
 # ---- a phase
 
 
-def measure(path: Path, plan: Plan, count: int, *, notices: bool, calm: bool) -> dict[str, object]:
+def measure(
+    path: Path, plan: Plan, count: int, *, notices: bool, calm: bool, has_remote: bool = True
+) -> dict[str, object]:
     """Lets a swarm work, without a flood if `calm`, and returns its figures."""
-    place = Place(path, plan, notices)
+    place = Place(path, plan, notices, has_remote)
     place.make()
     begun = time.time()
     for name in HONEST:
         if name != LATE:
             place.start(name, count, plan.making)
-    for name in (STRANGER, TAKEN, REWRITER, FLOODER):
+    for name in (STRANGER, TAKEN, REWRITER, FLOODER) if has_remote else ():
         make_trouble(place, name)
     todo: list[tuple[float, Callable[[], object]]] = [
         (plan.making * 0.15, lambda: rewrite(place)),
@@ -140,7 +177,9 @@ def measure(path: Path, plan: Plan, count: int, *, notices: bool, calm: bool) ->
         (plan.late, lambda: place.kill(KILLED[1])),
         (plan.late + 1, lambda: place.start(LATE, count, max(1.0, plan.making - plan.late - 2))),
     ]
-    if calm:
+    if not has_remote:
+        todo = [todo[3], *todo[5:]]
+    elif calm:
         del todo[1]
     late_wanted: set[str] = set()
     for due, act in sorted(todo, key=lambda one: one[0]):
@@ -160,10 +199,12 @@ def measure(path: Path, plan: Plan, count: int, *, notices: bool, calm: bool) ->
     time.sleep(plan.quiet + 5 if plan.quiet else 0)
     quiet = {name: place.log(name) for name in living}
     held = refuse_large(place, living) if plan.quiet and not calm else 0.0
+    asked = {} if has_remote else flood_with_questions(place)
     place.stop()
     figures = arrivals(place, living)
     if plan.quiet:
         figures |= costs(busy, quiet, quiet_from)
+    figures |= asked
     late, figures["held"] = place.read(LATE), held
     figures["late"] = max((late.get(one, float("inf")) for one in late_wanted), default=late_began) - late_began
     figures["missing"] = sum(map(len, lacking.values()))
@@ -206,6 +247,18 @@ def refuse_large(place: Place, living: Sequence[str]) -> float:
     return time.time() - began
 
 
+def flood_with_questions(place: Place) -> dict[str, float]:
+    """What a member that asks another all the time costs that one: questions a second, percent of a core."""
+    seconds = 30.0
+    before = [line for line in place.log(ASKED) if "cost" in line][-1]
+    words = [sys.executable, str(Path(__file__)), "--ask", str(seconds), "--place", str(place.path)]
+    count = int(run(*words).split()[-1])
+    time.sleep(2.0)
+    after = [line for line in place.log(ASKED) if "cost" in line][-1]
+    share = (after["cost"] - before["cost"]) / (after["at"] - before["at"])
+    return {"asked": count / seconds, "answering": 100 * share}
+
+
 def arrivals(place: Place, living: Sequence[str]) -> dict[str, object]:
     """How long findings took, from when they were made, the remote was back, or the reader began."""
     made = {line["made"]: line["at"] for name in HONEST for line in place.log(name) if "made" in line}
@@ -219,7 +272,12 @@ def arrivals(place: Place, living: Sequence[str]) -> dict[str, object]:
                 took[late].append(at - max(made[one], began, back if late else 0.0))
     usual = sorted(took[False])
     shares = {"median": usual[len(usual) // 2], "most": usual[int(0.95 * len(usual))]}
-    return {"longest": usual[-1], **shares, "after": max(took[True]), "arrived": sum(map(len, took.values()))}
+    return {
+        "longest": usual[-1],
+        **shares,
+        "after": max(took[True], default=0.0),
+        "arrived": sum(map(len, took.values())),
+    }
 
 
 def costs(busy: dict[str, list[dict]], quiet: dict[str, list[dict]], quiet_from: float) -> dict[str, object]:
@@ -257,6 +315,8 @@ def scratch() -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer findings, shorter: for trying the script")
+    parser.add_argument("--no_remote", action="store_true", help="without a remote and those who misuse it: 6 minutes")
+    parser.add_argument("--ask", type=float, help=argparse.SUPPRESS)
     for name, kind in (("peer", str), ("place", Path), ("skew", float), ("count", int), ("making", float)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--calm", action="store_true", help="without the flood, with notices only: 5 minutes")
@@ -265,12 +325,17 @@ def main() -> None:
     if given.peer:
         serve(given.peer, given.place, given.skew, given.count, given.making, given.notices)
         return
+    if given.ask:
+        ask(given.place, given.ask)
+        return
     run("ip", "link", "set", "lo", "up")
     plans, count = (QUICK, 5) if given.quick else (FULL, 20)
     found = {}
-    for notices in (True,) if given.calm else (True, False):
+    calm = given.calm or given.no_remote
+    for notices in (True,) if calm else (True, False):
         with scratch() as path:
-            found[notices] = measure(path, plans[notices], count, notices=notices, calm=given.calm)
+            words = {"notices": notices, "calm": calm, "has_remote": not given.no_remote}
+            found[notices] = measure(path, plans[notices], count, **words)
         print(f"{'with notices' if notices else 'polling'}: {found[notices]}", file=sys.stderr)
     show(found)
 
@@ -278,25 +343,33 @@ def main() -> None:
 def show(found: Mapping[bool, Mapping[str, Any]]) -> None:
     """Prints the figures of the phases, that with notices and that without, which need not be there."""
     told, phases = found[True], list(found.values())
+    has_trouble = "asked" not in told
     print(f"machine:                  {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[2]:.0f}")
     print(f"honest_findings:          {' and '.join(str(one['honest']) for one in phases)}")
-    print(f"rewritten_findings:       {sum(one['rewritten'] for one in phases)}")
-    print(f"flooder_findings:         {max(one['flooded'] for one in phases)} of {FLOOD + 6}")
+    if has_trouble:
+        print(f"rewritten_findings:       {sum(one['rewritten'] for one in phases)}")
+        print(f"flooder_findings:         {max(one['flooded'] for one in phases)} of {FLOOD + 6}")
     print(f"core_percent_busy:        {told['busy']:.2f}")
     print(f"cpu_seconds_a_finding:    {told['each']:.3f}")
     print(f"core_percent_quiet:       {told['idle']:.2f}")
     print(f"core_percent:             {told['night']:.2f}")
     print(f"memory_mb:                {told['memory'] - bare_memory():.0f} ({told['memory']:.0f} with Python)")
-    print(f"large_refused_seconds:    {told['held']:.0f}")
+    if has_trouble:
+        print(f"large_refused_seconds:    {told['held']:.0f}")
+    else:
+        print(f"questions_a_second:       {told['asked']:.0f}")
+        print(f"core_percent_asked:       {told['answering']:.1f}")
     print(f"findings_missing:         {sum(one['missing'] for one in phases)}")
     print(f"late_seconds:             {' and '.join(format(one['late'], '.1f') for one in phases)}")
     for notices, one in found.items():
         end = "" if notices else "_polling"
-        print(f"{f'arrival_after_outage_seconds{end}:':<25} {one['after']:.1f}")
+        if has_trouble:
+            print(f"{f'arrival_after_outage_seconds{end}:':<25} {one['after']:.1f}")
         print(
             f"{f'arrival_seconds{end}:':<25} {one['longest']:.1f} (95 %: {one['most']:.1f}, half: {one['median']:.1f})"
         )
-    print(f"stranger_findings:        {sum(one['stranger'] for one in phases)}")
+    if has_trouble:
+        print(f"stranger_findings:        {sum(one['stranger'] for one in phases)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 from autoresearch_jax.swarm.chain import finding_files
 from autoresearch_jax.swarm.membership import Settings, SwarmFolder
 from autoresearch_jax.swarm.peer import Peer
-from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX
+from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, SEEN_PREFIX
 
 BASE = (Path(__file__).parent.parent / "train_lib.py").read_text(encoding="utf-8")
 CLASSES = ("cpu", "NVIDIA L4", "NVIDIA H100 80GB HBM3")
@@ -54,12 +54,13 @@ def make_finding(name: str, number: int) -> Finding:
 class Place:
     """A folder with a remote behind git daemon, keys and certificates, and the processes of the peers."""
 
-    def __init__(self, path: Path, plan: Plan, notices: bool) -> None:
+    def __init__(self, path: Path, plan: Plan, notices: bool, has_remote: bool = True) -> None:
         self.path = path
         self.plan = plan
         self.notices = notices
+        self.has_remote = has_remote
         self.remote = path / "srv" / "findings.git"
-        self.url = f"git://127.0.0.1:{GIT_PORT}/findings.git"
+        self.url = f"git://127.0.0.1:{GIT_PORT}/findings.git" if has_remote else ""
         self.members = path / "members"
         self.peers: dict[str, subprocess.Popen[bytes]] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -91,7 +92,9 @@ class Place:
         return self.path / f"{name}.key"
 
     def set_remote(self, *, there: bool) -> None:
-        if there:
+        if not self.has_remote:
+            self.away = self.away or [time.time()]
+        elif there:
             words = ["git", "daemon", "--export-all", "--enable=receive-pack", "--reuseaddr", "--listen=127.0.0.1"]
             words += [f"--port={GIT_PORT}", f"--base-path={self.remote.parent}", "--max-connections=64"]
             self.daemon = subprocess.Popen(
@@ -145,12 +148,15 @@ class Place:
         return found
 
     def at_remote(self) -> set[str]:
-        """The honest findings in the chains at the remote."""
+        """The honest findings in the chains at the remote; without one in those of living peers or that one has."""
         found: set[str] = set()
         for name in HONEST:
-            listed = run(
-                "git", "-C", str(self.remote), "log", "--format=%s", f"{REMOTE_PREFIX}{FINDINGS}/{name}", check=False
-            )
+            folder, prefix = self.remote, REMOTE_PREFIX
+            if not self.has_remote:
+                is_alive = name in self.peers
+                folder = SwarmFolder(self.path / (name if is_alive else ROUTER)).store
+                prefix = REMOTE_PREFIX if is_alive else SEEN_PREFIX
+            listed = run("git", "-C", str(folder), "log", "--format=%s", f"{prefix}{FINDINGS}/{name}", check=False)
             found |= {line.partition(":")[0] for line in listed.splitlines() if line.startswith("peer-")}
         return found
 
