@@ -1,5 +1,6 @@
 """Where findings are kept: a folder of pages with the texts that they change, and several folders as one library."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,8 @@ from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
+    MAX_BYTES,
+    MAX_EVIDENCE,
     Evidence,
     Finding,
     FindingError,
@@ -18,6 +21,7 @@ from autoresearch_jax.findings.format import (
     changed_base,
     diff_change,
     finding_json,
+    finding_text,
     read_finding,
     status_of,
     write_finding,
@@ -26,6 +30,7 @@ from autoresearch_jax.findings.format import (
 SHIPPED = Path(__file__).parent.parent / "ideas"  # the library that comes with the package
 BASES = "bases"  # folder of the texts that findings change
 DIFF_NAME = "train_lib.py"  # that a diff in JSON names
+MOST_OF_A_PEER = 8  # items of evidence on one finding that are kept, the latest: no peer crowds out the others
 
 
 class FindingStore(Protocol):
@@ -97,6 +102,8 @@ class FindingFolder:
             if merged == there:
                 return "is there already"
             finding, done = merged, "evidence added"
+        if len(finding.evidence) > MAX_EVIDENCE or len(finding_text(finding).encode()) > MAX_BYTES:
+            raise FindingError(f"{path}: has no room for this: at most {MAX_EVIDENCE} items and {MAX_BYTES:,} bytes")
         if diff is None and base_text is not None:
             asset = guessed_kind(base_text)
             diff = diff_change(base_text, changed_base(finding, base_text, asset), DIFF_NAME, asset)
@@ -185,8 +192,17 @@ def open_library(
 
 
 def merge_evidence(first: Finding, second: Finding) -> Finding:
-    """The first finding with the evidence of both, the second's where both have it of one experiment."""
-    evidence = tuple({origin_of(one): one for one in (*first.evidence, *second.evidence)}.values())
+    """The first finding with the evidence of both, the second's where both have it of one experiment.
+
+    Of each peer it has the last `MOST_OF_A_PEER`.
+    """
+    counts: Counter[str] = Counter()
+    found: list[Evidence] = []
+    for one in reversed({origin_of(one): one for one in (*first.evidence, *second.evidence)}.values()):
+        counts[one.peer] += 1
+        if not one.peer or counts[one.peer] <= MOST_OF_A_PEER:
+            found.append(one)
+    evidence = tuple(reversed(found))
     return first if evidence == first.evidence else replace(first, evidence=evidence, status=status_of(evidence))
 
 

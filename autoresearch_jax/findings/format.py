@@ -37,6 +37,7 @@ STATUSES = ("idea", "kept", "refuted", "unclear")
 MAX_ID_CHARACTERS = 40
 MAX_TITLE_CHARACTERS = 120
 MAX_BYTES = 256 * 1024  # of a page; one with a whole file as its change has about 60,000
+MAX_EVIDENCE = 500  # items on a page
 CLEAR = 2.0  # standard deviations of an effect below zero, beyond which it is a refutation
 BASE_DIGITS = 12  # of the SHA-256 of a base's text
 LEAST_SHARED = 0.25  # of a base's lines that a text must have to be merged with it, which takes a tenth of a second
@@ -380,6 +381,8 @@ class _Page:
     def _evidence(self, node: Any) -> tuple[Evidence, ...]:
         if node.id != "sequence":
             raise self._error(line_of(node), "evidence: expected a list, or [] for none")
+        if len(node.value) > MAX_EVIDENCE:  # an alias of one takes 6 bytes
+            raise self._error(line_of(node), f"evidence: more than {MAX_EVIDENCE} items")
         return tuple(self._item(item) for item in node.value)
 
     def _item(self, node: Any) -> Evidence:

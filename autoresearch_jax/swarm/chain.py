@@ -300,7 +300,7 @@ def _check_format(content: bytes | None, where: str) -> Mapping[str, Any]:
     try:
         words = json.loads(_text(content, where))
         found = int(words["format"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise FindingError(f"{where}: has no {TWIN} or {CHAMPION} that can be read") from error
     if found > FORMAT:
         raise FindingError(f"{where}: is of a later format, {found}: update autoresearch_jax to read it")

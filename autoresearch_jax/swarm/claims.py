@@ -123,7 +123,7 @@ class Claims:
             told: Mapping[str, Any] = json.loads(message)
             name, seconds = str(told["id"]), min(max(0.0, float(told["seconds"])), MAX_CLAIM_SECONDS)
             measures, over = ([str(one)[:_DIGEST_CHARACTERS] for one in told[key]] for key in ("measures", "over"))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return
         if name == self._name or name not in self._names():
             return

@@ -15,7 +15,7 @@ from swarm_place import BASE, FINDINGS, Place, write_certificates
 
 from autoresearch_jax import cli
 from autoresearch_jax.findings.folder import FindingFolder
-from autoresearch_jax.swarm.claims import MAX_CLAIM_SECONDS, MAX_CLAIMS, Claims
+from autoresearch_jax.swarm.claims import CLAIMS, MAX_CLAIM_SECONDS, MAX_CLAIMS, Claims
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.joining import check_joining
 from autoresearch_jax.swarm.membership import Settings, SwarmFolder
@@ -152,6 +152,8 @@ def test_a_claim_is_heard_until_it_is_over_or_its_time_is(place: Place, endpoint
         def holder(program: str = "program", device: str = "cpu") -> str | None:
             return bob.holder(program, "task", device)
 
+        endless = '{"id": "alice", "measures": [], "over": [], "seconds": 1' + "0" * 400 + "}"
+        notices._session.put(f"{CLAIMS}/alice", endless)  # which no float can hold
         mallory.announce(["program"], "task", "cpu", 100.0)
         alice.announce(["program", "other"], "task", "cpu", 100.0)
         wait_for(holder)

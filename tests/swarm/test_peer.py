@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 from repositories import git
 from swarm_place import BASE, FINDINGS, Place, write_by_hand
 
-from autoresearch_jax.findings.format import read_finding
+from autoresearch_jax.findings.folder import MOST_OF_A_PEER, FindingFolder
+from autoresearch_jax.findings.format import finding_text, read_finding
+from autoresearch_jax.swarm.chain import PAGE, TWIN, finding_files
 from autoresearch_jax.swarm.peer import Peer
 
 
@@ -125,3 +128,38 @@ def test_what_is_not_in_order_is_refused_and_the_rest_is_read(place: Place, make
     shutil.rmtree(carol.folder.path)
     place.peer("carol", quota=4).round()
     assert sum(name.startswith("flood") for name in pages(place, "carol")) == 3, "the same for a late joiner"
+
+
+def test_a_member_who_sends_bombs_stops_nobody_and_hides_nothing(place: Place, make_finding):
+    """Pages that grow without end when they are read, numbers that none can hold, evidence that buries a finding."""
+    alice, carol = place.peer("alice"), place.peer("carol")
+    honest = make_finding("first")
+    alice.offer([(honest, BASE)])
+    alice.round()
+    carol.round()
+    files = finding_files(honest, BASE, "bob")
+    good = {name: text.decode() for name, text in files.items()}
+    page = good[PAGE]
+    doubling = "".join(f", &a{place + 1} [*a{place}, *a{place}]" for place in range(40))
+    bombs = (
+        {TWIN: '{"format": Infinity}'},
+        {PAGE: page.replace("---\n", f"---\n? [&a0 [1]{doubling}]\n: x\n", 1)},
+        {
+            PAGE: page.replace("  - device_class", "  - &a\n    device_class").replace(
+                "\n---\n\n", "\n  - *a" * 5000 + "\n---\n\n"
+            )
+        },
+    )
+    parent = None
+    for bomb in bombs:
+        parent = write_by_hand(place, "bob", {**good, **bomb}, parent, "bob")
+        assert carol.round().read == []
+        assert place.said("carol")[0].endswith(": left out")
+    for number in range(3):
+        many = (replace(honest.evidence[0], replay=f"{number} {item}", device="x" * 300) for item in range(300))
+        buried = finding_text(replace(honest, evidence=tuple(many)))
+        parent = write_by_hand(place, "bob", {**good, PAGE: buried}, parent, "bob")
+        assert len(carol.round().read) == 1
+    (found,) = FindingFolder(carol.folder.findings, place.told.append).findings()
+    assert Counter(one.peer for one in found.evidence) == {"alice": 1, "bob": MOST_OF_A_PEER}
+    assert place.told == []
