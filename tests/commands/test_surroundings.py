@@ -145,7 +145,7 @@ def test_every_command_works_or_says_why_not_in_one_line(around: Surroundings, r
         *(["trial", cache], ["run", "--tag=new", cache], ["audit", "--tag=night", cache], ["verify", "none"]),
         *(["sample", "--tag=night"], ["watch", "--tag=night", "--port=70000"], ["prepare", "--corpus=files:*.none"]),
         *(["check", "none.py"], ["try", "--tag=night"], ["mcp", "--run_flagfile=none"]),
-        *(["host"], ["swarm"]),
+        *(["host"], ["swarm"], ["adopt", "alice", "--tag=night"]),
         ["doctor", "--sections=jax,run"],
     ]
     assert {words[0] for words in reads + others} == set(COMMANDS)
