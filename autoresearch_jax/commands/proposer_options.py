@@ -383,9 +383,11 @@ def make_proposer(
     merge = merge_changes(workspace.merge, workspace.asset)
     ideas: Proposer | None = None
     elsewhere: CategoryCounter = dict
-    if settings.findings is not None:
+    if (folder := settings.findings or settings.peers) is not None:
         stores = [] if lineages is None else [lineages]
-        library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
+        peers = None if settings.findings is None else settings.peers
+        library = open_library(folder, observer.notice, workspace.asset, peers, stores)
+    if settings.findings is not None:
         ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
         elsewhere = category_counter(library, device_class)
     proposer = agent or ideas or ConstantsProposer()
@@ -394,6 +396,5 @@ def make_proposer(
 
         proposer = HybridProposer(ConstantsProposer(), agent, observer, ideas=ideas, elsewhere=elsewhere)
     if settings.peers is not None:
-        store, share = FindingFolder(settings.peers, observer.notice), settings.adopt_share
-        proposer = AdoptingProposer(proposer, store, device_class, merge, examine, observer.notice, share)
+        return AdoptingProposer(proposer, library, device_class, merge, examine, observer.notice, settings.adopt_share)
     return proposer

@@ -142,6 +142,8 @@ class Library:
         for store in self._stores:
             for finding in store.findings():
                 there = found.setdefault(finding.id, finding)
+                if there is finding:
+                    continue
                 if there.is_same_change(finding):
                     found[finding.id] = merge_evidence(there, finding)
                 elif finding.id not in self._told:

@@ -17,7 +17,7 @@ All findings of a peer share one uniform variable, so that who claims much does 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autoresearch_jax.findings.folder import FindingStore
 from autoresearch_jax.findings.format import Evidence, Finding
@@ -40,6 +40,7 @@ MOST_OF_A_JUDGE = 3.0  # verdicts on one peer's claims that those of another cou
 DOUBTED, SURE = 0.3, 0.9  # a peer is left alone once it is this sure that less than this share of its claims holds
 HELD = 0.25  # of a claimed gain, at least, that a gain has to have for the claim to hold
 LARGEST = 6.0  # standard deviations of a run, beyond which a claim's size is not believed
+MOST_OBJECTIONS = 4  # to findings of peers, each after a trace, before the experiment is left to the run's own
 
 
 class AdoptingProposer:
@@ -59,7 +60,7 @@ class AdoptingProposer:
 
         Args:
           proposer: whose the other turns are.
-          store: what the peers found.
+          store: what the peers found; an id that stands for another change elsewhere must not be among it.
           device_class: of this run, see `AdoptionOrder`.
           merge: see `IdeasProposer`, as are the following.
           examine: see there.
@@ -68,15 +69,15 @@ class AdoptingProposer:
         """
         self.name = proposer.name
         self._proposer = proposer
-        self._store = store
-        self._peers = IdeasProposer(store, AdoptionOrder(device_class), merge, examine, notice, PEERS)
+        words = (merge, examine, notice, PEERS, _claimed_by, MOST_OBJECTIONS)
+        self._peers = IdeasProposer(store, AdoptionOrder(device_class), *words)
         self._share = share
 
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; says whose finding it is in `Proposal.adopted_from`."""
         if self._has_room(brief):
             try:
-                return self._adopt(brief)
+                return self._peers.propose(brief)
             except SpaceExhausted:
                 pass
         return self._proposer.propose(brief)
@@ -97,11 +98,10 @@ class AdoptingProposer:
         taken += sum(running.adopted_from is not None for running in brief.running)
         return taken + 1 <= self._share * brief.experiment
 
-    def _adopt(self, brief: Brief) -> Proposal:
-        proposal = self._peers.propose(brief)
-        found = next(finding for finding in self._store.findings() if finding.id == proposal.finding)
-        claim = claimant(found)
-        return replace(proposal, adopted_from=None if claim is None else claim[0])
+
+def _claimed_by(finding: Finding) -> str | None:
+    claim = claimant(finding)
+    return None if claim is None else claim[0]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class IdeasProposer:
         examine: Examine | None,
         notice: Callable[[str], None],
         name: str = "ideas",
+        adopted_from: Callable[[Finding], str | None] = lambda finding: None,
+        most_objections: int | None = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -57,8 +59,12 @@ class IdeasProposer:
           examine: traces a text before it is proposed; None proposes it untraced.
           notice: told which findings are passed over.
           name: see `Proposer.name`.
+          adopted_from: see `Proposal.adopted_from`.
+          most_objections: of `examine`, after which nothing is proposed this time; None for any number.
         """
         self.name = name
+        self._adopted_from = adopted_from
+        self._most_objections = most_objections
         self._store = store
         self._order = order
         self._merge = merge
@@ -77,11 +83,17 @@ class IdeasProposer:
         findings = self._store.findings()
         champion = base_digest(brief.champion_source)
         passed: dict[str, str] = {}
+        objections = 0
         try:
             for finding in self.candidates(brief, findings):
-                made = self._attempt(brief, finding)
+                if objections == self._most_objections:
+                    break
+                made = self._applied(brief, finding)
                 if isinstance(made, Proposal):
-                    return made
+                    objection = None if self._examine is None else self._examine(brief, made)
+                    if objection is None or objection.may_be_meant:
+                        return made
+                    made, objections = objection, objections + 1
                 if made.for_now:
                     self._again[finding.id] = brief.experiment + FOR_NOW_EXPERIMENTS
                 else:
@@ -106,8 +118,8 @@ class IdeasProposer:
     def close(self) -> None:
         """See `Proposer.close`; a trace under way is ended by who examines."""
 
-    def _attempt(self, brief: Brief, finding: Finding) -> Proposal | Objection:
-        """A finding applied to the champion and examined; or why it is not proposed."""
+    def _applied(self, brief: Brief, finding: Finding) -> Proposal | Objection:
+        """A finding applied to the champion; or why it does not fit."""
         try:
             source = apply_finding(
                 finding, brief.champion_source, self._store.base_text(finding.base), self._merge, brief.asset
@@ -115,9 +127,14 @@ class IdeasProposer:
         except FindingError as error:
             return Objection(str(error).removeprefix(f"{finding.id}: "))
         hypothesis = clean_line(f"{finding.title} ({finding.source})")
-        proposal = Proposal(hypothesis, finding.category, source=source, proposer=self.name, finding=finding.id)
-        objection = None if self._examine is None else self._examine(brief, proposal)
-        return proposal if objection is None or objection.may_be_meant else objection
+        return Proposal(
+            hypothesis,
+            finding.category,
+            source=source,
+            proposer=self.name,
+            finding=finding.id,
+            adopted_from=self._adopted_from(finding),
+        )
 
     def _tell(self, passed: dict[str, str]) -> None:
         """Names the findings that are passed over for the first time, in one notice."""

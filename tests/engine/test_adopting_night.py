@@ -1,19 +1,21 @@
 """Nights beside peers: findings that others kept are tried on the own champion, and answered."""
 
+import os
 from dataclasses import replace
 
 import pytest
 from fakes import SOURCE, FakeTask
 
 from autoresearch_jax.commands.finding_options import merge_changes
+from autoresearch_jax.commands.proposer_options import ProposerSettings, make_proposer
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run
-from autoresearch_jax.findings.folder import FindingFolder, open_library
+from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, open_library
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 from autoresearch_jax.findings.peers import peer_of_source
-from autoresearch_jax.proposers.adopting import AdoptingProposer, AdoptionOrder
-from autoresearch_jax.proposers.base import Brief, PastExperiment, Proposal
+from autoresearch_jax.proposers.adopting import MOST_OBJECTIONS, AdoptingProposer, AdoptionOrder
+from autoresearch_jax.proposers.base import Brief, Objection, PastExperiment, Proposal
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.types import Metric, Status
 
@@ -107,11 +109,13 @@ def test_peers_are_adopted_within_the_share_answered_and_who_lies_is_left_alone(
     assert again == [(row.hypothesis, row.adopted_from, row.decision) for row in ledger.experiments()[:13]]
 
 
+START = PastExperiment(0, "", "baseline", "", {}, Status.OK, 2.0, True, "")
+FIRST = Brief(1, 0, Metric("loss"), "", (), SOURCE, {}, 2.0, (START,), noise_floor=0.01)
+
+
 def order_of(peers) -> set[str | None]:
     """Whose findings are worth an experiment to a run that has only begun."""
-    start = PastExperiment(0, "", "baseline", "", {}, Status.OK, 2.0, True, "")
-    brief = Brief(1, 0, Metric("loss"), "", (), SOURCE, {}, 2.0, (start,), noise_floor=0.01)
-    return {peer_of_source(one.source) for one in AdoptionOrder(CLASS)(brief, peers.findings(), peers.findings())}
+    return {peer_of_source(one.source) for one in AdoptionOrder(CLASS)(FIRST, peers.findings(), peers.findings())}
 
 
 def test_what_others_found_of_a_peer_counts_but_no_single_one_can_have_it_left_alone(bench, peers):
@@ -125,3 +129,41 @@ def test_what_others_found_of_a_peer_counts_but_no_single_one_can_have_it_left_a
     assert order_of(peers) == {"alice"}
     loop_of(bench, peers, max_experiments=20).run()
     assert {row.adopted_from for row in bench.ledger().experiments()} == {None, "alice"}
+
+
+def test_an_id_that_is_taken_is_not_adopted_and_what_is_blocked_meanwhile_has_its_peer(bench, tmp_path):
+    """Else what came of it would be told of the shipped idea."""
+    taken = min(path.stem for path in SHIPPED.glob("*.md"))
+    peers = FindingFolder(tmp_path / "two", print)
+    for one in (claim(taken, "liar", FAULT, f"{FAULT}\nNOTHING = 1"), DEEP):
+        peers.add(one, SOURCE)
+    task = FakeTask()
+    precheck = Precheck(task, bench.folder)
+    words = (bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder, CLASS)
+    proposer = make_proposer(ProposerSettings("constants", peers=peers.path, adopt_share=1.0), *words)
+    bench.loop(task, proposer, RULE, precheck=precheck, max_experiments=3).run()
+    assert {row.finding for row in bench.ledger().experiments()} == {None, "deep"}
+
+    class Vanishing(FindingFolder):
+        def findings(self):
+            found = super().findings()
+            self.path = tmp_path / "none"
+            return found
+
+    merge, told = merge_changes(bench.workspace().merge, bench.asset), print
+    late = AdoptingProposer(Nothing(), Vanishing(peers.path, print), CLASS, merge, None, told, 1.0)
+    assert late.propose(FIRST).adopted_from in ("alice", "liar")
+
+
+def test_findings_that_cannot_be_traced_hold_the_run_up_only_so_long(bench, peers):
+    examined = []
+
+    def examine(brief: Brief, proposal: Proposal) -> Objection:
+        examined.append(proposal.finding)
+        return Objection("it does not end")
+
+    merge = merge_changes(bench.workspace().merge, bench.asset)
+    proposer = AdoptingProposer(Nothing(), peers, CLASS, merge, examine, print, 1.0)
+    for turn in (1, 2):
+        assert proposer.propose(FIRST).hypothesis == "own 1"
+        assert len(set(examined)) == len(examined) == turn * MOST_OBJECTIONS
