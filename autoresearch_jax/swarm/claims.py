@@ -1,9 +1,9 @@
 """Claims: which programs members measure now, so that two do not spend on one.
 
 A claim is a digest of a program, its task and device class, with an expiry; a message of a few hundred bytes has all
-that are new, go on or are over. It is not signed, and believed no further than "pass this over for now": a liar, who can use
-the name of any member, delays a program until the expiry, `MAX_CLAIM_SECONDS` in all for each name, and holds back
-`MAX_CLAIMS` at a time for each.
+that are new, go on or are over. It is not signed, and believed no further than "pass this over for now": a liar, who
+can use the name of any member, delays a program until the expiry, `MAX_CLAIM_SECONDS` in all for each name, and holds
+back `MAX_CLAIMS` at a time for each.
 """
 
 import hashlib
