@@ -16,6 +16,7 @@ from autoresearch_jax.findings.folder import FindingFolder, origin_of
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import MAX_COMMITS, PAGE, Champion, day_of, read_champion, read_pages
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import (
@@ -40,6 +41,8 @@ from autoresearch_jax.swarm.store import (
 )
 from autoresearch_jax.swarm.transport import GitRemote
 from autoresearch_jax.types import Scalar
+
+CELL_CHARACTERS = 40  # of a peer's own word in a table
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,10 @@ class Swarm:
                     "refuted": status["refuted"],
                     "confirmed by others": sum(one.is_confirmed for one in trust),
                     "refuted by others": sum(one.is_refuted for one in trust),
-                    "device classes": ", ".join(sorted(classes)),
+                    "device classes": clean_line(", ".join(sorted(classes)), 2 * CELL_CHARACTERS),
                     "most a day": max(days.values(), default=0),
                     "last": max((_moment(paper.commit.date) for paper in own), default=""),
-                    "champion": "" if champion is None else str(champion.words.get("score", "")),
+                    "champion": "" if champion is None else _cell(champion.words.get("score", "")),
                     "state": state,
                 }
             )
@@ -143,7 +146,7 @@ class Swarm:
                     "peer": paper.peer,
                     "id": paper.finding.id,
                     "status": paper.finding.status,
-                    "device class": "" if evidence is None else evidence.device_class,
+                    "device class": "" if evidence is None else _cell(evidence.device_class),
                     "effect": None if evidence is None else evidence.effect,
                     "error": None if evidence is None else evidence.error,
                     "trust": self.trust(paper).short,
@@ -262,6 +265,11 @@ def _mentions(run_dir: Path) -> tuple[Counter[str], Counter[str]]:
                 tried.update(() if finding is None else (finding,))
                 used.update(json.loads(names or "[]"))
     return tried, used
+
+
+def _cell(word: object) -> str:
+    """A word of a peer, for a table."""
+    return clean_line(str(word), CELL_CHARACTERS)
 
 
 def _moment(seconds: float) -> str:

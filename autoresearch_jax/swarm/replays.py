@@ -12,7 +12,7 @@ from autoresearch_jax.findings.format import Evidence, Finding, FindingError, de
 from autoresearch_jax.findings.trust import DIFFERS, REPLAYED, is_replay
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import CHANGED, PeerFinding, read_files, read_findings
-from autoresearch_jax.swarm.contents import Paper, Swarm
+from autoresearch_jax.swarm.contents import Swarm
 from autoresearch_jax.swarm.membership import SwarmError
 from autoresearch_jax.swarm.store import ChainCommit, Store
 from autoresearch_jax.types import Budget, Measurement, Scalar, Status
@@ -133,13 +133,13 @@ def claims_of(swarm: Swarm) -> Iterator[Claim]:
     """What peers claim with a score and a seed, the latest of each peer and finding."""
     papers = {(paper.peer, paper.finding.id): paper for paper in swarm.read}
     for paper in papers.values():
-        yield from _claims_in(paper)
+        claimed = [one for one in paper.finding.evidence if _is_claim(one)]
+        if claimed:
+            yield Claim(paper.peer, paper.commit, paper.finding, claimed[-1])
 
 
-def _claims_in(paper: Paper) -> Iterator[Claim]:
-    for one in paper.finding.evidence:
-        if not is_replay(one) and one.value is not None and one.seed is not None and one.seed < _MOST_SEEDS:
-            yield Claim(paper.peer, paper.commit, paper.finding, one)
+def _is_claim(one: Evidence) -> bool:
+    return not is_replay(one) and one.value is not None and one.seed is not None and one.seed < _MOST_SEEDS
 
 
 def is_replayed(swarm: Swarm, claim: Claim, by: str | None = None) -> bool:

@@ -1,6 +1,7 @@
 """Tests of `autoresearch swarm replay`: programs of peers run again, by hand and by a peer that is idle."""
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +21,8 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.findings.folder import FindingFolder
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest, device_class, diff_change
+from autoresearch_jax.swarm.contents import read_swarm
+from autoresearch_jax.swarm.replays import idle_claims
 
 # Reads and writes where no program may; should it be let, its score is another.
 HOSTILE = """
@@ -155,12 +158,15 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     monkeypatch.setattr(f"{module}.lower_priority_of_this_thread", lowered.set)  # else other tests would stop this one
     monkeypatch.setattr(f"{module}.LOOK_SECONDS", 0.1)
     monkeypatch.setattr("autoresearch_jax.swarm.replays.ONE_IN", 1)
-    alice.offer([claim("last")])
+    last, _ = claim("last")
+    alice.offer([(replace(last, evidence=(replace(truth, seed=5), *last.evidence)), base)])
     alice.round(), bob.round()
     told: list[str] = []
     idle = IdleReplays(bob.folder, FolderOptions(tag="night", run_dir="bob/runs"), told.append)
     with run.lock():
         assert idle._next() is None, "a run is at work"
+    claimed = [one.finding.id for one in idle_claims(read_swarm(bob.folder, os.environ), idle._setting)]
+    assert claimed.count("last") == 1, "its latest, however many a page has"
     done, stopped = threading.Event(), threading.Event()
     thread = threading.Thread(target=idle.work, args=(stopped, done.set), daemon=True)
     thread.start()

@@ -12,6 +12,7 @@ from swarm_place import BASE, FINDINGS, Place, write_by_hand
 from autoresearch_jax.findings.folder import MOST_OF_A_PEER, FindingFolder
 from autoresearch_jax.findings.format import finding_text, read_finding
 from autoresearch_jax.swarm.chain import PAGE, TWIN, finding_files
+from autoresearch_jax.swarm.contents import read_swarm
 from autoresearch_jax.swarm.peer import Peer
 
 
@@ -162,4 +163,11 @@ def test_a_member_who_sends_bombs_stops_nobody_and_hides_nothing(place: Place, m
         assert len(carol.round().read) == 1
     (found,) = FindingFolder(carol.folder.findings, place.told.append).findings()
     assert Counter(one.peer for one in found.evidence) == {"alice": 1, "bob": MOST_OF_A_PEER}
+    bob = place.peer("bob")
+    bob.offer_champion({"score": ["\x1b[2J" + "9" * 100_000]}, BASE)
+    bob.round()
+    carol.round()
+    (row,) = (row for row in read_swarm(carol.folder, os.environ).peers() if row["peer"] == "bob")
+    assert row["champion"].isprintable()
+    assert len(row["champion"]) <= 40
     assert place.told == []
