@@ -383,10 +383,10 @@ def make_proposer(
     merge = merge_changes(workspace.merge, workspace.asset)
     ideas: Proposer | None = None
     elsewhere: CategoryCounter = dict
-    if (folder := settings.findings or settings.peers) is not None:
+    if (own := settings.findings or settings.peers) is not None:
         stores = [] if lineages is None else [lineages]
         peers = None if settings.findings is None else settings.peers
-        library = open_library(folder, observer.notice, workspace.asset, peers, stores)
+        library = open_library(own, observer.notice, workspace.asset, peers, stores)
     if settings.findings is not None:
         ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
         elsewhere = category_counter(library, device_class)
