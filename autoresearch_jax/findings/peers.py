@@ -22,10 +22,8 @@ def peer_of_source(source: str) -> str | None:
 def claimant(finding: Finding) -> tuple[str, str] | None:
     """The peer who says that a finding is a gain, and its device class; None if nobody does.
 
-    That is the one in whose chain it was read first; of a finding that is shipped, the first peer who kept it.
+    That is the one in whose chain it was read first, if that one kept it; else the first peer who did.
     """
     first = peer_of_source(finding.source)
-    for one in finding.evidence:
-        if one.peer and one.decision == "keep" and first in (None, one.peer):
-            return one.peer, one.device_class
-    return None
+    claims = [(one.peer, one.device_class) for one in finding.evidence if one.peer and one.decision == "keep"]
+    return next((claim for claim in claims if claim[0] == first), next(iter(claims), None))

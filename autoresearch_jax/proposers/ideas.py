@@ -146,7 +146,7 @@ class IdeasProposer:
         for name, why in new.items():
             by_reason[clean_line(why, REASON_CHARACTERS)].append(name)
         groups = [f"{_listed(names, NAMED)} ({why})" for why, names in by_reason.items()]
-        self._notice(f"findings passed over until the champion changes: {_listed(groups, REASONS, '; ')}")
+        self._notice(f"findings passed over for now: {_listed(groups, REASONS, '; ')}")
 
 
 def order_of_own(device_class: str) -> Order:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from autoresearch_jax.findings.format import Evidence, Finding, finding_text, parse_finding, status_of
+from autoresearch_jax.findings.peers import claimant
 from autoresearch_jax.findings.trust import DIFFERS, REPLAYED, Trust, trust_of
 from autoresearch_jax.proposers.base import Brief, PastExperiment
 from autoresearch_jax.proposers.ideas import draw_order
@@ -60,3 +61,12 @@ def test_a_replay_is_neither_a_keep_nor_a_discard() -> None:
         brief = Brief(1, seed, Metric("loss"), "", (), "", {}, 2.0, (start,))
         orders = ([one.id for one in draw_order(brief, some, some, "cpu")] for some in (findings, seen))
         assert next(orders) == next(orders)
+
+
+def test_who_copies_a_finding_as_discarded_takes_its_claim_from_nobody() -> None:
+    change = "<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE\n"
+    said = replace(CLAIM, peer="mallory", decision="discard"), CLAIM, replace(CLAIM, peer="bob")
+    copied = Finding("f", "F", "loss", "kept", "peer mallory, run x", "0" * 12, "Why.", change, said)
+    assert claimant(copied) == ("alice", "cpu")
+    assert claimant(replace(copied, source="peer bob, run x")) == ("bob", "cpu")
+    assert claimant(replace(copied, evidence=said[:1])) is None
