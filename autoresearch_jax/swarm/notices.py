@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.sanitize import clean_line
-from autoresearch_jax.swarm.membership import Settings
+from autoresearch_jax.swarm.membership import Settings, is_name
 
 MAX_NOTICE_BYTES = 1000
 ANSWER_SECONDS = 5.0
@@ -120,7 +120,8 @@ class ZenohNotices:
         if self._session is None:
             return
         for reply in self._session.get(f"{_HERE}/*", timeout=seconds, target=zenoh.QueryTarget.ALL):
-            if reply.ok and (name := clean_line(reply.ok.payload.to_string(), 60)) != self._settings.name:
+            name = reply.ok.payload.to_bytes().decode("utf-8", "replace") if reply.ok else ""
+            if is_name(name) and name != self._settings.name:
                 yield name
 
     def publish(self, ref: str, commit: str) -> None:

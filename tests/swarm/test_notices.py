@@ -57,6 +57,8 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
         background.start(notices)
         alice.offer([(make_finding("first"), BASE)])
         with opened(alice.settings) as others:
+            odd = "autoresearch/swarm/here/odd"
+            others._session.declare_queryable(odd, lambda query: query.reply(odd, b"\xff"))  # as a member might
             assert "carol" in others.answering(10)
             while "bob" not in others.answering(10):
                 pass
