@@ -71,7 +71,7 @@ def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
             next_is = "" if name == "used" and value else name
             continue
         plain = _MARKS.sub("", line).replace("**", "").strip()
-        if next_is in said and line.lstrip().startswith("#"):
+        if next_is in said and (line.lstrip().startswith("#") or _LABEL.match(plain)):
             next_is = ""
         if next_is == "category":
             category, next_is = read_category(plain, categories), ""

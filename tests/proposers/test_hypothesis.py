@@ -52,6 +52,7 @@ def test_nothing_is_said(text):
         "lower LR\nUsed: one-two, three\nWhy: it is smoother\nCategory: batch\n",
         "# lower LR\n\n## Why\n\nit is\nsmoother\n\n## Used findings\n\n- one-two,\n- three\n\n## Category\n\nbatch\n",
         "lower LR\n**Why it should work:** it is smoother\n# More\nof\n**used**: one-two, three\ncategory: batch",
+        "Category: batch\nUsed: one-two, three\nWhy: it is\nsmoother\nHypothesis: lower LR\nExpected gain: 1 %",
         "---\ntitle: lower LR\nwhy: it is smoother\nused: one-two, three\ncategory: batch\n---\nMore of it.\n",
         '{"hypothesis": "lower LR", "category": "batch", "why": "it is smoother", "used": "one-two, three"}',
     ],
