@@ -13,7 +13,7 @@ from pathlib import Path
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.run_folder import find_runs
 from autoresearch_jax.findings.folder import FindingFolder, origin_of
-from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding
+from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding, status_of
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
 from autoresearch_jax.sanitize import clean_line
@@ -208,24 +208,36 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str], pages: dict[
 
 
 def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *, blocked: bool) -> str:
-    """Blocks a peer, whose findings leave the folder; or has it read again from its beginning.
+    """Blocks a peer, whose findings and evidence leave the folder; or has it read again from its beginning.
+
+    What others say of a finding that was read of it first is read again from their chains.
 
     Raises:
       SwarmError: this folder is no peer's.
     """
     folder.read_settings()
     folder.block(name, blocked=blocked)
+    store = Store(folder.store, environment)
     if not blocked:
-        store = Store(folder.store, environment)
         for kind in (FINDINGS, CHAMPIONS):
             store.delete_ref(seen(f"{REMOTE_PREFIX}{kind}/{name}"))
         return "read again with the next round"
-    library, removed = FindingFolder(folder.findings, lambda text: None), 0
+    library, removed, others = FindingFolder(folder.findings, lambda text: None), 0, set[str]()
     for finding in library.findings():
-        if peer_of_source(finding.source) == name:
-            for suffix in (".md", ".json"):
-                (folder.findings / f"{finding.id}{suffix}").unlink(missing_ok=True)
+        left = tuple(one for one in finding.evidence if one.peer != name)
+        is_first = peer_of_source(finding.source) == name
+        if not is_first and len(left) == len(finding.evidence):
+            continue
+        for suffix in (".md", ".json"):
+            (folder.findings / f"{finding.id}{suffix}").unlink(missing_ok=True)
+        if is_first:
             removed += 1
+            others |= {one.peer for one in left}
+        else:
+            without = replace(finding, evidence=left, status=status_of(left))
+            library.add(without, library.base_text(finding.base))
+    for other in others:
+        store.delete_ref(seen(f"{REMOTE_PREFIX}{FINDINGS}/{other}"))
     return f"{removed} findings taken out of {folder.findings}"
 
 

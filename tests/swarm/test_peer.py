@@ -12,7 +12,7 @@ from swarm_place import BASE, FINDINGS, Place, write_by_hand
 from autoresearch_jax.findings.folder import MOST_OF_A_PEER, FindingFolder
 from autoresearch_jax.findings.format import finding_text, read_finding
 from autoresearch_jax.swarm.chain import PAGE, TWIN, finding_files
-from autoresearch_jax.swarm.contents import read_swarm
+from autoresearch_jax.swarm.contents import block_peer, read_swarm
 from autoresearch_jax.swarm.peer import Peer
 
 
@@ -171,3 +171,19 @@ def test_a_member_who_sends_bombs_stops_nobody_and_hides_nothing(place: Place, m
     assert row["champion"].isprintable()
     assert len(row["champion"]) <= 40
     assert place.told == []
+
+
+def test_who_is_blocked_takes_no_word_of_others_along(place: Place, make_finding):
+    alice, bob, carol = (place.peer(name) for name in ("alice", "bob", "carol"))
+    copied, other = make_finding("copied"), make_finding("other", "return -x")
+    bob.offer([(replace(copied, title="Copied by bob"), BASE)])
+    alice.offer([(other, BASE)])
+    bob.round(), alice.round(), carol.round()
+    bob.offer([(make_finding("other", "return -x", "discard"), BASE)])
+    alice.offer([(copied, BASE)])
+    bob.round(), alice.round(), carol.round()
+    block_peer(carol.folder, "bob", os.environ, blocked=True)
+    carol.round()
+    library = FindingFolder(carol.folder.findings, place.told.append)
+    found = {one.id: (one.title, one.source, {item.peer for item in one.evidence}) for one in library.findings()}
+    assert found == {name: (f"On {name}", "peer alice, run x", {"alice"}) for name in ("copied", "other")}
