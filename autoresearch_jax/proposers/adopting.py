@@ -31,12 +31,12 @@ from autoresearch_jax.types import Merge
 PEERS = "peers"  # in place of a proposer's name
 DEFAULT_SHARE = 1 / 3  # of the experiments
 PRIOR_GAINS, PRIOR_MISSES = 1.0, 1.0  # a change that somebody measured and kept is a gain here in one of two cases
-OF_PEER = 1.0  # weight of each verdict on another claim of the peer
-OF_ITSELF = 2.0  # weight of each other peer's verdict on the same finding
-OF_CLASS, OF_CATEGORY = 0.5, 0.25  # of each verdict on another peer's claim of the same class, or kind
-ELSEWHERE = 0.5  # factor of a verdict on another class of device
-MOST_OF_EACH = 8.0  # verdicts that each of these counts as, so that what is learnt last can be seen
-MOST_OF_A_JUDGE = 3.0  # verdicts on one peer's claims that those of another count as: no single one can have it doubted
+OF_PEER = 1.0  # weight of each answer on another claim of the peer
+OF_ITSELF = 2.0  # weight of each other peer's answer on the same finding
+OF_CLASS, OF_CATEGORY = 0.5, 0.25  # of each answer on another peer's claim of the same class, or kind
+ELSEWHERE = 0.5  # factor of an answer on another class of device
+MOST_OF_EACH = 8.0  # answers that each of these counts as, so that what is learnt last can be seen
+MOST_OF_A_JUDGE = 3.0  # answers on one peer's claims that those of another count as: it takes two to have it doubted
 DOUBTED, SURE = 0.3, 0.9  # a peer is left alone once it is this sure that less than this share of its claims holds
 HELD = 0.25  # of a claimed gain, at least, that a gain has to have for the claim to hold
 LARGEST = 6.0  # standard deviations of a run, beyond which a claim's size is not believed
@@ -105,7 +105,7 @@ def _claimed_by(finding: Finding) -> str | None:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Answer:
     """What somebody who tried a claim found.
 
     Attributes:
@@ -113,8 +113,8 @@ class Verdict:
       peer: who claims it.
       claimed_on: the class of device that it was claimed on.
       category: kind of change.
-      judge: the peer whose verdict it is; empty for this run.
-      weight: of the verdict.
+      judge: the peer whose answer it is; empty for this run.
+      weight: of the answer.
       is_gain: whether it was one, of a size that the claim lets expect.
     """
 
@@ -139,7 +139,7 @@ class AdoptionOrder:
 
     def __call__(self, brief: Brief, rest: Sequence[Finding], library: Sequence[Finding]) -> list[Finding]:
         """See `ideas.Order`."""
-        tallies = _Tallies(self._verdicts(brief, library))
+        tallies = _Tallies(self._answers(brief, library))
         draws: dict[str, float] = {}
         for finding in rest:
             claim = claimant(finding)
@@ -158,7 +158,7 @@ class AdoptionOrder:
         here = [one.decision == "keep" for one in latest.values() if one.device_class == self.device_class]
         return 2 * sum(here) < len(here)
 
-    def _verdicts(self, brief: Brief, library: Iterable[Finding]) -> Iterable[Verdict]:
+    def _answers(self, brief: Brief, library: Iterable[Finding]) -> Iterable[Answer]:
         """Those of other peers, a replay that differs among them, and of this run."""
         own = {past.finding: past for past in known(brief) if past.finding is not None}
         sizes = {past.finding: size for past, size in gain_sizes(brief)}
@@ -173,9 +173,9 @@ class AdoptionOrder:
             }
             for judge, one in latest.items():
                 weight = 1.0 if one.device_class == self.device_class else ELSEWHERE
-                yield Verdict(*words, judge, weight, one.decision == "keep" and _holds(_size(one), claimed))
+                yield Answer(*words, judge, weight, one.decision == "keep" and _holds(_size(one), claimed))
             if finding.id in own:
-                yield Verdict(*words, "", 1.0, is_gain(own[finding.id]) and _holds(sizes.get(finding.id), claimed))
+                yield Answer(*words, "", 1.0, is_gain(own[finding.id]) and _holds(sizes.get(finding.id), claimed))
 
 
 def _size(evidence: Evidence) -> float | None:
@@ -197,21 +197,21 @@ def _holds(measured: float | None, claimed: float | None) -> bool:
 class _Tallies:
     """Gains and misses by finding, peer, class of device and kind of change."""
 
-    def __init__(self, verdicts: Iterable[Verdict]) -> None:
+    def __init__(self, answers: Iterable[Answer]) -> None:
         self._counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
-        verdicts, totals = list(verdicts), defaultdict[tuple[str, str], float](float)
-        for verdict in verdicts:
-            totals[verdict.judge, verdict.peer] += verdict.weight
-        for verdict in verdicts:
-            most = math.inf if verdict.judge == "" else MOST_OF_A_JUDGE
-            weight = verdict.weight * min(1.0, most / totals[verdict.judge, verdict.peer])
+        answers, totals = list(answers), defaultdict[tuple[str, str], float](float)
+        for answer in answers:
+            totals[answer.judge, answer.peer] += answer.weight
+        for answer in answers:
+            most = math.inf if answer.judge == "" else MOST_OF_A_JUDGE
+            weight = answer.weight * min(1.0, most / totals[answer.judge, answer.peer])
             for key in (
-                ("finding", verdict.finding),
-                ("peer", verdict.peer),
-                ("class", verdict.claimed_on),
-                ("category", verdict.category),
+                ("finding", answer.finding),
+                ("peer", answer.peer),
+                ("class", answer.claimed_on),
+                ("category", answer.category),
             ):
-                self._counts[key][0 if verdict.is_gain else 1] += weight
+                self._counts[key][0 if answer.is_gain else 1] += weight
 
     def share(self, peer: str) -> float:
         """Of a peer's claims, the share that holds, as far as is known."""

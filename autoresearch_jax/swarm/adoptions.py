@@ -86,7 +86,7 @@ def all_adoptions(findings: Iterable[SharedFinding]) -> list[tuple[Answer, Share
 
 
 def _shared(papers: list[Paper]) -> SharedFinding | None:
-    """What papers on the same change say; None where nobody ever kept it.
+    """What papers on the same change say; None where no peer kept it.
 
     Who read it of a peer did not find it, although the clock of that one may be ahead.
     """

@@ -220,7 +220,7 @@ def read_findings(store: Store, peer: str, commits: Sequence[ChainCommit]) -> It
 
 
 def _of_peer(finding: Finding, peer: str) -> Finding:
-    """A finding as it was read: the peer whose signature it has is named by us, whatever the page says."""
+    """A finding as it was read: with the name of the peer who signed it in place of those on the page."""
     evidence = tuple(replace(one, peer=peer) for one in finding.evidence)
     return replace(finding, source=source_of_peer(peer, finding.source), evidence=evidence)
 

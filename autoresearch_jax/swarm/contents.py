@@ -255,7 +255,7 @@ def _papers(store: Store, name: str, tip: str, quota: int, pages: dict[str, Find
 
 
 def _by(name: str, finding: Finding) -> Finding:
-    """A finding whose evidence is a peer's, whatever the page says."""
+    """A finding with a peer's name on its evidence, in place of those on the page."""
     return replace(finding, evidence=tuple(replace(one, peer=name) for one in finding.evidence))
 
 
