@@ -97,17 +97,18 @@ class ZenohNotices:
         is_answered = not problem and next(self._answers(ANSWER_SECONDS), None) is not None
         if is_answered:
             said = "notices come"
-        elif not self._settings.connect:
+        elif not self._settings.connect and not problem:
             said = ""  # others connect to this one
         else:
             self.close()
             where = ", ".join(self._settings.connect)
-            said = f"no member answers at {where}: {problem or 'is one at work there, and is the certificate right?'}"
+            said = f"no member answers at {where}" if where else f"cannot listen at {', '.join(self._settings.listen)}"
+            said += f": {problem or 'is one at work there, and is the certificate right?'}"
             said += " findings are polled for" if self._settings.remote else " it is tried again"
         if said != self._said:
             self._said = said
             self._notice(f"swarm: {said}")
-        return is_answered or not self._settings.connect
+        return is_answered or not (self._settings.connect or problem)
 
     def answering(self, seconds: float) -> set[str]:
         """The names of other members who answer."""

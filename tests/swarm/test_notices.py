@@ -44,6 +44,11 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
         (silence,) = [one for one in check_joining(bob.folder, stranger, os.environ) if one.name == "notices"]
         assert "NO ANSWER" in silence.said
 
+        again: list[str] = []
+        second = ZenohNotices(router.settings, print, again.append)  # as `run` beside `serve`
+        assert not second.refresh()
+        assert [endpoint in said for said in again] == [True]
+
         came = threading.Event()
         told: list[str] = []
 
