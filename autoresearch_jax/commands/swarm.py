@@ -49,6 +49,7 @@ from autoresearch_jax.swarm.membership import (
     Settings,
     SwarmFolder,
     check_name,
+    require_same_name,
     without_password,
 )
 from autoresearch_jax.swarm.notices import check_notices, require_zenoh
@@ -165,6 +166,7 @@ def run(options: Options, arguments: list[str]) -> int:
 def join(folder: SwarmFolder, options: Options) -> int:
     """Checks all that a peer needs, a line each, and keeps its settings if all of it is there."""
     settings = options.join.settings(folder)
+    require_same_name(folder, settings.name)
     folder.create()
     print(f"folder:              {folder.path}")
     fine = True

@@ -71,18 +71,20 @@ def without_replays(finding: Finding) -> Finding:
     return replace(finding, evidence=tuple(one for one in finding.evidence if not is_replay(one)))
 
 
-def trust_of(evidence: Sequence[Evidence], claimant: str) -> Trust:
+def trust_of(evidence: Sequence[Evidence], claimant: str, finder: str | None = None) -> Trust:
     """What others say of a peer's claim.
 
     Args:
       evidence: on one finding, of all peers, each with its name.
       claimant: the peer; what it says of its own claim does not count.
+      finder: the peer that it took the finding from, which adopts or refutes nothing by its own claim.
     """
     claimed = {(one.seed, one.value) for one in evidence if one.peer == claimant and not is_replay(one)}
     others = [one for one in evidence if one.peer != claimant]
     replays = {one.peer: one for one in others if is_replay(one) and one.claim == claimant}.values()
     agreeing = [one for one in replays if one.decision == REPLAYED]
     equal = sum(one.steps is not None and (one.seed, one.value) in claimed for one in agreeing)
+    others = [one for one in others if one.peer != finder]
     adopted = [one for one in others if one.decision == "keep"]
     return Trust(
         equal=equal,

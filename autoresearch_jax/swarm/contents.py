@@ -100,7 +100,7 @@ class Swarm:
 
     def trust(self, paper: Paper) -> Trust:
         """What others say of what a peer claims."""
-        return trust_of(self.evidence_on(paper.finding), paper.peer)
+        return trust_of(self.evidence_on(paper.finding), paper.peer, peer_of_source(paper.finding.source))
 
     def peers(self) -> list[dict[str, Scalar]]:
         """A row a peer that something was read of, that is a member, or that was refused."""
@@ -116,7 +116,8 @@ class Swarm:
             days = Counter(day_of(paper.commit.date) for paper in own)
             state = "blocked" if name in self.blocked else "refused" if name in why else "" if own else "silent"
             champion = self.champions.get(name)
-            trust = [self.trust(paper) for paper in {change_of(paper.finding): paper for paper in own}.values()]
+            claims = {change_of(one.finding): one for one in own if peer_of_source(one.finding.source) is None}
+            trust = [self.trust(paper) for paper in claims.values()]
             rows.append(
                 {
                     "peer": name + (" (this)" if name == self.settings.name else ""),

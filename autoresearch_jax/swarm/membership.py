@@ -1,10 +1,13 @@
 """A peer's folder: its settings, the members' file with their keys, and the peers that are blocked."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import write_json, write_whole
@@ -145,6 +148,30 @@ class SwarmFolder:
         names = self.blocked_names()
         names = names | {name} if blocked else names - {name}
         write_whole(self.blocked, "".join(f"{one}\n" for one in sorted(names)))
+
+    def forget_if_changed(self, state: dict[str, Any], members: Path, refusals: Iterable[str]) -> None:
+        """Takes out of a peer's state what was refused by another version of the members' file; by these names."""
+        try:
+            digest = hashlib.sha256(members.read_bytes()).hexdigest()
+        except OSError:
+            return
+        if state.get("members") not in (None, digest):
+            for name in refusals:
+                state.pop(name, None)
+        state["members"] = digest
+
+
+def require_same_name(folder: SwarmFolder, name: str) -> None:
+    """Refuses another name for a folder that is a peer's: its findings would come again, as those of two.
+
+    Raises:
+      UsageError: it is another peer's.
+    """
+    with suppress(SwarmError):
+        if (before := folder.read_settings().name) != name:
+            raise UsageError(
+                f"--name={name}: {folder.path} is {before}'s, and one folder is one peer's: use another --run_dir"
+            )
 
 
 def read_members(path: Path) -> Mapping[str, str]:

@@ -123,6 +123,7 @@ class Peer:
         if not self._transports:
             raise SwarmError("there is no remote, and no exchange with members by zenoh")
         here, state = self.store.refs("refs/"), self.read_state()
+        self.folder.forget_if_changed(state, self.members, [one.refusals for one in self._transports])
         for transport in self._transports:
             is_own = transport is self._transports[0]  # what this peer makes goes there
             try:

@@ -45,7 +45,7 @@ def call(capsys, *words: str) -> tuple[int, str, str]:
 def join(capsys, place: Place, name: str, key: str = "", **given: str) -> tuple[int, str, str]:
     words = {"remote": "shared", "members": str(place.members), "key": str(place.key(key or name)), **given}
     flags = [f"--{flag}={value}" for flag, value in words.items()]
-    return call(capsys, "join", f"--name={name}", f"--run_dir={name}", *flags)
+    return call(capsys, "join", f"--name={name}", *([] if "run_dir" in given else [f"--run_dir={name}"]), *flags)
 
 
 @contextmanager
@@ -93,6 +93,8 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
     assert (mine["peer"], other["peer"]) == ("alice", "bob (this)")
     (mine, other, _) = json.loads(call(capsys, "peers", "--run_dir=alice", "--format=json")[1])
     assert (mine["peer"], mine["findings"], other["state"]) == ("alice (this)", len(read), "silent")
+    status, _, err = join(capsys, place, "carol", run_dir="bob")
+    assert (status, "bob/swarm is bob's, and one folder is one peer's" in err) == (2, True)
     figures = json.loads(call(capsys, "status", "--run_dir=bob", "--format=json")[1])
     assert (figures["findings read"], figures["refused"]) == (len(read), [])
     assert call(capsys, "block", "alice", "--run_dir=bob")[:2] == (

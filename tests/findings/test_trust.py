@@ -44,6 +44,8 @@ def test_replays_adoptions_and_refutations_count_once_a_peer() -> None:
     assert trust.is_confirmed
     assert trust.is_refuted
     assert trust_of([CLAIM], "alice").short == "claimed"
+    taken = replace(refuted, peer="bob")
+    assert trust_of([CLAIM, taken], "bob", finder="alice").short == "claimed", "the finder does not adopt her own"
 
 
 def test_a_replay_is_neither_a_keep_nor_a_discard() -> None:

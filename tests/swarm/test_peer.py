@@ -131,6 +131,22 @@ def test_what_is_not_in_order_is_refused_and_the_rest_is_read(place: Place, make
     assert sum(name.startswith("flood") for name in pages(place, "carol")) == 3, "the same for a late joiner"
 
 
+def test_a_members_file_that_is_mended_heals_what_it_had_refused(place: Place, make_finding):
+    alice, bob, lines = place.peer("alice"), place.peer("bob"), place.members.read_text()
+    alice.offer([(make_finding("first"), BASE)])
+    assert alice.round().pushed
+    for broken in (
+        lines.replace("alice ", "alicia "),
+        lines.replace("alice ssh-ed25519 AAAA", "alice ssh-ed25519 AAAB"),
+    ):
+        place.members.write_text(broken)
+        assert (bob.round().read, bob.round().read) == ([], [])
+        assert any("alice: chain refused" in line for line in place.said("bob"))
+    place.members.write_text(lines)
+    assert [one.finding.id for one in bob.round().read] == ["first"]
+    assert bob.read_state()["refused"] == {}
+
+
 def test_a_member_who_sends_bombs_stops_nobody_and_hides_nothing(place: Place, make_finding):
     """Pages that grow without end when they are read, numbers that none can hold, evidence that buries a finding."""
     alice, carol = place.peer("alice"), place.peer("carol")
