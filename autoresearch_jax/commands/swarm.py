@@ -188,6 +188,9 @@ def sync(folder: SwarmFolder, options: Options) -> int:
     peer = joined.peer
     if options.where.tag is not None:
         OwnRun(options.where.existing, options.findings.folder(options.where), folder.findings)(peer)
+    if (server := folder.server_for(peer.settings)) is not None:
+        print(f"served:              {server} answers members, and sends what waits in {folder.outbox}")
+        return 0
     notices = None if peer.settings.remote else joined.notices(lambda: None, told.append)
     if notices is None:
         done = peer.round()
@@ -308,14 +311,15 @@ def serve(folder: SwarmFolder, options: Options) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    background = _started(joined, lambda peer: 0, tell, options.poll_seconds)
     settings = joined.peer.settings
-    print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
-    if idle is None:
-        stopped.wait()
-    else:
-        idle.work(stopped, background.wake)
-    background.close()
+    with folder.serving():
+        background = _started(joined, lambda peer: 0, tell, options.poll_seconds)
+        print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
+        if idle is None:
+            stopped.wait()
+        else:
+            idle.work(stopped, background.wake)
+        background.close()
     return 0
 
 

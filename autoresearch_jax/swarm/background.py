@@ -68,6 +68,7 @@ class BackgroundPeer:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._failure = ""
+        self._waiting: frozenset[str] = frozenset()  # in the outbox, at the last look
         self._next_seconds = poll_seconds  # until the next round, if nothing comes up
         self._connect_at = -math.inf  # when it is seen next whether notices come
         self._connect_seconds = RETRY_SECONDS
@@ -113,7 +114,7 @@ class BackgroundPeer:
         """Sees to it that notices come, if it is time."""
         if self._notices is None or time.monotonic() < self._connect_at:
             return
-        if self._guarded(self._notices.refresh):
+        if self._peer.folder.server_for(self._peer.settings) is None and self._guarded(self._notices.refresh):
             wait, self._connect_seconds = self._poll_seconds, RETRY_SECONDS
         else:
             wait = min(self._connect_seconds, self._poll_seconds)
@@ -133,8 +134,10 @@ class BackgroundPeer:
         return False
 
     def _look(self) -> bool:
-        """Puts what the run found into the outbox; true if that is anything new."""
-        return self._own(self._peer) > 0
+        """Puts what the run found into the outbox; true if anything new is there, also of another process."""
+        count = self._own(self._peer)
+        waited, self._waiting = self._waiting, self._peer.outbox.names()
+        return count > 0 or bool(self._waiting - waited)
 
     def _round(self) -> bool:
         """One round, what it pushed told by notices; true if it read anything."""

@@ -10,7 +10,7 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
-from autoresearch_jax.swarm.notices import ANSWER_SECONDS, ZenohNotices
+from autoresearch_jax.swarm.notices import ANSWER_SECONDS, UNANSWERED, ZenohNotices
 from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, Store
 from autoresearch_jax.swarm.transport import GitRemote, Transport
 
@@ -127,8 +127,7 @@ def _check_notices(settings: Settings, notices: ZenohNotices) -> Check:
         return Check("notices", True, f"{listens}others connect")
     if names:
         return Check("notices", True, f"{listens}{', '.join(sorted(names))} answered at {where}")
-    why = "none is at work there, or a certificate, an address or a port is wrong (zenoh does not tell)"
-    return Check("notices", True, f"{listens}NO ANSWER at {where}: {why}: {again}")
+    return Check("notices", True, f"{listens}NO ANSWER at {where}: {UNANSWERED}: {again}")
 
 
 def _public_key(key: Path) -> str:

@@ -1,10 +1,13 @@
 """A peer's folder: its settings, the members' file with their keys, and the peers that are blocked."""
 
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ DEFAULT_QUOTA = 100  # findings that are read of a peer and UTC day; a night of 
 NO_REMOTE = "no common remote"
 KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 
+_LOCK_SECONDS = 1.0  # `server` in another process has the lock for a moment
 _PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -101,6 +105,8 @@ class SwarmFolder:
         self.findings = self.path / "findings"  # what was read of peers, as a folder of findings
         self.state = self.path / "state.json"
         self.lock = self.path / "peer.lock"
+        self._serve_lock = self.path / "serve.lock"
+        self._serve_process = self.path / "serve.process"  # who holds it
 
     def create(self) -> None:
         """Makes the folder, out of the sight of a git repository around it.
@@ -113,6 +119,41 @@ class SwarmFolder:
             (self.path / ".gitignore").write_text("*\n")
         except OSError as error:
             raise SwarmError(f"{self.path}: cannot be made: {error.strerror}: name another --run_dir") from error
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Holds the lock of `swarm serve`, of which one is at work for a folder.
+
+        Raises:
+          SwarmError: another process has it.
+        """
+        from filelock import FileLock, Timeout  # its import takes a quarter of a second
+
+        try:
+            with FileLock(self._serve_lock, timeout=_LOCK_SECONDS):
+                self._serve_process.write_text(_this_process())
+                yield
+        except Timeout as error:
+            raise SwarmError(
+                f"{self.path}: {self.server() or 'another'} is at work already: one is enough for a folder"
+            ) from error
+
+    def server(self) -> str | None:
+        """Another process that is `swarm serve` of this folder, such as "swarm serve (pid 12 on box)"; else None."""
+        try:
+            with self._serve_lock.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with suppress(OSError):
+                who = clean_line(self._serve_process.read_text(encoding="utf-8", errors="replace"), 100)
+                return None if who == _this_process() else f"swarm serve ({who})"
+        except OSError:  # there is none
+            pass
+        return None
+
+    def server_for(self, settings: Settings) -> str | None:
+        """The same where it listens in the place of this process, and there is no remote beside it."""
+        return self.server() if settings.listen and not settings.remote else None
 
     def read_settings(self) -> Settings:
         """The peer's settings.
@@ -172,6 +213,10 @@ def require_same_name(folder: SwarmFolder, name: str) -> None:
             raise UsageError(
                 f"--name={name}: {folder.path} is {before}'s, and one folder is one peer's: use another --run_dir"
             )
+
+
+def _this_process() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
 def read_members(path: Path) -> Mapping[str, str]:

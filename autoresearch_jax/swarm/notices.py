@@ -19,6 +19,7 @@ from autoresearch_jax.swarm.membership import Settings, is_name
 
 MAX_NOTICE_BYTES = 1000
 ANSWER_SECONDS = 5.0
+UNANSWERED = "none is at work there, or a certificate, an address or a port is wrong (zenoh does not tell)"
 _NOTICES, _HERE = "autoresearch/swarm/notice", "autoresearch/swarm/here"
 
 
@@ -52,6 +53,15 @@ def check_notices(settings: Settings) -> None:
             raise UsageError(f"--{name}={path}: no such file: name one in PEM")
         if not path and any(endpoint.startswith("tls/") for endpoint in (*settings.listen, *settings.connect)):
             raise UsageError(f"--{name} is missing, which tls/ needs: all three of {', '.join(files)}")
+
+
+def _plain(said: str) -> str:
+    """What zenoh says of a session that it cannot open, in plain words where it is one of the usual reasons."""
+    if "Address already in use" in said:
+        return "another process listens there, such as a run of this folder"
+    if "Unable to connect" in said:
+        return UNANSWERED
+    return clean_line(said.partition(" at /")[0], 200)
 
 
 class Part(Protocol):
@@ -103,11 +113,12 @@ class ZenohNotices:
             self.close()
             where = ", ".join(self._settings.connect)
             said = f"no member answers at {where}" if where else f"cannot listen at {', '.join(self._settings.listen)}"
-            said += f": {problem or 'is one at work there, and is the certificate right?'}"
+            said += f": {problem or UNANSWERED + ';'}"
             said += " findings are polled for" if self._settings.remote else " it is tried again"
         if said != self._said:
             self._said = said
-            self._notice(f"swarm: {said}")
+            if said:
+                self._notice(f"swarm: {said}")
         return is_answered or not (self._settings.connect or problem)
 
     def answering(self, seconds: float) -> set[str]:
@@ -172,7 +183,7 @@ class ZenohNotices:
                 part.opened(session)
         except zenoh.ZError as error:
             self.close()
-            return f"{clean_line(str(error).partition(' at /')[0], 200)};"
+            return f"{_plain(str(error))};"
         return ""
 
     def _heard(self, sample: Any) -> None:

@@ -95,6 +95,10 @@ class Outbox:
                 found.append(Entry(path, given["kind"], files, given["message"]))
         return found
 
+    def names(self) -> frozenset[str]:
+        """The names of the files that wait; a new one is another entry, perhaps of another process."""
+        return frozenset(path.name for path in self.path.glob("[0-9]*.json"))
+
     def remove(self, entries: Iterable[Entry]) -> None:
         """Takes entries out that were pushed."""
         for entry in entries:

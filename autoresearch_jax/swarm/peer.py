@@ -111,10 +111,8 @@ class Peer:
                 self._round(done, on_push)
         except Timeout:
             pass
-        except SwarmError as error:
+        except (SwarmError, GitError) as error:
             self._tell(f"{error}: goes on alone and tries again", "peer")
-        except GitError as error:
-            self._tell(f"{error}: goes on alone and tries again", "git")
         except OSError as error:
             self._tell(f"{self.folder.path}: {error.strerror}: goes on alone and tries again", "disk")
         return done
@@ -129,7 +127,9 @@ class Peer:
             try:
                 tips = transport.tips(here)
             except GitError as error:
-                if is_own:
+                if is_own and (server := self.folder.server_for(self.settings)) is not None:
+                    self._tell(f"{server} answers members, and sends what waits in {self.outbox.path}", "remote")
+                elif is_own:
                     self._tell(f"{error}: goes on alone and tries again", "remote")
                 continue
             if is_own:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -124,6 +125,38 @@ def test_a_chain_outlives_its_author_and_a_forged_one_is_refused(
                     alice.round()
                     wait_for(lambda: ("alice", "third") in read_by(carol))
                     assert git(carol.store.folder, "rev-list", "--count", "refs/seen/findings/alice") == "3"
+
+
+def test_serve_sends_what_others_of_its_folder_found(place: Place, make_finding, endpoint: str, tmp_path, capsys):
+    place.now = time.time()
+    tls = place.tls("alice", listen=(endpoint,), router=True)
+    alice = place.peer("alice", remote="", **tls)
+    where = f"--run_dir={alice.folder.path.parent}"
+    words = [sys.executable, "-m", "autoresearch_jax.cli", "swarm", "serve", where, "--poll_seconds=600"]
+    said = tmp_path / "said"
+    with said.open("w") as out, subprocess.Popen(words, stdout=out, stderr=out) as serve:
+        try:
+            wait_for(lambda: "serving:" in said.read_text())
+            assert cli.main(["swarm", "serve", where]) == 1
+            who = f"swarm serve (pid {serve.pid} on {socket.gethostname()})"
+            assert capsys.readouterr().err == (
+                f"autoresearch swarm: {alice.folder.path}: {who} is at work already: one is enough for a folder\n"
+            )
+            with at_work(place, "bob", connect=(endpoint,)) as bob:
+                alice.offer([(make_finding("first"), BASE)])
+                assert cli.main(["swarm", "sync", where]) == 0
+                line = f"{who} answers members, and sends what waits in {alice.outbox.path}"
+                assert capsys.readouterr() == (f"served:              {line}\n", "")
+                exchange = MemberExchange(alice.folder, "alice", os.environ, print)
+                beside = place.peer("alice", exchange=exchange, remote="", **tls)  # of a run
+                assert not beside.round().answered
+                assert place.said("alice") == [line]
+                wait_for(lambda: ("alice", "first") in read_by(bob))
+                wait_for(lambda: not alice.outbox.names())
+        finally:
+            serve.terminate()
+    assert (serve.returncode, "FATAL" in said.read_text()) == (0, False)
+    assert alice.folder.server() is None
 
 
 def test_a_process_that_fails_ends_though_its_session_is_open(place: Place, endpoint: str):

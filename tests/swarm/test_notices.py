@@ -19,8 +19,8 @@ pytest.importorskip("zenoh", reason="needs eclipse-zenoh")
 
 
 @contextmanager
-def opened(settings: Settings, wake=lambda: None) -> Iterator[ZenohNotices]:
-    notices = ZenohNotices(settings, wake, lambda text: None)
+def opened(settings: Settings, notice=lambda text: None) -> Iterator[ZenohNotices]:
+    notices = ZenohNotices(settings, lambda: None, notice)
     notices.open()
     try:
         yield notices
@@ -36,8 +36,9 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
     alice, bob = (place.peer(name, **place.tls(name, connect=(endpoint,))) for name in ("alice", "bob"))
     (unheard,) = [one for one in check_joining(bob.folder, bob.settings, os.environ) if one.name == "notices"]
     assert unheard.fine
-    assert f"NO ANSWER at {endpoint}" in unheard.said
-    with opened(router.settings):
+    assert f"NO ANSWER at {endpoint}: none is at work there, or a certificate" in unheard.said
+    of_router: list[str] = []
+    with opened(router.settings, of_router.append) as hub:
         (heard,) = [one for one in check_joining(bob.folder, bob.settings, os.environ) if one.name == "notices"]
         assert heard.said == f"carol answered at {endpoint}"
         stranger = replace(bob.settings, name="mallory", **place.tls("mallory"))
@@ -47,7 +48,7 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
         again: list[str] = []
         second = ZenohNotices(router.settings, print, again.append)  # as `run` beside `serve`
         assert not second.refresh()
-        assert [endpoint in said for said in again] == [True]
+        assert [f"{endpoint}: another process listens there" in said for said in again] == [True]
 
         came = threading.Event()
         told: list[str] = []
@@ -68,9 +69,12 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
             while "bob" not in others.answering(10):
                 pass
             ((ref, commit),) = alice.round().pushed.items()
+            hub.refresh()
             others.publish(ref, commit)
             assert came.wait(60), told
         background.close()
+        hub.refresh()
+        assert of_router == ["swarm: notices come"], "nothing to say where others connect to this one"
         assert told[0] == "swarm: notices come"
         assert place.said("bob") == []
 
