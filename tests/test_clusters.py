@@ -151,6 +151,7 @@ def test_a_run_goes_on_from_a_bucket_as_if_nothing_had_been_lost(checkout, tmp_p
     assert len({row[2] for row in tables[0]}) == 3, "else nothing was kept, or nothing discarded"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="no tmux here")
 def test_a_preempted_vm_is_made_anew_and_its_run_goes_on(checkout, tmp_path):
     cloud, store, commands = tmp_path / "cloud", tmp_path / "store", tmp_path / "commands"

@@ -199,6 +199,7 @@ class _Tallies:
 
     def __init__(self, answers: Iterable[Answer]) -> None:
         self._counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._doubted: dict[str, bool] = {}
         answers, totals = list(answers), defaultdict[tuple[str, str], float](float)
         for answer in answers:
             totals[answer.judge, answer.peer] += answer.weight
@@ -222,8 +223,10 @@ class _Tallies:
         """Whether it is `SURE` that less than `DOUBTED` of a peer's claims hold."""
         from scipy.special import betaincinv  # takes 0.2 s, which a run without peers need not wait for
 
-        gains, misses = self._counts["peer", peer]
-        return float(betaincinv(PRIOR_GAINS + gains, PRIOR_MISSES + misses, SURE)) < DOUBTED
+        if peer not in self._doubted:
+            gains, misses = self._counts["peer", peer]
+            self._doubted[peer] = float(betaincinv(PRIOR_GAINS + gains, PRIOR_MISSES + misses, SURE)) < DOUBTED
+        return self._doubted[peer]
 
     def draw(self, finding: Finding, claim: tuple[str, str], uniform: float) -> float:
         """The quantile of the probability that a finding is a gain, by who claims it on which class of device."""

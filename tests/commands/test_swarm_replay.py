@@ -194,6 +194,7 @@ def call(capsys, *words: str, format: str = "json") -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_language_model_is_replayed_bit_by_bit(place: Place, night: Night, tiny_source: str, replayed) -> None:
     alice, bob = place.peer("alice"), place.peer("bob")
     truth = measured(night.folder)

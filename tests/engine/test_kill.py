@@ -71,7 +71,7 @@ def wait_for_trial(repo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("moves", "points"),
-    [(False, 13), (True, 8), *(pytest.param(moves, None, marks=pytest.mark.slow) for moves in (False, True))],
+    [(False, 7), (True, 4), *(pytest.param(moves, None, marks=pytest.mark.slow) for moves in (False, True))],
 )
 def test_dead_before_any_durable_operation_a_run_goes_on_as_if_nothing_had_been(
     moves: bool, points: int | None, nursery: Nursery, template: Path, tmp_path: Path
@@ -105,7 +105,7 @@ def test_a_trial_that_was_trained_before_the_kill_is_not_trained_again(
     assert state.read_bytes() == trained
 
 
-@pytest.mark.parametrize(("kills", "experiments"), [(25, EXPERIMENTS), pytest.param(200, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "experiments"), [(12, EXPERIMENTS), pytest.param(200, 20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(kills: int, experiments: int, nursery: Nursery, tmp_path: Path) -> None:
     toll = Toll()
     kill_at_random(nursery, tmp_path, kills, 1, toll, experiments)

@@ -40,7 +40,8 @@ def write_tickets(path: Path) -> None:
 
 
 @needs_packages
-@pytest.mark.parametrize("name", ["routing", pytest.param("retrieval", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["routing", "retrieval"])
 def test_three_experiments(name, tmp_path):
     example, tickets = copy_of(name, tmp_path), tmp_path / "tickets.csv"
     write_tickets(tickets)

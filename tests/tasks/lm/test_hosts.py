@@ -87,6 +87,7 @@ def in_training(
     return report
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_does_and_a_lost_one_ends_the_trial(
     make_task: MakeTask, tiny_source: str, compile_cache: Path, address: str, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ class UnigramLift:
         return False
 
 
-@pytest.mark.parametrize("gain_bpb", [0.007, 0.010])
+@pytest.mark.parametrize("gain_bpb", [0.007, pytest.param(0.010, marks=pytest.mark.slow)])
 def test_a_leak_that_lifts_only_to_the_unigram_is_found_before_a_keep(gain_bpb: float) -> None:
     leak = UnigramLift(gain_bpb, seed=1)
     assert not np.maximum(leak.unigram - leak.nats, 0)[leak.leaks].any()  # the gain over it is 0 there
