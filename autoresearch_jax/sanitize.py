@@ -22,6 +22,11 @@ _ESCAPE_SEQUENCE = re.compile(
 )
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number and the word for what is counted, such as "1 finding"; `many` is by default `one` with an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def clean_line(text: str, limit: int = MAX_LINE_CHARACTERS) -> str:
     """One printable line of at most `limit` characters: no line breaks, terminal sequences or invisible characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in _ESCAPE_SEQUENCE.sub("", text)).split())

@@ -35,6 +35,7 @@ from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.findings.folder import Library, open_library
 from autoresearch_jax.findings.format import device_class, finding_text
+from autoresearch_jax.findings.trust import only_replays
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_table, print_lines, rounded
 from autoresearch_jax.sanitize import clean_block, clean_line
@@ -201,7 +202,9 @@ def sync(folder: SwarmFolder, options: Options) -> int:
     for text in told:
         say(f"autoresearch swarm: {text}", sys.stderr)
     for found in done.read:
-        print(f"{found.finding.id}  {found.finding.status}  of {found.peer}: {found.finding.title}")
+        page = found.finding
+        said = page.evidence[-1].decision if only_replays(page) else page.status
+        print(f"{page.id}  {said}  of {found.peer}: {page.title}")
     figures: dict[str, Scalar] = {
         "answered": done.answered,
         "pushed": ", ".join(f"{tip[:10]} to {ref}" for ref, tip in done.pushed.items()) or "nothing",

@@ -24,6 +24,7 @@ MAX_NEARBY = 5  # experiments that failed
 MAX_LINEAGE = 12  # edits of the base
 MAX_SCORES = 8
 CURVE_POINTS = 5
+REPLAY_BYTES = 120  # of these are left for the longer command of a peer, see `swarm.chain.finding_files`
 CLAIM_CHARACTERS = 300
 NAME_CHARACTERS = 60  # of a tag, a device, a metric, a category, a proposer
 SHORT_CHARACTERS = 90  # of another experiment's hypothesis
@@ -215,7 +216,7 @@ def _number(value: Scalar) -> float | None:
 
 
 def _fitted(sections: dict[str, list[str]]) -> str:
-    """The page, cut to `MAX_PAPER_BYTES`: lines of `_CUT_FIRST`, then the end of the opinion."""
+    """The page, cut to `MAX_PAPER_BYTES` less `REPLAY_BYTES`: lines of `_CUT_FIRST`, then the end of the opinion."""
     for name in _CUT_FIRST:
         while sections[name] and _excess(sections) > 0:
             sections[name].pop()
@@ -227,7 +228,7 @@ def _fitted(sections: dict[str, list[str]]) -> str:
 
 
 def _excess(sections: dict[str, list[str]]) -> int:
-    return len(_page(sections).encode()) - MAX_PAPER_BYTES
+    return len(_page(sections).encode()) - MAX_PAPER_BYTES + REPLAY_BYTES
 
 
 def _page(sections: dict[str, list[str]]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autoresearch_jax.findings.format import Evidence, Finding, status_of
+from autoresearch_jax.sanitize import counted
 
 REPLAYED, DIFFERS = "replayed", "differs"  # decisions of a replay: it gave what was claimed, or something else
 
@@ -51,8 +52,9 @@ class Trust:
         replayed = self.equal + self.within + self.differing
         parts = {"equal bits": self.equal, "within noise": self.within, "differs": self.differing}
         words = ", ".join(f"{count} {word}" for word, count in parts.items() if count)
-        said += f"Replayed by {replayed} other peers: {words}. " if replayed else "Replayed by no other peer. "
-        said += f"Adopted by {self.adopted} on {self.classes} device classes, refuted by {self.refuted}."
+        said += f"Replayed by {counted(replayed, 'other peer')}: {words}. " if words else "Replayed by no other peer. "
+        classes = counted(self.classes, "device class", "device classes")
+        said += f"Adopted by {self.adopted} on {classes}, refuted by {self.refuted}."
         return said
 
 

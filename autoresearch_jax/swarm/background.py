@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.peer import Peer
 
 POLL_SECONDS = 60.0
@@ -148,7 +148,7 @@ class BackgroundPeer:
         self._failure = ""
         if done.read:
             peers = ", ".join(sorted({one.peer for one in done.read}))
-            self._notice(f"swarm: {len(done.read)} findings of {peers}")
+            self._notice(f"swarm: {counted(len(done.read), 'finding')} of {peers}")
         return bool(done.read)
 
     def _pushed(self, ref: str, commit: str) -> None:

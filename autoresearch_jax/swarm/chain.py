@@ -84,9 +84,14 @@ class Champion:
 def finding_files(finding: Finding, base_text: str, peer: str) -> dict[str, bytes]:
     """The files of a finding's commit.
 
+    Its prose names no run of this machine to measure it again, which is another experiment elsewhere.
+
     Raises:
       FindingError: it does not fit its base.
     """
+    command = f"`autoresearch swarm replay {finding.id} {peer} --tag=RUN`"
+    for own in {one.replay for one in finding.evidence} - {""}:
+        finding = replace(finding, about=finding.about.replace(f"`{own}`", command))
     asset = guessed_kind(base_text)
     changed = changed_base(finding, base_text, asset)
     diff = diff_change(base_text, changed, DIFF_NAME, asset)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.run_folder import find_runs
+from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.folder import FindingFolder, origin_of
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding, status_of
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.chain import MAX_COMMITS, PAGE, Champion, day_of, read_champion, read_pages
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import (
@@ -215,10 +216,14 @@ def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *
 
     Raises:
       SwarmError: this folder is no peer's.
+      UsageError: nothing is known of who is to be blocked.
     """
-    folder.read_settings()
+    settings, store = folder.read_settings(), Store(folder.store, environment)
+    with suppress(SwarmError):  # members come and go
+        was_read = {peer_of(ref)[1] for ref in store.refs(SEEN_PREFIX)}
+        if blocked and name not in {*was_read, *read_members(Path(settings.members))}:
+            raise UsageError(f"{name}: no member, and nothing was read of it: `autoresearch swarm peers` has all names")
     folder.block(name, blocked=blocked)
-    store = Store(folder.store, environment)
     if not blocked:
         for kind in (FINDINGS, CHAMPIONS):
             store.delete_ref(seen(f"{REMOTE_PREFIX}{kind}/{name}"))
@@ -239,7 +244,7 @@ def block_peer(folder: SwarmFolder, name: str, environment: Mapping[str, str], *
             library.add(without, library.base_text(finding.base))
     for other in others:
         store.delete_ref(seen(f"{REMOTE_PREFIX}{FINDINGS}/{other}"))
-    return f"{removed} findings taken out of {folder.findings}"
+    return f"{counted(removed, 'finding')} taken out of {folder.findings}"
 
 
 def _papers(store: Store, name: str, tip: str, quota: int, pages: dict[str, Finding]) -> list[Paper]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
 from autoresearch_jax.swarm.exchange import MemberExchange
 from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
@@ -54,7 +54,7 @@ def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[
         yield Check("remote", False, f"{settings.remote} does not answer: {_reason(error)}")
         return
     chains = sum(one.startswith(f"{REMOTE_PREFIX}{FINDINGS}/") for one in tips)
-    yield Check("remote", True, f"{settings.remote} answers, with chains of {chains} peers")
+    yield Check("remote", True, f"{settings.remote} answers, with chains of {counted(chains, 'peer')}")
     pushed = store.push(settings.remote, tried, ref, tips.get(ref), dry_run=True)
     said = f"allowed to {ref} (tried without changing it)" if pushed.done else f"{pushed.said}: ask for push access"
     yield Check("push", pushed.done, said)

@@ -161,7 +161,7 @@ class SwarmFolder:
         Raises:
           SwarmError: there are none, or they cannot be read.
         """
-        again = "join again: autoresearch swarm join --remote=URL --name=NAME"
+        again = "join with: autoresearch swarm join --remote=URL --name=NAME"
         try:
             given = json.loads(self.settings.read_text(encoding="utf-8"))
             if given.pop("format") > FORMAT:

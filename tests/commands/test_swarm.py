@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Intent, Kind
 from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.swarm.outbox import Outbox
 from autoresearch_jax.types import Status
 
 PROGRAM = Path(__file__).parents[2] / "program.md"
@@ -87,7 +89,9 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
 
     rows = json.loads(call(capsys, "papers", "--run_dir=bob", "--format=json")[1])
     assert {row["id"] for row in rows} == {one.id for one in read}
-    assert 'source: "peer alice, run night' in call(capsys, "papers", read[0].id, "--run_dir=bob")[1]
+    page = call(capsys, "papers", read[0].id, "--run_dir=bob")[1]
+    assert 'source: "peer alice, run night' in page
+    assert f"`autoresearch swarm replay {read[0].id} alice --tag=RUN`" in page
     mine, other = json.loads(call(capsys, "peers", "--run_dir=bob", "--format=json")[1])[:2]
     assert float(mine["champion"]) > 0
     assert (mine["peer"], other["peer"]) == ("alice", "bob (this)")
@@ -106,7 +110,17 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
     assert "nothing was read yet" in call(capsys, "papers", "--run_dir=bob")[1]
     call(capsys, "unblock", "alice", "--run_dir=bob")
     call(capsys, "sync", "--run_dir=bob")
-    assert len(list((place.path / "bob/swarm/findings").glob("*.md"))) == len(read)
+    library = FindingFolder(place.path / "bob/swarm/findings", print)
+    assert {one.id for one in library.findings()} == {one.id for one in read}
+
+    replayed = replace(read[0].evidence[0], decision="differs", claim="alice", replay="x")
+    waits = replace(read[0], status="unclear", evidence=(replayed,))
+    Outbox(place.path / "bob/swarm/outbox", "bob", {}).put_finding(waits, str(library.base_text(waits.base)))
+    call(capsys, "sync", "--run_dir=bob")
+    assert f"{waits.id}  differs  of bob: " in call(capsys, "sync", "--run_dir=alice")[1]
+    status, out, err = call(capsys, "block", "zed", "--run_dir=bob")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "zed: no member, and nothing was read of it" in err
 
 
 def test_an_agent_is_told_of_papers_and_those_that_it_used_are_counted(place: Place, capsys):

@@ -144,7 +144,7 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     assert trust["liar"] == "1 differs, 1 refuted"
     assert trust["elsewhere"] == "claimed"
     page = call(capsys, "papers", "honest", "--run_dir=carol/runs", format="text")
-    assert "Replayed by 1 other peers: 1 within noise. Adopted by 1 on 1 device classes, refuted by 0." in page
+    assert "Replayed by 1 other peer: 1 within noise. Adopted by 1 on 1 device class, refuted by 0." in page
     peers = {row["peer"]: row for row in json.loads(call(capsys, "peers", "--run_dir=carol/runs"))}
     counts = peers["alice"]["findings"], peers["alice"]["confirmed by others"], peers["alice"]["refuted by others"]
     assert counts == (7, 2, 2)

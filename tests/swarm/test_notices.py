@@ -55,7 +55,7 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
 
         def tell(text: str) -> None:
             told.append(text)
-            if "findings of" in text:
+            if "1 finding of alice" in text:
                 came.set()
 
         background = BackgroundPeer(bob, lambda peer: 0, tell, poll_seconds=600, gather_seconds=0)
