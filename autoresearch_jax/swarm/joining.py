@@ -1,5 +1,6 @@
 """What a peer needs to take part, each thing tried."""
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.chain import MAX_HEAD_BYTES, ChainError, verify_signature
 from autoresearch_jax.swarm.exchange import MemberExchange
-from autoresearch_jax.swarm.membership import Settings, SwarmError, SwarmFolder, read_members
+from autoresearch_jax.swarm.membership import KEY_TYPES, Settings, SwarmError, SwarmFolder, read_members
 from autoresearch_jax.swarm.notices import ANSWER_SECONDS, UNANSWERED, ZenohNotices
 from autoresearch_jax.swarm.store import FINDINGS, REMOTE_PREFIX, Store
 from autoresearch_jax.swarm.transport import GitRemote, Transport
@@ -67,18 +68,50 @@ def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[
 def _check_members(store: Store, settings: Settings, tried: str) -> Check:
     members = Path(settings.members)
     line = f"{settings.name} {_public_key(Path(settings.key))}"
+    another = f"name that one with --key, or give all members this line in its place: {line}"
     remedy = f"every member's file needs this line: {line}"
     try:
         known = read_members(members)
         if settings.name not in known:
             return Check("members", False, f"{members} has no {settings.name}: {remedy}")
+        _check_keys(members, known)
         (commit,) = store.read([tried], MAX_HEAD_BYTES)
         verify_signature(commit or b"", settings.name, members)
     except ChainError:
-        return Check("members", False, f"{members} has another key of {settings.name}: {remedy}")
+        return Check("members", False, f"{members} has another key of {settings.name}: {another}")
     except SwarmError as error:
         return Check("members", False, f"{error}; yours is: {line}")
     return Check("members", True, f"{members} has {len(known)}, {settings.name} with this key")
+
+
+def _check_keys(path: Path, members: Mapping[str, str]) -> None:
+    """Refuses a members' file with a key that has lost a part, whose peer none could read.
+
+    Raises:
+      SwarmError: there is one.
+    """
+    for name, lines in members.items():
+        for line in lines.splitlines():
+            if not _has_whole_key(line.split()):
+                number = path.read_text(encoding="utf-8").splitlines().index(line) + 1
+                raise SwarmError(f"{path}:{number}: the key of {name} cannot be read: ask for this line again")
+
+
+def _has_whole_key(words: list[str]) -> bool:
+    """Whether the base64 after a key's type is parts with their lengths, of which the type is the first (RFC 4253)."""
+    place = next(place for place, word in enumerate(words) if place and word.startswith(KEY_TYPES))
+    try:
+        left = base64.b64decode("".join(words[place + 1 : place + 2]), validate=True)
+    except ValueError:
+        return False
+    parts = []
+    while left:
+        end = 4 + int.from_bytes(left[:4])
+        if len(left) < end:
+            return False
+        parts.append(left[4:end])
+        left = left[end:]
+    return len(parts) > 1 and parts[0] == words[place].encode()
 
 
 def _check_own_chain(store: Store, settings: Settings, transport: Transport, ref: str, tip: str) -> Check:

@@ -9,7 +9,9 @@ import atexit
 import functools
 import importlib.util
 import json
+import ssl
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ from autoresearch_jax.swarm.membership import Settings, is_name
 MAX_NOTICE_BYTES = 1000
 ANSWER_SECONDS = 5.0
 UNANSWERED = "none is at work there, or a certificate, an address or a port is wrong (zenoh does not tell)"
+_PURPOSE = 26  # of OpenSSL: a certificate for clients alone, which do not listen
 _NOTICES, _HERE = "autoresearch/swarm/notice", "autoresearch/swarm/here"
 
 
@@ -53,6 +56,38 @@ def check_notices(settings: Settings) -> None:
             raise UsageError(f"--{name}={path}: no such file: name one in PEM")
         if not path and any(endpoint.startswith("tls/") for endpoint in (*settings.listen, *settings.connect)):
             raise UsageError(f"--{name} is missing, which tls/ needs: all three of {', '.join(files)}")
+    if all(files.values()):
+        _check_certificate(settings)
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Refuses a certificate that other members would refuse without a word, by a handshake in memory.
+
+    Raises:
+      UsageError: the key is that of another one, the authority did not sign it, or its time is over.
+    """
+    certificate = f"--tls_certificate={settings.tls_certificate}"
+    here, there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    there.check_hostname = False
+    try:
+        here.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
+    except OSError as error:
+        why = "is not the key of it, has a passphrase, or one of both is no PEM"
+        raise UsageError(f"{certificate}: --tls_key={settings.tls_key} {why}") from error
+    try:
+        there.load_verify_locations(settings.tls_ca)
+    except OSError as error:
+        raise UsageError(f"--tls_ca={settings.tls_ca}: no certificate in PEM") from error
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client, server = there.wrap_bio(to_client, to_server), here.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for side in (client, server, client):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code != _PURPOSE:
+            said = f"{certificate}: {error.verify_message}: have --tls_ca={settings.tls_ca} sign it"
+            raise UsageError(said) from error
 
 
 def _plain(said: str) -> str:

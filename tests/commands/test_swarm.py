@@ -182,7 +182,10 @@ def test_joining_says_what_is_missing_in_a_line_each(place: Place, capsys):
     assert said.endswith(
         f"this line: mallory {' '.join(place.key('mallory').with_suffix('.key.pub').read_text().split()[:2])}"
     )
-    assert "another key of bob" in failed("bob", key="mallory")
+    assert "another key of bob: name that one with --key, or" in failed("bob", key="mallory")
+    cut = place.path / "cut"
+    cut.write_text(place.members.read_text().rpartition(" ")[0][:-3])
+    assert f"{cut}:4: the key of carol cannot be read" in failed("bob", members=str(cut))
     assert failed("bob", members="nowhere").startswith("members:             FAILED: ")
     assert failed("bob", remote="nowhere/x.git").startswith(
         "remote:              FAILED: nowhere/x.git does not answer"

@@ -79,6 +79,23 @@ def test_a_member_is_told_at_once_and_a_stranger_never(place: Place, make_findin
         assert place.said("bob") == []
 
 
+def test_a_certificate_that_others_would_refuse_is_refused_here(place: Place):
+    write_certificates(place.path, "authority", ["alice", "bob"])
+    write_certificates(place.path, "nobody", ["mallory"])
+
+    def check(**given) -> None:
+        check_notices(Settings("r", "n", "k", "m", **place.tls("alice", listen=("tls/box:1",), **given)))
+
+    check()
+    for given, said in (
+        ({"tls_key": "bob.tls"}, "alice.pem: --tls_key=.*bob.tls is not the key of it"),
+        ({"tls_ca": "nobody.pem"}, "alice.pem: unable to get local issuer certificate: have --tls_ca=.*nobody.pem"),
+        ({"tls_ca": "alice.tls"}, "--tls_ca=.*alice.tls: no certificate in PEM"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check(**given)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
