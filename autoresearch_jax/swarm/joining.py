@@ -154,8 +154,8 @@ def _check_notices(settings: Settings, notices: ZenohNotices) -> Check:
         names = notices.answering(ANSWER_SECONDS) if settings.connect else set()
     except UserError as error:
         if settings.listen:
-            return Check("notices", False, f"cannot listen at {', '.join(settings.listen)}, or not connect: {error}")
-        return Check("notices", True, f"NO ANSWER at {where}: {error} {again}")
+            return Check("notices", False, f"cannot listen, or not connect: {error}")
+        return Check("notices", True, f"NO ANSWER at {error}: {again}")
     if not settings.connect:
         return Check("notices", True, f"{listens}others connect")
     if names:

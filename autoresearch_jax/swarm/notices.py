@@ -148,7 +148,7 @@ class ZenohNotices:
             self.close()
             where = ", ".join(self._settings.connect)
             said = f"no member answers at {where}" if where else f"cannot listen at {', '.join(self._settings.listen)}"
-            said += f": {problem or UNANSWERED + ';'}"
+            said += f": {problem or UNANSWERED};"
             said += " findings are polled for" if self._settings.remote else " it is tried again"
         if said != self._said:
             self._said = said
@@ -198,7 +198,7 @@ class ZenohNotices:
           UserError: zenoh cannot listen or connect.
         """
         if problem := self._open():
-            raise UserError(problem)
+            raise UserError(f"{', '.join((*self._settings.listen, *self._settings.connect))}: {problem}")
 
     def _open(self) -> str:
         """Opens the session if there is none; what fails, else nothing."""
@@ -218,7 +218,7 @@ class ZenohNotices:
                 part.opened(session)
         except zenoh.ZError as error:
             self.close()
-            return f"{_plain(str(error))};"
+            return _plain(str(error))
         return ""
 
     def _heard(self, sample: Any) -> None:

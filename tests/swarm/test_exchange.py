@@ -127,7 +127,9 @@ def test_a_chain_outlives_its_author_and_a_forged_one_is_refused(
                     assert git(carol.store.folder, "rev-list", "--count", "refs/seen/findings/alice") == "3"
 
 
-def test_serve_sends_what_others_of_its_folder_found(place: Place, make_finding, endpoint: str, tmp_path, capsys):
+def test_serve_sends_what_others_of_its_folder_found(
+    place: Place, make_finding, endpoint: str, tmp_path, capsys, monkeypatch
+):
     place.now = time.time()
     tls = place.tls("alice", listen=(endpoint,), router=True)
     alice = place.peer("alice", remote="", **tls)
@@ -147,6 +149,11 @@ def test_serve_sends_what_others_of_its_folder_found(place: Place, make_finding,
                 assert cli.main(["swarm", "sync", where]) == 0
                 line = f"{who} answers members, and sends what waits in {alice.outbox.path}"
                 assert capsys.readouterr() == (f"served:              {line}\n", "")
+                with monkeypatch.context() as alone:
+                    alone.setattr(SwarmFolder, "server", lambda folder: None)  # as beside a run
+                    assert cli.main(["swarm", "sync", where]) == 1
+                said_there = capsys.readouterr().err
+                assert said_there.startswith(f"autoresearch swarm: {endpoint}: another process listens there, such as ")
                 exchange = MemberExchange(alice.folder, "alice", os.environ, print)
                 beside = place.peer("alice", exchange=exchange, remote="", **tls)  # of a run
                 assert not beside.round().answered
