@@ -13,8 +13,9 @@ from autoresearch_jax.swarm.peer import Peer
 POLL_SECONDS = 60.0
 EXCHANGE_SECONDS = 30.0  # the same where members exchange chains without a remote
 LOOK_SECONDS = 5.0
-RETRY_SECONDS = 5.0  # after the first round that the remote, or a member, did not answer; doubled up to `POLL_SECONDS`
-GATHER_SECONDS = 1.0  # after a notice: those that come at once are one round, and who sends many is no load
+RETRY_SECONDS = 5.0  # after the first round that the remote did not answer; doubled up to `POLL_SECONDS`
+CONNECT_SECONDS = 2.0  # the same after the first time that no member answered, as when all begin at once
+GATHER_SECONDS = 0.5  # after a notice: those that come at once are one round, and who sends many is no load
 FREE_NOTICES = 3  # that bring nothing new, as when two come for one push; each further one doubles the time to the next
 CLOSE_SECONDS = 20.0  # that the end of a run waits for its last findings to be pushed
 
@@ -71,7 +72,7 @@ class BackgroundPeer:
         self._waiting: frozenset[str] = frozenset()  # in the outbox, at the last look
         self._next_seconds = poll_seconds  # until the next round, if nothing comes up
         self._connect_at = -math.inf  # when it is seen next whether notices come
-        self._connect_seconds = RETRY_SECONDS
+        self._connect_seconds = CONNECT_SECONDS
         self._in_vain = 0  # notices in a row after which there was nothing new
         self._thread = threading.Thread(target=self._work, name="swarm", daemon=True)
 
@@ -115,7 +116,7 @@ class BackgroundPeer:
         if self._notices is None or time.monotonic() < self._connect_at:
             return
         if self._peer.folder.server_for(self._peer.settings) is None and self._guarded(self._notices.refresh):
-            wait, self._connect_seconds = self._poll_seconds, RETRY_SECONDS
+            wait, self._connect_seconds = self._poll_seconds, CONNECT_SECONDS
         else:
             wait = min(self._connect_seconds, self._poll_seconds)
             self._connect_seconds *= 2

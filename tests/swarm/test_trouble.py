@@ -205,7 +205,7 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
     assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
 
-    monkeypatch.setattr(background_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(background_module, "CONNECT_SECONDS", 0.01)
     comes = threading.Event()
 
     class Late(Told):
