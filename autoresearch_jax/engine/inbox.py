@@ -25,7 +25,7 @@ class HandedText:
       hypothesis: one clean line.
       base: the text that it was made from, whose difference is carried over to the champion of the time when it is
         taken up; None for a text that is measured as it stands.
-      adopted_from: name of the peer whose champion it is; None if it is nobody's.
+      adopted_from: name of the peer whose champion it is; None if it is no peer's.
       experiment: that measures it; None while it waits.
     """
 

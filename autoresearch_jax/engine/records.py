@@ -48,7 +48,7 @@ class Intent:
       cost_dollars: what proposing it cost.
       without: experiments whose edits a revert takes out of the champion.
       finding: id of the finding that it tries; None if it tries none.
-      adopted_from: name of the peer whose finding or champion it tries; None if it is nobody's.
+      adopted_from: name of the peer whose finding or champion it tries; None if it is no peer's.
       used: ids of the findings that its proposer says it used.
       why: its proposer's opinion why it should work; empty if there is none.
     """

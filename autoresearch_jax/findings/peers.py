@@ -20,7 +20,7 @@ def peer_of_source(source: str) -> str | None:
 
 
 def claimant(finding: Finding) -> tuple[str, str] | None:
-    """The peer who says that a finding is a gain, and its device class; None if nobody does.
+    """The peer who says that a finding is a gain, and its device class; None if there is none.
 
     That is the one in whose chain it was read first, if that one kept it; else the first peer who did.
     """

@@ -102,7 +102,7 @@ class PastExperiment:
       simplification: True if it was kept for its shorter source alone, which is no gain.
       finding: id of the finding that it tried; None if it tried none.
       price: what a discarded one had to gain for its memory and length, in the metric's unit.
-      adopted_from: name of the peer whose finding or champion it tried; None if it was nobody's.
+      adopted_from: name of the peer whose finding or champion it tried; None if it was no peer's.
     """
 
     experiment: int
@@ -210,7 +210,7 @@ class Proposal:
       cost_dollars: what proposing it cost.
       proposer: name of its proposer, where one stands for several; None for the one that returned it.
       finding: id of the finding that it tries; None if it tries none.
-      adopted_from: name of the peer whose finding it is; None if it is nobody's.
+      adopted_from: name of the peer whose finding it is; None if it is no peer's.
       used: ids of the findings that its proposer says it used.
       why: its proposer's opinion why it should work, a clean paragraph; empty if there is none.
     """

@@ -55,7 +55,7 @@ from autoresearch_jax.sanitize import clean_line
 MIN_WAIT_SECONDS = 5.0  # after a failure, even if the service asks for less
 MAX_WAIT_SECONDS = 900.0  # between two tries of a service that is down; more only if it asks for more
 BLOCK = 5  # experiments of which each proposer has one for certain, a share of 0.2
-OPTIMIZERS_SIZE = 10.0  # of the first gain of a table that nobody tuned, in noise floors, like `CODES_SIZE`
+OPTIMIZERS_SIZE = 10.0  # of the first gain of a table that was never tuned, in noise floors, like `CODES_SIZE`
 PATIENCE = 4.0  # times more of that for an optimizer, which learns by missing: its first gain takes several tries
 
 
