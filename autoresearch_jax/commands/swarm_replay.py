@@ -44,7 +44,7 @@ from autoresearch_jax.types import Measurement, Scalar
 
 LOOK_SECONDS = 5.0  # between two looks for something to do, and for runs that have begun
 STOP_SECONDS = 0.1  # in which a replay is ended
-MOST_SECONDS = 3600.0  # of a replay that nobody asked for
+MOST_SECONDS = 3600.0  # of an idle replay
 LOG = "replay.log"  # of those
 
 

@@ -5,13 +5,13 @@ change and the class of device: of each finding that a peer kept and that was no
 that it is a gain here, and one that the next experiment of this run's own is; both times the size that is expected. The
 finding of the highest draw is tried, if that is above the own.
 
-What a draw of a finding counts, each with a weight, and together no more than `MOST_OF_EACH`:
+The draw of a finding counts the following, each with a weight, and each as at most `MOST_OF_EACH` answers:
 
-- what other peers who tried it found;
-- what came of this peer's other claims, here and with others: whose findings are refuted often falls back;
-- what came here of claims of that class of device, and of that kind of change: what transfers is learnt.
+- what other peers found when they tried it;
+- what came of this peer's other claims, here and with others: a peer whose claims are refuted often falls back;
+- what came of claims made on that class of device, and of claims of that kind of change: what transfers is learnt.
 
-All findings of a peer share one uniform variable, so that who claims much does not get the highest draw by number.
+All findings of a peer share one uniform variable, so that many claims alone do not get a peer the highest draw.
 """
 
 import math

@@ -149,7 +149,7 @@ def is_replayed(swarm: Swarm, claim: Claim, by: str | None = None) -> bool:
 
 
 def find_claim(swarm: Swarm, setting: Setting, id: str | None = None, peer: str | None = None) -> Claim:
-    """The claim to replay: the one that is named, else one that nobody has replayed, if possible of this device class.
+    """The claim to replay: the one that is named, else one that was not replayed yet, if possible of this device class.
 
     Raises:
       SwarmError: there is none, or it was measured on another task.

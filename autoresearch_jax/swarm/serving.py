@@ -76,7 +76,7 @@ class ChainServer:
             self._read = (0.0, {})
 
     def pushed(self, ref: str, tip: str) -> None:
-        """This peer's chain has grown, and nobody else has it."""
+        """This peer's chain has grown; no other member has that yet."""
         with self._lock:
             self._pushed[ref] = tip
             self._read = (0.0, {})
