@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from autoresearch_jax.commands.options import define_options, read_options
-from autoresearch_jax.commands.run import Options
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.proposers.space import Choices, FloatRange, IntRange, Value
 from autoresearch_jax.types import Scalar, Status
@@ -34,14 +34,14 @@ def burning(burners: Sequence[tuple[float, float]]) -> Iterator[None]:
             process.wait()
 
 
-def run_options(*words: str) -> Options:
+def run_options(*words: str) -> RunOptions:
     """The options of `autoresearch run` with these flags."""
     values = flags.FlagValues()
-    define_options(values, Options)
+    define_options(values, RunOptions)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     flags.DEFINE_string("undefok", "", "", flag_values=values)
     values(["bench", *words])
-    return read_options(values, Options)
+    return read_options(values, RunOptions)
 
 
 def demo_options(*more: str) -> tuple[TaskOptions, Mapping[str, Scalar]]:

@@ -20,10 +20,10 @@ from typing import Any
 import fsspec.core
 from absl import flags
 
-from autoresearch_jax.commands import run as run_command
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import define_options, given_flags, read_options
 from autoresearch_jax.commands.run_flags import read_on_run
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.git import Git
@@ -251,7 +251,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 def prepare(flag_values: flags.FlagValues) -> int:
     """Makes the run's dataset if it is not there; the exit status."""
     try:
-        options = read_on_run(flag_values, run_command.Options, lambda notice: None)
+        options = read_on_run(flag_values, RunOptions, lambda notice: None)
     except UserError:
         return 0  # the run itself says it
     if options.task.is_command:
@@ -315,7 +315,7 @@ def main() -> int:
     end = words.index("--") if "--" in words else len(words)
     own, of_run = parser.parse_args(words[:end]), words[end + 1 :]
     flag_values = flags.FlagValues()
-    define_options(flag_values, run_command.Options)
+    define_options(flag_values, RunOptions)
     try:
         flag_values(["run", *of_run])
         folder = read_options(flag_values, FolderOptions).folder

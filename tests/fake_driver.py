@@ -22,7 +22,8 @@ from autoresearch_jax.commands.decision_options import DecisionOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.commands.proposer_options import ProposerSettings
-from autoresearch_jax.commands.run import GIB, OpenRun, Options, SnapshotOptions, run_loop
+from autoresearch_jax.commands.run import OpenRun, run_loop
+from autoresearch_jax.commands.run_options import GIB, RunOptions, SnapshotOptions
 from autoresearch_jax.decide.pruning import Pruning
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.program import ProgramFile
@@ -48,7 +49,7 @@ class Order:
       experiments: when it ends.
       trial_seconds: how long a trial takes.
       has_worker: see `FakeTask`.
-      min_free_bytes: see `Options`.
+      min_free_bytes: see `RunOptions`.
       stubborn: its task takes a minute to end what it does.
       place: see `Keeping`.
       snapshot_bytes: size of a snapshot.
@@ -97,7 +98,7 @@ class _Snapshots(SnapshotOptions):
 def drive(order: Order) -> int:
     """Works on a run as the command would; returns the exit status."""
     repo = Path(order.repo)
-    options = Options(
+    options = RunOptions(
         where=FolderOptions(TAG, str(repo / "runs")),
         seed=0,
         decision=_Decision(certify_every=2, least_finished=order.prune_after),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_jax.commands.hand_text import TextOptions, Words
 from autoresearch_jax.commands.options import format_option, option
-from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.try_ import Change, require_one_lineage, try_change
 from autoresearch_jax.commands.try_ import Options as TryOptions
 from autoresearch_jax.errors import UsageError, UserError

@@ -30,8 +30,8 @@ from autoresearch_jax.commands import model_options, proposer_options, sandbox_o
 from autoresearch_jax.commands.doctor_task import Check, check_dataset, check_task, fault
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import require_text, require_usable_name
-from autoresearch_jax.commands.run import Options as RunOptions
 from autoresearch_jax.commands.run import run_seed
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.engine.disk import DiskGuard
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.tasks.lm.data.dataset import SPLITS, covered_files, prepare_command, rows_file
 
 HASHED_BYTES = 200_000_000  # up to which all files of a dataset are hashed, which takes a second or less

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import IO, TextIO
 
 from autoresearch_jax.commands.console import print_notice, say
 from autoresearch_jax.commands.options import MAX_SEED, NONE, list_flags
 from autoresearch_jax.commands.run_flags import RunFlags, flags_to_keep
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.plan import SEED_BITS
@@ -28,9 +29,6 @@ from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_table, print_lines
 from autoresearch_jax.sandbox.mounts import package_root
 from autoresearch_jax.types import Scalar
-
-if TYPE_CHECKING:
-    from autoresearch_jax.commands.run import Options
 
 READER_SECONDS = 10.0  # for the last lines of a lineage whose own children outlive it
 _OWN_FLAGS = ("tag", "lineages", "seed", "workers")  # that differ from one lineage to the other
@@ -58,7 +56,7 @@ class Share:
     workers: str
 
 
-def run_lineages(options: "Options", number: int, *, adopts: bool) -> int:
+def run_lineages(options: RunOptions, number: int, *, adopts: bool) -> int:
     """Runs lineages until all have ended; 0 if all ended well, else the exit status of the first that did not.
 
     Args:
@@ -129,7 +127,7 @@ def _joined(places: Sequence[Place]) -> Place:
     return Place(cpus=frozenset().union(*(place.cpus for place in places)), variables=variables)
 
 
-def _common_words(options: "Options", before: Mapping[str, Sequence[str]]) -> list[str]:
+def _common_words(options: RunOptions, before: Mapping[str, Sequence[str]]) -> list[str]:
     """The flags of every lineage; one that it has from `before`, and that is no longer given, with its default."""
     words: list[str] = []
     for flag in list_flags(options):

@@ -37,9 +37,9 @@ def run(options: Options, arguments: list[str]) -> int:
         raise UsageError(f"--run_flagfile={options.run_flagfile}: no such file: name a flag file of `autoresearch run`")
     require_mcp()
     gc.disable()  # the classes of the SDK stay: looking through them again and again takes a fifth of the start
-    from autoresearch_jax.commands.mcp_tools import make_server
+    from autoresearch_jax.commands.mcp_tools import Commands, make_server
 
-    server = make_server(options)
+    server = make_server(Commands(options.tag, options.run_dir, options.run_flagfile, options.program))
     gc.freeze()
     gc.enable()
     server.run("stdio")

@@ -18,7 +18,6 @@ from mcp.server.mcpserver.exceptions import ResourceError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from autoresearch_jax.commands.mcp import Options
 from autoresearch_jax.errors import UserError
 
 RESULTS = (0, 3, 4)  # exit statuses of a command that has a result, such as a discard
@@ -54,10 +53,9 @@ class Server(MCPServer):
         return await super().call_tool(name, arguments, context)
 
 
-def make_server(options: Options) -> MCPServer:
+def make_server(commands: "Commands") -> MCPServer:
     """The server; it acts in the folder that it was started in."""
     server = Server("autoresearch", instructions=INSTRUCTIONS, log_level="ERROR")
-    commands = Commands(options)
     _add_looks(server, commands)
     _add_experiments(server, commands)
     _add_resources(server, commands)
@@ -102,14 +100,14 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
     ) -> CallToolResult:
         """Changes that are worth a try or were tried elsewhere, with their evidence."""
         action = ("list",) if name is None else ("show", name)
-        run = commands.of(None) if commands.has_begun(None) else [f"--run_dir={commands.options.run_dir}"]
+        run = commands.of(None) if commands.has_begun(None) else [f"--run_dir={commands.run_dir}"]
         return await commands.run("findings", *run, "--", *action)
 
     @server.tool(annotations=READS)
     async def check(file: EditedFile = None, tag: CheckTag = None) -> CallToolResult:
         """Whether a change of the edited file could be measured: all checks, in seconds; nothing is scored."""
         run = commands.of(tag) if commands.has_begun(tag) else ()  # before, there is no champion to compare it with
-        how = (*_flags_of_run(commands.options.run_flagfile), "--format=json", *run)
+        how = (*_flags_of_run(commands.run_flagfile), "--format=json", *run)
         return await commands.run("check", *how, "--", *([] if file is None else [file]))
 
     @server.tool(name="try", annotations=WRITES)
@@ -122,7 +120,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         tag: RunTag = None,
     ) -> CallToolResult:
         """Measures the changed file against the champion and decides: kept, discarded or rejected. Minutes."""
-        how = [*_flag("flagfile", commands.options.run_flagfile), "--format=json", *commands.of(tag)]
+        how = [*_flag("flagfile", commands.run_flagfile), "--format=json", *commands.of(tag)]
         how += [*_flag("file", file), *_flag("hypothesis", hypothesis), *_flag("category", category)]
         how += ["--no_wait"] if no_wait else []
         return await commands.run("try", *how, tell=context.report_progress)
@@ -133,9 +131,9 @@ def _add_resources(server: MCPServer, commands: "Commands") -> None:
     async def program() -> str:
         """The human's page of instructions."""
         try:
-            return await anyio.Path(commands.options.program).read_text(encoding="utf-8-sig", errors="replace")
+            return await anyio.Path(commands.program).read_text(encoding="utf-8-sig", errors="replace")
         except OSError as error:
-            raise ResourceError(f"{commands.options.program}: {error.strerror}: name it with --program") from error
+            raise ResourceError(f"{commands.program}: {error.strerror}: name it with --program") from error
 
     @server.resource("autoresearch://champion", mime_type="text/plain")
     async def champion() -> str:
@@ -153,18 +151,24 @@ Tell = Callable[[float, float | None, str | None], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Commands:
-    """Runs our commands, in processes of their own, so that one that takes minutes keeps no other waiting."""
+    """Runs our commands, in processes of their own, so that one that takes minutes keeps no other waiting.
 
-    options: Options
+    The attributes are those of `mcp.Options`.
+    """
+
+    tag: str | None
+    run_dir: str
+    run_flagfile: Path | None
+    program: Path
 
     def of(self, tag: str | None) -> list[str]:
         """The flags that name a run."""
-        return [f"--run_dir={self.options.run_dir}", *_flag("tag", tag or self.options.tag)]
+        return [f"--run_dir={self.run_dir}", *_flag("tag", tag or self.tag)]
 
     def has_begun(self, tag: str | None) -> bool:
         """Whether the run that `of` names has a ledger."""
-        name = tag or self.options.tag
-        return name is not None and (Path(self.options.run_dir) / name / "ledger.db").exists()
+        name = tag or self.tag
+        return name is not None and (Path(self.run_dir) / name / "ledger.db").exists()
 
     async def run(self, *words: str, tell: Tell | None = None) -> CallToolResult:
         """What a command printed, and its notices, if it had any, as a second text; an error with its own line.
@@ -194,7 +198,7 @@ class Commands:
           ResourceError: there is no such run, or it has none yet.
         """
         try:
-            return await anyio.to_thread.run_sync(_read_champion, self.options.run_dir, tag or self.options.tag)
+            return await anyio.to_thread.run_sync(_read_champion, self.run_dir, tag or self.tag)
         except UserError as error:
             raise ResourceError(str(error)) from error
 

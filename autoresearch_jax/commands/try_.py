@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.commands import run as run_command
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.hand_text import (
     TextOptions,
@@ -32,7 +31,9 @@ from autoresearch_jax.commands.hand_text import (
 )
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.proposer_options import BY_HAND, ProposerSettings
+from autoresearch_jax.commands.run import open_run, opened_loop
 from autoresearch_jax.commands.run_observer import RunObserver
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.decide.posterior import Estimate
 from autoresearch_jax.decide.rule import Action, describe_gain, plus_minus, shown
 from autoresearch_jax.engine.inbox import Inbox
@@ -71,7 +72,7 @@ class TryInterruptedError(UserError):
 class Options:
     """What `autoresearch try` was asked for."""
 
-    run: run_command.Options = field(default_factory=run_command.Options)
+    run: RunOptions = field(default_factory=RunOptions)
     text: TextOptions = field(default_factory=TextOptions)
     hypothesis: str | None = option(
         None, "a line: what is changed, and what it should gain (default: the first line of HYPOTHESIS.md beside it)"
@@ -197,7 +198,7 @@ def _measure(options: Options, folder: RunFolder, change: Change, number: int | 
         interrupts = stack.enter_context(Interrupts().installed())
         try:
             with interrupts.allowed():
-                opened = run_command.open_run(options.run, settings, stack)
+                opened = open_run(options.run, settings, stack)
                 if number is None:
                     kept = kept_texts(opened.ledger) or {0: opened.workspace.baseline(despite_changes=True).source}
                     number = _enter(options, opened.ledger, change, kept)
@@ -205,7 +206,7 @@ def _measure(options: Options, folder: RunFolder, change: Change, number: int | 
             raise interrupted from error
         metric = opened.task.metric
         console = RunObserver(folder, opened.ledger, metric, command="try", stream=sys.stderr)
-        with run_command.opened_loop(options.run, settings, opened, interrupts, console) as loop:
+        with opened_loop(options.run, settings, opened, interrupts, console) as loop:
             if loop.measure_text(number) == INTERRUPTED:
                 raise interrupted
     return number

@@ -22,7 +22,7 @@ from autoresearch_jax.commands.options import (
     parse_settings,
     read_options,
 )
-from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.task_options import TaskOptions, parse_mesh
 from autoresearch_jax.decide.certification import CertificationSettings
 from autoresearch_jax.decide.rule import CONFIDENCE, GreedyRule, LineageRule, LineageSettings

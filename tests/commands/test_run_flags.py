@@ -12,7 +12,7 @@ from task_stand_in import stand_in
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands.options import kept_flags, list_flags
-from autoresearch_jax.commands.run import Options
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.task_options import TaskOptions
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
@@ -71,8 +71,8 @@ def kept() -> dict[str, str]:
 
 
 def test_each_flag_of_a_run_says_what_later_commands_make_of_it():
-    names = {flag.name for flag in list_flags(Options())}
-    assert names - kept_flags(Options).keys() == {"tag", "run_dir"}
+    names = {flag.name for flag in list_flags(RunOptions())}
+    assert names - kept_flags(RunOptions).keys() == {"tag", "run_dir"}
 
 
 def test_only_the_tag_is_typed_again(night, call):

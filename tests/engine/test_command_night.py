@@ -42,7 +42,8 @@ from fakes import FakeTask
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.proposer_options import ProposerSettings
 from autoresearch_jax.commands.decision_options import DecisionOptions
-from autoresearch_jax.commands.run import (OpenRun, Options, run_loop)
+from autoresearch_jax.commands.run import OpenRun, run_loop
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.proposers.command import Agent
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.ledger import Ledger
@@ -62,7 +63,7 @@ folder.create()
 workspace = Workspace.of(repo / "train_lib.py", "night", folder.workspace, os.environ)
 program = repo / "program.md"
 who = ProposerSettings("command", Agent(sys.argv[4]))
-options = Options(
+options = RunOptions(
     where=FolderOptions("night", str(repo / "runs")),
     decision=DecisionOptions("greedy", prune=False),
     experiments=1,

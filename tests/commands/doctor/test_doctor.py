@@ -19,7 +19,7 @@ from autoresearch_jax.cli import main
 from autoresearch_jax.commands import doctor as doctor_command
 from autoresearch_jax.commands import sandbox_options, task_options
 from autoresearch_jax.commands.doctor import SECTIONS, Check, look_at, what_lacks
-from autoresearch_jax.commands.run import Options as RunOptions
+from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.sandbox import escapes
 from autoresearch_jax.sandbox import sandbox as sandbox_module
 from autoresearch_jax.sandbox.accounting import quota_cpus, try_accounting
