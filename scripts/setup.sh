@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with the newest CPython that works, and installs the project into it in editable mode.
 #
-#   ./scripts/setup.sh [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, gs, s3, ray, mcp, tensorboard, examples
+#   ./scripts/setup.sh [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, gs, s3, ray, mcp, swarm, tensorboard, examples
 #
 # Looks for CPython 3.11 or newer on PATH, among pyenv's versions and through uv. Does nothing when all is in place.
 set -euo pipefail
@@ -10,7 +10,7 @@ trap 'exit 130' INT # else Ctrl-C ends only pip, which looks as if this Python d
 
 for extra in "$@"; do
     if ! [[ $extra =~ ^[a-z][a-z0-9]*$ ]]; then
-        echo "usage: $0 [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, gs, s3, ray, mcp, tensorboard, examples" >&2
+        echo "usage: $0 [EXTRA ...]      extras: dev, cuda12, cuda13, tpu, gs, s3, ray, mcp, swarm, tensorboard, examples" >&2
         exit 2
     fi
 done

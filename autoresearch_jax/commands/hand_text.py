@@ -17,7 +17,7 @@ from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.agent_files import MAX_HYPOTHESIS_CHARACTERS
-from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, NO_PROPOSAL
+from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, MAX_WHY_CHARACTERS, NO_PROPOSAL
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE
 from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
@@ -119,13 +119,16 @@ def base_of(
 
 @dataclass(frozen=True)
 class Words:
-    """What is said of a change, in clean lines."""
+    """What is said of a change, in clean lines; `why` is empty where nothing is."""
 
     hypothesis: str
     category: str
+    why: str = ""
 
 
-def words_of(hypothesis: str | None, category: str | None, beside: Path, categories: Sequence[str]) -> Words:
+def words_of(
+    hypothesis: str | None, category: str | None, why: str | None, beside: Path, categories: Sequence[str]
+) -> Words:
     """What the flags say, or else HYPOTHESIS.md in a folder, which is read as it is from an agent.
 
     Raises:
@@ -148,4 +151,5 @@ def words_of(hypothesis: str | None, category: str | None, beside: Path, categor
         if category is not None:
             raise UsageError(f"--category={category}: is a mark of the ledger's own: name another")
         kind = DEFAULT_CATEGORY
-    return Words(line, kind)
+    opinion = written.why if why is None else why
+    return Words(line, kind, clean_secret_line(opinion, secrets, MAX_WHY_CHARACTERS))

@@ -115,6 +115,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         context: Context[Any, Any],
         hypothesis: Annotated[str, Field(description="one line: what is changed, and what gain it should bring")],
         category: Annotated[str | None, Field(description="kind of change, one of those in `brief`")] = None,
+        why: Annotated[str | None, Field(description="your opinion why it should work, told beside the result")] = None,
         file: EditedFile = None,
         no_wait: Annotated[bool, Field(description="put it into the run's queue and do not wait")] = False,
         tag: RunTag = None,
@@ -122,6 +123,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         """Measures the changed file against the champion and decides: kept, discarded or rejected. Minutes."""
         how = [*_flag("flagfile", commands.run_flagfile), "--format=json", *commands.of(tag)]
         how += [*_flag("file", file), *_flag("hypothesis", hypothesis), *_flag("category", category)]
+        how += _flag("why", why)
         how += ["--no_wait"] if no_wait else []
         return await commands.run("try", *how, tell=context.report_progress)
 

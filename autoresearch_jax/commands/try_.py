@@ -78,6 +78,7 @@ class Options:
         None, "a line: what is changed, and what it should gain (default: the first line of HYPOTHESIS.md beside it)"
     )
     category: str | None = option(None, "kind of change, such as optimizer; see --categories")
+    why: str | None = option(None, "your opinion why it should work, which agents and peers are told beside the result")
     no_wait: bool = option(
         False, "put the text at the end of the run's queue and end: its driver, or the next one, takes it up"
     )
@@ -98,7 +99,7 @@ def run(options: Options, arguments: list[str]) -> int:
     """Tries the text, or hands it to the driver at work."""
     path = options.text.file or options.run.editable
     require_one_lineage(options)
-    words = words_of(options.hypothesis, options.category, path.parent, options.run.proposer.categories)
+    words = words_of(options.hypothesis, options.category, options.why, path.parent, options.run.proposer.categories)
     asset = options.run.task.asset
     return try_change(options, Change(path, read_source(path, "with --file", asset), words))
 
@@ -181,7 +182,9 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
         )
         committed = committed_text(options.run.editable, os.environ)
         base = base_of(asset_of(ledger), change.path, source, kept, committed, workspace.merge, _say)
-    return inbox.add(change.words.hypothesis, change.words.category, base, source, change.adopted_from)
+    words = change.words
+    why, peer = words.why, change.adopted_from
+    return inbox.add(words.hypothesis, words.category, base, source, why=why, adopted_from=peer)
 
 
 def _measure(options: Options, folder: RunFolder, change: Change, number: int | None) -> int:

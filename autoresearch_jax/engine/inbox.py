@@ -25,6 +25,7 @@ class HandedText:
       hypothesis: one clean line.
       base: the text that it was made from, whose difference is carried over to the champion of the time when it is
         taken up; None for a text that is measured as it stands.
+      why: its author's opinion why it should work, a clean paragraph; empty if there is none.
       adopted_from: name of the peer whose champion it is; None if it is no peer's.
       experiment: that measures it; None while it waits.
     """
@@ -35,6 +36,7 @@ class HandedText:
     category: str
     base: str | None
     source: str
+    why: str = ""
     adopted_from: str | None = None
     experiment: int | None = None
 
@@ -50,15 +52,23 @@ class Inbox:
         self._ledger = ledger
 
     def add(
-        self, hypothesis: str, category: str, base: str | None, source: str, adopted_from: str | None = None
+        self,
+        hypothesis: str,
+        category: str,
+        base: str | None,
+        source: str,
+        *,
+        why: str = "",
+        adopted_from: str | None = None,
     ) -> int:
-        """Puts a text at the end of the queue; returns its number."""
+        """Puts a text at the end of the queue; returns its number. See `HandedText`."""
         values: Mapping[str, Any] = {
             "created_at": self._ledger.clock(),
             "hypothesis": hypothesis,
             "category": category,
             "base": base,
             "source": source,
+            "why": why,
             "adopted_from": adopted_from,
         }
         return self._ledger.insert("inbox", values)

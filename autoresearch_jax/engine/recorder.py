@@ -341,7 +341,7 @@ class Entries:
         asset, of_champion = asset_of(self._ledger), self._ledger.source(champion.id)
         source = text.for_champion(asset, of_champion, self._merge)
         proposal = Proposal(text.hypothesis, text.category, source=source or of_champion, proposer=HAND)
-        proposal = replace(proposal, adopted_from=text.adopted_from)
+        proposal = replace(proposal, adopted_from=text.adopted_from, why=text.why)
         intent = self._intent(champion, source or of_champion, proposal)
         with self._ledger.transaction():
             if source is None:

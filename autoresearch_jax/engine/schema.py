@@ -1,6 +1,6 @@
 """The tables of a ledger."""
 
-SCHEMA_VERSION = 13  # PRAGMA user_version; others are refused
+SCHEMA_VERSION = 14  # PRAGMA user_version; others are refused
 # The source comes last in its row: reading the other columns then never touches its pages.
 SCHEMA = """
 CREATE TABLE settings (
@@ -99,6 +99,7 @@ CREATE TABLE inbox (
     created_at REAL NOT NULL,
     hypothesis TEXT NOT NULL,
     category TEXT NOT NULL,
+    why TEXT NOT NULL,                  -- its author's opinion why it should work, empty if there is none
     experiment INTEGER REFERENCES experiments (id),     -- null while it waits
     base TEXT,                          -- the text that it is a change of, null if it is measured as it stands
     adopted_from TEXT,                  -- name of the peer whose champion it is

@@ -162,9 +162,13 @@ def test_the_hypothesis_may_stand_beside_the_text(begun, call, tmp_path):
     (folder / "mine.py").write_text(DEEP)
     words = ("try", "--tag=night", f"--file={folder / 'mine.py'}", "--format=json")
     assert (call(*words)[0], call(*words)[2].count("--hypothesis is missing")) == (2, 1)
-    (folder / "HYPOTHESIS.md").write_text("# Hypothesis\n\nsix layers\n\ncategory: architecture\n")
+    (folder / "HYPOTHESIS.md").write_text("# Hypothesis\n\nsix layers\n\ncategory: architecture\nwhy: features nest\n")
     status, found, _ = call(*words)
     assert (status, found["hypothesis"], found["category"]) == (0, "six layers", "architecture")
+    assert call("status", "--tag=night", f"--why={found['experiment']}", "--format=json")[1]["why"] == "features nest"
+    edit(DEEP.replace("LR = 0.5", "LR = 0.1"))
+    status, found, _ = call(*TRY, "--why=it  is\x1b[31m faster")
+    assert call("status", "--tag=night", f"--why={found['experiment']}", "--format=json")[1]["why"] == "it is faster"
 
 
 def test_without_a_driver_a_text_may_wait_for_the_next(begun, call):
