@@ -83,9 +83,9 @@ def test_what_has_no_effect_is_noticed_at_the_start(place, capsys):
 @pytest.mark.parametrize(
     ("command", "lost"),
     [
-        ("s/^LR = .*/LR = 1/", None),
+        pytest.param("s/^LR = .*/LR = 1/", None, marks=pytest.mark.slow),
         ("s/^DEPTH = .*/DEPTH = 40/", "DEPTH is 40 now, not within 2 .. 8"),
-        ("s/^FAULT/NOISE = 1; FAULT/; s/^LR = .*/LR = None/", "LR is None"),
+        pytest.param("s/^FAULT/NOISE = 1; FAULT/; s/^LR = .*/LR = None/", "LR is None", marks=pytest.mark.slow),
         ("s/^LR = .*/LR = 0.1/; /^PATTERN/d", "no constant PATTERN"),
     ],
 )

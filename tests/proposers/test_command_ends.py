@@ -55,7 +55,7 @@ def test_an_edit_that_is_not_finished_when_time_is_up_is_not_proposed(place):
     assert reason.startswith("the agent ran longer than 1.5 s, and left train_lib.py unfinished: ")
 
 
-@pytest.mark.parametrize("then", ["true", "echo 'def build(' > train_lib.py"])
+@pytest.mark.parametrize("then", [pytest.param("true", marks=pytest.mark.slow), "echo 'def build(' > train_lib.py"])
 def test_a_try_that_is_cut_off_does_not_replace_the_one_before(place, tmp_path, then):
     second = f"if [ -e {tmp_path}/called ]; then {then}; sleep 300; fi; touch {tmp_path}/called; {GOOD}; echo first"
     proposer = place.proposer(second, 4.0, examine=lambda brief, proposal: Objection("no"))

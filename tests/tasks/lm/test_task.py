@@ -128,6 +128,7 @@ def test_a_trial_from_source_to_score(
     assert metrics["num_steps"] == 30
     assert metrics["num_tokens"] == 30 * 8 * 32
     assert metrics["compiles_in_budget"] == 0
+    assert 0 < int(metrics["num_probes"] or 0) < len(tiny_dataset.rows(256, "val")), "all rows only before a keep"
     phases = ["startup", "compile", "init", "snapshot", "judge"]
     parts = sum(float(metrics[f"{phase}_seconds"] or 0) for phase in phases) + float(metrics["training_seconds"] or 0)
     assert 0 < parts < float(metrics["total_seconds"] or 0)
@@ -139,8 +140,6 @@ def test_a_trial_from_source_to_score(
 
     again = measure_in(task, candidate, tmp_path / "again", seed=2**40 + 3)
     assert again.value == first.value
-    other = measure_in(task, candidate, tmp_path / "other", seed=3)
-    assert other.value != first.value
 
     # the snapshot alone gives the score again
     mesh = make_mesh({"data": 1, "model": 1})
@@ -218,13 +217,10 @@ def test_only_an_audit_reads_the_holdout(
     holdout_rows.write_bytes(bytes(holdout_rows.stat().st_size))  # as large as it was, and not to be opened
     blind = make_task(dataset=Dataset.open(copy, sequence_length=32))
     candidate = blind.prepare(tiny_source, tmp_path)
-    search = measure_in(blind, candidate, tmp_path / "search")
     keep = measure_in(blind, candidate, tmp_path / "keep", scrutiny=Scrutiny.KEEP)
-    assert search.status is keep.status is Status.OK
-    assert keep.value == search.value
-    num_rows = len(tiny_dataset.rows(256, "val"))
-    assert int(search.metrics["num_probes"] or 0) < num_rows < int(keep.metrics["num_probes"] or 0)
-    assert not {HOLDOUT_SCORE, "judge_holdout_seconds"} & {*search.metrics, *keep.metrics}
+    assert keep.status is Status.OK
+    assert int(keep.metrics["num_probes"] or 0) > len(tiny_dataset.rows(256, "val"))
+    assert not {HOLDOUT_SCORE, "judge_holdout_seconds"} & {*keep.metrics}
     with pytest.raises(
         TaskError, match=r"holdout\.npy cannot be read \(.*\): remove it and run `autoresearch prepare "
     ):
@@ -232,7 +228,7 @@ def test_only_an_audit_reads_the_holdout(
 
     reports: list[Mapping[str, Scalar]] = []
     audit = measure_in(make_task(), candidate, tmp_path / "audit", reports=reports, scrutiny=Scrutiny.AUDIT)
-    assert audit.value == search.value
+    assert audit.value == keep.value
     phases = list(dict.fromkeys(report["phase"] for report in reports))
     assert phases == ["startup", "compile", "init", "train", "snapshot", "judge", "judge holdout"]
     assert float(audit.metrics["judge_holdout_seconds"] or 0) > 0

@@ -189,7 +189,9 @@ def test_a_process_that_had_not_read_the_programs_says_nothing_of_the_candidate(
     ("variables", "words"),
     [
         ({"XLA_FLAGS": "--xla_no_such_flag=1"}, "exited with status 1: Unknown flag in XLA_FLAGS: --xla_no_such_flag"),
-        ({"JAX_TRANSFER_GUARD": "disallow"}, "Disallowed host-to-device transfer"),
+        pytest.param(
+            *({"JAX_TRANSFER_GUARD": "disallow"}, "Disallowed host-to-device transfer"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_variable_that_ends_each_trial_is_no_fault_of_the_candidate(
