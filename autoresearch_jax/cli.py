@@ -30,7 +30,7 @@ COMMANDS = {
     "watch": "the page of a run while it goes on, for a browser on this machine",
     "audit": "is a run's gain real, is each kept change worth its place, does it hold at another size",
     "findings": "ideas for the training file, and what runs found out: list, show, export, import",
-    "swarm": "findings shared with peers through a git remote: join, sync, replay, status, peers, papers",
+    "swarm": "findings shared with peers, by git or zenoh: join, sync, serve, replay, status, peers, papers",
     "adopt": "a peer's whole champion as one experiment of a run",
     "sample": "text from a snapshot",
     "host": "on each host but the first of several that share a trial: take part until the run ends",

@@ -1,4 +1,4 @@
-"""Findings shared among peers through a git remote.
+"""Findings shared among peers, through a git remote or by zenoh.
 
     autoresearch swarm join --remote=ssh://box/findings.git --name=alice    # checks all that it needs
     autoresearch swarm join --name=alice --connect=tls/box:7447 ...         # without a common remote

@@ -29,7 +29,7 @@ class Options:
     where: FolderOptions
     port: int = option(8765, "to listen on; 0 takes a free one", least=0, most=65535)
     host: str = option("127.0.0.1", "address to listen on; another machine needs --token to see the page")
-    token: str | None = option(None, "what a browser has to know to see the page")
+    token: str | None = option(None, "what a browser has to know to see the page, at least 8 characters")
 
     def __post_init__(self) -> None:
         if "," in (self.where.tag or ""):

@@ -1,1 +1,1 @@
-"""Peers that share findings through a git remote: chains of signed commits, notices, quotas."""
+"""Peers that share findings, by git or zenoh: chains of signed commits, notices, quotas."""
