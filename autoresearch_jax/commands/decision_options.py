@@ -31,8 +31,8 @@ class DecisionOptions:
     )
     run_worth: float | None = option(
         None,
-        "give a candidate up once a further run of it gains less than this many times what runs of the night gain, "
-        "in place of --confidence's",
+        "discard a candidate once a further run of it is expected to gain less than this many times what a run gained "
+        "on average so far, in place of --confidence's",
         in_run=InRun.BOUND,
     )
     max_runs: int | None = option(None, "most runs of one candidate, in place of --confidence's", in_run=InRun.BOUND)
@@ -43,7 +43,7 @@ class DecisionOptions:
     )
     memory_percent: float = option(
         LineageSettings().memory_percent,
-        "peak memory above the baseline's that is free; as much again asks for one sigma of gain",
+        "percent of peak memory above the baseline's that are free; each further as many ask for one sigma of gain",
         in_run=InRun.BOUND,
     )
     nodes_price: float = option(
@@ -56,7 +56,7 @@ class DecisionOptions:
     )
     certify_share: float = option(
         CertificationSettings().share,
-        "most of a run's trials that certification may have: doubtful edits taken out, the champion run afresh",
+        "largest share of a run's trials that certification may take: runs without doubtful edits, and of the champion",
         in_run=InRun.BOUND,
     )
     certify_every: int = option(

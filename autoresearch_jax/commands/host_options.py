@@ -17,12 +17,12 @@ class MeetingOptions:
 
     coordinator_address: str | None = option(
         None,
-        "HOST:PORT of host 0 for the others, the same on all hosts; SLURM and Cloud TPU tell it by themselves",
+        "HOST:PORT of host 0, the same on all hosts; not needed under SLURM and on Cloud TPU, which tell it",
         in_run=InRun.MACHINE,
     )
     host_id: int | None = option(
         None,
-        "number of this host, from 0, where the loop runs; SLURM and Cloud TPU tell it by themselves",
+        "number of this host; the loop runs on host 0; not needed under SLURM and on Cloud TPU, which tell it",
         least=0,
         in_run=InRun.MACHINE,
     )

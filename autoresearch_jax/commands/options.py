@@ -285,7 +285,7 @@ class ConstantsOptions:
 
     settings: tuple[str, ...] = option(
         (),
-        "NAME=VALUE: a constant of the training file that is to be another",
+        "NAME=VALUE: gives a constant of the training file another value; may be repeated",
         flag="set",
         repeated=True,
         in_run=InRun.BOUND,

@@ -74,11 +74,14 @@ class TaskOptions:
         in_run=InRun.BOUND,
     )
     budget_steps: int | None = option(
-        None, "training steps of one trial, in place of --budget_seconds; repeatable", least=1, in_run=InRun.BOUND
+        None,
+        "training steps of one trial, in place of --budget_seconds; on a CPU the same seed gives the same score then",
+        least=1,
+        in_run=InRun.BOUND,
     )
     clock: str = option(
         "auto",
-        "what --budget_seconds counts: attended, the time that a trial had the machine and other work on it had not; "
+        "what --budget_seconds counts: attended, the time that a trial had the machine, without what other work took; "
         "wall, all time; auto takes attended on a CPU where the kernel keeps the accounts, else wall",
         choices=("auto", ATTENDED, WALL),
         in_run=InRun.BOUND,
