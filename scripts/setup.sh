@@ -62,7 +62,7 @@ install() {
     # rest compiles when it is first used. What some packages bring as a template compiles nowhere.
     .venv/bin/python -m compileall -qq -j 0 \
         -x 'site-packages/(.*/tests/|(alembic|fontTools|google/genai|mypy|mypyc|pip|playwright|plotly|sqlalchemy)/)' \
-        "$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')" || true
+        autoresearch_jax "$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')" || true
     touch "$stamp"
 }
 

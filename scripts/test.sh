@@ -14,6 +14,7 @@ if [ "${1:-}" = --all ]; then
 fi
 ./scripts/setup.sh dev
 export PATH="$PWD/.venv/bin:$PATH"
+unset PYTHONDONTWRITEBYTECODE # some containers set it: then each process compiles what it imports
 ruff check .
 ruff format --check .
 
