@@ -97,7 +97,7 @@ def serve(name: str, place: Path, skew: float, count: int, making: float, notice
         def _take(self, ref: str, commits: Sequence[ChainCommit], done: Round) -> None:
             before = len(done.read)
             super()._take(ref, commits, done)
-            write(read=[found.finding.id for found in done.read[before:]])
+            write(read=[found.finding.id.rpartition("-")[0] for found in done.read[before:]])
 
     def tell(text: str) -> None:
         write(told=text)

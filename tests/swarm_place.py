@@ -12,12 +12,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from repositories import git
 
+from autoresearch_jax.findings.folder import ID_DIGITS
 from autoresearch_jax.swarm.membership import Settings, SwarmFolder
 from autoresearch_jax.swarm.peer import Peer
 
 BASE = "LR = 0.5\n\n\ndef loss(x):\n    return x * x\n"
 FINDINGS = "refs/autoresearch/findings"
 NAMES = ("alice", "bob", "carol", "mallory")
+
+
+def words_of(id: str) -> str:
+    """An id of a peer's finding without the digits of its change."""
+    assert id[-ID_DIGITS - 1] == "-"
+    return id[: -ID_DIGITS - 1]
 
 
 @dataclass

@@ -226,7 +226,7 @@ def check_model(options: RunOptions, environment: Mapping[str, str]) -> Iterator
             yield fault(name.lower(), "set, with spaces, quotes or characters in it that no key has", remedy)
     model = options.proposer.model.settings(environment, required=options.proposer.proposer == "gemini")
     if model is not None and options.proposer.proposer in ("gemini", "hybrid"):
-        proposer_options.try_model(model)
+        model_options.try_model(model)
     yield Check("model", "no flag asks for one" if model is None else f"{model.model} can be asked")
 
 

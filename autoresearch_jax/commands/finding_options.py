@@ -10,7 +10,7 @@ from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import open_library
+from autoresearch_jax.findings.folder import OWN, open_library
 from autoresearch_jax.findings.format import FindingError, apply_finding
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Merge
@@ -29,7 +29,7 @@ class FindingOptions:
 
     def folder(self, runs: FolderOptions) -> Path:
         """The folder, which need not exist."""
-        return Path(runs.run_dir) / "findings" if self.findings_dir is None else Path(self.findings_dir)
+        return Path(runs.run_dir) / OWN if self.findings_dir is None else Path(self.findings_dir)
 
 
 def merge_changes(merge: Merge, asset: AssetKind) -> Merge:

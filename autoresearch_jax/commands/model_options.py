@@ -174,3 +174,14 @@ def require_price(settings: GeminiOptions, limit: str) -> None:
             f"{limit}: the price of {where} is not known: give it, --model_price=IN,OUT in dollars per million tokens, "
             "or limit tokens with --max_tokens instead of dollars"
         )
+
+
+def try_model(gemini: GeminiOptions) -> None:
+    """Makes a client of the model's service, and sends nothing to it.
+
+    Raises:
+      UserError: it cannot be made; the message names the variable or flag.
+    """
+    from autoresearch_jax.proposers.llm_client import GeminiClient  # takes half a second to import
+
+    GeminiClient(gemini).close()

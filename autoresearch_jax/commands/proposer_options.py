@@ -8,7 +8,7 @@ from autoresearch_jax.assets.base import AssetKind
 from autoresearch_jax.commands.agent_command import missing_command
 from autoresearch_jax.commands.finding_options import FindingOptions, merge_changes, require_fitting_finding
 from autoresearch_jax.commands.folder_options import FolderOptions
-from autoresearch_jax.commands.model_options import ModelOptions, key_names, require_price
+from autoresearch_jax.commands.model_options import ModelOptions, key_names, require_price, try_model
 from autoresearch_jax.commands.options import InRun, option
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.limits import Limit
@@ -18,7 +18,7 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.waiting import WaitingProposals
 from autoresearch_jax.engine.workspace import Workspace
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import FindingFolder, FindingStore, open_library
+from autoresearch_jax.findings.folder import FindingStore, open_library
 from autoresearch_jax.proposers.adopting import DEFAULT_SHARE, AdoptingProposer
 from autoresearch_jax.proposers.base import (
     CONSTANTS_CATEGORY,
@@ -37,6 +37,7 @@ from autoresearch_jax.proposers.llm_budget import GeminiOptions, SpendingLimits,
 from autoresearch_jax.proposers.replay import ReplayProposer
 from autoresearch_jax.proposers.several import MOST_PROPOSALS, SeveralProposer
 from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.swarm.contents import open_own_library
 from autoresearch_jax.swarm.membership import SwarmFolder
 
 PROPOSERS = ("hybrid", "constants", "ideas", "gemini", "command", "replay")
@@ -50,9 +51,10 @@ UNKNOWN_COST = "what --agent_command costs is not known, so no such limit can be
 class ProposerSettings:
     """Who proposes: `name` is one of `PROPOSERS` or `BY_HAND`; what it does not use is None.
 
-    `findings` is the folder of those that are not shipped; None where no findings are tried. `proposals` are what an
-    agent makes at a time; None for as many as trials run at the same time. `peers` is the folder of what peers found;
-    None where none of it is tried; `adopt_share` the share of the experiments that it may take.
+    `findings` is the folder of those that are neither shipped nor of peers; None where none are tried nor adopted.
+    `proposals` are what an agent makes at a time; None for as many as trials run at the same time. `peers` is the
+    folder of what peers found; None where none of it is tried; `adopt_share` the share of the experiments that it may
+    take.
     """
 
     name: str
@@ -65,6 +67,11 @@ class ProposerSettings:
     peers: Path | None = None
     proposals: int | None = None
     adopt_share: float = DEFAULT_SHARE
+
+    @property
+    def tries_findings(self) -> bool:
+        """Whether findings are tried beside those that are adopted from peers."""
+        return self.name in ("ideas", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -172,15 +179,16 @@ class ProposerOptions:
                 f"--replay={self.replay}: no run of that tag in {runs.run_dir}, nor a run's folder: name one that has "
                 f"a ledger.db{runs.tags('; there are ')}"
             )
-        findings = self.findings.folder(runs) if name in ("ideas", "hybrid") else None
         peers = SwarmFolder(Path(runs.run_dir)).findings if swarm and self.adopt_share > 0 else None
+        findings = self.findings.folder(runs) if peers is not None or name in ("ideas", "hybrid") else None
         words = (name, agent, gemini, replay, findings, self.brief_tokens, self.asking(runs), peers)
         return ProposerSettings(*words, self.proposals_per_call, self.adopt_share)
 
     def asking(self, runs: FolderOptions) -> Asking:
         """What of a brief the flags choose."""
-        peers = FindingFolder(SwarmFolder(Path(runs.run_dir)).findings, lambda text: None)
-        return Asking(self._categories(), self.plateau or None, peers)
+        peers = SwarmFolder(Path(runs.run_dir))
+        library = open_own_library(peers, self.findings.folder(runs)) if peers.path.is_dir() else None
+        return Asking(self._categories(), self.plateau or None, library)
 
     def _categories(self) -> tuple[str, ...]:
         """The kinds of change, in plain words, each once."""
@@ -217,10 +225,11 @@ def check_proposer(
     has_table = bool(program.constants) and settings.name in ("constants", "hybrid")
     if settings.name == "constants" and not has_table:
         raise UsageError(f"{_no_table(program)}, which --proposer=constants needs")
-    if settings.findings is not None and agent is gemini is None and not has_table and notice is None:
+    tried = settings.findings if settings.tries_findings else None
+    if tried is not None and agent is gemini is None and not has_table and notice is None:
         also = "" if settings.name == "ideas" else f", and {_no_table(program)}"
         flag = f"--proposer={settings.name}"
-        require_fitting_finding(settings.findings, settings.peers, asset, editable, source, environment, flag, also)
+        require_fitting_finding(tried, settings.peers, asset, editable, source, environment, flag, also)
     if agent is not None and (problem := missing_command(agent.command, editable, environment)) is not None:
         raise UsageError(f"--agent_command: {problem}")
     if agent is None and gemini is None:
@@ -274,17 +283,6 @@ def check_dollars(settings: ProposerSettings, program: ProgramPage) -> None:
                 raise UsageError(f"{where}: {UNKNOWN_COST}")
             if settings.gemini is not None:
                 require_price(settings.gemini, where)
-
-
-def try_model(gemini: GeminiOptions) -> None:
-    """Makes a client of the model's service, and sends nothing to it.
-
-    Raises:
-      UserError: it cannot be made; the message names the variable or flag.
-    """
-    from autoresearch_jax.proposers.llm_client import GeminiClient  # see `make_proposer`
-
-    GeminiClient(gemini).close()
 
 
 def try_agent(
@@ -383,11 +381,10 @@ def make_proposer(
     merge = merge_changes(workspace.merge, workspace.asset)
     ideas: Proposer | None = None
     elsewhere: CategoryCounter = dict
-    if (own := settings.findings or settings.peers) is not None:
-        stores = [] if lineages is None else [lineages]
-        peers = None if settings.findings is None else settings.peers
-        library = open_library(own, observer.notice, workspace.asset, peers, stores)
     if settings.findings is not None:
+        stores = [] if lineages is None else [lineages]
+        library = open_library(settings.findings, observer.notice, workspace.asset, settings.peers, stores)
+    if settings.findings is not None and settings.tries_findings:
         ideas = IdeasProposer(library, order_of_own(device_class), merge, examine, observer.notice)
         elsewhere = category_counter(library, device_class)
     proposer = agent or ideas or ConstantsProposer()

@@ -35,7 +35,7 @@ from autoresearch_jax.commands.proposer_options import (
 from autoresearch_jax.commands.run_flags import flags_to_keep
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.run_options import RunOptions
-from autoresearch_jax.commands.swarm import open_background, require_swarm
+from autoresearch_jax.commands.swarm_beside import open_background, require_swarm
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.adoption import Adoption
 from autoresearch_jax.engine.database import LedgerError
@@ -75,7 +75,7 @@ def run(options: Options, arguments: list[str]) -> int:
         require_swarm(options.where)
     proposer = options.proposer.settings(options.where, os.environ, swarm=options.swarm)
     if options.lineages > 1:
-        return run_lineages(options, options.lineages, adopts=proposer.findings is not None)
+        return run_lineages(options, options.lineages, adopts=proposer.tries_findings)
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts().installed())
         try:
@@ -174,8 +174,9 @@ def opened_loop(
         further.enter_context(closing(background))
         claimant = partial(claims.holder, fingerprint=task.fingerprint, device_class=device_class(task.terms))
     adoption: Adoption | None = None
-    if proposer.findings is not None and (lineages := Lineages.around(folder)) is not None:
-        adoption = Adoption(lineages, folder, opened.ledger, proposer.findings, proposer.peers, console.notice)
+    if proposer.tries_findings and (lineages := Lineages.around(folder)) is not None:
+        own = options.proposer.findings.folder(options.where)
+        adoption = Adoption(lineages, folder, opened.ledger, own, proposer.peers, console.notice)
         watchers[f"--lineages: {lineages.findings}"] = adoption
     observer = Observers(console, watchers)
     precheck = Precheck(task, folder, options.max_literal_bytes, claimant)

@@ -27,21 +27,15 @@ from autoresearch_jax.commands.finding_options import FindingOptions
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.commands.paths import home_folder
+from autoresearch_jax.commands.swarm_beside import OwnRun, started
 from autoresearch_jax.engine.git import Git, GitError
-from autoresearch_jax.engine.ledger import Ledger
-from autoresearch_jax.engine.run_findings import findings_of_run
-from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.engine.state import asset_of
 from autoresearch_jax.errors import UsageError, UserError
-from autoresearch_jax.findings.folder import Library, open_library
-from autoresearch_jax.findings.format import device_class, finding_text
+from autoresearch_jax.findings.folder import is_named
+from autoresearch_jax.findings.format import finding_text
 from autoresearch_jax.findings.trust import only_replays
-from autoresearch_jax.report.summary import summarize_run
-from autoresearch_jax.report.tables import format_table, print_lines, rounded
+from autoresearch_jax.report.tables import format_table, print_lines
 from autoresearch_jax.sanitize import clean_block, clean_line
-from autoresearch_jax.swarm.background import EXCHANGE_SECONDS, POLL_SECONDS, BackgroundPeer
-from autoresearch_jax.swarm.claims import Claims
-from autoresearch_jax.swarm.contents import block_peer, read_swarm
+from autoresearch_jax.swarm.contents import block_peer, open_own_library, read_swarm
 from autoresearch_jax.swarm.joined import JoinedPeer
 from autoresearch_jax.swarm.joining import check_joining
 from autoresearch_jax.swarm.membership import (
@@ -54,7 +48,6 @@ from autoresearch_jax.swarm.membership import (
     without_password,
 )
 from autoresearch_jax.swarm.notices import check_notices, require_zenoh
-from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
 
 TAKES_ARGUMENTS = True
@@ -216,86 +209,6 @@ def sync(folder: SwarmFolder, options: Options) -> int:
     return 0 if done.answered else 1
 
 
-class OwnRun:
-    """What a run found so far, put into a peer's outbox; another process may write to its ledger."""
-
-    def __init__(self, run: RunFolder, findings: Path, peers: Path, claims: Claims | None = None) -> None:
-        """`findings` and `peers` are the folders of those that it may have tried; `claims` tell what it measures."""
-        self._run = run
-        self._claims = claims
-        self._measures: tuple[list[str], str, str, float] = ([], "", "", 0.0)
-        self._folders = findings, peers
-        self._library: Library | None = None  # which keeps the pages that it read
-        self._changes: dict[int, str] = {}
-        self._read_at = 0.0
-
-    def __call__(self, peer: Peer) -> int:
-        """Offers its findings and its champion; returns how many are new, none where nothing was written since."""
-        count = self._offer(peer)
-        if self._claims is not None:
-            self._claims.announce(*self._measures)
-        return count
-
-    def _offer(self, peer: Peer) -> int:
-        if (written_at := self._run.last_write) == self._read_at:
-            return 0
-        with closing(Ledger.open_to_read(self._run.ledger)) as ledger, ledger.as_of_now():
-            if self._library is None:
-                self._library = open_library(self._folders[0], lambda text: None, asset_of(ledger), self._folders[1])
-            found = findings_of_run(ledger, self._run.path.name, self._library, self._changes)
-            champion = _champion(ledger, self._run.path.name)
-            self._measures = _measured_now(ledger)
-        self._read_at = written_at
-        count = peer.offer((one.finding, one.base_text) for one in found.findings)
-        return count if champion is None else count + peer.offer_champion(*champion)
-
-
-def _measured_now(ledger: Ledger) -> tuple[list[str], str, str, float]:
-    """What a run claims: its open programs, the task's fingerprint, its device class, seconds of the longest trial."""
-    settings = ledger.settings()
-    programs = [row.program_hash for row in ledger.open_experiments() if row.program_hash is not None]
-    took = (one.finished_at - one.started_at for one in ledger.trials() if one.finished_at is not None)
-    return programs, str(settings.get("fingerprint")), device_class(settings), max(took, default=0.0)
-
-
-def _champion(ledger: Ledger, tag: str) -> tuple[dict[str, Scalar], str] | None:
-    """What is told of a run's champion, and its text; None before there is one."""
-    summary = summarize_run(ledger)
-    if summary.champion is None or summary.champion_score is None:
-        return None
-    settings = ledger.settings()
-    names = ("metric", "direction", "fingerprint", "budget_seconds", "budget_steps")
-    words: dict[str, Scalar] = {name: settings.get(name) for name in names}
-    words |= {"run": tag, "experiment": summary.champion.id, "device_class": device_class(settings)}
-    words |= {"score": rounded(summary.champion_score.mean), "certified": summary.certified[0]}
-    return words, ledger.source(summary.champion.id)
-
-
-def require_swarm(where: FolderOptions) -> None:
-    """Refuses `run --swarm` in a folder without `swarm join`.
-
-    Raises:
-      SwarmError: this folder is no peer's.
-    """
-    SwarmFolder(Path(where.run_dir)).read_settings()
-
-
-def open_background(
-    where: FolderOptions, findings: FindingOptions, notice: Callable[[str], None]
-) -> tuple[BackgroundPeer, Claims]:
-    """Begins to share the findings of a run in a thread of its own; returns what other members measure, too.
-
-    Args:
-      where: the run.
-      findings: where findings are that it may try.
-      notice: is told of what is wrong, in that thread.
-    """
-    folder, run = SwarmFolder(Path(where.run_dir)), where.folder
-    joined = JoinedPeer(folder, os.environ, lambda text: notice(f"swarm: {text}"))
-    own = OwnRun(run, findings.folder(where), folder.findings, joined.claims)
-    return _started(joined, own, notice), joined.claims
-
-
 def serve(folder: SwarmFolder, options: Options) -> int:
     """Sends and reads until Ctrl-C or SIGTERM, without a run; as a router passes notices on.
 
@@ -316,7 +229,7 @@ def serve(folder: SwarmFolder, options: Options) -> int:
         signal.signal(number, lambda *_: stopped.set())
     settings = joined.peer.settings
     with folder.serving():
-        background = _started(joined, lambda peer: 0, tell, options.poll_seconds)
+        background = started(joined, lambda peer: 0, tell, options.poll_seconds)
         print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
         if idle is None:
             stopped.wait()
@@ -324,16 +237,6 @@ def serve(folder: SwarmFolder, options: Options) -> int:
             idle.work(stopped, background.wake)
         background.close()
     return 0
-
-
-def _started(
-    joined: JoinedPeer, own: Callable[[Peer], int], notice: Callable[[str], None], poll_seconds: float | None = None
-) -> BackgroundPeer:
-    """A peer at work; with notices where they were asked for and can be had."""
-    seconds = POLL_SECONDS if joined.peer.settings.remote else EXCHANGE_SECONDS
-    background = BackgroundPeer(joined.peer, own, notice, poll_seconds or seconds)
-    background.start(joined.notices(background.wake, notice))
-    return background
 
 
 def show_status(folder: SwarmFolder, options: Options) -> int:
@@ -356,10 +259,11 @@ def show_peers(folder: SwarmFolder, options: Options) -> int:
 
 def show_papers(folder: SwarmFolder, options: Options, name: str | None) -> int:
     """Prints a line a finding of all peers, the latest first; or the pages of those of an id."""
-    swarm = read_swarm(folder, os.environ)
+    library = open_own_library(folder, options.findings.folder(options.where))
+    swarm = read_swarm(folder, os.environ, library)
     if name is None:
         return _print_rows(swarm.papers(), options)
-    found = [paper for paper in swarm.read if paper.finding.id == name]
+    found = [paper for paper in swarm.read if is_named(paper.finding, name)]
     if not found:
         raise UserError(f"{clean_line(name)}: no finding of this id was read: `autoresearch swarm papers` has all")
     for paper in found:

@@ -13,9 +13,8 @@ from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.papers import Papers, measured_gain
 from autoresearch_jax.engine.records import ExperimentRow, Kind, TrialRow
 from autoresearch_jax.engine.state import asset_of
-from autoresearch_jax.findings.folder import DIFF_NAME, FindingStore
+from autoresearch_jax.findings.folder import DIFF_NAME, ID_DIGITS, FindingStore, id_of_content
 from autoresearch_jax.findings.format import (
-    MAX_ID_CHARACTERS,
     MAX_TITLE_CHARACTERS,
     Evidence,
     Finding,
@@ -29,7 +28,6 @@ from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar, Status
 
 _UNMEASURED = (Status.REJECTED, Status.DUPLICATE)
-_DIGEST_DIGITS = 6  # of a change, in the id of its finding
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,18 @@ def findings_of_run(
         a tenth of a second.
     """
     changes = {} if changes is None else changes
-    known = {finding.id: finding for finding in store.findings()}
+    findings = store.findings()
+    known = {id_of_content(finding)[-ID_DIGITS:]: finding for finding in findings}  # if the store has another id by now
+    known |= {finding.id: finding for finding in findings}
     papers = Papers(ledger, tag)
     found: list[RunFinding] = []
     left_out: Counter[str] = Counter()
     for row in ledger.experiments():
         if row.kind is not Kind.PROPOSAL or row.is_open:
             continue
-        answers_a_peer = row.adopted_from is not None and row.finding in known and row.status not in _UNMEASURED
+        name = row.finding or ""
+        tried = known.get(name) or known.get(name[-ID_DIGITS:])
+        answers_a_peer = row.adopted_from is not None and tried is not None and row.status not in _UNMEASURED
         if row.status is not Status.OK and not answers_a_peer:
             left_out["refactorings" if row.decision is Action.KEEP else "failures, duplicates and pruned trials"] += 1
             continue
@@ -82,7 +84,7 @@ def findings_of_run(
             left_out["discards that are not clear"] += 1
             continue
         try:
-            if (tried := known.get(row.finding or "")) is not None:
+            if tried is not None:
                 finding = replace(tried, status=status_of([evidence]), evidence=(evidence,))
                 one = RunFinding(finding, store.base_text(tried.base), row.id)
             else:
@@ -153,7 +155,7 @@ def _new_finding(
     change = changes[row.id]
     base = base_digest(parent)
     finding = Finding(
-        id=_id(hypothesis, base + change),
+        id="-".join(re.findall(r"[a-z0-9]+", hypothesis.lower())),
         title=clean_line(hypothesis, MAX_TITLE_CHARACTERS) or f"experiment {row.id}",
         category=clean_line(row.category) or "other",
         status=status_of([evidence]),
@@ -163,11 +165,4 @@ def _new_finding(
         change=change,
         evidence=(evidence,),
     )
-    return RunFinding(finding, parent, row.id)
-
-
-def _id(hypothesis: str, content: str) -> str:
-    """Words of a hypothesis, and digits of what is changed."""
-    digits = base_digest(content)[:_DIGEST_DIGITS]
-    words = "-".join(re.findall(r"[a-z0-9]+", hypothesis.lower())) or "change"
-    return f"{words[: MAX_ID_CHARACTERS - len(digits) - 1].strip('-')}-{digits}"
+    return RunFinding(replace(finding, id=id_of_content(finding)), parent, row.id)

@@ -1,5 +1,10 @@
-"""Where findings are kept: a folder of pages with the texts that they change, and several folders as one library."""
+"""Where findings are kept: a folder of pages with the texts that they change, and several folders as one library.
 
+What a finding is follows from its base and its change. Its id is a name for it: the user's own are taken as they are,
+those of peers are made here, see `id_of_content`, so that no peer can take the id of another finding.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,8 +17,10 @@ from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
+    BASE_DIGITS,
     MAX_BYTES,
     MAX_EVIDENCE,
+    MAX_ID_CHARACTERS,
     Evidence,
     Finding,
     FindingError,
@@ -28,9 +35,29 @@ from autoresearch_jax.findings.format import (
 )
 
 SHIPPED = Path(__file__).parent.parent / "ideas"  # the library that comes with the package
+OWN = "findings"  # the user's, in the folder of the runs
 BASES = "bases"  # folder of the texts that findings change
 DIFF_NAME = "train_lib.py"  # that a diff in JSON names
+ID_DIGITS = BASE_DIGITS  # of the SHA-256 of what a finding changes: another change for the same takes 2^48 tries
 MOST_OF_A_PEER = 8  # items of evidence on one finding that are kept, the latest: no peer crowds out the others
+
+_DIGITS = re.compile(rf"(-?\b[0-9a-f]{{{ID_DIGITS}}})+$")  # at the end of an id
+
+
+def id_of_content(finding: Finding) -> str:
+    """The id that a finding has among peers: words of its own id, and digits of its base and its change."""
+    digits = _content_digits(finding)
+    words = _DIGITS.sub("", finding.id)[: MAX_ID_CHARACTERS - len(digits) - 1].strip("-")
+    return f"{words or 'change'}-{digits}"
+
+
+def is_named(finding: Finding, name: str) -> bool:
+    """Whether a name is a finding's id, or one that it has at another peer."""
+    return name == finding.id or name.endswith(f"-{_content_digits(finding)}")
+
+
+def _content_digits(finding: Finding) -> str:
+    return base_digest("\n".join(finding.content))
 
 
 class FindingStore(Protocol):
@@ -92,9 +119,14 @@ class FindingFolder:
         return None
 
     def add(self, finding: Finding, base_text: str | None, diff: str | None = None) -> str:
-        """See `FindingStore.add`; `diff` is the change as a unified diff, where it is known to be the same."""
+        """See `FindingStore.add`; `diff` is the change as a unified diff, where it is known to be the same.
+
+        Among ids of peers the digits tell the page that has the same change.
+        """
         done = "added"
         path = self.path / f"{finding.id}.md"
+        if not path.exists():
+            path = next(self.path.glob(f"*-{_content_digits(finding)}.md"), path)
         if path.exists():
             there = read_finding(path)
             _require_same(there, finding, path)
@@ -128,7 +160,7 @@ class Library:
 
         Args:
           stores: new findings go to the last of them.
-          notice: is told, once each, of findings that are left out, since an earlier store has another of that id.
+          notice: is told, once each, of findings that are left out, since another has their id.
           others: stores that come after these, and that nothing goes to.
         """
         self._own = stores[-1]
@@ -137,19 +169,20 @@ class Library:
         self._told: set[str] = set()
 
     def findings(self) -> Sequence[Finding]:
-        """See `FindingStore.findings`."""
-        found: dict[str, Finding] = {}
+        """See `FindingStore.findings`; of the same change the id that the earliest store has for it."""
+        found: dict[object, Finding] = {}
+        ids: dict[str, object] = {}
         for store in self._stores:
             for finding in store.findings():
-                there = found.setdefault(finding.id, finding)
-                if there is finding:
-                    continue
-                if there.is_same_change(finding):
-                    found[finding.id] = merge_evidence(there, finding)
+                content = finding.content
+                if (there := found.get(content)) is not None:
+                    found[content] = merge_evidence(there, finding)
+                elif ids.setdefault(finding.id, content) == content:
+                    found[content] = finding
                 elif finding.id not in self._told:
                     self._told.add(finding.id)
                     self._notice(f"{finding.id}: left out, another finding has this id: rename it")
-        return [found[name] for name in sorted(found)]
+        return sorted(found.values(), key=lambda finding: finding.id)
 
     def base_text(self, digest: str) -> str | None:
         """See `FindingStore.base_text`."""
@@ -157,24 +190,29 @@ class Library:
         return next((text for text in texts if text is not None), None)
 
     def get(self, name: str) -> Finding:
-        """The finding of an id.
+        """The finding of an id, or of one that a peer has for it.
 
         Raises:
           FindingError: there is none.
         """
         for finding in self.findings():
-            if finding.id == name:
+            if is_named(finding, name):
                 return finding
         raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")
 
     def add(self, finding: Finding, base_text: str | None) -> str:
-        """See `FindingStore.add`."""
-        for there in self.findings():
-            if there.id == finding.id:
-                _require_same(there, finding, None)
-                if merge_evidence(there, finding) == there:
-                    return "is there already"
-        return self._own.add(finding, base_text)
+        """See `FindingStore.add`; the same change keeps the id that it has here."""
+        known = self.findings()
+        there = next((one for one in known if one.content == finding.content), None)
+        if there is None:
+            for one in known:
+                if one.id == finding.id:
+                    _require_same(one, finding, None)
+            return self._own.add(finding, base_text)
+        again = "" if there.id == finding.id else f", as {there.id}"
+        if merge_evidence(there, finding) == there:
+            return f"is there already{again}"
+        return self._own.add(replace(finding, id=there.id), base_text) + again
 
 
 def open_library(
@@ -216,6 +254,6 @@ def origin_of(evidence: Evidence) -> object:
 
 
 def _require_same(there: Finding, finding: Finding, path: Path | None) -> None:
-    if not there.is_same_change(finding):
+    if there.content != finding.content:
         where = "" if path is None else f" in {path.parent}"
         raise FindingError(f"{finding.id}: another finding has this id{where}: rename the one to be added")

@@ -131,9 +131,10 @@ class Finding:
         """The change; raises EditError, but not for a finding that was read."""
         return read_edits(self.change)
 
-    def is_same_change(self, other: "Finding") -> bool:
-        """Whether another finding changes the same base in the same words."""
-        return (self.base, self.change.strip()) == (other.base, other.change.strip())
+    @property
+    def content(self) -> tuple[str, str]:
+        """What tells it from other findings, whatever they are called: its base and its change."""
+        return self.base, self.change.strip()
 
 
 def status_of(evidence: Sequence[Evidence]) -> str:
@@ -192,9 +193,8 @@ def apply_finding(
             raise FindingError(f"{finding.id}: the text has this change already") from error
         why = error.first
         if base_text is None:
-            raise FindingError(
-                f"{finding.id}: does not fit, and there is no bases/{finding.base}.txt: {why}"
-            ) from error
+            where = f"bases/{finding.base}.txt"
+            raise FindingError(f"{finding.id}: does not fit, and there is no {where}: {why}") from error
     if _shared_lines(base_text, champion_source) < LEAST_SHARED:
         raise FindingError(f"{finding.id}: does not fit: the text has little in common with its base")
     changed = changed_base(finding, base_text, asset)

@@ -15,7 +15,7 @@ from autoresearch_jax.errors import UserError
 from autoresearch_jax.findings.format import Finding
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.swarm.adoptions import Answer, Result, SharedFinding, all_adoptions, shared_findings
-from autoresearch_jax.swarm.contents import read_swarm
+from autoresearch_jax.swarm.contents import open_own_library, read_swarm
 from autoresearch_jax.swarm.membership import SwarmFolder
 
 LOOK_SECONDS = 30.0  # between two looks whether the folder changed; peers poll each minute
@@ -156,6 +156,7 @@ class SwarmReader:
         self._environment = environment
         self._start = start
         self._clock = clock
+        self._library = open_own_library(folder)  # which keeps the pages that it read
         self._pages: dict[str, Finding] = {}
         self._view: SwarmView | None = None
         self._seen: object = None  # what `_signature` was when it was read last
@@ -167,7 +168,7 @@ class SwarmReader:
         if not (self._folder.settings.is_file() and (self._folder.store / "HEAD").is_file()):
             return None  # and none is made
         try:
-            swarm = read_swarm(self._folder, self._environment, self._pages)
+            swarm = read_swarm(self._folder, self._environment, self._library, self._pages)
         except (UserError, OSError, ValueError) as error:
             return SwarmView(trouble=clean_line(str(error)))
         return SwarmView(

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.findings.trust import is_replay
-from autoresearch_jax.swarm.contents import Paper, change_of
+from autoresearch_jax.swarm.contents import Paper
 
 KEEP, DISCARD = "keep", "discard"  # decisions of evidence; others are of replays, or statuses of failures
 
@@ -41,7 +41,7 @@ class SharedFinding:
     """A finding that a peer kept, with what came of it at others.
 
     Attributes:
-      id: of the finding; another change with the same id is another finding.
+      id: of the finding.
       title: the finder's word, as `found_on` is.
       finder: the peer who kept it first.
       found_on: class of device of that.
@@ -74,7 +74,7 @@ def shared_findings(papers: Iterable[Paper]) -> list[SharedFinding]:
     """
     groups: dict[object, list[Paper]] = {}
     for paper in papers:
-        groups.setdefault(change_of(paper.finding), []).append(paper)
+        groups.setdefault(paper.finding.content, []).append(paper)
     found = [one for group in groups.values() if (one := _shared(group)) is not None]
     return sorted(found, key=lambda one: (-len(one.adoptions), one.found_at, one.id, one.finder))
 

@@ -18,7 +18,7 @@ from autoresearch_jax.assets.kinds import guessed_kind
 from autoresearch_jax.assets.text import TextKind
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import plain_text
-from autoresearch_jax.findings.folder import DIFF_NAME
+from autoresearch_jax.findings.folder import DIFF_NAME, id_of_content
 from autoresearch_jax.findings.format import (
     MAX_BYTES,
     Finding,
@@ -225,9 +225,10 @@ def read_findings(store: Store, peer: str, commits: Sequence[ChainCommit]) -> It
 
 
 def _of_peer(finding: Finding, peer: str) -> Finding:
-    """A finding as it was read: with the name of the peer who signed it in place of those on the page."""
+    """A finding as it was read: its id made here, and the peer who signed it in place of the names on the page."""
     evidence = tuple(replace(one, peer=peer) for one in finding.evidence)
-    return replace(finding, source=source_of_peer(peer, finding.source), evidence=evidence)
+    source = source_of_peer(peer, finding.source)
+    return replace(finding, id=id_of_content(finding), source=source, evidence=evidence)
 
 
 def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:
@@ -243,12 +244,13 @@ def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:
 
 
 def read_pages(store: Store, peer: str, commits: Sequence[ChainCommit]) -> Iterator[tuple[ChainCommit, Finding]]:
-    """The pages of findings that were read before; those that cannot be read are left out."""
+    """The pages of findings that were read before, their ids made here; those that cannot be read are left out."""
     for commit, _, (page,) in _read_files(store, commits, (PAGE,)):
         try:
-            yield commit, parse_finding(_text(page, peer), peer)
+            finding = parse_finding(_text(page, peer), peer)
         except FindingError:
             continue
+        yield commit, replace(finding, id=id_of_content(finding))
 
 
 def read_champion(store: Store, peer: str, tip: str) -> Champion:

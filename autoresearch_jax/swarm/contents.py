@@ -13,7 +13,7 @@ from pathlib import Path
 from autoresearch_jax.engine.database import connect_to_read
 from autoresearch_jax.engine.run_folder import find_runs
 from autoresearch_jax.errors import UsageError
-from autoresearch_jax.findings.folder import FindingFolder, origin_of
+from autoresearch_jax.findings.folder import OWN, FindingFolder, Library, open_library, origin_of
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, parse_finding, status_of
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.findings.trust import Trust, only_replays, trust_of
@@ -54,6 +54,11 @@ class Paper:
     commit: ChainCommit
     finding: Finding
 
+    def called(self, ids: Mapping[tuple[str, str], str]) -> "Paper":
+        """The same under the id that its finding has here."""
+        name = ids.get(self.finding.content, self.finding.id)
+        return self if name == self.finding.id else replace(self, finding=replace(self.finding, id=name))
+
 
 @dataclass(frozen=True)
 class Swarm:
@@ -90,13 +95,13 @@ class Swarm:
 
     def evidence_on(self, finding: Finding) -> Sequence[Evidence]:
         """Of all peers on this change, each with its name; the latest of each experiment."""
-        return tuple(self._evidence.get(change_of(finding), {}).values())
+        return tuple(self._evidence.get(finding.content, {}).values())
 
     @cached_property
     def _evidence(self) -> Mapping[object, Mapping[object, Evidence]]:
         found: dict[object, dict[object, Evidence]] = {}
         for finding in (*(paper.finding for paper in (*self.read, *self.own)), *self.replays):
-            found.setdefault(change_of(finding), {}).update({origin_of(one): one for one in finding.evidence})
+            found.setdefault(finding.content, {}).update({origin_of(one): one for one in finding.evidence})
         return found
 
     def trust(self, paper: Paper) -> Trust:
@@ -117,7 +122,7 @@ class Swarm:
             days = Counter(day_of(paper.commit.date) for paper in own)
             state = "blocked" if name in self.blocked else "refused" if name in why else "" if own else "silent"
             champion = self.champions.get(name)
-            claims = {change_of(one.finding): one for one in own if peer_of_source(one.finding.source) is None}
+            claims = {one.finding.content: one for one in own if peer_of_source(one.finding.source) is None}
             trust = [self.trust(paper) for paper in claims.values()]
             rows.append(
                 {
@@ -160,12 +165,24 @@ class Swarm:
         return rows
 
 
-def read_swarm(folder: SwarmFolder, environment: Mapping[str, str], pages: dict[str, Finding] | None = None) -> Swarm:
+def open_own_library(folder: SwarmFolder, findings: Path | None = None) -> Library:
+    """The library that says which id a finding has here: that of the shipped one or of the user's, if it is one."""
+    own = folder.path.parent / OWN if findings is None else findings
+    return open_library(own, lambda text: None, peers=folder.findings)
+
+
+def read_swarm(
+    folder: SwarmFolder,
+    environment: Mapping[str, str],
+    library: Library | None = None,
+    pages: dict[str, Finding] | None = None,
+) -> Swarm:
     """Reads all that a peer's folder holds; the network is not asked.
 
     Args:
       folder: of the peer.
       environment: of this process.
+      library: which has the ids of findings; by default that of `open_own_library`, whose pages are then read anew.
       pages: those that were read before, by their commits, and from now on; each takes some milliseconds.
 
     Raises:
@@ -203,6 +220,9 @@ def read_swarm(folder: SwarmFolder, environment: Mapping[str, str], pages: dict[
             finding = _by(settings.name, parse_finding(entry.files.get(PAGE, b"").decode(), str(entry.path)))
             replays += [finding] if only_replays(finding) else []
     read, own = ([one for one in papers if not only_replays(one.finding)] for papers in (read, own))
+    if read or own:
+        ids = {one.content: one.id for one in (library or open_own_library(folder)).findings()}
+        read, own = ([paper.called(ids) for paper in papers] for papers in (read, own))
     return Swarm(
         *(settings, tuple(read), tuple(own), tuple(replays), champions, members, frozenset(blocked), tuple(refused)),
         *(len(waiting), state.get("answered_at"), folder.path.parent),
@@ -263,11 +283,6 @@ def _papers(store: Store, name: str, tip: str, quota: int, pages: dict[str, Find
 def _by(name: str, finding: Finding) -> Finding:
     """A finding with a peer's name on its evidence, in place of those on the page."""
     return replace(finding, evidence=tuple(replace(one, peer=name) for one in finding.evidence))
-
-
-def change_of(finding: Finding) -> object:
-    """What tells findings from each other: two peers may give one id to unlike changes."""
-    return finding.id, finding.base, finding.change.strip()
 
 
 def _mentions(run_dir: Path) -> tuple[Counter[str], Counter[str]]:

@@ -4,11 +4,12 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoresearch_jax.files import write_whole
+from autoresearch_jax.findings.folder import id_of_content
 from autoresearch_jax.findings.format import MAX_BYTES, Finding, FindingError
 from autoresearch_jax.sanitize import blanks, clean_line, secret_values
 from autoresearch_jax.swarm.chain import MAX_COMMIT_BYTES, PAGE, champion_files, finding_files
@@ -47,11 +48,12 @@ class Outbox:
         self._secrets = list(blanks(secret_values(environment)))
 
     def put_finding(self, finding: Finding, base_text: str) -> None:
-        """Has a finding pushed.
+        """Has a finding pushed, under the id that it has among peers.
 
         Raises:
           FindingError: it does not fit its base, is too large, holds a secret, or cannot be stored.
         """
+        finding = replace(finding, id=id_of_content(finding))
         self.put(FINDINGS, finding_files(finding, base_text, self._peer), f"{finding.id}: {finding.title}")
 
     def put_champion(self, words: Mapping[str, Any], text: str) -> None:

@@ -174,9 +174,9 @@ class Peer:
         count = 0
         for finding, base_text in findings:
             said = _said(finding)
-            if base_text is None or self._sent.get(finding.id) == said:
+            if base_text is None or self._sent.get(finding.content) == said:
                 continue
-            self._sent[finding.id] = said
+            self._sent[finding.content] = said
             try:
                 self.outbox.put_finding(finding, base_text)
                 count += 1
@@ -206,15 +206,15 @@ class Peer:
         return 1
 
     @cached_property
-    def _sent(self) -> dict[str, object]:
-        """What was said last of each finding of this peer, by id; not counting replays."""
+    def _sent(self) -> dict[object, object]:
+        """What was said last of each finding of this peer; not counting replays."""
         tip = self.own_tip(FINDINGS)
         chain = [] if tip is None else self.store.chain(tip, None, MAX_COMMITS)
         pages = [page for _, page in read_pages(self.store, self.settings.name, chain)]
         for entry in self.outbox.waiting(FINDINGS):
             with suppress(FindingError):
                 pages.append(parse_finding(entry.files[PAGE].decode(), str(entry.path)))
-        return {page.id: _said(page) for page in pages if not only_replays(page)}
+        return {page.content: _said(page) for page in pages if not only_replays(page)}
 
     def own_tip(self, kind: str) -> str | None:
         """The tip of this peer's chain, as it was pushed last."""

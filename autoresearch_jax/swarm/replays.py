@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.findings.folder import id_of_content, is_named
 from autoresearch_jax.findings.format import Evidence, Finding, FindingError, device_class
 from autoresearch_jax.findings.trust import DIFFERS, REPLAYED, is_replay
 from autoresearch_jax.sanitize import clean_line
@@ -131,7 +132,7 @@ class Setting:
 
 def claims_of(swarm: Swarm) -> Iterator[Claim]:
     """What peers claim with a score and a seed, the latest of each peer and finding."""
-    papers = {(paper.peer, paper.finding.id): paper for paper in swarm.read}
+    papers = {(paper.peer, paper.finding.content): paper for paper in swarm.read}
     for paper in papers.values():
         claimed = [one for one in paper.finding.evidence if _is_claim(one)]
         if claimed:
@@ -155,7 +156,8 @@ def find_claim(swarm: Swarm, setting: Setting, id: str | None = None, peer: str 
       SwarmError: there is none, or it was measured on another task.
     """
     name = swarm.settings.name
-    found = [claim for claim in claims_of(swarm) if id in (None, claim.finding.id) and peer in (None, claim.peer)]
+    of_peer = (claim for claim in claims_of(swarm) if peer in (None, claim.peer))
+    found = [claim for claim in of_peer if id is None or is_named(claim.finding, id)]
     fitting = [claim for claim in found if claim.evidence.fingerprint == setting.fingerprint]
     if id is not None and not fitting:
         what = clean_line(id if peer is None else f"{id} of {peer}")
@@ -240,7 +242,7 @@ def replay_evidence(
         date=date,
         device=setting.device,
         seconds=round(seconds, 1),
-        replay=f"autoresearch swarm replay {claim.finding.id} {claim.peer}",
+        replay=f"autoresearch swarm replay {id_of_content(claim.finding)} {claim.peer}",
         sigma=setting.noise_of(claim),
         seed=measurement.seed,
         steps=budget.steps,

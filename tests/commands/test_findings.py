@@ -79,7 +79,7 @@ def test_a_run_is_exported_and_imported_again(place, capsys, hostile):
 
 def test_import_refuses_what_is_damaged_or_has_anothers_id_and_takes_the_rest(place, capsys):
     theirs = FindingFolder(place / "theirs", print)
-    for one in (finding("a"), finding("b"), finding("c")):
+    for one in (finding("a"), finding("b", "x = 4"), finding("c", "x = 5"), finding("same")):
         theirs.add(one, BASE)
     (place / "theirs" / "d.md").write_text("# nothing\n")
     FindingFolder(place / "runs" / "findings", print).add(finding("b", "x = 3"), BASE)
@@ -87,7 +87,7 @@ def test_import_refuses_what_is_damaged_or_has_anothers_id_and_takes_the_rest(pl
     page.write_text(page.read_text().replace("x = 1", "x = 7"))
     status, out, err = call(capsys, "import", "theirs")
     assert status == 1
-    assert out == "a: added\n"
+    assert out == "a: added\nsame: is there already, as a\n"
     assert [name in line for name, line in zip(("b:", "c:", "d.md:1"), err.splitlines(), strict=True)] == [True] * 3
     assert read_finding(place / "runs/findings/b.md") == finding("b", "x = 3")
 

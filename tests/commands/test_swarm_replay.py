@@ -19,7 +19,7 @@ from autoresearch_jax.commands.init import COMMAND_FILES
 from autoresearch_jax.commands.swarm_replay import IdleReplays
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.run_folder import RunFolder
-from autoresearch_jax.findings.folder import FindingFolder
+from autoresearch_jax.findings.folder import FindingFolder, id_of_content
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest, device_class, diff_change
 from autoresearch_jax.swarm.contents import read_swarm
 from autoresearch_jax.swarm.replays import idle_claims
@@ -98,8 +98,12 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     (place.path / "secret").write_text("a key")
     alice, bob, carol = place.peer("alice"), place.peer("bob"), place.peer("carol")
 
+    ids: dict[str, str] = {}
+
     def claim(id: str, more: str = "", **given) -> tuple[Finding, str]:
-        return adding(id, base, more, replace(truth, **given)), base
+        finding = adding(id, base, more, replace(truth, **given))
+        ids[id] = id_of_content(finding)
+        return finding, base
 
     alice.offer(
         [
@@ -118,39 +122,40 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     for peer in (alice, carol, bob):
         assert peer.round().answered
 
-    status, found, _ = replayed("honest", "alice", *where)
+    status, found, _ = replayed(ids["honest"], "alice", *where)
     assert (status, found["result"], found["claimed"]) == (0, "within noise", truth.value + 0.005)
-    status, found, _ = replayed("liar", "alice", *where)
+    status, found, _ = replayed(ids["liar"], "alice", *where)
     assert (status, found["result"], found["why"][:6]) == (1, "differs", "1 off,")
-    assert replayed("hostile", *where)[1]["result"] == "within noise"
+    assert replayed(ids["hostile"], *where)[1]["result"] == "within noise"
     assert not (place.path / "written").exists()
-    assert replayed("broken", *where)[1]["result"] == "differs"
+    assert replayed(ids["broken"], *where)[1]["result"] == "differs"
     waiting = len(bob.outbox.waiting())
-    _, found, said = replayed("elsewhere", *where)
+    _, found, said = replayed(ids["elsewhere"], *where)
     assert (found["result"], found["sent"], said.count("\n")) == ("says nothing", "no", 1)
     assert len(bob.outbox.waiting()) == waiting == 4
     for name, why in (("other-task", "another task (another, "), ("no-score", "no finding with a score")):
-        status, _, err = replayed(name, *where)
+        status, _, err = replayed(ids[name], *where)
         assert (status, err.count("\n"), why in err) == (1, 1, True), err
     status, found, _ = replayed(*where)
     drawn = found["finding"], found["peer"], found["result"]
-    assert drawn == ("liar", "carol", "within noise"), "nobody replayed it, and the others are of another class"
+    assert drawn == (ids["liar"], "carol", "within noise"), "nobody replayed it, and the others are of another class"
     assert not list(bob.folder.path.glob(".replay-*"))
 
     bob.round(), alice.round(), carol.round()
     rows = json.loads(call(capsys, "papers", "--run_dir=carol/runs"))
     trust = {row["id"]: row["trust"] for row in rows if row["peer"] == "alice"}
-    assert trust["honest"] == "1 within noise, 1 adopted"
-    assert trust["liar"] == "1 differs, 1 refuted"
-    assert trust["elsewhere"] == "claimed"
-    page = call(capsys, "papers", "honest", "--run_dir=carol/runs", format="text")
+    assert trust[ids["honest"]] == "1 within noise, 1 adopted"
+    assert trust[ids["liar"]] == "1 differs, 1 refuted"
+    assert trust[ids["elsewhere"]] == "claimed"
+    page = call(capsys, "papers", ids["honest"], "--run_dir=carol/runs", format="text")
     assert "Replayed by 1 other peer: 1 within noise. Adopted by 1 on 1 device class, refuted by 0." in page
     peers = {row["peer"]: row for row in json.loads(call(capsys, "peers", "--run_dir=carol/runs"))}
     counts = peers["alice"]["findings"], peers["alice"]["confirmed by others"], peers["alice"]["refuted by others"]
     assert counts == (7, 2, 2)
     assert peers["bob"]["findings"] == 0, "a replay is no finding"
     merged = {one.id: one for one in FindingFolder(carol.folder.findings, print).findings()}
-    assert (merged["broken"].status, len(merged["broken"].evidence)) == ("kept", 2), "a replay is no decision"
+    broken = merged[ids["broken"]]
+    assert (broken.status, len(broken.evidence)) == ("kept", 2), "a replay is no decision"
 
     # ---- when idle
     lowered = threading.Event()
@@ -166,15 +171,15 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     with run.lock():
         assert idle._next() is None, "a run is at work"
     claimed = [one.finding.id for one in idle_claims(read_swarm(bob.folder, os.environ), idle._setting)]
-    assert claimed.count("last") == 1, "its latest, however many a page has"
+    assert claimed.count(ids["last"]) == 1, "its latest, however many a page has"
     done, stopped = threading.Event(), threading.Event()
     thread = threading.Thread(target=idle.work, args=(stopped, done.set), daemon=True)
     thread.start()
     assert done.wait(600)
     assert lowered.is_set()
-    assert told[0].startswith("swarm: replayed last of alice: within noise")
+    assert told[0].startswith(f"swarm: replayed {ids['last']} of alice: within noise")
     sent = [entry.message for entry in bob.outbox.waiting()]
-    assert sent == ["last: On last"]
+    assert sent == [f"{ids['last']}: On last"]
     alice.offer([claim("slow", "import time\ntime.sleep(600)\n")])
     alice.round(), bob.round()
     while not any("sleep" in path.read_text() for path in bob.folder.path.glob(".replay-*/programs/*/work/tour.py")):
@@ -184,7 +189,7 @@ def test_a_liar_is_caught_and_a_strangers_program_stays_in_the_sandbox(
     thread.join(600)
     assert not thread.is_alive()
     assert (len(told), bob.outbox.waiting()) == (1, []), "the last round has sent what was there"
-    assert replayed("last", *where)[0] == 0
+    assert replayed(ids["last"], *where)[0] == 0
     assert not list(bob.folder.path.glob(".replay-*")), "what was left by the kill, too"
 
 

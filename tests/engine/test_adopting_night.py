@@ -11,7 +11,7 @@ from autoresearch_jax.commands.proposer_options import ProposerSettings, make_pr
 from autoresearch_jax.decide.rule import LineageRule
 from autoresearch_jax.engine.proposals import Precheck
 from autoresearch_jax.engine.run_findings import findings_of_run
-from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, open_library
+from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, id_of_content, open_library
 from autoresearch_jax.findings.format import Evidence, Finding, base_digest
 from autoresearch_jax.findings.peers import peer_of_source
 from autoresearch_jax.proposers.adopting import MOST_OBJECTIONS, AdoptingProposer, AdoptionOrder
@@ -131,18 +131,25 @@ def test_what_others_found_of_a_peer_counts_but_no_single_one_can_have_it_left_a
     assert {row.adopted_from for row in bench.ledger().experiments()} == {None, "alice"}
 
 
-def test_an_id_that_is_taken_is_not_adopted_and_what_is_blocked_meanwhile_has_its_peer(bench, tmp_path):
-    """Else what came of it would be told of the shipped idea."""
-    taken = min(path.stem for path in SHIPPED.glob("*.md"))
-    peers = FindingFolder(tmp_path / "two", print)
-    for one in (claim(taken, "liar", FAULT, f"{FAULT}\nNOTHING = 1"), DEEP):
-        peers.add(one, SOURCE)
+def test_a_change_has_its_own_id_here_and_is_answered_when_it_gets_another(bench, tmp_path):
+    """The user's folder has a peer's change under a name of its own, also where the run tries no findings of it."""
+    shipped, peers = min(path.stem for path in SHIPPED.glob("*.md")), FindingFolder(tmp_path / "two", print)
+    thief = claim(shipped, "liar", FAULT, f"{FAULT}\nNOTHING = 1")
+    for one in (thief, DEEP):
+        peers.add(replace(one, id=id_of_content(one)), SOURCE)
+    own = FindingFolder(tmp_path / "own", print)
+    own.add(replace(DEEP, id="mine", source="a book", evidence=()), SOURCE)
     task = FakeTask()
     precheck = Precheck(task, bench.folder)
     words = (bench.workspace(), bench.folder, os.environ, precheck.check, bench.recorder, CLASS)
-    proposer = make_proposer(ProposerSettings("constants", peers=peers.path, adopt_share=1.0), *words)
-    bench.loop(task, proposer, RULE, precheck=precheck, max_experiments=3).run()
-    assert {row.finding for row in bench.ledger().experiments()} == {None, "deep"}
+    settings = ProposerSettings("constants", findings=own.path, peers=peers.path, adopt_share=1.0)
+    bench.loop(task, make_proposer(settings, *words), RULE, precheck=precheck, max_experiments=3).run()
+    tried = {row.finding: row.adopted_from for row in bench.ledger().experiments() if row.finding is not None}
+    assert tried == {"mine": "alice", id_of_content(thief): "liar"}
+    own.add(replace(thief, id="named-later", source="a book", evidence=()), SOURCE)
+    found = findings_of_run(bench.ledger(), bench.tag, open_library(own.path, print, peers=peers.path)).findings
+    answered = {one.finding.id: one.finding.content for one in found if one.finding.id in ("mine", "named-later")}
+    assert answered == {"mine": DEEP.content, "named-later": thief.content}
 
     class Vanishing(FindingFolder):
         def findings(self):

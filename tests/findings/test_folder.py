@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch_jax.edits import apply_edits, read_edits
-from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, FindingStore, Library
+from autoresearch_jax.findings.folder import SHIPPED, FindingFolder, FindingStore, Library, id_of_content
 from autoresearch_jax.findings.format import Evidence, FindingError, read_finding
 
 SEEN = Evidence("cpu", "abc", "20 s", 1, "discard", "2026-11-29", -0.01, 0.002, 0.01)
@@ -103,15 +103,17 @@ def test_a_library_puts_evidence_together_and_leaves_out_what_has_anothers_id(tm
     folders = [FindingFolder(tmp_path / name, told.append) for name in ("shipped", "own")]
     folders[0].add(make_finding("a"), base)
     folders[1].add(make_finding("a", status="refuted", evidence=(SEEN,)), base)
-    folders[0].add(make_finding("b"), base)
+    folders[1].add(make_finding("a-again"), base)
+    folders[0].add(make_finding("b", replace="return 2"), base)
     folders[1].add(make_finding("b", replace="return 0"), base)
     library = Library(folders, told.append)
     for _ in range(2):
         first, second = library.findings()
     assert (first.status, first.evidence) == ("refuted", (SEEN,))
-    assert second == make_finding("b")
+    assert second == make_finding("b", replace="return 2")
     assert [line.startswith("b: ") for line in told] == [True]
-    assert library.get("a") == first
+    assert library.get("a") == library.get(id_of_content(make_finding("of-a-peer"))) == first
+    assert library.add(make_finding("other-words", evidence=(OTHER,)), base) == "evidence added, as a"
     with pytest.raises(FindingError, match="none"):
         library.get("none")
     assert library.add(make_finding("c", replace="return 1"), base) == "added"

@@ -24,11 +24,11 @@ def endpoint() -> str:
 
 @pytest.fixture
 def make_finding() -> Callable[..., Finding]:
-    """Makes a finding that replaces one line of the base."""
+    """Makes a finding that replaces one line of the base, by another for each id."""
 
     def make(id: str, new: str = "return abs(x)", decision: str = "keep", replay: str = "x:1") -> Finding:
         seen = Evidence("cpu", "abc", "20 s", 3, decision, "2026-11-29", 0.01, 0.002, 0.97, replay=replay)
-        change = f"<<<<<<< SEARCH\n    return x * x\n=======\n    {new}\n>>>>>>> REPLACE\n"
+        change = f"<<<<<<< SEARCH\n    return x * x\n=======\n    {new}  # {id}\n>>>>>>> REPLACE\n"
         status = "kept" if decision == "keep" else "refuted"
         return Finding(id, f"On {id}", "loss", status, "run x", base_digest(BASE), "Why.", change, (seen,))
 

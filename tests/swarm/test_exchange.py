@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from repositories import git
-from swarm_place import BASE, FINDINGS, Place, write_certificates
+from swarm_place import BASE, FINDINGS, Place, words_of, write_certificates
 
 from autoresearch_jax import cli
 from autoresearch_jax.findings.folder import FindingFolder
@@ -63,7 +63,7 @@ def wait_for(act: Callable[[], object]) -> None:
 
 
 def read_by(peer: Peer) -> list[tuple[str, str]]:
-    return sorted((one.peer, one.finding.id) for one in peer.round().read)
+    return sorted((one.peer, words_of(one.finding.id)) for one in peer.round().read)
 
 
 def test_a_chain_outlives_its_author_and_a_forged_one_is_refused(
@@ -102,7 +102,7 @@ def test_a_chain_outlives_its_author_and_a_forged_one_is_refused(
         assert f"bob answered at {endpoint}" in said
         assert "read:                3\n" in said
         with at_work(place, "carol", connect=(endpoint,)) as carol:
-            read = {one.id for one in FindingFolder(place.folder("carol").findings, print).findings()}
+            read = {words_of(one.id) for one in FindingFolder(place.folder("carol").findings, print).findings()}
             assert read == {"first", "second", "waits"}
             assert read_by(carol) == []
 

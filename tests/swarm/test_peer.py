@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import replace
 
 from repositories import git
-from swarm_place import BASE, FINDINGS, Place, write_by_hand
+from swarm_place import BASE, FINDINGS, Place, words_of, write_by_hand
 
-from autoresearch_jax.findings.folder import MOST_OF_A_PEER, FindingFolder
+from autoresearch_jax.findings.folder import MOST_OF_A_PEER, FindingFolder, id_of_content
 from autoresearch_jax.findings.format import finding_text, read_finding
 from autoresearch_jax.swarm.chain import PAGE, TWIN, finding_files
 from autoresearch_jax.swarm.contents import block_peer, read_swarm
@@ -17,8 +17,8 @@ from autoresearch_jax.swarm.peer import Peer
 
 
 def pages(place: Place, name: str) -> set[str]:
-    """Ids of the findings that a peer read."""
-    return {path.stem for path in place.folder(name).findings.glob("*.md")}
+    """Ids of the findings that a peer read, without their digits."""
+    return {words_of(path.stem) for path in place.folder(name).findings.glob("*.md")}
 
 
 def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
@@ -29,11 +29,11 @@ def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
     assert sent.pushed == {f"{FINDINGS}/alice": place.refs()[f"{FINDINGS}/alice"]}
     assert not alice.outbox.waiting()
     read = bob.round().read
-    assert [(one.peer, one.finding.id, one.finding.status, one.base_text) for one in read] == [
+    assert [(one.peer, words_of(one.finding.id), one.finding.status, one.base_text) for one in read] == [
         ("alice", "first", "kept", BASE),
         ("alice", "second", "refuted", BASE),
     ]
-    page = read_finding(place.folder("bob").findings / "first.md")
+    page = read_finding(place.folder("bob").findings / f"{id_of_content(make_finding('first'))}.md")
     assert page.source == "peer alice, run x"
     assert page.evidence == tuple(replace(one, peer="alice") for one in make_finding("first").evidence)
     assert bob.round().read == []
@@ -57,7 +57,7 @@ def test_findings_arrive_and_late_joiners_have_all(place: Place, make_finding):
     alice.offer([(make_finding("third", "return 3 * x"), BASE)])
     alice.round()
     assert git(place.remote, "rev-list", "--count", f"{FINDINGS}/alice") == "5", "goes on from what the remote has"
-    assert [one.finding.id for one in bob.round().read] == ["first", "first", "third"]
+    assert [words_of(one.finding.id) for one in bob.round().read] == ["first", "first", "third"]
     place.peer("carol").round()
     assert pages(place, "carol") == pages(place, "bob") == {"first", "second", "third"}
     assert place.told == []
@@ -124,7 +124,7 @@ def test_what_is_not_in_order_is_refused_and_the_rest_is_read(place: Place, make
 
     alice.offer([(make_finding(f"flood-{number}", f"return {number} * x"), BASE) for number in range(10, 20)])
     alice.round()
-    assert [one.finding.id for one in carol.round().read] == ["flood-10", "flood-11", "flood-12"]
+    assert [words_of(one.finding.id) for one in carol.round().read] == ["flood-10", "flood-11", "flood-12"]
     assert place.said("carol") == ["alice: more than 4 findings of a day: 7 left out"]
     shutil.rmtree(carol.folder.path)
     place.peer("carol", quota=4).round()
@@ -143,7 +143,7 @@ def test_a_members_file_that_is_mended_heals_what_it_had_refused(place: Place, m
         assert (bob.round().read, bob.round().read) == ([], [])
         assert any("alice: chain refused" in line for line in place.said("bob"))
     place.members.write_text(lines)
-    assert [one.finding.id for one in bob.round().read] == ["first"]
+    assert [words_of(one.finding.id) for one in bob.round().read] == ["first"]
     assert bob.read_state()["refused"] == {}
 
 
@@ -201,5 +201,7 @@ def test_who_is_blocked_takes_no_word_of_others_along(place: Place, make_finding
     block_peer(carol.folder, "bob", os.environ, blocked=True)
     carol.round()
     library = FindingFolder(carol.folder.findings, place.told.append)
-    found = {one.id: (one.title, one.source, {item.peer for item in one.evidence}) for one in library.findings()}
+    found = {
+        words_of(one.id): (one.title, one.source, {item.peer for item in one.evidence}) for one in library.findings()
+    }
     assert found == {name: (f"On {name}", "peer alice, run x", {"alice"}) for name in ("copied", "other")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from repositories import git
-from swarm_place import BASE, FINDINGS, Place, write_by_hand
+from swarm_place import BASE, FINDINGS, Place, words_of, write_by_hand
 
 from autoresearch_jax.engine.git import GitError
 from autoresearch_jax.swarm import background as background_module
@@ -120,7 +120,7 @@ def test_a_remote_that_is_away_delays_and_loses_nothing(place: Place, make_findi
     assert alice.round().pushed == {}
     assert place.refs()[f"{FINDINGS}/alice"] == pushed
     assert [path.name for path in alice.outbox.path.glob("*.json")] == ["2.json"]
-    assert [one.finding.id for one in bob.round().read] == ["first"]
+    assert [words_of(one.finding.id) for one in bob.round().read] == ["first"]
 
     git(place.remote, "update-ref", "-d", f"{FINDINGS}/alice")
     assert alice.round().pushed == {f"{FINDINGS}/alice": pushed}, "a remote that lost it gets it again"
@@ -128,12 +128,12 @@ def test_a_remote_that_is_away_delays_and_loses_nothing(place: Place, make_findi
     place.peer("bob").offer([(make_finding("later", "return 2 * x"), BASE)])
     place.now -= 3600
     bob.round()
-    assert [one.finding.id for one in alice.round().read] == ["later"], "clocks that differ"
+    assert [words_of(one.finding.id) for one in alice.round().read] == ["later"], "clocks that differ"
     place.key("bob").rename(place.path / "lost")
     place.peer("bob").offer([(make_finding("unsigned", "return 5 * x"), BASE)])
     alice.offer([(make_finding("more", "return 6 * x"), BASE)])
     alice.round()
-    assert [one.finding.id for one in bob.round().read] == ["more"]
+    assert [words_of(one.finding.id) for one in bob.round().read] == ["more"]
     bob.round()
     (unsigned,) = place.said("bob")
     assert unsigned.startswith(f"{place.key('bob')} does not sign: ")
@@ -150,7 +150,7 @@ def test_a_chain_that_is_too_large_holds_no_other_up(place: Place, make_finding,
     with monkeypatch.context() as limits:
         limits.setattr("autoresearch_jax.swarm.store.MAX_JOINT_BYTES", 50_000)
         limits.setattr("autoresearch_jax.swarm.store.MAX_FETCH_BYTES", 100_000)
-        assert [one.finding.id for one in carol.round().read] == ["first"]
+        assert [words_of(one.finding.id) for one in carol.round().read] == ["first"]
     assert place.said("carol")[0].startswith("bob: chain refused: cannot be fetched, or has more than")
     larger = write_by_hand(place, "bob", {"more.txt": "x"}, None, "bob")
     carol.round()
@@ -203,7 +203,7 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     came[0] = [(make_finding("last", "return 9 * x"), BASE)]
     background.close()
     assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
-    assert [one.finding.id for one in place.peer("bob").round().read] == ["first", "last"]
+    assert [words_of(one.finding.id) for one in place.peer("bob").round().read] == ["first", "last"]
 
     monkeypatch.setattr(background_module, "CONNECT_SECONDS", 0.01)
     comes = threading.Event()
