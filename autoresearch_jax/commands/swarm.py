@@ -258,14 +258,16 @@ def show_peers(folder: SwarmFolder, options: Options) -> int:
 
 
 def show_papers(folder: SwarmFolder, options: Options, name: str | None) -> int:
-    """Prints a line a finding of all peers, the latest first; or the pages of those of an id."""
+    """Prints a line a finding of all peers, this one among them, the latest first; or the pages of those of an id."""
     library = open_own_library(folder, options.findings.folder(options.where))
     swarm = read_swarm(folder, os.environ, library)
     if name is None:
         return _print_rows(swarm.papers(), options)
-    found = [paper for paper in swarm.read if is_named(paper.finding, name)]
+    found = [paper for paper in (*swarm.read, *swarm.own) if is_named(paper.finding, name)]
     if not found:
-        raise UserError(f"{clean_line(name)}: no finding of this id was read: `autoresearch swarm papers` has all")
+        raise UserError(
+            f"{clean_line(name)}: no finding of this id was read or sent: `autoresearch swarm papers` has all"
+        )
     for paper in found:
         text = finding_text(replace(paper.finding, source=f"peer {paper.peer}, {paper.finding.source}"))
         print(clean_block(text, sys.maxsize) if sys.stdout.isatty() else text)

@@ -4,11 +4,15 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.sanitize import clean_line, counted
+from autoresearch_jax.swarm.chain import MAX_COMMITS
+from autoresearch_jax.swarm.membership import SwarmError, read_members
 from autoresearch_jax.swarm.peer import Peer
+from autoresearch_jax.swarm.store import FINDINGS
 
 POLL_SECONDS = 60.0
 EXCHANGE_SECONDS = 30.0  # the same where members exchange chains without a remote
@@ -73,6 +77,8 @@ class BackgroundPeer:
         self._next_seconds = poll_seconds  # until the next round, if nothing comes up
         self._connect_at = -math.inf  # when it is seen next whether notices come
         self._connect_seconds = CONNECT_SECONDS
+        self._has_begun = False  # the first round is over
+        self._first_tip: str | None = None  # of this peer's findings, before it
         self._in_vain = 0  # notices in a row after which there was nothing new
         self._thread = threading.Thread(target=self._work, name="swarm", daemon=True)
 
@@ -92,7 +98,9 @@ class BackgroundPeer:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self._notice("swarm: the network takes its time: what was not sent waits in the outbox for the next run")
-        elif self._notices is not None:
+            return
+        self._guarded(self._tell_end)
+        if self._notices is not None:
             self._notices.close()
 
     def _work(self) -> None:
@@ -142,6 +150,9 @@ class BackgroundPeer:
 
     def _round(self) -> bool:
         """One round, what it pushed told by notices; true if it read anything."""
+        is_first = not self._has_begun
+        if is_first:
+            self._first_tip = self._peer.own_tip(FINDINGS)
         self._look()
         done = self._peer.round(self._pushed)
         again = RETRY_SECONDS if self._next_seconds == self._poll_seconds else 2 * self._next_seconds
@@ -150,7 +161,30 @@ class BackgroundPeer:
         if done.read:
             peers = ", ".join(sorted({one.peer for one in done.read}))
             self._notice(f"swarm: {counted(len(done.read), 'finding')} of {peers}")
+        if is_first:
+            self._has_begun = True
+            self._tell_begin(answered=done.answered)
         return bool(done.read)
+
+    def _tell_begin(self, *, answered: bool) -> None:
+        """A line on who takes part, and what was read so far; whether notices come, they tell themselves."""
+        peer = self._peer
+        members = 0
+        with suppress(SwarmError):  # of which the round has told
+            members = len(read_members(peer.members))
+        read = counted(sum(1 for _ in peer.folder.findings.glob("*.md")), "finding")
+        who = "the remote" if peer.settings.remote else "a member"
+        answer = f"{who} answers" if answered else f"{who} has not answered yet"
+        self._notice(f"swarm: as {peer.settings.name}, {counted(members, 'member')}, {read} of peers here; {answer}")
+
+    def _tell_end(self) -> None:
+        """A line on what was sent, also by another process of this folder, and what was not."""
+        peer = self._peer
+        tip = peer.own_tip(FINDINGS)
+        chain = [] if tip is None or not self._has_begun else peer.store.chain(tip, self._first_tip, MAX_COMMITS)
+        waiting = len(peer.outbox.waiting(FINDINGS))
+        left = f", {waiting} in the outbox for the next run, `sync` or `serve`" if waiting else ""
+        self._notice(f"swarm: {counted(len(chain), 'finding')} sent{left}")
 
     def _pushed(self, ref: str, commit: str) -> None:
         if self._notices is not None:

@@ -104,6 +104,10 @@ class Swarm:
             found.setdefault(finding.content, {}).update({origin_of(one): one for one in finding.evidence})
         return found
 
+    def _marked(self, name: str) -> str:
+        """A peer's name in a table."""
+        return f"{name} (this)" if name == self.settings.name else name
+
     def trust(self, paper: Paper) -> Trust:
         """What others say of what a peer claims."""
         return trust_of(self.evidence_on(paper.finding), paper.peer, peer_of_source(paper.finding.source))
@@ -126,7 +130,7 @@ class Swarm:
             trust = [self.trust(paper) for paper in claims.values()]
             rows.append(
                 {
-                    "peer": name + (" (this)" if name == self.settings.name else ""),
+                    "peer": self._marked(name),
                     "findings": len(own),
                     "kept": status["kept"],
                     "refuted": status["refuted"],
@@ -142,15 +146,17 @@ class Swarm:
         return rows
 
     def papers(self) -> list[dict[str, Scalar]]:
-        """A row a finding, the latest first; `tried` and `used` count experiments of the runs here."""
+        """A row a finding, this peer's, too, the latest first; `tried` and `used` count experiments of the runs here."""
         tried, used = _mentions(self.run_dir)
         rows: list[dict[str, Scalar]] = []
-        for paper in sorted(self.read, key=lambda paper: (-paper.commit.date, paper.peer, paper.finding.id)):
+        for paper in sorted(
+            (*self.read, *self.own), key=lambda paper: (-paper.commit.date, paper.peer, paper.finding.id)
+        ):
             evidence = paper.finding.evidence[-1] if paper.finding.evidence else None
             rows.append(
                 {
                     "date": _moment(paper.commit.date),
-                    "peer": paper.peer,
+                    "peer": self._marked(paper.peer),
                     "id": paper.finding.id,
                     "status": paper.finding.status,
                     "device class": "" if evidence is None else _cell(evidence.device_class),

@@ -118,6 +118,10 @@ def test_what_a_run_found_reaches_another_peer(place: Place, capsys):
     Outbox(place.path / "bob/swarm/outbox", "bob", {}).put_finding(waits, str(library.base_text(waits.base)))
     call(capsys, "sync", "--run_dir=bob")
     assert f"{waits.id}  differs  of bob: " in call(capsys, "sync", "--run_dir=alice")[1]
+    rows = json.loads(call(capsys, "papers", "--run_dir=alice", "--format=json")[1])
+    answered = {row["id"]: row["trust"] for row in rows if row["peer"] == "alice (this)" and row["trust"] != "claimed"}
+    assert (len(rows), answered) == (len(read), {waits.id: "1 differs"}), "what others say of her own"
+    assert "Replayed by 1 other peer: 1 differs." in call(capsys, "papers", waits.id, "--run_dir=alice")[1]
     status, out, err = call(capsys, "block", "zed", "--run_dir=bob")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "zed: no member, and nothing was read of it" in err

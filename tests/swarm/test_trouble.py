@@ -203,6 +203,11 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     came[0] = [(make_finding("last", "return 9 * x"), BASE)]
     background.close()
     assert told == ["refresh", f"{FINDINGS}/alice", f"{FINDINGS}/alice", "closed"]
+    assert place.told == [
+        "swarm: as alice, 3 members, 0 findings of peers here; the remote answers",
+        "swarm: 2 findings sent",
+    ]
+    place.told.clear()
     assert [words_of(one.finding.id) for one in place.peer("bob").round().read] == ["first", "last"]
 
     monkeypatch.setattr(background_module, "CONNECT_SECONDS", 0.01)
@@ -219,6 +224,11 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     late.start(Late())
     assert comes.wait(60), "a member who begins later is found long before the next poll"
     late.close()
+    assert place.told == [
+        "swarm: as bob, 3 members, 2 findings of peers here; the remote answers",
+        "swarm: 0 findings sent",
+    ]
+    place.told.clear()
 
     def fails(peer: Peer) -> int:
         raise ZeroDivisionError("x")
@@ -226,4 +236,4 @@ def test_a_thread_sends_what_comes_up_and_the_last_at_the_end(place: Place, make
     failing = BackgroundPeer(place.peer("carol"), fails, place.told.append, gather_seconds=0)
     failing.start()
     failing.close()
-    assert place.told == ["swarm: ZeroDivisionError: x: goes on without"]
+    assert place.told == ["swarm: ZeroDivisionError: x: goes on without", "swarm: 0 findings sent"]
