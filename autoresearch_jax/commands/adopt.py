@@ -43,6 +43,10 @@ def run(options: Options, arguments: list[str]) -> int:
     if len(arguments) != 1:
         raise UsageError("adopt takes the name of one peer: autoresearch adopt alice --tag=tonight")
     check_name(name := arguments[0])
+    where = options.run.where
+    if not where.folder.ledger.is_file():
+        there = where.tags("; there are ")
+        raise UsageError(f"--tag={where.tag}: no such run yet in {where.run_dir}: begin it, `autoresearch run`{there}")
     champion = read_champion_of(name, Path(options.run.where.run_dir))
     words = Words(hypothesis_of(champion), CATEGORY)
     tried = TryOptions(run=options.run, text=TextOptions(as_is=True), no_wait=options.no_wait, format=options.format)

@@ -60,19 +60,20 @@ def _write(
     """Writes the files in one run's folder, where a peer may be at work, or beside several; returns their paths."""
     is_one = peer is not None
     sources, commands = [ledger.source for ledger in ledgers], [again(run) for run in runs]
+    from autoresearch_jax.report.swarm import SwarmReader
+
+    swarm = None if peer is None else SwarmReader(peer, os.environ).read()
     if format == "md":
         from autoresearch_jax.report.markdown import markdown_page
 
         page = place / "report.md" if is_one else Path(f"{place}.md")
-        write_whole(page, markdown_page(runs, sources, commands))
+        write_whole(page, markdown_page(runs, sources, commands, swarm))
         return {"report": str(page)}
     from autoresearch_jax.report.page import static_page
     from autoresearch_jax.report.picture import progress_png
-    from autoresearch_jax.report.swarm import SwarmReader
 
     page = place / "report.html" if is_one else Path(f"{place}.html")
     picture = place / "progress.png" if is_one else Path(f"{place}.png")
-    swarm = None if peer is None else SwarmReader(peer, os.environ).read()
     write_whole(page, static_page(runs, sources, commands, swarm))
     write_whole(picture, progress_png(runs))
     return {"report": str(page), "picture": str(picture)}

@@ -7,6 +7,7 @@ from autoresearch_jax.decide.rule import describe_gain, plus_minus, shown
 from autoresearch_jax.report.diffs import unified
 from autoresearch_jax.report.history import History, KeptEdit, sentences
 from autoresearch_jax.report.page import duration
+from autoresearch_jax.report.swarm import SwarmView
 from autoresearch_jax.sanitize import clean_block, clean_line
 from autoresearch_jax.types import SCORE_DECIMALS
 
@@ -19,14 +20,18 @@ _LINK = re.compile(r"(?<=@)(?=\w)|(?<=#)(?=\d)|(?<=:)(?=//)|(?<=www)(?=\.)", re.
 JOINER = "\N{WORD JOINER}"  # has no width
 
 
-def markdown_page(runs: Sequence[History], sources: Sequence[Callable[[int], str]], commands: Sequence[str]) -> str:
-    """The page of one run, or of several one after the other; words of candidates cannot become markup."""
-    room = ALL_DIFFS // len(runs)
-    pages = [_page(run, source, command, room) for run, source, command in zip(runs, sources, commands, strict=True)]
-    return "\n".join(pages)
+def markdown_page(
+    runs: Sequence[History],
+    sources: Sequence[Callable[[int], str]],
+    commands: Sequence[str],
+    swarm: SwarmView | None = None,
+) -> str:
+    """The page of one run, or of several one after the other; words of candidates and peers cannot become markup."""
+    each = zip(runs, sources, commands, strict=True)
+    return "\n".join(_page(*one, ALL_DIFFS // len(runs), swarm) for one in each)
 
 
-def _page(run: History, source: Callable[[int], str], command: str, room: int) -> str:
+def _page(run: History, source: Callable[[int], str], command: str, room: int, swarm: SwarmView | None) -> str:
     figures = run.summary
     assert figures.baseline is not None
     assert figures.baseline.score is not None
@@ -47,6 +52,7 @@ def _page(run: History, source: Callable[[int], str], command: str, room: int) -
             lines += [f"**{title}**", "", *(f"- {words(line)}" for line in found), ""]
     for audit in run.audits:
         lines += [f"**Audit**: {words(str(audit.figures['in_words']))}", ""]
+    lines += [] if swarm is None else _swarm_lines(swarm, figures.adopted)
     name = str(run.settings.get("editable", "train_lib.py"))
     changed = [(edit.point.row.id, parent) for edit in run.kept if (parent := edit.point.row.parent) is not None]
     diffs: list[list[str]] = []
@@ -72,6 +78,17 @@ def _kept_row(edit: KeptEdit) -> str:
     probability = "" if edit.probability is None else shown(edit.probability)
     cells = (str(row.id), words(row.hypothesis), words(gain), words(probability), words(edit.point.outcome))
     return "".join(f"| {cell} " for cell in cells) + "|"
+
+
+def _swarm_lines(view: SwarmView, adopted: tuple[int, int]) -> list[str]:
+    """Who found what, and who adopted it."""
+    lines = [f"**Swarm**: {words(view.trouble or view.sentence(adopted))}", ""]
+    if view.rows:
+        lines += ["| finding | found by (UTC) | adopted by | tried in vain by |", "|---|---|---|---|"]
+        rows = (([row["title"]], [row["finder"]], row["adopted"], row["others"]) for row in view.rows)
+        lines += ["".join(f"| {'; '.join(map(words, cell))} " for cell in cells) + "|" for cells in rows]
+        lines.append("")
+    return lines
 
 
 def words(text: str) -> str:

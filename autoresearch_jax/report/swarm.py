@@ -13,7 +13,7 @@ from typing import Any
 
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.findings.format import Finding
-from autoresearch_jax.sanitize import clean_line
+from autoresearch_jax.sanitize import clean_line, counted
 from autoresearch_jax.swarm.adoptions import Answer, Result, SharedFinding, all_adoptions, shared_findings
 from autoresearch_jax.swarm.contents import open_own_library, read_swarm
 from autoresearch_jax.swarm.membership import SwarmFolder
@@ -59,6 +59,12 @@ class SwarmView:
     def own_adopted(self) -> int:
         """This peer's findings that others adopted."""
         return sum(one.finder == self.name and bool(one.adoptions) for one in self.findings)
+
+    def sentence(self, adopted: tuple[int, int]) -> str:
+        """What was exchanged; `adopted` are the findings that the run tried, and those that it kept."""
+        read = f"{counted(self.read, 'finding')} of {counted(self.peers, 'peer')} read, {self.sent} sent"
+        tried = f"{adopted[0]} tried in this run, {adopted[1]} of them kept"
+        return f"As {self.name}: {read}; {tried}; {self.own_adopted} of its own adopted by others."
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ class Swarm:
         return rows
 
     def papers(self) -> list[dict[str, Scalar]]:
-        """A row a finding, this peer's, too, the latest first; `tried` and `used` count experiments of the runs here."""
+        """A row a finding, also of this peer, the latest first; `tried` and `used` count experiments of runs here."""
         tried, used = _mentions(self.run_dir)
         rows: list[dict[str, Scalar]] = []
         for paper in sorted(

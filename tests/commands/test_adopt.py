@@ -29,18 +29,23 @@ def test_a_champion_is_one_experiment_and_the_run_goes_on_from_it(tmp_path: Path
 
     for words, remedy in (
         ((), "the name of one peer"),
-        (("bob",), "that is this peer itself"),
         (("Al ice",), "no name"),
+        (("alice",), "--tag=night: no such run yet"),
     ):
         status, _, err = adopt(*words)
         assert (status, remedy in err, err.count("\n")) == (2, True, 1)
+    begun = ["run", f"--run_dir={place.path / 'bob/runs'}", "--tag=night", "--seed=0", "--proposer=constants"]
+    assert cli.main([*begun, "--experiments=0"]) == 0
+    capsys.readouterr()
+    status, _, err = adopt("bob")
+    assert (status, "that is this peer itself" in err, err.count("\n")) == (2, True, 1)
     status, _, err = adopt("alice")
     assert (status, "none was read" in err, "swarm sync" in err) == (1, True, True)
 
     alice.offer_champion({"metric": "loss", "score": 1.23, "device_class": "cpu \x1b[31m", "experiment": 4}, DEEP)
     assert alice.round().answered
     assert bob.round().answered
-    status, found, _ = adopt("alice", "--seed=0")
+    status, found, _ = adopt("alice")
     assert (status, found["outcome"], found["category"]) == (0, "keep", "adoption")
     assert found["adopted_from"] == "alice"
     assert found["hypothesis"] == "The champion of peer alice, by its words loss 1.23 on cpu"

@@ -1,6 +1,7 @@
 """The part of a run's page about its swarm: a real store with hostile words of a peer, the report, and a browser."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -78,6 +79,12 @@ def test_the_swarm_is_a_part_of_the_report_and_of_the_live_page(community: Commu
     written = (run.path / "report.html").read_text()
     said = "As bob: 5 findings of 2 peers read, 2 sent; 1 tried in this run, 0 of them kept; 1 of its own adopted"
     assert said in written
+    assert main(["report", f"--run_dir={run.path.parent}", "--tag=night", "--format=md"]) == 0
+    markdown = (run.path / "report.md").read_text()
+    assert said in markdown
+    table = markdown.partition("| finding | found by")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [line.replace(r"\|", "").count("|") for line in table] == [5] * 4
+    assert (table[0].count(" on "), re.findall(r"(?<!\\)<(?:img|script)", markdown)) == (3, [])
     assert main(["status", f"--run_dir={run.path.parent}", "--tag=night"]) == 0
     assert "adopted:             1\nadopted_kept:        0\n" in capsys.readouterr().out
 
