@@ -208,7 +208,7 @@ def read_findings(store: Store, peer: str, commits: Sequence[ChainCommit]) -> It
     for commit, names, (twin, page, diff) in _read_files(store, commits, (TWIN, PAGE, DIFF)):
         where = f"{peer}'s finding {commit.commit[:10]}"
         try:
-            _check_format(twin, where)
+            _check_format(twin, where, peer)
             if page is None or len(page) > MAX_BYTES:
                 raise FindingError(f"{where}: has no {PAGE} of at most {MAX_BYTES:,} bytes")
             finding = parse_finding(_text(page, where), where)
@@ -245,8 +245,9 @@ def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:
 
 def read_pages(store: Store, peer: str, commits: Sequence[ChainCommit]) -> Iterator[tuple[ChainCommit, Finding]]:
     """The pages of findings that were read before, their ids made here; those that cannot be read are left out."""
-    for commit, _, (page,) in _read_files(store, commits, (PAGE,)):
+    for commit, _, (twin, page) in _read_files(store, commits, (TWIN, PAGE)):
         try:
+            _check_format(twin, peer, peer)
             finding = parse_finding(_text(page, peer), peer)
         except FindingError:
             continue
@@ -262,7 +263,7 @@ def read_champion(store: Store, peer: str, tip: str) -> Champion:
     where = f"{peer}'s champion"
     files = (CHAMPION, CHAMPION_TEXT)
     ((commit, _, (words, text)),) = _read_files(store, store.chain(tip, None, 1), files, MAX_COMMIT_BYTES)
-    return Champion(peer, commit.commit, commit.date, _check_format(words, where), _text(text, where))
+    return Champion(peer, commit.commit, commit.date, _check_format(words, where, peer), _text(text, where))
 
 
 def read_files(store: Store, commit: ChainCommit) -> dict[str, bytes]:
@@ -302,15 +303,16 @@ def _read_files(
             yield commit, names, [next(contents) if name in names else None for name in wanted]
 
 
-def _check_format(content: bytes | None, where: str) -> Mapping[str, Any]:
-    """The words of a JSON file of ours; refuses those of a later format."""
+def _check_format(content: bytes | None, where: str, peer: str) -> Mapping[str, Any]:
+    """The words of a JSON file of ours; refuses those of a later format, in the same words for all of a peer."""
     try:
         words = json.loads(_text(content, where))
         found = int(words["format"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise FindingError(f"{where}: has no {TWIN} or {CHAMPION} that can be read") from error
     if found > FORMAT:
-        raise FindingError(f"{where}: is of a later format, {found}: update autoresearch_jax to read it")
+        what = f"findings and champions of {peer} are of a later format, {found}"
+        raise FindingError(f"{what}: update autoresearch_jax to read them")
     return dict(words)
 
 

@@ -218,7 +218,8 @@ def read_swarm(
         members = ()
     state = peer.read_state()
     entries = {**state.get(MemberExchange.refusals, {}), **state.get(GitRemote.refusals, {})}
-    refused = [{"peer": peer_of(ref)[1], "why": str(one["why"])} for ref, one in entries.items()]
+    both = dict.fromkeys((peer_of(ref)[1], str(one["why"])) for ref, one in entries.items())  # chains of a peer
+    refused = [{"peer": name, "why": why} for name, why in both]
     waiting = Outbox(folder.outbox, settings.name, environment).waiting()
     replays = [paper.finding for paper in (*read, *own) if only_replays(paper.finding)]
     for entry in waiting:

@@ -370,10 +370,9 @@ class Peer:
                 self._tell(f"{error}: left out")
 
     def _refuse(self, refused: dict[str, Any], ref: str, tip: str, why: str) -> None:
-        why = without_password(why)
-        if refused.get(ref, {}).get("why") != why:
-            name = clean_line(peer_of(ref)[1], 60)
-            self._notice(f"{name}: chain refused: {why}")
+        why, name = without_password(why), peer_of(ref)[1]
+        if not any(peer_of(other)[1] == name and one["why"] == why for other, one in refused.items()):
+            self._notice(f"{clean_line(name, 60)}: chain refused: {why}")
         refused[ref] = {"tip": tip, "why": why, "at": round(self._clock())}
 
     def read_state(self) -> dict[str, Any]:
