@@ -48,6 +48,7 @@ from autoresearch_jax.swarm.membership import (
     without_password,
 )
 from autoresearch_jax.swarm.notices import check_notices, require_zenoh
+from autoresearch_jax.swarm.peer import Peer
 from autoresearch_jax.types import Scalar
 
 TAKES_ARGUMENTS = True
@@ -228,8 +229,13 @@ def serve(folder: SwarmFolder, options: Options) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     settings = joined.peer.settings
+
+    def relay(peer: Peer) -> int:
+        joined.claims.relay()
+        return 0
+
     with folder.serving():
-        background = started(joined, lambda peer: 0, tell, options.poll_seconds)
+        background = started(joined, relay, tell, options.poll_seconds)
         print(f"serving:             {without_password(settings.remote) or NO_REMOTE} as {settings.name}", flush=True)
         if idle is None:
             stopped.wait()

@@ -4,21 +4,29 @@ A claim is a digest of a program, its task and device class, with an expiry; a m
 that are new, go on or are over. It is not signed, and believed no further than "pass this over for now": a liar, who
 can use the name of any member, delays a program until the expiry, `MAX_CLAIM_SECONDS` in all for each name, and holds
 back `MAX_CLAIMS` at a time for each.
+
+A run without a session, since `swarm serve` of its folder has the address, leaves its claims in a file there, which
+`serve` tells.
 """
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from autoresearch_jax.files import write_json
 from autoresearch_jax.sanitize import clean_line
 
 MAX_CLAIMS = 16  # of a peer at a time, both heard and told
 MAX_CLAIM_BYTES = 1000  # of a message
 MIN_CLAIM_SECONDS, MAX_CLAIM_SECONDS = 60.0, 2 * 3600.0
+RELAYED_SECONDS = 60.0  # for which what a run left in a file holds
 AGAIN_SECONDS = 20.0  # after which claims that go on are told again: for those who came meanwhile
 WAITING = 256  # messages that are kept until they are looked at; older ones are dropped
 MAX_REMEMBERED = 2000  # programs that a peer ever claimed; it is not heard beyond
@@ -38,7 +46,11 @@ class Claims:
     """The claims of this peer and of others; for use in any thread."""
 
     def __init__(
-        self, name: str, names: Callable[[], Collection[str]], clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        names: Callable[[], Collection[str]],
+        clock: Callable[[], float] = time.monotonic,
+        relay: Path | None = None,
     ) -> None:
         """Knows none yet.
 
@@ -46,6 +58,7 @@ class Claims:
           name: of this peer.
           names: of the members; others are not heard.
           clock: seconds.
+          relay: folder where claims are left while there is no session; None for nowhere.
         """
         self._name = name
         self._names = names
@@ -56,6 +69,9 @@ class Claims:
         self._heard: Any = None
         self._told: frozenset[str] = frozenset()
         self._told_at = 0.0
+        self._relay = relay
+        self._left: frozenset[str] = frozenset()  # in a file
+        self._left_at = 0.0
 
     def opened(self, session: Any) -> None:
         """Tells and hears of claims in a session of zenoh."""
@@ -82,6 +98,35 @@ class Claims:
         """
         own = frozenset(sorted(digest_of(one, fingerprint, device_class) for one in programs)[:MAX_CLAIMS])
         seconds = max(MIN_CLAIM_SECONDS, min(2 * longest_trial, MAX_CLAIM_SECONDS))
+        if self._session is None:
+            self._leave(own, seconds)
+        else:
+            self._tell(own, seconds)
+
+    def _leave(self, own: frozenset[str], seconds: float) -> None:
+        """Leaves claims for `relay` of another process."""
+        is_due = own and self._clock() - self._left_at >= AGAIN_SECONDS
+        if self._relay is None or (own == self._left and not is_due):
+            return
+        self._left, self._left_at = own, self._clock()
+        with suppress(OSError):  # a claim is a courtesy
+            self._relay.mkdir(exist_ok=True)
+            write_json(self._relay / f"{os.getpid()}.json", {"seconds": seconds, "measures": sorted(own)})
+
+    def relay(self) -> None:
+        """Claims what runs of this folder left, in the place of what was claimed before; to be called again."""
+        own, longest = set[str](), MIN_CLAIM_SECONDS
+        for path in [] if self._relay is None else self._relay.glob("*.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                if time.time() - path.stat().st_mtime > RELAYED_SECONDS:
+                    path.unlink()
+                    continue
+                left = json.loads(path.read_text(encoding="utf-8"))
+                own |= set(map(str, left["measures"]))
+                longest = max(longest, float(left["seconds"]))
+        self._tell(frozenset(sorted(own)[:MAX_CLAIMS]), longest)
+
+    def _tell(self, own: frozenset[str], seconds: float) -> None:
         with self._lock:
             is_due = own and self._clock() - self._told_at >= min(AGAIN_SECONDS, seconds / 3)
             if self._session is None or (own == self._told and not is_due):

@@ -34,7 +34,8 @@ class JoinedPeer:
             except UserError as error:
                 notice(f"{error}: {'findings are polled for' if settings.remote else 'nothing is shared'}")
         self.peer = Peer(folder, environment, notice, exchange=exchange)
-        self.claims = Claims(settings.name, lambda: self.peer.names)
+        relay = folder.claims if settings.has_notices else None
+        self.claims = Claims(settings.name, lambda: self.peer.names, relay=relay)
         self._exchange = exchange
 
     def notices(self, wake: Callable[[], None], notice: Callable[[str], None]) -> ZenohNotices | None:

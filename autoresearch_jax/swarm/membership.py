@@ -103,6 +103,7 @@ class SwarmFolder:
         self.store = self.path / "store.git"
         self.outbox = self.path / "outbox"  # findings that are not pushed yet, a folder each
         self.findings = self.path / "findings"  # what was read of peers, as a folder of findings
+        self.claims = self.path / "claims"  # of runs here, for `swarm serve` to tell
         self.state = self.path / "state.json"
         self.lock = self.path / "peer.lock"
         self._serve_lock = self.path / "serve.lock"

@@ -144,7 +144,9 @@ def test_serve_sends_what_others_of_its_folder_found(
             assert capsys.readouterr().err == (
                 f"autoresearch swarm: {alice.folder.path}: {who} is at work already: one is enough for a folder\n"
             )
-            with at_work(place, "bob", connect=(endpoint,)) as bob:
+            heard = Claims("bob", lambda: {"alice"})
+            with at_work(place, "bob", connect=(endpoint,)) as bob, session(bob.settings, heard):
+                Claims("alice", tuple, relay=alice.folder.claims).announce(["program"], "task", "cpu", 100.0)
                 alice.offer([(make_finding("first"), BASE)])
                 assert cli.main(["swarm", "sync", where]) == 0
                 line = f"{who} answers members, and sends what waits in {alice.outbox.path}"
@@ -160,6 +162,7 @@ def test_serve_sends_what_others_of_its_folder_found(
                 assert place.said("alice") == [line]
                 wait_for(lambda: ("alice", "first") in read_by(bob))
                 wait_for(lambda: not alice.outbox.names())
+                wait_for(lambda: heard.holder("program", "task", "cpu") == "alice")
         finally:
             serve.terminate()
     assert (serve.returncode, "FATAL" in said.read_text()) == (0, False)
