@@ -37,6 +37,7 @@ WINDOW_PATTERN = "SSSL"  # attention windows, repeated over the layers: S half t
 VALUE_EMBEDDING_EVERY = 1  # layers from one with value embeddings to the next, counted back from the last
 VALUE_GATE_CHANNELS = 32  # leading channels of a layer's input that gate its value embeddings
 BIGRAM_BITS = 13  # 2 ** BIGRAM_BITS rows in the table of hashed pairs of tokens; 0 for no table
+KEY_SHIFT = 0.5  # share of the channels of each key that are the previous token's
 ROTARY_BASE = 10000.0  # longest wavelength of the rotary embeddings, in tokens over 2 pi
 SOFTCAP = 15.0  # logits stay within this distance of zero
 COMPUTE_DTYPE = "bfloat16"  # of activations and matrix multiplications; parameters and loss are float32
@@ -120,6 +121,12 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return jnp.concatenate([left * cos + right * sin, right * cos - left * sin], axis=-1)
 
 
+def shift_keys(k_BxTxHxK: Array) -> Array:
+    """Puts the last channels of each key one token later: a query for what a token was then finds what followed it."""
+    own, offered = jnp.split(k_BxTxHxK, [round(HEAD_DIM * (1 - KEY_SHIFT))], axis=-1)
+    return jnp.concatenate([own, jnp.pad(offered, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]], axis=-1)
+
+
 def symmetric_uniform(width: int) -> nnx.Initializer:
     """Uniform with standard deviation 1 / sqrt(width)."""
     bound = math.sqrt(3 / width)
@@ -162,6 +169,8 @@ class Attention(nnx.Module):
         if value_embedding_BxTxD is not None:
             gate_BxTxH = 2 * jax.nn.sigmoid(self.value_gate(x_BxTxD[..., :VALUE_GATE_CHANNELS]))
             v_BxTxHxK += gate_BxTxH[..., None] * value_embedding_BxTxD.reshape(split_heads)
+        if KEY_SHIFT:
+            k_BxTxHxK = shift_keys(k_BxTxHxK)
         q_BxTxHxK, k_BxTxHxK = rms_norm(rotate(q_BxTxHxK)), rms_norm(rotate(k_BxTxHxK))
         mixed_BxTxHxK = self.attend(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK)
         return self.out(mixed_BxTxHxK.reshape(x_BxTxD.shape))

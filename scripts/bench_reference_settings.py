@@ -99,8 +99,8 @@ def read_settings(constants: Mapping[str, Any], sequence_length: int) -> Setting
     """
     if constants["GRADIENT_ACCUMULATION"] != 1:
         raise ValueError("GRADIENT_ACCUMULATION is not 1: the references take a batch as a whole")
-    if constants["BIGRAM_BITS"] != 0 or constants["VALUE_EMBEDDING_EVERY"] != 2:
-        raise ValueError("the references have no table of bigrams, and value embeddings on every second layer")
+    if (constants["BIGRAM_BITS"], constants["KEY_SHIFT"], constants["VALUE_EMBEDDING_EVERY"]) != (0, 0, 2):
+        raise ValueError("the references have no bigrams, no shifted keys and value embeddings on every second layer")
     names = [field.name for field in dataclasses.fields(Settings) if field.name != "sequence_length"]
     return Settings(sequence_length, **{name: constants[name.upper()] for name in names})
 

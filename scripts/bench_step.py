@@ -50,8 +50,12 @@ from autoresearch_jax.tasks.lm.device import Device, find_device, platform_varia
 
 ROOT = Path(__file__).parent.parent
 SEQUENCE_LENGTH = 256
-ORIGINAL: Mapping[str, int] = {"VALUE_EMBEDDING_EVERY": 2, "BIGRAM_BITS": 0}  # which the references are written after
-CONFIGURATIONS: Mapping[str, Mapping[str, int]] = {
+ORIGINAL: Mapping[str, float] = {  # which the references are written after
+    "VALUE_EMBEDDING_EVERY": 2,
+    "BIGRAM_BITS": 0,
+    "KEY_SHIFT": 0.0,
+}
+CONFIGURATIONS: Mapping[str, Mapping[str, float]] = {
     "default": ORIGINAL,
     "256": {**ORIGINAL, "DEPTH": 4, "ASPECT_RATIO": 64, "HEAD_DIM": 128, "VOCAB_SIZE": 2048, "BATCH_SIZE": 16},
 }

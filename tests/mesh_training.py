@@ -44,8 +44,8 @@ def main() -> None:
         data, model, micro_batches = map(int, words.split(","))
         mesh = make_mesh(data, model)
         task = TaskSpec(vocab_sizes=(256,), sequence_length=16, num_devices=mesh.size)
-        constants = {"ASPECT_RATIO": 32, "MUON_ITERATIONS": 1, "GRADIENT_ACCUMULATION": micro_batches, "BIGRAM_BITS": 6}
-        experiment = load_tiny(**constants).build(task, mesh)
+        constants = {"ASPECT_RATIO": 32, "MUON_ITERATIONS": 1, "BIGRAM_BITS": 6, "KEY_SHIFT": 0.5}
+        experiment = load_tiny(**constants, GRADIENT_ACCUMULATION=micro_batches).build(task, mesh)
         specs = experiment.state_sharding
         shardings = jax.tree.map(lambda spec, mesh=mesh: NamedSharding(mesh, spec), specs)
         state = jax.jit(experiment.init, out_shardings=shardings)(jax.random.key(0))

@@ -20,6 +20,7 @@ TINY = {
     "WINDOW_PATTERN": "SL",
     "VALUE_EMBEDDING_EVERY": 2,  # as the original, which parity is tested against
     "BIGRAM_BITS": 0,  # the same
+    "KEY_SHIFT": 0.0,  # the same
     "VALUE_GATE_CHANNELS": 4,
     "COMPUTE_DTYPE": "float32",
     "BATCH_SIZE": 8,
