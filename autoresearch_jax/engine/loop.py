@@ -184,7 +184,7 @@ class Loop:
     def _work_on_text(self, number: int) -> str:
         self._begin_work()
         self._scheduler.go_on(lambda: self._begin_by_hand(time.monotonic(), up_to=number))
-        return f"text {number} of the inbox is decided on"
+        return f"text {number} of the queue is decided on"
 
     def _until_ended(self, work: Callable[[], str]) -> str:
         """Why some work ended, in one line."""

@@ -340,9 +340,10 @@ class Entries:
         """Enters a text of the inbox; one that does not fit the champion of now is over at once."""
         asset, of_champion = asset_of(self._ledger), self._ledger.source(champion.id)
         source = text.for_champion(asset, of_champion, self._merge)
-        proposal = Proposal(text.hypothesis, text.category, source=source or of_champion, proposer=HAND)
+        entered = of_champion if source is None else source  # which may be empty
+        proposal = Proposal(text.hypothesis, text.category, source=entered, proposer=HAND)
         proposal = replace(proposal, adopted_from=text.adopted_from, why=text.why)
-        intent = self._intent(champion, source or of_champion, proposal)
+        intent = self._intent(champion, entered, proposal)
         with self._ledger.transaction():
             if source is None:
                 experiment = self.reject(intent, NO_LONGER_FITS.format(champion.id), started)

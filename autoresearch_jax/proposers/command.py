@@ -91,6 +91,7 @@ This only tries whether you start: change nothing, ask nobody, and end now.
 _NOT_FOUND = re.compile(
     r"(\S*sh|\S*python[\d.]*): .*(cannot open|can't open|not found|No such file|Permission denied).*"
 )
+_REMEDY = "it runs in a copy of the last commit: commit your script, install what is missing, or give a whole path"
 _NOT_STARTED = (126, 127)  # a shell's status of a command that cannot be run, or is not there
 
 
@@ -207,7 +208,7 @@ class CommandProposer:
         words += f", and said {quoted(said, MAX_QUOTE_CHARACTERS)}" if said else ""
         is_missing = _NOT_FOUND.fullmatch(said) is not None
         if ended.returncode in _NOT_STARTED or (ended.returncode and is_missing):
-            raise AgentError(f"{words}: install what is missing, or give its whole path")
+            raise AgentError(f"{words}: {_REMEDY}")
         return words if ended.returncode or is_missing else None
 
     def asks_ahead(self, brief: Brief) -> bool:

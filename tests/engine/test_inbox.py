@@ -42,10 +42,13 @@ def test_a_change_is_carried_over_to_the_champion_that_came_meanwhile(bench):
     hand_in(bench, DEEP)
     hand_in(bench, SOURCE.replace("LR = 0.5  #", "LR = 0.7  # mine:"))
     hand_in(bench, DEEP.replace("6  #", "5  #"), base=None)
-    bench.loop(FakeTask(noise=0), ScriptedProposer([]), max_experiments=4).run()
+    hand_in(bench, "", base=None)
+    bench.loop(FakeTask(noise=0), ScriptedProposer([]), max_experiments=5).run()
     ledger = bench.ledger()
     assert ledger.source(2) == DEEP.replace("LR = 0.5", "LR = 0.1")
-    carried, refused, as_it_stands = ledger.experiments()[2:]
+    carried, refused, as_it_stands, empty = ledger.experiments()[2:]
+    assert (ledger.source(empty.id), empty.decision) == ("", Action.DISCARD)
+    assert empty.status is not Status.DUPLICATE, "it is not the champion's text"
     assert carried.decision is Action.KEEP
     assert (refused.status, refused.score) == (Status.REJECTED, None)
     assert "experiment 2" in refused.reason
