@@ -83,7 +83,8 @@ class RunObserver:
 
     def measures(self, experiment: ExperimentRow, trial: TrialRow, number: int) -> None:
         """Shows the trial that begins."""
-        run = f"run {number}" if trial.experiment == experiment.id else f"champion's run {number}"
+        is_candidate = trial.experiment == experiment.id and experiment.is_open
+        run = f"run {number}" if is_candidate else f"champion's run {number}"
         self._file.measures(experiment, trial.id, run)
         self._screen.begins()
 

@@ -95,6 +95,10 @@ def test_the_block_tells_what_is_tried_how_far_it_is_the_champion_and_what_came_
     assert " +- " in champion.split("gain")[0]
     assert " +- " in champion.split("gain")[1]
     assert last.split() == ["last", *["5", "crash", "4", "keep", "3", "crash", "2", "crash", "1", "keep"]]
+    champion = night.ledger.experiment(4)
+    again = night.ledger.begin_trial(champion.id, 9)
+    night.observer.measures(champion, again, 3)
+    assert read_live(night.folder).trials[-1].run == "champion's run 3", "it is not tried again"
     night.observer.close()
     assert "".join(screen.screen()[7:]) == "", "nothing of it stays"
 
