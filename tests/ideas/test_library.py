@@ -90,6 +90,17 @@ def test_all_ideas_keep_the_contract(library: dict[str, Finding]) -> None:
         _check_contract(module.build(TASK, MESH), name)
 
 
+@pytest.mark.slow
+def test_ideas_that_fit_the_training_file_keep_the_contract_with_it(library: dict[str, Finding]) -> None:
+    source = TRAIN_LIB.read_text(encoding="utf-8")
+    for name, finding in library.items():
+        with contextlib.suppress(FindingError):
+            text = apply_finding(finding, source, None, lambda base, ours, theirs: None)
+            module = types.ModuleType(name)
+            exec(compile(text, name, "exec"), module.__dict__)
+            _check_contract(module.build(TASK, MESH), name)
+
+
 def _check_contract(experiment: Experiment, name: str) -> None:
     state = jax.eval_shape(experiment.init, jax.random.key(0))
     assert experiment.vocab_size in TASK.vocab_sizes, name
