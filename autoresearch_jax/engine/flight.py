@@ -18,8 +18,9 @@ from autoresearch_jax.engine.recorder import Recorder
 from autoresearch_jax.engine.records import ExperimentRow, Kind, Purpose, TrialRow
 from autoresearch_jax.engine.state import read_compile_cost, read_state
 from autoresearch_jax.engine.stopping import StoppingList
-from autoresearch_jax.engine.task import MAX_FAILURES, RunError, TaskFailures
+from autoresearch_jax.engine.task import GOES_ON, MAX_FAILURES, RunError, TaskFailures
 from autoresearch_jax.executors.base import Finished, Work
+from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import (
     ATTENDED_SHARE,
     CLOCK_FAULT,
@@ -163,17 +164,23 @@ class Flight:
           StopReached: the machine failed until the run was over; the same.
         """
         if trouble := disk_trouble(error):
-            raise RunError(f"{trouble}; the same command goes on from here") from error
+            raise RunError(f"{trouble}; {GOES_ON}") from error
         self._parts.disk.require_room()
         is_hopeless = isinstance(error, CandidateUntouched) and not self._has_measured
         is_baseline = experiment.kind is Kind.BASELINE and experiment.is_open
         most = 1 if is_baseline or is_hopeless else MAX_FAILURES
-        words = self._failures.enter(error, self._parts.folder.log_dir(experiment.id), most)
+        words = self._failures.enter(error, self._parts.folder.log_dir(experiment.id), most, self._goes_on())
         if isinstance(error, CandidateUntouched):
             is_certifying = experiment.kind is Kind.REVERT or (trial is not None and trial.purpose is Purpose.CERTIFY)
             champion = None if is_certifying else self._recorder.champion
             self._wait(words, self._failures.count - 1, champion)
         return words
+
+    def _goes_on(self) -> str:
+        """What the next process does, and the experiment that it tries first."""
+        rows = self._ledger.open_experiments()
+        first = f", with experiment {rows[0].id} ({clean_line(rows[0].hypothesis)}) first" if rows else ""
+        return GOES_ON + first
 
     def _wait(self, why: str, waits: int, champion: ExperimentRow | None) -> None:
         self._num_waits += 1
@@ -235,7 +242,7 @@ class Flight:
         except RunError:
             raise
         except TermsChanged as error:  # for a person to mend, and the next proposal would meet it again
-            raise RunError(f"{error}; the same command goes on from here") from error
+            raise RunError(f"{error}; {self._goes_on()}") from error
         except KeyboardInterrupt:
             self._ledger.interrupt_trial(trial.id)
             raise
@@ -273,8 +280,7 @@ class Flight:
         if self._champion_failures >= MAX_FAILURES:
             raise RunError(
                 f"the champion (experiment {trial.experiment}) cannot be measured any more ({measurement.status}): "
-                f"{measurement.error}; see {self._parts.folder.log_dir(trial.experiment)}; the same command goes on "
-                "from here"
+                f"{measurement.error}; see {self._parts.folder.log_dir(trial.experiment)}; {self._goes_on()}"
             )
 
     def _finish(self, trial: TrialRow, measurement: Measurement) -> None:

@@ -272,6 +272,7 @@ class SnapshotKeeper(Protocol):
         ...
 
 
+GOES_ON = "the same command goes on from here"
 MAX_FAILURES = 3  # in a row; one may be an accident of the machine, three are not the candidate's doing
 
 
@@ -285,10 +286,11 @@ class TaskFailures:
     def __init__(self) -> None:
         self._count = 0
 
-    def enter(self, error: Exception, log_dir: Path, most: int = MAX_FAILURES) -> str:
+    def enter(self, error: Exception, log_dir: Path, most: int = MAX_FAILURES, goes_on: str = GOES_ON) -> str:
         """Logs a failure; returns it in one line.
 
-        The traceback is added to task_error.txt in `log_dir`; `most` in a row are too many.
+        The traceback is added to task_error.txt in `log_dir`; `most` in a row are too many. `goes_on` ends the line of
+        a RunError.
 
         Raises:
           RunError: it was one too many; what it failed on stays open, and the same command takes it up again.
@@ -302,7 +304,7 @@ class TaskFailures:
             line = f"the task failed: {type(error).__name__}: {line}"
         if self._count >= most:
             see = "" if isinstance(error, CandidateUntouched) else f"; see {log}"  # it names the log that says why
-            raise RunError(f"{line}{see}; the same command goes on from here") from error
+            raise RunError(f"{line}{see}; {goes_on}") from error
         return line
 
     @property

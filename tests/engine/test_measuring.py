@@ -197,7 +197,7 @@ def test_a_full_disk_or_another_dataset_ends_the_run_at_once_and_the_trial_stays
                 raise error
             return super().measure(candidate, **arguments)
 
-    with pytest.raises(RunError, match=rf"^{words}; the same command goes on from here$"):
+    with pytest.raises(RunError, match=rf"^{words}; the same command goes on from here"):
         bench.loop(Unlucky(), ScriptedProposer([BETTER]), RULE).run()
     assert bench.ledger().open_trials() is not None
     bench.loop(FakeTask(), ScriptedProposer([BETTER]), RULE).run()
