@@ -9,12 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoresearch_jax.engine.task import Terms
+from autoresearch_jax.engine.task import PartedTerms, Terms
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.files import write_json, write_whole
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.types import Scalar
 
+PARTS = "fingerprint_parts"  # among the settings of some tasks, as JSON: says what of a fingerprint has changed
+_SAME = "use the same ones, or another --tag"
 _TAG_PARTS = 3  # of a tag with slashes that is found again
 _LOCK_SECONDS = 1.0  # `holder` in another process has the lock for a moment, and a killed process takes one to end
 
@@ -280,6 +282,7 @@ def task_settings(task: Terms) -> dict[str, Scalar]:
         "budget_steps": task.budget.steps,
         "fingerprint": task.fingerprint,
         **task.terms,
+        **({PARTS: json.dumps(task.fingerprint_parts)} if isinstance(task, PartedTerms) else {}),
     }
 
 
@@ -292,7 +295,7 @@ def check_settings(
     stored: Mapping[str, Scalar],
     wanted: Mapping[str, Scalar],
     folder: Path,
-    remedy: str = "use the same ones, or another --tag",
+    remedy: str = _SAME,
 ) -> None:
     """Refuses to go on with a run that was started with other settings: its scores could not be compared.
 
@@ -300,7 +303,14 @@ def check_settings(
       RunFolderError: some differ; the message names each.
     """
     differing = [
-        f"{name} {stored.get(name)} then, {value} now" for name, value in wanted.items() if stored.get(name) != value
+        f"{name} {stored.get(name)} then, {value} now"
+        for name, value in wanted.items()
+        if name != PARTS and stored.get(name) != value
     ]
     if differing:
+        then, now = (json.loads(str(settings.get(PARTS) or "{}")) for settings in (stored, wanted))
+        if then and now and (changed := sorted(part for part in then | now if then.get(part) != now.get(part))):
+            differing.append(f"changed: {', '.join(changed)}")
+            if remedy is _SAME:
+                remedy = f"put {'it' if len(changed) == 1 else 'them'} back as before, or use another --tag"
         raise RunFolderError(f"{folder} was started with other settings ({'; '.join(differing)}): {remedy}")

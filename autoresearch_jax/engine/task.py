@@ -45,6 +45,16 @@ class Terms(Protocol):
         ...
 
 
+@runtime_checkable
+class PartedTerms(Protocol):
+    """Terms whose fingerprint is one of several named parts."""
+
+    @property
+    def fingerprint_parts(self) -> Mapping[str, str]:
+        """A hash of each file or table that the fingerprint is made of, by its name for people."""
+        ...
+
+
 class Task(Terms, Protocol):
     """An editable asset, a scalar metric, a time box."""
 

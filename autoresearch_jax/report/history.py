@@ -21,7 +21,7 @@ from autoresearch_jax.engine.certifying import Certificate, Word, certificates
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.recorder import outcome
 from autoresearch_jax.engine.records import AuditTrial, ExperimentRow, Kind, TrialRow
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import PARTS, RunFolder
 from autoresearch_jax.engine.state import CONTRACT, FACTS, MACHINE_FLAGS, runs_beside, trials_by_experiment
 from autoresearch_jax.errors import UserError
 from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY
@@ -30,7 +30,7 @@ from autoresearch_jax.report.summary import RunSummary, summarize_run
 from autoresearch_jax.types import ATTENDED_SHARE, LOSSES, WALL_SECONDS, Metric, Scalar, Status
 
 HOUR = 3600.0
-SILENT_SETTINGS = (MACHINE_FLAGS, FACTS, CONTRACT)  # of this machine, or for agents
+SILENT_SETTINGS = (MACHINE_FLAGS, FACTS, CONTRACT, PARTS)  # of this machine, for agents, or for messages
 # Parts of an experiment's time by the metrics that have them, in the order in which they are shown
 TRAINING, WAITING, OTHER = "training", "waiting for the machine", "proposing and other"
 CHECKING = "checking and tracing"

@@ -75,6 +75,15 @@ def fingerprint_of(task: TaskFile, files: TaskFiles) -> str:
     return sha256_of_json({**tables, "limits": limits, "asset": files.asset, "trusted": files.trusted})[:32]
 
 
+def fingerprint_parts(task: TaskFile, files: TaskFiles) -> dict[str, str]:
+    """The parts of `fingerprint_of`, by what people know them as."""
+    tables = {name: getattr(task, name) for name in ("metric", "build", "run", "serve", "evaluate")}
+    there = {name: asdict(table) for name, table in tables.items() if table is not None}
+    there["budget"] = {"memory_mb": task.budget.memory_mb, "start_seconds": task.budget.start_seconds}
+    hashes = {f"[{name}] of {task.path.name}": sha256_of_json(table) for name, table in there.items()}
+    return {name: sha256[:16] for name, sha256 in (hashes | files.asset | files.trusted).items()}
+
+
 def program_hash_of(task: TaskFile, files: TaskFiles, canonical: str) -> str:
     """Hash of what runs: equal ones are one candidate."""
     commands = [None if table is None else asdict(table) for table in (task.build, task.run, task.serve)]

@@ -27,6 +27,7 @@ from autoresearch_jax.tasks.command.programs import (
     RESULT,
     TaskFiles,
     fingerprint_of,
+    fingerprint_parts,
     inventory,
     make_programs,
     program_hash_of,
@@ -88,12 +89,14 @@ class CommandTerms:
     budget: Budget
     fingerprint: str
     terms: Mapping[str, Scalar]
+    fingerprint_parts: Mapping[str, str]
 
     @classmethod
     def of(cls, task: TaskFile, files: TaskFiles, budget_seconds: float, clock: str) -> "CommandTerms":
         """Those of a task.toml on this machine."""
         budget = Budget(seconds=budget_seconds)
-        return cls(task.what_is_measured, budget, fingerprint_of(task, files), machine_terms(clock))
+        parts = fingerprint_parts(task, files)
+        return cls(task.what_is_measured, budget, fingerprint_of(task, files), machine_terms(clock), parts)
 
 
 class CommandTask:
@@ -114,6 +117,7 @@ class CommandTask:
             found = CommandTerms.of(task, self._files, config.budget_seconds, config.clock)
         self.metric, self.budget, self.fingerprint = found.metric, found.budget, found.fingerprint
         self.terms: Mapping[str, Scalar] = found.terms
+        self.fingerprint_parts = found.fingerprint_parts
         self._cage = Cage(task, config.sandbox, config.environment, config.clock, config.max_stretch)
         self._splits = {VAL: task.absolute(task.files.val), HOLDOUT: task.absolute(task.files.holdout)}
         self.facts: Mapping[str, Scalar] = {
