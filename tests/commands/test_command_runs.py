@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_task import ASSET, EVALUATE, SERVED, write_task
 from repositories import git
 
 from autoresearch_jax import cli
@@ -11,6 +12,23 @@ from autoresearch_jax.commands.init import COMMAND_FILES
 from autoresearch_jax.tasks.command.programs import MANIFEST
 
 RUN = ("--task=command", "--tag=nov29", "--seed=0", "--clock=wall", "--budget_seconds=600")  # however busy it is
+
+PAGE = """# Classes
+
+## Goal
+
+Raise `accuracy`.
+
+## You may change
+
+| constant | values | note |
+|---|---|---|
+| `THRESHOLD` | 0 .. 9 | |
+
+## Stop when
+
+- 9 experiments
+"""
 
 
 @pytest.fixture
@@ -76,6 +94,43 @@ def test_what_init_writes_is_a_task_for_all_commands(
     for manifest in damaged:
         (manifest.parent / "asset" / "tour.py").write_text("changed")
     assert "tour.py: was changed" in told(capsys, "verify", "nov29", status=1)["differences"][0]
+
+
+def test_no_candidate_and_no_failing_evaluator_ends_a_tag(
+    place: Path, sandbox_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_once = (SERVED, '[run]\ncommand = ["python3", "main.py"]\n'), ('"serve.py"', '"main.py", "questions.txt"')
+    evaluate = "import os\nassert not os.path.exists('down'), 'the judge is down'\n" + EVALUATE
+    write_task(place, *run_once, evaluate_dot_py=evaluate, program_dot_md=PAGE)
+    git(place, "add", ".")
+    git(place, "commit", "-q", "-m", "start")
+
+    def tried(source: str, name: str, status: int) -> dict:
+        (place / "classifier.py").write_text(source)
+        words = (f"--cache_dir={sandbox_cache}", "--decision=greedy", f"--hypothesis={name}")
+        return told(capsys, "try", *RUN, *words, status=status)
+
+    nothing = tried(ASSET.replace("THRESHOLD = 1", "import os\nos._exit(0)\nTHRESHOLD = 1"), "leave it out", 4)
+    assert nothing["outcome"] == "invalid"
+    assert "FileNotFoundError" in nothing["reason"]
+
+    (place / "down").touch()
+    (place / "classifier.py").write_text(ASSET.replace("= 1", "= 2"))
+    capsys.readouterr()
+    assert cli.main(["try", "--tag=nov29", "--hypothesis=two"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert all(words in line for words in ("the judge is down", "champion, too", "experiment 2 (two) first"))
+    (place / "down").unlink()
+    assert cli.main(["run", "--tag=nov29", "--proposer=constants", "--experiments=2"]) == 0
+    assert told(capsys, "status", "--tag=nov29")["experiments"] == 2
+
+    (place / "evaluate.py").write_text(EVALUATE)
+    task = (place / "task.toml").read_text()
+    (place / "task.toml").write_text(task.replace('noise = "items"', 'noise = "seeds"'))
+    assert cli.main(["run", "--tag=nov29", "--experiments=3"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "changed: [metric] of task.toml, evaluate.py): put them back" in line
+    assert "another --tag" in line
 
 
 def test_what_does_not_fit_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

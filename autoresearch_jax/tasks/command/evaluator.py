@@ -33,7 +33,15 @@ _MEAN_TOLERANCE = 1e-6
 
 
 class EvaluatorFailed(CandidateUntouched):
-    """The evaluator failed, which says nothing of the candidate; the message names its command and what to do."""
+    """The evaluator failed, which alone says nothing of the candidate; the message names its command and what to do.
+
+    Attributes:
+      what: it did, without places.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -227,5 +235,5 @@ def _is_number(value: object) -> bool:
 def _failed(task: TaskFile, what: str, log_path: Path) -> EvaluatorFailed:
     command = shlex.join(task.evaluate.command)
     return EvaluatorFailed(
-        f"{task.place('evaluate', 'command')}: the evaluate command {command} {what}; see {log_path}"
+        f"{task.place('evaluate', 'command')}: the evaluate command {command} {what}; see {log_path}", what
     )

@@ -36,7 +36,15 @@ from autoresearch_jax.tasks.command.programs import (
 )
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, KIBIBYTE, LATENCY, VAL, TaskFile
 from autoresearch_jax.tasks.command.timebox import AssetFailed, failed_figures
-from autoresearch_jax.tasks.command.trial import ProgressCallback, Trial, find_reference, leave_reference
+from autoresearch_jax.tasks.command.trial import (
+    CONTROL,
+    ProgressCallback,
+    Reference,
+    Trial,
+    evaluate_fairly,
+    find_reference,
+    leave_reference,
+)
 from autoresearch_jax.types import (
     HOLDOUT_ITEMS,
     HOLDOUT_SCORE,
@@ -166,26 +174,23 @@ class CommandTask:
         reference_log_dirs: Sequence[Path] = (),
         compile_cost: CompileCost = UNKNOWN_COMPILE_COST,
     ) -> Measurement:
-        """See `engine.task.Task.measure`; what `evaluate` fails of is a CandidateUntouched."""
+        """See `engine.task.Task.measure`; what `evaluate` fails of with the champion, too, is a CandidateUntouched."""
         self._files.require_unchanged()
         if (done := self._read_snapshot(snapshot_dir, seed, candidate.program_hash)) is not None:
             return done
         started = time.monotonic()
         cage = replace(self._cage, stop=threading.Event())
         self._stop = cage.stop
-        trial = Trial(
-            *(cage, candidate, self._config.budget_seconds, seed, log_dir),
-            evaluate=partial(self._evaluate, seed, log_dir, cage.stop),
-            prepare=partial(self.prepare, log_dir=log_dir, beside_a_trial=True),
-            on_progress=on_progress,
-        )
-        reference = None
-        if self._task.metric.noise == LATENCY:
-            reference = find_reference((*reference_log_dirs, log_dir))
+        trial = self._trial(cage, candidate, seed, log_dir, on_progress)
+        reference = find_reference((*reference_log_dirs, log_dir))
+        control = None
+        if reference is not None and scrutiny is not Scrutiny.AUDIT:  # which ends, and decides nothing
+            control = partial(self._control, cage, reference, log_dir)
+        beside = reference if self._task.metric.noise == LATENCY else None
         splits = [VAL, HOLDOUT] if scrutiny is Scrutiny.AUDIT else [VAL]
         try:
             with self._config.place.taken(), ExitStack() as stack:
-                found = trial.evaluate(splits, reference, stack)
+                found = evaluate_fairly(trial, splits, beside, control, stack)
                 self._files.require_unchanged()  # else the measurement is void
                 metrics = {**found[VAL].metrics, **trial.figures(), "total_seconds": time.monotonic() - started}
                 if HOLDOUT in found:
@@ -202,8 +207,7 @@ class CommandTask:
             return Measurement(failure.status, None, seed, metrics, error=failure.reason)
         except (WatchError, SandboxError) as error:
             raise untouched(error) from error
-        if self._task.metric.noise == LATENCY:
-            leave_reference(log_dir, candidate.source, seed, found[VAL].value)
+        leave_reference(log_dir, candidate.source, seed, found[VAL].value)
         return measurement
 
     measure_on_holdout = partialmethod(measure, scrutiny=Scrutiny.AUDIT)  # see `engine.task.HoldoutTask`
@@ -216,6 +220,24 @@ class CommandTask:
     def close(self) -> None:
         """Ends a trial in another thread; nothing runs between two."""
         self._stop.set()
+
+    def _trial(
+        self, cage: Cage, candidate: Candidate, seed: int, log_dir: Path, on_progress: ProgressCallback | None
+    ) -> Trial:
+        return Trial(
+            *(cage, candidate, self._config.budget_seconds, seed, log_dir),
+            evaluate=partial(self._evaluate, seed, log_dir, cage.stop),
+            prepare=partial(self.prepare, log_dir=log_dir, beside_a_trial=True),
+            on_progress=on_progress,
+        )
+
+    def _control(self, cage: Cage, reference: Reference, log_dir: Path) -> Trial:
+        """A trial of the champion as it was scored before, whose score is not used."""
+        self._files.require_unchanged()
+        logs = log_dir / CONTROL
+        logs.mkdir(exist_ok=True)
+        candidate = self.prepare(reference.source, logs, beside_a_trial=True)
+        return self._trial(cage, candidate, reference.seed, logs, None)
 
     def _evaluate(
         self,

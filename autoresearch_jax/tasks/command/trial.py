@@ -12,15 +12,17 @@ from autoresearch_jax.sandbox.process import WatchError
 from autoresearch_jax.sandbox.sandbox import remove_tree, scratch_folder
 from autoresearch_jax.sanitize import clean_line
 from autoresearch_jax.tasks.command.asset import AssetProcess, Cage, asset_figures, copy_written, untouched
-from autoresearch_jax.tasks.command.evaluator import Evaluation
+from autoresearch_jax.tasks.command.evaluator import Evaluation, EvaluatorFailed
 from autoresearch_jax.tasks.command.programs import SCRATCH
 from autoresearch_jax.tasks.command.task_file import HOLDOUT, LATENCY, VAL
 from autoresearch_jax.tasks.command.timebox import AssetFailed
-from autoresearch_jax.types import Candidate, CandidateUntouched, Scalar, Status
+from autoresearch_jax.types import Candidate, CandidateRejected, CandidateUntouched, Scalar, Status
 
 ASSET_LOG = "asset.log"
 CHAMPION_LOG = "champion.log"
 REFERENCE = "reference.json"  # in the logs of an experiment: its text and its scores, for trials of others
+CONTROL = "control"  # in the logs of an experiment: those of the champion, evaluated where the evaluator failed
+MAX_EVALUATIONS = 3  # of what a run wrote, while the evaluator fails
 TURNS = 3  # of each of the two, where the metric is a latency
 ProgressCallback = Callable[[Mapping[str, Scalar]], None]
 # split, the service that is asked or None, what a run wrote or None, which turn
@@ -29,10 +31,11 @@ Evaluate = Callable[[str, AssetProcess | None, Path | None, int], Evaluation]
 
 @dataclass(frozen=True)
 class Reference:
-    """What trials of a latency are measured beside: a text, and the mean of its scores so far."""
+    """What other trials are compared with: a text, the mean of its scores so far, and a seed that it scored with."""
 
     source: str
     value: float
+    seed: int
 
 
 class Trial:
@@ -63,13 +66,16 @@ class Trial:
     def evaluate(self, splits: Sequence[str], reference: Reference | None, stack: ExitStack) -> dict[str, Evaluation]:
         """The candidate's evaluation on each split; what is left until the stack is closed is removed then.
 
+        Called again it evaluates what the run wrote; a service is started again.
+
         Raises:
           AssetFailed: the candidate failed.
           EvaluatorFailed: the evaluator did.
         """
         try:
             if self._task.run is not None:
-                self._run(stack)
+                if self.out is None:
+                    self._run(stack)
                 return {split: self._evaluate(split, None) for split in splits}
             asset = self._serve(self._candidate, ASSET_LOG, stack)
             if self._task.metric.noise != LATENCY:
@@ -92,6 +98,7 @@ class Trial:
         if self._asset is not None:
             self._figures = self._asset.box.figures()
             self._peak_memory_bytes = self._asset.close()
+            self._asset = None
 
     def _run(self, stack: ExitStack) -> None:
         assert self._task.run is not None
@@ -194,6 +201,54 @@ def _freeze(asset: AssetProcess) -> None:
         raise AssetFailed(Status.CRASH, str(error)) from error
 
 
+def evaluate_fairly(
+    trial: Trial,
+    splits: Sequence[str],
+    reference: Reference | None,
+    make_control: Callable[[], Trial] | None,
+    stack: ExitStack,
+) -> dict[str, Evaluation]:
+    """As `Trial.evaluate`; where the evaluator fails, it has to score the champion now, else the task is at fault.
+
+    What a run wrote is evaluated up to MAX_EVALUATIONS times. A service has one chance: one that makes the evaluator
+    fail when it is about to score badly would draw again.
+
+    Args:
+      trial: of the candidate.
+      splits: see `Trial.evaluate`.
+      reference: the same.
+      make_control: a trial of the champion; None where there is none.
+      stack: see `Trial.evaluate`.
+
+    Raises:
+      AssetFailed: the candidate failed, or the evaluator fails on it alone, which is INVALID.
+      EvaluatorFailed: the evaluator failed, on the champion as well where there is one.
+    """
+    control: Trial | None = None
+    for left in reversed(range(MAX_EVALUATIONS)):
+        try:
+            return trial.evaluate(splits, reference, stack)
+        except EvaluatorFailed as failure:
+            if make_control is None:
+                raise
+            if trial.out is None:
+                stack.close()  # ends what is served
+            try:
+                control = control or make_control()
+                control.evaluate([VAL], None, stack)
+            except EvaluatorFailed as other:
+                remedy = "mend what it needs; with another evaluator begin a run with another --tag"
+                raise EvaluatorFailed(f"{failure}; it fails on the champion, too: {remedy}", other.what) from failure
+            except (AssetFailed, CandidateRejected, CandidateUntouched) as error:
+                words = f"{failure}; the champion cannot be evaluated, either: {clean_line(str(error))}"
+                raise EvaluatorFailed(words, failure.what) from failure
+            if trial.out is None or not left:
+                what = failure.what if trial.out is None else failure.what.replace(str(trial.out), "$OUT")
+                words = f"the evaluator fails on it and scores the champion: it {what}"
+                raise AssetFailed(Status.INVALID, clean_line(words)) from failure
+    raise AssertionError("the last try returns or raises")
+
+
 def find_reference(log_dirs: Sequence[Path]) -> Reference | None:
     """What the last of the experiments left that left anything: the champion comes after the baseline.
 
@@ -203,7 +258,8 @@ def find_reference(log_dirs: Sequence[Path]) -> Reference | None:
     for folder in (*reversed(others), own):
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((folder / REFERENCE).read_text(encoding="utf-8"))
-            return Reference(str(found["source"]), statistics.fmean(found["values"].values()))
+            values = found["values"]
+            return Reference(str(found["source"]), statistics.fmean(values.values()), int(next(iter(values))))
     return None
 
 
