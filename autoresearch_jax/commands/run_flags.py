@@ -145,7 +145,7 @@ def read_on_run(flag_values: flags.FlagValues, options_type: type[T], notice: Ca
             f"{_beside(refused)}: {run.folder.path} is bound to what it was begun with: leave it out; a run of its own "
             "(another --tag) can have it"
         )
-    said = [_beside(differing)] if differing else []
+    said = [f"goes on with {_beside(differing)}"] if differing else []
     said += [f"{_shown(flag)} is left out, since nothing uses it now" for flag in left_out]
     if said:
         notice(clean_line(redact(f"{run.folder.path}: {'; '.join(said)}", secret_values(os.environ))))

@@ -251,9 +251,9 @@ class LineageRule:
             return Action.DISCARD, f"{why}, {settings.keep_probability:g} keeps; no more than {settings.max_runs} runs"
         rate = settings.run_worth * _gain_per_run(lineage)
         worth = worth_of_runs(gain.mean - price, gain.variance, posterior.learnt.seed_share)
-        why += f", a further run gains {worth if worth >= LEAST_SHOWN else 0:.2g} sigma"
+        why += f", a further run would gain {worth if worth >= LEAST_SHOWN else 0:.2g} sigma"
         if worth < rate:
-            return Action.DISCARD, f"{why}, less than {rate:.2g}"
+            return Action.DISCARD, f"{why}, less than the {rate:.2g} asked of a run"
         parent = lineage.parent_of(number)
         of_champion, its_runs = posterior.variance(parent), max(1, len(lineage.runs_of(parent)))
         # what a run takes off the variance; of the champion's no more than if its own runs were all that is known of it

@@ -62,7 +62,7 @@ def _trial(trial: TrialRow, at_work: bool) -> dict[str, Any]:
 
 
 def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
-    """Prints what `explain` found: runs, difference, probability, what happened next."""
+    """Prints what `explain` found: runs, difference, probability, outcome."""
     lines = {"experiment": f"{found['experiment']}: {found['hypothesis']}"}
     if found["finding"] is not None:
         lines["finding"] = found["finding"]
@@ -81,7 +81,7 @@ def print_explanation(found: dict[str, Any], stream: TextIO) -> None:
         lines["difference"] = describe_gain(Estimate(found["gain"], found["gain_error"]))
     if found["probability"] is not None:
         lines["probability"] = f"{shown(found['probability'])} of a gain above its price"
-    lines["next"] = f"{found['outcome']}: {found['reason'] or 'not decided on'}"
+    lines["outcome"] = f"{found['outcome']}: {found['reason'] or 'not decided on'}"
     if found["certificate"] is not None:
         gain = describe_gain(Estimate(found["gain_now"], found["gain_now_error"]))
         lines["now"] = f"{gain} by all runs since, {shown(found['probability_real'])} real: {found['certificate']}"

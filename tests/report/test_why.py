@@ -61,22 +61,22 @@ def lines_of(ledger, number):
 
 def test_a_keep_is_told_in_six_lines_that_a_person_reads(ledger):
     lines = lines_of(ledger, 1)
-    assert list(lines) == ["experiment", "runs", "difference", "probability", "next", "now"]
+    assert list(lines) == ["experiment", "runs", "difference", "probability", "outcome", "now"]
     assert lines["experiment"].split(maxsplit=1) == ["1:", "idea of proposal"]
     assert lines["runs"].count("0.99") == 4
     assert lines["runs"].count("(champion)") == 3
     assert "0.0100 +- 0.0010 better" in lines["difference"]
     assert "0.99" in lines["probability"]
-    assert "keep: the reason of 1" in lines["next"]
+    assert "keep: the reason of 1" in lines["outcome"]
     assert lines["now"].endswith(": certified")
 
 
 def test_a_loss_and_a_failure_have_no_now(ledger):
     lost = lines_of(ledger, 4)
-    assert list(lost) == ["experiment", "runs", "difference", "probability", "next"]
+    assert list(lost) == ["experiment", "runs", "difference", "probability", "outcome"]
     assert "worse" in lost["difference"]
     failed = lines_of(ledger, 5)
-    assert list(failed) == ["experiment", "runs", "next"]
+    assert list(failed) == ["experiment", "runs", "outcome"]
     assert failed["runs"].split() == ["oom:", "no", "memory"]
 
 
@@ -118,6 +118,6 @@ def test_the_greedy_rule_has_a_difference_and_no_probability(tmp_path):
         enter(ledger, Kind.BASELINE, [(Purpose.CHAMPION, 1.0)], KEEP)
         kept = Decision(Action.KEEP, "why", Estimate(0.5, 0.0))
         enter(ledger, Kind.PROPOSAL, [(Purpose.CANDIDATE, 0.5)], KEEP, decision=kept, parent=0)
-        assert list(lines_of(ledger, 1)) == ["experiment", "runs", "difference", "next"]
+        assert list(lines_of(ledger, 1)) == ["experiment", "runs", "difference", "outcome"]
         assert summarize_run(ledger).lines()["gain"] == 0.5
         assert summarize_run(ledger).lines()["champion_loss"] == "0.500000"
