@@ -4,7 +4,8 @@
 
 Without FILE it is --editable as it stands. With --tag of a run that has begun the run's flags hold, and the text
 is compared with its champion: what it changes, and whether its program was measured before. Nothing is written to the
-run, whose driver may be at work. Exit status: 0 if `autoresearch try` would measure it, 4 if not.
+run, whose driver may be at work. Before that, or without --tag, it is checked as `try` would begin a run with these
+flags. Exit status: 0 if `autoresearch try` would measure it, 4 if not, 1 if it cannot be told what it is a change of.
 """
 
 import json
@@ -17,23 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoresearch_jax.assets.base import AssetKind, same_value
+from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError, ConstantError, same_value
 from autoresearch_jax.assets.merging import known_constants, rebase_text
 from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.brief import read_brief
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
 from autoresearch_jax.commands.hand_text import base_of, committed_text, kept_texts, read_source, syntax_fault
-from autoresearch_jax.commands.options import InRun, format_option, option
+from autoresearch_jax.commands.options import ConstantsOptions, InRun, format_option, option
+from autoresearch_jax.commands.run_flags import require_began_with
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.run_folder import RunFolder
+from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.engine.same_program import repetition
-from autoresearch_jax.errors import UsageError
+from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.proposers.base import Brief
 from autoresearch_jax.report.diffs import compare
 from autoresearch_jax.report.tables import print_lines
@@ -52,6 +54,7 @@ class Options:
 
     task: TaskOptions = field(default_factory=TaskOptions)
     where: FolderOptions = field(default_factory=FolderOptions)
+    start: ConstantsOptions = field(default_factory=ConstantsOptions)
     program: Path = option(Path("./program.md"), "the page of instructions", in_run=InRun.FREE)
     editable: Path = option(
         DEFAULT_EDITABLE, "the file to edit; with --task=command task.toml names it", in_run=InRun.BOUND
@@ -77,14 +80,22 @@ class RunTexts:
     brief: Brief
 
     @classmethod
-    def read(cls, options: Options) -> "RunTexts":
-        """Reads a run that has begun.
+    def read(cls, options: Options) -> "RunTexts | None":
+        """Reads a run; None where none is named, or none of that tag has begun, of which a notice tells.
 
         Raises:
-          UserError: there is none, or its baseline is not measured.
+          UserError: its baseline is not measured, it began with other constants, or the tag is that of lineages.
         """
-        folder = options.where.existing
+        where = options.where
+        if not where.tag:
+            return None
+        if not where.folder.ledger.exists() and Lineages.read(where.folder) is None:
+            there = where.tags("; there are ")
+            _say(f"{where.folder.path}: no run of this tag has begun: checked against the flags alone{there}")
+            return None
+        folder = where.existing
         with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
+            require_began_with(ledger.experiments(), options.start.constants)
             brief = read_brief(ledger, folder, options.program, None, Asking(), _say)
             return cls(kept_texts(ledger), brief)
 
@@ -101,16 +112,14 @@ def run(options: Options, arguments: list[str]) -> int:
     path = Path(arguments[0]) if arguments else options.editable
     asset = options.task.asset
     source = read_source(path, "behind `check`", asset)
-    texts = None if options.where.tag is None else RunTexts.read(options)
+    texts = RunTexts.read(options)
     found: dict[str, Any] = {"file": str(path)}
     if (fault := syntax_fault(path, source, asset)) is not None:
         found |= {"outcome": str(Status.REJECTED), "reason": fault}
     else:
-        if texts is not None and not options.as_is and source not in texts.champions.values():
-            merge = Git(Path.cwd(), os.environ).merge
-            committed = committed_text(options.editable, os.environ)
-            base = base_of(asset, path, source, texts.champions, committed, merge, _say)
-            source = rebase_text(asset, source, base, texts.brief.champion_source, merge) or source
+        kept, source = _beginning(options, source) if texts is None else (texts.champions, source)
+        if kept and not options.as_is and source not in kept.values():
+            source = _carried_over(options, path, source, kept)
         found |= check_text(options, path, source, texts)
     if options.format == "json":
         print(json.dumps(found, indent=1))
@@ -120,6 +129,30 @@ def run(options: Options, arguments: list[str]) -> int:
         if details:
             print(f"\n{clean_block(details, MAX_DETAILS)}")
     return 0 if found["outcome"] == Status.OK else NOT_MEASURED
+
+
+def _beginning(options: Options, source: str) -> tuple[Mapping[int, str], str]:
+    """The baseline of a run that would begin with --set, by its number, and the text; what is committed is the former.
+
+    Raises:
+      UserError: it has no such constants.
+    """
+    if not options.start.constants:
+        return {}, source
+    committed = committed_text(options.editable, os.environ)
+    try:
+        text = options.task.asset.set_constants(source if committed is None else committed, options.start.constants)
+    except (ConstantError, AssetSyntaxError) as error:
+        raise UserError(f"--set: {options.editable}: {error}") from error
+    return {0: text}, text if source == committed else source
+
+
+def _carried_over(options: Options, path: Path, source: str, kept: Mapping[int, str]) -> str:
+    """A text as a change of the present champion, see `base_of`."""
+    asset, champion = options.task.asset, kept[max(kept)]
+    merge, committed = Git(Path.cwd(), os.environ).merge, committed_text(options.editable, os.environ)
+    base = base_of(asset, path, source, kept, committed, merge, _say)
+    return rebase_text(asset, source, base, champion, merge) or source
 
 
 def check_text(options: Options, path: Path, source: str, texts: RunTexts | None) -> dict[str, Any]:

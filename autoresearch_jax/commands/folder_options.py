@@ -25,10 +25,11 @@ class FolderOptions:
         """The folder of the run.
 
         Raises:
-          UsageError: --tag is missing, or leads out of the folder of the runs.
+          UsageError: --tag is missing or empty, or leads out of the folder of the runs.
         """
         if not self.tag:
-            raise UsageError(f"--tag is missing: name the run, such as --tag=nov20{self.tags('; there are ')}")
+            what = "--tag is missing" if self.tag is None else "--tag= is empty"
+            raise UsageError(f"{what}: name the run, such as --tag=nov20{self.tags('; there are ')}")
         parts = PurePosixPath(self.tag).parts
         if self.tag.startswith("/") or ".." in parts or not parts:
             raise UsageError(f"--tag={self.tag}: a name, not a path that leads out of {self.run_dir}")

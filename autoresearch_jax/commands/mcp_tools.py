@@ -106,8 +106,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
     @server.tool(annotations=READS)
     async def check(file: EditedFile = None, tag: CheckTag = None) -> CallToolResult:
         """Whether a change of the edited file could be measured: all checks, in seconds; nothing is scored."""
-        run = commands.of(tag) if commands.has_begun(tag) else ()  # before, there is no champion to compare it with
-        how = (*_flags_of_run(commands.run_flagfile), "--format=json", *run)
+        how = (*_flags_of_run(commands.run_flagfile), "--format=json", *commands.of(tag))
         return await commands.run("check", *how, "--", *([] if file is None else [file]))
 
     @server.tool(name="try", annotations=WRITES)

@@ -8,12 +8,11 @@ the run stand in program.md under "Stop when"; the time counted there is what ex
 that worked on the run.
 """
 
-import json
 import os
 import secrets
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +31,10 @@ from autoresearch_jax.commands.proposer_options import (
     model_notice,
     try_agent,
 )
-from autoresearch_jax.commands.run_flags import flags_to_keep
+from autoresearch_jax.commands.run_flags import flags_to_keep, require_began_with
 from autoresearch_jax.commands.run_observer import RunObserver
 from autoresearch_jax.commands.run_options import RunOptions
 from autoresearch_jax.commands.swarm_beside import open_background, require_swarm
-from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.adoption import Adoption
 from autoresearch_jax.engine.database import LedgerError
 from autoresearch_jax.engine.disk import DiskGuard
@@ -47,13 +45,11 @@ from autoresearch_jax.engine.parts import Parts
 from autoresearch_jax.engine.plan import SEED_BITS
 from autoresearch_jax.engine.program import ProgramError, ProgramFile
 from autoresearch_jax.engine.proposals import Precheck
-from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import Lineages
 from autoresearch_jax.engine.state import settled_constants
 from autoresearch_jax.engine.stopping import Interrupts
 from autoresearch_jax.engine.task import Observer, Task
 from autoresearch_jax.engine.workspace import Workspace, made_up_run
-from autoresearch_jax.errors import UsageError
 from autoresearch_jax.findings.format import device_class
 from autoresearch_jax.report.summary import summarize_run
 from autoresearch_jax.report.tables import format_lines, print_experiments, print_lines
@@ -229,7 +225,7 @@ def _check_start(
 ) -> None:
     """Refuses what would otherwise fail after minutes of work."""
     if ledger is not None:
-        _check_began_with(ledger.experiments(), options.start.constants)
+        require_began_with(ledger.experiments(), options.start.constants)
     by_hand = proposer.name == BY_HAND
     champion = None if ledger is None else summarize_run(ledger).champion
     if ledger is None or champion is None:
@@ -262,21 +258,3 @@ def _check_table(program: ProgramFile, asset: AssetKind, source: str, ledger: Le
     space = program.fitting(asset, source, None if ledger is None else settled_constants(ledger), print_notice)
     for warning in program.program.warnings(space, constants):
         print_notice(warning)
-
-
-def _check_began_with(experiments: Sequence[ExperimentRow], constants: Mapping[str, Scalar]) -> None:
-    """Refuses other constants than those that the run began with.
-
-    Raises:
-      UsageError: it began with others.
-    """
-    for row in reversed(experiments):
-        if row.kind is not Kind.BASELINE or not (row.is_open or row.decision is Action.KEEP):
-            continue
-        for name, value in constants.items():
-            if name not in row.constants or json.dumps(row.constants[name]) != json.dumps(value):
-                raise UsageError(
-                    f"--set {name}={value}: this run began with {row.constants.get(name)}: leave it out, "
-                    "or choose another --tag"
-                )
-        return

@@ -1,5 +1,6 @@
 """The flags of a run: kept in its ledger, and taken over by later commands on the run unless they are typed."""
 
+import json
 import os
 import shlex
 import sqlite3
@@ -23,7 +24,9 @@ from autoresearch_jax.commands.options import (
     option_types,
     read_options,
 )
+from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.records import ExperimentRow, Kind
 from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.engine.state import FLAGS, MACHINE_FLAGS
 from autoresearch_jax.errors import UsageError, UserError
@@ -150,6 +153,24 @@ def read_on_run(flag_values: flags.FlagValues, options_type: type[T], notice: Ca
     if said:
         notice(clean_line(redact(f"{run.folder.path}: {'; '.join(said)}", secret_values(os.environ))))
     return options
+
+
+def require_began_with(experiments: Sequence[ExperimentRow], constants: Mapping[str, Scalar]) -> None:
+    """Refuses other constants than those that the run began with.
+
+    Raises:
+      UsageError: it began with others.
+    """
+    for row in reversed(experiments):
+        if row.kind is not Kind.BASELINE or not (row.is_open or row.decision is Action.KEEP):
+            continue
+        for name, value in constants.items():
+            if name not in row.constants or json.dumps(row.constants[name]) != json.dumps(value):
+                raise UsageError(
+                    f"--set {name}={value}: this run began with {row.constants.get(name)}: leave it out, "
+                    "or choose another --tag"
+                )
+        return
 
 
 def _unused(options: Any) -> Iterator[str]:

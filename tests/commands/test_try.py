@@ -319,6 +319,27 @@ def test_check_measures_nothing_and_says_what_a_text_changes(begun, call):
     assert len(Made.task.measured) == measured
 
 
+def test_check_before_the_run_begins_has_the_constants_that_it_would_begin_with(call):
+    """With the flag file of the first `try`, tag and all; the committed file is the baseline of such a run."""
+    Path("my.flags").write_text("--tag=night\n--set=PATTERN=L\n--undefok=set\n")
+    edit(SOURCE.replace("LR = 0.5", "LR = 0.1"))
+    status, found, said = call("check", "--flagfile=my.flags", "--set=DEPTH=3", "--format=json")
+    assert (status, found["outcome"], "runs/night: no run of this tag has begun" in said) == (0, "ok", True)
+    assert Made.task.traced[-1][0] == (
+        SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3").replace('"SL"', "'L'")
+    )
+    edit(SOURCE)
+    assert call("check", "--set=DEPTH=3", "--tag=")[0] == 0
+    assert Made.task.traced[-1][0] == SOURCE.replace("DEPTH = 4", "DEPTH = 3")
+    assert not NIGHT.path.exists()
+    status, _, said = call("check", "--set=DEEP=3")
+    assert (status, "--set: train_lib.py: " in said) == (1, True)
+    assert "--tag= is empty" in call("try", "--tag=", "--hypothesis=x")[2]
+    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=DEPTH=3"]) == 0
+    status, _, said = call("check", "--tag=night", "--set=DEPTH=5")
+    assert (status, "--set DEPTH=5: this run began with 3" in said) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("text", "outcome", "says"),
     [
