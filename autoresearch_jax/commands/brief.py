@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import say
-from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.folder_options import SAME_COMMAND, FolderOptions
 from autoresearch_jax.commands.options import InRun, format_option, option
 from autoresearch_jax.commands.proposer_options import ProposerOptions
 from autoresearch_jax.decide.rule import Action
@@ -85,7 +85,9 @@ def read_brief(
     metric = stored_metric(ledger)
     champion = next((row for row in reversed(concluded(ledger)) if row.decision is Action.KEEP), None)
     if metric is None or champion is None:
-        raise UserError(f"{folder.path}: no champion yet: its baseline is not measured; `autoresearch run` goes on")
+        at_work = folder.holder()
+        how = f"{SAME_COMMAND} goes on" if at_work is None else f"{at_work} is at work: ask again once it is"
+        raise UserError(f"{folder.path}: no champion yet: its baseline is not measured; {how}")
     page = ProgramFile(program)
     space = page.fitting(asset_of(ledger), ledger.source(champion.id), settled_constants(ledger), notice)
     stopping = StoppingList(ledger, lambda: page.program.stops, metric, Interrupts(), experiments)

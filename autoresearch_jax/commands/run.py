@@ -130,9 +130,10 @@ def run_loop(options: Options, proposer: ProposerSettings, opened: OpenRun, inte
         console.notice(notice)
     with opened_loop(options, proposer, opened, interrupts, console) as loop:
         reason = loop.run()
+    summary = summarize_run(opened.ledger, folder)
     figures: dict[str, Scalar] = {
-        **summarize_run(opened.ledger, folder).lines(),
-        "branch": workspace.branch,
+        **summary.lines(),
+        **({} if summary.champion is None else {"branch": workspace.branch}),
         "ledger": str(folder.ledger),
         "results": str(folder.results),
         "ended": reason,

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 
-from autoresearch_jax.commands.folder_options import FolderOptions
+from autoresearch_jax.commands.folder_options import SAME_COMMAND, FolderOptions
 from autoresearch_jax.commands.lineages import describe_lineages, print_lineages
 from autoresearch_jax.commands.options import format_option, option
 from autoresearch_jax.engine.ledger import Ledger
@@ -116,9 +116,11 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
     summary, holder, settings = summarize_run(ledger, folder), folder.holder(), ledger.settings()
     current, last = summary.current, summary.last
     live = read_live(folder) if holder else None
+    has_champion = summary.champion is not None
+    how = "`autoresearch run` with this --tag" if has_champion else SAME_COMMAND
     reasons = {row.id: decisions[-1].reason for row in current if (decisions := ledger.decisions(row.id))}
     return {
-        "driver": holder or "none; `autoresearch run` with this --tag goes on",
+        "driver": holder or f"none; {how} goes on",
         "ended": None if holder else summary.ended,
         "ends": settings.get(ENDS),
         "waiting": None if live is None else _describe_wait(live.waiting),
@@ -133,7 +135,7 @@ def describe(ledger: Ledger, folder: RunFolder) -> dict[str, Scalar]:
         "last_reason": None if last is None else last.reason,
         **summary.lines(),
         "flags": None if FLAGS not in settings else clean_line(str(settings[FLAGS])),
-        "branch": BRANCH_PREFIX + folder.path.name,
+        **({"branch": BRANCH_PREFIX + folder.path.name} if has_champion else {}),  # there is none before
         "ledger": str(folder.ledger),
         "results": str(folder.results),
     }

@@ -51,7 +51,7 @@ from autoresearch_jax.report.summary import stored_metric
 from autoresearch_jax.report.tables import format_lines, print_lines
 from autoresearch_jax.report.why import explain
 from autoresearch_jax.sanitize import clean_block, clean_line, redact, secret_values
-from autoresearch_jax.types import Scalar, Status
+from autoresearch_jax.types import Metric, Scalar, Status
 
 TAKES_RUN_FLAGS = True
 KEPT, DISCARDED, NOT_MEASURED, STOPPED = 0, 3, 4, 130
@@ -202,8 +202,11 @@ def _measure(options: Options, folder: RunFolder, change: Change, number: int | 
         try:
             with interrupts.allowed():
                 opened = open_run(options.run, settings, stack)
+                kept = kept_texts(opened.ledger)
+                if not kept:
+                    _tell_baseline(options, opened.task.metric)
                 if number is None:
-                    kept = kept_texts(opened.ledger) or {0: opened.workspace.baseline(despite_changes=True).source}
+                    kept = kept or {0: opened.workspace.baseline(despite_changes=True).source}
                     number = _enter(options, opened.ledger, change, kept)
         except KeyboardInterrupt as error:
             raise interrupted from error
@@ -213,6 +216,12 @@ def _measure(options: Options, folder: RunFolder, change: Change, number: int | 
             if loop.measure_text(number) == INTERRUPTED:
                 raise interrupted
     return number
+
+
+def _tell_baseline(options: Options, metric: Metric) -> None:
+    runs = options.run.decision.rule(metric).baseline_runs
+    often = "once" if runs == 1 else f"in {runs} runs"
+    _say(f"the run begins: its baseline, {options.run.editable} as committed, is measured first, {often}")
 
 
 def _wait(folder: RunFolder, number: int) -> None:

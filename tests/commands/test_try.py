@@ -306,6 +306,23 @@ def test_an_interrupted_try_goes_on_with_its_own_experiment(begun, call, monkeyp
     assert "is not decided on: that one counts" in said
 
 
+def test_where_the_baseline_was_interrupted_the_same_command_is_named(call, monkeypatch):
+    class Cut(FakeTask):
+        def measure(self, candidate, **more):
+            raise KeyboardInterrupt
+
+    edit(DEEP)
+    monkeypatch.setattr(Made, "task", Cut())
+    status, _, said = call(*TRY)
+    assert (status, "train_lib.py as committed, is measured first, in 3 runs" in said) == (130, True)
+    for command in ("check", "brief"):
+        assert "the same `autoresearch try` (or `run`) goes on" in call(command, "--tag=night")[2]
+    figures = call("status", "--tag=night", "--format=json")[1]
+    assert ("try" in figures["driver"], "branch" in figures) == (True, False)
+    with NIGHT.lock():
+        assert f"pid {os.getpid()}" in call("brief", "--tag=night")[2]
+
+
 def test_check_measures_nothing_and_says_what_a_text_changes(begun, call):
     edit(DEEP + "NEW = 1\n")
     before = NIGHT.ledger.read_bytes()
