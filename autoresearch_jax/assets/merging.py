@@ -82,11 +82,22 @@ def rebase_text(kind: AssetKind, text: str, base: str, champion: str, merge: Mer
     """
     if base == champion:
         return text
+    moved = _moved_text(kind, text, base, champion, merge)
+    return None if moved == champion else moved
+
+
+def adds_nothing(kind: AssetKind, text: str, base: str, champion: str, merge: Merge) -> bool:
+    """Whether a change that `rebase_text` finds stale is in the champion already; else both change the same lines."""
+    return _moved_text(kind, text, base, champion, merge) == champion
+
+
+def _moved_text(kind: AssetKind, text: str, base: str, champion: str, merge: Merge) -> str | None:
+    """See `rebase_text`; the champion's text itself where it is the same but for comments and layout."""
     try:
         ours, theirs = moved_constants(kind, champion, base), moved_constants(kind, text, base)
         if any(name in ours and not same_value(ours[name], theirs[name]) for name in theirs):
             return None
         merged = merge_texts(kind, base, champion, text, theirs, merge)
-        return None if merged is None or kind.tree(merged) == kind.tree(champion) else merged
+        return champion if merged is not None and kind.tree(merged) == kind.tree(champion) else merged
     except (ValueError, RecursionError, MemoryError, UserError):
         return None  # it does not parse; a line that no constant can be set in; a text that git takes for none

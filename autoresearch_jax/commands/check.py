@@ -24,7 +24,14 @@ from autoresearch_jax.assets.python_size import MAX_LITERAL_BYTES
 from autoresearch_jax.commands.brief import read_brief
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import FolderOptions
-from autoresearch_jax.commands.hand_text import base_of, committed_text, kept_texts, read_source, syntax_fault
+from autoresearch_jax.commands.hand_text import (
+    base_of,
+    committed_text,
+    kept_texts,
+    read_source,
+    show_champion,
+    syntax_fault,
+)
 from autoresearch_jax.commands.options import ConstantsOptions, InRun, format_option, option
 from autoresearch_jax.commands.run_flags import require_began_with
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
@@ -119,7 +126,8 @@ def run(options: Options, arguments: list[str]) -> int:
     else:
         kept, source = _beginning(options, source) if texts is None else (texts.champions, source)
         if kept and not options.as_is and source not in kept.values():
-            source = _carried_over(options, path, source, kept)
+            tag = options.where.tag if texts is not None else None
+            source = _carried_over(options, path, source, kept, tag)
         found |= check_text(options, path, source, texts)
     if options.format == "json":
         print(json.dumps(found, indent=1))
@@ -147,11 +155,12 @@ def _beginning(options: Options, source: str) -> tuple[Mapping[int, str], str]:
     return {0: text}, text if source == committed else source
 
 
-def _carried_over(options: Options, path: Path, source: str, kept: Mapping[int, str]) -> str:
-    """A text as a change of the present champion, see `base_of`."""
+def _carried_over(options: Options, path: Path, source: str, kept: Mapping[int, str], tag: str | None) -> str:
+    """A text as a change of the present champion, see `base_of`; `tag` is that of a run that has begun."""
     asset, champion = options.task.asset, kept[max(kept)]
     merge, committed = Git(Path.cwd(), os.environ).merge, committed_text(options.editable, os.environ)
-    base = base_of(asset, path, source, kept, committed, merge, _say)
+    show = None if tag is None else show_champion(tag, options.editable)
+    base = base_of(asset, path, source, kept, committed, merge, show, _say)
     return rebase_text(asset, source, base, champion, merge) or source
 
 

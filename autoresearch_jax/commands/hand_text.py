@@ -1,19 +1,21 @@
 """An asset that somebody changed by hand: its text, what it is a change of, and what is said of it."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
-from autoresearch_jax.assets.merging import rebase_text
+from autoresearch_jax.assets.merging import adds_nothing, rebase_text
 from autoresearch_jax.commands.options import option
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.inbox import nearest
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.state import concluded
+from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.files import plain_text
 from autoresearch_jax.proposers.agent_files import MAX_HYPOTHESIS_CHARACTERS
@@ -25,6 +27,7 @@ from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, sec
 from autoresearch_jax.types import Merge
 
 _COMMITTED = -1  # in place of an experiment's number
+_SAME_LINES = "both change the same lines"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ def committed_text(editable: Path, environment: Mapping[str, str]) -> str | None
     return None
 
 
+def show_champion(tag: str, editable: Path) -> str:
+    """The command that prints the text of a run's champion, in this folder."""
+    return f"git show {BRANCH_PREFIX}{tag}:./{Path(os.path.relpath(editable)).as_posix()}"
+
+
 def base_of(
     asset: AssetKind,
     path: Path,
@@ -81,17 +89,20 @@ def base_of(
     kept: Mapping[int, str],
     committed: str | None,
     merge: Merge,
+    show: str | None,
     notice: Callable[[str], None],
 ) -> str:
     """The text that a source is a change of: of the champions so far the one that differs from it in the fewest lines.
 
-    Where a run began with other constants (--set), it may be a change of the committed text, which was no champion.
+    Where a run began with other constants (--set), it may be a change of the committed text, which was no champion. Of
+    equals it is the one whose change undoes nothing that was kept.
 
     Args:
       path: of the file that has the source, for messages.
       kept: the champions' texts by their experiments, the present one's last.
       committed: see `committed_text`.
-      notice: told if the change is to be carried over to the present champion.
+      show: see `show_champion`; None before there is a branch.
+      notice: told if the change is to be carried over to the present champion, or could be one of several.
 
     Raises:
       UserError: it is no change, or one that does not fit the present champion.
@@ -99,22 +110,47 @@ def base_of(
     texts = {**kept}
     if committed is not None and committed not in (source, *kept.values()):
         texts[_COMMITTED] = committed
-    number, champion = nearest(source, texts), max(kept)
-    base, ours = texts[number], kept[champion]
-    what = "the last commit" if number == _COMMITTED else f"experiment {number}"
-    as_it_stands = "--as_is measures it as it stands"
-    if source == base:
-        raise UserError(f"{path}: is the text of {what}, to the last character: change it first; {as_it_stands}")
-    if base == ours:
-        return base
-    words = f"{path}: is a change of {what}, and the champion is experiment {champion} by now"
-    if rebase_text(asset, source, base, ours, merge) is None:
-        raise UserError(
-            f"{words}: both change the same lines, or it adds nothing: make the change in the champion's text, which "
-            f"`git show BRANCH:FILE` prints; {as_it_stands}"
-        )
-    notice(f"{words}: the change is carried over; {as_it_stands}")
-    return base
+    numbers, champion = nearest(source, texts), max(kept)
+    ours, as_it_stands = kept[champion], "--as_is measures it as it stands"
+    if same := [_name(number) for number in numbers if texts[number] == source]:
+        raise UserError(f"{path}: is the text of {same[0]}, to the last character: change it first; {as_it_stands}")
+    former = [number for number in numbers if texts[number] != ours]
+    carried = {number: rebase_text(asset, source, texts[number], ours, merge) for number in former}
+    is_of_champion, is_tie = len(former) < len(numbers), len(numbers) > 1
+    if not former or (is_of_champion and source in carried.values()):
+        return ours
+    found = f"{path}: is {'as near to' if is_tie else 'a change of'} {' as to '.join(map(_name, numbers))}"
+    if not is_tie and former == [_COMMITTED] and len(kept) == 1:
+        found += ", and the run's baseline is another text (--set, or a later commit)"
+    elif not is_of_champion:
+        found += f", and the champion is experiment {champion} by now"
+    for number, text in carried.items():
+        if text is not None:
+            taken = f"as a change of {_name(number)} it undoes nothing that was kept, and " if is_tie else "the change "
+            notice(f"{found}: {taken}is carried over; {as_it_stands}")
+            return texts[number]
+    remedy = "make the change in the champion's text" + (f", which `{show}` prints" if show else ", with its constants")
+    stale = [
+        f"{f'as a change of {_name(number)} ' if is_tie else ''}"
+        + ("it adds nothing" if adds_nothing(asset, source, texts[number], ours, merge) else _SAME_LINES)
+        for number in former
+    ]
+    if is_of_champion:
+        if not _undoes(source, ours, [texts[number] for number in former]):
+            notice(f"{found}: taken as a change of {_name(champion)}, the champion; {'; '.join(stale)}: else {remedy}")
+            return ours
+        stale.append(f"as a change of {_name(champion)}, the champion, it takes back lines that it changed")
+    raise UserError(f"{found}: {'; '.join(stale)}: {remedy}; {as_it_stands}")
+
+
+def _name(number: int) -> str:
+    return "the last commit" if number == _COMMITTED else f"experiment {number}"
+
+
+def _undoes(source: str, champion: str, former: Sequence[str]) -> bool:
+    """Whether a source has lines again that the champion's text has no more."""
+    lines, ours = Counter(source.splitlines()), Counter(champion.splitlines())
+    return any((lines - ours) & (Counter(text.splitlines()) - ours) for text in former)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from autoresearch_jax.commands.hand_text import (
     committed_text,
     kept_texts,
     read_source,
+    show_champion,
     syntax_fault,
     words_of,
 )
@@ -177,11 +178,11 @@ def _enter(options: Options, ledger: Ledger, change: Change, kept: Mapping[int, 
         return same.id
     base = None
     if not options.text.as_is:
-        workspace = Workspace.of(
-            options.run.editable, options.run.where.folder.path.name, options.run.where.folder.workspace, os.environ
-        )
+        folder = options.run.where.folder
+        workspace = Workspace.of(options.run.editable, folder.path.name, folder.workspace, os.environ)
         committed = committed_text(options.run.editable, os.environ)
-        base = base_of(asset_of(ledger), change.path, source, kept, committed, workspace.merge, _say)
+        show = show_champion(folder.path.name, options.run.editable) if kept_texts(ledger) else None
+        base = base_of(asset_of(ledger), change.path, source, kept, committed, workspace.merge, show, _say)
     words = change.words
     why, peer = words.why, change.adopted_from
     return inbox.add(words.hypothesis, words.category, base, source, why=why, adopted_from=peer)

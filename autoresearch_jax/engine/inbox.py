@@ -114,12 +114,14 @@ class Inbox:
         return [HandedText(**dict(row)) for row in self._ledger.select("inbox", columns(HandedText), rest, *parameters)]
 
 
-def nearest(source: str, texts: Mapping[int, str]) -> int:
-    """The number of the text that a source differs from in the fewest lines; of equals the highest number."""
+def nearest(source: str, texts: Mapping[int, str]) -> list[int]:
+    """The numbers of the texts that a source differs from in the fewest lines, the highest first."""
     lines = Counter(source.splitlines())
 
     def num_different(number: int) -> int:
         others = Counter(texts[number].splitlines())
         return (lines - others).total() + (others - lines).total()
 
-    return min(texts, key=lambda number: (num_different(number), -number))
+    different = {number: num_different(number) for number in texts}
+    fewest = min(different.values())
+    return sorted((number for number in texts if different[number] == fewest), reverse=True)

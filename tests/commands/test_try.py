@@ -135,8 +135,30 @@ def test_a_change_of_an_older_champion_is_carried_over_and_says_so(begun, call):
     edit(SOURCE.replace("DEPTH = 4", "DEPTH = 5"))
     status, found, said = call(*TRY)
     assert (status, found) == (1, {})
-    assert "both change the same lines" in said
+    assert "both change the same lines: make the change in the champion's text, which `git show autoresearch" in said
     assert call(*TRY, "--as_is")[1]["outcome"] == "discard"
+
+
+def test_of_two_readings_the_one_counts_that_undoes_no_keep(begun, call):
+    def check(text: str) -> tuple[int, str, str]:
+        edit(text)
+        status, found, said = call("check", "--tag=night", "--format=json")
+        return status, found.get("constants", ""), said
+
+    slow = SOURCE.replace("LR = 0.5", "LR = 0.1")
+    edit(slow.replace("DEPTH = 4", "DEPTH = 6"))
+    assert call(*TRY)[0] == 0
+    status, constants, said = check(slow.replace('"SL"', '"SSSL"'))
+    assert (status, constants) == (0, "PATTERN 'SL' -> 'SSSL'"), "and DEPTH stays"
+    assert "is as near to experiment 1 as to experiment 0: as a change of experiment 0 it undoes nothing" in said
+    status, constants, said = check(SOURCE.replace("LR = 0.5", "LR = 0.3").replace("DEPTH = 4", "DEPTH = 5"))
+    assert (status, constants) == (0, "DEPTH 6 -> 5, LR 0.1 -> 0.3")
+    assert "taken as a change of experiment 1, the champion; as a change of experiment 0 both change" in said
+    status, _, said = check(slow)
+    assert status == 1
+    assert "as a change of experiment 0 it adds nothing; as a change of experiment 1, the champion, it takes" in said
+    assert "`git show autoresearch/night:./train_lib.py`" in said
+    assert call("check", "--tag=night", "--as_is", "--format=json")[1]["constants"] == "DEPTH 6 -> 4"
 
 
 def test_a_change_of_the_committed_text_leaves_the_run_its_own_constants(place, call, capsys):
@@ -145,7 +167,7 @@ def test_a_change_of_the_committed_text_leaves_the_run_its_own_constants(place, 
     edit(SOURCE.replace("LR = 0.5", "LR = 0.1"))
     _, found, said = call(*TRY)
     assert found["outcome"] in ("keep", "discard")
-    assert "train_lib.py: is a change of the last commit, and the champion is experiment 0 by now" in said
+    assert "train_lib.py: is a change of the last commit, and the run's baseline is another text (--set" in said
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         assert ledger.source(1) == SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3")
 

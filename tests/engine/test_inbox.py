@@ -179,6 +179,6 @@ def test_a_ledger_that_is_closed_has_its_hash_again(bench):
 
 def test_the_base_of_a_text_is_what_it_differs_from_least():
     texts = {0: SOURCE, 3: BETTER, 4: BETTER.replace("DEPTH = 4", "DEPTH = 6")}
-    assert nearest(SOURCE + "# mine\n", texts) == 0
-    assert nearest(texts[4].replace('"SL"', '"L"'), texts) == 4
-    assert nearest(SOURCE.replace("LR = 0.5", "LR = 0.3"), texts) == 3, "of equals the latest"
+    assert nearest(SOURCE + "# mine\n", texts) == [0]
+    assert nearest(texts[4].replace('"SL"', '"L"'), texts) == [4]
+    assert nearest(SOURCE.replace("LR = 0.5", "LR = 0.3"), texts) == [3, 0]
