@@ -1,20 +1,20 @@
-"""The page that an agent gets for the next experiment of a run. It only reads; a driver may be at work.
+"""The page for the next experiment of a run by hand, as a driver's agent gets one. It only reads, also beside a driver.
 
 autoresearch brief --tag=nov20
 """
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoresearch_jax.commands.agent_command import check_command
 from autoresearch_jax.commands.console import say
 from autoresearch_jax.commands.folder_options import SAME_COMMAND, FolderOptions
-from autoresearch_jax.commands.options import InRun, format_option, option
+from autoresearch_jax.commands.options import InRun, format_option, list_flags, option
 from autoresearch_jax.commands.proposer_options import ProposerOptions
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.briefs import Asking, make_brief, running_proposals
@@ -25,14 +25,26 @@ from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import asset_of, concluded, settled_constants
 from autoresearch_jax.engine.stopping import Interrupts, StoppingList
 from autoresearch_jax.errors import UserError
-from autoresearch_jax.proposers.base import Brief
-from autoresearch_jax.proposers.briefing import write_brief
-from autoresearch_jax.proposers.command import instructions
+from autoresearch_jax.proposers.base import MAX_WHY_CHARACTERS, Brief
+from autoresearch_jax.proposers.briefing import rule_line, write_brief
 from autoresearch_jax.proposers.hints import hint_lines
 from autoresearch_jax.report.summary import stored_metric
-from autoresearch_jax.sanitize import clean_block, redact, secret_values
+from autoresearch_jax.sanitize import clean_block, clean_line, redact, secret_values
 
 TAKES_RUN_FLAGS = True
+_INSTRUCTIONS = """\
+You are to improve the {noun} `{name}` by one experiment of a run: one idea, as small a change as it takes.
+
+- Start from the champion's source below. Edit `{name}` and nothing else.
+- `autoresearch check {run}` says in seconds what is wrong with the text. `autoresearch try {run}` measures
+  it on one trial's budget, compares it with the champion, decides and records; it takes minutes.
+- While a trial is at work on this machine, do not train, benchmark or install anything.
+- Do not try again what was tried, as listed below, unless you know why it comes out otherwise this time.
+{rule}- Tell `try` with `--hypothesis` in a line what you changed and what gain you expect of it, with `--category` the
+  kind of change, one of: {categories}. With `--why` you may say in at most {why} characters why it should work: people
+  read that as your opinion. The tool `try` of `autoresearch mcp` has arguments of the same names.
+- What is asked for this time stands at the end of this page.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,14 +67,26 @@ def run(options: Options, arguments: list[str]) -> int:
     with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
         asking = asked.asking(options.where)
         brief = read_brief(ledger, folder, options.program, options.experiments, asking, _notice)
-    words = instructions(brief.asset, options.editable.name, brief.categories, check=check_command(folder, options))
-    page = write_brief(brief, words, asked.brief_tokens)
+    page = write_brief(brief, instructions(brief, options.editable.name, options.where), asked.brief_tokens)
     page = redact(page, secret_values(os.environ))
     if options.format == "json":
         print(json.dumps({"experiment": brief.experiment, "page": page}, indent=1))
     else:  # as it is, unless a terminal would obey what stands in it
         print(clean_block(page, sys.maxsize) if sys.stdout.isatty() else page, end="")
     return 0
+
+
+def instructions(brief: Brief, name: str, where: FolderOptions) -> str:
+    """Our own words at the head of the page: how a change is made by hand, which a driver's agent is told otherwise."""
+    flags = shlex.join(flag for one in list_flags(where) if not one.is_default for flag in one.words)
+    return _INSTRUCTIONS.format(
+        noun=brief.asset.noun,
+        name=name,
+        run=flags,
+        rule=rule_line(brief.asset),
+        categories=", ".join(map(clean_line, brief.categories)),
+        why=MAX_WHY_CHARACTERS,
+    )
 
 
 def read_brief(

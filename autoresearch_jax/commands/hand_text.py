@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.inbox import nearest
 from autoresearch_jax.engine.ledger import Ledger
+from autoresearch_jax.engine.run_folder import RunFolder
 from autoresearch_jax.engine.state import concluded
 from autoresearch_jax.engine.workspace import BRANCH_PREFIX
 from autoresearch_jax.errors import UsageError, UserError
@@ -23,7 +24,7 @@ from autoresearch_jax.proposers.base import CONSTANTS_CATEGORY, MAX_WHY_CHARACTE
 from autoresearch_jax.proposers.briefing import MAX_CATEGORY_CHARACTERS
 from autoresearch_jax.proposers.command import DEFAULT_CATEGORY, HYPOTHESIS_FILE
 from autoresearch_jax.proposers.hypothesis import Explanation, read_category, read_explanation
-from autoresearch_jax.sanitize import clean_line, clean_secret_line, redact, secret_values
+from autoresearch_jax.sanitize import clean_line, clean_secret_line, quoted, redact, secret_values
 from autoresearch_jax.types import Merge
 
 _COMMITTED = -1  # in place of an experiment's number
@@ -160,6 +161,20 @@ class Words:
     hypothesis: str
     category: str
     why: str = ""
+
+
+def tell_of_file(words: Words, beside: Path, folder: RunFolder, notice: Callable[[str], None]) -> None:
+    """Tells that words come from HYPOTHESIS.md, and where that was left behind by an experiment of the same words."""
+    file = beside / HYPOTHESIS_FILE
+    said = f"{file}: the hypothesis is taken from there: {quoted(words.hypothesis)}"
+    if folder.ledger.is_file():
+        with closing(Ledger.open_to_read(folder.ledger)) as ledger:
+            before = [row for row in ledger.experiments() if row.hypothesis == words.hypothesis and not row.is_open]
+        with suppress(OSError):
+            if before and before[-1].created_at > file.stat().st_mtime:
+                said += f"; it is older than experiment {before[-1].id}, which had the same words: if this is another "
+                said += "change, interrupt it and give --hypothesis"
+    notice(said)
 
 
 def words_of(

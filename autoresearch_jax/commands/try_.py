@@ -28,6 +28,7 @@ from autoresearch_jax.commands.hand_text import (
     read_source,
     show_champion,
     syntax_fault,
+    tell_of_file,
     words_of,
 )
 from autoresearch_jax.commands.options import format_option, option
@@ -101,6 +102,8 @@ def run(options: Options, arguments: list[str]) -> int:
     path = options.text.file or options.run.editable
     require_one_lineage(options)
     words = words_of(options.hypothesis, options.category, options.why, path.parent, options.run.proposer.categories)
+    if options.hypothesis is None:
+        tell_of_file(words, path.parent, options.run.where.folder, _say)
     asset = options.run.task.asset
     return try_change(options, Change(path, read_source(path, "with --file", asset), words))
 

@@ -185,8 +185,13 @@ def test_the_hypothesis_may_stand_beside_the_text(begun, call, tmp_path):
     words = ("try", "--tag=night", f"--file={folder / 'mine.py'}", "--format=json")
     assert (call(*words)[0], call(*words)[2].count("--hypothesis is missing")) == (2, 1)
     (folder / "HYPOTHESIS.md").write_text("# Hypothesis\n\nsix layers\n\ncategory: architecture\nwhy: features nest\n")
-    status, found, _ = call(*words)
+    status, found, said = call(*words)
     assert (status, found["hypothesis"], found["category"]) == (0, "six layers", "architecture")
+    assert 'HYPOTHESIS.md: the hypothesis is taken from there: "six layers"' in said
+    assert "is older than" not in said
+    (folder / "mine.py").write_text(DEEP.replace('"SL"', '"SSL"'))
+    os.utime(folder / "HYPOTHESIS.md", (1, 1))
+    assert "it is older than experiment 1, which had the same words" in call(*words)[2]
     assert call("status", "--tag=night", f"--why={found['experiment']}", "--format=json")[1]["why"] == "features nest"
     edit(DEEP.replace("LR = 0.5", "LR = 0.1"))
     status, found, _ = call(*TRY, "--why=it  is\x1b[31m faster")
@@ -417,6 +422,8 @@ def test_brief_is_the_page_of_the_next_experiment(begun, call, capsys):
     page = capsys.readouterr().out
     assert "Experiment 1" in page
     assert SOURCE.strip() in page
+    assert "`autoresearch try --tag=night`" in page
+    assert "HYPOTHESIS.md" not in page, "which a driver's agent writes"
     status, found, _ = call("brief", "--tag=night", "--format=json")
     assert (status, found["experiment"], found["page"]) == (0, 1, page)
     assert call("brief", "--tag=gone")[0] == 1
