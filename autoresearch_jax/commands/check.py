@@ -35,15 +35,19 @@ from autoresearch_jax.commands.hand_text import (
 from autoresearch_jax.commands.options import ConstantsOptions, InRun, format_option, option
 from autoresearch_jax.commands.run_flags import require_began_with
 from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, TaskOptions
+from autoresearch_jax.decide.posterior import Estimate
+from autoresearch_jax.decide.rule import plus_minus
 from autoresearch_jax.engine.briefs import Asking
 from autoresearch_jax.engine.constants_table import table_objection
 from autoresearch_jax.engine.git import Git
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.proposals import Precheck
+from autoresearch_jax.engine.recorder import score_of
 from autoresearch_jax.engine.run_folder import Lineages, RunFolder
 from autoresearch_jax.engine.same_program import repetition
 from autoresearch_jax.errors import UsageError, UserError
 from autoresearch_jax.proposers.base import Brief
+from autoresearch_jax.proposers.command import BRIEF_FILE
 from autoresearch_jax.report.diffs import compare
 from autoresearch_jax.report.tables import print_lines
 from autoresearch_jax.sanitize import clean_block, clean_line
@@ -81,10 +85,11 @@ class Options:
 
 @dataclass(frozen=True)
 class RunTexts:
-    """What a text is compared with: the champions of a run, and what a proposer would be told now."""
+    """What a text is compared with: the champions of a run, what a proposer would be told now, scores for people."""
 
     champions: Mapping[int, str]
     brief: Brief
+    scores: Mapping[int, str]
 
     @classmethod
     def read(cls, options: Options) -> "RunTexts | None":
@@ -104,7 +109,9 @@ class RunTexts:
         with closing(Ledger.open_to_read(folder.ledger)) as ledger, ledger.as_of_now():
             require_began_with(ledger.experiments(), options.start.constants)
             brief = read_brief(ledger, folder, options.program, None, Asking(), _say)
-            return cls(kept_texts(ledger), brief)
+            rows = [row for row in ledger.experiments() if row.score is not None]
+            scores = {row.id: plus_minus(Estimate(score_of(row), row.error or 0.0)) for row in rows}
+            return cls(kept_texts(ledger), brief, scores)
 
     @property
     def baseline(self) -> str:
@@ -191,7 +198,8 @@ def check_text(options: Options, path: Path, source: str, texts: RunTexts | None
     found |= {"program": candidate.program_hash, **candidate.facts}
     if texts is None:
         return found
-    if (repeated := repetition(texts.brief, source, candidate.program_hash)) is not None:
+    scores = None if (path.parent / BRIEF_FILE).exists() else texts.scores  # a driver's agent gets no finer ones
+    if (repeated := repetition(texts.brief, source, candidate.program_hash, scores)) is not None:
         found |= {"outcome": str(Status.DUPLICATE), "reason": repeated.text}
     lost = table_objection(texts.brief, source)
     return {**found, "objection": None if lost is None else lost.text}

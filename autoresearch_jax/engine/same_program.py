@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from autoresearch_jax.assets.base import AssetSyntaxError
 from autoresearch_jax.decide.rule import Action, Decision
@@ -135,21 +135,29 @@ class SameProgram:
             return None
 
 
-def repetition(brief: Brief, source: str, program_hash: str) -> Objection | None:
-    """An objection to a program that was or is being measured, or refused; not to the champion's in a shorter text."""
+def repetition(
+    brief: Brief, source: str, program_hash: str, scores: Mapping[int, str] | None = None
+) -> Objection | None:
+    """An objection to a program that was or is being measured, or refused; not to the champion's in a shorter text.
+
+    Args:
+      scores: of experiments, as people see them; by default those of the brief, which proposers see.
+    """
+    known = scores or {}
     before = [outcome for outcome in brief.history if outcome.program_hash == program_hash]
     if not before:
         running = next((running for running in brief.running if running.program_hash == program_hash), None)
         return None if running is None else _same(f"{_name(running)}, which is being measured right now")
     champion = [outcome for outcome in brief.history if outcome.kept][-1]
     if champion.program_hash != program_hash:
-        return _same(_words(before[0]))
+        return _same(_words(before[0], known))
     listed = [constant.name for constant in brief.space]
     nodes, champion_nodes = (brief.asset.size(text, listed) for text in (source, brief.champion_source))
     if nodes is not None and champion_nodes is not None and nodes < champion_nodes:
         return None
+    words = _words(champion, known)
     return Objection(
-        f"it changes nothing: it is the champion's own program ({_words(champion)}) in a text that is no shorter",
+        f"it changes nothing: it is the champion's own program ({words}) in a text that is no shorter",
         repeats=True,
     )
 
@@ -173,7 +181,7 @@ def _name(experiment: PastExperiment | Running) -> str:
     return f"experiment {experiment.experiment}, {quoted(experiment.hypothesis)}"
 
 
-def _words(outcome: PastExperiment) -> str:
+def _words(outcome: PastExperiment, scores: Mapping[int, str]) -> str:
     became = "kept" if outcome.kept else "discarded" if outcome.status is Status.OK else str(outcome.status)
-    score = "" if outcome.score is None else f" with {round(outcome.score, SCORE_DECIMALS)}"
-    return f"{_name(outcome)}, which was {became}{score}"
+    score = "" if outcome.score is None else scores.get(outcome.experiment, str(round(outcome.score, SCORE_DECIMALS)))
+    return f"{_name(outcome)}, which was {became}" + (f" with {score}" if score else "")

@@ -410,6 +410,17 @@ def test_a_file_that_is_not_there_is_named_the_command_s_own_way(call, words, re
     assert remedy in said
 
 
+def test_check_shows_the_score_of_the_same_program_as_results_do(begun, call, capsys):
+    edit(SOURCE + "# more\n")
+    assert cli.main(["results", "--tag=night"]) == 0
+    score = capsys.readouterr().out.splitlines()[1].split("  ")
+    (shown,) = (cell.strip() for cell in score if "+-" in cell)
+    reason = call("check", "--tag=night", "--format=json")[1]["reason"]
+    assert f"with {shown})" in reason
+    Path("BRIEF.md").touch()
+    assert f"with {shown})" not in call("check", "--tag=night", "--format=json")[1]["reason"]
+
+
 def test_check_tells_what_an_optimizer_would_lose(begun, call):
     edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
     status, found, _ = call("check", "--tag=night", "--format=json")
