@@ -19,6 +19,7 @@ from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 from pydantic import Field
 
 from autoresearch_jax.errors import UserError
+from autoresearch_jax.sanitize import clean_line
 
 RESULTS = (0, 3, 4)  # exit statuses of a command that has a result, such as a discard
 PROGRESS_SECONDS = 10.0  # between two notices of progress, so that no client takes a long wait for a dead server
@@ -40,16 +41,21 @@ EditedFile = Annotated[str | None, Field(description="path of the text; by defau
 
 
 class Server(MCPServer):
-    """A server that refuses arguments which its tools do not have; the SDK drops them in silence."""
+    """A server that refuses unknown arguments, which the SDK drops in silence, and names missing ones in a line."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        known = next((tool.input_schema["properties"] for tool in await self.list_tools() if tool.name == name), None)
-        unknown = [] if known is None else [repr(argument) for argument in arguments if argument not in known]
-        if unknown:
-            words = f"{name} has no argument {', '.join(unknown)}; there are {', '.join(known or ())}"
-            return CallToolResult(content=[_text(words)], is_error=True)
+        schema = next((tool.input_schema for tool in await self.list_tools() if tool.name == name), None)
+        if schema is not None:
+            known = schema["properties"]
+            unknown = [repr(argument) for argument in arguments if argument not in known]
+            missing = [argument for argument in schema.get("required", ()) if argument not in arguments]
+            words = [f"{name} needs {argument!r}: {known[argument].get('description')}" for argument in missing]
+            if unknown:
+                words = [f"{name} has no argument {', '.join(unknown)}; there are {', '.join(known)}"]
+            if words:
+                return CallToolResult(content=[_text("; ".join(words))], is_error=True)
         return await super().call_tool(name, arguments, context)
 
 
@@ -112,7 +118,13 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
     @server.tool(name="try", annotations=WRITES)
     async def try_change(
         context: Context[Any, Any],
-        hypothesis: Annotated[str, Field(description="one line: what is changed, and what gain it should bring")],
+        hypothesis: Annotated[
+            str | None,
+            Field(
+                description="one line: what is changed, and what gain it should bring; by default the first one of "
+                "HYPOTHESIS.md beside the file"
+            ),
+        ] = None,
         category: Annotated[str | None, Field(description="kind of change, one of those in `brief`")] = None,
         why: Annotated[str | None, Field(description="your opinion why it should work, told beside the result")] = None,
         file: EditedFile = None,
@@ -124,7 +136,7 @@ def _add_experiments(server: MCPServer, commands: "Commands") -> None:
         how += [*_flag("file", file), *_flag("hypothesis", hypothesis), *_flag("category", category)]
         how += _flag("why", why)
         how += ["--no_wait"] if no_wait else []
-        return await commands.run("try", *how, tell=context.report_progress)
+        return await commands.run("try", *how, tell=context.report_progress, folder=commands.folder(tag))
 
 
 def _add_resources(server: MCPServer, commands: "Commands") -> None:
@@ -168,20 +180,26 @@ class Commands:
 
     def has_begun(self, tag: str | None) -> bool:
         """Whether the run that `of` names has a ledger."""
-        name = tag or self.tag
-        return name is not None and (Path(self.run_dir) / name / "ledger.db").exists()
+        folder = self.folder(tag)
+        return folder is not None and (folder / "ledger.db").exists()
 
-    async def run(self, *words: str, tell: Tell | None = None) -> CallToolResult:
+    def folder(self, tag: str | None) -> Path | None:
+        """The folder of the run that `of` names."""
+        name = tag or self.tag
+        return Path(self.run_dir) / name if name else None
+
+    async def run(self, *words: str, tell: Tell | None = None, folder: Path | None = None) -> CallToolResult:
         """What a command printed, and its notices, if it had any, as a second text; an error with its own line.
 
         Args:
           words: the command and its arguments.
-          tell: told how long the command is at work, and the last line that it said, each time that it says one.
+          tell: told how long the command is at work with each line that it says, and else with what the run is at.
+          folder: of the run.
         """
         said: list[str] = []
         async with _started(words) as process, anyio.create_task_group() as tasks:
             if tell is not None:
-                tasks.start_soon(_tell_progress, said, tell)
+                tasks.start_soon(_tell_progress, said, tell, folder)
             printed = await _read(process, said)
             status = await process.wait()
             tasks.cancel_scope.cancel()
@@ -262,14 +280,32 @@ async def _read(process: Process, said: list[str]) -> str:
     return printed.decode("utf-8", "replace")
 
 
-async def _tell_progress(said: Sequence[str], tell: Tell) -> None:
-    start = anyio.current_time()
+async def _tell_progress(said: Sequence[str], tell: Tell, folder: Path | None) -> None:
+    start, num_told = anyio.current_time(), 0
     while True:
-        num_said = len(said)
-        await tell(anyio.current_time() - start, None, said[-1] if said else None)
+        lines: Sequence[str | None] = said[num_told:]
+        num_told += len(lines)
+        for line in lines or [None if folder is None else await anyio.to_thread.run_sync(_at_work, folder)]:
+            await tell(anyio.current_time() - start, None, line)
         with anyio.move_on_after(PROGRESS_SECONDS):
-            while len(said) == num_said:
+            while len(said) == num_told:
                 await anyio.sleep(LOOK_SECONDS)
+
+
+def _at_work(folder: Path) -> str | None:
+    """What a run's driver is at, in one line; None where there is none, or it is between two experiments."""
+    # As slow to import as in `_read_champion`.
+    from autoresearch_jax.engine.live import read_live
+    from autoresearch_jax.engine.run_folder import RunFolder
+    from autoresearch_jax.report.progress import describe_report
+
+    live = read_live(RunFolder(folder))
+    if live is None:
+        return None
+    if live.waiting is not None:
+        return f"waits: {live.waiting.what}"
+    doing = (f"experiment {one.experiment}: {one.run}  {describe_report(one.report)}".rstrip() for one in live.trials)
+    return clean_line("; ".join(doing)) or None
 
 
 def _flags_of_run(flagfile: Path | None) -> list[str]:

@@ -99,6 +99,8 @@ def test_mistakes_are_errors_of_the_tool_in_the_commands_own_line(runs: Path, tm
             ("status", {"tag": "night", "why": 9}, "experiment 9"),
             ("status", {"tag": "--why=1"}, "/--why=1/ledger.db: no ledger there"),
             ("results", {"tags": "night"}, "results has no argument 'tags'; there are tag"),
+            ("diff", {"tag": "night"}, "diff needs 'experiment': its number in the results"),
+            ("try", {"tag": "night", "why": "so"}, "--hypothesis is missing"),
             ("diff", {"tag": "night", "experiment": 0}, "--diff=0: a baseline is made from no other experiment"),
         ):
             result = await client.call_tool(name, arguments)
@@ -165,6 +167,8 @@ def test_a_change_is_tried_while_others_are_answered(tiny_run: list[str], tmp_pa
         assert (result["experiment"], result["hypothesis"]) == (1, "a smaller step")
         assert result["score"] is not None
         assert len(said) > 1
+        lines = [line for _, line in said if line is not None and line.startswith("autoresearch try: ")]
+        assert len(lines) == len(set(lines)) > 0, "each once"
         assert [seconds for seconds, _ in said] == sorted({seconds for seconds, _ in said})
         again = json.loads(words(await client.call_tool("try", {"hypothesis": "the same"})))
         assert again["outcome"] == "duplicate"
