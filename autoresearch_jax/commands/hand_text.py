@@ -10,6 +10,7 @@ from pathlib import Path
 from autoresearch_jax.assets.base import AssetKind, AssetSyntaxError
 from autoresearch_jax.assets.merging import adds_nothing, rebase_text
 from autoresearch_jax.commands.options import option
+from autoresearch_jax.commands.task_options import DEFAULT_EDITABLE, DEFAULT_TASK_FILE
 from autoresearch_jax.decide.rule import Action
 from autoresearch_jax.engine.git import Git, GitError
 from autoresearch_jax.engine.inbox import nearest
@@ -52,7 +53,9 @@ def read_source(path: Path, how: str, asset: AssetKind) -> str:
         return plain_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         words = error.strerror if isinstance(error, OSError) else f"is not UTF-8 text ({error})"
-        raise UserError(f"{path}: {words}: name the {asset.noun} {how}") from error
+        here = f"; {DEFAULT_TASK_FILE} is here: with --task=command it names the file"
+        is_of_command = path == DEFAULT_EDITABLE and DEFAULT_TASK_FILE.is_file()
+        raise UserError(f"{path}: {words}: name the {asset.noun} {how}{here if is_of_command else ''}") from error
 
 
 def syntax_fault(path: Path, source: str, asset: AssetKind) -> str | None:
