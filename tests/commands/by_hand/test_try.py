@@ -1,4 +1,4 @@
-"""`autoresearch try`, `check` and `brief` from the command line, on a fake task."""
+"""`autoresearch try` from the command line, on a fake task."""
 
 import json
 import os
@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fakes import PROGRAM, SOURCE, FakeTask
-from repositories import git, make_repository
-from task_stand_in import stand_in
+from fakes import SOURCE, FakeTask
+from hand_runs import DEEP, NIGHT, TRY, Cut, Made, edit
+from repositories import git
 
 from autoresearch_jax import cli
 from autoresearch_jax.commands import try_
@@ -22,51 +21,6 @@ from autoresearch_jax.engine.inbox import HAND, Inbox
 from autoresearch_jax.engine.integrity import ledger_file_differences
 from autoresearch_jax.engine.ledger import Ledger
 from autoresearch_jax.engine.records import Intent, Kind
-from autoresearch_jax.engine.run_folder import RunFolder
-
-NIGHT = RunFolder(Path("runs/night"))
-DEEP = SOURCE.replace("DEPTH = 4", "DEPTH = 6")
-TRY = ("try", "--tag=night", "--hypothesis=deeper is better", "--format=json")
-
-
-class Made:
-    """The task that the options stand for."""
-
-    task = FakeTask()
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch) -> Path:
-    """A repository that is the present folder, and a task of milliseconds."""
-    make_repository(tmp_path, SOURCE, PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    stand_in(monkeypatch, lambda options: Made.task)
-    monkeypatch.setattr(Made, "task", FakeTask(noise=0.0001))
-    return tmp_path
-
-
-Call = Callable[..., tuple[int, dict, str]]
-
-
-@pytest.fixture
-def call(capsys) -> Call:
-    def command(*words: str) -> tuple[int, dict, str]:
-        status = cli.main(list(words))
-        captured = capsys.readouterr()
-        return status, json.loads(captured.out) if captured.out.startswith("{") else {}, captured.err
-
-    return command
-
-
-@pytest.fixture
-def begun(capsys) -> None:
-    """A run with a baseline."""
-    assert cli.main(["run", "--tag=night", "--experiments=0", "--seed=0"]) == 0
-    capsys.readouterr()
-
-
-def edit(text: str) -> None:
-    Path("train_lib.py").write_text(text)
 
 
 def test_the_first_try_begins_the_run_and_a_keep_is_a_commit(place, call):
@@ -170,6 +124,14 @@ def test_a_change_of_the_committed_text_leaves_the_run_its_own_constants(place, 
     assert "train_lib.py: is a change of the last commit, and the run's baseline is another text (--set" in said
     with closing(Ledger.open_to_read(NIGHT.ledger)) as ledger:
         assert ledger.source(1) == SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3")
+
+
+def test_the_file_of_a_task_of_a_command_is_told_of(call):
+    Path("train_lib.py").unlink()
+    assert "task.toml" not in call(*TRY)[2]
+    Path("task.toml").touch()
+    status, _, said = call(*TRY)
+    assert (status, "task.toml is here: with --task=command" in said) == (1, True)
 
 
 def test_nothing_was_changed(begun, call):
@@ -319,10 +281,6 @@ def test_ctrl_c_leaves_a_text_in_the_queue(begun, tmp_path):
 
 
 def test_an_interrupted_try_goes_on_with_its_own_experiment(begun, call, monkeypatch):
-    class Cut(FakeTask):
-        def measure(self, candidate, **more):
-            raise KeyboardInterrupt
-
     edit(DEEP)
     monkeypatch.setattr(Made, "task", Cut())
     status, _, said = call(*TRY)
@@ -331,110 +289,3 @@ def test_an_interrupted_try_goes_on_with_its_own_experiment(begun, call, monkeyp
     status, found, said = call(*TRY)
     assert (status, found["experiment"]) == (0, 1)
     assert "is not decided on: that one counts" in said
-
-
-def test_where_the_baseline_was_interrupted_the_same_command_is_named(call, monkeypatch):
-    class Cut(FakeTask):
-        def measure(self, candidate, **more):
-            raise KeyboardInterrupt
-
-    edit(DEEP)
-    monkeypatch.setattr(Made, "task", Cut())
-    status, _, said = call(*TRY)
-    assert (status, "train_lib.py as committed, is measured first, in 3 runs" in said) == (130, True)
-    for command in ("check", "brief"):
-        assert "the same `autoresearch try` (or `run`) goes on" in call(command, "--tag=night")[2]
-    figures = call("status", "--tag=night", "--format=json")[1]
-    assert ("try" in figures["driver"], "branch" in figures) == (True, False)
-    with NIGHT.lock():
-        assert f"pid {os.getpid()}" in call("brief", "--tag=night")[2]
-
-
-def test_check_measures_nothing_and_says_what_a_text_changes(begun, call):
-    edit(DEEP + "NEW = 1\n")
-    before = NIGHT.ledger.read_bytes()
-    status, found, _ = call("check", "--tag=night", "--format=json")
-    assert (status, found["outcome"], found["constants"]) == (0, "ok", "DEPTH 4 -> 6, NEW None -> 1")
-    assert (found["lines_added"], found["lines_removed"], found["nodes_added"]) == (2, 1, 4)
-    assert NIGHT.ledger.read_bytes() == before
-    assert sorted(path.name for path in NIGHT.logs.glob("0*")) == ["0000"]
-    measured = len(Made.task.measured)
-    assert call("check", "--format=json")[1]["outcome"] == "ok"
-    assert len(Made.task.measured) == measured
-
-
-def test_check_before_the_run_begins_has_the_constants_that_it_would_begin_with(call):
-    """With the flag file of the first `try`, tag and all; the committed file is the baseline of such a run."""
-    Path("my.flags").write_text("--tag=night\n--set=PATTERN=L\n--undefok=set\n")
-    edit(SOURCE.replace("LR = 0.5", "LR = 0.1"))
-    status, found, said = call("check", "--flagfile=my.flags", "--set=DEPTH=3", "--format=json")
-    assert (status, found["outcome"], "runs/night: no run of this tag has begun" in said) == (0, "ok", True)
-    assert Made.task.traced[-1][0] == (
-        SOURCE.replace("LR = 0.5", "LR = 0.1").replace("DEPTH = 4", "DEPTH = 3").replace('"SL"', "'L'")
-    )
-    edit(SOURCE)
-    assert call("check", "--set=DEPTH=3", "--tag=")[0] == 0
-    assert Made.task.traced[-1][0] == SOURCE.replace("DEPTH = 4", "DEPTH = 3")
-    assert not NIGHT.path.exists()
-    status, _, said = call("check", "--set=DEEP=3")
-    assert (status, "--set: train_lib.py: " in said) == (1, True)
-    assert "--tag= is empty" in call("try", "--tag=", "--hypothesis=x")[2]
-    assert cli.main(["run", "--tag=night", "--experiments=0", "--set=DEPTH=3"]) == 0
-    status, _, said = call("check", "--tag=night", "--set=DEPTH=5")
-    assert (status, "--set DEPTH=5: this run began with 3" in said) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("text", "outcome", "says"),
-    [
-        ("LR = = 1\n", "rejected", "SyntaxError"),
-        (SOURCE + "# more\n", "duplicate", "it changes nothing"),
-        (SOURCE.replace('"none"', '"reject"'), "rejected", "no build"),
-        (SOURCE + f'DATA = "{"x" * 9000}"\n', "rejected", "--max_literal_bytes"),
-    ],
-)
-def test_check_says_why_a_text_would_not_be_measured(begun, call, text, outcome, says):
-    Path("other.py").write_text(text)
-    status, found, _ = call("check", "--tag=night", "--format=json", "other.py")
-    assert (status, found["outcome"], found["file"]) == (4, outcome, "other.py")
-    assert says in found["reason"]
-
-
-@pytest.mark.parametrize(
-    ("words", "remedy"), [((*TRY, "--file=gone.py"), "--file"), (("check", "gone.py"), "behind `check`")]
-)
-def test_a_file_that_is_not_there_is_named_the_command_s_own_way(call, words, remedy):
-    status, _, said = call(*words)
-    assert status == 1
-    assert "gone.py: No such file or directory: name the training file" in said
-    assert remedy in said
-
-
-def test_check_shows_the_score_of_the_same_program_as_results_do(begun, call, capsys):
-    edit(SOURCE + "# more\n")
-    assert cli.main(["results", "--tag=night"]) == 0
-    score = capsys.readouterr().out.splitlines()[1].split("  ")
-    (shown,) = (cell.strip() for cell in score if "+-" in cell)
-    reason = call("check", "--tag=night", "--format=json")[1]["reason"]
-    assert f"with {shown})" in reason
-    Path("BRIEF.md").touch()
-    assert f"with {shown})" not in call("check", "--tag=night", "--format=json")[1]["reason"]
-
-
-def test_check_tells_what_an_optimizer_would_lose(begun, call):
-    edit(SOURCE.replace("DEPTH = 4", "DEPTH = 99"))
-    status, found, _ = call("check", "--tag=night", "--format=json")
-    assert (status, found["outcome"]) == (0, "ok")
-    assert "DEPTH is 99 now" in found["objection"]
-
-
-def test_brief_is_the_page_of_the_next_experiment(begun, call, capsys):
-    assert cli.main(["brief", "--tag=night"]) == 0
-    page = capsys.readouterr().out
-    assert "Experiment 1" in page
-    assert SOURCE.strip() in page
-    assert "`autoresearch try --tag=night`" in page
-    assert "HYPOTHESIS.md" not in page, "which a driver's agent writes"
-    status, found, _ = call("brief", "--tag=night", "--format=json")
-    assert (status, found["experiment"], found["page"]) == (0, 1, page)
-    assert call("brief", "--tag=gone")[0] == 1
