@@ -23,11 +23,7 @@ from autoresearch_jax.engine.task import Task, Terms
 from autoresearch_jax.errors import UsageError
 from autoresearch_jax.executors.places import ANYWHERE, Place
 from autoresearch_jax.sandbox.accounting import ATTENDED, WALL, AccountingError, try_accounting
-from autoresearch_jax.sandbox.sandbox import (
-    NO_LANDLOCK,
-    Level,
-    SandboxError,
-)
+from autoresearch_jax.sandbox.sandbox import NO_LANDLOCK, Level, SandboxError
 from autoresearch_jax.tasks import open_task
 from autoresearch_jax.tasks.command.programs import TaskFiles
 from autoresearch_jax.tasks.command.task import CommandTaskConfig, CommandTerms
