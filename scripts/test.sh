@@ -24,8 +24,8 @@ said=$(mktemp)
 checks=$!
 trap 'kill "$checks" 2>/dev/null || true; rm -f "$said"' EXIT
 
-# One process more than there are cores: many tests wait for a process, a signal or a file.
-export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$(($(nproc) + 1))}"
+# Two processes more than there are cores: many tests wait for a process, a signal or a file.
+export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$(($(nproc) + 2))}"
 status=0
 python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder \
     "${selection[@]}" "$@" || status=$?

@@ -110,7 +110,7 @@ def read_brief(
     champion = next((row for row in reversed(concluded(ledger)) if row.decision is Action.KEEP), None)
     if metric is None or champion is None:
         at_work = folder.holder()
-        how = f"{SAME_COMMAND} goes on" if at_work is None else f"{at_work} is at work: ask again once it is"
+        how = f"{SAME_COMMAND} goes on" if at_work is None else f"{at_work} is at work on it: ask again later"
         raise UserError(f"{folder.path}: no champion yet: its baseline is not measured; {how}")
     page = ProgramFile(program)
     space = page.fitting(asset_of(ledger), ledger.source(champion.id), settled_constants(ledger), notice)

@@ -5,7 +5,8 @@
 Without FILE it is --editable as it stands. With --tag of a run that has begun the run's flags hold, and the text
 is compared with its champion: what it changes, and whether its program was measured before. Nothing is written to the
 run, whose driver may be at work. Before that, or without --tag, it is checked as `try` would begin a run with these
-flags. Exit status: 0 if `autoresearch try` would measure it, 4 if not, 1 if it cannot be told what it is a change of.
+flags, and an unchanged file as the baseline. Exit status: 0 if it would be measured, 4 if not, 1 if it cannot be told
+what it is a change of.
 """
 
 import json

@@ -43,7 +43,7 @@ class DecisionOptions:
     )
     memory_percent: float = option(
         LineageSettings().memory_percent,
-        "percent of peak memory above the baseline's that are free; each further as many ask for one sigma of gain",
+        "percent of peak memory over the baseline's that cost nothing; each further step of that size asks for a sigma",
         in_run=InRun.BOUND,
     )
     nodes_price: float = option(
@@ -56,7 +56,7 @@ class DecisionOptions:
     )
     certify_share: float = option(
         CertificationSettings().share,
-        "largest share of a run's trials that certification may take: runs without doubtful edits, and of the champion",
+        "largest share of a run's trials for certification: the champion afresh, and without edits that are in doubt",
         in_run=InRun.BOUND,
     )
     certify_every: int = option(

@@ -11,7 +11,7 @@ from autoresearch_jax.errors import UsageError
 from autoresearch_jax.sanitize import clean_line
 
 MOST_TAGS = 8  # that a message lists
-SAME_COMMAND = "the same `autoresearch try` (or `run`)"  # goes on with a baseline: the other would begin another search
+SAME_COMMAND = "the same `autoresearch try` (or `run`)"  # of which one began the run, and goes on with its baseline
 
 
 @dataclass(frozen=True)

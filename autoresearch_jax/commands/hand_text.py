@@ -1,6 +1,7 @@
 """An asset that somebody changed by hand: its text, what it is a change of, and what is said of it."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -83,7 +84,7 @@ def committed_text(editable: Path, environment: Mapping[str, str]) -> str | None
 
 def show_champion(tag: str, editable: Path) -> str:
     """The command that prints the text of a run's champion, in this folder."""
-    return f"git show {BRANCH_PREFIX}{tag}:./{Path(os.path.relpath(editable)).as_posix()}"
+    return f"git show {shlex.quote(f'{BRANCH_PREFIX}{tag}:./{Path(os.path.relpath(editable)).as_posix()}')}"
 
 
 def base_of(
@@ -134,15 +135,16 @@ def base_of(
             notice(f"{found}: {taken}is carried over; {as_it_stands}")
             return texts[number]
     remedy = "make the change in the champion's text" + (f", which `{show}` prints" if show else ", with its constants")
+    empty = {number: adds_nothing(asset, source, texts[number], ours, merge) for number in former}
     stale = [
-        f"{f'as a change of {_name(number)} ' if is_tie else ''}"
-        + ("it adds nothing" if adds_nothing(asset, source, texts[number], ours, merge) else _SAME_LINES)
+        f"{f'as a change of {_name(number)} ' if is_tie else ''}{'it adds nothing' if empty[number] else _SAME_LINES}"
         for number in former
     ]
+    if (is_of_champion or not any(empty.values())) and not _undoes(source, ours, [texts[one] for one in former]):
+        # such as another value for what was kept
+        notice(f"{found}; taken as a change of the champion, {_name(champion)}, of which it takes nothing back")
+        return ours
     if is_of_champion:
-        if not _undoes(source, ours, [texts[number] for number in former]):
-            notice(f"{found}: taken as a change of {_name(champion)}, the champion; {'; '.join(stale)}: else {remedy}")
-            return ours
         stale.append(f"as a change of {_name(champion)}, the champion, it takes back lines that it changed")
     raise UserError(f"{found}: {'; '.join(stale)}: {remedy}; {as_it_stands}")
 

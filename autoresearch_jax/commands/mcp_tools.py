@@ -299,7 +299,7 @@ def _at_work(folder: Path) -> str | None:
     from autoresearch_jax.engine.run_folder import RunFolder
     from autoresearch_jax.report.progress import describe_report
 
-    live = read_live(RunFolder(folder))
+    live = read_live(RunFolder(folder)) if RunFolder(folder).holder() else None  # else of a driver that was killed
     if live is None:
         return None
     if live.waiting is not None:

@@ -60,7 +60,7 @@ from autoresearch_jax.types import Scalar
 
 GREEDY_WARNING = "--decision=greedy keeps each candidate that scores better in one run: part of its gain is luck"
 TAKES_RUN_FLAGS = True
-Options = RunOptions
+Options = RunOptions  # the name that every command's options have
 
 
 def run(options: Options, arguments: list[str]) -> int:

@@ -41,7 +41,7 @@ class Asking:
 
     categories: Sequence[str] = DEFAULT_CATEGORIES
     plateau: int | None = None
-    peers: FindingStore | None = None  # findings, of which those of peers are told
+    peers: FindingStore | None = None  # the library; only what peers measured is told
 
 
 def make_brief(

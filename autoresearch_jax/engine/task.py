@@ -47,7 +47,7 @@ class Terms(Protocol):
 
 @runtime_checkable
 class PartedTerms(Protocol):
-    """Terms whose fingerprint is one of several named parts."""
+    """Terms whose fingerprint is made of named parts."""
 
     @property
     def fingerprint_parts(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ What a finding is follows from its base and its change. Its id is a name for it:
 those of peers are made here, see `id_of_content`, so that no peer can take the id of another finding.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from autoresearch_jax.assets.kinds import TRAINING_FILE, guessed_kind
 from autoresearch_jax.edits import MAX_CHARACTERS
 from autoresearch_jax.files import plain_text, write_json, write_whole
 from autoresearch_jax.findings.format import (
-    BASE_DIGITS,
     MAX_BYTES,
     MAX_EVIDENCE,
     MAX_ID_CHARACTERS,
@@ -38,7 +38,7 @@ SHIPPED = Path(__file__).parent.parent / "ideas"  # the library that comes with 
 OWN = "findings"  # the user's, in the folder of the runs
 BASES = "bases"  # folder of the texts that findings change
 DIFF_NAME = "train_lib.py"  # that a diff in JSON names
-ID_DIGITS = BASE_DIGITS  # of the SHA-256 of what a finding changes: another change for the same takes 2^48 tries
+ID_DIGITS = 16  # of the SHA-256 of what a finding changes: another change for the same takes 2^64 tries
 MOST_OF_A_PEER = 8  # items of evidence on one finding that are kept, the latest: no peer crowds out the others
 
 _DIGITS = re.compile(rf"(-?\b[0-9a-f]{{{ID_DIGITS}}})+$")  # at the end of an id
@@ -57,7 +57,8 @@ def is_named(finding: Finding, name: str) -> bool:
 
 
 def _content_digits(finding: Finding) -> str:
-    return base_digest("\n".join(finding.content))
+    content = "\n".join(finding.content).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:ID_DIGITS]
 
 
 class FindingStore(Protocol):
@@ -195,9 +196,9 @@ class Library:
         Raises:
           FindingError: there is none.
         """
-        for finding in self.findings():
-            if is_named(finding, name):
-                return finding
+        known = self.findings()
+        for finding in (*(one for one in known if one.id == name), *(one for one in known if is_named(one, name))):
+            return finding
         raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")
 
     def add(self, finding: Finding, base_text: str | None) -> str:

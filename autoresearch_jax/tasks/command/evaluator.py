@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import sys
 import threading
@@ -30,13 +31,14 @@ LOG = "evaluate.log"
 LOOK_SECONDS = 0.05  # between two looks at an asset that the evaluator reaches by itself
 END_SECONDS = 10.0  # for the evaluator's end after its last line
 _MEAN_TOLERANCE = 1e-6
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]{0,80}(?=:|$)")  # at the beginning of a traceback's last line
 
 
 class EvaluatorFailed(CandidateUntouched):
     """The evaluator failed, which alone says nothing of the candidate; the message names its command and what to do.
 
     Attributes:
-      what: it did, without places.
+      what: it did, in words that candidates may hear.
     """
 
     def __init__(self, message: str, what: str) -> None:
@@ -147,8 +149,7 @@ class _Session:
             if error.returncode != 0:
                 code = error.returncode
                 words = "does not end" if code is None else describe_exit(code)
-                said = self._worker.last_words()
-                raise _failed(self._task, words + (f": {said}" if said else ""), self._log_path) from error
+                raise _failed(self._task, words, self._log_path, self._worker.last_words()) from error
         if by_socket:
             assert self._asset is not None
             self._asset.box.end()
@@ -232,8 +233,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _failed(task: TaskFile, what: str, log_path: Path) -> EvaluatorFailed:
+def _failed(task: TaskFile, what: str, log_path: Path, said: str = "") -> EvaluatorFailed:
+    """The failure; of what the evaluator said, which may be of the test items, agents get the exception's class."""
     command = shlex.join(task.evaluate.command)
+    whole = f"{what}: {said}" if said else what
+    kind = _EXCEPTION.match(said)
     return EvaluatorFailed(
-        f"{task.place('evaluate', 'command')}: the evaluate command {command} {what}; see {log_path}", what
+        f"{task.place('evaluate', 'command')}: the evaluate command {command} {whole}; see {log_path}",
+        f"{what}: {kind[0]}" if kind else what,
     )

@@ -172,6 +172,8 @@ class Trial:
                     others.append(self._evaluate(VAL, champion, turn).value)
                 except AssetFailed as error:
                     raise _champion_failed(error) from error
+                except EvaluatorFailed as error:  # of which the candidate, which stands still, is no cause
+                    raise CandidateUntouched(f"in the champion's turn, {error}") from error
                 champion.process.freeze()
                 asset.process.thaw()
             last = self._evaluate(VAL, asset, turn)

@@ -8,6 +8,8 @@ from fakes import SOURCE
 from hand_runs import DEEP, NIGHT, TRY, Cut, Made, edit
 
 from autoresearch_jax import cli
+from autoresearch_jax.assets.kinds import TRAINING_FILE
+from autoresearch_jax.commands.hand_text import base_of
 
 
 def test_where_the_baseline_was_interrupted_the_same_command_is_named(call, monkeypatch):
@@ -111,3 +113,11 @@ def test_brief_is_the_page_of_the_next_experiment(begun, call, capsys):
     status, found, _ = call("brief", "--tag=night", "--format=json")
     assert (status, found["experiment"], found["page"]) == (0, 1, page)
     assert call("brief", "--tag=gone")[0] == 1
+
+
+def test_another_value_for_a_line_that_was_kept_is_a_change_of_the_champion():
+    kept, told = {0: "def f(x):\n    return x\n", 1: "def f(x):\n    x = 2 * x\n    return x\n"}, list[str]()
+    source = kept[1].replace("2 * x", "3 * x")  # nearer to the baseline, which has one line less
+    words = Path("train_lib.py"), source, kept, None, lambda base, ours, theirs: None, None, told.append
+    assert base_of(TRAINING_FILE, *words) == kept[1]
+    assert "taken as a change of the champion, experiment 1" in told[0]

@@ -107,7 +107,7 @@ def test_of_two_readings_the_one_counts_that_undoes_no_keep(begun, call):
     assert "is as near to experiment 1 as to experiment 0: as a change of experiment 0 it undoes nothing" in said
     status, constants, said = check(SOURCE.replace("LR = 0.5", "LR = 0.3").replace("DEPTH = 4", "DEPTH = 5"))
     assert (status, constants) == (0, "DEPTH 6 -> 5, LR 0.1 -> 0.3")
-    assert "taken as a change of experiment 1, the champion; as a change of experiment 0 both change" in said
+    assert "taken as a change of the champion, experiment 1, of which it takes nothing back" in said
     status, _, said = check(slow)
     assert status == 1
     assert "as a change of experiment 0 it adds nothing; as a change of experiment 1, the champion, it takes" in said

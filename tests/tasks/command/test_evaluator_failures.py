@@ -8,7 +8,7 @@ from command_task import ASSET, EVALUATE, RUN, SERVE, SERVED, edited, open_comma
 from autoresearch_jax.sandbox.sandbox import Sandbox
 from autoresearch_jax.tasks.command.evaluator import EvaluatorFailed
 from autoresearch_jax.tasks.command.task import CommandTask
-from autoresearch_jax.types import Measurement, Scrutiny, Status
+from autoresearch_jax.types import CandidateUntouched, Measurement, Scrutiny, Status
 
 # Beside it `down` makes it fail always, `flaky` once; a line of `calls` for each time that it runs.
 TROUBLED = f"""
@@ -59,8 +59,7 @@ def test_what_a_run_leaves_out_is_invalid_if_the_champion_scores(tmp_path: Path,
     nothing = edited(ASSET, ("THRESHOLD = 1", "import os\nos._exit(0)\nTHRESHOLD = 1"))
     found = bench.measure(nothing, "nothing")
     assert (found.status, found.value, found.snapshot) == (Status.INVALID, None, None)
-    assert "FileNotFoundError" in (found.error or "")
-    assert "$OUT/answers.json" in (found.error or "")
+    assert (found.error or "").endswith("exited with status 1: FileNotFoundError"), "no more of what it said"
     assert bench.count() == 6, "three times each"
     assert bench.starts("nothing") == 1, "the same output each time: it cannot draw again"
 
@@ -84,7 +83,11 @@ def test_a_service_that_breaks_the_evaluator_has_one_chance(tmp_path: Path, sand
     bench = Bench(tmp_path, sandbox, ('noise = "items"', f'noise = "{noise}"'))
     found = bench.measure(edited(ASSET, ("int(len(text) > THRESHOLD)", "None")), "none")
     assert (found.status, found.value) == (Status.INVALID, None)
-    assert "AssertionError: no class" in (found.error or "")
+    assert (found.error or "").endswith(": AssertionError"), "its words may be of the test items"
     assert bench.starts("none") == 1
-    (bench.files / "flaky").touch()  # as good as one that breaks it when it is about to score badly
-    assert bench.measure(ASSET, "again").status is Status.INVALID
+    (bench.files / "flaky").touch()
+    if noise == "latency":  # the champion has the first turn
+        with pytest.raises(CandidateUntouched, match=r"in the champion's turn, .*the judge hiccups"):
+            bench.measure(ASSET, "again")
+    else:  # as good as one that breaks it when it is about to score badly
+        assert bench.measure(ASSET, "again").status is Status.INVALID
