@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole way on this machine's CPU, without a key or a download: set up, make a dataset from Python's own library,
-# run five experiments, print what came of it. About eight minutes on two cores, set-up included.
+# run five experiments, print what came of it. Five to eight minutes on two cores, set-up included.
 #
 #   ./scripts/demo.sh [FLAG OF autoresearch run ...]
 #
