@@ -118,7 +118,7 @@ def test_status_and_results_of_a_run(place, capsys):
         assert lines[0][2].startswith(f"          {number}: ")
         assert 3 <= len(lines) <= 6
         said = {name: value.strip() for name, _, value in lines}
-        assert said["next"] == f"{why['outcome']}: {why['reason']}"
+        assert said["outcome"] == f"{why['outcome']}: {why['reason']}"
     assert failing(["status", "--tag=night", "--why=99"], capsys)[0] == 1
 
 

@@ -142,6 +142,6 @@ def test_what_was_no_finding_becomes_one_by_its_diff(bench, own, tmp_path):
         assert parse_finding((target.path / f"{one.finding.id}.md").read_text(), "page") == one.finding
         assert target.add(one.finding, one.base_text) == "is there already"
     assert sorted(words_of(finding.id) for finding in target.findings()) == [
-        "try-deep-https-example-org",
-        "try-fast-https-example-org",
+        "try-deep-https-example",
+        "try-fast-https-example",
     ]
