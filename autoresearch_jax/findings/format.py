@@ -133,7 +133,7 @@ class Finding:
 
     @property
     def content(self) -> tuple[str, str]:
-        """What tells it from other findings, whatever they are called: its base and its change."""
+        """Its base and its change, which make it what it is under any id."""
         return self.base, self.change.strip()
 
 
