@@ -196,10 +196,10 @@ class Library:
         Raises:
           FindingError: there is none.
         """
-        known = self.findings()
-        for finding in (*(one for one in known if one.id == name), *(one for one in known if is_named(one, name))):
-            return finding
-        raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")
+        found = [finding for finding in self.findings() if is_named(finding, name)]
+        if not found:
+            raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")
+        return next((finding for finding in found if finding.id == name), found[0])
 
     def add(self, finding: Finding, base_text: str | None) -> str:
         """See `FindingStore.add`; the same change keeps the id that it has here."""

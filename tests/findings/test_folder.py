@@ -122,3 +122,12 @@ def test_a_library_puts_evidence_together_and_leaves_out_what_has_anothers_id(tm
 
 def test_the_shipped_library_is_beside_the_code():
     assert SHIPPED.parent.name == "autoresearch_jax"
+
+
+def test_an_exact_id_comes_before_the_same_digits(make_finding, base, tmp_path):
+    library, plain = as_library(tmp_path, [].append), make_finding("b")
+    edited = make_finding(id_of_content(plain), replace="return 0")  # exported from a peer's, and changed since
+    for finding in (plain, edited):
+        library.add(finding, base)
+    assert library.get(edited.id) == edited
+    assert library.get(f"other-words-{edited.id.rpartition('-')[2]}") == plain
