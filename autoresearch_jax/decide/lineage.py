@@ -14,6 +14,8 @@ from autoresearch_jax.decide.gains import Gain
 from autoresearch_jax.decide.observations import BLOCK, Observations, Program
 from autoresearch_jax.decide.posterior import Estimate, Learnt, Posterior, infer, learn_from
 
+DISCARDED_GROWTH = 1.01  # of the number of discarded edits, after which the posterior is computed with the new ones
+
 
 class Lineage:
     """Programs and runs in the order in which they were entered; the posterior is a function of these."""
@@ -23,20 +25,27 @@ class Lineage:
 
         Args:
           sign: 1 where a higher score is better, -1 where a lower one is.
-          learn_again: growth of the number of edits after which sigma and the prior are learnt again, and discarded
-            edits enter the posterior; above 1 in simulations, to save time.
+          learn_again: growth of the number of edits after which sigma and the prior are learnt again; above 1 in
+            simulations, to save time, where discarded edits enter the posterior no more often either.
         """
         self.sign = sign
         self.programs: dict[int, Program] = {}
         self.champion = frozenset[int]()
         self.num_runs = 0
         self._learn_again = learn_again
+        self._growth = max(learn_again, DISCARDED_GROWTH)
         self._by_seed: dict[frozenset[int], Mapping[int, float]] = {}  # runs of programs, by their contents
         self._runs: dict[frozenset[int], tuple[float, ...]] = {}
-        self._posterior: Posterior | None = None
-        self._learnt: tuple[int, Learnt] | None = None
+        self._contents_at: dict[int, frozenset[int]] = {}  # what was measured in each run, by its time
         self._discarded = 0  # edits
-        self._in_posterior = 0, 0  # discarded edits and runs
+        self._learnt: tuple[int, Learnt] | None = None
+        self._renew()
+
+    def _renew(self) -> None:
+        """Has the posterior computed again, with all that was entered up to now."""
+        self._posterior: Posterior | None = None
+        self._in_posterior = self._discarded, self.num_runs
+        self._later = frozenset[int]()  # edits that were discarded since then
 
     def with_posterior(self) -> "Lineage":
         """Itself, with the posterior computed, so that its copies need not."""
@@ -48,6 +57,7 @@ class Lineage:
         other = copy.copy(self)
         other.programs = dict(self.programs)
         other._by_seed, other._runs = dict(self._by_seed), dict(self._runs)
+        other._contents_at = dict(self._contents_at)
         return other
 
     def begin(self, number: int, *, without: Collection[int] = (), parent: frozenset[int] | None = None) -> None:
@@ -97,7 +107,9 @@ class Lineage:
         program = self.programs[number]
         program.runs.append(self.sign * value)
         program.bases.append(program.parent or frozenset())
-        program.times.append(self.num_runs if time is None else time)
+        time = self.num_runs if time is None else time
+        program.times.append(time)
+        self._contents_at[time] = program.contents
         program.item_variance = max(program.item_variance, item_variance)
         self.num_runs += 1
         self._runs[program.contents] = (*self._runs.get(program.contents, ()), self.sign * value)
@@ -109,7 +121,7 @@ class Lineage:
         program.partners.append(partner)
         # The runs of an open edit are no part of the posterior yet; its items may be the only noise that there is.
         if not program.is_new or program.kept or item_variance > 0:
-            self._posterior = None
+            self._renew()
 
     def conclude(self, number: int, *, kept: bool) -> None:
         """Enters what became of a program; one that was kept is the champion, and was made from the one before."""
@@ -120,13 +132,16 @@ class Lineage:
         if kept:
             self.champion = program.contents
         discarded, runs = self._in_posterior
-        more = self._discarded >= self._learn_again * discarded or self.num_runs >= runs + BLOCK
-        if kept or more:
-            self._posterior = None
+        is_due = self._discarded >= self._growth * discarded or self.num_runs >= runs + BLOCK
+        if kept or not program.is_new or program.item_variance > 0 or is_due:
+            self._renew()
+        else:
+            self._later |= {number}
 
     def learn(self) -> None:
         """Discards the cached posterior: the next one uses everything entered, regardless of `learn_again`."""
-        self._posterior = self._learnt = None
+        self._learnt = None
+        self._renew()
 
     def parent_of(self, number: int) -> frozenset[int]:
         """Contents of the program that one was made from."""
@@ -143,9 +158,12 @@ class Lineage:
     @property
     def latest_of_champion(self) -> int:
         """How many of the latest runs, without another between them, are the champion's."""
-        measured = [one for program in self.programs.values() for one in program.measured()]
-        latest_of_others = max((time for contents, time, _ in measured if contents != self.champion), default=-1)
-        return sum(time > latest_of_others for _, time, _ in measured)
+        count = 0
+        for time in sorted(self._contents_at, reverse=True):
+            if self._contents_at[time] != self.champion:
+                break
+            count += 1
+        return count
 
     def runs_of(self, contents: frozenset[int]) -> Sequence[float]:
         """The runs of a program, times the sign."""
@@ -155,12 +173,11 @@ class Lineage:
     def posterior(self) -> Posterior:
         """What the runs so far say; the baseline must have one."""
         if self._posterior is None:
-            data = Observations(self.programs)
+            data = Observations({number: one for number, one in self.programs.items() if number not in self._later})
             edits = len(data.parent_N) + len(data.edits)
             if self._learnt is None or edits >= self._learn_again * self._learnt[0]:
                 self._learnt = edits, learn_from(data)
             self._posterior = infer(data, self._learnt[1])
-            self._in_posterior = self._discarded, self.num_runs
         return self._posterior
 
     def gain_of_candidate(self, number: int) -> Gain:

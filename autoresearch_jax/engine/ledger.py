@@ -340,7 +340,10 @@ class Ledger(Logbook):
 
     def _contents(self, lineage: Lineage, champion: int | None) -> frozenset[int] | None:
         """What a champion holds; None of no champion."""
-        return None if champion is None else lineage.programs[self._measured(champion)].contents
+        if champion is None:
+            return None
+        measured = champion if champion in lineage.programs else self._measured(champion)
+        return lineage.programs[measured].contents
 
     def _measured(self, champion: int) -> int:
         """See `measured`; by numbers, and without scores."""

@@ -260,12 +260,14 @@ def seconds_spent(ledger: Ledger, rows: Sequence[ExperimentRow]) -> float:
 
 def runs_beside(ledger: Ledger, rows: Sequence[ExperimentRow]) -> list[TrialRow]:
     """Finished runs of the champion that certification had between experiments, in the time of none of them."""
+    certified = {trial.experiment for trial in ledger.trials() if trial.purpose is Purpose.CERTIFY}
+    if not certified:
+        return []
     found = []
     reverts = {row.id for row in rows if row.kind is Kind.REVERT}
-    trials = trials_by_experiment(ledger)
-    for row in rows:
+    for row in (row for row in rows if row.id in certified):
         is_champion = row.id not in reverts  # a revert is from its first run as the champion on
-        for trial in trials.get(row.id, ()):
+        for trial in ledger.trials(row.id):
             is_champion = is_champion or trial.purpose is Purpose.CHAMPION
             if is_champion and trial.purpose is Purpose.CERTIFY and trial.finished_at is not None:
                 found.append(trial)

@@ -54,6 +54,18 @@ def test_the_posterior_does_not_depend_on_the_order_in_which_discarded_edits_wer
         assert numbers(other) == pytest.approx(numbers(first), rel=0.003), "but for a drift"
 
 
+def test_what_it_says_depends_on_what_was_entered_and_not_on_when_it_was_asked():
+    draw, asked, entered = random.Random(1), begun(), begun()
+    computed = {}  # by identity
+    for number in range(1, 301):
+        runs = [10 - SIGMA * draw.gauss(-1.5, 1.5)]
+        for lineage in (asked, entered):
+            enter(lineage, number, runs, kept=number == 150)
+        computed[id(asked.posterior)] = asked.posterior
+    assert numbers(asked) == numbers(entered)
+    assert 125 < len(computed) < 250, "past 100 edits not each of them is worth it"
+
+
 def test_it_is_the_same_for_both_directions_of_the_metric():
     falling, rising = several(3), Lineage(1)
     for number, program in falling.programs.items():
