@@ -26,18 +26,10 @@ _KNOWN_VARIANCE = 0.075  # of the champion's score, in sigma squared, that is me
 
 @dataclass(frozen=True)
 class CertificationSettings:
-    """How much is spent.
+    """How much is spent; raises UsageError for a value that makes no sense."""
 
-    Attributes:
-      share: most of a run's trials that go into certification.
-      every: keeps after which doubtful edits are looked at; 0 for only at the end of the run.
-
-    Raises:
-      UsageError: a value that makes no sense.
-    """
-
-    share: float = 0.15
-    every: int = 10
+    share: float = 0.15  # most of a run's trials that go into certification
+    every: int = 10  # keeps after which doubtful edits are looked at; 0 for only at the end of the run
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -77,12 +69,8 @@ def next_step(
 ) -> Step | None:
     """What certification does next; None if nothing is in doubt, or its share is spent.
 
-    Args:
-      lineage: of the run.
-      looked_at: edits that were taken out before, or cannot be.
-      spent: runs that certification had so far.
-      settings: how much is spent.
-      at_end: the search is over: the champion, too, is measured until it is known.
+    Edits that were taken out before, or cannot be, were looked at. At the end of the search the champion, too, is
+    measured until it is known.
     """
     left = _left(lineage, spent, settings)
     of_champion = _wanted_of_champion(lineage) if at_end else 0

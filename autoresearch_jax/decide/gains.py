@@ -67,12 +67,7 @@ FIRST_PRIOR = GainPrior.of(FIRST_WEIGHTS_C / FIRST_WEIGHTS_C.sum())
 
 
 def learn(prior: GainPrior, likelihood_NxG: Floats) -> GainPrior:
-    """A prior after some steps of expectation maximisation, held near the first one while edits are few.
-
-    Args:
-      prior: the initial one.
-      likelihood_NxG: of each edit's runs, for each gain of the grid.
-    """
+    """A prior after some steps of expectation maximisation, held near the first one while edits are few."""
     likelihood_NxC = likelihood_NxG @ PARTS_CxG.T
     parts_C = prior.parts_C
     for _ in range(_LEARNING_STEPS):
@@ -84,19 +79,12 @@ def learn(prior: GainPrior, likelihood_NxG: Floats) -> GainPrior:
 
 @dataclass(frozen=True)
 class Gain:
-    """The posterior of one edit's gain, a mixture of normals.
+    """The posterior of one edit's gain, a mixture of normals."""
 
-    Attributes:
-      weights_G: of each gain of the grid; they sum to 1.
-      means_G: of the gain in each cell of the grid, in sigma.
-      variances_G: likewise, in sigma squared.
-      sigma: in the metric's unit.
-    """
-
-    weights_G: Floats
-    means_G: Floats
-    variances_G: Floats
-    sigma: float
+    weights_G: Floats  # of each gain of the grid; they sum to 1
+    means_G: Floats  # of the gain in each cell of the grid, in sigma
+    variances_G: Floats  # likewise, in sigma squared
+    sigma: float  # in the metric's unit
 
     @property
     def mean(self) -> float:

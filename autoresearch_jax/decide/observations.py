@@ -17,29 +17,20 @@ BLOCK = 25  # runs of a night within which scores count as steady
 
 @dataclass
 class Program:
-    """A program of the run.
+    """A program of the run."""
 
-    Attributes:
-      contents: numbers of the experiments whose edits it holds.
-      parent: contents of the program it was made from; None for the baseline.
-      is_new: False for one that only takes edits out, and for the baseline.
-      runs: its scores times the lineage's sign, so that more is better.
-      bases: for each run, what was `parent` then: a new edit may be moved to a later champion.
-      times: of the runs, see `Lineage.observe`.
-      partners: for each run, the parent's run with the same seed; NaN where there is none.
-      kept: None while it is open.
-      item_variance: squared standard error of its difference from its parent that is due to the test items, which
-        further runs do not lessen; see `noise.item_variance`.
-    """
-
-    contents: frozenset[int]
-    parent: frozenset[int] | None
-    is_new: bool
-    runs: list[float] = field(default_factory=list)
+    contents: frozenset[int]  # numbers of the experiments whose edits it holds
+    parent: frozenset[int] | None  # contents of the program it was made from; None for the baseline
+    is_new: bool  # False for one that only takes edits out, and for the baseline
+    runs: list[float] = field(default_factory=list)  # its scores times the lineage's sign, so that more is better
+    # for each run, what was `parent` then: a new edit may be moved to a later champion
     bases: list[frozenset[int]] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)  # of the runs, see `Lineage.observe`
+    # for each run, the parent's run with the same seed; NaN where there is none
     partners: list[float] = field(default_factory=list)
-    kept: bool | None = None
+    kept: bool | None = None  # None while it is open
+    # squared standard error of its difference from its parent that is due to the test items, which further runs do not
+    # lessen; see `noise.item_variance`
     item_variance: float = 0.0
 
     def measured(self) -> Iterator[tuple[frozenset[int], int, float]]:

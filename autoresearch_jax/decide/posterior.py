@@ -63,49 +63,31 @@ NO_GAIN = Estimate(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Learnt:
-    """What all scores of a night have in common.
+    """What all scores of a night have in common."""
 
-    Attributes:
-      sigma: unit of the model: the standard deviation of a run, wild ones left out. Where seeds change nothing, the
-        standard error that is due to the test items; 0 where there is no noise at all.
-      seed_share: variance between runs of one program, in sigma squared: 1, or 0 where seeds change nothing.
-      correlation: of the runs of two programs with one seed.
-      prior: of gains.
-    """
-
+    # unit of the model: the standard deviation of a run, wild ones left out. Where seeds change nothing, the standard
+    # error that is due to the test items; 0 where there is no noise at all.
     sigma: float
-    seed_share: float
-    correlation: float
-    prior: GainPrior
+    seed_share: float  # variance between runs of one program, in sigma squared: 1, or 0 where seeds change nothing
+    correlation: float  # of the runs of two programs with one seed
+    prior: GainPrior  # of gains
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the runs of a lineage say. Arrays are in sigma, scores less `origin`; more is better.
+    """What the runs of a lineage say. Arrays are in sigma, scores less `origin`; more is better."""
 
-    Attributes:
-      learnt: sigma, the correlation of seeds and the prior of gains.
-      origin: in the metric's unit, times the sign.
-      edits: numbers of the experiments whose gains are unknown, in the order of the columns between first and last.
-      design_RxK: programs that others are compared with, as sums of unknowns, see `Observations`.
-      variances_R: of their scores.
-      mean_K: of the unknowns.
-      covariance_KxK: of the unknowns.
-      cavity: mean and precision of each kept edit's gain without its prior.
-      likelihood_NxG: of the runs of each edit, discarded ones and then kept ones, for each gain of the grid.
-      discarded_N: means and variances of the scores of discarded programs.
-    """
-
-    learnt: Learnt
-    origin: float
+    learnt: Learnt  # sigma, the correlation of seeds and the prior of gains
+    origin: float  # in the metric's unit, times the sign
+    # numbers of the experiments whose gains are unknown, in the order of the columns between first and last
     edits: Sequence[int]
-    design_RxK: Floats
-    variances_R: Floats
-    mean_K: Floats
-    covariance_KxK: Floats
-    cavity: tuple[Floats, Floats]
-    likelihood_NxG: Floats
-    discarded_N: tuple[Floats, Floats]
+    design_RxK: Floats  # programs that others are compared with, as sums of unknowns, see `Observations`
+    variances_R: Floats  # of their scores
+    mean_K: Floats  # of the unknowns
+    covariance_KxK: Floats  # of the unknowns
+    cavity: tuple[Floats, Floats]  # mean and precision of each kept edit's gain without its prior
+    likelihood_NxG: Floats  # of the runs of each edit, discarded ones and then kept ones, for each gain of the grid
+    discarded_N: tuple[Floats, Floats]  # means and variances of the scores of discarded programs
 
     @property
     def sigma(self) -> float:

@@ -18,32 +18,21 @@ _NEAR = 0.25
 
 @dataclass(frozen=True)
 class Finished:
-    """A candidate that ran to its end, against the champion of its time.
+    """A candidate that ran to its end, against the champion of its time."""
 
-    Attributes:
-      behind: by how much its loss was above the champion's at each point of the curve.
-      worse: by how much its score was worse than the champion's, in the metric's unit; negative if it was better.
-    """
-
-    behind: Sequence[float]
-    worse: float
+    behind: Sequence[float]  # by how much its loss was above the champion's at each point of the curve
+    worse: float  # by how much its score was worse than the champion's, in the metric's unit; negative if it was better
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is risked, and from when on.
+    """What is risked, and from when on."""
 
-    Attributes:
-      risk: probability that a candidate which would end as good as the champion is stopped, over all looks together.
-      least_finished: candidates that must have run to their end before one is stopped.
-      first_point: of the curve, that is looked at; before it schedules differ too much.
-      last_point: after it schedules part again, as some cool down earlier, and there is less left to save.
-    """
-
+    # probability that a candidate which would end as good as the champion is stopped, over all looks together
     risk: float = 0.02
-    least_finished: int = 12
-    first_point: int = 4
-    last_point: int = 10
+    least_finished: int = 12  # candidates that must have run to their end before one is stopped
+    first_point: int = 4  # of the curve, that is looked at; before it schedules differ too much
+    last_point: int = 10  # after it schedules part again, as some cool down earlier, and there is less left to save
 
     @property
     def settings(self) -> Mapping[str, Scalar]:
@@ -53,17 +42,11 @@ class Pruning:
 
 @dataclass(frozen=True)
 class PruningThresholds:
-    """What a trial's losses are held against.
+    """What a trial's losses are held against."""
 
-    Attributes:
-      champion: the champion's curve.
-      allowances: by point, how far a trial may be behind.
-      risk: see `Pruning.risk`.
-    """
-
-    champion: Sequence[float]
-    allowances: Mapping[int, float]
-    risk: float
+    champion: Sequence[float]  # the champion's curve
+    allowances: Mapping[int, float]  # by point, how far a trial may be behind
+    risk: float  # see `Pruning.risk`
 
     @property
     def loss_limits(self) -> tuple[LossLimit, ...]:
@@ -87,10 +70,7 @@ def find_allowances(finished: Sequence[Finished], pruning: Pruning, luck: float 
     The allowance is the upper end of the prediction interval (Student's t) for one that ends as good as the champion,
     exceeded with probability `pruning.risk` over all points together. It never grows from one point to the next.
 
-    Args:
-      finished: the candidates so far.
-      pruning: the risk, and the points that are looked at.
-      luck: by how much the run of the champion that is compared with was better than the mean of its runs.
+    `luck`: by how much the run of the champion that is compared with was better than the mean of its runs.
     """
     worse_N = np.array([one.worse for one in finished])
     if len(finished) < pruning.least_finished or not worse_N.any():
@@ -111,14 +91,9 @@ def find_allowances(finished: Sequence[Finished], pruning: Pruning, luck: float 
 
 
 def _bound(x_N: Floats, y_N: Floats, weights_N: Floats, *, at: float, factor: float) -> float:
-    """Upper end of the prediction interval of a weighted straight line.
+    """Upper end of the prediction interval of a weighted straight line, `factor` standard deviations above it.
 
-    Args:
-      x_N: abscissae.
-      y_N: ordinates; the variance of each is inverse to its weight.
-      weights_N: 1 at the scatter that is predicted.
-      at: where.
-      factor: half the interval's width, in standard deviations.
+    The variance of each ordinate is inverse to its weight, which is 1 at the scatter that is predicted.
     """
     total = float(weights_N.sum())
     x_mean, y_mean = float(weights_N @ x_N) / total, float(weights_N @ y_N) / total

@@ -40,46 +40,30 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """The next action and what it rests on.
+    """The next action and what it rests on."""
 
-    Attributes:
-      action: what to do.
-      reason: one line.
-      gain: of the candidate over its parent, in the metric's unit, positive where the candidate is better; None where
-        the rule estimates none.
-      probability: that the gain is above its price.
-      sigma: standard deviation of a run, in the metric's unit; None where it is not known.
-      price: what the gain has to be above, for memory and length of the source, in the metric's unit.
-    """
-
-    action: Action
-    reason: str
+    action: Action  # what to do
+    reason: str  # one line
+    # of the candidate over its parent, in the metric's unit, positive where the candidate is better; None where the
+    # rule estimates none
     gain: Estimate | None = None
-    probability: float | None = None
-    sigma: float | None = None
-    price: float = 0.0
+    probability: float | None = None  # that the gain is above its price
+    sigma: float | None = None  # standard deviation of a run, in the metric's unit; None where it is not known
+    price: float = 0.0  # what the gain has to be above, for memory and length of the source, in the metric's unit
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a candidate costs beside its runs, compared with the champion.
+    """What a candidate costs beside its runs, compared with the champion."""
 
-    Attributes:
-      nodes_added: of its source's tree, more than the champion's; negative if fewer.
-      memory: its peak memory in bytes, None where it is not known.
-      champion_memory: the champion's.
-      baseline_memory: the baseline's, or what is little on the device if that is more.
-      anchor_gain: of the champion over the last champion that was kept for its gain, in the metric's unit: what
-        simplifications since then lost counts. 0 unless the champion is a simplification.
-      unit: what the nodes are called.
-    """
-
-    nodes_added: int = 0
-    memory: float | None = None
-    champion_memory: float | None = None
-    baseline_memory: float | None = None
+    nodes_added: int = 0  # of its source's tree, more than the champion's; negative if fewer
+    memory: float | None = None  # its peak memory in bytes, None where it is not known
+    champion_memory: float | None = None  # the champion's
+    baseline_memory: float | None = None  # the baseline's, or what is little on the device if that is more
+    # of the champion over the last champion that was kept for its gain, in the metric's unit: what simplifications
+    # since then lost counts. 0 unless the champion is a simplification.
     anchor_gain: Estimate = NO_GAIN
-    unit: str = "syntax nodes"
+    unit: str = "syntax nodes"  # what the nodes are called
 
     def memory_toll(self, percent: float) -> float:
         """What extra memory asks for, in sigma; 0 if it is free or not known.
@@ -99,28 +83,16 @@ class Complexity:
 
 @dataclass(frozen=True)
 class LineageSettings:
-    """When the lineage rule keeps and when it gives up.
+    """When the lineage rule keeps and when it gives up; raises UsageError for a value that makes no sense."""
 
-    Attributes:
-      keep_probability: least probability of a gain above its price that keeps.
-      run_worth: a candidate is given up once a further run gains less, in units of what a run of the night gains.
-      max_runs: most runs of a candidate.
-      baseline_runs: runs of the baseline before anything is compared with it.
-      memory_percent: see `Complexity.memory_toll`.
-      nodes_price: sigma that 100 added nodes ask for.
-      loss_allowance: sigma that simplifications may lose in all since the last gain.
-
-    Raises:
-      UsageError: a value that makes no sense.
-    """
-
-    keep_probability: float = 0.62
+    keep_probability: float = 0.62  # least probability of a gain above its price that keeps
+    # a candidate is given up once a further run gains less, in units of what a run of the night gains
     run_worth: float = 1.2
-    max_runs: int = 8
-    baseline_runs: int = 3
-    memory_percent: float = 20.0
-    nodes_price: float = 0.1
-    loss_allowance: float = 0.5
+    max_runs: int = 8  # most runs of a candidate
+    baseline_runs: int = 3  # runs of the baseline before anything is compared with it
+    memory_percent: float = 20.0  # see `Complexity.memory_toll`
+    nodes_price: float = 0.1  # sigma that 100 added nodes ask for
+    loss_allowance: float = 0.5  # sigma that simplifications may lose in all since the last gain
 
     @classmethod
     def of(cls, settings: Mapping[str, Scalar]) -> "LineageSettings":
@@ -286,12 +258,8 @@ class LineageRule:
 def worth_of_runs(mean: float, variance: float, of_run: float) -> float:
     """Expected gain per run from measuring on before deciding, in sigma: the knowledge gradient (Frazier 2008).
 
-    The alternative is to discard, which gains nothing.
-
-    Args:
-      mean: of the gain, less its price.
-      variance: of the gain.
-      of_run: variance of a further run, in sigma squared; 0 if further runs show nothing new.
+    The alternative is to discard, which gains nothing. `mean` and `variance` are of the gain, less its price; `of_run`
+    is a further run's variance, in sigma squared; 0 if further runs show nothing new.
     """
     if of_run <= 0 or variance <= 0:
         return 0.0

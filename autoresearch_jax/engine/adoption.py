@@ -31,16 +31,7 @@ class Adoption(QuietObserver):
         peers: Path | None,
         notice: Callable[[str], None],
     ) -> None:
-        """Reads and writes nothing yet.
-
-        Args:
-          lineages: that the run is one of.
-          run: the run's folder.
-          ledger: its ledger.
-          folder: of other findings that it may have tried.
-          peers: that of those of peers.
-          notice: told what cannot be given or read.
-        """
+        """Reads and writes nothing yet; `folder` is of other findings that may be tried, `peers` of those of peers."""
         self._tag = run.path.name
         self._ledger = ledger
         self._folders = folder, peers

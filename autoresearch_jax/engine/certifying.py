@@ -88,11 +88,8 @@ class Certifying:
     def begin_anew(self) -> tuple[int, int]:
         """Looks at all edits again, with the share of trials that a run has for it; takes up what was cut short.
 
-        Returns:
-          The last experiment before it, and how many trials there were then.
-
-        Raises:
-          RunError: an experiment of the search is not over.
+        Returns the last experiment before it, and how many trials there were then. Raises RunError if an experiment of
+        the search is not over.
         """
         ledger, rows = self._ledger, self._ledger.open_experiments()
         for row in rows:
@@ -182,17 +179,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Reverted:
-    """The champion without one change.
+    """The champion without one change."""
 
-    Attributes:
-      source: the text; None if there is none.
-      obstacle: why there is none, `SUPERSEDED` or `CONFLICT`; else empty.
-      note: what else is to be said, one line; may be empty.
-    """
-
-    source: str | None
-    obstacle: str = ""
-    note: str = ""
+    source: str | None  # the text; None if there is none
+    obstacle: str = ""  # why there is none, `SUPERSEDED` or `CONFLICT`; else empty
+    note: str = ""  # what else is to be said, one line; may be empty
 
 
 def revert(versions: Sequence[Version], index: int, merge: Merge, asset: AssetKind = TRAINING_FILE) -> Reverted:
@@ -232,8 +223,7 @@ def _moved_again(asset: AssetKind, versions: Sequence[Version], name: str) -> in
 def take_out(ledger: Ledger, edits: Sequence[int], merge: Merge) -> tuple[list[int], str, dict[int, str]]:
     """Takes edits out of the champion's text, the latest first.
 
-    Returns:
-      The edits that are out, the text without them, and why each of the others could not be taken out.
+    Returns the edits that are out, the text without them, and why each of the others could not be taken out.
     """
     champion = [row for row in ledger.experiments() if row.kind is not Kind.TRIAL and row.decision is Action.KEEP][-1]
     asset, source, taken, obstacles = asset_of(ledger), ledger.source(champion.id), list[int](), dict[int, str]()

@@ -42,11 +42,7 @@ def is_header(row: TableRow) -> bool:
 
 
 def read_rows(rows: Sequence[TableRow]) -> Iterator[Constant]:
-    """The rows of a table of constants, without its header.
-
-    Raises:
-      TableError: one cannot be understood.
-    """
+    """The rows of a table of constants, without its header; raises TableError if one cannot be understood."""
     names: set[str] = set()
     for row in rows:
         name, values, note = (*row.cells, "", "")[:3]
@@ -62,11 +58,7 @@ def read_rows(rows: Sequence[TableRow]) -> Iterator[Constant]:
 
 
 def _values(text: str) -> Values:
-    """What a cell of the column `values` allows.
-
-    Raises:
-      ValueError: it cannot be understood, and why.
-    """
+    """What a cell of the column `values` allows; raises ValueError if it cannot be understood, and why."""
     if ".." in text:
         return _range(text)
     choices = tuple(parse_value(word) for word in _CHOICE.findall(text) if word.strip())
@@ -105,8 +97,7 @@ def fit_row(
         number is real then where a real one stood, but one outside the row does not fit. By default the source's own.
       settable: constants that can be set in the source, see `settable_constants`; by default all.
 
-    Raises:
-      TableError: the constant is missing, cannot be moved, or has a value that the row does not allow.
+    Raises TableError if the constant is missing, cannot be moved, or has a value that the row does not allow.
     """
     name = row.name
     if name not in constants:

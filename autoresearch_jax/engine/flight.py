@@ -117,8 +117,7 @@ class Flight:
     def start(self, asked_by: int, action: RunTrial) -> None:
         """Writes a trial down, together with the decision that an experiment asks for it by, and runs it.
 
-        Raises:
-          RunError, StopReached, KeyboardInterrupt: see `finish_one`.
+        Raises RunError, StopReached, KeyboardInterrupt as `finish_one` does.
         """
         with self._ledger.transaction():
             if action.decision is not None:
@@ -129,10 +128,9 @@ class Flight:
     def finish_one(self, timeout: float | None) -> None:
         """Waits until a trial is over, and stores what it gave; `timeout` is in seconds, None for no limit.
 
-        Raises:
-          RunError: the task or the champion failed too often, or the disk has no room; experiments stay open.
-          StopReached: other work kept the machine busy until the run was over; the same.
-          KeyboardInterrupt: the process was asked to end; the same.
+        Raises RunError if the task or the champion failed too often, or the disk has no room; experiments stay open;
+        StopReached if other work kept the machine busy until the run was over; KeyboardInterrupt if the process was
+        asked to end.
         """
         with self._parts.interrupts.allowed():
             finished = self._parts.executor.next_finished(timeout)
@@ -159,9 +157,8 @@ class Flight:
 
         Before anything was measured in this process, no wait would help a machine that fails.
 
-        Raises:
-          RunError: it was one too many, or the disk's; the same command takes the experiment up again.
-          StopReached: the machine failed until the run was over; the same.
+        Raises RunError if it was one too many, or the disk's; the same command takes the experiment up again;
+        StopReached if the machine failed until the run was over.
         """
         if trouble := disk_trouble(error):
             raise RunError(f"{trouble}; {GOES_ON}") from error
@@ -302,10 +299,8 @@ class Flight:
 
         Certification may come after the stopping list has ended the search: it waits a few times.
 
-        Raises:
-          StopReached: an item of the stopping list holds; the experiment stays open.
-          RunError: the machine stays too busy to certify; the same.
-          KeyboardInterrupt: the process was asked to end.
+        Raises StopReached if an item of the stopping list holds; the experiment stays open; RunError if the machine
+        stays too busy to certify; KeyboardInterrupt if the process was asked to end.
         """
         busy = self._busy_in_a_row(trial.experiment)
         is_certifying = trial.purpose is Purpose.CERTIFY

@@ -17,28 +17,19 @@ HAND = "hand"  # in place of a proposer's name
 
 @dataclass(frozen=True)
 class HandedText:
-    """A text that waits to be measured, or was.
+    """A text that waits to be measured, or was."""
 
-    Attributes:
-      id: its number in the queue: 1, 2, 3, ...
-      created_at: in seconds since 1970.
-      hypothesis: one clean line.
-      base: the text that it was made from, whose difference is carried over to the champion of the time when it is
-        taken up; None for a text that is measured as it stands.
-      why: its author's opinion why it should work, a clean paragraph; empty if there is none.
-      adopted_from: name of the peer whose champion it is; None if it is no peer's.
-      experiment: that measures it; None while it waits.
-    """
-
-    id: int
-    created_at: float
-    hypothesis: str
+    id: int  # its number in the queue: 1, 2, 3, ..
+    created_at: float  # in seconds since 1970
+    hypothesis: str  # one clean line
     category: str
+    # the text that it was made from, whose difference is carried over to the champion of the time when it is taken up;
+    # None for a text that is measured as it stands
     base: str | None
     source: str
-    why: str = ""
-    adopted_from: str | None = None
-    experiment: int | None = None
+    why: str = ""  # its author's opinion why it should work, a clean paragraph; empty if there is none
+    adopted_from: str | None = None  # name of the peer whose champion it is; None if it is no peer's
+    experiment: int | None = None  # that measures it; None while it waits
 
     def for_champion(self, asset: AssetKind, champion: str, merge: Merge) -> str | None:
         """The text as it is for a champion's; None where the two change the same lines."""
@@ -78,11 +69,7 @@ class Inbox:
         return next(iter(self._read("WHERE experiment IS NULL ORDER BY id LIMIT 1")), None)
 
     def get(self, number: int) -> HandedText:
-        """One text.
-
-        Raises:
-          LedgerError: there is none of that number.
-        """
+        """One text; raises LedgerError if there is none of that number."""
         found = self._read("WHERE id = ?", number)
         if not found:
             raise LedgerError(f"the ledger's inbox has no text {number}")
@@ -93,11 +80,7 @@ class Inbox:
         return len(self._ledger.select("inbox", ("id",), "WHERE experiment IS NULL"))
 
     def is_over(self, number: int) -> bool:
-        """Whether the experiment of a text is over.
-
-        Raises:
-          LedgerError: see `get`.
-        """
+        """Whether the experiment of a text is over; raises LedgerError as `get` does."""
         experiment = self.get(number).experiment
         return experiment is not None and not self._ledger.experiment(experiment).is_open
 

@@ -140,11 +140,7 @@ class Ledger(Logbook):
         return experiment.id
 
     def source(self, experiment: int) -> str:
-        """Full text that the experiment measured.
-
-        Raises:
-          LedgerError: there is none of that number.
-        """
+        """Full text that the experiment measured; raises LedgerError if there is none of that number."""
         self._unscored(experiment)
         return str(self.select("experiments", ("source",), "WHERE id = ?", experiment)[0]["source"])
 
@@ -203,11 +199,7 @@ class Ledger(Logbook):
         return [as_decision(row) for row in rows]
 
     def experiment(self, number: int) -> ExperimentRow:
-        """One experiment.
-
-        Raises:
-          LedgerError: there is none of that number.
-        """
+        """One experiment; raises LedgerError if there is none of that number."""
         row = self._unscored(number)
         return self.remembered(Ledger._scored_now).get(number, row)
 

@@ -35,22 +35,15 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs, or an experiment that is prepared or decided on.
+    """A trial that runs, or an experiment that is prepared or decided on."""
 
-    Attributes:
-      experiment: that the trial is run for; a candidate's may be one of the champion.
-      trial: its number; 0 without one.
-      run: "run 2", "champion's run 3"; "" without a trial.
-      report: what the task last told.
-      curve: seconds of the budget (its steps, where it is in steps) and loss; at most MAX_CURVE_POINTS, evenly thinned.
-    """
-
-    experiment: int
+    experiment: int  # that the trial is run for; a candidate's may be one of the champion
     proposer: str = ""
     hypothesis: str = ""
-    trial: int = 0
-    run: str = ""
-    report: Mapping[str, Scalar] = field(default_factory=dict)
+    trial: int = 0  # its number; 0 without one
+    run: str = ""  # "run 2", "champion's run 3"; "" without a trial
+    report: Mapping[str, Scalar] = field(default_factory=dict)  # what the task last told
+    # seconds of the budget (its steps, where it is in steps) and loss; at most MAX_CURVE_POINTS, evenly thinned
     curve: Sequence[tuple[float, float]] = ()
 
     @property
@@ -61,31 +54,18 @@ class Running:
 
 @dataclass(frozen=True)
 class Live:
-    """What a driver is doing.
+    """What a driver is doing."""
 
-    Attributes:
-      pid: of the driver.
-      at: when this was written, in seconds since 1970.
-      trials: that run, and what is prepared, the oldest first.
-      waiting: what the driver waits for; None while there is nothing to wait for.
-      log: the last MAX_LOG_LINES lines that the driver printed, each with its time.
-      down: a service that does not answer while the run goes on without it; None without one.
-    """
-
-    pid: int
-    at: float
-    trials: Sequence[Running] = ()
-    waiting: Waiting | None = None
-    log: Sequence[tuple[float, str]] = ()
-    down: Waiting | None = None
+    pid: int  # of the driver
+    at: float  # when this was written, in seconds since 1970
+    trials: Sequence[Running] = ()  # that run, and what is prepared, the oldest first
+    waiting: Waiting | None = None  # what the driver waits for; None while there is nothing to wait for
+    log: Sequence[tuple[float, str]] = ()  # the last MAX_LOG_LINES lines that the driver printed, each with its time
+    down: Waiting | None = None  # a service that does not answer while the run goes on without it; None without one
 
 
 def write_live(folder: RunFolder, live: Live) -> None:
-    """Replaces live.json.
-
-    Raises:
-      OSError: it cannot be written.
-    """
+    """Replaces live.json; raises OSError if it cannot be written."""
     fields = {name: vars(value) if isinstance(value, Waiting) else value for name, value in vars(live).items()}
     fields["trials"] = [vars(one) for one in live.trials]
     write_whole(folder.live, json.dumps(fields) + "\n", sync=False)

@@ -21,18 +21,12 @@ class MachineWaits:
         self._first_wait_seconds = first_wait_seconds
 
     def wait(self, why: str, waits: int, champion: ExperimentRow | None, started: float) -> None:
-        """Says why, and waits, at most as long as the run may last.
+        """Says why, and waits, at most as long as the run may last; `waits` came before it in a row.
 
-        Args:
-          why: one line.
-          waits: how many came before it in a row.
-          champion: of the run; None while the stopping list does not count: before the baseline is measured, and
-            while certification follows the end of the search.
-          started: `time.monotonic()`; all time from then on counts.
+        `champion` is None while the stopping list does not count: before the baseline is measured, and while
+        certification follows the end of the search. All time from `started` (`time.monotonic()`) on counts.
 
-        Raises:
-          StopReached: an item of the stopping list holds.
-          KeyboardInterrupt: the process was asked to end.
+        Raises StopReached if an item of the stopping list holds; KeyboardInterrupt if the process was asked to end.
         """
         seconds = backoff(self._first_wait_seconds, waits)
         words = clean_line(why)

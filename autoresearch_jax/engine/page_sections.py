@@ -69,19 +69,13 @@ class TableRow:
 
 @dataclass
 class Section:
-    """What stands under a title.
+    """What stands under a title."""
 
-    Attributes:
-      name: one of `SECTIONS`; None for one that is not known, and for what stands before the first.
-      title: as it is written.
-      level: of its heading.
-      is_prose: begun by a sentence, such as "Stop when 30 experiments are over", and no longer than its paragraph.
-    """
-
-    name: str | None
-    title: str
+    name: str | None  # one of `SECTIONS`; None for one that is not known, and for what stands before the first
+    title: str  # as it is written
     line: int
-    level: int
+    level: int  # of its heading
+    # begun by a sentence, such as "Stop when 30 experiments are over", and no longer than its paragraph
     is_prose: bool = False
     blocks: list[Block] = field(default_factory=list)
     rows: list[TableRow] = field(default_factory=list)

@@ -50,25 +50,15 @@ NextAction = RunTrial | Conclude
 
 @dataclass(frozen=True)
 class OpenExperiment:
-    """What the ledger says of an experiment that is not over.
+    """What the ledger says of an experiment that is not over."""
 
-    Attributes:
-      row: its row.
-      trials: its finished trials, without those for which the machine was too busy.
-      decision: the last one on it; None before the first.
-      running: the seeds of its trials that run.
-      nodes_added: what its source has more than its parent's, by `AssetKind.size`.
-      parent_score: of what it was made from; None for the champion's.
-      unit: of these, see `AssetKind.unit`.
-    """
-
-    row: ExperimentRow
-    trials: Sequence[TrialRow] = ()
-    decision: Decision | None = None
-    nodes_added: int = 0
-    unit: str = "nodes"
-    running: Sequence[int] = ()
-    parent_score: float | None = None
+    row: ExperimentRow  # its row
+    trials: Sequence[TrialRow] = ()  # its finished trials, without those for which the machine was too busy
+    decision: Decision | None = None  # the last one on it; None before the first
+    nodes_added: int = 0  # what its source has more than its parent's, by `AssetKind.size`
+    unit: str = "nodes"  # of these, see `AssetKind.unit`
+    running: Sequence[int] = ()  # the seeds of its trials that run
+    parent_score: float | None = None  # of what it was made from; None for the champion's
 
     @property
     def is_to_be_kept(self) -> bool:
@@ -346,17 +336,11 @@ def find_thresholds(
 
 @dataclass(frozen=True)
 class _Champion:
-    """What a candidate's run with one seed is compared with.
+    """What a candidate's run with one seed is compared with."""
 
-    Attributes:
-      curve: of the champion's run with the same seed, or the mean of its runs' curves if there is none.
-      value: its score, in the same way.
-      luck: by how much that is better than the mean of all its runs.
-    """
-
-    curve: Sequence[float]
-    value: float
-    luck: float
+    curve: Sequence[float]  # of the champion's run with the same seed, or the mean of its runs' curves if there is none
+    value: float  # its score, in the same way
+    luck: float  # by how much that is better than the mean of all its runs
 
     @classmethod
     def of(cls, runs: Sequence[TrialRow], seed: int, metric: Metric, points: int) -> "_Champion | None":

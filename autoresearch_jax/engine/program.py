@@ -48,22 +48,14 @@ class ProgramError(UserError):
 
 @dataclass(frozen=True)
 class ProgramPage:
-    """program.md, read.
-
-    Attributes:
-      text: all of it.
-      constants: the rows of its table.
-      stops: its stopping list; the first item that holds counts.
-      notices: what on it has no effect, a line each.
-      is_original: it is in the form of the original's page, which is prose for agents.
-    """
+    """program.md, read."""
 
     path: Path
-    text: str
-    constants: tuple[Constant, ...]
-    stops: tuple[Stop, ...]
-    notices: tuple[str, ...] = ()
-    is_original: bool = False
+    text: str  # all of it
+    constants: tuple[Constant, ...]  # the rows of its table
+    stops: tuple[Stop, ...]  # its stopping list; the first item that holds counts
+    notices: tuple[str, ...] = ()  # what on it has no effect, a line each
+    is_original: bool = False  # it is in the form of the original's page, which is prose for agents
 
     @property
     def for_agents(self) -> str:
@@ -73,8 +65,7 @@ class ProgramPage:
     def space(self, constants: Mapping[str, ConstantValue]) -> tuple[Constant, ...]:
         """The table as it fits a source with these constants, see `fit_row`.
 
-        Raises:
-          ProgramError: a constant that the source does not have, or whose value is of another type.
+        Raises ProgramError for a constant that the source does not have, or whose value is of another type.
         """
         try:
             return tuple(fit_row(row, constants) for row in self.constants)
@@ -84,11 +75,7 @@ class ProgramPage:
     def usable(
         self, asset: AssetKind, source: str, settled: Mapping[str, ConstantValue] | None = None
     ) -> tuple[tuple[Constant, ...], tuple[str, ...]]:
-        """The rows of the table that fit a source, and why the others do not, a line each.
-
-        Args:
-          settled: see `fit_row`.
-        """
+        """The rows of the table that fit a source, and why the others do not, a line each; see `fit_row`."""
         rows: list[Constant] = []
         complaints: list[str] = []
         constants, settable = known_constants(asset, source), settable_names(asset, source)
@@ -111,8 +98,7 @@ class ProgramPage:
     def check_metric(self, metric: str) -> None:
         """Refuses a target that can never be reached because the task has another metric.
 
-        Raises:
-          ProgramError: there is one.
+        Raises ProgramError if there is one.
         """
         for stop in self.stops:
             if isinstance(stop, Target) and stop.metric != metric:
@@ -120,20 +106,12 @@ class ProgramPage:
 
 
 def read_program(path: Path) -> ProgramPage:
-    """Reads program.md.
-
-    Raises:
-      ProgramError: it is not there, or cannot be understood.
-    """
+    """Reads program.md; raises ProgramError if it is not there, or cannot be understood."""
     return parse_program(read_page(path), path)
 
 
 def read_page(path: Path) -> str:
-    """The text of program.md.
-
-    Raises:
-      ProgramError: it cannot be read.
-    """
+    """The text of program.md; raises ProgramError if it cannot be read."""
     try:
         return plain_text(path.read_bytes())
     except FileNotFoundError as error:
@@ -213,11 +191,7 @@ def _table(sections: Sequence[Section], path: Path, notices: list[str]) -> Itera
 
 
 def _stops(sections: Sequence[Section], path: Path, notices: list[str]) -> Iterator[Stop]:
-    """The items of the stopping list.
-
-    Raises:
-      ProgramError: there is one, and nothing in it is understood.
-    """
+    """The items of the stopping list; raises ProgramError if there is one, and nothing in it is understood."""
     own = [section for section in sections if section.name == STOP_SECTION and not section.is_prose]
     prose = [section for section in sections if section.is_prose]
     stops: list[Stop] = []
@@ -291,14 +265,10 @@ class ProgramFile:
         check: Callable[[ProgramPage], None] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        """Reads it for the first time.
+        """Reads it for the first time; a new version counts once it has not been written to for `settle_seconds`.
 
-        Args:
-          check: raises a UserError for a page that the run cannot keep to; asked of each new version.
-          settle_seconds: a new version counts once it has not been written to for so long.
-
-        Raises:
-          ProgramError: it is not there, or cannot be understood.
+        `check` is asked of each new version, and raises a UserError for a page that the run cannot keep to. Raises
+        ProgramError if the page is not there, or cannot be understood.
         """
         self._path = path
         self._check = check
@@ -369,8 +339,7 @@ class ProgramFile:
     ) -> ProgramPage:
         """A version that may come into force.
 
-        Raises:
-          UserError: it must not: it is not whole, or has lost what carries limits.
+        Raises UserError if it must not: it is not whole, or has lost what carries limits.
         """
         before = self._program
         if before.text.startswith(text) and not text.endswith("\n") and before.text[len(text)] != "\n":

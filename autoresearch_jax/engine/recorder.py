@@ -155,8 +155,7 @@ class Recorder:
     def settle(self) -> None:
         """Completes what a killed process left undone between ledger, git and results.tsv.
 
-        Raises:
-          WorkspaceError: the branch is not where the ledger says.
+        Raises WorkspaceError if the branch is not where the ledger says.
         """
         self._workspace.free_locks()
         if self.champion is None:

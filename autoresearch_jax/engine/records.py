@@ -38,54 +38,28 @@ class Purpose(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Intent:
-    """An experiment as it is written down before anything is spent on it.
-
-    Attributes:
-      source: full text to measure.
-      constants: its constants, see `AssetKind.constants`.
-      hypothesis: one line.
-      parent: the champion it was made from; None for the baseline. An open experiment is moved, see `Ledger.move`.
-      cost_dollars: what proposing it cost.
-      without: experiments whose edits a revert takes out of the champion.
-      finding: id of the finding that it tries; None if it tries none.
-      adopted_from: name of the peer whose finding or champion it tries; None if it is no peer's.
-      used: ids of the findings that its proposer says it used.
-      why: its proposer's opinion why it should work; empty if there is none.
-    """
+    """An experiment as it is written down before anything is spent on it."""
 
     kind: Kind
-    source: str
-    constants: Mapping[str, ConstantValue] = field(default_factory=dict)
-    hypothesis: str = ""
+    source: str  # full text to measure
+    constants: Mapping[str, ConstantValue] = field(default_factory=dict)  # its constants, see `AssetKind.constants`
+    hypothesis: str = ""  # one line
     category: str = ""
     proposer: str = ""
+    # the champion it was made from; None for the baseline. An open experiment is moved, see `Ledger.move`.
     parent: int | None = None
     parent_commit: str | None = None
-    cost_dollars: float = 0.0
-    without: Sequence[int] = ()
-    finding: str | None = None
-    adopted_from: str | None = None
-    used: Sequence[str] = ()
-    why: str = ""
+    cost_dollars: float = 0.0  # what proposing it cost
+    without: Sequence[int] = ()  # experiments whose edits a revert takes out of the champion
+    finding: str | None = None  # id of the finding that it tries; None if it tries none
+    adopted_from: str | None = None  # name of the peer whose finding or champion it tries; None if it is no peer's
+    used: Sequence[str] = ()  # ids of the findings that its proposer says it used
+    why: str = ""  # its proposer's opinion why it should work; empty if there is none
 
 
 @dataclass(frozen=True)
 class ExperimentRow:
-    """An experiment without its source, which `Ledger.source` reads. Attributes that are not here: see `Intent`.
-
-    Attributes:
-      status: OK exactly when it was measured; None while it is open. A DUPLICATE has its twin's score, none if that was
-        pruned, and is kept if it is the champion's program in a shorter text.
-      score: of a kept one the posterior mean of its true score, by all trials of the run so far; else the mean of its
-        trials; None where there is none.
-      error: standard deviation of the score of a kept one; else None.
-      decision: KEEP or DISCARD; None for a trial by hand.
-      commit: where git has it; None for what never became a commit.
-      ended: 1, 2, 3, ... in the order in which experiments ended; None while it is open.
-      seconds: of the process that ended it, from its beginning or the end of the experiment before, if that is later.
-      price: what its gain had to be above, in the metric's unit; None of what was not decided on by its gain.
-      simplification: True if it was kept for its shorter source alone.
-    """
+    """An experiment without its source, which `Ledger.source` reads. Attributes that are not here: see `Intent`."""
 
     id: int
     kind: Kind
@@ -98,21 +72,27 @@ class ExperimentRow:
     constants: Mapping[str, ConstantValue]
     created_at: float
     program_hash: str | None
+    # OK exactly when it was measured; None while it is open. A DUPLICATE has its twin's score, none if that was pruned,
+    # and is kept if it is the champion's program in a shorter text.
     status: Status | None
+    # of a kept one the posterior mean of its true score, by all trials of the run so far; else the mean of its trials;
+    # None where there is none
     score: float | None
-    decision: Action | None
+    decision: Action | None  # KEEP or DISCARD; None for a trial by hand
     reason: str | None
-    commit: str | None
+    commit: str | None  # where git has it; None for what never became a commit
+    # of the process that ended it, from its beginning or the end of the experiment before, if that is later
     seconds: float | None
-    simplification: bool = False
+    simplification: bool = False  # True if it was kept for its shorter source alone
     without: Sequence[int] = ()
     finding: str | None = None
     adopted_from: str | None = None
     used: Sequence[str] = ()
     why: str = ""
-    ended: int | None = None
+    ended: int | None = None  # 1, 2, 3, ... in the order in which experiments ended; None while it is open.
+    # what its gain had to be above, in the metric's unit; None of what was not decided on by its gain
     price: float | None = None
-    error: float | None = None
+    error: float | None = None  # standard deviation of the score of a kept one; else None
 
     def __hash__(self) -> int:  # of a few columns: `constants` has none
         return hash((self.id, self.status, self.score, self.error))
@@ -167,21 +147,14 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class AuditTrial(TrialRow):
-    """One measurement of an audit, which asks a `question` (JSON) of subjects such as "champion".
+    """One measurement of an audit, which asks a `question` (JSON) of subjects such as "champion"."""
 
-    Attributes:
-      audit: its number.
-      split: "val" or "holdout"; `value` is the score on val in either case.
-      answered_at: when the audit was over; None before.
-      items: the score on each item of val, as a JSON list; None for a task without items.
-    """
-
-    audit: int = 0
+    audit: int = 0  # its number
     question: str = ""
     subject: str = ""
-    split: str = "val"
-    answered_at: float | None = None
-    items: str | None = None
+    split: str = "val"  # "val" or "holdout"; `value` is the score on val in either case
+    answered_at: float | None = None  # when the audit was over; None before
+    items: str | None = None  # the score on each item of val, as a JSON list; None for a task without items
 
     @property
     def holdout_items(self) -> str | None:

@@ -56,12 +56,8 @@ def findings_of_run(
     whose ids follow from what they changed, so that exporting them again, or elsewhere, gives the same. What was
     adopted from a peer is answered in any case, also where it failed or its discard is not clear.
 
-    Args:
-      ledger: of the run.
-      tag: its name.
-      store: of the findings that it may have tried.
-      changes: those of experiments that were asked for before, and from now on; they stay as they are, and each takes
-        a tenth of a second.
+    `changes` remembers those of experiments from one call to the next: they stay as they are, and each takes a tenth of
+    a second.
     """
     changes = {} if changes is None else changes
     findings = store.findings()
@@ -142,11 +138,7 @@ def _budget(settings: Mapping[str, Scalar]) -> str:
 def _new_finding(
     ledger: Ledger, row: ExperimentRow, tag: str, evidence: Evidence, changes: dict[int, str]
 ) -> RunFinding:
-    """What an experiment changed of its champion.
-
-    Raises:
-      FindingError: no diff gives its text.
-    """
+    """What an experiment changed of its champion; raises FindingError if no diff gives its text."""
     assert row.parent is not None
     parent, hypothesis = ledger.source(row.parent), clean_line(row.hypothesis)
     if row.id not in changes:

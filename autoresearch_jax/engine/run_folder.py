@@ -78,8 +78,7 @@ class RunFolder:
     def create(self) -> None:
         """Makes the folder, and keeps it out of the sight of a git repository around it.
 
-        Raises:
-          RunFolderError: it cannot be made.
+        Raises RunFolderError if it cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -93,8 +92,7 @@ class RunFolder:
 
         It would even judge a snapshot of an earlier run that had the same seed and program.
 
-        Raises:
-          RunFolderError: there was a run here, and it has no ledger.
+        Raises RunFolderError if there was a run here, and it has no ledger.
         """
         has_ledger = self.ledger.exists() and self.ledger.stat().st_size > 0
         if not has_ledger and (self.settings.exists() or any(self.snapshots.glob("[0-9]*-[0-9]*"))):
@@ -107,8 +105,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Holds the run for this process; the kernel lets go of it when the process ends, also by `kill -9`.
 
-        Raises:
-          RunFolderError: another process holds it, or the folder cannot be written to.
+        Raises RunFolderError if another process holds it, or the folder cannot be written to.
         """
         from filelock import FileLock, Timeout  # its import takes a quarter of a second
 
@@ -152,8 +149,7 @@ class RunFolder:
     def holder(self) -> str | None:
         """Who is at work on the run, such as "pid 12 on box"; None if it is not locked. Writes nothing.
 
-        Raises:
-          RunFolderError: that cannot be read.
+        Raises RunFolderError if that cannot be read.
         """
         try:
             descriptor = os.open(self._lock_file, os.O_RDONLY)
@@ -185,24 +181,18 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Lineages:
-    """Runs TAG-1 .. TAG-M that adopt from each other; beside their folders is TAG, with what they give each other.
+    """Runs TAG-1 .. TAG-M that adopt from each other; beside their folders is TAG, with what they give each other."""
 
-    Attributes:
-      folder: TAG.
-      number: how many they are.
-      settings: the flags that they were begun with, as a run's settings have them.
-    """
-
-    folder: RunFolder
-    number: int
+    folder: RunFolder  # TAG
+    number: int  # how many they are
+    # the flags that they were begun with, as a run's settings have them
     settings: Mapping[str, Scalar] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: RunFolder) -> "Lineages | None":
         """Those of a folder TAG; None where it has none, or is that of a run.
 
-        Raises:
-          RunFolderError: their file is damaged.
+        Raises RunFolderError if their file is damaged.
         """
         if folder.ledger.is_file():
             return None
@@ -226,11 +216,7 @@ class Lineages:
         return found if found is not None and run.path in [own.path for own in found.runs] else None
 
     def write(self) -> None:
-        """Makes the folder and enters them there.
-
-        Raises:
-          RunFolderError: it cannot be written.
-        """
+        """Makes the folder and enters them there; raises RunFolderError if it cannot be written."""
         self.folder.create()
         try:
             write_json(self.folder.lineages, {"lineages": self.number, "settings": dict(self.settings)})
@@ -299,8 +285,7 @@ def check_settings(
 ) -> None:
     """Refuses to go on with a run that was started with other settings: its scores could not be compared.
 
-    Raises:
-      RunFolderError: some differ; the message names each.
+    Raises RunFolderError if some differ; the message names each.
     """
     differing = [
         f"{name} {stored.get(name)} then, {value} now"

@@ -58,12 +58,8 @@ def keep_to_settings(
 ) -> None:
     """Stores the settings of a run that begins; refuses to go on with one under others.
 
-    Args:
-      flags: that the run is given now, kept for later commands; other ones are no other settings.
-
-    Raises:
-      RunFolderError: some settings differ.
-      RunError: the eval bundle is not that of the run's beginning.
+    Other `flags`, which are kept for later commands, are no other settings. Raises RunFolderError if some settings
+    differ; RunError if the eval bundle is not that of the run's beginning.
     """
     stored = ledger.settings()
     if stored:
@@ -106,34 +102,21 @@ def _keep_eval_bundle(ledger: Ledger, folder: RunFolder, task: Task) -> None:
 
 @dataclass(frozen=True)
 class RunState:
-    """The state of a run that decisions and briefs need.
+    """The state of a run that decisions and briefs need."""
 
-    Attributes:
-      champion: the experiment that measured the champion's program.
-      runs: all trials of it that have a score.
-      used_seeds: of its trials that are over; the next fresh seed follows from them.
-      score: the champion's, and its standard deviation; of the greedy rule's the one run and no error.
-      lineage: the model of scores; None under the greedy rule.
-      anchor: the last champion that was kept for its gain, as `Lineage` has it.
-      baseline: number of the experiment with the baseline's trials.
-      baseline_memory: peak memory in bytes that more memory is measured by: the baseline's, or LITTLE_MEMORY of the
-        device's if that is more; None where the baseline's is not known.
-      looked_at: experiments whose edits certification took out, or could not.
-      keeps_since_certified: edits that were kept since then.
-      certification_runs: trials that certification had.
-    """
-
-    champion: ExperimentRow
-    runs: Sequence[TrialRow]
-    used_seeds: Sequence[int]
-    score: Estimate
-    lineage: Lineage | None
-    anchor: frozenset[int]
-    baseline: int
+    champion: ExperimentRow  # the experiment that measured the champion's program
+    runs: Sequence[TrialRow]  # all trials of it that have a score
+    used_seeds: Sequence[int]  # of its trials that are over; the next fresh seed follows from them
+    score: Estimate  # the champion's, and its standard deviation; of the greedy rule's the one run and no error
+    lineage: Lineage | None  # the model of scores; None under the greedy rule
+    anchor: frozenset[int]  # the last champion that was kept for its gain, as `Lineage` has it
+    baseline: int  # number of the experiment with the baseline's trials
+    # peak memory in bytes that more memory is measured by: the baseline's, or LITTLE_MEMORY of the device's if that is
+    # more; None where the baseline's is not known
     baseline_memory: float | None
-    looked_at: frozenset[int]
-    keeps_since_certified: int
-    certification_runs: int
+    looked_at: frozenset[int]  # experiments whose edits certification took out, or could not
+    keeps_since_certified: int  # edits that were kept since then
+    certification_runs: int  # trials that certification had
 
     @property
     def seeds(self) -> list[int]:

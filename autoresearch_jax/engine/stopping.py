@@ -54,11 +54,7 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Marks what may be cut short.
-
-        Raises:
-          KeyboardInterrupt: a signal came in, or had come in before.
-        """
+        """Marks what may be cut short; raises KeyboardInterrupt if a signal came in, or had come in before."""
         self._is_allowed = True
         try:
             if self.requested:
@@ -179,8 +175,7 @@ class StoppingList:
 
         All time from `started` (`time.monotonic()`) on counts. `is_over` ends it as soon as it is true.
 
-        Raises:
-          KeyboardInterrupt: the process was asked to end.
+        Raises KeyboardInterrupt if the process was asked to end.
         """
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
@@ -223,8 +218,7 @@ class ProposalWaits:
 
         With `beside_trials` it returns at once; see `seconds_left`.
 
-        Raises:
-          KeyboardInterrupt: the process was asked to end.
+        Raises KeyboardInterrupt if the process was asked to end.
         """
         what, now = clean_line(str(down)), time.time()
         if self._down_since is None:
@@ -251,8 +245,7 @@ class ProposalWaits:
     def failed(self, failure: ProposalFailed, champion: ExperimentRow, *, beside_trials: bool = False) -> None:
         """Enters a proposal that came to nothing; waits if that is so again and again, as `wait_for_service` does.
 
-        Raises:
-          KeyboardInterrupt: the process was asked to end.
+        Raises KeyboardInterrupt if the process was asked to end.
         """
         self._failures += 1
         self._answered()

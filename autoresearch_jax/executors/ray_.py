@@ -39,11 +39,7 @@ KEPT_PACKS = 32  # in the object store; a trial that runs keeps its own
 
 
 def resource_name(terms: Mapping[str, Scalar]) -> str:
-    """The resource that stands for a class of devices: nodes that have it can run the same trials.
-
-    Args:
-      terms: "platform", "device_kind" and "num_devices", see `engine.task.Terms`.
-    """
+    """The resource that stands for a class of devices: nodes that have it can run the same trials."""
     count = int(terms.get("num_devices") or 1)
     kind = f"{terms.get('device_kind') or 'unknown'}"
     if count > 1 and terms.get("platform") != "cpu":
@@ -67,14 +63,10 @@ class RayExecutor:
 
         Args:
           describe: how a node makes the task: "opener", "settings" and "expects" of `ray_node.run_trial`'s order.
-          terms: of the task.
           address: "auto" for the cluster of this machine or of RAY_ADDRESS; HOST:PORT; or ray://HOST:PORT.
-          files: for the opener.
           patience_seconds: after which trials are given up while no node has the resource.
 
-        Raises:
-          UsageError: there is no such cluster, or no node has the resource.
-          UserError: Ray is missing.
+        Raises UsageError if there is no such cluster, or no node has the resource; UserError if Ray is missing.
         """
         self._ray = _connect(address)
         self._describe, self._terms, self._address = describe, terms, address
@@ -358,9 +350,7 @@ def _line(error: Exception, number: int) -> str:
 def _connect(address: str) -> Any:
     """The package ray, connected to a cluster; the handlers of signals stay as they are.
 
-    Raises:
-      UsageError: there is no such cluster.
-      UserError: Ray is missing.
+    Raises UsageError if there is no such cluster; UserError if Ray is missing.
     """
     if find_spec("ray") is None:
         raise UserError(

@@ -75,8 +75,7 @@ class FindingStore(Protocol):
     def add(self, finding: Finding, base_text: str | None) -> str:
         """Stores a finding, or its evidence where the same change is there already; returns what was done in words.
 
-        Raises:
-          FindingError: another change has its id, it does not fit its base, or it cannot be stored.
+        Raises FindingError if another change has its id, it does not fit its base, or it cannot be stored.
         """
         ...
 
@@ -157,12 +156,9 @@ class Library:
     def __init__(
         self, stores: Sequence[FindingStore], notice: Callable[[str], None], others: Sequence[FindingStore] = ()
     ) -> None:
-        """Puts stores together.
+        """Puts stores together; new findings go to the last of the first ones.
 
-        Args:
-          stores: new findings go to the last of them.
-          notice: is told, once each, of findings that are left out, since another has their id.
-          others: stores that come after these, and that nothing goes to.
+        `notice` is told, once each, of findings that are left out, since another has their id.
         """
         self._own = stores[-1]
         self._stores = [*stores, *others]
@@ -191,11 +187,7 @@ class Library:
         return next((text for text in texts if text is not None), None)
 
     def get(self, name: str) -> Finding:
-        """The finding of an id, or of one that a peer has for it.
-
-        Raises:
-          FindingError: there is none.
-        """
+        """The finding of an id, or of one that a peer has for it; raises FindingError if there is none."""
         found = [finding for finding in self.findings() if is_named(finding, name)]
         if not found:
             raise FindingError(f"{name}: no finding of this id: `autoresearch findings list` has all")

@@ -53,78 +53,43 @@ class FindingError(UserError):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What measuring a finding's change gave, on one machine.
+    """What measuring a finding's change gave, on one machine."""
 
-    Attributes:
-      device_class: see `device_class`.
-      fingerprint: of the task; effects under different ones are not comparable.
-      budget: of a run, such as "20 s" or "300 steps".
-      runs: of the change; those of what it was compared with are not counted.
-      decision: "keep", "discard", or the status of a failure, such as "crash".
-      date: the day, such as "2026-11-29".
-      effect: gain in the metric's unit, positive where it is better; None for a failure.
-      error: standard deviation of the effect.
-      probability: that the gain is above its price.
-      certified: whether the edit was certified as an improvement.
-      device: its full name.
-      seconds: that proposing, checking and measuring took.
-      dollars: that proposing cost.
-      replay: command that measures it again.
-      sigma: standard deviation of a run there, in the metric's unit.
-      seed: of its first run, as are the following.
-      steps: that the run made.
-      value: its score.
-      peer: name of the peer in whose chain it was read; empty for what was measured here or is shipped.
-      claim: of a replay, see `findings.trust`: name of the peer whose program was run again.
-    """
-
-    device_class: str
-    fingerprint: str
-    budget: str
-    runs: int
-    decision: str
-    date: str
-    effect: float | None = None
-    error: float | None = None
-    probability: float | None = None
-    certified: bool = False
-    device: str = ""
-    seconds: float | None = None
-    dollars: float | None = None
-    replay: str = ""
-    sigma: float | None = None
-    seed: int | None = None
-    steps: int | None = None
-    value: float | None = None
-    peer: str = ""
-    claim: str = ""
+    device_class: str  # see `device_class`
+    fingerprint: str  # of the task; effects under different ones are not comparable
+    budget: str  # of a run, such as "20 s" or "300 steps"
+    runs: int  # of the change; those of what it was compared with are not counted
+    decision: str  # "keep", "discard", or the status of a failure, such as "crash"
+    date: str  # the day, such as "2026-11-29"
+    effect: float | None = None  # gain in the metric's unit, positive where it is better; None for a failure
+    error: float | None = None  # standard deviation of the effect
+    probability: float | None = None  # that the gain is above its price
+    certified: bool = False  # whether the edit was certified as an improvement
+    device: str = ""  # its full name
+    seconds: float | None = None  # that proposing, checking and measuring took
+    dollars: float | None = None  # that proposing cost
+    replay: str = ""  # command that measures it again
+    sigma: float | None = None  # standard deviation of a run there, in the metric's unit
+    seed: int | None = None  # of its first run, as are the following
+    steps: int | None = None  # that the run made
+    value: float | None = None  # its score
+    peer: str = ""  # name of the peer in whose chain it was read; empty for what was measured here or is shipped
+    claim: str = ""  # of a replay, see `findings.trust`: name of the peer whose program was run again
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A change of an asset, where it comes from and what it rests on.
+    """A change of an asset, where it comes from and what it rests on."""
 
-    Attributes:
-      id: lower-case words joined by hyphens; also the name of its page.
-      title: one line: what is changed.
-      category: kind of change, such as one of `proposers.base.DEFAULT_CATEGORIES`.
-      status: one of `STATUSES`.
-      source: paper, page or run that it comes from.
-      base: `base_digest` of the text that it changes.
-      evidence: of each time that it was measured.
-      about: prose.
-      change: SEARCH/REPLACE blocks or a unified diff, without a fence.
-    """
-
-    id: str
-    title: str
-    category: str
-    status: str
-    source: str
-    base: str
-    about: str
-    change: str
-    evidence: tuple[Evidence, ...] = ()
+    id: str  # lower-case words joined by hyphens; also the name of its page
+    title: str  # one line: what is changed
+    category: str  # kind of change, such as one of `proposers.base.DEFAULT_CATEGORIES`
+    status: str  # one of `STATUSES`
+    source: str  # paper, page or run that it comes from
+    base: str  # `base_digest` of the text that it changes
+    about: str  # prose
+    change: str  # SEARCH/REPLACE blocks or a unified diff, without a fence
+    evidence: tuple[Evidence, ...] = ()  # of each time that it was measured
 
     @cached_property
     def edits(self) -> Sequence[Edit]:
@@ -158,11 +123,7 @@ def base_digest(text: str) -> str:
 
 
 def device_class(terms: Mapping[str, Scalar]) -> str:
-    """The class of devices that evidence is shared among: "cpu" for all CPUs, else the number and name of devices.
-
-    Args:
-      terms: a run's settings, or the terms of its task: "platform", "device_kind" and "num_devices".
-    """
+    """The class of devices that evidence is shared among: "cpu" for all CPUs, else the number and name of devices."""
     kind, count = clean_line(str(terms.get("device_kind") or "unknown")), terms.get("num_devices") or 1
     if terms.get("platform") == "cpu":
         return "cpu"
@@ -174,17 +135,8 @@ def apply_finding(
 ) -> str:
     """The champion's text with a finding's change.
 
-    The edits are placed in the champion first. Where that fails, they are applied to their base and the result is
-    merged with the champion.
-
-    Args:
-      finding: whose change.
-      champion_source: the text to change.
-      base_text: the text that the finding was made for; None where it is not known.
-      merge: a three-way merge.
-
-    Raises:
-      FindingError: it does not fit, or the champion has it already.
+    The edits are placed in the champion first. Where that fails, they are applied to their base, if that is known, and
+    the result is merged with the champion. Raises FindingError if it does not fit, or the champion has it already.
     """
     try:
         return apply_edits(champion_source, finding.edits, asset)
@@ -218,8 +170,7 @@ def _shared_lines(base: str, text: str) -> float:
 def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_FILE) -> str:
     """The base with the finding's change.
 
-    Raises:
-      FindingError: that is not its base, or the change does not fit it.
+    Raises FindingError if that is not its base, or the change does not fit it.
     """
     if base_digest(base_text) != finding.base:
         raise FindingError(f"{finding.id}: bases/{finding.base}.txt has another text than its name says: restore it")
@@ -232,8 +183,7 @@ def changed_base(finding: Finding, base_text: str, asset: AssetKind = TRAINING_F
 def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_FILE) -> str:
     """A unified diff that `read_edits` and `apply_edits` take from one text to the other exactly.
 
-    Raises:
-      FindingError: no diff does, since `before` equals `after` or one of them does not parse.
+    Raises FindingError if no diff does, since `before` equals `after` or one of them does not parse.
     """
     old, new = (unix_lines(text) for text in (before, after))
     why = "nothing differs"
@@ -251,8 +201,7 @@ def diff_change(before: str, after: str, name: str, asset: AssetKind = TRAINING_
 def read_finding(path: Path) -> Finding:
     """Reads a page; words of others are cleaned of what a terminal would take for a command.
 
-    Raises:
-      FindingError: it is no finding; the message has the file and the line.
+    Raises FindingError if it is no finding; the message has the file and the line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -264,16 +213,7 @@ def read_finding(path: Path) -> Finding:
 
 
 def parse_finding(text: str, name: str, stem: str | None = None) -> Finding:
-    """A finding from the text of its page.
-
-    Args:
-      text: the page.
-      name: what messages call it.
-      stem: the id that it must have; None for any.
-
-    Raises:
-      FindingError: see `read_finding`.
-    """
+    """A finding from the text of its page, which messages call `name`; raises FindingError as `read_finding` does."""
     return _Page(name, unix_lines(text).split("\n")).finding(stem)
 
 

@@ -11,23 +11,14 @@ REPLAYED, DIFFERS = "replayed", "differs"  # decisions of a replay: it gave what
 
 @dataclass(frozen=True)
 class Trust:
-    """Numbers of other peers.
+    """Numbers of other peers."""
 
-    Attributes:
-      equal: whose replay gave the claimed score bit by bit.
-      within: whose replay gave it within its noise.
-      differing: whose replay gave another one.
-      adopted: that kept the change in a run of their own.
-      classes: device classes of those runs.
-      refuted: that refuted it there.
-    """
-
-    equal: int = 0
-    within: int = 0
-    differing: int = 0
-    adopted: int = 0
-    classes: int = 0
-    refuted: int = 0
+    equal: int = 0  # whose replay gave the claimed score bit by bit
+    within: int = 0  # whose replay gave it within its noise
+    differing: int = 0  # whose replay gave another one
+    adopted: int = 0  # that kept the change in a run of their own
+    classes: int = 0  # device classes of those runs
+    refuted: int = 0  # that refuted it there
 
     @property
     def is_confirmed(self) -> bool:
@@ -74,12 +65,9 @@ def without_replays(finding: Finding) -> Finding:
 
 
 def trust_of(evidence: Sequence[Evidence], claimant: str, finder: str | None = None) -> Trust:
-    """What others say of a peer's claim.
+    """What others say of a peer's claim, in evidence on one finding; what it says of its own claim does not count.
 
-    Args:
-      evidence: on one finding, of all peers, each with its name.
-      claimant: the peer; what it says of its own claim does not count.
-      finder: the peer that it took the finding from, which adopts or refutes nothing by its own claim.
+    The peer that it took the finding from adopts or refutes nothing by its own claim.
     """
     claimed = {(one.seed, one.value) for one in evidence if one.peer == claimant and not is_replay(one)}
     others = [one for one in evidence if one.peer != claimant]

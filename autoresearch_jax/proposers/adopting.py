@@ -59,12 +59,7 @@ class AdoptingProposer:
         """Reads nothing yet.
 
         Args:
-          proposer: whose the other turns are.
           store: what the peers found; an id that stands for another change elsewhere must not be among it.
-          device_class: of this run, see `AdoptionOrder`.
-          merge: see `IdeasProposer`, as are the following.
-          examine: see there.
-          notice: see there.
           share: of a run's experiments that adoption may take, from 0 to 1.
         """
         self.name = proposer.name
@@ -106,36 +101,22 @@ def _claimed_by(finding: Finding) -> str | None:
 
 @dataclass(frozen=True)
 class Answer:
-    """What somebody who tried a claim found.
+    """What somebody who tried a claim found."""
 
-    Attributes:
-      finding: its id.
-      peer: who claims it.
-      claimed_on: the class of device that it was claimed on.
-      category: kind of change.
-      judge: the peer whose answer it is; empty for this run.
-      weight: of the answer.
-      is_gain: whether it was one, of a size that the claim lets expect.
-    """
-
-    finding: str
-    peer: str
-    claimed_on: str
-    category: str
-    judge: str
-    weight: float
-    is_gain: bool
+    finding: str  # its id
+    peer: str  # who claims it
+    claimed_on: str  # the class of device that it was claimed on
+    category: str  # kind of change
+    judge: str  # the peer whose answer it is; empty for this run
+    weight: float  # of the answer
+    is_gain: bool  # whether it was one, of a size that the claim lets expect
 
 
 @dataclass(frozen=True)
 class AdoptionOrder:
-    """The findings that are worth an experiment more than what the run would try else, the best first.
+    """The findings that are worth an experiment more than what the run would try else, the best first."""
 
-    Attributes:
-      device_class: of this run, see `findings.format.device_class`.
-    """
-
-    device_class: str
+    device_class: str  # of this run, see `findings.format.device_class`
 
     def __call__(self, brief: Brief, rest: Sequence[Finding], library: Sequence[Finding]) -> list[Finding]:
         """See `ideas.Order`."""

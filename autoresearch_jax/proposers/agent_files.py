@@ -55,11 +55,7 @@ def with_notes(words: str, notes: list[str]) -> str:
 
 
 def read_source(path: Path, notes: list[str]) -> str:
-    """The asset as the agent left it.
-
-    Raises:
-      ProposalFailed: it is gone, or no text.
-    """
+    """The asset as the agent left it; raises ProposalFailed if it is gone, or no text."""
     data = read_beginning(path)
     if data is None:
         why = f"the agent deleted {path.name}, or made something else of it"

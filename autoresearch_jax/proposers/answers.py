@@ -94,8 +94,7 @@ def read_answers(
 ) -> tuple[list[Answer], list[EditError]]:
     """As `read_answer`, where `count` proposals were asked for: those that can be used, and why others cannot.
 
-    Raises:
-      EditError: none can be used.
+    Raises EditError if none can be used.
     """
     found = _distinct_objects(_THOUGHT.split(text)[-1]) if count > 1 else []
     if len(found) < 2:
@@ -114,13 +113,9 @@ def read_answers(
 
 
 def read_answer(text: str, brief: Brief, secrets: Sequence[str] = ()) -> Answer:
-    """What can be used of an answer: JSON of the schema, or a free text with edits.
+    """What can be used of an answer, JSON of the schema or a free text with edits; `secrets` must not be in it.
 
-    Args:
-      secrets: what the answer must not bring in.
-
-    Raises:
-      EditError: it cannot be used; the message tells the model what is to be mended.
+    Raises EditError if it cannot be used; the message tells the model what is to be mended.
     """
     text = text.strip().removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
@@ -167,8 +162,7 @@ def read_object(text: str) -> Mapping[str, Any]:
     Forgiven are prose and thinking around it, a fence, comments, commas before a closing bracket, line breaks in
     strings, and the same object once more.
 
-    Raises:
-      ValueError: there is none, or there are several that differ; the message says so to the model.
+    Raises ValueError if there is none, or there are several that differ; the message says so to the model.
     """
     try:
         value = json.loads(unfenced(text), strict=False)
@@ -234,8 +228,7 @@ def _mended(text: str) -> str:
 def _checked_edits(value: Mapping[str, Any], source: str) -> list[Edit]:
     """The edits of an answer; what decides nothing, such as the expected effect, is not looked at.
 
-    Raises:
-      EditError: it gives no edits that could be applied to the source, or a file besides.
+    Raises EditError if it gives no edits that could be applied to the source, or a file besides.
     """
     problems = []
     edits, file = value.get("edits") or [], value.get("file") or ""

@@ -35,12 +35,7 @@ def posterior_draw(
 ) -> float:
     """Draws the probability that one more is a gain.
 
-    Args:
-      rng: source of the draw.
-      brief: whose experiment it is for.
-      outcomes: that count, each by its age.
-      prior_weight: of the prior.
-      further: gains and misses that count beside them.
+    Outcomes count each by its age; `further` gains and misses count beside them, and the prior by its weight.
     """
     gains, misses = prior_weight * PRIOR_GAINS + further[0], prior_weight * PRIOR_MISSES + further[1]
     for outcome in outcomes:

@@ -68,57 +68,34 @@ class ServiceDown(Exception):
 
 @dataclass(frozen=True)
 class Objection:
-    """Why a text is not worth measuring, found before a trial is spent on it.
+    """Why a text is not worth measuring, found before a trial is spent on it."""
 
-    Attributes:
-      text: what the agent is told, a few clean lines at most.
-      repeats: True if further tries may cost as much again for nothing: the text says what was measured before, or
-        its trace does not end; or if the author may mean it. Texts of this kind go back to the agent once.
-      may_be_meant: True if the text can be measured, and only takes something from the optimizer.
-      for_now: True if it is a matter of time: another peer measures the program just now.
-    """
-
-    text: str
+    text: str  # what the agent is told, a few clean lines at most
+    # True if further tries may cost as much again for nothing: the text says what was measured before, or its trace
+    # does not end; or if the author may mean it. Texts of this kind go back to the agent once.
     repeats: bool = False
-    may_be_meant: bool = False
-    for_now: bool = False
+    may_be_meant: bool = False  # True if the text can be measured, and only takes something from the optimizer
+    for_now: bool = False  # True if it is a matter of time: another peer measures the program just now
 
 
 @dataclass(frozen=True)
 class PastExperiment:
-    """An experiment that is over, as a proposer sees it.
+    """An experiment that is over, as a proposer sees it."""
 
-    Attributes:
-      experiment: its number; 0 is the baseline.
-      proposer: who proposed it.
-      hypothesis: one line.
-      category: such as "constants" or "attention".
-      constants: the top-level constants of the proposed source.
-      status: how measuring it ended.
-      score: the metric, None where there is none.
-      kept: True if it became the champion.
-      reason: the decision's or the failure's one line.
-      program_hash: of what it ran; None of what was never traced.
-      simplification: True if it was kept for its shorter source alone, which is no gain.
-      finding: id of the finding that it tried; None if it tried none.
-      price: what a discarded one had to gain for its memory and length, in the metric's unit.
-      adopted_from: name of the peer whose finding or champion it tried; None if it was no peer's.
-    """
-
-    experiment: int
-    proposer: str
-    hypothesis: str
-    category: str
-    constants: Constants
-    status: Status
-    score: float | None
-    kept: bool
-    reason: str
-    program_hash: str | None = None
-    simplification: bool = False
-    finding: str | None = None
-    price: float = 0.0
-    adopted_from: str | None = None
+    experiment: int  # its number; 0 is the baseline
+    proposer: str  # who proposed it
+    hypothesis: str  # one line
+    category: str  # such as "constants" or "attention"
+    constants: Constants  # the top-level constants of the proposed source
+    status: Status  # how measuring it ended
+    score: float | None  # the metric, None where there is none
+    kept: bool  # True if it became the champion
+    reason: str  # the decision's or the failure's one line
+    program_hash: str | None = None  # of what it ran; None of what was never traced
+    simplification: bool = False  # True if it was kept for its shorter source alone, which is no gain
+    finding: str | None = None  # id of the finding that it tried; None if it tried none
+    price: float = 0.0  # what a discarded one had to gain for its memory and length, in the metric's unit
+    adopted_from: str | None = None  # name of the peer whose finding or champion it tried; None if it was no peer's
 
 
 @dataclass(frozen=True)
@@ -137,58 +114,38 @@ class Running:
 
 @dataclass(frozen=True)
 class Brief:
-    """Everything that a proposal may depend on.
+    """Everything that a proposal may depend on."""
 
-    Attributes:
-      experiment: number of the experiment to propose.
-      run_seed: with `experiment`, the source of all randomness of the proposal.
-      metric: what is to become better.
-      program: text of program.md, verbatim.
-      space: constants that an optimizer may move; every one is in `champion_constants`.
-      champion_source: the editable file as it stands.
-      champion_constants: its constants.
-      champion_score: its score.
-      history: every experiment so far, the oldest first.
-      noise_floor: standard deviation of one run, to one digit; every score here is rounded to it. None where it is not
-        known.
-      limits_left: what is left before the run ends, in words, such as "37 experiments".
-      facts: what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...);
-        nothing that was measured on validation text.
-      curves: loss at even steps of a run, by experiment: the champion's and the latest candidates'.
-      running: the experiments that are still being measured, the oldest first; none of them is in the history.
-      categories: kinds of structural change that may be named.
-      category: the kind that is asked for this time; None leaves the choice.
-      plateau: number of discards in a row after which a structural change is demanded; None for never.
-      hints: what the constants proposer found out about each constant, a line each.
-      contract: what the task asks of the asset, as Markdown in the task's own words.
-      to_be_kept: what it takes to be kept, with figures, in clean lines of ours.
-      changes: unified diffs of the latest candidates with a score, by experiment, each against its champion.
-      asset: what kind of text the editable file is.
-      papers: the most relevant findings of peers, the most relevant first: a line each, by their ids.
-    """
-
-    experiment: int
-    run_seed: int
-    metric: Metric
-    program: str
-    space: Sequence[Constant]
-    champion_source: str
-    champion_constants: Constants
-    champion_score: float
-    history: Sequence[PastExperiment]
+    experiment: int  # number of the experiment to propose
+    run_seed: int  # with `experiment`, the source of all randomness of the proposal
+    metric: Metric  # what is to become better
+    program: str  # text of program.md, verbatim
+    space: Sequence[Constant]  # constants that an optimizer may move; every one is in `champion_constants`
+    champion_source: str  # the editable file as it stands
+    champion_constants: Constants  # its constants
+    champion_score: float  # its score
+    history: Sequence[PastExperiment]  # every experiment so far, the oldest first
+    # standard deviation of one run, to one digit; every score here is rounded to it. None where it is not known.
     noise_floor: float | None = None
-    limits_left: Sequence[str] = ()
+    limits_left: Sequence[str] = ()  # what is left before the run ends, in words, such as "37 experiments"
+    # what is known of the champion's runs and their device, by name ("step_flops", "peak_memory_bytes", ...); nothing
+    # that was measured on validation text
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+    # loss at even steps of a run, by experiment: the champion's and the latest candidates'
     curves: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    # the experiments that are still being measured, the oldest first; none of them is in the history
     running: Sequence[Running] = ()
-    categories: Sequence[str] = DEFAULT_CATEGORIES
-    category: str | None = None
+    categories: Sequence[str] = DEFAULT_CATEGORIES  # kinds of structural change that may be named
+    category: str | None = None  # the kind that is asked for this time; None leaves the choice
+    # number of discards in a row after which a structural change is demanded; None for never
     plateau: int | None = None
-    hints: Sequence[str] = ()
-    contract: str = ""
-    to_be_kept: Sequence[str] = ()
+    hints: Sequence[str] = ()  # what the constants proposer found out about each constant, a line each
+    contract: str = ""  # what the task asks of the asset, as Markdown in the task's own words
+    to_be_kept: Sequence[str] = ()  # what it takes to be kept, with figures, in clean lines of ours
+    # unified diffs of the latest candidates with a score, by experiment, each against its champion
     changes: Mapping[int, str] = field(default_factory=dict)
-    asset: AssetKind = TRAINING_FILE
+    asset: AssetKind = TRAINING_FILE  # what kind of text the editable file is
+    # the most relevant findings of peers, the most relevant first: a line each, by their ids
     papers: Mapping[str, str] = field(default_factory=dict)
 
     def used_papers(self, named: object) -> tuple[str, ...]:
@@ -200,31 +157,19 @@ class Brief:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to try next: new values for constants of the champion, or a whole new text.
+    """What to try next: new values for constants of the champion, or a whole new text."""
 
-    Attributes:
-      hypothesis: one line: what is changed, and what is expected of it.
-      category: what kind of change it is.
-      constants: new values of constants of the champion's source; empty with `source`.
-      source: the whole text of the editable file; None with `constants`.
-      cost_dollars: what proposing it cost.
-      proposer: name of its proposer, where one stands for several; None for the one that returned it.
-      finding: id of the finding that it tries; None if it tries none.
-      adopted_from: name of the peer whose finding it is; None if it is no peer's.
-      used: ids of the findings that its proposer says it used.
-      why: its proposer's opinion why it should work, a clean paragraph; empty if there is none.
-    """
-
-    hypothesis: str
-    category: str
+    hypothesis: str  # one line: what is changed, and what is expected of it
+    category: str  # what kind of change it is
+    # new values of constants of the champion's source; empty with `source`
     constants: Mapping[str, Scalar] = field(default_factory=dict)
-    source: str | None = None
-    cost_dollars: float = 0.0
-    proposer: str | None = None
-    finding: str | None = None
-    adopted_from: str | None = None
-    used: Sequence[str] = ()
-    why: str = ""
+    source: str | None = None  # the whole text of the editable file; None with `constants`
+    cost_dollars: float = 0.0  # what proposing it cost
+    proposer: str | None = None  # name of its proposer, where one stands for several; None for the one that returned it
+    finding: str | None = None  # id of the finding that it tries; None if it tries none
+    adopted_from: str | None = None  # name of the peer whose finding it is; None if it is no peer's
+    used: Sequence[str] = ()  # ids of the findings that its proposer says it used
+    why: str = ""  # its proposer's opinion why it should work, a clean paragraph; empty if there is none
 
     def __post_init__(self) -> None:
         if bool(self.constants) == (self.source is not None):
@@ -274,10 +219,8 @@ class Proposer(Protocol):
 
         May be called in another thread than the one that made it, but in one at a time.
 
-        Raises:
-          SpaceExhausted: there is nothing left to try.
-          ProposalFailed: nothing came of it this time.
-          ServiceDown: the service does not answer.
+        Raises SpaceExhausted if there is nothing left to try; ProposalFailed if nothing came of it this time;
+        ServiceDown if the service does not answer.
         """
         ...
 

@@ -68,17 +68,11 @@ class BriefError(UserError):
 
 @dataclass(frozen=True)
 class _Piece:
-    """A line or a few that are shown together or not at all.
+    """A line or a few that are shown together or not at all."""
 
-    Attributes:
-      section: where it is shown, an index of `HEADINGS`.
-      place: within the section, the lowest first.
-      text: without the last line break.
-    """
-
-    section: int
-    place: int
-    text: str
+    section: int  # where it is shown, an index of `HEADINGS`
+    place: int  # within the section, the lowest first
+    text: str  # without the last line break
 
 
 def count_tokens(text: str) -> int:
@@ -89,14 +83,9 @@ def count_tokens(text: str) -> int:
 def write_brief(brief: Brief, instructions: str, max_tokens: int, last: str = "") -> str:
     """The page for an agent; equal arguments give the same page.
 
-    Args:
-      brief: what to tell. Whatever a candidate or a proposer wrote in it cannot open a section of the page.
-      instructions: our own words on how to answer, the same for each experiment; shown first and never cut.
-      max_tokens: as `count_tokens` counts them.
-      last: our own words that hold for this page alone; shown last and never cut.
-
-    Raises:
-      BriefError: what is never cut is longer.
+    Whatever a candidate or a proposer wrote in the brief cannot open a section of the page. The instructions, shown
+    first, and `last`, which holds for this page alone, are our own words and never cut. Raises BriefError if these are
+    longer than `max_tokens`, as `count_tokens` counts them.
     """
     head = f"# What to do\n\n{instructions.strip()}\n"
     head += essential_text(brief.program, brief.champion_source, brief.asset, brief.contract)

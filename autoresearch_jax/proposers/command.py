@@ -101,21 +101,13 @@ class AgentError(UserError):
 
 @dataclass(frozen=True)
 class Agent:
-    """How an agent is called.
+    """How an agent is called."""
 
-    Attributes:
-      command: a line of shell.
-      seconds: its time limit.
-      brief_tokens: length of BRIEF.md, see `briefing.count_tokens`.
-      repair_rounds: how often a text that cannot be measured goes back to it.
-      proposals: how many it makes each time.
-    """
-
-    command: str
-    seconds: float = 600.0
-    brief_tokens: int = DEFAULT_TOKENS
-    repair_rounds: int = 2
-    proposals: int = 1
+    command: str  # a line of shell
+    seconds: float = 600.0  # its time limit
+    brief_tokens: int = DEFAULT_TOKENS  # length of BRIEF.md, see `briefing.count_tokens`
+    repair_rounds: int = 2  # how often a text that cannot be measured goes back to it
+    proposals: int = 1  # how many it makes each time
 
 
 class CommandProposer:
@@ -142,9 +134,7 @@ class CommandProposer:
         """Stores what to call and where.
 
         Args:
-          editable: path of the asset inside the repository.
           copy_files: puts the champion's tracked files into an empty folder; may raise UserError.
-          llm_dir: an existing folder for what is said and answered, by the experiment's number.
           scratch_parent: where the copies are made; the system's folder for temporary files by default. Not inside a
             repository: an agent's git would find that one.
           examine: tries what the agent wrote; what it objects to goes back to the agent. None lets all pass.
@@ -176,14 +166,7 @@ class CommandProposer:
     def try_start(self, source: str) -> str | None:
         """Starts the command once, with a brief that asks for nothing; it is killed after a second.
 
-        Args:
-          source: the champion's text.
-
-        Returns:
-          A notice, if it ended with an error.
-
-        Raises:
-          AgentError: it cannot be started.
+        Returns a notice, if it ended with an error. Raises AgentError if it cannot be started.
         """
         try:
             with (
@@ -255,8 +238,7 @@ class CommandProposer:
     ) -> Proposal:
         """What the agent made of the files; if it changed nothing, that is what the hypothesis says.
 
-        Raises:
-          ProposalFailed: there is no text, or time is up.
+        Raises ProposalFailed if there is no text, or time is up.
         """
         page = redact(self._page(brief, objection, seconds), self._secrets)
         write_anew(editable.parent / BRIEF_FILE, page.encode("utf-8", "replace"))
@@ -364,15 +346,7 @@ class CommandProposer:
 
 
 def instructions(asset: AssetKind, name: str, categories: Sequence[str], count: int = 1, check: str = CHECK) -> str:
-    """Our own words at the head of BRIEF.md, the same for each experiment.
-
-    Args:
-      asset: the kind of the file to edit.
-      name: that file's.
-      categories: kinds of change that may be named.
-      count: how many proposals are asked for.
-      check: see `CommandProposer`.
-    """
+    """Our own words at the head of BRIEF.md, the same for each experiment."""
     named = ", ".join(clean_line(category) for category in categories)
     paths = [f"`{path.as_posix()}`" for path in further_paths(Path(name), count)]
     several = ""

@@ -40,18 +40,13 @@ FAR_TAIL = -5.0  # standard deviations below which 1 - 1 of floats would be what
 
 @dataclass(frozen=True)
 class TriedSetting:
-    """A setting of the constants.
+    """A setting of the constants."""
 
-    Attributes:
-      experiment: its number.
-      constants: all of the source's.
-      loss: its score as the champion's structure would have it, turned so that lower is better; None if it failed.
-      is_pruned: it has none because it was stopped early: surely no better than the champion, but it trains.
-    """
-
-    experiment: int
-    constants: Constants
+    experiment: int  # its number
+    constants: Constants  # all of the source's
+    # its score as the champion's structure would have it, turned so that lower is better; None if it failed
     loss: float | None
+    # it has none because it was stopped early: surely no better than the champion, but it trains
     is_pruned: bool = False
 
 
@@ -174,25 +169,15 @@ def tidy(value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Model:
-    """Matern 5/2 with a length scale for each constant.
+    """Matern 5/2 with a length scale for each constant."""
 
-    Attributes:
-      settings_NxD: what was measured.
-      is_choice_D: constants without an order: two different values are at distance 1.
-      rates_D: inverse squares of the length scales.
-      variance: of the function.
-      noise_variance: of a run.
-      factor_NxN: lower Cholesky factor of the settings' covariance with noise.
-      weights_N: the covariance's inverse times the scores.
-    """
-
-    settings_NxD: Array
-    is_choice_D: Mask
-    rates_D: Array
-    variance: float
-    noise_variance: float
-    factor_NxN: Array
-    weights_N: Array
+    settings_NxD: Array  # what was measured
+    is_choice_D: Mask  # constants without an order: two different values are at distance 1
+    rates_D: Array  # inverse squares of the length scales
+    variance: float  # of the function
+    noise_variance: float  # of a run
+    factor_NxN: Array  # lower Cholesky factor of the settings' covariance with noise
+    weights_N: Array  # the covariance's inverse times the scores
 
     def predict(self, settings_MxD: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, float64[M] each, of the score without the noise of a run."""

@@ -17,21 +17,13 @@ MAX_VALUE_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class _Try:
-    """A value that a constant was moved to.
+    """A value that a constant was moved to."""
 
-    Attributes:
-      experiment: when.
-      value: where to.
-      beside: other constants that were moved at once.
-      gain: over the champion of that time, 0 within the noise; None where there is no score.
-      status: how it ended.
-    """
-
-    experiment: int
-    value: Value
-    beside: tuple[str, ...]
-    gain: Decimal | None
-    status: Status
+    experiment: int  # when
+    value: Value  # where to
+    beside: tuple[str, ...]  # other constants that were moved at once
+    gain: Decimal | None  # over the champion of that time, 0 within the noise; None where there is no score
+    status: Status  # how it ended
 
     def __str__(self) -> str:
         if self.gain is None:

@@ -41,11 +41,8 @@ class Explanation:
 def read_explanation(text: str, categories: Sequence[str] = ()) -> Explanation:
     """What a text says: its first line that is no label, fence or front matter, its category, why, and what it used.
 
-    The opinion goes on until the next heading or label.
-
-    Args:
-      text: Markdown, or one JSON object.
-      categories: of these one is named in more words, such as "Optimizer (learning rate)".
+    The opinion goes on until the next heading or label. A category may be named in more words, such as "Optimizer
+    (learning rate)".
     """
     fields = _json_object(text)
     if fields is not None:

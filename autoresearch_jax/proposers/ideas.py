@@ -53,13 +53,7 @@ class IdeasProposer:
         """Reads nothing yet.
 
         Args:
-          store: of the findings, read anew for each proposal.
-          order: which of them are tried, and in which order.
-          merge: moves a change from its base to the champion.
           examine: traces a text before it is proposed; None proposes it untraced.
-          notice: told which findings are passed over.
-          name: see `Proposer.name`.
-          adopted_from: see `Proposal.adopted_from`.
           most_objections: of `examine`, after which nothing is proposed this time; None for any number.
         """
         self.name = name
@@ -77,8 +71,7 @@ class IdeasProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`; of the brief's category, where there is one, if a finding of it is left and fits.
 
-        Raises:
-          SpaceExhausted: all findings that fit the champion were tried.
+        Raises SpaceExhausted if all findings that fit the champion were tried.
         """
         findings = self._store.findings()
         champion = base_digest(brief.champion_source)
@@ -168,13 +161,9 @@ def untried(brief: Brief, findings: Iterable[Finding]) -> list[Finding]:
 def draw_order(
     brief: Brief, findings: Sequence[Finding], library: Iterable[Finding], device_class: str
 ) -> list[Finding]:
-    """Findings in the order in which they are to be tried.
+    """Findings in the order in which they are to be tried; those of the category that the brief asks for come first.
 
-    Args:
-      brief: whose history counts; those of its category come first, if it asks for one.
-      findings: to be ordered.
-      library: all findings whose evidence counts.
-      device_class: of that evidence.
+    What counts is the brief's history, and the evidence of all the library on this class of device.
     """
     seen = {finding.id: _count(finding.evidence, device_class) for finding in library}
     by_category = count_categories(library, device_class)

@@ -87,12 +87,9 @@ class GeminiProposer:
 
         Args:
           examine: tries a text before it is proposed; None proposes every text that parses.
-          llm_dir: an existing folder for an experiment's exchanges, by its number; all of them are in one folder.
-          notice: tells the user what should be known of the service; called in the proposer's threads.
           keep_others: takes what an answer has beside its first proposal; needed if the options ask for several.
 
-        Raises:
-          UserError: there are no application-default credentials, and they are asked for.
+        Raises UserError if there are no application-default credentials, and they are asked for.
         """
         self._options = options
         self._editable_name = editable_name
@@ -104,13 +101,9 @@ class GeminiProposer:
         self._spending = Spending(options, llm_dir, self._client.secrets, notice)
 
     def check_model(self) -> str | None:
-        """Asks the service whether it has the model, which costs nothing.
+        """Asks the service whether it has the model, which costs nothing; a line of warning if it cannot be asked now.
 
-        Returns:
-          A line of warning if the service cannot be asked now; else None.
-
-        Raises:
-          UserError: it does not, or refuses the key; in the service's own words.
+        Raises UserError if it does not, or refuses the key; in the service's own words.
         """
         model = self._options.model
         http = types.HttpOptions(timeout=milliseconds(CHECK_SECONDS), retry_options=types.HttpRetryOptions(attempts=1))
@@ -131,10 +124,8 @@ class GeminiProposer:
     def propose(self, brief: Brief) -> Proposal:
         """See `Proposer.propose`.
 
-        Raises:
-          LimitReached: the next request could go beyond a limit.
-          BriefError: what must be in the brief does not fit.
-          ExchangeError: what was spent is not known.
+        Raises LimitReached if the next request could go beyond a limit; BriefError if what must be in the brief does
+        not fit; ExchangeError if what was spent is not known.
         """
         page = write_brief(brief, instructions(brief, self._editable_name, self._options.proposals), self._brief_tokens)
         try:
@@ -212,8 +203,7 @@ class GeminiProposer:
     def _read(self, brief: Brief, response: Any) -> tuple[Proposal | None, Objection | None]:
         """The proposal that an answer is, if it could be applied, and what is wrong with it, if anything is.
 
-        Raises:
-          ProposalFailed: the service blocked the prompt or the answer.
+        Raises ProposalFailed if the service blocked the prompt or the answer.
         """
         secrets = self._client.secrets()
         candidate = response.candidates[0] if response.candidates else None

@@ -59,41 +59,26 @@ class Price:
 
 @dataclass(frozen=True)
 class GeminiOptions:
-    """How a Gemini model is to be asked.
+    """How a Gemini model is to be asked."""
 
-    Attributes:
-      model: its name at the service.
-      key: for the service; None with Vertex AI, and where a service of one's own asks for none.
-      base_url: of the service; None for Google's.
-      vertex_project: Google Cloud project that pays, for Vertex AI with application-default credentials; else None.
-      vertex_location: where Vertex AI computes.
-      secrets: what else must not be written anywhere.
-      max_output_tokens: of one answer, thinking included; a whole file of 800 lines is a fourth of the default.
-      temperature: None leaves it to the service.
-      repair_rounds: how often an answer may go back to the model.
-      proposal_seconds: for all requests and waits of a proposal.
-      request_seconds: for one request: thinking takes minutes, and a stuck one leaves time for another.
-      first_wait_seconds: before the first retry; it doubles with each.
-      limits: for the run.
-      price: of its tokens; None for the list price.
-      proposals: how many it gives in one answer.
-    """
-
-    model: str = DEFAULT_MODEL
+    model: str = DEFAULT_MODEL  # its name at the service
+    # for the service; None with Vertex AI, and where a service of one's own asks for none
     key: str | None = field(default=None, repr=False)
-    base_url: str | None = None
+    base_url: str | None = None  # of the service; None for Google's
+    # Google Cloud project that pays, for Vertex AI with application-default credentials; else None
     vertex_project: str | None = None
-    vertex_location: str = DEFAULT_LOCATION
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    vertex_location: str = DEFAULT_LOCATION  # where Vertex AI computes
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # what else must not be written anywhere
+    # of one answer, thinking included; a whole file of 800 lines is a fourth of the default
     max_output_tokens: int = 32_768
-    temperature: float | None = None
-    repair_rounds: int = 2
-    proposal_seconds: float = 600.0
-    request_seconds: float = 300.0
-    first_wait_seconds: float = 1.0
-    limits: SpendingLimits = field(default_factory=SpendingLimits)
-    price: Price | None = None
-    proposals: int = 1
+    temperature: float | None = None  # None leaves it to the service
+    repair_rounds: int = 2  # how often an answer may go back to the model
+    proposal_seconds: float = 600.0  # for all requests and waits of a proposal
+    request_seconds: float = 300.0  # for one request: thinking takes minutes, and a stuck one leaves time for another
+    first_wait_seconds: float = 1.0  # before the first retry; it doubles with each
+    limits: SpendingLimits = field(default_factory=SpendingLimits)  # for the run
+    price: Price | None = None  # of its tokens; None for the list price
+    proposals: int = 1  # how many it gives in one answer
 
 
 def cost(options: GeminiOptions, usage: Usage, when: datetime) -> float | None:
@@ -156,9 +141,8 @@ class Spending:
     def begin(self, experiment: int, request: Mapping[str, Any]) -> "Exchange":
         """Writes down a request that is about to be sent.
 
-        Raises:
-          LimitReached: it could go beyond a limit.
-          ExchangeError: an earlier exchange cannot be read, or this one cannot be written.
+        Raises LimitReached if it could go beyond a limit; ExchangeError if an earlier exchange cannot be read, or this
+        one cannot be written.
         """
         # The schema and the marks of JSON are counted, too: rather too many tokens than too few.
         worst = Usage(count_tokens(json.dumps(request, ensure_ascii=False)), self._options.max_output_tokens)
@@ -171,8 +155,7 @@ class Spending:
     def write(self, path: Path, experiment: int, usage: Usage, dollars: float | None, record: Any) -> None:
         """Writes an exchange, whole or not at all and without any secret, and remembers what it cost.
 
-        Raises:
-          ExchangeError: it cannot be written.
+        Raises ExchangeError if it cannot be written.
         """
         try:
             write_whole(path, json.dumps(redact_value(record, self.secrets()), indent=1) + "\n")
@@ -276,13 +259,9 @@ def _is_credible(usage: Usage, worst: Usage) -> bool:
 
 
 def check_limits(options: GeminiOptions, worst: Usage, paid: Sequence[Any] = ()) -> None:
-    """Refuses a request that could go beyond a limit.
+    """Refuses a request that could go beyond a limit; paid exchanges without a price count at today's.
 
-    Args:
-      paid: exchanges of the run so far; those without a price count at today's.
-
-    Raises:
-      LimitReached: it could; the message names the flag and the figures.
+    Raises LimitReached if it could; the message names the flag and the figures.
     """
     limits, now = options.limits, datetime.now(UTC)
     if limits.requests is not None and len(paid) + 1 > limits.requests:
@@ -305,11 +284,7 @@ def check_limits(options: GeminiOptions, worst: Usage, paid: Sequence[Any] = ())
 
 
 def _read(path: Path) -> _Paid:
-    """What a stored exchange cost.
-
-    Raises:
-      ExchangeError: it cannot be understood.
-    """
+    """What a stored exchange cost; raises ExchangeError if it cannot be understood."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         usage = Usage(int(stored["usage"]["input_tokens"]), int(stored["usage"]["output_tokens"]))

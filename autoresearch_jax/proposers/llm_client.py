@@ -62,9 +62,8 @@ class GeminiClient:
     def __init__(self, options: GeminiOptions) -> None:
         """Makes the client; sends nothing.
 
-        Raises:
-          UserError: there are no application-default credentials, and they are asked for; or a network variable is
-            unusable.
+        Raises UserError if there are no application-default credentials, and they are asked for; or a network variable
+        is unusable.
         """
         _keep_off_the_terminal()
         self._options = options
@@ -74,11 +73,7 @@ class GeminiClient:
         self._connect()
 
     def _connect(self) -> None:
-        """Makes the client of HTTP and of google-genai.
-
-        Raises:
-          NetworkError: they cannot be made.
-        """
+        """Makes the client of HTTP and of google-genai; raises NetworkError if they cannot be made."""
         try:
             self._make_clients()
         except Exception as error:  # of httpx, ssl and google-genai, which read the user's variables
@@ -118,15 +113,9 @@ class GeminiClient:
     ) -> Any:
         """The result of a call of google-genai, made in a thread that is abandoned when the time is over.
 
-        Args:
-          work: the call.
-          seconds: when it is given up.
-          begin: makes the record of an attempt before it is sent; None for attempts that cost nothing.
-
-        Raises:
-          ProposalFailed: the service refused the request, or the client was closed.
-          ServiceDown: there is no answer.
-          LimitReached, ExchangeError: as `begin` does.
+        `begin` makes the record of an attempt before it is sent; None for attempts that cost nothing. Raises
+        ProposalFailed if the service refused the request, or the client was closed; ServiceDown if there is no answer;
+        and as `begin` does.
         """
         call = _Call(time.monotonic() + seconds, self._options.request_seconds, begin)
         results = self._results = queue.SimpleQueue()
@@ -339,11 +328,7 @@ def milliseconds(seconds: float) -> int:
 
 
 def _credentials() -> Any:
-    """Application-default credentials, which have no token yet.
-
-    Raises:
-      UserError: there are none.
-    """
+    """Application-default credentials, which have no token yet; raises UserError if there are none."""
     try:
         credentials, _ = google.auth.default(scopes=[CLOUD_SCOPE])
     except google.auth.exceptions.GoogleAuthError as error:

@@ -10,19 +10,12 @@ Rebase = Callable[[Proposal, str, Brief], Proposal | None]  # a proposal, the so
 
 @dataclass(frozen=True)
 class RecordedProposal:
-    """A proposal as a ledger has it.
+    """A proposal as a ledger has it."""
 
-    Attributes:
-      proposal: what was proposed, with its proposer; None where nothing came of it.
-      base: source of the champion that it was made from.
-      failure: why there is none, one line; empty with a proposal.
-      proposer: whose failure it was.
-    """
-
-    proposal: Proposal | None
-    base: str
-    failure: str = ""
-    proposer: str = ""
+    proposal: Proposal | None  # what was proposed, with its proposer; None where nothing came of it
+    base: str  # source of the champion that it was made from
+    failure: str = ""  # why there is none, one line; empty with a proposal
+    proposer: str = ""  # whose failure it was
 
 
 class ReplayProposer:

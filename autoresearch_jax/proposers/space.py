@@ -58,19 +58,12 @@ Values = FloatRange | IntRange | Choices
 
 @dataclass(frozen=True)
 class Constant:
-    """One row of program.md's table.
+    """One row of program.md's table."""
 
-    Attributes:
-      name: of a top-level constant of the editable file.
-      values: what it may be set to.
-      note: the human's word on it.
-      line: where in program.md it stands, from 1.
-    """
-
-    name: str
-    values: Values
-    note: str = ""
-    line: int = field(default=0, compare=False)
+    name: str  # of a top-level constant of the editable file
+    values: Values  # what it may be set to
+    note: str = ""  # the human's word on it
+    line: int = field(default=0, compare=False)  # where in program.md it stands, from 1
 
 
 def same(one: object, other: object) -> bool:

@@ -48,11 +48,7 @@ class Retention:
         interrupts: Interrupts,
         notice: Callable[[str], None],
     ) -> None:
-        """Takes what to look after.
-
-        Raises:
-          StoreError: there is no such place as that of `keeping`.
-        """
+        """Takes what to look after; raises StoreError if there is no such place as that of `keeping`."""
         self._ledger = ledger
         self._folder = folder
         self._metric = metric
@@ -66,8 +62,7 @@ class Retention:
     def settle(self) -> None:
         """Completes what a killed process left undone, and finds out what there is.
 
-        Raises:
-          StoreError: the place of `Keeping` cannot be written to, or has lost this run's snapshots.
+        Raises StoreError if the place of `Keeping` cannot be written to, or has lost this run's snapshots.
         """
         latest = self._ledger.snapshot_events()
         if self._store is not None:

@@ -38,8 +38,7 @@ class SnapshotStore:
     def __init__(self, place: str) -> None:
         """Opens a place; connects to nothing yet.
 
-        Raises:
-          StoreError: there is no such kind of place, or a package is missing.
+        Raises StoreError if there is no such kind of place, or a package is missing.
         """
         scheme = _scheme_of(place)
         self._is_local = scheme is None
@@ -66,8 +65,7 @@ class SnapshotStore:
     def check(self) -> None:
         """Writes a file there, reads it and removes it; a folder is made if it is not there.
 
-        Raises:
-          StoreError: that is not possible, and why.
+        Raises StoreError if that is not possible, and why.
         """
         name, text = f"{self._path}/.check-{secrets.token_hex(8)}", b"may be deleted\n"
         with _in_one_line(self.root, "written to"):
@@ -83,13 +81,10 @@ class SnapshotStore:
         return f"{self.root}/{name}"
 
     def put(self, folder: Path) -> str:
-        """Copies a snapshot here, under the name of its folder.
+        """Copies a snapshot here, under the name of its folder; returns its address.
 
-        Returns:
-          Its address; it is whole there, as far as sizes and, where the bucket tells it, MD5 show.
-
-        Raises:
-          StoreError: the place could not be written, `folder` is not whole, or there is another one of that name.
+        It is whole there, as far as sizes and, where the bucket tells it, MD5 show. Raises StoreError if the place
+        could not be written, `folder` is not whole, or there is another one of that name.
         """
         name, address = folder.name, self.address(folder.name)
         if os.path.exists(address) and os.path.samefile(address, folder):
@@ -128,8 +123,7 @@ class SnapshotStore:
     def fetch(self, name: str, folder: Path) -> None:
         """Copies a snapshot from here to a local folder, which is not there yet.
 
-        Raises:
-          StoreError: it is not here or not whole, or could not be read.
+        Raises StoreError if it is not here or not whole, or could not be read.
         """
         address = self.address(name)
         with _in_one_line(address, "fetched"):
@@ -144,19 +138,14 @@ class SnapshotStore:
                 raise StoreError(f"{address}/{min(changed)}: what arrived is not what is there: try again")
 
     def is_whole(self, name: str) -> bool:
-        """True if a snapshot is here, and whole.
-
-        Raises:
-          StoreError: the place cannot be reached.
-        """
+        """True if a snapshot is here, and whole; raises StoreError if the place cannot be reached."""
         with _in_one_line(self.address(name), "looked for"):
             return MANIFEST in self._files(name)
 
     def remove(self, name: str) -> None:
         """Removes a snapshot, if it is here or a part of it.
 
-        Raises:
-          StoreError: it could not be removed; what is left is the whole one, or has no manifest.
+        Raises StoreError if it could not be removed; what is left is the whole one, or has no manifest.
         """
         with _in_one_line(self.address(name), "removed"):
             files = self._files(name)  # raises if the place itself is gone
@@ -199,11 +188,7 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def _scheme_of(place: str) -> str | None:
-    """The kind of bucket that a place is in; None for a folder.
-
-    Raises:
-      StoreError: it is neither.
-    """
+    """The kind of bucket that a place is in; None for a folder. Raises StoreError if it is neither."""
     if not place:
         raise StoreError(f"no place for snapshots: {_PLACES}")
     found = re.match(r"(\w+):(/*)([^/]*)", place)

@@ -21,40 +21,24 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What another peer than the finder says of a finding.
+    """What another peer than the finder says of a finding."""
 
-    Attributes:
-      peer: its name.
-      device_class: that it was tried on; the peer's word.
-      result: what came of it, by the latest that the peer says.
-      date: since when it says so, in seconds since the epoch by its clock, but not before the finding was there.
-    """
-
-    peer: str
-    device_class: str
-    result: Result
-    date: int
+    peer: str  # its name
+    device_class: str  # that it was tried on; the peer's word
+    result: Result  # what came of it, by the latest that the peer says
+    date: int  # since when it says so, in seconds since the epoch by its clock, but not before the finding was there
 
 
 @dataclass(frozen=True)
 class SharedFinding:
-    """A finding that a peer kept, with what came of it at others.
+    """A finding that a peer kept, with what came of it at others."""
 
-    Attributes:
-      id: of the finding.
-      title: the finder's word, as `found_on` is.
-      finder: the peer who kept it first.
-      found_on: class of device of that.
-      found_at: date of the finder's paper, in seconds since the epoch by its clock.
-      answers: the latest of each other peer and class of device, in order of their dates.
-    """
-
-    id: str
-    title: str
-    finder: str
-    found_on: str
-    found_at: int
-    answers: tuple[Answer, ...]
+    id: str  # of the finding
+    title: str  # the finder's word, as `found_on` is
+    finder: str  # the peer who kept it first
+    found_on: str  # class of device of that
+    found_at: int  # date of the finder's paper, in seconds since the epoch by its clock
+    answers: tuple[Answer, ...]  # the latest of each other peer and class of device, in order of their dates
 
     @property
     def adoptions(self) -> tuple[Answer, ...]:
@@ -67,11 +51,7 @@ class SharedFinding:
 
 
 def shared_findings(papers: Iterable[Paper]) -> list[SharedFinding]:
-    """The findings that a peer kept, those that most others adopted first.
-
-    Args:
-      papers: of all peers, those of each in the order of its chain.
-    """
+    """The findings that a peer kept, those that most others adopted first; papers in the order of their chains."""
     groups: dict[object, list[Paper]] = {}
     for paper in papers:
         groups.setdefault(paper.finding.content, []).append(paper)

@@ -51,23 +51,14 @@ class ChainError(UserError):
 
 @dataclass(frozen=True)
 class PeerFinding:
-    """A finding of a peer, whose signature was verified.
+    """A finding of a peer, whose signature was verified."""
 
-    Attributes:
-      peer: the name.
-      commit: of its chain.
-      date: of that commit, in seconds since the epoch by the peer's clock.
-      finding: what it says; its source names the peer.
-      base_text: the text that it changes.
-      diff: the change as a unified diff.
-    """
-
-    peer: str
-    commit: str
-    date: int
-    finding: Finding
-    base_text: str
-    diff: str
+    peer: str  # the name
+    commit: str  # of its chain
+    date: int  # of that commit, in seconds since the epoch by the peer's clock
+    finding: Finding  # what it says; its source names the peer
+    base_text: str  # the text that it changes
+    diff: str  # the change as a unified diff
 
 
 @dataclass(frozen=True)
@@ -86,8 +77,7 @@ def finding_files(finding: Finding, base_text: str, peer: str) -> dict[str, byte
 
     Its prose names no run of this machine to measure it again, which is another experiment elsewhere.
 
-    Raises:
-      FindingError: it does not fit its base.
+    Raises FindingError if it does not fit its base.
     """
     command = f"`autoresearch swarm replay {finding.id} {peer} --tag=RUN`"
     for own in {one.replay for one in finding.evidence} - {""}:
@@ -106,19 +96,10 @@ def champion_files(words: Mapping[str, Any], text: str, peer: str) -> dict[str, 
 
 
 def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Path, now: float) -> list[ChainCommit]:
-    """The new commits of a chain that was fetched, the oldest first.
+    """The new commits of a chain that was fetched, the oldest first; `known` is the tip that was in order before.
 
-    Args:
-      store: which has them.
-      ref: of the chain at the remote.
-      tip: its tip there.
-      known: the tip that was in order before; None where the chain is new.
-      members: the members' file.
-      now: seconds since the epoch.
-
-    Raises:
-      ChainError: it is no member's, was rewritten, or is oversized.
-      SwarmError: signatures cannot be verified here.
+    Raises ChainError if it is no member's, was rewritten, or is oversized; SwarmError if signatures cannot be verified
+    here.
     """
     name = peer_of(ref)[1]
     (head,) = store.read([tip], MAX_HEAD_BYTES)
@@ -145,16 +126,9 @@ def check_chain(store: Store, ref: str, tip: str, known: str | None, members: Pa
 
 
 def verify_signature(commit: bytes, name: str, members: Path) -> None:
-    """Checks that a commit is signed by a member.
+    """Checks that a commit is signed by a member, whose keys stand in the members' file.
 
-    Args:
-      commit: the object.
-      name: of the member, whose keys stand in the members' file.
-      members: that file.
-
-    Raises:
-      ChainError: it is not.
-      SwarmError: there is no `ssh-keygen`.
+    Raises ChainError if it is not; SwarmError if there is no `ssh-keygen`.
     """
     payload, signature = _split_signature(commit)
     if not signature:
@@ -168,11 +142,7 @@ def verify_signature(commit: bytes, name: str, members: Path) -> None:
 
 
 def ssh_keygen(words: Sequence[str], stdin: bytes) -> str | None:
-    """What `ssh-keygen` complains of; None if nothing.
-
-    Raises:
-      SwarmError: there is none.
-    """
+    """What `ssh-keygen` complains of; None if nothing. Raises SwarmError if there is none."""
     try:
         done = subprocess.run(
             ["ssh-keygen", *words], input=stdin, capture_output=True, check=False, timeout=30, start_new_session=True
@@ -234,8 +204,7 @@ def _of_peer(finding: Finding, peer: str) -> Finding:
 def _leads_to(finding: Finding, base_text: str, blob: str | None) -> bool:
     """Whether a base with a finding's change is the content of a blob.
 
-    Raises:
-      FindingError: the change does not fit its base.
+    Raises FindingError if the change does not fit its base.
     """
     with suppress(FindingError):  # without parsing the texts, which takes most of the time and seldom matters
         if blob_name(changed_base(finding, base_text, TextKind()).encode()) == blob:
@@ -257,8 +226,7 @@ def read_pages(store: Store, peer: str, commits: Sequence[ChainCommit]) -> Itera
 def read_champion(store: Store, peer: str, tip: str) -> Champion:
     """The champion at the tip of a peer's chain of champions.
 
-    Raises:
-      FindingError: it says nothing that can be used.
+    Raises FindingError if it says nothing that can be used.
     """
     where = f"{peer}'s champion"
     files = (CHAMPION, CHAMPION_TEXT)

@@ -43,15 +43,7 @@ class MemberExchange:
         *,
         answers: bool = True,
     ) -> None:
-        """Asks nothing yet.
-
-        Args:
-          folder: of the peer.
-          name: of the peer.
-          environment: of this process.
-          notice: is told once of each chain that cannot be sent, in a thread.
-          answers: whether other members are answered.
-        """
+        """Asks nothing yet; `notice` is told once of each chain that cannot be sent, in a thread."""
         self._store = Store(folder.store, environment)
         self._server = ChainServer(Store(folder.store, environment), name, notice)
         self._notice = notice
@@ -170,11 +162,7 @@ class MemberExchange:
             yield b""
 
     def _get(self, key: str, payload: bytes, seconds: float) -> Iterator[Any]:
-        """Replies to a query, as they come.
-
-        Raises:
-          GitError: there is no session.
-        """
+        """Replies to a query, as they come; raises GitError if there is no session."""
         import zenoh
 
         if self._session is None:

@@ -16,14 +16,7 @@ class JoinedPeer:
     def __init__(self, folder: SwarmFolder, environment: Mapping[str, str], notice: Callable[[str], None]) -> None:
         """Opens the peer's folder, and nothing of the network yet.
 
-        Args:
-          folder: where `join` wrote its settings.
-          environment: of this process.
-          notice: is told of each thing that is wrong, once.
-
-        Raises:
-          SwarmError: this folder is no peer's.
-          GitError: there is no git.
+        Raises SwarmError if this folder is no peer's; GitError if there is no git.
         """
         settings = folder.read_settings()
         exchange = None

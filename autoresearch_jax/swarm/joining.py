@@ -28,13 +28,7 @@ class Check:
 
 
 def check_joining(folder: SwarmFolder, settings: Settings, environment: Mapping[str, str]) -> Iterator[Check]:
-    """Tries the key, the members' file, the remote, and a push that changes nothing.
-
-    Args:
-      folder: of the peer, which has been made.
-      settings: to be tried; they need not be stored.
-      environment: of this process.
-    """
+    """Tries the key, the members' file, the remote, and a push that changes nothing; settings need not be stored."""
     store = Store(folder.store, environment, CHECK_SECONDS)
     try:
         store.make()
@@ -87,8 +81,7 @@ def _check_members(store: Store, settings: Settings, tried: str) -> Check:
 def _check_keys(path: Path, members: Mapping[str, str]) -> None:
     """Refuses a members' file with a key that has lost a part, whose peer none could read.
 
-    Raises:
-      SwarmError: there is one.
+    Raises SwarmError if there is one.
     """
     for name, lines in members.items():
         for line in lines.splitlines():

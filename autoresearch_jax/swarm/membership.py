@@ -34,34 +34,21 @@ class SwarmError(UserError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What `autoresearch swarm join` was told.
+    """What `autoresearch swarm join` was told."""
 
-    Attributes:
-      remote: URL of the shared git repository, with which git's own configuration may do what it does; empty where
-        members exchange their chains by zenoh alone.
-      name: of this peer; its chains are `refs/autoresearch/findings/NAME` and `refs/autoresearch/champions/NAME`.
-      key: ssh key that signs; a public one whose private one an agent holds will do.
-      members: the members' file.
-      quota: findings that are read of a peer and day.
-      listen: where zenoh listens, such as `tls/0.0.0.0:7447`.
-      connect: zenoh's of other members.
-      router: whether this member relays for those that cannot be reached.
-      tls_ca: certificate that those of the members are signed with.
-      tls_certificate: this member's.
-      tls_key: of this member's certificate.
-    """
-
+    # URL of the shared git repository, with which git's own configuration may do what it does; empty where members
+    # exchange their chains by zenoh alone
     remote: str
-    name: str
-    key: str
-    members: str
-    quota: int = DEFAULT_QUOTA
-    listen: tuple[str, ...] = ()
-    connect: tuple[str, ...] = ()
-    router: bool = False
-    tls_ca: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
+    name: str  # of this peer; its chains are `refs/autoresearch/findings/NAME` and `refs/autoresearch/champions/NAME`
+    key: str  # ssh key that signs; a public one whose private one an agent holds will do
+    members: str  # the members' file
+    quota: int = DEFAULT_QUOTA  # findings that are read of a peer and day
+    listen: tuple[str, ...] = ()  # where zenoh listens, such as `tls/0.0.0.0:7447`
+    connect: tuple[str, ...] = ()  # zenoh's of other members
+    router: bool = False  # whether this member relays for those that cannot be reached
+    tls_ca: str = ""  # certificate that those of the members are signed with
+    tls_certificate: str = ""  # this member's
+    tls_key: str = ""  # of this member's certificate
 
     @property
     def has_notices(self) -> bool:
@@ -75,11 +62,7 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Refuses what cannot be a peer's name.
-
-    Raises:
-      UsageError: it cannot.
-    """
+    """Refuses what cannot be a peer's name; raises UsageError if it cannot."""
     if not is_name(name):
         raise UsageError(
             f"{clean_line(name)}: no name of a peer: lower-case words joined by hyphens, at most {MAX_NAME_CHARACTERS} "
@@ -110,11 +93,7 @@ class SwarmFolder:
         self._serve_process = self.path / "serve.process"  # who holds it
 
     def create(self) -> None:
-        """Makes the folder, out of the sight of a git repository around it.
-
-        Raises:
-          SwarmError: it cannot be made.
-        """
+        """Makes the folder, out of the sight of a git repository around it; raises SwarmError if it cannot be made."""
         try:
             self.outbox.mkdir(parents=True, exist_ok=True)
             (self.path / ".gitignore").write_text("*\n")
@@ -125,8 +104,7 @@ class SwarmFolder:
     def serving(self) -> Iterator[None]:
         """Holds the lock of `swarm serve`, of which one is at work for a folder.
 
-        Raises:
-          SwarmError: another process has it.
+        Raises SwarmError if another process has it.
         """
         from filelock import FileLock, Timeout  # its import takes a quarter of a second
 
@@ -157,11 +135,7 @@ class SwarmFolder:
         return self.server() if settings.listen and not settings.remote else None
 
     def read_settings(self) -> Settings:
-        """The peer's settings.
-
-        Raises:
-          SwarmError: there are none, or they cannot be read.
-        """
+        """The peer's settings; raises SwarmError if there are none, or they cannot be read."""
         again = "join with: autoresearch swarm join --remote=URL --name=NAME"
         try:
             given = json.loads(self.settings.read_text(encoding="utf-8"))
@@ -206,8 +180,7 @@ class SwarmFolder:
 def require_same_name(folder: SwarmFolder, name: str) -> None:
     """Refuses another name for a folder that is a peer's: its findings would come again, as those of two.
 
-    Raises:
-      UsageError: it is another peer's.
+    Raises UsageError if it is another peer's.
     """
     with suppress(SwarmError):
         if (before := folder.read_settings().name) != name:
@@ -223,8 +196,7 @@ def _this_process() -> str:
 def read_members(path: Path) -> Mapping[str, str]:
     """The members by name, each with the line of the file that has its key; read anew, so that members may come.
 
-    Raises:
-      SwarmError: there is no such file, or a line is none of a member; the message has its number.
+    Raises SwarmError if there is no such file, or a line is none of a member; the message has its number.
     """
     form = 'expected a line a member, such as "alice ssh-ed25519 AAAA..."'
     try:

@@ -78,9 +78,7 @@ class Peer:
           clock: seconds since the epoch.
           exchange: among members, in the place of a remote or beside it.
 
-        Raises:
-          SwarmError: this folder is no peer's.
-          GitError: there is no git.
+        Raises SwarmError if this folder is no peer's; GitError if there is no git.
         """
         self.folder = folder
         self.settings: Settings = folder.read_settings()
@@ -185,12 +183,7 @@ class Peer:
         return count
 
     def offer_champion(self, words: Mapping[str, Any], text: str) -> int:
-        """Puts this peer's champion into the outbox, where its text is another; returns 1 then.
-
-        Args:
-          words: what is told of it, such as its score and device class.
-          text: the file.
-        """
+        """Puts this peer's champion into the outbox, where its text is another; returns 1 then."""
         if self._champion is None:
             tip = self.own_tip(CHAMPIONS)
             with suppress(FindingError):

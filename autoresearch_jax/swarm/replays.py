@@ -43,19 +43,12 @@ class Result(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """The score that a peer says its program had.
+    """The score that a peer says its program had."""
 
-    Attributes:
-      peer: its name.
-      commit: of its chain.
-      finding: as it stands there.
-      evidence: with the score of the first run, its seed and its steps.
-    """
-
-    peer: str
-    commit: ChainCommit
-    finding: Finding
-    evidence: Evidence
+    peer: str  # its name
+    commit: ChainCommit  # of its chain
+    finding: Finding  # as it stands there
+    evidence: Evidence  # with the score of the first run, its seed and its steps
 
     def rank(self, name: str) -> int:
         """Draws claims: another order for each peer, and the same each time."""
@@ -63,11 +56,7 @@ class Claim:
 
     @property
     def budget(self) -> Budget:
-        """Of the claimed run.
-
-        Raises:
-          SwarmError: it is none.
-        """
+        """Of the claimed run; raises SwarmError if it is none."""
         if (found := _BUDGET.fullmatch(self.evidence.budget)) is not None:
             number, unit = float(found[1]), found[2]
             if unit == "s" and 0 < number < math.inf:
@@ -80,23 +69,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where programs are run again: the task of a run of this machine.
+    """Where programs are run again: the task of a run of this machine."""
 
-    Attributes:
-      fingerprint: of the task.
-      device_class: see `findings.format.device_class`.
-      device: its full name.
-      budget: of the run.
-      sigma: standard deviation of a run there; None where that is not known.
-      counts_steps: whether a budget of steps can be had.
-    """
-
-    fingerprint: str
-    device_class: str
-    device: str
-    budget: Budget
-    sigma: float | None
-    counts_steps: bool
+    fingerprint: str  # of the task
+    device_class: str  # see `findings.format.device_class`
+    device: str  # its full name
+    budget: Budget  # of the run
+    sigma: float | None  # standard deviation of a run there; None where that is not known
+    counts_steps: bool  # whether a budget of steps can be had
 
     @classmethod
     def of_run(cls, ledger: Ledger, settings: Mapping[str, Scalar], *, counts_steps: bool) -> "Setting":
@@ -115,8 +95,7 @@ class Setting:
     def budget_of(self, claim: Claim) -> Budget:
         """The budget of a replay: as many steps as the claimed run made, or its budget where steps are not counted.
 
-        Raises:
-          SwarmError: it has none.
+        Raises SwarmError if it has none.
         """
         if not self.counts_steps:
             return claim.budget
@@ -152,8 +131,7 @@ def is_replayed(swarm: Swarm, claim: Claim, by: str | None = None) -> bool:
 def find_claim(swarm: Swarm, setting: Setting, id: str | None = None, peer: str | None = None) -> Claim:
     """The claim to replay: the one that is named, else one that was not replayed yet, if possible of this device class.
 
-    Raises:
-      SwarmError: there is none, or it was measured on another task.
+    Raises SwarmError if there is none, or it was measured on another task.
     """
     name = swarm.settings.name
     of_peer = (claim for claim in claims_of(swarm) if peer in (None, claim.peer))
@@ -192,8 +170,7 @@ def idle_claims(swarm: Swarm, setting: Setting) -> list[Claim]:
 def read_program(store: Store, claim: Claim) -> tuple[PeerFinding, str]:
     """A claim's finding as it was checked when it was read, and the text of its program.
 
-    Raises:
-      FindingError: its files do not agree.
+    Raises FindingError if its files do not agree.
     """
     (found,) = read_findings(store, claim.peer, [claim.commit])
     if isinstance(found, FindingError):

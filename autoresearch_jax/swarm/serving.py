@@ -39,13 +39,7 @@ class ChainServer:
     """Tells tips and sends bundles of the chains in a store."""
 
     def __init__(self, store: Store, name: str, notice: Callable[[str], None]) -> None:
-        """Answers nothing yet.
-
-        Args:
-          store: for the threads here alone.
-          name: of this peer.
-          notice: is told once of each chain that cannot be sent.
-        """
+        """Answers nothing yet; the store is for the threads here alone."""
         self._store = store
         self._name = name
         self._notice = notice

@@ -10,38 +10,20 @@ FETCH_SECONDS = 15.0  # that a fetch may take at first
 
 
 class Transport(Protocol):
-    """A way to other members' chains.
+    """A way to other members' chains."""
 
-    Attributes:
-      where: what messages call it.
-      refusals: name, in a peer's state, of what was refused of what came this way.
-      lists_all: whether a chain that it does not list is gone.
-    """
-
-    where: str
-    refusals: str
-    lists_all: bool
+    where: str  # what messages call it
+    refusals: str  # name, in a peer's state, of what was refused of what came this way
+    lists_all: bool  # whether a chain that it does not list is gone
 
     def tips(self, here: Mapping[str, str]) -> Mapping[str, str]:
-        """The tips of all chains, by ref.
-
-        Args:
-          here: the refs of the store.
-
-        Raises:
-          GitError: nothing answers.
-        """
+        """The tips of all chains, by ref, given those of the store; raises GitError if nothing answers."""
         ...
 
     def fetch(self, wanted: Mapping[str, str], failed: Callable[[str, str], None]) -> Iterator[list[str]]:
         """Has chains come into the store, where they are not checked yet; yields the refs that came together.
 
-        Args:
-          wanted: tips by ref, as `tips` had them.
-          failed: is told of a ref that is not to be tried again soon, and why.
-
-        Raises:
-          GitError: nothing answers.
+        `failed` is told of a ref that is not to be tried again soon, and why. Raises GitError if nothing answers.
         """
         ...
 
